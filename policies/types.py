@@ -1,0 +1,111 @@
+"""The vocabulary of decisions: what a policy asks for, what a request asks for, how the fleet stands."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from routers import Bools, Floats, Ints, Tier
+
+from .plans import Plan
+
+EncoderUse = Literal["always", "adaptive", "never"]
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """Weights of the soft goals, in quality: `cost: 0.1` gives up 0.1 of quality to go from the dearest to free.
+
+    Cost is measured against the dearest expert of the pool, latency against the slowest, so that a weight
+    means the same whatever the pool, and leaving an expert out never reorders the others.
+    """
+
+    cost: float = 0.0
+    latency: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Require:
+    """Hard constraints: what an expert must meet to be eligible at all. None asks nothing.
+
+    `labels` must all be borne by the expert (("region", "eu"), ("local", "true")).
+    """
+
+    labels: frozenset[tuple[str, str]] = frozenset()
+    max_cost_usd: float | None = None
+    max_latency_s: float | None = None
+    min_quality: float | None = None
+    models: frozenset[str] | None = None
+    exclude: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How to choose. `default` answers where nothing is known; `n_fallbacks` experts stand behind the first."""
+
+    name: str
+    objective: Objective = Objective()
+    require: Require = Require()
+    encoder: EncoderUse = "adaptive"
+    default: str | None = None
+    n_fallbacks: int = 2
+    explore: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What one request asks for on top of its policy; None leaves the policy's word.
+
+    Constraints add up: a hint can tighten what the policy requires, never loosen it.
+    """
+
+    require: Require = Require()
+    objective: Objective | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Snapshot of the pool at one moment; arrays are (n_experts,) in the pool's order.
+
+    available:    may be planned now
+    wait_s:       expected queueing before the call starts
+    unavailable:  why not, by expert name, for those that may not
+    """
+
+    available: Bools
+    wait_s: Floats
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def idle(cls, n_experts: int) -> "Fleet":
+        """All there, nobody waiting: how an outcome table is replayed."""
+        return cls(np.ones(n_experts, bool), np.zeros(n_experts))
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was chosen for one query, and why nobody else was.
+
+    `order` ranks the eligible experts, best first. Arrays are (n_experts,). `rejections` gives for each
+    expert that was not eligible the constraint it failed. `margin` is how much utility separates the first
+    two, in quality; infinite when there is no second. `propensity` is the probability with which this
+    expert was taken, 1 without exploration.
+    """
+
+    policy: str
+    experts: tuple[str, ...]
+    chosen: str
+    plan: Plan
+    tier: Tier
+    reason: str
+    order: Ints
+    utility: Floats
+    quality: Floats
+    quality_std: Floats
+    cost_usd: Floats
+    latency_s: Floats
+    evidence: Bools
+    rejections: Mapping[str, str]
+    margin: float
+    propensity: float

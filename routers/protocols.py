@@ -1,0 +1,50 @@
+"""The seams of `routers`: what an embedder and a predictor must do, and nothing more."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, Self, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .types import Estimate, Features, Floats, Floats32
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """Text to unit vectors. Blocking: whoever serves calls it in a worker thread, or keeps it to microseconds."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names weights, quantisation, pooling and limits: equal fingerprints give equal vectors."""
+
+    @property
+    def dim(self) -> int: ...
+
+    def embed(self, texts: Sequence[str]) -> Floats32:
+        """(n_texts, dim) float32, rows of unit length; (0, dim) for no text. Order is kept."""
+
+
+class Predictor(Protocol):
+    """Learned map from features to one value per expert (quality, log output tokens …).
+
+    Constructors only store settings; `fit` returns self; learned attributes end in `_`. The contracts every
+    predictor must pass are in `tests/contracts`: a batch equals its singles, order of queries and of experts
+    does not matter, save → load gives the same bits, an empty batch gives an empty answer.
+    """
+
+    def fit(self, features: Features, targets: Floats) -> Self:
+        """Learn from targets (n_queries, n_experts); NaN marks an outcome nobody measured."""
+
+    def predict(self, features: Features) -> Estimate:
+        """Mean and standard deviation of the mean, (n_queries, n_experts) each."""
+
+    def settings(self) -> dict[str, Any]:
+        """Constructor arguments, JSON-able: `type(p)(**p.settings())` is an unfitted twin."""
+
+    def arrays(self) -> Arrays:
+        """Learned state as arrays; no pickle, so that an artifact runs no code when it is read."""
+
+    def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Self:
+        """Take learned state back from `arrays()`; returns self."""

@@ -1,0 +1,111 @@
+"""The vocabulary of prediction: what a query is, what an expert is, what is predicted of both.
+
+Arrays are named by their axes, queries first, then experts. Units are suffixes; a bare number is a ratio
+in [0, 1] or a count.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Floats32 = NDArray[np.float32]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+Tier = Literal["prior", "static", "encoder"]
+"""What a prediction rests on: no look at the text, the cheap embedder, or the encoder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One request reduced to what routing may see.
+
+    `text` is what is embedded; `n_input_tokens` estimates the whole request, not `text` alone.
+    """
+
+    text: str
+    n_input_tokens: int
+    max_output_tokens: int | None = None
+    has_images: bool = False
+    has_tools: bool = False
+    wants_json: bool = False
+    language: str = "und"
+    code_share: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertProfile:
+    """What is known of an expert before any query: name, price, window, abilities, labels.
+
+    `model` says whose answers the evidence is about: evidence belongs to name and model together.
+    An unknown price or window is None, never 0. `labels` are what a policy can require (region, local …).
+    `quality` is the operator's own guess in [0, 1], used only where there is no evidence.
+    """
+
+    name: str
+    model: str
+    input_usd_per_token: float | None = None
+    output_usd_per_token: float | None = None
+    context_tokens: int | None = None
+    abilities: frozenset[str] | None = None
+    labels: frozenset[tuple[str, str]] = frozenset()
+    quality: float | None = None
+    latency_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What predictors read of a batch of queries, from one embedder tier.
+
+    dense:   (n_queries, dim) float32, rows of unit length
+    lexical: (n_queries, n_slots) int64, ids of hashed token n-grams, padded with -1
+    form:    (n_queries, n_form) float64 format features, see `routers.features.FORM_NAMES`
+    """
+
+    tier: Tier
+    dense: Floats32
+    lexical: Ints
+    form: Floats
+
+    def __len__(self) -> int:
+        return len(self.dense)
+
+    def take(self, rows: Ints | Bools | slice) -> "Features":
+        """The same features for a subset of the queries."""
+        return Features(self.tier, self.dense[rows], self.lexical[rows], self.form[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A predicted value and its standard deviation, both (n_queries, n_experts)."""
+
+    mean: Floats
+    std: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What each expert is expected to make of each query; every array is (n_queries, n_experts).
+
+    quality:       expected score in [0, 1]
+    quality_std:   standard deviation of the expected score, not of single outcomes
+    output_tokens: expected answer length
+    cost_usd:      expected price of the call; NaN where the price is unknown (unknown is not zero)
+    latency_s:     expected seconds to the last token; NaN where unknown
+    evidence:      (n_experts,) whether the quality rests on measured outcomes of that expert
+    """
+
+    experts: tuple[str, ...]
+    tier: Tier
+    quality: Floats
+    quality_std: Floats
+    output_tokens: Floats
+    cost_usd: Floats
+    latency_s: Floats
+    evidence: Bools
+
+    def __len__(self) -> int:
+        return len(self.quality)
