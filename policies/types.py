@@ -103,6 +103,7 @@ class Decision:
     utility: Floats
     quality: Floats
     quality_std: Floats
+    output_tokens: Floats
     cost_usd: Floats
     latency_s: Floats
     evidence: Bools

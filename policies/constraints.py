@@ -1,0 +1,116 @@
+"""Hard constraints: who may answer at all, and for everybody else the reason why not.
+
+Each rule fills in `rejections`, one mapping a query; the first rule an expert fails names its reason.
+Unknown is not zero: an unknown price fails every price cap. An unknown window or latency passes: nothing
+speaks against the expert yet, and the attempt's own time-outs still hold.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from routers import Bools, ExpertProfile, Floats, Prediction, Query
+
+from .types import Fleet, Require
+
+Rejections = dict[str, str]
+
+
+def tighten(a: Require, b: Require) -> Require:
+    """Both constraints at once: whatever either forbids is forbidden."""
+    return Require(
+        labels=a.labels | b.labels,
+        max_cost_usd=_either(min, a.max_cost_usd, b.max_cost_usd),
+        max_latency_s=_either(min, a.max_latency_s, b.max_latency_s),
+        min_quality=_either(max, a.min_quality, b.min_quality),
+        models=a.models if b.models is None else b.models if a.models is None else a.models & b.models,
+        exclude=a.exclude | b.exclude,
+    )
+
+
+def _either(choose: Callable[[float, float], float], a: float | None, b: float | None) -> float | None:
+    return a if b is None else b if a is None else choose(a, b)
+
+
+def standing_rejections(pool: Sequence[ExpertProfile], require: Require) -> Rejections:
+    """Whom the constraints rule out whatever the query is: by label, by name."""
+    reasons = ((profile.name, _standing_reason(profile, require)) for profile in pool)
+    return {name: reason for name, reason in reasons if reason}
+
+
+def _standing_reason(profile: ExpertProfile, require: Require) -> str | None:
+    if profile.name in require.exclude:
+        return "excluded"
+    if require.models is not None and profile.name not in require.models:
+        return "not among the models asked for"
+    missing = sorted(require.labels - profile.labels)
+    return f"lacks label {missing[0][0]}={missing[0][1]}" if missing else None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """What the pool can carry, as arrays (n_experts,), made once: inf where unknown, True where not known to lack it."""
+
+    context_tokens: Floats
+    sees_images: Bools
+    calls_tools: Bools
+
+    @classmethod
+    def of(cls, pool: Sequence[ExpertProfile]) -> "PoolLimits":
+        def able(ability: str) -> Bools:
+            return np.array([p.abilities is None or ability in p.abilities for p in pool], dtype=bool)
+
+        windows = [np.inf if p.context_tokens is None else float(p.context_tokens) for p in pool]
+        return cls(np.array(windows), able("vision"), able("tools"))
+
+
+def query_rejections(
+    query: Query, row: int, prediction: Prediction, require: Require, limits: PoolLimits, fleet: Fleet
+) -> Rejections:
+    """Whom this query, this prediction and this moment rule out."""
+    found: Rejections = {}
+    n_tokens = query.n_input_tokens + (query.max_output_tokens or 0)
+    _reject(
+        found,
+        prediction,
+        limits.context_tokens < n_tokens,
+        lambda e: f"context window {limits.context_tokens[e]:.0f} < {n_tokens} tokens",
+    )
+    if query.has_images:
+        _reject(found, prediction, ~limits.sees_images, lambda e: "cannot see images")
+    if query.has_tools:
+        _reject(found, prediction, ~limits.calls_tools, lambda e: "cannot call tools")
+    if (cap := require.max_cost_usd) is not None:
+        cost = prediction.cost_usd[row]
+        _reject(
+            found,
+            prediction,
+            ~(cost <= cap),
+            lambda e: (
+                f"cost ${cost[e]:.6f} > cap ${cap:.6f}"
+                if cost[e] == cost[e]
+                else f"price unknown, cap ${cap:.6f}"
+            ),
+        )
+    if (limit := require.max_latency_s) is not None:
+        latency = prediction.latency_s[row] + fleet.wait_s
+        _reject(
+            found, prediction, latency > limit, lambda e: f"latency {latency[e]:.2f} s > limit {limit:.2f} s"
+        )
+    if (floor := require.min_quality) is not None:
+        quality = prediction.quality[row]
+        _reject(found, prediction, quality < floor, lambda e: f"quality {quality[e]:.2f} < floor {floor:.2f}")
+    _reject(
+        found,
+        prediction,
+        ~fleet.available,
+        lambda e: fleet.unavailable.get(prediction.experts[e], "unavailable"),
+    )
+    return found
+
+
+def _reject(found: Rejections, prediction: Prediction, failed: Bools, reason: Callable[[int], str]) -> None:
+    if failed.any():
+        for expert in np.flatnonzero(failed).tolist():
+            found.setdefault(prediction.experts[expert], reason(expert))

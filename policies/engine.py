@@ -1,0 +1,242 @@
+"""From predictions to decisions: the main path of Thalamus, the same online and offline.
+
+For each query: leave out whoever fails a constraint, weigh the rest (quality − λ·cost − μ·latency), rank
+them, put the best first on a ladder of fallbacks, and keep for everybody else the reason why not. Pure: no
+clock, no I/O; randomness comes in as `draws`.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from routers import ExpertProfile, Floats, Ints, Prediction, Query, Tier
+
+from .constraints import PoolLimits, Rejections, query_rejections, standing_rejections, tighten
+from .errors import Infeasible
+from .plans import Single
+from .types import Decision, Fleet, Hints, Objective, Policy, Require
+
+
+@dataclass(frozen=True, slots=True)
+class Consult:
+    """The engine asks its driver: predict `rows` of the queries at `tier`."""
+
+    tier: Tier
+    rows: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """What a weight of 1 is measured against: the dearest expert's cost and the slowest's latency on a typical query.
+
+    Constant for a pool, so that a weight is a price in dollars for quality, and leaving an expert out never
+    reorders the others.
+    """
+
+    cost_usd: float = 1.0
+    latency_s: float = 1.0
+
+
+class Engine:
+    """Decides for one pool of experts; every array it reads is in the pool's order."""
+
+    def __init__(self, pool: Sequence[ExpertProfile], scale: Scale | None = None) -> None:
+        self.pool = tuple(pool)
+        self.names = tuple(profile.name for profile in pool)
+        self.scale = scale or Scale()
+        self._limits = PoolLimits.of(self.pool)
+        self._guessed = any(profile.quality is not None for profile in pool)
+        self._everyone = np.arange(len(self.names))
+        self._by_name = np.argsort(np.argsort(self.names))
+        self._standing = lru_cache(maxsize=1024)(lambda require: standing_rejections(self.pool, require))
+
+    def route(
+        self,
+        policy: Policy,
+        queries: Sequence[Query],
+        fleet: Fleet,
+        hints: Sequence[Hints | None] | None = None,
+        *,
+        tiers: Sequence[Tier] = ("static", "encoder"),
+        margin: float = 0.0,
+        draws: Floats | None = None,
+    ) -> Generator[Consult, Prediction | None, list[Decision]]:
+        """Decide on the cheapest tier that will do; a generator, so that whoever drives it does the embedding.
+
+        The driver answers each `Consult` with a `Prediction` for its rows. It may answer a second look with
+        None (no time for the encoder): then the first decision stands. Where embedding fails it sends a
+        prediction of tier "prior".
+
+        Args:
+            tiers: what the driver can predict at.
+            margin: below this distance in utility between the first two, `adaptive` wants a second look.
+            draws: (n_queries,) uniform in [0, 1), used by exploration.
+
+        Raises:
+            Infeasible: no expert meets the constraints of some query.
+        """
+        rows = np.arange(len(queries))
+        first = _first_tier(policy, tiers)
+        prediction = yield Consult(first, rows)
+        if prediction is None:
+            raise ValueError("only a second look can be declined")
+        decisions = self.decide(policy, queries, prediction, fleet, hints, draws)
+        if policy.encoder != "adaptive" or first != "static" or "encoder" not in tiers:
+            return decisions
+        unsure = np.array([n for n in rows.tolist() if decisions[n].margin < margin], dtype=np.int64)
+        if not len(unsure) or (closer := (yield Consult("encoder", unsure))) is None:
+            return decisions
+        chosen = unsure.tolist()
+        second = self.decide(
+            policy,
+            [queries[n] for n in chosen],
+            closer,
+            fleet,
+            None if hints is None else [hints[n] for n in chosen],
+            None if draws is None else draws[unsure],
+        )
+        for n, decision in zip(chosen, second, strict=True):
+            decisions[n] = decision
+        return decisions
+
+    def decide(
+        self,
+        policy: Policy,
+        queries: Sequence[Query],
+        prediction: Prediction,
+        fleet: Fleet,
+        hints: Sequence[Hints | None] | None = None,
+        draws: Floats | None = None,
+    ) -> list[Decision]:
+        """One decision a query, each for itself: a batch equals its singles.
+
+        Raises:
+            Infeasible: no expert meets the constraints of some query.
+        """
+        if prediction.experts != self.names:
+            raise ValueError(f"prediction is for {prediction.experts}, the pool is {self.names}")
+        cost, latency = (
+            _dearest_where_unknown(prediction.cost_usd),
+            _dearest_where_unknown(prediction.latency_s + fleet.wait_s),
+        )
+        decisions = []
+        for row, query in enumerate(queries):
+            hint = hints[row] if hints else None
+            objective = hint.objective if hint and hint.objective else policy.objective
+            require = tighten(policy.require, hint.require) if hint else policy.require
+            rejections = self._rejections(query, row, prediction, require, fleet)
+            utility = prediction.quality[row] - self._penalty(objective, cost[row], latency[row])
+            draw = None if draws is None else float(draws[row])
+            decisions.append(self._decide_one(policy, row, prediction, utility, cost[row], rejections, draw))
+        return decisions
+
+    def _rejections(
+        self, query: Query, row: int, prediction: Prediction, require: Require, fleet: Fleet
+    ) -> Rejections:
+        standing: Rejections = self._standing(require)
+        passing = query_rejections(query, row, prediction, require, self._limits, fleet)
+        rejections = {**passing, **standing} if standing else passing
+        if len(rejections) == len(self.names):
+            gone = fleet.unavailable
+            raise Infeasible(
+                rejections, temporary=any(gone.get(name) == why for name, why in rejections.items())
+            )
+        return rejections
+
+    def _penalty(self, objective: Objective, cost_usd: Floats, latency_s: Floats) -> Floats:
+        penalty = cost_usd * (objective.cost / self.scale.cost_usd)
+        if objective.latency:
+            penalty = penalty + latency_s * (objective.latency / self.scale.latency_s)
+        return penalty
+
+    def _decide_one(
+        self,
+        policy: Policy,
+        row: int,
+        prediction: Prediction,
+        utility: Floats,
+        cost_usd: Floats,
+        rejections: Rejections,
+        draw: float | None,
+    ) -> Decision:
+        order, reason = self._rank(policy, row, prediction, utility, cost_usd, rejections)
+        rank, propensity = _explore(policy.explore, len(order), draw)
+        if rank:
+            order = np.concatenate(([order[rank]], np.delete(order, rank)))
+            reason = f"explored with probability {propensity:.3f}"
+        ladder = order[: 1 + policy.n_fallbacks].tolist()
+        margin = float(utility[order[0]] - utility[order[1]]) if len(order) > 1 else float("inf")
+        return Decision(
+            policy=policy.name,
+            experts=self.names,
+            chosen=self.names[ladder[0]],
+            plan=Single(tuple(self.names[e] for e in ladder)),
+            tier=prediction.tier,
+            reason=reason,
+            order=order,
+            utility=utility,
+            quality=prediction.quality[row],
+            quality_std=prediction.quality_std[row],
+            output_tokens=prediction.output_tokens[row],
+            cost_usd=prediction.cost_usd[row],
+            latency_s=prediction.latency_s[row],
+            evidence=prediction.evidence,
+            rejections=rejections,
+            margin=margin,
+            propensity=propensity,
+        )
+
+    def _rank(
+        self,
+        policy: Policy,
+        row: int,
+        prediction: Prediction,
+        utility: Floats,
+        cost_usd: Floats,
+        rejections: Rejections,
+    ) -> tuple[Ints, str]:
+        """Eligible experts, best first, and why the first is first. Equal utility: the cheaper, then by name."""
+        eligible = self._everyone
+        if rejections:
+            eligible = np.array([e for e, name in enumerate(self.names) if name not in rejections])
+        if (policy.default or not self._guessed) and not prediction.evidence.any():
+            return self._by_default(policy, eligible)
+        order = eligible[np.lexsort((self._by_name[eligible], cost_usd[eligible], -utility[eligible]))]
+        best = order[0]
+        basis = "guess" if not prediction.evidence[best] else prediction.tier
+        return order, f"best of {len(order)} by {basis}: quality {prediction.quality[row, best]:.2f}"
+
+    def _by_default(self, policy: Policy, eligible: Ints) -> tuple[Ints, str]:
+        if policy.default in (self.names[e] for e in eligible):
+            first = self.names.index(str(policy.default))
+            rest = eligible[eligible != first]
+            return np.concatenate(([first], rest)), "no evidence: the policy's default expert"
+        return eligible, "no evidence: the first expert that meets the constraints"
+
+
+def _first_tier(policy: Policy, tiers: Sequence[Tier]) -> Tier:
+    if policy.encoder == "always" and "encoder" in tiers:
+        return "encoder"
+    if "static" in tiers:
+        return "static"
+    return "encoder" if "encoder" in tiers and policy.encoder != "never" else "prior"
+
+
+def _dearest_where_unknown(values: Floats) -> Floats:
+    """Unknown counts as the dearest of the pool; all unknown counts as equal."""
+    unknown = np.isnan(values)
+    if not unknown.any():
+        return values
+    dearest = np.where(unknown, 0.0, values).max(axis=1, keepdims=True)
+    return np.where(unknown, dearest, values)
+
+
+def _explore(share: float, n_eligible: int, draw: float | None) -> tuple[int, float]:
+    """Rank to take and its propensity: with probability `share` anyone eligible, evenly; else the best."""
+    if not share or draw is None:
+        return 0, 1.0
+    even = share / n_eligible
+    rank = min(int(draw / even), n_eligible - 1) if draw < share else 0
+    return rank, even + (1 - share if rank == 0 else 0.0)

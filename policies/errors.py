@@ -1,0 +1,26 @@
+"""The error tree of `policies`.
+
+PoliciesError
+└── Infeasible       no expert meets the constraints: carries each expert's reason
+"""
+
+from collections.abc import Mapping
+
+
+class PoliciesError(Exception):
+    """Anything `policies` raises on purpose."""
+
+
+class Infeasible(PoliciesError):
+    """No expert may answer this query.
+
+    Attributes:
+        rejections: for every expert of the pool, the constraint it failed.
+        temporary: True when time alone may help: somebody failed only because they are unavailable now.
+    """
+
+    def __init__(self, rejections: Mapping[str, str], temporary: bool) -> None:
+        self.rejections = dict(rejections)
+        self.temporary = temporary
+        why = "; ".join(f"{name}: {reason}" for name, reason in self.rejections.items())
+        super().__init__(f"no expert meets the constraints ({why})")

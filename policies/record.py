@@ -1,0 +1,64 @@
+"""A decision told in full, as JSON-able values: what `route` prints, the journal keeps and reports read."""
+
+from typing import Any
+
+from .types import Decision
+
+
+def explain(decision: Decision) -> list[dict[str, Any]]:
+    """Every candidate of the pool, the chosen first, then by rank, then the ineligible, each with its reason."""
+    ranked = [decision.experts[e] for e in decision.order.tolist()]
+    names = [*ranked, *(name for name in decision.experts if name in decision.rejections)]
+    return [_candidate(decision, name) for name in names]
+
+
+def decision_record(decision: Decision) -> dict[str, Any]:
+    """The whole decision; numbers that are not known are None."""
+    return {
+        "policy": decision.policy,
+        "expert": decision.chosen,
+        "plan": {"kind": decision.plan.kind, "experts": list(decision.plan.experts)},
+        "tier": decision.tier,
+        "reason": decision.reason,
+        "margin": _number(decision.margin),
+        "propensity": decision.propensity,
+        "candidates": explain(decision),
+    }
+
+
+def _candidate(decision: Decision, name: str) -> dict[str, Any]:
+    e = decision.experts.index(name)
+    return {
+        "expert": name,
+        "quality": _number(decision.quality[e]),
+        "quality_std": _number(decision.quality_std[e]),
+        "output_tokens": _number(decision.output_tokens[e]),
+        "cost_usd": _number(decision.cost_usd[e]),
+        "latency_s": _number(decision.latency_s[e]),
+        "utility": _number(decision.utility[e]),
+        "tier": decision.tier,
+        "evidence": bool(decision.evidence[e]),
+        "eligible": name not in decision.rejections,
+        "reason": _why(decision, name, e),
+    }
+
+
+def _why(decision: Decision, name: str, e: int) -> str:
+    if name in decision.rejections:
+        return decision.rejections[name]
+    if name == decision.chosen:
+        return f"chosen: {decision.reason}"
+    c = decision.experts.index(decision.chosen)
+    behind = decision.utility[c] - decision.utility[e]
+    quality = decision.quality[e] - decision.quality[c]
+    words = (
+        f"utility {behind:.3f} lower"
+        if behind >= 0
+        else f"utility {-behind:.3f} higher, but {decision.reason}"
+    )
+    return f"{words}: quality {quality:+.3f}, cost and latency {-behind - quality:+.3f}"
+
+
+def _number(value: float) -> float | None:
+    """A finite float with six significant digits, None for what is unknown or unbounded."""
+    return float(f"{value:.6g}") if abs(value) < float("inf") else None
