@@ -50,7 +50,7 @@ def _standing_reason(profile: ExpertProfile, require: Require) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
-    """What the pool can carry, as arrays (n_experts,), made once: inf where unknown, True where not known to lack it."""
+    """What the pool can carry, as arrays (n_experts,): inf where unknown, True where not known to lack it."""
 
     context_tokens: Floats
     sees_images: Bools

@@ -29,7 +29,7 @@ class Consult:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What a weight of 1 is measured against: the dearest expert's cost and the slowest's latency on a typical query.
+    """What a weight of 1 is measured against: the dearest expert's cost, the slowest's latency, typically.
 
     Constant for a pool, so that a weight is a price in dollars for quality, and leaving an expert out never
     reorders the others.
@@ -63,7 +63,7 @@ class Engine:
         margin: float = 0.0,
         draws: Floats | None = None,
     ) -> Generator[Consult, Prediction | None, list[Decision]]:
-        """Decide on the cheapest tier that will do; a generator, so that whoever drives it does the embedding.
+        """Decide on the cheapest tier that will do; a generator: whoever drives it does the embedding.
 
         The driver answers each `Consult` with a `Prediction` for its rows. It may answer a second look with
         None (no time for the encoder): then the first decision stands. Where embedding fails it sends a
@@ -129,7 +129,7 @@ class Engine:
             rejections = self._rejections(query, row, prediction, require, fleet)
             utility = prediction.quality[row] - self._penalty(objective, cost[row], latency[row])
             draw = None if draws is None else float(draws[row])
-            decisions.append(self._decide_one(policy, row, prediction, utility, cost[row], rejections, draw))
+            decisions.append(self._decide_one(policy, row, prediction, utility, rejections, draw))
         return decisions
 
     def _rejections(
@@ -157,11 +157,10 @@ class Engine:
         row: int,
         prediction: Prediction,
         utility: Floats,
-        cost_usd: Floats,
         rejections: Rejections,
         draw: float | None,
     ) -> Decision:
-        order, reason = self._rank(policy, row, prediction, utility, cost_usd, rejections)
+        order, reason = self._rank(policy, row, prediction, utility, rejections)
         rank, propensity = _explore(policy.explore, len(order), draw)
         if rank:
             order = np.concatenate(([order[rank]], np.delete(order, rank)))
@@ -194,16 +193,16 @@ class Engine:
         row: int,
         prediction: Prediction,
         utility: Floats,
-        cost_usd: Floats,
         rejections: Rejections,
     ) -> tuple[Ints, str]:
-        """Eligible experts, best first, and why the first is first. Equal utility: the cheaper, then by name."""
+        """Eligible experts, best first, and why the first is. Equal utility: the cheaper, then by name."""
         eligible = self._everyone
         if rejections:
             eligible = np.array([e for e, name in enumerate(self.names) if name not in rejections])
         if (policy.default or not self._guessed) and not prediction.evidence.any():
             return self._by_default(policy, eligible)
-        order = eligible[np.lexsort((self._by_name[eligible], cost_usd[eligible], -utility[eligible]))]
+        cost_usd = prediction.cost_usd[row, eligible]  # an unknown price, NaN, sorts last among equals
+        order = eligible[np.lexsort((self._by_name[eligible], cost_usd, -utility[eligible]))]
         best = order[0]
         basis = "guess" if not prediction.evidence[best] else prediction.tier
         return order, f"best of {len(order)} by {basis}: quality {prediction.quality[row, best]:.2f}"

@@ -11,7 +11,7 @@ class PoliciesError(Exception):
     """Anything `policies` raises on purpose."""
 
 
-class Infeasible(PoliciesError):
+class Infeasible(PoliciesError):  # noqa: N818  the word of optimisation, as in "infeasible plan"
     """No expert may answer this query.
 
     Attributes:

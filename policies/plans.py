@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 Verdict = Literal["answered", "moved_on", "refused"]
-"""answered: an expert spoke. moved_on: this expert failed in a way another may not. refused: the request is at fault."""
+"""answered: an expert spoke; moved_on: it failed as another may not; refused: the request is at fault."""
 
 
 @dataclass(frozen=True, slots=True)

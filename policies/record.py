@@ -6,7 +6,7 @@ from .types import Decision
 
 
 def explain(decision: Decision) -> list[dict[str, Any]]:
-    """Every candidate of the pool, the chosen first, then by rank, then the ineligible, each with its reason."""
+    """Every candidate of the pool, the chosen first, then by rank, then who may not; each with its reason."""
     ranked = [decision.experts[e] for e in decision.order.tolist()]
     names = [*ranked, *(name for name in decision.experts if name in decision.rejections)]
     return [_candidate(decision, name) for name in names]

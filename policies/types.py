@@ -15,7 +15,7 @@ EncoderUse = Literal["always", "adaptive", "never"]
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """Weights of the soft goals, in quality: `cost: 0.1` gives up 0.1 of quality to go from the dearest to free.
+    """Weights of the soft goals, in quality: `cost: 0.1` gives up 0.1 to go from the dearest to free.
 
     Cost is measured against the dearest expert of the pool, latency against the slowest, so that a weight
     means the same whatever the pool, and leaving an expert out never reorders the others.
@@ -42,7 +42,7 @@ class Require:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How to choose. `default` answers where nothing is known; `n_fallbacks` experts stand behind the first."""
+    """How to choose. `default` answers where nothing is known; `n_fallbacks` stand behind the first."""
 
     name: str
     objective: Objective = Objective()

@@ -1,0 +1,260 @@
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies import Consult, Engine, Fleet, Hints, Infeasible, Objective, Policy, Require, Scale, explain
+from routers import ExpertProfile, Prediction, Query, Tier
+
+NAMES = ("large", "medium", "small")
+POOL = tuple(ExpertProfile(name, name) for name in NAMES)
+QUERY = Query("What is the boiling point of water?", n_input_tokens=9)
+
+
+def predict(
+    quality: Sequence[float],
+    cost: Sequence[float] = (3.0, 2.0, 1.0),
+    latency: Sequence[float] = (3.0, 2.0, 1.0),
+    names: Sequence[str] = NAMES,
+    tier: Tier = "static",
+    evidence: bool = True,
+) -> Prediction:
+    n = len(names)
+    row = [np.array([values], dtype=float) for values in (quality, [0.1] * n, [20.0] * n, cost, latency)]
+    return Prediction(tuple(names), tier, *row, evidence=np.full(n, evidence))
+
+
+def decide(prediction: Prediction, policy: Policy | None = None, **given):
+    engine = Engine([ExpertProfile(name, name) for name in prediction.experts], Scale(3.0, 3.0))
+    fleet = given.pop("fleet", Fleet.idle(len(prediction.experts)))
+    query = given.pop("query", QUERY)
+    return engine.decide(policy or Policy("auto"), [query], prediction, fleet, **given)[0]
+
+
+def test_without_weights_the_best_predicted_expert_is_chosen():
+    assert decide(predict([0.5, 0.9, 0.7])).chosen == "medium"
+
+
+def test_a_cost_weight_trades_quality_for_money():
+    prediction = predict([0.90, 0.89, 0.20])
+    assert decide(prediction).chosen == "large"
+    assert decide(prediction, Policy("p", Objective(cost=0.1))).chosen == "medium"
+
+
+def test_a_latency_weight_counts_the_wait_before_the_call():
+    prediction = predict([0.9, 0.9, 0.9], cost=[1, 1, 1], latency=[1, 1, 1])
+    fleet = Fleet(np.ones(3, bool), np.array([9.0, 0.0, 9.0]))
+    assert decide(prediction, Policy("p", Objective(latency=0.5)), fleet=fleet).chosen == "medium"
+
+
+def test_fallbacks_follow_in_order_of_utility():
+    plan = decide(predict([0.5, 0.9, 0.7]), Policy("auto", n_fallbacks=1)).plan
+    assert plan.experts == ("medium", "small")
+
+
+def test_equal_utility_goes_to_the_cheaper_then_by_name():
+    assert decide(predict([0.5, 0.5, 0.5])).chosen == "small"
+    assert decide(predict([0.5, 0.5, 0.5], cost=[1, 1, 1])).chosen == "large"
+
+
+def test_an_unknown_price_counts_as_the_dearest():
+    prediction = predict([0.8, 0.8, 0.1], cost=[np.nan, 2.0, 1.0])
+    decision = decide(prediction, Policy("p", Objective(cost=0.3)))
+    assert decision.chosen == "medium"
+
+
+def test_an_unknown_price_fails_every_cap():
+    policy = Policy("p", require=Require(max_cost_usd=100.0))
+    decision = decide(predict([0.9, 0.8, 0.1], cost=[np.nan, 2.0, 1.0]), policy)
+    assert decision.chosen == "medium"
+    assert "price unknown" in decision.rejections["large"]
+
+
+def test_unhealthy_experts_are_never_planned():
+    fleet = Fleet(np.array([False, True, True]), np.zeros(3), {"large": "cooling down for 4 s"})
+    decision = decide(predict([0.9, 0.5, 0.4]), fleet=fleet)
+    assert "large" not in decision.plan.experts
+    assert decision.rejections["large"] == "cooling down for 4 s"
+
+
+def test_nobody_left_is_infeasible_and_says_whether_time_helps():
+    fleet = Fleet(np.zeros(3, bool), np.zeros(3), dict.fromkeys(NAMES, "cooling down"))
+    with pytest.raises(Infeasible) as caught:
+        decide(predict([0.9, 0.5, 0.4]), fleet=fleet)
+    assert caught.value.temporary
+    with pytest.raises(Infeasible) as caught:
+        decide(predict([0.9, 0.5, 0.4]), Policy("p", require=Require(min_quality=0.99)))
+    assert not caught.value.temporary
+    assert set(caught.value.rejections) == set(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("query", "word"),
+    [
+        (Query("x", 900, max_output_tokens=200), "context window"),
+        (Query("x", 9, has_images=True), "images"),
+        (Query("x", 9, has_tools=True), "tools"),
+    ],
+)
+def test_what_an_expert_cannot_carry_rules_it_out(query, word):
+    small = ExpertProfile("small", "small", context_tokens=1000, abilities=frozenset())
+    engine = Engine([ExpertProfile("large", "large"), small])
+    prediction = predict([0.1, 0.9], [1, 1], [1, 1], names=("large", "small"))
+    decision = engine.decide(Policy("auto"), [query], prediction, Fleet.idle(2))[0]
+    assert decision.chosen == "large"
+    assert word in decision.rejections["small"]
+
+
+def test_labels_are_required_of_every_planned_expert():
+    pool = [ExpertProfile("a", "a"), ExpertProfile("b", "b", labels=frozenset({("region", "eu")}))]
+    policy = Policy("p", require=Require(labels=frozenset({("region", "eu")})))
+    prediction = predict([0.9, 0.1], [1, 1], [1, 1], names=("a", "b"))
+    decision = Engine(pool).decide(policy, [QUERY], prediction, Fleet.idle(2))[0]
+    assert decision.plan.experts == ("b",)
+    assert decision.rejections == {"a": "lacks label region=eu"}
+
+
+def test_a_hint_tightens_and_never_loosens():
+    policy = Policy("p", require=Require(exclude=frozenset({"large"}), max_cost_usd=2.5))
+    hint = Hints(Require(max_cost_usd=9.0, models=frozenset({"large", "medium"})))
+    decision = decide(predict([0.9, 0.5, 0.4]), policy, hints=[hint])
+    assert decision.plan.experts == ("medium",)
+
+
+def test_without_evidence_the_default_expert_answers_and_says_so():
+    prediction = predict([0.5, 0.5, 0.5], tier="prior", evidence=False)
+    decision = decide(prediction, Policy("auto", default="medium"))
+    assert decision.chosen == "medium"
+    assert "no evidence" in decision.reason
+    assert decide(prediction).chosen == "large"
+
+
+def test_without_evidence_operator_guesses_are_weighed():
+    pool = [ExpertProfile("a", "a", quality=0.2), ExpertProfile("b", "b", quality=0.8)]
+    prediction = predict([0.2, 0.8], [1, 1], [1, 1], names=("a", "b"), tier="prior", evidence=False)
+    assert Engine(pool).decide(Policy("p"), [QUERY], prediction, Fleet.idle(2))[0].chosen == "b"
+
+
+def test_every_candidate_is_explained():
+    fleet = Fleet(np.array([True, False, True]), np.zeros(3), {"medium": "down"})
+    told = explain(decide(predict([0.9, 0.5, 0.4]), fleet=fleet))
+    assert [(c["expert"], c["eligible"]) for c in told] == [
+        ("large", True),
+        ("small", True),
+        ("medium", False),
+    ]
+    assert all(c["reason"] for c in told)
+
+
+def drive(policy: Policy, answers: dict[str, Prediction | None], n: int = 1, margin: float = 0.1):
+    engine = Engine(POOL, Scale(3.0, 3.0))
+    steps, consulted = engine.route(policy, [QUERY] * n, Fleet.idle(3), margin=margin), []
+    consult: Consult = next(steps)
+    try:
+        while True:
+            consulted.append((consult.tier, consult.rows.tolist()))
+            consult = steps.send(answers[consult.tier])
+    except StopIteration as end:
+        return end.value, consulted
+
+
+def test_adaptive_looks_twice_only_where_the_margin_is_small():
+    close, clear = predict([0.50, 0.52, 0.1]), predict([0.9, 0.1, 0.1])
+    (decision,), consulted = drive(
+        Policy("auto"), {"static": close, "encoder": predict([0.9, 0.1, 0.1], tier="encoder")}
+    )
+    assert [tier for tier, _ in consulted] == ["static", "encoder"]
+    assert (decision.chosen, decision.tier) == ("large", "encoder")
+    (decision,), consulted = drive(Policy("auto"), {"static": clear})
+    assert (decision.tier, len(consulted)) == ("static", 1)
+
+
+def test_a_declined_second_look_leaves_the_first_decision():
+    (decision,), consulted = drive(Policy("auto"), {"static": predict([0.50, 0.52, 0.1]), "encoder": None})
+    assert (decision.chosen, decision.tier, len(consulted)) == ("medium", "static", 2)
+
+
+@pytest.mark.parametrize(("use", "tier"), [("always", "encoder"), ("never", "static")])
+def test_always_and_never_look_once(use, tier):
+    _, consulted = drive(Policy("p", encoder=use), {tier: predict([0.5, 0.5, 0.5], tier=tier)})
+    assert consulted == [(tier, [0])]
+
+
+unit = st.floats(0, 1, allow_nan=False)
+three = st.tuples(unit, unit, unit)
+
+
+@given(quality=three, cost=three, weight=unit, expert=st.integers(0, 2), more=unit)
+def test_a_dearer_expert_never_ranks_higher_for_being_dearer(quality, cost, weight, expert, more):
+    policy = Policy("p", Objective(cost=weight))
+    before = decide(predict(quality, cost), policy).order.tolist().index(expert)
+    dearer = [c + more * (e == expert) for e, c in enumerate(cost)]
+    assert decide(predict(quality, dearer), policy).order.tolist().index(expert) >= before
+
+
+@given(quality=three, cost=three, weight=unit, cap=unit, tighter=unit)
+def test_a_tighter_cap_never_spends_more(quality, cost, weight, cap, tighter):
+    def spend(limit: float) -> float | None:
+        try:
+            decision = decide(predict(quality, cost), Policy("p", require=Require(max_cost_usd=limit)))
+        except Infeasible:
+            return None
+        return cost[NAMES.index(decision.chosen)]
+
+    loose, tight = spend(cap), spend(min(cap, tighter))
+    assert tight is None or (loose is not None and tight <= min(cap, tighter))
+
+
+@given(quality=three, cost=three, weight=unit, out=st.sampled_from(NAMES))
+def test_leaving_an_expert_out_never_reorders_the_others(quality, cost, weight, out):
+    policy = Policy("p", Objective(cost=weight), n_fallbacks=2)
+    all_three = [name for name in decide(predict(quality, cost), policy).plan.experts if name != out]
+    without = decide(predict(quality, cost), policy, hints=[Hints(Require(exclude=frozenset({out})))])
+    assert list(without.plan.experts) == all_three
+
+
+@given(rows=st.lists(three, min_size=1, max_size=5))
+def test_a_batch_equals_its_singles(rows):
+    engine, n = Engine(POOL), len(rows)
+    one = predict([0, 0, 0])
+    batch = Prediction(
+        NAMES,
+        "static",
+        np.array(rows),
+        *(np.repeat(a, n, 0) for a in (one.quality_std, one.output_tokens, one.cost_usd, one.latency_s)),
+        one.evidence,
+    )
+    together = engine.decide(Policy("p"), [QUERY] * n, batch, Fleet.idle(3))
+    assert [d.plan for d in together] == [decide(predict(row)).plan for row in rows]
+
+
+@given(share=st.floats(0.01, 1), draws=st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=20))
+def test_propensities_of_all_ranks_sum_to_one(share, draws):
+    policy = Policy("p", explore=share)
+    prediction = predict([0.9, 0.5, 0.4])
+    seen = {
+        d.chosen: d.propensity
+        for draw in [*draws, 0.0, share * 0.5, share * 0.99, share]
+        for d in [decide(prediction, policy, draws=np.array([draw]))]
+    }
+    others = share / 3
+    for name, propensity in seen.items():
+        assert propensity == pytest.approx(1 - share + others if name == "large" else others)
+
+
+def test_exploration_reaches_every_eligible_expert_and_nobody_else():
+    policy = Policy("p", explore=1.0, require=Require(exclude=frozenset({"small"})))
+    chosen = {
+        decide(predict([0.9, 0.5, 0.4]), policy, draws=np.array([u])).chosen
+        for u in np.linspace(0, 0.999, 20)
+    }
+    assert chosen == {"large", "medium"}
+
+
+def test_a_prediction_for_another_pool_is_refused():
+    with pytest.raises(ValueError, match="pool"):
+        Engine(POOL).decide(
+            Policy("p"), [QUERY], predict([1, 0], [1, 1], [1, 1], names=("x", "y")), Fleet.idle(2)
+        )

@@ -1,0 +1,35 @@
+import pytest
+
+from policies import Single
+
+
+def walk(plan: Single, verdicts: list[str]) -> list[str]:
+    steps, asked = plan.attempts(), []
+    try:
+        attempt = next(steps)
+        for verdict in verdicts:
+            asked.append(attempt.expert)
+            attempt = steps.send(verdict)
+        asked.append(attempt.expert)
+    except StopIteration:
+        pass
+    return asked
+
+
+def test_an_answer_ends_the_ladder():
+    assert walk(Single(("a", "b", "c")), ["answered"]) == ["a"]
+
+
+def test_a_refusal_is_not_taken_elsewhere():
+    assert walk(Single(("a", "b")), ["refused"]) == ["a"]
+
+
+def test_each_failure_moves_one_rung_down():
+    assert walk(Single(("a", "b", "c")), ["moved_on", "moved_on", "moved_on"]) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_only_the_last_attempt_says_it_is_the_last(n):
+    steps = Single(tuple("abc"[:n])).attempts()
+    attempts = [next(steps)] + [steps.send("moved_on") for _ in range(n - 1)]
+    assert [a.last for a in attempts] == [False] * (n - 1) + [True]
