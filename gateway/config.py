@@ -1,0 +1,256 @@
+"""The configuration: what `thalamus.yaml` may say, as frozen structs.
+
+How a file becomes one of these is in `config_file`; what the pool looks like to a router in `profiles`.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from policies import Objective, Policy, Require
+
+from .secrets import Secret
+
+Name = Annotated[
+    str,
+    Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}$", description="letters, digits and . _ : @ / + -"),
+]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Labels = dict[str, str]
+
+
+class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A mapping in the file that knows all its keys."""
+
+
+class TimeoutConfig(Strict, frozen=True):
+    """Seconds allowed per attempt: to connect, to the first token, between two tokens, and in all."""
+
+    connect_s: Seconds = 5.0
+    first_token_s: Seconds = 30.0
+    between_tokens_s: Seconds = 30.0
+    total_s: Seconds = 600.0
+
+
+class DeploymentConfig(Strict, frozen=True):
+    """One place where an expert is served; several are balanced by load and health.
+
+    `model` is the name sent upstream where it differs from the expert's.
+    """
+
+    api_base: str | None = None
+    api_key: Secret | None = None
+    model: str | None = None
+    region: str | None = None
+    headers: dict[str, Secret] = msgspec.field(default_factory=dict)
+    max_parallel: Count | None = None
+
+
+class RunnerConfig(Strict, frozen=True):
+    """A local engine that the gateway starts, watches and stops; `ttl` seconds of idleness unload it."""
+
+    model: str
+    engine: Literal["llama.cpp"] = "llama.cpp"
+    context_tokens: Count = 4096
+    n_threads: Count | None = None
+    n_parallel: Count = 2
+    ttl: Count | None = None
+
+
+class Example(Strict, frozen=True):
+    """One turn shown to the expert before the conversation."""
+
+    user: str
+    assistant: str
+
+
+class ExpertConfig(Strict, frozen=True):
+    """A servable model: remote (`model`, `api_base`, `deployments`), local (`runner`), or a tool (`tool`).
+
+    `params` are used where the request says nothing, `override_params` whatever it says. `local` declares
+    that prompts sent there do not leave the house; runners and tools are local anyway.
+    """
+
+    name: Name
+    model: str = ""
+    api_base: str | None = None
+    api_key: Secret | None = None
+    headers: dict[str, Secret] = msgspec.field(default_factory=dict)
+    max_parallel: Count | None = None
+    deployments: tuple[DeploymentConfig, ...] = ()
+    runner: RunnerConfig | None = None
+    tool: Literal["calculator"] | None = None
+    system: str | None = None
+    examples: tuple[Example, ...] = ()
+    params: dict[str, Any] = msgspec.field(default_factory=dict)
+    override_params: dict[str, Any] = msgspec.field(default_factory=dict)
+    input_cost_per_token: NotNegative | None = None
+    output_cost_per_token: NotNegative | None = None
+    context_window: Count | None = None
+    abilities: frozenset[Literal["vision", "tools", "json"]] | None = None
+    region: str | None = None
+    local: bool = False
+    labels: Labels = msgspec.field(default_factory=dict)
+    quality: Share | None = None
+    latency_s: Seconds | None = None
+    timeouts: TimeoutConfig | None = None
+    embeds: bool = False
+
+    @property
+    def provider(self) -> str:
+        """The part of `model` before the first slash, as LiteLLM names providers."""
+        return self.model.partition("/")[0]
+
+    @property
+    def upstream_model(self) -> str:
+        """The name the upstream knows: `model` without its provider."""
+        return self.model.partition("/")[2] or self.model
+
+    @property
+    def is_local(self) -> bool:
+        """Whether what is sent there stays here."""
+        return self.local or self.runner is not None or self.tool is not None
+
+    def places(self) -> tuple[DeploymentConfig, ...]:
+        """All deployments; an expert without a list has one, made of its own fields."""
+        own = DeploymentConfig(
+            api_base=self.api_base,
+            api_key=self.api_key,
+            region=self.region,
+            headers=self.headers,
+            max_parallel=self.max_parallel,
+        )
+        return tuple(_inherit(place, own) for place in self.deployments) or (own,)
+
+
+def _inherit(place: DeploymentConfig, own: DeploymentConfig) -> DeploymentConfig:
+    return DeploymentConfig(
+        api_base=place.api_base or own.api_base,
+        api_key=place.api_key or own.api_key,
+        model=place.model,
+        region=place.region or own.region,
+        headers={**own.headers, **place.headers},
+        max_parallel=place.max_parallel or own.max_parallel,
+    )
+
+
+class ObjectiveConfig(Strict, frozen=True):
+    """Weights of the soft goals, in quality (see `policies.Objective`)."""
+
+    cost: NotNegative = 0.0
+    latency: NotNegative = 0.0
+
+
+class RequireConfig(Strict, frozen=True):
+    """What an expert must meet to be eligible at all."""
+
+    local: bool | None = None
+    region: str | None = None
+    labels: Labels = msgspec.field(default_factory=dict)
+    max_cost_usd: NotNegative | None = None
+    max_latency_s: Seconds | None = None
+    min_quality: Share | None = None
+    models: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+
+    def require(self) -> Require:
+        """The same, in the words of `policies`."""
+        labels = set(self.labels.items())
+        if self.local is not None:
+            labels.add(("local", "true" if self.local else "false"))
+        if self.region is not None:
+            labels.add(("region", self.region))
+        return Require(
+            labels=frozenset(labels),
+            max_cost_usd=self.max_cost_usd,
+            max_latency_s=self.max_latency_s,
+            min_quality=self.min_quality,
+            models=None if self.models is None else frozenset(self.models),
+            exclude=frozenset(self.exclude),
+        )
+
+
+class PolicyConfig(Strict, frozen=True):
+    """How to choose, by name; `auto` is there even when the file says nothing of it."""
+
+    predictor: Literal["blend"] = "blend"
+    objective: ObjectiveConfig = ObjectiveConfig()
+    require: RequireConfig = RequireConfig()
+    encoder: Literal["always", "adaptive", "never"] = "adaptive"
+    default: str | None = None
+    n_fallbacks: Annotated[int, Meta(ge=0, le=16)] = 2
+    explore: Share = 0.0
+
+    def policy(self, name: str) -> Policy:
+        """The same, in the words of `policies`."""
+        return Policy(
+            name=name,
+            objective=Objective(cost=self.objective.cost, latency=self.objective.latency),
+            require=self.require.require(),
+            encoder=self.encoder,
+            default=self.default,
+            n_fallbacks=self.n_fallbacks,
+            explore=self.explore,
+        )
+
+
+class JournalConfig(Strict, frozen=True):
+    """Where decisions and outcomes are kept, how long, and whether prompts and answers are kept with them."""
+
+    path: str = ".thalamus/journal.sqlite3"
+    content: bool = False
+    embeddings: bool = False
+    enabled: bool = True
+    max_rows: Count = 1_000_000
+    max_days: Annotated[float, Meta(gt=0)] = 90.0
+
+
+class ServerConfig(Strict, frozen=True):
+    """Where the gateway listens and who may talk to it."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8080
+    master_key: Secret | None = None
+    workers: Count = 1
+    allowed_hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    max_body_bytes: Count = 64 * 1024 * 1024
+    drain_s: Seconds = 30.0
+
+
+class LoadBudgetConfig(Strict, frozen=True):
+    """When the encoder may be consulted: at most `n_waiting` queued, `share` of its threads' time spent."""
+
+    n_waiting: Count = 8
+    share: Share = 0.25
+
+
+class RoutingConfig(Strict, frozen=True):
+    """What predictions rest on. `load_budget: off` consults whenever the policy wants to."""
+
+    artifact: str = ".thalamus/artifact"
+    embedding_cache: Annotated[int, Meta(ge=0)] = 10_000
+    encoder: Literal["minilm", "none"] = "minilm"
+    encoder_threads: Annotated[int, Meta(ge=1, le=64)] = 1
+    load_budget: LoadBudgetConfig | Literal["off"] = LoadBudgetConfig()
+
+
+class Config(Strict, frozen=True):
+    """The whole file."""
+
+    experts: tuple[ExpertConfig, ...] = ()
+    policies: dict[Name, PolicyConfig] = msgspec.field(default_factory=dict)
+    server: ServerConfig = ServerConfig()
+    routing: RoutingConfig = RoutingConfig()
+    journal: JournalConfig = JournalConfig()
+    timeouts: TimeoutConfig = TimeoutConfig()
+
+    def policies_by_name(self) -> dict[str, Policy]:
+        """Every policy a request can name; `auto` always."""
+        return {
+            name: config.policy(name) for name, config in {"auto": PolicyConfig(), **self.policies}.items()
+        }

@@ -1,0 +1,92 @@
+"""What a well-formed configuration may still not say, and what it had better not."""
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from .config import Config, ExpertConfig
+from .secrets import Secret, weakness
+from .yaml_lines import Path
+
+Violation = tuple[Path, str]
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+def violations(config: Config) -> Iterator[Violation]:
+    """Everything that cannot be, with its place."""
+    yield from _experts(config)
+    yield from _policies(config)
+    if (key := config.server.master_key) and (why := weakness(key.reveal())):
+        yield ("server", "master_key"), f"refused: it {why}; make one with `openssl rand -hex 24`"
+
+
+def _experts(config: Config) -> Iterator[Violation]:
+    seen: dict[str, int] = {}
+    for n, expert in enumerate(config.experts):
+        at: Path = ("experts", n)
+        if expert.name in seen:
+            yield (
+                (*at, "name"),
+                f"'{expert.name}' is already the name of experts[{seen[expert.name]}]; names are unique",
+            )
+        seen.setdefault(expert.name, n)
+        if expert.name == "auto" or expert.name.startswith("auto:"):
+            yield (*at, "name"), "'auto' names the policies; choose another name"
+        yield from _kind(expert, at)
+        for path, base in _bases(expert, at):
+            if urlsplit(base).scheme not in ("http", "https") or not urlsplit(base).hostname:
+                yield path, "not an address: it must start with http:// or https:// and name a host"
+
+
+def _kind(expert: ExpertConfig, at: Path) -> Iterator[Violation]:
+    remote = bool(expert.api_base or expert.deployments or expert.api_key)
+    if expert.runner and expert.tool:
+        yield (*at, "tool"), "an expert is a runner or a tool, not both"
+    if (expert.runner or expert.tool) and remote:
+        yield (
+            at,
+            "a runner or a tool is served from here: api_base, api_key and deployments do not go with it",
+        )
+    if not expert.model:
+        yield at, "needs one of 'model', 'runner' or 'tool'"
+    elif not (expert.runner or expert.tool) and "/" not in expert.model:
+        yield (
+            (*at, "model"),
+            f"'{expert.model}' names no provider; write it as provider/model, such as openai/{expert.model}",
+        )
+
+
+def _bases(expert: ExpertConfig, at: Path) -> Iterator[tuple[Path, str]]:
+    if expert.api_base:
+        yield (*at, "api_base"), expert.api_base
+    for n, place in enumerate(expert.deployments):
+        if place.api_base:
+            yield (*at, "deployments", n, "api_base"), place.api_base
+
+
+def _policies(config: Config) -> Iterator[Violation]:
+    names = {expert.name for expert in config.experts}
+    for name, policy in config.policies.items():
+        at: Path = ("policies", name)
+        asked = [("default", policy.default)] if policy.default else []
+        asked += [("require.models", model) for model in policy.require.models or ()]
+        asked += [("require.exclude", model) for model in policy.require.exclude]
+        for key, expert in asked:
+            if expert not in names:
+                known = ", ".join(sorted(names)) or "none"
+                yield (*at, *key.split(".")), f"no expert is named '{expert}'; there are: {known}"
+
+
+def warnings_of(config: Config) -> Iterator[str]:
+    """What is allowed but unwise."""
+    if not config.experts:
+        yield "no experts are configured: `thalamus init` looks for some"
+    for expert in config.experts:
+        yield from _literal(f"experts '{expert.name}'", expert.api_key)
+        for place in expert.deployments:
+            yield from _literal(f"a deployment of '{expert.name}'", place.api_key)
+    yield from _literal("server.master_key", config.server.master_key)
+
+
+def _literal(where: str, secret: Secret | None) -> Iterator[str]:
+    if secret is not None and secret.literal and len(secret.reveal()) > 8:
+        yield f"{where}: a key is written out in the file; os.environ/NAME keeps it out of version control"
