@@ -1,7 +1,10 @@
 """Predicting what each expert makes of a query: vocabulary, embedders, predictors, artifacts.
 
-Importing this package loads numpy and nothing heavier; embedders and fitting load what they need when used.
+Importing this package loads numpy and nothing heavier; what needs more is loaded when its name is first used.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from .errors import ArtifactError, DataError, EmbedderError, RoutersError
 from .protocols import Arrays, Embedder, Predictor
@@ -18,22 +21,69 @@ from .types import (
     Tier,
 )
 
+if TYPE_CHECKING:
+    from .artifacts import Artifact
+    from .embedders import load_embedder
+    from .features import FORM_NAMES, FeatureExtractor, query_of
+    from .fit import FitSettings, fit_artifact
+    from .forecast import Forecaster
+    from .outcome_merge import merge_outcomes
+    from .outcomes import OutcomeTable, Provenance
+    from .registry import PREDICTORS, make_predictor
+
+_LAZY = {
+    "FORM_NAMES": "features",
+    "PREDICTORS": "registry",
+    "Artifact": "artifacts",
+    "FeatureExtractor": "features",
+    "FitSettings": "fit",
+    "Forecaster": "forecast",
+    "OutcomeTable": "outcomes",
+    "Provenance": "outcomes",
+    "fit_artifact": "fit",
+    "load_embedder": "embedders",
+    "make_predictor": "registry",
+    "merge_outcomes": "outcome_merge",
+    "query_of": "features",
+}
+
 __all__ = [
-    "ArtifactError",
+    "FORM_NAMES",
+    "PREDICTORS",
     "Arrays",
+    "Artifact",
+    "ArtifactError",
     "Bools",
     "DataError",
     "Embedder",
     "EmbedderError",
     "Estimate",
     "ExpertProfile",
+    "FeatureExtractor",
     "Features",
+    "FitSettings",
     "Floats",
     "Floats32",
+    "Forecaster",
     "Ints",
+    "OutcomeTable",
     "Prediction",
     "Predictor",
+    "Provenance",
     "Query",
     "RoutersError",
     "Tier",
+    "fit_artifact",
+    "load_embedder",
+    "make_predictor",
+    "merge_outcomes",
+    "query_of",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    globals()[name] = value
+    return value
