@@ -1,0 +1,290 @@
+"""What a client gets when things go wrong, and how soon: run against a real gateway process.
+
+    python benchmarks/resilience.py --mock PATH/TO/mock_upstream.py [--only faults,disconnect,jitter,kill]
+
+faults      every fault of the mock × plain and streaming, alone and with a good expert behind it
+disconnect  how soon the upstream sees that a client went away
+jitter      gaps between the chunks of one stream while 32 connections embed long prompts
+kill        kill -9 of the llama.cpp child under load: how soon it answers again, and that nothing hangs
+
+The mock is any server that plays a fault by model name (slow-MS, status-CODE, flaky-PCT, cut-N, stall-N,
+badchunk-N, garbage, reset) and tells /stats. All load stays on loopback and is bounded.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+FAULTS = [
+    "good", "slow-500", "slow-9000", "status-400", "status-401", "status-403", "status-404", "status-408",
+    "status-429", "status-500", "status-502", "status-503", "flaky-50", "cut-0", "cut-3", "stall-0", "stall-3",
+    "badchunk-0", "badchunk-3", "garbage", "reset",
+]  # fmt: skip
+TIMEOUTS = {"connect_s": 1, "first_token_s": 2, "between_tokens_s": 2, "total_s": 5}
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def wait_for(url: str, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if httpx.get(url, timeout=1).status_code < 500:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.1)
+    raise SystemExit(f"no answer from {url}")
+
+
+@contextmanager
+def process(*command: str, log: Path):
+    with log.open("w") as out:
+        child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            yield child
+        finally:
+            child.terminate()
+            try:
+                child.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(child.pid, signal.SIGKILL)
+
+
+@contextmanager
+def gateway(folder: Path, config: dict):
+    port = free_port()
+    path = folder / "thalamus.yaml"
+    path.write_text(json.dumps(config))  # JSON is YAML
+    thalamus = str(Path(sys.executable).with_name("thalamus"))
+    with process(
+        thalamus, "serve", "--config", str(path), "--port", str(port), log=folder / "gateway.log"
+    ) as child:
+        wait_for(f"http://127.0.0.1:{port}/health/ready")
+        yield f"http://127.0.0.1:{port}", child
+
+
+def chat(model: str, stream: bool = False, text: str = "Tell me a story.", **extra) -> dict:
+    return {"model": model, "stream": stream, "messages": [{"role": "user", "content": text}], **extra}
+
+
+async def ask(client: httpx.AsyncClient, url: str, body: dict) -> tuple[str, float]:
+    """What came back, in words, and after how many seconds the answer was over."""
+    start = time.monotonic()
+    try:
+        async with client.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=30) as response:
+            expert = response.headers.get("x-thalamus-expert", "-")
+            text = (await response.aread()).decode()
+    except httpx.HTTPError as error:
+        return f"CONNECTION {type(error).__name__}", time.monotonic() - start
+    took = time.monotonic() - start
+    if response.headers.get("content-type", "").startswith("text/event-stream"):
+        n = len(re.findall(r'"content":', text))
+        end = "[DONE]" if "data: [DONE]" in text else "no [DONE]"
+        failed = re.search(r'data: (\{"error".*)', text)
+        told = f", error event: {json.loads(failed[1])['error']['message'][:60]!r}" if failed else ""
+        return f"{response.status_code} stream by {expert}, {n} chunks{told}, {end}", took
+    what = json.loads(text)
+    if "error" in what:
+        return (
+            f"{response.status_code} {what['error'].get('code') or what['error']['type']}: {what['error']['message'][:70]!r}",
+            took,
+        )
+    return f"{response.status_code} answer by {expert}", took
+
+
+async def faults(mock: str, folder: Path) -> None:
+    def expert(name: str, quality: float) -> dict:
+        return {"name": name, "model": f"openai/{name}", "api_base": f"{mock}/v1", "quality": quality}
+
+    experts = [expert(name, 0.9) for name in FAULTS[1:]] + [expert("good", 0.5)]
+    with gateway(folder, {"experts": experts, "timeouts": TIMEOUTS}) as (url, _):
+        async with httpx.AsyncClient() as client:
+            for fault in FAULTS:
+                for mode, stream in (("plain", False), ("stream", True)):
+                    alone, t1 = await ask(client, url, chat(fault, stream))
+                    pair = {"models": [fault, "good"]}
+                    helped, t2 = await ask(client, url, chat("auto", stream, router=pair))
+                    print(f"{fault:11s} {mode:6s} | alone {t1:5.2f} s: {alone}")
+                    print(f"{'':18s} | +good {t2:5.2f} s: {helped}")
+
+
+async def disconnect(mock: str, folder: Path) -> None:
+    """Leave mid-answer; poll the mock's /stats until it has seen the abort."""
+    experts = [
+        {"name": "plain", "model": "openai/slow-8000", "api_base": f"{mock}/v1"},
+        {"name": "stream", "model": "openai/stall-3", "api_base": f"{mock}/v1"},
+    ]
+    with gateway(folder, {"experts": experts}) as (url, _):
+        async with httpx.AsyncClient() as client:
+            for model, upstream in (("plain", "slow-8000"), ("stream", "stall-3")):
+                seen = []
+                for _ in range(10):
+                    before = (await client.get(f"{mock}/stats")).json().get(upstream, {}).get("aborted", 0)
+                    async with httpx.AsyncClient() as leaver:
+                        call = asyncio.create_task(
+                            leaver.post(f"{url}/v1/chat/completions", json=chat(model, model == "stream"))
+                        )
+                        await asyncio.sleep(0.5)
+                        call.cancel()
+                        await asyncio.gather(call, return_exceptions=True)
+                    start = time.monotonic()
+                    while (await client.get(f"{mock}/stats")).json().get(upstream, {}).get(
+                        "aborted", 0
+                    ) == before:
+                        if time.monotonic() - start > 5:
+                            raise SystemExit(f"{model}: the upstream never saw the client leave")
+                        await asyncio.sleep(0.002)
+                    seen.append((time.monotonic() - start) * 1000)
+                print(
+                    f"disconnect {model:6s}: upstream saw it after median {statistics.median(seen):.0f} ms, worst {max(seen):.0f} ms (n=10)"
+                )
+
+
+async def jitter(slow_mock: str, folder: Path, artifact: str | None) -> None:
+    """Gaps between chunks of one paced stream, alone and while 32 connections embed long prompts."""
+    config: dict = {
+        "experts": [{"name": "good", "model": "openai/good", "api_base": f"{slow_mock}/v1"}],
+        "routing": {"embedding_cache": 0},
+    }
+    if artifact:
+        config["routing"]["artifact"] = artifact
+    words = [" ".join(f"word{i}{j}" for j in range(400)) for i in range(64)]
+    with gateway(folder, config) as (url, _):
+        limits = httpx.Limits(max_connections=64)
+        async with httpx.AsyncClient(limits=limits, timeout=120) as client:
+
+            async def gaps() -> list[float]:
+                stamps = []
+                async with client.stream(
+                    "POST", f"{url}/v1/chat/completions", json=chat("good", True)
+                ) as response:
+                    async for _ in response.aiter_raw():
+                        stamps.append(time.monotonic())
+                return [(b - a) * 1000 for a, b in zip(stamps, stamps[1:], strict=False)]
+
+            stop = asyncio.Event()
+
+            async def load(n: int) -> int:
+                done = 0
+                while not stop.is_set():
+                    text = f"{n} {done} {words[(n * 7 + done) % 64]}"
+                    response = await client.post(
+                        f"{url}/v1/embeddings", json={"model": "minilm", "input": text}
+                    )
+                    done += response.status_code == 200
+                return done
+
+            alone = await gaps()
+            workers = [asyncio.create_task(load(n)) for n in range(32)]
+            await asyncio.sleep(1)
+            loaded = await gaps()
+            stop.set()
+            n = sum(await asyncio.gather(*workers))
+    for name, values in (("alone", alone), ("while embedding", loaded)):
+        values.sort()
+        print(
+            f"jitter {name:16s}: {len(values)} gaps, median {statistics.median(values):.1f} ms, p99 {values[int(len(values) * 0.99)]:.1f} ms, max {values[-1]:.1f} ms"
+        )
+    print(f"jitter: {n} long prompts were embedded meanwhile")
+
+
+async def kill(folder: Path) -> None:
+    """kill -9 the engine's process while four clients ask; time until it answers again."""
+    config = {
+        "experts": [{"name": "smollm2", "runner": {"engine": "llama.cpp", "model": "bundled/smollm2-135m"}}]
+    }
+    with gateway(folder, config) as (url, server):
+        async with httpx.AsyncClient(timeout=30) as client:
+            outcomes: list[tuple[float, str, float]] = []
+            stop = asyncio.Event()
+
+            async def worker() -> None:
+                while not stop.is_set():
+                    began = time.monotonic()
+                    what, took = await ask(
+                        client, url, chat("smollm2", text="Name three animals.", max_tokens=24)
+                    )
+                    outcomes.append((began + took, what, took))
+
+            workers = [asyncio.create_task(worker()) for _ in range(4)]
+            await asyncio.sleep(3)
+            children = [
+                int(c) for c in Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+            ]
+            engines = [c for c in children if b"runners" in Path(f"/proc/{c}/cmdline").read_bytes()]
+            killed = time.monotonic()
+            os.kill(engines[0], signal.SIGKILL)
+            await asyncio.sleep(8)
+            stop.set()
+            await asyncio.wait_for(asyncio.gather(*workers), 30)
+            good = [t for t, what, _ in outcomes if what.startswith("200") and t > killed]
+            failed = [(what, took) for t, what, took in outcomes if not what.startswith("200")]
+            print(
+                f"kill -9: next good answer after {min(good) - killed:.2f} s; {len(failed)} calls failed of {len(outcomes)}; slowest call {max(took for *_, took in outcomes):.2f} s"
+            )
+            for what, took in failed[:5]:
+                print(f"   {took:.2f} s: {what}")
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--mock", help="a faulty upstream to start: python MOCK PORT [--chunk-ms N --tokens N]"
+    )
+    parser.add_argument("--artifact", help="route with this artifact during the jitter measurement")
+    parser.add_argument("--only", default="faults,disconnect,jitter,kill")
+    args = parser.parse_args()
+    if not args.mock:
+        print("give --mock PATH of a faulty upstream; nothing was measured")
+        return
+    parts = args.only.split(",")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        fast, slow = free_port(), free_port()
+        with (
+            process(sys.executable, args.mock, str(fast), log=folder / "fast.log"),
+            process(
+                sys.executable,
+                args.mock,
+                str(slow),
+                "--chunk-ms",
+                "20",
+                "--tokens",
+                "400",
+                log=folder / "slow.log",
+            ),
+        ):
+            wait_for(f"http://127.0.0.1:{fast}/stats")
+            wait_for(f"http://127.0.0.1:{slow}/stats")
+            if "faults" in parts:
+                await faults(f"http://127.0.0.1:{fast}", folder)
+            if "disconnect" in parts:
+                await disconnect(f"http://127.0.0.1:{fast}", folder)
+            if "jitter" in parts:
+                await jitter(f"http://127.0.0.1:{slow}", folder, args.artifact)
+            if "kill" in parts:
+                await kill(folder)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
