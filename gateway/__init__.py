@@ -1,0 +1,84 @@
+"""Thalamus from Python: `Client` and `AsyncClient` ask a running gateway, typed, over httpx alone.
+
+The server lives in the same package, behind these names: importing `gateway` loads neither.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .client.clients import AsyncChatStream, AsyncClient, ChatStream, Client
+    from .client.errors import (
+        AuthenticationError,
+        BadRequest,
+        ConnectionFailed,
+        NotFound,
+        PermissionDenied,
+        RateLimited,
+        ServerError,
+        StatusError,
+        StreamError,
+        ThalamusError,
+        TimedOut,
+        UnexpectedResponse,
+    )
+    from .client.values import (
+        Candidate,
+        Chat,
+        Chunk,
+        Embeddings,
+        Health,
+        Hints,
+        Model,
+        PlanSummary,
+        Routed,
+        RouteDecision,
+        ToolCall,
+        Usage,
+    )
+
+__all__ = [
+    "AsyncChatStream",
+    "AsyncClient",
+    "AuthenticationError",
+    "BadRequest",
+    "Candidate",
+    "Chat",
+    "ChatStream",
+    "Chunk",
+    "Client",
+    "ConnectionFailed",
+    "Embeddings",
+    "Health",
+    "Hints",
+    "Model",
+    "NotFound",
+    "PermissionDenied",
+    "PlanSummary",
+    "RateLimited",
+    "RouteDecision",
+    "Routed",
+    "ServerError",
+    "StatusError",
+    "StreamError",
+    "ThalamusError",
+    "TimedOut",
+    "ToolCall",
+    "UnexpectedResponse",
+    "Usage",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    for home in ("errors", "values", "clients"):  # cheapest first: only `clients` imports httpx
+        found = getattr(import_module(f".client.{home}", __name__), name, None)
+        if found is not None:
+            globals()[name] = found
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,8 @@
+"""The SDK, complete in this folder: it imports nothing else of the gateway. Its names are `gateway`'s.
+
+errors    what can go wrong
+values    what is sent and what comes back, typed
+exchange  every decision of a client: requests, retries, the reading of answers; no I/O
+stream    the reading of streamed answers; no I/O
+clients   `Client` and `AsyncClient`: the I/O, and nothing else
+"""

@@ -1,0 +1,262 @@
+"""Every decision of a client, made without I/O: what to ask, whether to ask again, how to read what came.
+
+`clients` sends the requests built here, over sync or async sockets, and hands back what arrived.
+"""
+
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from math import isnan
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+import httpx
+
+from .errors import (
+    ConnectionFailed,
+    StatusError,
+    ThalamusError,
+    TimedOut,
+    UnexpectedResponse,
+    status_class,
+)
+from .values import Chat, Embeddings, Health, Hints, Json, Model, Routed, RouteDecision
+
+T = TypeVar("T")
+Prompt = str | Sequence[Mapping[str, Any]]
+"""A user's message, or a conversation in the chat format."""
+Router = Hints | Mapping[str, Any] | None
+
+FIRST_PAUSE_S = 0.25
+LONGEST_PAUSE_S = 30.0  # a gateway that asks for a longer one gets no retry: the caller decides
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A complete answer, decoded."""
+
+    status: int
+    payload: Any
+    routed: Routed
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One question to the gateway and how its answer is read; `also_ok` is a status ≥ 400 that answers."""
+
+    method: str
+    path: str
+    parse: Callable[[Reply], T]
+    body: Json | None = None
+    also_ok: int | None = None
+
+    def answered_by(self, response: httpx.Response) -> bool:
+        return response.is_success or response.status_code == self.also_ok
+
+
+def chat_call(messages: Prompt, model: str, router: Router, params: Json) -> Call[Chat]:
+    return Call(
+        "POST",
+        "/v1/chat/completions",
+        lambda reply: Chat.parse(reply.payload, reply.routed),
+        _chat_body(messages, model, router, params),
+    )
+
+
+def route_call(messages: Prompt, model: str, router: Router, params: Json) -> Call[RouteDecision]:
+    return Call("POST", "/v1/route", _decision, _chat_body(messages, model, router, params))
+
+
+def embeddings_call(texts: str | Sequence[str], model: str, params: Json) -> Call[Embeddings]:
+    return Call(
+        "POST",
+        "/v1/embeddings",
+        lambda reply: Embeddings.parse(reply.payload, reply.routed),
+        {"model": model, "input": texts if isinstance(texts, str) else list(texts), **params},
+    )
+
+
+def models_call() -> Call[tuple[Model, ...]]:
+    return Call("GET", "/v1/models", lambda reply: Model.parse_list(reply.payload))
+
+
+def decision_call(decision_id: str) -> Call[RouteDecision]:
+    return Call("GET", f"/v1/decisions/{quote(decision_id, safe='')}", _decision)
+
+
+def health_call() -> Call[Health]:
+    return Call("GET", "/health/ready", lambda reply: Health(reply.status < 400, reply.payload), also_ok=503)
+
+
+def _decision(reply: Reply) -> RouteDecision:
+    return RouteDecision.parse(reply.payload.get("decision", reply.payload))
+
+
+def _chat_body(messages: Prompt, model: str, router: Router, params: Json) -> dict[str, Any]:
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    body: dict[str, Any] = {"model": model, "messages": list(messages), **params}
+    if router is not None:
+        body["router"] = router.as_json() if isinstance(router, Hints) else dict(router)
+    return body
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Where the gateway is and how it is asked."""
+
+    url: httpx.URL
+    timeout: httpx.Timeout
+    max_retries: int
+    headers: Mapping[str, str] = field(repr=False)
+
+    @classmethod
+    def at(
+        cls, base_url: str, api_key: str | None, timeout: float | httpx.Timeout, max_retries: int
+    ) -> "Gateway":
+        """A checked address and key.
+
+        Raises:
+            ValueError: an address or a key that cannot work, said without repeating either.
+        """
+        if api_key is None:
+            api_key = os.environ.get("THALAMUS_API_KEY", "")
+        headers = {"user-agent": "thalamus-client", "accept": "application/json, text/event-stream"}
+        if api_key := api_key.strip():
+            if not (api_key.isascii() and api_key.isprintable()):
+                raise ValueError("api_key holds characters that an HTTP header cannot carry")
+            headers["authorization"] = f"Bearer {api_key}"
+        if max_retries < 0:
+            raise ValueError(f"max_retries must be 0 or more, not {max_retries}")
+        if not isinstance(timeout, httpx.Timeout):
+            timeout = httpx.Timeout(timeout, connect=min(timeout, 10.0))
+        return cls(_checked_url(base_url), timeout, max_retries, headers)
+
+    def request(self, call: Call[Any]) -> httpx.Request:
+        return httpx.Request(
+            call.method,
+            self.url.copy_with(raw_path=self.url.raw_path.rstrip(b"/") + call.path.encode()),
+            headers=dict(self.headers),
+            json=call.body,
+            extensions={"timeout": self.timeout.as_dict()},
+        )
+
+    def pause_s(self, outcome: httpx.Response | httpx.TransportError, n_tried: int) -> float:
+        """Seconds to wait before asking again, after what was no answer.
+
+        Only what surely, or most likely, was not worked on is asked again: a connection that failed before
+        any answer, 429 and 503. A read timeout is not: the work may be under way.
+
+        Raises:
+            ThalamusError: what went wrong, when asking again would not help or was done often enough.
+        """
+        error = status_error(outcome) if isinstance(outcome, httpx.Response) else connection_error(outcome)
+        asked_s = error.retry_after_s if isinstance(error, StatusError) else None
+        if n_tried > self.max_retries or not _may_pass(outcome) or (asked_s or 0.0) > LONGEST_PAUSE_S:
+            raise error from (outcome if isinstance(outcome, Exception) else None)
+        if asked_s is not None:
+            return asked_s
+        spread = random.uniform(0.5, 1)  # noqa: S311  keeps clients from coming back all at once; no secret
+        return spread * min(FIRST_PAUSE_S * 2.0 ** (n_tried - 1), LONGEST_PAUSE_S)
+
+
+def _may_pass(outcome: httpx.Response | httpx.TransportError) -> bool:
+    if isinstance(outcome, httpx.Response):
+        return outcome.status_code in (429, 503)
+    return isinstance(outcome, httpx.ConnectTimeout) or not isinstance(outcome, httpx.TimeoutException)
+
+
+def _checked_url(base_url: str) -> httpx.URL:
+    try:
+        url = httpx.URL(base_url)
+    except (httpx.InvalidURL, TypeError):
+        url = httpx.URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError("base_url must look like http://127.0.0.1:8080")
+    if url.userinfo:
+        raise ValueError("base_url must not hold credentials: give the gateway's key as api_key")
+    path = url.path.rstrip("/").removesuffix("/v1")  # other clients want the /v1 in the address
+    return url.copy_with(path=path or "/", query=None, fragment=None)
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Turns what a socket can raise into the SDK's errors."""
+    try:
+        yield
+    except httpx.RequestError as failure:
+        raise connection_error(failure) from failure
+
+
+def connection_error(failure: httpx.RequestError) -> ThalamusError:
+    url = failure.request.url
+    where = f"{url.scheme}://{url.netloc.decode()}"
+    if isinstance(failure, httpx.ConnectError | httpx.ConnectTimeout):
+        kind = TimedOut if isinstance(failure, httpx.ConnectTimeout) else ConnectionFailed
+        return kind(f"cannot reach the gateway at {where}: {failure or 'timed out'}")
+    if isinstance(failure, httpx.TimeoutException):
+        return TimedOut(f"no word from the gateway at {where} within the timeout")
+    return ConnectionFailed(
+        f"the connection to the gateway at {where} broke: {failure or type(failure).__name__}"
+    )
+
+
+def status_error(response: httpx.Response) -> StatusError:
+    """The refusal as an error, whatever its body looks like; a key echoed in it is struck out."""
+    facts = envelope(response.content)
+    message = str(facts.get("message") or f"the gateway answered {response.reason_phrase or 'no'}")
+    key = response.request.headers.get("authorization", "").removeprefix("Bearer ")
+    return status_class(response.status_code)(
+        message.replace(key, "***") if key else message,
+        status=response.status_code,
+        type=text(facts.get("type")),
+        code=text(facts.get("code")),
+        param=text(facts.get("param")),
+        request_id=response.headers.get("x-request-id"),
+        retry_after_s=_retry_after_s(response.headers.get("retry-after")),
+    )
+
+
+def envelope(body: bytes) -> Json:
+    """The facts of an error body; none if it is not in OpenAI's envelope."""
+    try:
+        error = json.loads(body)["error"]
+    except (ValueError, LookupError, TypeError):
+        return {}
+    return error if isinstance(error, dict) else {"message": error}
+
+
+def text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _retry_after_s(header: str | None) -> float | None:
+    """Seconds from now; the header gives seconds or a date."""
+    if header is None:
+        return None
+    try:
+        wait_s = float(header)
+    except ValueError:
+        try:
+            wait_s = parsedate_to_datetime(header).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return None if isnan(wait_s) else max(0.0, wait_s)
+
+
+def parsed(call: Call[T], response: httpx.Response) -> T:
+    """The call's answer from a complete response.
+
+    Raises:
+        UnexpectedResponse: it is not in the gateway's protocol.
+    """
+    try:
+        return call.parse(Reply(response.status_code, response.json(), Routed.parse(response.headers)))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        message = f"{call.path} gave an answer that is not a Thalamus gateway's: is base_url right?"
+        raise UnexpectedResponse(message) from error

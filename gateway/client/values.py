@@ -1,0 +1,284 @@
+"""What a client sends and gets, as values read from the gateway's JSON and headers.
+
+Each `parse` takes a decoded answer and raises KeyError, TypeError, ValueError, IndexError or AttributeError
+when it is not in the protocol; unknown fields are ignored here and kept in `raw`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from math import isfinite
+from typing import Any, TypeVar
+
+Json = Mapping[str, Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What one request asks of the router; None leaves the policy's word. Hints tighten, never loosen.
+
+    `weights` trade quality, in [0, 1], for the other goals: {"cost": 0.3, "latency": 0.1}. `models` are the
+    only experts that may answer, `exclude` those that may not.
+    """
+
+    policy: str | None = None
+    flags: Sequence[str] | None = None
+    weights: Mapping[str, float] | None = None
+    max_cost_usd: float | None = None
+    max_latency_ms: float | None = None
+    min_quality: float | None = None
+    models: Sequence[str] | None = None
+    exclude: Sequence[str] | None = None
+    session_id: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The hints that were given, as the field `router` of a body."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """Who answered and why, from the response headers; None where the gateway did not say.
+
+    `cost_usd` is what the call cost; unknown until a stream has ended, so None on streams.
+    """
+
+    decision_id: str | None = None
+    expert: str | None = None
+    policy: str | None = None
+    plan: str | None = None
+    reason: str | None = None
+    cost_usd: float | None = None
+    overhead_ms: float | None = None
+    request_id: str | None = None
+
+    @classmethod
+    def parse(cls, headers: Mapping[str, str]) -> "Routed":
+        return cls(
+            decision_id=headers.get("x-thalamus-decision-id"),
+            expert=headers.get("x-thalamus-expert"),
+            policy=headers.get("x-thalamus-policy"),
+            plan=headers.get("x-thalamus-plan"),
+            reason=headers.get("x-thalamus-reason"),
+            cost_usd=_number(headers.get("x-thalamus-cost-usd")),
+            overhead_ms=_number(headers.get("x-thalamus-overhead-ms")),
+            request_id=headers.get("x-request-id"),
+        )
+
+
+class Answered:
+    """An answer that knows how it was routed."""
+
+    __slots__ = ()
+    routed: Routed
+
+    @property
+    def expert(self) -> str | None:
+        return self.routed.expert
+
+    @property
+    def policy(self) -> str | None:
+        return self.routed.policy
+
+    @property
+    def decision_id(self) -> str | None:
+        return self.routed.decision_id
+
+    @property
+    def cost_usd(self) -> float | None:
+        return self.routed.cost_usd
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the expert counted them."""
+
+    input_tokens: int
+    output_tokens: int
+
+    @classmethod
+    def parse(cls, raw: Json | None) -> "Usage | None":
+        if not raw:
+            return None
+        return cls(raw.get("prompt_tokens") or 0, raw.get("completion_tokens") or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function the model wants called; `arguments` is the JSON text the model wrote, not checked."""
+
+    id: str
+    name: str
+    arguments: str
+
+    @classmethod
+    def parse(cls, raw: Json) -> "ToolCall":
+        return cls(raw["id"], raw["function"]["name"], raw["function"]["arguments"])
+
+
+@dataclass(frozen=True, slots=True)
+class Chat(Answered):
+    """An answer. `text` is the first choice's, empty when it only calls tools; `model` really answered."""
+
+    text: str
+    model: str
+    finish_reason: str | None
+    tool_calls: tuple[ToolCall, ...]
+    usage: Usage | None
+    routed: Routed
+    raw: Json
+
+    @classmethod
+    def parse(cls, raw: Json, routed: Routed) -> "Chat":
+        choice = raw["choices"][0]
+        message = choice["message"]
+        return cls(
+            text=message.get("content") or "",
+            model=raw["model"],
+            finish_reason=choice.get("finish_reason"),
+            tool_calls=tuple(
+                ToolCall.parse(call) for call in message.get("tool_calls") or () if "function" in call
+            ),
+            usage=Usage.parse(raw.get("usage")),
+            routed=routed,
+            raw=raw,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a streamed answer. `text` may be empty (role, tool calls, usage): see `raw`."""
+
+    text: str
+    finish_reason: str | None
+    usage: Usage | None
+    raw: Json
+
+    @classmethod
+    def parse(cls, raw: Json) -> "Chunk":
+        choice: Json = next(iter(raw.get("choices") or ()), {})
+        return cls(
+            text=(choice.get("delta") or {}).get("content") or "",
+            finish_reason=choice.get("finish_reason"),
+            usage=Usage.parse(raw.get("usage")),
+            raw=raw,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings(Answered):
+    """One vector per input, in the inputs' order; (n_inputs, dim)."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    model: str
+    usage: Usage | None
+    routed: Routed
+    raw: Json
+
+    @classmethod
+    def parse(cls, raw: Json, routed: Routed) -> "Embeddings":
+        rows = sorted(raw["data"], key=lambda row: row["index"])
+        vectors = tuple(tuple(row["embedding"]) for row in rows)
+        return cls(vectors, raw["model"], Usage.parse(raw.get("usage")), routed, raw)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A name that may be asked for: a policy (`auto`, `auto:…`) or an expert."""
+
+    id: str
+    owned_by: str | None
+    raw: Json
+
+    @classmethod
+    def parse_list(cls, raw: Json) -> "tuple[Model, ...]":
+        return tuple(cls(model["id"], model.get("owned_by"), model) for model in raw["data"])
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One expert as the decision saw it: what was predicted of it, and why it was not taken.
+
+    `quality` is the expected score in [0, 1]; None is unknown, which is not zero. `reason` is the constraint
+    that an expert which is not `eligible` failed. `evidence`: whether outcomes of this expert were measured.
+    """
+
+    expert: str
+    model: str | None = None
+    quality: float | None = None
+    quality_std: float | None = None
+    cost_usd: float | None = None
+    latency_s: float | None = None
+    output_tokens: float | None = None
+    utility: float | None = None
+    eligible: bool | None = None
+    evidence: bool | None = None
+    tier: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSummary:
+    """What was to be done: the kind of plan, and the experts it may call, in order."""
+
+    kind: str
+    experts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RouteDecision:
+    """Whom the router chose for one query, and why nobody else.
+
+    `tier` is what the predictions rest on: prior (no look at the text), static or encoder. `margin` separates
+    the first two candidates, in quality; None when there is no second. `propensity` is the probability with
+    which this expert was taken.
+    """
+
+    id: str
+    policy: str
+    expert: str
+    plan: PlanSummary
+    tier: str
+    reason: str
+    margin: float | None
+    propensity: float
+    candidates: tuple[Candidate, ...]
+    raw: Json
+
+    @classmethod
+    def parse(cls, raw: Json) -> "RouteDecision":
+        return cls(
+            id=raw["id"],
+            policy=raw["policy"],
+            expert=raw["expert"],
+            plan=PlanSummary(raw["plan"]["kind"], tuple(raw["plan"]["experts"])),
+            tier=raw["tier"],
+            reason=raw["reason"],
+            margin=raw.get("margin"),
+            propensity=raw["propensity"],
+            candidates=tuple(_known(Candidate, candidate) for candidate in raw["candidates"]),
+            raw=raw,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether the gateway, which lives, would take traffic now; `raw` says what is degraded."""
+
+    ready: bool
+    raw: Json
+
+
+def _known(cls: type[T], raw: Json) -> T:
+    """A flat value from the fields it knows, so that a newer gateway's additions do no harm."""
+    return cls(**{field.name: raw[field.name] for field in fields(cls) if field.name in raw})  # type: ignore[arg-type]
+
+
+def _number(text: str | None) -> float | None:
+    """A header's number; None if it is missing or says in words that it is unknown."""
+    try:
+        number = float(text or "nan")
+    except ValueError:
+        return None
+    return number if isfinite(number) else None
