@@ -13,6 +13,7 @@ badchunk-N, garbage, reset) and tells /stats. All load stays on loopback and is 
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -30,8 +31,8 @@ import httpx
 
 FAULTS = [
     "good", "slow-500", "slow-9000", "status-400", "status-401", "status-403", "status-404", "status-408",
-    "status-429", "status-500", "status-502", "status-503", "flaky-50", "cut-0", "cut-3", "stall-0", "stall-3",
-    "badchunk-0", "badchunk-3", "garbage", "reset",
+    "status-429", "status-500", "status-502", "status-503", "flaky-50", "cut-0", "cut-3", "stall-0",
+    "stall-3", "badchunk-0", "badchunk-3", "garbage", "reset",
 ]  # fmt: skip
 TIMEOUTS = {"connect_s": 1, "first_token_s": 2, "between_tokens_s": 2, "total_s": 5}
 
@@ -103,10 +104,8 @@ async def ask(client: httpx.AsyncClient, url: str, body: dict) -> tuple[str, flo
         return f"{response.status_code} stream by {expert}, {n} chunks{told}, {end}", took
     what = json.loads(text)
     if "error" in what:
-        return (
-            f"{response.status_code} {what['error'].get('code') or what['error']['type']}: {what['error']['message'][:70]!r}",
-            took,
-        )
+        error = what["error"]
+        return f"{response.status_code} {error.get('code') or error['type']}: {error['message'][:70]!r}", took
     return f"{response.status_code} answer by {expert}", took
 
 
@@ -153,8 +152,9 @@ async def disconnect(mock: str, folder: Path) -> None:
                             raise SystemExit(f"{model}: the upstream never saw the client leave")
                         await asyncio.sleep(0.002)
                     seen.append((time.monotonic() - start) * 1000)
+                middle = statistics.median(seen)
                 print(
-                    f"disconnect {model:6s}: upstream saw it after median {statistics.median(seen):.0f} ms, worst {max(seen):.0f} ms (n=10)"
+                    f"disconnect {model:6s}: seen after median {middle:.0f}, worst {max(seen):.0f} ms (n=10)"
                 )
 
 
@@ -178,7 +178,7 @@ async def jitter(slow_mock: str, folder: Path, artifact: str | None) -> None:
                 ) as response:
                     async for _ in response.aiter_raw():
                         stamps.append(time.monotonic())
-                return [(b - a) * 1000 for a, b in zip(stamps, stamps[1:], strict=False)]
+                return [(b - a) * 1000 for a, b in itertools.pairwise(stamps)]
 
             stop = asyncio.Event()
 
@@ -200,10 +200,16 @@ async def jitter(slow_mock: str, folder: Path, artifact: str | None) -> None:
             n = sum(await asyncio.gather(*workers))
     for name, values in (("alone", alone), ("while embedding", loaded)):
         values.sort()
-        print(
-            f"jitter {name:16s}: {len(values)} gaps, median {statistics.median(values):.1f} ms, p99 {values[int(len(values) * 0.99)]:.1f} ms, max {values[-1]:.1f} ms"
-        )
+        middle, p99 = statistics.median(values), values[int(len(values) * 0.99)]
+        told = f"median {middle:.1f}, p99 {p99:.1f}, max {values[-1]:.1f} ms"
+        print(f"jitter {name:16s}: {len(values)} gaps, {told}")
     print(f"jitter: {n} long prompts were embedded meanwhile")
+
+
+def engine_of(server: int) -> int:
+    """Process id of the gateway's llama.cpp child."""
+    children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+    return next(int(c) for c in children if b"runners" in Path(f"/proc/{c}/cmdline").read_bytes())
 
 
 async def kill(folder: Path) -> None:
@@ -226,20 +232,16 @@ async def kill(folder: Path) -> None:
 
             workers = [asyncio.create_task(worker()) for _ in range(4)]
             await asyncio.sleep(3)
-            children = [
-                int(c) for c in Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-            ]
-            engines = [c for c in children if b"runners" in Path(f"/proc/{c}/cmdline").read_bytes()]
             killed = time.monotonic()
-            os.kill(engines[0], signal.SIGKILL)
+            os.kill(engine_of(server.pid), signal.SIGKILL)
             await asyncio.sleep(8)
             stop.set()
             await asyncio.wait_for(asyncio.gather(*workers), 30)
             good = [t for t, what, _ in outcomes if what.startswith("200") and t > killed]
             failed = [(what, took) for t, what, took in outcomes if not what.startswith("200")]
-            print(
-                f"kill -9: next good answer after {min(good) - killed:.2f} s; {len(failed)} calls failed of {len(outcomes)}; slowest call {max(took for *_, took in outcomes):.2f} s"
-            )
+            slowest = max(took for *_, took in outcomes)
+            print(f"kill -9: next good answer after {min(good) - killed:.2f} s; slowest call {slowest:.2f} s")
+            print(f"kill -9: {len(failed)} calls failed of {len(outcomes)}")
             for what, took in failed[:5]:
                 print(f"   {took:.2f} s: {what}")
 
