@@ -1,0 +1,85 @@
+"""Text to vectors: an encoder on ONNX Runtime, a static table distilled from it, and others by name.
+
+Importing this package loads no model library; an embedder loads what it needs when it is made.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import EmbedderError
+from ..protocols import Embedder
+
+if TYPE_CHECKING:
+    from .cache import CachedEmbedder
+    from .hashing import HashingEmbedder
+    from .onnx import OnnxEmbedder
+    from .sentence_transformers import SentenceTransformerEmbedder
+    from .static import StaticEmbedder
+
+__all__ = [
+    "CachedEmbedder",
+    "HashingEmbedder",
+    "OnnxEmbedder",
+    "SentenceTransformerEmbedder",
+    "StaticEmbedder",
+    "load_embedder",
+]
+
+_HOMES = {
+    "CachedEmbedder": ".cache",
+    "HashingEmbedder": ".hashing",
+    "OnnxEmbedder": ".onnx",
+    "SentenceTransformerEmbedder": ".sentence_transformers",
+    "StaticEmbedder": ".static",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def load_embedder(spec: str, n_threads: int = 1) -> Embedder:
+    """The embedder a specification names.
+
+    `minilm[:int8|:fp32]`, `static[:DIM]`, `hashing[:DIM]`, `sentence-transformers:NAME`, or the path of a
+    folder with a BERT sentence encoder, run in int8. The encoder takes `n_threads` texts at once when several
+    are given.
+
+    Raises:
+        EmbedderError: no such embedder, or it cannot be loaded.
+    """
+    if Path(spec).expanduser().is_dir():
+        return _class("OnnxEmbedder")(spec, n_threads=n_threads)
+    kind, _, setting = spec.partition(":")
+    makers: dict[str, Callable[[], Embedder]] = {
+        "minilm": lambda: _class("OnnxEmbedder")("minilm", setting or "int8", n_threads),
+        "static": lambda: _class("StaticEmbedder")("minilm", _dim(spec, setting, 256)),
+        "hashing": lambda: _class("HashingEmbedder")(_dim(spec, setting, 64)),
+        "sentence-transformers": lambda: _class("SentenceTransformerEmbedder")(_named(spec, setting)),
+    }
+    if kind not in makers:
+        raise EmbedderError(f"no embedder {spec!r}: it is one of {', '.join(makers)}, or an existing folder")
+    return makers[kind]()
+
+
+def _class(name: str) -> Callable[..., Embedder]:
+    found: Callable[..., Embedder] = __getattr__(name)
+    return found
+
+
+def _dim(spec: str, setting: str, default: int) -> int:
+    if not setting:
+        return default
+    if not setting.isascii() or not setting.isdigit():
+        raise EmbedderError(f"embedder {spec!r}: {setting!r} is not a number of dimensions")
+    return int(setting)
+
+
+def _named(spec: str, setting: str) -> str:
+    if not setting:
+        raise EmbedderError(f"embedder {spec!r} names no model: sentence-transformers:NAME")
+    return setting
