@@ -1,0 +1,196 @@
+"""The real llama.cpp with the real SmolLM2, in real processes."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from gateway.runners import Patience, Runner, RunnerFailed, Runners, RunnerSettings
+
+pytest.importorskip("xllamacpp")
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = RunnerSettings("llama.cpp", "bundled/smollm2-135m", context_tokens=512)
+CAPITAL = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]
+LONG = [{"role": "user", "content": "Write a long story about a fox."}]
+
+
+@pytest.fixture
+async def runners() -> AsyncIterator[Runners]:
+    pool = Runners({"smollm2": SETTINGS})
+    await pool.start()
+    await pool["smollm2"].wait_ready(60)
+    yield pool
+    await pool.stop()
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        yield session
+
+
+async def ask(http: aiohttp.ClientSession, runner: Runner, **fields: Any) -> tuple[int, str]:
+    body = {"model": "whatever", "temperature": 0, "max_tokens": 16, "messages": CAPITAL, **fields}
+    url = f"{await runner.wait_ready(60)}/chat/completions"
+    async with http.post(url, json=body, headers=runner.headers) as response:
+        return response.status, await response.text()
+
+
+def gone(pid: int, within_s: float = 10) -> bool:
+    """Whether the process is no more, or only a zombie nobody has collected yet."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.02)
+    return False
+
+
+async def test_answers_under_the_name_of_its_expert(runners: Runners, http: aiohttp.ClientSession) -> None:
+    status, text = await ask(http, runners["smollm2"])
+    answer = json.loads(text)
+    assert status == 200
+    assert "Paris" in answer["choices"][0]["message"]["content"]
+    assert answer["model"] == "smollm2"
+    assert answer["usage"]["completion_tokens"] > 0
+    assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+async def test_streams_with_usage_and_log_probabilities_and_never_shows_a_path(
+    runners: Runners, http: aiohttp.ClientSession
+) -> None:
+    options = {"stream": True, "stream_options": {"include_usage": True}, "logprobs": True, "top_logprobs": 1}
+    _, text = await ask(http, runners["smollm2"], **options)
+    assert ".gguf" not in text
+    events = [line.removeprefix("data: ") for line in text.splitlines() if line]
+    assert events[-1] == "[DONE]"
+    chunks = [json.loads(event) for event in events[:-1]]
+    assert {chunk["model"] for chunk in chunks} == {"smollm2"}
+    deltas = [choice for chunk in chunks for choice in chunk["choices"]]
+    assert "Paris" in "".join(delta["delta"].get("content") or "" for delta in deltas)
+    assert all(entry["logprob"] <= 0 for d in deltas if "logprobs" in d for entry in d["logprobs"]["content"])
+    assert chunks[-1]["usage"]["total_tokens"] > chunks[-1]["usage"]["completion_tokens"] > 0
+
+
+async def test_at_temperature_zero_the_answer_is_the_same_alone_and_in_company(
+    runners: Runners, http: aiohttp.ClientSession
+) -> None:
+    alone = [json.loads((await ask(http, runners["smollm2"], messages=m))[1]) for m in (CAPITAL, LONG)]
+    together = await asyncio.gather(*(ask(http, runners["smollm2"], messages=m) for m in (CAPITAL, LONG)))
+    contents = [answer["choices"][0]["message"]["content"] for answer in alone]
+    assert [json.loads(text)["choices"][0]["message"]["content"] for _, text in together] == contents
+
+
+async def test_a_prompt_beyond_the_window_is_refused_with_its_own_error_type(
+    runners: Runners, http: aiohttp.ClientSession
+) -> None:
+    status, text = await ask(
+        http, runners["smollm2"], messages=[{"role": "user", "content": "hello " * 2000}]
+    )
+    assert status == 400
+    assert json.loads(text)["error"]["type"] == "exceed_context_size_error"
+
+
+async def test_a_request_without_the_runners_key_is_refused(
+    runners: Runners, http: aiohttp.ClientSession
+) -> None:
+    async with http.post(f"{runners['smollm2'].base_url}/chat/completions", json={"messages": CAPITAL}) as r:
+        assert r.status == 401
+
+
+async def test_a_child_killed_under_load_serves_again_and_nobody_hangs(
+    runners: Runners, http: aiohttp.ClientSession
+) -> None:
+    runner = runners["smollm2"]
+    old_url, old_pid = runner.base_url, runner.pid
+    assert old_pid is not None
+    calls = [asyncio.create_task(ask(http, runner, messages=LONG, max_tokens=400)) for _ in range(6)]
+    await asyncio.sleep(0.3)
+    os.kill(old_pid, signal.SIGKILL)
+    async with asyncio.timeout(20):
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(outcome, aiohttp.ClientError) for outcome in outcomes)
+        assert await runner.wait_ready(20, other_than=old_url) != old_url
+        status, text = await ask(http, runner)
+    assert status == 200
+    assert "Paris" in text
+    assert runner.pid != old_pid
+    assert runner.status().n_restarts == 1
+    assert "SIGKILL" in (runner.status().last_error or "")
+
+
+async def test_stop_leaves_no_process() -> None:
+    pool = Runners({"a": SETTINGS, "b": SETTINGS})
+    await pool.start()
+    await pool["a"].wait_ready(60)
+    pids = {pool["a"].pid, pool["b"].pid}
+    assert len(pids) == 1
+    await pool.stop()
+    assert all(pid is not None and gone(pid, within_s=0.1) for pid in pids)
+    assert pool["a"].base_url is None
+
+
+PARENT = """
+import asyncio
+from gateway.runners import Runners, RunnerSettings
+
+async def main():
+    runners = Runners({"a": RunnerSettings("llama.cpp", "bundled/smollm2-135m", context_tokens=512)})
+    await runners.start()
+    await runners["a"].wait_ready(60)
+    print(runners["a"].pid, flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_parent_that_dies_leaves_no_orphan(number: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        child_pid = int(parent.stdout.readline())
+        assert not gone(child_pid, within_s=0.05)
+        parent.send_signal(number)
+        parent.wait(20)
+        assert gone(child_pid)
+
+
+async def test_the_end_of_the_control_socket_alone_ends_the_child() -> None:
+    """What other systems than Linux rely on: no signal is sent, the parent's end is closed."""
+    runner = Runner(SETTINGS, "a")
+    await runner.start()
+    await runner.wait_ready(60)
+    child = runner._child
+    assert child is not None
+    child._control.shutdown(2)
+    async with asyncio.timeout(20):
+        assert await child.wait() == "exit status 0"
+    await runner.stop()
+
+
+async def test_weights_that_are_no_weights_end_in_one_clear_line(tmp_path: Path) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(b"not a model")
+    runner = Runner(RunnerSettings("llama.cpp", str(path)), "broken", patience=Patience(n_failed_starts=1))
+    await runner.start()
+    with pytest.raises(RunnerFailed, match="gave up after 1 failed starts") as caught:
+        await runner.wait_ready(60)
+    assert "\n" not in str(caught.value)
+    await runner.stop()
