@@ -1,0 +1,133 @@
+"""Who may talk to the gateway: the key, and for web pages the Host and Origin they come with.
+
+Without a key only this machine may ask, and no web page through a browser on it: a name that was rebound to
+127.0.0.1 fails on its Host, a page of another site on its Origin.
+"""
+
+import hashlib
+import hmac
+import os
+import re
+from collections.abc import Iterable
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from .config import ServerConfig
+from .errors import Forbidden, Unauthenticated
+
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
+MAX_REMEMBERED = 64
+"""Headers remembered as good. There is one key, but spellings (bearer, Bearer …) are the client's."""
+_LOOPBACK_ADDRESS = re.compile(r"127(\.\d{1,3}){3}")
+_WATCHED = frozenset({b"authorization", b"x-api-key", b"host", b"origin"})
+
+
+class Gate:
+    """Admits a request or says why not."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._salt = os.urandom(16)
+        self._digest = self._hash(config.master_key.reveal().encode()) if config.master_key else None
+        self._hosts = frozenset(host.lower() for host in config.allowed_hosts) | LOOPBACK_HOSTS
+        self._own_host = config.host.lower()
+        self._origins = frozenset(origin.rstrip("/").lower() for origin in config.cors_origins)
+        self._key_id = None if self._digest is None else self._digest.hex()[:12]
+        self._known: set[tuple[bytes, bytes, bytes]] = set()
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether a key is asked for at all."""
+        return self._digest is not None
+
+    def admit(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+        """The id of the key that was shown (a salted hash, for the journal), or None where none is needed.
+
+        Raises:
+            Unauthenticated: no key, or a wrong one.
+            Forbidden: no key is configured and the Host or the Origin is not of this machine.
+        """
+        key = host = origin = b""
+        for name, value in headers:
+            if name in _WATCHED:
+                if name == b"host":
+                    host = value
+                elif name == b"origin":
+                    origin = value
+                elif name == b"authorization" or not key:
+                    key = value
+        seen = (key, host, origin)
+        if seen in self._known:
+            return self._key_id
+        self._examine(key, host, origin)
+        if len(self._known) >= MAX_REMEMBERED:
+            self._known.clear()
+        self._known.add(seen)
+        return self._key_id
+
+    def _examine(self, key: bytes, host: bytes, origin: bytes) -> None:
+        if self._digest is not None:
+            self._examine_key(key)
+        else:
+            self._examine_host(host.decode("latin-1"))
+        if origin:
+            self._examine_origin(origin.decode("latin-1"), host.decode("latin-1"))
+
+    def _examine_key(self, shown: bytes) -> None:
+        scheme, _, token = shown.partition(b" ")
+        if token and scheme.lower() == b"bearer":
+            shown = token.strip()
+        if not shown:
+            raise Unauthenticated("no API key: send it as 'Authorization: Bearer …' or 'x-api-key'")
+        if not hmac.compare_digest(self._hash(shown), self._digest or b""):
+            raise Unauthenticated("this API key is not accepted here")
+
+    def _examine_host(self, host: str) -> None:
+        name = _without_port(host)
+        if not self._is_ours(name):
+            raise Forbidden(
+                "this gateway has no key and answers only to this machine's own names; "
+                f"the request's Host is {name[:80]!r} (server.allowed_hosts in the configuration adds names)"
+            )
+
+    def _examine_origin(self, origin: str, host: str) -> None:
+        if origin.rstrip("/").lower() in self._origins:
+            return
+        try:
+            page = urlsplit(origin)
+            same = page.hostname is not None and page.netloc.lower() == host.lower()
+        except ValueError:
+            same = False
+        if not same:
+            raise Forbidden(
+                f"a web page of {origin[:80]!r} may not use this gateway "
+                "(server.cors_origins in the configuration allows it)"
+            )
+
+    def _is_ours(self, name: str) -> bool:
+        """A name we go by. Listening beyond loopback, any bare address is: only names can be rebound."""
+        if name in self._hosts or name == self._own_host or _LOOPBACK_ADDRESS.fullmatch(name):
+            return True
+        return not is_loopback(self._own_host) and _is_address(name.strip("[]"))
+
+    def _hash(self, key: bytes) -> bytes:
+        return hashlib.blake2b(key, key=self._salt).digest()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on is reachable from this machine only."""
+    return host.lower() in LOOPBACK_HOSTS or bool(_LOOPBACK_ADDRESS.fullmatch(host))
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _without_port(host: str) -> str:
+    name = host.strip().lower()
+    if name.startswith("["):
+        return name.partition("]")[0] + "]"
+    return name.partition(":")[0] if name.count(":") == 1 else name

@@ -1,0 +1,187 @@
+"""What one request asks of the router: the body's `router` object, headers, and what clients of others send.
+
+The body wins where body and headers name different things; limits of both hold, and only ever tighten what the
+policy requires.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from policies import Hints, Objective, Require, tighten
+
+from .errors import InvalidField
+
+T = TypeVar("T")
+NotNegative = Annotated[float, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Dial = Annotated[float, Meta(ge=0, le=10)]
+Text = Annotated[str, Meta(min_length=1, max_length=256)]
+Names = Annotated[tuple[Text, ...], Meta(max_length=1000)]
+
+PREFIX = b"x-thalamus-"
+SESSION_HEADERS = (b"x-thalamus-session-id", b"x-session-id", b"x-litellm-session-id")
+DIAL_TOP = 10.0
+
+
+class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Weights of the soft goals; they stand in for the policy's, all of them."""
+
+    cost: NotNegative = 0.0
+    latency: NotNegative = 0.0
+
+
+class RouterField(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body's `router` object. `cost_quality_tradeoff`: 0 is quality alone, 10 the cheapest."""
+
+    policy: Text | None = None
+    weights: Weights | None = None
+    max_cost_usd: NotNegative | None = None
+    max_latency_ms: Positive | None = None
+    min_quality: Share | None = None
+    models: Names | None = None
+    exclude: Names | None = None
+    session_id: Text | None = None
+    cost_quality_tradeoff: Dial | None = None
+
+
+class AutoRouterPlugin(msgspec.Struct, frozen=True):
+    """An entry of OpenRouter's `plugins` list; only its dial is ours to read."""
+
+    id: str = ""
+    cost_quality_tradeoff: Dial | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHints:
+    """What was asked for; `hints` is None when nothing was."""
+
+    policy: str | None = None
+    hints: Hints | None = None
+    session_id: str | None = None
+    debug: bool = False
+
+
+NOTHING = RequestHints()
+_body = msgspec.json.Decoder(RouterField | None)
+_plugins = msgspec.json.Decoder(list[AutoRouterPlugin] | None)
+
+
+def read_hints(fields: Mapping[str, msgspec.Raw], headers: Mapping[bytes, bytes]) -> RequestHints:
+    """What the request asks for, from its body's fields and its headers (names in lower case).
+
+    Raises:
+        InvalidField: something is unknown or of the wrong kind; `param` is `router.…` or the header's name.
+    """
+    body = _from_body(fields) if "router" in fields or "plugins" in fields else None
+    head = _from_headers(headers)
+    session = next((headers[name] for name in SESSION_HEADERS if name in headers), None)
+    debug = headers.get(b"x-thalamus-debug", b"").lower() in (b"true", b"1")
+    if body is None and head is None:
+        if session is None and not debug:
+            return NOTHING
+        return RequestHints(session_id=_session(session), debug=debug)
+    given = [field for field in (body, head) if field is not None]
+    require = Require()
+    for field in given:
+        require = tighten(require, _require(field))
+    objective = next((wish for field in given if (wish := _objective(field)) is not None), None)
+    return RequestHints(
+        policy=next((field.policy for field in given if field.policy), None),
+        hints=Hints(require, objective),
+        session_id=(body.session_id if body else None) or _session(session),
+        debug=debug,
+    )
+
+
+def _require(field: RouterField) -> Require:
+    return Require(
+        max_cost_usd=field.max_cost_usd,
+        max_latency_s=None if field.max_latency_ms is None else field.max_latency_ms / 1000,
+        min_quality=field.min_quality,
+        models=None if field.models is None else frozenset(field.models),
+        exclude=frozenset(field.exclude or ()),
+    )
+
+
+def _objective(field: RouterField) -> Objective | None:
+    if field.weights is not None:
+        return Objective(cost=field.weights.cost, latency=field.weights.latency)
+    if field.cost_quality_tradeoff is not None:
+        return Objective(cost=field.cost_quality_tradeoff / DIAL_TOP)
+    return None
+
+
+def _from_body(fields: Mapping[str, msgspec.Raw]) -> RouterField | None:
+    field = _read(lambda: _body.decode(fields["router"]), "router") if "router" in fields else None
+    if "plugins" not in fields or (field and (field.weights or field.cost_quality_tradeoff is not None)):
+        return field
+    plugins = _read(lambda: _plugins.decode(fields["plugins"]), "plugins") or []
+    dial = next((p.cost_quality_tradeoff for p in plugins if p.id.startswith("auto-router")), None)
+    return (
+        field if dial is None else msgspec.structs.replace(field or RouterField(), cost_quality_tradeoff=dial)
+    )
+
+
+_LISTS = frozenset({"models", "exclude"})
+_NUMBERS = frozenset({"max_cost_usd", "max_latency_ms", "min_quality", "cost_quality_tradeoff"})
+_HEADERS = {
+    PREFIX + name.replace("_", "-").encode(): name
+    for name in (*sorted(_LISTS), *sorted(_NUMBERS), "policy", "weights")
+}
+
+
+def _from_headers(headers: Mapping[bytes, bytes]) -> RouterField | None:
+    named = _HEADERS.keys() & headers.keys()
+    if not named:
+        return None
+    values = {_HEADERS[name]: _parse(name, headers[name].decode("latin-1").strip()) for name in named}
+    try:
+        return msgspec.convert(values, RouterField)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at `$.")
+        field = where.rstrip("`").partition("[")[0].partition(".")[0]
+        raise _refusal(what, (PREFIX.decode() + field.replace("_", "-")) if field else "router") from None
+
+
+def _parse(header: bytes, text: str) -> Any:
+    name = _HEADERS[header]
+    if name in _LISTS:
+        return [item.strip() for item in text.split(",") if item.strip()]
+    if name in _NUMBERS:
+        return _number(header, text)
+    if name == "weights":
+        pairs = [item.partition("=") for item in text.split(",") if item.strip()]
+        return {key.strip(): _number(header, value) for key, _, value in pairs}
+    return text
+
+
+def _number(header: bytes, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidField(
+            f"{header.decode()}: {text[:40]!r} is not a number", param=header.decode()
+        ) from None
+
+
+def _session(value: bytes | None) -> str | None:
+    return value.decode("latin-1")[:256] or None if value else None
+
+
+def _read(decode: Callable[[], T], name: str) -> T:
+    try:
+        return decode()
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        what, _, where = str(error).partition(" - at `$")
+        raise _refusal(what, name + where.rstrip("`")) from None
+
+
+def _refusal(what: str, param: str) -> InvalidField:
+    what = what.replace("Object contains unknown field", "unknown key").replace("`", "'")
+    known = f"; known: {', '.join(RouterField.__struct_fields__)}" if what.startswith("unknown key") else ""
+    return InvalidField(f"{param}: {what[0].lower()}{what[1:]}{known}", param=param)

@@ -1,0 +1,187 @@
+"""One request reduced to what routing may see.
+
+A lone user message gives the very `Query` that `routers.query_of` gives for its text, so that what was learned
+offline holds online.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from routers import Query, estimate_tokens, query_of
+
+from .errors import InvalidField
+from .turns import routing_text, said
+
+IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
+TEXT_PARTS = frozenset({"text", "input_text"})
+TOOL_FIELDS = ("tools", "functions")
+TOKENS_PER_IMAGE = 800
+TOKENS_PER_TURN = 4
+BYTES_PER_TOKEN = 4
+EMPTY = (b"null", b"[]", b"{}")
+
+
+class Part(msgspec.Struct):
+    """One part of a message's content; pictures are only counted, never decoded."""
+
+    type: str
+    text: str | None = None
+
+
+class Message(msgspec.Struct):
+    """One turn, as far as routing reads it."""
+
+    role: str
+    content: str | list[Part] | None = None
+
+
+class ResponseFormat(msgspec.Struct):
+    type: str = "text"
+
+
+_messages = msgspec.json.Decoder(list[Message])
+_format = msgspec.json.Decoder(ResponseFormat | None)
+_limit = msgspec.json.Decoder(int | None)
+_prompts = msgspec.json.Decoder(str | list[Any])
+
+
+def query_of_chat(fields: Mapping[str, msgspec.Raw]) -> Query:
+    """The query in the body of a chat completion.
+
+    Raises:
+        InvalidField: `messages` is missing, empty or malformed; `param` says where.
+    """
+    messages = read_messages(fields)
+    texts: list[str] = []
+    turns: list[str] = []
+    n_images = 0
+    for message in messages:
+        text, images = _content(message.content)
+        texts.append(text)
+        n_images += images
+        if message.role == "user" and (ask := said(text)):
+            turns.append(ask)
+    if not turns:  # nobody asked in so many words: the last thing there is
+        turns = [text for text in texts if text][-1:]
+    query = query_of(routing_text(turns))
+    extra = TOKENS_PER_IMAGE * n_images + _tokens_of_tools(fields)
+    if query.text is not texts[0] or len(texts) > 1:
+        whole = sum(map(estimate_tokens, texts)) + TOKENS_PER_TURN * (len(texts) - 1)
+        extra += whole - query.n_input_tokens
+    return _with_wishes(query, fields, extra, n_images > 0)
+
+
+def query_of_completion(fields: Mapping[str, msgspec.Raw]) -> Query:
+    """The query in the body of a plain completion: its prompt, the first where there are several.
+
+    Raises:
+        InvalidField: `prompt` is missing or malformed.
+    """
+    texts, n_ids = _texts(fields, "prompt")
+    return _with_wishes(query_of(texts[0]), fields, n_ids + sum(map(estimate_tokens, texts[1:])), False)
+
+
+def query_of_embedding(fields: Mapping[str, msgspec.Raw]) -> Query:
+    """The query in the body of an embedding request: its first input stands for all of them.
+
+    Raises:
+        InvalidField: `input` is missing or malformed.
+    """
+    texts, n_ids = _texts(fields, "input")
+    return _with_wishes(query_of(texts[0]), fields, n_ids + sum(map(estimate_tokens, texts[1:])), False)
+
+
+def read_messages(fields: Mapping[str, msgspec.Raw]) -> list[Message]:
+    """The conversation of a chat body.
+
+    Raises:
+        InvalidField: as `query_of_chat`.
+    """
+    raw = fields.get("messages")
+    if raw is None:
+        raise InvalidField("'messages' is missing", param="messages")
+    try:
+        messages = _messages.decode(raw)
+    except msgspec.MsgspecError as error:
+        raise _refusal(error, "messages") from None
+    if not messages:
+        raise InvalidField("'messages' is empty: there is nothing to answer", param="messages")
+    return messages
+
+
+def _content(content: str | list[Part] | None) -> tuple[str, int]:
+    if isinstance(content, str):
+        return content, 0
+    if not content:
+        return "", 0
+    texts = [part.text for part in content if part.text and part.type in TEXT_PARTS]
+    return "\n".join(texts), sum(part.type in IMAGE_PARTS for part in content)
+
+
+def _tokens_of_tools(fields: Mapping[str, msgspec.Raw]) -> int:
+    return sum(len(bytes(fields[name])) for name in TOOL_FIELDS if name in fields) // BYTES_PER_TOKEN
+
+
+def _with_wishes(
+    query: Query, fields: Mapping[str, msgspec.Raw], extra_tokens: int, has_images: bool
+) -> Query:
+    has_tools = any(name in fields and bytes(fields[name]) not in EMPTY for name in TOOL_FIELDS)
+    wants_json = "response_format" in fields and _wants_json(fields)
+    limit = _output_limit(fields)
+    if not (extra_tokens or has_images or has_tools or wants_json or limit is not None):
+        return query
+    return replace(
+        query,
+        n_input_tokens=query.n_input_tokens + extra_tokens,
+        max_output_tokens=limit,
+        has_images=has_images,
+        has_tools=has_tools,
+        wants_json=wants_json,
+    )
+
+
+def _wants_json(fields: Mapping[str, msgspec.Raw]) -> bool:
+    wish = _decode(_format, fields, "response_format")
+    return wish is not None and wish.type in ("json_object", "json_schema")
+
+
+def _output_limit(fields: Mapping[str, msgspec.Raw]) -> int | None:
+    for name in ("max_completion_tokens", "max_tokens"):
+        if name in fields and (limit := _decode(_limit, fields, name)) is not None:
+            if limit < 0:
+                raise InvalidField(f"'{name}' must not be negative", param=name)
+            return int(limit)
+    return None
+
+
+def _texts(fields: Mapping[str, msgspec.Raw], name: str) -> tuple[list[str], int]:
+    """The texts of a field that may hold one, several, or token ids; and how many ids there are."""
+    if name not in fields:
+        raise InvalidField(f"'{name}' is missing", param=name)
+    value = _decode(_prompts, fields, name)
+    items: list[Any] = [value] if isinstance(value, str) else value
+    if not items:
+        raise InvalidField(f"'{name}' is empty", param=name)
+    kinds = set(map(type, items))
+    if kinds == {str}:
+        return items, 0
+    if kinds == {int} or kinds == {list}:
+        return [""], sum(len(item) for item in items) if kinds == {list} else len(items)
+    raise InvalidField(f"'{name}' must be text, a list of texts, or token ids", param=name)
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], fields: Mapping[str, msgspec.Raw], name: str) -> Any:
+    try:
+        return decoder.decode(fields[name])
+    except msgspec.MsgspecError as error:
+        raise _refusal(error, name) from None
+
+
+def _refusal(error: msgspec.MsgspecError, name: str) -> InvalidField:
+    """The decoder's complaint, with its place spelt from the body's root: `messages[0].content`."""
+    what, _, where = str(error).partition(" - at `$")
+    param = name + where.rstrip("`")
+    return InvalidField(f"{param}: {what[0].lower()}{what[1:].replace('`', '')}", param=param)

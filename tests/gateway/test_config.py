@@ -1,0 +1,206 @@
+"""The configuration file: strict, with lines, secrets by reference."""
+
+import re
+
+import pytest
+
+from gateway.config import Config
+from gateway.config_file import ConfigError, config_warnings, load_config, parse_config
+from gateway.secrets import Secret, weakness
+
+GOOD_KEY = "sk-7f3a9c1e5b2d8046"
+
+
+def problems(text: str, **env: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, env=env)
+    return str(caught.value).splitlines()
+
+
+def expert(rest: str = "") -> str:
+    return f"experts:\n  - name: a\n    model: openai/gpt-5-mini\n{rest}"
+
+
+def test_an_unknown_key_names_the_nearest_known_one_and_the_line() -> None:
+    text = expert("  - name: b\n    model: openai/x\n    api_bse: http://x\n")
+    assert problems(text) == ["thalamus.yaml:6: experts[1]: unknown key 'api_bse'; did you mean 'api_base'?"]
+
+
+def test_an_unknown_key_near_nothing_lists_what_is_known() -> None:
+    (line,) = problems("journal: {zzz: 1}")
+    assert line.startswith("thalamus.yaml:1: journal: unknown key 'zzz'; known: path, content")
+
+
+def test_all_problems_are_told_at_once_in_the_order_of_lines() -> None:
+    told = problems("server:\n  port: 99999\n  hots: x\nexprets: []\n")
+    assert [line.split(":")[1] for line in told] == ["2", "3", "4"]
+
+
+def test_a_key_given_twice_is_refused_with_both_lines() -> None:
+    assert problems("server: {port: 1}\nserver: {port: 2}") == [
+        "thalamus.yaml:2: key 'server' is given twice (first on line 1)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (expert("    quality: 3\n"), "4: experts[0].quality: expected a number <= 1.0"),
+        (expert("    quality: high\n"), "4: experts[0].quality: expected a number, got text"),
+        (expert("    timeouts: 3\n"), "4: experts[0].timeouts: expected a mapping of keys, got a number"),
+        (expert("    api_key: [1]\n"), "4: experts[0].api_key: expected text, got a list"),
+        ("experts: {name: a}", "1: experts: expected a list, got a mapping"),
+        ("journal:\n  content: yes", "2: journal.content: expected 'bool', got text; write true or false"),
+        ("routing: {load_budget: of}", "1: routing.load_budget: 'of' is not known here; did you mean 'off'?"),
+        (
+            "policies: {auto: {predictor: skills}}",
+            "1: policies.auto.predictor: 'skills' is not known here; known: blend",
+        ),
+        ("experts:\n  - model: openai/x\n", "2: experts[0]: 'name' is missing"),
+        ("- 1", "1: expected a mapping of keys, got a list"),
+    ],
+)
+def test_a_wrong_value_says_what_was_expected_and_where(text: str, said: str) -> None:
+    assert problems(text) == ["thalamus.yaml:" + said]
+
+
+@pytest.mark.parametrize(
+    "text", ["experts: [", "a: !!python/object:os.system x", "\t- x", "&a [*a]", "? [1]\n: 2"]
+)
+def test_what_is_no_plain_yaml_is_one_line(text: str) -> None:
+    assert len(problems(text)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        (expert("  - name: a\n    model: openai/y\n"), 4, "'a' is already the name of experts[0]"),
+        ("experts:\n  - name: auto\n    model: openai/x\n", 2, "'auto' names the policies"),
+        ("experts:\n  - name: a\n", 2, "needs one of 'model', 'runner' or 'tool'"),
+        ("experts:\n  - name: a\n    model: gpt-5\n", 3, "write it as provider/model, such as openai/gpt-5"),
+        (expert("    api_base: gpu-box:8000\n"), 4, "not an address"),
+        ("experts:\n  - {name: a, tool: calculator, api_base: http://x}\n", 2, "served from here"),
+        (expert("policies:\n  auto:\n    default: b\n"), 6, "no expert is named 'b'; there are: a"),
+        (expert("policies:\n  p: {require: {models: [a, c]}}\n"), 5, "no expert is named 'c'"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_its_line(text: str, line: int, said: str) -> None:
+    (told,) = problems(text)
+    assert told.startswith(f"thalamus.yaml:{line}: ")
+    assert said in told
+
+
+@pytest.mark.parametrize("reference", ["os.environ/OPENAI_API_KEY", "${OPENAI_API_KEY}"])
+def test_a_secret_is_taken_from_the_environment(reference: str) -> None:
+    config = parse_config(expert(f'    api_key: "{reference}"\n'), env={"OPENAI_API_KEY": GOOD_KEY})
+    key = config.experts[0].api_key
+    assert key is not None
+    assert key.reveal() == GOOD_KEY
+    assert config_warnings(config) == []
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_missing_or_empty_variable_is_named(value: str | None) -> None:
+    env = {} if value is None else {"NO_SUCH": value}
+    assert problems(expert("    api_key: os.environ/NO_SUCH\n"), **env) == [
+        "thalamus.yaml:4: experts[0].api_key: environment variable NO_SUCH is not set"
+    ]
+
+
+def test_a_literal_secret_is_allowed_and_warned_of_without_being_shown() -> None:
+    config = parse_config(expert(f"    api_key: {GOOD_KEY}\n"))
+    (warning,) = config_warnings(config)
+    assert "'a'" in warning
+    assert GOOD_KEY not in warning
+
+
+def test_secrets_never_show_in_a_repr_or_in_an_error() -> None:
+    config = parse_config(
+        expert(f"    api_key: {GOOD_KEY}\n    headers: {{Authorization: Bearer {GOOD_KEY}}}\n")
+    )
+    assert GOOD_KEY not in repr(config) + str(config) + f"{config.experts[0].api_key}"
+    assert GOOD_KEY not in "\n".join(problems(f"server: {{master_key: {GOOD_KEY}, port: {GOOD_KEY}}}"))
+
+
+def test_prompts_keep_what_looks_like_a_reference() -> None:
+    config = parse_config(expert("    system: say ${HOME}\n"), env={})
+    assert config.experts[0].system == "say ${HOME}"
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["sk-1234", "changeme", "short", "a" * 40, "sk-aaaaabbbbbbbbbbbb", "sk-0123456789012345", "password"],
+)
+def test_a_weak_master_key_is_refused(key: str) -> None:
+    (told,) = problems(f"server:\n  master_key: {key}\n")
+    assert told.startswith("thalamus.yaml:2: server.master_key: refused")
+    assert not re.search(rf"\b{re.escape(key)}\b", told.partition("refused")[2])
+
+
+def test_a_good_master_key_is_not_weak() -> None:
+    assert weakness(GOOD_KEY) is None
+
+
+def test_words_that_yaml_1_1_takes_for_booleans_and_numbers_stay_words() -> None:
+    config = parse_config(
+        expert("    region: no\n    labels: {since: 2024-01-01}\nrouting: {load_budget: off}\n")
+    )
+    assert config.experts[0].region == "no"
+    assert config.experts[0].labels == {"since": "2024-01-01"}
+    assert config.routing.load_budget == "off"
+
+
+def test_small_prices_may_be_written_with_an_exponent() -> None:
+    assert parse_config(expert("    input_cost_per_token: 1e-7\n")).experts[0].input_cost_per_token == 1e-7
+
+
+def test_anchors_and_merges_work() -> None:
+    config = parse_config(
+        "experts:\n  - &e {name: a, model: openai/x, region: eu}\n  - {<<: *e, name: b}\n", env={}
+    )
+    assert [(e.name, e.region) for e in config.experts] == [("a", "eu"), ("b", "eu")]
+
+
+def test_an_empty_file_is_a_configuration_without_experts() -> None:
+    config = parse_config("")
+    assert config == Config()
+    assert config_warnings(config) == ["no experts are configured: `thalamus init` looks for some"]
+
+
+def test_auto_is_a_policy_even_when_the_file_says_nothing_of_it() -> None:
+    assert list(parse_config("policies: {best: {}}").policies_by_name()) == ["auto", "best"]
+
+
+def test_a_policy_requires_labels_in_the_words_of_policies() -> None:
+    policy = parse_config(
+        "policies: {private: {require: {local: true, region: eu, labels: {tier: gold}, max_cost_usd: 0.1}}}"
+    ).policies_by_name()["private"]
+    assert policy.require.labels == {("local", "true"), ("region", "eu"), ("tier", "gold")}
+    assert policy.require.max_cost_usd == 0.1
+
+
+def test_deployments_inherit_what_they_do_not_say() -> None:
+    (a,) = parse_config(
+        expert(
+            "    api_key: ${K}\n    region: us\n    deployments:\n"
+            "      - {api_base: http://one/v1}\n      - {api_base: http://two/v1, region: eu, api_key: '${L}'}\n"
+        ),
+        env={"K": "k", "L": "l"},
+    ).experts
+    places = a.places()
+    assert [(p.api_base, p.region, p.api_key) for p in places] == [
+        ("http://one/v1", "us", Secret("k")),
+        ("http://two/v1", "eu", Secret("l")),
+    ]
+
+
+def test_runners_and_tools_get_their_model_from_what_they_are() -> None:
+    config = parse_config(
+        "experts:\n  - {name: s, runner: {model: bundled/x}}\n  - {name: c, tool: calculator}\n"
+    )
+    assert [e.model for e in config.experts] == ["bundled/x", "tool/calculator"]
+
+
+def test_a_missing_file_says_which_command_writes_one(tmp_path: object) -> None:
+    with pytest.raises(ConfigError, match="no such file; `thalamus init` writes one"):
+        load_config(f"{tmp_path}/none.yaml")
