@@ -1,4 +1,4 @@
-"""Makes the static table: each token through the encoder once, then fewer dimensions and weights by rarity."""
+"""Makes the static table: each token through the encoder once, fewer dimensions, weights by rarity."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -16,9 +16,9 @@ from .tokens import Tokenizer
 class StaticEmbedder:
     """Mean of distilled token vectors: microseconds a text, and routing nearly as good as the encoder's.
 
-    Distilling takes some seconds the first time (`progress` hears tokens done and in all); the table is cached
-    by content and mapped into memory. Texts above `max_tokens` keep head and tail. `embed` may be called from
-    many threads.
+    Distilling takes some seconds the first time (`progress` hears tokens done and in all); the table is
+    cached by content and mapped into memory. Texts above `max_tokens` keep head and tail. `embed` may be
+    called from many threads.
 
     Reference: model2vec (Minish Lab): token vectors, principal components, rarity weights, mean.
     """
