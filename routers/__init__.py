@@ -23,28 +23,33 @@ from .types import (
 
 if TYPE_CHECKING:
     from .artifacts import Artifact
-    from .embedders import load_embedder
-    from .features import FORM_NAMES, FeatureExtractor, query_of
+    from .embedders import CachedEmbedder, HashingEmbedder, StaticEmbedder, load_embedder
+    from .features import FORM_NAMES, FeatureExtractor
     from .fit import FitSettings, fit_artifact
     from .forecast import Forecaster
     from .outcome_merge import merge_outcomes
     from .outcomes import OutcomeTable, Provenance
+    from .query import estimate_tokens, query_of
     from .registry import PREDICTORS, make_predictor
 
 _LAZY = {
     "FORM_NAMES": "features",
     "PREDICTORS": "registry",
     "Artifact": "artifacts",
+    "CachedEmbedder": "embedders",
     "FeatureExtractor": "features",
     "FitSettings": "fit",
     "Forecaster": "forecast",
+    "HashingEmbedder": "embedders",
     "OutcomeTable": "outcomes",
     "Provenance": "outcomes",
+    "StaticEmbedder": "embedders",
+    "estimate_tokens": "query",
     "fit_artifact": "fit",
     "load_embedder": "embedders",
     "make_predictor": "registry",
     "merge_outcomes": "outcome_merge",
-    "query_of": "features",
+    "query_of": "query",
 }
 
 __all__ = [
@@ -54,6 +59,7 @@ __all__ = [
     "Artifact",
     "ArtifactError",
     "Bools",
+    "CachedEmbedder",
     "DataError",
     "Embedder",
     "EmbedderError",
@@ -65,6 +71,7 @@ __all__ = [
     "Floats",
     "Floats32",
     "Forecaster",
+    "HashingEmbedder",
     "Ints",
     "OutcomeTable",
     "Prediction",
@@ -72,7 +79,9 @@ __all__ = [
     "Provenance",
     "Query",
     "RoutersError",
+    "StaticEmbedder",
     "Tier",
+    "estimate_tokens",
     "fit_artifact",
     "load_embedder",
     "make_predictor",

@@ -1,20 +1,21 @@
 """What predictors read of a query: its vector, its words, its form."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
-from .embedders.static import StaticEmbedder
 from .errors import EmbedderError
 from .form import FORM_NAMES, FORM_VERSION, form_features
 from .language import guess_language
 from .lexical import LEXICAL_VERSION, N_SLOTS, lexical_slots
 from .protocols import Embedder
 from .query import code_share, estimate_tokens, query_of
-from .types import Features, Query, Tier
+from .types import Features, Floats, Floats32, Ints, Query, Tier
 
 __all__ = [
     "FORM_NAMES",
     "N_SLOTS",
     "FeatureExtractor",
+    "TokenEmbedder",
     "code_share",
     "estimate_tokens",
     "form_features",
@@ -23,13 +24,24 @@ __all__ = [
 ]
 
 
-class FeatureExtractor:
-    """Features of either tier; words and form are the same in both, and the text is tokenised once for them.
+class TokenEmbedder(Embedder, Protocol):
+    """An embedder whose tokens can be had before they are embedded: words and vector share one tokenisation."""
 
-    Without an encoder only the static tier can be asked for. `extract` may be called from many threads.
+    def ids(self, text: str) -> list[int]:
+        """Non-negative ids below 2³², at most as many as the embedder reads."""
+
+    def embed_ids(self, ids: Sequence[Sequence[int]]) -> Floats32:
+        """(n_texts, dim) unit rows; what `embed` gives for the texts the ids are of."""
+
+
+class FeatureExtractor:
+    """Features of either tier; words and form are the same in both, and a text is tokenised once for them.
+
+    `static` is a `StaticEmbedder` (in tests a `HashingEmbedder`). Without an encoder only the static tier can be
+    asked for. `extract` may be called from many threads.
     """
 
-    def __init__(self, static: StaticEmbedder, encoder: Embedder | None = None) -> None:
+    def __init__(self, static: TokenEmbedder, encoder: Embedder | None = None) -> None:
         self._static = static
         self._encoder = encoder
 
@@ -50,21 +62,24 @@ class FeatureExtractor:
             EmbedderError: there is no encoder, or a tier without features (`prior`) is asked for.
             ValueError: `reuse` is of another number of queries.
         """
+        if tier not in self.fingerprints:
+            raise EmbedderError(
+                f"no features for the tier {tier!r}: it is one of {', '.join(self.fingerprints)}"
+            )
         if reuse is not None and len(reuse) != len(queries):
             raise ValueError(f"reuse has {len(reuse)} queries, not {len(queries)}")
         texts = [query.text for query in queries]
-        if tier == "static":
-            return self._of_static(texts, reuse)
         if tier == "encoder" and self._encoder is not None:
-            rest = reuse or self._of_static(texts, None)
-            return Features("encoder", self._encoder.embed(texts), rest.lexical, rest.form)
-        raise EmbedderError(
-            f"no features for the tier {tier!r}: this extractor has {', '.join(self.fingerprints)}"
-        )
-
-    def _of_static(self, texts: Sequence[str], reuse: Features | None) -> Features:
+            lexical, form = self._words_and_form(texts, None, reuse)
+            return Features(tier, self._encoder.embed(texts), lexical, form)
         ids = [self._static.ids(text) for text in texts]
-        dense = self._static.embed_ids(ids)
+        lexical, form = self._words_and_form(texts, ids, reuse)
+        return Features(tier, self._static.embed_ids(ids), lexical, form)
+
+    def _words_and_form(
+        self, texts: Sequence[str], ids: list[list[int]] | None, reuse: Features | None
+    ) -> tuple[Ints, Floats]:
         if reuse is not None:
-            return Features("static", dense, reuse.lexical, reuse.form)
-        return Features("static", dense, lexical_slots(ids, texts), form_features(texts))
+            return reuse.lexical, reuse.form
+        ids = ids if ids is not None else [self._static.ids(text) for text in texts]
+        return lexical_slots(ids, texts), form_features(texts)

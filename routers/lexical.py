@@ -24,7 +24,7 @@ _SPACES_AND_SIGNS = (0x2000, 0x2BFF)
 
 
 def lexical_slots(ids: Sequence[Sequence[int]], texts: Sequence[str]) -> Ints:
-    """(n_texts, n_slots) int64 in [0, N_SLOTS): distinct slots of each text, ascending, then -1 to the widest.
+    """(n_texts, n_slots) int64 in [0, N_SLOTS): slots of each text, ascending, then -1 to the widest.
 
     Slots are hashed tokens and pairs of neighbours. Characters beyond Latin, many of which a WordPiece
     vocabulary knows only as unknown, count too, alone and in pairs.

@@ -22,16 +22,23 @@ class HashingEmbedder:
         self.dim = dim
         self.fingerprint = f"hashing-d{dim}"
 
+    def ids(self, text: str) -> list[int]:
+        """A 32-bit code per word or sign."""
+        return [zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in _WORD.findall(text.lower())]
+
     def embed(self, texts: Sequence[str]) -> Floats32:
         """(n_texts, dim) unit rows, in order; (0, dim) for no text."""
-        vectors = np.zeros((len(texts), self.dim), np.float32)
-        for row, text in enumerate(texts):
-            self._add(vectors[row], text)
+        return self.embed_ids([self.ids(text) for text in texts])
+
+    def embed_ids(self, ids: Sequence[Sequence[int]]) -> Floats32:
+        """(n_texts, dim) unit rows of texts as `ids` gives them."""
+        vectors = np.zeros((len(ids), self.dim), np.float32)
+        for row, codes in enumerate(ids):
+            self._add(vectors[row], codes)
         return vectors
 
-    def _add(self, vector: Floats32, text: str) -> None:
-        for word in _WORD.findall(text.lower()):
-            code = zlib.crc32(word.encode("utf-8", "surrogatepass"))
+    def _add(self, vector: Floats32, codes: Sequence[int]) -> None:
+        for code in codes:
             vector[(code >> 1) % self.dim] += 1.0 if code & 1 else -1.0
         length = float(np.sqrt(vector @ vector))
         if length:
