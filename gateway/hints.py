@@ -1,7 +1,7 @@
 """What one request asks of the router: the body's `router` object, headers, and what clients of others send.
 
-The body wins where body and headers name different things; limits of both hold, and only ever tighten what the
-policy requires.
+The body wins where body and headers name different things; limits of both hold, and only ever tighten what
+the policy requires.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,7 +36,11 @@ class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RouterField(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The body's `router` object. `cost_quality_tradeoff`: 0 is quality alone, 10 the cheapest."""
+    """The body's `router` object.
+
+    `cost_quality_tradeoff`: 0 is quality alone, 10 the cheapest. `fallbacks` stand behind an expert asked for
+    by name. `explain` puts the decision's facts on a stream's last chunk.
+    """
 
     policy: Text | None = None
     weights: Weights | None = None
@@ -47,6 +51,8 @@ class RouterField(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     exclude: Names | None = None
     session_id: Text | None = None
     cost_quality_tradeoff: Dial | None = None
+    fallbacks: Names | None = None
+    explain: bool = False
 
 
 class AutoRouterPlugin(msgspec.Struct, frozen=True):
@@ -64,6 +70,8 @@ class RequestHints:
     hints: Hints | None = None
     session_id: str | None = None
     debug: bool = False
+    fallbacks: tuple[str, ...] = ()
+    explain: bool = False
 
 
 NOTHING = RequestHints()
@@ -95,6 +103,8 @@ def read_hints(fields: Mapping[str, msgspec.Raw], headers: Mapping[bytes, bytes]
         hints=Hints(require, objective),
         session_id=(body.session_id if body else None) or _session(session),
         debug=debug,
+        fallbacks=(body.fallbacks if body else None) or (),
+        explain=body is not None and body.explain,
     )
 
 

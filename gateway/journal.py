@@ -112,7 +112,7 @@ class Journal:
         return None
 
     def _write(self) -> None:
-        tidied = 0.0
+        tidied = -TIDY_EVERY_S
         while True:
             self._wake.wait(timeout=60.0)
             if not self._closing:
@@ -188,13 +188,14 @@ def _prepare(path: Path) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600, exist_ok=True)
         with _connection(path) as database:
             version = database.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
                 _create(database)
             elif version > SCHEMA_VERSION:
                 raise JournalError(
-                    f"{path}: written by a newer Thalamus (schema {version}, this one knows {SCHEMA_VERSION}); "
+                    f"{path}: written by a newer Thalamus (schema {version}, not {SCHEMA_VERSION}); "
                     "update Thalamus, or give journal.path another name"
                 )
     except (sqlite3.Error, OSError) as error:

@@ -28,6 +28,8 @@ class ModelFacts:
 
     input_usd_per_token: float | None = None
     output_usd_per_token: float | None = None
+    cached_input_usd_per_token: float | None = None
+    reasoning_usd_per_token: float | None = None
     context_tokens: int | None = None
     abilities: frozenset[str] | None = None
     embeds: bool = False
@@ -78,6 +80,8 @@ def _facts(raw: msgspec.Raw, model: str) -> ModelFacts | None:
     return ModelFacts(
         input_usd_per_token=_price(entry.get("input_cost_per_token")),
         output_usd_per_token=_price(entry.get("output_cost_per_token")),
+        cached_input_usd_per_token=_price(entry.get("cache_read_input_token_cost")),
+        reasoning_usd_per_token=_price(entry.get("output_cost_per_reasoning_token")),
         context_tokens=_count(entry.get("max_input_tokens")) or _count(entry.get("max_tokens")),
         abilities=frozenset(word for key, word in ABILITIES.items() if entry.get(key) is True)
         if known

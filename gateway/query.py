@@ -1,7 +1,7 @@
 """One request reduced to what routing may see.
 
-A lone user message gives the very `Query` that `routers.query_of` gives for its text, so that what was learned
-offline holds online.
+A lone user message gives the very `Query` that `routers.query_of` gives for its text, so that what was
+learned offline holds online.
 """
 
 from collections.abc import Mapping

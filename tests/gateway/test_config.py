@@ -183,7 +183,8 @@ def test_deployments_inherit_what_they_do_not_say() -> None:
     (a,) = parse_config(
         expert(
             "    api_key: ${K}\n    region: us\n    deployments:\n"
-            "      - {api_base: http://one/v1}\n      - {api_base: http://two/v1, region: eu, api_key: '${L}'}\n"
+            "      - {api_base: http://one/v1}\n"
+            "      - {api_base: http://two/v1, region: eu, api_key: '${L}'}\n"
         ),
         env={"K": "k", "L": "l"},
     ).experts

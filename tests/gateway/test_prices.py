@@ -89,7 +89,8 @@ def test_what_the_configuration_says_wins_over_the_table(table: dict[str, msgspe
     )
     (profile,) = profiles(
         parse_config(
-            "experts:\n  - {name: a, model: openai/m, input_cost_per_token: 0, context_window: 5, abilities: [tools]}"
+            "experts:\n"
+            "  - {name: a, model: openai/m, input_cost_per_token: 0, context_window: 5, abilities: [tools]}"
         )
     )
     assert (profile.input_usd_per_token, profile.output_usd_per_token) == (0.0, 2e-6)

@@ -1,0 +1,223 @@
+"""What routing sees of a request."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.errors import InvalidField
+from gateway.query import TOKENS_PER_IMAGE, query_of_chat, query_of_completion, query_of_embedding
+from gateway.turns import CONTEXT_CHARS, NOISE_TAGS, routing_text, said
+from routers import Query, estimate_tokens, query_of
+
+LONG = "Refactor the parser so that it reports the line of every error, and add tests for it. " * 3
+
+
+def raw(body: dict[str, Any]) -> dict[str, msgspec.Raw]:
+    return {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in body.items()}
+
+
+def chat(*messages: Any, **fields: Any) -> Query:
+    return query_of_chat(raw({"messages": messages, **fields}))
+
+
+def user(content: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: Any = "ok") -> dict[str, Any]:
+    return {"role": "assistant", "content": content}
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "What is 4817*392?",
+        "def f(x):\n    return x\n",
+        "Wie heißt du, und woher kommst du?",
+        "",
+        " a  b ",
+        "1 < 2 > 0",
+        LONG * 50,
+    ],
+)
+def test_a_lone_user_message_is_the_query_of_its_text(prompt: str) -> None:
+    assert chat(user(prompt)) == query_of(prompt)
+    assert chat(user([{"type": "text", "text": prompt}])) == query_of(prompt)
+    assert query_of_completion(raw({"prompt": prompt})) == query_of(prompt)
+    assert query_of_embedding(raw({"input": prompt})) == query_of(prompt)
+
+
+def test_a_short_last_turn_is_read_in_the_light_of_what_was_asked_before() -> None:
+    text = chat(user(LONG), assistant(), user("commit it")).text
+    assert text.startswith("commit it\n\n")
+    assert LONG[:200] in text
+
+
+def test_the_last_turn_leads_and_weighs_most() -> None:
+    earlier = "Tell me about the history of Rome, its kings and its consuls. " * 20
+    text = chat(user(earlier), assistant(), user(LONG)).text
+    assert text.startswith(LONG)
+    assert len(LONG) > 2 * (len(text) - len(LONG) - 10)
+
+
+def test_context_is_bounded_however_long_the_conversation() -> None:
+    turns = [user(f"{n} {LONG}") for n in range(200)]
+    assert len(chat(*turns, user("go on")).text) < CONTEXT_CHARS + 100
+
+
+def test_assistants_tools_and_systems_do_not_speak_for_the_user() -> None:
+    query = chat(
+        {"role": "system", "content": "You are a PIRATE."},
+        user("Sort this list."),
+        assistant("ARR"),
+        {"role": "tool", "tool_call_id": "1", "content": "SECRET OUTPUT"},
+        {"role": "developer", "content": "Be BRIEF."},
+    )
+    assert query.text == "Sort this list."
+
+
+def test_tokens_are_those_of_the_whole_request() -> None:
+    tool_output = "x" * 40_000
+    query = chat(user("Sort this list."), {"role": "tool", "content": tool_output})
+    assert query.n_input_tokens >= estimate_tokens(tool_output)
+
+
+@pytest.mark.parametrize("tag", NOISE_TAGS)
+def test_what_a_harness_pastes_is_not_the_ask(tag: str) -> None:
+    query = chat(user(f"Fix the bug.\n<{tag}>\nbe <b>quiet</b>\n</{tag}>\n"))
+    assert query.text == "Fix the bug."
+    assert query.n_input_tokens > estimate_tokens("Fix the bug.")
+
+
+def test_several_reminders_are_all_stripped() -> None:
+    reminder = "<system-reminder>a</system-reminder>"
+    assert said(f"{reminder}One<bash-stdout x='1'>b</bash-stdout> two{reminder}") == "One two"
+
+
+def test_a_tag_that_is_never_closed_is_the_users_own_words() -> None:
+    text = "What does <system-reminder> mean in a prompt?"
+    assert said(text) == text
+
+
+def test_stripping_takes_linear_time_on_hostile_text() -> None:
+    hostile = "".join(f"<{tag}>" for tag in NOISE_TAGS) * 20_000
+    assert said(hostile) == hostile
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "[execute_command for 'ls -la'] Result:\ntotal 0",
+        "EXECUTION RESULT of [run]:\n1",
+        "OBSERVATION:\n4 files",
+    ],
+)
+def test_a_turn_that_is_a_tools_output_is_no_turn(output: str) -> None:
+    assert chat(user("List my files, please, and count them."), assistant(), user(output)).text == (
+        "List my files, please, and count them."
+    )
+
+
+def test_a_tool_result_among_the_parts_is_not_the_ask() -> None:
+    parts = [{"type": "tool_result", "content": "LOTS"}, {"type": "text", "text": "Go on."}]
+    assert chat(user("Sort the list."), user(parts)).text == "Go on.\n\nSort the list."
+
+
+def test_a_conversation_without_a_users_word_is_routed_by_what_there_is() -> None:
+    assert chat({"role": "system", "content": "Greet the world."}).text == "Greet the world."
+    assert chat(user(None)).text == ""
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_image"])
+def test_images_are_seen_and_counted(kind: str) -> None:
+    query = chat(
+        user(
+            [
+                {"type": "text", "text": "What is this?"},
+                {"type": kind, kind: {"url": "data:image/png;base64,AAAA"}},
+            ]
+        )
+    )
+    assert query.has_images
+    assert query.text == "What is this?"
+    assert query.n_input_tokens == query_of("What is this?").n_input_tokens + TOKENS_PER_IMAGE
+
+
+@pytest.mark.parametrize("field", ["tools", "functions"])
+def test_tools_are_seen_and_counted(field: str) -> None:
+    query = chat(user("Hi"), **{field: [{"type": "function", "function": {"name": "f" * 400}}]})
+    assert query.has_tools
+    assert query.n_input_tokens > 100
+
+
+@pytest.mark.parametrize("value", [None, []])
+def test_an_empty_list_of_tools_is_no_tools(value: object) -> None:
+    assert not chat(user("Hi"), tools=value).has_tools
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("json_object", True), ("json_schema", True), ("text", False)]
+)
+def test_a_wish_for_json_is_seen(kind: str, expected: bool) -> None:
+    assert chat(user("Hi"), response_format={"type": kind}).wants_json is expected
+
+
+def test_the_limit_of_the_answer_is_read_newer_name_first() -> None:
+    assert chat(user("Hi"), max_tokens=5).max_output_tokens == 5
+    assert chat(user("Hi"), max_tokens=5, max_completion_tokens=7).max_output_tokens == 7
+    assert chat(user("Hi"), max_tokens=None).max_output_tokens is None
+
+
+def test_unknown_fields_and_roles_are_nobodys_business() -> None:
+    query = chat(
+        {"role": "user", "content": "Hi", "name": "n", "x": {"y": [1]}},
+        {"role": "wizard", "content": "!"},
+        zz=1,
+    )
+    assert query.text == "Hi"
+
+
+def test_several_prompts_are_routed_by_the_first_and_counted_all() -> None:
+    query = query_of_completion(raw({"prompt": ["one", "two" * 100]}))
+    assert query.text == "one"
+    assert query.n_input_tokens > 70
+
+
+@pytest.mark.parametrize(("value", "n_tokens"), [([1, 2, 3], 3), ([[1, 2], [3]], 3)])
+def test_token_ids_cannot_be_read_but_are_counted(value: object, n_tokens: int) -> None:
+    query = query_of_embedding(raw({"input": value}))
+    assert (query.text, query.n_input_tokens) == ("", n_tokens)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "messages"),
+        ({"messages": []}, "messages"),
+        ({"messages": "Hi"}, "messages"),
+        ({"messages": None}, "messages"),
+        ({"messages": ["Hi"]}, "messages[0]"),
+        ({"messages": [user("a"), {"content": "b"}]}, "messages[1]"),
+        ({"messages": [user(3)]}, "messages[0].content"),
+        ({"messages": [user([{"text": "a"}])]}, "messages[0].content[0]"),
+        ({"messages": [user("a")], "max_tokens": "many"}, "max_tokens"),
+        ({"messages": [user("a")], "max_tokens": -1}, "max_tokens"),
+        ({"messages": [user("a")], "response_format": "json"}, "response_format"),
+    ],
+)
+def test_a_malformed_conversation_is_refused_where_it_is_malformed(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidField) as caught:
+        query_of_chat(raw(body))
+    assert (caught.value.status, caught.value.param) == (400, param)
+
+
+@pytest.mark.parametrize("value", [None, [], 3, {"a": 1}, ["a", 1], [True]])
+def test_a_malformed_input_is_refused(value: object) -> None:
+    with pytest.raises(InvalidField) as caught:
+        query_of_embedding(raw({"input": value}))
+    assert caught.value.param == "input"
+
+
+def test_no_turns_make_no_text() -> None:
+    assert routing_text([]) == ""
