@@ -45,7 +45,7 @@ class Routing:
         self.n_consulted = 0
         self._extractor = extractor
         self._missing = degraded
-        self._failing: str | None = None
+        self._failing: dict[str, str] = {}
         self._tiers = tuple(
             tier
             for tier in forecaster.tiers
@@ -55,7 +55,7 @@ class Routing:
     @property
     def degraded(self) -> str | None:
         """What predictions have to do without, for readiness and for the reasons of decisions."""
-        return self._failing or self._missing
+        return next(iter(self._failing.values()), self._missing)
 
     async def decide(self, query: Query, policy: Policy, hints: Hints | None, fleet: Fleet) -> Decision:
         """Who answers this query.
@@ -107,7 +107,7 @@ class _Deciding:
         if not first and not self._has_time():
             return None
         static = self._features()
-        vector = await self._encode()
+        vector = await self._encode() if static is not None else None
         if vector is not None and static is not None:
             return self._predict(Features("encoder", vector, static.lexical, static.form))
         if not first:
@@ -125,15 +125,17 @@ class _Deciding:
         return gatherer is not None and gatherer.has_time()
 
     def _predict(self, features: Features | None) -> Prediction:
-        return self._routing.forecaster.predict([self._query], features)
+        prediction: Prediction = self._routing.forecaster.predict([self._query], features)
+        return prediction
 
     def _features(self) -> Features | None:
         extractor = self._routing._extractor
         if self._static is None and extractor is not None:
             try:
                 self._static = extractor.extract([self._query], "static")
+                self._routing._failing.pop("static", None)
             except Exception as error:  # whatever an embedder raises must not cost the answer
-                self._fail("the static embedder failed", error)
+                self._fail("static", "the static embedder failed", error)
         return self._static
 
     async def _encode(self) -> Floats32 | None:
@@ -146,16 +148,16 @@ class _Deciding:
             self._lack = "the encoder is overloaded"
             return None
         except Exception as error:  # whatever an embedder raises must not cost the answer
-            self._fail("the encoder failed", error)
+            self._fail("encoder", "the encoder failed", error)
             return None
-        self._routing._failing = None
+        self._routing._failing.pop("encoder", None)
         self._routing.n_consulted += 1
         return vector
 
-    def _fail(self, what: str, error: Exception) -> None:
-        if self._routing._failing is None:
+    def _fail(self, part: str, what: str, error: Exception) -> None:
+        if part not in self._routing._failing:
             log.warning("%s: %s: %s", what, type(error).__name__, error)
-        self._lack = self._routing._failing = what
+        self._lack = self._routing._failing[part] = what
 
 
 def _refusal(error: Infeasible) -> NothingEligible | Unavailable:

@@ -1,0 +1,178 @@
+"""The online driver: the engine's consultations answered, failures admitted."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from gateway.errors import NothingEligible, Unavailable
+from gateway.microbatch import Budget, Gatherer
+from gateway.routing import Routing
+from policies import Engine, Fleet, Hints, Policy, Require
+from routers import ExpertProfile, FeatureExtractor, Features, Floats32, Prediction, Query, Tier, query_of
+
+POOL = (ExpertProfile("small", "p/small", 0.0, 0.0), ExpertProfile("large", "p/large", 1e-6, 1e-6))
+IDLE = Fleet.idle(2)
+
+
+class TwoMinds:
+    """A forecaster that likes `small` on a static look and `large` on a closer one."""
+
+    margin = 0.5
+    warnings: tuple[str, ...] = ()
+
+    def __init__(self, tiers: tuple[Tier, ...] = ("static", "encoder")) -> None:
+        self.tiers = tiers
+        self.asked: list[Tier] = []
+
+    def predict(self, queries: Sequence[Query], features: Features | None) -> Prediction:
+        tier: Tier = "prior" if features is None else features.tier
+        self.asked.append(tier)
+        quality = {"prior": [0.5, 0.4], "static": [0.6, 0.5], "encoder": [0.2, 0.9]}[tier]
+        rows = np.array([quality] * len(queries))
+        return Prediction(
+            ("small", "large"), tier, rows, rows * 0, rows * 100, rows * 0.001, rows, np.array([True, True])
+        )
+
+
+class Extractor:
+    def __init__(self) -> None:
+        self.broken = False
+
+    def extract(self, queries: Sequence[Query], tier: Tier, reuse: Features | None = None) -> Features:
+        if self.broken:
+            raise RuntimeError("no table")
+        n = len(queries)
+        return Features(tier, np.zeros((n, 4), np.float32), np.zeros((n, 2), np.int64), np.zeros((n, 3)))
+
+
+class Encoder:
+    fingerprint = "fake"
+    dim = 4
+
+    def __init__(self) -> None:
+        self.broken = False
+
+    def embed(self, texts: Sequence[str]) -> Floats32:
+        if self.broken:
+            raise RuntimeError("the session died")
+        return np.ones((len(texts), 4), np.float32)
+
+
+class Made:
+    def __init__(
+        self, budget: Budget | None = None, tiers: tuple[Tier, ...] = ("static", "encoder"), **more: Any
+    ) -> None:
+        self.forecaster = TwoMinds(tiers)
+        self.extractor = Extractor()
+        self.encoder = Encoder()
+        self.gatherer = Gatherer(self.encoder, budget=budget) if more.pop("with_encoder", True) else None
+        self.routing = Routing(
+            Engine(POOL),
+            cast("Any", self.forecaster),
+            cast("FeatureExtractor", self.extractor),
+            self.gatherer,
+            **more,
+        )
+
+    async def decide(self, hints: Hints | None = None, fleet: Fleet = IDLE, **policy: Any) -> Any:
+        return await self.routing.decide(query_of("hello there"), Policy("auto", **policy), hints, fleet)
+
+
+@pytest.fixture
+async def made() -> AsyncIterator[Made]:
+    made = Made()
+    yield made
+    assert made.gatherer is not None
+    made.gatherer.close()
+
+
+@pytest.mark.parametrize(
+    ("use", "chosen", "tiers"),
+    [
+        ("never", "small", ["static"]),
+        ("always", "large", ["encoder"]),
+        ("adaptive", "large", ["static", "encoder"]),
+    ],
+)
+async def test_a_policy_says_how_closely_to_look(
+    made: Made, use: str, chosen: str, tiers: list[Tier]
+) -> None:
+    decision = await made.decide(encoder=use)
+    assert (decision.chosen, made.forecaster.asked) == (chosen, tiers)
+    assert made.routing.degraded is None
+    assert "degraded" not in decision.reason
+
+
+async def test_a_clear_margin_needs_no_closer_look(made: Made) -> None:
+    made.forecaster.margin = 0.05
+    assert (await made.decide()).tier == "static"
+    assert made.routing.n_consulted == 0
+
+
+async def test_consultations_are_counted(made: Made) -> None:
+    await made.decide()
+    await made.decide(encoder="never")
+    assert (made.routing.n_decided, made.routing.n_consulted) == (2, 1)
+
+
+async def test_a_spent_budget_lets_the_first_decision_stand() -> None:
+    budget = Budget(n_waiting=8, share=0.1, n_threads=1, clock=lambda: 0.0)
+    budget.spend(1000)
+    made = Made(budget)
+    decision = await made.decide()
+    assert (decision.chosen, decision.tier, made.routing.n_consulted) == ("small", "static", 0)
+
+
+async def test_a_spent_budget_does_not_bind_a_policy_that_always_looks_closely() -> None:
+    budget = Budget(n_waiting=8, share=0.1, n_threads=1, clock=lambda: 0.0)
+    budget.spend(1000)
+    assert (await Made(budget).decide(encoder="always")).tier == "encoder"
+
+
+@pytest.mark.parametrize("use", ["always", "adaptive"])
+async def test_a_failing_encoder_degrades_and_says_so_until_it_works_again(made: Made, use: str) -> None:
+    made.encoder.broken = True
+    decision = await made.decide(encoder=use)
+    assert (decision.chosen, decision.tier) == ("small", "static")
+    assert decision.reason.endswith("; degraded: the encoder failed")
+    assert made.routing.degraded == "the encoder failed"
+    made.encoder.broken = False
+    decision = await made.decide(encoder=use)
+    assert (decision.tier, made.routing.degraded) == ("encoder", None)
+    assert "degraded" not in decision.reason
+
+
+async def test_with_no_embedder_at_all_the_prior_decides_and_says_so(made: Made) -> None:
+    made.encoder.broken = made.extractor.broken = True
+    decision = await made.decide()
+    assert (decision.tier, decision.chosen) == ("prior", "small")
+    assert "degraded: the static embedder failed" in decision.reason
+
+
+async def test_an_encoder_missing_from_the_start_is_admitted_where_it_is_wanted() -> None:
+    made = Made(with_encoder=False, degraded="there is no encoder")
+    assert made.routing.degraded == "there is no encoder"
+    assert (await made.decide()).reason.endswith("degraded: there is no encoder")
+    assert "degraded" not in (await made.decide(encoder="never")).reason
+
+
+async def test_without_an_artifact_the_prior_decides_and_nothing_is_degraded() -> None:
+    made = Made(tiers=("prior",), with_encoder=False)
+    decision = await made.decide()
+    assert (decision.tier, made.routing.degraded) == ("prior", None)
+
+
+async def test_what_nobody_can_meet_is_the_requests_fault(made: Made) -> None:
+    with pytest.raises(NothingEligible, match="small: quality") as caught:
+        await made.decide(Hints(Require(min_quality=0.99)))
+    assert (caught.value.status, caught.value.param) == (400, "router")
+
+
+async def test_when_everybody_is_out_the_client_is_told_when_to_come_again(made: Made) -> None:
+    out = Fleet(np.zeros(2, bool), np.zeros(2), {"small": "cooling down", "large": "cooling down"})
+    with pytest.raises(Unavailable) as caught:
+        await made.decide(fleet=out)
+    assert caught.value.status == 503
+    assert caught.value.headers()
