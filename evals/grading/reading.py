@@ -1,0 +1,97 @@
+"""How an answer in free text is read: normal form, sentences, mentions, negation, hedges, lists."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+
+DECISION_WINDOW_WORDS = 60
+"""The decision must be among the first so many words: later mentions are rambling, not an answer."""
+
+_QUOTES = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": " - ", "…": "..."})
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+|\n+|[.!?][\"')\]]*$")
+_HEDGE = re.compile(
+    r"\b(i (do not|don't|dont) know|not (quite |entirely )?sure|unsure|uncertain|perhaps|maybe"
+    r"|might be|could be|may be|either|cannot (say|answer|tell)|can't (say|answer|tell)"
+    r"|hard to say|it depends|or something)\b"
+)
+_CORRECTION = re.compile(r"^(actually|correction|wait|sorry|no wait|i mean|i was wrong|on second thought)\b")
+_NEGATORS = {"not", "never", "no", "neither", "nor", "without", "except", "cannot"} | {
+    "isn't",
+    "aren't",
+    "wasn't",
+    "doesn't",
+}
+_NEGATED_AFTER = re.compile(
+    r"^[\"']?,? (is|are|was|were|does|do) (not|never)\b(?! only)|^[\"']? (isn't|aren't|wasn't)\b"
+)
+_WORD = re.compile(r"[^\s,;:\"()]+")
+_MARKUP = re.compile(r"[*`#]+|(?<!\w)_+|_+(?!\w)|^\s*>", re.MULTILINE)
+
+
+def plain(text: str) -> str:
+    """The text without markdown marks and typographic quotes, case kept."""
+    return _MARKUP.sub("", unicodedata.normalize("NFKC", text).translate(_QUOTES)).strip()
+
+
+def fold(text: str) -> str:
+    """Plain text without case or accents: `Années` and `annees` are one."""
+    decomposed = unicodedata.normalize("NFKD", plain(text).casefold())
+    return "".join(c for c in decomposed if not unicodedata.combining(c))
+
+
+def bare(text: str) -> str:
+    """Folded text without punctuation and leading article, single spaces: for equality."""
+    words = re.sub(r"[^\w\s'+-]", " ", fold(text)).split()
+    if len(words) > 1 and words[0] in {"a", "an", "the"}:
+        words = words[1:]
+    return " ".join(words)
+
+
+def sentences(text: str) -> Iterator[str]:
+    """Folded statements in order; questions are left out, since a question answers nothing."""
+    for piece in _SENTENCE_END.split(fold(text) + " "):
+        sentence = (piece or "").strip()
+        if sentence and not sentence.rstrip("\"')").endswith("?"):
+            yield sentence.rstrip(".! ")
+
+
+def mentions(sentence: str, phrases: Iterable[str]) -> list[re.Match[str]]:
+    """Word-bounded occurrences of any phrase in a folded sentence, longest phrase first."""
+    parts = sorted({re.escape(fold(phrase)) for phrase in phrases}, key=len, reverse=True)
+    return list(re.finditer(rf"(?<![\w])(?:{'|'.join(parts)})(?![\w])", sentence)) if parts else []
+
+
+def negated(sentence: str, mention: re.Match[str]) -> bool:
+    """Whether the mention is denied: `not Paris`, `Paris is not`; `not Lyon but Paris` is no denial."""
+    if _NEGATED_AFTER.match(sentence[mention.end() :]):
+        return True
+    clause = re.split(r"[,;:]", sentence[: mention.start()])[-1]
+    near = [word.strip("'") for word in _WORD.findall(clause)[-3:]]
+    if "but" in near:
+        near = near[near.index("but") :]
+    return any(word in _NEGATORS for word in near)
+
+
+def hedged(sentence: str) -> bool:
+    """Whether a folded sentence refuses to commit itself."""
+    return bool(_HEDGE.search(sentence))
+
+
+def corrects(sentence: str) -> bool:
+    """Whether a folded sentence takes back what was said before it."""
+    return bool(_CORRECTION.match(sentence))
+
+
+def is_list(sentence: str) -> bool:
+    """Whether a folded sentence enumerates candidates (four short items or more) instead of deciding."""
+    items = re.split(r"[,;/|]|\bor\b|\band\b", sentence)
+    return sum(0 < len(item.split()) <= 2 for item in items) >= 4
+
+
+def without_echo(answer: str, prompt: str) -> str:
+    """The answer without verbatim repetitions of the prompt, whatever spacing and case; one word is none."""
+    words = prompt.split()
+    if len(words) < 2:
+        return answer
+    pattern = r"\s+".join(map(re.escape, words))
+    return re.sub(pattern, " ", answer, flags=re.IGNORECASE).strip()

@@ -1,0 +1,35 @@
+"""Writes the bundled probe set: `python -m evals.probes.generate`."""
+
+import json
+from dataclasses import asdict
+
+from .families import FAMILIES
+from .files import BUNDLED
+from .types import Probe
+
+
+def generate() -> list[Probe]:
+    """Every item of every family as a probe, in the order of kinds and families."""
+    return [
+        Probe(
+            id=f"{family.name}/{number:02d}",
+            kind=family.kind,
+            family=family.name,
+            prompt=item.prompt,
+            grader=family.grader,
+            expected=item.expected,
+            max_tokens=family.max_tokens,
+            reference=item.reference,
+        )
+        for family in FAMILIES
+        for number, item in enumerate(family.items, 1)
+    ]
+
+
+def as_jsonl(probes: list[Probe]) -> str:
+    """One probe per line, keys in the order of the fields."""
+    return "".join(json.dumps(asdict(probe), ensure_ascii=False) + "\n" for probe in probes)
+
+
+if __name__ == "__main__":
+    BUNDLED.write_text(as_jsonl(generate()), encoding="utf-8")
