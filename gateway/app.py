@@ -1,0 +1,188 @@
+"""The composition root: the whole gateway, put together in one place.
+
+    Front ── gate (who asks) ── POST /v1/chat/completions, /v1/completions ── Asking ── Dispatcher ── experts
+                             ├─ POST /v1/embeddings ── Embedding
+                             └─ all else ── Starlette: models, route, decisions, health, openapi
+
+What is opened is opened in the lifespan, in this order, and closed in the opposite one: journal, transport,
+runners, routing.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from routers import ExpertProfile
+
+from .auth import Gate
+from .config import Config, ExpertConfig
+from .dispatch import Dispatcher
+from .endpoints import chat, completions, embeddings
+from .endpoints.ask import Asking
+from .errors import EndpointNotFound, GatewayError, MethodNotAllowed, to_envelope
+from .experts import build_expert
+from .fleet import FleetState
+from .front import Front
+from .journal import Journal
+from .machine import Machine
+from .microbatch import Gatherer
+from .prices import facts_of
+from .profiles import profile_of, profiles
+from .runners import Runners, RunnerSettings
+from .transport import Transport
+from .usage import Price
+
+if TYPE_CHECKING:
+    from .routing import Routing
+
+RoutingOf = Callable[[Config, Sequence[ExpertProfile]], tuple[Any, Gatherer | None]]
+
+
+def build_app(config: Config) -> Front:
+    """The gateway as an ASGI application. No connection is made and no runner started before its lifespan.
+
+    Raises:
+        ValueError: an expert cannot be called as configured; says which and why.
+        JournalError: the journal cannot be opened.
+    """
+    transport = Transport()
+    return front_of(machine_of(config, transport), transport)
+
+
+def machine_of(config: Config, transport: Transport, routing_of: RoutingOf | None = None) -> Machine:
+    """The parts, made from the configuration and of one another."""
+    runners = Runners(runner_settings(config))
+    experts = {
+        expert.name: build_expert(expert, config.timeouts, transport, runners) for expert in config.experts
+    }
+    pool = profiles(config)
+    routing, gatherer = (routing_of or _routing)(config, pool)
+    return Machine(
+        config=config,
+        profiles=pool,
+        policies=config.policies_by_name(),
+        experts=experts,
+        fleet=FleetState([profile.name for profile in pool], limits(config)),
+        routing=routing,
+        gatherer=gatherer,
+        journal=Journal.open(config.journal),
+        runners=runners,
+        gate=Gate(config.server),
+    )
+
+
+def _routing(config: Config, pool: Sequence[ExpertProfile]) -> "tuple[Routing, Gatherer | None]":
+    from .routing_build import build_routing  # loads the embedders
+
+    return build_routing(config, pool)
+
+
+def front_of(machine: Machine, transport: Transport) -> Front:
+    """The application around a machine."""
+    dispatcher = Dispatcher(machine.experts, prices(machine.config), machine.fleet, machine.journal)
+    asking = Asking(machine, dispatcher)
+    hot = {
+        chat.PATH: asking.handler(chat.CHAT),
+        completions.PATH: asking.handler(completions.COMPLETIONS),
+        embeddings.PATH: embeddings.Embedding(machine, dispatcher).handler(),
+    }
+    return Front(hot, rest_of(machine, transport), machine.gate)
+
+
+def rest_of(machine: Machine, transport: Transport) -> Starlette:
+    """Everything that is not hot, and the lifespan of all."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with running(machine, transport):
+            yield
+
+    app = Starlette(
+        routes=[],
+        exception_handlers={HTTPException: _refused, GatewayError: _refused},
+        lifespan=lifespan,
+    )
+    app.state.machine = machine
+    return app
+
+
+@contextlib.asynccontextmanager
+async def running(machine: Machine, transport: Transport) -> AsyncIterator[None]:
+    """Everything opened, and closed again however it ends."""
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(machine.journal.close)
+        await transport.open()
+        stack.push_async_callback(transport.close)
+        for expert in machine.experts.values():
+            stack.push_async_callback(expert.close)
+        if machine.runners:
+            stack.push_async_callback(machine.runners.stop)
+            await machine.runners.start()
+        if machine.gatherer is not None:
+            stack.callback(machine.gatherer.close)
+        yield
+
+
+def runner_settings(config: Config) -> dict[str, RunnerSettings]:
+    """What the local engines are asked to serve, by expert."""
+    wanted = {expert.name: expert.runner for expert in config.experts if expert.runner is not None}
+    return {
+        name: RunnerSettings(
+            engine=runner.engine,
+            model=runner.model,
+            context_tokens=runner.context_tokens,
+            n_parallel=runner.n_parallel,
+            n_threads=runner.n_threads,
+        )
+        for name, runner in wanted.items()
+    }
+
+
+def limits(config: Config) -> dict[str, int | None]:
+    """How many calls each expert serves at a time; None where there is no bound."""
+    return {expert.name: max_parallel(expert) for expert in config.experts}
+
+
+def max_parallel(expert: ExpertConfig) -> int | None:
+    if expert.runner is not None:
+        return expert.runner.n_parallel
+    bounds = [place.max_parallel for place in expert.places()]
+    known = [bound for bound in bounds if bound is not None]
+    return sum(known) if len(known) == len(bounds) else None
+
+
+def prices(config: Config) -> Mapping[str, Price]:
+    """What each expert charges."""
+    return {expert.name: price_of(expert) for expert in config.experts}
+
+
+def price_of(expert: ExpertConfig) -> Price:
+    """What an expert charges for a token."""
+    profile = profile_of(expert)
+    facts = facts_of(expert.model) if expert.input_cost_per_token is None and not expert.is_local else None
+    return Price(
+        profile.input_usd_per_token,
+        profile.output_usd_per_token,
+        facts.cached_input_usd_per_token if facts else None,
+        facts.reasoning_usd_per_token if facts else None,
+    )
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """Starlette's refusals and ours, in OpenAI's envelope."""
+    refusal = error if isinstance(error, GatewayError) else _in_our_words(request, error)
+    headers = {name.decode(): value.decode() for name, value in refusal.headers()}
+    return Response(to_envelope(refusal), refusal.status, headers, media_type="application/json")
+
+
+def _in_our_words(request: Request, error: Exception) -> GatewayError:
+    path, method = request.url.path, request.method
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "").split(", ")
+        return MethodNotAllowed(f"{path} does not take {method}", allowed)
+    return EndpointNotFound(f"there is no {method} {path} here; /openapi.json lists what there is")

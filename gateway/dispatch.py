@@ -1,0 +1,297 @@
+"""Performs plans: calls the experts a decision names, in order, and puts the answer on the wire.
+
+Until an expert has spoken its failure moves the plan on; afterwards nothing is retried, and a stream that
+breaks off says so. Whatever happens is told to the fleet and written to the journal, once.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import msgspec
+
+from policies import Decision, Plan, Verdict, decision_record
+
+from .errors import ExpertFailed, GatewayError, Unavailable
+from .experts.types import Call, Expert, Reply, UpstreamError
+from .fleet import FleetState
+from .journal import AttemptRecord, Entry, Journal
+from .sse import EventStream, error_event
+from .usage import UNKNOWN_PRICE, Price, Usage, cost_usd
+from .wire import Exchange, Headers, header_value
+
+CLIENT_GONE_STATUS = 499
+MAX_DEBUG_BYTES = 7168
+COST_DIGITS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be done for one request, and on whose word.
+
+    `asked` is the expert a client named, None where a policy chose. `explain` puts the facts of the headers
+    into the stream too, `debug` the whole decision on the response.
+    """
+
+    call: Call
+    plan: Plan
+    policy: str
+    reason: str
+    asked: str | None = None
+    decision: Decision | None = None
+    explain: bool = False
+    debug: bool = False
+    session_id: str | None = None
+
+
+@dataclass(slots=True)
+class Story:
+    """What came of an order so far."""
+
+    decision_id: str
+    records: list[AttemptRecord] = field(default_factory=list)
+    answered: str | None = None
+    upstream_s: float = 0.0
+    first_token_s: float | None = None
+    usage: Usage | None = None
+    status: int = CLIENT_GONE_STATUS
+    error: str | None = None
+
+
+class Dispatcher:
+    """Carries out orders with the experts, prices, fleet and journal of one gateway."""
+
+    def __init__(
+        self, experts: Mapping[str, Expert], prices: Mapping[str, Price], fleet: FleetState, journal: Journal
+    ) -> None:
+        self._experts = experts
+        self._prices = prices
+        self._fleet = fleet
+        self._journal = journal
+
+    async def perform(self, exchange: Exchange, order: Order) -> None:
+        """Answer a request as ordered."""
+        story = Story(decision_id="dec_" + os.urandom(12).hex())
+        try:
+            reply = await self._ask(order, story)
+            if reply.events is None:
+                await self._send_whole(exchange, order, story, reply)
+            else:
+                await self._send_stream(exchange, order, story, reply.events)
+        except UpstreamError as error:
+            story.error = error.message
+            await self._send_failure(exchange, order, story, error)
+        except GatewayError as error:
+            story.status, story.error = error.status, error.message
+            await exchange.refuse(error, self._facts(exchange, order, story))
+        finally:
+            self._record(exchange, order, story)
+
+    async def _ask(self, order: Order, story: Story) -> Reply:
+        """Drive the plan until somebody answers.
+
+        Raises:
+            UpstreamError: the last failure, when nobody did.
+            Unavailable: nobody could be asked at all.
+        """
+        attempts = order.plan.attempts()
+        attempt = next(attempts)
+        failure: UpstreamError | None = None
+        while True:
+            verdict: Verdict = "moved_on"
+            if self._fleet.admit(attempt.expert, insist=order.asked is not None):
+                try:
+                    return await self._attempt(attempt.expert, order.call, story)
+                except UpstreamError as error:
+                    failure = error
+                    verdict = "moved_on" if error.moves_on else "refused"
+            else:
+                story.records.append(AttemptRecord(attempt.expert, "skipped", error="cooling down"))
+            try:
+                attempt = attempts.send(verdict)
+            except StopIteration:
+                raise failure or self._nobody(order) from None
+
+    async def _attempt(self, name: str, call: Call, story: Story) -> Reply:
+        start = perf_counter()
+        failure: UpstreamError | None = None
+        reply: Reply | None = None
+        try:
+            reply = await self._experts[name].call(call)
+        except UpstreamError as error:
+            failure = error
+            raise
+        finally:
+            elapsed_s = perf_counter() - start
+            story.upstream_s += elapsed_s
+            if reply is not None:
+                story.answered, story.usage = name, reply.usage
+                story.records.append(
+                    AttemptRecord(name, "answered", 200, latency_s=elapsed_s, deployment=reply.deployment)
+                )
+                if reply.events is None:
+                    self._fleet.answered(name, elapsed_s)
+                else:
+                    story.first_token_s = elapsed_s
+            elif failure is not None:
+                story.records.append(_failed(name, failure, elapsed_s))
+                self._fleet.failed(name, failure)
+            else:
+                story.records.append(AttemptRecord(name, "abandoned", latency_s=elapsed_s))
+                self._fleet.abandoned(name)
+        return reply
+
+    def _nobody(self, order: Order) -> Unavailable:
+        waits = {name: self._fleet.cooldown_s(name) for name in order.plan.experts}
+        names = ", ".join(f"{name} ({wait:.1f} s)" for name, wait in waits.items())
+        return Unavailable(f"cooling down: {names}", retry_after_s=min(waits.values()))
+
+    async def _send_whole(self, exchange: Exchange, order: Order, story: Story, reply: Reply) -> None:
+        story.status = 200
+        headers = self._facts(exchange, order, story)
+        cost = self._cost_usd(story)
+        headers.append(
+            (b"x-thalamus-cost-usd", b"unknown" if cost is None else f"{cost:.{COST_DIGITS}g}".encode())
+        )
+        await exchange.respond(200, headers, reply.body, reply.content_type)
+
+    async def _send_stream(self, exchange: Exchange, order: Order, story: Story, events: EventStream) -> None:
+        """Pass events on as they come. The fleet hears of the call when the stream is over."""
+        name, start = story.answered or "", perf_counter()
+        failure: UpstreamError | None = None
+        ended = False
+        try:
+            await exchange.start_stream(self._facts(exchange, order, story))
+            try:
+                async for ready in events:
+                    await exchange.stream(ready)
+            except UpstreamError as error:
+                failure = error
+                await exchange.end_stream(error_event(f"{name} {error.message}", f"stream_{error.kind}"))
+            else:
+                story.usage = events.events.usage
+                told = self._told(exchange, order, story, events) if order.explain else b""
+                await exchange.end_stream(told + events.events.done)
+            ended = True
+        finally:
+            elapsed_s = (story.first_token_s or 0.0) + perf_counter() - start
+            story.usage = events.events.usage
+            if failure is not None:
+                story.status, story.error = failure.client_status, failure.message
+                story.records[-1] = _failed(name, failure, elapsed_s)
+                self._fleet.failed(name, failure)
+            elif ended:
+                story.status = 200
+                self._fleet.answered(name, elapsed_s)
+            else:
+                self._fleet.abandoned(name)
+            if failure is not None or not ended:
+                events.close()
+        await events.drain()
+
+    async def _send_failure(
+        self, exchange: Exchange, order: Order, story: Story, error: UpstreamError
+    ) -> None:
+        headers = self._facts(exchange, order, story)
+        if error.body is not None and error.status is not None:
+            story.status = error.status
+            await exchange.respond(error.status, headers, error.body, header_value(error.content_type))
+            return
+        said = "; ".join(f"{record.expert} {record.error}" for record in story.records)
+        story.status = error.client_status
+        refusal = ExpertFailed(said, error.client_status, f"upstream_{error.kind}", error.retry_after_s)
+        await exchange.refuse(refusal, headers)
+
+    def _facts(self, exchange: Exchange, order: Order, story: Story) -> Headers:
+        """The headers that say who answered, on whose word and why."""
+        overhead_ms = (perf_counter() - exchange.started_s - story.upstream_s) * 1000
+        headers = [
+            (b"x-thalamus-decision-id", story.decision_id.encode()),
+            (b"x-thalamus-policy", header_value(order.policy)),
+            (b"x-thalamus-plan", order.plan.kind.encode()),
+            (b"x-thalamus-reason", header_value(order.reason)),
+            (b"x-thalamus-overhead-ms", b"%.3f" % overhead_ms),
+        ]
+        if story.answered is not None:
+            headers.append((b"x-thalamus-expert", story.answered.encode()))
+        if order.debug:
+            headers.append((b"x-thalamus-decision", debug_json(order, story)))
+        return headers
+
+    def _told(self, exchange: Exchange, order: Order, story: Story, events: EventStream) -> bytes:
+        """The facts of the headers as one more chunk."""
+        facts = {
+            name.decode().removeprefix("x-thalamus-").replace("-", "_"): value.decode()
+            for name, value in self._facts(exchange, order, story)
+            if name != b"x-thalamus-decision"
+        }
+        chunk: dict[str, object] = {
+            "id": events.events.id or story.decision_id,
+            "object": "chat.completion.chunk"
+            if order.call.endpoint == "chat/completions"
+            else "text_completion",
+            "created": int(time.time()),
+            "model": events.events.model or story.answered,
+            "choices": [],
+            "thalamus": {**facts, "cost_usd": self._cost_usd(story)},
+        }
+        return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+
+    def _cost_usd(self, story: Story) -> float | None:
+        return cost_usd(story.usage, self._prices.get(story.answered or "", UNKNOWN_PRICE))
+
+    def _record(self, exchange: Exchange, order: Order, story: Story) -> None:
+        usage = story.usage
+        latency_s = perf_counter() - exchange.started_s
+        self._journal.record(
+            Entry(
+                decision_id=story.decision_id,
+                request_id=exchange.request_id.decode(),
+                time=time.time(),
+                policy=order.policy,
+                expert_asked=order.asked,
+                expert_answered=story.answered,
+                plan=order.plan.kind,
+                status=story.status,
+                decision=order.decision,
+                attempts=tuple(story.records),
+                input_tokens=usage.prompt_tokens if usage else None,
+                output_tokens=usage.output_tokens if usage else None,
+                cost_usd=self._cost_usd(story),
+                latency_s=latency_s,
+                first_token_s=story.first_token_s,
+                stream=order.call.stream,
+                endpoint=order.call.endpoint,
+                error=story.error,
+                key_id=exchange.key_id,
+                session_id=order.session_id,
+            )
+        )
+
+
+def _failed(name: str, error: UpstreamError, latency_s: float) -> AttemptRecord:
+    verdict = "moved_on" if error.moves_on else "refused"
+    return AttemptRecord(name, verdict, error.status, error.message, latency_s)
+
+
+def debug_json(order: Order, story: Story) -> bytes:
+    """The whole decision as compact JSON in ASCII; shortened to its outcome where a header cannot hold it."""
+    whole = {"id": story.decision_id, **(decision_record(order.decision) if order.decision else {})}
+    whole |= {"policy": order.policy, "reason": order.reason, "experts": list(order.plan.experts)}
+    for record in (whole, {"id": story.decision_id, "policy": order.policy, "truncated": True}):
+        text = ascii_json(record)
+        if len(text) <= MAX_DEBUG_BYTES:
+            break
+    return text
+
+
+def ascii_json(record: Mapping[str, object]) -> bytes:
+    """JSON without a character that a header could not carry."""
+    text = msgspec.json.encode(record).decode()
+    if text.isascii():
+        return text.encode()
+    return "".join(
+        c if c.isascii() else f"\\u{ord(c):04x}" if ord(c) < 0x10000 else "?" for c in text
+    ).encode()

@@ -1,0 +1,126 @@
+"""What chat and plain completions have in common: whom the client asks for, and the order that follows."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from policies import Policy, Single
+from routers import Query
+
+from ..dispatch import Dispatcher, Order
+from ..errors import InvalidField, ModelNotFound
+from ..experts.types import Call, Endpoint, Fields
+from ..hints import RequestHints, read_hints
+from ..machine import Machine
+from ..wire import Exchange, flag_field, read_fields, text_field
+
+NAMED_POLICY = "named"
+NAMED_REASON = "asked for by name"
+OURS = ("model", "router")
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """One endpoint: where its calls go, what its body must have, and what routing reads of it."""
+
+    endpoint: Endpoint
+    check: Callable[[Fields], None]
+    query: Callable[[Fields], Query]
+
+
+class Asking:
+    """Handlers for the endpoints whose expert a policy may choose."""
+
+    def __init__(self, machine: Machine, dispatcher: Dispatcher) -> None:
+        self._machine = machine
+        self._dispatcher = dispatcher
+        self._max_bytes = machine.config.server.max_body_bytes
+        self._names = expert_names(machine)
+
+    def handler(self, door: Door) -> Callable[[Exchange], Awaitable[None]]:
+        """What the front calls for a door."""
+
+        async def handle(exchange: Exchange) -> None:
+            fields = read_fields(await exchange.body(self._max_bytes))
+            model = text_field(fields, "model")
+            stream = flag_field(fields, "stream")
+            door.check(fields)
+            hints = read_hints(fields, exchange.headers)
+            sent = {name: value for name, value in fields.items() if name not in OURS}
+            call = Call(door.endpoint, sent, stream)
+            expert = self._names.get(model)
+            if expert is not None:
+                order = self._named(call, expert, hints)
+            else:
+                order = await self._chosen(door, call, policy_of(model, hints, self._machine), hints)
+            await self._dispatcher.perform(exchange, order)
+
+        return handle
+
+    def _named(self, call: Call, expert: str, hints: RequestHints) -> Order:
+        """Just this expert: the client asked for that one. Fallbacks only where the request lists some."""
+        for name in hints.fallbacks:
+            if name not in self._names:
+                known = ", ".join(self._machine.experts)
+                raise InvalidField(
+                    f"no expert is called '{name}'; there are: {known}", param="router.fallbacks"
+                )
+        behind = dict.fromkeys(self._names[name] for name in hints.fallbacks)
+        return Order(
+            call=call,
+            plan=Single(tuple(dict.fromkeys([expert, *behind]))),
+            policy=NAMED_POLICY,
+            reason=NAMED_REASON,
+            asked=expert,
+            explain=hints.explain or hints.debug,
+            debug=hints.debug,
+            session_id=hints.session_id,
+        )
+
+    async def _chosen(self, door: Door, call: Call, policy: Policy, hints: RequestHints) -> Order:
+        machine = self._machine
+        query = door.query(call.fields)
+        decision = await machine.routing.decide(query, policy, hints.hints, machine.fleet.snapshot())
+        return Order(
+            call=call,
+            plan=decision.plan,
+            policy=decision.policy,
+            reason=decision.reason,
+            decision=decision,
+            explain=hints.explain or hints.debug,
+            debug=hints.debug,
+            session_id=hints.session_id,
+        )
+
+
+def policy_of(model: str, hints: RequestHints, machine: Machine) -> Policy:
+    """The policy that `auto`, `auto:<policy>` or the hints name.
+
+    Raises:
+        ModelNotFound: the model is none of ours.
+        InvalidField: the hints name a policy that does not exist.
+    """
+    word, _, named = model.partition(":")
+    if word != "auto" or model == "auto:":
+        raise unknown_model(model, machine)
+    if named and named not in machine.policies:
+        raise unknown_model(model, machine)
+    name = named or hints.policy or "auto"
+    if name not in machine.policies:
+        known = ", ".join(machine.policies)
+        raise InvalidField(f"there is no policy '{name}'; there are: {known}", param="router.policy")
+    return machine.policies[name]
+
+
+def expert_names(machine: Machine) -> Mapping[str, str]:
+    """What a client may call an expert → its name; its `provider/model` too, of the first that has it."""
+    names: dict[str, str] = {}
+    for expert in machine.config.experts:
+        names.setdefault(expert.model, expert.name)
+    names.pop("", None)
+    return names | {name: name for name in machine.experts}
+
+
+def unknown_model(model: str, machine: Machine) -> ModelNotFound:
+    """The refusal of a model nobody configured: it lists what there is."""
+    there = ["auto", *(f"auto:{name}" for name in machine.policies if name != "auto"), *machine.experts]
+    return ModelNotFound(f"there is no model '{model[:128]}'; there are: {', '.join(there)}", param="model")

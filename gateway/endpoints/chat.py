@@ -1,0 +1,16 @@
+"""POST /v1/chat/completions"""
+
+from ..experts.types import Fields
+from ..query import query_of_chat
+from ..wire import list_field
+from .ask import Door
+
+PATH = "/v1/chat/completions"
+
+
+def check(fields: Fields) -> None:
+    """What every chat must have; the rest is for the expert to judge."""
+    list_field(fields, "messages")
+
+
+CHAT = Door("chat/completions", check, query_of_chat)

@@ -1,0 +1,31 @@
+"""From a configuration to the expert it describes."""
+
+from collections.abc import Mapping
+
+from ..config import ExpertConfig, TimeoutConfig
+from ..runners import Runner
+from ..transport import Transport
+from .lite import LiteLLMExpert
+from .local import LocalExpert
+from .openai import openai_expert
+from .providers import passes_through
+from .tool import ToolExpert, solver_of
+from .types import Expert
+
+
+def build_expert(
+    config: ExpertConfig, timeouts: TimeoutConfig, transport: Transport, runners: Mapping[str, Runner]
+) -> Expert:
+    """The expert that a configuration describes; `timeouts` hold where it has none of its own.
+
+    Raises:
+        ValueError: nobody says where it is.
+    """
+    patience = config.timeouts or timeouts
+    if config.tool is not None:
+        return ToolExpert(config.name, solver_of(config.tool))
+    if config.runner is not None:
+        return LocalExpert(config, patience, transport, runners[config.name])
+    if passes_through(config.provider):
+        return openai_expert(config, patience, transport)
+    return LiteLLMExpert(config, patience)

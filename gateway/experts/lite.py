@@ -1,0 +1,229 @@
+"""Experts of all other providers, through LiteLLM: imported when the first is called, in a thread."""
+
+import asyncio
+import importlib
+import inspect
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from ..config import DeploymentConfig, ExpertConfig, TimeoutConfig
+from ..sse import EventStream
+from .failures import MOVES_ON, SECRET_STATUS, read_whole
+from .regime import Regime
+from .types import Call, Reply, UpstreamError
+
+PARAMETERS = frozenset(
+    {
+        "audio",
+        "dimensions",
+        "encoding_format",
+        "frequency_penalty",
+        "function_call",
+        "functions",
+        "input",
+        "logit_bias",
+        "logprobs",
+        "max_completion_tokens",
+        "max_tokens",
+        "messages",
+        "modalities",
+        "n",
+        "parallel_tool_calls",
+        "prediction",
+        "presence_penalty",
+        "prompt",
+        "reasoning_effort",
+        "response_format",
+        "safety_identifier",
+        "seed",
+        "service_tier",
+        "stop",
+        "stream_options",
+        "suffix",
+        "temperature",
+        "thinking",
+        "tool_choice",
+        "tools",
+        "top_k",
+        "top_logprobs",
+        "top_p",
+        "user",
+        "verbosity",
+    }
+)
+"""What LiteLLM is given of a client's fields: it takes addresses, keys and callbacks by keyword too."""
+
+FUNCTIONS = {"chat/completions": "acompletion", "completions": "atext_completion", "embeddings": "aembedding"}
+MAX_SAID_CHARS = 300
+
+
+def load_litellm() -> Any:
+    """LiteLLM, quiet and without calls home. Takes seconds: never on the event loop."""
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    litellm: Any = importlib.import_module("litellm")
+    litellm.telemetry = False
+    litellm.suppress_debug_info = True
+    litellm.turn_off_message_logging = True
+    litellm.drop_params = True
+    return litellm
+
+
+class LiteLLMExpert:
+    """One expert of a provider whose protocol is not OpenAI's. Its deployments take turns."""
+
+    def __init__(
+        self, config: ExpertConfig, timeouts: TimeoutConfig, load: Callable[[], Any] = load_litellm
+    ) -> None:
+        self.name = config.name
+        self._model = config.model
+        self._provider = config.provider
+        self._places = config.places()
+        self._regime = Regime(config)
+        self._timeouts = timeouts
+        self._load = load
+        self._litellm: Any = None
+        self._turn = 0
+
+    async def call(self, call: Call) -> Reply:
+        litellm = await self._module()
+        ask = getattr(litellm, FUNCTIONS[call.endpoint])
+        arguments = self._arguments(call)
+        start = asyncio.get_running_loop().time()
+        limit_s = self._timeouts.first_token_s if call.stream else self._timeouts.total_s
+        try:
+            async with asyncio.timeout(limit_s):
+                answer = await ask(**arguments)
+        except TimeoutError as error:
+            raise UpstreamError("timeout", "took longer than its time-out allows") from error
+        except Exception as error:
+            raise failure_of(error) from error
+        if not call.stream:
+            body = answer.model_dump_json(exclude_none=True).encode()
+            return Reply(body=body, usage=read_whole(body, call.endpoint))
+        return Reply(events=await self._open(answer, start))
+
+    async def _module(self) -> Any:
+        if self._litellm is None:
+            self._litellm = await asyncio.to_thread(self._load)
+        return self._litellm
+
+    def _arguments(self, call: Call) -> dict[str, Any]:
+        place = self._next_place()
+        arguments: dict[str, Any] = {
+            name: msgspec.json.decode(value)
+            for name, value in self._regime.apply(call).items()
+            if name in PARAMETERS
+        }
+        arguments |= {
+            "model": f"{self._provider}/{place.model}" if place.model else self._model,
+            "timeout": self._timeouts.total_s,
+            "num_retries": 0,
+            "max_retries": 0,
+            "drop_params": True,
+        }
+        if call.stream:
+            arguments["stream"] = True
+        if place.api_base:
+            arguments["api_base"] = place.api_base
+        if place.api_key:
+            arguments["api_key"] = place.api_key.reveal()
+        if place.headers:
+            arguments["extra_headers"] = {name: value.reveal() for name, value in place.headers.items()}
+        return arguments
+
+    def _next_place(self) -> DeploymentConfig:
+        self._turn = (self._turn + 1) % len(self._places)
+        return self._places[self._turn]
+
+    async def _open(self, answer: Any, start: float) -> EventStream:
+        events = EventStream(
+            _reader(answer),
+            _closer(answer),
+            first_token_at=start + self._timeouts.first_token_s,
+            between_s=self._timeouts.between_tokens_s,
+            end_at=start + self._timeouts.total_s,
+        )
+        try:
+            await events.open()
+        except BaseException:
+            events.close()
+            raise
+        return events
+
+    async def close(self) -> None:
+        """LiteLLM keeps its own connections."""
+
+
+def _reader(answer: Any) -> Callable[[], Awaitable[bytes]]:
+    """Chunks as the events OpenAI would send."""
+    chunks = answer.__aiter__()
+    ended = False
+
+    async def read() -> bytes:
+        nonlocal ended
+        if ended:
+            return b""
+        try:
+            chunk = await anext(chunks)
+        except StopAsyncIteration:
+            ended = True
+            return b"data: [DONE]\n\n"
+        except Exception as error:
+            raise failure_of(error) from error
+        text: str = chunk.model_dump_json(exclude_none=True, exclude_unset=True)
+        return b"data: " + text.encode() + b"\n\n"
+
+    return read
+
+
+def _closer(answer: Any) -> Callable[[], None]:
+    closing: set[asyncio.Future[Any]] = set()
+
+    def close() -> None:
+        end = getattr(answer, "aclose", None)
+        ended = end() if end is not None else None
+        if inspect.isawaitable(ended):
+            task = asyncio.ensure_future(_quietly(ended))
+            closing.add(task)
+            task.add_done_callback(closing.discard)
+
+    return close
+
+
+async def _quietly(ended: Awaitable[Any]) -> None:
+    """A stream that is given up may end as badly as it likes."""
+    await asyncio.gather(ended, return_exceptions=True)
+
+
+def failure_of(error: Exception) -> UpstreamError:
+    """The failure that an exception of LiteLLM stands for, by its status and class."""
+    kind = type(error).__name__
+    status = getattr(error, "status_code", None)
+    status = status if isinstance(status, int) else None
+    if kind == "Timeout":
+        return UpstreamError("timeout", "took longer than its time-out allows", status=408)
+    if kind == "APIConnectionError" or status is None:
+        return UpstreamError("connect", "could not be reached through LiteLLM")
+    too_long = kind == "ContextWindowExceededError"
+    refused = 400 <= status < 500 and status not in MOVES_ON and not too_long
+    said = "" if status in SECRET_STATUS else str(error)[:MAX_SAID_CHARS]
+    envelope = {"error": {"message": said, "type": "invalid_request_error", "param": None, "code": None}}
+    return UpstreamError(
+        "refused" if refused else "status",
+        f"answered {status}{': ' + said if said else ''}",
+        status=status,
+        body=msgspec.json.encode(envelope) if refused or too_long else None,
+        retry_after_s=_retry_after_s(error),
+        context_too_long=too_long,
+    )
+
+
+def _retry_after_s(error: Exception) -> float | None:
+    headers = getattr(getattr(error, "response", None), "headers", None)
+    try:
+        return max(0.0, float(headers["retry-after"])) if headers else None
+    except (KeyError, ValueError):
+        return None

@@ -1,0 +1,210 @@
+"""Experts that speak OpenAI's protocol: bodies pass through, several deployments share the work."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
+
+import aiohttp
+import msgspec
+from msgspec import Raw
+
+from ..config import DeploymentConfig, ExpertConfig, TimeoutConfig
+from ..sse import EventStream
+from ..transport import Address, Transport
+from .breaker import Breaker
+from .failures import read_whole, status_failure, transport_failure
+from .providers import api_base_of, api_key_of
+from .regime import Regime
+from .slots import Slots
+from .types import Call, Endpoint, Fields, Reply, UpstreamError
+
+ENDPOINTS: tuple[Endpoint, ...] = ("chat/completions", "completions", "embeddings")
+CLIENT_ERRORS = (aiohttp.ClientError, OSError, ValueError)  # TimeoutError is an OSError
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Place:
+    """One deployment of an expert: its addresses, and how it fares."""
+
+    def __init__(
+        self,
+        name: str,
+        model: str,
+        addresses: dict[Endpoint, Address],
+        timeouts: TimeoutConfig,
+        max_parallel: int | None = None,
+    ) -> None:
+        self.name = name
+        self.breaker = Breaker()
+        self.slots = Slots(max_parallel)
+        self._model = Raw(_encode(model))
+        self._addresses = addresses
+        self._timeouts = timeouts
+
+    async def call(self, call: Call, fields: Fields) -> Reply:
+        """Ask this deployment.
+
+        Raises:
+            UpstreamError: there is no answer.
+        """
+        body = _encode({"model": self._model, **fields})
+        address = self._addresses[call.endpoint]
+        await self.slots.take(self._timeouts.first_token_s)
+        reply: Reply | None = None
+        try:
+            reply = await (
+                self._stream(address, body) if call.stream else self._whole(address, body, call.endpoint)
+            )
+        except CLIENT_ERRORS as error:
+            raise transport_failure(error) from error
+        finally:
+            if reply is None or reply.events is None:
+                self.slots.give_back()
+        return reply
+
+    async def _whole(self, address: Address, body: bytes, endpoint: Endpoint) -> Reply:
+        async with asyncio.timeout(self._timeouts.total_s):
+            response = await address.post(body)
+            try:
+                answer = await response.read()
+            except BaseException:
+                response.close()
+                raise
+        if response.status != 200:
+            raise _failure(response, answer)
+        return Reply(body=answer, usage=read_whole(answer, endpoint), deployment=self.name)
+
+    async def _stream(self, address: Address, body: bytes) -> Reply:
+        start = asyncio.get_running_loop().time()
+        first_token_at = start + self._timeouts.first_token_s
+        async with asyncio.timeout_at(first_token_at):
+            response = await address.post(body)
+        try:
+            if response.status != 200:
+                async with asyncio.timeout_at(first_token_at):
+                    raise _failure(response, await response.read())
+            if response.content_type != "text/event-stream":
+                raise UpstreamError("garbage", f"answered a stream with {response.content_type[:80]}")
+            events = EventStream(
+                _reader(response),
+                self._closer(response),
+                first_token_at=first_token_at,
+                between_s=self._timeouts.between_tokens_s,
+                end_at=start + self._timeouts.total_s,
+            )
+            await events.open()
+        except BaseException:
+            response.close()
+            raise
+        return Reply(events=events, deployment=self.name)
+
+    def _closer(self, response: aiohttp.ClientResponse) -> Callable[[], None]:
+        def close() -> None:
+            response.close()
+            self.slots.give_back()
+
+        return close
+
+
+def _reader(response: aiohttp.ClientResponse) -> Callable[[], Awaitable[bytes]]:
+    readany = response.content.readany
+
+    async def read() -> bytes:
+        try:
+            return await readany()
+        except CLIENT_ERRORS as error:
+            raise UpstreamError("cut", "closed the connection in the middle of its stream") from error
+
+    return read
+
+
+def _failure(response: aiohttp.ClientResponse, body: bytes) -> UpstreamError:
+    return status_failure(response.status, body, response.content_type, response.headers.get("retry-after"))
+
+
+class OpenAIExpert:
+    """An expert behind one or several deployments.
+
+    A call goes to the healthy deployment with the least load; where it fails in a way that another may not,
+    the next is tried, each once.
+    """
+
+    def __init__(self, name: str, regime: Regime, places: Sequence[Place]) -> None:
+        self.name = name
+        self.places = tuple(places)
+        self._regime = regime
+        self._turn = 0
+
+    async def call(self, call: Call) -> Reply:
+        fields = self._regime.apply(call)
+        if len(self.places) == 1:
+            return await self.places[0].call(call, fields)
+        untried = list(self.places)
+        while True:
+            place = self._pick(untried)
+            untried.remove(place)
+            try:
+                reply = await place.call(call, fields)
+            except UpstreamError as error:
+                _note(place, error)
+                if not error.moves_on or error.context_too_long or not untried:
+                    raise
+            except BaseException:
+                place.breaker.abandoned()
+                raise
+            else:
+                place.breaker.succeeded()
+                return reply
+
+    def _pick(self, places: Sequence[Place]) -> Place:
+        """The least loaded of those that may be called, in turn among equals; if none may, of all."""
+        now = monotonic()
+        self._turn += 1
+        ready = [place for place in places if place.breaker.available(now)] or places
+        n = self._turn % len(ready)
+        chosen = min([*ready[n:], *ready[:n]], key=lambda place: place.slots.load)
+        chosen.breaker.admit(now)
+        return chosen
+
+    async def close(self) -> None:
+        """Nothing is held: connections are the transport's."""
+
+
+def _note(place: Place, error: UpstreamError) -> None:
+    if error.faults_expert:
+        place.breaker.failed(error, monotonic())
+    else:
+        place.breaker.abandoned()
+
+
+def openai_expert(config: ExpertConfig, timeouts: TimeoutConfig, transport: Transport) -> OpenAIExpert:
+    """The expert that a configuration describes.
+
+    Raises:
+        ValueError: nobody says where it is.
+    """
+    places = [
+        _place(n, place, config, timeouts, transport) for n, place in enumerate(config.places(), start=1)
+    ]
+    return OpenAIExpert(config.name, Regime(config), places)
+
+
+def _place(
+    n: int, place: DeploymentConfig, config: ExpertConfig, timeouts: TimeoutConfig, transport: Transport
+) -> Place:
+    base = api_base_of(config.provider, place.api_base)
+    if base is None:
+        raise ValueError(
+            f"experts '{config.name}': api_base is missing; {config.provider} has no address of its own"
+        )
+    key = api_key_of(config.provider, place.api_key.reveal() if place.api_key else None, place.api_base)
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    headers |= {name: value.reveal() for name, value in place.headers.items()}
+    addresses = {
+        endpoint: Address(transport, f"{base.rstrip('/')}/{endpoint}", headers, timeouts.connect_s)
+        for endpoint in ENDPOINTS
+    }
+    return Place(
+        f"{config.name}#{n}", place.model or config.upstream_model, addresses, timeouts, place.max_parallel
+    )

@@ -1,0 +1,153 @@
+"""The health and load of every expert: one writer, read as snapshots.
+
+An expert that keeps failing is left alone for a while, then tried by a single request (the probe) before
+anybody else is sent there. An upstream that names the seconds it wants to be left alone is obeyed.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from policies import Fleet
+
+from .experts.breaker import PROBE_LOST_S, Breaker
+from .experts.types import UpstreamError
+
+LATENCY_WEIGHT = 0.2
+
+
+class Standing:
+    """What is known of one expert."""
+
+    __slots__ = ("breaker", "in_flight", "latency_s", "limit", "n_answered", "n_failed")
+
+    def __init__(self, limit: int | None) -> None:
+        self.breaker = Breaker()
+        self.limit = limit
+        self.in_flight = 0
+        self.latency_s: float | None = None
+        self.n_answered = 0
+        self.n_failed = 0
+
+    def wait_s(self) -> float:
+        """Expected queueing before a further call starts."""
+        if self.limit is None or self.in_flight < self.limit:
+            return 0.0
+        return (self.latency_s or 0.0) * (self.in_flight - self.limit + 1) / self.limit
+
+
+class FleetState:
+    """Every admitted call ends in exactly one of `answered`, `failed` and `abandoned`.
+
+    `pool` names the experts `auto` chooses from, in order; `limits` gives every expert the number of calls it
+    serves at a time, None for no limit.
+    """
+
+    def __init__(
+        self,
+        pool: Sequence[str],
+        limits: Mapping[str, int | None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._pool = tuple(pool)
+        self._clock = clock
+        self._standings = {name: Standing(limits.get(name)) for name in {*limits, *pool}}
+        self._snapshot: Fleet | None = None
+        self._stale_at = float("inf")
+
+    def admit(self, expert: str, insist: bool = False) -> bool:
+        """Claim a call. `insist` goes through a cooldown that the upstream did not ask for."""
+        standing = self._standings[expert]
+        breaker = standing.breaker
+        if breaker.until:
+            now = self._clock()
+            if not breaker.admit(now) and not (
+                insist and (now >= breaker.until or not breaker.asked_to_wait)
+            ):
+                return False
+            self._snapshot = None
+        standing.in_flight += 1
+        if standing.limit is not None:
+            self._snapshot = None
+        return True
+
+    def answered(self, expert: str, latency_s: float) -> None:
+        standing = self._end(expert)
+        standing.n_answered += 1
+        known = standing.latency_s
+        standing.latency_s = latency_s if known is None else known + LATENCY_WEIGHT * (latency_s - known)
+        if standing.breaker.succeeded():
+            self._snapshot = None
+
+    def failed(self, expert: str, error: UpstreamError) -> None:
+        standing = self._end(expert)
+        if not error.faults_expert:
+            changed = standing.breaker.abandoned()
+        else:
+            standing.n_failed += 1
+            changed = standing.breaker.failed(error, self._clock())
+        if changed:
+            self._snapshot = None
+
+    def abandoned(self, expert: str) -> None:
+        """The call ended without telling anything of the expert: its client went away."""
+        if self._end(expert).breaker.abandoned():
+            self._snapshot = None
+
+    def _end(self, expert: str) -> Standing:
+        standing = self._standings[expert]
+        standing.in_flight -= 1
+        if standing.limit is not None:
+            self._snapshot = None
+        return standing
+
+    def snapshot(self) -> Fleet:
+        """How the pool stands now; the same object until something changes."""
+        if self._snapshot is None or (self._stale_at != float("inf") and self._clock() >= self._stale_at):
+            self._snapshot = self._look()
+        return self._snapshot
+
+    def _look(self) -> Fleet:
+        now = self._clock()
+        pool = [self._standings[name] for name in self._pool]
+        unavailable = {
+            name: self._why(standing, now)
+            for name, standing in zip(self._pool, pool, strict=True)
+            if not standing.breaker.available(now)
+        }
+        ends = [standing.breaker.until for standing in pool if standing.breaker.until > now]
+        probes = [
+            standing.breaker.probe_since for standing in pool if standing.breaker.probe_since is not None
+        ]
+        self._stale_at = min([*ends, *(since + PROBE_LOST_S for since in probes)], default=float("inf"))
+        return Fleet(
+            available=np.array([name not in unavailable for name in self._pool], bool),
+            wait_s=np.array([standing.wait_s() for standing in pool], np.float64),
+            unavailable=unavailable,
+        )
+
+    @staticmethod
+    def _why(standing: Standing, now: float) -> str:
+        breaker = standing.breaker
+        if breaker.state(now) == "half-open":
+            return "being tried again"
+        return f"cooling down for {breaker.until - now:.1f} s: {breaker.last_error}"
+
+    def cooldown_s(self, expert: str) -> float:
+        """Seconds until the expert may be tried again, 0 when it may be now."""
+        return max(0.0, self._standings[expert].breaker.until - self._clock())
+
+    def state(self, expert: str) -> dict[str, object]:
+        """How one expert stands, for people: JSON-able."""
+        standing, now = self._standings[expert], self._clock()
+        breaker = standing.breaker
+        return {
+            "state": breaker.state(now),
+            "cooldown_s": round(self.cooldown_s(expert), 3),
+            "in_flight": standing.in_flight,
+            "latency_s": standing.latency_s,
+            "n_answered": standing.n_answered,
+            "n_failed": standing.n_failed,
+            "last_error": breaker.last_error,
+        }

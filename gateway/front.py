@@ -1,0 +1,78 @@
+"""The outermost layer: who is asking, which handler answers, and what an error looks like.
+
+Endpoints that every request of consequence goes through are called directly; everything else is an
+ordinary Starlette application behind the same door.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+from starlette.types import ASGIApp
+
+from .auth import Gate
+from .errors import GatewayError, MethodNotAllowed
+from .wire import ClientGoneError, Exchange, Message, Receive, Scope, Send
+
+Handler = Callable[[Exchange], Awaitable[None]]
+OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
+
+log = logging.getLogger("thalamus")
+
+
+class Front:
+    """ASGI application: POST to a path of `hot` goes straight to its handler, all else to `rest`."""
+
+    def __init__(self, hot: Mapping[str, Handler], rest: ASGIApp, gate: Gate) -> None:
+        self._hot = dict(hot)
+        self._rest = rest
+        self._gate = gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._rest(scope, receive, send)
+            return
+        exchange = Exchange(scope, receive, send)
+        try:
+            await self._serve(exchange, receive, send)
+        except GatewayError as error:
+            await self._refuse(exchange, error)
+        except ClientGoneError:
+            pass
+        except asyncio.CancelledError:
+            if not exchange.gone:
+                raise
+        except Exception:
+            log.exception("request %s failed", exchange.request_id.decode())
+            await self._refuse(exchange, GatewayError("the gateway failed; its log says why"))
+        finally:
+            exchange.finish()
+
+    async def _serve(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+        path = exchange.path
+        if path not in OPEN_PATHS:
+            exchange.key_id = self._gate.admit(exchange.scope["headers"])
+        handler = self._hot.get(path)
+        if handler is None:
+            await self._rest(exchange.scope, receive, self._marked(exchange, send))
+        elif exchange.scope["method"] == "POST":
+            await handler(exchange)
+        else:
+            raise MethodNotAllowed(f"{path} takes POST, not {exchange.scope['method']}", ["POST"])
+
+    @staticmethod
+    def _marked(exchange: Exchange, send: Send) -> Send:
+        """The same `send`, that puts the request's id on the response."""
+
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.responded = True
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", exchange.request_id)]
+            await send(message)
+
+        return marked
+
+    @staticmethod
+    async def _refuse(exchange: Exchange, error: GatewayError) -> None:
+        if not exchange.responded:
+            await exchange.refuse(error)

@@ -1,0 +1,34 @@
+"""The parts of a running gateway, together: what endpoints are given."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from policies import Policy
+from routers import ExpertProfile
+
+if TYPE_CHECKING:
+    from .auth import Gate
+    from .config import Config
+    from .experts import Expert
+    from .fleet import FleetState
+    from .journal import Journal
+    from .microbatch import Gatherer
+    from .routing import Routing
+    from .runners import Runners
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Built once by `build_app`; endpoints find it at `request.app.state.machine`."""
+
+    config: "Config"
+    profiles: tuple[ExpertProfile, ...]
+    policies: Mapping[str, Policy]
+    experts: "Mapping[str, Expert]"
+    fleet: "FleetState"
+    routing: "Routing"
+    gatherer: "Gatherer | None"
+    journal: "Journal"
+    runners: "Runners | None"
+    gate: "Gate"

@@ -1,0 +1,249 @@
+"""Server-sent events of OpenAI's streams: split, checked, watched, and passed on byte for byte."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from .experts.types import UpstreamError
+from .usage import Usage
+
+EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+DRAIN_S = 0.25
+
+
+class Delta(msgspec.Struct):
+    content: Any = None
+    tool_calls: Any = None
+    function_call: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    reasoning_details: Any = None
+    refusal: Any = None
+    audio: Any = None
+
+    def speaks(self) -> bool:
+        return bool(
+            self.content
+            or self.tool_calls
+            or self.reasoning_content
+            or self.reasoning
+            or self.function_call
+            or self.refusal
+            or self.reasoning_details
+            or self.audio
+        )
+
+
+class Choice(msgspec.Struct):
+    delta: Delta | None = None
+    text: Any = None
+    finish_reason: Any = None
+
+    def speaks(self) -> bool:
+        return bool(self.text or self.finish_reason) or (self.delta is not None and self.delta.speaks())
+
+
+class Chunk(msgspec.Struct):
+    id: Any = None
+    model: Any = None
+    choices: list[Choice] | None = None
+    usage: Usage | None = None
+    error: Any = None
+
+
+CHUNK = msgspec.json.Decoder(Chunk)
+ODD = Chunk()
+
+
+def read_chunk(payload: bytes) -> Chunk:
+    """The payload of one event; a chunk without facts where it is JSON of an unknown shape.
+
+    Raises:
+        UpstreamError: it is not JSON.
+    """
+    try:
+        return CHUNK.decode(payload)
+    except msgspec.ValidationError:
+        pass
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise UpstreamError("bad_chunk", "sent a chunk that is not JSON") from error
+    try:
+        msgspec.json.decode(payload)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise UpstreamError("bad_chunk", "sent a chunk that is not JSON") from error
+    return ODD
+
+
+def payload_of(event: bytes) -> bytes:
+    """The data of one event, its lines joined; empty for comments and other fields."""
+    if event.startswith(b"data:"):
+        line = event[5:].strip()
+        if b"\n" not in line and b"\r" not in line:
+            return line
+    lines = (line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:"))
+    return b"\n".join(lines).strip()
+
+
+class Splitter:
+    """Cuts bytes into events as they come in and keeps what they tell.
+
+    `feed` gives the complete events, exactly as they came, up to `[DONE]` or the first that is wrong.
+    What is wrong waits in `failure`, so that the good events before it are not lost.
+    """
+
+    def __init__(self) -> None:
+        self.spoke = False
+        self.done = b""
+        self.failure: UpstreamError | None = None
+        self.usage: Usage | None = None
+        self.model: str | None = None
+        self.id: str | None = None
+        self._tail = b""
+
+    def feed(self, data: bytes) -> bytes:
+        start = max(0, len(self._tail) - 3)
+        if self._tail:
+            data = self._tail + data
+        end = 0
+        for match in EVENT_END.finditer(data, start):
+            event = data[end : match.end()]
+            if not self._accept(event):
+                return data[:end]
+            end = match.end()
+        self._tail = data[end:]
+        if len(self._tail) > MAX_EVENT_BYTES:
+            self.failure = UpstreamError("bad_chunk", "sent an event without an end")
+        return data[:end]
+
+    def _accept(self, event: bytes) -> bool:
+        """Take note of an event; False when nothing after it counts."""
+        payload = payload_of(event)
+        if not payload:
+            return True
+        if payload == b"[DONE]":
+            self.done = event
+            return False
+        try:
+            chunk = read_chunk(payload)
+        except UpstreamError as failure:
+            self.failure = failure
+            return False
+        if chunk.error:
+            self.failure = UpstreamError("error_event", f"reported an error: {message_of(chunk.error)}")
+            return False
+        self._note(chunk)
+        return True
+
+    def _note(self, chunk: Chunk) -> None:
+        if chunk.usage is not None:
+            self.usage = chunk.usage
+        if not self.spoke:
+            self.model = chunk.model if isinstance(chunk.model, str) else self.model
+            self.id = chunk.id if isinstance(chunk.id, str) else self.id
+            self.spoke = any(choice.speaks() for choice in chunk.choices or ())
+
+
+class EventStream:
+    """A streamed answer: `open` waits for its first token, iteration gives events, `close` ends it.
+
+    `read` gives the next bytes, b"" at the end. All times are seconds of the running loop's clock:
+    `first_token_at` and `end_at` are deadlines, `between_s` the longest silence after the first token.
+
+    Raises:
+        UpstreamError: from `open` or iteration, when the stream is cut, stalls, or carries what is no event.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Awaitable[bytes]],
+        close: Callable[[], None],
+        *,
+        first_token_at: float,
+        between_s: float,
+        end_at: float,
+    ) -> None:
+        self.events = Splitter()
+        self._read = read
+        self._close = close
+        self._first_token_at = first_token_at
+        self._between_s = between_s
+        self._end_at = end_at
+        self._held = b""
+
+    async def open(self) -> None:
+        """Read on until somebody speaks, so that until then another expert can be asked."""
+        held: list[bytes] = []
+        while not self.events.spoke:
+            held.append(self.events.feed(await self._next(min(self._first_token_at, self._end_at))))
+            if self.events.spoke:
+                break
+            if self.events.failure:
+                raise self.events.failure
+            if self.events.done:
+                raise UpstreamError("empty", "ended its stream without a word")
+        self._held = b"".join(held)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Events as they come, `[DONE]` excepted: it stays in `events.done`."""
+        events, loop = self.events, asyncio.get_running_loop()
+        ready = self._held
+        while True:
+            if ready:
+                yield ready
+            if events.failure:
+                raise events.failure
+            if events.done:
+                return
+            ready = events.feed(await self._next(min(loop.time() + self._between_s, self._end_at)))
+
+    async def _next(self, deadline: float) -> bytes:
+        try:
+            async with asyncio.timeout_at(deadline):
+                data = await self._read()
+        except TimeoutError as error:
+            raise self._late() from error
+        if not data:
+            raise UpstreamError("cut", "closed its stream before its end")
+        return data
+
+    def _late(self) -> UpstreamError:
+        if asyncio.get_running_loop().time() >= self._end_at:
+            return UpstreamError("timeout", "took longer in all than its time-out allows")
+        if self.events.spoke:
+            return UpstreamError("stall", f"sent nothing for {self._between_s:g} s")
+        return UpstreamError("timeout", "gave no first token in time")
+
+    async def drain(self) -> None:
+        """After `[DONE]`: let the connection end by itself, so that it can be used again."""
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                while await self._read():
+                    pass
+        except (TimeoutError, UpstreamError):
+            pass
+        self.close()
+
+    def close(self) -> None:
+        """Stop the upstream now. Once is enough."""
+        close, self._close = self._close, _nothing
+        close()
+
+
+def _nothing() -> None:
+    """There is nothing left to close."""
+
+
+def message_of(error: Any) -> str:
+    """What an error object says, kept short."""
+    said = error.get("message") if isinstance(error, dict) else error
+    return str(said)[:300]
+
+
+def error_event(message: str, code: str) -> bytes:
+    """The event that ends a stream whose expert failed after its first token."""
+    error = {"message": message, "type": "upstream_error", "param": None, "code": code}
+    return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"

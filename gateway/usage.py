@@ -1,0 +1,76 @@
+"""What a call used, as the provider counted it, and what that cost."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+
+class InputDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class OutputDetails(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
+class Usage(msgspec.Struct):
+    """The `usage` object of a response; every count may be missing."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    prompt_tokens_details: InputDetails | None = None
+    completion_tokens_details: OutputDetails | None = None
+    prompt_cache_hit_tokens: int | None = None
+
+    @property
+    def cached_tokens(self) -> int:
+        """Input tokens read from the provider's prompt cache; they are part of `prompt_tokens`."""
+        details = self.prompt_tokens_details
+        return (details.cached_tokens if details else None) or self.prompt_cache_hit_tokens or 0
+
+    @property
+    def reasoning_tokens(self) -> int:
+        details = self.completion_tokens_details
+        return (details.reasoning_tokens if details else None) or 0
+
+    @property
+    def output_tokens(self) -> int | None:
+        """All billed output: some providers leave reasoning out of `completion_tokens`, the total tells."""
+        if self.completion_tokens is None or not self.reasoning_tokens:
+            return self.completion_tokens
+        apart = (self.prompt_tokens or 0) + self.completion_tokens + self.reasoning_tokens
+        return self.completion_tokens + (self.reasoning_tokens if self.total_tokens == apart else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """USD per token. None is unknown; cached input and reasoning then cost what input and output cost."""
+
+    input_usd: float | None = None
+    output_usd: float | None = None
+    cached_input_usd: float | None = None
+    reasoning_usd: float | None = None
+
+
+UNKNOWN_PRICE = Price()
+
+
+def cost_usd(usage: Usage | None, price: Price) -> float | None:
+    """The price of a call in USD, or None where a price or a count it needs is unknown."""
+    if usage is None or usage.prompt_tokens is None:
+        return None
+    n_output = usage.output_tokens or 0
+    if price.input_usd is None or (price.output_usd is None and n_output):
+        return None
+    n_cached = min(usage.cached_tokens, usage.prompt_tokens)
+    n_reasoning = min(usage.reasoning_tokens, n_output)
+    cached_usd = price.input_usd if price.cached_input_usd is None else price.cached_input_usd
+    output_usd = price.output_usd or 0.0
+    reasoning_usd = output_usd if price.reasoning_usd is None else price.reasoning_usd
+    return (
+        (usage.prompt_tokens - n_cached) * price.input_usd
+        + n_cached * cached_usd
+        + (n_output - n_reasoning) * output_usd
+        + n_reasoning * reasoning_usd
+    )

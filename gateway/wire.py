@@ -1,0 +1,280 @@
+"""The HTTP side of one request: its body by field, its headers, and how an answer is put on the wire."""
+
+import asyncio
+import os
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from time import perf_counter
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from .errors import BodyTooLarge, ForbiddenField, GatewayError, InvalidField, InvalidJson, to_envelope
+from .experts.types import Fields
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+JSON = b"application/json"
+WATCH_AFTER_S = 0.03
+MAX_HEADER_CHARS = 4096
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+UNSAFE = re.compile(r"[^\x20-\x7e]")
+
+FORBIDDEN = frozenset(
+    {
+        "api_base",
+        "base_url",
+        "api_key",
+        "api_version",
+        "api_type",
+        "azure_ad_token",
+        "azure_ad_token_provider",
+        "azure_endpoint",
+        "custom_llm_provider",
+        "default_headers",
+        "extra_headers",
+        "aws_access_key_id",
+        "aws_bedrock_runtime_endpoint",
+        "aws_profile_name",
+        "aws_region_name",
+        "aws_role_name",
+        "aws_secret_access_key",
+        "aws_session_name",
+        "aws_session_token",
+        "aws_sts_endpoint",
+        "aws_web_identity_token",
+        "litellm_credential_name",
+        "litellm_params",
+        "vertex_ai_credentials",
+        "vertex_ai_location",
+        "vertex_ai_project",
+        "vertex_credentials",
+        "vertex_location",
+        "vertex_project",
+    }
+)
+"""Fields by which a client would choose where its request goes, or with whose key."""
+
+_fields = msgspec.json.Decoder(Fields)
+_text = msgspec.json.Decoder(str)
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection before it had sent its request."""
+
+
+class Exchange:
+    """One request and its response on an ASGI connection.
+
+    `key_id` says who asks, once the gate has let them in; `started_s` is when the request came, on the clock
+    of `perf_counter`.
+    """
+
+    __slots__ = (
+        "_handle",
+        "_receive",
+        "_send",
+        "_task",
+        "_watcher",
+        "gone",
+        "headers",
+        "key_id",
+        "path",
+        "request_id",
+        "responded",
+        "scope",
+        "started_s",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.path: str = scope["path"]
+        self.request_id = request_id_of(self.headers.get(b"x-request-id"))
+        self.key_id: str | None = None
+        self.started_s = perf_counter()
+        self.responded = False
+        self.gone = False
+        self._receive = receive
+        self._send = send
+        self._task: asyncio.Task[Any] | None = None
+        self._handle: asyncio.TimerHandle | None = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def body(self, max_bytes: int) -> bytes:
+        """The whole body; from then on a client that goes away cancels the task that serves it.
+
+        Raises:
+            BodyTooLarge: it is longer than `max_bytes`.
+            ClientGoneError: it never came to its end.
+        """
+        declared = self.headers.get(b"content-length")
+        if declared is not None and declared.isdigit() and int(declared) > max_bytes:
+            raise too_large(max_bytes)
+        message = await self._receive()
+        body: bytes = message.get("body", b"")
+        if message.get("more_body") or message["type"] != "http.request":
+            body = await self._rest(message, max_bytes)
+        if len(body) > max_bytes:
+            raise too_large(max_bytes)
+        self._task = asyncio.current_task()
+        # A watcher is a task; calls that end at once never pay for one.
+        self._handle = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._start_watching)
+        return body
+
+    async def _rest(self, message: Message, max_bytes: int) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            if message["type"] != "http.request":
+                raise ClientGoneError
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > max_bytes:
+                raise too_large(max_bytes)
+            if not message.get("more_body"):
+                return b"".join(parts)
+            message = await self._receive()
+
+    def _start_watching(self) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if self._task is not None:
+            self.gone = True
+            self._task.cancel()
+
+    def finish(self) -> None:
+        """Stop looking out for the client."""
+        self._task = None
+        if self._handle is not None:
+            self._handle.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    async def respond(self, status: int, headers: Headers, body: bytes, content_type: bytes = JSON) -> None:
+        """Send a whole response. From here on nobody is cancelled for a client that goes away."""
+        self._task = None
+        headers.append((b"content-type", content_type))
+        headers.append((b"content-length", str(len(body)).encode()))
+        headers.append((b"x-request-id", self.request_id))
+        self.responded = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def refuse(self, error: GatewayError, headers: Headers | None = None) -> None:
+        """Send an error in OpenAI's envelope."""
+        await self.respond(error.status, [*(headers or ()), *error.headers()], to_envelope(error))
+
+    async def start_stream(self, headers: Headers) -> None:
+        headers.append((b"content-type", b"text/event-stream; charset=utf-8"))
+        headers.append((b"cache-control", b"no-cache"))
+        headers.append((b"x-accel-buffering", b"no"))
+        headers.append((b"x-request-id", self.request_id))
+        self.responded = True
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def stream(self, events: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": events, "more_body": True})
+
+    async def end_stream(self, events: bytes = b"") -> None:
+        self._task = None
+        await self._send({"type": "http.response.body", "body": events})
+
+
+def too_large(max_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {max_bytes} bytes (server.max_body_bytes)")
+
+
+def request_id_of(given: bytes | None) -> bytes:
+    """The client's own id where it is a tame one, else a fresh one."""
+    if given is not None and REQUEST_ID.fullmatch(given):
+        return given
+    return b"req_" + os.urandom(12).hex().encode()
+
+
+def header_value(text: str) -> bytes:
+    """A text made safe for a header: printable ASCII, bounded."""
+    return UNSAFE.sub("?", text[:MAX_HEADER_CHARS]).encode("ascii")
+
+
+def read_fields(body: bytes) -> Fields:
+    """The fields of a JSON object, each as its own bytes.
+
+    Raises:
+        InvalidJson: it is no JSON object.
+        ForbiddenField: it tries to say where the request should go.
+    """
+    try:
+        fields = _fields.decode(body)
+    except msgspec.ValidationError:
+        raise InvalidJson("the body must be a JSON object") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidJson(f"the body is not valid JSON: {error}" if body else "the body is empty") from None
+    except RecursionError:
+        raise InvalidJson("the body is nested too deeply") from None
+    for name in FORBIDDEN.intersection(fields):
+        raise ForbiddenField(
+            f"'{name}' is not for clients to choose: upstreams and keys are the operator's; leave it out",
+            param=name,
+        )
+    return fields
+
+
+def text_field(fields: Fields, name: str) -> str:
+    """A required field that must be a non-empty string.
+
+    Raises:
+        InvalidField: it is missing, empty or of another type.
+    """
+    raw = fields.get(name)
+    if raw is None:
+        raise InvalidField(f"'{name}' is missing; it must be a string", param=name)
+    try:
+        text = _text.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise InvalidField(f"'{name}' must be a string", param=name) from None
+    if not text:
+        raise InvalidField(f"'{name}' must not be empty", param=name)
+    return text
+
+
+def flag_field(fields: Fields, name: str) -> bool:
+    """An optional boolean; missing and null are False.
+
+    Raises:
+        InvalidField: it is something else.
+    """
+    raw = fields.get(name)
+    if raw is None:
+        return False
+    word = bytes(raw[:6]) if isinstance(raw, bytes) else bytes(memoryview(raw)[:6])
+    if word == b"true":
+        return True
+    if word in (b"false", b"null"):
+        return False
+    raise InvalidField(f"'{name}' must be true or false", param=name)
+
+
+def list_field(fields: Fields, name: str) -> Raw:
+    """A required field that must be a non-empty list; its items are not looked at.
+
+    Raises:
+        InvalidField: it is missing, empty or no list.
+    """
+    raw = fields.get(name)
+    if raw is None:
+        raise InvalidField(f"'{name}' is missing; it must be a list", param=name)
+    head = bytes(memoryview(raw)[:32])
+    if not head.startswith(b"["):
+        raise InvalidField(f"'{name}' must be a list", param=name)
+    if head[1:].lstrip().startswith(b"]"):
+        raise InvalidField(f"'{name}' must not be empty", param=name)
+    return raw

@@ -1,0 +1,43 @@
+"""Routing without prediction: the first expert of the pool that may be planned, the others behind it."""
+
+import numpy as np
+
+from policies import Decision, Fleet, Hints, Policy, Single
+from routers import Query
+
+
+class InOrder:
+    """Stands where `gateway.routing.Routing` stands; remembers what it was asked."""
+
+    degraded = None
+    gatherer = None
+
+    def __init__(self, *pool: str) -> None:
+        self.pool = pool
+        self.asked: list[tuple[Query, Policy, Hints | None]] = []
+
+    async def decide(self, query: Query, policy: Policy, hints: Hints | None, fleet: Fleet) -> Decision:
+        self.asked.append((query, policy, hints))
+        n = len(self.pool)
+        order = [e for e in range(n) if fleet.available[e]]
+        names = [self.pool[e] for e in order] or list(self.pool)
+        zeros = np.zeros(n)
+        return Decision(
+            policy=policy.name,
+            experts=self.pool,
+            chosen=names[0],
+            plan=Single(tuple(names)),
+            tier="prior",
+            reason="first in order",
+            order=np.array(order, np.int64),
+            utility=zeros,
+            quality=zeros,
+            quality_std=zeros,
+            output_tokens=zeros,
+            cost_usd=zeros,
+            latency_s=zeros,
+            evidence=np.zeros(n, bool),
+            rejections=dict(fleet.unavailable),
+            margin=float("inf"),
+            propensity=1.0,
+        )

@@ -1,0 +1,120 @@
+"""The real gateway on a free port, around experts that a fake upstream plays."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import msgspec
+import uvicorn
+from starlette.types import ASGIApp
+
+from gateway.app import front_of, machine_of
+from gateway.config import Config
+from gateway.machine import Machine
+from gateway.transport import Transport
+from tests.fakes.routing import InOrder
+
+KEY = "sk-test-7d1c0f5be2a94c6688aa"
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its hands on the process's signals."""
+
+    def capture_signals(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+
+@dataclass
+class Gateway:
+    """A running gateway: `base` ends in /v1."""
+
+    base: str
+    machine: Machine
+    http: aiohttp.ClientSession
+
+    async def post(self, path: str, body: Any, **headers: str) -> "Answer":
+        """Post a JSON value, or bytes as they are, and read the whole answer."""
+        data = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        async with self.http.post(f"{self.base}/{path}", data=data, headers=names) as response:
+            return Answer(response.status, dict(response.headers), await content(response))
+
+    async def chat(
+        self, model: str, *, stream: bool = False, headers: dict[str, str] | None = None, **more: Any
+    ) -> "Answer":
+        body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], **more}
+        if stream:
+            body["stream"] = True
+        return await self.post("chat/completions", body, **(headers or {}))
+
+    async def told(self, answer: "Answer") -> dict[str, Any]:
+        """What the journal says of an answer."""
+        entry = await self.machine.journal.get(answer.headers["x-thalamus-decision-id"])
+        assert entry is not None
+        return entry
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return msgspec.json.decode(self.body)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        error: dict[str, Any] = self.json()["error"]
+        return error
+
+    @property
+    def events(self) -> list[bytes]:
+        return [line[6:] for line in self.body.splitlines() if line.startswith(b"data: ")]
+
+    @property
+    def expert(self) -> str | None:
+        return self.headers.get("x-thalamus-expert")
+
+
+async def content(response: aiohttp.ClientResponse) -> bytes:
+    parts = []
+    with contextlib.suppress(aiohttp.ClientPayloadError):
+        async for part in response.content.iter_any():
+            parts.append(part)
+    return b"".join(parts)
+
+
+@contextlib.asynccontextmanager
+async def served(app: ASGIApp) -> AsyncIterator[str]:
+    """An ASGI application on a free port: gives its address."""
+    server = Server(
+        uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="on", log_level="error", access_log=False)
+    )
+    task = asyncio.ensure_future(server.serve())
+    while not server.started:
+        assert not task.done(), "the server did not start"
+        await asyncio.sleep(0.005)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+@contextlib.asynccontextmanager
+async def gateway(config: dict[str, Any], journal: str, *pool: str) -> AsyncIterator[Gateway]:
+    """The whole gateway from a configuration as a file would give it; `pool` is whom `auto` asks, in order."""
+    whole = {**config, "journal": {"path": journal, **config.get("journal", {})}}
+    settings = msgspec.convert(whole, Config, dec_hook=secret)
+    transport = Transport()
+    machine = machine_of(settings, transport, routing_of=lambda *_: (InOrder(*pool), None))
+    async with served(front_of(machine, transport)) as address, aiohttp.ClientSession() as http:
+        yield Gateway(f"{address}/v1", machine, http)
+
+
+def secret(kind: type, value: Any) -> Any:
+    return kind(value)

@@ -1,0 +1,143 @@
+"""Every fault of an upstream × (whole, stream) × (alone, with a fallback): what the client gets."""
+
+import pytest
+import pytest_asyncio
+
+from tests.fakes.serving import Gateway, gateway
+from tests.fakes.upstream import Upstream, events, running_upstream, whole
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+BEFORE = {
+    "status-500": (502, "upstream_status"),
+    "status-503": (503, "upstream_status"),
+    "status-401": (502, "upstream_status"),
+    "status-403": (502, "upstream_status"),
+    "status-408": (504, "upstream_status"),
+    "status-429": (429, "upstream_status"),
+    "status-302": (502, "upstream_status"),
+    "garbage": (502, "upstream_garbage"),
+    "reset": (502, "upstream_reset"),
+    "hang": (504, "upstream_timeout"),
+    "slow-900": (504, "upstream_timeout"),
+}
+ONLY_STREAMS = {
+    "cut-0": (502, "upstream_cut"),
+    "stall-0": (504, "upstream_timeout"),
+    "badchunk-0": (502, "upstream_bad_chunk"),
+    "errorevent-0": (502, "upstream_error_event"),
+    "silent": (502, "upstream_empty"),
+}
+AFTER = {
+    "cut-2": "stream_cut",
+    "stall-2": "stream_stall",
+    "badchunk-2": "stream_bad_chunk",
+    "errorevent-2": "stream_error_event",
+    "nodone": "stream_cut",
+}
+REFUSED = ["status-400", "status-404", "status-409", "status-413", "status-422"]
+PATIENCE = {"connect_s": 0.5, "first_token_s": 0.4, "between_tokens_s": 0.3, "total_s": 0.6}
+
+
+def experts(base: str) -> list[dict[str, object]]:
+    names = [*BEFORE, *ONLY_STREAMS, *AFTER, *REFUSED, "toolong", "good"]
+    there = [{"name": name, "model": f"openai/{name}", "api_base": base} for name in names]
+    return [*there, {"name": "nowhere", "model": "openai/x", "api_base": "http://127.0.0.1:1/v1"}]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def upstream():
+    async with running_upstream() as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory):
+    journal = str(tmp_path_factory.mktemp("faults") / "journal.sqlite3")
+    config = {"experts": experts(upstream.base), "timeouts": PATIENCE}
+    async with gateway(config, journal, "good") as running:
+        yield running
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fault", BEFORE)
+async def test_a_fault_before_the_first_token_is_an_error_in_openais_envelope(
+    served: Gateway, fault: str, stream: bool
+) -> None:
+    answer = await served.chat(fault, stream=stream)
+    status, code = BEFORE[fault]
+    assert (answer.status, answer.error["code"]) == (status, code)
+    assert answer.error["type"] == "upstream_error"
+    assert fault in answer.error["message"]
+    assert "sk-secret" not in answer.error["message"] or fault not in ("status-401", "status-403")
+
+
+@pytest.mark.parametrize("fault", ONLY_STREAMS)
+async def test_a_stream_that_fails_before_its_first_token_is_an_error_with_a_status(
+    served: Gateway, fault: str
+) -> None:
+    answer = await served.chat(fault, stream=True)
+    assert (answer.status, answer.error["code"]) == ONLY_STREAMS[fault]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fault", [*BEFORE, "nowhere", "toolong"])
+async def test_a_fault_before_the_first_token_moves_on_to_the_fallback(
+    served: Gateway, fault: str, stream: bool
+) -> None:
+    answer = await served.chat(fault, stream=stream, router={"fallbacks": ["good"]})
+    assert (answer.status, answer.expert) == (200, "good")
+    assert answer.body == (b"".join(events("good")) if stream else whole("good"))
+    told = await served.told(answer)
+    assert [attempt["verdict"] for attempt in told["attempts"]] == ["moved_on", "answered"]
+
+
+@pytest.mark.parametrize("fault", ONLY_STREAMS)
+async def test_a_stream_that_fails_before_its_first_token_falls_back(served: Gateway, fault: str) -> None:
+    answer = await served.chat(fault, stream=True, router={"fallbacks": ["good"]})
+    assert (answer.status, answer.expert, answer.body) == (200, "good", b"".join(events("good")))
+
+
+@pytest.mark.parametrize("fallbacks", [[], ["good"]])
+@pytest.mark.parametrize("fault", AFTER)
+async def test_after_the_first_token_nothing_is_retried_and_the_stream_says_so(
+    served: Gateway, upstream: Upstream, fault: str, fallbacks: list[str]
+) -> None:
+    n_good, n_fault = upstream.n_calls("good"), upstream.n_calls(fault)
+    answer = await served.chat(fault, stream=True, router={"fallbacks": fallbacks})
+    sent = [event for event in events(fault) if b"[DONE]" not in event]
+    kept = b"".join(sent if fault == "nodone" else sent[:2])
+    assert answer.status == 200
+    assert answer.body.startswith(kept)
+    assert b"[DONE]" not in answer.body
+    assert answer.body[len(kept) :].startswith(b'data: {"error":{')
+    assert AFTER[fault].encode() in answer.body[len(kept) :]
+    assert answer.body.endswith(b"\n\n")
+    assert (upstream.n_calls("good"), upstream.n_calls(fault)) == (n_good, n_fault + 1)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fault", REFUSED)
+async def test_other_refusals_go_back_as_they_are(served: Gateway, fault: str, stream: bool) -> None:
+    answer = await served.chat(fault, stream=stream, router={"fallbacks": ["good"]})
+    assert answer.status == int(fault.removeprefix("status-"))
+    assert answer.error["type"] == "mock_error"
+    assert answer.expert is None
+
+
+async def test_too_long_a_context_goes_back_as_it_is_when_nobody_is_left(served: Gateway) -> None:
+    answer = await served.chat("toolong")
+    assert (answer.status, answer.error["code"]) == (400, "context_length_exceeded")
+
+
+async def test_what_an_upstream_says_of_its_key_reaches_nobody(served: Gateway) -> None:
+    for fault in ("status-401", "status-403"):
+        answer = await served.chat(fault)
+        assert b"sk-secret" not in answer.body
+        assert "sk-secret" not in str(await served.told(answer))
+    assert "sk-secret" not in str([served.machine.fleet.state(name) for name in ("status-401", "status-403")])
+
+
+async def test_nobody_at_the_address_is_an_error(served: Gateway) -> None:
+    answer = await served.chat("nowhere")
+    assert (answer.status, answer.error["code"]) == (502, "upstream_connect")
