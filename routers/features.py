@@ -25,7 +25,7 @@ __all__ = [
 
 
 class TokenEmbedder(Embedder, Protocol):
-    """An embedder whose tokens can be had before they are embedded: words and vector share one tokenisation."""
+    """An embedder whose tokens can be had first: words and vector share one tokenisation."""
 
     def ids(self, text: str) -> list[int]:
         """Non-negative ids below 2³², at most as many as the embedder reads."""
@@ -37,8 +37,8 @@ class TokenEmbedder(Embedder, Protocol):
 class FeatureExtractor:
     """Features of either tier; words and form are the same in both, and a text is tokenised once for them.
 
-    `static` is a `StaticEmbedder` (in tests a `HashingEmbedder`). Without an encoder only the static tier can be
-    asked for. `extract` may be called from many threads.
+    `static` is a `StaticEmbedder` (in tests a `HashingEmbedder`). Without an encoder only the static tier can
+    be asked for. `extract` may be called from many threads.
     """
 
     def __init__(self, static: TokenEmbedder, encoder: Embedder | None = None) -> None:

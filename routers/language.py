@@ -25,8 +25,6 @@ _SCRIPTS = tuple(
 """Distinguishing letters first: kana before Han, letters that only Ukrainian has before Cyrillic."""
 
 _COMMON = {
-    "en": "the of and to is in a an i what who when where why which how with that this for you are it was "
-    "have does do did my please if on by at be as or no not can one find write",
     "de": "der die das und ist nicht ein eine wie zu mit den von auf für wird bitte ich sich dem im wer wann",
     "fr": "le la les des est et un une que qui dans pour pas sur avec du au vous je quel quelle ce",
     "es": "el la los las de que y es en un una por con para del se cómo qué cuál su al quién cuándo",
@@ -38,7 +36,10 @@ _COMMON = {
     "tr": "bir ve bu için ne ile mı mi da nasıl çok olarak kaç nedir gibi olan daha kim",
     "vi": "là và của có một không cho được các trong người với như thế nào gì này những",
     "id": "yang dan di untuk dengan adalah ini itu dari apa tidak pada ke bagaimana dalam saya berapa",
+    "en": "the of and to is in a an i what who when where why which how with that this for you are it was "
+    "have does do did my please if on by at be as or no not can one find write",
 }
+"""English last: at a tie the other one wins, for `to`, `i` and `in` are words elsewhere too."""
 
 _LANGUAGES_OF: dict[str, list[str]] = {}
 for _code, _words in _COMMON.items():

@@ -1,6 +1,6 @@
 """Makes the static table: each token through the encoder once, fewer dimensions, weights by rarity."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from .onnx import EncoderGraph, frame
 from .source import Source
 from .tokens import Tokenizer
 
-DISTILLER_VERSION = 1
+DISTILLER_VERSION = 2
 """Part of the cache key and of fingerprints: raise it whenever the table's vectors change."""
 
 RARITY = 1e-4
@@ -29,7 +29,8 @@ def table_path(source: Source, dim: int, progress: Progress | None) -> Path:
 
 
 def _write(source: Source, dim: int, progress: Progress | None, path: Path) -> None:
-    table = weighted(principal(_token_vectors(source, progress), dim))
+    vectors = principal(_token_vectors(source, progress), dim)
+    table = vectors * rarity(Tokenizer(source.tokenizer).vocabulary())[:, None]
     with path.open("wb") as file:
         np.save(file, table.astype(np.float32))
 
@@ -65,13 +66,18 @@ def principal(vectors: Floats32, dim: int) -> Floats:
     return projected
 
 
-def weighted(vectors: Floats) -> Floats:
-    """Rows scaled by a / (a + p), p from Zipf's law: a WordPiece vocabulary is ordered by frequency.
+def rarity(vocabulary: Sequence[str]) -> Floats:
+    """(n_vocab,) weights a / (a + p) in (0, 1), with p from Zipf's law.
+
+    A BERT vocabulary lists special tokens, then single characters, then words from the most frequent on; what
+    comes before the first word counts as frequent as that word.
 
     Reference: Arora et al., A Simple but Tough-to-Beat Baseline for Sentence Embeddings, ICLR 2017, eq. 1.
     Differs: p is 1 / rank instead of a count; the common component goes with the centring of the table.
     """
-    p = 1 / np.arange(1, len(vectors) + 1)
+    words = (row for row, token in enumerate(vocabulary) if len(token) > 1 and token.isalpha())
+    rank = np.maximum(np.arange(len(vocabulary)) - next(words, 0) + 1, 1)
+    p = 1 / rank
     p /= p.sum()
-    scaled: Floats = vectors * (RARITY / (RARITY + p))[:, None]
-    return scaled
+    weights: Floats = RARITY / (RARITY + p)
+    return weights

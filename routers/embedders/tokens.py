@@ -17,7 +17,7 @@ CHARS_PER_TOKEN = 16
 """Longer texts are cut before they are tokenised, so that a megabyte of text costs no more than a page."""
 
 _WORDS = re.compile(r"[a-z0-9]+|[!-/:-@\[-`{-~]")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")  # half a character: JSON can carry it, UTF-8 cannot
 _MAX_REMEMBERED_CHARS = 40
 
@@ -37,9 +37,10 @@ class Tokenizer:
         self._slow.encode_special_tokens = True
         self._known: dict[str, tuple[int, ...]] = {}
 
-    @property
-    def n_vocab(self) -> int:
-        return int(self._slow.get_vocab_size())
+    def vocabulary(self) -> list[str]:
+        """Every token, by id."""
+        vocabulary = self._slow.get_vocab()
+        return sorted(vocabulary, key=vocabulary.__getitem__)
 
     def id_of(self, token: str) -> int:
         """Raises: EmbedderError: the vocabulary has no such token."""

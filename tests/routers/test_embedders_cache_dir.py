@@ -1,0 +1,101 @@
+"""Files built once: atomically, by whoever comes first, and never half."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from routers import EmbedderError
+from routers.embedders.cache_dir import built, cache_dir, content_hash
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("THALAMUS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_the_directory_is_chosen_by_the_environment(cache, monkeypatch):
+    assert cache_dir() == cache
+    monkeypatch.delenv("THALAMUS_CACHE")
+    assert cache_dir() == Path.home() / ".cache" / "thalamus"
+
+
+def test_a_file_is_built_once(cache):
+    calls: list[Path] = []
+
+    def build(path: Path) -> None:
+        calls.append(path)
+        path.write_text("content")
+
+    assert built("a.bin", build).read_text() == "content"
+    assert built("a.bin", build) == cache / "a.bin"
+    assert len(calls) == 1
+
+
+def test_two_builders_at_once_both_get_a_whole_file(cache):
+    both_inside = threading.Barrier(2, timeout=10)
+    found: list[str] = []
+
+    def build(path: Path) -> None:
+        with path.open("w") as file:
+            file.write("first half, ")
+            file.flush()
+            both_inside.wait()
+            file.write("second half")
+
+    threads = [threading.Thread(target=lambda: found.append(built("b.bin", build).read_text())) for _ in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == ["first half, second half"] * 2
+    assert os.listdir(cache) == ["b.bin"]
+
+
+def test_two_processes_that_build_the_encoder_at_once_both_succeed(cache):
+    script = (
+        "from routers.embedders import OnnxEmbedder; print(OnnxEmbedder().embed(['hello'])[0, :4].tolist())"
+    )
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    answers = [job.communicate(timeout=60) for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], answers
+    assert answers[0][0] == answers[1][0] != ""
+    assert len(os.listdir(cache)) == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_interrupted_build_leaves_nothing(cache, error):
+    def build(path: Path) -> None:
+        path.write_text("half")
+        raise error
+
+    with pytest.raises(error):
+        built("c.bin", build)
+    assert os.listdir(cache) == []
+
+
+def test_a_cache_that_cannot_be_written_is_one_clear_line(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("THALAMUS_CACHE", str(tmp_path / "file"))
+    with pytest.raises(EmbedderError, match="THALAMUS_CACHE"):
+        built("d.bin", lambda path: None)
+
+
+def test_the_hash_follows_the_content_not_the_name(tmp_path):
+    one, two, three = (tmp_path / name for name in "123")
+    one.write_text("same")
+    two.write_text("same")
+    three.write_text("else")
+    assert content_hash(one) == content_hash(two) != content_hash(three)
+    assert content_hash(one, three) != content_hash(three, one)
+    one.write_text("changed")
+    assert content_hash(one) != content_hash(two)

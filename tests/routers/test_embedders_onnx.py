@@ -1,0 +1,184 @@
+"""The encoder against reference vectors of sentence-transformers, and the promises of `OnnxEmbedder`."""
+
+import json
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from routers import EmbedderError
+from routers.embedders import OnnxEmbedder, SentenceTransformerEmbedder
+from routers.embedders.source import find_source
+
+HERE = Path(__file__).parent
+TEXTS: list[str] = json.loads((HERE / "minilm_reference.json").read_text("utf-8"))
+REFERENCE = np.load(HERE / "minilm_reference.npy")
+"""fp32 vectors of TEXTS, made with sentence-transformers."""
+
+
+@pytest.fixture(scope="module")
+def fp32() -> OnnxEmbedder:
+    return OnnxEmbedder(precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def int8() -> OnnxEmbedder:
+    return OnnxEmbedder()
+
+
+def cosines(a, b):
+    return (a * b).sum(axis=1)
+
+
+def test_fp32_equals_the_vectors_of_sentence_transformers(fp32):
+    assert cosines(fp32.embed(TEXTS), REFERENCE).min() >= 0.9999
+
+
+@pytest.mark.train
+def test_fp32_equals_sentence_transformers_run_here(fp32):
+    pytest.importorskip("sentence_transformers", reason="needs the extra `train`")
+    other = SentenceTransformerEmbedder(str(find_source("minilm").folder))
+    assert cosines(fp32.embed(TEXTS), other.embed(TEXTS)).min() >= 0.999
+    assert other.embed([]).shape == (0, other.dim)
+
+
+def test_int8_stays_close_to_fp32(int8):
+    found = cosines(int8.embed(TEXTS), REFERENCE)
+    assert found.min() >= 0.97
+    assert found.mean() >= 0.985
+
+
+def test_int8_keeps_who_is_nearest_to_whom(int8):
+    near, far = "How tall is the tower?", "Write a sorting function in Python."
+    query, a, b = int8.embed(["What is the height of the tower?", near, far])
+    assert query @ a > query @ b + 0.3
+
+
+def test_order_is_kept_and_a_batch_equals_its_singles_to_the_bit(int8):
+    batch = int8.embed(TEXTS)
+    assert np.array_equal(batch, np.concatenate([int8.embed([text]) for text in TEXTS]))
+    assert np.array_equal(int8.embed(TEXTS[::-1]), batch[::-1])
+
+
+def test_several_threads_give_the_same_bits(int8):
+    threaded = OnnxEmbedder(n_threads=2)
+    assert np.array_equal(threaded.embed(TEXTS), int8.embed(TEXTS))
+    with ThreadPoolExecutor(4) as pool:
+        found = np.concatenate(list(pool.map(lambda text: int8.embed([text]), TEXTS)))
+    assert np.array_equal(found, int8.embed(TEXTS))
+
+
+def test_no_text_gives_no_rows_and_an_empty_text_a_unit_row(int8):
+    assert int8.embed([]).shape == (0, 384)
+    assert int8.embed([]).dtype == np.float32
+    assert np.linalg.norm(int8.embed([""])) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_long_text_keeps_its_head_and_its_tail(int8):
+    head, tail = "Translate into French. ", " Answer in rhyme."
+    filler = "stone " * 3000
+    whole = int8.embed([head + filler + tail])[0]
+    assert whole @ int8.embed([head + filler])[0] < 0.9999
+    assert whole @ int8.embed([filler + tail])[0] < 0.9999
+    other_middle = head + filler[:9000] + "granite " * 50 + filler[9000:] + tail
+    assert np.array_equal(int8.embed([other_middle])[0], whole)
+
+
+def test_a_megabyte_costs_about_as_much_as_a_page(int8):
+    started = time.perf_counter()
+    int8.embed(["word " * 400_000])
+    assert time.perf_counter() - started < 5  # whole, it would take over a minute
+
+
+@pytest.mark.parametrize(
+    "junk", ["\ud800 half a character", "\x00\x01\x02", "🙂" * 50, "\u202e\u200d", "x" * 5000]
+)
+def test_junk_gives_unit_rows(int8, junk):
+    vector = int8.embed([junk])
+    assert np.isfinite(vector).all()
+    assert np.linalg.norm(vector) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_text_that_spells_a_special_token_is_only_text(int8):
+    assert not np.array_equal(int8.embed(["a [SEP] b"]), int8.embed(["a b"]))
+    assert int8.embed(["a [MASK] b"])[0] @ int8.embed(["a [ mask ] b"])[0] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_fingerprints_name_precision_and_limit(int8, fp32):
+    names = {int8.fingerprint, fp32.fingerprint, OnnxEmbedder(max_tokens=128).fingerprint}
+    assert len(names) == 3
+    assert OnnxEmbedder().fingerprint == int8.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"precision": "int4"}, "precision"),
+        ({"n_threads": 0}, "n_threads"),
+        ({"max_tokens": 4}, "max_tokens"),
+        ({"max_tokens": 9999}, "max_tokens"),
+        ({"source": "/no/such/folder"}, "/no/such/folder"),
+    ],
+)
+def test_settings_out_of_bounds_are_named(settings, word):
+    with pytest.raises(EmbedderError, match=word):
+        OnnxEmbedder(**settings)
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch) -> Path:
+    """A folder with a BERT encoder of its own, and an empty cache."""
+    monkeypatch.setenv("THALAMUS_CACHE", str(tmp_path / "cache"))
+    source, folder = find_source("minilm").folder, tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(source / name, folder)
+    (folder / "model.safetensors").symlink_to(source / "model.safetensors")
+    return folder
+
+
+def test_a_local_folder_is_built_into_the_cache(copied, int8, tmp_path):
+    found = OnnxEmbedder(copied).embed(TEXTS)
+    assert np.array_equal(found, int8.embed(TEXTS))
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".onnx"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("model_type", "roberta"), ("hidden_act", "relu"), ("position_embedding_type", "relative")],
+)
+def test_another_architecture_is_refused_with_the_way_out(copied, key, value):
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(config | {key: value}))
+    with pytest.raises(EmbedderError, match="sentence-transformers:"):
+        OnnxEmbedder(copied)
+
+
+def test_weights_that_do_not_match_the_config_are_an_error_and_leave_no_file(copied, tmp_path):
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 7}))
+    with pytest.raises(EmbedderError, match=r"model\.safetensors"):
+        OnnxEmbedder(copied)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_damaged_files_are_named(copied, name):
+    (copied / name).unlink()
+    (copied / name).write_bytes(b"not this")
+    with pytest.raises(EmbedderError, match=name):
+        OnnxEmbedder(copied)
+    (copied / name).unlink()
+    with pytest.raises(EmbedderError, match=name):
+        OnnxEmbedder(copied)
+
+
+def test_a_damaged_graph_says_to_remove_it(copied, tmp_path):
+    OnnxEmbedder(copied)
+    (graph,) = (tmp_path / "cache").iterdir()
+    graph.write_bytes(b"cut short")
+    with pytest.raises(EmbedderError, match="remove it"):
+        OnnxEmbedder(copied)

@@ -1,0 +1,282 @@
+"""Form, words, language, and the extractor that puts them beside the vectors."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from routers import (
+    FORM_NAMES,
+    EmbedderError,
+    FeatureExtractor,
+    HashingEmbedder,
+    Query,
+    StaticEmbedder,
+    estimate_tokens,
+    load_embedder,
+    query_of,
+)
+from routers.features import N_SLOTS, code_share, form_features, guess_language
+from routers.lexical import lexical_slots
+
+TEXTS = [
+    "What is 17 * 23?",
+    "",
+    "Sort the list.\n\n```python\nprint([3, 1])\n```",
+    "今天的天气怎么样？",
+    "ok",
+]
+
+
+def form_of(text: str) -> dict[str, float]:
+    return dict(zip(FORM_NAMES, form_features([text])[0].tolist(), strict=True))
+
+
+@pytest.fixture
+def extractor() -> FeatureExtractor:
+    return FeatureExtractor(HashingEmbedder(32), HashingEmbedder(48))
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.text(st.characters(), max_size=80), max_size=4))
+def test_form_is_bounded_and_finite_whatever_the_text(texts):
+    form = form_features(texts)
+    assert form.shape == (len(texts), len(FORM_NAMES))
+    assert np.isfinite(form).all()
+    assert (form >= 0).all()
+    assert (form <= 1).all()
+
+
+@pytest.mark.parametrize("repeated", ["9", "A", "(", "$", "\n", "? ", '"', "A. x\n", "- x\n", "5 km ", "é"])
+def test_form_stays_bounded_for_texts_of_one_thing(repeated):
+    form = form_features([repeated * 20_000])
+    assert 0.99 < form.max() <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "has", "has_not"),
+    [
+        ("length", "a long text indeed", "short"),
+        ("digits", "12 and 34", "twelve"),
+        ("capitals", "WHY", "why"),
+        ("code_signs", "f(x) = {y};", "f of x"),
+        ("formula_signs", r"$\frac{1}{2}$", "one half"),
+        ("operators", "3 + 4", "three and four"),
+        ("non_ascii", "naïve", "naive"),
+        ("lines", "a\nb", "a b"),
+        ("questions", "Why?", "Because."),
+        ("quotes", 'He said "no".', "He said no."),
+        ("numbers", "3 apples and 14 pears", "apples and pears"),
+        ("options", "Which?\nA. one\nB. two", "Which? A one, or B two"),
+        ("options", "(A) one\n(B) two", "(Anna) one"),
+        ("bullets", "- one\n- two", "one - two"),
+        ("units", "It weighs 5 kg.", "It weighs 5 kgs-ish."),
+        ("arithmetic", "17 * 23", "17 and 23"),
+        ("fence", "```x```", "`x`"),
+        ("blank", "The cat ___ away.", "The cat ran away."),
+        ("ends_asking", "Who? ", "Who? Me."),
+        ("ends_open", "Answer:", "Answer: yes"),
+        ("yes_no", "Answer Yes or No.", "Answer."),
+        ("brief", "In one word: why?", "In words: why?"),
+        ("stepwise", "Think step by step.", "Think."),
+    ],
+)
+def test_form_tells(name, has, has_not):
+    assert form_of(has)[name] > form_of(has_not)[name]
+
+
+def test_a_batch_of_forms_equals_its_singles():
+    assert np.array_equal(form_features(TEXTS), np.concatenate([form_features([text]) for text in TEXTS]))
+
+
+def test_a_slot_is_a_token_or_a_pair_of_neighbours():
+    ab, ba, a = lexical_slots([[5, 6], [6, 5], [5]], ["", "", ""])
+    assert (ab >= 0).sum() == 3
+    assert set(a[a >= 0]) < set(ab)
+    assert len(set(ab) & set(ba)) == 2
+
+
+def test_slots_are_distinct_ascending_and_padded_with_minus_one():
+    slots = lexical_slots([[7, 7, 7], [], [1, 2, 3, 4]], ["", "", ""])
+    assert slots.dtype == np.int64
+    assert slots.shape == (3, 7)
+    assert (slots[1] == -1).all()
+    for row in slots:
+        found = row[row >= 0]
+        assert (np.diff(found) > 0).all()
+        assert (found < N_SLOTS).all()
+        assert (row[len(found) :] == -1).all()
+
+
+def test_no_text_gives_no_slots():
+    assert lexical_slots([], []).shape == (0, 0)
+
+
+def test_characters_unknown_to_the_vocabulary_still_tell_texts_apart():
+    static = StaticEmbedder()
+    texts = ["龘靐齉", "麤龖龗"]
+    ids = [static.ids(text) for text in texts]
+    assert ids[0] == ids[1]
+    one, other = (set(row[row >= 0]) for row in lexical_slots(ids, texts))
+    assert len(one - other) >= 3
+
+
+def test_accents_and_typographic_quotes_add_no_characters():
+    assert np.array_equal(lexical_slots([[1]], ["“café” – 5 €"]), lexical_slots([[1]], ["cafe"]))
+
+
+def test_features_have_a_row_per_query_and_unit_vectors(extractor):
+    queries = [query_of(text) for text in TEXTS]
+    features = extractor.extract(queries, "static")
+    assert features.tier == "static"
+    assert len(features) == len(features.lexical) == len(features.form) == 5
+    assert features.dense.shape == (5, 32)
+    assert np.linalg.norm(features.dense, axis=1) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_words_and_form_are_the_same_in_both_tiers(extractor):
+    queries = [query_of(text) for text in TEXTS]
+    static, encoder = extractor.extract(queries, "static"), extractor.extract(queries, "encoder")
+    assert encoder.tier == "encoder"
+    assert encoder.dense.shape == (5, 48)
+    assert np.array_equal(static.lexical, encoder.lexical)
+    assert np.array_equal(static.form, encoder.form)
+
+
+@pytest.mark.parametrize("tier", ["static", "encoder"])
+def test_reused_words_and_form_are_not_extracted_again(extractor, tier):
+    queries = [query_of(text) for text in TEXTS]
+    first = extractor.extract(queries, "static")
+    again = extractor.extract(queries, tier, reuse=first)
+    assert again.lexical is first.lexical
+    assert again.form is first.form
+    assert np.array_equal(again.dense, extractor.extract(queries, tier).dense)
+
+
+def test_features_of_other_queries_cannot_be_reused(extractor):
+    first = extractor.extract([query_of("a")], "static")
+    with pytest.raises(ValueError, match="1 queries, not 2"):
+        extractor.extract([query_of("a"), query_of("b")], "encoder", reuse=first)
+
+
+@pytest.mark.parametrize("tier", ["static", "encoder"])
+def test_an_empty_batch_gives_empty_features(extractor, tier):
+    features = extractor.extract([], tier)
+    assert len(features) == 0
+    assert features.form.shape == (0, len(FORM_NAMES))
+    assert extractor.extract([], tier, reuse=features).lexical is features.lexical
+
+
+@pytest.mark.parametrize("tier", ["prior", "encoder"])
+def test_a_tier_that_cannot_be_extracted_is_an_error(tier):
+    with pytest.raises(EmbedderError, match=tier):
+        FeatureExtractor(HashingEmbedder(8)).extract([query_of("a")], tier)
+
+
+def test_fingerprints_follow_the_embedders_and_tell_the_tiers_apart(extractor):
+    names = extractor.fingerprints
+    assert set(names) == {"static", "encoder"}
+    assert names["static"] != names["encoder"]
+    other = FeatureExtractor(HashingEmbedder(32), HashingEmbedder(64)).fingerprints
+    assert other["static"] == names["static"]
+    assert other["encoder"] != names["encoder"]
+    assert set(FeatureExtractor(HashingEmbedder(8)).fingerprints) == {"static"}
+
+
+def test_a_batch_of_features_equals_its_singles_with_the_real_embedders():
+    extractor = FeatureExtractor(StaticEmbedder(), load_embedder("minilm"))
+    queries = [query_of(text) for text in TEXTS]
+    for tier in ("static", "encoder"):
+        batch = extractor.extract(queries, tier)
+        for row, query in enumerate(queries):
+            single = extractor.extract([query], tier)
+            assert np.array_equal(single.dense[0], batch.dense[row])
+            assert np.array_equal(single.form[0], batch.form[row])
+            assert set(single.lexical[0]) - {-1} == set(batch.lexical[row]) - {-1}
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("What is the capital of France?", "en"),
+        ("who sings this song", "en"),
+        ("Was ist die Hauptstadt von Frankreich?", "de"),
+        ("Quelle est la capitale de la France ?", "fr"),
+        ("¿Cuál es la capital de Francia?", "es"),
+        ("Qual è la capitale della Francia?", "it"),
+        ("Qual é a capital da França?", "pt"),
+        ("Wat is de hoofdstad van Frankrijk?", "nl"),
+        ("Jaka jest stolica Francji i co to za miasto?", "pl"),
+        ("法国的首都是哪里？", "zh"),
+        ("フランスの首都はどこですか", "ja"),
+        ("프랑스의 수도는 어디입니까?", "ko"),
+        ("Какой город является столицей Франции?", "ru"),
+        ("Яке місто є столицею Франції?", "uk"),
+        ("ما هي عاصمة فرنسا؟", "ar"),
+        ("Ποια είναι η πρωτεύουσα της Γαλλίας;", "el"),
+        ("What does the word 天气 mean in this sentence?", "en"),
+        ("17 * 23", "und"),
+        ("", "und"),
+        ("\ud800", "und"),
+    ],
+)
+def test_languages(text, language):
+    assert guess_language(text) == language
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high"),
+    [
+        ("What is the capital of France?", 0, 0),
+        ("", 0, 0),
+        ("```\nx\n```", 1, 1),
+        ("def add(a, b):\n    return a + b\n", 0.9, 1),
+        ("SELECT name\nFROM boats\nWHERE length > 3;", 0.9, 1),
+        ("Please explain what this function does, and when one would want it:\n\nint f() {\n}", 0.1, 0.4),
+        ("Once upon a time:\n- a dog\n- a cat", 0, 0),
+    ],
+)
+def test_code_share(text, low, high):
+    assert low <= code_share(text) <= high
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high"),
+    [
+        ("", 0, 0),
+        ("a", 1, 1),
+        ("the quick brown fox jumps over the lazy dog", 8, 13),
+        ("今天的天气怎么样", 6, 10),
+    ],
+)
+def test_token_estimates(text, low, high):
+    assert low <= estimate_tokens(text) <= high
+
+
+def test_a_prompt_alone_is_a_query_without_wishes():
+    text = "Was ist das und wie geht es?\n```\nx = 1\n```"
+    query = query_of(text)
+    assert query == Query(text, query.n_input_tokens, language="de", code_share=query.code_share)
+    assert query.n_input_tokens == estimate_tokens(text)
+    assert 0.2 < query.code_share < 0.5
+
+
+@pytest.mark.parametrize(
+    "piece", [" ", "\t", "a", "9", "9.", "\n", "`", "```", "(", "x=", "</a", "A.", "é", "今", "_"]
+)
+def test_no_long_text_is_slow(piece):
+    text = piece * (400_000 // len(piece))
+    started = time.perf_counter()
+    FeatureExtractor(StaticEmbedder()).extract([query_of(text)], "static")
+    assert time.perf_counter() - started < 5  # milliseconds; a quadratic pattern would take minutes
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.text(st.characters(), max_size=200))
+def test_a_query_can_be_made_of_any_text(text):
+    query = query_of(text)
+    assert 0 <= query.code_share <= 1
+    assert query.n_input_tokens >= (1 if text else 0)
+    assert query.language
