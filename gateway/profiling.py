@@ -1,0 +1,247 @@
+"""Asking the experts a set of gradable probes, and keeping what came of it: outcomes to learn from.
+
+Every answer is written down as it comes, so that an interrupted run is taken up where it stopped. Probes
+and graders come in through entry points (`thalamus.probes`, `thalamus.graders`): the gateway asks, it does
+not judge.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+
+from routers import ExpertProfile, OutcomeTable, Provenance, estimate_tokens
+
+from .experts import Call, Expert, UpstreamError
+from .usage import Price, Usage, cost_usd
+
+
+class Probe(Protocol):
+    """A prompt whose answer can be graded."""
+
+    id: str
+    kind: str
+    family: str
+    prompt: str
+    max_tokens: int
+
+
+Grade = Callable[[str, Any], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One expert's answer to one probe; `error` in place of a score where there was none.
+
+    `asked` is the prompt and `model` who answered: an answer to another prompt is not taken up again.
+    """
+
+    probe: str
+    expert: str
+    model: str
+    asked: str
+    score: float | None = None
+    text: str | None = None
+    cost_usd: float | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    latency_s: float | None = None
+    confidence: float | None = None
+    error: str | None = None
+
+
+def door(group: str) -> Callable[..., Any]:
+    """What another package put behind an entry point.
+
+    Raises:
+        LookupError: nothing is registered there.
+    """
+    for entry in entry_points(group=group):
+        found: Callable[..., Any] = entry.load()
+        return found
+    raise LookupError(
+        f"nothing is registered under the entry point {group}: install the whole of thalamus-gateway"
+    )
+
+
+def price_usd(probes: Iterable[Probe], profiles: Iterable[ExpertProfile]) -> dict[str, float | None]:
+    """The most that asking each expert can cost, every answer at full length; None for an unknown price."""
+    sizes = [(estimate_tokens(probe.prompt), probe.max_tokens) for probe in probes]
+    n_in, n_out = (sum(column) for column in zip(*sizes, strict=True)) if sizes else (0, 0)
+    return {
+        p.name: None
+        if p.input_usd_per_token is None or p.output_usd_per_token is None
+        else n_in * p.input_usd_per_token + n_out * p.output_usd_per_token
+        for p in profiles
+    }
+
+
+class Notebook:
+    """Answers on disk as JSON lines, appended one by one; what stands there is not asked again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._answers: dict[tuple[str, str], Answer] = {}
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                self._read(line)
+
+    def _read(self, line: str) -> None:
+        try:
+            answer = Answer(**json.loads(line))
+        except (ValueError, TypeError):
+            return  # the last line of a run that was killed while writing it
+        self._answers[answer.probe, answer.expert] = answer
+
+    def add(self, answer: Answer) -> None:
+        self._answers[answer.probe, answer.expert] = answer
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
+
+    def of(self, probe: Probe, subject: "Subject") -> Answer | None:
+        """The graded answer of this very expert to this very prompt, if there is one."""
+        answer = self._answers.get((probe.id, subject.expert.name))
+        same = answer and answer.model == subject.model and answer.asked == probe.prompt
+        return answer if same and answer and answer.error is None else None
+
+    def errors(self) -> list[Answer]:
+        """What could not be asked; asked again the next time."""
+        return [answer for answer in self._answers.values() if answer.error]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """An expert under examination: whom to ask, whose evidence it becomes, and what its tokens cost.
+
+    `logprobs` says that it can tell how sure it was of each token.
+    """
+
+    expert: Expert
+    model: str
+    price: Price
+    logprobs: bool = False
+
+
+async def ask_all(
+    probes: Sequence[Probe],
+    subjects: Sequence[Subject],
+    grade: Grade,
+    notebook: Notebook,
+    *,
+    n_parallel: int = 1,
+    timeout_s: float = 120.0,
+    told: Callable[[Answer], None] = lambda answer: None,
+) -> None:
+    """Ask every subject each probe it has not answered yet, `n_parallel` at a time each, all side by side."""
+
+    async def work_off(subject: Subject, todo: list[Probe]) -> None:
+        while todo:
+            probe = todo.pop()
+            answer = await _ask(probe, subject, timeout_s)
+            if answer.error is None:
+                score = await asyncio.to_thread(grade, answer.text or "", probe)
+                answer = replace(answer, score=score)
+            notebook.add(answer)
+            told(answer)
+
+    async with asyncio.TaskGroup() as tasks:
+        for subject in subjects:
+            todo = [probe for probe in reversed(probes) if notebook.of(probe, subject) is None]
+            for _ in range(n_parallel):
+                tasks.create_task(work_off(subject, todo))
+
+
+async def _ask(probe: Probe, subject: Subject, timeout_s: float) -> Answer:
+    body = {"messages": [{"role": "user", "content": probe.prompt}], "max_tokens": probe.max_tokens}
+    if subject.logprobs:
+        body["logprobs"] = True
+    fields = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in body.items()}
+    blank = Answer(probe.id, subject.expert.name, subject.model, probe.prompt)
+    start = time.perf_counter()
+    try:
+        async with asyncio.timeout(timeout_s):
+            reply = await subject.expert.call(Call("chat/completions", fields))
+        latency_s = time.perf_counter() - start
+        completion = msgspec.json.decode(reply.body, type=Completion)
+        choice = completion.choices[0]
+    except UpstreamError as error:
+        if (
+            error.kind == "declined"
+        ):  # a tool that is not made for the question answers nothing, and that is graded
+            return replace(blank, text="", cost_usd=0.0, latency_s=time.perf_counter() - start)
+        return replace(blank, error=error.message)
+    except TimeoutError:
+        return replace(blank, error=f"no answer within {timeout_s:g} s")
+    except (msgspec.MsgspecError, IndexError) as error:
+        return replace(blank, error=f"not a chat completion: {error}")
+    usage = completion.usage
+    return replace(
+        blank,
+        text=choice.message.content or "",
+        cost_usd=cost_usd(usage, subject.price),
+        input_tokens=usage.prompt_tokens if usage else None,
+        output_tokens=usage.output_tokens if usage else None,
+        latency_s=latency_s,
+        confidence=choice.confidence(),
+    )
+
+
+class TokenLogprob(msgspec.Struct):
+    logprob: float
+
+
+class Logprobs(msgspec.Struct):
+    content: list[TokenLogprob] | None = None
+
+
+class Message(msgspec.Struct):
+    content: str | None = None
+
+
+class Choice(msgspec.Struct):
+    message: Message
+    logprobs: Logprobs | None = None
+
+    def confidence(self) -> float | None:
+        """Mean token log-probability, ≤ 0."""
+        values = [token.logprob for token in (self.logprobs.content if self.logprobs else None) or ()]
+        return min(0.0, sum(values) / len(values)) if values else None
+
+
+class Completion(msgspec.Struct):
+    """As much of a chat completion as grading needs."""
+
+    choices: list[Choice]
+    usage: Usage | None = None
+
+
+def outcome_table(
+    probes: Sequence[Probe], subjects: Sequence[Subject], notebook: Notebook, provenance: Provenance
+) -> OutcomeTable:
+    """What the notebook holds of these probes and subjects; what was not answered stays unmeasured."""
+    rows = [[notebook.of(probe, subject) for subject in subjects] for probe in probes]
+
+    def measure(name: str) -> Any:
+        values = [[None if a is None else getattr(a, name) for a in row] for row in rows]
+        return np.array(values, dtype=np.float64).reshape(len(probes), len(subjects))
+
+    measures = ("score", "cost_usd", "input_tokens", "output_tokens", "latency_s", "confidence")
+    return OutcomeTable.build(
+        [probe.prompt for probe in probes],
+        [subject.expert.name for subject in subjects],
+        {name: measure(name) for name in measures},
+        ids=[probe.id for probe in probes],
+        tasks=[probe.kind for probe in probes],
+        families=[probe.family for probe in probes],
+        models=[subject.model for subject in subjects],
+        answers=[[None if a is None else a.text for a in row] for row in rows],
+        provenance=provenance,
+    )
