@@ -1,0 +1,33 @@
+"""`GET /v1/decisions/{id}`: a decision made earlier, and what came of it."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ..errors import EndpointNotFound
+from .answers import answer, machine_of
+
+MAX_ID_CHARS = 128
+
+
+class DecisionNotFound(EndpointNotFound):
+    code = "decision_not_found"
+
+
+async def decision(request: Request) -> Response:
+    """The journal's entry.
+
+    Raises:
+        DecisionNotFound: there is none, or it is not kept any more.
+    """
+    decision_id = request.path_params["decision_id"]
+    known = len(decision_id) <= MAX_ID_CHARS
+    found = await machine_of(request).journal.get(decision_id) if known else None
+    if found is None:
+        raise DecisionNotFound(
+            f"there is no decision '{decision_id[:MAX_ID_CHARS]}' in the journal", param="decision_id"
+        )
+    return answer(found)
+
+
+ROUTES = [Route("/v1/decisions/{decision_id}", decision, methods=["GET"])]

@@ -1,0 +1,71 @@
+"""`/v1/models`: every name that may be asked for, and how each expert stands."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from routers import ExpertProfile
+
+from ..config import ExpertConfig
+from ..machine import Machine
+from ..profiles import profile_of
+from .answers import answer, machine_of
+from .ask import unknown_model
+
+SINCE = int(time.time())
+
+
+async def listed(request: Request) -> Response:
+    """All of them, policies first."""
+    return answer({"object": "list", "data": list(models(machine_of(request)))})
+
+
+async def one(request: Request) -> Response:
+    """One of them, by name.
+
+    Raises:
+        ModelNotFound: nothing has that name.
+    """
+    machine = machine_of(request)
+    name = request.path_params["name"]
+    found = next((model for model in models(machine) if model["id"] == name), None)
+    if found is None:
+        raise unknown_model(name, machine)
+    return answer(found)
+
+
+def models(machine: Machine) -> Iterator[dict[str, Any]]:
+    """Policies as `auto` and `auto:<name>`, then the experts."""
+    for name, policy in machine.policies.items():
+        about = {"kind": "policy", "policy": name, "encoder": policy.encoder, "default": policy.default}
+        yield _model("auto" if name == "auto" else f"auto:{name}", "thalamus", about)
+    for expert in machine.config.experts:
+        yield _model(expert.name, _owner(expert), _about(machine, expert, profile_of(expert)))
+
+
+def _model(name: str, owner: str, about: dict[str, Any]) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": SINCE, "owned_by": owner, "thalamus": about}
+
+
+def _owner(expert: ExpertConfig) -> str:
+    return "local" if expert.is_local else expert.provider
+
+
+def _about(machine: Machine, expert: ExpertConfig, profile: ExpertProfile) -> dict[str, Any]:
+    return {
+        "kind": "embedding expert" if expert.embeds else "expert",
+        "model": expert.model,
+        "labels": dict(sorted(profile.labels)),
+        "input_usd_per_token": profile.input_usd_per_token,
+        "output_usd_per_token": profile.output_usd_per_token,
+        "context_tokens": profile.context_tokens,
+        "abilities": None if profile.abilities is None else sorted(profile.abilities),
+        **machine.fleet.state(expert.name),
+    }
+
+
+ROUTES = [Route("/v1/models", listed, methods=["GET"]), Route("/v1/models/{name:path}", one, methods=["GET"])]

@@ -1,0 +1,153 @@
+"""`/openapi.json`: what there is to ask for, and in what shape."""
+
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ..hints import RouterField
+from .answers import answer
+
+REF = "#/components/schemas/{name}"
+OURS = "the expert that answered and why: headers x-thalamus-decision-id, -expert, -policy, -plan, -reason …"
+POSTS = {
+    "/v1/chat/completions": (
+        "Chat",
+        f"A chat answer, streamed as server-sent events on `stream: true`; {OURS}",
+    ),
+    "/v1/completions": ("Completion", f"A plain completion; {OURS}"),
+    "/v1/embeddings": ("Embedding", "One vector per input"),
+    "/v1/route": ("Route", "The decision without the call: every candidate, its prediction and the reason"),
+}
+GETS = {
+    "/v1/models": "Every name that may be asked for: policies and experts, and how each expert stands",
+    "/v1/models/{name}": "One of them",
+    "/v1/decisions/{decision_id}": "A decision made earlier, and what came of it",
+    "/health/live": "The process answers",
+    "/health/ready": "Somebody can answer; what is degraded",
+    "/openapi.json": "This document",
+}
+OPEN = ("/health/live", "/health/ready")
+MODEL = {"type": "string", "description": "`auto`, `auto:<policy>`, an expert's name, or its provider/model"}
+TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {}}]}
+MESSAGES = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "required": ["role"],
+        "properties": {"role": {"type": "string"}, "content": {}},
+    },
+}
+
+
+@cache
+def document() -> dict[str, Any]:
+    """The whole document, OpenAPI 3.1."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Thalamus",
+            "version": _version(),
+            "description": "Learned routing between language models",
+        },
+        "paths": {
+            **{path: {"post": _post(name, does)} for path, (name, does) in POSTS.items()},
+            **{path: {"get": _get(path, does)} for path, does in GETS.items()},
+        },
+        "components": {
+            "schemas": _schemas(),
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
+        },
+        "security": [{}, {"bearer": []}, {"key": []}],
+    }
+
+
+def _schemas() -> dict[str, Any]:
+    _, router = msgspec.json.schema_components([RouterField], ref_template=REF)
+    ours = {"model": MODEL, "router": {"$ref": REF.format(name="RouterField")}}
+    bodies: dict[str, tuple[list[str], dict[str, Any]]] = {
+        "Chat": (["model", "messages"], {"messages": MESSAGES, "stream": {"type": "boolean"}}),
+        "Completion": (["model", "prompt"], {"prompt": TEXTS, "stream": {"type": "boolean"}}),
+        "Embedding": (["model", "input"], {"input": TEXTS}),
+        "Route": ([], {"messages": MESSAGES, "prompt": TEXTS}),
+    }
+    requests = {
+        name: {
+            "type": "object",
+            "required": required,
+            "properties": {**ours, **fields},
+            "additionalProperties": True,
+        }
+        for name, (required, fields) in bodies.items()
+    }
+    return {**requests, **router, "Error": _ERROR}
+
+
+_TEXT_OR_NULL = {"type": ["string", "null"]}
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": _TEXT_OR_NULL,
+                "code": _TEXT_OR_NULL,
+            },
+        }
+    },
+}
+
+
+def _post(name: str, does: str) -> dict[str, Any]:
+    schema = {"schema": {"$ref": REF.format(name=name)}}
+    return {
+        "summary": does,
+        "operationId": name.lower(),
+        "requestBody": {"required": True, "content": {"application/json": schema}},
+        "responses": _responses(),
+    }
+
+
+def _get(path: str, does: str) -> dict[str, Any]:
+    names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
+    operation: dict[str, Any] = {"summary": does, "responses": _responses()}
+    if names:
+        operation["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+        ]
+    return {**operation, "security": []} if path in OPEN else operation
+
+
+def _responses() -> dict[str, Any]:
+    error = {"application/json": {"schema": {"$ref": REF.format(name="Error")}}}
+    return {
+        "200": {"description": "The answer", "content": {"application/json": {"schema": {"type": "object"}}}},
+        "default": {"description": "A refusal, in OpenAI's envelope", "content": error},
+    }
+
+
+def _version() -> str:
+    try:
+        return version("thalamus-gateway")
+    except PackageNotFoundError:
+        return "0"
+
+
+async def openapi(request: Request) -> Response:
+    """The document."""
+    return answer(document())
+
+
+ROUTES = [Route("/openapi.json", openapi, methods=["GET"])]
