@@ -28,6 +28,20 @@ def test_ids_equal_the_real_tokenizers_for_any_text(text):
 
 
 @settings(max_examples=300, deadline=None)
+@given(st.text(st.sampled_from("aB9.'-_ \n‐–—‘’“”•…‧、。〈「】！（），．：；？一今鿿é"), max_size=40))
+def test_ids_equal_the_real_tokenizers_for_signs_and_han(text):
+    assert QUICK.ids(text, 10_000) == real_ids(text)
+
+
+def test_every_sign_treated_as_a_separator_is_one():
+    codes = [*range(0x2010, 0x2028), *map(ord, "、。"), *range(0x3008, 0x3012), *map(ord, "！（），．：；？")]
+    for code in codes:
+        assert QUICK.ids(f"ab{chr(code)}cd 今{chr(code)}天", 100) == real_ids(
+            f"ab{chr(code)}cd 今{chr(code)}天"
+        )
+
+
+@settings(max_examples=300, deadline=None)
 @given(st.text(st.characters(max_codepoint=255), max_size=60))
 def test_ids_equal_the_real_tokenizers_for_latin_text(text):
     assert QUICK.ids(text, 10_000) == real_ids(text)
