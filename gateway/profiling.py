@@ -89,8 +89,11 @@ class Notebook:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._answers: dict[tuple[str, str], Answer] = {}
+        self._cut_short = False
         if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
+            text = path.read_text(encoding="utf-8", errors="replace")
+            self._cut_short = bool(text) and not text.endswith("\n")
+            for line in text.splitlines():
                 self._read(line)
 
     def _read(self, line: str) -> None:
@@ -104,7 +107,9 @@ class Notebook:
         self._answers[answer.probe, answer.expert] = answer
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
+            start = "\n" if self._cut_short else ""
+            file.write(start + json.dumps(asdict(answer), ensure_ascii=False) + "\n")
+        self._cut_short = False
 
     def of(self, probe: Probe, subject: "Subject") -> Answer | None:
         """The graded answer of this very expert to this very prompt, if there is one."""

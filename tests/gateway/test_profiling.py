@@ -1,0 +1,114 @@
+import asyncio
+import json
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import pytest
+
+from gateway.experts import Call, Reply, UpstreamError
+from gateway.profiling import Notebook, Subject, ask_all, outcome_table, price_usd
+from gateway.usage import Price
+from routers import ExpertProfile, Provenance
+
+
+@dataclass(frozen=True)
+class Question:
+    id: str
+    prompt: str
+    expected: str
+    kind: str = "facts"
+    family: str = "capitals"
+    max_tokens: int = 8
+
+
+QUESTIONS = [Question("q1", "Capital of France?", "Paris"), Question("q2", "Capital of Italy?", "Rome")]
+
+
+class Parrot:
+    """Says the same to everybody; fails the first `n_failures` times."""
+
+    def __init__(self, name: str, says: str = "Paris", n_failures: int = 0, failure: str = "connect") -> None:
+        self.name, self.says, self.n_failures, self.failure = name, says, n_failures, failure
+        self.asked: list[dict[str, object]] = []
+
+    async def call(self, call: Call) -> Reply:
+        self.asked.append({name: msgspec.json.decode(value) for name, value in call.fields.items()})
+        if self.n_failures:
+            self.n_failures -= 1
+            raise UpstreamError(self.failure, "could not be reached")
+        said = {
+            "message": {"content": self.says},
+            "logprobs": {"content": [{"logprob": -0.5}, {"logprob": -1.5}]},
+        }
+        usage = {"prompt_tokens": 10, "completion_tokens": 2}
+        return Reply(body=json.dumps({"choices": [said], "usage": usage}).encode())
+
+    async def close(self) -> None: ...
+
+
+def right(answer: str, question: Question) -> float:
+    return float(answer == question.expected)
+
+
+def profile(path, *experts: Parrot, probes=QUESTIONS):
+    subjects = [Subject(e, f"local/{e.name}", Price(1e-6, 2e-6), logprobs=True) for e in experts]
+    notebook = Notebook(path)
+    asyncio.run(ask_all(probes, subjects, right, notebook))
+    return outcome_table(probes, subjects, notebook, Provenance(source="test"))
+
+
+def test_answers_are_graded_priced_and_kept(tmp_path):
+    table = profile(tmp_path / "answers", Parrot("a"), Parrot("b", says="Rome"))
+    assert table.experts == ("a", "b")
+    assert table.models == ("local/a", "local/b")
+    assert table.score.tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    assert table.cost_usd[0, 0] == pytest.approx(10e-6 + 4e-6)
+    assert table.confidence[0, 0] == pytest.approx(-1.0)
+    assert table.answers[1] == ("Paris", "Rome")
+    assert table.families == ("capitals", "capitals")
+
+
+def test_an_interrupted_run_asks_only_what_is_missing(tmp_path):
+    profile(tmp_path / "answers", Parrot("a"), probes=QUESTIONS[:1])
+    with (tmp_path / "answers").open("a") as file:
+        file.write('{"probe": "q2", "expert": "a", "mod')  # killed while writing
+    again = Parrot("a", says="Rome")
+    table = profile(tmp_path / "answers", again)
+    assert [body["messages"][0]["content"] for body in again.asked] == ["Capital of Italy?"]
+    assert table.score[:, 0].tolist() == [1.0, 1.0]
+
+
+def test_a_line_cut_short_does_not_swallow_the_next_answer(tmp_path):
+    (tmp_path / "answers").write_text('{"probe": "q2", "expert": "a", "mod')
+    profile(tmp_path / "answers", Parrot("a"))
+    untouched = Parrot("a")
+    profile(tmp_path / "answers", untouched)
+    assert untouched.asked == []
+
+
+def test_a_changed_prompt_or_model_is_asked_again(tmp_path):
+    profile(tmp_path / "answers", Parrot("a"))
+    again = Parrot("a")
+    profile(tmp_path / "answers", again, probes=[Question("q1", "The capital of France is?", "Paris")])
+    assert len(again.asked) == 1
+
+
+def test_a_failure_is_unmeasured_and_asked_again(tmp_path):
+    flaky = Parrot("a", n_failures=1)
+    table = profile(tmp_path / "answers", flaky)
+    assert np.isnan(table.score).sum() == 1
+    assert not np.isnan(profile(tmp_path / "answers", flaky).score).any()
+
+
+def test_a_tool_that_declines_has_answered_nothing_for_free(tmp_path):
+    table = profile(tmp_path / "answers", Parrot("tool", n_failures=2, failure="declined"))
+    assert table.score[:, 0].tolist() == [0.0, 0.0]
+    assert table.cost_usd[:, 0].tolist() == [0.0, 0.0]
+
+
+def test_the_price_shown_is_the_most_it_can_cost_and_unknown_stays_unknown():
+    known = ExpertProfile("a", "a", input_usd_per_token=1e-6, output_usd_per_token=1e-3)
+    prices = price_usd(QUESTIONS, [known, ExpertProfile("b", "b")])
+    assert prices["a"] > 2 * 8 * 1e-3
+    assert prices["b"] is None
