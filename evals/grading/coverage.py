@@ -4,7 +4,7 @@ import re
 from itertools import pairwise
 from typing import Any
 
-from .reading import fold, hedged, mentions, negated, sentences, without_echo
+from .reading import evades, fold, mentions, negated, sentences, without_echo
 from .types import ExpectedError, Grader, require, require_words
 
 MAX_STRANGERS_RATIO = 0.5
@@ -22,7 +22,7 @@ def _check_keywords(expected: Any) -> None:
 
 
 def _score_keywords(answer: str, expected: Any) -> float:
-    statements = [s for s in sentences(answer) if not hedged(s)]
+    statements = [s for s in sentences(answer) if not evades(s)]
     if expected.get("max_sentences") and len(statements) > expected["max_sentences"]:
         statements = statements[: expected["max_sentences"]]
     wrong = any(not negated(s, m) for s in statements for m in mentions(s, expected.get("reject", ())))

@@ -37,7 +37,8 @@ _NUMBER = re.compile(r"(?<![\w.])[-−]?(?:\d{1,3}(?:[,\u202f\u00a0]\d{3})+|\d+)
 _RESULT = re.compile(
     r"(?:=|≈|\bequals|\b(?:answer|result|total)(?: is| of)?:?|\bthere (?:are|were)"
     r"|\bis|\bare|\bwas|\bhas|\bhave|\bmakes|\bleaves)\s*"
-    r"(?:about |approximately |exactly |now |then |only |a total of |equal to |left with |[$€£\"'(\[{]|\\boxed)*$"
+    r"(?:about |approximately |exactly |now |then |only |a total of |equal to |left with "
+    r"|[$€£\"'(\[{]|\\boxed)*$"
 )
 _ALTERNATIVES = re.compile(r"\b(?:between\s+{n}\s+and|{n}\s+or|or)\s*$".replace("{n}", r"[-\d.,]+"))
 _BOLD = re.compile(r"\*\*(?=\S)([^*\n]+?)(?<=\S)\*\*(?!\w)")
@@ -111,7 +112,8 @@ def _is_alternative(text: str, match: re.Match[str]) -> bool:
 
 def _check(expected: Any) -> None:
     require(expected, value=(int, float))
-    if not isinstance(expected.get("tolerance", 0), int | float) or expected.get("tolerance", 0) < 0:
+    tolerance = expected.get("tolerance", 0)
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or tolerance < 0:
         raise ExpectedError("expected.tolerance must be a number of at least 0")
 
 

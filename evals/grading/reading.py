@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-DECISION_WINDOW_WORDS = 60
+DECISION_WINDOW_WORDS = 40
 """The decision must be among the first so many words: later mentions are rambling, not an answer."""
 
 _QUOTES = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": " - ", "…": "..."})
@@ -13,6 +13,9 @@ _HEDGE = re.compile(
     r"\b(i (do not|don't|dont) know|not (quite |entirely )?sure|unsure|uncertain|perhaps|maybe"
     r"|might be|could be|may be|either|cannot (say|answer|tell)|can't (say|answer|tell)"
     r"|hard to say|it depends|or something)\b"
+)
+_EVASION = re.compile(
+    r"\b(i (do not|don't|dont) know|not sure|(cannot|can't) (say|answer|tell|provide|help))\b"
 )
 _CORRECTION = re.compile(r"^(actually|correction|wait|sorry|no wait|i mean|i was wrong|on second thought)\b")
 _NEGATORS = {"not", "never", "no", "neither", "nor", "without", "except", "cannot"} | {
@@ -75,6 +78,11 @@ def negated(sentence: str, mention: re.Match[str]) -> bool:
 def hedged(sentence: str) -> bool:
     """Whether a folded sentence refuses to commit itself."""
     return bool(_HEDGE.search(sentence))
+
+
+def evades(sentence: str) -> bool:
+    """Whether a folded sentence declines to answer; `might be` in an explanation does not."""
+    return bool(_EVASION.search(sentence))
 
 
 def corrects(sentence: str) -> bool:

@@ -142,7 +142,7 @@ FAMILIES = (
             ("firefighter", "fire|fires", "A firefighter puts out fires."),
             (
                 "teacher",
-                "teach|teaches|learn|students|children|school|lessons|pupils|learning|knowledge",
+                "teach|teaches|teaching|learn|students|children|school|lessons|pupils|learning|knowledge",
                 "A teacher helps children to learn.",
             ),
             (
@@ -176,12 +176,12 @@ FAMILIES = (
         [
             (
                 "a lake|an ocean",
-                "salt|salty|fresh|freshwater|saltwater|larger|smaller|bigger|land",
+                "salt|salty|fresh|freshwater|saltwater|larger|smaller|bigger|size",
                 "A lake has fresh water, and the other one is salty.",
             ),
             (
                 "day|night",
-                "light|sun|sunlight|bright & dark|darkness|moon|stars",
+                "light|sun|sunlight|daylight|bright & dark|darkness|moon|stars|absence",
                 "It is light when the sun is up and dark when it is not.",
             ),
             (

@@ -13,7 +13,7 @@ def _pool(members: str) -> list[str]:
 
 _FRUITS = _pool("""
     apple apples orange oranges banana bananas grape grapes strawberry strawberries mango mangoes
-    mangos pear pears peach peaches pineapple cherry cherries lemon lemons lime kiwi plum plums
+    mangos pear pears peach peaches pineapple cherry cherries lemon lemons lime grapefruit kiwi plum plums
     melon watermelon blueberry blueberries raspberry raspberries apricot fig papaya avocado
     pomegranate
 """)

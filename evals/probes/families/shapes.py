@@ -81,12 +81,19 @@ def pick(
 
 
 def numbers(
-    kind: str, name: str, rows: Iterable[tuple[str, float]], *, tolerance: float = 0, max_tokens: int = 64
+    kind: str,
+    name: str,
+    rows: Iterable[tuple[str, float]],
+    *,
+    tolerance_ratio: float = 0,
+    max_tokens: int = 64,
 ) -> Family:
-    """Numeric answers: rows of (prompt, value)."""
+    """Numeric answers: rows of (prompt, value); `tolerance_ratio` is relative to the value."""
     items = []
     for prompt, value in rows:
-        expected = {"value": value} | ({"tolerance": tolerance} if tolerance else {})
+        expected = {"value": value} | (
+            {"tolerance": round(abs(value) * tolerance_ratio, 6)} if tolerance_ratio else {}
+        )
         items.append(Item(prompt, expected, f"{value:g}" if abs(value) < 1e5 else str(value)))
     return family(kind, name, "number", max_tokens, items)
 

@@ -96,6 +96,17 @@ FAMILIES = (
             ("Ich habe keine Zeit.", "German"),
             ("Nous sommes en vacances.", "French"),
         ],
-        reject=["Latin", "Dutch", "Russian"],
+        rivals=False,
+        reject=[
+            "Latin",
+            "Dutch",
+            "Russian",
+            "Polish",
+            "Spanish",
+            "German",
+            "French",
+            "Italian",
+            "Portuguese",
+        ],
     ),
 )

@@ -27,7 +27,7 @@ FAMILIES = (
             (f"What is {c} degrees Celsius in Fahrenheit?", c * 9 / 5 + 32)
             for c in (0, 100, 25, 37, -10, 15, 60)
         ],
-        tolerance=0.5,
+        tolerance_ratio=0.01,
     ),
     numbers(
         KIND,
@@ -41,7 +41,7 @@ FAMILIES = (
             (f"A road sign says {n} miles. What is that in km?", round(n * 1.609344, 2))
             for n in (5, 10, 26, 50, 62, 100, 3)
         ],
-        tolerance=0.6,
+        tolerance_ratio=0.01,
     ),
     numbers(
         KIND,
@@ -50,6 +50,6 @@ FAMILIES = (
             (f"My parcel weighs {n} kilograms. Give its weight in pounds (lb).", round(n * 2.204623, 2))
             for n in (1, 3, 5, 10, 22, 50, 80)
         ],
-        tolerance=0.5,
+        tolerance_ratio=0.01,
     ),
 )
