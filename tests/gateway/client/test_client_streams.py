@@ -110,11 +110,17 @@ def test_leaving_early_cancels_upstream(server: ScriptedGateway, flavour: Flavou
     assert server.left.wait(5)
 
 
-def test_a_stream_never_read_is_cancelled_too(server: ScriptedGateway) -> None:
-    server.will(streamed(events(delta("Pa"), done=False), ending="hold"))
-    with Client(server.url) as client, client.chat("hi", stream=True):
-        assert not server.left.is_set()
-    assert server.left.wait(5)
+async def test_a_stream_never_read_is_cancelled_too(server: ScriptedGateway) -> None:
+    server.will([streamed(events(delta("Pa"), done=False), ending="hold")] * 2)
+    with Client(server.url) as client:
+        with client.chat("hi", stream=True):
+            assert not server.left.is_set()
+        assert server.left.wait(5)
+    server.left.clear()
+    async with AsyncClient(server.url) as async_client:
+        async with await async_client.chat("hi", stream=True):
+            assert not server.left.is_set()
+        assert await asyncio.to_thread(server.left.wait, 5)
 
 
 async def test_cancelling_the_task_cancels_upstream(server: ScriptedGateway) -> None:
@@ -175,6 +181,12 @@ def test_events_are_the_same_wherever_the_bytes_are_cut(
     ]
     data = "".join(line + newline for event in lines for line in event).encode()
     assert [json.loads(event) for event in texts(data, *(min(cut, len(data)) for cut in cuts))] == payloads
+
+
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])
+def test_a_line_end_cut_in_two_ends_one_line(newline: bytes) -> None:
+    data = newline.join([b"data: a", b"data: b", b"", b"data: c", b"", b""])
+    assert all(texts(data, cut) == ["a\nb", "c"] for cut in range(len(data)))
 
 
 @pytest.mark.parametrize(
