@@ -1,0 +1,44 @@
+"""Deterministic tools: what can be worked out exactly is not left to a language model."""
+
+from collections.abc import Callable
+from datetime import date
+
+from .arithmetic import arithmetic
+from .dates import dates
+from .types import Answer, NotComputable, Refused
+from .units import units
+from .wording import reduce
+
+__all__ = ["Answer", "answer", "calculator"]
+
+
+def answer(text: str, today: date) -> Answer | None:
+    """The answer to a question that is wholly a computation; None for everything else.
+
+    A word problem, a question with a second part, or anything with a word that the tools do not know is not
+    theirs. A computation without a result (a division by zero, a number of a million digits) is answered by
+    saying so. Pure, and bounded in time for any text.
+    """
+    try:
+        core, directives = reduce(text)
+    except NotComputable:
+        return None
+    tools: tuple[tuple[str, Callable[[], str]], ...] = (
+        ("dates", lambda: dates(core, directives, today)),
+        ("units", lambda: units(core, directives)),
+        ("arithmetic", lambda: arithmetic(core, directives)),
+    )
+    for name, work_out in tools:
+        try:
+            return Answer(work_out(), name)
+        except Refused as refusal:
+            return Answer(str(refusal), name)
+        except NotComputable:
+            continue
+    return None
+
+
+def calculator(text: str) -> str | None:
+    """The answer as of today, by this machine's calendar; None for a question that is not a computation."""
+    found = answer(text, date.today())
+    return found.text if found else None
