@@ -29,7 +29,7 @@ def _score_keywords(answer: str, expected: Any) -> float:
     covered = all(
         any(not negated(s, m) for s in statements for m in mentions(s, group)) for group in expected["groups"]
     )
-    enough = sum(len(s.split()) for s in statements) >= expected.get("min_words", 4)
+    enough = sum(len(s.split()) for s in statements) >= expected.get("min_words", 3)
     return float(covered and enough and not wrong)
 
 

@@ -42,17 +42,18 @@ FAMILIES = (
             ("40 4 14", "4 14 40"),
         ],
     ),
-    _order(
-        "descending",
-        "List {0} again, the largest first.",
+    pick(
+        KIND,
+        "first_item",
+        "Look at this list: {0}. What is its {1} item?",
         [
-            ("1 2 3", "3 2 1"),
-            ("6 9", "9 6"),
-            ("5 8 7", "8 7 5"),
-            ("20 50 30", "50 30 20"),
-            ("11 13 12", "13 12 11"),
-            ("2 8 4 6", "8 6 4 2"),
-            ("16 61", "61 16"),
+            ("pear, apple, mango|first", "pear", "apple|mango"),
+            ("fork, knife, plate|last", "plate", "fork|knife"),
+            ("Oslo, Rome, Cairo|first", "Oslo", "Rome|Cairo"),
+            ("blue, white, green|last", "green", "blue|white"),
+            ("lamp, sofa, rug, desk|first", "lamp", "sofa|rug|desk"),
+            ("ham, eggs, toast|last", "toast", "ham|eggs"),
+            ("drum, flute, harp|first", "drum", "flute|harp"),
         ],
     ),
     _order(
@@ -99,17 +100,13 @@ FAMILIES = (
             ("longest|a second, a year, a week", "year", "second|week"),
         ],
     ),
-    _order(
-        "time_order",
-        "Arrange in the order in which they come: {0}",
+    numbers(
+        KIND,
+        "more_of_two",
         [
-            ("lunch breakfast dinner", "breakfast lunch dinner"),
-            ("summer spring", "spring summer"),
-            ("March January February", "January February March"),
-            ("evening morning noon", "morning noon evening"),
-            ("Tuesday Monday", "Monday Tuesday"),
-            ("second third first", "first second third"),
-            ("adult baby child", "baby child adult"),
+            (f"Which is more, {a} or {b}?", max(a, b))
+            for a, b in [(3, 8), (15, 5), (40, 14), (99, 101), (7, 70), (250, 205), (12, 21)]
         ],
+        max_tokens=40,
     ),
 )
