@@ -8,10 +8,11 @@ import numpy as np
 from ..types import Floats, Floats32
 from .cache_dir import built, content_hash
 from .onnx import EncoderGraph, frame
+from .onnx_graph import BUILDER_VERSION
 from .source import Source
 from .tokens import Tokenizer
 
-DISTILLER_VERSION = 2
+DISTILLER_VERSION = f"2.{BUILDER_VERSION}"
 """Part of the cache key and of fingerprints: raise it whenever the table's vectors change."""
 
 RARITY = 1e-4

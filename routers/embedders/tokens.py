@@ -1,8 +1,8 @@
 """Text to WordPiece ids, about eight times as fast as the tokenizer it agrees with.
 
 Prompts repeat their words, so each word goes through the real tokenizer once. A BERT tokenizer always
-separates words at whitespace, punctuation and Han characters, hence splitting there first changes nothing (a test holds
-both against each other). Words that contain anything else go through the real tokenizer as they are.
+separates words at whitespace, punctuation and Han characters, hence splitting there first changes nothing (a
+test holds both against each other). Words with anything else in them go through the real tokenizer.
 """
 
 import re
