@@ -94,7 +94,7 @@ def health_call() -> Call[Health]:
 
 
 def _decision(reply: Reply) -> RouteDecision:
-    return RouteDecision.parse(reply.payload.get("decision", reply.payload))
+    return RouteDecision.parse(reply.payload)
 
 
 def _chat_body(messages: Prompt, model: str, router: Router, params: Json) -> dict[str, Any]:

@@ -17,8 +17,10 @@ T = TypeVar("T")
 class Hints:
     """What one request asks of the router; None leaves the policy's word. Hints tighten, never loosen.
 
-    `weights` trade quality, in [0, 1], for the other goals: {"cost": 0.3, "latency": 0.1}. `models` are the
-    only experts that may answer, `exclude` those that may not.
+    `weights` trade quality, in [0, 1], for the other goals: {"cost": 0.3, "latency": 0.1};
+    `cost_quality_tradeoff` is a dial in their place: 0 is quality alone, 10 the cheapest. `models` are the
+    only experts that may answer, `exclude` those that may not, `fallbacks` stand behind an expert asked for
+    by name.
     """
 
     policy: str | None = None
@@ -29,6 +31,8 @@ class Hints:
     min_quality: float | None = None
     models: Sequence[str] | None = None
     exclude: Sequence[str] | None = None
+    fallbacks: Sequence[str] | None = None
+    cost_quality_tradeoff: float | None = None
     session_id: str | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -200,8 +204,9 @@ class Model:
 class Candidate:
     """One expert as the decision saw it: what was predicted of it, and why it was not taken.
 
-    `quality` is the expected score in [0, 1]; None is unknown, which is not zero. `reason` is the constraint
-    that an expert which is not `eligible` failed. `evidence`: whether outcomes of this expert were measured.
+    `quality` is the expected score in [0, 1]; None is unknown, which is not zero. `reason` says why it was
+    taken or not: of an expert that is not `eligible`, the constraint it failed. `evidence`: whether outcomes
+    of this expert were measured.
     """
 
     expert: str
@@ -232,7 +237,7 @@ class RouteDecision:
 
     `tier` is what the predictions rest on: prior (no look at the text), static or encoder. `margin` separates
     the first two candidates, in quality; None when there is no second. `propensity` is the probability with
-    which this expert was taken.
+    which this expert was taken. `raw` holds what came of it too, when it was fetched by its id.
     """
 
     id: str
@@ -248,16 +253,17 @@ class RouteDecision:
 
     @classmethod
     def parse(cls, raw: Json) -> "RouteDecision":
+        told = raw.get("decision", raw)
         return cls(
-            id=raw["id"],
-            policy=raw["policy"],
-            expert=raw["expert"],
-            plan=PlanSummary(raw["plan"]["kind"], tuple(raw["plan"]["experts"])),
-            tier=raw["tier"],
-            reason=raw["reason"],
-            margin=raw.get("margin"),
-            propensity=raw["propensity"],
-            candidates=tuple(_known(Candidate, candidate) for candidate in raw["candidates"]),
+            id=told["id"],
+            policy=told["policy"],
+            expert=told["expert"],
+            plan=PlanSummary(told["plan"]["kind"], tuple(told["plan"]["experts"])),
+            tier=told["tier"],
+            reason=told["reason"],
+            margin=told.get("margin"),
+            propensity=told["propensity"],
+            candidates=tuple(_known(Candidate, candidate) for candidate in told["candidates"]),
             raw=raw,
         )
 

@@ -141,7 +141,7 @@ def test_route_asks_what_chat_would_and_gives_every_candidate(
         Candidate("house", quality=0.7, eligible=True, evidence=True),
         Candidate("big", quality=0.9, eligible=False, reason="no price"),
     )
-    assert decision.raw == DECISION
+    assert decision.raw == {"decision": DECISION}
 
 
 @pytest.mark.parametrize("payload", [DECISION, {"decision": DECISION}], ids=["bare", "wrapped"])
