@@ -1,0 +1,195 @@
+"""A trained artifact: heads per embedder tier, how far to trust them, and where they come from.
+
+On disk a directory: `manifest.json` (what a person wants to know, and every setting) and `arrays.npz` (what
+was learned). Neither can run code when it is read.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from .calibration import Calibration
+from .errors import ArtifactError
+from .protocols import Arrays, Predictor
+from .registry import make_predictor
+from .types import Floats, Tier
+
+SCHEMA = 1
+_REMEDY = "`thalamus fit` makes a new one"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One expert the artifact knows: whose outcomes, how many, and their means; None where unmeasured."""
+
+    name: str
+    model: str
+    n: int
+    score: float
+    cost_usd: float | None
+    output_tokens: float | None
+    latency_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What one embedder tier predicts with.
+
+    tokens predicts log(1 + output tokens), None where no length was measured; smear (n_experts,) is the
+    factor that makes its exponential right on average.
+    """
+
+    fingerprint: str
+    predictor: str
+    quality: Predictor
+    calibration: Calibration
+    tokens: Predictor | None
+    smear: Floats
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """Everything `fit` learned from an outcome table.
+
+    latency: (n_experts, 2) seconds before and per output token, NaN where unmeasured
+    margin: adaptive policies consult the encoder below this distance between the first two
+    margins: how that was chosen: threshold, share consulted, accuracy
+    """
+
+    experts: tuple[Evidence, ...]
+    heads: Mapping[Tier, Head]
+    latency: Floats
+    margin: float
+    margins: Sequence[Mapping[str, float]]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, path: Path | str) -> None:
+        """Write the directory; it appears whole or not at all, in place of an artifact that was there.
+
+        Raises:
+            ArtifactError: something that is no artifact is in the way, or the disk refuses.
+        """
+        target = Path(path)
+        if target.exists() and not (target / "manifest.json").is_file():
+            raise ArtifactError(f"{target}: exists and is not an artifact; choose another name")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
+                fresh = Path(temporary, "new")
+                fresh.mkdir()
+                (fresh / "manifest.json").write_text(json.dumps(self.manifest(), indent=1) + "\n", "utf-8")
+                with (fresh / "arrays.npz").open("wb") as file:
+                    np.savez(file, allow_pickle=False, **self._arrays())
+                if target.exists():
+                    os.rename(target, Path(temporary, "old"))
+                os.rename(fresh, target)
+        except OSError as error:
+            raise ArtifactError(f"{target}: {error.strerror or error}") from None
+
+    @classmethod
+    def load(cls, path: Path | str, fingerprints: Mapping[Tier, str] | None = None) -> "Artifact":
+        """Read an artifact; with `fingerprints` (an extractor's), only if it was fitted on the same features.
+
+        Raises:
+            ArtifactError: missing, damaged, newer than this version, or fitted on another embedder.
+        """
+        directory = Path(path)
+        manifest = _manifest(directory)
+        if fingerprints is not None:
+            _check_fingerprints(directory, manifest, fingerprints)
+        try:
+            with np.load(directory / "arrays.npz", allow_pickle=False) as file:
+                arrays = dict(file)
+            return cls(
+                experts=tuple(Evidence(**expert) for expert in manifest["experts"]),
+                heads={tier: _head(tier, told, arrays) for tier, told in manifest["heads"].items()},
+                latency=arrays["latency"],
+                margin=float(manifest["margin"]),
+                margins=manifest["margins"],
+                provenance=manifest["provenance"],
+            )
+        except (OSError, BadZipFile, KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(f"{directory}: damaged ({error}); {_REMEDY}") from None
+
+    def manifest(self) -> dict[str, Any]:
+        """The JSON-able account of the artifact."""
+        return {
+            "schema": SCHEMA,
+            "experts": [asdict(expert) for expert in self.experts],
+            "heads": {tier: _told(head) for tier, head in self.heads.items()},
+            "margin": self.margin,
+            "margins": [dict(row) for row in self.margins],
+            "provenance": dict(self.provenance),
+        }
+
+    def _arrays(self) -> Arrays:
+        arrays: Arrays = {"latency": self.latency}
+        for tier, head in self.heads.items():
+            parts = {"quality": head.quality.arrays(), "calibration": head.calibration.arrays()}
+            if head.tokens is not None:
+                parts["tokens"] = head.tokens.arrays()
+            for part, held in parts.items():
+                arrays.update({f"{tier}.{part}.{key}": values for key, values in held.items()})
+            arrays[f"{tier}.smear"] = head.smear
+        return arrays
+
+
+def _told(head: Head) -> dict[str, Any]:
+    return {
+        "fingerprint": head.fingerprint,
+        "predictor": head.predictor,
+        "settings": head.quality.settings(),
+        "tokens": None if head.tokens is None else head.tokens.settings(),
+        "metrics": dict(head.metrics),
+    }
+
+
+def _head(tier: str, told: Mapping[str, Any], arrays: Arrays) -> Head:
+    def part(name: str) -> Arrays:
+        prefix = f"{tier}.{name}."
+        return {key.removeprefix(prefix): values for key, values in arrays.items() if key.startswith(prefix)}
+
+    tokens = told["tokens"]
+    return Head(
+        fingerprint=told["fingerprint"],
+        predictor=told["predictor"],
+        quality=make_predictor(told["predictor"], told["settings"]).restore(part("quality")),
+        calibration=Calibration.from_arrays(part("calibration")),
+        tokens=None if tokens is None else make_predictor("linear", tokens).restore(part("tokens")),
+        smear=arrays[f"{tier}.smear"],
+        metrics=told["metrics"],
+    )
+
+
+def _manifest(directory: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((directory / "manifest.json").read_text("utf-8"))
+        schema = manifest["schema"]
+    except FileNotFoundError:
+        raise ArtifactError(f"{directory}: no artifact there; {_REMEDY}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{directory}: damaged manifest ({error}); {_REMEDY}") from None
+    if schema != SCHEMA:
+        raise ArtifactError(f"{directory}: schema {schema}, this version reads {SCHEMA}; {_REMEDY}")
+    found: dict[str, Any] = manifest
+    return found
+
+
+def _check_fingerprints(
+    directory: Path, manifest: Mapping[str, Any], fingerprints: Mapping[Tier, str]
+) -> None:
+    heads = manifest.get("heads", {})
+    common = [tier for tier in heads if tier in fingerprints]
+    if not common:
+        raise ArtifactError(f"{directory}: has no head for {', '.join(fingerprints)}; {_REMEDY}")
+    for tier in common:
+        if heads[tier]["fingerprint"] != fingerprints[tier]:
+            raise ArtifactError(f"{directory}: its {tier} head was fitted on another embedder; {_REMEDY}")

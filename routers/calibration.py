@@ -1,0 +1,109 @@
+"""Predictions that mean what they say: scores come true on average, deviations are as wide as errors."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from .protocols import Arrays
+from .types import Estimate, Floats, Ints
+
+_PRIOR_STRENGTH = 200.0
+"""Outcomes an expert must have before its own slope counts as much as the pool's."""
+_N_BINS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Per expert an increasing line from predicted to calibrated score, and one factor for all deviations.
+
+    slope, intercept: (n_experts,), slope > 0; spread: factor on standard deviations
+    """
+
+    slope: Floats
+    intercept: Floats
+    spread: float
+
+    @classmethod
+    def fit(cls, out_of_fold: Estimate, targets: Floats, groups: Ints) -> Self:
+        """Learn from out-of-fold predictions and what came true (n_queries, n_experts), NaN where unmeasured.
+
+        groups: (n_queries,) which queries are alike; the deviation of their mean residual, less what chance
+        alone would give, is what the predicted deviations are scaled to.
+        """
+        slope, intercept = _lines(out_of_fold.mean, targets)
+        line = cls(slope, intercept, 1.0).apply(out_of_fold)
+        return cls(slope, intercept, _spread(line, targets, groups))
+
+    def apply(self, estimate: Estimate) -> Estimate:
+        """Calibrated scores in [0, 1] and their deviations."""
+        mean = estimate.mean * self.slope
+        mean += self.intercept
+        np.minimum(np.maximum(mean, 0.0, out=mean), 1.0, out=mean)
+        return Estimate(mean, estimate.std * (self.slope * self.spread))
+
+    def arrays(self) -> Arrays:
+        return {"slope": self.slope, "intercept": self.intercept, "spread": np.array(self.spread)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Self:
+        return cls(arrays["slope"], arrays["intercept"], float(arrays["spread"]))
+
+
+def _lines(predicted: Floats, targets: Floats) -> tuple[Floats, Floats]:
+    """Least squares per expert, its slope shrunk to the slope of all experts together."""
+    known = ~np.isnan(targets)
+    count = np.maximum(known.sum(axis=0), 1)
+    x_mean = np.where(known, predicted, 0).sum(axis=0) / count
+    y_mean = np.where(known, targets, 0).sum(axis=0) / count
+    unmeasured = ~known.any(axis=0)
+    y_mean[unmeasured] = x_mean[unmeasured]
+    x = np.where(known, predicted - x_mean, 0.0)
+    y = np.where(known, targets - y_mean, 0.0)
+    together = (x**2).sum()
+    if together < 1e-9:
+        return np.ones_like(x_mean), y_mean - x_mean
+    pooled = min(max((x * y).sum() / together, 0.1), 3.0)
+    strength = _PRIOR_STRENGTH * together / known.sum()
+    slope = ((x * y).sum(axis=0) + strength * pooled) / ((x**2).sum(axis=0) + strength)
+    slope = np.clip(slope, 0.1, 3.0)
+    return slope, y_mean - slope * x_mean
+
+
+def _spread(estimate: Estimate, targets: Floats, groups: Ints) -> float:
+    """√(excess variance of group residuals / predicted variance), at least 0.1, at most 10."""
+    known = ~np.isnan(targets)
+    residual = np.where(known, targets - estimate.mean, 0.0)
+    n_groups = int(groups.max(initial=-1)) + 1
+    belongs = np.zeros((n_groups, len(groups)))
+    belongs[groups, np.arange(len(groups))] = 1.0
+    count = belongs @ known
+    enough = count >= 5
+    if not enough.any():
+        return 1.0
+    n = np.maximum(count, 2)
+    mean = belongs @ residual / n
+    chance = (belongs @ residual**2 / n - mean**2) / (n - 1)
+    predicted = belongs @ (np.where(known, estimate.std, 0.0) ** 2) / n
+    excess = (count * (mean**2 - chance))[enough].sum()
+    return float(
+        np.clip(np.sqrt(max(excess, 0.0) / max((count * predicted)[enough].sum(), 1e-12)), 0.1, 10.0)
+    )
+
+
+def calibration_error(predicted: Floats, targets: Floats) -> float:
+    """Expected calibration error: |mean prediction − mean outcome| over ten bins of equal count per expert.
+
+    Both (n_queries, n_experts); NaN targets are passed over; weighted by how many outcomes are in the bin.
+    """
+    off, n = 0.0, 0
+    for column in range(predicted.shape[1]):
+        known = np.flatnonzero(~np.isnan(targets[:, column]))
+        order = known[np.argsort(predicted[known, column], kind="stable")]
+        for members in np.array_split(order, _N_BINS):
+            if len(members):
+                gap = predicted[members, column].mean() - targets[members, column].mean()
+                off += abs(float(gap)) * len(members)
+                n += len(members)
+    return off / n if n else 0.0

@@ -1,0 +1,269 @@
+"""From an outcome table to an artifact: heads per tier, calibrated out of fold, and when to look twice."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from .artifacts import Artifact, Evidence, Head
+from .calibration import Calibration, calibration_error
+from .errors import DataError
+from .features import FeatureExtractor
+from .outcomes import OutcomeTable
+from .predictors.clusters import spherical_kmeans
+from .predictors.space import Space
+from .query import query_of
+from .registry import make_predictor
+from .types import Estimate, Features, Floats, Ints, Tier
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, steps done, steps in all."""
+
+_TOKENS = {"alpha": 10.0, "dense": 1.0, "lexical": 0.0, "form": 1.0}
+_CHUNK = 128
+_GROUP_SIZE = 40
+
+
+@dataclass(frozen=True, slots=True)
+class FitSettings:
+    """How to fit.
+
+    predictor, settings: the quality head, by its name in the registry
+    n_folds: for everything that is learned from out-of-fold predictions
+    kept: share of what routing by the encoder gains over the best single expert that `adaptive` must keep
+    """
+
+    predictor: str = "blend"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    n_folds: int = 5
+    kept: float = 0.95
+    seed: int = 0
+
+
+def fit_artifact(
+    table: OutcomeTable,
+    extractor: FeatureExtractor,
+    settings: FitSettings | None = None,
+    progress: Progress | None = None,
+    created: str = "",
+) -> Artifact:
+    """Fit every head on the table; `created` is recorded as given.
+
+    Raises:
+        DataError: fewer than two queries, or an expert without a single score.
+    """
+    chosen = settings or FitSettings()
+    _check(table)
+    tell = progress or (lambda what, done, total: None)
+    by_tier = _extract(table, extractor, tell)
+    folds = table.folds(chosen.n_folds)
+    steps = len(by_tier) * (len(np.unique(folds)) + 1)
+    groups = _groups(next(iter(by_tier.values())), chosen.seed)
+    heads: dict[Tier, Head] = {}
+    calibrated: dict[Tier, Floats] = {}
+    for n, (tier, features) in enumerate(by_tier.items()):
+
+        def step(done: int, before: int = n * steps // len(by_tier), tier: Tier = tier) -> None:
+            tell(f"fitting the {tier} tier", before + done, steps)
+
+        fingerprint = extractor.fingerprints[tier]
+        heads[tier], calibrated[tier] = _fit_head(table, features, fingerprint, chosen, folds, groups, step)
+    margin, margins = choose_margin(table.score, calibrated, chosen.kept)
+    return Artifact(
+        experts=_evidence(table),
+        heads=heads,
+        latency=_latency_lines(table),
+        margin=margin,
+        margins=margins,
+        provenance=_provenance(table, chosen, created),
+    )
+
+
+def _check(table: OutcomeTable) -> None:
+    if len(table) < 2:
+        raise DataError(f"{len(table)} queries are too few to fit on")
+    for name, measured in zip(table.experts, (~np.isnan(table.score)).sum(axis=0), strict=True):
+        if not measured:
+            raise DataError(f"score: no query has one for expert {name!r}; leave it out or profile it")
+
+
+def _extract(table: OutcomeTable, extractor: FeatureExtractor, tell: Progress) -> dict[Tier, Features]:
+    queries = [query_of(text) for text in table.texts]
+    cheap = extractor.extract(queries, "static")
+    found: dict[Tier, Features] = {"static": cheap}
+    if "encoder" not in extractor.fingerprints:
+        return found
+    parts = []
+    for start in range(0, len(queries), _CHUNK):
+        tell("embedding", start, len(queries))
+        block = slice(start, start + _CHUNK)
+        parts.append(extractor.extract(queries[block], "encoder", cheap.take(block)).dense)
+    found["encoder"] = Features("encoder", np.concatenate(parts), cheap.lexical, cheap.form)
+    return found
+
+
+def _fit_head(
+    table: OutcomeTable,
+    features: Features,
+    fingerprint: str,
+    settings: FitSettings,
+    folds: Ints,
+    groups: Ints,
+    step: Callable[[int], None],
+) -> tuple[Head, Floats]:
+    """The head, and its calibrated out-of-fold quality (n_queries, n_experts)."""
+    lengths = np.log1p(table.output_tokens)
+    measured = not np.isnan(lengths).all()
+    raw = Estimate(np.empty_like(table.score), np.empty_like(table.score))
+    length = np.full_like(lengths, np.nan)
+    for n, fold in enumerate(np.unique(folds)):
+        step(n)
+        inside, outside = _parts(folds, int(fold))
+        model = make_predictor(settings.predictor, settings.settings)
+        estimate = model.fit(features.take(outside), table.score[outside]).predict(features.take(inside))
+        raw.mean[inside], raw.std[inside] = estimate.mean, estimate.std
+        if measured:
+            ruler = make_predictor("linear", _TOKENS).fit(features.take(outside), lengths[outside])
+            length[inside] = ruler.predict(features.take(inside)).mean
+    step(len(np.unique(folds)))
+    calibration = Calibration.fit(raw, table.score, groups)
+    quality = calibration.apply(raw).mean
+    head = Head(
+        fingerprint=fingerprint,
+        predictor=settings.predictor,
+        quality=make_predictor(settings.predictor, settings.settings).fit(features, table.score),
+        calibration=calibration,
+        tokens=make_predictor("linear", _TOKENS).fit(features, lengths) if measured else None,
+        smear=_smear(length, table.output_tokens),
+        metrics=_metrics(table, raw.mean, quality, calibration.spread),
+    )
+    return head, quality
+
+
+def _parts(folds: Ints, fold: int) -> tuple[Ints, Ints]:
+    """Rows of the fold and rows to fit on: the same ones where there is a single fold."""
+    inside = np.flatnonzero(folds == fold)
+    outside = np.flatnonzero(folds != fold)
+    return inside, outside if len(outside) else inside
+
+
+def _smear(predicted: Floats, tokens: Floats) -> Floats:
+    """(n_experts,) by how much exp of the mean logarithm falls short of the mean; 1 where unmeasured."""
+    known = ~np.isnan(tokens) & ~np.isnan(predicted)
+    said = np.where(known, np.expm1(np.where(known, predicted, 0.0)), 0.0).sum(axis=0)
+    true = np.where(known, tokens, 0.0).sum(axis=0)
+    ratio: Floats = np.divide(true, said, out=np.ones_like(true), where=(said > 0) & (true > 0))
+    return np.clip(ratio, 0.2, 5.0)
+
+
+def _metrics(table: OutcomeTable, raw: Floats, quality: Floats, spread: float) -> dict[str, float]:
+    """Out-of-fold figures; accuracy over the queries every expert was scored on."""
+    known = ~np.isnan(table.score)
+    full = known.all(axis=1)
+    picks = quality[full].argmax(axis=1)
+    figures = {
+        "brier": float(((quality - table.score)[known] ** 2).mean()),
+        "calibration_error_before": calibration_error(np.clip(raw, 0, 1), table.score),
+        "calibration_error": calibration_error(quality, table.score),
+        "std_factor": spread,
+        "n_complete": float(full.sum()),
+    }
+    if full.any():
+        score = table.score[full]
+        figures["accuracy"] = float(score[np.arange(len(score)), picks].mean())
+        figures["best_single"] = float(score.mean(axis=0).max())
+        figures["oracle"] = float(score.max(axis=1).mean())
+    return figures
+
+
+def _groups(features: Features, seed: int) -> Ints:
+    """(n_queries,) groups of about forty queries alike in content and form."""
+    rows = Space.of(features, 1.0, None).rows(features)
+    centroids = spherical_kmeans(rows, max(1, len(rows) // _GROUP_SIZE), 5, seed)
+    nearest: Ints = np.argmax(rows @ centroids.T, axis=1)
+    return nearest
+
+
+def choose_margin(
+    score: Floats, quality: Mapping[Tier, Floats], kept: float
+) -> tuple[float, list[dict[str, float]]]:
+    """The smallest margin that keeps `kept` of the encoder's gain over the best single expert; all tried.
+
+    score, and quality per tier, out of fold: (n_queries, n_experts). Only fully scored queries count.
+    """
+    full = ~np.isnan(score).any(axis=1)
+    if "encoder" not in quality or score.shape[1] < 2 or not full.any():
+        return 0.0, []
+    rows = np.arange(int(full.sum()))
+    cheap, closer, truth = quality["static"][full], quality["encoder"][full], score[full]
+    first = truth[rows, cheap.argmax(axis=1)]
+    second = truth[rows, closer.argmax(axis=1)]
+    top = np.sort(cheap, axis=1)
+    distance = top[:, -1] - top[:, -2]
+    table = []
+    for share in np.linspace(0, 1, 21):
+        threshold = 0.0 if share == 0 else float(np.nextafter(np.quantile(distance, share), np.inf))
+        unsure = distance < threshold
+        accuracy = float(np.where(unsure, second, first).mean())
+        table.append({"margin": threshold, "consulted": float(unsure.mean()), "accuracy": accuracy})
+    never, always = table[0]["accuracy"], table[-1]["accuracy"]
+    if always <= never:
+        return 0.0, table
+    single = float(truth.mean(axis=0).max())
+    asked = always - (1 - kept) * max(always - single, 0.0)
+    enough = (row["margin"] for row in table if row["accuracy"] >= asked)
+    return next(enough), table
+
+
+def _evidence(table: OutcomeTable) -> tuple[Evidence, ...]:
+    means = {
+        name: [None if np.isnan(v) else float(v) for v in values] for name, values in table.means().items()
+    }
+    counts = (~np.isnan(table.score)).sum(axis=0).tolist()
+    return tuple(
+        Evidence(
+            name=name,
+            model=table.models[e],
+            n=counts[e],
+            score=means["score"][e] or 0.0,
+            cost_usd=means["cost_usd"][e],
+            output_tokens=means["output_tokens"][e],
+            latency_s=means["latency_s"][e],
+        )
+        for e, name in enumerate(table.experts)
+    )
+
+
+def _latency_lines(table: OutcomeTable) -> Floats:
+    """(n_experts, 2) seconds before and per output token by least squares; both ≥ 0; NaN where unmeasured."""
+    lines = np.full((table.n_experts, 2), np.nan)
+    for e in range(table.n_experts):
+        seconds, tokens = table.latency_s[:, e], table.output_tokens[:, e]
+        if np.isnan(seconds).all():
+            continue
+        lines[e] = np.nanmean(seconds), 0.0
+        both = ~np.isnan(seconds) & ~np.isnan(tokens)
+        if both.sum() >= 2 and tokens[both].std() > 0:
+            slope = max(float(np.cov(tokens[both], seconds[both], bias=True)[0, 1] / tokens[both].var()), 0.0)
+            start = seconds[both].mean() - slope * tokens[both].mean()
+            if start < 0:
+                start, slope = 0.0, float(seconds[both].sum() / tokens[both].sum())
+            lines[e] = start, slope
+    return lines
+
+
+def _provenance(table: OutcomeTable, settings: FitSettings, created: str) -> dict[str, Any]:
+    origin = table.provenance
+    return {
+        "created": created,
+        "n_queries": len(table),
+        "table": table.fingerprint,
+        "source": origin.source,
+        "licence": origin.licence,
+        "cost_basis": origin.cost_basis,
+        "n_folds": settings.n_folds,
+        "seed": settings.seed,
+        "versions": {name: version(name) for name in ("numpy", "scipy")},
+    }

@@ -1,0 +1,186 @@
+"""From features to a `Prediction` for the configured pool, with evidence only where it belongs."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .artifacts import Artifact, Evidence, Head
+from .types import Bools, Estimate, ExpertProfile, Features, Floats, Ints, Prediction, Query, Tier
+
+UNKNOWN_QUALITY = 0.5
+UNKNOWN_STD = 0.25
+"""Wide: of a score that may be anywhere in [0, 1] alike the deviation is 0.29."""
+UNKNOWN_OUTPUT_TOKENS = 256.0
+"""Answer length assumed where none was measured for any expert."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Alignment:
+    """Which column of the artifact speaks for which expert of the pool."""
+
+    here: Ints
+    there: Ints
+
+    def spread(self, values: Floats, n_experts: int) -> Floats:
+        """(n, n_experts) in the pool's order, NaN for experts without evidence."""
+        result = np.full((len(values), n_experts), np.nan)
+        result[:, self.here] = values[:, self.there]
+        return result
+
+
+class Forecaster:
+    """Predicts for a pool with an artifact, or without; on the cheap tier cheap enough for the event loop.
+
+    Evidence belongs to an expert's name and model together: where the model differs there is a warning, and
+    the expert counts as unknown. Without an artifact every prediction is a prior without evidence.
+    """
+
+    def __init__(self, pool: Sequence[ExpertProfile], artifact: Artifact | None) -> None:
+        self._pool = tuple(pool)
+        self._names = tuple(profile.name for profile in pool)
+        self._heads = dict(artifact.heads) if artifact else {}
+        known = {expert.name: (n, expert) for n, expert in enumerate(artifact.experts if artifact else ())}
+        self.warnings = tuple(_mismatches(self._pool, known))
+        pairs = [
+            (here, known[profile.name][0])
+            for here, profile in enumerate(self._pool)
+            if profile.name in known and known[profile.name][1].model == profile.model
+        ]
+        here, there = (np.array(side, np.int64) for side in (zip(*pairs, strict=True) if pairs else ((), ())))
+        self._aligned = _Alignment(here, there)
+        self._whole = len(pairs) == len(self._pool)
+        self._evidence: Bools = np.zeros(len(self._pool), bool)
+        self._evidence[here] = True
+        self._guess = _column(profile.quality for profile in self._pool)
+        self._price_in, self._price_out = self._prices()
+        self._measure(artifact)
+        self.margin = artifact.margin if artifact else 0.0
+
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        """Tiers with a head, cheapest first; empty without an artifact."""
+        order: tuple[Tier, ...] = ("static", "encoder")
+        return tuple(tier for tier in order if tier in self._heads)
+
+    @property
+    def mean_cost_usd(self) -> Floats:
+        """(n_experts,) what a typical call costs, NaN where unknown: what a weight on cost is weighed by."""
+        return self._mean_cost
+
+    @property
+    def mean_latency_s(self) -> Floats:
+        """(n_experts,) how long a typical call takes, NaN where unknown."""
+        return self._mean_latency
+
+    def predict(self, queries: Sequence[Query], features: Features | None) -> Prediction:
+        """In the pool's order; without features, or without a head for their tier, from means alone."""
+        head = self._heads.get(features.tier) if features is not None else None
+        n = len(queries)
+        if head is None or features is None:
+            tier: Tier = "prior"
+            quality = Estimate(np.repeat(self._score[None], n, 0), np.repeat(self._score_std[None], n, 0))
+            tokens = np.repeat(self._tokens[None], n, 0)
+        else:
+            tier = features.tier
+            quality = self._quality(head, features)
+            tokens = self._lengths(head, features)
+        asked = np.array([[query.n_input_tokens] for query in queries], np.float64).reshape(-1, 1)
+        if any(query.max_output_tokens is not None for query in queries):
+            cap = [[np.inf if q.max_output_tokens is None else q.max_output_tokens] for q in queries]
+            tokens = np.minimum(tokens, cap)
+        cost = asked * self._price_in
+        cost += tokens * self._price_out
+        latency = tokens * self._latency_slope
+        latency += self._latency_start
+        return Prediction(
+            experts=self._names,
+            tier=tier,
+            quality=quality.mean,
+            quality_std=quality.std,
+            output_tokens=tokens,
+            cost_usd=np.where(self._priced, cost, self._mean_cost),
+            latency_s=latency,
+            evidence=self._evidence,
+        )
+
+    def _quality(self, head: Head, features: Features) -> Estimate:
+        estimate = head.calibration.apply(head.quality.predict(features))
+        there = self._aligned.there
+        if self._whole:
+            return Estimate(estimate.mean[:, there], estimate.std[:, there])
+        mean = self._aligned.spread(estimate.mean, len(self._pool))
+        std = self._aligned.spread(estimate.std, len(self._pool))
+        typical = estimate.mean[:, there].mean(axis=1) if len(there) else np.full(len(mean), UNKNOWN_QUALITY)
+        guess = np.where(np.isnan(self._guess), typical[:, None], self._guess)
+        return Estimate(
+            np.where(self._evidence, mean, guess),
+            np.where(self._evidence, std, UNKNOWN_STD),
+        )
+
+    def _lengths(self, head: Head, features: Features) -> Floats:
+        if head.tokens is None:
+            return np.repeat(self._tokens[None], len(features), 0)
+        expected = np.expm1(head.tokens.predict(features).mean) * head.smear
+        np.maximum(expected, 1.0, out=expected)
+        if self._whole and self._all_lengths:
+            lengths: Floats = expected[:, self._aligned.there]
+            return lengths
+        lengths = self._aligned.spread(expected, len(self._pool))
+        lengths[:, ~self._length_known] = self._tokens[~self._length_known]
+        return lengths
+
+    def _prices(self) -> tuple[Floats, Floats]:
+        price_in = _column(profile.input_usd_per_token for profile in self._pool)
+        price_out = _column(profile.output_usd_per_token for profile in self._pool)
+        self._priced: Bools = ~np.isnan(price_in) & ~np.isnan(price_out)
+        return np.where(self._priced, price_in, 0.0), np.where(self._priced, price_out, 0.0)
+
+    def _measure(self, artifact: Artifact | None) -> None:
+        """What the artifact's means say of the pool."""
+        n = len(self._pool)
+        experts: Sequence[Evidence] = artifact.experts if artifact else ()
+
+        def spread(values: Floats) -> Floats:
+            row: Floats = self._aligned.spread(values[None], n)[0]
+            return row
+
+        score = spread(_column(expert.score for expert in experts))
+        counts = spread(_column(expert.n for expert in experts))
+        typical = score[self._evidence].mean() if self._evidence.any() else UNKNOWN_QUALITY
+        guess = np.where(np.isnan(self._guess), typical, self._guess)
+        self._score = np.where(self._evidence, score, guess)
+        certain = np.sqrt(np.maximum(score * (1 - score), 0.01) / np.maximum(counts, 1))
+        self._score_std = np.where(self._evidence, certain, UNKNOWN_STD)
+        tokens = spread(_column(expert.output_tokens for expert in experts))
+        self._length_known: Bools = ~np.isnan(tokens)
+        self._all_lengths = bool(self._length_known.all())
+        usual = tokens[self._length_known].mean() if self._length_known.any() else UNKNOWN_OUTPUT_TOKENS
+        self._tokens = np.where(self._length_known, tokens, usual)
+        self._measure_latency(artifact, n)
+        paid = 256.0 * self._price_in + self._tokens * self._price_out
+        measured = spread(_column(expert.cost_usd for expert in experts))
+        self._mean_cost: Floats = np.where(self._priced, paid, measured)
+
+    def _measure_latency(self, artifact: Artifact | None, n: int) -> None:
+        lines = np.full((n, 2), np.nan)
+        if artifact is not None:
+            lines[self._aligned.here] = artifact.latency[self._aligned.there]
+        told = _column(profile.latency_s for profile in self._pool)
+        unknown = np.isnan(lines[:, 0])
+        self._latency_start = np.where(unknown, told, lines[:, 0])
+        self._latency_slope = np.where(unknown, 0.0, lines[:, 1])
+        self._mean_latency: Floats = self._latency_start + self._latency_slope * self._tokens
+
+
+def _column(values: Iterable[float | None]) -> Floats:
+    return np.array([np.nan if v is None else v for v in values], np.float64)
+
+
+def _mismatches(pool: Sequence[ExpertProfile], known: dict[str, tuple[int, Evidence]]) -> list[str]:
+    return [
+        f"expert {profile.name!r}: the artifact's evidence is for model {known[profile.name][1].model!r},"
+        f" not for {profile.model!r}; it is not used"
+        for profile in pool
+        if profile.name in known and known[profile.name][1].model != profile.model
+    ]

@@ -1,0 +1,1 @@
+"""Learned maps from features to one value per expert; names are in `routers.registry`."""

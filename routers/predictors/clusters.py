@@ -1,0 +1,112 @@
+"""Outcomes by k-means cluster of queries alike in content and form, near clusters weighing most."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from ..protocols import Arrays
+from ..types import Estimate, Features, Floats, Floats32
+from .space import Space
+from .targets import centred
+
+
+class Clusters:
+    """Spherical k-means; each cluster's outcomes shrunk to the expert's mean, mixed by nearness.
+
+    Reference: Avengers (arXiv 2505.19797), which takes one cluster's ranks; here its means.
+    """
+
+    space_: Space
+    centroids_: Floats32
+    value_: Floats
+    std_: Floats
+    mean_: Floats
+
+    def __init__(
+        self,
+        n_clusters: int = 64,
+        prior: float = 5.0,
+        sharpness: float = 30.0,
+        form: float = 1.0,
+        n_steps: int = 15,
+        seed: int = 0,
+    ) -> None:
+        """Args:
+        n_clusters: upper bound; never more than a quarter of the training queries.
+        prior: how many outcomes the expert's mean counts for.
+        sharpness: of the softmax over cosines; infinite would take the nearest cluster alone.
+        form: weight of the form features beside the dense ones.
+        n_steps: Lloyd steps.
+        """
+        self.n_clusters = n_clusters
+        self.prior = prior
+        self.sharpness = sharpness
+        self.form = form
+        self.n_steps = n_steps
+        self.seed = seed
+
+    def fit(self, features: Features, targets: Floats) -> Self:
+        parts = centred(targets)
+        n = max(1, min(self.n_clusters, len(features) // 4))
+        self.space_ = Space.of(features, self.form, None)
+        rows = self.space_.rows(features)
+        self.centroids_ = spherical_kmeans(rows, n, self.n_steps, self.seed)
+        member = np.argmax(rows @ self.centroids_.T, axis=1)
+        belongs = np.zeros((n, len(features)))
+        belongs[member, np.arange(len(features))] = 1.0
+        count = belongs @ parts.known
+        self.mean_ = parts.mean
+        self.value_ = belongs @ parts.residual / (count + self.prior)
+        self.std_ = parts.std * np.sqrt(count + self.prior) / (count + self.prior)
+        return self
+
+    def predict(self, features: Features) -> Estimate:
+        logits = (self.space_.rows(features) @ self.centroids_.T).astype(np.float64) * self.sharpness
+        share = np.exp(logits - logits.max(axis=1, keepdims=True))
+        share /= share.sum(axis=1, keepdims=True)
+        return Estimate(self.mean_ + share @ self.value_, share @ self.std_)
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "n_clusters": self.n_clusters,
+            "prior": self.prior,
+            "sharpness": self.sharpness,
+            "form": self.form,
+            "n_steps": self.n_steps,
+            "seed": self.seed,
+        }
+
+    def arrays(self) -> Arrays:
+        return {
+            **self.space_.arrays(),
+            "centroids": self.centroids_,
+            "value": self.value_,
+            "std": self.std_,
+            "mean": self.mean_,
+        }
+
+    def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Self:
+        self.space_ = Space.from_arrays(arrays, self.form)
+        self.centroids_, self.value_ = arrays["centroids"], arrays["value"]
+        self.std_, self.mean_ = arrays["std"], arrays["mean"]
+        return self
+
+
+def spherical_kmeans(rows: Floats32, n_clusters: int, n_steps: int, seed: int) -> Floats32:
+    """(n_clusters, dim) unit centroids; an empty cluster restarts at the row served worst."""
+    if not len(rows):
+        return np.zeros((n_clusters, rows.shape[1]), np.float32)
+    ordered = rows[np.lexsort(rows.T)]  # whatever order the queries came in
+    start = np.random.default_rng(seed).choice(len(rows), n_clusters, replace=False)
+    centroids: Floats32 = ordered[start].copy()
+    for _ in range(n_steps):
+        similarity = ordered @ centroids.T
+        nearest = similarity.argmax(axis=1)
+        sums = np.zeros_like(centroids)
+        np.add.at(sums, nearest, ordered)
+        empty = np.flatnonzero(np.bincount(nearest, minlength=n_clusters) == 0)
+        sums[empty] = ordered[np.argsort(similarity.max(axis=1), kind="stable")[: len(empty)]]
+        norm = np.linalg.norm(sums, axis=1, keepdims=True)
+        centroids = (sums / np.where(norm > 0, norm, 1)).astype(np.float32)
+    return centroids

@@ -1,0 +1,77 @@
+"""Where queries lie for neighbours and clusters: what a text says and how it is written, in one vector."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..protocols import Arrays
+from ..types import Features, Floats32
+
+_CLIP = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class FormScale:
+    """Training mean and reciprocal spread of the form features, (n_form,) each."""
+
+    mean: Floats32
+    gain: Floats32
+
+    @classmethod
+    def of(cls, features: Features) -> "FormScale":
+        """The gain makes a typical row one of unit length; a feature that never varied gets none."""
+        form = features.form
+        if not len(form):
+            return cls(np.zeros(form.shape[1], np.float32), np.zeros(form.shape[1], np.float32))
+        std = form.std(axis=0)
+        varies = std > 1e-6
+        gain = np.divide(1.0, std * np.sqrt(form.shape[1]), out=np.zeros_like(std), where=varies)
+        return cls(form.mean(axis=0).astype(np.float32), gain.astype(np.float32))
+
+    def scaled(self, features: Features) -> Floats32:
+        """(n_queries, n_form) standardised, clipped at 3 spreads."""
+        limit = np.float32(_CLIP / np.sqrt(max(len(self.mean), 1)))
+        z = (features.form.astype(np.float32) - self.mean) * self.gain
+        clipped: Floats32 = np.minimum(np.maximum(z, -limit, out=z), limit, out=z)
+        return clipped
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Unit vectors of [dense | weight · form], in their principal directions if those are fewer.
+
+    axes: (dim + n_form, n_dims); (0, 0) where all directions are kept
+    """
+
+    scale: FormScale
+    weight: float
+    axes: Floats32
+
+    @classmethod
+    def of(cls, features: Features, weight: float, n_dims: int | None) -> "Space":
+        plain = cls(FormScale.of(features), weight, np.zeros((0, 0), np.float32))
+        return cls(plain.scale, weight, _principal_axes(plain.rows(features), n_dims))
+
+    def rows(self, features: Features) -> Floats32:
+        """(n_queries, n_dims) float32; of unit length before the smaller directions were dropped."""
+        rows = np.concatenate((features.dense, self.scale.scaled(features) * np.float32(self.weight)), axis=1)
+        rows /= np.sqrt(np.einsum("qd,qd->q", rows, rows) + np.float32(1e-12))[:, None]
+        return rows @ self.axes if self.axes.size else rows
+
+    def arrays(self) -> Arrays:
+        return {"form_mean": self.scale.mean, "form_gain": self.scale.gain, "axes": self.axes}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray[Any, Any]], weight: float) -> "Space":
+        return cls(FormScale(arrays["form_mean"], arrays["form_gain"]), weight, arrays["axes"])
+
+
+def _principal_axes(rows: Floats32, n_dims: int | None) -> Floats32:
+    n_rows, dim = rows.shape
+    if n_dims is None or n_dims >= dim or n_rows <= n_dims:
+        return np.zeros((0, 0), np.float32)
+    wide = rows.astype(np.float64)
+    _, vectors = np.linalg.eigh(wide.T @ wide)
+    return np.ascontiguousarray(vectors[:, -n_dims:], dtype=np.float32)

@@ -1,0 +1,42 @@
+"""What every predictor does with gaps in its targets: means per expert, and residuals that are 0 there."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..types import Bools, Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Centred:
+    """Targets less their expert's mean.
+
+    mean:     (n_experts,) over what was measured; the mean of the other experts where nothing was
+    std:      (n_experts,) of what was measured around it, never 0 for lack of data
+    count:    (n_experts,) how many were measured
+    known:    (n_queries, n_experts)
+    residual: (n_queries, n_experts), 0 where unknown
+    """
+
+    mean: Floats
+    std: Floats
+    count: Floats
+    known: Bools
+    residual: Floats
+
+
+def centred(targets: Floats) -> Centred:
+    """Take targets (n_queries, n_experts) apart; NaN marks what nobody measured."""
+    known = ~np.isnan(targets)
+    count = known.sum(axis=0).astype(np.float64)
+    total = np.where(known, targets, 0.0).sum(axis=0)
+    seen = count > 0
+    mean = np.divide(total, count, out=np.zeros_like(total), where=seen)
+    mean[~seen] = mean[seen].mean() if seen.any() else 0.5
+    residual = np.where(known, targets - mean, 0.0)
+    variance = np.divide((residual**2).sum(axis=0), count, out=np.zeros_like(total), where=seen)
+    pooled = float(variance[seen].mean()) if seen.any() else 0.25
+    std = np.sqrt(
+        (variance * count + pooled) / (count + 1)
+    )  # one pseudo-observation: 2 equal outcomes prove little
+    return Centred(mean, std, count, known, residual)

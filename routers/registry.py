@@ -1,0 +1,34 @@
+"""Predictors by name; a class is imported when it is first made."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from .errors import ArtifactError
+from .protocols import Predictor
+
+PREDICTORS: Mapping[str, str] = {
+    "blend": "blend:Blend",
+    "clusters": "clusters:Clusters",
+    "constant": "constant:Constant",
+    "knn": "knn:KNN",
+    "linear": "linear:Linear",
+}
+"""Name → module:class in `routers.predictors`."""
+
+
+def make_predictor(name: str, settings: Mapping[str, Any] | None = None) -> Predictor:
+    """An unfitted predictor.
+
+    Raises:
+        ArtifactError: no predictor has that name, or it does not take these settings.
+    """
+    if name not in PREDICTORS:
+        raise ArtifactError(f"no predictor {name!r}; there are {', '.join(sorted(PREDICTORS))}")
+    module, _, attribute = PREDICTORS[name].partition(":")
+    made = getattr(import_module(f".predictors.{module}", __package__), attribute)
+    try:
+        predictor: Predictor = made(**(settings or {}))
+    except TypeError as error:
+        raise ArtifactError(f"predictor {name!r}: {error}") from None
+    return predictor
