@@ -1,6 +1,5 @@
 """Code from answers: found, run apart, and harmless."""
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,14 +120,11 @@ def test_modules_for_computing_are_there() -> None:
 
 
 def test_no_child_outlives_its_run() -> None:
-    started = time.time()
+    before = _children()
     run_tests("import time\ntime.sleep(600)", ["pass"], wall_s=0.3)
-    alive = [p for p in Path("/proc").glob("[0-9]*/cmdline") if _is_child(p) and p.stat().st_mtime >= started]
-    assert not alive
+    assert _children() <= before
 
 
-def _is_child(cmdline: Path) -> bool:
-    try:
-        return b"make_hook" in cmdline.read_bytes()
-    except OSError:
-        return False
+def _children() -> set[str]:
+    tasks = Path("/proc/self/task").glob("*/children")
+    return {child for task in tasks for child in task.read_text().split()}
