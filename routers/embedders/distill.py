@@ -10,7 +10,7 @@ from .cache_dir import built, content_hash
 from .onnx import EncoderGraph, frame
 from .onnx_graph import BUILDER_VERSION
 from .source import Source
-from .tokens import Tokenizer
+from .tokens import shared_tokenizer
 
 DISTILLER_VERSION = f"2.{BUILDER_VERSION}"
 """Part of the cache key and of fingerprints: raise it whenever the table's vectors change."""
@@ -31,7 +31,7 @@ def table_path(source: Source, dim: int, progress: Progress | None) -> Path:
 
 def _write(source: Source, dim: int, progress: Progress | None, path: Path) -> None:
     vectors = principal(_token_vectors(source, progress), dim)
-    table = vectors * rarity(Tokenizer(source.tokenizer).vocabulary())[:, None]
+    table = vectors * rarity(shared_tokenizer(source.tokenizer).vocabulary())[:, None]
     with path.open("wb") as file:
         np.save(file, table.astype(np.float32))
 
@@ -43,7 +43,7 @@ def _token_vectors(source: Source, progress: Progress | None) -> Floats32:
     """
     graph = EncoderGraph(source, "int8", n_threads=0)
     n_vocab = int(source.config["vocab_size"])
-    first, last = frame(Tokenizer(source.tokenizer))
+    first, last = frame(shared_tokenizer(source.tokenizer))
     vectors = np.empty((n_vocab, graph.dim), np.float32)
     for start in range(0, n_vocab, BATCH):
         tokens = np.arange(start, min(start + BATCH, n_vocab))

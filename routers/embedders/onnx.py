@@ -12,7 +12,7 @@ from ..types import Floats32, Ints
 from .cache_dir import built, content_hash
 from .onnx_graph import BUILDER_VERSION, Precision, write_graph
 from .source import Source, find_source
-from .tokens import Tokenizer
+from .tokens import Tokenizer, shared_tokenizer
 
 MIN_TOKENS = 8
 
@@ -41,7 +41,7 @@ class OnnxEmbedder:
         self._max_tokens = max_tokens
         content = content_hash(found.weights, found.tokenizer)
         self.fingerprint: str = f"onnx-{content}-{precision}-b{BUILDER_VERSION}-t{max_tokens}"
-        self._tokenizer = Tokenizer(found.tokenizer)
+        self._tokenizer = shared_tokenizer(found.tokenizer)
         self._frame = frame(self._tokenizer)
         self._graph = EncoderGraph(found, precision, n_threads=1)
         self.dim = self._graph.dim

@@ -10,7 +10,7 @@ from ..types import Floats32
 from .cache_dir import content_hash
 from .distill import DISTILLER_VERSION, Progress, table_path
 from .source import find_source
-from .tokens import Tokenizer
+from .tokens import shared_tokenizer
 
 
 class StaticEmbedder:
@@ -41,7 +41,7 @@ class StaticEmbedder:
         self.fingerprint: str = (
             f"static-{content_hash(found.weights, found.tokenizer)}-d{dim}-b{DISTILLER_VERSION}-t{max_tokens}"
         )
-        self.tokenizer = Tokenizer(found.tokenizer)
+        self.tokenizer = shared_tokenizer(found.tokenizer)
         self._max_tokens = max_tokens
         self._unknown = [self.tokenizer.id_of("[UNK]")]
         self._table = np.asarray(np.load(table_path(found, dim, progress), mmap_mode="r"))

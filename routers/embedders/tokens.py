@@ -6,6 +6,7 @@ test holds both against each other). Words with anything else in them go through
 """
 
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from ..errors import EmbedderError
@@ -91,6 +92,21 @@ class Tokenizer:
                 self._known.clear()
             self._known[word] = ids
         return ids
+
+
+def shared_tokenizer(path: Path) -> Tokenizer:
+    """One tokenizer per file and process, so that both tiers learn words once.
+
+    Raises:
+        EmbedderError: the file is not a tokenizer.
+    """
+    stat = path.stat()
+    return _tokenizer(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(path: Path, _size_bytes: int, _mtime_ns: int) -> Tokenizer:
+    return Tokenizer(path)
 
 
 def head_and_tail(text: str, n_chars: int) -> str:
