@@ -85,6 +85,10 @@ MOVED = (
         rf"{_ASK}(?:what|which) (?P<what>date|day|weekday|day of the week) (?:is it|will it be|was it|is"
         rf"|was|will be) (?:in )?{_N} {_UNIT}(?: from now| from today|(?: (?P<way>ago|before today)))?"
     ),
+    re.compile(
+        rf"{_ASK}(?:what is|what's|what was|what will be) (?:the )?(?P<what>date|day|weekday|day of the week)"
+        rf" (?:in )?{_N} {_UNIT}(?: from now| from today|(?: (?P<way>ago|before today)))?"
+    ),
 )
 BACK_WORDS = frozenset(
     {
@@ -105,10 +109,15 @@ BACK_WORDS = frozenset(
 LEAP = re.compile(
     r"(?:is|was|will|were)(?: the year)? (?P<year>\d{1,4})(?: be)? (?:a )?leap year(?: or not)?"
 )
+HAS_DAYS = re.compile(
+    rf"(?P<subject>(?:(?:the )?month of )?{MONTH}(?: \d{{4}})?|(?:the year )?\d{{4}}|an? (?:leap |common"
+    rf" )?year)"
+    r" (?:has|have|contains?) how many (?P<unit>days)"
+)
 MONTH_DAYS = re.compile(
     _NUMBER_OF
     + (
-        rf"days(?: are| were| is| does| did| will| there)*(?: there)?(?: in)?(?: the month of)? "
+        rf"days(?: are| were| is| does| did| will| there)*(?: there)?(?: in)?(?: the)?(?: month of)? "
         rf"(?P<month>{MONTH})(?: of| in|,)?(?: the year)? ?(?P<year>\d{{4}})?(?: have| has| contain)?"
         rf"(?P<leap> (?:in|of|during) a (?:non-)?leap year| in a common year)?"
     )
@@ -138,4 +147,15 @@ WEEKDAY_MOVED = re.compile(
 WEEKDAY_AFTER = re.compile(
     rf"(?:what|which) (?:day(?: of the week)?|weekday) (?:is|comes|falls|will be) {_N} (?P<unit>day|week)s?"
     rf" (?P<way>after|before|from) (?P<start>{'|'.join(WEEKDAYS)})"
+)
+_RELATIVE_DAY = "today|tomorrow|yesterday|the day after tomorrow|the day before yesterday"
+RELATIVE_WEEKDAY = re.compile(
+    rf"(?:if |suppose |given that )?(?P<known>{_RELATIVE_DAY}) (?:is|was|were|will be) (?:an? )?"
+    rf"(?P<start>{'|'.join(WEEKDAYS)}),? (?:then )?(?:what|which) (?:day(?: of the week)?|weekday)"
+    rf" (?:is|was|will be|will it be|is it|was it) (?P<asked>{_RELATIVE_DAY})"
+)
+NEXT_WEEKDAY = re.compile(
+    r"(?:what|which) (?:day(?: of the week)?|weekday) (?:is |comes |falls |was |will be )?(?:the day )?"
+    r"(?:right |directly |immediately |just )?(?P<way>after|before|follows|precedes|following|preceding)"
+    rf" (?P<start>{'|'.join(WEEKDAYS)})"
 )

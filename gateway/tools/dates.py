@@ -8,9 +8,12 @@ from .calendar_words import MONTH, MONTHS, WEEKDAYS, moved, parsed, shown, weekd
 from .date_questions import (
     BACK_WORDS,
     BETWEEN,
+    HAS_DAYS,
     LEAP,
     MONTH_DAYS,
     MOVED,
+    NEXT_WEEKDAY,
+    RELATIVE_WEEKDAY,
     SINCE,
     TODAY,
     TODAY_DAY,
@@ -56,6 +59,12 @@ def _weekday_names(core: str, directives: Directives, today: date) -> str | None
             back = (found["way"] or "").strip() in BACK_WORDS
             days = n * (7 if found["unit"] == "week" else 1) * (-1 if back else 1)
             return calendar.day_name[(WEEKDAYS[found["start"]] + days) % 7]
+    if found := NEXT_WEEKDAY.fullmatch(core):
+        step = 1 if found["way"] in ("after", "follows", "following") else -1
+        return calendar.day_name[(WEEKDAYS[found["start"]] + step) % 7]
+    if found := RELATIVE_WEEKDAY.fullmatch(core):
+        days = (parsed(found["asked"], today) - parsed(found["known"], today)).days
+        return calendar.day_name[(WEEKDAYS[found["start"]] + days) % 7]
     return None
 
 
@@ -67,6 +76,8 @@ def _leap_year(core: str, directives: Directives, today: date) -> str | None:
 
 
 def _lengths(core: str, directives: Directives, today: date) -> str | None:
+    if found := HAS_DAYS.fullmatch(core):
+        core = f"how many days are in {found['subject']}"
     if found := YEAR_DAYS.fullmatch(core):
         year = found["year"]
         n_days = 365 + (calendar.isleap(int(year)) if year.isdigit() else year == "leap year")

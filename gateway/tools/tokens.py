@@ -94,7 +94,7 @@ _PHRASES: dict[tuple[str, ...], str] = {
         "thrice": "thrice|triple|three times",
         "square of": "square of",
         "cube of": "cube of",
-        "add": "add|adding",
+        "add": "add|adding|add up|adding up|add together|sum up|total up",
         "subtract": "subtract|subtracting|deduct|take",
         "multiply": "multiply|multiplying",
         "divide": "divide|dividing",

@@ -25,7 +25,7 @@ _FORMS = tuple(
         r"(?: in| inside| within| contained in| to| equal to| equivalent to)? (?P<source>.+?)(?: (?:make"
         r"|equal|equals|be|contain|have|has|hold|correspond to|amount to|in total|come to))?",
         r"how (?:many|much) (?P<target>.+?) (?:in|per|to|for|equals?) (?P<source>.+)",
-        # Convert 3 kg to pounds. Change 72 °F into Celsius. 5 km in metres. What is 5 km in miles?
+        # Convert 3 kg to pounds. 5 km in metres. What is 5 km in miles? 135 minutes in hours and minutes
         r"(?:convert|change|express|write|turn|transform|translate|give|state|rewrite|report|put) "
         r"(?P<source>.+?) (?:to|into|in|as|in terms of|in units of) (?P<target>.+?)",
         r"(?:what is|what's|whats|what are|how much is|how much are|how long is|how long are|how far is|how"
@@ -44,10 +44,13 @@ _FORMS = tuple(
         r"(?:in|into|to) (?P<target>[^,]+?), (?:what is|what's|how much is|how long is|how far is|how"
         r" heavy is|convert|express|how many is|how many are) (?P<source>.+)",
         r"(?:what is|what's) (?P<target>[a-z]+) (?:equivalent|value|equal) (?:of|to|for) (?P<source>.+)",
-        r"(?:if )?(?:a |an |the )?[a-z]+ (?:is|weighs|measures|lasts|takes|travels at|runs) "
-        r"(?P<source>\d[^,?]*?),? (?:how many|what is (?:that|this|it) in|how much is (?:that|this|it) in"
-        r"|how long is (?:that|this|it) in|how far is (?:that|this|it) in|how heavy is (?:that|this|it)"
-        r" in) (?P<target>[a-z/° ]+?)(?: is (?:that|this|it)| are (?:that|those|there))?",
+        # A road sign says 5 miles, what is that in km? If the rope is 3 m long, how many feet is that?
+        r"(?:if )?(?:[a-z']+ ){1,5}(?:is|are|was|says|reads|shows|weighs|measures|lasts|lasted|takes|took"
+        r"|holds"
+        r"|travels at|runs) (?P<source>\d[^,?]*?)(?: long| wide| tall| high| deep| away| heavy| far)?,? "
+        r"(?:how many|(?:what|how much|how long|how far|how heavy|how tall|how fast) is (?:that|this|it) in"
+        r"|convert (?:that|this|it) (?:to|into)|express (?:that|this|it) in) "
+        r"(?P<target>[a-z/° ]+?)(?: is (?:that|this|it)| are (?:that|those|there))?",
     )
 )
 _FILLER = re.compile(
@@ -83,12 +86,26 @@ def units(core: str, directives: Directives) -> str:
         if found is None:
             continue
         name = _TARGET_FILLER.sub("", found["target"].strip())
+        if " and " in name and (text := _in_two_units(found["source"].strip(), name, directives)):
+            return text
         targets = _meanings(name)
         source = _quantities(found["source"].strip()) if targets else []
         if source and (value := _converted(source, targets)) is not None:
             number = written(value, directives)
             return number if directives.number_only else f"{number}{_label(name, number)}"
     raise NotComputable
+
+
+def _in_two_units(source: str, name: str, directives: Directives) -> str | None:
+    """`2 hours and 15 minutes`: whole ones of the first unit, the rest in the second."""
+    first, _, second = name.partition(" and ")
+    quantities = _quantities(source)
+    larger, smaller = (_converted(quantities, _meanings(unit)) for unit in (first, second))
+    if not quantities or larger is None or smaller is None or not 0 < larger < smaller:
+        return None
+    n_whole = int(larger)
+    rest = written((larger - n_whole) * smaller / larger, directives)
+    return f"{n_whole}{_label(first, str(n_whole))} and {rest}{_label(second, rest)}"
 
 
 def _converted(source: list[Quantity], targets: tuple[Unit, ...]) -> Fraction | None:

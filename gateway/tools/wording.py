@@ -77,6 +77,8 @@ _POLITE = re.compile(
 )
 _BREAK = re.compile(r"(?<=[.?!;])\s+|[\n\r]+|:\s+|(?<=\?)(?=\S)")
 
+_REFERS_BACK = re.compile(r"\b(?:that|this|it)\b")
+
 
 def reduce(text: str) -> tuple[str, Directives]:
     """The one clause that asks something, lower-case and without closing marks, and how to write the answer.
@@ -91,6 +93,8 @@ def reduce(text: str) -> tuple[str, Directives]:
     plain, directives = _take_directives(plain)
     clauses = [_bare(clause) for clause in _BREAK.split(plain)]
     asked = [clause for clause in clauses if clause and not _is_instruction(clause)]
+    if len(asked) == 2 and _REFERS_BACK.search(asked[1]):
+        asked = [", ".join(asked)]  # The rope is 5 m long. What is that in feet?
     if len(asked) != 1:
         raise NotComputable
     core = _bare(re.sub(r"\s+", " ", _POLITE.sub(" ", asked[0])))
@@ -108,10 +112,10 @@ def _without_asides(core: str) -> str:
     """Without `, and give only the number` and the like at its end or beginning."""
     for mark in (" and ", ", ", " - ", " (", "; "):
         head, found, tail = core.rpartition(mark)
-        if found and head and _is_instruction(tail):
+        if found and head and _is_instruction(tail) and (mark != " (" or tail.endswith(")")):
             return _without_asides(_bare(head).removesuffix(" and"))
         head, found, tail = core.partition(mark)
-        if found and tail and _is_instruction(head):
+        if found and tail and mark in (" and ", ", ", "; ") and _is_instruction(head):
             return _without_asides(_bare(tail))
     return core
 
