@@ -22,7 +22,7 @@ from routers import ExpertProfile
 from .auth import Gate
 from .config import Config, ExpertConfig
 from .dispatch import Dispatcher
-from .endpoints import chat, completions, embeddings
+from .endpoints import chat, completions, decisions, embeddings, health, models, openapi, route
 from .endpoints.ask import Asking
 from .errors import EndpointNotFound, GatewayError, MethodNotAllowed, to_envelope
 from .experts import build_expert
@@ -103,7 +103,7 @@ def rest_of(machine: Machine, transport: Transport) -> Starlette:
             yield
 
     app = Starlette(
-        routes=[],
+        routes=[*models.ROUTES, *route.ROUTES, *decisions.ROUTES, *health.ROUTES, *openapi.ROUTES],
         exception_handlers={HTTPException: _refused, GatewayError: _refused},
         lifespan=lifespan,
     )

@@ -4,7 +4,6 @@ Until an expert has spoken its failure moves the plan on; afterwards nothing is 
 breaks off says so. Whatever happens is told to the fleet and written to the journal, once.
 """
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from .fleet import FleetState
 from .journal import AttemptRecord, Entry, Journal
 from .sse import EventStream, error_event
 from .usage import UNKNOWN_PRICE, Price, Usage, cost_usd
-from .wire import Exchange, Headers, header_value
+from .wire import Exchange, Headers, fresh_id, header_value
 
 CLIENT_GONE_STATUS = 499
 MAX_DEBUG_BYTES = 7168
@@ -73,7 +72,7 @@ class Dispatcher:
 
     async def perform(self, exchange: Exchange, order: Order) -> None:
         """Answer a request as ordered."""
-        story = Story(decision_id="dec_" + os.urandom(12).hex())
+        story = Story(decision_id="dec_" + fresh_id())
         try:
             reply = await self._ask(order, story)
             if reply.events is None:

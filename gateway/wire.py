@@ -197,7 +197,27 @@ def request_id_of(given: bytes | None) -> bytes:
     """The client's own id where it is a tame one, else a fresh one."""
     if given is not None and REQUEST_ID.fullmatch(given):
         return given
-    return b"req_" + os.urandom(12).hex().encode()
+    return b"req_" + fresh_id().encode()
+
+
+class _Ids:
+    """Random ids from one read of the system's randomness for many."""
+
+    N_BYTES = 12
+    N_AT_ONCE = 128
+
+    def __init__(self) -> None:
+        self._left: list[str] = []
+
+    def __call__(self) -> str:
+        """24 hexadecimal digits."""
+        if not self._left:
+            digits, n = os.urandom(self.N_BYTES * self.N_AT_ONCE).hex(), self.N_BYTES * 2
+            self._left = [digits[i : i + n] for i in range(0, len(digits), n)]
+        return self._left.pop()
+
+
+fresh_id = _Ids()
 
 
 def header_value(text: str) -> bytes:

@@ -24,11 +24,14 @@ TOO_LONG = re.compile(
 )
 
 
+ABSENT = msgspec.Raw(b"null")
+
+
 class Whole(msgspec.Struct):
     """A complete answer, as far as it is looked at."""
 
-    choices: msgspec.Raw | None = None
-    data: msgspec.Raw | None = None
+    choices: msgspec.Raw = ABSENT
+    data: msgspec.Raw = ABSENT
     usage: Usage | None = None
     error: Any = None
 
@@ -50,7 +53,8 @@ def read_whole(body: bytes, endpoint: Endpoint) -> Usage | None:
         raise UpstreamError("garbage", "answered 200 with a body that is not JSON") from None
     if whole.error:
         raise UpstreamError("garbage", "answered 200 with an error")
-    if (whole.data if endpoint == "embeddings" else whole.choices) is None:
+    given = whole.data if endpoint == "embeddings" else whole.choices
+    if len(given) < len(b"[]") or bytes(memoryview(given)[:1]) != b"[":
         raise UpstreamError("garbage", "answered 200 with no answer in it")
     return whole.usage
 
@@ -60,7 +64,7 @@ def _lenient(body: bytes) -> Whole:
         fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise UpstreamError("garbage", "answered 200 with a body that is no answer") from None
-    return Whole(choices=fields.get("choices"), data=fields.get("data"))
+    return Whole(choices=fields.get("choices", ABSENT), data=fields.get("data", ABSENT))
 
 
 def status_failure(status: int, body: bytes, content_type: str, retry_after: str | None) -> UpstreamError:

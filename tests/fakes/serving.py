@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from gateway.app import front_of, machine_of
 from gateway.config import Config
+from gateway.joining import JoiningProtocol
 from gateway.machine import Machine
 from gateway.transport import Transport
 from tests.fakes.routing import InOrder
@@ -91,9 +92,7 @@ async def content(response: aiohttp.ClientResponse) -> bytes:
 @contextlib.asynccontextmanager
 async def served(app: ASGIApp) -> AsyncIterator[str]:
     """An ASGI application on a free port: gives its address."""
-    server = Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="on", log_level="error", access_log=False)
-    )
+    server = Server(uvicorn.Config(app, port=0, http=JoiningProtocol, lifespan="on", log_level="error"))
     task = asyncio.ensure_future(server.serve())
     while not server.started:
         assert not task.done(), "the server did not start"

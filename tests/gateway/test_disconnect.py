@@ -1,0 +1,62 @@
+"""A client that goes away stops the upstream, whole or streaming."""
+
+import asyncio
+
+import aiohttp
+import pytest
+
+from tests.fakes.serving import gateway
+from tests.fakes.upstream import running_upstream
+
+SEEN_WITHIN_S = 0.2
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+@pytest.mark.parametrize(("model", "stream"), [("hang", False), ("hang", True), ("stall-2", True)])
+async def test_a_client_that_goes_away_is_seen_upstream(
+    tmp_path, path: str, model: str, stream: bool
+) -> None:
+    async with running_upstream() as upstream:
+        experts = [{"name": model, "model": f"openai/{model}", "api_base": upstream.base}]
+        async with gateway({"experts": experts}, str(tmp_path / "j.sqlite3")) as served:
+            body = {
+                "model": model,
+                "stream": stream,
+                "prompt": "x",
+                "messages": [{"role": "user", "content": "x"}],
+            }
+            async with aiohttp.ClientSession() as client:
+                asking = asyncio.ensure_future(read(client, f"{served.base}/{path}", body))
+                await until(lambda: bool(upstream.calls))
+                await asyncio.sleep(0.06)
+                assert not upstream.aborted
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
+                await until(lambda: upstream.aborted == [model], SEEN_WITHIN_S)
+            state = served.machine.fleet.state(model)
+            assert (state["in_flight"], state["state"], state["n_failed"]) == (0, "closed", 0)
+
+
+async def test_the_journal_tells_of_a_client_that_went_away(tmp_path) -> None:
+    async with running_upstream() as upstream:
+        experts = [{"name": "stall-2", "model": "openai/stall-2", "api_base": upstream.base}]
+        async with gateway({"experts": experts}, str(tmp_path / "j.sqlite3")) as served:
+            body = {"model": "stall-2", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+            async with served.http.post(f"{served.base}/chat/completions", json=body) as response:
+                decision = response.headers["x-thalamus-decision-id"]
+                await response.content.readany()
+            await until(lambda: bool(upstream.aborted))
+            entry = await served.machine.journal.get(decision)
+            assert entry is not None
+            assert (entry["status"], entry["cost_usd"]) == (499, None)
+
+
+async def read(client: aiohttp.ClientSession, url: str, body: object) -> bytes:
+    async with client.post(url, json=body) as response:
+        return await response.read()
+
+
+async def until(holds, timeout_s: float = 2.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not holds():
+            await asyncio.sleep(0.005)
