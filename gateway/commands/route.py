@@ -1,0 +1,123 @@
+"""`thalamus route`: say who would answer a prompt, and why."""
+
+import asyncio
+import json
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import CONFIG_OPTION, JSON_OPTION, configuration
+
+if TYPE_CHECKING:
+    from policies import Decision
+    from routers import Query
+
+    from ..config import Config
+
+EXAMPLES = """
+\b
+Examples:
+  thalamus route "What is 17*23?"
+  thalamus route "What is 17*23?" --policy best --json
+  cat prompt.txt | thalamus route -
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("prompt")
+@CONFIG_OPTION
+@click.option("--policy", default="auto", show_default=True, help="The policy to decide by.")
+@JSON_OPTION
+def command(prompt: str, config_path: Path, policy: str, as_json: bool) -> None:
+    """Say who would answer PROMPT and why: every candidate, what is predicted of it, and its reason.
+
+    Nothing is called. All experts count as available. `-` reads the prompt from standard input.
+    """
+    config = configuration(config_path, quiet=True)
+    text = sys.stdin.read() if prompt == "-" else prompt
+    record = decided(config, text, policy)
+    if as_json:
+        click.echo(json.dumps(record, indent=2))
+    else:
+        show(record)
+
+
+def decided(config: "Config", text: str, policy_name: str) -> dict[str, Any]:
+    """The decision for a prompt, told in full."""
+    from policies import decision_record
+    from routers import query_of
+
+    query = query_of(text)
+    decision, notes = asyncio.run(_decide(config, query, policy_name))
+    seen = {field.name: getattr(query, field.name) for field in fields(query) if field.name != "text"}
+    return {**decision_record(decision), "query": seen, "notes": notes}
+
+
+async def _decide(config: "Config", query: "Query", policy_name: str) -> "tuple[Decision, list[str]]":
+    from policies import Fleet
+    from routers import RoutersError
+
+    from ..errors import GatewayError
+    from ..profiles import profiles
+    from ..routing_build import build_routing
+
+    policies = config.policies_by_name()
+    if policy_name not in policies:
+        raise click.ClickException(f"there is no policy '{policy_name}'; there are: {', '.join(policies)}")
+    pool = profiles(config)
+    if not pool:
+        raise click.ClickException("no experts are configured: `thalamus init` looks for some")
+    try:
+        routing, gatherer = build_routing(config, pool)
+        decision = await routing.decide(query, policies[policy_name], None, Fleet.idle(len(pool)))
+    except (GatewayError, RoutersError) as error:
+        raise click.ClickException(str(error)) from None
+    if gatherer is not None:
+        gatherer.close()
+    return decision, list(routing.forecaster.warnings)
+
+
+def show(record: dict[str, Any]) -> None:
+    """The decision as a table for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(
+        f"[bold]{record['expert']}[/bold]  ({record['policy']}, tier {record['tier']}): {record['reason']}"
+    )
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name, right in (
+        ("expert", False),
+        ("quality", True),
+        ("cost", True),
+        ("latency", True),
+        ("utility", True),
+    ):
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+    table.add_column("reason")
+    for candidate in record["candidates"]:
+        table.add_row(
+            candidate["expert"],
+            _quality(candidate),
+            _number(candidate["cost_usd"], "${:.6f}"),
+            _number(candidate["latency_s"], "{:.2f} s"),
+            _number(candidate["utility"], "{:.3f}"),
+            candidate["reason"],
+            style=None if candidate["eligible"] else "dim",
+        )
+    console.print(table)
+    for note in record["notes"]:
+        console.print(f"[yellow]note[/yellow] {note}")
+
+
+def _quality(candidate: dict[str, Any]) -> str:
+    spread = _number(candidate["quality_std"], " ±{:.2f}")
+    return _number(candidate["quality"], "{:.2f}") + ("" if spread == "?" else spread)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "?" if value is None else form.format(value)

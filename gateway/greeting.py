@@ -1,0 +1,58 @@
+"""What the gateway says once it listens: where, with whom, and what to do next."""
+
+from pathlib import Path
+
+from .config import Config, ExpertConfig
+
+PROMPT = "What is 4817*392?"
+
+
+def greeting(config: Config, address: str) -> str:
+    """A few lines for a terminal."""
+    base = address.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 (shown, not bound)
+    lines = [f"Thalamus listens on {address}", "", *_experts(config), ""]
+    lines += [
+        _curl(config, base),
+        "",
+        f"OpenAI clients: base_url={base}/v1, api_key={_key(config)}, model=auto",
+    ]
+    return "\n".join([*lines, *_next(config)])
+
+
+def _experts(config: Config) -> list[str]:
+    if not config.experts:
+        return ["  no experts: name some in the configuration (`thalamus init` looks for them)"]
+    width = max(len(expert.name) for expert in config.experts)
+    return [f"  {expert.name:{width}}  {_kind(expert)}" for expert in config.experts]
+
+
+def _kind(expert: ExpertConfig) -> str:
+    if expert.tool:
+        return f"tool: {expert.tool}"
+    if expert.runner:
+        return f"runs here: {expert.runner.model} on {expert.runner.engine}"
+    bases = {place.api_base for place in expert.places()} - {None}
+    return f"{expert.model}" + (f" at {', '.join(sorted(str(base) for base in bases))}" if bases else "")
+
+
+def _curl(config: Config, base: str) -> str:
+    key = "" if config.server.master_key is None else ' -H "Authorization: Bearer $THALAMUS_MASTER_KEY"'
+    body = f'{{"model": "auto", "messages": [{{"role": "user", "content": "{PROMPT}"}}]}}'
+    return (
+        f"  curl -i {base}/v1/chat/completions{key} -H 'content-type: application/json' \\\n    -d '{body}'"
+    )
+
+
+def _key(config: Config) -> str:
+    return "anything" if config.server.master_key is None else "your master key"
+
+
+def _next(config: Config) -> list[str]:
+    if Path(config.routing.artifact).exists() or not config.experts:
+        return []
+    return [
+        "",
+        f"Nothing was learned yet (no {config.routing.artifact}): `auto` asks the policy's default expert.",
+        "Next: thalamus profile   (ask the experts gradable questions)   then: thalamus fit",
+        "  or: thalamus import    (outcomes you already have)            then: thalamus fit",
+    ]

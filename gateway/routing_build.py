@@ -1,0 +1,81 @@
+"""Routing from the configuration: artifact, embedders, engine. Loads only what decisions need."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from policies import Engine, Scale
+from routers import (
+    Artifact,
+    CachedEmbedder,
+    Embedder,
+    EmbedderError,
+    ExpertProfile,
+    FeatureExtractor,
+    Floats,
+    Forecaster,
+    StaticEmbedder,
+    load_embedder,
+)
+
+from .config import Config
+from .microbatch import Budget, Gatherer
+from .routing import Routing
+
+
+def build_routing(config: Config, pool: Sequence[ExpertProfile]) -> tuple[Routing, Gatherer | None]:
+    """Ready to decide. Without an artifact nothing is embedded; embedders that cannot be loaded degrade it.
+
+    Raises:
+        ArtifactError: the artifact is damaged, or was fitted on another embedder.
+    """
+    path = Path(config.routing.artifact)
+    if not path.exists():
+        return _routing(pool, Forecaster(pool, None), None, None, None), None
+    extractor, encoder, lack = _extractor(config)
+    artifact = Artifact.load(path, extractor.fingerprints if extractor else None)
+    gatherer = None
+    if encoder is not None and "encoder" in artifact.heads:
+        gatherer = Gatherer(encoder, config.routing.encoder_threads, budget=_budget(config))
+    if lack is not None and extractor is not None and "encoder" not in artifact.heads:
+        lack = None
+    return _routing(pool, Forecaster(pool, artifact), extractor, gatherer, lack), gatherer
+
+
+def _routing(
+    pool: Sequence[ExpertProfile],
+    forecaster: Forecaster,
+    extractor: FeatureExtractor | None,
+    gatherer: Gatherer | None,
+    lack: str | None,
+) -> Routing:
+    scale = Scale(_dearest(forecaster.mean_cost_usd), _dearest(forecaster.mean_latency_s))
+    return Routing(Engine(pool, scale), forecaster, extractor, gatherer, lack)
+
+
+def _dearest(typical: Floats) -> float:
+    """The largest that is known; 1 where none is, or all are free."""
+    return float(np.nanmax(typical, initial=0.0)) or 1.0
+
+
+def _extractor(config: Config) -> tuple[FeatureExtractor | None, Embedder | None, str | None]:
+    """The extractor, its encoder, and what could not be loaded."""
+    try:
+        static = StaticEmbedder()
+    except EmbedderError as error:
+        return None, None, f"no embedder: {error}"
+    if config.routing.encoder == "none" or all(
+        p.encoder == "never" for p in config.policies_by_name().values()
+    ):
+        return FeatureExtractor(static), None, None
+    try:
+        encoder = CachedEmbedder(load_embedder(config.routing.encoder), config.routing.embedding_cache)
+    except EmbedderError as error:
+        return FeatureExtractor(static), None, f"no encoder: {error}"
+    return FeatureExtractor(static, encoder), encoder, None
+
+
+def _budget(config: Config) -> Budget | None:
+    limits = config.routing.load_budget
+    return None if limits == "off" else Budget(limits.n_waiting, limits.share, config.routing.encoder_threads)

@@ -1,0 +1,154 @@
+"""Runs the gateway: listens, greets, drains on SIGTERM, reads its configuration again on SIGHUP."""
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+from msgspec.structs import replace
+
+from routers import RoutersError
+
+from .app import build_app
+from .config import Config
+from .config_file import ConfigError, config_warnings, load_config
+from .greeting import greeting
+from .journal import JournalError
+from .reload import Reloadable
+
+log = logging.getLogger("thalamus")
+
+BACKLOG = 2048
+RESTART_ONLY = ("host", "port", "workers")
+
+
+class CannotServeError(Exception):
+    """The gateway cannot start; the message is one line that says why."""
+
+
+def serve(config_path: Path, config: Config) -> None:
+    """Serve until told to stop.
+
+    Raises:
+        CannotServeError: the address is taken, or a part cannot be built.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    listener = _listener(config.server.host, config.server.port)
+    try:
+        app = Reloadable(build_app(config))
+    except (JournalError, RoutersError, ValueError) as error:
+        listener.close()
+        raise CannotServeError(str(error)) from None
+    address = _address(listener, config.server.host)
+    server = _Server(_settings(app, config), lambda: print(greeting(config, address), flush=True))  # noqa: T201
+    reading = _Rereading(config_path, config, app)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_run(server, listener, reading))
+    if not server.started:
+        raise CannotServeError("the gateway did not start; the lines above say why")
+
+
+async def _run(server: "_Server", listener: socket.socket, reading: "_Rereading") -> None:
+    loop = asyncio.get_running_loop()
+    if hasattr(signal, "SIGHUP"):
+        loop.add_signal_handler(signal.SIGHUP, reading.start)
+    await server.serve(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which greets once it listens."""
+
+    def __init__(self, config: uvicorn.Config, greet: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._greet = greet
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._greet()
+
+
+class _Rereading:
+    """Reads the configuration again, one time after another, and swaps the application."""
+
+    def __init__(self, path: Path, config: Config, app: Reloadable) -> None:
+        self._path = path
+        self._config = config
+        self._app = app
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin, unless one is under way."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._reread())
+
+    async def _reread(self) -> None:
+        try:
+            fresh = await asyncio.to_thread(load_config, self._path)
+            for warning in config_warnings(fresh):
+                log.warning("%s", warning)
+            for name in RESTART_ONLY:
+                if getattr(fresh.server, name) != getattr(self._config.server, name):
+                    log.warning("server.%s changed: that takes a restart", name)
+            kept = {name: getattr(self._config.server, name) for name in RESTART_ONLY}
+            fresh = replace(fresh, server=replace(fresh.server, **kept))
+            app = await asyncio.to_thread(build_app, fresh)
+            await self._app.swap(app)
+        except Exception as error:  # whatever is wrong with the new one, the old one serves on
+            for line in str(error).splitlines():
+                log.error("%s", line)
+            log.error("configuration not reloaded: the old one stays")
+            if not isinstance(error, (ConfigError, JournalError, RoutersError, ValueError)):
+                log.exception("reload failed")
+            return
+        self._config = fresh
+        log.info("configuration reloaded from %s: %d experts", self._path, len(fresh.experts))
+
+
+def _settings(app: Reloadable, config: Config) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=max(1, round(config.server.drain_s)),
+    )
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host.strip("[]"), port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        hint = "; another program has the port: --port gives another" if error.errno == 98 else ""
+        raise CannotServeError(f"cannot listen on {host}:{port}: {error.strerror}{hint}") from None
+    listener.setblocking(False)
+    return listener
+
+
+def _address(listener: socket.socket, host: str) -> str:
+    shown = f"[{host.strip('[]')}]" if ":" in host else host
+    return f"http://{shown}:{listener.getsockname()[1]}"
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
