@@ -266,7 +266,8 @@ def test_a_prompt_alone_is_a_query_without_wishes():
 )
 def test_long_texts_of_one_thing_get_bounded_features(piece):
     """A pattern that backtracks over the whole of one of these would not come back for minutes."""
-    features = FeatureExtractor(StaticEmbedder()).extract(
+    query = query_of(piece * (400_000 // len(piece)))
+    features = FeatureExtractor(StaticEmbedder()).extract([query], "static")
         [query_of(piece * (400_000 // len(piece)))], "static"
     )
     assert np.isfinite(features.form).all()
