@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .errors import ArtifactError, DataError, EmbedderError, RoutersError
-from .protocols import Arrays, Embedder, Predictor
+from .protocols import Arrays, Embedder, Extractor, Predictor
 from .types import (
     Bools,
     Estimate,
@@ -65,6 +65,7 @@ __all__ = [
     "EmbedderError",
     "Estimate",
     "ExpertProfile",
+    "Extractor",
     "FeatureExtractor",
     "Features",
     "FitSettings",

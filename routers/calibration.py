@@ -58,7 +58,7 @@ def _lines(predicted: Floats, targets: Floats) -> tuple[Floats, Floats]:
     x_mean = np.where(known, predicted, 0).sum(axis=0) / count
     y_mean = np.where(known, targets, 0).sum(axis=0) / count
     unmeasured = ~known.any(axis=0)
-    y_mean[unmeasured] = x_mean[unmeasured]
+    x_mean[unmeasured] = y_mean[unmeasured] = predicted[:, unmeasured].mean(axis=0)
     x = np.where(known, predicted - x_mean, 0.0)
     y = np.where(known, targets - y_mean, 0.0)
     together = (x**2).sum()
@@ -100,8 +100,10 @@ def calibration_error(predicted: Floats, targets: Floats) -> float:
     off, n = 0.0, 0
     for column in range(predicted.shape[1]):
         known = np.flatnonzero(~np.isnan(targets[:, column]))
-        order = known[np.argsort(predicted[known, column], kind="stable")]
-        for members in np.array_split(order, _N_BINS):
+        said = predicted[known, column]
+        edges = np.quantile(said, np.arange(1, _N_BINS) / _N_BINS) if len(known) else said
+        bins = np.searchsorted(edges, said, side="right")  # equal predictions share a bin
+        for members in (known[bins == n_bin] for n_bin in range(_N_BINS)):
             if len(members):
                 gap = predicted[members, column].mean() - targets[members, column].mean()
                 off += abs(float(gap)) * len(members)

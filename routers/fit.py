@@ -10,10 +10,10 @@ import numpy as np
 from .artifacts import Artifact, Evidence, Head
 from .calibration import Calibration, calibration_error
 from .errors import DataError
-from .features import FeatureExtractor
 from .outcomes import OutcomeTable
 from .predictors.clusters import spherical_kmeans
 from .predictors.space import Space
+from .protocols import Extractor
 from .query import query_of
 from .registry import make_predictor
 from .types import Estimate, Features, Floats, Ints, Tier
@@ -44,7 +44,7 @@ class FitSettings:
 
 def fit_artifact(
     table: OutcomeTable,
-    extractor: FeatureExtractor,
+    extractor: Extractor,
     settings: FitSettings | None = None,
     progress: Progress | None = None,
     created: str = "",
@@ -89,7 +89,7 @@ def _check(table: OutcomeTable) -> None:
             raise DataError(f"score: no query has one for expert {name!r}; leave it out or profile it")
 
 
-def _extract(table: OutcomeTable, extractor: FeatureExtractor, tell: Progress) -> dict[Tier, Features]:
+def _extract(table: OutcomeTable, extractor: Extractor, tell: Progress) -> dict[Tier, Features]:
     queries = [query_of(text) for text in table.texts]
     cheap = extractor.extract(queries, "static")
     found: dict[Tier, Features] = {"static": cheap}

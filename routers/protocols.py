@@ -6,14 +6,14 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from .types import Estimate, Features, Floats, Floats32
+from .types import Estimate, Features, Floats, Floats32, Query, Tier
 
 Arrays = dict[str, NDArray[Any]]
 
 
 @runtime_checkable
 class Embedder(Protocol):
-    """Text to unit vectors. Blocking: whoever serves calls it in a worker thread, or keeps it to microseconds."""
+    """Text to unit vectors. Blocking: to be called in a worker thread unless it takes microseconds."""
 
     @property
     def fingerprint(self) -> str:
@@ -24,6 +24,17 @@ class Embedder(Protocol):
 
     def embed(self, texts: Sequence[str]) -> Floats32:
         """(n_texts, dim) float32, rows of unit length; (0, dim) for no text. Order is kept."""
+
+
+class Extractor(Protocol):
+    """Queries to features, per tier; the one in use is `routers.FeatureExtractor`."""
+
+    @property
+    def fingerprints(self) -> dict[Tier, str]:
+        """Per tier it can extract: equal fingerprints give equal features."""
+
+    def extract(self, queries: Sequence[Query], tier: Tier, reuse: Features | None = None) -> Features:
+        """Features in order; `reuse` gives the words and form already extracted for the same queries."""
 
 
 class Predictor(Protocol):

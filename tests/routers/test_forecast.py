@@ -1,0 +1,281 @@
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from routers import (
+    Artifact,
+    ArtifactError,
+    DataError,
+    ExpertProfile,
+    Features,
+    FitSettings,
+    Forecaster,
+    OutcomeTable,
+    Query,
+    Tier,
+    fit_artifact,
+    query_of,
+)
+from routers.fit import choose_margin
+
+WORDS = ["sum", "add", "times", "capital", "river", "poem"]
+
+
+class Reader:
+    """A feature extractor that reads six words; its encoder tells more of them apart than its cheap tier."""
+
+    def __init__(self, tiers: tuple[Tier, ...] = ("static", "encoder"), mark: str = "") -> None:
+        self._tiers = tiers
+        self._mark = mark
+
+    @property
+    def fingerprints(self) -> dict[Tier, str]:
+        return {tier: f"reader-{tier}{self._mark}" for tier in self._tiers}
+
+    def extract(self, queries: Any, tier: Tier, reuse: Features | None = None) -> Features:
+        texts = [query.text for query in queries]
+        known = WORDS[:3] if tier == "static" else WORDS
+        dense = np.array([[word in text for word in known] + [0.3] for text in texts], np.float32)
+        dense = dense.reshape(-1, len(known) + 1)
+        dense /= np.linalg.norm(dense, axis=1, keepdims=True)
+        lexical = np.array([[WORDS.index(word) if word in text else -1 for word in WORDS] for text in texts])
+        form = np.array([[len(text) / 50, text.count("a")] for text in texts], float).reshape(-1, 2)
+        return Features(tier, dense, lexical.reshape(-1, 6).astype(np.int64), form)
+
+
+def table(n: int = 240, **measures: Any) -> OutcomeTable:
+    """Expert `calc` is right on the first three words, `bard` on the last three; `calc` answers briefly."""
+    texts = [f"{WORDS[i % 6]} number {'abcdefgh'[i % 8]} {i}" for i in range(n)]
+    numeric = np.arange(n) % 6 < 3
+    held: Mapping[str, Any] = {
+        "score": np.stack([numeric, ~numeric], 1).astype(float),
+        "cost_usd": np.tile([0.001, 0.01], (n, 1)),
+        "output_tokens": np.tile([5.0, 200.0], (n, 1)) + np.arange(n)[:, None] % 3,
+        "latency_s": 0.1 + 0.01 * (np.tile([5.0, 200.0], (n, 1)) + np.arange(n)[:, None] % 3),
+    } | measures
+    return OutcomeTable.build(texts, ["calc", "bard"], held, models=["tool/calc", "openai/bard"])
+
+
+@pytest.fixture(scope="module")
+def artifact() -> Artifact:
+    return fit_artifact(table(), Reader(), created="today")
+
+
+CALC = ExpertProfile("calc", "tool/calc", 0.0, 0.0)
+BARD = ExpertProfile("bard", "openai/bard", 1e-6, 2e-6)
+
+
+def asked(*texts: str, **changes: Any) -> tuple[list[Query], Features]:
+    queries = [replace(query_of(text), **changes) for text in texts]
+    return queries, Reader().extract(queries, "encoder")
+
+
+def test_each_query_goes_to_the_expert_that_was_right_on_its_like(artifact: Artifact) -> None:
+    prediction = Forecaster([BARD, CALC], artifact).predict(*asked("times number c 1", "poem number d 2"))
+    assert prediction.experts == ("bard", "calc")
+    assert prediction.quality.argmax(axis=1).tolist() == [1, 0]
+    assert prediction.evidence.all()
+    assert prediction.tier == "encoder"
+
+
+def test_the_price_is_input_and_expected_output_times_what_they_cost(artifact: Artifact) -> None:
+    prediction = Forecaster([CALC, BARD], artifact).predict(*asked("sum number c 1", n_input_tokens=1000))
+    assert prediction.cost_usd[0, 0] == 0
+    assert prediction.output_tokens[0] == pytest.approx([6, 201], rel=0.2)
+    assert prediction.cost_usd[0, 1] == pytest.approx(1000e-6 + prediction.output_tokens[0, 1] * 2e-6)
+
+
+def test_a_limit_on_the_answer_limits_the_price_and_the_wait(artifact: Artifact) -> None:
+    forecaster = Forecaster([CALC, BARD], artifact)
+    free = forecaster.predict(*asked("sum number c 1"))
+    capped = forecaster.predict(*asked("sum number c 1", max_output_tokens=20))
+    assert capped.output_tokens.max() == 20
+    assert capped.cost_usd[0, 1] < free.cost_usd[0, 1]
+    assert capped.latency_s[0, 1] < free.latency_s[0, 1]
+
+
+def test_an_unknown_price_is_the_measured_mean_or_unknown_but_never_zero(artifact: Artifact) -> None:
+    pool = [
+        replace(BARD, input_usd_per_token=None, output_usd_per_token=None),
+        ExpertProfile("new", "openai/new"),
+    ]
+    prediction = Forecaster(pool, artifact).predict(*asked("sum number c 1"))
+    assert prediction.cost_usd[0, 0] == pytest.approx(0.01)
+    assert np.isnan(prediction.cost_usd[0, 1])
+
+
+def test_latency_follows_the_answers_length_or_the_profile(artifact: Artifact) -> None:
+    pool = [BARD, ExpertProfile("new", "openai/new", latency_s=7.0), ExpertProfile("newer", "openai/newer")]
+    prediction = Forecaster(pool, artifact).predict(*asked("sum number c 1"))
+    assert prediction.latency_s[0, 0] == pytest.approx(0.1 + 0.01 * prediction.output_tokens[0, 0], rel=0.05)
+    assert prediction.latency_s[0, 1] == 7
+    assert np.isnan(prediction.latency_s[0, 2])
+
+
+def test_evidence_for_another_model_warns_and_counts_as_none(artifact: Artifact) -> None:
+    forecaster = Forecaster([CALC, replace(BARD, model="openai/bard-2")], artifact)
+    prediction = forecaster.predict(*asked("poem number c 1"))
+    assert prediction.evidence.tolist() == [True, False]
+    assert forecaster.warnings == (
+        "expert 'bard': the artifact's evidence is for model 'openai/bard',"
+        " not for 'openai/bard-2'; it is not used",
+    )
+
+
+def test_an_expert_without_evidence_gets_its_configured_quality_else_the_pools_mean(
+    artifact: Artifact,
+) -> None:
+    pool = [CALC, BARD, ExpertProfile("new", "m"), ExpertProfile("told", "m", quality=0.9)]
+    for features in (asked("poem number c 1")[1], None):
+        prediction = Forecaster(pool, artifact).predict(asked("poem number c 1")[0], features)
+        assert prediction.quality[0, 2] == pytest.approx(prediction.quality[0, :2].mean())
+        assert prediction.quality[0, 3] == 0.9
+        assert prediction.quality_std[0, 2] > prediction.quality_std[0, :2].max()
+        assert prediction.evidence.tolist() == [True, True, False, False]
+
+
+def test_without_an_artifact_everything_is_a_prior_without_evidence() -> None:
+    forecaster = Forecaster([BARD, ExpertProfile("told", "m", quality=0.9)], None)
+    prediction = forecaster.predict(*asked("poem number c 1"))
+    assert (prediction.tier, forecaster.tiers, forecaster.margin) == ("prior", (), 0.0)
+    assert prediction.quality.tolist() == [[0.5, 0.9]]
+    assert not prediction.evidence.any()
+
+
+def test_without_features_the_means_of_the_evidence_are_the_prior(artifact: Artifact) -> None:
+    prediction = Forecaster([CALC, BARD], artifact).predict([query_of("poem")], None)
+    assert prediction.tier == "prior"
+    assert prediction.quality.tolist() == [[0.5, 0.5]]
+    assert prediction.evidence.all()
+
+
+def test_a_batch_is_forecast_as_its_queries_one_by_one(artifact: Artifact) -> None:
+    forecaster = Forecaster([BARD, CALC, ExpertProfile("new", "m")], artifact)
+    queries, features = asked("sum number c 1", "poem number d 2", "river number a 3")
+    batch = forecaster.predict(queries, features)
+    for row, query in enumerate(queries):
+        single = forecaster.predict([query], features.take(slice(row, row + 1)))
+        np.testing.assert_allclose(single.quality[0], batch.quality[row], rtol=1e-5)
+        np.testing.assert_allclose(single.cost_usd[0], batch.cost_usd[row], rtol=1e-5)
+
+
+def test_no_query_gives_an_empty_prediction(artifact: Artifact) -> None:
+    prediction = Forecaster([BARD, CALC], artifact).predict([], Reader().extract([], "encoder"))
+    assert prediction.quality.shape == prediction.cost_usd.shape == (0, 2)
+
+
+def test_a_saved_artifact_predicts_the_same_bits(artifact: Artifact, tmp_path: Any) -> None:
+    artifact.save(tmp_path / "a")
+    read = Artifact.load(tmp_path / "a", Reader().fingerprints)
+    assert read.manifest() == artifact.manifest()
+    first, second = (
+        Forecaster([BARD, CALC], held).predict(*asked("sum number c 1")) for held in (artifact, read)
+    )
+    for name in ("quality", "quality_std", "output_tokens", "cost_usd", "latency_s"):
+        assert getattr(first, name).tobytes() == getattr(second, name).tobytes()
+
+
+def test_saving_replaces_an_artifact_and_spares_anything_else(artifact: Artifact, tmp_path: Any) -> None:
+    artifact.save(tmp_path / "a")
+    replace(artifact, margin=0.5).save(tmp_path / "a")
+    assert Artifact.load(tmp_path / "a").margin == 0.5
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a"]
+    (tmp_path / "precious").mkdir()
+    with pytest.raises(ArtifactError, match="exists and is not an artifact"):
+        artifact.save(tmp_path / "precious")
+
+
+def test_an_artifact_of_another_embedder_is_refused(artifact: Artifact, tmp_path: Any) -> None:
+    artifact.save(tmp_path / "a")
+    with pytest.raises(ArtifactError, match="static head was fitted on another embedder; `thalamus fit`"):
+        Artifact.load(tmp_path / "a", Reader(mark="2").fingerprints)
+    assert Artifact.load(tmp_path / "a", Reader(("static",)).fingerprints).experts == artifact.experts
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: (d / "manifest.json").unlink(), "no artifact there"),
+        (lambda d: (d / "manifest.json").write_text("{"), "damaged manifest"),
+        (lambda d: (d / "manifest.json").write_text('{"schema": 99}'), "schema 99, this version reads 1"),
+        (lambda d: (d / "manifest.json").write_text('{"schema": 1}'), "damaged"),
+        (lambda d: (d / "arrays.npz").write_bytes(b"junk"), "damaged"),
+        (lambda d: (d / "arrays.npz").unlink(), "damaged"),
+    ],
+)
+def test_a_damaged_artifact_is_refused_in_one_line(
+    artifact: Artifact, tmp_path: Any, damage: Any, message: str
+) -> None:
+    artifact.save(tmp_path / "a")
+    damage(tmp_path / "a")
+    with pytest.raises(ArtifactError, match=message) as caught:
+        Artifact.load(tmp_path / "a")
+    assert "`thalamus fit`" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_fitting_twice_gives_the_same_artifact(artifact: Artifact, tmp_path: Any) -> None:
+    again = fit_artifact(table(), Reader(), created="today")
+    assert again.manifest() == artifact.manifest()
+    for tier, head in artifact.heads.items():
+        for key, values in head.quality.arrays().items():
+            assert values.tobytes() == again.heads[tier].quality.arrays()[key].tobytes()
+
+
+def test_adaptive_looks_twice_where_only_the_encoder_can_tell(artifact: Artifact) -> None:
+    assert artifact.heads["encoder"].metrics["accuracy"] > 0.9
+    assert artifact.provenance["created"] == "today"
+
+
+def test_fitting_needs_no_lengths_costs_or_latencies() -> None:
+    nothing = np.full((240, 2), np.nan)
+    bare = fit_artifact(
+        table(cost_usd=nothing, output_tokens=nothing, latency_s=nothing),
+        Reader(("static",)),
+        FitSettings("constant"),
+    )
+    assert (bare.margin, list(bare.margins), list(bare.heads)) == (0.0, [], ["static"])
+    prediction = Forecaster([BARD, replace(CALC, input_usd_per_token=None)], bare).predict(
+        [query_of("x")], None
+    )
+    assert prediction.output_tokens.tolist() == [[256, 256]]
+    assert np.isnan(prediction.latency_s).all()
+    assert np.isnan(prediction.cost_usd[0, 1])
+
+
+def test_fitting_on_too_little_says_what_is_missing() -> None:
+    with pytest.raises(DataError, match="1 queries are too few"):
+        fit_artifact(table().take(np.array([0])), Reader())
+    gap = table().score
+    gap[:, 1] = np.nan
+    with pytest.raises(DataError, match="no query has one for expert 'bard'"):
+        fit_artifact(table(score=gap), Reader())
+
+
+def test_progress_ends_where_it_said_it_would() -> None:
+    told: list[tuple[str, int, int]] = []
+    fit_artifact(table(), Reader(), FitSettings("constant"), lambda *step: told.append(step))
+    assert {what for what, _, _ in told} == {
+        "embedding",
+        "fitting the static tier",
+        "fitting the encoder tier",
+    }
+    assert all(done <= total for _, done, total in told)
+
+
+def test_the_margin_is_the_smallest_that_keeps_the_asked_share_of_the_gain() -> None:
+    score = np.tile([[1.0, 0.0], [0.0, 1.0]], (50, 1))
+    sure = np.arange(100) < 60
+    cheap = np.where(sure[:, None], np.where(score > 0, 0.9, 0.1), np.where(score > 0, 0.4, 0.5))
+    margin, tried = choose_margin(score, {"static": cheap, "encoder": score}, kept=1.0)
+    assert 0.09 < margin < 0.8
+    assert tried[0]["accuracy"] == 0.6
+    assert tried[-1] == {"margin": pytest.approx(0.8), "consulted": 1.0, "accuracy": 1.0}
+
+
+def test_an_encoder_that_gains_nothing_is_never_consulted() -> None:
+    score = np.tile([[1.0, 0.0], [0.0, 1.0]], (50, 1))
+    assert choose_margin(score, {"static": score, "encoder": 1 - score}, kept=0.95)[0] == 0.0
