@@ -268,8 +268,6 @@ def test_long_texts_of_one_thing_get_bounded_features(piece):
     """A pattern that backtracks over the whole of one of these would not come back for minutes."""
     query = query_of(piece * (400_000 // len(piece)))
     features = FeatureExtractor(StaticEmbedder()).extract([query], "static")
-        [query_of(piece * (400_000 // len(piece)))], "static"
-    )
     assert np.isfinite(features.form).all()
     assert features.lexical.shape[1] <= 2 * 512 + 2 * MAX_CHARS
     assert np.linalg.norm(features.dense) == pytest.approx(1.0, abs=1e-5)
