@@ -1,4 +1,4 @@
-"""Writes the head of a response together with what follows it: one packet and one system call instead of two."""
+"""Writes the head of a response together with what follows it: one packet instead of two."""
 
 import asyncio
 from typing import Any, cast

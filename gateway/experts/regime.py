@@ -27,7 +27,8 @@ class Regime:
         self._before = encode(turns)[1:-1]
         self._defaults = _raw(config.params)
         self._forced = _raw(config.override_params)
-        self.is_plain = not (turns or self._defaults or self._forced)
+        self._cap = config.max_output_tokens
+        self.is_plain = not (turns or self._defaults or self._forced or self._cap)
 
     def apply(self, call: Call) -> Fields:
         """The fields to send; the client's own where there is nothing to change."""
@@ -40,9 +41,22 @@ class Regime:
         for name, value in self._forced.items():
             fields.pop(SAME.get(name, ""), None)
             fields[name] = value
+        if self._cap is not None:
+            _shorten(fields, self._cap)
         if self._before and "messages" in fields:
             fields["messages"] = Raw(b"[" + self._before + b"," + bytes(fields["messages"]).lstrip()[1:])
         return fields
+
+
+def _shorten(fields: Fields, cap: int) -> None:
+    """Lower the length asked for to `cap`, under whichever name it was asked."""
+    name = next((name for name in SAME if name in fields), "max_tokens")
+    try:
+        asked = msgspec.json.decode(fields.get(name, b"null"), type=int | None)
+    except msgspec.MsgspecError:
+        return  # no length at all: the upstream says so better
+    if asked is None or asked > cap:
+        fields[name] = Raw(encode(cap))
 
 
 def _raw(values: Mapping[str, Any]) -> Fields:

@@ -41,7 +41,8 @@ class Gateway:
         data = body if isinstance(body, bytes) else msgspec.json.encode(body)
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         async with self.http.post(f"{self.base}/{path}", data=data, headers=names) as response:
-            return Answer(response.status, dict(response.headers), await content(response))
+            lowered = {name.lower(): value for name, value in response.headers.items()}
+            return Answer(response.status, lowered, await content(response))
 
     async def chat(
         self, model: str, *, stream: bool = False, headers: dict[str, str] | None = None, **more: Any
@@ -92,7 +93,8 @@ async def content(response: aiohttp.ClientResponse) -> bytes:
 @contextlib.asynccontextmanager
 async def served(app: ASGIApp) -> AsyncIterator[str]:
     """An ASGI application on a free port: gives its address."""
-    server = Server(uvicorn.Config(app, port=0, http=JoiningProtocol, lifespan="on", log_level="error"))
+    config = uvicorn.Config(app, port=0, http=JoiningProtocol, lifespan="on", log_level="error")
+    server = Server(config)
     task = asyncio.ensure_future(server.serve())
     while not server.started:
         assert not task.done(), "the server did not start"
@@ -106,7 +108,7 @@ async def served(app: ASGIApp) -> AsyncIterator[str]:
 
 @contextlib.asynccontextmanager
 async def gateway(config: dict[str, Any], journal: str, *pool: str) -> AsyncIterator[Gateway]:
-    """The whole gateway from a configuration as a file would give it; `pool` is whom `auto` asks, in order."""
+    """The whole gateway from a configuration as a file would give it; `auto` asks `pool`, in order."""
     whole = {**config, "journal": {"path": journal, **config.get("journal", {})}}
     settings = msgspec.convert(whole, Config, dec_hook=secret)
     transport = Transport()

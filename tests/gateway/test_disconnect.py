@@ -58,5 +58,5 @@ async def read(client: aiohttp.ClientSession, url: str, body: object) -> bytes:
 
 async def until(holds, timeout_s: float = 2.0) -> None:
     async with asyncio.timeout(timeout_s):
-        while not holds():
+        while not holds():  # noqa: ASYNC110 (nothing tells)
             await asyncio.sleep(0.005)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -25,7 +26,7 @@ def fed(*parts: bytes) -> tuple[bytes, Splitter]:
 def test_bytes_come_out_as_they_went_in_however_they_were_cut(cuts: list[int], crlf: bool) -> None:
     whole = b"".join(events("crlf" if crlf else "good"))
     edges = [0, *sorted(cut for cut in cuts if cut < len(whole)), len(whole)]
-    out, splitter = fed(*(whole[a:b] for a, b in zip(edges, edges[1:], strict=False)))
+    out, splitter = fed(*(whole[a:b] for a, b in pairwise(edges)))
     assert (out + splitter.done).strip() == whole.strip()
     assert splitter.spoke
     assert splitter.failure is None

@@ -1,0 +1,312 @@
+"""Chat and completions through the whole gateway: who answers, what is sent, what comes back."""
+
+import json
+
+import msgspec
+import pytest
+import pytest_asyncio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.fakes.serving import KEY, Gateway, gateway
+from tests.fakes.upstream import Upstream, events, running_upstream, whole
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+WINDOW = {"context_window": 1000, "abilities": []}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def upstream():
+    async with running_upstream() as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory):
+    journal = str(tmp_path_factory.mktemp("chat") / "j.sqlite3")
+    async with gateway(config_of(upstream.base), journal, "good", "other") as running:
+        yield running
+
+
+def config_of(base: str) -> dict[str, object]:
+    def expert(name: str, **more: object) -> dict[str, object]:
+        return {
+            "name": name,
+            "model": f"openai/{name}",
+            "api_base": base,
+            "api_key": "sk-upstream",
+            **WINDOW,
+            **more,
+        }
+
+    experts = [
+        expert("good", input_cost_per_token=1e-6, output_cost_per_token=2e-6),
+        expert("other"),
+        expert("rated-1", input_cost_per_token=0.0, output_cost_per_token=0.0),
+        expert("usage", input_cost_per_token=1e-6, output_cost_per_token=2e-6),
+        expert("crlf"),
+        expert("unicode"),
+        expert("tools"),
+        expert("thinking"),
+        expert(
+            "regime",
+            model="openai/other",
+            system="Be brief.",
+            examples=[{"user": "u", "assistant": "a"}],
+            params={"temperature": 0, "max_tokens": 7},
+            override_params={"seed": 3},
+        ),
+        {"name": "calc", "model": "calculator", "tool": "calculator"},
+    ]
+    return {"experts": experts, "policies": {"cheap": {}}}
+
+
+async def test_a_whole_answer_passes_byte_for_byte(served: Gateway) -> None:
+    answer = await served.chat("good")
+    assert (answer.status, answer.body) == (200, whole("good"))
+
+
+@pytest.mark.parametrize("model", ["good", "crlf", "unicode", "tools", "thinking"])
+async def test_a_stream_passes_byte_for_byte(served: Gateway, model: str) -> None:
+    answer = await served.chat(model, stream=True)
+    assert (answer.status, answer.body) == (200, b"".join(events(model)))
+    assert answer.headers["content-type"].startswith("text/event-stream")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_plain_completions_pass_too(served: Gateway, stream: bool) -> None:
+    answer = await served.post("completions", {"model": "good", "prompt": "x", "stream": stream})
+    assert answer.body == (b"".join(events("good", chat=False)) if stream else whole("good", chat=False))
+
+
+@pytest.mark.parametrize("model", ["tools", "thinking", "good"])
+async def test_every_delta_is_passed_on_as_it_comes(
+    served: Gateway, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    monkeypatch.setattr(upstream, "chunk_s", 0.03)
+    body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "x"}]}
+    async with served.http.post(f"{served.base}/chat/completions", json=body) as response:
+        parts = [part async for part in response.content.iter_any()]
+    assert len(parts) >= len(events(model)) - 1
+    assert b"".join(parts) == b"".join(events(model))
+
+
+async def test_unknown_fields_travel_unchanged_and_ours_stay_here(
+    served: Gateway, upstream: Upstream
+) -> None:
+    messages = b'"messages": [{"role": "user", "content": "x"}]'
+    body = b'{"model": "good", "x_new":  {"a": [1.50, "\\u00fc"]}, "router": {}, ' + messages + b"}"
+    assert (await served.post("chat/completions", body)).status == 200
+    sent = upstream.calls[-1]
+    assert sent == {
+        "model": "good",
+        "x_new": {"a": [1.5, "ü"]},
+        "messages": [{"role": "user", "content": "x"}],
+    }
+    assert upstream.heads[-1]["authorization"] == "Bearer sk-upstream"
+
+
+async def test_auto_asks_whom_the_decision_names(served: Gateway, upstream: Upstream) -> None:
+    answer = await served.chat("auto")
+    assert (answer.expert, answer.headers["x-thalamus-policy"]) == ("good", "auto")
+    assert answer.headers["x-thalamus-reason"] == "first in order"
+    assert upstream.calls[-1]["model"] == "good"
+
+
+async def test_auto_with_a_policy_decides_by_it(served: Gateway) -> None:
+    answer = await served.chat("auto:cheap")
+    assert answer.headers["x-thalamus-policy"] == "cheap"
+    assert (await served.chat("auto", router={"policy": "cheap"})).headers["x-thalamus-policy"] == "cheap"
+
+
+async def test_an_expert_answers_to_its_provider_and_model_too(served: Gateway) -> None:
+    assert (await served.chat("openai/usage")).expert == "usage"
+
+
+@pytest.mark.parametrize("model", ["gpt-99", "auto:none", "openai/gpt-99", "auto:"])
+async def test_what_is_not_configured_is_refused_with_what_there_is(served: Gateway, model: str) -> None:
+    answer = await served.chat(model)
+    assert (answer.status, answer.error["code"], answer.error["param"]) == (404, "model_not_found", "model")
+    assert "auto:cheap" in answer.error["message"]
+    assert "good" in answer.error["message"]
+
+
+async def test_every_answer_says_who_why_and_what_it_cost(served: Gateway) -> None:
+    answer = await served.chat("good", headers={"x-request-id": "mine-1"})
+    assert answer.headers["x-thalamus-expert"] == "good"
+    assert answer.headers["x-thalamus-plan"] == "single"
+    assert answer.headers["x-thalamus-policy"] == "named"
+    assert float(answer.headers["x-thalamus-cost-usd"]) == pytest.approx(20e-6 + 10e-6)
+    assert float(answer.headers["x-thalamus-overhead-ms"]) > 0
+    assert answer.headers["x-request-id"] == "mine-1"
+    told = await served.told(answer)
+    assert (told["request_id"], told["expert_answered"]) == ("mine-1", "good")
+
+
+async def test_an_unknown_price_is_unknown_and_not_zero(served: Gateway) -> None:
+    answer = await served.chat("other")
+    assert answer.headers["x-thalamus-cost-usd"] == "unknown"
+    assert (await served.told(answer))["cost_usd"] is None
+
+
+async def test_a_wild_request_id_is_replaced(served: Gateway) -> None:
+    answer = await served.chat("good", headers={"x-request-id": "a b<script>"})
+    assert answer.headers["x-request-id"].startswith("req_")
+
+
+async def test_the_whole_decision_comes_when_asked_for(served: Gateway) -> None:
+    answer = await served.chat("auto", headers={"x-thalamus-debug": "true"})
+    whole_decision = json.loads(answer.headers["x-thalamus-decision"])
+    assert {candidate["expert"] for candidate in whole_decision["candidates"]} == {"good", "other"}
+    assert whole_decision["id"] == answer.headers["x-thalamus-decision-id"]
+
+
+async def test_a_stream_tells_the_facts_before_done_when_asked(served: Gateway) -> None:
+    answer = await served.chat("good", stream=True, router={"explain": True})
+    assert answer.events[-1] == b"[DONE]"
+    facts = json.loads(answer.events[-2])
+    assert (facts["choices"], facts["thalamus"]["expert"]) == ([], "good")
+    assert answer.body.startswith(b"".join(events("good")[:-1]))
+
+
+async def test_a_regime_is_put_around_the_conversation(served: Gateway, upstream: Upstream) -> None:
+    await served.chat("regime", temperature=1, max_completion_tokens=9, seed=1)
+    sent = upstream.calls[-1]
+    assert [turn["content"] for turn in sent["messages"]] == ["Be brief.", "u", "a", "Hi"]
+    assert (sent["temperature"], sent["seed"], sent["max_completion_tokens"]) == (1, 3, 9)
+    assert "max_tokens" not in sent
+    await served.chat("regime")
+    assert (upstream.calls[-1]["temperature"], upstream.calls[-1]["max_tokens"]) == (0, 7)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_tool_answers_like_any_expert(served: Gateway, stream: bool) -> None:
+    asked = [{"role": "user", "content": "What is 4817*392?"}]
+    answer = await served.chat("calc", stream=stream, messages=asked)
+    assert (answer.status, answer.expert, b"1888264" in answer.body.replace(b",", b"")) == (200, "calc", True)
+    assert stream == answer.body.endswith(b"data: [DONE]\n\n")
+
+
+async def test_a_tool_that_has_no_answer_lets_the_next_one_speak(served: Gateway) -> None:
+    alone = await served.chat("calc")
+    assert (alone.status, alone.error["code"]) == (422, "upstream_declined")
+    assert (await served.chat("calc", router={"fallbacks": ["good"]})).expert == "good"
+
+
+async def test_an_upstreams_wish_to_be_left_alone_is_obeyed_by_the_next_request(
+    served: Gateway, upstream: Upstream
+) -> None:
+    first = await served.chat("rated-1")
+    assert (first.status, first.headers["retry-after"]) == (429, "1")
+    assert served.machine.fleet.state("rated-1")["state"] == "open"
+    second = await served.chat("rated-1")
+    assert (second.status, second.headers["retry-after"]) == (503, "1")
+    assert upstream.n_calls("rated-1") == 1
+    assert (await served.chat("rated-1", router={"fallbacks": ["good"]})).expert == "good"
+
+
+@pytest.mark.parametrize("field", ["api_base", "base_url", "api_key", "extra_headers", "custom_llm_provider"])
+async def test_a_client_never_says_where_its_request_goes(
+    served: Gateway, upstream: Upstream, field: str
+) -> None:
+    n_calls = len(upstream.calls)
+    answer = await served.chat("good", **{field: "http://127.0.0.1:1"})
+    assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "forbidden_field", field)
+    assert len(upstream.calls) == n_calls
+
+
+async def test_headers_of_ours_from_a_client_are_not_believed(served: Gateway, upstream: Upstream) -> None:
+    answer = await served.chat("good", headers={"x-thalamus-expert": "other", "x-thalamus-cost-usd": "0"})
+    assert answer.expert == "good"
+    assert not any(name.startswith("x-thalamus") for name in upstream.heads[-1])
+
+
+WRONG = [
+    (b"", "invalid_json", None),
+    (b"not json", "invalid_json", None),
+    (b"[]", "invalid_json", None),
+    (b'{"model": "good"', "invalid_json", None),
+    (b"[" * 200_000, "invalid_json", None),
+    (b'{"messages": []}', "invalid_value", "model"),
+    (b'{"model": 3, "messages": []}', "invalid_value", "model"),
+    (b'{"model": "", "messages": [{}]}', "invalid_value", "model"),
+    (b'{"model": "good"}', "invalid_value", "messages"),
+    (b'{"model": "good", "messages": []}', "invalid_value", "messages"),
+    (b'{"model": "good", "messages": [ ]}', "invalid_value", "messages"),
+    (b'{"model": "good", "messages": "x"}', "invalid_value", "messages"),
+    (b'{"model": "good", "messages": [{}], "stream": "yes"}', "invalid_value", "stream"),
+    (b'{"model": "good", "messages": [{}], "stream": 1}', "invalid_value", "stream"),
+]
+
+
+@pytest.mark.parametrize(("body", "code", "param"), WRONG, ids=range(len(WRONG)))
+async def test_a_wrong_body_is_a_400_that_names_the_field(
+    served: Gateway, body: bytes, code: str, param: str | None
+) -> None:
+    answer = await served.post("chat/completions", body)
+    assert (answer.status, answer.error["code"], answer.error["param"]) == (400, code, param)
+
+
+async def test_too_large_a_body_is_a_413(upstream: Upstream, tmp_path) -> None:
+    config = {**config_of(upstream.base), "server": {"max_body_bytes": 1000}}
+    async with gateway(config, str(tmp_path / "j.sqlite3"), "good") as served:
+        answer = await served.chat("good", more="x" * 1000)
+        assert (answer.status, answer.error["code"]) == (413, "body_too_large")
+        assert (await served.chat("good")).status == 200
+
+
+async def test_an_unknown_address_is_a_404_in_the_envelope(served: Gateway) -> None:
+    answer = await served.post("responses", {})
+    assert (answer.status, answer.error["code"]) == (404, "unknown_url")
+    assert "x-request-id" in answer.headers
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "embeddings", "completions"])
+async def test_a_wrong_method_is_a_405_in_the_envelope(served: Gateway, path: str) -> None:
+    async with served.http.get(f"{served.base}/{path}") as response:
+        assert (response.status, response.headers["allow"]) == (405, "POST")
+        assert (await response.json())["error"]["code"] == "method_not_allowed"
+
+
+async def test_a_key_is_asked_for_where_one_is_set(upstream: Upstream, tmp_path) -> None:
+    config = {**config_of(upstream.base), "server": {"master_key": KEY}}
+    async with gateway(config, str(tmp_path / "j.sqlite3"), "good") as served:
+        n_calls = len(upstream.calls)
+        refused = await served.chat("good", headers={"authorization": "Bearer wrong"})
+        assert (refused.status, refused.error["code"]) == (401, "invalid_api_key")
+        assert len(upstream.calls) == n_calls
+        assert (await served.chat("good", headers={"authorization": f"Bearer {KEY}"})).status == 200
+        assert KEY not in str(upstream.heads)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+names = st.sampled_from(
+    ["model", "messages", "stream", "prompt", "input", "router", "tools", "max_tokens", "api_key"]
+)
+bodies = st.binary(max_size=60) | st.dictionaries(names, json_values, max_size=5).map(
+    lambda body: msgspec.json.encode(
+        {"model": "auto", "messages": [{"role": "user", "content": "x"}], **body}
+    )
+)
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "completions", "embeddings"])
+async def test_junk_is_never_a_500(served: Gateway, path: str) -> None:
+    examples: list[bytes] = []
+
+    @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(bodies)
+    def collect(body: bytes) -> None:
+        examples.append(body)
+
+    collect()
+    for body in examples:
+        answer = await served.post(path, body)
+        assert answer.status in (200, 400, 404), (body, answer.body)
+        if answer.status != 200:
+            assert answer.error["message"]
