@@ -71,7 +71,8 @@ class Example(Strict, frozen=True):
 class ExpertConfig(Strict, frozen=True):
     """A servable model: remote (`model`, `api_base`, `deployments`), local (`runner`), or a tool (`tool`).
 
-    `params` are used where the request says nothing, `override_params` whatever it says. `local` declares
+    `params` are used where the request says nothing, `override_params` whatever it says; no answer is longer
+    than `max_output_tokens`, whatever either says. `local` declares
     that prompts sent there do not leave the house; runners and tools are local anyway.
     """
 
@@ -88,6 +89,7 @@ class ExpertConfig(Strict, frozen=True):
     examples: tuple[Example, ...] = ()
     params: dict[str, Any] = msgspec.field(default_factory=dict)
     override_params: dict[str, Any] = msgspec.field(default_factory=dict)
+    max_output_tokens: Count | None = None
     input_cost_per_token: NotNegative | None = None
     output_cost_per_token: NotNegative | None = None
     context_window: Count | None = None

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import yaml
 
@@ -15,20 +16,9 @@ HEADER = """\
 
 """
 
-BUNDLED = """\
-  # A small local model, run from here; weak and quick, no key, no GPU.
-  - name: smollm2
-    runner: {engine: llama.cpp, model: bundled/smollm2-135m}
-    params: {temperature: 0, max_tokens: 256}
-  # The same model told to be brief: another expert, better at some questions and worse at others.
-  - name: smollm2-brief
-    runner: {engine: llama.cpp, model: bundled/smollm2-135m}
-    system: Answer with the result only, in as few words as possible.
-    params: {temperature: 0, max_tokens: 32}
-  # No language model at all: arithmetic, units and dates, exact or not at all.
-  - name: calculator
-    tool: calculator
-"""
+BUNDLED = Path(__file__).with_name("bundled_experts.yaml").read_text(encoding="utf-8")
+"""The experts that come with the package, the regimes they work under chosen by measurement."""
+BUNDLED_NAMES = ("smollm2", "smollm2-brief", "smollm2-sentence", "calculator")
 
 EXAMPLE = """\
   # Nothing was found. Name what you have, for instance:
@@ -79,7 +69,7 @@ def first_config(found: Found) -> tuple[str, list[str]]:
     blocks = [*_hosted(found.providers, names), *_served(found.servers, names)]
     if found.bundled:
         blocks.append(BUNDLED)
-        names += ["smollm2", "smollm2-brief", "calculator"]
+        names += BUNDLED_NAMES
     if not names:
         return HEADER + "experts:\n" + EXAMPLE, []
     cost = 0.3 if found.providers else 0.0
@@ -106,7 +96,7 @@ def _served(servers: Sequence[Server], names: list[str]) -> Iterator[str]:
 
 
 def _fresh(name: str, names: list[str]) -> str:
-    taken = {*names, "smollm2", "smollm2-brief", "calculator", "auto"}
+    taken = {*names, *BUNDLED_NAMES, "auto"}
     fresh = next(n for n in (name, *(f"{name}-{k}" for k in range(2, 1000))) if n not in taken)
     names.append(fresh)
     return fresh

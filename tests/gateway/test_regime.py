@@ -1,0 +1,33 @@
+import msgspec
+import pytest
+
+from gateway.config import ExpertConfig
+from gateway.experts import Call
+from gateway.experts.regime import Regime
+
+
+def sent(fields: dict[str, object], **config: object) -> dict[str, object]:
+    expert = msgspec.convert({"name": "e", "model": "openai/e", **config}, ExpertConfig)
+    raw = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in fields.items()}
+    applied = Regime(expert).apply(Call("chat/completions", raw))
+    return {name: msgspec.json.decode(value) for name, value in applied.items()}
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, {"max_tokens": 24}),
+        ({"max_tokens": 100}, {"max_tokens": 24}),
+        ({"max_tokens": 8}, {"max_tokens": 8}),
+        ({"max_completion_tokens": 100}, {"max_completion_tokens": 24}),
+        ({"max_tokens": None}, {"max_tokens": 24}),
+        ({"max_tokens": "many"}, {"max_tokens": "many"}),
+    ],
+)
+def test_no_answer_is_longer_than_the_expert_gives_and_a_shorter_wish_is_kept(asked, expected):
+    assert sent(asked, max_output_tokens=24) == expected
+
+
+def test_the_cap_holds_over_defaults_and_forced_parameters():
+    assert sent({}, max_output_tokens=24, params={"max_tokens": 99}) == {"max_tokens": 24}
+    assert sent({}, max_output_tokens=24, override_params={"max_tokens": 99}) == {"max_tokens": 24}
