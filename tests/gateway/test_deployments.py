@@ -1,0 +1,117 @@
+"""Several deployments of one expert: shared by load and health, each with its own bound."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gateway.experts.slots import MAX_WAITING_PER_SLOT, Slots
+from gateway.experts.types import UpstreamError
+from tests.fakes.serving import Gateway, gateway
+from tests.fakes.upstream import Upstream, running_upstream
+
+
+@contextlib.asynccontextmanager
+async def spread(
+    journal: object, *models: str, **more: object
+) -> AsyncIterator[tuple[Gateway, list[Upstream]]]:
+    """An expert with one deployment, on an upstream of its own, for each of the models."""
+    async with contextlib.AsyncExitStack() as stack:
+        upstreams = [await stack.enter_async_context(running_upstream()) for _ in models]
+        places = [
+            {"api_base": upstream.base, "model": model, **more}
+            for upstream, model in zip(upstreams, models, strict=True)
+        ]
+        experts = [{"name": "x", "model": "openai/x", "deployments": places}]
+        served = await stack.enter_async_context(gateway({"experts": experts}, str(journal), "x"))
+        yield served, upstreams
+
+
+async def test_deployments_take_turns(tmp_path) -> None:
+    async with spread(tmp_path / "j", "good", "good", "good") as (served, upstreams):
+        for _ in range(9):
+            assert (await served.chat("x")).status == 200
+        assert [len(upstream.calls) for upstream in upstreams] == [3, 3, 3]
+
+
+async def test_the_less_loaded_deployment_is_asked(tmp_path) -> None:
+    async with spread(tmp_path / "j", "slow-400", "good") as (served, upstreams):
+        first = [asyncio.ensure_future(served.chat("x")) for _ in range(2)]
+        await asyncio.sleep(0.1)
+        assert [len(upstream.calls) for upstream in upstreams] == [1, 1]
+        for _ in range(4):
+            await served.chat("x")
+        assert [len(upstream.calls) for upstream in upstreams] == [1, 5]
+        assert {answer.status for answer in await asyncio.gather(*first)} == {200}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("bad", ["status-500", "reset", "status-401", "garbage"])
+async def test_where_one_deployment_fails_the_other_answers(tmp_path, bad: str, stream: bool) -> None:
+    async with spread(tmp_path / "j", bad, "good") as (served, upstreams):
+        answers = [await served.chat("x", stream=stream) for _ in range(8)]
+        assert {answer.status for answer in answers} == {200}
+        assert len(upstreams[1].calls) == 8
+        assert len(upstreams[0].calls) < 4
+        assert served.machine.fleet.state("x")["n_failed"] == 0
+
+
+async def test_a_refused_request_is_not_tried_elsewhere(tmp_path) -> None:
+    async with spread(tmp_path / "j", "status-400", "status-400") as (served, upstreams):
+        assert (await served.chat("x")).status == 400
+        assert sum(len(upstream.calls) for upstream in upstreams) == 1
+
+
+async def test_the_expert_fails_when_all_its_deployments_do(tmp_path) -> None:
+    async with spread(tmp_path / "j", "status-500", "reset") as (served, upstreams):
+        assert (await served.chat("x")).status == 502
+        assert [len(upstream.calls) for upstream in upstreams] == [1, 1]
+
+
+async def test_no_more_calls_run_at_a_time_than_allowed(tmp_path) -> None:
+    async with spread(tmp_path / "j", "slow-60", max_parallel=2) as (served, upstreams):
+        asking = [asyncio.ensure_future(served.chat("x", stream=n % 2 == 0)) for n in range(6)]
+        await asyncio.sleep(0.04)
+        assert len(upstreams[0].calls) == 2
+        assert {answer.status for answer in await asyncio.gather(*asking)} == {200}
+        assert served.machine.experts["x"].places[0].slots.in_use == 0
+
+
+async def test_slots_go_to_those_who_wait_in_order() -> None:
+    slots, order = Slots(1), []
+    await slots.take(1)
+
+    async def work(n: int) -> None:
+        await slots.take(5)
+        order.append(n)
+        slots.give_back()
+
+    tasks = [asyncio.ensure_future(work(n)) for n in range(4)]
+    await asyncio.sleep(0)
+    tasks[1].cancel()
+    slots.give_back()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert (order, slots.in_use) == ([0, 2, 3], 0)
+
+
+async def test_nobody_waits_for_a_slot_for_ever() -> None:
+    slots = Slots(1)
+    await slots.take(1)
+    with pytest.raises(UpstreamError) as caught:
+        await slots.take(0.01)
+    assert caught.value.kind == "busy"
+    slots.give_back()
+    assert slots.in_use == 0
+
+
+async def test_a_queue_has_an_end() -> None:
+    slots = Slots(1)
+    await slots.take(1)
+    waiting = [asyncio.ensure_future(slots.take(5)) for _ in range(MAX_WAITING_PER_SLOT)]
+    await asyncio.sleep(0)
+    with pytest.raises(UpstreamError):
+        await slots.take(5)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
