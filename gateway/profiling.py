@@ -8,7 +8,7 @@ not judge.
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -126,13 +126,15 @@ class Notebook:
 class Subject:
     """An expert under examination: whom to ask, whose evidence it becomes, and what its tokens cost.
 
-    `logprobs` says that it can tell how sure it was of each token.
+    `logprobs` says that it can tell how sure it was of each token. Subjects of one `lane` are asked one after
+    another: what shares an engine would only slow each other down and spoil each other's prompt cache.
     """
 
     expert: Expert
     model: str
     price: Price
     logprobs: bool = False
+    lane: Hashable = None
 
 
 async def ask_all(
@@ -145,7 +147,7 @@ async def ask_all(
     timeout_s: float = 120.0,
     told: Callable[[Answer], None] = lambda answer: None,
 ) -> None:
-    """Ask every subject each probe it has not answered yet, `n_parallel` at a time each, all side by side."""
+    """Ask every subject each probe it has not answered yet, `n_parallel` at a time, all lanes side by side."""
 
     async def work_off(subject: Subject, todo: list[Probe]) -> None:
         while todo:
@@ -157,11 +159,19 @@ async def ask_all(
             notebook.add(answer)
             told(answer)
 
-    async with asyncio.TaskGroup() as tasks:
-        for subject in subjects:
+    async def drive(lane: Sequence[Subject]) -> None:
+        for subject in lane:
             todo = [probe for probe in reversed(probes) if notebook.of(probe, subject) is None]
-            for _ in range(n_parallel):
-                tasks.create_task(work_off(subject, todo))
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(n_parallel):
+                    tasks.create_task(work_off(subject, todo))
+
+    lanes: dict[Hashable, list[Subject]] = {}
+    for subject in subjects:
+        lanes.setdefault(subject.lane or subject.expert.name, []).append(subject)
+    async with asyncio.TaskGroup() as tasks:
+        for lane in lanes.values():
+            tasks.create_task(drive(lane))
 
 
 async def _ask(probe: Probe, subject: Subject, timeout_s: float) -> Answer:

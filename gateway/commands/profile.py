@@ -140,6 +140,7 @@ async def _profile(
             profile_of(expert).model,
             price_of(expert),
             logprobs=expert.runner is not None,
+            lane=wanted.get(expert.name),
         )
         for expert in experts
     ]

@@ -112,3 +112,32 @@ def test_the_price_shown_is_the_most_it_can_cost_and_unknown_stays_unknown():
     prices = price_usd(QUESTIONS, [known, ExpertProfile("b", "b")])
     assert prices["a"] > 2 * 8 * 1e-3
     assert prices["b"] is None
+
+
+class Together:
+    """Experts of one engine: remembers how many were busy at a time."""
+
+    def __init__(self) -> None:
+        self.busy = self.most = 0
+
+    def expert(self, name: str) -> Parrot:
+        parrot = Parrot(name)
+        answer = parrot.call
+
+        async def call(asked: Call) -> Reply:
+            self.busy += 1
+            self.most = max(self.most, self.busy)
+            await asyncio.sleep(0)
+            self.busy -= 1
+            return await answer(asked)
+
+        parrot.call = call
+        return parrot
+
+
+@pytest.mark.parametrize(("lane", "most"), [("engine", 1), (None, 3)])
+def test_experts_of_one_lane_are_asked_one_after_another(tmp_path, lane, most):
+    engine = Together()
+    subjects = [Subject(engine.expert(name), name, Price(), lane=lane) for name in "abc"]
+    asyncio.run(ask_all(QUESTIONS, subjects, right, Notebook(tmp_path / "answers")))
+    assert engine.most == most
