@@ -87,7 +87,10 @@ def _broken(name: str, point: EntryPoint, error: Exception) -> click.Command:
         raise click.ClickException(f"the command '{name}' {why}")
 
     return click.Command(
-        name, callback=say_why, short_help=why, context_settings={"ignore_unknown_options": True}
+        name,
+        callback=say_why,
+        short_help=why,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )
 
 

@@ -141,10 +141,14 @@ class _Reading:
             if required and name not in value:
                 self._complain(path, f"'{name}' is missing")
         return {
-            key: self.read(item, fields[key][0], (*path, key)) for key, item in value.items() if key in fields
+            key: self.read(item, fields[key][0], (*path, key))
+            for key, item in value.items()
+            if key in fields and not (item is None and _holds_more(fields[key][0]))
         }
 
     def _leaf(self, value: Any, kind: Any, path: KeyPath) -> Any:
+        if value is None and Secret in (kind, *get_args(kind)):
+            return self._complain(path, "is empty; name a variable, or leave the key out")
         if isinstance(value, str) and not PROSE.intersection(path):
             try:
                 value = self._resolve(value, kind)
@@ -169,13 +173,18 @@ def _choose(kind: Any, value: Any) -> Any:
     if get_origin(kind) in (types.UnionType, typing.Union):
         members = [member for member in get_args(kind) if member is not type(None)]
         if value is None and type(None) in get_args(kind):
-            return type(None)
+            return kind if Secret in members else type(None)
         structs = [m for m in members if isinstance(m, type) and issubclass(m, msgspec.Struct)]
         others = [m for m in members if m not in structs]
         if structs and (isinstance(value, dict) or not others):
             return structs[0]
         return members[0] if len(members) == 1 else kind
     return kind
+
+
+def _holds_more(kind: Any) -> bool:
+    """Whether a key with nothing under it is as good as none: `experts:`, and every line below a comment."""
+    return get_origin(kind) in (tuple, dict) or (isinstance(kind, type) and issubclass(kind, msgspec.Struct))
 
 
 @cache

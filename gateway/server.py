@@ -1,12 +1,14 @@
 """Runs the gateway: listens, greets, drains on SIGTERM, reads its configuration again on SIGHUP."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from msgspec.structs import replace
@@ -30,13 +32,14 @@ class CannotServeError(Exception):
     """The gateway cannot start; the message is one line that says why."""
 
 
-def serve(config_path: Path, config: Config) -> None:
-    """Serve until told to stop.
+def serve(config_path: Path, config: Config, overrides: Mapping[str, Any]) -> None:
+    """Serve until told to stop. `overrides` stand in for the file's `server` settings, also after a reload.
 
     Raises:
         CannotServeError: the address is taken, or a part cannot be built.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    config = _overridden(config, overrides)
     listener = _listener(config.server.host, config.server.port)
     try:
         app = Reloadable(build_app(config))
@@ -45,7 +48,7 @@ def serve(config_path: Path, config: Config) -> None:
         raise CannotServeError(str(error)) from None
     address = _address(listener, config.server.host)
     server = _Server(_settings(app, config), lambda: print(greeting(config, address), flush=True))  # noqa: T201
-    reading = _Rereading(config_path, config, app)
+    reading = _Rereading(config_path, config, overrides, app)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_run(server, listener, reading))
     if not server.started:
@@ -66,6 +69,19 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._greet = greet
 
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Drain on SIGTERM and SIGINT, and end well: uvicorn would raise the signal again afterwards."""
+        loop = asyncio.get_running_loop()
+        stops = (signal.SIGTERM, signal.SIGINT)
+        for stop in stops:
+            loop.add_signal_handler(stop, self.handle_exit, stop, None)
+        try:
+            yield
+        finally:
+            for stop in stops:
+                loop.remove_signal_handler(stop)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
@@ -75,9 +91,10 @@ class _Server(uvicorn.Server):
 class _Rereading:
     """Reads the configuration again, one time after another, and swaps the application."""
 
-    def __init__(self, path: Path, config: Config, app: Reloadable) -> None:
+    def __init__(self, path: Path, config: Config, overrides: Mapping[str, Any], app: Reloadable) -> None:
         self._path = path
         self._config = config
+        self._overrides = overrides
         self._app = app
         self._task: asyncio.Task[None] | None = None
 
@@ -88,7 +105,7 @@ class _Rereading:
 
     async def _reread(self) -> None:
         try:
-            fresh = await asyncio.to_thread(load_config, self._path)
+            fresh = _overridden(await asyncio.to_thread(load_config, self._path), self._overrides)
             for warning in config_warnings(fresh):
                 log.warning("%s", warning)
             for name in RESTART_ONLY:
@@ -107,6 +124,10 @@ class _Rereading:
             return
         self._config = fresh
         log.info("configuration reloaded from %s: %d experts", self._path, len(fresh.experts))
+
+
+def _overridden(config: Config, overrides: Mapping[str, Any]) -> Config:
+    return replace(config, server=replace(config.server, **overrides))
 
 
 def _settings(app: Reloadable, config: Config) -> uvicorn.Config:

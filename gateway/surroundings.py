@@ -37,7 +37,7 @@ class Server:
 PROVIDERS = (
     Provider("OpenAI", ("OPENAI_API_KEY",), ("openai/gpt-5-mini", "openai/gpt-5")),
     Provider(
-        "Anthropic", ("ANTHROPIC_API_KEY",), ("anthropic/claude-haiku-4-5", "anthropic/claude-sonnet-4-5")
+        "Anthropic", ("ANTHROPIC_API_KEY",), ("anthropic/claude-haiku-4-5", "anthropic/claude-sonnet-5")
     ),
     Provider(
         "Google", ("GEMINI_API_KEY", "GOOGLE_API_KEY"), ("gemini/gemini-2.5-flash", "gemini/gemini-2.5-pro")
@@ -45,13 +45,13 @@ PROVIDERS = (
     Provider(
         "Mistral", ("MISTRAL_API_KEY",), ("mistral/mistral-small-latest", "mistral/mistral-large-latest")
     ),
-    Provider("Groq", ("GROQ_API_KEY",), ("groq/llama-3.1-8b-instant", "groq/llama-3.3-70b-versatile")),
-    Provider("DeepSeek", ("DEEPSEEK_API_KEY",), ("deepseek/deepseek-chat", "deepseek/deepseek-reasoner")),
-    Provider("xAI", ("XAI_API_KEY",), ("xai/grok-3-mini", "xai/grok-4")),
+    Provider("Groq", ("GROQ_API_KEY",), ("groq/openai/gpt-oss-20b", "groq/openai/gpt-oss-120b")),
+    Provider("DeepSeek", ("DEEPSEEK_API_KEY",), ("deepseek/deepseek-v4-flash", "deepseek/deepseek-v4-pro")),
+    Provider("xAI", ("XAI_API_KEY",), ("xai/grok-4.3", "xai/grok-4.5")),
     Provider(
         "OpenRouter",
         ("OPENROUTER_API_KEY",),
-        ("openrouter/openai/gpt-4o-mini", "openrouter/anthropic/claude-sonnet-4.5"),
+        ("openrouter/openai/gpt-5-mini", "openrouter/anthropic/claude-sonnet-5"),
     ),
 )
 PORTS = {
@@ -92,7 +92,7 @@ def _models_at(port: int) -> tuple[str, ...]:
         response = connection.getresponse()
         listed = json.loads(response.read(MAX_ANSWER_BYTES)) if response.status == 200 else {}
         return tuple(_names(listed["data"]))
-    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError):
         return ()
     finally:
         connection.close()

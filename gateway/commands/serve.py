@@ -36,8 +36,9 @@ def command(
     from ..server import CannotServeError, serve
 
     config = configuration(config_path)
-    given = {"host": host, "port": port, "workers": workers}
-    server = replace(config.server, **{name: value for name, value in given.items() if value is not None})
+    asked = {"host": host, "port": port, "workers": workers}
+    given = {name: value for name, value in asked.items() if value is not None}
+    server = replace(config.server, **given)
     if server.workers > 1:
         raise click.ClickException(
             f"{server.workers} workers: several worker processes are not supported yet; use 1"
@@ -48,6 +49,6 @@ def command(
             "(os.environ/THALAMUS_MASTER_KEY), or pass --allow-no-key"
         )
     try:
-        serve(config_path, replace(config, server=server))
+        serve(config_path, config, given)
     except CannotServeError as error:
         raise click.ClickException(str(error)) from None

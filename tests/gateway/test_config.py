@@ -205,3 +205,13 @@ def test_runners_and_tools_get_their_model_from_what_they_are() -> None:
 def test_a_missing_file_says_which_command_writes_one(tmp_path: object) -> None:
     with pytest.raises(ConfigError, match="no such file; `thalamus init` writes one"):
         load_config(f"{tmp_path}/none.yaml")
+
+
+def test_a_key_with_nothing_under_it_is_as_good_as_none() -> None:
+    assert parse_config("experts:\n  # none yet\npolicies:\nserver:\n") == Config()
+
+
+def test_an_empty_secret_is_no_secret() -> None:
+    assert problems("server:\n  master_key:\n") == [
+        "thalamus.yaml:2: server.master_key: is empty; name a variable, or leave the key out"
+    ]

@@ -1,0 +1,182 @@
+"""The command line: found by name, quick, one line where something is wrong."""
+
+import json
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from gateway import cli
+
+ROOT = Path(__file__).parents[2]
+GOOD = """\
+experts:
+  - {name: calculator, tool: calculator}
+  - {name: small, runner: {model: bundled/smollm2-135m}}
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("THALAMUS_CONFIG", raising=False)
+    return tmp_path
+
+
+def run(*args: str, text: str | None = None) -> Result:
+    return CliRunner().invoke(cli.main, list(args), input=text)
+
+
+def plug(monkeypatch: pytest.MonkeyPatch, **commands: str) -> None:
+    points = [EntryPoint(name, value, cli.GROUP) for name, value in commands.items()]
+    monkeypatch.setattr(cli, "entry_points", lambda group: points)
+
+
+def test_help_lists_every_command_with_what_it_does() -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    for name in cli.OWN:
+        assert f"\n  {name} " in result.output
+    assert "cannot be loaded" not in result.output
+
+
+@pytest.mark.parametrize("name", cli.OWN)
+def test_every_command_has_help_with_an_example(name: str) -> None:
+    result = run(name, "--help")
+    assert result.exit_code == 0
+    assert f"thalamus {name}" in result.output
+
+
+def test_help_imports_no_command() -> None:
+    code = (
+        "import sys; from gateway.cli import main; main(['--help'], standalone_mode=False); "
+        "assert not {'numpy', 'starlette', 'aiohttp', 'rich', 'yaml'} & set(sys.modules), sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_broken_plug_in_is_one_line_and_leaves_the_rest_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    plug(monkeypatch, broken="no_such_module.at_all:command", odd="json:dumps")
+    listing = run("--help")
+    assert listing.exit_code == 0
+    assert "cannot be loaded: ModuleNotFoundError" in listing.output
+    assert "serve" in listing.output
+    for name in ("broken", "odd"):
+        result = run(name, "--whatever", "x")
+        assert result.exit_code == 1
+        assert result.output.startswith(f"Error: the command '{name}' cannot be loaded")
+        assert result.output.count("\n") == 1
+
+
+def test_a_plug_in_cannot_take_the_place_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    plug(monkeypatch, serve="json:dumps")
+    assert "Serve on http" in run("serve", "--help").output
+
+
+def test_a_plug_in_is_a_command_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    @click.command()
+    def hello() -> None:
+        """Greet the world."""
+        click.echo("hello, world")
+
+    monkeypatch.setattr(json, "hello_command", hello, raising=False)
+    plug(monkeypatch, hello="json:hello_command")
+    assert run("hello").output == "hello, world\n"
+    assert "Greet the world" in run("--help").output
+
+
+def test_an_unknown_command_is_named() -> None:
+    result = run("srve")
+    assert result.exit_code == 2
+    assert "srve" in result.output
+
+
+def test_config_check_names_every_fault_and_fails(here: Path) -> None:
+    (here / "thalamus.yaml").write_text("exprets: []\nserver: {port: x}\n")
+    result = run("config", "check")
+    assert result.exit_code == 1
+    assert result.output.splitlines() == [
+        "thalamus.yaml:1: unknown key 'exprets'; did you mean 'experts'?",
+        "thalamus.yaml:2: server.port: expected a whole number, got text",
+    ]
+    told = json.loads(run("config", "check", "--json").output)
+    assert (told["ok"], [p["line"] for p in told["problems"]]) == (False, [1, 2])
+
+
+def test_config_check_passes_a_good_file(here: Path) -> None:
+    (here / "thalamus.yaml").write_text(GOOD)
+    result = run("config", "check")
+    assert result.exit_code == 0
+    assert "2 experts; policies: auto" in result.output
+
+
+def test_the_schema_knows_what_the_reader_knows() -> None:
+    schema = json.loads(run("config", "schema").output)
+    expert = schema["$defs"]["ExpertConfig"]
+    assert expert["additionalProperties"] is False
+    assert {"name", "model", "api_key", "runner", "tool"} <= set(expert["properties"])
+    assert "os.environ" in json.dumps(expert["properties"]["api_key"])
+
+
+def test_route_lists_every_candidate_without_calling_anybody(here: Path) -> None:
+    (here / "thalamus.yaml").write_text(GOOD)
+    record: dict[str, Any] = json.loads(run("route", "What is 17*23?", "--json").output)
+    assert [c["expert"] for c in record["candidates"]] == ["calculator", "small"]
+    for candidate in record["candidates"]:
+        assert {"quality", "cost_usd", "latency_s", "tier", "reason"} <= candidate.keys()
+    assert record["reason"].startswith("no evidence")
+
+
+def test_route_reads_standard_input_and_shows_a_table(here: Path) -> None:
+    (here / "thalamus.yaml").write_text(GOOD)
+    result = run("route", "-", text="What is 17*23?")
+    assert result.exit_code == 0
+    assert "calculator" in result.output
+    assert "chosen" in result.output
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("route", "hi"), "no such file; `thalamus init` writes one"),
+        (("route", "hi", "--config", "empty.yaml"), "no experts are configured"),
+        (
+            ("route", "hi", "--config", "good.yaml", "--policy", "best"),
+            "there is no policy 'best'; there are: auto",
+        ),
+        (("serve",), "no such file"),
+        (
+            ("serve", "--config", "good.yaml", "--workers", "2"),
+            "several worker processes are not supported yet",
+        ),
+        (
+            ("serve", "--config", "good.yaml", "--host", "0.0.0.0"),
+            "can be reached from other machines and there is no key",
+        ),
+        (("config", "import-litellm", "empty.yaml"), "not a LiteLLM configuration"),
+        (("config", "import-litellm", "nowhere.yaml"), "cannot be read: No such file"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(here: Path, args: tuple[str, ...], said: str) -> None:
+    (here / "good.yaml").write_text(GOOD)
+    (here / "empty.yaml").write_text("")
+    result = run(*args)
+    assert result.exit_code == 1
+    assert said in result.output
+    assert len([line for line in result.output.splitlines() if not line.startswith("warning")]) == 1
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+def test_a_damaged_artifact_is_one_line(here: Path) -> None:
+    (here / "good.yaml").write_text(GOOD + "routing: {artifact: art}\n")
+    (here / "art").mkdir()
+    (here / "art" / "manifest.json").write_text("{")
+    result = run("route", "hi", "--config", "good.yaml")
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert "thalamus fit" in result.output

@@ -1,0 +1,170 @@
+"""`thalamus init`: what it finds becomes a configuration that works."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from gateway import surroundings
+from gateway.cli import main
+from gateway.config_file import parse_config
+from gateway.first_config import Found, first_config
+from gateway.prices import facts_of
+from gateway.surroundings import PROVIDERS, Server, providers_with_keys, servers_here
+
+PRICED = [model for provider in PROVIDERS if provider.name != "OpenRouter" for model in provider.models]
+KEY = "sk-very-private-0815"
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder on a machine where nothing is to be found."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("THALAMUS_CONFIG", raising=False)
+    for provider in PROVIDERS:
+        for variable in provider.variables:
+            monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(surroundings, "PORTS", {})
+    monkeypatch.setattr(surroundings, "has_bundled_model", lambda: False)
+    return tmp_path
+
+
+class Listing(BaseHTTPRequestHandler):
+    body: Any = None
+
+    def do_GET(self) -> None:
+        data = json.dumps(self.body).encode() if not isinstance(self.body, bytes) else self.body
+        self.send_response(200 if self.path == "/v1/models" else 404)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def port(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Where a server lists `request.param` as its models."""
+    handler = type("Handler", (Listing,), {"body": request.param})
+    server = HTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_with_two_keys_the_file_has_experts_of_both_and_no_key(
+    bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    result = CliRunner().invoke(main, ["init"])
+    assert result.exit_code == 0
+    text = (bare / "thalamus.yaml").read_text()
+    assert KEY not in text + result.output
+    config = parse_config(text, env={"OPENAI_API_KEY": KEY, "ANTHROPIC_API_KEY": KEY})
+    assert {expert.provider for expert in config.experts} == {"openai", "anthropic"}
+    assert config.policies["auto"].default == config.experts[0].name
+    assert "thalamus serve" in result.output
+
+
+def test_a_file_that_is_there_is_never_overwritten_unless_forced(bare: Path) -> None:
+    (bare / "thalamus.yaml").write_text("mine")
+    refused = CliRunner().invoke(main, ["init"])
+    assert refused.exit_code == 1
+    assert "--force" in refused.output
+    assert (bare / "thalamus.yaml").read_text() == "mine"
+    assert CliRunner().invoke(main, ["init", "--force"]).exit_code == 0
+    assert (bare / "thalamus.yaml").read_text() != "mine"
+
+
+def test_where_nothing_is_found_the_file_shows_how_and_still_reads(bare: Path) -> None:
+    result = CliRunner().invoke(main, ["init"])
+    assert result.exit_code == 0
+    assert "no API key, no local server" in result.output
+    assert parse_config((bare / "thalamus.yaml").read_text()).experts == ()
+
+
+def test_the_bundled_model_is_several_experts() -> None:
+    text, names = first_config(Found(bundled=True))
+    config = parse_config(text)
+    assert [expert.name for expert in config.experts] == names
+    assert {"smollm2", "calculator"} < set(names)
+    assert config.policies["auto"].default == "smollm2"
+    assert all(expert.is_local for expert in config.experts)
+
+
+def test_everything_found_at_once_makes_a_configuration_that_reads() -> None:
+    found = Found(
+        [(provider, provider.variables[0]) for provider in PROVIDERS],
+        [
+            Server(
+                "Ollama",
+                "http://127.0.0.1:11434/v1",
+                ("llama3.1:8b", "hf.co/x y/z:Q4", "smollm2", "yes", "123"),
+            )
+        ],
+        bundled=True,
+    )
+    text, names = first_config(found)
+    config = parse_config(text, env={provider.variables[0]: KEY for provider in PROVIDERS})
+    assert [expert.name for expert in config.experts] == names
+    assert len(set(names)) == len(names)
+    served = {expert.upstream_model: expert for expert in config.experts if expert.api_base}
+    assert {"llama3.1:8b", "hf.co/x y/z:Q4", "123"} <= served.keys()
+    assert all(expert.is_local for expert in served.values())
+
+
+def test_what_is_not_bundled_is_not_in_the_pool_of_a_hosted_configuration() -> None:
+    text, names = first_config(Found([(PROVIDERS[0], "OPENAI_API_KEY")]))
+    assert "calculator" not in names
+    assert "smollm2" not in text
+
+
+@pytest.mark.parametrize("model", PRICED)
+def test_every_model_that_is_suggested_has_a_known_price(model: str) -> None:
+    facts = facts_of(model)
+    assert facts is not None
+    assert facts.input_usd_per_token is not None
+    assert facts.output_usd_per_token is not None
+
+
+def test_a_variable_that_is_set_to_nothing_is_no_key() -> None:
+    assert providers_with_keys({"OPENAI_API_KEY": " ", "GROQ_API_KEY": ""}) == []
+
+
+@pytest.mark.parametrize(
+    "port", [{"object": "list", "data": [{"id": "llama3.1:8b", "owned_by": "library"}]}], indirect=True
+)
+def test_a_server_that_lists_models_is_found(port: int) -> None:
+    assert servers_here({port: "Ollama"}) == [
+        Server("Ollama", f"http://127.0.0.1:{port}/v1", ("llama3.1:8b",))
+    ]
+
+
+@pytest.mark.parametrize(
+    "port",
+    [
+        {"data": [{"id": "auto", "owned_by": "thalamus"}]},
+        {"data": 3},
+        {"data": [3]},
+        [],
+        b"<html>",
+        {"data": []},
+    ],
+    indirect=True,
+)
+def test_what_is_no_model_server_is_passed_over(port: int) -> None:
+    assert servers_here({port: "Something"}) == []
+
+
+def test_ports_where_nobody_listens_are_passed_over() -> None:
+    assert servers_here({1: "Nobody"}) == []
