@@ -1,0 +1,104 @@
+"""`thalamus doctor`: every fault has a line that mends it."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from gateway import checkup
+from gateway.checkup import Finding, examine, packages
+from gateway.cli import main
+
+GOOD = "experts:\n  - {name: calculator, tool: calculator}\n"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("THALAMUS_CONFIG", raising=False)
+    monkeypatch.setattr(checkup, "_embedders", lambda: iter([Finding("encoder", "ok", "fine")]))
+    return tmp_path
+
+
+def found(here: Path, text: str, check: str) -> list[Finding]:
+    (here / "thalamus.yaml").write_text(text)
+    return [finding for finding in examine(Path("thalamus.yaml")) if finding.check == check]
+
+
+def test_a_good_installation_has_no_failure(here: Path) -> None:
+    (here / "thalamus.yaml").write_text(GOOD + "server: {port: 0}\n")
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 0, result.output
+    assert "FAILURE" not in result.output
+    assert not (here / ".thalamus" / "journal.sqlite3").exists()
+
+
+def test_no_configuration_is_a_failure_that_init_mends() -> None:
+    result = CliRunner().invoke(main, ["doctor", "--json"])
+    told = json.loads(result.output)
+    assert (result.exit_code, told["ok"]) == (1, False)
+    (failure,) = [f for f in told["findings"] if f["outcome"] == "failure"]
+    assert failure["fix"] == "thalamus init"
+
+
+def test_a_package_that_another_distribution_overwrites_is_a_failure() -> None:
+    owners = {"gateway": ["thalamus-gateway"], "evals": ["thalamus-gateway", "evals"]}
+    (failure,) = packages(owners)
+    assert failure.outcome == "failure"
+    assert "'evals' is also evals's" in failure.message
+    assert failure.fix.startswith("pip uninstall evals;")
+
+
+def test_our_packages_are_ours_here() -> None:
+    assert [f.outcome for f in packages({"gateway": ["thalamus-gateway"]})] == ["ok"]
+
+
+def test_an_unknown_price_is_a_warning_with_the_keys_that_mend_it(here: Path) -> None:
+    text = "experts:\n  - {name: house, model: openai/house-model, api_base: http://gpu-box:8000/v1}\n"
+    (warning,) = found(here, text, "experts")
+    assert (warning.outcome, "input_cost_per_token" in warning.fix) == ("warning", True)
+
+
+def test_an_engine_that_is_not_installed_is_a_failure(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkup, "find_spec", lambda name: None if name == "xllamacpp" else object())
+    (failure,) = found(here, "experts:\n  - {name: s, runner: {model: bundled/smollm2-135m}}\n", "experts")
+    assert (failure.outcome, failure.fix) == ("failure", "pip install 'thalamus-gateway[local]'")
+
+
+def test_a_missing_artifact_is_a_warning_that_says_how_to_learn(here: Path) -> None:
+    (warning,) = found(here, GOOD, "artifact")
+    assert (warning.outcome, "thalamus fit" in warning.fix) == ("warning", True)
+
+
+def test_a_damaged_artifact_is_a_failure(here: Path) -> None:
+    (here / "art").mkdir()
+    (here / "art" / "manifest.json").write_text("{")
+    (failure,) = found(here, GOOD + "routing: {artifact: art}\n", "artifact")
+    assert (failure.outcome, failure.fix) == ("failure", "thalamus fit")
+
+
+def test_a_port_that_is_taken_is_a_warning(here: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        (warning,) = found(here, GOOD + f"server: {{port: {taken.getsockname()[1]}}}\n", "address")
+    assert (warning.outcome, "--port" in warning.fix) == ("warning", True)
+
+
+def test_a_journal_that_cannot_be_written_is_a_failure(here: Path) -> None:
+    (here / "file").write_text("")
+    (failure,) = found(here, GOOD + "journal: {path: file/j.sqlite3}\n", "journal")
+    assert failure.outcome == "failure"
+
+
+def test_a_check_that_breaks_is_a_finding_and_not_a_traceback(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(checkup, "_embedders", broken)
+    (failure,) = found(here, GOOD, "encoder")
+    assert (failure.outcome, failure.message) == ("failure", "the check itself failed: RuntimeError: boom")

@@ -1,0 +1,118 @@
+"""Swapping applications under way: nobody is dropped, and a bad one changes nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from gateway.reload import Reloadable, StartupError
+
+
+class App:
+    """Answers with its name; remembers its lifespan. `hold` keeps requests until it is set."""
+
+    def __init__(self, name: str, fails: bool = False) -> None:
+        self.name = name
+        self.fails = fails
+        self.log: list[str] = []
+        self.hold = asyncio.Event()
+        self.hold.set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self.hold.wait()
+            self.log.append("answered")
+            await send({"type": "answer", "name": self.name})
+            return
+        await receive()
+        if self.fails:
+            raise RuntimeError("no room")
+        self.log.append("started")
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self.log.append("stopped")
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+class Served:
+    """A server's side of an application."""
+
+    def __init__(self, app: Reloadable) -> None:
+        self.app = app
+        self.orders: asyncio.Queue[Any] = asyncio.Queue()
+        self.told: asyncio.Queue[Any] = asyncio.Queue()
+        self.task = asyncio.create_task(app({"type": "lifespan"}, self.orders.get, self.told.put))
+
+    async def order(self, word: str) -> str:
+        await self.orders.put({"type": f"lifespan.{word}"})
+        message = await asyncio.wait_for(self.told.get(), 5)
+        return str(message["type"])
+
+    async def ask(self) -> str:
+        answers: asyncio.Queue[Any] = asyncio.Queue()
+        await self.app({"type": "http"}, self.orders.get, answers.put)
+        return str((await answers.get())["name"])
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[tuple[Served, App]]:
+    old = App("old")
+    served = Served(Reloadable(old))
+    assert await served.order("startup") == "lifespan.startup.complete"
+    yield served, old
+    if not served.task.done():
+        await served.order("shutdown")
+        await served.task
+
+
+async def test_after_a_swap_the_new_one_answers_and_the_old_one_stops(served: tuple[Served, App]) -> None:
+    server, old = served
+    assert await server.ask() == "old"
+    await server.app.swap(App("new"))
+    assert await server.ask() == "new"
+    await asyncio.sleep(0.02)
+    assert old.log == ["started", "answered", "stopped"]
+
+
+async def test_who_is_being_served_is_served_to_the_end_by_the_old_one(served: tuple[Served, App]) -> None:
+    server, old = served
+    old.hold.clear()
+    under_way = asyncio.create_task(server.ask())
+    await asyncio.sleep(0.01)
+    await server.app.swap(App("new"))
+    assert await server.ask() == "new"
+    assert "stopped" not in old.log
+    old.hold.set()
+    assert await under_way == "old"
+    await asyncio.sleep(0.02)
+    assert old.log == ["started", "answered", "stopped"]
+
+
+async def test_one_that_does_not_start_leaves_the_old_one_in_place(served: tuple[Served, App]) -> None:
+    server, old = served
+    with pytest.raises(StartupError, match="no room"):
+        await server.app.swap(App("bad", fails=True))
+    assert await server.ask() == "old"
+    assert "stopped" not in old.log
+
+
+async def test_shutdown_stops_those_that_still_drain_too(served: tuple[Served, App]) -> None:
+    server, old = served
+    old.hold.clear()
+    under_way = asyncio.create_task(server.ask())
+    await asyncio.sleep(0.01)
+    new = App("new")
+    await server.app.swap(new)
+    assert await server.order("shutdown") == "lifespan.shutdown.complete"
+    assert (old.log[-1], new.log[-1]) == ("stopped", "stopped")
+    old.hold.set()
+    await under_way
+    await server.task
+
+
+async def test_a_first_one_that_does_not_start_is_told_to_the_server() -> None:
+    served = Served(Reloadable(App("bad", fails=True)))
+    assert await served.order("startup") == "lifespan.startup.failed"
+    await served.task
