@@ -154,7 +154,10 @@ class LiteLLMExpert:
         return events
 
     async def close(self) -> None:
-        """LiteLLM keeps its own connections."""
+        """End the connections that LiteLLM keeps, for all its experts."""
+        end = getattr(self._litellm, "close_litellm_async_clients", None)
+        if end is not None:
+            await end()
 
 
 def _reader(answer: Any) -> Callable[[], Awaitable[bytes]]:

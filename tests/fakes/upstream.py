@@ -91,24 +91,32 @@ class Upstream:
         return sum(call["model"] == model for call in self.calls)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        answer: asyncio.Task[bool] | None = None
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            keep = True
-            while keep:
-                path, head = await read_head(reader)
-                body = json.loads(await reader.readexactly(int(head["content-length"])))
-                self.calls.append(body)
-                self.heads.append(head)
-                answer = asyncio.ensure_future(self.answer(path, body, writer))
-                gone = asyncio.ensure_future(hang_up(reader))
-                await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-                gone.cancel()
-                keep = answer.done() and answer.result()
-                if not answer.done():
-                    self.aborted.append(body["model"])
-                    answer.cancel()
-                    await asyncio.wait({answer})
-        writer.close()
+        """One connection, request by request."""
+        try:
+            while await self.serve_one(reader, writer):
+                pass
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    async def serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        path, head = await read_head(reader)
+        body = json.loads(await reader.readexactly(int(head["content-length"])))
+        self.calls.append(body)
+        self.heads.append(head)
+        answer = asyncio.ensure_future(self.answer(path, body, writer))
+        gone = asyncio.ensure_future(hang_up(reader))
+        try:
+            await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+            self.aborted.append(body["model"])
+            return False
+        finally:
+            for task in (answer, gone):
+                task.cancel()
+            await asyncio.gather(answer, gone, return_exceptions=True)
 
     async def answer(self, path: str, body: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
         """Answer one request; False closes the connection."""
@@ -226,3 +234,4 @@ async def running_upstream() -> AsyncIterator[Upstream]:
         for task in connections:
             task.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
+        await asyncio.sleep(0)

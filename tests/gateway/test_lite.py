@@ -1,0 +1,118 @@
+"""Experts through the real LiteLLM, whose provider is played by the fake upstream."""
+
+import asyncio
+import json
+
+import pytest
+import pytest_asyncio
+
+from gateway.experts.lite import LiteLLMExpert
+from tests.fakes.serving import Gateway, gateway
+from tests.fakes.upstream import WORDS, Upstream, running_upstream
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.filterwarnings("ignore"),  # LiteLLM and what it imports warn of much
+]
+NAMES = [
+    "good",
+    "status-400",
+    "status-401",
+    "status-429",
+    "status-500",
+    "toolong",
+    "hang",
+    "stall-2",
+    "cut-2",
+]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def upstream():
+    async with running_upstream() as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory):
+    place = {"api_base": upstream.base, "api_key": "sk-upstream-secret"}
+    experts = [{"name": name, "model": f"litellm_proxy/{name}", **place} for name in NAMES]
+    experts.append({"name": "vectors", "model": "litellm_proxy/vectors", "embeds": True, **place})
+    patience = {"first_token_s": 10, "between_tokens_s": 0.5, "total_s": 10}
+    journal = str(tmp_path_factory.mktemp("lite") / "j.sqlite3")
+    async with gateway({"experts": experts, "timeouts": patience}, journal, "good") as running:
+        assert isinstance(running.machine.experts["good"], LiteLLMExpert)
+        await running.chat("good")  # the import takes its time once
+        yield running
+
+
+async def test_a_whole_answer(served: Gateway) -> None:
+    answer = await served.chat("good")
+    assert (answer.status, answer.expert) == (200, "good")
+    assert answer.json()["choices"][0]["message"]["content"] == "".join(WORDS)
+    assert answer.json()["usage"]["prompt_tokens"] == 20
+
+
+async def test_a_stream(served: Gateway) -> None:
+    answer = await served.chat("good", stream=True)
+    chunks = [json.loads(event) for event in answer.events[:-1]]
+    said = [chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks if chunk["choices"]]
+    assert "".join(said) == "".join(WORDS)
+    assert answer.events[-1] == b"[DONE]"
+
+
+async def test_embeddings(served: Gateway) -> None:
+    answer = await served.post("embeddings", {"model": "vectors", "input": ["a", "b"]})
+    assert [item["embedding"] for item in answer.json()["data"]] == [[0.5, 0.25]] * 2
+
+
+async def test_only_known_parameters_are_handed_over(served: Gateway, upstream: Upstream) -> None:
+    await served.chat("good", temperature=0.5, mock_response="stolen", callbacks=["x"], metadata={"a": 1})
+    sent = upstream.calls[-1]
+    assert sent["temperature"] == 0.5
+    assert not {"mock_response", "callbacks", "metadata"} & set(sent)
+    assert upstream.heads[-1]["authorization"] == "Bearer sk-upstream-secret"
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [("status-400", 400), ("status-401", 502), ("status-429", 429), ("status-500", 502), ("toolong", 400)],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_errors_keep_their_status_and_no_secret(
+    served: Gateway, name: str, status: int, stream: bool
+) -> None:
+    answer = await served.chat(name, stream=stream)
+    assert answer.status == status
+    assert answer.error["message"]
+    assert b"secret" not in answer.body or name not in ("status-401",)
+
+
+@pytest.mark.parametrize("name", ["status-401", "status-429", "status-500", "toolong"])
+async def test_another_expert_answers_where_it_may_do_better(served: Gateway, name: str) -> None:
+    assert (await served.chat(name, router={"fallbacks": ["good"]})).expert == "good"
+
+
+@pytest.mark.parametrize("name", ["stall-2", "cut-2"])
+async def test_a_stream_that_breaks_off_says_so(served: Gateway, name: str) -> None:
+    answer = await served.chat(name, stream=True)
+    assert answer.status == 200
+    assert b'"error"' in answer.events[-1]
+    assert b"[DONE]" not in answer.body
+
+
+@pytest.mark.parametrize(("name", "stream"), [("hang", False), ("stall-2", True)])
+async def test_a_client_that_goes_away_is_seen_upstream(
+    served: Gateway, upstream: Upstream, name: str, stream: bool
+) -> None:
+    before, n_calls = upstream.aborted.count(name), upstream.n_calls(name)
+    asking = asyncio.ensure_future(served.chat(name, stream=stream))
+    async with asyncio.timeout(5):
+        while upstream.n_calls(name) == n_calls:  # noqa: ASYNC110 (nothing tells)
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.08)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    async with asyncio.timeout(0.2):
+        while upstream.aborted.count(name) == before:  # noqa: ASYNC110 (nothing tells)
+            await asyncio.sleep(0.01)
