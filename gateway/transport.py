@@ -68,6 +68,8 @@ class Address:
         )
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s)
         self._proxy = proxy_for(self.url)
+        if self._proxy is not None and self.url.scheme == "http":
+            self._headers.update(self._proxy.headers)  # no tunnel: the proxy reads the request itself
 
     async def post(self, body: bytes) -> aiohttp.ClientResponse:
         """Send and wait for the head of the answer. Redirects would carry keys elsewhere."""

@@ -86,19 +86,27 @@ class Upstream:
     chunk_s: float = 0.0
     healthy: bool = False
     """Answer whatever was asked for."""
+    writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
     def n_calls(self, model: str) -> int:
         return sum(call["model"] == model for call in self.calls)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, request by request."""
+        self.writers.add(writer)
         try:
             while await self.serve_one(reader, writer):
                 pass
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
+            self.writers.discard(writer)
             writer.close()
+
+    def hang_up(self) -> None:
+        """Drop every connection, as a process that dies does."""
+        for writer in self.writers:
+            writer.transport.abort()
 
     async def serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         path, head = await read_head(reader)
