@@ -73,9 +73,9 @@ async def test_who_is_not_coming_back_moves_on(transport: Transport) -> None:
 async def test_a_death_before_the_first_token_is_survived(transport: Transport, stream: bool) -> None:
     async with running_upstream() as dying, running_upstream() as reborn:
         process = Process(dying.base, reborn.base, alias="hang")
-        asking = asyncio.ensure_future(
-            expert_on(process, transport).call(Call("chat/completions", FIELDS, stream))
-        )
+        fields = {**FIELDS, "stream": msgspec.Raw(b"true" if stream else b"false")}
+        call = Call("chat/completions", fields, stream)
+        asking = asyncio.ensure_future(expert_on(process, transport).call(call))
         await seen(dying)
         process.base_url, process.alias = None, "good"
         dying.hang_up()
