@@ -19,6 +19,7 @@ from .app import build_app
 from .config import Config
 from .config_file import ConfigError, config_warnings, load_config
 from .greeting import greeting
+from .joining import JoiningProtocol
 from .journal import JournalError
 from .reload import Reloadable
 
@@ -133,7 +134,7 @@ def _overridden(config: Config, overrides: Mapping[str, Any]) -> Config:
 def _settings(app: Reloadable, config: Config) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=JoiningProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -1,0 +1,189 @@
+"""The quiet endpoints of a real gateway whose only experts are a tool and a fake upstream."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from gateway.app import build_app
+from gateway.config_file import parse_config
+from tests.fakes.serving import served
+
+CONFIG = """
+experts:
+  - {{name: calculator, tool: calculator}}
+  - {{name: remote, model: openai/gpt-4o-mini, api_base: "http://127.0.0.1:1/v1", api_key: sk-nothing-there}}
+policies:
+  auto: {{default: calculator, n_fallbacks: 0}}
+  private: {{require: {{local: true}}}}
+journal: {{path: "{folder}/journal.sqlite3"}}
+routing: {{artifact: "{folder}/artifact"}}
+server: {{max_body_bytes: 10000}}
+"""
+
+
+@dataclass
+class Site:
+    address: str
+    http: aiohttp.ClientSession
+
+    async def get(self, path: str, **headers: str) -> tuple[int, Any]:
+        async with self.http.get(self.address + path, headers=headers) as response:
+            return response.status, await response.json(content_type=None)
+
+    async def post(self, path: str, body: Any, **headers: str) -> tuple[int, Any]:
+        async with self.http.post(self.address + path, json=body, headers=headers) as response:
+            return response.status, await response.json(content_type=None)
+
+
+@contextlib.asynccontextmanager
+async def site_of(text: str) -> AsyncIterator[Site]:
+    async with served(build_app(parse_config(text, env={}))) as address, aiohttp.ClientSession() as http:
+        yield Site(address, http)
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with site_of(CONFIG.format(folder=tmp_path)) as site:
+        yield site
+
+
+def ask(text: str, **fields: Any) -> dict[str, Any]:
+    return {"model": "auto", "messages": [{"role": "user", "content": text}], **fields}
+
+
+async def test_models_lists_policies_and_experts_with_what_is_known_of_them(site: Site) -> None:
+    status, told = await site.get("/v1/models")
+    assert (status, told["object"]) == (200, "list")
+    by_name = {model["id"]: model for model in told["data"]}
+    assert list(by_name) == ["auto", "auto:private", "calculator", "remote"]
+    assert all({"id", "object", "created", "owned_by"} <= model.keys() for model in told["data"])
+    calculator, remote = by_name["calculator"]["thalamus"], by_name["remote"]["thalamus"]
+    assert calculator["labels"] == {"local": "true"}
+    assert remote["input_usd_per_token"] > 0
+    assert (remote["state"], remote["in_flight"]) == ("closed", 0)
+    assert "sk-nothing-there" not in str(told)
+
+
+async def test_one_model_is_told_by_name(site: Site) -> None:
+    assert (await site.get("/v1/models/auto:private"))[1]["id"] == "auto:private"
+    status, told = await site.get("/v1/models/openai/none")
+    assert (status, told["error"]["code"]) == (404, "model_not_found")
+    assert "calculator" in told["error"]["message"]
+
+
+async def test_a_dry_run_tells_every_candidate_and_calls_nobody(site: Site) -> None:
+    status, told = await site.post("/v1/route", {"prompt": "What is 17*23?"})
+    assert status == 200
+    assert told["expert"] == "calculator"
+    assert [c["expert"] for c in told["candidates"]] == ["calculator", "remote"]
+    assert told["query"]["text"] == "What is 17*23?"
+    assert (await site.get(f"/v1/decisions/{told['id']}"))[0] == 404
+
+
+async def test_a_prompt_and_a_lone_message_are_routed_alike(site: Site) -> None:
+    _, plain = await site.post("/v1/route", {"prompt": "What is 17*23?"})
+    _, chat = await site.post("/v1/route", ask("What is 17*23?"))
+    assert {**plain, "id": None} == {**chat, "id": None}
+
+
+async def test_hints_bind_a_dry_run_as_they_bind_a_call(site: Site) -> None:
+    _, told = await site.post("/v1/route", {"prompt": "hi", "router": {"exclude": ["calculator"]}})
+    assert told["expert"] == "remote"
+    _, told = await site.post("/v1/route", {"prompt": "hi"}, **{"x-thalamus-policy": "private"})
+    assert (told["policy"], told["candidates"][-1]["reason"]) == ("private", "lacks label local=true")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({}, 400, "messages"),
+        ({"prompt": 3}, 400, "prompt"),
+        ({"prompt": "hi", "model": "remote"}, 400, "model"),
+        ({"prompt": "hi", "model": "nobody"}, 404, "model"),
+        ({"prompt": "hi", "router": {"policy": "none"}}, 400, "router.policy"),
+        ({"prompt": "hi", "router": {"exclude": ["calculator", "remote"]}}, 400, "router"),
+        ({"prompt": "hi", "api_base": "http://evil"}, 400, "api_base"),
+        ({"prompt": "h" * 10_000}, 413, None),
+        ([], 400, None),
+    ],
+)
+async def test_a_dry_run_is_refused_like_a_call(
+    site: Site, body: Any, status: int, param: str | None
+) -> None:
+    got, told = await site.post("/v1/route", body)
+    assert (got, told["error"]["param"]) == (status, param)
+
+
+async def test_a_decision_can_be_looked_up_by_the_id_its_answer_bore(site: Site) -> None:
+    url = f"{site.address}/v1/chat/completions"
+    async with site.http.post(url, json=ask("What is 17*23?")) as response:
+        assert response.headers["x-thalamus-expert"] == "calculator"
+        decision_id = response.headers["x-thalamus-decision-id"]
+    status, told = await site.get(f"/v1/decisions/{decision_id}")
+    assert (status, told["id"], told["expert_answered"]) == (200, decision_id, "calculator")
+    assert told["decision"]["propensity"] == 1.0
+    assert len(told["decision"]["candidates"]) == 2
+    assert "17*23" not in str(told)
+
+
+@pytest.mark.parametrize("decision_id", ["dec_none", "x" * 4000, "%00", "..%2F.."])
+async def test_an_unknown_decision_is_a_404_in_the_envelope(site: Site, decision_id: str) -> None:
+    status, told = await site.get(f"/v1/decisions/{decision_id}")
+    assert status == 404
+    assert told["error"]["type"] == "invalid_request_error"
+
+
+async def test_health_is_told_to_anybody(tmp_path: Path) -> None:
+    text = CONFIG.format(folder=tmp_path).replace("server: {", "server: {master_key: sk-7f3a9c1e5b2d8046, ")
+    async with site_of(text) as site:
+        assert await site.get("/health/live") == (200, {"status": "live"})
+        status, told = await site.get("/health/ready")
+        assert (status, told["status"], told["degraded"]) == (200, "ready", [])
+        assert (await site.get("/v1/models"))[0] == 401
+        assert (await site.get("/v1/models", **{"x-api-key": "sk-7f3a9c1e5b2d8046"}))[0] == 200
+
+
+async def test_without_experts_nobody_is_ready(tmp_path: Path) -> None:
+    async with site_of(f'journal: {{path: "{tmp_path}/j"}}') as site:
+        status, told = await site.get("/health/ready")
+        assert (status, told["status"]) == (503, "unavailable")
+
+
+async def test_an_expert_that_cools_down_is_seen_in_readiness_and_models(site: Site) -> None:
+    for _ in range(4):
+        await site.post("/v1/chat/completions", ask("hi", model="remote"))
+    status, told = await site.get("/health/ready")
+    assert (status, told["status"], told["experts"]["remote"]) == (200, "degraded", "open")
+    assert told["degraded"] == ["expert remote: open"]
+    _, model = await site.get("/v1/models/remote")
+    assert model["thalamus"]["state"] == "open"
+    assert model["thalamus"]["cooldown_s"] > 0
+
+
+async def test_openapi_lists_every_endpoint_there_is(site: Site) -> None:
+    status, document = await site.get("/openapi.json")
+    assert status == 200
+    for path, operations in document["paths"].items():
+        for method in operations:
+            got, _ = await (site.get(path) if method == "get" else site.post(path, {}))
+            assert got in (200, 400, 404), path
+    refs = [part.split('"')[0] for part in str(document).replace("'", '"').split("#/components/schemas/")[1:]]
+    assert set(refs) <= document["components"]["schemas"].keys()
+
+
+async def test_what_is_not_there_is_a_404_in_the_envelope_that_says_where_to_look(site: Site) -> None:
+    status, told = await site.get("/v1/nothing")
+    assert (status, told["error"]["code"]) == (404, "unknown_url")
+    assert "/openapi.json" in told["error"]["message"]
+    assert (await site.post("/v1/models", {}))[0] == 405
+
+
+async def test_a_web_page_of_another_site_is_turned_away(site: Site) -> None:
+    status, told = await site.get("/v1/models", host="rebound.example")
+    assert (status, told["error"]["type"]) == (403, "permission_error")
+    assert (await site.get("/v1/models", origin="https://evil.example"))[0] == 403

@@ -1,0 +1,121 @@
+"""`thalamus serve` as a process: greets, serves, reads its configuration again, drains, ends well."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CONFIG = "experts:\n  - {name: calculator, tool: calculator}\nserver: {port: 0}\n"
+COMMAND = [sys.executable, "-c", "from gateway.cli import main; main()", "serve"]
+
+
+class Process:
+    """The gateway in a folder of its own."""
+
+    def __init__(self, folder: Path, *args: str) -> None:
+        self.folder = folder
+        self.out: IO[str] = (folder / "out").open("w")
+        self.err: IO[str] = (folder / "err").open("w")
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self.process = subprocess.Popen(
+            [*COMMAND, *args], cwd=folder, stdout=self.out, stderr=self.err, env=env
+        )
+        self.until(lambda: "OpenAI clients" in self.said or self.process.poll() is not None)
+
+    @property
+    def said(self) -> str:
+        return (self.folder / "out").read_text()
+
+    @property
+    def logged(self) -> str:
+        return (self.folder / "err").read_text()
+
+    @property
+    def address(self) -> str:
+        match = re.search(r"listens on (http://\S+)", self.said)
+        assert match, self.logged
+        return match[1]
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 15
+        while not condition():
+            assert time.monotonic() < deadline, self.said + self.logged
+            time.sleep(0.02)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        code = self.process.wait(15)
+        self.out.close()
+        self.err.close()
+        return code
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Process]:
+    (tmp_path / "thalamus.yaml").write_text(CONFIG)
+    process = Process(tmp_path)
+    yield process
+    process.end()
+
+
+def models(gateway: Process) -> list[str]:
+    return [m["id"] for m in httpx.get(f"{gateway.address}/v1/models").json()["data"]]
+
+
+def test_it_greets_with_experts_a_call_to_try_and_what_to_do_next(gateway: Process) -> None:
+    assert "calculator  tool: calculator" in gateway.said
+    assert f"curl -i {gateway.address}/v1/chat/completions" in gateway.said
+    assert "thalamus profile" in gateway.said
+    body = {"model": "auto", "messages": [{"role": "user", "content": "What is 4817*392?"}]}
+    answer = httpx.post(f"{gateway.address}/v1/chat/completions", json=body)
+    assert "1888264" in answer.json()["choices"][0]["message"]["content"].replace(",", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_well_when_told_to(gateway: Process, number: signal.Signals) -> None:
+    assert gateway.end(number) == 0
+    assert "Traceback" not in gateway.logged
+
+
+def test_it_reads_its_configuration_again_and_keeps_the_old_one_if_that_is_at_fault(gateway: Process) -> None:
+    file = gateway.folder / "thalamus.yaml"
+    file.write_text(CONFIG + "policies: {best: {}}\n")
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.until(lambda: "configuration reloaded" in gateway.logged)
+    assert models(gateway) == ["auto", "auto:best", "calculator"]
+    file.write_text(CONFIG + "exprets: []\n")
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.until(lambda: "the old one stays" in gateway.logged)
+    assert "thalamus.yaml:4: unknown key 'exprets'" in gateway.logged
+    assert models(gateway) == ["auto", "auto:best", "calculator"]
+    assert "Traceback" not in gateway.logged
+
+
+def test_serving_loads_no_torch_and_no_litellm() -> None:
+    code = (
+        "import sys, gateway.server; from gateway.app import build_app; "
+        "from gateway.config import Config, JournalConfig; "
+        "build_app(Config(journal=JournalConfig(enabled=False))); "
+        "assert not {'torch', 'litellm', 'sklearn', 'sentence_transformers'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_port_that_is_taken_is_one_line(gateway: Process, tmp_path: Path) -> None:
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "thalamus.yaml").write_text(CONFIG)
+    second = Process(tmp_path / "second", "--port", gateway.address.rpartition(":")[2])
+    assert second.end() == 1
+    assert second.logged.startswith("Error: cannot listen on 127.0.0.1:")
+    assert second.logged.count("\n") == 1
