@@ -239,6 +239,7 @@ def _prepare(path: Path) -> None:
 def _create(database: sqlite3.Connection) -> None:
     if database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
         raise sqlite3.DatabaseError("it is another program's database")
+    database.execute("PRAGMA synchronous=OFF")  # nothing is in it yet that could be lost
     database.execute("PRAGMA auto_vacuum=INCREMENTAL")
     database.execute("PRAGMA journal_mode=WAL")
     database.execute(f"CREATE TABLE decisions (seq INTEGER PRIMARY KEY, {', '.join(COLUMNS)})")
