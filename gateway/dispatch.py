@@ -54,6 +54,7 @@ class Story:
     answered: str | None = None
     upstream_s: float = 0.0
     first_token_s: float | None = None
+    streaming_s: float = 0.0
     usage: Usage | None = None
     status: int = CLIENT_GONE_STATUS
     error: str | None = None
@@ -175,7 +176,8 @@ class Dispatcher:
                 await exchange.end_stream(told + events.events.done)
             ended = True
         finally:
-            elapsed_s = (story.first_token_s or 0.0) + perf_counter() - start
+            story.streaming_s = perf_counter() - start
+            elapsed_s = (story.first_token_s or 0.0) + story.streaming_s
             story.usage = events.events.usage
             if failure is not None:
                 story.status, story.error = failure.client_status, failure.message
@@ -261,6 +263,7 @@ class Dispatcher:
                 cost_usd=self._cost_usd(story),
                 latency_s=latency_s,
                 first_token_s=story.first_token_s,
+                overhead_s=latency_s - story.upstream_s - story.streaming_s,
                 stream=order.call.stream,
                 endpoint=order.call.endpoint,
                 error=story.error,

@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
-from time import perf_counter
+from time import perf_counter, time_ns
 from typing import Any
 
 import msgspec
@@ -201,20 +201,20 @@ def request_id_of(given: bytes | None) -> bytes:
 
 
 class _Ids:
-    """Random ids from one read of the system's randomness for many."""
+    """Ids that sort by time, so that an index of them grows at its end; one read of randomness for many."""
 
-    N_BYTES = 12
+    N_BYTES = 8
     N_AT_ONCE = 128
 
     def __init__(self) -> None:
         self._left: list[str] = []
 
     def __call__(self) -> str:
-        """24 hexadecimal digits."""
+        """28 hexadecimal digits: the time in 65 µs, then randomness."""
         if not self._left:
             digits, n = os.urandom(self.N_BYTES * self.N_AT_ONCE).hex(), self.N_BYTES * 2
             self._left = [digits[i : i + n] for i in range(0, len(digits), n)]
-        return self._left.pop()
+        return f"{time_ns() >> 16:012x}{self._left.pop()}"
 
 
 fresh_id = _Ids()
