@@ -93,7 +93,7 @@ class _Server(uvicorn.Server):
 
 
 def _settle() -> None:
-    """What is there by now stays: the garbage collector need not look at it again, nor so often (−10 % CPU)."""
+    """What is there by now stays: the garbage collector need not look at it so often (−10 % CPU)."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
