@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -81,42 +82,39 @@ async def _decide(config: "Config", query: "Query", policy_name: str) -> "tuple[
 
 
 def show(record: dict[str, Any]) -> None:
-    """The decision as a table for people."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    console.print(
-        f"[bold]{record['expert']}[/bold]  ({record['policy']}, tier {record['tier']}): {record['reason']}"
+    """The decision as lines for people; a reason that does not fit goes below its expert."""
+    click.echo(f"{click.style(record['expert'], bold=True)}: {record['reason']}  (policy {record['policy']})")
+    candidates = record["candidates"]
+    width = max(len("expert"), *(len(candidate["expert"]) for candidate in candidates))
+    room = shutil.get_terminal_size().columns
+    click.echo(
+        click.style(_line(width, ("expert", "quality", "cost", "latency", "utility")) + "  reason", dim=True)
     )
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name, right in (
-        ("expert", False),
-        ("quality", True),
-        ("cost", True),
-        ("latency", True),
-        ("utility", True),
-    ):
-        table.add_column(name, justify="right" if right else "left", no_wrap=True)
-    table.add_column("reason")
-    for candidate in record["candidates"]:
-        table.add_row(
-            candidate["expert"],
-            _quality(candidate),
-            _number(candidate["cost_usd"], "${:.6f}"),
-            _number(candidate["latency_s"], "{:.2f} s"),
-            _number(candidate["utility"], "{:.3f}"),
-            candidate["reason"],
-            style=None if candidate["eligible"] else "dim",
-        )
-    console.print(table)
+    for candidate in candidates:
+        line = _line(width, _figures(candidate))
+        fits = len(line) + len(candidate["reason"]) + 2 <= room
+        text = line + ("  " if fits else "\n" + " " * 4) + candidate["reason"]
+        click.echo(text if candidate["eligible"] else click.style(text, dim=True))
     for note in record["notes"]:
-        console.print(f"[yellow]note[/yellow] {note}")
+        click.echo(f"note: {note}", err=True)
 
 
-def _quality(candidate: dict[str, Any]) -> str:
-    spread = _number(candidate["quality_std"], " ±{:.2f}")
-    return _number(candidate["quality"], "{:.2f}") + ("" if spread == "?" else spread)
+def _figures(candidate: dict[str, Any]) -> tuple[str, ...]:
+    spread = candidate["quality_std"]
+    return (
+        candidate["expert"],
+        _number(candidate["quality"], "{:.2f}") + ("" if spread is None else f" ±{spread:.2f}"),
+        _number(candidate["cost_usd"], "${:.6f}"),
+        _number(candidate["latency_s"], "{:.2f} s"),
+        _number(candidate["utility"], "{:.3f}"),
+    )
+
+
+def _line(width: int, cells: tuple[str, ...]) -> str:
+    name, *figures = cells
+    return f"{name:{width}}" + "".join(
+        f"{cell:>{n}}" for cell, n in zip(figures, (13, 12, 10, 9), strict=True)
+    )
 
 
 def _number(value: float | None, form: str) -> str:
