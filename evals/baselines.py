@@ -1,0 +1,48 @@
+"""What a router is held against: simple rules, a simple ensemble, and upper references."""
+
+import numpy as np
+
+from routers import Features, Floats, Ints, OutcomeTable
+
+
+def cheapest(train: OutcomeTable, n_queries: int) -> Ints:
+    """The expert with the lowest mean training cost, always; the best single where no cost is known."""
+    cost = train.means()["cost_usd"]
+    pick = train.best_single() if np.isnan(cost).all() else int(np.nanargmin(cost))
+    return np.full(n_queries, pick, np.int64)
+
+
+def task_table(train: OutcomeTable, test: OutcomeTable) -> Floats:
+    """(n_test, n_experts) mean training score on the true task: an upper reference, not a baseline."""
+    overall = train.means()["score"]
+    known = {task: train.take(np.array(train.tasks) == task).means()["score"] for task in set(train.tasks)}
+    means = {task: np.where(np.isnan(mean), overall, mean) for task, mean in known.items()}
+    return np.array([means.get(task, overall) for task in test.tasks]).reshape(len(test), train.n_experts)
+
+
+def mean_of_four(train: OutcomeTable, train_x: Features, texts: tuple[str, ...], x: Features) -> Floats:
+    """(n_queries, n_experts) mean of TF-IDF ridge, dense ridge, 200 neighbours and 64 k-means clusters.
+
+    The features are those of the encoder tier. Needs a table without gaps.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import Ridge
+
+    y = train.score
+    words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2)
+    lexical = Ridge(alpha=3.0).fit(words.fit_transform(train.texts), y).predict(words.transform(texts))
+    dense = Ridge(alpha=1.0).fit(train_x.dense, y).predict(x.dense)
+    clusters = KMeans(64, n_init=4, random_state=0).fit(train_x.dense)
+    members = np.eye(64)[clusters.labels_]
+    by_cluster = (members.T @ y) / np.maximum(members.sum(axis=0), 1)[:, None]
+    four = (lexical, dense, _neighbours(train_x, y, x, 200), by_cluster[clusters.predict(x.dense)])
+    mean: Floats = np.mean([part.reshape(len(x), -1) for part in four], axis=0)
+    return mean
+
+
+def _neighbours(train_x: Features, y: Floats, x: Features, k: int) -> Floats:
+    k = min(k, len(train_x))
+    nearest = np.argpartition(-(x.dense @ train_x.dense.T), k - 1, axis=1)[:, :k]
+    mean: Floats = y[nearest].mean(axis=1)
+    return mean

@@ -1,0 +1,1 @@
+"""Sub-commands of `thalamus` that work on outcome tables; found by entry point."""

@@ -1,0 +1,110 @@
+"""`thalamus fit`: train an artifact on an outcome table."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from routers import (
+    PREDICTORS,
+    Artifact,
+    ArtifactError,
+    FeatureExtractor,
+    FitSettings,
+    OutcomeTable,
+    StaticEmbedder,
+    fit_artifact,
+    load_embedder,
+)
+
+from .telling import checked, progress, say_facts
+
+EXAMPLES = """
+\b
+Examples:
+  thalamus fit outcomes.jsonl.gz                    writes .thalamus/artifact, where serve looks for it
+  thalamus fit outcomes.jsonl.gz mine --predictor knn --settings '{"k": 50}'
+  thalamus fit outcomes.jsonl.gz --encoder none     the cheap tier only
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("table", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path), default=Path(".thalamus/artifact"))
+@click.option("--predictor", type=click.Choice(sorted(PREDICTORS)), default="blend", show_default=True)
+@click.option("--settings", default="{}", help="Settings of the predictor, a JSON object.")
+@click.option(
+    "--encoder",
+    default="minilm",
+    show_default=True,
+    help="The embedder of the encoder tier, or none.",
+)
+@click.option("--folds", type=click.IntRange(2, 50), default=5, show_default=True, help="Cross-validation.")
+@click.option("--experts", help="Only these experts, comma-separated.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest's figures as JSON.")
+@checked
+def command(
+    table: Path,
+    out: Path,
+    predictor: str,
+    settings: str,
+    encoder: str,
+    folds: int,
+    experts: str | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Train on the outcome TABLE and write the artifact to the directory OUT.
+
+    Everything is chosen by cross-validation in which near-twins stay together; figures are out of fold.
+    """
+    outcomes = OutcomeTable.load(table)
+    if experts:
+        outcomes = outcomes.only([name.strip() for name in experts.split(",")])
+    if out.exists() and not (out / "manifest.json").is_file():
+        raise ArtifactError(f"{out}: exists and is not an artifact; choose another name")
+    chosen = FitSettings(predictor, _object(settings), folds, seed=seed)
+    extractor = FeatureExtractor(
+        StaticEmbedder(), None if encoder == "none" else load_embedder(encoder, n_threads=2)
+    )
+    with progress() as tell:
+        artifact = fit_artifact(
+            outcomes, extractor, chosen, tell, created=datetime.now(UTC).isoformat(timespec="seconds")
+        )
+    artifact.save(out)
+    facts = _facts(artifact, out)
+    if as_json:
+        click.echo(json.dumps(facts))
+    else:
+        say_facts(facts)
+        click.echo(f"next: thalamus serve, with `routing: {{artifact: {out}}}` in thalamus.yaml")
+
+
+def _object(told: str) -> dict[str, Any]:
+    try:
+        value = json.loads(told)
+    except ValueError as error:
+        raise click.BadParameter(f"not JSON: {error}", param_hint="--settings") from None
+    if not isinstance(value, dict):
+        raise click.BadParameter("a JSON object is needed", param_hint="--settings")
+    return value
+
+
+def _facts(artifact: Artifact, out: Path) -> dict[str, Any]:
+    consulted = [row for row in artifact.margins if row["margin"] <= artifact.margin]
+    return {
+        "artifact": str(out),
+        "n_queries": artifact.provenance["n_queries"],
+        "experts": {
+            e.name: {"model": e.model, "n": e.n, "score": round(e.score, 4)} for e in artifact.experts
+        },
+        "heads": {
+            tier: {key: round(value, 4) for key, value in head.metrics.items()}
+            for tier, head in artifact.heads.items()
+        },
+        "margin": round(artifact.margin, 4),
+        "share_consulted": round(consulted[-1]["consulted"], 4) if consulted else None,
+    }

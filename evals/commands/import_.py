@@ -1,0 +1,118 @@
+"""`thalamus import`: outcomes from other people's files, as an outcome table."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import numpy as np
+
+from routers import DataError, OutcomeTable, merge_outcomes
+
+from ..datasets import FORMATS, read_outcomes
+from .telling import checked, say_facts, table_facts
+
+EXAMPLES = """
+\b
+Examples:
+  thalamus import scores.csv outcomes.jsonl.gz
+  thalamus import mydata/ outcomes.jsonl.gz --buckets 0-79
+  thalamus import scores.csv outcomes.jsonl --model big=openai/gpt-5 --model small=openai/gpt-5-mini
+
+\b
+A CSV or JSON-lines file has a line per prompt and model (prompt, model, score and, where known, cost_usd,
+input_tokens, output_tokens, latency_s, id, task, family, bucket), or a line per prompt with a column of
+scores per model. A folder holds prompts.parquet and outcomes.parquet. Scores are in [0, 1].
+"""
+
+
+@click.command("import", epilog=EXAMPLES)
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["auto", *sorted(FORMATS)]),
+    default="auto",
+    show_default=True,
+    help="How SOURCE is written.",
+)
+@click.option("--buckets", help="Only these buckets (0-99), such as 0-79 or 3,5,80-99.")
+@click.option("--experts", help="Only these experts, comma-separated.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME=MODEL",
+    help="The provider/model an expert stands for, as in thalamus.yaml; else its name.",
+)
+@click.option("--merge", is_flag=True, help="Add to the table in OUT; new measurements replace old ones.")
+@click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
+@checked
+def command(
+    source: Path,
+    out: Path,
+    form: str,
+    buckets: str | None,
+    experts: str | None,
+    models: Sequence[str],
+    merge: bool,
+    as_json: bool,
+) -> None:
+    """Read outcomes from SOURCE and write them as an outcome table to OUT (.jsonl or .jsonl.gz)."""
+    _check_out(out)
+    table = read_outcomes(source, form)
+    if buckets:
+        table = table.take(np.isin(table.bucket, list(bucket_set(buckets))))
+    if experts:
+        table = table.only([name.strip() for name in experts.split(",")])
+    table = _with_models(table, models)
+    if merge and out.exists():
+        table = merge_outcomes(OutcomeTable.load(out), table)
+    if not len(table):
+        raise DataError(f"{source}: no query left after --buckets {buckets}")
+    table.save(out)
+    facts = {"table": str(out), **table_facts(table)}
+    if as_json:
+        click.echo(json.dumps(facts))
+    else:
+        say_facts(facts)
+        click.echo(f"next: thalamus fit {out} ARTIFACT")
+
+
+def bucket_set(told: str) -> set[int]:
+    """The buckets that `0-79` or `3,5,80-99` names.
+
+    Raises:
+        BadParameter: something else was said.
+    """
+    found: set[int] = set()
+    for part in told.split(","):
+        first, dash, last = part.strip().partition("-")
+        try:
+            low, high = int(first), int(last if dash else first)
+        except ValueError:
+            low, high = 0, -1
+        if not 0 <= low <= high < 100:
+            raise click.BadParameter(
+                f"{part.strip()!r} is no bucket or range of 0-99", param_hint="--buckets"
+            )
+        found.update(range(low, high + 1))
+    return found
+
+
+def _check_out(out: Path) -> None:
+    if not out.name.removesuffix(".gz").endswith(".jsonl"):
+        raise click.BadParameter(f"{out.name!r} must end in .jsonl or .jsonl.gz", param_hint="OUT")
+
+
+def _with_models(table: OutcomeTable, told: Sequence[str]) -> OutcomeTable:
+    models = dict(zip(table.experts, table.models, strict=True))
+    for pair in told:
+        name, equals, model = pair.partition("=")
+        if not equals or not model or name not in models:
+            known = ", ".join(models)
+            raise click.BadParameter(f"{pair!r} is not NAME=MODEL of {known}", param_hint="--model")
+        models[name] = model
+    return replace(table, models=tuple(models.values()))

@@ -1,0 +1,91 @@
+"""How the commands speak: one clear line on failure, facts as a list, progress where somebody watches."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar
+
+import click
+import numpy as np
+
+from routers import OutcomeTable, RoutersError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Tell = Callable[[str, int, int], None]
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Errors on purpose become one line and exit status 1; so does a full disk."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except RoutersError as error:
+            raise click.ClickException(str(error)) from None
+        except OSError as error:
+            raise click.ClickException(f"{error.filename or 'output'}: {error.strerror or error}") from None
+
+    return run
+
+
+@contextmanager
+def progress() -> Iterator[Tell]:
+    """A bar on standard error if that is a terminal; a silent one otherwise."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                for task in tasks.values():
+                    bar.update(task, completed=bar.tasks[task].total)
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield tell
+        for task in tasks.values():
+            bar.update(task, completed=bar.tasks[task].total)
+
+
+def table_facts(table: OutcomeTable) -> dict[str, Any]:
+    """What one wants to know of an outcome table at a glance."""
+    means = table.means()
+    oracle = table.oracle()
+    return {
+        "n_queries": len(table),
+        "n_tasks": len(set(table.tasks)),
+        "measured": round(float((~np.isnan(table.score)).mean()), 4) if len(table) else 0.0,
+        "best_single": table.experts[table.best_single()],
+        "oracle": round(float(np.nanmean(oracle)), 4) if not np.isnan(oracle).all() else None,
+        "experts": {
+            name: {
+                "model": table.models[e],
+                **{
+                    key: float(f"{values[e]:.4g}") for key, values in means.items() if not np.isnan(values[e])
+                },
+            }
+            for e, name in enumerate(table.experts)
+        },
+        "source": table.provenance.source,
+        "licence": table.provenance.licence,
+        "cost_basis": table.provenance.cost_basis,
+        "fingerprint": table.fingerprint,
+    }
+
+
+def say_facts(facts: Mapping[str, Any]) -> None:
+    """One fact a line; nested facts indented."""
+    for key, value in facts.items():
+        if isinstance(value, Mapping):
+            click.echo(f"{key}:")
+            for name, told in value.items():
+                shown = ", ".join(f"{k} {v}" for k, v in told.items()) if isinstance(told, Mapping) else told
+                click.echo(f"  {name}: {shown}")
+        elif value not in ("", None):
+            click.echo(f"{key}: {value}")

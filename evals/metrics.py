@@ -1,0 +1,125 @@
+"""What a router is worth, as defined numbers; each is a mean over queries, so that it can be bootstrapped.
+
+For predicted quality q̂ and expected cost ĉ (training means) a router with multiplier λ takes
+argmax q̂ − λ·ĉ/mean(ĉ). Every λ is chosen on the training part, from out-of-fold predictions; the test part is
+only read.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from routers import Floats, Ints, OutcomeTable
+
+N_BUDGETS = 50
+LAMBDAS: Floats = np.concatenate(([0.0], np.geomspace(1e-4, 30.0, 400)))
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """One train/test split: outcomes and a router's quality predictions on both parts.
+
+    train_quality: (n_train, n_experts), out of fold; test_quality: (n_test, n_experts)
+    """
+
+    train: OutcomeTable
+    test: OutcomeTable
+    train_quality: Floats
+    test_quality: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Per test query, what came of routing it; pooled over folds by `pool`. All (n_test,).
+
+    score:        with λ = 0
+    single:       of the best single expert as the training part names it
+    at_budget:    mean over the budgets of `area`; at_budget_usd the cost that came with it
+    saving:       with the λ of `cost_saved`; saving_usd and single_usd what it and the best single cost
+    """
+
+    score: Floats
+    single: Floats
+    at_budget: Floats
+    at_budget_usd: Floats
+    saving: Floats
+    saving_usd: Floats
+    single_usd: Floats
+
+
+def read_split(split: Split) -> Reading:
+    """Choose every λ on the training part and read the test part once with each."""
+    best = split.train.best_single()
+    cost = split.train.means()["cost_usd"]
+    picks = route(split.test_quality, cost, 0.0)
+    unread = np.full(len(split.test), np.nan)
+    reading = Reading(
+        score=taken(split.test.score, picks),
+        single=split.test.score[:, best],
+        at_budget=unread,
+        at_budget_usd=unread,
+        saving=unread,
+        saving_usd=unread,
+        single_usd=unread,
+    )
+    return reading if np.isnan(cost).any() else _with_costs(split, reading, best, cost)
+
+
+def _with_costs(split: Split, reading: Reading, best: int, cost: Floats) -> Reading:
+    trained = [route(split.train_quality, cost, lam) for lam in LAMBDAS]
+    train_usd = np.array([np.nanmean(taken(split.train.cost_usd, p)) for p in trained])
+    train_score = np.array([np.nanmean(taken(split.train.score, p)) for p in trained])
+    scores = np.zeros(len(split.test))
+    usd = np.zeros(len(split.test))
+    for budget in np.linspace(cost.min(), cost[best], N_BUDGETS):
+        meets = np.flatnonzero(train_usd <= budget * (1 + 1e-9))
+        lam = LAMBDAS[meets[0]] if meets.size else LAMBDAS[-1]
+        picks = route(split.test_quality, cost, lam)
+        scores += taken(split.test.score, picks) / N_BUDGETS
+        usd += taken(split.test.cost_usd, picks) / N_BUDGETS
+    enough = np.flatnonzero(train_score >= np.nanmean(split.train.score[:, best]))
+    frugal = (
+        route(split.test_quality, cost, LAMBDAS[enough[-1]])
+        if enough.size
+        else np.full(len(split.test), best, np.int64)
+    )
+    return Reading(
+        score=reading.score,
+        single=reading.single,
+        at_budget=scores,
+        at_budget_usd=usd,
+        saving=taken(split.test.score, frugal),
+        saving_usd=taken(split.test.cost_usd, frugal),
+        single_usd=split.test.cost_usd[:, best],
+    )
+
+
+def route(quality: Floats, cost_usd: Floats, lam: float) -> Ints:
+    """(n_queries,) argmax q̂ − λ·ĉ/mean(ĉ), the first of equals; costs (n_experts,), not read for λ = 0."""
+    utility = quality - lam * cost_usd / cost_usd.mean() if lam else quality
+    picks: Ints = np.argmax(utility, axis=1)
+    return picks
+
+
+def taken(values: Floats, picks: Ints) -> Floats:
+    """(n_queries,) the value of the expert picked for each query."""
+    return values[np.arange(len(values)), picks]
+
+
+def pool(readings: list[Reading]) -> Reading:
+    """The test queries of all folds in one reading."""
+    fields = Reading.__dataclass_fields__
+    return Reading(**{name: np.concatenate([getattr(r, name) for r in readings]) for name in fields})
+
+
+def summary(reading: Reading) -> dict[str, float]:
+    """accuracy, gain over the best single, area and its cost, cost_saved and the score difference with it."""
+    single = reading.single.mean()
+    return {
+        "accuracy": reading.score.mean(),
+        "gain": reading.score.mean() / single - 1,
+        "area": reading.at_budget.mean(),
+        "area_usd": reading.at_budget_usd.mean(),
+        "cost_saved": 1 - reading.saving_usd.sum() / reading.single_usd.sum(),
+        "cost_saved_score": reading.saving.mean() - single,
+    }
