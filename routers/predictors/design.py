@@ -31,10 +31,10 @@ class Lexicon:
 
     def rows(self, lexical: Ints) -> tuple[Ints, Floats32]:
         """Each id's place among the kept and tf-idf value, (n_queries, n_slots) each; rows of unit length."""
-        places = np.minimum(np.searchsorted(self.ids, lexical), max(len(self.ids) - 1, 0))
+        places: Ints = np.minimum(np.searchsorted(self.ids, lexical), max(len(self.ids) - 1, 0))
         values = np.where(self.ids[places] == lexical, self.idf[places], np.float32(0))
-        norm = np.sqrt(np.einsum("qs,qs->q", values, values))[:, None]
-        return places, values / np.where(norm > 0, norm, 1)
+        values /= np.sqrt(np.einsum("qs,qs->q", values, values) + np.float32(1e-12))[:, None]
+        return places, values
 
     def matrix(self, lexical: Ints) -> csr_array:
         """(n_queries, n_terms) sparse tf-idf, rows of unit length."""
