@@ -13,6 +13,8 @@ from typing import Any
 
 import uvicorn
 from msgspec.structs import replace
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from routers import RoutersError
 
@@ -28,6 +30,13 @@ log = logging.getLogger("thalamus")
 
 BACKLOG = 2048
 GC_THRESHOLDS = (20_000, 20, 50)
+EXPOSED = [
+    "x-request-id",
+    *(
+        f"x-thalamus-{n}"
+        for n in ("decision-id", "expert", "policy", "plan", "reason", "cost-usd", "overhead-ms")
+    ),
+]
 RESTART_ONLY = ("host", "port", "workers")
 
 
@@ -45,7 +54,7 @@ def serve(config_path: Path, config: Config, overrides: Mapping[str, Any]) -> No
     config = _overridden(config, overrides)
     listener = _listener(config.server.host, config.server.port)
     try:
-        app = Reloadable(build_app(config))
+        app = Reloadable(application(config))
     except (JournalError, RoutersError, ValueError) as error:
         listener.close()
         raise CannotServeError(str(error)) from None
@@ -56,6 +65,21 @@ def serve(config_path: Path, config: Config, overrides: Mapping[str, Any]) -> No
         runner.run(_run(server, listener, reading))
     if not server.started:
         raise CannotServeError("the gateway did not start; the lines above say why")
+
+
+def application(config: Config) -> ASGIApp:
+    """The gateway, which also answers the browsers of `server.cors_origins` where there are any.
+
+    Raises:
+        JournalError, RoutersError, ValueError: as `build_app`.
+    """
+    app: ASGIApp = build_app(config)
+    if not config.server.cors_origins:
+        return app
+    origins = [origin.rstrip("/") for origin in config.server.cors_origins]
+    return CORSMiddleware(
+        app, origins, allow_methods=["GET", "POST"], allow_headers=["*"], expose_headers=EXPOSED
+    )
 
 
 async def _run(server: "_Server", listener: socket.socket, reading: "_Rereading") -> None:
@@ -124,7 +148,7 @@ class _Rereading:
                     log.warning("server.%s changed: that takes a restart", name)
             kept = {name: getattr(self._config.server, name) for name in RESTART_ONLY}
             fresh = replace(fresh, server=replace(fresh.server, **kept))
-            app = await asyncio.to_thread(build_app, fresh)
+            app = await asyncio.to_thread(application, fresh)
             await self._app.swap(app)
         except Exception as error:  # whatever is wrong with the new one, the old one serves on
             for line in str(error).splitlines():

@@ -9,8 +9,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.app import build_app
 from gateway.config_file import parse_config
+from gateway.server import application
 from tests.fakes.serving import served
 
 CONFIG = """
@@ -42,7 +42,7 @@ class Site:
 
 @contextlib.asynccontextmanager
 async def site_of(text: str) -> AsyncIterator[Site]:
-    async with served(build_app(parse_config(text, env={}))) as address, aiohttp.ClientSession() as http:
+    async with served(application(parse_config(text, env={}))) as address, aiohttp.ClientSession() as http:
         yield Site(address, http)
 
 
@@ -187,3 +187,20 @@ async def test_a_web_page_of_another_site_is_turned_away(site: Site) -> None:
     status, told = await site.get("/v1/models", host="rebound.example")
     assert (status, told["error"]["type"]) == (403, "permission_error")
     assert (await site.get("/v1/models", origin="https://evil.example"))[0] == 403
+
+
+async def test_a_web_page_that_the_configuration_allows_may_ask(tmp_path: Path) -> None:
+    text = CONFIG.format(folder=tmp_path).replace(
+        "server: {", 'server: {cors_origins: ["https://app.example"], '
+    )
+    async with site_of(text) as site:
+        asked = {"origin": "https://app.example", "access-control-request-method": "POST"}
+        async with site.http.options(f"{site.address}/v1/chat/completions", headers=asked) as preflight:
+            assert preflight.status == 200
+            assert preflight.headers["access-control-allow-origin"] == "https://app.example"
+        async with site.http.get(
+            f"{site.address}/v1/models", headers={"origin": "https://app.example"}
+        ) as told:
+            assert told.status == 200
+            assert "x-thalamus-expert" in told.headers["access-control-expose-headers"]
+        assert (await site.get("/v1/models", origin="https://evil.example"))[0] == 403

@@ -184,7 +184,7 @@ async def test_a_full_disk_loses_entries_counts_them_and_raises_nothing(
     def full(*_: object, **__: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr(journal_module.sqlite3, "connect", full)
+    monkeypatch.setattr(sqlite3, "connect", full)
     for n in range(25):
         journal.record(entry(f"d{n}"))
     await until(lambda: "disk is full" in str(journal.degraded))
