@@ -6,58 +6,23 @@ breaks off says so. Whatever happens is told to the fleet and written to the jou
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from time import perf_counter
 
 import msgspec
 
-from policies import Decision, Plan, Verdict, decision_record
+from policies import Verdict
 
 from .errors import ExpertFailed, GatewayError, Unavailable
 from .experts.types import Call, Expert, Reply, UpstreamError
 from .fleet import FleetState
 from .journal import AttemptRecord, Entry, Journal
+from .orders import Order, Story, debug_json
 from .sse import EventStream, error_event
-from .usage import UNKNOWN_PRICE, Price, Usage, cost_usd
+from .transcript import answer_of, prompt_of
+from .usage import UNKNOWN_PRICE, Price, cost_usd
 from .wire import Exchange, Headers, fresh_id, header_value
 
-CLIENT_GONE_STATUS = 499
-MAX_DEBUG_BYTES = 7168
 COST_DIGITS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What is to be done for one request, and on whose word.
-
-    `asked` is the expert a client named, None where a policy chose. `explain` puts the facts of the headers
-    into the stream too, `debug` the whole decision on the response.
-    """
-
-    call: Call
-    plan: Plan
-    policy: str
-    reason: str
-    asked: str | None = None
-    decision: Decision | None = None
-    explain: bool = False
-    debug: bool = False
-    session_id: str | None = None
-
-
-@dataclass(slots=True)
-class Story:
-    """What came of an order so far."""
-
-    decision_id: str
-    records: list[AttemptRecord] = field(default_factory=list)
-    answered: str | None = None
-    upstream_s: float = 0.0
-    first_token_s: float | None = None
-    streaming_s: float = 0.0
-    usage: Usage | None = None
-    status: int = CLIENT_GONE_STATUS
-    error: str | None = None
 
 
 class Dispatcher:
@@ -150,6 +115,8 @@ class Dispatcher:
 
     async def _send_whole(self, exchange: Exchange, order: Order, story: Story, reply: Reply) -> None:
         story.status = 200
+        if self._journal.content:
+            story.said.append(reply.body)
         headers = self._facts(exchange, order, story)
         cost = self._cost_usd(story)
         headers.append(
@@ -166,6 +133,8 @@ class Dispatcher:
             await exchange.start_stream(self._facts(exchange, order, story))
             try:
                 async for ready in events:
+                    if self._journal.content:
+                        story.said.append(ready)
                     await exchange.stream(ready)
             except UpstreamError as error:
                 failure = error
@@ -246,6 +215,7 @@ class Dispatcher:
     def _record(self, exchange: Exchange, order: Order, story: Story) -> None:
         usage = story.usage
         latency_s = perf_counter() - exchange.started_s
+        content = self._journal.content
         self._journal.record(
             Entry(
                 decision_id=story.decision_id,
@@ -269,6 +239,8 @@ class Dispatcher:
                 error=story.error,
                 key_id=exchange.key_id,
                 session_id=order.session_id,
+                prompt=prompt_of(order.call) if content else None,
+                answer=answer_of(story.said, order.call.stream) if content else None,
             )
         )
 
@@ -276,24 +248,3 @@ class Dispatcher:
 def _failed(name: str, error: UpstreamError, latency_s: float) -> AttemptRecord:
     verdict = "moved_on" if error.moves_on else "refused"
     return AttemptRecord(name, verdict, error.status, error.message, latency_s)
-
-
-def debug_json(order: Order, story: Story) -> bytes:
-    """The whole decision as compact JSON in ASCII; shortened to its outcome where a header cannot hold it."""
-    whole = {"id": story.decision_id, **(decision_record(order.decision) if order.decision else {})}
-    whole |= {"policy": order.policy, "reason": order.reason, "experts": list(order.plan.experts)}
-    for record in (whole, {"id": story.decision_id, "policy": order.policy, "truncated": True}):
-        text = ascii_json(record)
-        if len(text) <= MAX_DEBUG_BYTES:
-            break
-    return text
-
-
-def ascii_json(record: Mapping[str, object]) -> bytes:
-    """JSON without a character that a header could not carry."""
-    text = msgspec.json.encode(record).decode()
-    if text.isascii():
-        return text.encode()
-    return "".join(
-        c if c.isascii() else f"\\u{ord(c):04x}" if ord(c) < 0x10000 else "?" for c in text
-    ).encode()

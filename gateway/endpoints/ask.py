@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from policies import Policy, Single
 from routers import Query
 
-from ..dispatch import Dispatcher, Order
+from ..dispatch import Dispatcher
 from ..errors import InvalidField, ModelNotFound
 from ..experts.types import Call, Endpoint, Fields
+from ..fields import flag_field, read_fields, text_field
 from ..hints import RequestHints, read_hints
 from ..machine import Machine
-from ..wire import Exchange, flag_field, read_fields, text_field
+from ..orders import Order
+from ..wire import Exchange
 
 NAMED_POLICY = "named"
 NAMED_REASON = "asked for by name"

@@ -11,12 +11,14 @@ import numpy as np
 from policies import Single
 from routers import estimate_tokens
 
-from ..dispatch import Dispatcher, Order
+from ..dispatch import Dispatcher
 from ..errors import InvalidField, ModelNotFound
 from ..experts.types import Call, Fields
+from ..fields import read_fields, text_field
 from ..hints import read_hints
 from ..machine import Machine
-from ..wire import Exchange, read_fields, text_field
+from ..orders import Order
+from ..wire import Exchange
 from .ask import NAMED_POLICY, NAMED_REASON, OURS, expert_names
 
 if TYPE_CHECKING:

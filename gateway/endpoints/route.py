@@ -11,9 +11,10 @@ from policies import decision_record
 from routers import Query
 
 from ..errors import InvalidField
+from ..fields import read_fields, text_field
 from ..hints import read_hints
 from ..query import query_of_chat, query_of_completion
-from ..wire import ClientGoneError, read_fields, text_field, too_large
+from ..wire import ClientGoneError, too_large
 from .answers import answer, machine_of
 from .ask import expert_names, policy_of
 

@@ -1,0 +1,72 @@
+"""What dispatch is told to do for one request, and what came of it so far."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from policies import Decision, Plan, decision_record
+
+from .experts.types import Call
+from .journal import AttemptRecord
+from .usage import Usage
+
+CLIENT_GONE_STATUS = 499
+MAX_DEBUG_BYTES = 7168
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be done for one request, and on whose word.
+
+    `asked` is the expert a client named, None where a policy chose. `explain` puts the facts of the headers
+    into the stream too, `debug` the whole decision on the response.
+    """
+
+    call: Call
+    plan: Plan
+    policy: str
+    reason: str
+    asked: str | None = None
+    decision: Decision | None = None
+    explain: bool = False
+    debug: bool = False
+    session_id: str | None = None
+
+
+@dataclass(slots=True)
+class Story:
+    """What came of an order so far."""
+
+    decision_id: str
+    records: list[AttemptRecord] = field(default_factory=list)
+    answered: str | None = None
+    upstream_s: float = 0.0
+    first_token_s: float | None = None
+    streaming_s: float = 0.0
+    usage: Usage | None = None
+    status: int = CLIENT_GONE_STATUS
+    error: str | None = None
+    said: list[bytes] = field(default_factory=list)
+    """The answer as it went out; kept only where the journal keeps content."""
+
+
+def debug_json(order: Order, story: Story) -> bytes:
+    """The whole decision as compact JSON in ASCII; shortened to its outcome where a header cannot hold it."""
+    whole = {"id": story.decision_id, **(decision_record(order.decision) if order.decision else {})}
+    whole |= {"policy": order.policy, "reason": order.reason, "experts": list(order.plan.experts)}
+    for record in (whole, {"id": story.decision_id, "policy": order.policy, "truncated": True}):
+        text = ascii_json(record)
+        if len(text) <= MAX_DEBUG_BYTES:
+            break
+    return text
+
+
+def ascii_json(record: Mapping[str, object]) -> bytes:
+    """JSON without a character that a header could not carry."""
+    text = msgspec.json.encode(record).decode()
+    if text.isascii():
+        return text.encode()
+    return "".join(
+        c if c.isascii() else f"\\u{ord(c):04x}" if ord(c) < 0x10000 else "?" for c in text
+    ).encode()
