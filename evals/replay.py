@@ -89,7 +89,7 @@ def replay(table: OutcomeTable, artifact: Artifact, extractor: Extractor, policy
     """Decide every query as the server would with everybody idle, and look up what came of it."""
     pool = pool_of(table)
     forecaster = Forecaster(pool, artifact)
-    engine = Engine(pool, Scale(_dearest(forecaster.mean_cost_usd), _dearest(forecaster.mean_latency_s)))
+    engine = Engine(pool, Scale.of(forecaster.mean_cost_usd, forecaster.mean_latency_s))
     decisions = drive(engine, forecaster, extractor, policy, [query_of(text) for text in table.texts])
     column = {name: n for n, name in enumerate(table.experts)}
     picks = np.array([column[decision.chosen] for decision in decisions], np.int64)
@@ -120,8 +120,3 @@ def drive(
         except StopIteration as done:
             decided: list[Decision] = done.value
             return decided
-
-
-def _dearest(typical: Floats) -> float:
-    known = typical[~np.isnan(typical)]
-    return float(known.max(initial=0.0)) or 1.0

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from policies import Engine, Scale
 from routers import (
     Artifact,
@@ -13,7 +11,6 @@ from routers import (
     EmbedderError,
     ExpertProfile,
     FeatureExtractor,
-    Floats,
     Forecaster,
     StaticEmbedder,
     load_embedder,
@@ -50,13 +47,8 @@ def _routing(
     gatherer: Gatherer | None,
     lack: str | None,
 ) -> Routing:
-    scale = Scale(_dearest(forecaster.mean_cost_usd), _dearest(forecaster.mean_latency_s))
+    scale = Scale.of(forecaster.mean_cost_usd, forecaster.mean_latency_s)
     return Routing(Engine(pool, scale), forecaster, extractor, gatherer, lack)
-
-
-def _dearest(typical: Floats) -> float:
-    """The largest that is known; 1 where none is, or all are free."""
-    return float(np.nanmax(typical, initial=0.0)) or 1.0
 
 
 def _extractor(config: Config) -> tuple[FeatureExtractor | None, Embedder | None, str | None]:

@@ -38,6 +38,11 @@ class Scale:
     cost_usd: float = 1.0
     latency_s: float = 1.0
 
+    @classmethod
+    def of(cls, cost_usd: Floats, latency_s: Floats) -> "Scale":
+        """From what typical calls cost and take, (n_experts,) each; 1 where nothing is known or all is free."""
+        return cls(_largest(cost_usd), _largest(latency_s))
+
 
 class Engine:
     """Decides for one pool of experts; every array it reads is in the pool's order."""
@@ -213,6 +218,10 @@ class Engine:
             rest = eligible[eligible != first]
             return np.concatenate(([first], rest)), "no evidence: the policy's default expert"
         return eligible, "no evidence: the first expert that meets the constraints"
+
+
+def _largest(typical: Floats) -> float:
+    return float(np.nanmax(typical, initial=0.0)) or 1.0
 
 
 def _first_tier(policy: Policy, tiers: Sequence[Tier]) -> Tier:

@@ -258,3 +258,9 @@ def test_a_prediction_for_another_pool_is_refused():
         Engine(POOL).decide(
             Policy("p"), [QUERY], predict([1, 0], [1, 1], [1, 1], names=("x", "y")), Fleet.idle(2)
         )
+
+
+def test_a_scale_ignores_what_is_unknown_and_never_divides_by_nothing():
+    nan = float("nan")
+    assert Scale.of(np.array([nan, 2.0, 1.0]), np.array([0.0, 0.0])) == Scale(2.0, 1.0)
+    assert Scale.of(np.array([nan, nan]), np.array([nan, 3.0])) == Scale(1.0, 3.0)
