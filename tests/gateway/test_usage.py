@@ -53,3 +53,4 @@ def test_an_embedding_has_no_output_to_pay_for() -> None:
 
 def test_what_costs_nothing_costs_nothing() -> None:
     assert cost_usd(Usage(100, 10), Price(0.0, 0.0)) == 0.0
+    assert cost_usd(None, Price(0.0, 0.0)) == 0.0
