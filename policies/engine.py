@@ -40,7 +40,7 @@ class Scale:
 
     @classmethod
     def of(cls, cost_usd: Floats, latency_s: Floats) -> "Scale":
-        """From what typical calls cost and take, (n_experts,) each; 1 where nothing is known or all is free."""
+        """From what typical calls cost and take, (n_experts,); 1 where nothing is known or all is free."""
         return cls(_largest(cost_usd), _largest(latency_s))
 
 
