@@ -54,7 +54,7 @@ def made_up_artifact(n_rows: int, n_experts: int) -> tuple[Artifact, list[Expert
     return fit_artifact(table, MadeUp()), pool
 
 
-def cpu_us(call: Callable[[int], object], n: int = 300, rounds: int = 7) -> float:
+def cpu_us(call: Callable[[int], object], n: int = 50, rounds: int = 60) -> float:
     best = float("inf")
     for _ in range(rounds):
         start = time.thread_time()

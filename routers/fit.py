@@ -38,7 +38,7 @@ class FitSettings:
     predictor: str = "blend"
     settings: Mapping[str, Any] = field(default_factory=dict)
     n_folds: int = 5
-    kept: float = 0.95
+    kept: float = 0.97
     seed: int = 0
 
 

@@ -31,7 +31,7 @@ class KNN:
     std_: Floats
     complete_: bool
 
-    def __init__(self, k: int = 100, prior: float = 2.0, form: float = 1.0, n_dims: int | None = 64) -> None:
+    def __init__(self, k: int = 100, prior: float = 2.0, form: float = 1.0, n_dims: int | None = 48) -> None:
         """Args:
         k: how many neighbours.
         prior: weight of the expert's mean, in neighbours of full weight.
