@@ -1,22 +1,25 @@
 """Feature blocks as one design matrix that is never built: dense, sparse lexical, form."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy.sparse import csr_array
 
 from ..types import Floats, Floats32, Ints
 
 
-@dataclass(frozen=True, slots=True)
 class Lexicon:
     """The n-grams kept from training, by hashed id, with their inverse document frequency.
 
-    ids: (n_terms,) ascending; idf: (n_terms,)
+    ids: (n_terms,) ascending; idf: (n_terms,). One place more, the last, stands for every other id and for
+    padding; its value is 0.
     """
 
-    ids: Ints
-    idf: Floats32
+    def __init__(self, ids: Ints, idf: Floats32) -> None:
+        self.ids = ids
+        self.idf = idf
+        self._values = np.append(idf, np.float32(0))
+        self._last = int(ids[-1]) + 1 if len(ids) else 0
+        self._place = np.full(self._last + 1, len(ids), np.int64)
+        self._place[ids] = np.arange(len(ids))
 
     @classmethod
     def of(cls, lexical: Ints, min_count: int) -> "Lexicon":
@@ -31,21 +34,20 @@ class Lexicon:
 
     def rows(self, lexical: Ints) -> tuple[Ints, Floats32]:
         """Each id's place among the kept and tf-idf value, (n_queries, n_slots) each; rows of unit length."""
-        places: Ints = np.minimum(np.searchsorted(self.ids, lexical), max(len(self.ids) - 1, 0))
-        values = np.where(self.ids[places] == lexical, self.idf[places], np.float32(0))
+        places = self._place[np.minimum(lexical, self._last)]  # padding, -1, finds the last place
+        values = self._values[places]
         values /= np.sqrt(np.einsum("qs,qs->q", values, values) + np.float32(1e-12))[:, None]
         return places, values
 
     def matrix(self, lexical: Ints) -> csr_array:
-        """(n_queries, n_terms) sparse tf-idf, rows of unit length."""
+        """(n_queries, n_terms + 1) sparse tf-idf, rows of unit length."""
         n, n_slots = lexical.shape
-        if not len(self.ids) or not n_slots:
-            return csr_array((n, len(self.ids)), dtype=np.float64)
         places, values = self.rows(lexical)
         starts = np.arange(n + 1) * n_slots
-        matrix = csr_array((values.ravel().astype(np.float64), places.ravel(), starts), (n, len(self.ids)))
-        matrix.sum_duplicates()
+        shape = (n, len(self.ids) + 1)
+        matrix = csr_array((values.ravel().astype(np.float64), places.ravel(), starts), shape)
         matrix.eliminate_zeros()
+        matrix.sum_duplicates()
         return matrix
 
 
