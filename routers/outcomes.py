@@ -13,7 +13,9 @@ Equal tables give equal bytes.
 import gzip
 import hashlib
 import json
+import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -157,12 +159,20 @@ class OutcomeTable:
         return {name: _column_means(values) for name, values in self.measures().items()}
 
     def save(self, path: Path | str) -> None:
-        """Write the table; equal tables give equal bytes."""
+        """Write the table, whole or not at all; equal tables give equal bytes."""
         lines = [_header_line(self), *(_row_line(self, n) for n in range(len(self)))]
         data = ("\n".join(lines) + "\n").encode()
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(gzip.compress(data, 9, mtime=0) if target.suffix == ".gz" else data)
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+            try:
+                file.write(gzip.compress(data, 9, mtime=0) if target.suffix == ".gz" else data)
+                file.close()
+                os.chmod(file.name, 0o644)
+                os.replace(file.name, target)
+            except BaseException:
+                os.unlink(file.name)
+                raise
 
     @classmethod
     def load(cls, path: Path | str) -> "OutcomeTable":

@@ -1,9 +1,13 @@
 """Feature blocks as one design matrix that is never built: dense, sparse lexical, form."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from scipy.sparse import csr_array
 
 from ..types import Floats, Floats32, Ints
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 
 class Lexicon:
@@ -39,8 +43,10 @@ class Lexicon:
         values /= np.sqrt(np.einsum("qs,qs->q", values, values) + np.float32(1e-12))[:, None]
         return places, values
 
-    def matrix(self, lexical: Ints) -> csr_array:
+    def matrix(self, lexical: Ints) -> "csr_array":
         """(n_queries, n_terms + 1) sparse tf-idf, rows of unit length."""
+        from scipy.sparse import csr_array  # fitting alone needs SciPy
+
         n, n_slots = lexical.shape
         places, values = self.rows(lexical)
         starts = np.arange(n + 1) * n_slots
@@ -54,7 +60,7 @@ class Lexicon:
 class Design:
     """X = [dense | lexical | form] as an operator."""
 
-    def __init__(self, dense: Floats32, lexical: csr_array, form: Floats32) -> None:
+    def __init__(self, dense: Floats32, lexical: "csr_array", form: Floats32) -> None:
         self._dense = dense
         self._lexical = lexical
         self._lexical_t = lexical.T.tocsr()
