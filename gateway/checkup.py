@@ -9,8 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from .config import Config
-from .config_file import ConfigError, config_warnings, load_config
+from .config import Config, ConfigError, config_warnings, load_config
 from .profiles import profiles
 from .surroundings import BUNDLED_MODEL
 

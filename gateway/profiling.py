@@ -147,7 +147,7 @@ async def ask_all(
     timeout_s: float = 120.0,
     told: Callable[[Answer], None] = lambda answer: None,
 ) -> None:
-    """Ask every subject each probe it has not answered yet, `n_parallel` at a time, all lanes side by side."""
+    """Ask every subject each probe it has not answered yet, `n_parallel` at a time, lanes side by side."""
 
     async def work_off(subject: Subject, todo: list[Probe]) -> None:
         while todo:

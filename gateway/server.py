@@ -19,8 +19,7 @@ from starlette.types import ASGIApp
 from routers import RoutersError
 
 from .app import build_app
-from .config import Config
-from .config_file import ConfigError, config_warnings, load_config
+from .config import Config, ConfigError, config_warnings, load_config
 from .greeting import greeting
 from .joining import JoiningProtocol
 from .journal import JournalError

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config_file import load_config
+from gateway.config import load_config
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "deploy" / "examples").glob("*.yaml"))
 pytestmark = pytest.mark.source

@@ -29,7 +29,7 @@ def command(config_path: Path, force: bool) -> None:
 
     Keys are written as references to the environment, never as values.
     """
-    from ..first_config import Found, first_config
+    from ..config.first import Found, first_config
     from ..surroundings import gpu_here, has_bundled_model, providers_with_keys, servers_here
 
     if config_path.exists() and not force:

@@ -34,7 +34,7 @@ def configuration(path: Path, quiet: bool = False) -> "Config":
     Raises:
         SeveralProblemsError: it cannot be used.
     """
-    from ..config_file import ConfigError, config_warnings, load_config
+    from ..config import ConfigError, config_warnings, load_config
 
     try:
         config = load_config(path)

@@ -14,8 +14,7 @@ from rich.table import Table
 from routers import OutcomeTable, Provenance
 
 from ..app import price_of, runner_settings
-from ..config import Config, ExpertConfig
-from ..config_file import load_config
+from ..config import Config, ExpertConfig, load_config
 from ..experts import build_expert
 from ..profiles import profile_of
 from ..profiling import Answer, Notebook, Probe, Subject, ask_all, door, outcome_table, price_usd

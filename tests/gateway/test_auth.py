@@ -3,9 +3,8 @@
 import pytest
 
 from gateway.auth import MAX_REMEMBERED, Gate, is_loopback
-from gateway.config import ServerConfig
+from gateway.config import Secret, ServerConfig
 from gateway.errors import Forbidden, Unauthenticated
-from gateway.secrets import Secret
 
 KEY = "sk-7f3a9c1e5b2d8046"
 HOST = (b"host", b"127.0.0.1:8080")

@@ -4,9 +4,8 @@ import re
 
 import pytest
 
-from gateway.config import Config
-from gateway.config_file import ConfigError, config_warnings, load_config, parse_config
-from gateway.secrets import Secret, weakness
+from gateway.config import Config, ConfigError, config_warnings, load_config, parse_config
+from gateway.config.secrets import Secret, weakness
 
 GOOD_KEY = "sk-7f3a9c1e5b2d8046"
 

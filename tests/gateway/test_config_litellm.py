@@ -2,8 +2,8 @@
 
 import pytest
 
-from gateway.config_file import parse_config
-from gateway.config_litellm import ImportFailedError, import_litellm
+from gateway.config import parse_config
+from gateway.config.litellm import ImportFailedError, import_litellm
 
 KEY = "sk-7f3a9c1e5b2d8046"
 THEIRS = """\

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.config_file import parse_config
+from gateway.config import parse_config
 from gateway.server import application
 from tests.fakes.serving import served
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from gateway import surroundings
 from gateway.cli import main
-from gateway.config_file import parse_config
-from gateway.first_config import Found, first_config
+from gateway.config import parse_config
+from gateway.config.first import Found, first_config
 from gateway.prices import facts_of
 from gateway.surroundings import PROVIDERS, Server, providers_with_keys, servers_here
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from gateway import prices
-from gateway.config_file import parse_config
+from gateway.config import parse_config
 from gateway.prices import ModelFacts, facts_of, price_table
 from gateway.profiles import profiles
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from gateway import routing_build
-from gateway.config import Config
-from gateway.config_file import parse_config
+from gateway.config import Config, parse_config
 from gateway.microbatch import Gatherer
 from gateway.profiles import profiles
 from gateway.routing import Routing

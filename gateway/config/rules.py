@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from .config import Config, ExpertConfig
 from .secrets import Secret, weakness
+from .structs import Config, ExpertConfig
 from .yaml_lines import Path
 
 Violation = tuple[Path, str]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from .surroundings import Provider, Server
+from ..surroundings import Provider, Server
 
 HEADER = """\
 # Thalamus: which experts there are, and how to choose between them.

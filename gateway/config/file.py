@@ -12,9 +12,9 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 
-from .config import Config, ExpertConfig
-from .config_rules import violations, warnings_of
+from .rules import violations, warnings_of
 from .secrets import MissingVariableError, Secret, expand
+from .structs import Config, ExpertConfig
 from .yaml_lines import Path as KeyPath
 from .yaml_lines import YamlError, load_with_lines
 

@@ -1,0 +1,28 @@
+"""`thalamus.yaml`: what it may say (`structs`), read strictly (`file`), every complaint with its line."""
+
+from .file import ConfigError, config_warnings, load_config, parse_config
+from .secrets import Secret
+from .structs import (
+    Config,
+    DeploymentConfig,
+    ExpertConfig,
+    JournalConfig,
+    PolicyConfig,
+    ServerConfig,
+    TimeoutConfig,
+)
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "DeploymentConfig",
+    "ExpertConfig",
+    "JournalConfig",
+    "PolicyConfig",
+    "Secret",
+    "ServerConfig",
+    "TimeoutConfig",
+    "config_warnings",
+    "load_config",
+    "parse_config",
+]
