@@ -1,9 +1,9 @@
 """The error tree of `routers`.
 
-    RoutersError
-    ├── DataError        an outcome table or a file that cannot be read as one: names file, row and field
-    ├── ArtifactError    an artifact that is missing, damaged, too new, or made for another embedder
-    └── EmbedderError    weights that cannot be found or loaded: says what to install
+RoutersError
+├── DataError        an outcome table or a file that cannot be read as one: names file, row and field
+├── ArtifactError    an artifact that is missing, damaged, too new, or made for another embedder
+└── EmbedderError    weights that cannot be found or loaded: says what to install
 """
 
 

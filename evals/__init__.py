@@ -1,0 +1,1 @@
+"""Offline: probes, grading, replay, reports. Imports nothing heavy."""
