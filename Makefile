@@ -31,6 +31,7 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 
 run: setup
 	@test -f thalamus.yaml || $(BIN)/thalamus init
+	@test -d .thalamus/artifact || $(BIN)/thalamus fit bundled
 	@$(BIN)/thalamus serve
 
 test: $(VENV)/.ready-dev

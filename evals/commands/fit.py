@@ -19,19 +19,24 @@ from routers import (
     load_embedder,
 )
 
+from ..probes.measured import bundled_outcomes
 from .telling import checked, progress, say_facts
+
+BUNDLED = "bundled"
 
 EXAMPLES = """
 \b
 Examples:
-  thalamus fit outcomes.jsonl.gz                    writes .thalamus/artifact, where serve looks for it
+  thalamus fit                                      outcomes.jsonl.gz, where profile writes, into
+                                                    .thalamus/artifact, where serve looks
   thalamus fit outcomes.jsonl.gz mine --predictor knn --settings '{"k": 50}'
   thalamus fit outcomes.jsonl.gz --encoder none     the cheap tier only
+  thalamus fit bundled                              what is known of the bundled experts
 """
 
 
 @click.command(epilog=EXAMPLES)
-@click.argument("table", type=click.Path(path_type=Path))
+@click.argument("table", type=click.Path(path_type=Path), default=Path("outcomes.jsonl.gz"))
 @click.argument("out", type=click.Path(path_type=Path), default=Path(".thalamus/artifact"))
 @click.option("--predictor", type=click.Choice(sorted(PREDICTORS)), default="blend", show_default=True)
 @click.option("--settings", default="{}", help="Settings of the predictor, a JSON object.")
@@ -59,9 +64,12 @@ def command(
 ) -> None:
     """Train on the outcome TABLE and write the artifact to the directory OUT.
 
+    TABLE is a file that `profile` or `import` wrote, or the word `bundled`: the measured outcomes that come
+    with the package, less the template families held out for the report.
+
     Everything is chosen by cross-validation in which near-twins stay together; figures are out of fold.
     """
-    outcomes = OutcomeTable.load(table)
+    outcomes = bundled_outcomes()[0] if str(table) == BUNDLED else OutcomeTable.load(table)
     if experts:
         outcomes = outcomes.only([name.strip() for name in experts.split(",")])
     if out.exists() and not (out / "manifest.json").is_file():

@@ -57,6 +57,7 @@ def command(config_path: Path, force: bool) -> None:
         f"wrote    {config_path}"
         + (f": experts {', '.join(names)}" if names else "; name your experts in it")
     )
-    click.echo(
-        "next     thalamus serve     then: thalamus profile, thalamus fit  (learn who is good at what)"
-    )
+    if found.bundled:
+        click.echo("next     thalamus fit bundled    (what was measured of the bundled experts; seconds)")
+    click.echo("next     thalamus serve")
+    click.echo("then     thalamus profile, thalamus fit    (learn who is good at what)")
