@@ -125,6 +125,14 @@ def test_evidence_for_another_model_warns_and_counts_as_none(artifact: Artifact)
     )
 
 
+def test_evidence_that_names_no_provider_is_about_the_model_at_any(artifact: Artifact) -> None:
+    bare = replace(
+        artifact, experts=tuple(replace(e, model=e.model.partition("/")[2]) for e in artifact.experts)
+    )
+    assert Forecaster([BARD], bare).predict(*asked("poem number c 1")).evidence.tolist() == [True]
+    assert Forecaster([replace(BARD, model="openai/bar")], bare).warnings
+
+
 def test_an_expert_without_evidence_gets_its_configured_quality_else_the_pools_mean(
     artifact: Artifact,
 ) -> None:
