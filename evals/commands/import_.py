@@ -78,7 +78,7 @@ def command(
         click.echo(json.dumps(facts))
     else:
         say_facts(facts)
-        click.echo(f"next: thalamus fit {out} ARTIFACT")
+        click.echo(f"next: thalamus fit {out}")
 
 
 def bucket_set(told: str) -> set[int]:
