@@ -15,7 +15,8 @@ from routers import ExpertProfile, Floats, Ints, Prediction, Query, Tier
 
 from .constraints import PoolLimits, Rejections, query_rejections, standing_rejections, tighten
 from .errors import Infeasible
-from .plans import Single
+from .plans import Plan, Single
+from .recruiting import Candidates, recruit
 from .types import Decision, Fleet, Hints, Objective, Policy, Require
 
 
@@ -134,7 +135,13 @@ class Engine:
             rejections = self._rejections(query, row, prediction, require, fleet)
             utility = prediction.quality[row] - self._penalty(objective, cost[row], latency[row])
             draw = None if draws is None else float(draws[row])
-            decisions.append(self._decide_one(policy, row, prediction, utility, rejections, draw))
+            order, reason, propensity = self._order(policy, row, prediction, utility, rejections, draw)
+            plan = self._plan(policy, require, query, order, prediction, row)
+            if plan.kind == "panel":
+                reason = f"panel; {reason}"
+            decisions.append(
+                self._decision(policy, row, prediction, plan, order, utility, rejections, reason, propensity)
+            )
         return decisions
 
     def _rejections(
@@ -156,7 +163,7 @@ class Engine:
             penalty = penalty + latency_s * (objective.latency / self.scale.latency_s)
         return penalty
 
-    def _decide_one(
+    def _order(
         self,
         policy: Policy,
         row: int,
@@ -164,19 +171,41 @@ class Engine:
         utility: Floats,
         rejections: Rejections,
         draw: float | None,
-    ) -> Decision:
+    ) -> tuple[Ints, str, float]:
+        """Eligible experts in the order they are to be asked, why the first is first, and its propensity."""
         order, reason = self._rank(policy, row, prediction, utility, rejections)
         rank, propensity = _explore(policy.explore, len(order), draw)
         if rank:
             order = np.concatenate(([order[rank]], np.delete(order, rank)))
             reason = f"explored with probability {propensity:.3f}"
-        ladder = order[: 1 + policy.n_fallbacks].tolist()
+        return order, reason, propensity
+
+    def _plan(
+        self, policy: Policy, require: Require, query: Query, order: Ints, prediction: Prediction, row: int
+    ) -> Plan:
+        if policy.panel is None:
+            return Single(tuple(self.names[e] for e in order[: 1 + policy.n_fallbacks].tolist()))
+        candidates = Candidates.of(self.pool, order, prediction, row)
+        return recruit(policy.panel, query, candidates, require.max_cost_usd, policy.n_fallbacks)
+
+    def _decision(
+        self,
+        policy: Policy,
+        row: int,
+        prediction: Prediction,
+        plan: Plan,
+        order: Ints,
+        utility: Floats,
+        rejections: Rejections,
+        reason: str,
+        propensity: float,
+    ) -> Decision:
         margin = float(utility[order[0]] - utility[order[1]]) if len(order) > 1 else float("inf")
         return Decision(
             policy=policy.name,
             experts=self.names,
-            chosen=self.names[ladder[0]],
-            plan=Single(tuple(self.names[e] for e in ladder)),
+            chosen=plan.experts[0],
+            plan=plan,
             tier=prediction.tier,
             reason=reason,
             order=order,

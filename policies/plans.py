@@ -1,12 +1,12 @@
 """Plans as values: what to do, said without doing it.
 
-A plan is driven: `attempts()` yields an `Attempt`, is sent what came of it, and ends when there is nothing
-more to try. The gateway drives it with calls, replay with recorded outcomes, a test with a list, so that all
-three walk the same ladder.
+A plan is driven: `attempts()` yields a step, is sent what came of it, and ends when there is nothing more to
+try. The gateway drives it with calls, replay with recorded outcomes, a test with a list, so that all walk
+the same way.
 """
 
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 Verdict = Literal["answered", "moved_on", "refused"]
@@ -15,10 +15,34 @@ Verdict = Literal["answered", "moved_on", "refused"]
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One call to one expert. `last` says that no other follows if this one fails."""
+    """One call to one expert, whose answer goes to the client. `last`: no other follows if this one fails.
+
+    `answers`, by expert, are what it is to make one answer of; None asks it the query as it is.
+    """
 
     expert: str
     last: bool
+    answers: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """Calls to several experts at once, each for the whole query; nothing goes to the client yet."""
+
+    experts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What came of a `Gather`: the text of whoever answered; `refused` where the request was at fault."""
+
+    answers: Mapping[str, str] = field(default_factory=dict)
+    refused: bool = False
+
+
+Step = Attempt | Gather
+Heard = Verdict | Gathered
+"""A `Verdict` on an `Attempt`, a `Gathered` on a `Gather`."""
 
 
 class Plan(Protocol):
@@ -29,7 +53,9 @@ class Plan(Protocol):
     def experts(self) -> tuple[str, ...]:
         """Whom the plan may call, in order."""
 
-    def attempts(self) -> Generator[Attempt, Verdict, None]: ...
+    def attempts(self) -> Generator[Step, Heard, str | None]:
+        """Ends once an attempt was answered, or with the name of a gathered expert whose answer it is to be,
+        or, with None and nothing answered, because nobody is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +68,7 @@ class Single:
     def kind(self) -> str:
         return "single"
 
-    def attempts(self) -> Generator[Attempt, Verdict, None]:
+    def attempts(self) -> Generator[Attempt, Heard, None]:
         for n, expert in enumerate(self.experts, start=1):
             verdict = yield Attempt(expert, last=n == len(self.experts))
             if verdict != "moved_on":

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from .panel import Panel
+from .plans import Plan
 from .types import Decision
 
 
@@ -17,13 +19,20 @@ def decision_record(decision: Decision) -> dict[str, Any]:
     return {
         "policy": decision.policy,
         "expert": decision.chosen,
-        "plan": {"kind": decision.plan.kind, "experts": list(decision.plan.experts)},
+        "plan": _plan(decision.plan),
         "tier": decision.tier,
         "reason": decision.reason,
         "margin": _number(decision.margin),
         "propensity": decision.propensity,
         "candidates": explain(decision),
     }
+
+
+def _plan(plan: Plan) -> dict[str, Any]:
+    told: dict[str, Any] = {"kind": plan.kind, "experts": list(plan.experts)}
+    if isinstance(plan, Panel):
+        told |= {"members": list(plan.members), "aggregator": plan.aggregator}
+    return told
 
 
 def _candidate(decision: Decision, name: str) -> dict[str, Any]:

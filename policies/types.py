@@ -9,6 +9,7 @@ import numpy as np
 from routers import Bools, Floats, Ints, Tier
 
 from .plans import Plan
+from .recruiting import PanelRule
 
 EncoderUse = Literal["always", "adaptive", "never"]
 
@@ -42,7 +43,10 @@ class Require:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How to choose. `default` answers where nothing is known; `n_fallbacks` stand behind the first."""
+    """How to choose. `default` answers where nothing is known; `n_fallbacks` stand behind the first.
+
+    With a `panel` several experts answer together; None asks one.
+    """
 
     name: str
     objective: Objective = Objective()
@@ -51,6 +55,7 @@ class Policy:
     default: str | None = None
     n_fallbacks: int = 2
     explore: float = 0.0
+    panel: PanelRule | None = None
 
 
 @dataclass(frozen=True, slots=True)

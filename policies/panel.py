@@ -1,0 +1,75 @@
+"""The panel: several experts answer at once, and one answer is made of theirs."""
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+
+from .plans import Attempt, Gather, Gathered, Heard, Single, Step
+from .voting import Form, Vote, vote
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Members answer in parallel; a vote where it decides, else an aggregator, makes the one answer.
+
+    No member is asked twice. Whoever fails is left out; one answer alone is the answer. Where the aggregator
+    fails the vote counts, decided or not, and where nothing can be read the best member's answer. Where every
+    member fails the fallbacks are asked in turn.
+
+    quality:    expected of each member, in [0, 1]
+    aggregator: makes one answer of the members', a call of its own even where it is a member; None votes only
+    ballot:     whether a vote that decides goes before the aggregator
+    form:       in which form the question wants its answer
+
+    Reference: Symbolic-MoE (arXiv 2503.05641), section 3.3: k recruited experts, one aggregator, one round.
+    Differs: members are asked once each (the paper samples with replacement and asks again); where answers
+    can be read and agree, no aggregator is called.
+    """
+
+    members: tuple[str, ...]
+    quality: tuple[float, ...]
+    aggregator: str | None = None
+    fallbacks: tuple[str, ...] = ()
+    ballot: bool = True
+    form: Form | None = None
+
+    @property
+    def kind(self) -> str:
+        return "panel"
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        last = () if self.aggregator is None else (self.aggregator,)
+        return tuple(dict.fromkeys((*self.members, *last, *self.fallbacks)))
+
+    def attempts(self) -> Generator[Step, Heard, str | None]:
+        heard = yield Gather(self.members)
+        gathered = heard if isinstance(heard, Gathered) else Gathered()
+        answers = {name: gathered.answers[name] for name in self._ranked() if name in gathered.answers}
+        if not answers:
+            if not gathered.refused:
+                yield from Single(self.fallbacks).attempts()
+            return None
+        if len(answers) == 1:
+            return next(iter(answers))
+        count = vote(answers, self._quality(), self.form)
+        if self.aggregator is None or (self.ballot and count is not None and decides(count)):
+            return winner(count, answers)
+        verdict = yield Attempt(self.aggregator, last=False, answers=answers)
+        return None if verdict == "answered" else winner(count, answers)
+
+    def _quality(self) -> dict[str, float]:
+        return dict(zip(self.members, self.quality, strict=True))
+
+    def _ranked(self) -> list[str]:
+        quality = self._quality()
+        return sorted(self.members, key=lambda name: -quality[name])
+
+
+def decides(count: Vote) -> bool:
+    """Whether more than half of the weight of all who answered stands behind one answer."""
+    return count.share > 0.5
+
+
+def winner(count: Vote | None, answers: Mapping[str, str]) -> str:
+    """The expert whose answer is given: the best voter of the winning answer, else the best of all."""
+    return count.voters[0] if count is not None else next(iter(answers))

@@ -1,0 +1,105 @@
+from math import log
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies import form_asked, said, vote
+
+EVEN = dict.fromkeys("abcde", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("question", "form"),
+    [
+        ("What is 17*23?", "number"),
+        ("How many apples are left?", "number"),
+        ("Is 7 prime? Answer yes or no.", "yes_no"),
+        ("Pick one.\nA. red\nB. blue", "choice"),
+        ("A. alone is no choice", None),
+        ("Who wrote Faust?", None),
+    ],
+)
+def test_the_form_a_question_asks_for(question, form):
+    assert form_asked(question) == form
+
+
+@pytest.mark.parametrize(
+    ("answer", "form", "meant"),
+    [
+        ("12 apples", "number", "12"),
+        ("The answer is 1,888,264.", "number", "1888264"),
+        ("so 3+4=7, and 7*2=14.", "number", "14"),
+        ("The answer is 14, because 7*2=14 and not 15.", "number", "14"),
+        ("Final answer: \\boxed{1/2}", "number", "1/2"),
+        ("0.50", "number", "1/2"),
+        ("−3", "number", "-3"),
+        ("no idea", "number", None),
+        ("**B**", "choice", "B"),
+        ("b", "choice", "B"),
+        ("B) because A is wrong", "choice", "B"),
+        ("I think it is (C).", "choice", "C"),
+        ("A dog is D", "choice", "D"),
+        ("none of these", "choice", None),
+        ("Yes, it is not.", "yes_no", "yes"),
+        ("False.", "yes_no", "no"),
+        ("perhaps", "yes_no", None),
+        ("The Eiffel Tower.", None, "eiffel tower"),
+        ("The answer is: the Eiffel Tower!", None, "eiffel tower"),
+        ("1,000.0", None, "1000"),
+        ("word " * 40, None, None),
+        ("two\nlines", None, None),
+        ("...", None, None),
+    ],
+)
+def test_what_an_answer_comes_down_to(answer, form, meant):
+    assert said(answer, form) == meant
+
+
+@given(st.text(max_size=200), st.sampled_from([None, "number", "choice", "yes_no", "text"]))
+def test_any_text_is_read_without_an_error(answer, form):
+    assert said(answer, form) != ""
+
+
+def test_most_votes_win_when_all_are_equally_good():
+    won = vote({"a": "4", "b": "5", "c": "5."}, EVEN, "number")
+    assert won is not None
+    assert (won.answer, won.voters) == ("5", ("b", "c"))
+    assert won.share == pytest.approx(2 / 3)
+
+
+def test_an_expert_that_is_nearly_always_right_outvotes_two_that_are_not():
+    won = vote({"a": "4", "b": "5", "c": "5"}, {"a": 0.99, "b": 0.6, "c": 0.6}, "number")
+    assert won is not None
+    assert won.answer == "4"
+    assert won.share == pytest.approx((log(99) + log(9)) / (log(99) + log(9) + 2 * (log(0.6 / 0.4) + log(9))))
+
+
+def test_of_equal_votes_the_better_experts_answer_wins():
+    won = vote({"a": "4", "b": "5"}, EVEN, "number")
+    assert won is not None
+    assert won.answer == "4"
+
+
+def test_the_best_voter_speaks_for_an_answer():
+    won = vote({"a": "4", "b": "4"}, {"a": 0.3, "b": 0.8}, "number")
+    assert won is not None
+    assert won.voters == ("b", "a")
+
+
+def test_what_cannot_be_read_has_no_vote_but_counts_against_the_share():
+    won = vote({"a": "yes", "b": "well, it depends", "c": "hard to say"}, EVEN, "yes_no")
+    assert won is not None
+    assert won.share == pytest.approx(1 / 3)
+    assert vote({"a": "well\nit depends"}, EVEN) is None
+
+
+@given(st.dictionaries(st.sampled_from("abcde"), st.sampled_from(["1", "2", "?"]), min_size=1), st.data())
+def test_the_winner_is_an_answer_somebody_gave(answers, data):
+    quality = {name: data.draw(st.floats(0, 1)) for name in answers}
+    won = vote(answers, quality, "number")
+    if won is None:
+        assert set(answers.values()) == {"?"}
+    else:
+        assert all(answers[name] == won.answer for name in won.voters)
+        assert 0 < won.share <= 1 + 1e-9
