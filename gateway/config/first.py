@@ -18,6 +18,9 @@ HEADER = """\
 
 BUNDLED = Path(__file__).with_name("bundled_experts.yaml").read_text(encoding="utf-8")
 """The experts that come with the package, the regimes they work under chosen by measurement."""
+HOSTED_QUALITY = (0.9, 0.95)
+"""What is assumed of a provider's two models, the cheaper first, until they are measured."""
+SERVED_QUALITY = 0.7
 BUNDLED_NAMES = ("smollm2", "smollm2-brief", "smollm2-sentence", "calculator")
 
 EXAMPLE = """\
@@ -79,9 +82,10 @@ def first_config(found: Found) -> tuple[str, list[str]]:
 def _hosted(providers: Sequence[tuple[Provider, str]], names: list[str]) -> Iterator[str]:
     for provider, variable in providers:
         yield f"  # {provider.name}: {variable} is set.\n"
-        for model in provider.models:
+        for model, quality in zip(provider.models, HOSTED_QUALITY, strict=True):
             name = _fresh(model.rpartition("/")[2], names)
             yield f"  - name: {_quoted(name)}\n    model: {model}\n    api_key: os.environ/{variable}\n"
+            yield _guess(quality)
 
 
 def _served(servers: Sequence[Server], names: list[str]) -> Iterator[str]:
@@ -91,8 +95,13 @@ def _served(servers: Sequence[Server], names: list[str]) -> Iterator[str]:
             name = _fresh(re.sub(r"[^\w.:@/+-]", "-", model).strip("-.:@/+_") or "model", names)
             yield (
                 f"  - name: {_quoted(name)}\n    model: {_quoted('openai/' + model)}\n"
-                f"    api_base: {server.base}\n    local: true\n"
+                f"    api_base: {server.base}\n    local: true\n{_guess(SERVED_QUALITY)}"
             )
+
+
+def _guess(quality: float) -> str:
+    """Beside experts that were measured, one that was not would count as no better than their mean."""
+    return f"    quality: {quality}  # a guess, until it is measured: thalamus profile, thalamus fit\n"
 
 
 def _fresh(name: str, names: list[str]) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import inspect
+import logging
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -64,6 +65,7 @@ def load_litellm() -> Any:
     """LiteLLM, quiet and without calls home. Takes seconds: never on the event loop."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     litellm: Any = importlib.import_module("litellm")
+    logging.getLogger("LiteLLM").setLevel(logging.WARNING)
     litellm.telemetry = False
     litellm.suppress_debug_info = True
     litellm.turn_off_message_logging = True

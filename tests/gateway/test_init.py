@@ -123,6 +123,14 @@ def test_everything_found_at_once_makes_a_configuration_that_reads() -> None:
     assert all(expert.is_local for expert in served.values())
 
 
+def test_what_was_not_measured_is_guessed_better_than_the_bundled_experts() -> None:
+    text, _ = first_config(Found([(PROVIDERS[0], "OPENAI_API_KEY")], bundled=True))
+    config = parse_config(text, env={"OPENAI_API_KEY": "sk-0f3b6a91c47d2e85"})
+    guesses = {expert.name: expert.quality for expert in config.experts}
+    assert guesses["gpt-5"] > guesses["gpt-5-mini"] >= 0.9
+    assert guesses["smollm2"] is None
+
+
 def test_what_is_not_bundled_is_not_in_the_pool_of_a_hosted_configuration() -> None:
     text, names = first_config(Found([(PROVIDERS[0], "OPENAI_API_KEY")]))
     assert "calculator" not in names
