@@ -2,12 +2,13 @@
 
 from .constraints import tighten
 from .engine import Consult, Engine, Scale
-from .errors import Infeasible, PoliciesError
+from .errors import Infeasible, PoliciesError, UnknownFlag
+from .flags import Flag, Flagged, known_flags, take_flags, wish
 from .panel import Panel
 from .plans import Attempt, Gather, Gathered, Heard, Plan, Single, Step, Verdict
 from .record import decision_record, explain
 from .recruiting import PanelRule
-from .types import Decision, EncoderUse, Fleet, Hints, Objective, Policy, Require
+from .types import Decision, EncoderUse, Fleet, Goal, Hints, Lead, Objective, Policy, Require
 from .voting import form_asked, said, vote
 
 __all__ = [
@@ -16,12 +17,16 @@ __all__ = [
     "Decision",
     "EncoderUse",
     "Engine",
+    "Flag",
+    "Flagged",
     "Fleet",
     "Gather",
     "Gathered",
+    "Goal",
     "Heard",
     "Hints",
     "Infeasible",
+    "Lead",
     "Objective",
     "Panel",
     "PanelRule",
@@ -32,11 +37,15 @@ __all__ = [
     "Scale",
     "Single",
     "Step",
+    "UnknownFlag",
     "Verdict",
     "decision_record",
     "explain",
     "form_asked",
+    "known_flags",
     "said",
+    "take_flags",
     "tighten",
     "vote",
+    "wish",
 ]

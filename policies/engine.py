@@ -1,13 +1,14 @@
 """From predictions to decisions: the main path of Thalamus, the same online and offline.
 
-For each query: leave out whoever fails a constraint, weigh the rest (quality − λ·cost − μ·latency), rank
-them, put the best first on a ladder of fallbacks, and keep for everybody else the reason why not. Pure: no
-clock, no I/O; randomness comes in as `draws`.
+For each query: leave out whoever fails a constraint, weigh the rest (quality − λ·cost − μ·latency, and what
+else the objective asks for), rank them, put the best first on a ladder of fallbacks, and keep for everybody
+else the reason why not. Pure: no clock, no I/O; randomness comes in as `draws`.
 """
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from routers import ExpertProfile, Floats, Ints, Prediction, Query, Tier
 
 from .constraints import PoolLimits, Rejections, query_rejections, standing_rejections, tighten
 from .errors import Infeasible
+from .objectives import Attributes, lead, told
 from .plans import Plan, Single
 from .recruiting import Candidates, recruit
 from .types import Decision, Fleet, Hints, Objective, Policy, Require
@@ -53,6 +55,7 @@ class Engine:
         self.names = tuple(profile.name for profile in pool)
         self.scale = scale or Scale()
         self._limits = PoolLimits.of(self.pool)
+        self._attributes = Attributes(self.pool)
         self._guessed = any(profile.quality is not None for profile in pool)
         self._everyone = np.arange(len(self.names))
         self._by_name = np.argsort(np.argsort(self.names))
@@ -133,16 +136,25 @@ class Engine:
             objective = hint.objective if hint and hint.objective else policy.objective
             require = tighten(policy.require, hint.require) if hint else policy.require
             rejections = self._rejections(query, row, prediction, require, fleet)
+            eligible = self._eligible(rejections)
             utility = prediction.quality[row] - self._penalty(objective, cost[row], latency[row])
-            draw = None if draws is None else float(draws[row])
-            order, reason, propensity = self._order(policy, row, prediction, utility, rejections, draw)
-            plan = self._plan(policy, require, query, order, prediction, row)
+            if objective.goals:
+                utility -= self._attributes.penalty(objective.goals, eligible, prediction.output_tokens[row])
+            ranking = self._rank(policy, objective, row, prediction, utility, eligible)
+            if objective.first:
+                ranking = self._lead(ranking, objective, row, prediction, latency[row])
+            if policy.explore and draws is not None:
+                ranking = _explored(ranking, policy.explore, float(draws[row]), utility)
+            plan = self._plan(policy, require, query, ranking.order, prediction, row)
             if plan.kind == "panel":
-                reason = f"panel; {reason}"
-            decisions.append(
-                self._decision(policy, row, prediction, plan, order, utility, rejections, reason, propensity)
-            )
+                ranking = ranking._replace(reason=f"panel; {ranking.reason}")
+            decisions.append(self._decision(policy, row, prediction, plan, ranking, utility, rejections))
         return decisions
+
+    def _eligible(self, rejections: Rejections) -> Ints:
+        if not rejections:
+            return self._everyone
+        return np.array([e for e, name in enumerate(self.names) if name not in rejections])
 
     def _rejections(
         self, query: Query, row: int, prediction: Prediction, require: Require, fleet: Fleet
@@ -163,23 +175,6 @@ class Engine:
             penalty = penalty + latency_s * (objective.latency / self.scale.latency_s)
         return penalty
 
-    def _order(
-        self,
-        policy: Policy,
-        row: int,
-        prediction: Prediction,
-        utility: Floats,
-        rejections: Rejections,
-        draw: float | None,
-    ) -> tuple[Ints, str, float]:
-        """Eligible experts in the order they are to be asked, why the first is first, and its propensity."""
-        order, reason = self._rank(policy, row, prediction, utility, rejections)
-        rank, propensity = _explore(policy.explore, len(order), draw)
-        if rank:
-            order = np.concatenate(([order[rank]], np.delete(order, rank)))
-            reason = f"explored with probability {propensity:.3f}"
-        return order, reason, propensity
-
     def _plan(
         self, policy: Policy, require: Require, query: Query, order: Ints, prediction: Prediction, row: int
     ) -> Plan:
@@ -194,21 +189,18 @@ class Engine:
         row: int,
         prediction: Prediction,
         plan: Plan,
-        order: Ints,
+        ranking: "_Ranking",
         utility: Floats,
         rejections: Rejections,
-        reason: str,
-        propensity: float,
     ) -> Decision:
-        margin = float(utility[order[0]] - utility[order[1]]) if len(order) > 1 else float("inf")
         return Decision(
             policy=policy.name,
             experts=self.names,
             chosen=plan.experts[0],
             plan=plan,
             tier=prediction.tier,
-            reason=reason,
-            order=order,
+            reason=ranking.reason,
+            order=ranking.order,
             utility=utility,
             quality=prediction.quality[row],
             quality_std=prediction.quality_std[row],
@@ -217,29 +209,40 @@ class Engine:
             latency_s=prediction.latency_s[row],
             evidence=prediction.evidence,
             rejections=rejections,
-            margin=margin,
-            propensity=propensity,
+            margin=ranking.margin,
+            propensity=ranking.propensity,
         )
 
     def _rank(
         self,
         policy: Policy,
+        objective: Objective,
         row: int,
         prediction: Prediction,
         utility: Floats,
-        rejections: Rejections,
-    ) -> tuple[Ints, str]:
+        eligible: Ints,
+    ) -> "_Ranking":
         """Eligible experts, best first, and why the first is. Equal utility: the cheaper, then by name."""
-        eligible = self._everyone
-        if rejections:
-            eligible = np.array([e for e, name in enumerate(self.names) if name not in rejections])
-        if (policy.default or not self._guessed) and not prediction.evidence.any():
-            return self._by_default(policy, eligible)
+        wished = objective.goals or objective.first
+        if not wished and (policy.default or not self._guessed) and not prediction.evidence.any():
+            order, reason = self._by_default(policy, eligible)
+            return _Ranking(order, reason, _margin(order, utility))
         cost_usd = prediction.cost_usd[row, eligible]  # an unknown price, NaN, sorts last among equals
         order = eligible[np.lexsort((self._by_name[eligible], cost_usd, -utility[eligible]))]
         best = order[0]
         basis = "guess" if not prediction.evidence[best] else prediction.tier
-        return order, f"best of {len(order)} by {basis}: quality {prediction.quality[row, best]:.2f}"
+        reason = f"best of {len(order)} by {basis}: quality {prediction.quality[row, best]:.2f}"
+        return _Ranking(order, reason, _margin(order, utility))
+
+    def _lead(
+        self, ranking: "_Ranking", objective: Objective, row: int, prediction: Prediction, latency_s: Floats
+    ) -> "_Ranking":
+        """What comes before all weights put first."""
+        quality = prediction.quality[row]
+        leads = self._attributes.leads(objective.first, prediction.cost_usd[row], latency_s)
+        order, margin = lead(ranking.order, quality, leads, objective.within)
+        reason = f"{told(objective)} of {len(order)}: quality {quality[order[0]]:.2f}"
+        return _Ranking(order, reason, margin)
 
     def _by_default(self, policy: Policy, eligible: Ints) -> tuple[Ints, str]:
         if policy.default in (self.names[e] for e in eligible):
@@ -270,10 +273,31 @@ def _dearest_where_unknown(values: Floats) -> Floats:
     return np.where(unknown, dearest, values)
 
 
-def _explore(share: float, n_eligible: int, draw: float | None) -> tuple[int, float]:
+class _Ranking(NamedTuple):
+    """Eligible experts in the order they are to be asked; why the first is, by how much, how probably."""
+
+    order: Ints
+    reason: str
+    margin: float
+    propensity: float = 1.0
+
+
+def _margin(order: Ints, utility: Floats) -> float:
+    return float(utility[order[0]] - utility[order[1]]) if len(order) > 1 else float("inf")
+
+
+def _explored(ranking: _Ranking, share: float, draw: float, utility: Floats) -> _Ranking:
+    """Somebody else first now and then."""
+    rank, propensity = _explore(share, len(ranking.order), draw)
+    if not rank:
+        return ranking._replace(propensity=propensity)
+    order = np.concatenate(([ranking.order[rank]], np.delete(ranking.order, rank)))
+    reason = f"explored with probability {propensity:.3f}"
+    return _Ranking(order, reason, _margin(order, utility), propensity)
+
+
+def _explore(share: float, n_eligible: int, draw: float) -> tuple[int, float]:
     """Rank to take and its propensity: with probability `share` anyone eligible, evenly; else the best."""
-    if not share or draw is None:
-        return 0, 1.0
     even = share / n_eligible
     rank = min(int(draw / even), n_eligible - 1) if draw < share else 0
     return rank, even + (1 - share if rank == 0 else 0.0)

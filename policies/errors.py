@@ -1,7 +1,8 @@
 """The error tree of `policies`.
 
 PoliciesError
-└── Infeasible       no expert meets the constraints: carries each expert's reason
+├── Infeasible       no expert meets the constraints: carries each expert's reason
+└── UnknownFlag      a flag that does not exist, or does not take its value
 """
 
 from collections.abc import Mapping
@@ -24,3 +25,15 @@ class Infeasible(PoliciesError):  # noqa: N818  the word of optimisation, as in 
         self.temporary = temporary
         why = "; ".join(f"{name}: {reason}" for name, reason in self.rejections.items())
         super().__init__(f"no expert meets the constraints ({why})")
+
+
+class UnknownFlag(PoliciesError):  # noqa: N818
+    """A flag that does not exist, or that does not take its value.
+
+    Attributes:
+        name: of the flag.
+    """
+
+    def __init__(self, name: str, message: str) -> None:
+        self.name = name
+        super().__init__(message)

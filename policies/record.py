@@ -65,7 +65,7 @@ def _why(decision: Decision, name: str, e: int) -> str:
         if behind >= 0
         else f"utility {-behind:.3f} higher, but {decision.reason}"
     )
-    return f"{words}: quality {quality:+.3f}, cost and latency {-behind - quality:+.3f}"
+    return f"{words}: quality {quality:+.3f}, other goals {-behind - quality:+.3f}"
 
 
 def _number(value: float) -> float | None:

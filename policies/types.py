@@ -12,6 +12,10 @@ from .plans import Plan
 from .recruiting import PanelRule
 
 EncoderUse = Literal["always", "adaptive", "never"]
+Goal = Literal["size", "recency", "security", "readability", "brevity", "detail"]
+"""What a weight can be put on beside cost and latency; `brevity` and `detail` are of the answer."""
+Lead = Literal["smallest", "latest", "cheapest", "fastest"]
+"""What can come before all weights, among experts nearly as good as the best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +24,17 @@ class Objective:
 
     Cost is measured against the dearest expert of the pool, latency against the slowest, so that a weight
     means the same whatever the pool, and leaving an expert out never reorders the others.
+
+    `goals` weigh what experts are, by rank among the eligible: from worst to best is worth the weight.
+    `first` comes before every weight: of the experts whose quality is `within` of the best, the smallest
+    (latest …), in this order of importance.
     """
 
     cost: float = 0.0
     latency: float = 0.0
+    goals: tuple[tuple[Goal, float], ...] = ()
+    first: tuple[Lead, ...] = ()
+    within: float = 0.02
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,8 @@ class ExpertProfile:
 
     `model` says whose answers the evidence is about: evidence belongs to name and model together.
     An unknown price or window is None, never 0. `labels` are what a policy can require (region, local …).
-    `quality` is the operator's own guess in [0, 1], used only where there is no evidence.
+    `quality` is the operator's own guess in [0, 1], used only where there is no evidence. `parameters_b` are
+    billions, `released` is an ISO date, `ratings` the operator's own (security, readability): more is better.
     """
 
     name: str
@@ -54,6 +55,9 @@ class ExpertProfile:
     labels: frozenset[tuple[str, str]] = frozenset()
     quality: float | None = None
     latency_s: float | None = None
+    parameters_b: float | None = None
+    released: str | None = None
+    ratings: frozenset[tuple[str, float]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,236 @@
+"""Flags: short wishes, `[Flag: Smallest model]` in a prompt or `flags` beside it, and what they ask for.
+
+    flag ::= "[Flag: " name ( " = " value )? "]"          in any case
+
+A flag in a text counts only at its very start or end, apart from the rest by white space, and outside code
+and quotes: whoever quotes a text does not make its wishes. Everywhere else it stays what it is, text.
+
+Reference: Tryage (arXiv 2308.11601), whose flags these are; it gives neither grammar nor weights.
+Differs: "smallest" and its like are lexicographic among the nearly best, not a weight without bound; weights
+are of ranks, so that a flag means the same in every pool.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+from .constraints import tighten
+from .errors import UnknownFlag
+from .types import Goal, Hints, Lead, Objective, Require
+
+SOFT_WEIGHT = 0.1
+"""What going from the worst to the best of the pool is worth, in quality, where a flag names no weight."""
+WEIGHTS: Mapping[str, float] = {"low": 0.05, "medium": 0.1, "high": 0.3}
+
+
+class Flag(NamedTuple):
+    """A wish by name, in lower case with single spaces; its value as written, "" where there is none."""
+
+    name: str
+    value: str = ""
+
+    @classmethod
+    def of(cls, name: str, value: str = "") -> "Flag":
+        return cls(" ".join(re.split(r"[\s_-]+", name.strip().lower())), value.strip())
+
+    @classmethod
+    def read(cls, written: str) -> "Flag":
+        """From `name` or `name = value`."""
+        name, _, value = written.partition("=")
+        return cls.of(name, value)
+
+
+@dataclass(frozen=True, slots=True)
+class Flagged:
+    """A text taken apart: what is left of it, and the flags that stood at its ends, in order."""
+
+    text: str
+    flags: tuple[Flag, ...]
+
+
+_FLAG = r"\[flag:[ \t]*(\w[\w -]{0,39}?)[ \t]*(?:=[ \t]*([\w .%-]{1,40}?)[ \t]*)?\]"
+_AT_START = re.compile(rf"\s*{_FLAG}(?=\s|\[flag:|\Z)", re.IGNORECASE)
+_AT_END = re.compile(rf"(?:(?<=\s)|(?<=\])|\A){_FLAG}\s*\Z", re.IGNORECASE)
+_FENCE = re.compile(r"^[ ]{0,3}(?:>[ ]?)*(```+|~~~+)", re.MULTILINE)
+_QUOTES = (("“", "”"), ("«", "»"))
+_LONGEST = 120
+"""No flag is longer."""
+
+
+def take_flags(text: str, start: bool = True, end: bool = True) -> Flagged:
+    """The flags at the ends of a text, and the text without them; a text without flags comes back as it is.
+
+    start, end: whether that end of the text is an end of the message.
+    """
+    if "[" not in text:
+        return Flagged(text, ())
+    first: list[Flag] = []
+    last: list[Flag] = []
+    rest = text
+    while start and not _indented(rest) and (found := _AT_START.match(rest)):
+        first.append(Flag.of(found[1], found[2] or ""))
+        rest = rest[found.end() :].lstrip()
+    while end and (found := _flag_at_end(rest)):
+        last.insert(0, Flag.of(found[1], found[2] or ""))
+        rest = rest[: found.start()].rstrip()
+    return Flagged(rest, (*first, *last)) if first or last else Flagged(text, ())
+
+
+def _flag_at_end(text: str) -> re.Match[str] | None:
+    bare = len(text.rstrip())
+    if not text[:bare].endswith("]"):
+        return None
+    found = _AT_END.search(text, max(0, bare - _LONGEST), bare)
+    return None if found is None or _inside(text[: found.start()]) else found
+
+
+def _inside(before: str) -> bool:
+    """Whether what follows this text stands in code or in a quotation."""
+    line = before[before.rfind("\n") + 1 :]
+    if line.lstrip(" ").startswith(">") or _indented(line) or line.count("`") % 2:
+        return True
+    return _in_fence(before) or _in_quotes(before)
+
+
+def _indented(text: str) -> bool:
+    """Whether it begins as a line of code does."""
+    line = text.lstrip("\r\n")
+    return line.startswith("    ") or line[:4].lstrip(" ").startswith("\t")
+
+
+def _in_fence(text: str) -> bool:
+    """Whether a fence is open at the end: it closes by one of its own kind, at least as long."""
+    fence = ""
+    for mark in _FENCE.findall(text):
+        if not fence:
+            fence = mark
+        elif mark[0] == fence[0] and len(mark) >= len(fence):
+            fence = ""
+    return bool(fence)
+
+
+def _in_quotes(text: str) -> bool:
+    """Whether a quotation is open at the end; straight quotes count within the paragraph."""
+    paragraph = text[text.rfind("\n\n") + 1 :]
+    if paragraph.count('"') % 2:
+        return True
+    return any(text.rfind(opening) > text.rfind(closing) for opening, closing in _QUOTES)
+
+
+Effect = Callable[[Hints, str], Hints]
+"""What a flag with this value makes of wishes; raises ValueError, in one line, for a value it cannot read."""
+
+
+def wish(hints: Hints, flags: Sequence[Flag]) -> Hints:
+    """The wishes with those of the flags added; `hints.objective` is what they add to.
+
+    Raises:
+        UnknownFlag: there is no such flag, or it does not take that value.
+    """
+    for flag in flags:
+        if flag.name not in FLAGS:
+            raise UnknownFlag(flag.name, f"there is no flag '{flag.name}'; there are: {', '.join(FLAGS)}")
+        try:
+            hints = FLAGS[flag.name](hints, flag.value)
+        except ValueError as error:
+            raise UnknownFlag(flag.name, f"the flag '{flag.name}' {error}") from None
+    return hints
+
+
+def known_flags(flags: Sequence[Flag]) -> tuple[tuple[Flag, ...], list[str]]:
+    """The flags that can be followed, and for each other one why not."""
+    good: list[Flag] = []
+    complaints: list[str] = []
+    for flag in flags:
+        try:
+            wish(Hints(), [flag])
+        except UnknownFlag as error:
+            complaints.append(str(error))
+        else:
+            good.append(flag)
+    return tuple(good), complaints
+
+
+def _led(goal: Lead, hints: Hints, value: str) -> Hints:
+    """First of all this, among experts within a distance of the best."""
+    objective = hints.objective or Objective()
+    within = _number(value, "how far from the best quality is near enough") if value else objective.within
+    first = (*(other for other in objective.first if other != goal), goal)
+    return replace(hints, objective=replace(objective, first=first, within=within))
+
+
+def _best(hints: Hints, value: str) -> Hints:
+    """Quality and nothing else."""
+    if value:
+        raise ValueError("takes no value")
+    return replace(hints, objective=Objective())
+
+
+def _weighed(goal: str, hints: Hints, value: str) -> Hints:
+    """A weight on cost or latency."""
+    weight = _weight(value)
+    objective = hints.objective or Objective()
+    changed = replace(objective, cost=weight) if goal == "cost" else replace(objective, latency=weight)
+    return replace(hints, objective=changed)
+
+
+def _goal(goal: Goal, hints: Hints, value: str) -> Hints:
+    """A weight on a goal by rank."""
+    objective = hints.objective or Objective()
+    goals = (*(item for item in objective.goals if item[0] != goal), (goal, _weight(value)))
+    return replace(hints, objective=replace(objective, goals=goals))
+
+
+def _security(hints: Hints, value: str) -> Hints:
+    """A weight on the operator's rating; a word that is no weight is a label that the expert must bear."""
+    if not value or value.lower() in WEIGHTS or _is_number(value):
+        return _goal("security", hints, value)
+    label = Require(labels=frozenset({("security", value)}))
+    return replace(hints, require=tighten(hints.require, label))
+
+
+def _verbosity(hints: Hints, value: str) -> Hints:
+    """How long the answer is to be: short unless it says high."""
+    if value.lower() not in ("", "low", "high"):
+        raise ValueError("takes low or high")
+    return _goal("detail" if value.lower() == "high" else "brevity", hints, "")
+
+
+def _weight(value: str) -> float:
+    if value.lower() in WEIGHTS:
+        return WEIGHTS[value.lower()]
+    return _number(value, f"a weight, or {', '.join(WEIGHTS)}") if value else SOFT_WEIGHT
+
+
+def _number(value: str, what: str) -> float:
+    number = float(value) if _is_number(value) else -1.0
+    if not 0 <= number <= 1:
+        raise ValueError(f"takes a number from 0 to 1: {what}")
+    return number
+
+
+def _is_number(value: str) -> bool:
+    return re.fullmatch(r"\d{0,9}\.?\d{1,9}", value) is not None
+
+
+FLAGS: Mapping[str, Effect] = {
+    "smallest model": partial(_led, "smallest"),
+    "smallest": partial(_led, "smallest"),
+    "latest model": partial(_led, "latest"),
+    "latest": partial(_led, "latest"),
+    "cheapest": partial(_led, "cheapest"),
+    "fastest": partial(_led, "fastest"),
+    "best": _best,
+    "cost": partial(_weighed, "cost"),
+    "latency": partial(_weighed, "latency"),
+    "size": partial(_goal, "size"),
+    "recency": partial(_goal, "recency"),
+    "security": _security,
+    "readability": partial(_goal, "readability"),
+    "verbosity": _verbosity,
+    "concise": partial(_goal, "brevity"),
+    "detailed": partial(_goal, "detail"),
+}
+"""Every flag by name."""

@@ -1,0 +1,107 @@
+"""Weighted goals over what experts are (size, recency, security …), and goals that come before all weights.
+
+A weighted goal costs `weight · rank`: ranks run evenly from 0, the best of the eligible pool, to 1, the
+worst; equals share theirs, and whatever is not known is worst. Ranks and not min–max: they do not care
+whether size is counted or its logarithm, and one giant does not push everybody else together. So a weight
+needs no unit and means the same for every goal, and a better attribute never ranks an expert lower.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from functools import lru_cache
+
+import numpy as np
+
+from routers import ExpertProfile, Floats, Ints
+
+from .types import Goal, Lead, Objective
+
+LEAD_WORDS: Mapping[Lead, str] = {
+    "smallest": "the smallest",
+    "latest": "the latest",
+    "cheapest": "the cheapest",
+    "fastest": "the fastest",
+}
+
+
+class Attributes:
+    """The pool's attributes as burdens, (n_experts,) each: less is better, infinite where unknown."""
+
+    def __init__(self, pool: Sequence[ExpertProfile]) -> None:
+        self.size = _burden(pool, lambda p: p.parameters_b)
+        self.age = _burden(pool, lambda p: None if p.released is None else -_ordinal(p.released))
+        self._burdens: dict[Goal, Floats] = {
+            "size": self.size,
+            "recency": self.age,
+            "security": _burden(pool, lambda p: _rating(p, "security")),
+            "readability": _burden(pool, lambda p: _rating(p, "readability")),
+        }
+        self._standing = lru_cache(maxsize=1024)(self._standing_ranks)
+
+    def penalty(self, goals: Sequence[tuple[Goal, float]], eligible: Ints, output_tokens: Floats) -> Floats:
+        """(n_experts,) Σ weight · rank among the eligible; 0 for everybody else.
+
+        output_tokens: (n_experts,) expected length of this answer, for `brevity` and `detail`.
+        """
+        total = np.zeros(len(output_tokens))
+        for goal, weight in goals:
+            if goal in self._burdens:
+                total[eligible] += weight * self._standing(goal, tuple(eligible.tolist()))
+            else:
+                length = output_tokens[eligible]
+                total[eligible] += weight * ranks(length if goal == "brevity" else -length)
+        return total
+
+    def _standing_ranks(self, goal: Goal, eligible: tuple[int, ...]) -> Floats:
+        return ranks(self._burdens[goal][list(eligible)])
+
+    def leads(self, first: Sequence[Lead], cost_usd: Floats, latency_s: Floats) -> list[Floats]:
+        """What each of `first` looks at, (n_experts,) each: less is better, infinite where unknown."""
+        known = {"smallest": self.size, "latest": self.age, "cheapest": cost_usd, "fastest": latency_s}
+        return [np.where(np.isnan(known[lead]), np.inf, known[lead]) for lead in first]
+
+
+def ranks(burden: Floats) -> Floats:
+    """(n,) from 0, the least, to 1, the most; equals share the mean of their places, NaN counts as most."""
+    if len(burden) < 2:
+        return np.zeros(len(burden))
+    values = np.where(np.isnan(burden), np.inf, burden)
+    less = (values[:, None] > values).sum(axis=1)
+    equal = (values[:, None] == values).sum(axis=1) - 1
+    shared: Floats = (less + equal / 2) / (len(values) - 1)
+    return shared
+
+
+def lead(order: Ints, quality: Floats, leads: Sequence[Floats], within: float) -> tuple[Ints, float]:
+    """Those nearly as good as the best go first, by `leads`; and how far the first is from being another.
+
+    order: eligible experts by utility; quality: (n_experts,). Near means q ≥ max q − within. The rest keep
+    their order. The margin is the least change of a quality that would change who is first.
+    """
+    above = quality - (quality[order].max() - within)
+    near = above[order] >= 0
+    sought = np.lexsort([values[order] for values in reversed(leads)])  # stable: equals stay by utility
+    first = int(np.argmax(near[sought]))
+    preferred = order[sought[:first]]  # would have been first, were they as good
+    ranked = np.concatenate((order[sought[near[sought]]], order[~near]))
+    return ranked, float(min([above[ranked[0]], *-above[preferred]]))
+
+
+def told(objective: Objective) -> str:
+    """The goals that come before the weights, in words."""
+    what = ", then ".join(LEAD_WORDS[goal] for goal in objective.first)
+    return f"{what} within {objective.within:g} of the best quality"
+
+
+def _burden(pool: Sequence[ExpertProfile], of: Callable[[ExpertProfile], float | None]) -> Floats:
+    values = [of(profile) for profile in pool]
+    return np.array([np.inf if value is None else value for value in values], np.float64)
+
+
+def _ordinal(released: str) -> int:
+    return date.fromisoformat(released).toordinal()
+
+
+def _rating(profile: ExpertProfile, name: str) -> float | None:
+    rating = dict(profile.ratings).get(name)
+    return None if rating is None else -rating

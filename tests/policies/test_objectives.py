@@ -1,0 +1,191 @@
+"""Weighted goals by rank, and goals that come before all weights."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies import Decision, Engine, Fleet, Goal, Hints, Objective, Policy, Require, Scale, decision_record
+from policies.objectives import ranks
+from routers import ExpertProfile, Prediction, Query
+
+NAMES = ("a", "b", "c", "d")
+QUERY = Query("x", 9)
+
+
+def pool(sizes: Sequence[float | None] = (70, 8, 1, None), **more: Sequence[object]) -> list[ExpertProfile]:
+    rows = [dict(zip(more, values, strict=True)) for values in zip(*more.values(), strict=True)] or [{}] * 4
+    return [
+        ExpertProfile(name, name, parameters_b=size, **row)  # type: ignore[arg-type]
+        for name, size, row in zip(NAMES, sizes, rows, strict=True)
+    ]
+
+
+def predict(
+    quality: Sequence[float],
+    cost: Sequence[float] = (1, 1, 1, 1),
+    latency: Sequence[float] = (1, 1, 1, 1),
+    length: Sequence[float] = (1, 1, 1, 1),
+    evidence: bool = True,
+) -> Prediction:
+    rows = [np.array([values], float) for values in (quality, [0.1] * 4, length, cost, latency)]
+    return Prediction(NAMES, "static", *rows, evidence=np.full(4, evidence))
+
+
+def decide(
+    profiles: list[ExpertProfile], prediction: Prediction, objective: Objective, hint: Hints | None = None
+) -> Decision:
+    policy = Policy("p", objective, n_fallbacks=3)
+    return Engine(profiles, Scale()).decide(policy, [QUERY], prediction, Fleet.idle(4), [hint])[0]
+
+
+def goals(**weights: float) -> Objective:
+    return Objective(goals=tuple(weights.items()))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("burden", "expected"),
+    [
+        ([70, 8, 1, np.nan], [2 / 3, 1 / 3, 0, 1]),
+        ([5, 5, 1], [0.75, 0.75, 0]),
+        ([np.nan, np.nan], [0.5, 0.5]),
+        ([3], [0]),
+        ([], []),
+    ],
+)
+def test_ranks_run_from_best_to_worst_and_equals_share(burden: list[float], expected: list[float]) -> None:
+    assert ranks(np.array(burden, float)).tolist() == pytest.approx(expected)
+
+
+def test_a_weight_on_size_prefers_the_smaller_and_an_unknown_size_counts_as_the_largest() -> None:
+    decision = decide(pool(), predict([0.6, 0.6, 0.6, 0.6]), goals(size=0.3))
+    assert decision.plan.experts == ("c", "b", "a", "d")
+    assert decision.utility.tolist() == pytest.approx([0.4, 0.5, 0.6, 0.3])
+
+
+def test_a_weight_is_what_the_whole_way_from_worst_to_best_is_worth() -> None:
+    quality = [0.70, 0.60, 0.45, 0.1]
+    assert decide(pool((4, 3, 2, 1)), predict(quality), goals(size=0.29)).chosen == "a"
+    assert decide(pool((4, 3, 2, 1)), predict(quality), goals(size=0.31)).chosen == "b"
+
+
+def test_ranks_are_taken_over_those_who_are_eligible() -> None:
+    hint = Hints(Require(exclude=frozenset({"c", "d"})))
+    decision = decide(pool(), predict([0.6, 0.5, 0.9, 0.9]), goals(size=0.2), hint)
+    assert decision.utility[:2].tolist() == pytest.approx([0.4, 0.5])
+    assert decision.chosen == "b"
+
+
+@pytest.mark.parametrize(
+    ("objective", "chosen"),
+    [
+        (goals(recency=0.1), "b"),
+        (goals(security=0.1), "c"),
+        (goals(readability=0.1), "d"),
+        (goals(brevity=0.1), "d"),
+        (goals(detail=0.1), "a"),
+        (Objective(first=("latest",)), "b"),
+        (Objective(first=("cheapest",)), "c"),
+        (Objective(first=("fastest",)), "d"),
+        (Objective(first=("smallest",)), "c"),
+    ],
+)
+def test_each_goal_looks_at_its_own_attribute(objective: Objective, chosen: str) -> None:
+    ratings = [(("security", n), ("readability", 3 - n)) for n in (1, 2, 3, 0)]
+    profiles = pool(
+        released=("2024-07-18", "2025-08-07", None, "2023-01-01"), ratings=[frozenset(r) for r in ratings]
+    )
+    prediction = predict([0.6] * 4, cost=(4, 3, 1, 2), latency=(4, 3, 2, 1), length=(90, 20, 30, 10))
+    assert decide(profiles, prediction, objective).chosen == chosen
+
+
+def test_the_smallest_is_taken_among_the_nearly_best_only() -> None:
+    prediction = predict([0.70, 0.69, 0.60, 0.71])
+    assert decide(pool(), prediction, Objective(first=("smallest",))).plan.experts == ("b", "a", "d", "c")
+    assert decide(pool(), prediction, Objective(first=("smallest",), within=0.2)).chosen == "c"
+    assert decide(pool(), prediction, Objective(first=("smallest",), within=0.0)).chosen == "d"
+
+
+def test_a_reason_says_what_came_first() -> None:
+    decision = decide(pool(), predict([0.70, 0.69, 0.60, 0.71]), Objective(first=("smallest", "cheapest")))
+    assert decision.reason.startswith("the smallest, then the cheapest within 0.02 of the best quality of 4")
+    assert "higher, but the smallest" in decision_record(decision)["candidates"][2]["reason"]
+
+
+def test_several_goals_come_first_in_their_order() -> None:
+    prediction = predict([0.7] * 4, cost=(1, 9, 2, 3))
+    profiles = pool((8, 1, 1, 1))
+    assert decide(profiles, prediction, Objective(first=("smallest", "cheapest"))).plan.experts == (
+        "c",
+        "d",
+        "b",
+        "a",
+    )
+
+
+def test_who_could_still_become_first_sets_the_margin() -> None:
+    decision = decide(pool(), predict([0.70, 0.69, 0.66, 0.1]), Objective(first=("smallest",)))
+    assert (decision.chosen, decision.margin) == ("b", pytest.approx(0.01))  # b nearly drops out
+    decision = decide(pool(), predict([0.70, 0.70, 0.675, 0.1]), Objective(first=("smallest",)))
+    assert (decision.chosen, decision.margin) == ("b", pytest.approx(0.005))  # c nearly comes in
+
+
+def test_goals_are_followed_where_nothing_is_known_of_quality() -> None:
+    prior = predict([0.5] * 4, evidence=False)
+    assert decide(pool(), prior, Objective()).chosen == "a"
+    assert decide(pool(), prior, Objective(first=("smallest",))).chosen == "c"
+    assert decide(pool(), prior, goals(size=0.1)).chosen == "c"
+
+
+unit = st.floats(0, 1, allow_nan=False)
+four = st.tuples(unit, unit, unit, unit)
+GOALS: list[Goal] = ["size", "recency", "security", "readability", "brevity", "detail"]
+
+
+@given(quality=four, goal=st.sampled_from(GOALS))
+def test_a_weight_of_nothing_changes_nothing(quality: tuple[float, ...], goal: Goal) -> None:
+    plain = decide(pool(), predict(quality), Objective())
+    weighed = decide(pool(), predict(quality), Objective(goals=((goal, 0.0),)))
+    assert (plain.plan, plain.reason, plain.margin) == (weighed.plan, weighed.reason, weighed.margin)
+    assert plain.utility.tobytes() == weighed.utility.tobytes()
+
+
+@given(
+    quality=four,
+    sizes=st.tuples(*[st.one_of(st.none(), st.integers(1, 5).map(float))] * 4),
+    expert=st.integers(0, 3),
+    smaller=st.integers(0, 5),
+    objective=st.sampled_from(
+        [
+            goals(size=0.1),
+            goals(size=1.0),
+            Objective(first=("smallest",)),
+            Objective(first=("smallest",), within=1),
+        ]
+    ),
+)
+def test_a_better_attribute_never_ranks_lower_for_being_better(
+    quality: tuple[float, ...],
+    sizes: tuple[float | None, ...],
+    expert: int,
+    smaller: int,
+    objective: Objective,
+) -> None:
+    before = decide(pool(sizes), predict(quality), objective).order.tolist().index(expert)
+    own = sizes[expert]
+    better = [
+        s if e != expert else float(smaller) if own is None else min(own, smaller)
+        for e, s in enumerate(sizes)
+    ]
+    assert decide(pool(better), predict(quality), objective).order.tolist().index(expert) <= before
+
+
+@given(quality=four, cap=st.integers(1, 4), within=unit)
+def test_what_comes_first_is_never_further_from_the_best_than_allowed(
+    quality: tuple[float, ...], cap: int, within: float
+) -> None:
+    hint = Hints(Require(models=frozenset(NAMES[:cap])))
+    decision = decide(pool(), predict(quality), Objective(first=("smallest",), within=within), hint)
+    assert quality[NAMES.index(decision.chosen)] >= max(quality[:cap]) - within - 1e-12
