@@ -62,10 +62,18 @@ class Clusters:
         return self
 
     def predict(self, features: Features) -> Estimate:
-        logits = (self.space_.rows(features) @ self.centroids_.T).astype(np.float64) * self.sharpness
-        share = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return self.predict_at(self.space_.unit(features))
+
+    def predict_at(self, unit: Floats32) -> Estimate:
+        """What `predict` gives for the queries that lie there."""
+        share = (unit @ self.centroids_.T).astype(np.float64)
+        share -= share.max(axis=1, keepdims=True)
+        share *= self.sharpness
+        np.exp(share, out=share)
         share /= share.sum(axis=1, keepdims=True)
-        return Estimate(self.mean_ + share @ self.value_, share @ self.std_)
+        mean = share @ self.value_
+        mean += self.mean_
+        return Estimate(mean, share @ self.std_)
 
     def settings(self) -> dict[str, Any]:
         return {

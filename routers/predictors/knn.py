@@ -24,7 +24,7 @@ class KNN:
     """
 
     space_: Space
-    rows_: Floats32
+    columns_: Floats32
     residual_: Floats32
     known_: Floats32
     mean_: Floats
@@ -46,7 +46,7 @@ class KNN:
     def fit(self, features: Features, targets: Floats) -> Self:
         parts = centred(targets)
         self.space_ = Space.of(features, self.form, self.n_dims)
-        self.rows_ = self.space_.rows(features)
+        self.columns_ = np.ascontiguousarray(self.space_.rows(features).T)
         self.residual_ = parts.residual.astype(np.float32)
         self.known_ = parts.known.astype(np.float32)
         self.mean_, self.std_ = parts.mean, parts.std
@@ -54,15 +54,19 @@ class KNN:
         return self
 
     def predict(self, features: Features) -> Estimate:
-        n = len(features)
-        mean = np.repeat(self.mean_[None], n, axis=0)
-        std = np.repeat(self.std_[None], n, axis=0)
-        if not len(self.rows_):
+        return self.predict_at(self.space_.unit(features))
+
+    def predict_at(self, unit: Floats32) -> Estimate:
+        """What `predict` gives for the queries that lie there."""
+        n = len(unit)
+        mean = np.empty((n, len(self.mean_)))
+        std = np.empty((n, len(self.mean_)))
+        mean[:], std[:] = self.mean_, self.std_
+        if not self.columns_.shape[1]:
             return Estimate(mean, std)
-        rows = self.space_.rows(features)
+        rows = self.space_.project(unit)
         for start in range(0, n, _CHUNK):
-            block = slice(start, start + _CHUNK)
-            for n_row, similarity in enumerate(rows[block] @ self.rows_.T, start):
+            for n_row, similarity in enumerate(rows[start : start + _CHUNK] @ self.columns_, start):
                 pull, share = self._read(similarity)
                 mean[n_row] += pull
                 std[n_row] *= share
@@ -71,22 +75,22 @@ class KNN:
     def _read(self, similarity: Floats32) -> tuple[Floats32, Floats32]:
         """What the neighbours add to the mean, and by how much they narrow the spread; (n_experts,) each."""
         nearest, weights = self._neighbours(similarity)
-        residual = self.residual_[nearest]
+        residual = self.residual_.take(nearest, axis=0)
         if self.complete_:
-            total = weights.sum() + np.float32(self.prior)
+            total = np.add.reduce(weights) + np.float32(self.prior)
             square = weights @ weights
         else:
-            known = self.known_[nearest]
+            known = self.known_.take(nearest, axis=0)
             total = weights @ known + np.float32(self.prior)
             square = (weights * weights) @ known
         return weights @ residual / total, np.sqrt(square + np.float32(self.prior)) / total
 
     def _neighbours(self, similarity: Floats32) -> tuple[Ints, Floats32]:
-        edge = similarity.min()
-        if len(similarity) > self.k:
-            edge = np.partition(similarity, len(similarity) - self.k)[len(similarity) - self.k]
-        nearest = np.flatnonzero(similarity >= edge)
-        lead = similarity[nearest] - edge
+        last = len(similarity) - self.k
+        edge = np.partition(similarity, last)[last] if last > 0 else similarity.min()
+        nearest = (similarity >= edge).nonzero()[0]
+        lead = similarity.take(nearest)
+        lead -= edge
         top = lead.max()
         return nearest, lead / top if top > _SAME else np.ones_like(lead)
 
@@ -96,7 +100,7 @@ class KNN:
     def arrays(self) -> Arrays:
         return {
             **self.space_.arrays(),
-            "rows": self.rows_,
+            "columns": self.columns_,
             "residual": self.residual_,
             "known": self.known_,
             "mean": self.mean_,
@@ -105,7 +109,7 @@ class KNN:
 
     def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Self:
         self.space_ = Space.from_arrays(arrays, self.form)
-        self.rows_ = arrays["rows"]
+        self.columns_ = arrays["columns"]
         self.residual_, self.known_ = arrays["residual"], arrays["known"]
         self.mean_, self.std_ = arrays["mean"], arrays["std"]
         self.complete_ = bool(self.known_.all())

@@ -33,7 +33,9 @@ class FormScale:
     def scaled(self, features: Features) -> Floats32:
         """(n_queries, n_form) standardised, clipped at 3 spreads."""
         limit = np.float32(_CLIP / np.sqrt(max(len(self.mean), 1)))
-        z = (features.form.astype(np.float32) - self.mean) * self.gain
+        z = features.form.astype(np.float32)
+        z -= self.mean
+        z *= self.gain
         clipped: Floats32 = np.minimum(np.maximum(z, -limit, out=z), limit, out=z)
         return clipped
 
@@ -56,9 +58,20 @@ class Space:
 
     def rows(self, features: Features) -> Floats32:
         """(n_queries, n_dims) float32; of unit length before the smaller directions were dropped."""
-        rows = np.concatenate((features.dense, self.scale.scaled(features) * np.float32(self.weight)), axis=1)
+        return self.project(self.unit(features))
+
+    def unit(self, features: Features) -> Floats32:
+        """(n_queries, dim + n_form) float32 of unit length; the same in every space of one weight."""
+        form = self.scale.scaled(features)
+        if self.weight != 1.0:
+            form *= np.float32(self.weight)
+        rows = np.concatenate((features.dense, form), axis=1)
         rows /= np.sqrt(np.einsum("qd,qd->q", rows, rows) + np.float32(1e-12))[:, None]
-        return rows @ self.axes if self.axes.size else rows
+        return rows
+
+    def project(self, unit: Floats32) -> Floats32:
+        """What `rows` gives for the queries whose unit vectors these are."""
+        return unit @ self.axes if self.axes.size else unit
 
     def arrays(self) -> Arrays:
         return {"form_mean": self.scale.mean, "form_gain": self.scale.gain, "axes": self.axes}
