@@ -106,7 +106,9 @@ class ScriptedGateway:
         try:
             while await self._exchange(reader, writer):
                 pass
-        except (asyncio.CancelledError, ConnectionError, asyncio.IncompleteReadError):
+        except ConnectionError:  # gone while the answer was being written
+            self.left.set()
+        except (asyncio.CancelledError, asyncio.IncompleteReadError):
             pass
         finally:
             writer.close()
