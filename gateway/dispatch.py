@@ -1,7 +1,7 @@
-"""Performs plans: calls the experts a decision names, in order, and puts the answer on the wire.
+"""Carries out orders: has plans performed, puts the answer on the wire, writes down what came of it.
 
-Until an expert has spoken its failure moves the plan on; afterwards nothing is retried, and a stream that
-breaks off says so. Whatever happens is told to the fleet and written to the journal, once.
+Once an expert has spoken nothing is retried, and a stream that breaks off says so. Whatever happens is told
+to the fleet and written to the journal, once.
 """
 
 import time
@@ -10,19 +10,20 @@ from time import perf_counter
 
 import msgspec
 
-from policies import Verdict
-
-from .errors import ExpertFailed, GatewayError, Unavailable
-from .experts.types import Call, Expert, Reply, UpstreamError
+from .errors import ExpertFailed, GatewayError
+from .experts.types import Expert, Reply, UpstreamError
 from .fleet import FleetState
-from .journal import AttemptRecord, Entry, Journal
+from .journal import Entry, Journal
 from .orders import Order, Story, debug_json
+from .panels import as_events, events_with_usage, together
+from .performing import Performer, failed_record
 from .sse import EventStream, error_event
 from .transcript import answer_of, prompt_of
 from .usage import UNKNOWN_PRICE, Price, cost_usd
 from .wire import Exchange, Headers, fresh_id, header_value
 
 COST_DIGITS = 10
+DONE = b"data: [DONE]\n\n"
 
 
 class Dispatcher:
@@ -31,7 +32,7 @@ class Dispatcher:
     def __init__(
         self, experts: Mapping[str, Expert], prices: Mapping[str, Price], fleet: FleetState, journal: Journal
     ) -> None:
-        self._experts = experts
+        self._performer = Performer(experts, fleet)
         self._prices = prices
         self._fleet = fleet
         self._journal = journal
@@ -40,11 +41,13 @@ class Dispatcher:
         """Answer a request as ordered."""
         story = Story(decision_id="dec_" + fresh_id())
         try:
-            reply = await self._ask(order, story)
-            if reply.events is None:
-                await self._send_whole(exchange, order, story, reply)
-            else:
+            reply = await self._performer.ask(order, story)
+            if reply.events is not None:
                 await self._send_stream(exchange, order, story, reply.events)
+            elif order.call.stream:
+                await self._send_at_once(exchange, order, story, reply)
+            else:
+                await self._send_whole(exchange, order, story, reply)
         except UpstreamError as error:
             story.error = error.message
             await self._send_failure(exchange, order, story, error)
@@ -53,65 +56,6 @@ class Dispatcher:
             await exchange.refuse(error, self._facts(exchange, order, story))
         finally:
             self._record(exchange, order, story)
-
-    async def _ask(self, order: Order, story: Story) -> Reply:
-        """Drive the plan until somebody answers.
-
-        Raises:
-            UpstreamError: the last failure, when nobody did.
-            Unavailable: nobody could be asked at all.
-        """
-        attempts = order.plan.attempts()
-        attempt = next(attempts)
-        failure: UpstreamError | None = None
-        while True:
-            verdict: Verdict = "moved_on"
-            if self._fleet.admit(attempt.expert, insist=order.asked is not None):
-                try:
-                    return await self._attempt(attempt.expert, order.call, story)
-                except UpstreamError as error:
-                    failure = error
-                    verdict = "moved_on" if error.moves_on else "refused"
-            else:
-                story.records.append(AttemptRecord(attempt.expert, "skipped", error="cooling down"))
-            try:
-                attempt = attempts.send(verdict)
-            except StopIteration:
-                raise failure or self._nobody(order) from None
-
-    async def _attempt(self, name: str, call: Call, story: Story) -> Reply:
-        start = perf_counter()
-        failure: UpstreamError | None = None
-        reply: Reply | None = None
-        try:
-            reply = await self._experts[name].call(call)
-        except UpstreamError as error:
-            failure = error
-            raise
-        finally:
-            elapsed_s = perf_counter() - start
-            story.upstream_s += elapsed_s
-            if reply is not None:
-                story.answered, story.usage = name, reply.usage
-                story.records.append(
-                    AttemptRecord(name, "answered", 200, latency_s=elapsed_s, deployment=reply.deployment)
-                )
-                if reply.events is None:
-                    self._fleet.answered(name, elapsed_s)
-                else:
-                    story.first_token_s = elapsed_s
-            elif failure is not None:
-                story.records.append(_failed(name, failure, elapsed_s))
-                self._fleet.failed(name, failure)
-            else:
-                story.records.append(AttemptRecord(name, "abandoned", latency_s=elapsed_s))
-                self._fleet.abandoned(name)
-        return reply
-
-    def _nobody(self, order: Order) -> Unavailable:
-        waits = {name: self._fleet.cooldown_s(name) for name in order.plan.experts}
-        names = ", ".join(f"{name} ({wait:.1f} s)" for name, wait in waits.items())
-        return Unavailable(f"cooling down: {names}", retry_after_s=min(waits.values()))
 
     async def _send_whole(self, exchange: Exchange, order: Order, story: Story, reply: Reply) -> None:
         story.status = 200
@@ -124,6 +68,17 @@ class Dispatcher:
         )
         await exchange.respond(200, headers, reply.body, reply.content_type)
 
+    async def _send_at_once(self, exchange: Exchange, order: Order, story: Story, reply: Reply) -> None:
+        """An answer that is there already, for a client that wants a stream."""
+        events = as_events(reply.body, order.call.endpoint, order.call.fields)
+        story.status = 200
+        story.first_token_s = perf_counter() - exchange.started_s
+        if self._journal.content:
+            story.said.append(events)
+        await exchange.start_stream(self._facts(exchange, order, story))
+        told = self._told(exchange, order, story, None) if order.explain else b""
+        await exchange.end_stream(events + told + DONE)
+
     async def _send_stream(self, exchange: Exchange, order: Order, story: Story, events: EventStream) -> None:
         """Pass events on as they come. The fleet hears of the call when the stream is over."""
         name, start = story.answered or "", perf_counter()
@@ -133,6 +88,8 @@ class Dispatcher:
             await exchange.start_stream(self._facts(exchange, order, story))
             try:
                 async for ready in events:
+                    if story.before:
+                        ready = events_with_usage(ready, list(story.before.values()))
                     if self._journal.content:
                         story.said.append(ready)
                     await exchange.stream(ready)
@@ -150,7 +107,7 @@ class Dispatcher:
             story.usage = events.events.usage
             if failure is not None:
                 story.status, story.error = failure.client_status, failure.message
-                story.records[-1] = _failed(name, failure, elapsed_s)
+                story.records[-1] = failed_record(name, failure, elapsed_s, story.records[-1].role)
                 self._fleet.failed(name, failure)
             elif ended:
                 story.status = 200
@@ -190,7 +147,7 @@ class Dispatcher:
             headers.append((b"x-thalamus-decision", debug_json(order, story)))
         return headers
 
-    def _told(self, exchange: Exchange, order: Order, story: Story, events: EventStream) -> bytes:
+    def _told(self, exchange: Exchange, order: Order, story: Story, events: EventStream | None) -> bytes:
         """The facts of the headers as one more chunk."""
         facts = {
             name.decode().removeprefix("x-thalamus-").replace("-", "_"): value.decode()
@@ -198,22 +155,26 @@ class Dispatcher:
             if name != b"x-thalamus-decision"
         }
         chunk: dict[str, object] = {
-            "id": events.events.id or story.decision_id,
+            "id": (events and events.events.id) or story.decision_id,
             "object": "chat.completion.chunk"
             if order.call.endpoint == "chat/completions"
             else "text_completion",
             "created": int(time.time()),
-            "model": events.events.model or story.answered,
+            "model": (events and events.events.model) or story.answered,
             "choices": [],
             "thalamus": {**facts, "cost_usd": self._cost_usd(story)},
         }
         return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
 
     def _cost_usd(self, story: Story) -> float | None:
-        return cost_usd(story.usage, self._prices.get(story.answered or "", UNKNOWN_PRICE))
+        """Of all that was used, not only for the answer that was given; None where a part is unknown."""
+        calls = [(story.answered or "", story.usage), *story.before.items()]
+        costs = [cost_usd(usage, self._prices.get(name, UNKNOWN_PRICE)) for name, usage in calls]
+        known = [cost for cost in costs if cost is not None]
+        return sum(known) if len(known) == len(costs) else None
 
     def _record(self, exchange: Exchange, order: Order, story: Story) -> None:
-        usage = story.usage
+        usage = together([story.usage, *story.before.values()]) if story.before else story.usage
         latency_s = perf_counter() - exchange.started_s
         content = self._journal.content
         self._journal.record(
@@ -243,8 +204,3 @@ class Dispatcher:
                 answer=answer_of(story.said, order.call.stream) if content else None,
             )
         )
-
-
-def _failed(name: str, error: UpstreamError, latency_s: float) -> AttemptRecord:
-    verdict = "moved_on" if error.moves_on else "refused"
-    return AttemptRecord(name, verdict, error.status, error.message, latency_s)

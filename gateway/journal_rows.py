@@ -3,20 +3,21 @@
 The decision is kept as its arrays, which is quick to write; the story of every candidate is made when read.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
-from policies import Decision, Single, decision_record
+from policies import Decision, Panel, Plan, Single, decision_record
 
+Role = Literal["member", "aggregator"]
 BY_NAME = "asked for by name"
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """One call to one expert, and what came of it."""
+    """One call to one expert, and what came of it; `role` is its part in a panel."""
 
     expert: str
     verdict: str
@@ -24,6 +25,7 @@ class AttemptRecord:
     error: str | None = None
     latency_s: float | None = None
     deployment: str | None = None
+    role: Role | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +150,9 @@ def told(row: tuple[Any, ...]) -> dict[str, Any]:
 
 def _pack(decision: Decision) -> bytes:
     plain = {name: getattr(decision, name) for name in Decision.__slots__}
-    plain["plan"] = {"kind": decision.plan.kind, "experts": decision.plan.experts}
+    plan = decision.plan
+    parts = asdict(plan) if isinstance(plan, Panel) else {"experts": plan.experts}
+    plain["plan"] = {"kind": plan.kind, **parts}
     return msgspec.msgpack.encode(plain, enc_hook=_plain)
 
 
@@ -160,13 +164,20 @@ def _plain(value: Any) -> Any:
 
 def _unpack(packed: bytes) -> Decision:
     plain = msgspec.msgpack.decode(packed)
-    plain["plan"] = Single(tuple(plain["plan"]["experts"]))
+    plain["plan"] = _plan(**plain["plan"])
     plain["experts"] = tuple(plain["experts"])
     for name, value in plain.items():
         if isinstance(value, list):
             kind = {"order": np.int64, "evidence": np.bool_}.get(name, np.float64)
             plain[name] = np.array(value, dtype=kind)
     return Decision(**plain)
+
+
+def _plan(kind: str, **parts: Any) -> Plan:
+    whole: dict[str, Any] = {
+        name: tuple(part) if isinstance(part, list) else part for name, part in parts.items()
+    }
+    return Panel(**whole) if kind == "panel" else Single(**whole)
 
 
 def as_told(entry: Entry, content: bool) -> dict[str, Any]:

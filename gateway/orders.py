@@ -36,7 +36,10 @@ class Order:
 
 @dataclass(slots=True)
 class Story:
-    """What came of an order so far."""
+    """What came of an order so far.
+
+    `before` is what the experts used whose answers are not the one that is given.
+    """
 
     decision_id: str
     records: list[AttemptRecord] = field(default_factory=list)
@@ -45,6 +48,7 @@ class Story:
     first_token_s: float | None = None
     streaming_s: float = 0.0
     usage: Usage | None = None
+    before: dict[str, Usage | None] = field(default_factory=dict)
     status: int = CLIENT_GONE_STATUS
     error: str | None = None
     said: list[bytes] = field(default_factory=list)

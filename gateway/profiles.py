@@ -9,6 +9,8 @@ from .prices import ModelFacts, facts_of
 
 UNKNOWN = ModelFacts()
 PLAIN = frozenset[str]()
+OURS = ("local", "region", "tool")
+"""Labels that say what the rest of the configuration says: nobody else's word counts."""
 
 
 def profiles(config: Config) -> tuple[ExpertProfile, ...]:
@@ -55,10 +57,12 @@ def _abilities(expert: ExpertConfig, facts: ModelFacts) -> frozenset[str] | None
 
 def _labels(expert: ExpertConfig) -> Iterator[tuple[str, str]]:
     yield "local", "true" if expert.is_local else "false"
+    if expert.tool:
+        yield "tool", "true"
     regions = {place.region for place in expert.places()}
     if len(regions) == 1 and (region := regions.pop()):
         yield "region", region
-    yield from ((key, value) for key, value in expert.labels.items() if key not in ("local", "region"))
+    yield from ((key, value) for key, value in expert.labels.items() if key not in OURS)
 
 
 def _first(*values: float | None) -> float | None:

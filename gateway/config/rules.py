@@ -65,11 +65,20 @@ def _bases(expert: ExpertConfig, at: Path) -> Iterator[tuple[Path, str]]:
 
 def _policies(config: Config) -> Iterator[Violation]:
     names = {expert.name for expert in config.experts}
+    tools = {expert.name for expert in config.experts if expert.tool}
     for name, policy in config.policies.items():
         at: Path = ("policies", name)
         asked = [("default", policy.default)] if policy.default else []
         asked += [("require.models", model) for model in policy.require.models or ()]
         asked += [("require.exclude", model) for model in policy.require.exclude]
+        panel = policy.plan.panel
+        if panel is not None and panel.aggregator not in ("auto", "vote"):
+            asked.append(("plan.panel.aggregator", panel.aggregator))
+            if panel.aggregator in tools:
+                yield (
+                    (*at, "plan", "panel", "aggregator"),
+                    f"'{panel.aggregator}' is a tool: it cannot weigh answers; name an expert, vote, or auto",
+                )
         for key, expert in asked:
             if expert not in names:
                 known = ", ".join(sorted(names)) or "none"

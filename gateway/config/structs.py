@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from policies import Objective, Policy, Require
+from policies import Objective, PanelRule, Policy, Require
 
 from .secrets import Secret
 
@@ -176,6 +176,29 @@ class RequireConfig(Strict, frozen=True):
         )
 
 
+class PanelConfig(Strict, frozen=True):
+    """Several experts answer together, and the `aggregator` makes one answer of theirs.
+
+    `vote` only counts; `auto` asks the expert expected to be best where counting does not decide; a name asks
+    that expert.
+    """
+
+    k: Annotated[int, Meta(ge=2, le=16)] = 3
+    aggregator: str = "auto"
+    max_cost_usd: NotNegative | None = None
+
+
+class PlanConfig(Strict, frozen=True):
+    """What is done with whom a policy chooses; one expert is asked where nothing is said."""
+
+    panel: PanelConfig | None = None
+
+    def rule(self) -> PanelRule | None:
+        """The panel, in the words of `policies`."""
+        panel = self.panel
+        return None if panel is None else PanelRule(panel.k, panel.aggregator, panel.max_cost_usd)
+
+
 class PolicyConfig(Strict, frozen=True):
     """How to choose, by name; `auto` is there even when the file says nothing of it."""
 
@@ -186,6 +209,7 @@ class PolicyConfig(Strict, frozen=True):
     default: str | None = None
     n_fallbacks: Annotated[int, Meta(ge=0, le=16)] = 2
     explore: Share = 0.0
+    plan: PlanConfig = PlanConfig()
 
     def policy(self, name: str) -> Policy:
         """The same, in the words of `policies`."""
@@ -197,6 +221,7 @@ class PolicyConfig(Strict, frozen=True):
             default=self.default,
             n_fallbacks=self.n_fallbacks,
             explore=self.explore,
+            panel=self.plan.rule(),
         )
 
 

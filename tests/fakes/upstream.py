@@ -6,6 +6,7 @@
     cut-N, stall-N, badchunk-N                      stream N chunks, then break off, go silent, send no JSON
     nodone            streams everything but [DONE] errorevent-N   streams N chunks, then an error
     toolong           400 for too long a context    rated-S        429 with retry-after: S
+    says-WORDS      answers with those words, underscores for spaces
     crlf, unicode, tools, thinking, role, silent    streams of those kinds; `usage` counts cached tokens
 
 `calls` holds the decoded body of every request, `aborted` the models whose client went away early.
@@ -23,6 +24,12 @@ WORDS = ["Grüße ", "aus ", "dem ", "Thalamus ", "🧠."]
 USAGE = {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25}
 
 
+def words_of(model: str) -> list[str]:
+    """What a model of this name says, in pieces."""
+    kind, _, arg = model.partition("-")
+    return arg.replace("_", " ").splitlines(keepends=True) if kind == "says" else WORDS
+
+
 def chunk(model: str, delta: dict[str, Any], finish: str | None = None, chat: bool = True) -> bytes:
     said: dict[str, Any] = {"delta": delta} if chat else {"text": delta.get("content", "")}
     choice = {"index": 0, **said, "finish_reason": finish}
@@ -32,9 +39,8 @@ def chunk(model: str, delta: dict[str, Any], finish: str | None = None, chat: bo
 
 
 def whole(model: str, chat: bool = True) -> bytes:
-    said: dict[str, Any] = (
-        {"message": {"role": "assistant", "content": "".join(WORDS)}} if chat else {"text": "".join(WORDS)}
-    )
+    text = "".join(words_of(model))
+    said: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
     choice = {"index": 0, **said, "finish_reason": "stop"}
     kind = "chat.completion" if chat else "text_completion"
     body = {"id": "c-1", "object": kind, "created": 1, "model": model, "choices": [choice], "usage": USAGE}
@@ -64,7 +70,7 @@ def events(model: str, chat: bool = True) -> list[bytes]:
     elif model == "role":
         deltas = [{"role": "assistant", "content": ""}, *({"content": word} for word in WORDS)]
     else:
-        deltas = [{"content": word} for word in WORDS]
+        deltas = [{"content": word} for word in words_of(model)]
     sent = [chunk(model, delta, chat=chat) for delta in deltas]
     if model != "silent":
         sent.append(chunk(model, {}, "stop", chat))

@@ -1,0 +1,160 @@
+"""Performs plans: calls the experts a decision names, one by one or at once, until there is an answer.
+
+Until an expert has spoken its failure moves the plan on. Whatever happens is told to the fleet and the story.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from time import perf_counter
+from typing import Literal
+
+from policies import Attempt, Gather, Gathered
+
+from .errors import Unavailable
+from .experts.types import Call, Expert, Reply, UpstreamError
+from .fleet import FleetState
+from .journal_rows import AttemptRecord, Role
+from .orders import Order, Story
+from .panels import aggregation_call, member_call, patiently, together, with_usage
+from .transcript import answer_of
+
+
+class Performer:
+    """Drives plans with the experts and the fleet of one gateway."""
+
+    def __init__(self, experts: Mapping[str, Expert], fleet: FleetState) -> None:
+        self._experts = experts
+        self._fleet = fleet
+
+    async def ask(self, order: Order, story: Story) -> Reply:
+        """Drive the plan until somebody answers.
+
+        Raises:
+            UpstreamError: the last failure, when nobody did.
+            Unavailable: nobody could be asked at all.
+        """
+        steps = order.plan.attempts()
+        step = next(steps)
+        gathered: dict[str, Reply] = {}
+        failure: UpstreamError | None = None
+        while True:
+            heard: Gathered | Literal["moved_on", "refused"] = "moved_on"
+            if isinstance(step, Gather):
+                gathered, failure = await self._gather(step, order, story)
+                heard = _gathered(gathered, failure)
+            elif self._admit(step.expert, order, story):
+                try:
+                    return await self._attempt(step, order.call, story)
+                except UpstreamError as error:
+                    failure = error
+                    heard = "moved_on" if error.moves_on else "refused"
+            try:
+                step = steps.send(heard)
+            except StopIteration as done:
+                if done.value is not None:
+                    return self._taken(done.value, gathered, story)
+                raise failure or self._nobody(order) from None
+
+    def _admit(self, name: str, order: Order, story: Story) -> bool:
+        if self._fleet.admit(name, insist=order.asked is not None):
+            return True
+        story.records.append(AttemptRecord(name, "skipped", error="cooling down"))
+        return False
+
+    async def _attempt(self, step: Attempt, call: Call, story: Story) -> Reply:
+        """One call whose answer goes to the client."""
+        start = perf_counter()
+        try:
+            if step.answers is None:
+                reply = await self._call(step.expert, call, story)
+            else:
+                reply = await self._call(
+                    step.expert, aggregation_call(call, step.answers), story, role="aggregator"
+                )
+        finally:
+            elapsed_s = perf_counter() - start
+            story.upstream_s += elapsed_s
+        story.answered, story.usage = step.expert, reply.usage
+        if reply.events is not None:
+            story.first_token_s = elapsed_s
+        elif story.before:
+            usage = together([*story.before.values(), reply.usage])
+            return replace(reply, body=with_usage(reply.body, usage))
+        return reply
+
+    async def _gather(
+        self, step: Gather, order: Order, story: Story
+    ) -> tuple[dict[str, Reply], UpstreamError | None]:
+        """Calls at once; who answered, and the failure that says most where nobody did."""
+        start = perf_counter()
+        call = member_call(order.call)
+        asked = [name for name in step.experts if self._admit(name, order, story)]
+        tasks = {name: asyncio.ensure_future(self._call(name, call, story, role="member")) for name in asked}
+        try:
+            await patiently(tasks.values())
+        finally:
+            story.upstream_s += perf_counter() - start
+        replies: dict[str, Reply] = {}
+        failures: list[UpstreamError] = []
+        for name, task in tasks.items():
+            try:
+                replies[name] = task.result()
+            except UpstreamError as error:
+                failures.append(error)
+            except asyncio.CancelledError:
+                continue  # too slow
+        story.before = {name: reply.usage for name, reply in replies.items()}
+        return replies, min(failures, key=lambda error: error.moves_on, default=None)
+
+    def _taken(self, name: str, gathered: Mapping[str, Reply], story: Story) -> Reply:
+        """The answer of one that was asked among others."""
+        usage = together(list(story.before.values()))
+        story.answered, story.usage = name, story.before.pop(name)
+        reply = gathered[name]
+        return replace(reply, body=with_usage(reply.body, usage))
+
+    async def _call(self, name: str, call: Call, story: Story, role: Role | None = None) -> Reply:
+        """One call, of which fleet and story are told."""
+        start = perf_counter()
+        failure: UpstreamError | None = None
+        reply: Reply | None = None
+        try:
+            reply = await self._experts[name].call(call)
+        except UpstreamError as error:
+            failure = error
+            raise
+        finally:
+            elapsed_s = perf_counter() - start
+            if reply is not None:
+                told = AttemptRecord(name, "answered", 200, None, elapsed_s, reply.deployment, role)
+                story.records.append(told)
+                if reply.events is None:
+                    self._fleet.answered(name, elapsed_s)
+            elif failure is not None:
+                story.records.append(failed_record(name, failure, elapsed_s, role))
+                self._fleet.failed(name, failure)
+            else:
+                story.records.append(AttemptRecord(name, "abandoned", latency_s=elapsed_s, role=role))
+                self._fleet.abandoned(name)
+        return reply
+
+    def _nobody(self, order: Order) -> Unavailable:
+        waits = {name: self._fleet.cooldown_s(name) for name in order.plan.experts}
+        names = ", ".join(f"{name} ({wait:.1f} s)" for name, wait in waits.items())
+        return Unavailable(f"cooling down: {names}", retry_after_s=min(waits.values()))
+
+
+def _gathered(replies: Mapping[str, Reply], failure: UpstreamError | None) -> Gathered:
+    """What was said; who said nothing counts only where nobody said anything."""
+    texts = {name: answer_of([reply.body], streamed=False) or "" for name, reply in replies.items()}
+    spoken = {name: text for name, text in texts.items() if text.strip()}
+    return Gathered(spoken or texts, refused=failure is not None and not failure.moves_on)
+
+
+def failed_record(
+    name: str, error: UpstreamError, latency_s: float, role: Role | None = None
+) -> AttemptRecord:
+    """What an attempt that failed leaves behind."""
+    verdict = "moved_on" if error.moves_on else "refused"
+    return AttemptRecord(name, verdict, error.status, error.message, latency_s, role=role)

@@ -1,0 +1,298 @@
+"""Panels live: members at once, a vote or an aggregator, and what the client gets when some of them fail."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+
+from gateway.app import front_of, machine_of
+from gateway.config import Config, ConfigError, load_config
+from gateway.experts.types import Call, UpstreamError
+from gateway.panels import aggregation_call, as_events, events_with_usage, patiently, together, with_usage
+from gateway.transport import Transport
+from gateway.usage import Usage
+from policies import PanelRule
+from tests.fakes.serving import Gateway, secret
+from tests.fakes.serving import served as serving
+from tests.fakes.upstream import Upstream, running_upstream
+
+PRICE = 1e-3
+QUESTION = "How many legs has a spider?"
+
+
+@contextlib.asynccontextmanager
+async def panel(
+    tmp_path: Any, models: str, *, aggregator: str = "auto", **more: Any
+) -> AsyncIterator[tuple[Gateway, Upstream]]:
+    """A gateway whose `auto` is a panel of the first three of these models, the first expected to be best."""
+    async with running_upstream() as upstream:
+        experts = [
+            {
+                "name": name,
+                "model": f"openai/{model}",
+                "api_base": upstream.base,
+                "quality": 0.8 - 0.01 * n,
+                "input_cost_per_token": PRICE,
+                "output_cost_per_token": PRICE,
+            }
+            for n, (name, model) in enumerate(zip("abcdef", models.split(), strict=False))
+        ]
+        config = {
+            "experts": experts,
+            "policies": {"auto": {"plan": {"panel": {"k": 3, "aggregator": aggregator, **more}}}},
+            "routing": {"artifact": str(tmp_path / "none")},
+            "journal": {"path": str(tmp_path / "j.sqlite3")},
+        }
+        transport = Transport()
+        machine = machine_of(msgspec.convert(config, Config, dec_hook=secret), transport)
+        async with serving(front_of(machine, transport)) as base, aiohttp.ClientSession() as http:
+            yield Gateway(f"{base}/v1", machine, http), upstream
+
+
+async def ask(served: Gateway, *, stream: bool = False, question: str = QUESTION, **more: Any) -> Any:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": question}]
+    return await served.chat("auto", stream=stream, messages=messages, **more)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(2):
+        while not holds():  # noqa: ASYNC110 (nothing tells)
+            await asyncio.sleep(0.005)
+
+
+def text_of(answer: Any, stream: bool) -> str:
+    if not stream:
+        return str(answer.json()["choices"][0]["message"]["content"])
+    chunks = [json.loads(event) for event in answer.events if event != b"[DONE]"]
+    assert answer.events[-1] == b"[DONE]"
+    return "".join(c["delta"].get("content") or "" for chunk in chunks for c in chunk["choices"])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_answer_of_most_members_is_given(tmp_path: Any, stream: bool) -> None:
+    async with panel(tmp_path, "says-6 says-8 says-It_has_8_legs. good") as (served, upstream):
+        answer = await ask(served, stream=stream)
+        assert (answer.status, text_of(answer, stream)) == (200, "8")
+        assert (answer.headers["x-thalamus-plan"], answer.expert) == ("panel", "b")
+        told = await served.told(answer)
+        assert [(a["expert"], a["verdict"], a["role"]) for a in sorted(told["attempts"], key=str)] == [
+            (name, "answered", "member") for name in "abc"
+        ]
+        assert (told["input_tokens"], told["output_tokens"]) == (60, 15)
+        assert told["cost_usd"] == pytest.approx(75 * PRICE)
+        assert told["decision"]["plan"]["members"] == ["a", "b", "c"]
+        assert not any(call.get("stream") for call in upstream.calls)
+
+
+async def test_a_whole_answer_tells_what_the_panel_used_in_all(tmp_path: Any) -> None:
+    async with panel(tmp_path, "says-8 says-8 says-8") as (served, _):
+        answer = await ask(served)
+        assert answer.json()["usage"]["total_tokens"] == 75
+        assert float(answer.headers["x-thalamus-cost-usd"]) == pytest.approx(75 * PRICE)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_members_who_do_not_agree_are_made_one_by_the_aggregator(tmp_path: Any, stream: bool) -> None:
+    async with panel(tmp_path, "says-6 says-7 says-8") as (served, upstream):
+        answer = await ask(served, stream=stream)
+        assert (answer.status, answer.expert, text_of(answer, stream)) == (200, "a", "6")
+        told = await served.told(answer)
+        assert [a["role"] for a in told["attempts"]][-1] == "aggregator"
+        assert told["cost_usd"] == (None if stream else pytest.approx(100 * PRICE))
+    asked = upstream.calls[-1]
+    assert (asked["model"], asked.get("stream", False)) == ("says-6", stream)
+    assert asked["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert asked["messages"][1]["content"].startswith(QUESTION)
+    assert all(f"[{n}] {said}" in asked["messages"][1]["content"] for n, said in ((1, 6), (2, 7), (3, 8)))
+
+
+async def test_one_failing_member_is_left_out(tmp_path: Any) -> None:
+    async with panel(tmp_path, "status-500 says-8 says-8") as (served, _):
+        answer = await ask(served)
+        assert (answer.status, answer.expert, text_of(answer, False)) == (200, "b", "8")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("faults", ["status-500 reset", "garbage status-429", "status-401 toolong"])
+async def test_the_one_member_that_did_not_fail_answers(tmp_path: Any, faults: str, stream: bool) -> None:
+    async with panel(tmp_path, f"{faults} says-8") as (served, _):
+        answer = await ask(served, stream=stream)
+        assert (answer.status, answer.expert, text_of(answer, stream)) == (200, "c", "8")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fault", ["status-500", "reset", "cut-0"])
+async def test_the_vote_counts_where_the_aggregator_fails(tmp_path: Any, fault: str, stream: bool) -> None:
+    models = f"says-6 says-8 says-8 {fault}"
+    async with panel(tmp_path, models, aggregator="d") as (served, _):
+        answer = await ask(served, stream=stream)
+        if fault == "cut-0" and not stream:
+            assert answer.expert == "d"
+            return
+        assert (answer.status, answer.expert, text_of(answer, stream)) == (200, "b", "8")
+        told = await served.told(answer)
+        assert [(a["verdict"], a["role"]) for a in told["attempts"]][-1] == ("moved_on", "aggregator")
+
+
+async def test_an_aggregator_cut_off_in_its_words_says_so(tmp_path: Any) -> None:
+    async with panel(tmp_path, "says-6 says-8 says-8 cut-2", aggregator="d") as (served, _):
+        answer = await ask(served, stream=True)
+        assert b'"error"' in answer.body
+        assert (await served.told(answer))["attempts"][-1]["role"] == "aggregator"
+
+
+async def test_fallbacks_answer_where_every_member_failed(tmp_path: Any) -> None:
+    async with panel(tmp_path, "status-500 reset garbage says-8") as (served, _):
+        answer = await ask(served)
+        assert (answer.status, answer.expert) == (200, "d")
+
+
+async def test_the_client_is_told_when_nobody_could_answer(tmp_path: Any) -> None:
+    async with panel(tmp_path, "status-500 reset garbage") as (served, _):
+        answer = await ask(served)
+        assert answer.status == 502
+        assert all(name in answer.error["message"] for name in "abc")
+
+
+async def test_a_request_at_fault_goes_back_as_the_upstream_said_it(tmp_path: Any) -> None:
+    async with panel(tmp_path, "status-400 status-400 status-400 says-8") as (served, upstream):
+        answer = await ask(served)
+        assert answer.status == 400
+        assert upstream.n_calls("says-8") == 0
+
+
+@pytest.mark.parametrize("models", ["hang hang hang", "says-6 says-7 hang", "says-6 says-7 says-8 hang"])
+async def test_a_client_that_goes_away_stops_every_call(tmp_path: Any, models: str) -> None:
+    aggregator = "d" if models.count("s") > 3 and models.endswith("8 hang") else "vote"
+    async with panel(tmp_path, models, aggregator=aggregator) as (served, upstream):
+        asking = asyncio.ensure_future(ask(served))
+        await until(lambda: len(upstream.calls) == len(models.split()))
+        await asyncio.sleep(0.06)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await until(lambda: len(upstream.aborted) == models.count("hang"))
+        assert all(served.machine.fleet.state(name)["in_flight"] == 0 for name in served.machine.experts)
+
+
+async def test_a_member_that_lags_far_behind_is_not_waited_for(tmp_path: Any) -> None:
+    async with panel(tmp_path, "says-8 says-8 hang") as (served, upstream):
+        answer = await ask(served)
+        assert (answer.status, text_of(answer, False)) == (200, "8")
+        told = await served.told(answer)
+        assert [a["verdict"] for a in told["attempts"] if a["expert"] == "c"] == ["abandoned"]
+        await until(lambda: upstream.aborted == ["hang"])
+
+
+async def test_a_panel_over_its_cap_asks_whom_it_can_pay(tmp_path: Any) -> None:
+    async with panel(tmp_path, "says-6 says-7 says-8", max_cost_usd=0.6, aggregator="c") as (
+        served,
+        upstream,
+    ):
+        answer = await ask(served, question="How many legs has a spider?", max_tokens=200)
+        assert (answer.status, answer.expert) == (200, "a")
+        assert {call["model"] for call in upstream.calls} <= {"says-6", "says-7"}
+
+
+async def test_plain_completions_are_panelled_too(tmp_path: Any) -> None:
+    async with panel(tmp_path, "says-6 says-8 says-8 says-9", aggregator="d") as (served, upstream):
+        answer = await served.post("completions", {"model": "auto", "prompt": QUESTION})
+        assert answer.json()["choices"][0]["text"] == "9"
+        assert upstream.calls[-1]["prompt"].startswith(QUESTION)
+
+
+def call_of(**fields: Any) -> Call:
+    return Call("chat/completions", {name: msgspec.Raw(json.dumps(v).encode()) for name, v in fields.items()})
+
+
+def test_answers_go_under_a_question_of_several_parts() -> None:
+    parts = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": "x"}}]
+    asked = aggregation_call(call_of(messages=[{"role": "user", "content": parts}]), {"a": "A cat."})
+    content = json.loads(bytes(asked.fields["messages"]))[0]["content"]
+    assert content[:2] == parts
+    assert "[1] A cat." in content[2]["text"]
+
+
+def test_answers_follow_a_conversation_that_does_not_end_with_the_user() -> None:
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Well,"}]
+    asked = json.loads(bytes(aggregation_call(call_of(messages=messages), {"a": "x"}).fields["messages"]))
+    assert asked[:2] == messages
+    assert asked[2]["role"] == "user"
+
+
+@pytest.mark.parametrize("messages", [None, "x", [1], [{"role": "user", "content": 7}]])
+def test_a_request_that_answers_cannot_be_put_under_is_declined(messages: Any) -> None:
+    with pytest.raises(UpstreamError, match="cannot be shown"):
+        aggregation_call(call_of(messages=messages), {"a": "x"})
+
+
+def test_what_one_call_does_not_say_is_unknown_of_all() -> None:
+    assert together([Usage(1, 2, 3), Usage(10, 20, 30)]) == Usage(11, 22, 33)
+    assert together([Usage(1, 2, 3), None]) is None
+    assert with_usage(b'{"a":1}', None) == b'{"a":1}'
+
+
+def test_only_the_chunk_that_tells_the_usage_is_changed() -> None:
+    first = b'data: {"choices":[],"usage":null}\n\n'
+    last = b'data: {"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}\n\n'
+    changed = events_with_usage(first + last, [Usage(5, 5, 10)])
+    assert changed.startswith(first)
+    assert json.loads(changed.split(b"data: ")[2])["usage"]["total_tokens"] == 12
+
+
+def test_what_is_no_answer_cannot_be_streamed() -> None:
+    with pytest.raises(UpstreamError, match="cannot be streamed"):
+        as_events(b'{"x": 1}', "chat/completions", {})
+
+
+def test_usage_is_streamed_where_it_was_asked_for() -> None:
+    choice = b'{"message":{"content":"x"},"finish_reason":"stop"}'
+    body = b'{"id":"i","choices":[' + choice + b'],"usage":{"total_tokens":3}}'
+    fields = {"stream_options": msgspec.Raw(b'{"include_usage":true}')}
+    assert as_events(body, "chat/completions", fields).count(b"data: ") == 3
+    assert as_events(body, "chat/completions", {}).count(b"data: ") == 2
+
+
+async def test_those_who_lag_are_stopped_only_when_somebody_answered() -> None:
+    async def fail() -> None:
+        raise UpstreamError("reset", "failed")
+
+    async def slow() -> str:
+        await asyncio.sleep(0.05)
+        return "late"
+
+    tasks = [asyncio.ensure_future(work) for work in (fail(), fail(), slow())]
+    await patiently(tasks)
+    assert tasks[2].result() == "late"
+    assert all(isinstance(task.exception(), UpstreamError) for task in tasks[:2])
+
+
+def configured(tmp_path: Any, aggregator: str, k: int = 3) -> Config:
+    path = tmp_path / "thalamus.yaml"
+    panel = f"{{k: {k}, aggregator: {aggregator}, max_cost_usd: 0.5}}"
+    path.write_text(
+        "experts:\n- {name: a, model: openai/a, api_key: x}\n- {name: sums, tool: calculator}\n"
+        f"policies: {{many: {{plan: {{panel: {panel}}}}}}}\n"
+    )
+    return load_config(path)
+
+
+@pytest.mark.parametrize("aggregator", ["auto", "vote", "a"])
+def test_a_policy_can_ask_for_a_panel(tmp_path: Any, aggregator: str) -> None:
+    policy = configured(tmp_path, aggregator).policies_by_name()["many"]
+    assert policy.panel == PanelRule(3, aggregator, 0.5)
+
+
+@pytest.mark.parametrize(("aggregator", "said"), [("b", "no expert is named 'b'"), ("sums", "is a tool")])
+def test_an_aggregator_must_be_able_to_weigh_answers(tmp_path: Any, aggregator: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=rf"aggregator.*{said}"):
+        configured(tmp_path, aggregator)
+
+
+def test_a_panel_of_one_is_refused(tmp_path: Any) -> None:
+    with pytest.raises(ConfigError, match="k"):
+        configured(tmp_path, "auto", k=1)
