@@ -143,6 +143,7 @@ class Dispatcher:
         ]
         if story.answered is not None:
             headers.append((b"x-thalamus-expert", story.answered.encode()))
+        headers += [(b"x-thalamus-warning", header_value(warning)) for warning in order.warnings]
         if order.debug:
             headers.append((b"x-thalamus-decision", debug_json(order, story)))
         return headers

@@ -6,12 +6,12 @@ the policy requires.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta
 
-from policies import Hints, Objective, Require, tighten
+from policies import Flag, Goal, Hints, Objective, Require, tighten
 
 from .errors import InvalidField
 
@@ -22,6 +22,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Dial = Annotated[float, Meta(ge=0, le=10)]
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
 Names = Annotated[tuple[Text, ...], Meta(max_length=1000)]
+FlagValue = bool | float | Text
 
 PREFIX = b"x-thalamus-"
 SESSION_HEADERS = (b"x-thalamus-session-id", b"x-session-id", b"x-litellm-session-id")
@@ -33,16 +34,30 @@ class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     cost: NotNegative = 0.0
     latency: NotNegative = 0.0
+    size: NotNegative = 0.0
+    recency: NotNegative = 0.0
+    security: NotNegative = 0.0
+    readability: NotNegative = 0.0
+    brevity: NotNegative = 0.0
+    detail: NotNegative = 0.0
+
+    def objective(self) -> Objective:
+        """The same, in the words of `policies`."""
+        weights = {goal: getattr(self, goal) for goal in get_args(Goal)}
+        goals = tuple((goal, weight) for goal, weight in weights.items() if weight)
+        return Objective(cost=self.cost, latency=self.latency, goals=goals)
 
 
 class RouterField(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body's `router` object.
 
-    `cost_quality_tradeoff`: 0 is quality alone, 10 the cheapest. `fallbacks` stand behind an expert asked for
-    by name. `explain` puts the decision's facts on a stream's last chunk.
+    `flags` are names, or `name = value`, or a mapping of both. `cost_quality_tradeoff`: 0 is quality alone,
+    10 the cheapest. `fallbacks` stand behind an expert asked for by name. `explain` puts the decision's facts
+    on a stream's last chunk.
     """
 
     policy: Text | None = None
+    flags: Names | dict[Text, FlagValue] | None = None
     weights: Weights | None = None
     max_cost_usd: NotNegative | None = None
     max_latency_ms: Positive | None = None
@@ -72,6 +87,7 @@ class RequestHints:
     debug: bool = False
     fallbacks: tuple[str, ...] = ()
     explain: bool = False
+    flags: tuple[Flag, ...] = ()
 
 
 NOTHING = RequestHints()
@@ -105,6 +121,7 @@ def read_hints(fields: Mapping[str, msgspec.Raw], headers: Mapping[bytes, bytes]
         debug=debug,
         fallbacks=(body.fallbacks if body else None) or (),
         explain=body is not None and body.explain,
+        flags=next((flags for field in given if (flags := _flags(field))), ()),
     )
 
 
@@ -120,10 +137,20 @@ def _require(field: RouterField) -> Require:
 
 def _objective(field: RouterField) -> Objective | None:
     if field.weights is not None:
-        return Objective(cost=field.weights.cost, latency=field.weights.latency)
+        return field.weights.objective()
     if field.cost_quality_tradeoff is not None:
         return Objective(cost=field.cost_quality_tradeoff / DIAL_TOP)
     return None
+
+
+def _flags(field: RouterField) -> tuple[Flag, ...]:
+    if isinstance(field.flags, dict):
+        told = ((name, value) for name, value in field.flags.items() if value is not False)
+        return tuple(
+            Flag.of(name, "" if value is True else value if isinstance(value, str) else f"{value:g}")
+            for name, value in told
+        )
+    return tuple(map(Flag.read, field.flags or ()))
 
 
 def _from_body(fields: Mapping[str, msgspec.Raw]) -> RouterField | None:
@@ -137,12 +164,12 @@ def _from_body(fields: Mapping[str, msgspec.Raw]) -> RouterField | None:
     )
 
 
-_LISTS = frozenset({"models", "exclude"})
+_LISTS = frozenset({"models", "exclude", "flags"})
 _NUMBERS = frozenset({"max_cost_usd", "max_latency_ms", "min_quality", "cost_quality_tradeoff"})
 _HEADERS = {
     PREFIX + name.replace("_", "-").encode(): name
     for name in (*sorted(_LISTS), *sorted(_NUMBERS), "policy", "weights")
-}
+} | {b"x-router-flags": "flags"}
 
 
 def _from_headers(headers: Mapping[bytes, bytes]) -> RouterField | None:

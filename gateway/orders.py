@@ -20,7 +20,7 @@ class Order:
     """What is to be done for one request, and on whose word.
 
     `asked` is the expert a client named, None where a policy chose. `explain` puts the facts of the headers
-    into the stream too, `debug` the whole decision on the response.
+    into the stream too, `debug` the whole decision on the response. `warnings` tell what was not followed.
     """
 
     call: Call
@@ -32,6 +32,7 @@ class Order:
     explain: bool = False
     debug: bool = False
     session_id: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

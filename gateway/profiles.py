@@ -6,6 +6,7 @@ from routers import ExpertProfile
 
 from .config import Config, ExpertConfig
 from .prices import ModelFacts, facts_of
+from .sizes import parameters_b
 
 UNKNOWN = ModelFacts()
 PLAIN = frozenset[str]()
@@ -32,6 +33,9 @@ def profile_of(expert: ExpertConfig) -> ExpertProfile:
         labels=frozenset(_labels(expert)),
         quality=expert.quality,
         latency_s=expert.latency_s,
+        parameters_b=_first(expert.parameters_b, parameters_b(expert.model)),
+        released=expert.released,
+        ratings=expert.ratings.given(),
     )
 
 

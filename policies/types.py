@@ -56,7 +56,8 @@ class Require:
 class Policy:
     """How to choose. `default` answers where nothing is known; `n_fallbacks` stand behind the first.
 
-    With a `panel` several experts answer together; None asks one.
+    With a `panel` several experts answer together; None asks one. `in_band_flags` says whether a prompt may
+    bear flags, `unknown_flags` what happens to one that bears others.
     """
 
     name: str
@@ -66,6 +67,8 @@ class Policy:
     default: str | None = None
     n_fallbacks: int = 2
     explore: float = 0.0
+    in_band_flags: bool = True
+    unknown_flags: Literal["refuse", "warn"] = "warn"
     panel: PanelRule | None = None
 
 

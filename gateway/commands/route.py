@@ -23,6 +23,7 @@ EXAMPLES = """
 Examples:
   thalamus route "What is 17*23?"
   thalamus route "What is 17*23?" --policy best --json
+  thalamus route "What is 17*23? [Flag: Smallest model]"
   cat prompt.txt | thalamus route -
 """
 
@@ -49,20 +50,23 @@ def command(prompt: str, config_path: Path, policy: str, as_json: bool) -> None:
 def decided(config: "Config", text: str, policy_name: str) -> dict[str, Any]:
     """The decision for a prompt, told in full."""
     from policies import decision_record
-    from routers import query_of
 
-    query = query_of(text)
-    decision, notes = asyncio.run(_decide(config, query, policy_name))
+    query, decision, notes = asyncio.run(_decide(config, text, policy_name))
     seen = {field.name: getattr(query, field.name) for field in fields(query) if field.name != "text"}
     return {**decision_record(decision), "query": seen, "notes": notes}
 
 
-async def _decide(config: "Config", query: "Query", policy_name: str) -> "tuple[Decision, list[str]]":
+async def _decide(config: "Config", text: str, policy_name: str) -> "tuple[Query, Decision, list[str]]":
+    import msgspec
+
     from policies import Fleet
     from routers import RoutersError
 
     from ..errors import GatewayError
+    from ..hints import NOTHING
+    from ..inband import wished
     from ..profiles import profiles
+    from ..query import query_of_chat
     from ..routing_build import build_routing
 
     policies = config.policies_by_name()
@@ -71,14 +75,18 @@ async def _decide(config: "Config", query: "Query", policy_name: str) -> "tuple[
     pool = profiles(config)
     if not pool:
         raise click.ClickException("no experts are configured: `thalamus init` looks for some")
+    messages = msgspec.Raw(msgspec.json.encode([{"role": "user", "content": text}]))
+    policy = policies[policy_name]
     try:
+        asked = wished({"messages": messages}, NOTHING, policy)
+        query = query_of_chat(asked.fields)
         routing, gatherer = build_routing(config, pool)
-        decision = await routing.decide(query, policies[policy_name], None, Fleet.idle(len(pool)))
+        decision = await routing.decide(query, policy, asked.hints, Fleet.idle(len(pool)))
     except (GatewayError, RoutersError) as error:
         raise click.ClickException(str(error)) from None
     if gatherer is not None:
         gatherer.close()
-    return decision, list(routing.forecaster.warnings)
+    return query, decision, [*asked.warnings, *routing.forecaster.warnings]
 
 
 def show(record: dict[str, Any]) -> None:

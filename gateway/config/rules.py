@@ -1,6 +1,7 @@
 """What a well-formed configuration may still not say, and what it had better not."""
 
 from collections.abc import Iterator
+from datetime import date
 from urllib.parse import urlsplit
 
 from .secrets import Secret, weakness
@@ -32,6 +33,8 @@ def _experts(config: Config) -> Iterator[Violation]:
         if expert.name == "auto" or expert.name.startswith("auto:"):
             yield (*at, "name"), "'auto' names the policies; choose another name"
         yield from _kind(expert, at)
+        if expert.released and not _is_date(expert.released):
+            yield (*at, "released"), f"'{expert.released}' is no day of the calendar; write it as 2024-07-18"
         for path, base in _bases(expert, at):
             if urlsplit(base).scheme not in ("http", "https") or not urlsplit(base).hostname:
                 yield path, "not an address: it must start with http:// or https:// and name a host"
@@ -53,6 +56,14 @@ def _kind(expert: ExpertConfig, at: Path) -> Iterator[Violation]:
             (*at, "model"),
             f"'{expert.model}' names no provider; write it as provider/model, such as openai/{expert.model}",
         )
+
+
+def _is_date(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _bases(expert: ExpertConfig, at: Path) -> Iterator[tuple[Path, str]]:

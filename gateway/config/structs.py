@@ -3,12 +3,12 @@
 How a file becomes one of these is in `config_file`; what the pool looks like to a router in `profiles`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta
 
-from policies import Objective, PanelRule, Policy, Require
+from policies import Goal, Lead, Objective, PanelRule, Policy, Require
 
 from .secrets import Secret
 
@@ -20,6 +20,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
+IsoDate = Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}$", description="a date as 2024-07-18")]
 Labels = dict[str, str]
 
 
@@ -68,12 +69,25 @@ class Example(Strict, frozen=True):
     assistant: str
 
 
+class RatingsConfig(Strict, frozen=True):
+    """The operator's own marks, on any scale: more is better. What weights on these goals go by."""
+
+    security: float | None = None
+    readability: float | None = None
+
+    def given(self) -> frozenset[tuple[str, float]]:
+        """Those that were given, by name."""
+        marks = {"security": self.security, "readability": self.readability}
+        return frozenset((name, mark) for name, mark in marks.items() if mark is not None)
+
+
 class ExpertConfig(Strict, frozen=True):
     """A servable model: remote (`model`, `api_base`, `deployments`), local (`runner`), or a tool (`tool`).
 
     `params` are used where the request says nothing, `override_params` whatever it says; no answer is longer
     than `max_output_tokens`, whatever either says. `local` declares
-    that prompts sent there do not leave the house; runners and tools are local anyway.
+    that prompts sent there do not leave the house; runners and tools are local anyway. `parameters_b` counts
+    billions; where it is not given, a model's name may tell it (`llama-3.1-8b`).
     """
 
     name: Name
@@ -99,6 +113,9 @@ class ExpertConfig(Strict, frozen=True):
     labels: Labels = msgspec.field(default_factory=dict)
     quality: Share | None = None
     latency_s: Seconds | None = None
+    parameters_b: Annotated[float, Meta(gt=0)] | None = None
+    released: IsoDate | None = None
+    ratings: RatingsConfig = RatingsConfig()
     timeouts: TimeoutConfig | None = None
     embeds: bool = False
 
@@ -141,10 +158,36 @@ def _inherit(place: DeploymentConfig, own: DeploymentConfig) -> DeploymentConfig
 
 
 class ObjectiveConfig(Strict, frozen=True):
-    """Weights of the soft goals, in quality (see `policies.Objective`)."""
+    """Weights of the soft goals, in quality (see `policies.Objective`); `first` comes before all of them."""
 
     cost: NotNegative = 0.0
     latency: NotNegative = 0.0
+    size: NotNegative = 0.0
+    recency: NotNegative = 0.0
+    security: NotNegative = 0.0
+    readability: NotNegative = 0.0
+    brevity: NotNegative = 0.0
+    detail: NotNegative = 0.0
+    first: tuple[Lead, ...] = ()
+    within: Share = 0.02
+
+    def objective(self) -> Objective:
+        """The same, in the words of `policies`."""
+        weights = {goal: getattr(self, goal) for goal in get_args(Goal)}
+        return Objective(
+            cost=self.cost,
+            latency=self.latency,
+            goals=tuple((goal, weight) for goal, weight in weights.items() if weight),
+            first=self.first,
+            within=self.within,
+        )
+
+
+class FlagsConfig(Strict, frozen=True):
+    """Whether prompts may bear flags, `[Flag: Smallest model]`, and what an unknown one gets."""
+
+    in_band: bool = True
+    unknown: Literal["refuse", "warn"] = "warn"
 
 
 class RequireConfig(Strict, frozen=True):
@@ -209,18 +252,21 @@ class PolicyConfig(Strict, frozen=True):
     default: str | None = None
     n_fallbacks: Annotated[int, Meta(ge=0, le=16)] = 2
     explore: Share = 0.0
+    flags: FlagsConfig = FlagsConfig()
     plan: PlanConfig = PlanConfig()
 
     def policy(self, name: str) -> Policy:
         """The same, in the words of `policies`."""
         return Policy(
             name=name,
-            objective=Objective(cost=self.objective.cost, latency=self.objective.latency),
+            objective=self.objective.objective(),
             require=self.require.require(),
             encoder=self.encoder,
             default=self.default,
             n_fallbacks=self.n_fallbacks,
             explore=self.explore,
+            in_band_flags=self.flags.in_band,
+            unknown_flags=self.flags.unknown,
             panel=self.plan.rule(),
         )
 

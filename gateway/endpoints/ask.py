@@ -1,7 +1,7 @@
 """What chat and plain completions have in common: whom the client asks for, and the order that follows."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from policies import Policy, Single
 from routers import Query
@@ -11,6 +11,7 @@ from ..errors import InvalidField, ModelNotFound
 from ..experts.types import Call, Endpoint, Fields
 from ..fields import flag_field, read_fields, text_field
 from ..hints import RequestHints, read_hints
+from ..inband import wished
 from ..machine import Machine
 from ..orders import Order
 from ..wire import Exchange
@@ -80,10 +81,11 @@ class Asking:
 
     async def _chosen(self, door: Door, call: Call, policy: Policy, hints: RequestHints) -> Order:
         machine = self._machine
-        query = door.query(call.fields)
-        decision = await machine.routing.decide(query, policy, hints.hints, machine.fleet.snapshot())
+        asked = wished(call.fields, hints, policy)
+        query = door.query(asked.fields)
+        decision = await machine.routing.decide(query, policy, asked.hints, machine.fleet.snapshot())
         return Order(
-            call=call,
+            call=replace(call, fields=asked.fields),
             plan=decision.plan,
             policy=decision.policy,
             reason=decision.reason,
@@ -91,6 +93,7 @@ class Asking:
             explain=hints.explain or hints.debug,
             debug=hints.debug,
             session_id=hints.session_id,
+            warnings=asked.warnings,
         )
 
 

@@ -13,6 +13,7 @@ from routers import Query
 from ..errors import InvalidField
 from ..fields import read_fields, text_field
 from ..hints import read_hints
+from ..inband import wished
 from ..query import query_of_chat, query_of_completion
 from ..wire import ClientGoneError, too_large
 from .answers import answer, machine_of
@@ -32,10 +33,12 @@ async def route(request: Request) -> Response:
         raise InvalidField(f"'{model}' is an expert: there is nothing to decide; ask for auto", param="model")
     hints = read_hints(fields, dict(request.headers.raw))
     policy = policy_of(model, hints, machine)
-    query = query_of_completion(fields) if "prompt" in fields else query_of_chat(fields)
-    decision = await machine.routing.decide(query, policy, hints.hints, machine.fleet.snapshot())
+    asked = wished(fields, hints, policy)
+    query = query_of_completion(fields) if "prompt" in fields else query_of_chat(asked.fields)
+    decision = await machine.routing.decide(query, policy, asked.hints, machine.fleet.snapshot())
     record = {"id": f"dry_{os.urandom(12).hex()}", "object": "decision", **decision_record(decision)}
-    return answer({**record, "query": seen(query), "degraded": machine.routing.degraded})
+    notes = {"warnings": list(asked.warnings), "degraded": machine.routing.degraded}
+    return answer({**record, "query": seen(query), **notes})
 
 
 def seen(query: Query) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import pytest
 
 from gateway.config import Config, ConfigError, config_warnings, load_config, parse_config
 from gateway.config.secrets import Secret, weakness
+from gateway.profiles import profiles
+from policies import Objective
 
 GOOD_KEY = "sk-7f3a9c1e5b2d8046"
 
@@ -214,3 +216,36 @@ def test_an_empty_secret_is_no_secret() -> None:
     assert problems("server:\n  master_key:\n") == [
         "thalamus.yaml:2: server.master_key: is empty; name a variable, or leave the key out"
     ]
+
+
+def test_attributes_of_experts_and_weights_on_them_are_read() -> None:
+    config = parse_config(
+        "experts:\n"
+        "  - {name: a, model: o/x-8b, released: 2024-07-18, ratings: {security: 3}}\n"
+        "  - {name: b, model: o/x-8b, parameters_b: 9}\n"
+        "policies: {auto: {objective: {size: 0.1, cost: 0.2, first: [latest]}, flags: {in_band: false}}}\n"
+    )
+    a, b = profiles(config)
+    assert (a.parameters_b, a.released, a.ratings) == (8, "2024-07-18", {("security", 3)})
+    assert (b.parameters_b, b.released, b.ratings) == (9, None, frozenset())
+    auto = config.policies_by_name()["auto"]
+    assert auto.objective == Objective(cost=0.2, goals=(("size", 0.1),), first=("latest",))
+    assert not auto.in_band_flags
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("experts: [{name: a, model: o/x, released: 2024-02-30}]", "no day of the calendar"),
+        ("experts: [{name: a, model: o/x, released: July}]", "experts[0].released"),
+        ("experts: [{name: a, model: o/x, parameters_b: 0}]", "experts[0].parameters_b"),
+        ("experts: [{name: a, model: o/x, ratings: {security: 1, beauty: 2}}]", "unknown key 'beauty'"),
+        ("policies: {auto: {objective: {sise: 0.1}}}", "did you mean 'size'?"),
+        ("policies: {auto: {objective: {first: [smalest]}}}", "did you mean 'smallest'?"),
+        ("policies: {auto: {flags: {unknown: ignore}}}", "known: refuse, warn"),
+    ],
+)
+def test_wrong_attributes_and_weights_are_refused_with_their_place(line: str, complaint: str) -> None:
+    (said,) = problems(line + "\n")
+    assert said.startswith("thalamus.yaml:1: ")
+    assert complaint in said

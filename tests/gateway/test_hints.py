@@ -114,7 +114,9 @@ def test_a_wrong_hint_is_refused_and_named(router: object, param: str) -> None:
 
 
 def test_an_unknown_hint_lists_the_known_ones() -> None:
-    with pytest.raises(InvalidField, match="unknown key 'polcy'; known: policy, weights, max_cost_usd"):
+    with pytest.raises(
+        InvalidField, match="unknown key 'polcy'; known: policy, flags, weights, max_cost_usd"
+    ):
         read({"polcy": "x"})
 
 

@@ -1,0 +1,141 @@
+"""Flags in the last user message: taken out before anybody reads it, whether router or expert.
+
+Only that message is written anew, and only where it bears a flag; everything else stays as it came.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from policies import Flag, Hints, Policy, UnknownFlag, known_flags, take_flags, tighten, wish
+
+from .errors import InvalidField
+from .experts.types import Fields
+from .hints import RequestHints
+from .turns import said
+
+MARKS = (b"[F", b"[f")
+"""One of these stands in every body that bears a flag."""
+TEXT_PARTS = frozenset({"text", "input_text"})
+
+
+@dataclass(frozen=True, slots=True)
+class Wished:
+    """What is asked of the router in all, the body without its flags, and what could not be followed."""
+
+    fields: Fields
+    hints: Hints | None
+    warnings: tuple[str, ...] = ()
+
+
+def wished(fields: Fields, asked: RequestHints, policy: Policy) -> Wished:
+    """The flags of a chat's last message and those beside it, added to what else is asked for.
+
+    What the request says of its goals outside of its text wins over what the text says of them; constraints
+    add up.
+
+    Raises:
+        InvalidField: a flag beside the text cannot be followed; one in the text, where the policy refuses it.
+    """
+    found: tuple[Flag, ...] = ()
+    warnings: list[str] = []
+    if policy.in_band_flags and "messages" in fields and _may_bear_flags(fields["messages"]):
+        fields, found, warnings = _without_flags(fields, policy)
+    if not found and not asked.flags:
+        return Wished(fields, asked.hints, tuple(warnings))
+    own = asked.hints or Hints()
+    inside = wish(Hints(objective=policy.objective), found)
+    beside = _beside(replace(own, objective=own.objective or policy.objective), asked.flags)
+    spoken = own.objective is not None or bool(asked.flags)
+    objective = beside.objective if spoken else inside.objective
+    hints = replace(beside, require=tighten(beside.require, inside.require), objective=objective)
+    return Wished(fields, hints, tuple(warnings))
+
+
+def _beside(hints: Hints, flags: tuple[Flag, ...]) -> Hints:
+    try:
+        return wish(hints, flags)
+    except UnknownFlag as error:
+        raise InvalidField(f"router.flags: {error}", param="router.flags") from None
+
+
+def _may_bear_flags(messages: Raw) -> bool:
+    text = bytes(messages)
+    return any(mark in text for mark in MARKS)
+
+
+def _without_flags(fields: Fields, policy: Policy) -> tuple[Fields, tuple[Flag, ...], list[str]]:
+    """The body without the flags that are followed, these, and complaints of the others.
+
+    Where one cannot be followed nothing is taken out: whoever wrote it may have meant no flag at all.
+    """
+    try:
+        messages = _list.decode(fields["messages"])
+        last = max(n for n, raw in enumerate(messages) if _role.decode(raw).role == "user")
+        message = _object.decode(messages[last])
+    except (msgspec.MsgspecError, ValueError):
+        return fields, (), []  # whoever reads the query says what is wrong
+    content, flags = _taken(message.get("content"))
+    if not flags:
+        return fields, (), []
+    good, complaints = known_flags(flags)
+    if complaints:
+        if policy.unknown_flags == "refuse":
+            raise InvalidField(
+                f"messages[{last}].content: {complaints[0]}", param=f"messages[{last}].content"
+            )
+        return fields, (), complaints
+    if content is None:
+        what = f"messages[{last}].content: nothing is left of the message without its flags"
+        raise InvalidField(what, param=f"messages[{last}].content")
+    messages[last] = Raw(_encode({**message, "content": content}))
+    return {**fields, "messages": Raw(_encode(messages))}, good, []
+
+
+def _taken(content: Raw | None) -> tuple[Any, tuple[Flag, ...]]:
+    """Content without flags, None where nothing is left; and the flags."""
+    value = _content.decode(content) if content is not None else None
+    if isinstance(value, str):
+        if not said(value):
+            return value, ()
+        taken = take_flags(value)
+        return taken.text or None, taken.flags
+    return _taken_from_parts(value) if value else (value, ())
+
+
+def _taken_from_parts(parts: list[Raw]) -> tuple[Any, tuple[Flag, ...]]:
+    """The first text may begin with flags, the last end with them; a text with nothing else goes."""
+    texts = [n for n, raw in enumerate(parts) if _part.decode(raw).type in TEXT_PARTS]
+    left: dict[int, Raw | None] = {}
+    flags: list[Flag] = []
+    for n in dict.fromkeys((*texts[:1], *texts[-1:])):
+        text = _part.decode(parts[n]).text or ""
+        taken = take_flags(text, start=n == texts[0], end=n == texts[-1]) if said(text) else None
+        if taken is not None and taken.flags:
+            flags += taken.flags
+            left[n] = Raw(_encode({**_object.decode(parts[n]), "text": taken.text})) if taken.text else None
+    kept = [part for n, raw in enumerate(parts) if (part := left.get(n, raw)) is not None]
+    return kept or None, tuple(flags)
+
+
+class _Role(msgspec.Struct):
+    role: str = ""
+
+
+class _Part(msgspec.Struct):
+    type: str = ""
+    text: str | None = None
+
+
+_list = msgspec.json.Decoder(list[Raw])
+_object = msgspec.json.Decoder(dict[str, Raw])
+_content = msgspec.json.Decoder(str | list[Raw] | None)
+_role = msgspec.json.Decoder(_Role)
+_part = msgspec.json.Decoder(_Part)
+
+
+def _encode(value: list[Raw] | Mapping[str, Any]) -> bytes:
+    return msgspec.json.encode(value)

@@ -1,0 +1,250 @@
+"""Flags through the whole gateway: they change who answers, and nobody but the router reads them."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+import pytest_asyncio
+
+from gateway import AsyncClient, Hints
+from gateway.app import front_of, machine_of
+from gateway.config import Config
+from gateway.errors import InvalidField
+from gateway.hints import NOTHING, read_hints
+from gateway.inband import wished
+from gateway.transport import Transport
+from policies import Hints as Asked
+from policies import Objective, Policy, Require
+from tests.fakes.serving import Answer, Gateway, secret, served
+from tests.fakes.upstream import Upstream, running_upstream
+
+LARGE, SMALL = "large-70b", "small-1b"
+FLAG = "[Flag: Smallest model]"
+
+
+@pytest_asyncio.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    async with running_upstream() as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def gateway(upstream: Upstream, tmp_path: Path) -> AsyncIterator[Gateway]:
+    """A gateway that routes for itself, by the operator's guesses: the larger is a little better."""
+    experts = [
+        {"name": name, "model": f"openai/{name}", "api_base": upstream.base, "quality": quality}
+        for name, quality in ((LARGE, 0.71), (SMALL, 0.70))
+    ]
+    policies = {
+        "none": {"flags": {"in_band": False}},
+        "strict": {"flags": {"unknown": "refuse"}},
+        "small": {"objective": {"size": 0.1}},
+    }
+    journal, artifact = str(tmp_path / "j.sqlite3"), str(tmp_path / "no-artifact")
+    config = {
+        "experts": experts,
+        "policies": policies,
+        "journal": {"path": journal},
+        "routing": {"artifact": artifact},
+    }
+    transport = Transport()
+    machine = machine_of(msgspec.convert(config, Config, dec_hook=secret), transport)
+    async with served(front_of(machine, transport)) as address, aiohttp.ClientSession() as http:
+        yield Gateway(f"{address}/v1", machine, http)
+
+
+async def ask(gateway: Gateway, content: Any, model: str = "auto", **headers: str) -> Answer:
+    body = {"model": model, "messages": [{"role": "user", "content": content}]}
+    return await gateway.post("chat/completions", body, **headers)
+
+
+async def test_without_a_flag_the_larger_answers(gateway: Gateway) -> None:
+    assert (await ask(gateway, "Hi")).expert == LARGE
+
+
+@pytest.mark.parametrize("text", [f"Hi {FLAG}", f"{FLAG} Hi", f"{FLAG.upper()}\n\nHi\n"])
+async def test_a_flag_changes_who_answers_and_does_not_reach_the_expert(
+    gateway: Gateway, upstream: Upstream, text: str
+) -> None:
+    answer = await ask(gateway, text)
+    assert (answer.status, answer.expert) == (200, SMALL)
+    assert "the smallest within 0.02" in answer.headers["x-thalamus-reason"]
+    assert upstream.calls[-1]["messages"][0]["content"].strip() == "Hi"
+    assert "flag" not in json.dumps(upstream.calls[-1]).lower()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"What does {FLAG} mean?",
+        f'Translate: "Hi {FLAG}"',
+        f"Fix:\n```\n{FLAG}\n```",
+        f"Fix:\n```\nx\n{FLAG}",
+        f"> he wrote\n> {FLAG}",
+    ],
+)
+async def test_a_quoted_or_fenced_flag_is_text_for_the_expert(
+    gateway: Gateway, upstream: Upstream, text: str
+) -> None:
+    answer = await ask(gateway, text)
+    assert answer.expert == LARGE
+    assert upstream.calls[-1]["messages"][0]["content"] == text
+
+
+async def test_a_policy_may_forbid_flags_and_then_they_are_text(gateway: Gateway, upstream: Upstream) -> None:
+    answer = await ask(gateway, f"Hi {FLAG}", "auto:none")
+    assert answer.expert == LARGE
+    assert upstream.calls[-1]["messages"][0]["content"] == f"Hi {FLAG}"
+    assert (await ask(gateway, "Hi", "auto:none", x_router_flags="smallest")).expert == SMALL
+
+
+async def test_an_unknown_flag_stays_and_is_said_or_is_refused(gateway: Gateway, upstream: Upstream) -> None:
+    text = f"{FLAG} Hi [Flag: red team]"
+    answer = await ask(gateway, text)
+    assert (answer.status, answer.expert) == (200, LARGE)
+    assert answer.headers["x-thalamus-warning"].startswith("there is no flag 'red team'; there are: smallest")
+    assert upstream.calls[-1]["messages"][0]["content"] == text
+    refused = await ask(gateway, text, "auto:strict")
+    assert (refused.status, refused.error["param"]) == (400, "messages[0].content")
+
+
+async def test_an_expert_asked_for_by_name_gets_the_text_as_it_is(
+    gateway: Gateway, upstream: Upstream
+) -> None:
+    await ask(gateway, f"Hi {FLAG}", LARGE)
+    assert upstream.calls[-1]["messages"][0]["content"] == f"Hi {FLAG}"
+
+
+async def test_a_weight_of_a_policy_or_of_a_request_prefers_the_smaller(gateway: Gateway) -> None:
+    assert (await ask(gateway, "Hi", "auto:small")).expert == SMALL
+    assert (await gateway.chat("auto", router={"weights": {"size": 0.1}})).expert == SMALL
+    assert (await gateway.chat("auto", router={"weights": {"size": 0.005}})).expert == LARGE
+
+
+@pytest.mark.parametrize(
+    "router",
+    [
+        {"flags": ["Smallest model"]},
+        {"flags": {"smallest": True}},
+        {"flags": {"smallest": 0.05}},
+        {"flags": ["size = high"]},
+        {"flags": {"size": "high"}},
+    ],
+)
+async def test_flags_beside_the_text_do_the_same(gateway: Gateway, router: dict[str, Any]) -> None:
+    assert (await gateway.chat("auto", router=router)).expert == SMALL
+
+
+async def test_the_clients_hints_carry_flags(gateway: Gateway) -> None:
+    async with AsyncClient(gateway.base, "unused", max_retries=0) as client:
+        assert (await client.chat("Hi", router=Hints(flags=["Smallest model"]))).expert == SMALL
+        assert (await client.route("Hi", router=Hints(flags=["smallest = 0.001"]))).expert == LARGE
+
+
+async def test_the_dry_run_reads_the_same_flags(gateway: Gateway) -> None:
+    body = {"messages": [{"role": "user", "content": f"Hi {FLAG}"}]}
+    told = (await gateway.post("route", body)).json()
+    assert (told["expert"], told["query"]["text"], told["warnings"]) == (SMALL, "Hi", [])
+
+
+async def test_a_wrong_flag_beside_the_text_is_refused_by_name(gateway: Gateway) -> None:
+    for router in ({"flags": ["red team"]}, {"flags": {"size": 2}}):
+        refused = await gateway.chat("auto", router=router)
+        assert (refused.status, refused.error["param"]) == (400, "router.flags")
+
+
+async def test_a_message_of_flags_alone_is_refused(gateway: Gateway) -> None:
+    refused = await ask(gateway, FLAG)
+    assert (refused.status, refused.error["param"]) == (400, "messages[0].content")
+
+
+def raw(messages: str) -> dict[str, msgspec.Raw]:
+    return {"messages": msgspec.Raw(messages.encode()), "x": msgspec.Raw(b"[ 1.50 ]")}
+
+
+def rewritten(messages: str) -> str:
+    return bytes(wished(raw(messages), NOTHING, Policy("p")).fields["messages"]).decode()
+
+
+def test_only_the_last_user_message_is_read_and_written_anew() -> None:
+    first = '{"role":  "user", "content": "[Flag: Smallest model] before"}'
+    last = '{"role": "user",  "name": "z",  "content": "now [Flag: Smallest model]"}'
+    after = '{"role": "assistant", "content": null,  "tool_calls": [ ]}'
+    whole = rewritten(f"[{first}, {last}, {after}]")
+    assert first in whole
+    assert after in whole
+    assert json.loads(whole)[1] == {"role": "user", "name": "z", "content": "now"}
+    untouched = f"[{first}, " + '{"role": "user", "content": "now"}]'
+    fields = raw(untouched)
+    assert wished(fields, NOTHING, Policy("p")).fields is fields
+
+
+@pytest.mark.parametrize(
+    ("parts", "left"),
+    [
+        ([("text", f"{FLAG} a"), ("image_url", None), ("text", "b")], ["a", None, "b"]),
+        ([("text", "a"), ("image_url", None), ("text", f"b {FLAG}")], ["a", None, "b"]),
+        ([("text", FLAG), ("image_url", None)], [None]),
+        ([("image_url", None), ("text", f"b {FLAG}")], [None, "b"]),
+    ],
+)
+def test_parts_bear_flags_at_the_ends_of_the_message(parts: list[Any], left: list[str | None]) -> None:
+    content = [
+        {"type": kind, **({"text": text} if text else {"image_url": {"url": "u"}})} for kind, text in parts
+    ]
+    (message,) = json.loads(rewritten(json.dumps([{"role": "user", "content": content}])))
+    assert [part.get("text") for part in message["content"]] == left
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [("text", f"a {FLAG}"), ("text", "b")],
+        [("text", "a"), ("text", f"{FLAG} b"), ("text", "c")],
+        [("text", "a"), ("text", f"{FLAG} b")],
+        [("text", f"OBSERVATION:\na {FLAG}")],
+    ],
+)
+def test_flags_inside_a_message_of_parts_or_in_a_tools_output_are_text(parts: list[Any]) -> None:
+    content = [{"type": kind, "text": text} for kind, text in parts]
+    messages = json.dumps([{"role": "user", "content": content}])
+    assert rewritten(messages) == messages
+
+
+def test_what_the_request_says_beside_its_text_wins_and_constraints_add_up() -> None:
+    text = '[{"role": "user", "content": "Hi [Flag: Smallest model] [Flag: security = eu]"}]'
+    policy = Policy("p", Objective(cost=0.2))
+    require = Require(labels=frozenset({("security", "eu")}))
+    plain = wished(raw(text), NOTHING, policy)
+    assert plain.hints == Asked(require, Objective(cost=0.2, first=("smallest",)))
+    for router, objective in (
+        ({"flags": ["latest"]}, Objective(cost=0.2, first=("latest",))),
+        ({"weights": {"cost": 0.5}}, Objective(cost=0.5)),
+        ({"weights": {"cost": 0.5}, "flags": ["latest"]}, Objective(cost=0.5, first=("latest",))),
+    ):
+        asked = read_hints({"router": msgspec.Raw(msgspec.json.encode(router))}, {})
+        assert wished(raw(text), asked, policy).hints == Asked(require, objective)
+    asked = read_hints({}, {b"x-router-flags": b"latest, size = 0.3"})
+    hints = wished(raw(text), asked, policy).hints
+    assert hints is not None
+    assert hints.objective == Objective(cost=0.2, first=("latest",), goals=(("size", 0.3),))
+
+
+@pytest.mark.parametrize(
+    "messages", ['[{"role": "system", "content": "[Flag: x] y"}]', '["[Flag: x]"]', "3", "[Flag"]
+)
+def test_messages_without_a_user_or_malformed_are_left_to_whoever_reads_the_query(messages: str) -> None:
+    assert rewritten(messages) == messages
+
+
+def test_a_wrong_value_in_the_text_is_refused_where_the_policy_is_strict() -> None:
+    with pytest.raises(InvalidField, match=r"messages\[0\]\.content: the flag 'size' takes a number"):
+        wished(
+            raw('[{"role": "user", "content": "Hi [Flag: size = 3]"}]'),
+            NOTHING,
+            Policy("p", unknown_flags="refuse"),
+        )
