@@ -23,18 +23,18 @@ def task_table(train: OutcomeTable, test: OutcomeTable) -> Floats:
 def mean_of_four(train: OutcomeTable, train_x: Features, texts: tuple[str, ...], x: Features) -> Floats:
     """(n_queries, n_experts) mean of TF-IDF ridge, dense ridge, 200 neighbours and 64 k-means clusters.
 
-    The features are those of the encoder tier. Needs a table without gaps.
+    The features are those of the encoder tier. Gaps count as the expert's mean.
     """
     from sklearn.cluster import KMeans
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import Ridge
 
-    y = train.score
+    y = filled(train)
     words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2)
     lexical = Ridge(alpha=3.0).fit(words.fit_transform(train.texts), y).predict(words.transform(texts))
     dense = Ridge(alpha=1.0).fit(train_x.dense, y).predict(x.dense)
-    clusters = KMeans(64, n_init=4, random_state=0).fit(train_x.dense)
-    members = np.eye(64)[clusters.labels_]
+    clusters = KMeans(min(64, len(train)), n_init=4, random_state=0).fit(train_x.dense)
+    members = np.eye(clusters.n_clusters)[clusters.labels_]
     by_cluster = (members.T @ y) / np.maximum(members.sum(axis=0), 1)[:, None]
     four = (lexical, dense, _neighbours(train_x, y, x, 200), by_cluster[clusters.predict(x.dense)])
     mean: Floats = np.mean([part.reshape(len(x), -1) for part in four], axis=0)
@@ -46,3 +46,22 @@ def _neighbours(train_x: Features, y: Floats, x: Features, k: int) -> Floats:
     nearest = np.argpartition(-(x.dense @ train_x.dense.T), k - 1, axis=1)[:, :k]
     mean: Floats = y[nearest].mean(axis=1)
     return mean
+
+
+def naive_ridge(train: OutcomeTable, train_x: Features, texts: tuple[str, ...], x: Features) -> Floats:
+    """(n_queries, n_experts) one ridge over TF-IDF and the vector side by side: the first thing to try."""
+    from scipy.sparse import csr_array, hstack
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import Ridge
+
+    words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2)
+    seen = hstack((words.fit_transform(train.texts), csr_array(train_x.dense.astype(np.float64)))).tocsr()
+    asked = hstack((words.transform(texts), csr_array(x.dense.astype(np.float64)))).tocsr()
+    predicted: Floats = Ridge(alpha=3.0).fit(seen, filled(train)).predict(asked)
+    return predicted.reshape(len(x), -1)
+
+
+def filled(train: OutcomeTable) -> Floats:
+    """(n_queries, n_experts) scores, the expert's mean where nobody measured."""
+    means = train.means()["score"]
+    return np.where(np.isnan(train.score), np.where(np.isnan(means), 0.0, means), train.score)

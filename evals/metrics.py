@@ -66,22 +66,17 @@ def read_split(split: Split) -> Reading:
 
 
 def _with_costs(split: Split, reading: Reading, best: int, cost: Floats) -> Reading:
-    trained = [route(split.train_quality, cost, lam) for lam in LAMBDAS]
-    train_usd = np.array([np.nanmean(taken(split.train.cost_usd, p)) for p in trained])
-    train_score = np.array([np.nanmean(taken(split.train.score, p)) for p in trained])
+    chosen = choose_lambdas(split.train, split.train_quality)
     scores = np.zeros(len(split.test))
     usd = np.zeros(len(split.test))
-    for budget in np.linspace(cost.min(), cost[best], N_BUDGETS):
-        meets = np.flatnonzero(train_usd <= budget * (1 + 1e-9))
-        lam = LAMBDAS[meets[0]] if meets.size else LAMBDAS[-1]
+    for lam, n in zip(*np.unique(chosen.budgets, return_counts=True), strict=True):
         picks = route(split.test_quality, cost, lam)
-        scores += taken(split.test.score, picks) / N_BUDGETS
-        usd += taken(split.test.cost_usd, picks) / N_BUDGETS
-    enough = np.flatnonzero(train_score >= np.nanmean(split.train.score[:, best]))
+        scores += taken(split.test.score, picks) * n / N_BUDGETS
+        usd += taken(split.test.cost_usd, picks) * n / N_BUDGETS
     frugal = (
-        route(split.test_quality, cost, LAMBDAS[enough[-1]])
-        if enough.size
-        else np.full(len(split.test), best, np.int64)
+        np.full(len(split.test), best, np.int64)
+        if chosen.saving is None
+        else route(split.test_quality, cost, chosen.saving)
     )
     return Reading(
         score=reading.score,
@@ -92,6 +87,32 @@ def _with_costs(split: Split, reading: Reading, best: int, cost: Floats) -> Read
         saving_usd=taken(split.test.cost_usd, frugal),
         single_usd=split.test.cost_usd[:, best],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """Every λ that the training part decides.
+
+    budgets: (N_BUDGETS,) the smallest λ that meets each budget of `area`
+    saving:  the largest λ at which the training score is still the best single's; None where none is
+    """
+
+    budgets: Floats
+    saving: float | None
+
+
+def choose_lambdas(train: OutcomeTable, train_quality: Floats) -> Choices:
+    """From out-of-fold quality (n_train, n_experts) on a training part whose costs are known."""
+    cost, best = train.means()["cost_usd"], train.best_single()
+    trained = [route(train_quality, cost, lam) for lam in LAMBDAS]
+    usd = np.array([np.nanmean(taken(train.cost_usd, picks)) for picks in trained])
+    score = np.array([np.nanmean(taken(train.score, picks)) for picks in trained])
+    budgets = []
+    for budget in np.linspace(cost.min(), cost[best], N_BUDGETS):
+        meets = np.flatnonzero(usd <= budget * (1 + 1e-9))
+        budgets.append(LAMBDAS[meets[0]] if meets.size else LAMBDAS[-1])
+    enough = np.flatnonzero(score >= np.nanmean(train.score[:, best]))
+    return Choices(np.array(budgets), float(LAMBDAS[enough[-1]]) if enough.size else None)
 
 
 def route(quality: Floats, cost_usd: Floats, lam: float) -> Ints:

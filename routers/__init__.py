@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .errors import ArtifactError, DataError, EmbedderError, RoutersError
-from .protocols import Arrays, Embedder, Extractor, Predictor
+from .protocols import Arrays, Embedder, Extractor, Predictor, TagLearner
 from .types import (
     Bools,
     Estimate,
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from .artifacts import Artifact
     from .embedders import CachedEmbedder, HashingEmbedder, StaticEmbedder, load_embedder
     from .features import FORM_NAMES, FeatureExtractor
-    from .fit import FitSettings, fit_artifact
+    from .fit import FitSettings, cross_fit, fit_artifact
     from .forecast import Forecaster
     from .outcome_merge import merge_outcomes
     from .outcomes import OutcomeTable, Provenance
     from .query import estimate_tokens, query_of
-    from .registry import PREDICTORS, make_predictor
+    from .registry import PREDICTORS, fit_predictor, make_predictor
 
 _LAZY = {
     "FORM_NAMES": "features",
@@ -44,8 +44,10 @@ _LAZY = {
     "OutcomeTable": "outcomes",
     "Provenance": "outcomes",
     "StaticEmbedder": "embedders",
+    "cross_fit": "fit",
     "estimate_tokens": "query",
     "fit_artifact": "fit",
+    "fit_predictor": "registry",
     "load_embedder": "embedders",
     "make_predictor": "registry",
     "merge_outcomes": "outcome_merge",
@@ -81,9 +83,12 @@ __all__ = [
     "Query",
     "RoutersError",
     "StaticEmbedder",
+    "TagLearner",
     "Tier",
+    "cross_fit",
     "estimate_tokens",
     "fit_artifact",
+    "fit_predictor",
     "load_embedder",
     "make_predictor",
     "merge_outcomes",

@@ -33,6 +33,7 @@ class FitSettings:
     predictor, settings: the quality head, by its name in the registry
     n_folds: for everything that is learned from out-of-fold predictions
     kept: share of what routing by the encoder gains over the best single expert that `adaptive` must keep
+    tiers: the embedder tiers to fit a head for; None takes every one the extractor has
     """
 
     predictor: str = "blend"
@@ -40,6 +41,7 @@ class FitSettings:
     n_folds: int = 5
     kept: float = 0.97
     seed: int = 0
+    tiers: tuple[Tier, ...] | None = None
 
 
 def fit_artifact(
@@ -54,10 +56,25 @@ def fit_artifact(
     Raises:
         DataError: fewer than two queries, or an expert without a single score.
     """
+    return cross_fit(table, extractor, settings, progress, created)[0]
+
+
+def cross_fit(
+    table: OutcomeTable,
+    extractor: Extractor,
+    settings: FitSettings | None = None,
+    progress: Progress | None = None,
+    created: str = "",
+) -> tuple[Artifact, Mapping[Tier, Floats]]:
+    """The artifact, and per tier its calibrated out-of-fold quality on the table, (n_queries, n_experts).
+
+    Raises:
+        DataError: fewer than two queries, or an expert without a single score.
+    """
     chosen = settings or FitSettings()
     _check(table)
     tell = progress or (lambda what, done, total: None)
-    by_tier = _extract(table, extractor, tell)
+    by_tier = _extract(table, extractor, tell, chosen.tiers)
     folds = table.folds(chosen.n_folds)
     steps = len(by_tier) * (len(np.unique(folds)) + 1)
     groups = _groups(next(iter(by_tier.values())), chosen.seed)
@@ -71,7 +88,7 @@ def fit_artifact(
         fingerprint = extractor.fingerprints[tier]
         heads[tier], calibrated[tier] = _fit_head(table, features, fingerprint, chosen, folds, groups, step)
     margin, margins = choose_margin(table.score, calibrated, chosen.kept)
-    return Artifact(
+    artifact = Artifact(
         experts=_evidence(table),
         heads=heads,
         latency=_latency_lines(table),
@@ -79,6 +96,7 @@ def fit_artifact(
         margins=margins,
         provenance=_provenance(table, chosen, created),
     )
+    return artifact, calibrated
 
 
 def _check(table: OutcomeTable) -> None:
@@ -89,11 +107,14 @@ def _check(table: OutcomeTable) -> None:
             raise DataError(f"score: no query has one for expert {name!r}; leave it out or profile it")
 
 
-def _extract(table: OutcomeTable, extractor: Extractor, tell: Progress) -> dict[Tier, Features]:
+def _extract(
+    table: OutcomeTable, extractor: Extractor, tell: Progress, tiers: tuple[Tier, ...] | None
+) -> dict[Tier, Features]:
+    wanted = [tier for tier in extractor.fingerprints if tiers is None or tier in tiers]
     queries = [query_of(text) for text in table.texts]
     cheap = extractor.extract(queries, "static")
-    found: dict[Tier, Features] = {"static": cheap}
-    if "encoder" not in extractor.fingerprints:
+    found: dict[Tier, Features] = {"static": cheap} if "static" in wanted else {}
+    if "encoder" not in wanted:
         return found
     parts = []
     for start in range(0, len(queries), _CHUNK):
@@ -194,7 +215,7 @@ def choose_margin(
     score, and quality per tier, out of fold: (n_queries, n_experts). Only fully scored queries count.
     """
     full = ~np.isnan(score).any(axis=1)
-    if "encoder" not in quality or score.shape[1] < 2 or not full.any():
+    if len(quality) < 2 or score.shape[1] < 2 or not full.any():
         return 0.0, []
     rows = np.arange(int(full.sum()))
     cheap, closer, truth = quality["static"][full], quality["encoder"][full], score[full]

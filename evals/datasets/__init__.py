@@ -44,3 +44,17 @@ def detect(source: Path) -> str:
 
         return "table" if '"thalamus.outcomes/' in first_line(source) else "jsonl"
     raise DataError(f"{source}: cannot tell its format by its name; choose one with --format")
+
+
+def source_splits(source: Path, table: OutcomeTable) -> tuple[str, ...]:
+    """Per query of the table what its source calls its part (train, test …).
+
+    Raises:
+        DataError: the source tells none; only folders of parquet with a column `source_split` do.
+    """
+    if not source.is_dir() or not (source / "prompts.parquet").exists():
+        raise DataError(f"{source}: only a folder with prompts.parquet tells its own train and test parts")
+    from .folder import read_column
+
+    parts = read_column(source, "source_split")
+    return tuple(str(parts[key]) for key in table.ids)

@@ -36,6 +36,16 @@ def read_folder(source: Path) -> OutcomeTable:
     return table_of(records, _provenance(source))
 
 
+def read_column(source: Path, name: str) -> dict[str, Any]:
+    """One more column of the prompts, by prompt_id.
+
+    Raises:
+        DataError: it is not there.
+    """
+    columns = _columns(source / "prompts.parquet", ("prompt_id", name), ())
+    return dict(zip(columns["prompt_id"], columns[name], strict=True))
+
+
 def _columns(path: Path, needed: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, list[Any]]:
     try:
         import pyarrow

@@ -1,0 +1,137 @@
+"""Protocols: which queries are trained on and which are tested, as values.
+
+Buckets are the unit of every split, so near-twins never stand on both sides.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from routers import Bools, DataError, Ints, OutcomeTable
+
+N_FOLDS = 5
+IN_DOMAIN = ("mmlu", "gsm8k", "cmmlu", "arc_challenge", "humaneval")
+OUT_OF_DOMAIN = ("math_prealgebra", "mbpp", "ceval")
+MULTIPLE_CHOICE = frozenset({"mmlu", "cmmlu", "ceval", "arc_challenge", "arc_easy"})
+"""Tasks of RouterDC's tables scored by probability: any above 0 counts as right, as its authors count."""
+N_LABELS = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One training and one test part, as rows of the layout's table; `seed` also seeds what is fitted."""
+
+    seed: int
+    train: Ints
+    test: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A protocol laid out over a table. Every seed tests a query at most once.
+
+    domains: task groups to average over, `in_domain` and `out_of_domain`, where the protocol has them
+    """
+
+    name: str
+    table: OutcomeTable
+    cuts: tuple[Cut, ...]
+    seeds: tuple[int, ...]
+    domains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def kfold(table: OutcomeTable, seeds: Sequence[int]) -> Layout:
+    """Every bucket tested once a seed: folds are `bucket // 20` for seed 0, shuffled buckets for the others.
+
+    Raises:
+        DataError: fewer than two folds have queries.
+    """
+    cuts = []
+    for seed in seeds:
+        fold = _shuffled(table, seed)[table.bucket] * N_FOLDS // 100
+        kinds = np.unique(fold)
+        if len(kinds) < 2:
+            raise DataError(f"kfold: buckets of two folds at least are needed, not of {len(kinds)}")
+        cuts += [_cut(seed, fold != kind, fold == kind) for kind in kinds]
+    return Layout("kfold", table, tuple(cuts), tuple(seeds), notes=(f"{len(kinds)} folds of buckets a seed",))
+
+
+def holdout(table: OutcomeTable, seeds: Sequence[int], buckets: Sequence[int]) -> Layout:
+    """The given buckets are tested, the others trained on.
+
+    Raises:
+        DataError: a part is empty.
+    """
+    inside = np.isin(table.bucket, list(buckets))
+    if inside.all() or not inside.any():
+        raise DataError("holdout: --test must leave queries both to train and to test on")
+    cuts = tuple(_cut(seed, ~inside, inside) for seed in seeds)
+    told = f"{int(inside.sum())} of {len(table)} queries tested, in {len(set(buckets))} buckets"
+    return Layout("holdout", table, cuts, tuple(seeds), notes=(told,))
+
+
+def routerdc(table: OutcomeTable, seeds: Sequence[int], source_split: Sequence[str]) -> Layout:
+    """RouterDC's own split: train on the five training tasks, test on their test parts and three other tasks.
+
+    Raises:
+        DataError: a task or its part is missing.
+    """
+    score = table.score.copy()
+    chosen = np.isin(table.tasks, list(MULTIPLE_CHOICE))
+    score[chosen] = np.where(np.isnan(score[chosen]), np.nan, score[chosen] > 0)
+    table = replace(table, score=score)
+    split = np.array(source_split)
+    train = (split == "train") & np.isin(table.tasks, IN_DOMAIN)
+    test = (split == "test") & np.isin(table.tasks, (*IN_DOMAIN, *OUT_OF_DOMAIN))
+    for part, tasks in ((train, IN_DOMAIN), (test, (*IN_DOMAIN, *OUT_OF_DOMAIN))):
+        found = {task for task, inside in zip(table.tasks, part, strict=True) if inside}
+        if missing := [task for task in tasks if task not in found]:
+            side = "train" if part is train else "test"
+            raise DataError(f"routerdc: no {side} query of task {missing[0]!r}")
+    return Layout(
+        "routerdc",
+        table,
+        tuple(_cut(seed, train, test) for seed in seeds),
+        tuple(seeds),
+        {"in_domain": IN_DOMAIN, "out_of_domain": OUT_OF_DOMAIN},
+        ("a score above 0 counts as 1 for multiple choice, in training and test",),
+    )
+
+
+def routellm(table: OutcomeTable, seeds: Sequence[int], n_labels: int = N_LABELS) -> Layout:
+    """Two experts, MMLU: buckets are drawn until they hold `n_labels` queries, the other buckets are tested.
+
+    Raises:
+        DataError: not two experts, or too few MMLU queries.
+    """
+    if table.n_experts != 2:
+        raise DataError(f"routellm: two experts are needed, not {table.n_experts}; see --experts")
+    table = table.take(np.array([task.startswith("mmlu") for task in table.tasks], bool))
+    cuts = []
+    for seed in seeds:
+        place = _shuffled(table, seed + 1)[table.bucket]  # seed 0 would take the first buckets
+        order = np.argsort(place, kind="stable")
+        last = place[order[n_labels - 1]] if len(order) > n_labels else 100
+        test = place > last
+        if not test.any():
+            raise DataError(f"routellm: {len(table)} MMLU queries leave none to test after {n_labels} labels")
+        inside = np.zeros(len(table), bool)
+        inside[order[:n_labels]] = True
+        cuts.append(_cut(seed, inside, test))
+    notes = (f"{n_labels} labels a seed; what is left of their last bucket is neither trained on nor tested",)
+    return Layout("routellm", table, tuple(cuts), tuple(seeds), notes=notes)
+
+
+def _shuffled(table: OutcomeTable, seed: int) -> Ints:
+    """(100,) place of each bucket; as it is for seed 0. Only buckets that have queries change places."""
+    place = np.arange(100)
+    if seed:
+        used = np.unique(table.bucket)
+        place[used] = np.random.default_rng(seed).permutation(used)
+    return place
+
+
+def _cut(seed: int, train: Bools, test: Bools) -> Cut:
+    return Cut(seed, np.flatnonzero(train), np.flatnonzero(test))

@@ -1,0 +1,147 @@
+"""One router on one cut: fitted on the training part, the test part decided by the engine that serves."""
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from policies import Objective, Policy
+from routers import Extractor, FitSettings, Floats, Ints, OutcomeTable, cross_fit
+
+from .contenders import Contender
+from .metrics import LAMBDAS, N_BUDGETS, choose_lambdas, route, taken
+from .replay import Replay, replay
+
+FRONTIER: Floats = LAMBDAS[::8]
+"""The λ that a frontier is drawn at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What came of one router on one test part; fields as in `measures.Run`, arrays (n_test,).
+
+    share, saving_share: (n_test, n_experts); frontier: (len(FRONTIER), 2) mean score and cost, NaN without λ;
+    rate: decisions a second, 0 where the engine decided nothing
+    """
+
+    score: Floats
+    cost_usd: Floats
+    at_budget: Floats
+    at_budget_usd: Floats
+    saving: Floats
+    saving_usd: Floats
+    share: Floats
+    saving_share: Floats
+    picks: Ints
+    quality: Floats | None
+    frontier: Floats
+    rate: float = 0.0
+
+
+def contend(
+    train: OutcomeTable, test: OutcomeTable, contender: Contender, read: Extractor, seed: int
+) -> Trial:
+    """Fit, choose every λ out of fold on the training part, and let the engine decide the test part.
+
+    λ = 0 and the λ of `cost_saved` are the engine's decisions; the budgets in between are the same rule on
+    the same predictions, all queries at once.
+    """
+    settings = FitSettings(contender.predictor, contender.settings, seed=seed, tiers=(contender.tier,))
+    artifact, out_of_fold = cross_fit(train, read, settings)
+    policy = Policy(contender.name, encoder="always" if contender.tier == "encoder" else "never")
+    started = time.perf_counter()
+    free = replay(test, artifact, read, policy)
+    rate = len(test) / max(time.perf_counter() - started, 1e-9)
+    quality = np.array([decision.quality for decision in free.decisions]).reshape(test.score.shape)
+    trial = _as_decided(judge(train, test, out_of_fold[contender.tier], quality), free, rate)
+    cost = train.means()["cost_usd"]
+    saving = None if np.isnan(cost).any() else choose_lambdas(train, out_of_fold[contender.tier]).saving
+    if not saving:
+        return trial
+    weight = saving * cost.max() / cost.mean()  # the engine weighs costs against the dearest expert's
+    frugal = replay(test, artifact, read, replace(policy, objective=Objective(cost=weight)))
+    return replace(
+        trial,
+        saving=frugal.score,
+        saving_usd=frugal.cost_usd,
+        saving_share=np.eye(test.n_experts)[frugal.picks],
+    )
+
+
+def _as_decided(trial: Trial, free: Replay, rate: float) -> Trial:
+    share = np.eye(trial.share.shape[1])[free.picks]
+    return replace(trial, score=free.score, cost_usd=free.cost_usd, share=share, picks=free.picks, rate=rate)
+
+
+def judge(train: OutcomeTable, test: OutcomeTable, train_quality: Floats, quality: Floats) -> Trial:
+    """A router known by its predictions alone: train_quality out of fold, quality on the test part.
+
+    Ties go to the cheaper expert, then by name, as the engine breaks them.
+    """
+    cost = train.means()["cost_usd"]
+    order = np.lexsort((np.array(train.experts), cost))
+    names = [train.experts[n] for n in order]
+    if np.isnan(cost).any():
+        return fixed(test, order[route(quality[:, order], cost[order], 0.0)], quality)
+    ordered, cost = train.only(names), cost[order]
+    chosen = choose_lambdas(ordered, train_quality[:, order])
+    share = np.full(len(test), ordered.best_single(), np.int64)
+    picked = {lam: order[route(quality[:, order], cost, lam)] for lam in {0.0, *chosen.budgets.tolist()}}
+    budgets = [picked[lam] for lam in chosen.budgets.tolist()]
+    frugal = order[share] if chosen.saving is None else order[route(quality[:, order], cost, chosen.saving)]
+    drawn = [order[route(quality[:, order], cost, lam)] for lam in FRONTIER]
+    return replace(
+        fixed(test, picked[0.0], quality),
+        at_budget=sum((taken(test.score, p) for p in budgets), np.zeros(len(test))) / N_BUDGETS,
+        at_budget_usd=sum((taken(test.cost_usd, p) for p in budgets), np.zeros(len(test))) / N_BUDGETS,
+        saving=taken(test.score, frugal),
+        saving_usd=taken(test.cost_usd, frugal),
+        saving_share=np.eye(test.n_experts)[frugal],
+        frontier=np.array([_point(test, picks) for picks in drawn]),
+    )
+
+
+def fixed(test: OutcomeTable, picks: Ints, quality: Floats | None = None) -> Trial:
+    """A rule that knows no λ: what it picks is all there is."""
+    share = np.eye(test.n_experts)[picks]
+    score, usd = taken(test.score, picks), taken(test.cost_usd, picks)
+    return _without_lambda(score, usd, share, picks, quality)
+
+
+def chance(test: OutcomeTable) -> Trial:
+    """Every expert as often as every other: expected score and cost."""
+    even = np.full(test.score.shape, 1 / test.n_experts)
+    nobody = np.full(len(test), -1, np.int64)
+    return _without_lambda(_mean(test.score), _mean(test.cost_usd), even, nobody, None)
+
+
+def _without_lambda(score: Floats, usd: Floats, share: Floats, picks: Ints, quality: Floats | None) -> Trial:
+    none = np.full(len(score), np.nan)
+    return Trial(
+        score=score,
+        cost_usd=usd,
+        at_budget=none,
+        at_budget_usd=none,
+        saving=none,
+        saving_usd=none,
+        share=share,
+        saving_share=np.full(share.shape, np.nan),
+        picks=picks,
+        quality=quality,
+        frontier=np.full((len(FRONTIER), 2), np.nan),
+    )
+
+
+def _mean(values: Floats) -> Floats:
+    """(n_queries,) mean over the experts that were measured; NaN for none."""
+    known = ~np.isnan(values)
+    count = known.sum(axis=1)
+    total = np.where(known, values, 0.0).sum(axis=1)
+    mean: Floats = np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
+    return mean
+
+
+def _point(test: OutcomeTable, picks: Ints) -> Floats:
+    score, usd = taken(test.score, picks), taken(test.cost_usd, picks)
+    known = ~np.isnan(score) & ~np.isnan(usd)
+    return np.array([score[known].mean(), usd[known].mean()]) if known.any() else np.full(2, np.nan)

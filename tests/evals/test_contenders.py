@@ -1,0 +1,33 @@
+import pytest
+
+from evals.contenders import contenders_of
+from routers import DataError, Tier
+
+TIERS: list[Tier] = ["static", "encoder"]
+
+
+def test_a_router_is_named_with_settings_and_a_tier() -> None:
+    blend, knn = contenders_of("blend, knn:k=50:form=0.5@static", TIERS)
+    assert (blend.predictor, dict(blend.settings), blend.tier) == ("blend", {}, "encoder")
+    assert (knn.name, knn.predictor, knn.tier) == ("knn:k=50:form=0.5@static", "knn", "static")
+    assert dict(knn.settings) == {"k": 50, "form": 0.5}
+
+
+def test_without_an_encoder_the_cheap_tier_is_the_best_there_is() -> None:
+    assert contenders_of("constant", ["static"])[0].tier == "static"
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ("zed", "no predictor 'zed'; there are"),
+        ("knn:k", "'k' is not KEY=VALUE"),
+        ("knn:z=1", "predictor 'knn'"),
+        ("knn@mars", "no tier 'mars'; there are static, encoder"),
+        ("knn,knn", "'knn' is named twice"),
+        (" , ", "name one at least"),
+    ],
+)
+def test_a_router_that_cannot_be_is_refused_by_name(told: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        contenders_of(told, TIERS)
