@@ -59,3 +59,15 @@ class Predictor(Protocol):
 
     def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Self:
         """Take learned state back from `arrays()`; returns self."""
+
+
+@runtime_checkable
+class TagLearner(Protocol):
+    """A predictor that learns from task tags too, where the training queries bear any.
+
+    Tags are known in training alone: no predictor sees one when it predicts, and `fit` without them must do
+    (categories are then found by clustering). `routers.fit_predictor` calls whichever fits.
+    """
+
+    def fit_tagged(self, features: Features, targets: Floats, tasks: Sequence[str]) -> Any:
+        """As `fit`, with one tag a query; "" where nobody told. Returns self."""

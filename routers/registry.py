@@ -1,11 +1,12 @@
 """Predictors by name; a class is imported when it is first made."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 from .errors import ArtifactError
-from .protocols import Predictor
+from .protocols import Predictor, TagLearner
+from .types import Features, Floats
 
 PREDICTORS: Mapping[str, str] = {
     "blend": "blend:Blend",
@@ -32,3 +33,13 @@ def make_predictor(name: str, settings: Mapping[str, Any] | None = None) -> Pred
     except TypeError as error:
         raise ArtifactError(f"predictor {name!r}: {error}") from None
     return predictor
+
+
+def fit_predictor(
+    predictor: Predictor, features: Features, targets: Floats, tasks: Sequence[str] | None = None
+) -> Predictor:
+    """Fit it, with the queries' task tags where there are any and the predictor learns from them."""
+    if tasks is not None and any(tasks) and isinstance(predictor, TagLearner):
+        predictor.fit_tagged(features, targets, tasks)
+        return predictor
+    return predictor.fit(features, targets)
