@@ -15,7 +15,7 @@ from .predictors.clusters import spherical_kmeans
 from .predictors.space import Space
 from .protocols import Extractor
 from .query import query_of
-from .registry import make_predictor
+from .registry import fit_predictor, make_predictor
 from .types import Estimate, Features, Floats, Ints, Tier
 
 Progress = Callable[[str, int, int], None]
@@ -143,7 +143,9 @@ def _fit_head(
         step(n)
         inside, outside = _parts(folds, int(fold))
         model = make_predictor(settings.predictor, settings.settings)
-        estimate = model.fit(features.take(outside), table.score[outside]).predict(features.take(inside))
+        tags = [table.tasks[n] for n in outside.tolist()]
+        fitted = fit_predictor(model, features.take(outside), table.score[outside], tags)
+        estimate = fitted.predict(features.take(inside))
         raw.mean[inside], raw.std[inside] = estimate.mean, estimate.std
         if measured:
             ruler = make_predictor("linear", _TOKENS).fit(features.take(outside), lengths[outside])
@@ -154,7 +156,9 @@ def _fit_head(
     head = Head(
         fingerprint=fingerprint,
         predictor=settings.predictor,
-        quality=make_predictor(settings.predictor, settings.settings).fit(features, table.score),
+        quality=fit_predictor(
+            make_predictor(settings.predictor, settings.settings), features, table.score, table.tasks
+        ),
         calibration=calibration,
         tokens=make_predictor("linear", _TOKENS).fit(features, lengths) if measured else None,
         smear=_smear(length, table.output_tokens),

@@ -11,9 +11,12 @@ from .types import Features, Floats
 PREDICTORS: Mapping[str, str] = {
     "blend": "blend:Blend",
     "clusters": "clusters:Clusters",
+    "coe": "coe:CoE",
     "constant": "constant:Constant",
+    "factorization": "factorization:Factorization",
     "knn": "knn:KNN",
     "linear": "linear:Linear",
+    "pilots": "pilots:Pilots",
 }
 """Name → module:class in `routers.predictors`."""
 

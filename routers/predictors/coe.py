@@ -1,0 +1,190 @@
+"""Composition of Experts: tell the category, and answer with what each expert scores in it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from ..categories.classify import Classifier, Kind, make_classifier
+from ..categories.propagate import Propagation
+from ..categories.scores import CategoryScores
+from ..categories.taxonomy import UNKNOWN, Taxonomy
+from ..categories.uncertainty import Novelty, Uncertainty
+from ..protocols import Arrays
+from ..types import Estimate, Features, Floats, Floats32, Ints
+from .clusters import spherical_kmeans
+from .space import Space
+from .targets import centred
+
+_SAME = 1e-9
+"""Posteriors closer than this are equal."""
+_MIN_HELD = 20
+"""Queries that must be held back before anything is promised of the uncertain ones."""
+
+
+class CoE:
+    """Category classifier, uncertainty with a general category, and shrunk category × expert scores.
+
+    Categories are the task tags of the training queries, spread to untagged ones; without tags, clusters.
+
+    Reference: Composition of Experts (arXiv 2412.01868): category router, uncertainty, category → expert.
+    Differs: neither the paper's embedder nor its judge; the mapping under a budget is a policy's, from
+    `routers.categories.solve`; without one it is the highest score of the category. Improved: the whole
+    posterior instead of its greatest, scores shrunk, the form of a text beside its content, and a smooth way
+    to the general category.
+    """
+
+    taxonomy_: Taxonomy
+    space_: Space
+    classifier_: Classifier
+    uncertainty_: Uncertainty
+    value_: Floats
+    std_: Floats
+
+    def __init__(
+        self,
+        mode: Literal["paper", "improved"] = "improved",
+        classifier: Kind = "logistic",
+        k: int = 15,
+        alpha: float = 0.05,
+        strength: float = 20.0,
+        form: float = 1.0,
+        n_dims: int | None = 48,
+        n_clusters: int = 24,
+        min_count: int = 5,
+        seed: int = 0,
+    ) -> None:
+        """Args:
+        mode: `paper` for hard categories, plain votes, entropy alone, content alone and scores as they are.
+        classifier: neighbours, multinomial logistic regression, or nearest centroid.
+        k: neighbours that vote, and that measure distance.
+        alpha: share of queries like the training ones that may be sent to the general category.
+        strength: outcomes the expert's overall mean counts for in a category; 0 in `paper`.
+        form: weight of the form features beside the dense ones; 0 in `paper`.
+        n_dims: principal directions kept; None keeps all.
+        n_clusters: categories to make where queries bear no tags.
+        min_count: queries a tag needs to be a category.
+        """
+        self.mode: Literal["paper", "improved"] = mode
+        self.classifier: Kind = classifier
+        self.k = k
+        self.alpha = alpha
+        self.strength = strength
+        self.form = form
+        self.n_dims = n_dims
+        self.n_clusters = n_clusters
+        self.min_count = min_count
+        self.seed = seed
+
+    def fit(self, features: Features, targets: Floats) -> Self:
+        return self.fit_tagged(features, targets, [""] * len(features))
+
+    def fit_tagged(self, features: Features, targets: Floats, tasks: Sequence[str]) -> Self:
+        paper = self.mode == "paper"
+        self.space_ = Space.of(features, 0.0 if paper else self.form, None if paper else self.n_dims)
+        rows = self.space_.rows(features)
+        self.taxonomy_, labels = self._labels(rows, tasks)
+        order = np.lexsort(features.dense[:, :4].T)  # whatever order the queries came in
+        self._fit_classifier(rows[order], labels[order])
+        strength = 0.0 if paper else self.strength
+        n = len(self.taxonomy_)
+        parts = centred(targets)
+        scores = CategoryScores.of(targets, labels, n, strength)
+        self.value_ = np.where(np.isnan(scores.value), parts.mean, scores.value)
+        self.std_ = parts.std * np.sqrt(1.0 / np.maximum(scores.count + strength, 1.0))
+        return self
+
+    def _labels(self, rows: Floats32, tasks: Sequence[str]) -> tuple[Taxonomy, Ints]:
+        if any(tasks) or not len(rows):
+            taxonomy = Taxonomy.of(tasks, self.min_count)
+            labels = taxonomy.labels(tasks)
+            return taxonomy, Propagation(k=self.k).spread(rows, labels, len(taxonomy))
+        n = max(1, min(self.n_clusters, len(rows) // 4))
+        nearest = (rows @ spherical_kmeans(rows, n, 15, self.seed).T).argmax(axis=1)
+        names = [f"cluster-{c:02d}" for c in nearest]
+        taxonomy = Taxonomy.of(names)
+        return taxonomy, taxonomy.labels(names)
+
+    def _fit_classifier(self, rows: Floats32, labels: Ints) -> None:
+        """Every tenth query ranks the signals, every tenth sets the threshold; the rest teach."""
+        known = np.flatnonzero(labels != UNKNOWN)
+        place = np.arange(len(known)) % 10
+        enough = len(known) >= 10 * _MIN_HELD
+        taught = known[place < 8] if enough else known
+        ranked, held = known[place == 8], known[place == 9] if enough else known[:0]
+        maker = make_classifier(self.classifier, self.k, plain=self.mode == "paper")
+        self.classifier_ = maker.fit(rows[taught], labels[taught], len(self.taxonomy_))
+        asked = np.concatenate((ranked, held))
+        self.uncertainty_ = Uncertainty.fit(
+            Novelty.of(rows[taught], self.k),
+            self.classifier_.posterior(rows[asked]),
+            rows[asked],
+            self.alpha,
+            len(ranked),
+            entropy_alone=self.mode == "paper",
+        )
+
+    def predict(self, features: Features) -> Estimate:
+        rows = self.space_.rows(features)
+        share = self._share(self.classifier_.posterior(rows), rows)
+        mean = share @ self.value_
+        square = share @ (self.value_**2 + self.std_**2)
+        return Estimate(mean, np.sqrt(np.maximum(square - mean**2, 0.0)))
+
+    def _share(self, posterior: Floats, rows: Floats32) -> Floats:
+        """(n_queries, n_categories) how much each category's scores count."""
+        if self.mode == "paper":
+            top = posterior >= posterior.max(axis=1, keepdims=True, initial=0.0) - _SAME
+            share: Floats = top / top.sum(axis=1, keepdims=True)
+            general = self.uncertainty_.too_much(posterior, rows).astype(np.float64)
+        else:
+            share = posterior
+            general = self.uncertainty_.excess(posterior, rows)
+        share = share * (1.0 - general)[:, None]
+        share[:, -1] += general
+        return share
+
+    def categories(self, features: Features) -> tuple[str, ...]:
+        """Per query the likeliest category; the general one where that is too uncertain."""
+        rows = self.space_.rows(features)
+        posterior = self.classifier_.posterior(rows)
+        general = self.uncertainty_.too_much(posterior, rows)
+        places = np.where(general, len(self.taxonomy_) - 1, posterior.argmax(axis=1))
+        return tuple(self.taxonomy_.names[place] for place in places.tolist())
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "mode": self.mode,
+            "classifier": self.classifier,
+            "k": self.k,
+            "alpha": self.alpha,
+            "strength": self.strength,
+            "form": self.form,
+            "n_dims": self.n_dims,
+            "n_clusters": self.n_clusters,
+            "min_count": self.min_count,
+            "seed": self.seed,
+        }
+
+    def arrays(self) -> Arrays:
+        return {
+            **{f"space.{key}": values for key, values in self.space_.arrays().items()},
+            **{f"classifier.{key}": values for key, values in self.classifier_.arrays().items()},
+            **{f"uncertainty.{key}": values for key, values in self.uncertainty_.arrays().items()},
+            "names": np.array(self.taxonomy_.names, dtype=str),
+            "value": self.value_,
+            "std": self.std_,
+        }
+
+    def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Self:
+        def part(name: str) -> Arrays:
+            return {k.removeprefix(name): v for k, v in arrays.items() if k.startswith(name)}
+
+        paper = self.mode == "paper"
+        self.taxonomy_ = Taxonomy(tuple(str(name) for name in arrays["names"]))
+        self.space_ = Space.from_arrays(part("space."), 0.0 if paper else self.form)
+        maker = make_classifier(self.classifier, self.k, plain=paper)
+        self.classifier_ = maker.restore(part("classifier."))
+        self.uncertainty_ = Uncertainty.from_arrays(part("uncertainty."), self.k, paper)
+        self.value_, self.std_ = arrays["value"], arrays["std"]
+        return self
