@@ -7,7 +7,7 @@ would write by hand, and the oracle, who asks the right expert each time.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import click
@@ -19,7 +19,7 @@ from routers import FeatureExtractor, Floats, OutcomeTable, StaticEmbedder, fit_
 from .bars import bar_chart
 from .commands.telling import checked, progress
 from .probes.measured import bundled_outcomes
-from .replay import Recorded, replay
+from .replay import Recorded, queries_of, replay
 from .significance import interval, paired_interval
 
 RULES = (
@@ -33,9 +33,10 @@ RULES = (
 OTHERWISE = "smollm2-sentence"
 
 
-def by_keywords(text: str) -> str:
-    """The expert that hand-written rules would ask."""
-    return next((name for rule, name in RULES if re.search(rule, text.casefold())), OTHERWISE)
+def by_keywords(text: str, declined: Collection[str] = ()) -> str:
+    """The expert that hand-written rules would ask; a tool that has no answer passes the question on."""
+    matching = (name for rule, name in RULES if re.search(rule, text.casefold()))
+    return next((name for name in matching if name not in declined), OTHERWISE)
 
 
 @click.command()
@@ -72,7 +73,8 @@ def main(svg: Path | None, as_json: bool, unseen: bool) -> None:
 def compare(test: OutcomeTable, routed: Mapping[str, Floats]) -> dict[str, Floats]:
     """Per router the (n_queries,) scores, singles first, the oracle last."""
     columns = {name: n for n, name in enumerate(test.experts)}
-    rules = test.score[np.arange(len(test)), [columns[by_keywords(text)] for text in test.texts]]
+    asked = [columns[by_keywords(query.text, query.declined)] for query in queries_of(test)]
+    rules = test.score[np.arange(len(test)), asked]
     singles = {name: test.score[:, n] for name, n in columns.items()}
     mixes = {f"Thalamus ({use})": score for use, score in routed.items()}
     return {**singles, "keyword rules": rules, **mixes, "oracle": test.oracle()}

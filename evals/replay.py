@@ -1,7 +1,7 @@
 """Replaying an outcome table through the engine that serves: the offline driver of `Engine.route`."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -85,12 +85,20 @@ def pool_of(table: OutcomeTable) -> tuple[ExpertProfile, ...]:
     return tuple(ExpertProfile(name, model) for name, model in zip(table.experts, table.models, strict=True))
 
 
+def queries_of(table: OutcomeTable) -> list[Query]:
+    """The queries as the server would see them, the tools named that had no answer."""
+    queries = [query_of(text) for text in table.texts]
+    for n, e in np.argwhere(table.declined == 1).tolist():
+        queries[n] = replace(queries[n], declined=queries[n].declined | {table.experts[e]})
+    return queries
+
+
 def replay(table: OutcomeTable, artifact: Artifact, extractor: Extractor, policy: Policy) -> Replay:
     """Decide every query as the server would with everybody idle, and look up what came of it."""
     pool = pool_of(table)
     forecaster = Forecaster(pool, artifact)
     engine = Engine(pool, Scale.of(forecaster.mean_cost_usd, forecaster.mean_latency_s))
-    decisions = drive(engine, forecaster, extractor, policy, [query_of(text) for text in table.texts])
+    decisions = drive(engine, forecaster, extractor, policy, queries_of(table))
     column = {name: n for n, name in enumerate(table.experts)}
     picks = np.array([column[decision.chosen] for decision in decisions], np.int64)
     rows = np.arange(len(table))

@@ -54,6 +54,7 @@ class Answer:
     output_tokens: int | None = None
     latency_s: float | None = None
     confidence: float | None = None
+    declined: float | None = None
     error: str | None = None
 
 
@@ -191,7 +192,8 @@ async def _ask(probe: Probe, subject: Subject, timeout_s: float) -> Answer:
         if (
             error.kind == "declined"
         ):  # a tool that is not made for the question answers nothing, and that is graded
-            return replace(blank, text="", cost_usd=0.0, latency_s=time.perf_counter() - start)
+            took_s = time.perf_counter() - start
+            return replace(blank, text="", cost_usd=0.0, latency_s=took_s, declined=1.0)
         return replace(blank, error=error.message)
     except TimeoutError:
         return replace(blank, error=f"no answer within {timeout_s:g} s")
@@ -248,7 +250,7 @@ def outcome_table(
         values = [[None if a is None else getattr(a, name) for a in row] for row in rows]
         return np.array(values, dtype=np.float64).reshape(len(probes), len(subjects))
 
-    measures = ("score", "cost_usd", "input_tokens", "output_tokens", "latency_s", "confidence")
+    measures = ("score", "cost_usd", "input_tokens", "output_tokens", "latency_s", "confidence", "declined")
     return OutcomeTable.build(
         [probe.prompt for probe in probes],
         [subject.expert.name for subject in subjects],

@@ -77,6 +77,8 @@ def query_rejections(
         limits.context_tokens < n_tokens,
         lambda e: f"context window {limits.context_tokens[e]:.0f} < {n_tokens} tokens",
     )
+    for name in query.declined:
+        found[name] = "is a tool and has no answer to this"
     if query.has_images:
         _reject(found, prediction, ~limits.sees_images, lambda e: "cannot see images")
     if query.has_tools:

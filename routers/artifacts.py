@@ -15,6 +15,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from .advantage import Advantage
 from .calibration import Calibration
 from .errors import ArtifactError
 from .protocols import Arrays, Predictor
@@ -50,6 +51,7 @@ class Head:
     predictor: str
     quality: Predictor
     calibration: Calibration
+    advantage: Advantage
     tokens: Predictor | None
     smear: Floats
     metrics: Mapping[str, float]
@@ -133,7 +135,11 @@ class Artifact:
     def _arrays(self) -> Arrays:
         arrays: Arrays = {"latency": self.latency}
         for tier, head in self.heads.items():
-            parts = {"quality": head.quality.arrays(), "calibration": head.calibration.arrays()}
+            parts = {
+                "quality": head.quality.arrays(),
+                "calibration": head.calibration.arrays(),
+                "advantage": head.advantage.arrays(),
+            }
             if head.tokens is not None:
                 parts["tokens"] = head.tokens.arrays()
             for part, held in parts.items():
@@ -163,6 +169,7 @@ def _head(tier: str, told: Mapping[str, Any], arrays: Arrays) -> Head:
         predictor=told["predictor"],
         quality=make_predictor(told["predictor"], told["settings"]).restore(part("quality")),
         calibration=Calibration.from_arrays(part("calibration")),
+        advantage=Advantage.from_arrays(part("advantage")),
         tokens=None if tokens is None else make_predictor("linear", tokens).restore(part("tokens")),
         smear=arrays[f"{tier}.smear"],
         metrics=told["metrics"],

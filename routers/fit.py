@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .advantage import Advantage
 from .artifacts import Artifact, Evidence, Head
 from .calibration import Calibration, calibration_error
 from .errors import DataError
@@ -24,6 +25,8 @@ Progress = Callable[[str, int, int], None]
 _TOKENS = {"alpha": 10.0, "dense": 1.0, "lexical": 0.0, "form": 1.0}
 _CHUNK = 128
 _GROUP_SIZE = 40
+_NEVER = -1.0
+"""Quality of whoever declined: below all others, as the engine leaves it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ def cross_fit(
 def _check(table: OutcomeTable) -> None:
     if len(table) < 2:
         raise DataError(f"{len(table)} queries are too few to fit on")
-    for name, measured in zip(table.experts, (~np.isnan(table.score)).sum(axis=0), strict=True):
+    for name, measured in zip(table.experts, (~np.isnan(table.attempted())).sum(axis=0), strict=True):
         if not measured:
             raise DataError(f"score: no query has one for expert {name!r}; leave it out or profile it")
 
@@ -135,6 +138,7 @@ def _fit_head(
     step: Callable[[int], None],
 ) -> tuple[Head, Floats]:
     """The head, and its calibrated out-of-fold quality (n_queries, n_experts)."""
+    score = table.attempted()
     lengths = np.log1p(table.output_tokens)
     measured = not np.isnan(lengths).all()
     raw = Estimate(np.empty_like(table.score), np.empty_like(table.score))
@@ -144,27 +148,33 @@ def _fit_head(
         inside, outside = _parts(folds, int(fold))
         model = make_predictor(settings.predictor, settings.settings)
         tags = [table.tasks[n] for n in outside.tolist()]
-        fitted = fit_predictor(model, features.take(outside), table.score[outside], tags)
+        fitted = fit_predictor(model, features.take(outside), score[outside], tags)
         estimate = fitted.predict(features.take(inside))
         raw.mean[inside], raw.std[inside] = estimate.mean, estimate.std
         if measured:
             ruler = make_predictor("linear", _TOKENS).fit(features.take(outside), lengths[outside])
             length[inside] = ruler.predict(features.take(inside)).mean
     step(len(np.unique(folds)))
-    calibration = Calibration.fit(raw, table.score, groups)
+    calibration = Calibration.fit(raw, score, groups)
     quality = calibration.apply(raw).mean
+    advantage = Advantage.fit(quality, score, table.bucket, ~(table.declined == 1).any(axis=0))
+    quality = advantage.apply(quality)
     head = Head(
         fingerprint=fingerprint,
         predictor=settings.predictor,
         quality=fit_predictor(
-            make_predictor(settings.predictor, settings.settings), features, table.score, table.tasks
+            make_predictor(settings.predictor, settings.settings), features, score, table.tasks
         ),
         calibration=calibration,
+        advantage=advantage,
         tokens=make_predictor("linear", _TOKENS).fit(features, lengths) if measured else None,
         smear=_smear(length, table.output_tokens),
-        metrics=_metrics(table, raw.mean, quality, calibration.spread),
+        metrics={
+            **_metrics(table, raw.mean, quality, calibration.spread),
+            "reliability": advantage.reliability,
+        },
     )
-    return head, quality
+    return head, np.where(table.declined == 1, _NEVER, quality)
 
 
 def _parts(folds: Ints, fold: int) -> tuple[Ints, Ints]:
@@ -185,13 +195,14 @@ def _smear(predicted: Floats, tokens: Floats) -> Floats:
 
 def _metrics(table: OutcomeTable, raw: Floats, quality: Floats, spread: float) -> dict[str, float]:
     """Out-of-fold figures; accuracy over the queries every expert was scored on."""
-    known = ~np.isnan(table.score)
-    full = known.all(axis=1)
-    picks = quality[full].argmax(axis=1)
+    attempted = table.attempted()
+    known = ~np.isnan(attempted)
+    full = ~np.isnan(table.score).any(axis=1)
+    picks = np.where(table.declined == 1, _NEVER, quality)[full].argmax(axis=1)
     figures = {
-        "brier": float(((quality - table.score)[known] ** 2).mean()),
-        "calibration_error_before": calibration_error(np.clip(raw, 0, 1), table.score),
-        "calibration_error": calibration_error(quality, table.score),
+        "brier": float(((quality - attempted)[known] ** 2).mean()),
+        "calibration_error_before": calibration_error(np.clip(raw, 0, 1), attempted),
+        "calibration_error": calibration_error(quality, attempted),
         "std_factor": spread,
         "n_complete": float(full.sum()),
     }
@@ -246,13 +257,14 @@ def _evidence(table: OutcomeTable) -> tuple[Evidence, ...]:
     means = {
         name: [None if np.isnan(v) else float(v) for v in values] for name, values in table.means().items()
     }
-    counts = (~np.isnan(table.score)).sum(axis=0).tolist()
+    score = table.attempted()
+    counts = (~np.isnan(score)).sum(axis=0).tolist()
     return tuple(
         Evidence(
             name=name,
             model=table.models[e],
             n=counts[e],
-            score=means["score"][e] or 0.0,
+            score=float(np.nanmean(score[:, e])),
             cost_usd=means["cost_usd"][e],
             output_tokens=means["output_tokens"][e],
             latency_s=means["latency_s"][e],

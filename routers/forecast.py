@@ -106,7 +106,8 @@ class Forecaster:
         )
 
     def _quality(self, head: Head, features: Features) -> Estimate:
-        estimate = head.calibration.apply(head.quality.predict(features))
+        calibrated = head.calibration.apply(head.quality.predict(features))
+        estimate = Estimate(head.advantage.apply(calibrated.mean), calibrated.std)
         if self._same:
             return estimate
         there = self._aligned.there

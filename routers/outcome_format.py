@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from .errors import DataError
 
 SCHEMA = "thalamus.outcomes/1"
-MEASURES = ("score", "cost_usd", "input_tokens", "output_tokens", "latency_s", "confidence")
+MEASURES = ("score", "cost_usd", "input_tokens", "output_tokens", "latency_s", "confidence", "declined")
 _TEXT_FIELDS = ("id", "text", "task", "family")
 _ROW_FIELDS = {*_TEXT_FIELDS, "bucket", "answers", *MEASURES}
 

@@ -55,6 +55,7 @@ class OutcomeTable:
     bucket:     (n_queries,) in [0, 100), the unit of every split: near-twins share one
     score:      in [0, 1]
     confidence: mean token log-probability of the answer, ≤ 0
+    declined:   1 where the expert said that the question is none for it, so that the next one is asked
     answers:    per query the experts' answers in order, None where there is none; None for no answers at all
     """
 
@@ -71,6 +72,7 @@ class OutcomeTable:
     output_tokens: Floats
     latency_s: Floats
     confidence: Floats
+    declined: Floats
     answers: tuple[tuple[str | None, ...], ...] | None = None
     provenance: Provenance = field(default_factory=Provenance)
 
@@ -148,6 +150,10 @@ class OutcomeTable:
         """Column of the expert with the highest mean score; the first of equals."""
         means = _column_means(self.score)
         return int(np.argmax(np.where(np.isnan(means), -np.inf, means)))
+
+    def attempted(self) -> Floats:
+        """The score with what an expert declined left out: how good it is where it answers at all."""
+        return np.where(self.declined == 1, np.nan, self.score)
 
     def oracle(self) -> Floats:
         """(n_queries,) best score any expert reached; NaN where no expert was scored."""
@@ -250,6 +256,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "output_tokens": (0, np.inf),
     "latency_s": (0, np.inf),
     "confidence": (-np.inf, 0),
+    "declined": (0, 1),
 }
 
 

@@ -23,7 +23,8 @@ Tier = Literal["prior", "static", "encoder"]
 class Query:
     """One request reduced to what routing may see.
 
-    `text` is what is embedded; `n_input_tokens` estimates the whole request, not `text` alone.
+    `text` is what is embedded; `n_input_tokens` estimates the whole request, not `text` alone. `declined`
+    names the tools that have looked at it and have no answer.
     """
 
     text: str
@@ -34,6 +35,7 @@ class Query:
     wants_json: bool = False
     language: str = "und"
     code_share: float = 0.0
+    declined: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

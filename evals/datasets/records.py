@@ -8,7 +8,7 @@ import numpy as np
 
 from routers import DataError, Floats, OutcomeTable, Provenance
 
-MEASURES = ("score", "cost_usd", "input_tokens", "output_tokens", "latency_s", "confidence")
+MEASURES = ("score", "cost_usd", "input_tokens", "output_tokens", "latency_s", "confidence", "declined")
 ALIASES = {
     "prompt_id": "id",
     "query_id": "id",

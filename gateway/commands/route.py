@@ -52,7 +52,11 @@ def decided(config: "Config", text: str, policy_name: str) -> dict[str, Any]:
     from policies import decision_record
 
     query, decision, notes = asyncio.run(_decide(config, text, policy_name))
-    seen = {field.name: getattr(query, field.name) for field in fields(query) if field.name != "text"}
+    seen = {
+        field.name: getattr(query, field.name)
+        for field in fields(query)
+        if field.name not in ("text", "declined")
+    }
     return {**decision_record(decision), "query": seen, "notes": notes}
 
 
@@ -63,6 +67,7 @@ async def _decide(config: "Config", text: str, policy_name: str) -> "tuple[Query
     from routers import RoutersError
 
     from ..errors import GatewayError
+    from ..experts import Call, ToolExpert, shown_to_tools, solver_of
     from ..hints import NOTHING
     from ..inband import wished
     from ..profiles import profiles
@@ -79,7 +84,8 @@ async def _decide(config: "Config", text: str, policy_name: str) -> "tuple[Query
     policy = policies[policy_name]
     try:
         asked = wished({"messages": messages}, NOTHING, policy)
-        query = query_of_chat(asked.fields)
+        tools = [ToolExpert(e.name, solver_of(e.tool)) for e in config.experts if e.tool]
+        query = shown_to_tools(query_of_chat(asked.fields), tools, Call("chat/completions", asked.fields))
         routing, gatherer = build_routing(config, pool)
         decision = await routing.decide(query, policy, asked.hints, Fleet.idle(len(pool)))
     except (GatewayError, RoutersError) as error:

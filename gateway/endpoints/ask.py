@@ -8,7 +8,8 @@ from routers import Query
 
 from ..dispatch import Dispatcher
 from ..errors import InvalidField, ModelNotFound
-from ..experts.types import Call, Endpoint, Fields
+from ..experts import Call, Fields, ToolExpert, shown_to_tools
+from ..experts.types import Endpoint
 from ..fields import flag_field, read_fields, text_field
 from ..hints import RequestHints, read_hints
 from ..inband import wished
@@ -38,6 +39,7 @@ class Asking:
         self._dispatcher = dispatcher
         self._max_bytes = machine.config.server.max_body_bytes
         self._names = expert_names(machine)
+        self._tools = [e for e in machine.experts.values() if isinstance(e, ToolExpert)]
 
     def handler(self, door: Door) -> Callable[[Exchange], Awaitable[None]]:
         """What the front calls for a door."""
@@ -82,10 +84,11 @@ class Asking:
     async def _chosen(self, door: Door, call: Call, policy: Policy, hints: RequestHints) -> Order:
         machine = self._machine
         asked = wished(call.fields, hints, policy)
-        query = door.query(asked.fields)
+        call = replace(call, fields=asked.fields)
+        query = shown_to_tools(door.query(asked.fields), self._tools, call)
         decision = await machine.routing.decide(query, policy, asked.hints, machine.fleet.snapshot())
         return Order(
-            call=replace(call, fields=asked.fields),
+            call=call,
             plan=decision.plan,
             policy=decision.policy,
             reason=decision.reason,

@@ -11,6 +11,7 @@ from policies import decision_record
 from routers import Query
 
 from ..errors import InvalidField
+from ..experts import Call, shown_to_tools
 from ..fields import read_fields, text_field
 from ..hints import read_hints
 from ..inband import wished
@@ -34,7 +35,10 @@ async def route(request: Request) -> Response:
     hints = read_hints(fields, dict(request.headers.raw))
     policy = policy_of(model, hints, machine)
     asked = wished(fields, hints, policy)
-    query = query_of_completion(fields) if "prompt" in fields else query_of_chat(asked.fields)
+    plain = "prompt" in fields
+    query = query_of_completion(fields) if plain else query_of_chat(asked.fields)
+    call = Call("completions" if plain else "chat/completions", asked.fields)
+    query = shown_to_tools(query, machine.experts.values(), call)
     decision = await machine.routing.decide(query, policy, asked.hints, machine.fleet.snapshot())
     record = {"id": f"dry_{os.urandom(12).hex()}", "object": "decision", **decision_record(decision)}
     notes = {"warnings": list(asked.warnings), "degraded": machine.routing.degraded}
@@ -43,7 +47,7 @@ async def route(request: Request) -> Response:
 
 def seen(query: Query) -> dict[str, Any]:
     """What routing saw of a request."""
-    return {name: getattr(query, name) for name in Query.__slots__}
+    return {name: getattr(query, name) for name in Query.__slots__ if name != "declined"}
 
 
 async def _body(request: Request, max_bytes: int) -> bytes:

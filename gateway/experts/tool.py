@@ -2,9 +2,12 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import msgspec
+
+from routers import Query
 
 from ..sse import EventStream
 from ..usage import Usage
@@ -43,8 +46,21 @@ class ToolExpert:
             return Reply(body=whole(self.name, answer, chat), usage=Usage(0, 0, 0))
         return Reply(events=await spoken(self.name, answer, chat))
 
+    def declines(self, call: Call) -> bool:
+        """Whether it has no answer to this; asking costs a fraction of a millisecond."""
+        try:
+            return self._solve(question_of(call)) is None
+        except UpstreamError:
+            return True
+
     async def close(self) -> None:
         """Nothing is held."""
+
+
+def shown_to_tools(query: Query, experts: Iterable[object], call: Call) -> Query:
+    """The query, naming the tools among the experts that have no answer to it: nobody is sent to them."""
+    declined = [e.name for e in experts if isinstance(e, ToolExpert) and e.declines(call)]
+    return replace(query, declined=frozenset(declined)) if declined else query
 
 
 def question_of(call: Call) -> str:

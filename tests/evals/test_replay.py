@@ -143,3 +143,14 @@ def test_a_query_is_decided_alone_as_in_its_batch(
         alone = replay(outcomes.take(np.array([row])), artifact, recorded, policy)
         assert alone.decisions[0].chosen == whole.decisions[row].chosen
         assert isinstance(query_of(outcomes.texts[row]), Query)
+
+
+def test_what_an_expert_declined_is_neither_learned_from_nor_sent_to_it(outcomes: OutcomeTable) -> None:
+    declined = np.where(outcomes.score == 0.0, [[1.0, np.nan]], np.nan)
+    told = replace(outcomes, declined=declined)
+    artifact = fit_artifact(told, Reader())
+    calc = artifact.experts[0]
+    assert (calc.n, calc.score) == (300, 1.0)
+    came = replay(told, artifact, Reader(), Policy("p", encoder="never"))
+    assert came.score.mean() == 1.0
+    assert not (declined[np.arange(len(told)), came.picks] == 1).any()

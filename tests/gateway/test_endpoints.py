@@ -63,7 +63,7 @@ async def test_models_lists_policies_and_experts_with_what_is_known_of_them(site
     assert list(by_name) == ["auto", "auto:private", "calculator", "remote"]
     assert all({"id", "object", "created", "owned_by"} <= model.keys() for model in told["data"])
     calculator, remote = by_name["calculator"]["thalamus"], by_name["remote"]["thalamus"]
-    assert calculator["labels"] == {"local": "true"}
+    assert calculator["labels"] == {"local": "true", "tool": "true"}
     assert remote["input_usd_per_token"] > 0
     assert (remote["state"], remote["in_flight"]) == ("closed", 0)
     assert "sk-nothing-there" not in str(told)
@@ -91,10 +91,16 @@ async def test_a_prompt_and_a_lone_message_are_routed_alike(site: Site) -> None:
     assert {**plain, "id": None} == {**chat, "id": None}
 
 
+async def test_a_tool_without_an_answer_is_no_candidate(site: Site) -> None:
+    _, told = await site.post("/v1/route", {"prompt": "Who was Ada Lovelace?"})
+    assert told["expert"] == "remote"
+    assert told["candidates"][-1]["reason"] == "is a tool and has no answer to this"
+
+
 async def test_hints_bind_a_dry_run_as_they_bind_a_call(site: Site) -> None:
     _, told = await site.post("/v1/route", {"prompt": "hi", "router": {"exclude": ["calculator"]}})
     assert told["expert"] == "remote"
-    _, told = await site.post("/v1/route", {"prompt": "hi"}, **{"x-thalamus-policy": "private"})
+    _, told = await site.post("/v1/route", {"prompt": "2+2"}, **{"x-thalamus-policy": "private"})
     assert (told["policy"], told["candidates"][-1]["reason"]) == ("private", "lacks label local=true")
 
 

@@ -105,6 +105,7 @@ def test_a_tool_that_declines_has_answered_nothing_for_free(tmp_path):
     table = profile(tmp_path / "answers", Parrot("tool", n_failures=2, failure="declined"))
     assert table.score[:, 0].tolist() == [0.0, 0.0]
     assert table.cost_usd[:, 0].tolist() == [0.0, 0.0]
+    assert table.declined[:, 0].tolist() == [1.0, 1.0]
 
 
 def test_the_price_shown_is_the_most_it_can_cost_and_unknown_stays_unknown():

@@ -65,6 +65,7 @@ def table() -> OutcomeTable:
         output_tokens=np.full((n, 2), 20.0),
         latency_s=unknown,
         confidence=unknown,
+        declined=unknown,
     )
 
 

@@ -107,6 +107,12 @@ def test_what_an_expert_cannot_carry_rules_it_out(query, word):
     assert word in decision.rejections["small"]
 
 
+def test_a_tool_that_has_no_answer_is_left_out():
+    decision = decide(predict([0.9, 0.5, 0.4]), query=Query("x", 1, declined=frozenset({"large"})))
+    assert decision.chosen == "medium"
+    assert "no answer" in decision.rejections["large"]
+
+
 def test_labels_are_required_of_every_planned_expert():
     pool = [ExpertProfile("a", "a"), ExpertProfile("b", "b", labels=frozenset({("region", "eu")}))]
     policy = Policy("p", require=Require(labels=frozenset({("region", "eu")})))

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from routers.advantage import Advantage
+
+BOTH = np.array([True, True])
+
+
+def outcomes(n: int, skill: float, seed: int = 0):
+    """Predictions for two experts, and outcomes whose difference follows the predicted one by `skill`."""
+    rng = np.random.default_rng(seed)
+    difference = rng.normal(0, 0.2, n)
+    predicted = np.stack([0.6 + difference / 2, 0.5 - difference / 2], 1)
+    chance = np.stack([0.6 + skill * difference / 2, 0.5 - skill * difference / 2], 1)
+    return predicted, (rng.random((n, 2)) < chance).astype(float), np.arange(n) % 50
+
+
+def test_differences_that_come_true_are_trusted():
+    predicted, true, clusters = outcomes(4000, skill=1.0)
+    assert Advantage.fit(predicted, true, clusters, BOTH).reliability > 0.8
+
+
+def test_differences_that_do_not_come_true_leave_the_best_on_average_first():
+    predicted, true, clusters = outcomes(4000, skill=0.0)
+    advantage = Advantage.fit(predicted, true, clusters, BOTH)
+    assert advantage.reliability < 0.1
+    routed = advantage.apply(predicted).argmax(axis=1)
+    assert (routed == 0).mean() > 0.99 > (predicted.argmax(axis=1) == 0).mean()
+
+
+def test_few_like_queries_are_trusted_less_than_many():
+    few, many = (Advantage.fit(*outcomes(n, skill=0.7, seed=3), BOTH).reliability for n in (200, 8000))
+    assert few < many
+
+
+def test_easy_and_hard_queries_stay_easy_and_hard():
+    predicted = np.array([[0.9, 0.9], [0.1, 0.1]])
+    shrunk = Advantage(np.array([0.5, 0.5]), BOTH, 0.0).apply(predicted)
+    assert shrunk == pytest.approx(predicted)
+
+
+def test_a_tool_that_declines_is_left_as_it_is():
+    predicted = np.array([[0.9, 0.2, 1.0], [0.1, 0.8, 1.0]])
+    shrunk = Advantage(np.array([0.5, 0.5, 1.0]), np.array([True, True, False]), 0.0).apply(predicted)
+    assert shrunk[:, 2].tolist() == [1.0, 1.0]
+    assert shrunk[:, 0] == pytest.approx(shrunk[:, 1])
+
+
+def test_a_table_with_gaps_is_learned_from():
+    predicted, true, clusters = outcomes(4000, skill=1.0)
+    true[::3, 0] = np.nan
+    assert Advantage.fit(predicted, true, clusters, BOTH).reliability > 0.5
+
+
+def test_a_single_expert_has_nothing_to_be_compared_with():
+    one = np.array([[0.5], [0.7]])
+    advantage = Advantage.fit(one, one, np.array([0, 1]), np.array([True]))
+    assert advantage.apply(one) is one
+
+
+@given(st.floats(0, 1), st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=6))
+def test_a_batch_equals_its_singles_and_stays_in_range(reliability, rows):
+    advantage = Advantage(np.array([0.6, 0.4]), BOTH, reliability)
+    quality = np.array(rows)
+    together = advantage.apply(quality)
+    assert together.tolist() == [advantage.apply(quality[n : n + 1])[0].tolist() for n in range(len(rows))]
+    assert ((together >= 0) & (together <= 1)).all()
