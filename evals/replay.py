@@ -97,7 +97,7 @@ def replay(table: OutcomeTable, artifact: Artifact, extractor: Extractor, policy
     """Decide every query as the server would with everybody idle, and look up what came of it."""
     pool = pool_of(table)
     forecaster = Forecaster(pool, artifact)
-    engine = Engine(pool, Scale.of(forecaster.mean_cost_usd, forecaster.mean_latency_s))
+    engine = Engine(pool, Scale.of(forecaster.mean_cost_usd, forecaster.mean_latency_s), forecaster.sweep)
     decisions = drive(engine, forecaster, extractor, policy, queries_of(table))
     column = {name: n for n, name in enumerate(table.experts)}
     picks = np.array([column[decision.chosen] for decision in decisions], np.int64)

@@ -5,7 +5,7 @@ the policy requires.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar, get_args
 
 import msgspec
@@ -52,8 +52,8 @@ class RouterField(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body's `router` object.
 
     `flags` are names, or `name = value`, or a mapping of both. `cost_quality_tradeoff`: 0 is quality alone,
-    10 the cheapest. `fallbacks` stand behind an expert asked for by name. `explain` puts the decision's facts
-    on a stream's last chunk.
+    10 the cheapest; `max_usd_per_1k` and `target_quality` set that dial by what it buys. `fallbacks` stand
+    behind an expert asked for by name. `explain` puts the decision's facts on a stream's last chunk.
     """
 
     policy: Text | None = None
@@ -66,6 +66,8 @@ class RouterField(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     exclude: Names | None = None
     session_id: Text | None = None
     cost_quality_tradeoff: Dial | None = None
+    max_usd_per_1k: NotNegative | None = None
+    target_quality: Share | None = None
     fallbacks: Names | None = None
     explain: bool = False
 
@@ -136,11 +138,22 @@ def _require(field: RouterField) -> Require:
 
 
 def _objective(field: RouterField) -> Objective | None:
+    if field.max_usd_per_1k is not None or field.target_quality is not None:
+        return _target(field)
     if field.weights is not None:
         return field.weights.objective()
     if field.cost_quality_tradeoff is not None:
         return Objective(cost=field.cost_quality_tradeoff / DIAL_TOP)
     return None
+
+
+def _target(field: RouterField) -> Objective:
+    """A target stands for the weight on cost; the other goals keep theirs."""
+    if field.cost_quality_tradeoff is not None or (field.weights is not None and field.weights.cost):
+        what = "max_usd_per_1k and target_quality stand for a weight on cost; say one or the other"
+        raise InvalidField(f"router: {what}", param="router")
+    weighed = field.weights.objective() if field.weights is not None else Objective()
+    return replace(weighed, max_usd_per_1k=field.max_usd_per_1k, target_quality=field.target_quality)
 
 
 def _flags(field: RouterField) -> tuple[Flag, ...]:
@@ -155,7 +168,7 @@ def _flags(field: RouterField) -> tuple[Flag, ...]:
 
 def _from_body(fields: Mapping[str, msgspec.Raw]) -> RouterField | None:
     field = _read(lambda: _body.decode(fields["router"]), "router") if "router" in fields else None
-    if "plugins" not in fields or (field and (field.weights or field.cost_quality_tradeoff is not None)):
+    if "plugins" not in fields or (field and _objective(field) is not None):
         return field
     plugins = _read(lambda: _plugins.decode(fields["plugins"]), "plugins") or []
     dial = next((p.cost_quality_tradeoff for p in plugins if p.id.startswith("auto-router")), None)
@@ -165,7 +178,16 @@ def _from_body(fields: Mapping[str, msgspec.Raw]) -> RouterField | None:
 
 
 _LISTS = frozenset({"models", "exclude", "flags"})
-_NUMBERS = frozenset({"max_cost_usd", "max_latency_ms", "min_quality", "cost_quality_tradeoff"})
+_NUMBERS = frozenset(
+    {
+        "max_cost_usd",
+        "max_latency_ms",
+        "min_quality",
+        "cost_quality_tradeoff",
+        "max_usd_per_1k",
+        "target_quality",
+    }
+)
 _HEADERS = {
     PREFIX + name.replace("_", "-").encode(): name
     for name in (*sorted(_LISTS), *sorted(_NUMBERS), "policy", "weights")

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from policies import Consult, Decision, Engine, Fleet, Hints, Infeasible, Policy
+from policies import Consult, Decision, Engine, Fleet, Hints, Infeasible, Policy, Unreachable
 from routers import FeatureExtractor, Features, Floats32, Prediction, Query
 
-from .errors import NothingEligible, Unavailable
+from .errors import InvalidField, NothingEligible, Unavailable
 from .microbatch import BusyError, Gatherer
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class Routing:
 
         Raises:
             NothingEligible: no expert meets the constraints; `param` is "router".
+            InvalidField: a target in dollars or quality is out of reach.
             Unavailable: those who do are all out for now.
         """
         deciding = _Deciding(self, query, policy)
@@ -83,6 +84,8 @@ class Routing:
             (decision,) = done.value
         except Infeasible as error:
             raise _refusal(error) from None
+        except Unreachable as error:
+            raise InvalidField(str(error), param="router") from None
         self.n_decided += 1
         return deciding.signed(decision)
 

@@ -48,7 +48,7 @@ def _routing(
     lack: str | None,
 ) -> Routing:
     scale = Scale.of(forecaster.mean_cost_usd, forecaster.mean_latency_s)
-    return Routing(Engine(pool, scale), forecaster, extractor, gatherer, lack)
+    return Routing(Engine(pool, scale, forecaster.sweep), forecaster, extractor, gatherer, lack)
 
 
 def _extractor(config: Config) -> tuple[FeatureExtractor | None, Embedder | None, str | None]:

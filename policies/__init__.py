@@ -2,8 +2,9 @@
 
 from .constraints import tighten
 from .engine import Consult, Engine, Scale
-from .errors import Infeasible, PoliciesError, UnknownFlag
+from .errors import Infeasible, PoliciesError, UnknownFlag, Unreachable
 from .flags import Flag, Flagged, known_flags, take_flags, wish
+from .objectives import dialled
 from .panel import Panel
 from .plans import Attempt, Gather, Gathered, Heard, Plan, Single, Step, Verdict
 from .record import decision_record, explain
@@ -38,8 +39,10 @@ __all__ = [
     "Single",
     "Step",
     "UnknownFlag",
+    "Unreachable",
     "Verdict",
     "decision_record",
+    "dialled",
     "explain",
     "form_asked",
     "known_flags",

@@ -5,18 +5,18 @@ else the objective asks for), rank them, put the best first on a ladder of fallb
 else the reason why not. Pure: no clock, no I/O; randomness comes in as `draws`.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
-from routers import ExpertProfile, Floats, Ints, Prediction, Query, Tier
+from routers import ExpertProfile, Floats, Ints, Prediction, Query, Sweep, Tier
 
 from .constraints import PoolLimits, Rejections, query_rejections, standing_rejections, tighten
 from .errors import Infeasible
-from .objectives import Attributes, lead, told
+from .objectives import Attributes, dialled, lead, told
 from .plans import Plan, Single
 from .recruiting import Candidates, recruit
 from .types import Decision, Fleet, Hints, Objective, Policy, Require
@@ -50,10 +50,20 @@ class Scale:
 class Engine:
     """Decides for one pool of experts; every array it reads is in the pool's order."""
 
-    def __init__(self, pool: Sequence[ExpertProfile], scale: Scale | None = None) -> None:
+    def __init__(
+        self,
+        pool: Sequence[ExpertProfile],
+        scale: Scale | None = None,
+        sweep_of: Callable[[Tier], Sweep | None] = lambda tier: None,
+    ) -> None:
+        """Args:
+        scale: what weights are measured against.
+        sweep_of: the λ table of the pool per tier, for targets in dollars or quality.
+        """
         self.pool = tuple(pool)
         self.names = tuple(profile.name for profile in pool)
         self.scale = scale or Scale()
+        self._sweep_of = sweep_of
         self._limits = PoolLimits.of(self.pool)
         self._attributes = Attributes(self.pool)
         self._guessed = any(profile.quality is not None for profile in pool)
@@ -85,6 +95,7 @@ class Engine:
 
         Raises:
             Infeasible: no expert meets the constraints of some query.
+            Unreachable: no weight meets a target in dollars or quality.
         """
         rows = np.arange(len(queries))
         first = _first_tier(policy, tiers)
@@ -123,6 +134,7 @@ class Engine:
 
         Raises:
             Infeasible: no expert meets the constraints of some query.
+            Unreachable: no weight meets a target in dollars or quality.
         """
         if prediction.experts != self.names:
             raise ValueError(f"prediction is for {prediction.experts}, the pool is {self.names}")
@@ -134,6 +146,8 @@ class Engine:
         for row, query in enumerate(queries):
             hint = hints[row] if hints else None
             objective = hint.objective if hint and hint.objective else policy.objective
+            if objective.max_usd_per_1k is not None or objective.target_quality is not None:
+                objective = self._dialled(objective, prediction)
             require = tighten(policy.require, hint.require) if hint else policy.require
             rejections = self._rejections(query, row, prediction, require, fleet)
             eligible = self._eligible(rejections)
@@ -150,6 +164,11 @@ class Engine:
                 ranking = ranking._replace(reason=f"panel; {ranking.reason}")
             decisions.append(self._decision(policy, row, prediction, plan, ranking, utility, rejections))
         return decisions
+
+    def _dialled(self, objective: Objective, prediction: Prediction) -> Objective:
+        if not prediction.evidence.any():
+            return objective  # nothing is predicted that cost could be weighed against
+        return dialled(objective, self._sweep_of(prediction.tier))
 
     def _eligible(self, rejections: Rejections) -> Ints:
         if not rejections:

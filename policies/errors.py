@@ -2,7 +2,8 @@
 
 PoliciesError
 ├── Infeasible       no expert meets the constraints: carries each expert's reason
-└── UnknownFlag      a flag that does not exist, or does not take its value
+├── UnknownFlag      a flag that does not exist, or does not take its value
+└── Unreachable      no weight on cost meets the target, or none can be told
 """
 
 from collections.abc import Mapping
@@ -37,3 +38,7 @@ class UnknownFlag(PoliciesError):  # noqa: N818
     def __init__(self, name: str, message: str) -> None:
         self.name = name
         super().__init__(message)
+
+
+class Unreachable(PoliciesError):  # noqa: N818
+    """A target in dollars or quality that no weight on cost meets; says what can be met."""

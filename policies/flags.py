@@ -172,7 +172,9 @@ def _weighed(goal: str, hints: Hints, value: str) -> Hints:
     """A weight on cost or latency."""
     weight = _weight(value)
     objective = hints.objective or Objective()
-    changed = replace(objective, cost=weight) if goal == "cost" else replace(objective, latency=weight)
+    if goal == "latency":
+        return replace(hints, objective=replace(objective, latency=weight))
+    changed = replace(objective, cost=weight, max_usd_per_1k=None, target_quality=None)
     return replace(hints, objective=changed)
 
 

@@ -7,13 +7,15 @@ needs no unit and means the same for every goal, and a better attribute never ra
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from functools import lru_cache
 
 import numpy as np
 
-from routers import ExpertProfile, Floats, Ints
+from routers import ExpertProfile, Floats, Ints, Sweep
 
+from .errors import Unreachable
 from .types import Goal, Lead, Objective
 
 LEAD_WORDS: Mapping[Lead, str] = {
@@ -85,6 +87,33 @@ def lead(order: Ints, quality: Floats, leads: Sequence[Floats], within: float) -
     preferred = order[sought[:first]]  # would have been first, were they as good
     ranked = np.concatenate((order[sought[near[sought]]], order[~near]))
     return ranked, float(min([above[ranked[0]], *-above[preferred]]))
+
+
+def dialled(objective: Objective, sweep: Sweep | None) -> Objective:
+    """The objective with the weight on cost that meets its target; for two, the cheapest that meets both.
+
+    Raises:
+        Unreachable: no weight does, or there is no table.
+    """
+    if objective.max_usd_per_1k is None and objective.target_quality is None:
+        return objective
+    if sweep is None:
+        raise Unreachable(
+            "there is no λ table for these experts: each needs outcomes (`thalamus fit`) and a price"
+        )
+    weight: float | None = 0.0
+    if (usd := objective.max_usd_per_1k) is not None and (weight := sweep.within(usd / 1000)) is None:
+        least = 1000 * float(sweep.cost_usd.min())
+        raise Unreachable(f"max_usd_per_1k: {usd:g} is out of reach; the least they cost is {least:.4g}")
+    if (quality := objective.target_quality) is not None:
+        reached = sweep.reaching(quality)
+        if reached is None:
+            most = float(sweep.quality.max())
+            raise Unreachable(f"target_quality: {quality:g} is out of reach; they reach {most:.4f}")
+        if reached < (weight or 0.0):
+            raise Unreachable(f"target_quality: {quality:g} is out of reach for {usd:g} dollars a thousand")
+        weight = reached
+    return replace(objective, cost=weight or 0.0, max_usd_per_1k=None, target_quality=None)
 
 
 def told(objective: Objective) -> str:

@@ -28,6 +28,9 @@ class Objective:
     `goals` weigh what experts are, by rank among the eligible: from worst to best is worth the weight.
     `first` comes before every weight: of the experts whose quality is `within` of the best, the smallest
     (latest …), in this order of importance.
+
+    `max_usd_per_1k` (expected dollars a thousand queries) or `target_quality` (expected mean score) stand for
+    the weight on cost that meets them, as the artifact's λ table has it.
     """
 
     cost: float = 0.0
@@ -35,6 +38,8 @@ class Objective:
     goals: tuple[tuple[Goal, float], ...] = ()
     first: tuple[Lead, ...] = ()
     within: float = 0.02
+    max_usd_per_1k: float | None = None
+    target_quality: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .outcomes import OutcomeTable, Provenance
     from .query import estimate_tokens, query_of
     from .registry import PREDICTORS, fit_predictor, make_predictor
+    from .sweep import Sweep
 
 _LAZY = {
     "FORM_NAMES": "features",
@@ -44,6 +45,7 @@ _LAZY = {
     "OutcomeTable": "outcomes",
     "Provenance": "outcomes",
     "StaticEmbedder": "embedders",
+    "Sweep": "sweep",
     "cross_fit": "fit",
     "estimate_tokens": "query",
     "fit_artifact": "fit",
@@ -83,6 +85,7 @@ __all__ = [
     "Query",
     "RoutersError",
     "StaticEmbedder",
+    "Sweep",
     "TagLearner",
     "Tier",
     "cross_fit",

@@ -20,9 +20,12 @@ from .calibration import Calibration
 from .errors import ArtifactError
 from .protocols import Arrays, Predictor
 from .registry import make_predictor
+from .sweep import Sample
 from .types import Floats, Tier
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)
+"""Schema 1 lacks the λ tables and their sample; all else is the same."""
 _REMEDY = "`thalamus fit` makes a new one"
 
 
@@ -64,6 +67,8 @@ class Artifact:
     latency: (n_experts, 2) seconds before and per output token, NaN where unmeasured
     margin: adaptive policies consult the encoder below this distance between the first two
     margins: how that was chosen: threshold, share consulted, accuracy
+    sample: what was predicted out of fold and what came true, for λ tables of any pool; None in schema 1
+    sweeps: per tier the λ table of all experts at measured costs: weight, dollars a thousand calls, quality
     """
 
     experts: tuple[Evidence, ...]
@@ -72,6 +77,8 @@ class Artifact:
     margin: float
     margins: Sequence[Mapping[str, float]]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    sample: Sample | None = None
+    sweeps: Mapping[Tier, Sequence[Mapping[str, float]]] = field(default_factory=dict)
 
     def save(self, path: Path | str) -> None:
         """Write the directory; it appears whole or not at all, in place of an artifact that was there.
@@ -117,6 +124,8 @@ class Artifact:
                 margin=float(manifest["margin"]),
                 margins=manifest["margins"],
                 provenance=manifest["provenance"],
+                sample=Sample.from_arrays(kept) if (kept := _part(arrays, "sample.")) else None,
+                sweeps=manifest.get("sweeps", {}),
             )
         except (OSError, BadZipFile, KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{directory}: damaged ({error}); {_REMEDY}") from None
@@ -129,6 +138,7 @@ class Artifact:
             "heads": {tier: _told(head) for tier, head in self.heads.items()},
             "margin": self.margin,
             "margins": [dict(row) for row in self.margins],
+            "sweeps": {tier: [dict(row) for row in rows] for tier, rows in self.sweeps.items()},
             "provenance": dict(self.provenance),
         }
 
@@ -145,7 +155,13 @@ class Artifact:
             for part, held in parts.items():
                 arrays.update({f"{tier}.{part}.{key}": values for key, values in held.items()})
             arrays[f"{tier}.smear"] = head.smear
+        if self.sample is not None:
+            arrays.update({f"sample.{key}": values for key, values in self.sample.arrays().items()})
         return arrays
+
+
+def _part(arrays: Arrays, prefix: str) -> Arrays:
+    return {key.removeprefix(prefix): values for key, values in arrays.items() if key.startswith(prefix)}
 
 
 def _told(head: Head) -> dict[str, Any]:
@@ -160,8 +176,7 @@ def _told(head: Head) -> dict[str, Any]:
 
 def _head(tier: str, told: Mapping[str, Any], arrays: Arrays) -> Head:
     def part(name: str) -> Arrays:
-        prefix = f"{tier}.{name}."
-        return {key.removeprefix(prefix): values for key, values in arrays.items() if key.startswith(prefix)}
+        return _part(arrays, f"{tier}.{name}.")
 
     tokens = told["tokens"]
     return Head(
@@ -184,8 +199,9 @@ def _manifest(directory: Path) -> dict[str, Any]:
         raise ArtifactError(f"{directory}: no artifact there; {_REMEDY}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{directory}: damaged manifest ({error}); {_REMEDY}") from None
-    if schema != SCHEMA:
-        raise ArtifactError(f"{directory}: schema {schema}, this version reads {SCHEMA}; {_REMEDY}")
+    if schema not in READABLE:
+        known = " and ".join(map(str, READABLE))
+        raise ArtifactError(f"{directory}: schema {schema}, this version reads {known}; {_REMEDY}")
     found: dict[str, Any] = manifest
     return found
 

@@ -15,8 +15,9 @@ from .outcomes import OutcomeTable
 from .predictors.clusters import spherical_kmeans
 from .predictors.space import Space
 from .protocols import Extractor
-from .query import query_of
+from .query import estimate_tokens, query_of
 from .registry import fit_predictor, make_predictor
+from .sweep import Sample, sweep
 from .types import Estimate, Features, Floats, Ints, Tier
 
 Progress = Callable[[str, int, int], None]
@@ -83,14 +84,18 @@ def cross_fit(
     groups = _groups(next(iter(by_tier.values())), chosen.seed)
     heads: dict[Tier, Head] = {}
     calibrated: dict[Tier, Floats] = {}
+    lengths: dict[Tier, Floats] = {}
     for n, (tier, features) in enumerate(by_tier.items()):
 
         def step(done: int, before: int = n * steps // len(by_tier), tier: Tier = tier) -> None:
             tell(f"fitting the {tier} tier", before + done, steps)
 
         fingerprint = extractor.fingerprints[tier]
-        heads[tier], calibrated[tier] = _fit_head(table, features, fingerprint, chosen, folds, groups, step)
+        heads[tier], calibrated[tier], lengths[tier] = _fit_head(
+            table, features, fingerprint, chosen, folds, groups, step
+        )
     margin, margins = choose_margin(table.score, calibrated, chosen.kept)
+    sample = _sample(table, calibrated, lengths)
     artifact = Artifact(
         experts=_evidence(table),
         heads=heads,
@@ -98,6 +103,8 @@ def cross_fit(
         margin=margin,
         margins=margins,
         provenance=_provenance(table, chosen, created),
+        sample=sample,
+        sweeps=_sweeps(sample, table.means()["cost_usd"]),
     )
     return artifact, calibrated
 
@@ -136,8 +143,8 @@ def _fit_head(
     folds: Ints,
     groups: Ints,
     step: Callable[[int], None],
-) -> tuple[Head, Floats]:
-    """The head, and its calibrated out-of-fold quality (n_queries, n_experts)."""
+) -> tuple[Head, Floats, Floats]:
+    """The head, and out of fold its calibrated quality and expected tokens, (n_queries, n_experts) each."""
     score = table.attempted()
     lengths = np.log1p(table.output_tokens)
     measured = not np.isnan(lengths).all()
@@ -159,6 +166,7 @@ def _fit_head(
     quality = calibration.apply(raw).mean
     advantage = Advantage.fit(quality, score, table.bucket, ~(table.declined == 1).any(axis=0))
     quality = advantage.apply(quality)
+    smear = _smear(length, table.output_tokens)
     head = Head(
         fingerprint=fingerprint,
         predictor=settings.predictor,
@@ -168,13 +176,31 @@ def _fit_head(
         calibration=calibration,
         advantage=advantage,
         tokens=make_predictor("linear", _TOKENS).fit(features, lengths) if measured else None,
-        smear=_smear(length, table.output_tokens),
+        smear=smear,
         metrics={
             **_metrics(table, raw.mean, quality, calibration.spread),
             "reliability": advantage.reliability,
         },
     )
-    return head, np.where(table.declined == 1, _NEVER, quality)
+    expected = np.maximum(np.expm1(length) * smear, 1.0)
+    return head, np.where(table.declined == 1, _NEVER, quality), expected
+
+
+def _sample(table: OutcomeTable, quality: Mapping[Tier, Floats], tokens: Mapping[Tier, Floats]) -> Sample:
+    estimated = np.array([estimate_tokens(text) for text in table.texts], np.float64)
+    return Sample(estimated, table.score, quality, tokens).thinned()
+
+
+def _sweeps(sample: Sample, mean_cost_usd: Floats) -> dict[Tier, list[dict[str, float]]]:
+    """The λ tables at the costs that were measured; none where some expert's never was."""
+    if np.isnan(mean_cost_usd).any():
+        return {}
+    cost_usd = np.repeat(mean_cost_usd[None], len(sample), axis=0)
+    dearest = float(mean_cost_usd.max()) or 1.0
+    return {
+        tier: sweep(quality, sample.score, cost_usd, dearest).rows()
+        for tier, quality in sample.quality.items()
+    }
 
 
 def _parts(folds: Ints, fold: int) -> tuple[Ints, Ints]:

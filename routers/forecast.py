@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .artifacts import Artifact, Evidence, Head
+from .sweep import Sweep, sweep
 from .types import Bools, Estimate, ExpertProfile, Features, Floats, Ints, Prediction, Query, Tier
 
 UNKNOWN_QUALITY = 0.5
@@ -57,6 +58,8 @@ class Forecaster:
         self._price_in, self._price_out = self._prices()
         self._measure(artifact)
         self.margin = artifact.margin if artifact else 0.0
+        self._sample = artifact.sample if artifact else None
+        self._sweeps: dict[Tier, Sweep | None] = {}
 
     @property
     def tiers(self) -> tuple[Tier, ...]:
@@ -74,6 +77,35 @@ class Forecaster:
         """(n_experts,) how long a typical call takes, NaN where unknown."""
         return self._mean_latency
 
+    def sweep(self, tier: Tier) -> Sweep | None:
+        """What a weight on cost buys in this pool at a tier, or at the closest that has a table.
+
+        None where an expert lacks evidence or a price, and where the artifact keeps no sample.
+        """
+        known = self._sample.quality if self._sample else {}
+        at = tier if tier in known else [tier, *known][-1]
+        if at not in self._sweeps:
+            self._sweeps[at] = self._swept(at)
+        return self._sweeps[at]
+
+    def _swept(self, tier: Tier) -> Sweep | None:
+        sample, there = self._sample, self._aligned.there
+        if sample is None or tier not in sample.quality or not self._whole:
+            return None
+        tokens = sample.output_tokens[tier][:, there]
+        tokens = np.where(np.isnan(tokens), self._tokens, tokens)
+        cost_usd = self._cost_usd(sample.input_tokens[:, None], tokens)
+        if np.isnan(cost_usd).any():
+            return None
+        dearest = float(self._mean_cost.max(initial=0.0)) or 1.0
+        return sweep(sample.quality[tier][:, there], sample.score[:, there], cost_usd, dearest)
+
+    def _cost_usd(self, input_tokens: Floats, output_tokens: Floats) -> Floats:
+        """(n_queries, n_experts) by tokens in, (n_queries, 1), and out; the measured mean where unpriced."""
+        cost = input_tokens * self._price_in
+        cost += output_tokens * self._price_out
+        return np.where(self._priced, cost, self._mean_cost)
+
     def predict(self, queries: Sequence[Query], features: Features | None) -> Prediction:
         """In the pool's order; without features, or without a head for their tier, from means alone."""
         head = self._heads.get(features.tier) if features is not None else None
@@ -90,8 +122,6 @@ class Forecaster:
         if any(query.max_output_tokens is not None for query in queries):
             cap = [[np.inf if q.max_output_tokens is None else q.max_output_tokens] for q in queries]
             tokens = np.minimum(tokens, cap)
-        cost = asked * self._price_in
-        cost += tokens * self._price_out
         latency = tokens * self._latency_slope
         latency += self._latency_start
         return Prediction(
@@ -100,7 +130,7 @@ class Forecaster:
             quality=quality.mean,
             quality_std=quality.std,
             output_tokens=tokens,
-            cost_usd=np.where(self._priced, cost, self._mean_cost),
+            cost_usd=self._cost_usd(asked, tokens),
             latency_s=latency,
             evidence=self._evidence,
         )

@@ -18,7 +18,9 @@ class Hints:
     """What one request asks of the router; None leaves the policy's word. Hints tighten, never loosen.
 
     `weights` trade quality, in [0, 1], for the other goals: {"cost": 0.3, "latency": 0.1};
-    `cost_quality_tradeoff` is a dial in their place: 0 is quality alone, 10 the cheapest. `models` are the
+    `cost_quality_tradeoff` is a dial in their place: 0 is quality alone, 10 the cheapest; `max_usd_per_1k`
+    (expected dollars a thousand queries) or `target_quality` (expected mean score) set it by what it buys.
+    `flags` are short wishes: "smallest model", "recency = 0.2". `models` are the
     only experts that may answer, `exclude` those that may not, `fallbacks` stand behind an expert asked for
     by name.
     """
@@ -33,6 +35,8 @@ class Hints:
     exclude: Sequence[str] | None = None
     fallbacks: Sequence[str] | None = None
     cost_quality_tradeoff: float | None = None
+    max_usd_per_1k: float | None = None
+    target_quality: float | None = None
     session_id: str | None = None
 
     def as_json(self) -> dict[str, Any]:

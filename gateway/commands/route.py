@@ -13,11 +13,12 @@ import click
 from .options import CONFIG_OPTION, JSON_OPTION, configuration
 
 if TYPE_CHECKING:
-    from policies import Decision
-    from routers import Query
+    from policies import Decision, Objective
+    from routers import Query, Sweep
 
     from ..config import Config
 
+MAX_ROWS = 8
 EXAMPLES = """
 \b
 Examples:
@@ -51,16 +52,18 @@ def decided(config: "Config", text: str, policy_name: str) -> dict[str, Any]:
     """The decision for a prompt, told in full."""
     from policies import decision_record
 
-    query, decision, notes = asyncio.run(_decide(config, text, policy_name))
+    query, decision, tradeoff, notes = asyncio.run(_decide(config, text, policy_name))
     seen = {
         field.name: getattr(query, field.name)
         for field in fields(query)
         if field.name not in ("text", "declined")
     }
-    return {**decision_record(decision), "query": seen, "notes": notes}
+    return {**decision_record(decision), "query": seen, "tradeoff": tradeoff, "notes": notes}
 
 
-async def _decide(config: "Config", text: str, policy_name: str) -> "tuple[Query, Decision, list[str]]":
+async def _decide(
+    config: "Config", text: str, policy_name: str
+) -> "tuple[Query, Decision, dict[str, Any] | None, list[str]]":
     import msgspec
 
     from policies import Fleet
@@ -92,7 +95,16 @@ async def _decide(config: "Config", text: str, policy_name: str) -> "tuple[Query
         raise click.ClickException(str(error)) from None
     if gatherer is not None:
         gatherer.close()
-    return query, decision, [*asked.warnings, *routing.forecaster.warnings]
+    objective = (asked.hints and asked.hints.objective) or policy.objective
+    tradeoff = _tradeoff(objective, routing.forecaster.sweep(decision.tier))
+    return query, decision, tradeoff, [*asked.warnings, *routing.forecaster.warnings]
+
+
+def _tradeoff(objective: "Objective", sweep: "Sweep | None") -> dict[str, Any] | None:
+    """The weight on cost that was used, and what every other would buy."""
+    from policies import dialled
+
+    return None if sweep is None else {"cost": dialled(objective, sweep).cost, "table": sweep.rows()}
 
 
 def show(record: dict[str, Any]) -> None:
@@ -109,8 +121,22 @@ def show(record: dict[str, Any]) -> None:
         fits = len(line) + len(candidate["reason"]) + 2 <= room
         text = line + ("  " if fits else "\n" + " " * 4) + candidate["reason"]
         click.echo(text if candidate["eligible"] else click.style(text, dim=True))
+    if record["tradeoff"] is not None:
+        _show_tradeoff(**record["tradeoff"])
     for note in record["notes"]:
         click.echo(f"note: {note}", err=True)
+
+
+def _show_tradeoff(cost: float, table: list[dict[str, float]]) -> None:
+    """Some rows of the λ table, from best to cheapest, the one in use among them."""
+    used = max(n for n, row in enumerate(table) if row["cost"] <= 1.00001 * cost)
+    step = max(1, -(-len(table) // MAX_ROWS))
+    head = f"{'cost weight':>13}{'$ per 1,000':>14}{'quality':>10}"
+    click.echo(click.style(f"\n{head}  expected over queries like those fitted on", dim=True))
+    for n in sorted({*range(0, len(table), step), used, len(table) - 1}):
+        row = table[n]
+        line = f"{row['cost']:13.3g}{row['usd_per_1k']:14.4g}{row['quality']:10.3f}"
+        click.echo(f"{line}  this policy: {cost:.3g}" if n == used else line)
 
 
 def _figures(candidate: dict[str, Any]) -> tuple[str, ...]:

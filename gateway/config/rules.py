@@ -79,6 +79,9 @@ def _policies(config: Config) -> Iterator[Violation]:
     tools = {expert.name for expert in config.experts if expert.tool}
     for name, policy in config.policies.items():
         at: Path = ("policies", name)
+        aims = policy.objective
+        if aims.cost and (aims.max_usd_per_1k is not None or aims.target_quality is not None):
+            yield (*at, "objective", "cost"), "a target stands for this weight; keep one of them"
         asked = [("default", policy.default)] if policy.default else []
         asked += [("require.models", model) for model in policy.require.models or ()]
         asked += [("require.exclude", model) for model in policy.require.exclude]

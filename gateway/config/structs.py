@@ -170,6 +170,8 @@ class ObjectiveConfig(Strict, frozen=True):
     detail: NotNegative = 0.0
     first: tuple[Lead, ...] = ()
     within: Share = 0.02
+    max_usd_per_1k: NotNegative | None = None
+    target_quality: Share | None = None
 
     def objective(self) -> Objective:
         """The same, in the words of `policies`."""
@@ -180,6 +182,8 @@ class ObjectiveConfig(Strict, frozen=True):
             goals=tuple((goal, weight) for goal, weight in weights.items() if weight),
             first=self.first,
             within=self.within,
+            max_usd_per_1k=self.max_usd_per_1k,
+            target_quality=self.target_quality,
         )
 
 

@@ -243,6 +243,7 @@ def test_attributes_of_experts_and_weights_on_them_are_read() -> None:
         ("policies: {auto: {objective: {sise: 0.1}}}", "did you mean 'size'?"),
         ("policies: {auto: {objective: {first: [smalest]}}}", "did you mean 'smallest'?"),
         ("policies: {auto: {flags: {unknown: ignore}}}", "known: refuse, warn"),
+        ("policies: {auto: {objective: {cost: 0.1, target_quality: 0.5}}}", "keep one of them"),
     ],
 )
 def test_wrong_attributes_and_weights_are_refused_with_their_place(line: str, complaint: str) -> None:

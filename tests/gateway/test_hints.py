@@ -136,3 +136,30 @@ def test_a_wrong_header_is_refused_and_named(header: str, value: str) -> None:
     with pytest.raises(InvalidField) as caught:
         read(headers={header: value})
     assert caught.value.param == header
+
+
+def test_a_target_in_dollars_or_quality_stands_for_the_weight_on_cost() -> None:
+    for asked in (
+        read({"max_usd_per_1k": 2.5, "weights": {"latency": 0.1}}),
+        read({"weights": {"latency": 0.1}, "max_usd_per_1k": 2.5}, {"x-thalamus-target-quality": "0.5"}),
+    ):
+        assert asked.hints is not None
+        assert asked.hints.objective == Objective(latency=0.1, max_usd_per_1k=2.5)
+    headed = read(headers={"x-thalamus-target-quality": "0.5"})
+    assert headed.hints is not None
+    assert headed.hints.objective == Objective(target_quality=0.5)
+
+
+@pytest.mark.parametrize(
+    "router",
+    [
+        {"max_usd_per_1k": 2.5, "weights": {"cost": 0.1}},
+        {"target_quality": 0.5, "cost_quality_tradeoff": 3},
+        {"target_quality": 1.5},
+        {"max_usd_per_1k": -1},
+    ],
+)
+def test_a_target_beside_a_weight_on_cost_or_out_of_range_is_refused(router: dict[str, object]) -> None:
+    with pytest.raises(InvalidField) as caught:
+        read(router)
+    assert (caught.value.param or "").startswith("router")

@@ -7,9 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import Decision, Engine, Fleet, Goal, Hints, Objective, Policy, Require, Scale, decision_record
+from policies import (
+    Decision,
+    Engine,
+    Fleet,
+    Goal,
+    Hints,
+    Objective,
+    Policy,
+    Require,
+    Scale,
+    Unreachable,
+    decision_record,
+    dialled,
+)
 from policies.objectives import ranks
-from routers import ExpertProfile, Prediction, Query
+from routers import ExpertProfile, Prediction, Query, Sweep
 
 NAMES = ("a", "b", "c", "d")
 QUERY = Query("x", 9)
@@ -189,3 +202,51 @@ def test_what_comes_first_is_never_further_from_the_best_than_allowed(
     hint = Hints(Require(models=frozenset(NAMES[:cap])))
     decision = decide(pool(), predict(quality), Objective(first=("smallest",), within=within), hint)
     assert quality[NAMES.index(decision.chosen)] >= max(quality[:cap]) - within - 1e-12
+
+
+TABLE = Sweep(np.array([0.0, 0.1, 1.0]), np.array([0.010, 0.004, 0.001]), np.array([0.80, 0.78, 0.50]))
+
+
+@pytest.mark.parametrize(
+    ("target", "weight"),
+    [
+        ({"max_usd_per_1k": 10.0}, 0.0),
+        ({"max_usd_per_1k": 5.0}, 0.1),
+        ({"max_usd_per_1k": 1.0}, 1.0),
+        ({"target_quality": 0.79}, 0.0),
+        ({"target_quality": 0.70}, 0.1),
+        ({"target_quality": 0.1}, 1.0),
+        ({"target_quality": 0.78, "max_usd_per_1k": 5.0}, 0.1),
+    ],
+)
+def test_a_target_is_the_weight_that_the_table_gives_for_it(target: dict[str, float], weight: float) -> None:
+    objective = Objective(latency=0.2, first=("latest",), **target)  # type: ignore[arg-type]
+    assert dialled(objective, TABLE) == Objective(cost=weight, latency=0.2, first=("latest",))
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ({"max_usd_per_1k": 0.5}, "max_usd_per_1k: 0.5 is out of reach; the least they cost is 1"),
+        ({"target_quality": 0.9}, "target_quality: 0.9 is out of reach; they reach 0.8000"),
+        ({"target_quality": 0.79, "max_usd_per_1k": 5.0}, "out of reach for 5 dollars a thousand"),
+    ],
+)
+def test_a_target_out_of_reach_is_refused_with_what_there_is(target: dict[str, float], message: str) -> None:
+    with pytest.raises(Unreachable, match=message):
+        dialled(Objective(**target), TABLE)  # type: ignore[arg-type]
+
+
+def test_the_engine_weighs_cost_as_the_target_asks() -> None:
+    engine = Engine(pool(), Scale(cost_usd=0.01), lambda tier: TABLE if tier == "static" else None)
+    prediction = predict([0.80, 0.75, 0.1, 0.1], cost=(0.01, 0.001, 0.01, 0.01))
+    for target, chosen in ((10.0, "a"), (5.0, "b")):
+        policy = Policy("p", Objective(max_usd_per_1k=target))
+        assert engine.decide(policy, [QUERY], prediction, Fleet.idle(4))[0].chosen == chosen
+
+
+def test_without_a_table_a_target_is_refused_but_where_nothing_is_known_of_quality_it_asks_nothing() -> None:
+    objective = Objective(target_quality=0.5)
+    with pytest.raises(Unreachable, match="thalamus fit"):
+        decide(pool(), predict([0.6] * 4), objective)
+    assert "no evidence" in decide(pool(), predict([0.5] * 4, evidence=False), objective).reason

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -287,3 +288,63 @@ def test_the_margin_is_the_smallest_that_keeps_the_asked_share_of_the_gain() -> 
 def test_an_encoder_that_gains_nothing_is_never_consulted() -> None:
     score = np.tile([[1.0, 0.0], [0.0, 1.0]], (50, 1))
     assert choose_margin(score, {"static": score, "encoder": 1 - score}, kept=0.95)[0] == 0.0
+
+
+def test_the_lambda_table_is_of_the_pool_that_is_there(artifact: Artifact) -> None:
+    pool = [BARD, CALC]
+    table = Forecaster(pool, artifact).sweep("encoder")
+    assert table is not None
+    assert table.quality[0] > 0.9
+    assert table.cost_usd[-1] == 0.0
+    dearer = replace(BARD, input_usd_per_token=1e-5, output_usd_per_token=2e-5)
+    other = Forecaster([CALC, dearer], artifact).sweep("encoder")
+    assert other is not None
+    np.testing.assert_allclose(other.cost_usd, 10 * table.cost_usd)
+    np.testing.assert_allclose(other.quality, table.quality)
+
+
+def test_without_evidence_or_price_for_everybody_there_is_no_lambda_table(artifact: Artifact) -> None:
+    assert Forecaster([CALC, ExpertProfile("new", "m")], artifact).sweep("encoder") is None
+    assert Forecaster([CALC], None).sweep("prior") is None
+    assert Forecaster([CALC], artifact).sweep("encoder") is not None
+
+
+def test_a_prediction_from_means_alone_is_weighed_by_the_closest_table(artifact: Artifact) -> None:
+    forecaster = Forecaster([BARD, CALC], artifact)
+    assert forecaster.sweep("prior") is forecaster.sweep("encoder")
+    assert forecaster.sweep("static") is not forecaster.sweep("encoder")
+
+
+def test_the_manifest_tells_what_each_weight_buys_at_measured_costs(artifact: Artifact) -> None:
+    told = artifact.manifest()["sweeps"]
+    assert sorted(told) == ["encoder", "static"]
+    first, last = told["encoder"][0], told["encoder"][-1]
+    assert first["cost"] == 0
+    assert last["usd_per_1k"] == pytest.approx(1.0)
+    assert first["usd_per_1k"] > last["usd_per_1k"]
+    assert first["quality"] > last["quality"]
+    free = table(cost_usd=np.full((240, 2), np.nan))
+    unmeasured = fit_artifact(free, Reader(("static",)), FitSettings("knn"))
+    assert unmeasured.sweeps == {}
+    assert unmeasured.sample is not None
+
+
+def test_the_lambda_table_survives_saving_and_an_older_artifact_is_read_without_it(
+    artifact: Artifact, tmp_path: Any
+) -> None:
+    artifact.save(tmp_path / "a")
+    loaded = Artifact.load(tmp_path / "a")
+    before, after = (Forecaster([BARD, CALC], kept).sweep("encoder") for kept in (artifact, loaded))
+    assert before is not None
+    assert after is not None
+    assert after.quality.tobytes() == before.quality.tobytes()
+    assert loaded.sweeps == artifact.sweeps
+    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    del manifest["sweeps"]
+    (tmp_path / "a" / "manifest.json").write_text(json.dumps({**manifest, "schema": 1}))
+    with np.load(tmp_path / "a" / "arrays.npz") as file:
+        kept = {name: file[name] for name in file if not name.startswith("sample.")}
+    np.savez(tmp_path / "a" / "arrays.npz", **kept)
+    older = Artifact.load(tmp_path / "a")
+    assert (older.sample, older.sweeps) == (None, {})
+    assert Forecaster([BARD, CALC], older).sweep("encoder") is None

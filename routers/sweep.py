@@ -1,0 +1,123 @@
+"""What a weight on cost buys: λ → expected dollars and quality, from predictions made out of fold.
+
+An artifact keeps a sample of what was predicted and what came true, not only one table: prices and pools
+differ from those it was fitted on, and the table is made for the pool that is there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .protocols import Arrays
+from .types import Floats, Ints, Tier
+
+MAX_SAMPLE = 2048
+WEIGHTS: Floats = np.concatenate(([0.0], np.geomspace(1e-3, 1e3, 61)))
+"""λ, in quality for what the dearest expert typically costs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Queries with what was predicted of them out of fold, and what came true.
+
+    input_tokens: (n_queries,); score: (n_queries, n_experts), NaN where unmeasured; per tier quality and
+    output_tokens, (n_queries, n_experts): calibrated, and NaN where no length was ever measured
+    """
+
+    input_tokens: Floats
+    score: Floats
+    quality: Mapping[Tier, Floats]
+    output_tokens: Mapping[Tier, Floats]
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    def thinned(self) -> "Sample":
+        """At most `MAX_SAMPLE` of the queries, evenly spaced, in single precision."""
+        rows = np.linspace(0, len(self) - 1, min(len(self), MAX_SAMPLE)).round().astype(np.int64)
+
+        def few(values: Floats) -> Floats:
+            return values[rows].astype(np.float32).astype(np.float64)
+
+        return Sample(
+            few(self.input_tokens),
+            few(self.score),
+            {tier: few(values) for tier, values in self.quality.items()},
+            {tier: few(values) for tier, values in self.output_tokens.items()},
+        )
+
+    def arrays(self) -> Arrays:
+        """In single precision; `from_arrays` gives the same sample back if it is thinned."""
+        named = {"input_tokens": self.input_tokens, "score": self.score}
+        named |= {f"quality.{tier}": values for tier, values in self.quality.items()}
+        named |= {f"output_tokens.{tier}": values for tier, values in self.output_tokens.items()}
+        return {name: values.astype(np.float32) for name, values in named.items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray[Any, Any]]) -> "Sample":
+        def per_tier(what: str) -> dict[Tier, Floats]:
+            tiers: tuple[Tier, ...] = ("static", "encoder")
+            return {t: arrays[f"{what}.{t}"].astype(np.float64) for t in tiers if f"{what}.{t}" in arrays}
+
+        return cls(
+            arrays["input_tokens"].astype(np.float64),
+            arrays["score"].astype(np.float64),
+            per_tier("quality"),
+            per_tier("output_tokens"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """The λ table of one pool and tier; all (n_weights,), by ascending weight.
+
+    weight:   λ, in quality for what the dearest expert typically costs
+    cost_usd: expected price of a call; quality: mean score
+    """
+
+    weight: Floats
+    cost_usd: Floats
+    quality: Floats
+
+    def within(self, max_cost_usd: float) -> float | None:
+        """The smallest weight whose expected cost is within a limit; None where nothing is."""
+        meets = np.flatnonzero(self.cost_usd <= max_cost_usd * (1 + 1e-9))
+        return float(self.weight[meets[0]]) if len(meets) else None
+
+    def reaching(self, quality: float) -> float | None:
+        """The largest weight whose expected quality is at least this; None where nothing is."""
+        meets = np.flatnonzero(self.quality >= quality - 1e-9)
+        return float(self.weight[meets[-1]]) if len(meets) else None
+
+    def rows(self) -> list[dict[str, float]]:
+        """One row where anything changes."""
+        table = zip(self.weight.tolist(), self.cost_usd.tolist(), self.quality.tolist(), strict=True)
+        rows: list[dict[str, float]] = []
+        for weight, cost_usd, quality in table:
+            row = {"cost": weight, "usd_per_1k": 1000 * cost_usd, "quality": quality}
+            row = {name: float(f"{value:.6g}") for name, value in row.items()}
+            if not rows or row["usd_per_1k"] != rows[-1]["usd_per_1k"]:
+                rows.append(row)
+        return rows
+
+
+def sweep(quality: Floats, score: Floats, cost_usd: Floats, dearest_usd: float) -> Sweep:
+    """Route every query with each weight, as the engine does, and look what it costs and scores.
+
+    quality: predicted out of fold, below 0 where an expert declined and is not asked; score: what came true,
+    the prediction standing in where NaN; cost_usd: of each call; all (n_queries, n_experts). Equal utility
+    goes to whoever is cheaper on the whole.
+    """
+    truth = np.where(np.isnan(score), quality, score)
+    quality = np.where(quality < 0, -np.inf, quality)
+    cheapest_first = np.argsort(cost_usd.mean(axis=0), kind="stable")
+    quality, truth, cost = (values[:, cheapest_first] for values in (quality, truth, cost_usd))
+    rows = np.arange(len(quality))
+    picks: list[Ints] = [np.argmax(quality - weight / dearest_usd * cost, axis=1) for weight in WEIGHTS]
+    return Sweep(
+        WEIGHTS,
+        np.array([cost[rows, pick].mean() for pick in picks]),
+        np.array([truth[rows, pick].mean() for pick in picks]),
+    )
