@@ -41,6 +41,11 @@ class Layout:
     domains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    def texts(self) -> list[str]:
+        """Texts that are trained on or tested: what must be read."""
+        used = np.unique(np.concatenate([rows for cut in self.cuts for rows in (cut.train, cut.test)]))
+        return [self.table.texts[row] for row in used.tolist()]
+
 
 def kfold(table: OutcomeTable, seeds: Sequence[int]) -> Layout:
     """Every bucket tested once a seed: folds are `bucket // 20` for seed 0, shuffled buckets for the others.

@@ -21,6 +21,8 @@ from routers import (
     query_of,
 )
 
+from .panels import carry_out
+
 
 class Recorded:
     """An extractor that has already read every text it will be asked for: folds embed nothing again."""
@@ -68,9 +70,10 @@ class Recorded:
 class Replay:
     """What came of deciding every query of a table. Arrays are (n_queries,).
 
-    picks:     column of the expert that was chosen
-    score:     what it scored; cost_usd what it cost, NaN where nobody measured
+    picks:     column of the expert that was chosen, or whose answer a panel gave
+    score:     what it scored; cost_usd what it cost, a panel's members together, NaN where nobody measured
     consulted: whether the encoder was looked at
+    by_proxy:  whether the score stands for a panel's vote on answers that were not recorded
     """
 
     decisions: tuple[Decision, ...]
@@ -78,6 +81,7 @@ class Replay:
     score: Floats
     cost_usd: Floats
     consulted: Bools
+    by_proxy: Bools
 
 
 def pool_of(table: OutcomeTable) -> tuple[ExpertProfile, ...]:
@@ -102,12 +106,18 @@ def replay(table: OutcomeTable, artifact: Artifact, extractor: Extractor, policy
     column = {name: n for n, name in enumerate(table.experts)}
     picks = np.array([column[decision.chosen] for decision in decisions], np.int64)
     rows = np.arange(len(table))
+    score, cost_usd = table.score[rows, picks], table.cost_usd[rows, picks]
+    by_proxy = np.zeros(len(table), bool)
+    for n in rows[[decision.plan.kind == "panel" for decision in decisions]].tolist():
+        came = carry_out(decisions[n].plan, table, n)
+        picks[n], score[n], cost_usd[n], by_proxy[n] = came.pick, came.score, came.cost_usd, came.by_proxy
     return Replay(
         decisions=tuple(decisions),
         picks=picks,
-        score=table.score[rows, picks],
-        cost_usd=table.cost_usd[rows, picks],
+        score=score,
+        cost_usd=cost_usd,
         consulted=np.array([decision.tier == "encoder" for decision in decisions], bool),
+        by_proxy=by_proxy,
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from policies import Objective, Policy
-from routers import Extractor, FitSettings, Floats, Ints, OutcomeTable, cross_fit
+from routers import Bools, Extractor, FitSettings, Floats, Ints, OutcomeTable, cross_fit
 
 from .contenders import Contender
 from .metrics import LAMBDAS, N_BUDGETS, choose_lambdas, route, taken
@@ -14,6 +14,8 @@ from .replay import Replay, replay
 
 FRONTIER: Floats = LAMBDAS[::8]
 """The λ that a frontier is drawn at."""
+NEVER = -1.0
+"""Quality of an expert that must not be picked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,9 @@ def contend(
     free = replay(test, artifact, read, policy)
     rate = len(test) / max(time.perf_counter() - started, 1e-9)
     quality = np.array([decision.quality for decision in free.decisions]).reshape(test.score.shape)
-    trial = _as_decided(judge(train, test, out_of_fold[contender.tier], quality), free, rate)
+    barred = _barred(free, test.experts)
+    judged = judge(train, test, out_of_fold[contender.tier], np.where(barred, NEVER, quality))
+    trial = _as_decided(judged, free, np.where(barred, np.nan, quality), rate)
     cost = train.means()["cost_usd"]
     saving = None if np.isnan(cost).any() else choose_lambdas(train, out_of_fold[contender.tier]).saving
     if not saving:
@@ -68,9 +72,21 @@ def contend(
     )
 
 
-def _as_decided(trial: Trial, free: Replay, rate: float) -> Trial:
-    share = np.eye(trial.share.shape[1])[free.picks]
-    return replace(trial, score=free.score, cost_usd=free.cost_usd, share=share, picks=free.picks, rate=rate)
+def _barred(free: Replay, experts: tuple[str, ...]) -> Bools:
+    """(n_test, n_experts) whom the engine left out: tools that had no answer, say."""
+    return np.array([[name in decision.rejections for name in experts] for decision in free.decisions], bool)
+
+
+def _as_decided(trial: Trial, free: Replay, quality: Floats, rate: float) -> Trial:
+    return replace(
+        trial,
+        score=free.score,
+        cost_usd=free.cost_usd,
+        share=np.eye(trial.share.shape[1])[free.picks],
+        picks=free.picks,
+        quality=quality,
+        rate=rate,
+    )
 
 
 def judge(train: OutcomeTable, test: OutcomeTable, train_quality: Floats, quality: Floats) -> Trial:

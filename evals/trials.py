@@ -14,7 +14,7 @@ from .baselines import cheapest, mean_of_four, naive_ridge, task_table
 from .contenders import Contender
 from .layouts import Layout
 from .replay import Recorded
-from .trial import Trial, chance, contend, fixed, judge
+from .trial import NEVER, Trial, chance, contend, fixed, judge
 
 REFERENCES = ("true_task", "oracle")
 """Upper references: they know what no router can."""
@@ -120,9 +120,9 @@ def _predict(learn: _Learned, read: Recorded, train: OutcomeTable, test: Outcome
 
 
 def _rows(means: Floats, n: int) -> Floats:
-    return np.repeat(np.where(np.isnan(means), -1.0, means)[None], n, axis=0)
+    return np.repeat(np.where(np.isnan(means), NEVER, means)[None], n, axis=0)
 
 
 def _known(table: OutcomeTable) -> Floats:
     """Scores as a quality: what nobody measured is never the best."""
-    return np.where(np.isnan(table.score), -1.0, table.score)
+    return np.where(np.isnan(table.score), NEVER, table.score)

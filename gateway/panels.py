@@ -75,7 +75,8 @@ def _with_question(raw: Raw, asked: str) -> list[dict[str, Raw]]:
 async def patiently(tasks: Iterable["asyncio.Task[object]"]) -> None:
     """Wait for calls made at once; stop those that lag behind, or all where the caller is stopped.
 
-    Once most have ended and one has answered, the rest get as long again as that took, at least a second.
+    A call that failed gives its `UpstreamError` as result. Once most have ended and one has answered, the
+    rest get as long again as that took, at least a second.
     """
     asked, start = set(tasks), perf_counter()
     waiting, deadline = set(asked), float("inf")
@@ -95,7 +96,7 @@ async def patiently(tasks: Iterable["asyncio.Task[object]"]) -> None:
 
 
 def _answered(task: "asyncio.Task[object]") -> bool:
-    return not task.cancelled() and task.exception() is None
+    return not task.cancelled() and not isinstance(task.result(), UpstreamError)
 
 
 def together(usages: Sequence[Usage | None]) -> Usage | None:

@@ -43,9 +43,11 @@ class Performer:
             if isinstance(step, Gather):
                 gathered, failure = await self._gather(step, order, story)
                 heard = _gathered(gathered, failure)
-            elif self._admit(step.expert, order, story):
+            else:
                 try:
-                    return await self._attempt(step, order.call, story)
+                    call = order.call if step.answers is None else aggregation_call(order.call, step.answers)
+                    if self._admit(step.expert, order, story):
+                        return await self._attempt(step, call, story)
                 except UpstreamError as error:
                     failure = error
                     heard = "moved_on" if error.moves_on else "refused"
@@ -66,12 +68,8 @@ class Performer:
         """One call whose answer goes to the client."""
         start = perf_counter()
         try:
-            if step.answers is None:
-                reply = await self._call(step.expert, call, story)
-            else:
-                reply = await self._call(
-                    step.expert, aggregation_call(call, step.answers), story, role="aggregator"
-                )
+            role: Role | None = None if step.answers is None else "aggregator"
+            reply = await self._call(step.expert, call, story, role)
         finally:
             elapsed_s = perf_counter() - start
             story.upstream_s += elapsed_s
@@ -90,22 +88,23 @@ class Performer:
         start = perf_counter()
         call = member_call(order.call)
         asked = [name for name in step.experts if self._admit(name, order, story)]
-        tasks = {name: asyncio.ensure_future(self._call(name, call, story, role="member")) for name in asked}
+        tasks = {name: asyncio.ensure_future(self._member(name, call, story)) for name in asked}
         try:
             await patiently(tasks.values())
         finally:
             story.upstream_s += perf_counter() - start
-        replies: dict[str, Reply] = {}
-        failures: list[UpstreamError] = []
-        for name, task in tasks.items():
-            try:
-                replies[name] = task.result()
-            except UpstreamError as error:
-                failures.append(error)
-            except asyncio.CancelledError:
-                continue  # too slow
+        told = {name: task.result() for name, task in tasks.items() if not task.cancelled()}
+        replies = {name: reply for name, reply in told.items() if isinstance(reply, Reply)}
+        failures = [failure for failure in told.values() if isinstance(failure, UpstreamError)]
         story.before = {name: reply.usage for name, reply in replies.items()}
         return replies, min(failures, key=lambda error: error.moves_on, default=None)
+
+    async def _member(self, name: str, call: Call, story: Story) -> Reply | UpstreamError:
+        """One call among others: that it failed is one of the answers."""
+        try:
+            return await self._call(name, call, story, role="member")
+        except UpstreamError as failure:
+            return failure
 
     def _taken(self, name: str, gathered: Mapping[str, Reply], story: Story) -> Reply:
         """The answer of one that was asked among others."""

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 
-from routers import ExpertProfile
+from routers import ExpertProfile, parameters_b
 
 from .config import Config, ExpertConfig
 from .prices import ModelFacts, facts_of
-from .sizes import parameters_b
 
 UNKNOWN = ModelFacts()
 PLAIN = frozenset[str]()

@@ -5,14 +5,14 @@ else the objective asks for), rank them, put the best first on a ladder of fallb
 else the reason why not. Pure: no clock, no I/O; randomness comes in as `draws`.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
-from routers import ExpertProfile, Floats, Ints, Prediction, Query, Sweep, Tier
+from routers import GENERAL, ExpertProfile, Floats, Ints, Prediction, Query, Sweep, Tier
 
 from .constraints import PoolLimits, Rejections, query_rejections, standing_rejections, tighten
 from .errors import Infeasible
@@ -155,6 +155,8 @@ class Engine:
             if objective.goals:
                 utility -= self._attributes.penalty(objective.goals, eligible, prediction.output_tokens[row])
             ranking = self._rank(policy, objective, row, prediction, utility, eligible)
+            if policy.mapping:
+                ranking = self._mapped(ranking, policy.mapping, row, prediction)
             if objective.first:
                 ranking = self._lead(ranking, objective, row, prediction, latency[row])
             if policy.explore and draws is not None:
@@ -252,6 +254,22 @@ class Engine:
         basis = "guess" if not prediction.evidence[best] else prediction.tier
         reason = f"best of {len(order)} by {basis}: quality {prediction.quality[row, best]:.2f}"
         return _Ranking(order, reason, _margin(order, utility))
+
+    def _mapped(
+        self, ranking: "_Ranking", mapping: Mapping[str, tuple[str, ...]], row: int, prediction: Prediction
+    ) -> "_Ranking":
+        """Who answers the query's category first, as far as eligible; then the others as they were."""
+        told = prediction.categories
+        category = told[row] if told is not None else GENERAL
+        wanted = mapping.get(category, mapping.get(GENERAL, ()))
+        place = {self.names[e]: e for e in ranking.order.tolist()}
+        first = [place[name] for name in wanted if name in place]
+        reason = f"category {category}" if told is not None else f"no category told, so {GENERAL}"
+        if not first:
+            return ranking._replace(reason=f"{reason}: nobody mapped to it may answer; {ranking.reason}")
+        rest = ranking.order[~np.isin(ranking.order, first)]
+        order = np.concatenate((np.array(first, np.int64), rest))
+        return ranking._replace(order=order, reason=f"{reason}: mapped to {self.names[first[0]]}")
 
     def _lead(
         self, ranking: "_Ranking", objective: Objective, row: int, prediction: Prediction, latency_s: Floats

@@ -61,6 +61,9 @@ class Require:
 class Policy:
     """How to choose. `default` answers where nothing is known; `n_fallbacks` stand behind the first.
 
+    A `mapping` says who answers queries of a category, in order, before anything is weighed; categories it does
+    not name go as its `general` one.
+
     With a `panel` several experts answer together; None asks one. `in_band_flags` says whether a prompt may
     bear flags, `unknown_flags` what happens to one that bears others.
     """
@@ -72,6 +75,7 @@ class Policy:
     default: str | None = None
     n_fallbacks: int = 2
     explore: float = 0.0
+    mapping: Mapping[str, tuple[str, ...]] | None = None
     in_band_flags: bool = True
     unknown_flags: Literal["refuse", "warn"] = "warn"
     panel: PanelRule | None = None

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .errors import ArtifactError, DataError, EmbedderError, RoutersError
-from .protocols import Arrays, Embedder, Extractor, Predictor, TagLearner
+from .protocols import Arrays, Categorizer, Embedder, Extractor, Predictor, TagLearner
 from .types import (
     Bools,
     Estimate,
@@ -23,6 +23,15 @@ from .types import (
 
 if TYPE_CHECKING:
     from .artifacts import Artifact
+    from .categories import (
+        GENERAL,
+        CategoryMapping,
+        MappingBudget,
+        MappingProblem,
+        budget_curve,
+        mapping_problem,
+        solve_mapping,
+    )
     from .embedders import CachedEmbedder, HashingEmbedder, StaticEmbedder, load_embedder
     from .features import FORM_NAMES, FeatureExtractor
     from .fit import FitSettings, cross_fit, fit_artifact
@@ -31,39 +40,51 @@ if TYPE_CHECKING:
     from .outcomes import OutcomeTable, Provenance
     from .query import estimate_tokens, query_of
     from .registry import PREDICTORS, fit_predictor, make_predictor
+    from .sizes import parameters_b
     from .sweep import Sweep
 
 _LAZY = {
+    "GENERAL": "categories",
     "FORM_NAMES": "features",
     "PREDICTORS": "registry",
     "Artifact": "artifacts",
+    "CategoryMapping": "categories",
     "CachedEmbedder": "embedders",
     "FeatureExtractor": "features",
     "FitSettings": "fit",
     "Forecaster": "forecast",
     "HashingEmbedder": "embedders",
+    "MappingBudget": "categories",
+    "MappingProblem": "categories",
     "OutcomeTable": "outcomes",
     "Provenance": "outcomes",
     "StaticEmbedder": "embedders",
     "Sweep": "sweep",
     "cross_fit": "fit",
+    "budget_curve": "categories",
     "estimate_tokens": "query",
     "fit_artifact": "fit",
     "fit_predictor": "registry",
     "load_embedder": "embedders",
     "make_predictor": "registry",
+    "mapping_problem": "categories",
     "merge_outcomes": "outcome_merge",
+    "parameters_b": "sizes",
     "query_of": "query",
+    "solve_mapping": "categories",
 }
 
 __all__ = [
     "FORM_NAMES",
+    "GENERAL",
     "PREDICTORS",
     "Arrays",
     "Artifact",
     "ArtifactError",
     "Bools",
     "CachedEmbedder",
+    "Categorizer",
+    "CategoryMapping",
     "DataError",
     "Embedder",
     "EmbedderError",
@@ -78,6 +99,8 @@ __all__ = [
     "Forecaster",
     "HashingEmbedder",
     "Ints",
+    "MappingBudget",
+    "MappingProblem",
     "OutcomeTable",
     "Prediction",
     "Predictor",
@@ -88,14 +111,18 @@ __all__ = [
     "Sweep",
     "TagLearner",
     "Tier",
+    "budget_curve",
     "cross_fit",
     "estimate_tokens",
     "fit_artifact",
     "fit_predictor",
     "load_embedder",
     "make_predictor",
+    "mapping_problem",
     "merge_outcomes",
+    "parameters_b",
     "query_of",
+    "solve_mapping",
 ]
 
 

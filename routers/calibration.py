@@ -26,13 +26,15 @@ class Calibration:
     spread: float
 
     @classmethod
-    def fit(cls, out_of_fold: Estimate, targets: Floats, groups: Ints) -> Self:
+    def fit(cls, out_of_fold: Estimate, targets: Floats, groups: Ints, *, one_line: bool = False) -> Self:
         """Learn from out-of-fold predictions and what came true (n_queries, n_experts), NaN where unmeasured.
 
         groups: (n_queries,) which queries are alike; the deviation of their mean residual, less what chance
         alone would give, is what the predicted deviations are scaled to.
+        one_line: the same line for every expert, so that their order stays what it was.
         """
-        slope, intercept = _lines(out_of_fold.mean, targets)
+        fit_lines = _one_line if one_line else _lines
+        slope, intercept = fit_lines(out_of_fold.mean, targets)
         line = cls(slope, intercept, 1.0).apply(out_of_fold)
         return cls(slope, intercept, _spread(line, targets, groups))
 
@@ -69,6 +71,19 @@ def _lines(predicted: Floats, targets: Floats) -> tuple[Floats, Floats]:
     slope = ((x * y).sum(axis=0) + strength * pooled) / ((x**2).sum(axis=0) + strength)
     slope = np.clip(slope, 0.1, 3.0)
     return slope, y_mean - slope * x_mean
+
+
+def _one_line(predicted: Floats, targets: Floats) -> tuple[Floats, Floats]:
+    """Least squares over all experts together."""
+    known = ~np.isnan(targets)
+    x, y = predicted[known], targets[known]
+    n_experts = predicted.shape[1]
+    spread = float(((x - x.mean()) ** 2).sum()) if len(x) else 0.0
+    slope = 1.0
+    if spread > 1e-9:
+        slope = min(max(float(((x - x.mean()) * (y - y.mean())).sum()) / spread, 0.1), 3.0)
+    intercept = float(y.mean() - slope * x.mean()) if len(x) else 0.0
+    return np.full(n_experts, slope), np.full(n_experts, intercept)
 
 
 def _spread(estimate: Estimate, targets: Floats, groups: Ints) -> float:

@@ -162,7 +162,9 @@ def _fit_head(
             ruler = make_predictor("linear", _TOKENS).fit(features.take(outside), lengths[outside])
             length[inside] = ruler.predict(features.take(inside)).mean
     step(len(np.unique(folds)))
-    calibration = Calibration.fit(raw, score, groups)
+    # A published rule must choose as published: calibration may not reorder its experts.
+    paper = settings.settings.get("mode") == "paper"
+    calibration = Calibration.fit(raw, score, groups, one_line=paper)
     quality = calibration.apply(raw).mean
     advantage = Advantage.fit(quality, score, table.bucket, ~(table.declined == 1).any(axis=0))
     quality = advantage.apply(quality)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .artifacts import Artifact, Evidence, Head
+from .protocols import Categorizer
 from .sweep import Sweep, sweep
 from .types import Bools, Estimate, ExpertProfile, Features, Floats, Ints, Prediction, Query, Tier
 
@@ -41,6 +42,9 @@ class Forecaster:
         self._pool = tuple(pool)
         self._names = tuple(profile.name for profile in pool)
         self._heads = dict(artifact.heads) if artifact else {}
+        self._categorizers = {
+            tier: head.quality for tier, head in self._heads.items() if isinstance(head.quality, Categorizer)
+        }
         known = {expert.name: (n, expert) for n, expert in enumerate(artifact.experts if artifact else ())}
         self.warnings = tuple(_mismatches(self._pool, known))
         pairs = [
@@ -133,7 +137,13 @@ class Forecaster:
             cost_usd=self._cost_usd(asked, tokens),
             latency_s=latency,
             evidence=self._evidence,
+            categories=self._categories(features),
         )
+
+    def _categories(self, features: Features | None) -> tuple[str, ...] | None:
+        if features is None or features.tier not in self._categorizers:
+            return None
+        return self._categorizers[features.tier].categories(features)
 
     def _quality(self, head: Head, features: Features) -> Estimate:
         calibrated = head.calibration.apply(head.quality.predict(features))

@@ -71,3 +71,11 @@ class TagLearner(Protocol):
 
     def fit_tagged(self, features: Features, targets: Floats, tasks: Sequence[str]) -> Any:
         """As `fit`, with one tag a query; "" where nobody told. Returns self."""
+
+
+@runtime_checkable
+class Categorizer(Protocol):
+    """A predictor that tells categories, by which a policy can map queries to experts."""
+
+    def categories(self, features: Features) -> tuple[str, ...]:
+        """One a query; `routers.GENERAL` where none is certain enough."""

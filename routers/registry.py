@@ -17,6 +17,7 @@ PREDICTORS: Mapping[str, str] = {
     "knn": "knn:KNN",
     "linear": "linear:Linear",
     "pilots": "pilots:Pilots",
+    "skills": "skills:Skills",
 }
 """Name → module:class in `routers.predictors`."""
 

@@ -102,6 +102,7 @@ class Prediction:
     cost_usd:      expected price of the call; NaN where the price is unknown (unknown is not zero)
     latency_s:     expected seconds to the last token; NaN where unknown
     evidence:      (n_experts,) whether the quality rests on measured outcomes of that expert
+    categories:    one a query, where the predictor tells them
     """
 
     experts: tuple[str, ...]
@@ -112,6 +113,7 @@ class Prediction:
     cost_usd: Floats
     latency_s: Floats
     evidence: Bools
+    categories: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.quality)

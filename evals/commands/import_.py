@@ -23,7 +23,9 @@ Examples:
 \b
 A CSV or JSON-lines file has a line per prompt and model (prompt, model, score and, where known, cost_usd,
 input_tokens, output_tokens, latency_s, id, task, family, bucket), or a line per prompt with a column of
-scores per model. A folder holds prompts.parquet and outcomes.parquet. Scores are in [0, 1].
+scores per model. A folder holds prompts.parquet and outcomes.parquet. Scores are in [0, 1]. Also read:
+RouterBench (pickle or CSV; no code in a pickle is run), RouteLLM's CSV files, a folder of LLMRouterBench
+results, and LiteLLM or OpenAI request logs with a score a line.
 """
 
 

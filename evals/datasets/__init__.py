@@ -10,6 +10,10 @@ FORMATS: Mapping[str, str] = {
     "csv": "flat:read_csv",
     "folder": "folder:read_folder",
     "jsonl": "flat:read_jsonl",
+    "llmrouterbench": "llmrouterbench:read_llmrouterbench",
+    "logs": "logs:read_logs",
+    "routellm": "routellm:read_routellm",
+    "routerbench": "routerbench:read_routerbench",
     "table": "table:read_table",
 }
 """Name → module:function of this package; `auto` finds the name by `detect`."""
@@ -35,15 +39,39 @@ def detect(source: Path) -> str:
         DataError: it is none of those known.
     """
     if source.is_dir():
-        return "folder"
+        return _detect_folder(source)
     name = source.name.removesuffix(".gz")
-    if name.endswith((".csv", ".tsv")):
-        return "csv"
-    if name.endswith((".jsonl", ".ndjson")):
-        from .flat import first_line
+    if name.endswith((".pkl", ".pickle")):
+        return "routerbench"
+    if not name.endswith((".csv", ".tsv", ".jsonl", ".ndjson")):
+        raise DataError(f"{source}: cannot tell its format by its name; choose one with --format")
+    from .flat import first_line
 
-        return "table" if '"thalamus.outcomes/' in first_line(source) else "jsonl"
-    raise DataError(f"{source}: cannot tell its format by its name; choose one with --format")
+    line = first_line(source)
+    if name.endswith((".csv", ".tsv")):
+        marks = {
+            "oracle_model_to_route_to": "routerbench",
+            "|model_response": "routerbench",
+            "_response": "routellm",
+        }
+        return next((form for mark, form in marks.items() if mark in line), "csv")
+    if '"thalamus.outcomes/' in line:
+        return "table"
+    return "logs" if any(f'"{field}"' in line for field in _LOGGED) else "jsonl"
+
+
+_MARKS = {"|model_response": "routerbench", "oracle_model_to": "routerbench", "_response": "routellm"}
+"""Columns by which published CSV files are known."""
+_LOGGED = ("messages", "response_cost", "request", "body")
+"""Fields that only request logs have."""
+
+
+def _detect_folder(source: Path) -> str:
+    if (source / "prompts.parquet").exists() or (source / "outcomes.parquet").exists():
+        return "folder"
+    if next(source.rglob("*.csv"), None):
+        return "routellm"
+    return "llmrouterbench" if next(source.rglob("*.json"), None) else "folder"
 
 
 def source_splits(source: Path, table: OutcomeTable) -> tuple[str, ...]:

@@ -27,6 +27,15 @@ def read_csv(source: Path) -> OutcomeTable:
     Raises:
         DataError: names the line and the column at fault.
     """
+    return _table(source, csv_rows(source))
+
+
+def csv_rows(source: Path) -> list[Record]:
+    """The lines of a CSV file by the names in its first.
+
+    Raises:
+        DataError: names the line at fault.
+    """
     csv.field_size_limit(1 << 27)
     separator = "\t" if source.name.removesuffix(".gz").endswith(".tsv") else ","
     reader = csv.DictReader(io.StringIO(_text(source), newline=""), delimiter=separator, strict=True)
@@ -41,7 +50,7 @@ def read_csv(source: Path) -> OutcomeTable:
             rows.append(Record(place, row))
     except csv.Error as error:
         raise DataError(f"{source}, after line {reader.line_num}: {error}") from None
-    return _table(source, rows)
+    return rows
 
 
 def read_jsonl(source: Path) -> OutcomeTable:
@@ -49,6 +58,15 @@ def read_jsonl(source: Path) -> OutcomeTable:
 
     Raises:
         DataError: names the line and the field at fault.
+    """
+    return _table(source, json_rows(source))
+
+
+def json_rows(source: Path) -> list[Record]:
+    """The objects of a JSON-lines file.
+
+    Raises:
+        DataError: names the line at fault.
     """
     rows = []
     for n, line in enumerate(_text(source).split("\n"), start=1):
@@ -61,7 +79,7 @@ def read_jsonl(source: Path) -> OutcomeTable:
         if not isinstance(value, dict):
             raise DataError(f"{source}, line {n}: not a JSON object")
         rows.append(Record(f"{source}, line {n}", value))
-    return _table(source, rows)
+    return rows
 
 
 def first_line(source: Path) -> str:

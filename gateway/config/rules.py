@@ -85,6 +85,8 @@ def _policies(config: Config) -> Iterator[Violation]:
         asked = [("default", policy.default)] if policy.default else []
         asked += [("require.models", model) for model in policy.require.models or ()]
         asked += [("require.exclude", model) for model in policy.require.exclude]
+        for category, mapped in policy.mapping.items():
+            asked += [(f"mapping.{category}", expert) for expert in mapped]
         panel = policy.plan.panel
         if panel is not None and panel.aggregator not in ("auto", "vote"):
             asked.append(("plan.panel.aggregator", panel.aggregator))

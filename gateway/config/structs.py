@@ -247,7 +247,10 @@ class PlanConfig(Strict, frozen=True):
 
 
 class PolicyConfig(Strict, frozen=True):
-    """How to choose, by name; `auto` is there even when the file says nothing of it."""
+    """How to choose, by name; `auto` is there even when the file says nothing of it.
+
+    `mapping` names the experts of each category, in order; `thalamus plan mapping` finds the best there is.
+    """
 
     predictor: Literal["blend"] = "blend"
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -256,6 +259,7 @@ class PolicyConfig(Strict, frozen=True):
     default: str | None = None
     n_fallbacks: Annotated[int, Meta(ge=0, le=16)] = 2
     explore: Share = 0.0
+    mapping: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     flags: FlagsConfig = FlagsConfig()
     plan: PlanConfig = PlanConfig()
 
@@ -269,6 +273,7 @@ class PolicyConfig(Strict, frozen=True):
             default=self.default,
             n_fallbacks=self.n_fallbacks,
             explore=self.explore,
+            mapping=self.mapping or None,
             in_band_flags=self.flags.in_band,
             unknown_flags=self.flags.unknown,
             panel=self.plan.rule(),

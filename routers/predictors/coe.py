@@ -29,7 +29,7 @@ class CoE:
 
     Reference: Composition of Experts (arXiv 2412.01868): category router, uncertainty, category → expert.
     Differs: neither the paper's embedder nor its judge; the mapping under a budget is a policy's, from
-    `routers.categories.solve`; without one it is the highest score of the category. Improved: the whole
+    `routers.solve_mapping`; without one it is the highest score of the category. Improved: the whole
     posterior instead of its greatest, scores shrunk, the form of a text beside its content, and a smooth way
     to the general category.
     """
@@ -44,7 +44,7 @@ class CoE:
     def __init__(
         self,
         mode: Literal["paper", "improved"] = "improved",
-        classifier: Kind = "logistic",
+        classifier: Kind | None = None,
         k: int = 15,
         alpha: float = 0.05,
         strength: float = 20.0,
@@ -52,11 +52,15 @@ class CoE:
         n_dims: int | None = 48,
         n_clusters: int = 24,
         min_count: int = 5,
+        rounds: int = 3,
+        confidence: float = 0.8,
+        temperature: float = 1.0,
         seed: int = 0,
     ) -> None:
         """Args:
         mode: `paper` for hard categories, plain votes, entropy alone, content alone and scores as they are.
-        classifier: neighbours, multinomial logistic regression, or nearest centroid.
+        classifier: neighbours, multinomial logistic regression, or nearest centroid; None takes neighbours in
+        `paper`, else logistic regression.
         k: neighbours that vote, and that measure distance.
         alpha: share of queries like the training ones that may be sent to the general category.
         strength: outcomes the expert's overall mean counts for in a category; 0 in `paper`.
@@ -64,9 +68,10 @@ class CoE:
         n_dims: principal directions kept; None keeps all.
         n_clusters: categories to make where queries bear no tags.
         min_count: queries a tag needs to be a category.
+        rounds, confidence, temperature: how tags spread to untagged queries, see `Propagation`.
         """
         self.mode: Literal["paper", "improved"] = mode
-        self.classifier: Kind = classifier
+        self.classifier = classifier
         self.k = k
         self.alpha = alpha
         self.strength = strength
@@ -74,6 +79,9 @@ class CoE:
         self.n_dims = n_dims
         self.n_clusters = n_clusters
         self.min_count = min_count
+        self.rounds = rounds
+        self.confidence = confidence
+        self.temperature = temperature
         self.seed = seed
 
     def fit(self, features: Features, targets: Floats) -> Self:
@@ -98,7 +106,8 @@ class CoE:
         if any(tasks) or not len(rows):
             taxonomy = Taxonomy.of(tasks, self.min_count)
             labels = taxonomy.labels(tasks)
-            return taxonomy, Propagation(k=self.k).spread(rows, labels, len(taxonomy))
+            spreading = Propagation(self.rounds, self.confidence, self.temperature, self.k)
+            return taxonomy, spreading.spread(rows, labels, len(taxonomy))
         n = max(1, min(self.n_clusters, len(rows) // 4))
         nearest = (rows @ spherical_kmeans(rows, n, 15, self.seed).T).argmax(axis=1)
         names = [f"cluster-{c:02d}" for c in nearest]
@@ -112,8 +121,7 @@ class CoE:
         enough = len(known) >= 10 * _MIN_HELD
         taught = known[place < 8] if enough else known
         ranked, held = known[place == 8], known[place == 9] if enough else known[:0]
-        maker = make_classifier(self.classifier, self.k, plain=self.mode == "paper")
-        self.classifier_ = maker.fit(rows[taught], labels[taught], len(self.taxonomy_))
+        self.classifier_ = self._unfitted().fit(rows[taught], labels[taught], len(self.taxonomy_))
         asked = np.concatenate((ranked, held))
         self.uncertainty_ = Uncertainty.fit(
             Novelty.of(rows[taught], self.k),
@@ -123,6 +131,10 @@ class CoE:
             len(ranked),
             entropy_alone=self.mode == "paper",
         )
+
+    def _unfitted(self) -> Classifier:
+        paper = self.mode == "paper"
+        return make_classifier(self.classifier or ("knn" if paper else "logistic"), self.k, plain=paper)
 
     def predict(self, features: Features) -> Estimate:
         rows = self.space_.rows(features)
@@ -163,6 +175,9 @@ class CoE:
             "n_dims": self.n_dims,
             "n_clusters": self.n_clusters,
             "min_count": self.min_count,
+            "rounds": self.rounds,
+            "confidence": self.confidence,
+            "temperature": self.temperature,
             "seed": self.seed,
         }
 
@@ -183,8 +198,7 @@ class CoE:
         paper = self.mode == "paper"
         self.taxonomy_ = Taxonomy(tuple(str(name) for name in arrays["names"]))
         self.space_ = Space.from_arrays(part("space."), 0.0 if paper else self.form)
-        maker = make_classifier(self.classifier, self.k, plain=paper)
-        self.classifier_ = maker.restore(part("classifier."))
+        self.classifier_ = self._unfitted().restore(part("classifier."))
         self.uncertainty_ = Uncertainty.from_arrays(part("uncertainty."), self.k, paper)
         self.value_, self.std_ = arrays["value"], arrays["std"]
         return self

@@ -112,8 +112,8 @@ class Factorization:
         self.ability_ = fit_sigmoids(asked, targets, known, common, ridge)
 
     def _demands(self, x: Floats) -> Floats:
-        """(n_queries, n_factors + 1) what each query demands, and 1."""
-        return np.column_stack((x[:, :-1] @ self.demand_, np.ones(len(x))))
+        """(n_queries, n_factors + 2) what each query demands; at the end its difficulty, and 1."""
+        return np.column_stack((x[:, :-1] @ self.demand_, x @ self.difficulty_, np.ones(len(x))))
 
     def _mean(self, x: Floats) -> Floats:
         low, span = self.range_

@@ -8,7 +8,7 @@ import pytest
 from evals.baselines import cheapest, mean_of_four, task_table
 from evals.replay import Recorded, pool_of, replay
 from evals.tiers import compare, render
-from policies import EncoderUse, Objective, Policy
+from policies import EncoderUse, Objective, PanelRule, Policy
 from routers import Artifact, ExpertProfile, Features, OutcomeTable, Query, Tier, fit_artifact, query_of
 
 WORDS = ["sum", "add", "times", "capital", "river", "poem"]
@@ -154,3 +154,13 @@ def test_what_an_expert_declined_is_neither_learned_from_nor_sent_to_it(outcomes
     came = replay(told, artifact, Reader(), Policy("p", encoder="never"))
     assert came.score.mean() == 1.0
     assert not (declined[np.arange(len(told)), came.picks] == 1).any()
+
+
+def test_a_panel_is_scored_by_the_proxy_where_no_answers_were_recorded(
+    outcomes: OutcomeTable, artifact: Artifact, recorded: Recorded
+) -> None:
+    policy = Policy("p", encoder="always", panel=PanelRule(k=2))
+    result = replay(outcomes, artifact, recorded, policy)
+    assert result.by_proxy.all()
+    np.testing.assert_array_equal(result.score, (outcomes.score >= 0.5).all(axis=1))
+    np.testing.assert_allclose(result.cost_usd, outcomes.cost_usd.sum(axis=1))

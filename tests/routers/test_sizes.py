@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.sizes import parameters_b
+from routers import parameters_b
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,212 @@
+"""`thalamus eval`: routers compared on an outcome table, as a report."""
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import numpy as np
+
+from routers import (
+    Bools,
+    DataError,
+    FeatureExtractor,
+    OutcomeTable,
+    StaticEmbedder,
+    load_embedder,
+    merge_outcomes,
+)
+
+from ..contenders import Contender, contenders_of
+from ..datasets import FORMATS, read_outcomes, source_splits
+from ..gather import ground_of, runs_of
+from ..layouts import Layout, holdout, kfold, routellm, routerdc
+from ..probes.measured import bundled_outcomes
+from ..replay import Recorded
+from ..report import Asked, Facts, facts_of, markdown_of, page_of
+from ..trials import jobs_of, run_jobs
+from ..vectors import KeptVectors
+from .fit import BUNDLED
+from .import_ import bucket_set
+from .telling import Tell, checked, progress
+
+EXAMPLES = """
+\b
+Examples:
+  thalamus eval bundled --out report/            the bundled experts, as they were measured
+  thalamus eval outcomes.jsonl.gz --out report/
+  thalamus eval mydata/ --routers blend,knn:k=50,constant --seeds 0,1,2 --out report/
+  thalamus eval mydata/ --protocol holdout --test 80-99 --out report/
+
+\b
+A router is a predictor's name, its settings behind colons, its tier behind @: coe:mode=paper@static.
+kfold     five folds of buckets, each tested once a seed
+holdout   the buckets of --test are tested
+routerdc  RouterDC's split: five training tasks, three tasks out of domain (needs a folder with source_split)
+routellm  two experts on MMLU, --labels labels a seed
+"""
+
+
+@click.command("eval", epilog=EXAMPLES)
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "--protocol",
+    type=click.Choice(["kfold", "routerdc", "routellm", "holdout"]),
+    default="kfold",
+    show_default=True,
+)
+@click.option("--routers", default="blend", show_default=True, help="Routers to compare, comma-separated.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("report"), show_default=True)
+@click.option("--seeds", default="0", show_default=True, help="Seeds, such as 0,1,2.")
+@click.option("--buckets", help="Use these buckets only, such as 0-79.")
+@click.option("--test", "held_out", help="holdout: the buckets to test.")
+@click.option(
+    "--labels", type=click.IntRange(10), default=1500, show_default=True, help="routellm: labels a seed."
+)
+@click.option("--experts", help="Only these experts, comma-separated.")
+@click.option("--format", "form", type=click.Choice(["auto", *sorted(FORMATS)]), default="auto")
+@click.option("--encoder", default="minilm", show_default=True, help="Embedder of the encoder tier, or none.")
+@click.option(
+    "--vectors",
+    type=click.Path(path_type=Path),
+    help="Keep the encoder's vectors in this file for next time.",
+)
+@click.option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes.")
+@click.option("--draws", type=click.IntRange(100, 100000), default=1000, show_default=True, help="Bootstrap.")
+@click.option("--title", help="Of the report.")
+@click.option("--prompts/--no-prompts", default=True, show_default=True, help="Show prompts with regrets.")
+@click.option("--json", "as_json", is_flag=True, help="Print the headline figures as JSON.")
+@checked
+def command(
+    data: Path,
+    protocol: str,
+    routers: str,
+    out: Path,
+    seeds: str,
+    buckets: str | None,
+    held_out: str | None,
+    labels: int,
+    experts: str | None,
+    form: str,
+    encoder: str,
+    vectors: Path | None,
+    jobs: int,
+    draws: int,
+    title: str | None,
+    prompts: bool,
+    as_json: bool,
+) -> None:
+    """Compare routers on the outcomes in DATA and write report.json, report.md and report.html to --out.
+
+    The engine that serves decides every test query; every choice is made on the training part.
+    """
+    bundled = str(data) == BUNDLED
+    table = merge_outcomes(*bundled_outcomes()) if bundled else read_outcomes(data, form)
+    chosen = np.isin(table.bucket, list(bucket_set(buckets))) if buckets else np.ones(len(table), bool)
+    slow = None if encoder == "none" else load_embedder(encoder, n_threads=2)
+    kept = KeptVectors(slow, vectors) if slow is not None and vectors is not None else None
+    extractor = FeatureExtractor(StaticEmbedder(), kept or slow)
+    contenders = contenders_of(routers, list(extractor.fingerprints))
+    layout = _layout(protocol, table, chosen, seeds_of(seeds), data, held_out, labels, experts)
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out}: is a file; --out names a folder")
+    asked = Asked(
+        title=title or f"Routing on {table.provenance.source or data.name}",
+        command=shlex.join(["thalamus", "eval", *sys.argv[2:]]),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        encoder=encoder,
+        with_prompts=prompts,
+        n_draws=draws,
+    )
+    with progress() as tell:
+        read = Recorded.of(layout.texts(), extractor, tell)
+        if kept is not None:
+            kept.save()
+        facts = evaluate(layout, contenders, read, asked, tell, jobs)
+    _write(out, facts)
+    _say(facts, out, as_json)
+
+
+def evaluate(
+    layout: Layout,
+    contenders: Sequence[Contender],
+    read: Recorded,
+    asked: Asked,
+    tell: Tell,
+    n_workers: int,
+) -> Facts:
+    """From a laid-out protocol to the facts of its report."""
+    jobs = jobs_of(layout, contenders)
+    done = list(run_jobs(layout, read, jobs, tell, n_workers))
+    tell("drawing intervals", 0, 1)
+    ground = ground_of(layout)
+    return facts_of(layout, ground, runs_of(layout, jobs, done), asked)
+
+
+def seeds_of(told: str) -> list[int]:
+    """The seeds that `0,1,2` names.
+
+    Raises:
+        BadParameter: something else was said.
+    """
+    try:
+        seeds = [int(part) for part in told.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{told!r} is not numbers and commas", param_hint="--seeds") from None
+    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise click.BadParameter(f"{told!r}: each once, none negative", param_hint="--seeds")
+    return seeds
+
+
+def _layout(
+    protocol: str,
+    table: OutcomeTable,
+    chosen: Bools,
+    seeds: Sequence[int],
+    data: Path,
+    held_out: str | None,
+    labels: int,
+    experts: str | None,
+) -> Layout:
+    if (held_out is not None) != (protocol == "holdout"):
+        raise DataError("--test goes with --protocol holdout, and it needs it")
+    split = source_splits(data, table) if protocol == "routerdc" else ()
+    table = table.take(chosen)
+    if experts:
+        table = table.only([name.strip() for name in experts.split(",")])
+    if len(table) < 2 or table.n_experts < 2:
+        raise DataError(
+            f"{data}: {len(table)} queries and {table.n_experts} experts are too few to compare on"
+        )
+    if protocol == "holdout":
+        return holdout(table, seeds, sorted(bucket_set(held_out or "")))
+    if protocol == "routerdc":
+        return routerdc(table, seeds, [part for part, used in zip(split, chosen, strict=True) if used])
+    return routellm(table, seeds, labels) if protocol == "routellm" else kfold(table, seeds)
+
+
+def _write(out: Path, facts: Facts) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    (out / "report.md").write_text(markdown_of(facts), "utf-8")
+    (out / "report.html").write_text(page_of(facts), "utf-8")
+
+
+def _say(facts: Facts, out: Path, as_json: bool) -> None:
+    everybody = {**facts["routers"], **facts["baselines"]}
+    if as_json:
+        click.echo(
+            json.dumps({"report": str(out), "routers": facts["routers"], "baselines": facts["baselines"]})
+        )
+        return
+    for name, figures in everybody.items():
+        told = [
+            f"{key} {figures[key]['value']:.4f}"
+            for key in ("accuracy", "area", "cost_saved", "apgr")
+            if figures[key] is not None
+        ]
+        click.echo(f"{name}: {', '.join(told)}")
+    click.echo(f"report: {out / 'report.html'}")

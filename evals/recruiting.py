@@ -1,0 +1,176 @@
+"""What panels would be worth: `python -m evals.recruiting DATA`.
+
+Per fold profiles are learned on the other folds and experts are recruited for the fold by every rule there
+is. Where nobody wrote down the answers a panel counts as right where more than half of its votes score at
+least 0.5: a proxy, to be read beside the best single expert and the best among those recruited.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+import numpy as np
+
+from routers import (
+    Embedder,
+    Extractor,
+    FeatureExtractor,
+    Floats,
+    Ints,
+    OutcomeTable,
+    StaticEmbedder,
+    Tier,
+    load_embedder,
+    make_predictor,
+    query_of,
+    skills,
+)
+
+from .commands.import_ import bucket_set
+from .commands.telling import checked, progress
+from .datasets import read_outcomes
+from .panels import majority_right, oracle_of
+from .replay import Recorded
+from .significance import paired_interval
+
+MASS = 0.8
+PRIOR = 5.0
+SHARPNESS = 10.0
+"""Of the softmax over predicted quality whose mass says how many experts are enough."""
+
+
+@click.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "--buckets", default="0-79", show_default=True, help="The queries to use, in folds of 20 buckets."
+)
+@click.option("-k", "k", default=3, show_default=True, help="How many experts a panel has.")
+@click.option("--tier", type=click.Choice(["static", "encoder"]), default="encoder", show_default=True)
+@checked
+def main(data: Path, buckets: str, k: int, tier: Tier) -> None:
+    """Panels recruited by each rule, beside the best single expert."""
+    table = read_outcomes(data)
+    table = table.take(np.isin(table.bucket, list(bucket_set(buckets))))
+    encoder = load_embedder("minilm", n_threads=2) if tier == "encoder" else None
+    with progress() as tell:
+        read = Recorded.of(table.texts, FeatureExtractor(StaticEmbedder(), encoder), tell)
+        votes = recruited(table, table.bucket // 20, read, StaticEmbedder(), tier, k)
+    click.echo(render(table, votes))
+
+
+def recruited(
+    table: OutcomeTable,
+    folds: Ints,
+    read: Extractor,
+    embedder: Embedder,
+    tier: Tier,
+    k: int,
+    seed: int = 0,
+) -> dict[str, Ints]:
+    """By rule, (n_queries, n_experts) how often each expert is asked; `embedder` is for keywords."""
+    votes: dict[str, Ints] = {}
+    for fold in np.unique(folds):
+        inside = folds == fold
+        rng = np.random.default_rng([seed, int(fold)])
+        train, test = table.take(~inside), table.take(inside)
+        found = _by_features(train, test, read, tier, k, rng) | _by_keywords(train, test, embedder, k, rng)
+        for rule, asked in found.items():
+            votes.setdefault(rule, np.zeros(table.score.shape, np.int64))[inside] = asked
+    return votes
+
+
+def _by_features(
+    train: OutcomeTable,
+    test: OutcomeTable,
+    read: Extractor,
+    tier: Tier,
+    k: int,
+    rng: np.random.Generator,
+) -> dict[str, Ints]:
+    n, n_experts = test.score.shape
+    x = read.extract([query_of(text) for text in train.texts], tier)
+    z = read.extract([query_of(text) for text in test.texts], tier)
+    means = np.repeat(train.means()["score"][None], n, axis=0)
+    paper, coded, skilled, blended = (
+        make_predictor(name, settings).fit(x, train.score).predict(z).mean
+        for name, settings in (
+            ("skills", {"mode": "paper"}),
+            ("skills", {"mode": "code"}),
+            ("skills", {}),
+            ("blend", {}),
+        )
+    )
+    members = {
+        "best single": skills.best(means, 1),
+        f"best {k} of all": skills.best(means, k),
+        f"random {k}": skills.best(rng.random((n, n_experts)), k),
+        "paper": skills.trimmed(
+            skills.with_replacement(paper, rng.random((n, k))), paper, rng.random((n, k))
+        ),
+        "paper's code": skills.with_replacement(coded, rng.random((n, k))),
+        "skills, best one": skills.best(skilled, 1),
+        f"skills, best {k}": skills.best(skilled, k),
+        "blend, best one": skills.best(blended, 1),
+        f"blend, best {k}": skills.best(blended, k),
+    }
+    votes = {rule: _votes(asked, n_experts) for rule, asked in members.items()}
+    dynamic = skills.enough(_shares(skilled), MASS, k).astype(np.int64)
+    return {**votes, f"skills, enough of {k}": dynamic}
+
+
+def _by_keywords(
+    train: OutcomeTable, test: OutcomeTable, embedder: Embedder, k: int, rng: np.random.Generator
+) -> dict[str, Ints]:
+    """With keywords found in the texts, tagged against the catalogue of the training part."""
+    tagger = skills.Tagger(skills.Catalogue.of(train.texts), embedder)
+    trained, asked = (tagger.tag([skills.keywords(text) for text in part.texts]) for part in (train, test))
+    posteriors = skills.Posteriors.of(trained, train.score, PRIOR)
+    idf = np.log((1 + len(train)) / (1 + (trained > 0).sum(axis=0)))
+    value = {
+        f"keywords, best {k}": posteriors.mean,
+        f"keywords, Thompson {k}": posteriors.drawn(rng),
+    }
+    return {
+        rule: _votes(
+            skills.best(posteriors.overall + skills.lead(asked, idf, accuracy), k), test.score.shape[1]
+        )
+        for rule, accuracy in value.items()
+    }
+
+
+def _shares(quality: Floats) -> Floats:
+    raised = np.exp(SHARPNESS * (quality - quality.max(axis=1, keepdims=True)))
+    shares: Floats = raised / raised.sum(axis=1, keepdims=True)
+    return shares
+
+
+def _votes(members: Ints, n_experts: int) -> Ints:
+    """(n_queries, n_experts) how often each is among the members (n_queries, k)."""
+    votes: Ints = (members[:, :, None] == np.arange(n_experts)).sum(axis=1)
+    return votes
+
+
+def render(table: OutcomeTable, votes: Mapping[str, Ints]) -> str:
+    """Markdown: the proxy, its paired interval over the best single expert, oracle, calls, cost."""
+    single = oracle_of(table.score, votes["best single"])
+    lines = [
+        "| recruited | proxy of the vote | over best single, 95 % | best of those asked | calls | cost |",
+        "|---" * 6 + "|",
+    ]
+    for rule, asked in votes.items():
+        right = majority_right(table.score, asked)
+        if asked.sum(axis=1).max() == 1:
+            right = oracle_of(table.score, asked)
+        by = paired_interval(right, single)
+        cost = np.nansum(np.where(asked > 0, table.cost_usd, 0.0), axis=1).mean()
+        own = np.nansum(np.where(votes["best single"] > 0, table.cost_usd, 0.0), axis=1).mean()
+        lines.append(
+            f"| {rule} | {right.mean():.4f} | {by.low:+.4f} … {by.high:+.4f} "
+            f"| {np.nanmean(oracle_of(table.score, asked)):.4f} | {(asked > 0).sum(axis=1).mean():.2f} "
+            f"| {cost / own if own else float('nan'):.2f} × |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""A report as facts: everything that its pages show, as JSON-able values; see evals/SCHEMA.md."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from routers import Floats
+
+from ..layouts import Layout
+from ..measures import MEASURES, Ground, Run, interval_of, reliability, resampled
+from .details import by_task, shares, worst_regrets
+
+SCHEMA = "thalamus.report/1"
+COMPARED = (
+    "accuracy",
+    "accuracy_in_domain",
+    "accuracy_out_of_domain",
+    "area",
+    "apgr",
+    "apgr_10",
+    "cost_saved",
+)
+"""Measures whose paired differences a report gives."""
+_BASES = ("best_single", "mean_of_four", "naive_ridge")
+
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How the report was asked for: recorded as it is."""
+
+    title: str
+    command: str
+    created: str
+    encoder: str
+    with_prompts: bool = True
+    n_draws: int = 1000
+
+
+def facts_of(layout: Layout, ground: Ground, runs: Sequence[Run], asked: Asked) -> Facts:
+    """The whole report. NaN and what is undefined are null."""
+    tested = np.isin(np.arange(len(ground.table)), np.concatenate([cut.test for cut in layout.cuts]))
+    weights = np.zeros((1 + asked.n_draws, len(ground.table)))
+    weights[:, tested] = resampled(int(tested.sum()), asked.n_draws)
+    draws = {run.name: _draws(run, ground, weights) for run in runs}
+    routers = [run for run in runs if run.kind == "router"]
+    return {
+        "schema": SCHEMA,
+        "title": asked.title,
+        "created": asked.created,
+        "command": asked.command,
+        "data": _data(layout, int(tested.sum())),
+        "protocol": _protocol(layout, asked),
+        "measures": {
+            name: {
+                "unit": measure.unit,
+                "higher_is_better": measure.higher_is_better,
+                "about": (measure.of.__doc__ or "").strip().splitlines()[0],
+            }
+            for name, measure in MEASURES.items()
+        },
+        "routers": {run.name: _figures(draws[run.name], run) for run in routers},
+        "baselines": {run.name: _figures(draws[run.name], run) for run in runs if run.kind != "router"},
+        "references": [run.name for run in runs if run.kind == "reference"],
+        "comparisons": _comparisons([run.name for run in routers], draws),
+        "frontier": {run.name: _points(run.frontier) for run in runs if len(run.frontier)},
+        "tasks": by_task(ground, runs, weights),
+        "calibration": {run.name: _bins(run, ground) for run in runs if run.quality is not None},
+        "shares": shares(ground, runs),
+        "regrets": {run.name: worst_regrets(ground, run, asked.with_prompts) for run in routers},
+        "notes": _notes(layout, ground, runs),
+    }
+
+
+def _draws(run: Run, ground: Ground, weights: Floats) -> dict[str, Floats]:
+    return {name: measure.of(run, ground, weights) for name, measure in MEASURES.items()}
+
+
+def _figures(draws: Mapping[str, Floats], run: Run) -> Facts:
+    figures: Facts = {name: _interval(drawn) for name, drawn in draws.items()}
+    figures["decisions_per_s"] = None
+    if run.rate.size:
+        value, low, high = (round(float(v), 1) for v in (np.median(run.rate), run.rate.min(), run.rate.max()))
+        figures["decisions_per_s"] = {"value": value, "low": low, "high": high}
+    return figures
+
+
+def _interval(draws: Floats) -> Facts | None:
+    found = interval_of(draws)
+    if found is None:
+        return None
+    return {key: _short(getattr(found, key)) for key in ("value", "low", "high")}
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def _comparisons(routers: Sequence[str], draws: Mapping[str, Mapping[str, Floats]]) -> Facts:
+    """router → other → measure → paired difference with its interval."""
+    others = [name for name in (*_BASES, *routers) if name in draws]
+    return {
+        router: {
+            other: {
+                name: _interval(draws[router][name] - draws[other][name])
+                for name in COMPARED
+                if not np.isnan(draws[router][name][0] - draws[other][name][0])
+            }
+            for other in others
+            if other != router
+        }
+        for router in routers
+    }
+
+
+def _points(frontier: Floats) -> list[Facts]:
+    return [
+        {"lambda": _short(lam), "score": _short(score), "cost_usd": _short(usd)}
+        for lam, score, usd in frontier.tolist()
+    ]
+
+
+def _bins(run: Run, ground: Ground) -> list[Facts]:
+    return [
+        {"predicted": _short(said), "measured": _short(came), "n": n}
+        for said, came, n in reliability(run, ground)
+    ]
+
+
+def _data(layout: Layout, n_tested: int) -> Facts:
+    table = layout.table
+    origin = table.provenance
+    return {
+        "source": origin.source,
+        "licence": origin.licence,
+        "cost_basis": origin.cost_basis,
+        "notes": origin.notes,
+        "fingerprint": table.fingerprint,
+        "n_queries": len(table),
+        "n_tested": n_tested,
+        "measured_share": _short(float((~np.isnan(table.score)).mean())),
+        "experts": list(table.experts),
+        "models": list(table.models),
+        "has_costs": not bool(np.isnan(table.means()["cost_usd"]).any()),
+        "buckets": [int(table.bucket.min()), int(table.bucket.max())],
+    }
+
+
+def _protocol(layout: Layout, asked: Asked) -> Facts:
+    return {
+        "name": layout.name,
+        "seeds": list(layout.seeds),
+        "n_cuts": len(layout.cuts),
+        "n_train": [len(cut.train) for cut in layout.cuts],
+        "n_test": [len(cut.test) for cut in layout.cuts],
+        "domains": {name: list(tasks) for name, tasks in layout.domains.items()},
+        "encoder": asked.encoder,
+        "n_draws": asked.n_draws,
+    }
+
+
+def _notes(layout: Layout, ground: Ground, runs: Sequence[Run]) -> list[str]:
+    notes = [
+        "Every λ was chosen on the training parts, from out-of-fold predictions; test parts were only read.",
+        "Intervals: 95 %, bootstrap over queries, the same draws for every router, so that differences are "
+        "paired; they do not cover the choice of training part.",
+        "The true-task table and the oracle know what no router can: upper references.",
+        *layout.notes,
+    ]
+    basis = layout.table.provenance.cost_basis
+    if basis:
+        notes.append(f"Costs: {basis}.")
+    if np.isnan(ground.table.score).any():
+        notes.append("The table has gaps: decisions that fell into one enter no figure; see `measured`.")
+    return notes

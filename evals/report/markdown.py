@@ -1,0 +1,126 @@
+"""A report as Markdown: the headline figures, per task, and what to bear in mind."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .facts import Facts
+
+SHOWN = (
+    "accuracy",
+    "gain",
+    "accuracy_in_domain",
+    "accuracy_out_of_domain",
+    "area",
+    "cost_saved",
+    "cost_saved_score",
+    "apgr",
+    "apgr_10",
+    "router_arena",
+    "optimal",
+    "optimal_strict",
+    "regret",
+    "brier",
+    "calibration_error",
+    "decisions_per_s",
+)
+
+
+def markdown_of(facts: Facts) -> str:
+    """The whole page, tables in pipes."""
+    parts = [
+        f"# {facts['title']}",
+        _summary(facts),
+        "## Figures",
+        _figures(facts),
+        "## Differences, paired",
+        _comparisons(facts),
+        "## Tasks",
+        _tasks(facts),
+        "## Notes",
+        "\n".join(f"- {note}" for note in facts["notes"]),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _summary(facts: Facts) -> str:
+    data, protocol = facts["data"], facts["protocol"]
+    lines = [
+        f"- data: {data['source'] or 'unnamed'}, {data['n_queries']} queries × {len(data['experts'])} "
+        f"experts, {data['n_tested']} tested; SHA-256 {data['fingerprint'][:16]}…",
+        f"- protocol: {protocol['name']}, seeds {', '.join(map(str, protocol['seeds']))}, "
+        f"{protocol['n_cuts']} splits, encoder {protocol['encoder']}",
+        f"- licence: {data['licence']}" if data["licence"] else "",
+        f"- made {facts['created']} by `{facts['command']}`",
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def _figures(facts: Facts) -> str:
+    everybody = {**facts["routers"], **facts["baselines"]}
+    shown = [name for name in SHOWN if any(figures.get(name) for figures in everybody.values())]
+    rows = [
+        [_name(facts, name), *(_cell(facts, key, figures.get(key)) for key in shown)]
+        for name, figures in everybody.items()
+    ]
+    return _table(["", *shown], rows)
+
+
+def _name(facts: Facts, name: str) -> str:
+    if name in facts["references"]:
+        return f"*{name}*"
+    return f"**{name}**" if name in facts["routers"] else name
+
+
+def _cell(facts: Facts, measure: str, found: Mapping[str, float] | None) -> str:
+    if found is None:
+        return "–"
+    unit = facts["measures"].get(measure, {}).get("unit", "number")
+    value, low, high = (shown(unit, found[key]) for key in ("value", "low", "high"))
+    return value if found["low"] == found["high"] else f"{value} [{low}, {high}]"
+
+
+def shown(unit: str, value: float) -> str:
+    """A figure as people read it: shares in percent, dollars in what a thousand queries cost."""
+    if unit == "share":
+        return f"{100 * value:.2f} %"
+    if unit == "points":
+        return f"{100 * value:+.2f}"
+    if unit == "usd":
+        return f"${1000 * value:.4g}/1k"
+    return f"{value:.4f}" if unit == "score" else f"{value:,.0f}"
+
+
+def _comparisons(facts: Facts) -> str:
+    rows = []
+    for router, others in facts["comparisons"].items():
+        for other, measures in others.items():
+            for name, found in measures.items():
+                if found is not None:
+                    sign = "above" if found["low"] > 0 else "below" if found["high"] < 0 else "not told apart"
+                    told = [f"{100 * found[key]:+.2f}" for key in ("value", "low", "high")]
+                    rows.append([router, other, name, f"{told[0]} [{told[1]}, {told[2]}]", sign])
+    return _table(["router", "against", "measure", "points, 95 %", "so it is"], rows) if rows else ""
+
+
+def _tasks(facts: Facts) -> str:
+    routers = list(facts["routers"])
+    heads = ["task", "n", *(f"{name}, against best single: won/tied/lost" for name in routers)]
+    rows = []
+    for row in facts["tasks"]:
+        cells = []
+        for name in routers:
+            against = row["against_best_single"][name]
+            lead = "–" if against["value"] is None else f"{100 * against['value']:+.1f}"
+            counts = "/".join(str(against[key]) for key in ("n_won", "n_tied", "n_lost"))
+            cells.append(f"{lead} {against['verdict']} ({counts})")
+        rows.append([row["task"], str(row["n"]), *cells])
+    return _table(heads, rows)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [_line(heads), "|" + "---|" * len(heads)]
+    return "\n".join([*lines, *map(_line, rows)])
+
+
+def _line(cells: Sequence[Any]) -> str:
+    return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

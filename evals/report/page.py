@@ -1,0 +1,104 @@
+"""A report as one HTML page that needs nothing else: no network, no fonts, no libraries."""
+
+import json
+from collections.abc import Mapping
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+from .facts import Facts
+from .markdown import SHOWN, shown
+
+_PARTS = ("page.css", "charts.js", "page.js")
+
+
+def page_of(facts: Facts) -> str:
+    """The whole page. What comes from data is escaped; facts that scripts read are JSON without `<`."""
+    css, charts, script = (_part(name) for name in _PARTS)
+    fields = {
+        "title": escape(facts["title"]),
+        "about": _about(facts),
+        "figures": _figures(facts),
+        "notes": "".join(f"<li>{escape(note)}</li>" for note in facts["notes"]),
+        "origin": _origin(facts),
+        "css": css,
+        "script": charts + script,
+        "facts": json.dumps(facts, ensure_ascii=False).replace("<", "\\u003c"),
+    }
+    page = _part("page.html")
+    pieces = page.split("{{")
+    filled = [pieces[0]]
+    for piece in pieces[1:]:
+        name, _, rest = piece.partition("}}")
+        filled += [fields[name], rest]
+    return "".join(filled)
+
+
+def _part(name: str) -> str:
+    return files("evals.report").joinpath(name).read_text("utf-8")
+
+
+def _about(facts: Facts) -> str:
+    data, protocol = facts["data"], facts["protocol"]
+    seeds = len(protocol["seeds"])
+    told = (
+        f"{data['n_tested']:,} queries tested",
+        f"{len(data['experts'])} experts",
+        f"protocol {protocol['name']}",
+        f"{protocol['n_cuts']} splits, {seeds} seed{'s' if seeds > 1 else ''}",
+    )
+    return " · ".join(map(escape, told))
+
+
+def _figures(facts: Facts) -> str:
+    """The headline table, readable without scripts."""
+    everybody = {**facts["routers"], **facts["baselines"]}
+    columns = [name for name in SHOWN if any(figures.get(name) for figures in everybody.values())]
+    heads = "".join(_head(facts, key) for key in columns)
+    rows = "".join(_row(facts, name, figures, columns) for name, figures in everybody.items())
+    return f'<thead><tr><th scope="col">router</th>{heads}</tr></thead><tbody>{rows}</tbody>'
+
+
+def _head(facts: Facts, measure: str) -> str:
+    words = escape(measure.replace("_", " "))
+    return f'<th scope="col" title="{escape(_meaning(facts, measure))}">{words}</th>'
+
+
+def _meaning(facts: Facts, measure: str) -> str:
+    if measure == "decisions_per_s":
+        return "Decisions a second in one process, features read beforehand; median of the splits, and range."
+    return str(facts["measures"][measure]["about"])
+
+
+def _row(facts: Facts, name: str, figures: Mapping[str, Any], columns: list[str]) -> str:
+    kind = "router" if name in facts["routers"] else "baseline"
+    kind = "reference" if name in facts["references"] else kind
+    kind = "single" if name.startswith("single:") else kind
+    label = escape(name.removeprefix("single:"))
+    cells = "".join(_cell(facts, key, figures.get(key)) for key in columns)
+    return f'<tr class="{kind}"><th scope="row">{label}</th>{cells}</tr>'
+
+
+def _cell(facts: Facts, measure: str, found: Mapping[str, float] | None) -> str:
+    if found is None:
+        return '<td class="none">–</td>'
+    unit = facts["measures"].get(measure, {}).get("unit", "number")
+    value, low, high = (escape(shown(unit, found[key])) for key in ("value", "low", "high"))
+    interval = "" if low == high else f"<small>{low} – {high}</small>"
+    return f"<td>{value}{interval}</td>"
+
+
+def _origin(facts: Facts) -> str:
+    data = facts["data"]
+    told = {
+        "data": data["source"],
+        "licence": data["licence"],
+        "costs": data["cost_basis"],
+        "about the data": data["notes"],
+        "SHA-256": data["fingerprint"],
+        "made": facts["created"],
+        "by": facts["command"],
+        "schema": facts["schema"],
+    }
+    pairs = ((escape(key), escape(str(value))) for key, value in told.items() if value)
+    return "".join(f"<dt>{key}</dt><dd>{value}</dd>" for key, value in pairs)

@@ -1,0 +1,71 @@
+"""Whom to ask: draws as in Symbolic-MoE, or the best without asking anybody twice.
+
+Everything random comes in as `draws`, uniform in [0, 1): the same draws recruit the same experts.
+"""
+
+import numpy as np
+
+from ..types import Bools, Floats, Ints
+
+MIN_SHARE = 0.05
+
+
+def with_replacement(probabilities: Floats, draws: Floats) -> Ints:
+    """(n_queries, k) experts drawn by their probabilities, one for each draw (n_queries, k); some twice.
+
+    Reference: Symbolic-MoE (arXiv 2503.05641), section 3.2, k = 3.
+    """
+    edges = np.cumsum(probabilities, axis=1)
+    edges[:, -1] = np.inf
+    drawn: Ints = (draws[:, :, None] >= edges[:, None, :]).sum(axis=2)
+    return drawn
+
+
+def trimmed(recruited: Ints, probabilities: Floats, draws: Floats, min_share: float = MIN_SHARE) -> Ints:
+    """The same, without experts recruited for less than `min_share` of the queries: others are drawn instead.
+
+    recruited, draws: (n_queries, k). Where nobody reaches the share, everybody stays.
+
+    Reference: Symbolic-MoE (arXiv 2503.05641), section 3.2. The released code has it and never calls it.
+    """
+    n_experts = probabilities.shape[1]
+    asked = (recruited[:, :, None] == np.arange(n_experts)).any(axis=1)
+    kept: Bools = asked.mean(axis=0) >= min_share if len(asked) else np.ones(n_experts, bool)
+    if kept.all() or not kept.any():
+        return recruited
+    left = np.where(kept, probabilities, 0.0)
+    total = left.sum(axis=1, keepdims=True)
+    left = np.where(total > 0, left / np.where(total > 0, total, 1), kept / kept.sum())
+    instead = with_replacement(_closed(left), draws)
+    return np.where(kept[recruited], recruited, instead)
+
+
+def _closed(probabilities: Floats) -> Floats:
+    """Columns of 0 behind the last that is not, given none of the rounding either."""
+    last = probabilities.shape[1] - 1 - (probabilities[:, ::-1] > 0).argmax(axis=1)
+    closed = probabilities.copy()
+    closed[np.arange(len(closed)), last] += 1.0
+    return closed
+
+
+def best(value: Floats, k: int) -> Ints:
+    """(n_queries, k) the experts of highest value, nobody twice; of equals the one named first."""
+    order: Ints = np.argsort(-value, axis=1, kind="stable")[:, :k]
+    return order
+
+
+def enough(probabilities: Floats, mass: float, k_max: int) -> Bools:
+    """(n_queries, n_experts) the fewest experts, most probable first, that have `mass` between them.
+
+    At least one, at most `k_max`: a query that is clear needs one expert, one that is not needs several.
+
+    Reference: Harder Tasks Need More Experts (arXiv 2403.07652), equation 4.
+    """
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    ranked = np.take_along_axis(probabilities, order, axis=1)
+    before = np.cumsum(ranked, axis=1) - ranked
+    rank = np.arange(probabilities.shape[1])
+    chosen = ((before < mass) | (rank == 0)) & (rank < k_max)
+    asked = np.zeros(probabilities.shape, bool)
+    np.put_along_axis(asked, order, chosen, axis=1)
+    return asked

@@ -1,0 +1,28 @@
+import numpy as np
+
+from evals.recruiting import recruited, render
+from evals.replay import Recorded
+from routers import FeatureExtractor, HashingEmbedder, OutcomeTable
+
+
+def table(n: int = 200) -> OutcomeTable:
+    kinds = ["add the numbers please", "name the river in the country"]
+    texts = [f"{kinds[i % 2]} {'abcdefghij'[i % 10]} {i}" for i in range(n)]
+    right = np.array([[i % 2 == 0, i % 2 == 1, i % 4 == 0, 0] for i in range(n)], np.float64)
+    cost = np.ones((n, 4))
+    buckets = np.arange(n) % 80
+    return OutcomeTable.build(texts, "abcd", {"score": right, "cost_usd": cost}, bucket=buckets)
+
+
+def test_every_rule_asks_as_many_as_it_says_and_improved_ones_nobody_twice():
+    whole = table()
+    read = Recorded.of(whole.texts, FeatureExtractor(HashingEmbedder()))
+    votes = recruited(whole, whole.bucket // 20, read, HashingEmbedder(), "static", 3)
+    for rule, asked in votes.items():
+        k = {1, 2, 3} if "enough" in rule else {1 if "one" in rule or "single" in rule else 3}
+        assert set(asked.sum(axis=1).tolist()) <= k
+    assert all(asked.max() == 1 for rule, asked in votes.items() if "paper" not in rule)
+    assert (votes["paper"].sum(axis=1) == 3).all()
+    shown = render(whole, votes)
+    assert shown.count("\n") == len(votes) + 1
+    assert "| skills, best one | 1.0000 |" in shown

@@ -1,0 +1,216 @@
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evals.contenders import Contender
+from evals.gather import ground_of, runs_of
+from evals.layouts import kfold
+from evals.replay import Recorded
+from evals.report import SCHEMA, Asked, Facts, facts_of, markdown_of, page_of
+from evals.trials import jobs_of, run_jobs
+from routers import FeatureExtractor, HashingEmbedder, OutcomeTable, Provenance
+
+CHROMIUM = shutil.which("chromium")
+SWITCHES = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    " --disable-component-update --disable-sync --enable-logging=stderr --virtual-time-budget=3000"
+)
+EVIL = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">&amp;</script>"
+ASKED = Asked("A <b>title</b>", "thalamus eval data", "2026-01-01T00:00:00+00:00", "none", n_draws=200)
+
+
+def table(with_costs: bool = True) -> OutcomeTable:
+    texts = [f"add {i} and {i + 1}{EVIL}" if i % 2 else f"write on {i} roses" for i in range(100)]
+    sums = np.arange(100) % 2 == 1
+    score = np.stack([sums, ~sums | (np.arange(100) % 3 == 0)], 1).astype(float)
+    measures = {"score": score}
+    if with_costs:
+        measures["cost_usd"] = np.tile([0.001, 0.01], (100, 1))
+    return OutcomeTable.build(
+        texts,
+        ["calc", "<i>bard"],
+        measures,
+        tasks=["sum" if s else "poem|<u>" for s in sums],
+        bucket=np.arange(100),
+        provenance=Provenance(source="made up </script>", cost_basis="PROXY"),
+    )
+
+
+def facts(held: OutcomeTable, asked: Asked = ASKED) -> Facts:
+    layout = kfold(held, [0])
+    jobs = jobs_of(
+        layout,
+        [Contender("knn:k=5", "knn", {"k": 5}, "static"), Contender("constant", "constant", {}, "static")],
+    )
+    jobs = [job for job in jobs if job.name != "mean_of_four"]
+    read = Recorded.of(held.texts, FeatureExtractor(HashingEmbedder()))
+    runs = runs_of(layout, jobs, run_jobs(layout, read, jobs, lambda *told: None, n_workers=1))
+    return facts_of(layout, ground_of(layout), runs, asked)
+
+
+@pytest.fixture(scope="module")
+def told() -> Facts:
+    return facts(table())
+
+
+def test_a_report_is_json_with_a_schema_and_an_interval_for_every_figure(told: Facts) -> None:
+    assert json.loads(json.dumps(told, allow_nan=False))["schema"] == SCHEMA
+    for group in ("routers", "baselines"):
+        for name, figures in told[group].items():
+            assert {"accuracy", "area", "cost_saved", "apgr", "accuracy_in_domain"} <= set(figures), name
+            for measure, found in figures.items():
+                assert (
+                    found is None
+                    or found["low"] <= found["value"] <= found["high"]
+                    or measure
+                    in (
+                        "calibration_error",
+                        "decisions_per_s",
+                    )
+                ), (name, measure)
+    assert told["references"] == ["true_task", "oracle"]
+    assert set(told["references"]) < set(told["baselines"])
+
+
+def test_figures_are_those_of_the_table(told: Facts) -> None:
+    assert told["baselines"]["oracle"]["accuracy"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert told["baselines"]["single:calc"]["accuracy"]["value"] == 0.5
+    assert told["routers"]["knn:k=5"]["accuracy"]["value"] > 0.95
+    assert told["routers"]["knn:k=5"]["accuracy_in_domain"] is None
+    assert told["routers"]["knn:k=5"]["apgr"]["value"] > 0.9
+    assert told["baselines"]["cheapest"]["area"] is None
+    assert told["data"]["has_costs"]
+
+
+def test_comparisons_are_paired_differences_of_the_figures(told: Facts) -> None:
+    by = told["comparisons"]["knn:k=5"]["best_single"]["accuracy"]
+    own, base = (
+        told[g][n]["accuracy"]["value"] for g, n in (("routers", "knn:k=5"), ("baselines", "best_single"))
+    )
+    assert by["value"] == pytest.approx(own - base, abs=1e-5)
+    assert by["low"] > 0
+    assert told["comparisons"]["constant"]["best_single"]["accuracy"] == {
+        "value": 0.0,
+        "low": 0.0,
+        "high": 0.0,
+    }
+    assert "best_single" not in told["comparisons"]
+
+
+def test_tasks_count_wins_ties_and_losses(told: Facts) -> None:
+    sums = next(row for row in told["tasks"] if row["task"] == "sum")
+    against = sums["against_best_single"]["knn:k=5"]
+    assert sums["n"] == 50
+    assert against["n_won"] + against["n_tied"] + against["n_lost"] == 50
+    assert against["verdict"] == "win"
+    assert sums["against_best_single"]["constant"]["verdict"] == "tie"
+
+
+def test_regrets_name_the_choice_and_who_was_better(told: Facts) -> None:
+    for one in told["regrets"]["constant"]:
+        assert one["score"] < one["best_score"]
+        assert one["chosen"] not in one["best"]
+    assert len(told["regrets"]["constant"]) == 15
+    silent = facts(table(), replace(ASKED, with_prompts=False))
+    assert {one["prompt"] for one in silent["regrets"]["constant"]} == {None}
+    assert "roses" not in json.dumps(silent)
+
+
+def test_shares_add_up(told: Facts) -> None:
+    for name, parts in told["shares"].items():
+        assert sum(parts["free"].values()) == pytest.approx(1, abs=0.001), name
+
+
+def test_without_costs_what_needs_them_is_null() -> None:
+    bare = facts(table(with_costs=False))
+    figures = bare["routers"]["knn:k=5"]
+    assert figures["accuracy"] is not None
+    assert [figures[name] for name in ("area", "cost_saved", "cost_usd", "router_arena")] == [None] * 4
+    assert bare["frontier"] == {}
+    assert "knn:k=5" in markdown_of(bare)
+    assert page_of(bare)
+
+
+def test_markdown_holds_every_router_and_escapes_pipes(told: Facts) -> None:
+    page = markdown_of(told)
+    assert "| **knn:k=5** |" in page
+    assert "| *oracle* |" in page
+    assert "poem\\|<u>" in page
+    assert all(line.count("|") >= 3 for line in page.splitlines() if line.startswith("|"))
+
+
+class Outline(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def outline(page: str) -> list[tuple[str, dict[str, str | None]]]:
+    parser = Outline()
+    parser.feed(page)
+    return parser.tags
+
+
+def test_the_page_loads_nothing_and_runs_only_its_own_script(told: Facts) -> None:
+    tags = outline(page_of(told))
+    assert [attrs.get("type") for tag, attrs in tags if tag == "script"] == ["application/json", None]
+    links = [value for _, attrs in tags for key, value in attrs.items() if key in ("src", "href")]
+    assert set(links) <= {"data:,", "#figures"}
+    assert not {"img", "iframe", "object", "b"} & {tag for tag, attrs in tags if "style" not in attrs}
+    policy = next(a["content"] for t, a in tags if t == "meta" and a.get("http-equiv"))
+    assert policy is not None
+    assert "default-src 'none'" in policy
+
+
+def test_the_page_keeps_its_facts_whole(told: Facts) -> None:
+    found = re.search(r'<script type="application/json" id="facts">(.*?)</script>', page_of(told), re.DOTALL)
+    assert found is not None
+    assert json.loads(found.group(1)) == json.loads(json.dumps(told))
+
+
+def browse(page: Path, profile: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    switches = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    )
+    switches += (
+        " --disable-component-update --disable-sync --enable-logging=stderr --virtual-time-budget=3000"
+    )
+    command = [str(CHROMIUM), *switches.split(), f"--user-data-dir={profile}", *more, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium to look at the page with")
+def test_a_browser_draws_the_page_without_an_error_and_asks_for_nothing(told: Facts, tmp_path: Path) -> None:
+    """Its policy forbids requests: trying one is an error on the console, which the second page shows."""
+    page = tmp_path / "report.html"
+    page.write_text(page_of(told), "utf-8")
+    seen = browse(page, tmp_path / "profile", "--dump-dom")
+    assert "CONSOLE" not in seen.stderr, seen.stderr
+    drawn = seen.stdout
+    assert "<title>A &lt;b&gt;title&lt;/b&gt;</title>" in drawn
+    tags = outline(drawn)
+    assert sum(tag == "svg" for tag, _ in tags) == 3
+    assert sum(tag == "details" for tag, _ in tags) == len(told["regrets"]["knn:k=5"])
+    assert sum(attrs.get("class") == "bar" for _, attrs in tags) > 3
+    assert not any(tag == "img" for tag, _ in tags)
+    page.write_text(page_of(told).replace("<main>", '<main><img src="http://127.0.0.1:9/x.png">'), "utf-8")
+    assert "CONSOLE" in browse(page, tmp_path / "profile", "--dump-dom").stderr
+
+
+def test_every_measure_is_explained(told: Facts) -> None:
+    meanings: dict[str, Any] = told["measures"]
+    assert all(one["about"] and one["unit"] for one in meanings.values())
+    schema = files("evals").joinpath("SCHEMA.md").read_text("utf-8")
+    assert [name for name in (*meanings, *told) if f"`{name}`" not in schema] == []

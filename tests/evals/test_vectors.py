@@ -1,0 +1,40 @@
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evals.vectors import KeptVectors
+from routers import DataError, Floats32, HashingEmbedder
+
+
+class Counting(HashingEmbedder):
+    n_texts = 0
+
+    def embed(self, texts: Sequence[str]) -> Floats32:
+        self.n_texts += len(texts)
+        return super().embed(texts)
+
+
+def test_a_text_is_embedded_once_and_not_again_next_time(tmp_path: Path) -> None:
+    first = Counting()
+    kept = KeptVectors(first, tmp_path / "new" / "v.npz")
+    vectors = kept.embed(["a", "b", "a"])
+    kept.save()
+    again = Counting()
+    np.testing.assert_array_equal(
+        KeptVectors(again, tmp_path / "new" / "v.npz").embed(["b", "a"]), vectors[[1, 0]]
+    )
+    assert (first.n_texts, again.n_texts) == (2, 0)
+    assert kept.embed([]).shape == (0, first.dim)
+
+
+def test_vectors_of_another_embedder_are_refused(tmp_path: Path) -> None:
+    kept = KeptVectors(HashingEmbedder(), tmp_path / "v.npz")
+    kept.embed(["a"])
+    kept.save()
+    with pytest.raises(DataError, match="of another embedder"):
+        KeptVectors(HashingEmbedder(dim=32), tmp_path / "v.npz")
+    (tmp_path / "v.npz").write_bytes(b"junk")
+    with pytest.raises(DataError, match="not a file of vectors"):
+        KeptVectors(HashingEmbedder(), tmp_path / "v.npz")

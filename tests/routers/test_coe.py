@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+
+from routers import GENERAL, Categorizer, Features, fit_predictor, make_predictor
+from routers.categories.classify import Kind
+from routers.types import Floats
+
+NAN = np.nan
+
+
+def cloud(n: int, seed: int, n_kinds: int = 2, spread: float = 0.25) -> tuple[Features, list[str]]:
+    """Queries of kinds that lie in different directions, and their tags."""
+    rng = np.random.default_rng(seed)
+    kind = rng.integers(n_kinds, size=n)
+    dense = np.eye(6)[kind] + spread * rng.normal(size=(n, 6))
+    dense /= np.linalg.norm(dense, axis=1, keepdims=True)
+    form = rng.random((n, 2))
+    return Features("encoder", dense.astype(np.float32), np.zeros((n, 0), np.int64), form), [
+        f"kind-{k}" for k in kind
+    ]
+
+
+def outcomes(tags: list[str], seed: int = 0) -> Floats:
+    """The first expert is right on kind-0 four times in five, the second on all others."""
+    first = np.array([tag == "kind-0" for tag in tags])
+    rng = np.random.default_rng(seed)
+    chance = np.column_stack((np.where(first, 0.8, 0.2), np.where(first, 0.2, 0.8)))
+    return (rng.random(chance.shape) < chance).astype(np.float64)
+
+
+def test_paper_answers_with_the_plain_means_of_the_category() -> None:
+    x, tags = cloud(120, 0, spread=0.05)
+    y = outcomes(tags)
+    fitted = fit_predictor(make_predictor("coe", {"mode": "paper"}), x, y, tags)
+    z, asked = cloud(20, 1, spread=0.05)
+    expected = [y[[tag == kind for tag in tags]].mean(axis=0) for kind in asked]
+    np.testing.assert_allclose(fitted.predict(z).mean, expected)
+
+
+def test_paper_shares_a_tie_of_votes() -> None:
+    dense = np.array([[1, 0], [0, 1]], np.float32)
+    x = Features("encoder", dense, np.zeros((2, 0), np.int64), np.zeros((2, 1)))
+    settings = {"mode": "paper", "classifier": "knn", "min_count": 1}
+    fitted = fit_predictor(make_predictor("coe", settings), x, np.array([[1.0], [0.0]]), ["a", "b"])
+    np.testing.assert_allclose(fitted.predict(x).mean, [[0.5], [0.5]])
+
+
+def test_improved_shrinks_and_weighs_by_the_posterior() -> None:
+    x, tags = cloud(120, 0, spread=0.05)
+    y = np.column_stack(([float(tag == "kind-0") for tag in tags], np.zeros(120)))
+    fitted = fit_predictor(make_predictor("coe", {"strength": 20.0}), x, y, tags)
+    n = sum(tag == "kind-0" for tag in tags)
+    ceiling = (n + 20 * n / 120) / (n + 20)
+    mean = fitted.predict(x).mean[[tag == "kind-0" for tag in tags], 0]
+    assert (mean < ceiling).all()
+    assert mean.mean() == pytest.approx(ceiling, abs=0.1)
+
+
+@pytest.mark.parametrize("mode", ["paper", "improved"])
+def test_what_is_like_nothing_seen_gets_the_overall_means(mode: str) -> None:
+    x, tags = cloud(600, 0, spread=0.1)
+    y = outcomes(tags)
+    fitted = fit_predictor(make_predictor("coe", {"mode": mode, "classifier": "knn"}), x, y, tags)
+    dense = np.zeros((1, 6), np.float32)
+    dense[0, :2] = np.sqrt(0.5) if mode == "paper" else -np.sqrt(0.5)  # torn; the other way
+    strange = Features("encoder", dense, np.zeros((1, 0), np.int64), np.full((1, 2), 0.5))
+    assert isinstance(fitted, Categorizer)
+    assert fitted.categories(strange) == (GENERAL,)
+    tolerance = 1e-9 if mode == "paper" else 0.1
+    np.testing.assert_allclose(fitted.predict(strange).mean[0], y.mean(axis=0), atol=tolerance)
+
+
+@pytest.mark.parametrize("classifier", ["knn", "logistic", "centroid"])
+def test_categories_are_told_by_name(classifier: Kind) -> None:
+    x, tags = cloud(400, 0, n_kinds=3)
+    fitted = fit_predictor(make_predictor("coe", {"classifier": classifier}), x, outcomes(tags), tags)
+    z, asked = cloud(200, 1, n_kinds=3)
+    assert isinstance(fitted, Categorizer)
+    told = fitted.categories(z)
+    assert np.mean([one == other for one, other in zip(told, asked, strict=True)]) > 0.85
+    assert told.count(GENERAL) < 30
+
+
+def test_tags_of_some_queries_are_enough() -> None:
+    x, tags = cloud(600, 0)
+    few = [tag if n % 10 == 0 else "" for n, tag in enumerate(tags)]
+    fitted = fit_predictor(make_predictor("coe"), x, outcomes(tags), few)
+    z, asked = cloud(200, 1)
+    best = np.array([int(tag != "kind-0") for tag in asked])
+    assert (fitted.predict(z).mean.argmax(axis=1) == best).mean() > 0.95
+
+
+def test_a_rare_tag_is_no_category() -> None:
+    x, tags = cloud(100, 0)
+    tags[:2] = ["rare", "rare"]
+    fitted = fit_predictor(make_predictor("coe"), x, outcomes(tags), tags)
+    assert isinstance(fitted, Categorizer)
+    assert "rare" not in fitted.categories(x)
+
+
+def test_tags_teach_and_are_not_asked_for_in_predicting() -> None:
+    x, tags = cloud(300, 0)
+    y = outcomes(tags)
+    tagged = fit_predictor(make_predictor("coe"), x, y, tags).predict(x).mean
+    without = fit_predictor(make_predictor("coe"), x, y).predict(x).mean
+    assert tagged.shape == without.shape
+    assert not np.allclose(tagged, without)
+    np.testing.assert_array_equal(without, make_predictor("coe").fit(x, y).predict(x).mean)
