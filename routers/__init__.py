@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         solve_mapping,
     )
     from .embedders import CachedEmbedder, HashingEmbedder, StaticEmbedder, load_embedder
+    from .embedders.finetune import finetune_encoder
     from .features import FORM_NAMES, FeatureExtractor
     from .fit import FitSettings, cross_fit, fit_artifact
     from .forecast import Forecaster
@@ -63,6 +64,7 @@ _LAZY = {
     "cross_fit": "fit",
     "budget_curve": "categories",
     "estimate_tokens": "query",
+    "finetune_encoder": "embedders.finetune",
     "fit_artifact": "fit",
     "fit_predictor": "registry",
     "load_embedder": "embedders",
@@ -114,6 +116,7 @@ __all__ = [
     "budget_curve",
     "cross_fit",
     "estimate_tokens",
+    "finetune_encoder",
     "fit_artifact",
     "fit_predictor",
     "load_embedder",
