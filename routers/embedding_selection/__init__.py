@@ -1,5 +1,5 @@
 """Choosing among experts by where the queries lie on which each did best: pilot embeddings."""
 
-from .pilots import PilotLibrary, winners
+from .pilots import PilotIndex, PilotLibrary, winners
 
-__all__ = ["PilotLibrary", "winners"]
+__all__ = ["PilotIndex", "PilotLibrary", "winners"]
