@@ -78,6 +78,11 @@ def test_the_best_member_is_heard_where_aggregator_and_vote_fail():
     assert perform(plan, {"a": "long\nprose", "b": "other\nprose"})[0] == "b"
 
 
+def test_an_answer_that_can_be_read_does_not_go_before_a_better_one_that_cannot():
+    plan = Panel(("a", "b", "c"), (0.4, 0.9, 0.5), None)
+    assert perform(plan, {"a": "four", "b": "it depends\non the beast", "c": "two\nlines"})[0] == "b"
+
+
 def test_without_an_aggregator_the_larger_vote_wins():
     assert perform(panel(None), {"a": "4", "b": "5", "c": "6"})[0] == "a"
 
