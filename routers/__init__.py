@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     )
     from .embedders import CachedEmbedder, HashingEmbedder, StaticEmbedder, load_embedder
     from .embedders.finetune import finetune_encoder
+    from .embedding_selection import EmbeddingSelection, dataset_oracle, instance_oracle
     from .features import FORM_NAMES, FeatureExtractor
     from .fit import FitSettings, cross_fit, fit_artifact
     from .forecast import Forecaster
@@ -51,6 +52,7 @@ _LAZY = {
     "Artifact": "artifacts",
     "CategoryMapping": "categories",
     "CachedEmbedder": "embedders",
+    "EmbeddingSelection": "embedding_selection",
     "FeatureExtractor": "features",
     "FitSettings": "fit",
     "Forecaster": "forecast",
@@ -63,10 +65,12 @@ _LAZY = {
     "Sweep": "sweep",
     "cross_fit": "fit",
     "budget_curve": "categories",
+    "dataset_oracle": "embedding_selection",
     "estimate_tokens": "query",
     "finetune_encoder": "embedders.finetune",
     "fit_artifact": "fit",
     "fit_predictor": "registry",
+    "instance_oracle": "embedding_selection",
     "load_embedder": "embedders",
     "make_predictor": "registry",
     "mapping_problem": "categories",
@@ -90,6 +94,7 @@ __all__ = [
     "DataError",
     "Embedder",
     "EmbedderError",
+    "EmbeddingSelection",
     "Estimate",
     "ExpertProfile",
     "Extractor",
@@ -115,10 +120,12 @@ __all__ = [
     "Tier",
     "budget_curve",
     "cross_fit",
+    "dataset_oracle",
     "estimate_tokens",
     "finetune_encoder",
     "fit_artifact",
     "fit_predictor",
+    "instance_oracle",
     "load_embedder",
     "make_predictor",
     "mapping_problem",
