@@ -138,7 +138,8 @@ class Pilots:
 def _levels(targets: Floats, names: Sequence[str], datasets: Sequence[str]) -> Floats:
     """(n_datasets + 1,) mean over all outcomes of each dataset, and of all datasets, which fills gaps."""
     known = ~np.isnan(targets)
-    overall = centred(targets).mean.mean()
+    means = centred(targets).mean
+    overall = means.mean() if len(means) else 0.0
     levels = []
     for dataset in datasets:
         inside = known & np.array([name == dataset for name in names])[:, None]
