@@ -1,6 +1,6 @@
 """What a report on 20,000 queries and 30 experts takes: seconds, and peak memory of all processes together.
 
-`python benchmarks/evals.py [N_QUERIES [N_EXPERTS [ROUTER]]]`. Texts are made up; a hashing embedder stands in
+`python benchmarks/reports.py [N_QUERIES [N_EXPERTS [ROUTER]]]`. Texts are made up; a hashing embedder stands in
 for the encoder, whose time is measured by benchmarks/embedders.py.
 """
 
