@@ -228,7 +228,7 @@ def _teller(predictor: Predictor) -> Categorizer | None:
     """Who tells categories: the predictor itself, or the first of its parts or members that does."""
     if isinstance(predictor, Categorizer):
         return predictor
-    inside = getattr(predictor, "parts_", None) or getattr(predictor, "members_", ())
+    inside: Sequence[Predictor] = getattr(predictor, "parts_", ()) or getattr(predictor, "members_", ())
     return next((teller for part in inside if (teller := _teller(part))), None)
 
 

@@ -21,7 +21,7 @@ from routers import (
     query_of,
 )
 from routers.fit import choose_margin
-from routers.predictors.joined import Joined
+from routers.predictors.blend import Blend
 
 WORDS = ["sum", "add", "times", "capital", "river", "poem"]
 
@@ -358,8 +358,9 @@ def test_categories_are_told_where_the_predictor_or_a_part_of_it_tells_them(arti
     features = Reader().extract([query], "static")
     plain = Forecaster([CALC, BARD], artifact)
     assert (plain.tells_categories, plain.predict([query], features).categories) == (False, None)
-    joined = Joined.of([("coe", coe.heads["static"].quality), ("constant", artifact.heads["static"].quality)])
-    for quality in (coe.heads["static"].quality, joined):
+    blend = Blend([("constant", {}), ("coe", {})])
+    blend.members_ = [artifact.heads["static"].quality, coe.heads["static"].quality]
+    for quality in (coe.heads["static"].quality, blend):
         head = replace(coe.heads["static"], quality=quality)
         forecaster = Forecaster([CALC, BARD], replace(coe, heads={"static": head}))
         assert forecaster.tells_categories
