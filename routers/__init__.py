@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     )
     from .embedders import CachedEmbedder, HashingEmbedder, StaticEmbedder, load_embedder
     from .embedders.finetune import finetune_encoder
+    from .embedders.query_side import QuerySide, QuerySideSettings
     from .embedding_selection import EmbeddingSelection, dataset_oracle, instance_oracle
+    from .extend import add_experts
     from .features import FORM_NAMES, FeatureExtractor
     from .fit import FitSettings, cross_fit, fit_artifact
     from .forecast import Forecaster
@@ -61,8 +63,11 @@ _LAZY = {
     "MappingProblem": "categories",
     "OutcomeTable": "outcomes",
     "Provenance": "outcomes",
+    "QuerySide": "embedders.query_side",
+    "QuerySideSettings": "embedders.query_side",
     "StaticEmbedder": "embedders",
     "Sweep": "sweep",
+    "add_experts": "extend",
     "cross_fit": "fit",
     "budget_curve": "categories",
     "dataset_oracle": "embedding_selection",
@@ -113,11 +118,14 @@ __all__ = [
     "Predictor",
     "Provenance",
     "Query",
+    "QuerySide",
+    "QuerySideSettings",
     "RoutersError",
     "StaticEmbedder",
     "Sweep",
     "TagLearner",
     "Tier",
+    "add_experts",
     "budget_curve",
     "cross_fit",
     "dataset_oracle",

@@ -15,6 +15,7 @@ PREDICTORS: Mapping[str, str] = {
     "constant": "constant:Constant",
     "factorization": "factorization:Factorization",
     "kernel": "kernel:Kernel",
+    "joined": "joined:Joined",
     "knn": "knn:KNN",
     "linear": "linear:Linear",
     "mlp": "mlp:MLP",
