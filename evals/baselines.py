@@ -4,6 +4,8 @@ import numpy as np
 
 from routers import Features, Floats, Ints, OutcomeTable
 
+_CHUNK = 512
+
 
 def cheapest(train: OutcomeTable, n_queries: int) -> Ints:
     """The expert with the lowest mean training cost, always; the best single where no cost is known."""
@@ -43,8 +45,11 @@ def mean_of_four(train: OutcomeTable, train_x: Features, texts: tuple[str, ...],
 
 def _neighbours(train_x: Features, y: Floats, x: Features, k: int) -> Floats:
     k = min(k, len(train_x))
-    nearest = np.argpartition(-(x.dense @ train_x.dense.T), k - 1, axis=1)[:, :k]
-    mean: Floats = y[nearest].mean(axis=1)
+    mean = np.empty((len(x), y.shape[1]))
+    for start in range(0, len(x), _CHUNK):
+        block = slice(start, start + _CHUNK)
+        nearest = np.argpartition(-(x.dense[block] @ train_x.dense.T), k - 1, axis=1)[:, :k]
+        mean[block] = y[nearest].mean(axis=1)
     return mean
 
 

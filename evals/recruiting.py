@@ -35,7 +35,7 @@ from .significance import paired_interval
 
 MASS = 0.8
 PRIOR = 5.0
-SHARPNESS = 10.0
+SHARPNESS = 50.0
 """Of the softmax over predicted quality whose mass says how many experts are enough."""
 
 

@@ -147,8 +147,13 @@ def _artifact(config: Config) -> Iterator[Finding]:
         return
     pool = profiles(config)
     known = {(expert.name, expert.model) for expert in artifact.experts}
-    for warning in Forecaster(pool, artifact).warnings:
+    forecaster = Forecaster(pool, artifact)
+    for warning in forecaster.warnings:
         yield Finding("artifact", "warning", warning, "thalamus profile, then thalamus fit")
+    mapped = [name for name, policy in config.policies.items() if policy.mapping]
+    if mapped and not forecaster.tells_categories:
+        told = f"{path} tells no categories: the mapping of {', '.join(mapped)} sends all to `general`"
+        yield Finding("artifact", "warning", told, "thalamus fit TABLE --predictor coe")
     strangers = [p.name for p in pool if (p.name, p.model) not in known]
     if strangers:
         yield Finding(

@@ -76,9 +76,9 @@ def _without_flags(fields: Fields, policy: Policy) -> tuple[Fields, tuple[Flag, 
         messages = _list.decode(fields["messages"])
         last = max(n for n, raw in enumerate(messages) if _role.decode(raw).role == "user")
         message = _object.decode(messages[last])
+        content, flags = _taken(message.get("content"))
     except (msgspec.MsgspecError, ValueError):
         return fields, (), []  # whoever reads the query says what is wrong
-    content, flags = _taken(message.get("content"))
     if not flags:
         return fields, (), []
     good, complaints = known_flags(flags)

@@ -12,7 +12,7 @@ from .experts.types import Call, Endpoint, Fields, UpstreamError
 from .sse import EVENT_END, payload_of
 from .usage import Usage
 
-PATIENCE_S = 1.0
+PATIENCE_S = 10.0
 MAX_ANSWER_CHARS = 8000
 STREAMING = ("stream", "stream_options")
 
@@ -76,7 +76,8 @@ async def patiently(tasks: Iterable["asyncio.Task[object]"]) -> None:
     """Wait for calls made at once; stop those that lag behind, or all where the caller is stopped.
 
     A call that failed gives its `UpstreamError` as result. Once most have ended and one has answered, the
-    rest get as long again as that took, at least a second.
+    rest get as long again as that took, at least `PATIENCE_S`: a tool's answer and a refused connection take
+    no time, and say nothing of how long others need.
     """
     asked, start = set(tasks), perf_counter()
     waiting, deadline = set(asked), float("inf")

@@ -55,6 +55,10 @@ _AT_START = re.compile(rf"\s*{_FLAG}(?=\s|\[flag:|\Z)", re.IGNORECASE)
 _AT_END = re.compile(rf"(?:(?<=\s)|(?<=\])|\A){_FLAG}\s*\Z", re.IGNORECASE)
 _FENCE = re.compile(r"^[ ]{0,3}(?:>[ ]?)*(```+|~~~+)", re.MULTILINE)
 _QUOTES = (("“", "”"), ("«", "»"))
+MAX_FLAGS = 16
+"""At an end of a text; what follows is text."""
+MAX_CHARS = 200_000
+"""A longer text may bear flags at its start alone: to tell whether its end is quoted it must all be read."""
 _LONGEST = 120
 """No flag is longer."""
 
@@ -69,10 +73,10 @@ def take_flags(text: str, start: bool = True, end: bool = True) -> Flagged:
     first: list[Flag] = []
     last: list[Flag] = []
     rest = text
-    while start and not _indented(rest) and (found := _AT_START.match(rest)):
+    while start and len(first) < MAX_FLAGS and not _indented(rest) and (found := _AT_START.match(rest)):
         first.append(Flag.of(found[1], found[2] or ""))
         rest = rest[found.end() :].lstrip()
-    while end and (found := _flag_at_end(rest)):
+    while end and len(last) < MAX_FLAGS and (found := _flag_at_end(rest)):
         last.insert(0, Flag.of(found[1], found[2] or ""))
         rest = rest[: found.start()].rstrip()
     return Flagged(rest, (*first, *last)) if first or last else Flagged(text, ())
@@ -80,7 +84,7 @@ def take_flags(text: str, start: bool = True, end: bool = True) -> Flagged:
 
 def _flag_at_end(text: str) -> re.Match[str] | None:
     bare = len(text.rstrip())
-    if not text[:bare].endswith("]"):
+    if text[bare - 1 : bare] != "]" or bare > MAX_CHARS:
         return None
     found = _AT_END.search(text, max(0, bare - _LONGEST), bare)
     return None if found is None or _inside(text[: found.start()]) else found

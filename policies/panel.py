@@ -12,8 +12,8 @@ class Panel:
     """Members answer in parallel; a vote where it decides, else an aggregator, makes the one answer.
 
     No member is asked twice. Whoever fails is left out; one answer alone is the answer. Where the aggregator
-    fails the vote counts, decided or not, and where nothing can be read the best member's answer. Where every
-    member fails the fallbacks are asked in turn.
+    fails, the answer that several members agree on counts, else the best member's. Where every member fails
+    the fallbacks are asked in turn.
 
     quality:    expected of each member, in [0, 1]
     aggregator: makes one answer of the members', a call of its own even where it is a member; None votes only
@@ -71,5 +71,10 @@ def decides(count: Vote) -> bool:
 
 
 def winner(count: Vote | None, answers: Mapping[str, str]) -> str:
-    """The expert whose answer is given: the best voter of the winning answer, else the best of all."""
-    return count.voters[0] if count is not None else next(iter(answers))
+    """The expert whose answer is given: the best voter where the vote decides or voters agree, else the best.
+
+    An answer is no better for being one that can be read.
+    """
+    if count is not None and (decides(count) or len(count.voters) > 1):
+        return count.voters[0]
+    return next(iter(answers))

@@ -14,6 +14,8 @@ from .voting import form_asked
 
 VOTE = "vote"
 AUTO = "auto"
+MIN_QUALITY = 0.5
+"""Whoever is more often wrong than right makes answers worse, not better."""
 TOOL = ("tool", "true")
 """The label of an expert that calls no language model: it can answer, but not weigh answers."""
 
@@ -23,7 +25,8 @@ class PanelRule:
     """How large a panel is, what makes one answer of its answers, and what it may cost in all.
 
     aggregator: "vote" never asks anybody again; "auto" asks the expert that is expected to be best where a
-        vote does not decide; a name asks that expert, whatever a vote would say
+        vote does not decide, if it is expected to be right at least every other time; a name asks that
+        expert, whatever a vote would say
     """
 
     k: int = 3
@@ -72,7 +75,7 @@ def recruit(
     return Panel(
         members=names,
         quality=tuple(float(candidates.quality[e]) for e in members),
-        aggregator=_aggregator(rule, members, candidates, cap - spent),
+        aggregator=_aggregator(rule, members, candidates, spent, cap),
         fallbacks=behind,
         ballot=rule.aggregator in (AUTO, VOTE),
         form=form_asked(query.text),
@@ -93,19 +96,21 @@ def _members(
 
 
 def _aggregator(
-    rule: PanelRule, members: Sequence[int], candidates: Candidates, left_usd: float
+    rule: PanelRule, members: Sequence[int], candidates: Candidates, spent: float, cap: float
 ) -> str | None:
-    """Who makes one answer of the members' and fits into what is left of the cap; None votes."""
+    """Who makes one answer of the members' and fits into what they leave of the cap; None votes."""
     if rule.aggregator == VOTE:
         return None
     able = [e for e in candidates.order.tolist() if TOOL not in candidates.pool[e].labels]
-    if rule.aggregator != AUTO:
+    if rule.aggregator == AUTO:
+        able = [e for e in able if candidates.quality[e] >= MIN_QUALITY]
+    else:
         able = [e for e in able if candidates.pool[e].name == rule.aggregator]
     able.sort(key=lambda e: -candidates.quality[e])
     fitting = (
         candidates.pool[e].name
         for e in able
-        if _fits(0.0, aggregation_cost_usd(e, members, candidates), left_usd)
+        if _fits(spent, aggregation_cost_usd(e, members, candidates), cap)
     )
     return next(fitting, None)
 

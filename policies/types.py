@@ -61,8 +61,8 @@ class Require:
 class Policy:
     """How to choose. `default` answers where nothing is known; `n_fallbacks` stand behind the first.
 
-    A `mapping` says who answers queries of a category, in order, before anything is weighed; categories it does
-    not name go as its `general` one.
+    A `mapping` says who answers queries of a category, in order, before anything is weighed; categories it
+    does not name go as its `general` one.
 
     With a `panel` several experts answer together; None asks one. `in_band_flags` says whether a prompt may
     bear flags, `unknown_flags` what happens to one that bears others.

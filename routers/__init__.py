@@ -33,6 +33,10 @@ if TYPE_CHECKING:
         solve_mapping,
     )
     from .embedders import CachedEmbedder, HashingEmbedder, StaticEmbedder, load_embedder
+    from .embedders.finetune import finetune_encoder
+    from .embedders.query_side import QuerySide, QuerySideSettings
+    from .embedding_selection import EmbeddingSelection, dataset_oracle, instance_oracle
+    from .extend import add_experts
     from .features import FORM_NAMES, FeatureExtractor
     from .fit import FitSettings, cross_fit, fit_artifact
     from .forecast import Forecaster
@@ -50,6 +54,7 @@ _LAZY = {
     "Artifact": "artifacts",
     "CategoryMapping": "categories",
     "CachedEmbedder": "embedders",
+    "EmbeddingSelection": "embedding_selection",
     "FeatureExtractor": "features",
     "FitSettings": "fit",
     "Forecaster": "forecast",
@@ -58,13 +63,19 @@ _LAZY = {
     "MappingProblem": "categories",
     "OutcomeTable": "outcomes",
     "Provenance": "outcomes",
+    "QuerySide": "embedders.query_side",
+    "QuerySideSettings": "embedders.query_side",
     "StaticEmbedder": "embedders",
     "Sweep": "sweep",
+    "add_experts": "extend",
     "cross_fit": "fit",
     "budget_curve": "categories",
+    "dataset_oracle": "embedding_selection",
     "estimate_tokens": "query",
+    "finetune_encoder": "embedders.finetune",
     "fit_artifact": "fit",
     "fit_predictor": "registry",
+    "instance_oracle": "embedding_selection",
     "load_embedder": "embedders",
     "make_predictor": "registry",
     "mapping_problem": "categories",
@@ -88,6 +99,7 @@ __all__ = [
     "DataError",
     "Embedder",
     "EmbedderError",
+    "EmbeddingSelection",
     "Estimate",
     "ExpertProfile",
     "Extractor",
@@ -106,16 +118,22 @@ __all__ = [
     "Predictor",
     "Provenance",
     "Query",
+    "QuerySide",
+    "QuerySideSettings",
     "RoutersError",
     "StaticEmbedder",
     "Sweep",
     "TagLearner",
     "Tier",
+    "add_experts",
     "budget_curve",
     "cross_fit",
+    "dataset_oracle",
     "estimate_tokens",
+    "finetune_encoder",
     "fit_artifact",
     "fit_predictor",
+    "instance_oracle",
     "load_embedder",
     "make_predictor",
     "mapping_problem",

@@ -65,6 +65,14 @@ class Advantage:
         shrunk[:, self.judged] = np.clip(level + usual + self.reliability * (mine - level - usual), 0.0, 1.0)
         return shrunk
 
+    def joined(self, other: "Advantage") -> "Advantage":
+        """With the columns of other experts behind, which it does not concern: these stay as they are."""
+        return Advantage(
+            np.concatenate((self.typical, other.typical)),
+            np.concatenate((self.judged, np.zeros_like(other.judged))),
+            self.reliability,
+        )
+
     def arrays(self) -> Arrays:
         return {"typical": self.typical, "judged": self.judged, "reliability": np.array(self.reliability)}
 

@@ -58,6 +58,7 @@ class Head:
     tokens: Predictor | None
     smear: Floats
     metrics: Mapping[str, float]
+    tokens_predictor: str = "linear"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +171,7 @@ def _told(head: Head) -> dict[str, Any]:
         "predictor": head.predictor,
         "settings": head.quality.settings(),
         "tokens": None if head.tokens is None else head.tokens.settings(),
+        "tokens_predictor": head.tokens_predictor,
         "metrics": dict(head.metrics),
     }
 
@@ -178,14 +180,15 @@ def _head(tier: str, told: Mapping[str, Any], arrays: Arrays) -> Head:
     def part(name: str) -> Arrays:
         return _part(arrays, f"{tier}.{name}.")
 
-    tokens = told["tokens"]
+    tokens, lengths = told["tokens"], told.get("tokens_predictor", "linear")
     return Head(
         fingerprint=told["fingerprint"],
         predictor=told["predictor"],
         quality=make_predictor(told["predictor"], told["settings"]).restore(part("quality")),
         calibration=Calibration.from_arrays(part("calibration")),
         advantage=Advantage.from_arrays(part("advantage")),
-        tokens=None if tokens is None else make_predictor("linear", tokens).restore(part("tokens")),
+        tokens=None if tokens is None else make_predictor(lengths, tokens).restore(part("tokens")),
+        tokens_predictor=lengths,
         smear=arrays[f"{tier}.smear"],
         metrics=told["metrics"],
     )

@@ -18,12 +18,12 @@ _N_BINS = 10
 class Calibration:
     """Per expert an increasing line from predicted to calibrated score, and one factor for all deviations.
 
-    slope, intercept: (n_experts,), slope > 0; spread: factor on standard deviations
+    slope, intercept: (n_experts,), slope > 0; spread: (n_experts,) factor on standard deviations
     """
 
     slope: Floats
     intercept: Floats
-    spread: float
+    spread: Floats
 
     @classmethod
     def fit(cls, out_of_fold: Estimate, targets: Floats, groups: Ints, *, one_line: bool = False) -> Self:
@@ -35,8 +35,8 @@ class Calibration:
         """
         fit_lines = _one_line if one_line else _lines
         slope, intercept = fit_lines(out_of_fold.mean, targets)
-        line = cls(slope, intercept, 1.0).apply(out_of_fold)
-        return cls(slope, intercept, _spread(line, targets, groups))
+        line = cls(slope, intercept, np.ones_like(slope)).apply(out_of_fold)
+        return cls(slope, intercept, np.full_like(slope, _spread(line, targets, groups)))
 
     def apply(self, estimate: Estimate) -> Estimate:
         """Calibrated scores in [0, 1] and their deviations."""
@@ -45,12 +45,22 @@ class Calibration:
         np.minimum(np.maximum(mean, 0.0, out=mean), 1.0, out=mean)
         return Estimate(mean, estimate.std * (self.slope * self.spread))
 
+    def joined(self, other: "Calibration") -> "Calibration":
+        """With the columns of other experts behind."""
+        return Calibration(
+            np.concatenate((self.slope, other.slope)),
+            np.concatenate((self.intercept, other.intercept)),
+            np.concatenate((self.spread, other.spread)),
+        )
+
     def arrays(self) -> Arrays:
-        return {"slope": self.slope, "intercept": self.intercept, "spread": np.array(self.spread)}
+        return {"slope": self.slope, "intercept": self.intercept, "spread": self.spread}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Self:
-        return cls(arrays["slope"], arrays["intercept"], float(arrays["spread"]))
+        slope = arrays["slope"]
+        # One number for all, in artifacts from before experts could be added.
+        return cls(slope, arrays["intercept"], np.broadcast_to(arrays["spread"], slope.shape))
 
 
 def _lines(predicted: Floats, targets: Floats) -> tuple[Floats, Floats]:

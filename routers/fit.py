@@ -180,7 +180,7 @@ def _fit_head(
         tokens=make_predictor("linear", _TOKENS).fit(features, lengths) if measured else None,
         smear=smear,
         metrics={
-            **_metrics(table, raw.mean, quality, calibration.spread),
+            **_metrics(table, raw.mean, quality, float(calibration.spread.mean())),
             "reliability": advantage.reliability,
         },
     )

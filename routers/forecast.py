@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .artifacts import Artifact, Evidence, Head
-from .protocols import Categorizer
+from .protocols import Categorizer, Predictor
 from .sweep import Sweep, sweep
 from .types import Bools, Estimate, ExpertProfile, Features, Floats, Ints, Prediction, Query, Tier
 
@@ -43,7 +43,7 @@ class Forecaster:
         self._names = tuple(profile.name for profile in pool)
         self._heads = dict(artifact.heads) if artifact else {}
         self._categorizers = {
-            tier: head.quality for tier, head in self._heads.items() if isinstance(head.quality, Categorizer)
+            tier: teller for tier, head in self._heads.items() if (teller := _teller(head.quality))
         }
         known = {expert.name: (n, expert) for n, expert in enumerate(artifact.experts if artifact else ())}
         self.warnings = tuple(_mismatches(self._pool, known))
@@ -70,6 +70,11 @@ class Forecaster:
         """Tiers with a head, cheapest first; empty without an artifact."""
         order: tuple[Tier, ...] = ("static", "encoder")
         return tuple(tier for tier in order if tier in self._heads)
+
+    @property
+    def tells_categories(self) -> bool:
+        """Whether a policy's `mapping` finds categories to follow, on any tier."""
+        return bool(self._categorizers)
 
     @property
     def mean_cost_usd(self) -> Floats:
@@ -217,6 +222,14 @@ class Forecaster:
         self._latency_start = np.where(unknown, told, lines[:, 0])
         self._latency_slope = np.where(unknown, 0.0, lines[:, 1])
         self._mean_latency: Floats = self._latency_start + self._latency_slope * self._tokens
+
+
+def _teller(predictor: Predictor) -> Categorizer | None:
+    """Who tells categories: the predictor itself, or the first of its parts or members that does."""
+    if isinstance(predictor, Categorizer):
+        return predictor
+    inside: Sequence[Predictor] = getattr(predictor, "parts_", ()) or getattr(predictor, "members_", ())
+    return next((teller for part in inside if (teller := _teller(part))), None)
 
 
 def _column(values: Iterable[float | None]) -> Floats:

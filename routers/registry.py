@@ -14,10 +14,15 @@ PREDICTORS: Mapping[str, str] = {
     "coe": "coe:CoE",
     "constant": "constant:Constant",
     "factorization": "factorization:Factorization",
+    "kernel": "kernel:Kernel",
+    "joined": "joined:Joined",
     "knn": "knn:KNN",
     "linear": "linear:Linear",
+    "mlp": "mlp:MLP",
     "pilots": "pilots:Pilots",
     "skills": "skills:Skills",
+    "trees": "trees:Trees",
+    "tryage": "tryage:Tryage",
 }
 """Name → module:class in `routers.predictors`."""
 

@@ -15,6 +15,7 @@ from routers import (
     FitSettings,
     OutcomeTable,
     StaticEmbedder,
+    add_experts,
     fit_artifact,
     load_embedder,
 )
@@ -31,6 +32,7 @@ Examples:
                                                     .thalamus/artifact, where serve looks
   thalamus fit outcomes.jsonl.gz mine --predictor knn --settings '{"k": 50}'
   thalamus fit outcomes.jsonl.gz --encoder none     the cheap tier only
+  thalamus fit more.jsonl.gz --add-expert           the experts of this table, added to .thalamus/artifact
   thalamus fit bundled                              what is known of the bundled experts
 """
 
@@ -48,6 +50,9 @@ Examples:
 )
 @click.option("--folds", type=click.IntRange(2, 50), default=5, show_default=True, help="Cross-validation.")
 @click.option("--experts", help="Only these experts, comma-separated.")
+@click.option(
+    "--add-expert", "add", is_flag=True, help="Add TABLE's new experts to the artifact OUT; others stay."
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest's figures as JSON.")
 @checked
@@ -59,6 +64,7 @@ def command(
     encoder: str,
     folds: int,
     experts: str | None,
+    add: bool,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -78,10 +84,12 @@ def command(
     extractor = FeatureExtractor(
         StaticEmbedder(), None if encoder == "none" else load_embedder(encoder, n_threads=2)
     )
+    created = datetime.now(UTC).isoformat(timespec="seconds")
     with progress() as tell:
-        artifact = fit_artifact(
-            outcomes, extractor, chosen, tell, created=datetime.now(UTC).isoformat(timespec="seconds")
-        )
+        if add:
+            artifact = add_experts(Artifact.load(out), outcomes, extractor, chosen, tell, created)
+        else:
+            artifact = fit_artifact(outcomes, extractor, chosen, tell, created)
     artifact.save(out)
     facts = _facts(artifact, out)
     if as_json:

@@ -3,7 +3,8 @@
 Importing this package loads numpy alone; solving loads SciPy.
 """
 
-from .mapping import CategoryMapping, MappingBudget, MappingProblem, budget_curve, solve_mapping, upper_bound
+from .budget import CategoryMapping, MappingBudget, MappingProblem
+from .mapping import budget_curve, solve_mapping, upper_bound
 from .problem import mapping_problem
 from .taxonomy import GENERAL, Taxonomy
 

@@ -7,7 +7,7 @@ import numpy as np
 from ..errors import DataError
 from ..outcomes import OutcomeTable
 from ..types import Floats
-from .mapping import MappingProblem
+from .budget import MappingProblem
 from .scores import CategoryScores
 from .taxonomy import Taxonomy
 

@@ -59,9 +59,14 @@ def _check(folder: Path, config: dict[str, Any]) -> None:
                 f"{folder}: {key} is {config[key]!r}, only {value!r} is built here; "
                 f"use `sentence-transformers:{folder}`"
             )
-    pooling = folder / "1_Pooling" / "config.json"
-    if pooling.is_file() and not _json(pooling).get("pooling_mode_mean_tokens"):
+    if not _pools_by_the_mean(folder / "1_Pooling" / "config.json"):
         raise EmbedderError(f"{folder} does not pool by the mean; use `sentence-transformers:{folder}`")
+
+
+def _pools_by_the_mean(config: Path) -> bool:
+    """Told by a flag, or in newer files by a word; where nothing is told it is the default."""
+    told = _json(config) if config.is_file() else {"pooling_mode": "mean"}
+    return bool(told.get("pooling_mode_mean_tokens")) or told.get("pooling_mode") == "mean"
 
 
 def _json(path: Path) -> dict[str, Any]:

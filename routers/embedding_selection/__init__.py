@@ -1,5 +1,6 @@
 """Choosing among experts by where the queries lie on which each did best: pilot embeddings."""
 
-from .pilots import PilotLibrary, winners
+from .pilots import PilotIndex, PilotLibrary, winners
+from .selection import EmbeddingSelection, dataset_oracle, instance_oracle
 
-__all__ = ["PilotLibrary", "winners"]
+__all__ = ["EmbeddingSelection", "PilotIndex", "PilotLibrary", "dataset_oracle", "instance_oracle", "winners"]

@@ -173,40 +173,25 @@ class PilotLibrary:
         return fresh
 
     def scores(self, embeddings: Floats32, rule: Rule = "improved", max_pilots: int | None = None) -> Floats:
-        """(n_queries, n_experts) how much each expert's pilots speak for it.
+        """(n_queries, n_experts) how much each expert's pilots speak for it, see `PilotIndex`."""
+        return self.index(rule, max_pilots).scores(embeddings)
 
-        paper:    mean cosine between the query and the expert's pilots, in [−1, 1]
-        improved: the share of the pull on the query (`pull`) that comes from the expert's pilots, in [0, 1]
-
-        max_pilots: only an expert's so many heaviest pilots count.
-        """
-        score: Floats
+    def index(self, rule: Rule = "improved", max_pilots: int | None = None) -> "PilotIndex":
+        """The library made ready for queries; `max_pilots` counts only an expert's so many heaviest."""
+        at = np.nonzero(self._counting(max_pilots))
+        centre = np.zeros(self.dim)
+        weight = 1.0 / np.maximum(np.bincount(at[1], minlength=len(self.experts)), 1)[at[1]]
         if rule == "improved":
-            score = self.pull(embeddings, max_pilots).sum(axis=1)
-            return score
-        there = self._counting(max_pilots)
-        cosine = _cosines(embeddings, self._centroids())
-        score = np.where(there, cosine, 0.0).sum(axis=1) / np.maximum(there.sum(axis=0), 1)
-        score[:, ~there.any(axis=0)] = _NEVER
-        return score
-
-    def pull(self, embeddings: Floats32, max_pilots: int | None = None) -> Floats:
-        """(n_queries, n_datasets, n_experts) mass · exp(10·cos(q − μ, c − μ)), as shares that sum to 1.
-
-        As if every pilot were the middle of a cloud as heavy as its mass: the posterior of who won where.
-        """
-        there = self._counting(max_pilots)
-        centre = self.totals.sum(axis=0) / max(self.counts.sum(), 1.0)
-        cosine = _cosines(embeddings - centre, self._centroids() - centre)
-        weight = np.exp(_SHARPNESS * (cosine - 1.0)) * np.where(there, self.mass, 0.0)
-        total = weight.sum(axis=(1, 2), keepdims=True)
-        even = np.full_like(weight, 1.0 / max(there.size, 1))
-        shares: Floats = np.divide(weight, total, out=even, where=total > 0)
-        return shares
-
-    def _centroids(self) -> Floats:
-        centroids: Floats = self.sums / np.where(self.mass > 0, self.mass, 1.0)[..., None]
-        return centroids
+            centre = self.totals.sum(axis=0) / max(self.counts.sum(), 1.0)
+            weight = self.mass[at]
+        return PilotIndex(
+            rule=rule,
+            centre=centre,
+            pilots=_unit(self.sums[at] / self.mass[at][:, None] - centre),
+            weight=weight,
+            of_dataset=np.eye(len(self.datasets))[at[0]],
+            of_expert=np.eye(len(self.experts))[at[1]],
+        )
 
     def _counting(self, max_pilots: int | None) -> Bools:
         """(n_datasets, n_experts) which pilots count; of equally heavy ones the first datasets'."""
@@ -251,13 +236,55 @@ def _scarcity(scores: Floats, share: Floats) -> Floats:
     return scarcity
 
 
-def _cosines(embeddings: Floats | Floats32, centroids: Floats) -> Floats:
-    """(n_queries, n_datasets, n_experts)."""
-    flat = _unit(centroids).reshape(-1, centroids.shape[-1])
-    return (_unit(embeddings) @ flat.T).reshape(len(embeddings), *centroids.shape[:-1])
-
-
 def _unit(vectors: Floats | Floats32) -> Floats:
     norm = np.linalg.norm(vectors, axis=-1, keepdims=True)
     unit: Floats = vectors / np.where(norm > 0, norm, 1.0)
     return unit
+
+
+@dataclass(frozen=True, slots=True)
+class PilotIndex:
+    """Pilots that count, one a row, ready for queries.
+
+    pilots: (n_pilots, dim) unit vectors from the centre; weight: (n_pilots,)
+    of_dataset, of_expert: (n_pilots, n_datasets) and (n_pilots, n_experts), 1 where the pilot is theirs
+    """
+
+    rule: Rule
+    centre: Floats
+    pilots: Floats
+    weight: Floats
+    of_dataset: Floats
+    of_expert: Floats
+
+    def scores(self, embeddings: Floats32) -> Floats:
+        """(n_queries, n_experts).
+
+        paper:    mean cosine between the query and the expert's pilots, in [−1, 1]
+        improved: the share of the pull on the query that comes from the expert's pilots, in [0, 1]
+        """
+        if self.rule == "improved":
+            return self.shares(self.pull(embeddings))
+        score: Floats = (self._cosines(embeddings) * self.weight) @ self.of_expert
+        score[:, ~self.of_expert.any(axis=0)] = _NEVER
+        return score
+
+    def shares(self, pull: Floats) -> Floats:
+        """(n_queries, n_experts) whose the pull is; without any pilot, everybody's alike."""
+        if not len(self.pilots):
+            return np.full((len(pull), self.of_expert.shape[1]), 1.0 / max(self.of_expert.shape[1], 1))
+        share: Floats = pull @ self.of_expert
+        return share
+
+    def pull(self, embeddings: Floats32) -> Floats:
+        """(n_queries, n_pilots) weight · exp(10·cos(q − μ, c − μ)), as shares that sum to 1.
+
+        As if every pilot were the middle of a cloud as heavy as its mass: the posterior of who won where.
+        """
+        pull = np.exp(_SHARPNESS * (self._cosines(embeddings) - 1.0)) * self.weight
+        pull /= np.maximum(pull.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+        return pull
+
+    def _cosines(self, embeddings: Floats32) -> Floats:
+        cosines: Floats = _unit(embeddings - self.centre) @ self.pilots.T
+        return cosines

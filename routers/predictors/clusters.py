@@ -7,7 +7,7 @@ import numpy as np
 
 from ..protocols import Arrays
 from ..types import Estimate, Features, Floats, Floats32
-from .space import Space
+from .space import Space, one_by_one
 from .targets import centred
 
 
@@ -47,14 +47,23 @@ class Clusters:
         self.seed = seed
 
     def fit(self, features: Features, targets: Floats) -> Self:
-        parts = centred(targets)
         n = max(1, min(self.n_clusters, len(features) // 4))
         self.space_ = Space.of(features, self.form, None)
         rows = self.space_.rows(features)
         self.centroids_ = spherical_kmeans(rows, n, self.n_steps, self.seed)
+        return self._learn(rows, targets)
+
+    def relearn(self, features: Features, targets: Floats) -> Self:
+        """A twin with the same clusters that knows these outcomes alone."""
+        twin = type(self)(**self.settings())
+        twin.space_, twin.centroids_ = self.space_, self.centroids_
+        return twin._learn(self.space_.rows(features), targets)
+
+    def _learn(self, rows: Floats32, targets: Floats) -> Self:
+        parts = centred(targets)
         member = np.argmax(rows @ self.centroids_.T, axis=1)
-        belongs = np.zeros((n, len(features)))
-        belongs[member, np.arange(len(features))] = 1.0
+        belongs = np.zeros((len(self.centroids_), len(rows)))
+        belongs[member, np.arange(len(rows))] = 1.0
         count = belongs @ parts.known
         self.mean_ = parts.mean
         self.value_ = belongs @ parts.residual / (count + self.prior)
@@ -66,7 +75,7 @@ class Clusters:
 
     def predict_at(self, unit: Floats32) -> Estimate:
         """What `predict` gives for the queries that lie there."""
-        share = (unit @ self.centroids_.T).astype(np.float64)
+        share = one_by_one(unit, self.centroids_.T).astype(np.float64)
         share -= share.max(axis=1, keepdims=True)
         share *= self.sharpness
         np.exp(share, out=share)
@@ -111,9 +120,11 @@ def spherical_kmeans(rows: Floats32, n_clusters: int, n_steps: int, seed: int) -
     for _ in range(n_steps):
         similarity = ordered @ centroids.T
         nearest = similarity.argmax(axis=1)
+        count = np.bincount(nearest, minlength=n_clusters)
+        start, empty = np.cumsum(count) - count, np.flatnonzero(count == 0)
         sums = np.zeros_like(centroids)
-        np.add.at(sums, nearest, ordered)
-        empty = np.flatnonzero(np.bincount(nearest, minlength=n_clusters) == 0)
+        grouped = ordered[np.argsort(nearest, kind="stable")]
+        sums[count > 0] = np.add.reduceat(grouped, start[count > 0], axis=0)
         sums[empty] = ordered[np.argsort(similarity.max(axis=1), kind="stable")[: len(empty)]]
         norm = np.linalg.norm(sums, axis=1, keepdims=True)
         centroids = (sums / np.where(norm > 0, norm, 1)).astype(np.float32)

@@ -102,7 +102,7 @@ class Factorization:
         penalty = np.append(np.full(x.shape[1] - 1, self.penalty), _FREE)
         count = known.sum(axis=1, keepdims=True)
         mean = (known * targets).sum(axis=1, keepdims=True) / np.maximum(count, 1)
-        share = count / known.shape[1]
+        share = count / max(known.shape[1], 1)
         self.difficulty_ = -fit_sigmoids(x, mean, share, np.zeros_like(mean), penalty)[:, 0]
         common = np.repeat(-(x @ self.difficulty_)[:, None], known.shape[1], axis=1)
         deviation = fit_sigmoids(x, targets, known, common, penalty)[:-1]

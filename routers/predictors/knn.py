@@ -7,10 +7,10 @@ import numpy as np
 
 from ..protocols import Arrays
 from ..types import Estimate, Features, Floats, Floats32, Ints
+from .cells import Cells
 from .space import Space
 from .targets import centred
 
-_CHUNK = 256
 _SAME = 1e-5
 """Cosines closer than this are equal: float32 products do not tell them apart."""
 
@@ -25,30 +25,45 @@ class KNN:
 
     space_: Space
     columns_: Floats32
+    cells_: Cells | None
     residual_: Floats32
     known_: Floats32
     mean_: Floats
     std_: Floats
     complete_: bool
 
-    def __init__(self, k: int = 100, prior: float = 2.0, form: float = 1.0, n_dims: int | None = 48) -> None:
+    def __init__(
+        self,
+        k: int = 100,
+        prior: float = 2.0,
+        form: float = 1.0,
+        n_dims: int | None = 48,
+        exact: int = 8192,
+    ) -> None:
         """Args:
         k: how many neighbours.
         prior: weight of the expert's mean, in neighbours of full weight.
         form: weight of the form features beside the dense ones.
         n_dims: principal directions kept for the search; None keeps all.
+        exact: with more training queries than this, only those in the cells next to a query are looked at.
         """
         self.k = k
         self.prior = prior
         self.form = form
         self.n_dims = n_dims
+        self.exact = exact
 
     def fit(self, features: Features, targets: Floats) -> Self:
         parts = centred(targets)
         self.space_ = Space.of(features, self.form, self.n_dims)
-        self.columns_ = np.ascontiguousarray(self.space_.rows(features).T)
-        self.residual_ = parts.residual.astype(np.float32)
-        self.known_ = parts.known.astype(np.float32)
+        rows, order = self.space_.rows(features), np.arange(len(features))
+        self.cells_ = None
+        if len(rows) > self.exact:
+            self.cells_, order = Cells.of(rows)
+            rows = rows[:0]
+        self.columns_ = np.ascontiguousarray(rows.T)
+        self.residual_ = parts.residual[order].astype(np.float32)
+        self.known_ = parts.known[order].astype(np.float32)
         self.mean_, self.std_ = parts.mean, parts.std
         self.complete_ = bool(parts.known.all())
         return self
@@ -62,19 +77,22 @@ class KNN:
         mean = np.empty((n, len(self.mean_)))
         std = np.empty((n, len(self.mean_)))
         mean[:], std[:] = self.mean_, self.std_
-        if not self.columns_.shape[1]:
+        if not len(self.residual_):
             return Estimate(mean, std)
-        rows = self.space_.project(unit)
-        for start in range(0, n, _CHUNK):
-            for n_row, similarity in enumerate(rows[start : start + _CHUNK] @ self.columns_, start):
-                pull, share = self._read(similarity)
-                mean[n_row] += pull
-                std[n_row] *= share
+        for n_row, row in enumerate(self.space_.project(unit)):
+            pull, share = self._read(row)
+            mean[n_row] += pull
+            std[n_row] *= share
         return Estimate(mean, std)
 
-    def _read(self, similarity: Floats32) -> tuple[Floats32, Floats32]:
+    def _read(self, row: Floats32) -> tuple[Floats32, Floats32]:
         """What the neighbours add to the mean, and by how much they narrow the spread; (n_experts,) each."""
-        nearest, weights = self._neighbours(similarity)
+        if self.cells_ is None:
+            nearest, weights = self._neighbours(row @ self.columns_)
+        else:
+            similarity, places = self.cells_.near(row)
+            nearest, weights = self._neighbours(similarity)
+            nearest = places.take(nearest)
         residual = self.residual_.take(nearest, axis=0)
         if self.complete_:
             total = np.add.reduce(weights) + np.float32(self.prior)
@@ -95,11 +113,18 @@ class KNN:
         return nearest, lead / top if top > _SAME else np.ones_like(lead)
 
     def settings(self) -> dict[str, Any]:
-        return {"k": self.k, "prior": self.prior, "form": self.form, "n_dims": self.n_dims}
+        return {
+            "k": self.k,
+            "prior": self.prior,
+            "form": self.form,
+            "n_dims": self.n_dims,
+            "exact": self.exact,
+        }
 
     def arrays(self) -> Arrays:
         return {
             **self.space_.arrays(),
+            **({} if self.cells_ is None else self.cells_.arrays()),
             "columns": self.columns_,
             "residual": self.residual_,
             "known": self.known_,
@@ -110,6 +135,7 @@ class KNN:
     def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Self:
         self.space_ = Space.from_arrays(arrays, self.form)
         self.columns_ = arrays["columns"]
+        self.cells_ = Cells.from_arrays(arrays) if "cell_rows" in arrays else None
         self.residual_, self.known_ = arrays["residual"], arrays["known"]
         self.mean_, self.std_ = arrays["mean"], arrays["std"]
         self.complete_ = bool(self.known_.all())

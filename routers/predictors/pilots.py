@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from ..embedding_selection import PilotLibrary
+from ..embedding_selection import PilotIndex, PilotLibrary
 from ..protocols import Arrays
 from ..types import Estimate, Features, Floats
 from .clusters import spherical_kmeans
@@ -28,6 +28,7 @@ class Pilots:
 
     space_: Space
     library_: PilotLibrary
+    index_: PilotIndex
     level_: Floats
     centre_: float
     slope_: float
@@ -70,6 +71,7 @@ class Pilots:
             inside = np.array([name == dataset for name in names])
             library = library.add_dataset(dataset, rows[inside], targets[inside], self.mode)
         self.library_ = library
+        self.index_ = library.index(self.mode, self.max_pilots)
         self.level_ = _levels(targets, names, library.datasets)
         self._draw_line(features, targets)
         return self
@@ -92,11 +94,12 @@ class Pilots:
     def _read(self, features: Features) -> tuple[Floats, Floats]:
         """Similarity (n_queries, n_experts), and what to expect of a mean expert (n_queries,)."""
         rows = self.space_.rows(features)
+        overall = self.level_[-1]
         if self.mode == "paper":
-            score = self.library_.scores(rows, "paper", self.max_pilots)
-            return score, np.full(len(rows), self.level_[-1])
-        pull = self.library_.pull(rows, self.max_pilots)
-        return pull.sum(axis=1), self.level_[-1] + pull.sum(axis=2) @ (self.level_[:-1] - self.level_[-1])
+            return self.index_.scores(rows), np.full(len(rows), overall)
+        pull = self.index_.pull(rows)
+        near = (pull @ self.index_.of_dataset) @ (self.level_[:-1] - overall)
+        return self.index_.shares(pull), overall + near
 
     def predict(self, features: Features) -> Estimate:
         score, level = self._read(features)
@@ -125,6 +128,7 @@ class Pilots:
     def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Self:
         held = {k.removeprefix("library."): v for k, v in arrays.items() if k.startswith("library.")}
         self.library_ = PilotLibrary.from_arrays(held)
+        self.index_ = self.library_.index(self.mode, self.max_pilots)
         self.space_ = Space.from_arrays(arrays, 0.0 if self.mode == "paper" else self.form)
         self.level_, self.std_ = arrays["level"], arrays["std"]
         self.centre_, self.slope_ = float(arrays["centre"]), float(arrays["slope"])
@@ -134,7 +138,8 @@ class Pilots:
 def _levels(targets: Floats, names: Sequence[str], datasets: Sequence[str]) -> Floats:
     """(n_datasets + 1,) mean over all outcomes of each dataset, and of all datasets, which fills gaps."""
     known = ~np.isnan(targets)
-    overall = centred(targets).mean.mean()
+    means = centred(targets).mean
+    overall = means.mean() if len(means) else 0.0
     levels = []
     for dataset in datasets:
         inside = known & np.array([name == dataset for name in names])[:, None]

@@ -86,6 +86,17 @@ def test_fitting_writes_an_artifact_that_tells_the_experts_apart(tmp_path: Path)
     assert np.isnan(artifact.latency).all()
 
 
+def test_an_expert_is_added_to_an_artifact_that_does_not_know_it(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(CSV)
+    run(import_, tmp_path / "t.csv", tmp_path / "o.jsonl")
+    common = [tmp_path / "o.jsonl", tmp_path / "a", "--encoder", "none", "--predictor", "knn"]
+    assert "no artifact there" in run(fit, *common, "--add-expert").output
+    run(fit, *common, "--experts", "calc")
+    result = run(fit, *common, "--add-expert")
+    assert result.exit_code == 0, result.output
+    assert [expert.name for expert in Artifact.load(tmp_path / "a").experts] == ["calc", "bard"]
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

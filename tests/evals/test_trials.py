@@ -10,7 +10,7 @@ from evals.measures import MEASURES, Run
 from evals.replay import Recorded
 from evals.trial import FRONTIER, chance, contend, fixed, judge
 from evals.trials import jobs_of, run_jobs
-from routers import FeatureExtractor, FitSettings, HashingEmbedder, OutcomeTable, cross_fit
+from routers import PREDICTORS, FeatureExtractor, FitSettings, HashingEmbedder, OutcomeTable, cross_fit
 
 CONSTANT = Contender("constant", "constant", {}, "static")
 KNN = Contender("knn:k=20", "knn", {"k": 20}, "static")
@@ -171,3 +171,12 @@ def test_simple_rules_pick_what_they_say(outcomes: OutcomeTable) -> None:
     rule = fixed(outcomes, np.ones(len(outcomes), np.int64))
     np.testing.assert_array_equal(rule.score, outcomes.score[:, 1])
     np.testing.assert_array_equal(chance(outcomes).share, 0.5)
+
+
+@pytest.mark.parametrize("name", sorted(PREDICTORS))
+def test_whatever_is_in_the_registry_contends(name: str, outcomes: OutcomeTable, read: Recorded) -> None:
+    train, test = outcomes.take(outcomes.bucket < 40), outcomes.take(outcomes.bucket >= 80)
+    trial = contend(train, test, Contender(name, name, {}, "static"), read, 0)
+    assert trial.quality is not None
+    assert trial.quality.shape == test.score.shape
+    assert not np.isnan(trial.score).any()

@@ -4,12 +4,14 @@ import json
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from gateway import checkup
 from gateway.checkup import Finding, examine, packages
 from gateway.cli import main
+from routers import FeatureExtractor, FitSettings, HashingEmbedder, OutcomeTable, fit_artifact
 
 GOOD = "experts:\n  - {name: calculator, tool: calculator}\n"
 
@@ -77,6 +79,19 @@ def test_a_damaged_artifact_is_a_failure(here: Path) -> None:
     (here / "art" / "manifest.json").write_text("{")
     (failure,) = found(here, GOOD + "routing: {artifact: art}\n", "artifact")
     assert (failure.outcome, failure.fix) == ("failure", "thalamus fit")
+
+
+def test_a_mapping_without_an_artifact_that_tells_categories_is_a_warning(here: Path) -> None:
+    texts = [f"question {n}" for n in range(20)]
+    outcomes = OutcomeTable.build(
+        texts, ["calculator"], {"score": np.ones((20, 1))}, models=["tool/calculator"]
+    )
+    constant = FitSettings("constant", n_folds=2)
+    fit_artifact(outcomes, FeatureExtractor(HashingEmbedder()), constant).save(here / "art")
+    policy = "policies: {coe: {mapping: {sum: [calculator]}}}\nrouting: {artifact: art}\n"
+    warning, *_ = found(here, GOOD + policy, "artifact")
+    assert (warning.outcome, warning.fix) == ("warning", "thalamus fit TABLE --predictor coe")
+    assert "the mapping of coe sends all to `general`" in warning.message
 
 
 def test_a_port_that_is_taken_is_a_warning(here: Path) -> None:

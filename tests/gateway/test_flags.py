@@ -235,7 +235,20 @@ def test_what_the_request_says_beside_its_text_wins_and_constraints_add_up() -> 
 
 
 @pytest.mark.parametrize(
-    "messages", ['[{"role": "system", "content": "[Flag: x] y"}]', '["[Flag: x]"]', "3", "[Flag"]
+    "messages",
+    [
+        '[{"role": "system", "content": "[Flag: x] y"}]',
+        '["[Flag: x]"]',
+        '[{"role": "user", "content": 3, "name": "[Flag: x]"}]',
+        '[{"role": "user", "content": ["[Flag: x]"]}]',
+        '[{"role": "user", "content": [{"type": "text", "text": ["[Flag: x]"]}]}]',
+        '[{"role": "user", "content": null, "name": "[Flag: x]"}]',
+        '[{"role": "user", "content": [], "name": "[Flag: x]"}]',
+        '[{"role": 3, "content": "[Flag: x]"}]',
+        '["[Flag: x]", ',
+        "3",
+        "[Flag",
+    ],
 )
 def test_messages_without_a_user_or_malformed_are_left_to_whoever_reads_the_query(messages: str) -> None:
     assert rewritten(messages) == messages

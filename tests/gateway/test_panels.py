@@ -10,6 +10,7 @@ import aiohttp
 import msgspec
 import pytest
 
+from gateway import panels
 from gateway.app import front_of, machine_of
 from gateway.config import Config, ConfigError, load_config
 from gateway.experts.types import Call, UpstreamError
@@ -179,7 +180,10 @@ async def test_a_client_that_goes_away_stops_every_call(tmp_path: Any, models: s
         assert all(served.machine.fleet.state(name)["in_flight"] == 0 for name in served.machine.experts)
 
 
-async def test_a_member_that_lags_far_behind_is_not_waited_for(tmp_path: Any) -> None:
+async def test_a_member_that_lags_far_behind_is_not_waited_for(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panels, "PATIENCE_S", 0.2)
     async with panel(tmp_path, "says-8 says-8 hang") as (served, upstream):
         answer = await ask(served)
         assert (answer.status, text_of(answer, False)) == (200, "8")

@@ -81,6 +81,19 @@ def test_any_text_is_taken_apart_once_and_for_all(text: str) -> None:
     assert taken.text in text
 
 
+@pytest.mark.parametrize(
+    ("text", "n_flags"),
+    [
+        ("[Flag: latest] " * 100 + "x", 16),
+        ("x" + " [Flag: latest]" * 100, 16),
+        ("[Flag: latest] " + "x " * 150_000, 1),
+        ("x " * 150_000 + "[Flag: latest]", 0),
+    ],
+)
+def test_flags_without_end_and_ends_far_away_are_text(text: str, n_flags: int) -> None:
+    assert len(take_flags(text).flags) == n_flags
+
+
 def test_an_end_that_is_not_the_messages_holds_no_flag() -> None:
     text = "[Flag: latest] x [Flag: fastest]"
     assert take_flags(text, start=False).flags == (Flag("fastest"),)

@@ -78,6 +78,11 @@ def test_the_best_member_is_heard_where_aggregator_and_vote_fail():
     assert perform(plan, {"a": "long\nprose", "b": "other\nprose"})[0] == "b"
 
 
+def test_an_answer_that_can_be_read_does_not_go_before_a_better_one_that_cannot():
+    plan = Panel(("a", "b", "c"), (0.4, 0.9, 0.5), None)
+    assert perform(plan, {"a": "four", "b": "it depends\non the beast", "c": "two\nlines"})[0] == "b"
+
+
 def test_without_an_aggregator_the_larger_vote_wins():
     assert perform(panel(None), {"a": "4", "b": "5", "c": "6"})[0] == "a"
 
@@ -162,6 +167,11 @@ def test_a_panel_that_votes_has_no_aggregator():
     assert decide(PanelRule(2, "vote"), [0.1, 0.9, 0.5], [1, 1, 1]).plan.aggregator is None
 
 
+def test_nobody_aggregates_who_is_more_often_wrong_than_right_unless_named():
+    assert decide(PanelRule(2), [0.3, 0.4], [1, 1]).plan.aggregator is None
+    assert decide(PanelRule(2, "a"), [0.3, 0.4], [1, 1]).plan.aggregator == "a"
+
+
 def test_a_tool_answers_but_does_not_aggregate():
     pool = [ExpertProfile("a", "m"), ExpertProfile("b", "m", labels=frozenset({("tool", "true")}))]
     plan = decide(PanelRule(2), [0.5, 0.9], [0, 0], pool=pool).plan
@@ -178,6 +188,11 @@ def test_a_cap_leaves_out_who_would_exceed_it():
     assert plan.members == ("a", "c")
     assert plan.aggregator is None
     assert "b" not in plan.experts
+
+
+def test_without_a_cap_prices_nobody_knows_keep_nobody_out():
+    plan = decide(PanelRule(2), [0.9, 0.8], [np.nan, np.nan], prices=None).plan
+    assert (plan.members, plan.aggregator) == (("a", "b"), "a")
 
 
 def test_an_unknown_price_fits_under_no_cap():

@@ -106,3 +106,12 @@ def test_tags_teach_and_are_not_asked_for_in_predicting() -> None:
     assert tagged.shape == without.shape
     assert not np.allclose(tagged, without)
     np.testing.assert_array_equal(without, make_predictor("coe").fit(x, y).predict(x).mean)
+
+
+@pytest.mark.parametrize("name", ["coe", "pilots", "factorization"])
+@pytest.mark.parametrize("mode", ["paper", "improved"])
+@pytest.mark.parametrize("n", [0, 60, 300])
+def test_no_expert_is_no_prediction_and_no_error(name: str, mode: str, n: int) -> None:
+    x, tags = cloud(n, 0)
+    fitted = fit_predictor(make_predictor(name, {"mode": mode}), x, np.zeros((n, 0)), tags)
+    assert fitted.predict(cloud(3, 1)[0]).mean.shape == (3, 0)

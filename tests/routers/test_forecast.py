@@ -21,6 +21,7 @@ from routers import (
     query_of,
 )
 from routers.fit import choose_margin
+from routers.predictors.blend import Blend
 
 WORDS = ["sum", "add", "times", "capital", "river", "poem"]
 
@@ -348,3 +349,20 @@ def test_the_lambda_table_survives_saving_and_an_older_artifact_is_read_without_
     older = Artifact.load(tmp_path / "a")
     assert (older.sample, older.sweeps) == (None, {})
     assert Forecaster([BARD, CALC], older).sweep("encoder") is None
+
+
+def test_categories_are_told_where_the_predictor_or_a_part_of_it_tells_them(artifact: Artifact) -> None:
+    told = replace(table(), tasks=tuple("sum" if n % 6 < 3 else "prose" for n in range(240)))
+    coe = fit_artifact(told, Reader(("static",)), FitSettings("coe"))
+    query = query_of("a poem by the river")
+    features = Reader().extract([query], "static")
+    plain = Forecaster([CALC, BARD], artifact)
+    assert (plain.tells_categories, plain.predict([query], features).categories) == (False, None)
+    blend = Blend([("constant", {}), ("coe", {})])
+    blend.members_ = [artifact.heads["static"].quality, coe.heads["static"].quality]
+    for quality in (coe.heads["static"].quality, blend):
+        head = replace(coe.heads["static"], quality=quality)
+        forecaster = Forecaster([CALC, BARD], replace(coe, heads={"static": head}))
+        assert forecaster.tells_categories
+        assert forecaster._categories(features) == ("prose",)
+        assert forecaster._categories(None) is None

@@ -1,7 +1,7 @@
 """What a report on 20,000 queries and 30 experts takes: seconds, and peak memory of all processes together.
 
-`python benchmarks/evals.py [N_QUERIES [N_EXPERTS]]`. Texts are made up; a hashing embedder stands in for the
-encoder, whose time is measured by benchmarks/embedders.py.
+`python benchmarks/reports.py [N_QUERIES [N_EXPERTS [ROUTER]]]`. Texts are made up; a hashing embedder stands in
+for the encoder, whose time is measured by benchmarks/embedders.py.
 """
 
 import resource
@@ -46,12 +46,12 @@ def synthetic(n_queries: int, n_experts: int) -> OutcomeTable:
     )
 
 
-def main(n_queries: int = 20_000, n_experts: int = 30) -> None:
+def main(n_queries: int = 20_000, n_experts: int = 30, router: str = "blend") -> None:
     started = time.perf_counter()
     layout = holdout(synthetic(n_queries, n_experts), [0], range(80, 100))
     read = Recorded.of(layout.table.texts, FeatureExtractor(HashingEmbedder(64), HashingEmbedder(384)))
     lap("table and features", started)
-    jobs = jobs_of(layout, contenders_of("blend", ["static", "encoder"]))
+    jobs = jobs_of(layout, contenders_of(router, ["static", "encoder"]))
     done = []
     for job, trial in run_jobs(layout, read, jobs, lambda *told: None, N_WORKERS):
         done.append((job, trial))
@@ -62,7 +62,7 @@ def main(n_queries: int = 20_000, n_experts: int = 30) -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "report.html").write_text(page_of(facts), "utf-8")
     lap("intervals and page", started)
-    for name, figures in (("blend", facts["routers"]), ("best_single", facts["baselines"])):
+    for name, figures in ((router, facts["routers"]), ("best_single", facts["baselines"])):
         print(f"          {name} {figures[name]['accuracy']}")
     own, worker = (peak_gib(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     print(f"peak memory: {own:.2f} GiB here, {worker:.2f} GiB the larger of {N_WORKERS} workers")
@@ -78,4 +78,4 @@ def lap(what: str, started: float) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*map(int, sys.argv[1:3]), *sys.argv[3:4])

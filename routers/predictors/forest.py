@@ -1,0 +1,139 @@
+"""Trees that ask everybody on a level the same question: read in a handful of array operations."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..protocols import Arrays
+from ..types import Bools, Floats, Floats32, Ints
+
+MAX_DEPTH = 8
+"""The answers along a path are one byte."""
+_MAX_ASKED = 6000
+"""Of more rows than this only some choose the questions; all fill the leaves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """How a forest grows.
+
+    n_trees, depth: how many trees, and questions in each, at most `MAX_DEPTH`
+    rate: share of what a tree learned that counts; the next learns what is left
+    n_tries: questions drawn at random per level, of which the one that tells most is asked
+    prior: how many outcomes of 0 are in a leaf from the start
+    """
+
+    n_trees: int = 100
+    depth: int = 5
+    rate: float = 0.1
+    n_tries: int = 16
+    prior: float = 20.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Forest:
+    """The sum of boosted oblivious trees, their questions drawn at random.
+
+    column, threshold: (n_trees, depth) the question of each level, whether a row has more there
+    leaf: (n_trees · 2^depth, n_outputs) what is answered
+
+    Reference: gradient boosting (Friedman, 2001); oblivious trees as in CatBoost (arXiv 1706.09516);
+    randomised questions (extremely randomised trees, Geurts et al., 2006).
+    """
+
+    column: Ints
+    threshold: Floats
+    leaf: Floats32
+
+    @classmethod
+    def grow(cls, rows: Floats, residual: Floats, known: Bools, how: Growth) -> "Forest":
+        """Learn residual (n_rows, n_outputs), which is 0 where unknown, from rows (n_rows, n_columns)."""
+        low, span = rows.min(axis=0), np.ptp(rows, axis=0)
+        rng = np.random.default_rng(how.seed)
+        column = np.empty((how.n_trees, how.depth), np.int64)
+        threshold = np.empty((how.n_trees, how.depth))
+        leaf = np.empty((how.n_trees, 2**how.depth, residual.shape[1]))
+        left, asked = residual.copy(), slice(None, None, 1 + len(rows) // _MAX_ASKED)
+        for tree in range(how.n_trees):
+            tally = _Tally(left[asked], known[asked], how.prior)
+            place = np.zeros(len(rows[asked]), np.int64)
+            for level in range(how.depth):
+                tried = rng.integers(rows.shape[1], size=how.n_tries)
+                edge = low[tried] + rng.random(how.n_tries) * span[tried]
+                places = 2 * place + (rows[asked, tried] > edge).T
+                best = tally.most_telling(places, 2 ** (level + 1))
+                place = places[best]
+                column[tree, level], threshold[tree, level] = tried[best], edge[best]
+            place = _places(rows, column[tree], threshold[tree])
+            leaf[tree] = how.rate * _Tally(left, known, how.prior).values(place, 2**how.depth)
+            left -= np.where(known, leaf[tree][place], 0.0)
+        return cls(column, threshold, leaf.reshape(-1, residual.shape[1]).astype(np.float32))
+
+    def read(self, rows: Floats) -> Floats:
+        """(n_rows, n_outputs); a row's answer does not depend on its company."""
+        n_trees, depth = self.column.shape
+        start = np.arange(n_trees) << depth
+        result = np.empty((len(rows), self.leaf.shape[1]))
+        for row, answer in zip(rows, result, strict=True):
+            answers = np.packbits(row.take(self.column) > self.threshold, axis=1)[:, 0] >> (8 - depth)
+            np.add.reduce(self.leaf.take(answers + start, axis=0), axis=0, out=answer)
+        return result
+
+    def rescaled(self, column: Ints, centre: Floats, unit: Floats) -> "Forest":
+        """The same forest for rows whose columns stand elsewhere and are not yet centred and scaled.
+
+        column: (n_columns,) where each is now; centre, unit: (n_columns,) as it is now
+        """
+        threshold = centre[self.column] + unit[self.column] * self.threshold
+        return Forest(column[self.column], threshold, self.leaf)
+
+    def arrays(self) -> Arrays:
+        return {"column": self.column, "threshold": self.threshold, "leaf": self.leaf}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray[Any, Any]]) -> "Forest":
+        return cls(arrays["column"], arrays["threshold"], arrays["leaf"])
+
+
+def _places(rows: Floats, column: Ints, threshold: Floats) -> Ints:
+    """(n_rows,) the leaf of one tree that each row falls into."""
+    places: Ints = (rows[:, column] > threshold) @ (1 << np.arange(len(column))[::-1])
+    return places
+
+
+class _Tally:
+    """Sums of residuals by place, for whoever asks how much a partition tells."""
+
+    def __init__(self, residual: Floats, known: Bools, prior: float) -> None:
+        self._residual = np.ascontiguousarray(residual.T)
+        self._known = None if known.all() else np.ascontiguousarray(known.T.astype(np.float64))
+        self._prior = prior
+
+    def most_telling(self, places: Ints, n_places: int) -> int:
+        """Which of the partitions (n_tries, n_rows) explains most of the residuals' squares."""
+        n_tries = len(places)
+        flat = (places + n_places * np.arange(n_tries)[:, None]).ravel()
+        told = np.zeros(n_tries)
+        for total, count in self._sums(flat, n_tries, n_tries * n_places):
+            told += (total**2 / (count + self._prior)).reshape(n_tries, n_places).sum(axis=1)
+        return int(told.argmax())
+
+    def values(self, place: Ints, n_places: int) -> Floats:
+        """(n_places, n_outputs) shrunk means."""
+        columns = [total / (count + self._prior) for total, count in self._sums(place, 1, n_places)]
+        return np.stack(columns, axis=1)
+
+    def _sums(self, flat: Ints, n_tries: int, n_places: int) -> Iterator[tuple[Floats, Floats]]:
+        """Per output the sum of residuals in each place, and how many there are."""
+        count = np.bincount(flat, minlength=n_places).astype(np.float64)
+        for e, residual in enumerate(self._residual):
+            if self._known is not None:
+                count = _weighed(flat, np.tile(self._known[e], n_tries), n_places)
+            yield _weighed(flat, np.tile(residual, n_tries), n_places), count
+
+
+def _weighed(flat: Ints, weights: Floats, n_places: int) -> Floats:
+    return np.asarray(np.bincount(flat, weights, n_places), np.float64)

@@ -1,0 +1,120 @@
+"""What the default predictor is made of: a forest read in arrays, a stack on it, cells for many queries."""
+
+import numpy as np
+import pytest
+
+from routers import Features, make_predictor
+from routers.predictors.cells import Cells
+from routers.predictors.forest import Forest, Growth
+
+
+def made_up(n: int, seed: int, dim: int = 24) -> Features:
+    """Queries around twenty topics."""
+    rng = np.random.default_rng(seed)
+    topics = np.random.default_rng(99).normal(size=(20, dim))
+    dense = (topics[rng.integers(20, size=n)] + rng.normal(size=(n, dim)) / 2).astype(np.float32)
+    dense /= np.linalg.norm(dense, axis=1, keepdims=True)
+    lexical = np.sort(rng.integers(0, 400, (n, 12)), axis=1)
+    return Features("encoder", dense, lexical, rng.random((n, 5)))
+
+
+def grown(n: int = 600) -> tuple[Forest, np.ndarray, np.ndarray]:
+    rows = np.random.default_rng(0).random((n, 4))
+    residual = np.where((rows[:, 0] > 0.5) == (rows[:, 1] > 0.3), 0.5, -0.5)[:, None]
+    return (
+        Forest.grow(rows, residual, np.ones_like(residual, bool), Growth(n_trees=60, rate=0.3)),
+        rows,
+        residual,
+    )
+
+
+def test_a_forest_learns_what_no_sum_of_columns_tells() -> None:
+    forest, rows, residual = grown()
+    assert ((forest.read(rows) > 0) == (residual > 0)).mean() > 0.9
+
+
+def test_a_leaf_answers_the_shrunk_mean_of_what_fell_into_it() -> None:
+    # One question, x > t with t in [0, 1): residuals 1 and 1 to the right, -1 to the left, prior 2.
+    rows, residual = np.array([[0.0], [1.0], [1.0]]), np.array([[-1.0], [1.0], [1.0]])
+    forest = Forest.grow(
+        rows, residual, np.ones((3, 1), bool), Growth(n_trees=1, depth=1, rate=1.0, prior=2.0)
+    )
+    np.testing.assert_allclose(forest.read(rows)[:, 0], [-1 / 3, 2 / 4, 2 / 4])
+
+
+def test_outcomes_nobody_measured_count_for_nothing_in_a_leaf() -> None:
+    rows, residual = np.array([[0.0], [1.0], [1.0]]), np.array([[-1.0], [1.0], [0.0]])
+    known = np.array([[True], [True], [False]])
+    forest = Forest.grow(rows, residual, known, Growth(n_trees=1, depth=1, rate=1.0, prior=2.0))
+    np.testing.assert_allclose(forest.read(rows)[:, 0], [-1 / 3, 1 / 3, 1 / 3])
+
+
+def test_a_rescaled_forest_reads_columns_where_they_are_now() -> None:
+    forest, rows, _ = grown()
+    column, centre, unit = (
+        np.array([2, 0, 3, 1]),
+        np.array([1.0, 0.0, -2.0, 5.0]),
+        np.array([2.0, 1.0, 0.5, 4.0]),
+    )
+    moved = np.empty_like(rows)
+    moved[:, column] = centre + unit * rows
+    np.testing.assert_array_equal(forest.rescaled(column, centre, unit).read(moved), forest.read(rows))
+
+
+@pytest.mark.parametrize("name", ["blend", "knn", "clusters"])
+def test_company_changes_nothing_but_the_last_digits(name: str) -> None:
+    x, z = made_up(300, 0), made_up(40, 1)
+    y = (x.dense[:, :3] > 0).astype(np.float64)
+    fitted = make_predictor(name).fit(x, y)
+    batch = fitted.predict(z)
+    singles = [fitted.predict(z.take(slice(row, row + 1))) for row in range(len(z))]
+    alone = np.concatenate([single.mean for single in singles])
+    np.testing.assert_allclose(alone, batch.mean, rtol=0, atol=1e-12)
+
+
+def test_the_forest_says_whom_to_believe() -> None:
+    # Words tell the truth where the first form feature is high, and lie elsewhere: no mean of members knows.
+    x = made_up(1500, 0)
+    told, honest = x.lexical[:, 0] % 2 == 0, x.form[:, 0] > 0.5
+    lexical = np.where(told, 1, 2)[:, None]
+    x = Features("encoder", x.dense, lexical.astype(np.int64), x.form)
+    y = np.stack([told == honest, told != honest], axis=1).astype(np.float64)
+    seen, asked = np.arange(1000), np.arange(1000, 1500)
+    right = {}
+    for n_trees in (0, 100):
+        mean = (
+            make_predictor("blend", {"n_trees": n_trees})
+            .fit(x.take(seen), y[seen])
+            .predict(x.take(asked))
+            .mean
+        )
+        right[n_trees] = (mean.argmax(axis=1) == y[asked].argmax(axis=1)).mean()
+    assert right[100] > right[0] + 0.1
+
+
+def test_cells_hold_every_row_once_and_find_the_nearest_ones() -> None:
+    x = made_up(3000, 0)
+    cells, order = Cells.of(x.dense)
+    np.testing.assert_array_equal(np.sort(order), np.arange(3000))
+    np.testing.assert_array_equal(cells.rows, x.dense[order])
+    found = []
+    for row in made_up(50, 1).dense:
+        similarity, places = cells.near(row)
+        np.testing.assert_allclose(similarity, cells.rows[places] @ row, atol=1e-6)
+        best = set(np.argsort(-(cells.rows @ row))[:20].tolist())
+        found.append(len(best & set(places.tolist())) / 20)
+    assert np.mean(found) > 0.95
+
+
+def test_near_cells_decide_as_all_queries_do() -> None:
+    x, z = made_up(4000, 0), made_up(400, 1)
+    y = (x.dense[:, :4] + 0.3 * np.random.default_rng(0).normal(size=(4000, 4)) > 0).astype(np.float64)
+    exact, near = (
+        make_predictor("blend", {"members": [("knn", {"exact": most}), ("clusters", {})], "n_trees": 0})
+        .fit(x, y)
+        .predict(z)
+        .mean
+        for most in (4000, 100)
+    )
+    assert (exact.argmax(axis=1) == near.argmax(axis=1)).mean() >= 0.98
+    assert exact.tobytes() != near.tobytes()

@@ -1,0 +1,73 @@
+"""The encoder fine-tuned end to end: needs torch, and is refused in one line without."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from routers import DataError, EmbedderError, finetune_encoder, load_embedder
+from routers.embedders.source import find_source
+
+TEXTS = [
+    *(f"What is {n} plus {n + 2}?" for n in range(24)),
+    *(f"Who ruled Rome in the year {n}?" for n in range(24)),
+]
+SCORE = np.repeat([[1.0, 0.0], [0.0, 1.0]], 24, axis=0)
+
+
+def test_without_torch_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(EmbedderError, match=r"thalamus-gateway\[train\]"):
+        finetune_encoder(TEXTS, SCORE, tmp_path)
+
+
+@pytest.mark.parametrize("score", [np.full((48, 2), np.nan), SCORE[:3]])
+def test_nothing_to_learn_from_is_an_error(score: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nothing to fine-tune on"):
+        finetune_encoder(TEXTS, score, tmp_path)
+
+
+@pytest.mark.train
+@pytest.mark.filterwarnings("default")  # libraries' own deprecations
+def test_a_fine_tuned_encoder_runs_without_torch_and_tells_losses_apart(tmp_path: Path) -> None:
+    pytest.importorskip("sentence_transformers", reason="needs the extra `train`")
+    score = SCORE.copy()
+    score[::5, 0] = np.nan
+    steps: list[tuple[int, int]] = []
+    folder = finetune_encoder(
+        TEXTS, score, tmp_path / "tuned", n_epochs=4, rate=1e-4, progress=lambda *step: steps.append(step)
+    )
+    assert steps[-1] == (12, 12)
+    before, after = (load_embedder(spec).embed(TEXTS) for spec in ("minilm", str(folder)))
+    assert apart(after) > apart(before) + 0.1
+
+
+def apart(vectors: np.ndarray) -> float:
+    """How much more alike texts of one kind are than texts of two."""
+    cosine = vectors @ vectors.T
+    same = np.arange(48)[:, None] // 24 == np.arange(48) // 24
+    return float(cosine[same].mean() - cosine[~same].mean())
+
+
+@pytest.mark.parametrize(
+    ("told", "fine"),
+    [
+        ('{"pooling_mode": "mean"}', True),
+        ('{"pooling_mode_mean_tokens": true}', True),
+        ('{"pooling_mode": "cls"}', False),
+        ('{"pooling_mode_mean_tokens": false, "pooling_mode_cls_token": true}', False),
+    ],
+)
+def test_a_folder_tells_how_it_pools_in_the_older_way_or_the_newer(
+    tmp_path: Path, told: str, fine: bool
+) -> None:
+    for name, text in (("config.json", "{}"), ("model.safetensors", ""), ("tokenizer.json", "")):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(told)
+    if fine:
+        assert find_source(tmp_path).folder == tmp_path
+    else:
+        with pytest.raises(EmbedderError, match="does not pool by the mean"):
+            find_source(tmp_path)
