@@ -40,14 +40,17 @@ def _part(name: str) -> str:
 
 def _about(facts: Facts) -> str:
     data, protocol = facts["data"], facts["protocol"]
-    seeds = len(protocol["seeds"])
     told = (
         f"{data['n_tested']:,} queries tested",
         f"{len(data['experts'])} experts",
         f"protocol {protocol['name']}",
-        f"{protocol['n_cuts']} splits, {seeds} seed{'s' if seeds > 1 else ''}",
+        f"{_counted(protocol['n_cuts'], 'split')}, {_counted(len(protocol['seeds']), 'seed')}",
     )
     return " · ".join(map(escape, told))
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _figures(facts: Facts) -> str:

@@ -116,16 +116,18 @@ class Blend:
 
     def predict(self, features: Features) -> Estimate:
         estimates = list(self._estimates(features))
-        means = np.array([estimate.mean for estimate in estimates])
-        squares = np.array([estimate.std for estimate in estimates])
+        said = [estimate.mean for estimate in estimates]
+        means = np.array(said).reshape(len(said), -1)
+        squares = np.array([estimate.std for estimate in estimates]).reshape(len(said), -1)
         squares *= squares
         squares += means * means
-        mean: Floats = np.einsum("m,mqe->qe", self._shares, means)
-        std = np.einsum("m,mqe->qe", self._shares, squares)
+        mean: Floats = self._shares @ means
+        std = self._shares @ squares
         std -= mean * mean
         np.sqrt(np.maximum(std, 0.0, out=std), out=std)
+        mean, std = mean.reshape(said[0].shape), std.reshape(said[0].shape)
         if self.stack_ is not None:
-            mean += self.stack_.correction(features, list(means))
+            mean += self.stack_.correction(features, said)
         return Estimate(mean, std)
 
     def _estimates(self, features: Features) -> Iterator[Estimate]:

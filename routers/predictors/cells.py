@@ -12,7 +12,7 @@ from .clusters import spherical_kmeans
 
 _SAMPLE = 8192
 _N_STEPS = 6
-_SHARE = 0.2
+_SHARE = 0.25
 """Of all rows that a search looks at, about."""
 
 

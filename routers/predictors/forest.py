@@ -79,7 +79,7 @@ class Forest:
         result = np.empty((len(rows), self.leaf.shape[1]))
         for row, answer in zip(rows, result, strict=True):
             answers = np.packbits(row.take(self.column) > self.threshold, axis=1)[:, 0] >> (8 - depth)
-            np.add.reduce(self.leaf.take(answers + start, axis=0), axis=0, out=answer)
+            answer[:] = np.add.reduce(self.leaf.take(answers + start, axis=0), axis=0)
         return result
 
     def rescaled(self, column: Ints, centre: Floats, unit: Floats) -> "Forest":

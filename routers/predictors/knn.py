@@ -34,7 +34,7 @@ class KNN:
 
     def __init__(
         self,
-        k: int = 100,
+        k: int = 200,
         prior: float = 2.0,
         form: float = 1.0,
         n_dims: int | None = 48,

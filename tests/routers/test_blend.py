@@ -110,7 +110,9 @@ def test_near_cells_decide_as_all_queries_do() -> None:
     x, z = made_up(4000, 0), made_up(400, 1)
     y = (x.dense[:, :4] + 0.3 * np.random.default_rng(0).normal(size=(4000, 4)) > 0).astype(np.float64)
     exact, near = (
-        make_predictor("blend", {"members": [("knn", {"exact": most}), ("clusters", {})], "n_trees": 0})
+        make_predictor(
+            "blend", {"members": [("knn", {"k": 50, "exact": most}), ("clusters", {})], "n_trees": 0}
+        )
         .fit(x, y)
         .predict(z)
         .mean
