@@ -154,9 +154,16 @@ def test_every_candidate_is_explained():
     assert all(c["reason"] for c in told)
 
 
-def drive(policy: Policy, answers: dict[str, Prediction | None], n: int = 1, margin: float = 0.1):
+def drive(
+    policy: Policy,
+    answers: dict[str, Prediction | None],
+    n: int = 1,
+    margin: float = 0.1,
+    draws: np.ndarray | None = None,
+):
     engine = Engine(POOL, Scale(3.0, 3.0))
-    steps, consulted = engine.route(policy, [QUERY] * n, Fleet.idle(3), margin=margin), []
+    steps = engine.route(policy, [QUERY] * n, Fleet.idle(3), margin=margin, draws=draws)
+    consulted = []
     consult: Consult = next(steps)
     try:
         while True:
@@ -175,6 +182,21 @@ def test_adaptive_looks_twice_only_where_the_margin_is_small():
     assert (decision.chosen, decision.tier) == ("large", "encoder")
     (decision,), consulted = drive(Policy("auto"), {"static": clear})
     assert (decision.tier, len(consulted)) == ("static", 1)
+
+
+@pytest.mark.parametrize(("static", "n_looks"), [([0.9, 0.1, 0.2], 1), ([0.50, 0.52, 0.1], 2)])
+def test_adaptive_exploration_is_as_probable_as_it_says_and_consults_no_more(static, n_looks):
+    policy, n_draws = Policy("p", explore=0.3), 1000
+    answers = {"static": predict(static), "encoder": predict([0.1, 0.2, 0.9], tier="encoder")}
+    told: dict[str, list[float]] = {name: [] for name in NAMES}
+    for draw in (np.arange(n_draws) + 0.5) / n_draws:
+        (decision,), consulted = drive(policy, answers, draws=np.array([draw]))
+        assert len(consulted) == n_looks
+        told[decision.chosen].append(decision.propensity)
+    for propensities in told.values():
+        assert propensities == pytest.approx([len(propensities) / n_draws] * len(propensities))
+    best = "large" if n_looks == 1 else "small"
+    assert {name: len(told[name]) for name in NAMES} == {name: 800 if name == best else 100 for name in NAMES}
 
 
 def test_a_declined_second_look_leaves_the_first_decision():
