@@ -99,6 +99,13 @@ def test_a_limit_on_the_answer_limits_the_price_and_the_wait(artifact: Artifact)
     assert capped.latency_s[0, 1] < free.latency_s[0, 1]
 
 
+def test_a_limit_beyond_64_bits_limits_nothing(artifact: Artifact) -> None:
+    forecaster = Forecaster([CALC, BARD], artifact)
+    free = forecaster.predict(*asked("sum number c 1"))
+    huge = forecaster.predict(*asked("sum number c 1", max_output_tokens=10**26))
+    assert np.array_equal(huge.output_tokens, free.output_tokens)
+
+
 def test_an_unknown_price_is_the_measured_mean_or_unknown_but_never_zero(artifact: Artifact) -> None:
     pool = [
         replace(BARD, input_usd_per_token=None, output_usd_per_token=None),
