@@ -1,6 +1,7 @@
 """The command line: found by name, quick, one line where something is wrong."""
 
 import json
+import runpy
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -89,6 +90,16 @@ def test_a_plug_in_is_a_command_like_any_other(monkeypatch: pytest.MonkeyPatch) 
     plug(monkeypatch, hello="json:hello_command")
     assert run("hello").output == "hello, world\n"
     assert "Greet the world" in run("--help").output
+
+
+def test_the_module_runs_as_a_program(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["thalamus", "--help"])
+    monkeypatch.delitem(sys.modules, "gateway.cli")
+    with pytest.raises(SystemExit):
+        runpy.run_module("gateway.cli", run_name="__main__")
+    assert "Start here" in capsys.readouterr().out
 
 
 def test_an_unknown_command_is_named() -> None:
