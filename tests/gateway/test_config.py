@@ -228,9 +228,20 @@ def test_attributes_of_experts_and_weights_on_them_are_read() -> None:
     a, b = profiles(config)
     assert (a.parameters_b, a.released, a.ratings) == (8, "2024-07-18", {("security", 3)})
     assert (b.parameters_b, b.released, b.ratings) == (9, None, frozenset())
+    assert (a.prefix_tokens, a.max_output_tokens) == (0, None)
     auto = config.policies_by_name()["auto"]
     assert auto.objective == Objective(cost=0.2, goals=(("size", 0.1),), first=("latest",))
     assert not auto.in_band_flags
+
+
+def test_a_profile_counts_what_stands_before_every_conversation_and_knows_the_longest_answer() -> None:
+    text = expert(
+        f"    system: {'s' * 4000}\n    max_output_tokens: 60\n"
+        f"    examples: [{{user: {'u' * 400}, assistant: {'a' * 40}}}]\n"
+    )
+    (profile,) = profiles(parse_config(text))
+    assert 1110 <= profile.prefix_tokens <= 1125
+    assert profile.max_output_tokens == 60
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,28 @@ def test_what_an_expert_cannot_carry_rules_it_out(query, word):
     assert word in decision.rejections["small"]
 
 
+@pytest.mark.parametrize(
+    ("profile", "asked", "fits"),
+    [
+        ({}, 100, True),
+        ({"prefix_tokens": 1}, 100, False),
+        ({"prefix_tokens": 1, "max_output_tokens": 99}, 100, True),
+        ({"prefix_tokens": 1, "max_output_tokens": 100}, 100, False),
+        ({"max_output_tokens": 50}, 5000, True),
+        ({"prefix_tokens": 101}, None, False),
+    ],
+)
+def test_a_window_holds_what_stands_before_the_conversation_and_the_longest_answer(profile, asked, fits):
+    small = ExpertProfile("small", "small", context_tokens=1000, **profile)
+    engine = Engine([ExpertProfile("large", "large"), small])
+    prediction = predict([0.1, 0.9], [1, 1], [1, 1], names=("large", "small"))
+    query = Query("x", 900, max_output_tokens=asked)
+    decision = engine.decide(Policy("auto"), [query], prediction, Fleet.idle(2))[0]
+    assert decision.chosen == ("small" if fits else "large")
+    if not fits:
+        assert decision.rejections == {"small": "context window 1000 < 1001 tokens"}
+
+
 def test_a_tool_that_has_no_answer_is_left_out():
     decision = decide(predict([0.9, 0.5, 0.4]), query=Query("x", 1, declined=frozenset({"large"})))
     assert decision.chosen == "medium"
