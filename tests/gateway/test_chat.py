@@ -259,6 +259,21 @@ async def test_too_large_a_body_is_a_413(upstream: Upstream, tmp_path) -> None:
         assert (await served.chat("good")).status == 200
 
 
+@pytest.mark.parametrize("path", ["route", "chat/completions"])
+async def test_a_fault_of_ours_is_a_500_in_the_envelope_and_in_the_log(
+    served: Gateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(served.machine.routing, "decide", broken)
+    answer = await served.post(path, {"model": "auto", "messages": [{"role": "user", "content": "Hi"}]})
+    assert (answer.status, answer.error["code"]) == (500, "internal_error")
+    assert answer.headers["content-type"] == "application/json"
+    assert "a bug" not in answer.error["message"]
+    assert caplog.text.count("RuntimeError: a bug") == 1
+
+
 async def test_an_unknown_address_is_a_404_in_the_envelope(served: Gateway) -> None:
     answer = await served.post("responses", {})
     assert (answer.status, answer.error["code"]) == (404, "unknown_url")
