@@ -39,7 +39,7 @@ class Order:
 class Story:
     """What came of an order so far.
 
-    `before` is what the experts used whose answers are not the one that is given.
+    `before` is what the experts used whose answers are not the one given; None of one that was stopped.
     """
 
     decision_id: str
