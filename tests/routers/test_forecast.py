@@ -124,6 +124,7 @@ def test_a_limit_beyond_64_bits_limits_nothing(artifact: Artifact) -> None:
     free = forecaster.predict(*asked("sum number c 1"))
     huge = forecaster.predict(*asked("sum number c 1", max_output_tokens=10**26))
     assert np.array_equal(huge.output_tokens, free.output_tokens)
+    assert huge.cost_usd.dtype == huge.output_tokens.dtype == np.float64
 
 
 def test_an_unknown_price_is_the_measured_mean_or_unknown_but_never_zero(artifact: Artifact) -> None:
