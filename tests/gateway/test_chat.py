@@ -1,6 +1,8 @@
 """Chat and completions through the whole gateway: who answers, what is sent, what comes back."""
 
+import asyncio
 import json
+from time import perf_counter
 
 import msgspec
 import pytest
@@ -168,6 +170,23 @@ async def test_a_stream_tells_the_facts_before_done_when_asked(served: Gateway) 
     facts = json.loads(answer.events[-2])
     assert (facts["choices"], facts["thalamus"]["expert"]) == ([], "good")
     assert answer.body.startswith(b"".join(events("good")[:-1]))
+
+
+async def test_overhead_and_latency_count_neither_the_streaming_nor_the_wait_after_it(
+    served: Gateway, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstream, "chunk_s", 0.05)
+    start = perf_counter()
+    answer = await served.chat("good", stream=True, router={"explain": True})
+    elapsed_s = perf_counter() - start
+    streamed_s = 0.05 * (len(events("good")) - 1)
+    facts = json.loads(answer.events[-2])["thalamus"]
+    assert float(facts["overhead_ms"]) / 1000 + streamed_s < elapsed_s
+    async with asyncio.timeout(5):
+        while not (told := await served.machine.journal.get(facts["decision_id"])):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert streamed_s < told["latency_s"] < elapsed_s
+    assert 0 < told["overhead_s"] < elapsed_s - streamed_s
 
 
 async def test_a_regime_is_put_around_the_conversation(served: Gateway, upstream: Upstream) -> None:
