@@ -27,7 +27,7 @@ from .endpoints.ask import Asking
 from .errors import EndpointNotFound, GatewayError, MethodNotAllowed, to_envelope
 from .experts import build_expert
 from .fleet import FleetState
-from .front import Front
+from .front import FAILED, Front
 from .journal import Journal
 from .machine import Machine
 from .microbatch import Gatherer
@@ -104,7 +104,7 @@ def rest_of(machine: Machine, transport: Transport) -> Starlette:
 
     app = Starlette(
         routes=[*models.ROUTES, *route.ROUTES, *decisions.ROUTES, *health.ROUTES, *openapi.ROUTES],
-        exception_handlers={HTTPException: _refused, GatewayError: _refused},
+        exception_handlers={HTTPException: _refused, GatewayError: _refused, Exception: _failed},
         lifespan=lifespan,
     )
     app.state.machine = machine
@@ -178,6 +178,11 @@ async def _refused(request: Request, error: Exception) -> Response:
     refusal = error if isinstance(error, GatewayError) else _in_our_words(request, error)
     headers = {name.decode(): value.decode() for name, value in refusal.headers()}
     return Response(to_envelope(refusal), refusal.status, headers, media_type="application/json")
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """A fault of ours, in the same envelope; Starlette raises it again, and the front logs it."""
+    return await _refused(request, GatewayError(FAILED))
 
 
 def _in_our_words(request: Request, error: Exception) -> GatewayError:

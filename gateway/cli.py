@@ -98,3 +98,7 @@ def _broken(name: str, point: EntryPoint, error: Exception) -> click.Command:
 @click.version_option(package_name="thalamus-gateway", prog_name="thalamus")
 def main() -> None:
     """Learns which of your language models answers which prompt best, and sends each prompt there."""
+
+
+if __name__ == "__main__":
+    main()

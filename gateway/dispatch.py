@@ -98,11 +98,13 @@ class Dispatcher:
                 await exchange.end_stream(error_event(f"{name} {error.message}", f"stream_{error.kind}"))
             else:
                 story.usage = events.events.usage
+                story.streaming_s = perf_counter() - start
                 told = self._told(exchange, order, story, events) if order.explain else b""
                 await exchange.end_stream(told + events.events.done)
             ended = True
         finally:
-            story.streaming_s = perf_counter() - start
+            story.ended_at_s = perf_counter()
+            story.streaming_s = story.ended_at_s - start
             elapsed_s = (story.first_token_s or 0.0) + story.streaming_s
             story.usage = events.events.usage
             if failure is not None:
@@ -133,13 +135,13 @@ class Dispatcher:
 
     def _facts(self, exchange: Exchange, order: Order, story: Story) -> Headers:
         """The headers that say who answered, on whose word and why."""
-        overhead_ms = (perf_counter() - exchange.started_s - story.upstream_s) * 1000
+        overhead_s = perf_counter() - exchange.started_s - story.upstream_s - story.streaming_s
         headers = [
             (b"x-thalamus-decision-id", story.decision_id.encode()),
             (b"x-thalamus-policy", header_value(order.policy)),
             (b"x-thalamus-plan", order.plan.kind.encode()),
             (b"x-thalamus-reason", header_value(order.reason)),
-            (b"x-thalamus-overhead-ms", b"%.3f" % overhead_ms),
+            (b"x-thalamus-overhead-ms", b"%.3f" % (overhead_s * 1000)),
         ]
         if story.answered is not None:
             headers.append((b"x-thalamus-expert", story.answered.encode()))
@@ -176,7 +178,7 @@ class Dispatcher:
 
     def _record(self, exchange: Exchange, order: Order, story: Story) -> None:
         usage = together([story.usage, *story.before.values()]) if story.before else story.usage
-        latency_s = perf_counter() - exchange.started_s
+        latency_s = (story.ended_at_s or perf_counter()) - exchange.started_s
         content = self._journal.content
         self._journal.record(
             Entry(

@@ -49,14 +49,18 @@ def read_fields(body: bytes) -> Fields:
     """The fields of a JSON object, each as its own bytes.
 
     Raises:
-        InvalidJson: it is no JSON object.
+        InvalidJson: it is no JSON object, or not UTF-8.
         ForbiddenField: it tries to say where the request should go.
     """
     try:
+        if not body.isascii():
+            body.decode()
         fields = _fields.decode(body)
     except msgspec.ValidationError:
         raise InvalidJson("the body must be a JSON object") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InvalidJson(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
+    except msgspec.DecodeError as error:
         raise InvalidJson(f"the body is not valid JSON: {error}" if body else "the body is empty") from None
     except RecursionError:
         raise InvalidJson("the body is nested too deeply") from None

@@ -15,6 +15,7 @@ from .errors import GatewayError, MethodNotAllowed
 from .wire import ClientGoneError, Exchange, Message, Receive, Scope, Send
 
 Handler = Callable[[Exchange], Awaitable[None]]
+FAILED = "the gateway failed; its log says why"
 OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
 
 log = logging.getLogger("thalamus")
@@ -44,7 +45,7 @@ class Front:
                 raise
         except Exception:
             log.exception("request %s failed", exchange.request_id.decode())
-            await self._refuse(exchange, GatewayError("the gateway failed; its log says why"))
+            await self._refuse(exchange, GatewayError(FAILED))
         finally:
             exchange.finish()
 

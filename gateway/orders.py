@@ -39,7 +39,8 @@ class Order:
 class Story:
     """What came of an order so far.
 
-    `before` is what the experts used whose answers are not the one that is given.
+    `before` is what the experts used whose answers are not the one given; None of one that was stopped.
+    `ended_at_s` is when the client had all of a stream, on the clock of `perf_counter`.
     """
 
     decision_id: str
@@ -48,6 +49,7 @@ class Story:
     upstream_s: float = 0.0
     first_token_s: float | None = None
     streaming_s: float = 0.0
+    ended_at_s: float | None = None
     usage: Usage | None = None
     before: dict[str, Usage | None] = field(default_factory=dict)
     status: int = CLIENT_GONE_STATUS

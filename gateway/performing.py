@@ -96,7 +96,8 @@ class Performer:
         told = {name: task.result() for name, task in tasks.items() if not task.cancelled()}
         replies = {name: reply for name, reply in told.items() if isinstance(reply, Reply)}
         failures = [failure for failure in told.values() if isinstance(failure, UpstreamError)]
-        story.before = {name: reply.usage for name, reply in replies.items()}
+        stopped = dict.fromkeys(name for name, task in tasks.items() if task.cancelled())
+        story.before = {name: reply.usage for name, reply in replies.items()} | stopped
         return replies, min(failures, key=lambda error: error.moves_on, default=None)
 
     async def _member(self, name: str, call: Call, story: Story) -> Reply | UpstreamError:

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
-from routers import ExpertProfile, parameters_b
+from routers import ExpertProfile, estimate_tokens, parameters_b
 
 from .config import Config, ExpertConfig
 from .prices import ModelFacts, facts_of
+from .query import TOKENS_PER_TURN
 
 UNKNOWN = ModelFacts()
 PLAIN = frozenset[str]()
@@ -35,7 +36,18 @@ def profile_of(expert: ExpertConfig) -> ExpertProfile:
         parameters_b=_first(expert.parameters_b, parameters_b(expert.model)),
         released=expert.released,
         ratings=expert.ratings.given(),
+        prefix_tokens=sum(TOKENS_PER_TURN + estimate_tokens(turn) for turn in _prefix(expert)),
+        max_output_tokens=expert.max_output_tokens,
     )
+
+
+def _prefix(expert: ExpertConfig) -> Iterator[str]:
+    """What is put before every conversation with it."""
+    if expert.system:
+        yield expert.system
+    for example in expert.examples:
+        yield example.user
+        yield example.assistant
 
 
 def _in_table(expert: ExpertConfig) -> bool:

@@ -20,6 +20,7 @@ TEXT_PARTS = frozenset({"text", "input_text"})
 TOOL_FIELDS = ("tools", "functions")
 TOKENS_PER_IMAGE = 800
 TOKENS_PER_TURN = 4
+MOST_TOKENS = 2**31 - 1
 BYTES_PER_TOKEN = 4
 EMPTY = (b"null", b"[]", b"{}")
 
@@ -153,6 +154,8 @@ def _output_limit(fields: Mapping[str, msgspec.Raw]) -> int | None:
         if name in fields and (limit := _decode(_limit, fields, name)) is not None:
             if limit < 0:
                 raise InvalidField(f"'{name}' must not be negative", param=name)
+            if limit > MOST_TOKENS:
+                raise InvalidField(f"'{name}' must not be more than {MOST_TOKENS}", param=name)
             return int(limit)
     return None
 

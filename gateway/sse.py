@@ -51,11 +51,12 @@ class Chunk(msgspec.Struct):
     id: Any = None
     model: Any = None
     choices: list[Choice] | None = None
-    usage: Usage | None = None
+    usage: msgspec.Raw = msgspec.Raw()
     error: Any = None
 
 
 CHUNK = msgspec.json.Decoder(Chunk)
+USAGE = msgspec.json.Decoder(Usage | None)
 ODD = Chunk()
 
 
@@ -76,6 +77,14 @@ def read_chunk(payload: bytes) -> Chunk:
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise UpstreamError("bad_chunk", "sent a chunk that is not JSON") from error
     return ODD
+
+
+def read_usage(raw: msgspec.Raw) -> Usage | None:
+    """The counts of a chunk; None where there are none, or none of the known shape."""
+    try:
+        return USAGE.decode(raw) if raw else None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
 
 
 def payload_of(event: bytes) -> bytes:
@@ -139,8 +148,7 @@ class Splitter:
         return True
 
     def _note(self, chunk: Chunk) -> None:
-        if chunk.usage is not None:
-            self.usage = chunk.usage
+        self.usage = read_usage(chunk.usage) or self.usage
         if not self.spoke:
             self.model = chunk.model if isinstance(chunk.model, str) else self.model
             self.id = chunk.id if isinstance(chunk.id, str) else self.id

@@ -5,7 +5,7 @@ Unknown is not zero: an unknown price fails every price cap. An unknown window o
 speaks against the expert yet, and the attempt's own time-outs still hold.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,9 +50,15 @@ def _standing_reason(profile: ExpertProfile, require: Require) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
-    """What the pool can carry, as arrays (n_experts,): inf where unknown, True where not known to lack it."""
+    """What the pool can carry, as arrays (n_experts,): inf where unknown, True where not known to lack it.
+
+    prefix_tokens: what stands before every conversation; `capped`: whether any answer has a longest length
+    """
 
     context_tokens: Floats
+    prefix_tokens: Floats
+    max_output_tokens: Floats
+    capped: bool
     sees_images: Bools
     calls_tools: Bools
 
@@ -61,8 +67,25 @@ class PoolLimits:
         def able(ability: str) -> Bools:
             return np.array([p.abilities is None or ability in p.abilities for p in pool], dtype=bool)
 
-        windows = [np.inf if p.context_tokens is None else float(p.context_tokens) for p in pool]
-        return cls(np.array(windows), able("vision"), able("tools"))
+        def bound(values: Iterable[int | None]) -> Floats:
+            return np.array([np.inf if value is None else float(value) for value in values])
+
+        longest = bound(p.max_output_tokens for p in pool)
+        return cls(
+            context_tokens=bound(p.context_tokens for p in pool),
+            prefix_tokens=bound(p.prefix_tokens for p in pool),
+            max_output_tokens=longest,
+            capped=bool(np.isfinite(longest).any()),
+            sees_images=able("vision"),
+            calls_tools=able("tools"),
+        )
+
+    def needed_tokens(self, query: Query) -> Floats:
+        """(n_experts,) what stands before the conversation, it, and the answer it asks for."""
+        asked = query.max_output_tokens or 0
+        if self.capped and asked:
+            return query.n_input_tokens + np.minimum(self.max_output_tokens, asked) + self.prefix_tokens
+        return query.n_input_tokens + asked + self.prefix_tokens
 
 
 def query_rejections(
@@ -70,12 +93,12 @@ def query_rejections(
 ) -> Rejections:
     """Whom this query, this prediction and this moment rule out."""
     found: Rejections = {}
-    n_tokens = query.n_input_tokens + (query.max_output_tokens or 0)
+    n_tokens = limits.needed_tokens(query)
     _reject(
         found,
         prediction,
         limits.context_tokens < n_tokens,
-        lambda e: f"context window {limits.context_tokens[e]:.0f} < {n_tokens} tokens",
+        lambda e: f"context window {limits.context_tokens[e]:.0f} < {n_tokens[e]:.0f} tokens",
     )
     for name in query.declined:
         found[name] = "is a tool and has no answer to this"

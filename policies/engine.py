@@ -160,7 +160,7 @@ class Engine:
             if objective.first:
                 ranking = self._lead(ranking, objective, row, prediction, latency[row])
             if policy.explore and draws is not None:
-                ranking = _explored(ranking, policy.explore, float(draws[row]), utility)
+                ranking = _explored(ranking, policy.explore, float(draws[row]))
             plan = self._plan(policy, require, query, ranking.order, prediction, row)
             if plan.kind == "panel":
                 ranking = ranking._replace(reason=f"panel; {ranking.reason}")
@@ -323,14 +323,14 @@ def _margin(order: Ints, utility: Floats) -> float:
     return float(utility[order[0]] - utility[order[1]]) if len(order) > 1 else float("inf")
 
 
-def _explored(ranking: _Ranking, share: float, draw: float, utility: Floats) -> _Ranking:
-    """Somebody else first now and then."""
+def _explored(ranking: _Ranking, share: float, draw: float) -> _Ranking:
+    """Somebody else first now and then; the margin stays the ranking's: being unsure hangs on no draw."""
     rank, propensity = _explore(share, len(ranking.order), draw)
     if not rank:
         return ranking._replace(propensity=propensity)
     order = np.concatenate(([ranking.order[rank]], np.delete(ranking.order, rank)))
     reason = f"explored with probability {propensity:.3f}"
-    return _Ranking(order, reason, _margin(order, utility), propensity)
+    return _Ranking(order, reason, ranking.margin, propensity)
 
 
 def _explore(share: float, n_eligible: int, draw: float) -> tuple[int, float]:

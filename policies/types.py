@@ -117,8 +117,8 @@ class Decision:
 
     `order` ranks the eligible experts, best first. Arrays are (n_experts,). `rejections` gives for each
     expert that was not eligible the constraint it failed. `margin` is how much utility separates the first
-    two, in quality; infinite when there is no second. `propensity` is the probability with which this
-    expert was taken, 1 without exploration.
+    two, in quality, before anybody explored; infinite when there is no second. `propensity` is the
+    probability with which this expert was taken, 1 without exploration.
     """
 
     policy: str

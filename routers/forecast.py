@@ -60,6 +60,10 @@ class Forecaster:
         self._evidence[here] = True
         self._guess = _column(profile.quality for profile in self._pool)
         self._price_in, self._price_out = self._prices()
+        prefix = np.array([profile.prefix_tokens for profile in self._pool], np.float64)
+        self._prefix_cost: Floats = prefix * self._price_in
+        longest = _column(profile.max_output_tokens for profile in self._pool)
+        self._longest: Floats | None = None if np.isnan(longest).all() else np.nan_to_num(longest, nan=np.inf)
         self._measure(artifact)
         self.margin = artifact.margin if artifact else 0.0
         self._sample = artifact.sample if artifact else None
@@ -102,7 +106,7 @@ class Forecaster:
         if sample is None or tier not in sample.quality or not self._whole:
             return None
         tokens = sample.output_tokens[tier][:, there]
-        tokens = np.where(np.isnan(tokens), self._tokens, tokens)
+        tokens = self._capped(np.where(np.isnan(tokens), self._tokens, tokens))
         cost_usd = self._cost_usd(sample.input_tokens[:, None], tokens)
         if np.isnan(cost_usd).any():
             return None
@@ -110,8 +114,12 @@ class Forecaster:
         return sweep(sample.quality[tier][:, there], sample.score[:, there], cost_usd, dearest)
 
     def _cost_usd(self, input_tokens: Floats, output_tokens: Floats) -> Floats:
-        """(n_queries, n_experts) by tokens in, (n_queries, 1), and out; the measured mean where unpriced."""
+        """(n_queries, n_experts) by tokens in, (n_queries, 1), and out; the measured mean where unpriced.
+
+        What stands before every conversation is paid for with each.
+        """
         cost = input_tokens * self._price_in
+        cost += self._prefix_cost
         cost += output_tokens * self._price_out
         return np.where(self._priced, cost, self._mean_cost)
 
@@ -126,11 +134,11 @@ class Forecaster:
         else:
             tier = features.tier
             quality = self._quality(head, features)
-            tokens = self._lengths(head, features)
+            tokens = self._capped(self._lengths(head, features))
         asked = np.array([[query.n_input_tokens] for query in queries], np.float64).reshape(-1, 1)
         if any(query.max_output_tokens is not None for query in queries):
             cap = [[np.inf if q.max_output_tokens is None else q.max_output_tokens] for q in queries]
-            tokens = np.minimum(tokens, cap)
+            tokens = np.minimum(tokens, np.array(cap, np.float64))
         latency = tokens * self._latency_slope
         latency += self._latency_start
         return Prediction(
@@ -181,6 +189,10 @@ class Forecaster:
         lengths[:, ~self._length_known] = self._tokens[~self._length_known]
         return lengths
 
+    def _capped(self, tokens: Floats) -> Floats:
+        """Expected lengths, none above the longest answer that the expert may give."""
+        return tokens if self._longest is None else np.minimum(tokens, self._longest)
+
     def _prices(self) -> tuple[Floats, Floats]:
         price_in = _column(profile.input_usd_per_token for profile in self._pool)
         price_out = _column(profile.output_usd_per_token for profile in self._pool)
@@ -207,9 +219,9 @@ class Forecaster:
         self._length_known: Bools = ~np.isnan(tokens)
         self._all_lengths = bool(self._length_known.all())
         usual = tokens[self._length_known].mean() if self._length_known.any() else UNKNOWN_OUTPUT_TOKENS
-        self._tokens = np.where(self._length_known, tokens, usual)
+        self._tokens = self._capped(np.where(self._length_known, tokens, usual))
         self._measure_latency(artifact, n)
-        paid = 256.0 * self._price_in + self._tokens * self._price_out
+        paid = 256.0 * self._price_in + self._prefix_cost + self._tokens * self._price_out
         measured = spread(_column(expert.cost_usd for expert in experts))
         self._mean_cost: Floats = np.where(self._priced, paid, measured)
 

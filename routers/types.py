@@ -46,6 +46,7 @@ class ExpertProfile:
     An unknown price or window is None, never 0. `labels` are what a policy can require (region, local …).
     `quality` is the operator's own guess in [0, 1], used only where there is no evidence. `parameters_b` are
     billions, `released` is an ISO date, `ratings` the operator's own (security, readability): more is better.
+    `prefix_tokens` are put before every conversation, `max_output_tokens` are the longest answer it may give.
     """
 
     name: str
@@ -60,6 +61,8 @@ class ExpertProfile:
     parameters_b: float | None = None
     released: str | None = None
     ratings: frozenset[tuple[str, float]] = frozenset()
+    prefix_tokens: int = 0
+    max_output_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from routers import OutcomeTable, Provenance
+from routers import OutcomeTable, Provenance, RoutersError
 
 from ..app import price_of, runner_settings
-from ..config import Config, ExpertConfig, load_config
+from ..config import Config, ExpertConfig
 from ..experts import build_expert
 from ..profiles import profile_of
 from ..profiling import Answer, Notebook, Probe, Subject, ask_all, door, outcome_table, price_usd
-from ..runners import Runners
+from ..runners import RunnerError, Runners
 from ..transport import Transport
+from .options import CONFIG_OPTION, JSON_OPTION, configuration
 
 EXAMPLES = """
 \b
@@ -31,13 +32,7 @@ Examples:
 
 
 @click.command(epilog=EXAMPLES)
-@click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path),
-    default=Path("thalamus.yaml"),
-    show_default=True,
-)
+@CONFIG_OPTION
 @click.option(
     "--probes",
     "probes_path",
@@ -65,7 +60,7 @@ Examples:
     type=click.FloatRange(min=0),
     help="Ask without confirmation if it can cost no more than this.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@JSON_OPTION
 def command(
     config_path: Path,
     probes_path: Path | None,
@@ -81,19 +76,39 @@ def command(
     The price is shown before anything is asked. Every answer is kept as it comes in OUT.answers: interrupt it
     whenever you like, run the same command again and it goes on where it stopped.
     """
-    config = load_config(config_path)
+    config = configuration(config_path)
     experts = _chosen(config, names)
-    probes: list[Probe] = door("thalamus.probes")(probes_path)[:limit]
+    probes = _probes(probes_path)[:limit]
     _agree_on_price(probes, experts, max_usd)
-    notebook = Notebook(out.with_name(out.name + ".answers"))
-    table = asyncio.run(_profile(config, experts, probes, notebook, parallel))
-    table.save(out)
+    try:
+        notebook = Notebook(out.with_name(out.name + ".answers"))
+        table = asyncio.run(_profile(config, experts, probes, notebook, parallel))
+        table.save(out)
+    except (RunnerError, RoutersError, OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
     _report(table, notebook.errors(), out, as_json)
+
+
+def _probes(path: Path | None) -> list[Probe]:
+    """Those of a file, or the bundled ones.
+
+    Raises:
+        ClickException: they cannot be used; names file, line and field.
+    """
+    try:
+        probes: list[Probe] = door("thalamus.probes")(path)
+    except (LookupError, ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    return probes
 
 
 def _chosen(config: Config, names: str | None) -> list[ExpertConfig]:
     """The experts to ask; embedding models have no answers to grade."""
     askable = {expert.name: expert for expert in config.experts if not expert.embeds}
+    if not askable:
+        raise click.ClickException(
+            "no experts are configured that can be asked; `thalamus init` looks for some"
+        )
     wanted = [name.strip() for name in names.split(",")] if names else list(askable)
     if unknown := [name for name in wanted if name not in askable]:
         raise click.UsageError(f"no expert {unknown[0]!r} in the configuration; it has {', '.join(askable)}")

@@ -36,8 +36,8 @@ def _experts(config: Config) -> Iterator[Violation]:
         if expert.released and not _is_date(expert.released):
             yield (*at, "released"), f"'{expert.released}' is no day of the calendar; write it as 2024-07-18"
         for path, base in _bases(expert, at):
-            if urlsplit(base).scheme not in ("http", "https") or not urlsplit(base).hostname:
-                yield path, "not an address: it must start with http:// or https:// and name a host"
+            if why := _fault_of_address(base):
+                yield path, f"of '{expert.name}': {why}"
 
 
 def _kind(expert: ExpertConfig, at: Path) -> Iterator[Violation]:
@@ -56,6 +56,25 @@ def _kind(expert: ExpertConfig, at: Path) -> Iterator[Violation]:
             (*at, "model"),
             f"'{expert.model}' names no provider; write it as provider/model, such as openai/{expert.model}",
         )
+
+
+def _fault_of_address(base: str) -> str | None:
+    """Why nobody can be called there; never with the address itself, which may hold a password."""
+    try:
+        parts = urlsplit(base)
+        port = parts.port
+    except ValueError as error:
+        said = str(error) if "out of range" in str(error) else "its host or port cannot be read"
+        return f"not an address: {said[0].lower()}{said[1:]}"
+    if parts.username is not None or parts.password is not None:
+        return "holds a user name or password: take it out; keys go into api_key or headers"
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return "not an address: it must start with http:// or https:// and name a host"
+    if port == 0:
+        return "not an address: port 0 is nobody's"
+    if any(char.isspace() for char in base):
+        return "not an address: there is a space in it"
+    return None
 
 
 def _is_date(text: str) -> bool:

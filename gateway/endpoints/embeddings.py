@@ -12,11 +12,12 @@ from policies import Single
 from routers import estimate_tokens
 
 from ..dispatch import Dispatcher
-from ..errors import InvalidField, ModelNotFound
+from ..errors import InvalidField, ModelNotFound, Unavailable
 from ..experts.types import Call, Fields
 from ..fields import read_fields, text_field
 from ..hints import read_hints
 from ..machine import Machine
+from ..microbatch import BusyError
 from ..orders import Order
 from ..wire import Exchange
 from .ask import NAMED_POLICY, NAMED_REASON, OURS, expert_names
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 PATH = "/v1/embeddings"
 BUNDLED = "minilm"
 MAX_INPUTS = 2048
+RETRY_AFTER_S = 1.0
 
 _input = msgspec.json.Decoder(str | list[Any])
 
@@ -74,7 +76,7 @@ class Embedding:
     async def _embed(self, exchange: Exchange, fields: Fields, gatherer: "Gatherer") -> None:
         texts = read_texts(fields)
         as_base64 = encoding_of(fields) == "base64"
-        vectors = await asyncio.gather(*(gatherer.embed(text) for text in texts))
+        vectors = await vectors_of(texts, gatherer)
         n_tokens = sum(estimate_tokens(text) for text in texts)
         body = {
             "object": "list",
@@ -95,6 +97,22 @@ class Embedding:
         return ModelNotFound(
             f"there is no embedding model '{model[:128]}'; there are: {listed}", param="model"
         )
+
+
+async def vectors_of(texts: list[str], gatherer: "Gatherer") -> "list[np.ndarray[Any, Any]]":
+    """(1, dim) unit row of each text; where one cannot be had, nobody waits for the others any more.
+
+    Raises:
+        Unavailable: the encoder's queue is full.
+    """
+    tasks = [asyncio.ensure_future(gatherer.embed(text)) for text in texts]
+    try:
+        return await asyncio.gather(*tasks)
+    except BusyError:
+        raise Unavailable("the encoder is overloaded; try again", retry_after_s=RETRY_AFTER_S) from None
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def read_texts(fields: Fields) -> list[str]:

@@ -14,6 +14,7 @@ from ..config import DeploymentConfig, ExpertConfig, TimeoutConfig
 from ..sse import EventStream
 from .failures import MOVES_ON, SECRET_STATUS, read_whole
 from .regime import Regime
+from .slots import Slots
 from .types import Call, Reply, UpstreamError
 
 PARAMETERS = frozenset(
@@ -74,7 +75,7 @@ def load_litellm() -> Any:
 
 
 class LiteLLMExpert:
-    """One expert of a provider whose protocol is not OpenAI's. Its deployments take turns."""
+    """One expert of a provider whose protocol is not OpenAI's; its least loaded deployment is asked."""
 
     def __init__(
         self, config: ExpertConfig, timeouts: TimeoutConfig, load: Callable[[], Any] = load_litellm
@@ -82,17 +83,34 @@ class LiteLLMExpert:
         self.name = config.name
         self._model = config.model
         self._provider = config.provider
-        self._places = config.places()
+        self._places = [(place, Slots(place.max_parallel)) for place in config.places()]
         self._regime = Regime(config)
         self._timeouts = timeouts
         self._load = load
         self._litellm: Any = None
         self._turn = 0
 
+    @property
+    def in_use(self) -> int:
+        """Calls running now."""
+        return sum(slots.in_use for _, slots in self._places)
+
     async def call(self, call: Call) -> Reply:
         litellm = await self._module()
+        place, slots = self._next_place()
+        await slots.take(self._timeouts.first_token_s)
+        reply: Reply | None = None
+        try:
+            reply = await self._ask(litellm, call, place, slots)
+        finally:
+            if reply is None or reply.events is None:
+                slots.give_back()
+        return reply
+
+    async def _ask(self, litellm: Any, call: Call, place: DeploymentConfig, slots: Slots) -> Reply:
+        """Ask one deployment; the end of a stream gives its slot back."""
         ask = getattr(litellm, FUNCTIONS[call.endpoint])
-        arguments = self._arguments(call)
+        arguments = self._arguments(call, place)
         start = asyncio.get_running_loop().time()
         limit_s = self._timeouts.first_token_s if call.stream else self._timeouts.total_s
         try:
@@ -105,15 +123,14 @@ class LiteLLMExpert:
         if not call.stream:
             body = answer.model_dump_json(exclude_none=True).encode()
             return Reply(body=body, usage=read_whole(body, call.endpoint))
-        return Reply(events=await self._open(answer, start))
+        return Reply(events=await self._open(answer, start, slots))
 
     async def _module(self) -> Any:
         if self._litellm is None:
             self._litellm = await asyncio.to_thread(self._load)
         return self._litellm
 
-    def _arguments(self, call: Call) -> dict[str, Any]:
-        place = self._next_place()
+    def _arguments(self, call: Call, place: DeploymentConfig) -> dict[str, Any]:
         arguments: dict[str, Any] = {
             name: msgspec.json.decode(value)
             for name, value in self._regime.apply(call).items()
@@ -136,14 +153,21 @@ class LiteLLMExpert:
             arguments["extra_headers"] = {name: value.reveal() for name, value in place.headers.items()}
         return arguments
 
-    def _next_place(self) -> DeploymentConfig:
+    def _next_place(self) -> tuple[DeploymentConfig, Slots]:
+        """The least loaded, in turn among equals."""
         self._turn = (self._turn + 1) % len(self._places)
-        return self._places[self._turn]
+        return min([*self._places[self._turn :], *self._places[: self._turn]], key=lambda p: p[1].load)
 
-    async def _open(self, answer: Any, start: float) -> EventStream:
+    async def _open(self, answer: Any, start: float, slots: Slots) -> EventStream:
+        stop = _closer(answer)
+
+        def close() -> None:
+            stop()
+            slots.give_back()
+
         events = EventStream(
             _reader(answer),
-            _closer(answer),
+            close,
             first_token_at=start + self._timeouts.first_token_s,
             between_s=self._timeouts.between_tokens_s,
             end_at=start + self._timeouts.total_s,
@@ -151,7 +175,7 @@ class LiteLLMExpert:
         try:
             await events.open()
         except BaseException:
-            events.close()
+            stop()
             raise
         return events
 

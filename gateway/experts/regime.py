@@ -44,19 +44,21 @@ class Regime:
         if self._cap is not None:
             _shorten(fields, self._cap)
         if self._before and "messages" in fields:
-            fields["messages"] = Raw(b"[" + self._before + b"," + bytes(fields["messages"]).lstrip()[1:])
+            rest = bytes(fields["messages"]).lstrip()[1:].lstrip()
+            between = b"" if rest.startswith(b"]") else b","
+            fields["messages"] = Raw(b"[" + self._before + between + rest)
         return fields
 
 
 def _shorten(fields: Fields, cap: int) -> None:
-    """Lower the length asked for to `cap`, under whichever name it was asked."""
-    name = next((name for name in SAME if name in fields), "max_tokens")
-    try:
-        asked = msgspec.json.decode(fields.get(name, b"null"), type=int | None)
-    except msgspec.MsgspecError:
-        return  # no length at all: the upstream says so better
-    if asked is None or asked > cap:
-        fields[name] = Raw(encode(cap))
+    """Lower the length asked for to `cap`, under every name it was asked."""
+    for name in [name for name in SAME if name in fields] or ["max_tokens"]:
+        try:
+            asked = msgspec.json.decode(fields.get(name, b"null"), type=int | None)
+        except msgspec.MsgspecError:
+            continue  # no length at all: the upstream says so better
+        if asked is None or asked > cap:
+            fields[name] = Raw(encode(cap))
 
 
 def _raw(values: Mapping[str, Any]) -> Fields:

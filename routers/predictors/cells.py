@@ -12,7 +12,7 @@ from .clusters import spherical_kmeans
 
 _SAMPLE = 8192
 _N_STEPS = 6
-_SHARE = 0.25
+_SHARE = 0.18
 """Of all rows that a search looks at, about."""
 
 
@@ -40,14 +40,14 @@ class Cells:
         nearest = np.argsort(row @ self.centroids)[::-1]
         end = np.cumsum((self.start[1:] - self.start[:-1])[nearest])
         n_probed = int(np.searchsorted(end, _SHARE * len(self.rows))) + 1
-        similarity = np.empty(int(end[n_probed - 1]), np.float32)
-        places = np.empty(len(similarity), np.int64)
-        first = 0
+        similarity, first, shift = np.empty(int(end[n_probed - 1]), np.float32), 0, []
         for cell, last in zip(nearest[:n_probed].tolist(), end[:n_probed].tolist(), strict=True):
             begin = int(self.start[cell])
             np.dot(self.rows[begin : begin + last - first], row, out=similarity[first:last])
-            places[first:last] = np.arange(begin, begin + last - first)
+            shift.append(begin - first)
             first = last
+        places = np.arange(len(similarity))
+        places += np.repeat(shift, np.diff(end[:n_probed], prepend=0))
         return similarity, places
 
     def arrays(self) -> Arrays:

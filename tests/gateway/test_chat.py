@@ -1,6 +1,8 @@
 """Chat and completions through the whole gateway: who answers, what is sent, what comes back."""
 
+import asyncio
 import json
+from time import perf_counter
 
 import msgspec
 import pytest
@@ -170,6 +172,23 @@ async def test_a_stream_tells_the_facts_before_done_when_asked(served: Gateway) 
     assert answer.body.startswith(b"".join(events("good")[:-1]))
 
 
+async def test_overhead_and_latency_count_neither_the_streaming_nor_the_wait_after_it(
+    served: Gateway, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstream, "chunk_s", 0.05)
+    start = perf_counter()
+    answer = await served.chat("good", stream=True, router={"explain": True})
+    elapsed_s = perf_counter() - start
+    streamed_s = 0.05 * (len(events("good")) - 1)
+    facts = json.loads(answer.events[-2])["thalamus"]
+    assert float(facts["overhead_ms"]) / 1000 + streamed_s < elapsed_s
+    async with asyncio.timeout(5):
+        while not (told := await served.machine.journal.get(facts["decision_id"])):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert streamed_s < told["latency_s"] < elapsed_s
+    assert 0 < told["overhead_s"] < elapsed_s - streamed_s
+
+
 async def test_a_regime_is_put_around_the_conversation(served: Gateway, upstream: Upstream) -> None:
     await served.chat("regime", temperature=1, max_completion_tokens=9, seed=1)
     sent = upstream.calls[-1]
@@ -228,6 +247,9 @@ WRONG = [
     (b"[]", "invalid_json", None),
     (b'{"model": "good"', "invalid_json", None),
     (b"[" * 200_000, "invalid_json", None),
+    (b'{"model": "auto", "messages": [{"role": "user", "content": "\xff"}]}', "invalid_json", None),
+    (b'{"model": "auto", "messages": [{"role": "user", "content": "[Flag: \xff]"}]}', "invalid_json", None),
+    (b'{"model": "good", "messages": [{"role": "user", "content": "\xc3"}]}', "invalid_json", None),
     (b'{"messages": []}', "invalid_value", "model"),
     (b'{"model": 3, "messages": []}', "invalid_value", "model"),
     (b'{"model": "", "messages": [{}]}', "invalid_value", "model"),
@@ -254,6 +276,21 @@ async def test_too_large_a_body_is_a_413(upstream: Upstream, tmp_path) -> None:
         answer = await served.chat("good", more="x" * 1000)
         assert (answer.status, answer.error["code"]) == (413, "body_too_large")
         assert (await served.chat("good")).status == 200
+
+
+@pytest.mark.parametrize("path", ["route", "chat/completions"])
+async def test_a_fault_of_ours_is_a_500_in_the_envelope_and_in_the_log(
+    served: Gateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(served.machine.routing, "decide", broken)
+    answer = await served.post(path, {"model": "auto", "messages": [{"role": "user", "content": "Hi"}]})
+    assert (answer.status, answer.error["code"]) == (500, "internal_error")
+    assert answer.headers["content-type"] == "application/json"
+    assert "a bug" not in answer.error["message"]
+    assert caplog.text.count("RuntimeError: a bug") == 1
 
 
 async def test_an_unknown_address_is_a_404_in_the_envelope(served: Gateway) -> None:

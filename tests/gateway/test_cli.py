@@ -1,6 +1,7 @@
 """The command line: found by name, quick, one line where something is wrong."""
 
 import json
+import runpy
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gateway import cli
+from gateway.runners import Runner, Runners, RunnerUnavailable
 
 ROOT = Path(__file__).parents[2]
 GOOD = """\
@@ -91,6 +93,16 @@ def test_a_plug_in_is_a_command_like_any_other(monkeypatch: pytest.MonkeyPatch) 
     assert "Greet the world" in run("--help").output
 
 
+def test_the_module_runs_as_a_program(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["thalamus", "--help"])
+    monkeypatch.delitem(sys.modules, "gateway.cli")
+    with pytest.raises(SystemExit):
+        runpy.run_module("gateway.cli", run_name="__main__")
+    assert "Start here" in capsys.readouterr().out
+
+
 def test_an_unknown_command_is_named() -> None:
     result = run("srve")
     assert result.exit_code == 2
@@ -159,6 +171,10 @@ def test_route_reads_standard_input_and_shows_a_table(here: Path) -> None:
             ("serve", "--config", "good.yaml", "--host", "0.0.0.0"),
             "can be reached from other machines and there is no key",
         ),
+        (("profile",), "no such file; `thalamus init` writes one"),
+        (("profile", "-c", "empty.yaml"), "no experts are configured"),
+        (("profile", "-c", "good.yaml", "--probes", "nowhere.jsonl"), "nowhere.jsonl: cannot be read"),
+        (("profile", "-c", "good.yaml", "--probes", "empty.yaml"), "empty.yaml: holds no probe"),
         (("config", "import-litellm", "empty.yaml"), "not a LiteLLM configuration"),
         (("config", "import-litellm", "nowhere.yaml"), "cannot be read: No such file"),
     ],
@@ -171,6 +187,40 @@ def test_what_cannot_be_done_is_said_in_one_line(here: Path, args: tuple[str, ..
     assert said in result.output
     assert len([line for line in result.output.splitlines() if not line.startswith("warning")]) == 1
     assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+RUNS_NOTHING = "experts: [{name: small, runner: {model: ./nowhere.gguf}}]"
+
+
+def test_profile_says_in_one_line_which_runner_cannot_start(here: Path) -> None:
+    (here / "thalamus.yaml").write_text(RUNS_NOTHING)
+    result = run("profile", "--limit", "1")
+    assert (result.exit_code, type(result.exception)) == (1, SystemExit)
+    assert 'there is no file "nowhere.gguf"' in result.output.splitlines()[-1]
+
+
+def test_profile_says_in_one_line_which_runner_is_not_there(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(_: Runner, timeout_s: float) -> None:
+        raise RunnerUnavailable(f"small did not get ready within {timeout_s:g} s")
+
+    async def nothing(_: Runners) -> None: ...
+
+    monkeypatch.setattr(Runners, "start", nothing)
+    monkeypatch.setattr(Runner, "wait_ready", never)
+    (here / "thalamus.yaml").write_text(GOOD)
+    result = run("profile", "--limit", "1")
+    assert (result.exit_code, type(result.exception)) == (1, SystemExit)
+    assert result.output.splitlines()[-1] == "Error: small did not get ready within 60 s"
+
+
+def test_profile_finds_its_configuration_as_every_command_does(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "other.yaml").write_text(RUNS_NOTHING)
+    monkeypatch.setenv("THALAMUS_CONFIG", "other.yaml")
+    assert "no expert 'x' in the configuration; it has small" in run("profile", "--experts", "x").output
 
 
 def test_a_damaged_artifact_is_one_line(here: Path) -> None:

@@ -79,7 +79,13 @@ def test_what_is_no_plain_yaml_is_one_line(text: str) -> None:
         ("experts:\n  - name: auto\n    model: openai/x\n", 2, "'auto' names the policies"),
         ("experts:\n  - name: a\n", 2, "needs one of 'model', 'runner' or 'tool'"),
         ("experts:\n  - name: a\n    model: gpt-5\n", 3, "write it as provider/model, such as openai/gpt-5"),
-        (expert("    api_base: gpu-box:8000\n"), 4, "not an address"),
+        (expert("    api_base: gpu-box:8000\n"), 4, "api_base: of 'a': not an address"),
+        (expert("    api_base: http://box:99999/v1\n"), 4, "of 'a': not an address: port out of range"),
+        (expert("    api_base: http://box:80a/v1\n"), 4, "its host or port cannot be read"),
+        (expert("    api_base: http://[::1/v1\n"), 4, "its host or port cannot be read"),
+        (expert("    api_base: http://box:0/v1\n"), 4, "port 0 is nobody's"),
+        (expert("    api_base: http://box /v1\n"), 4, "a space"),
+        (expert("    deployments: [{api_base: http://box:99999}]\n"), 4, "port out of range"),
         ("experts:\n  - {name: a, tool: calculator, api_base: http://x}\n", 2, "served from here"),
         (expert("policies:\n  auto:\n    default: b\n"), 6, "no expert is named 'b'; there are: a"),
         (expert("policies:\n  p: {require: {models: [a, c]}}\n"), 5, "no expert is named 'c'"),
@@ -121,6 +127,14 @@ def test_secrets_never_show_in_a_repr_or_in_an_error() -> None:
     )
     assert GOOD_KEY not in repr(config) + str(config) + f"{config.experts[0].api_key}"
     assert GOOD_KEY not in "\n".join(problems(f"server: {{master_key: {GOOD_KEY}, port: {GOOD_KEY}}}"))
+
+
+@pytest.mark.parametrize("who", ["me:hunter2-hunter2", ":hunter2-hunter2", "hunter2-hunter2"])
+@pytest.mark.parametrize("port", ["", ":443", ":hunter2-hunter2"])
+def test_a_password_in_an_address_is_refused_without_being_shown(who: str, port: str) -> None:
+    (told,) = problems(expert(f"    api_base: https://{who}@box{port}/v1\n"))
+    assert told.startswith("thalamus.yaml:4: experts[0].api_base: of 'a': ")
+    assert "hunter2" not in told
 
 
 def test_prompts_keep_what_looks_like_a_reference() -> None:
@@ -228,9 +242,20 @@ def test_attributes_of_experts_and_weights_on_them_are_read() -> None:
     a, b = profiles(config)
     assert (a.parameters_b, a.released, a.ratings) == (8, "2024-07-18", {("security", 3)})
     assert (b.parameters_b, b.released, b.ratings) == (9, None, frozenset())
+    assert (a.prefix_tokens, a.max_output_tokens) == (0, None)
     auto = config.policies_by_name()["auto"]
     assert auto.objective == Objective(cost=0.2, goals=(("size", 0.1),), first=("latest",))
     assert not auto.in_band_flags
+
+
+def test_a_profile_counts_what_stands_before_every_conversation_and_knows_the_longest_answer() -> None:
+    text = expert(
+        f"    system: {'s' * 4000}\n    max_output_tokens: 60\n"
+        f"    examples: [{{user: {'u' * 400}, assistant: {'a' * 40}}}]\n"
+    )
+    (profile,) = profiles(parse_config(text))
+    assert 1110 <= profile.prefix_tokens <= 1125
+    assert profile.max_output_tokens == 60
 
 
 @pytest.mark.parametrize(

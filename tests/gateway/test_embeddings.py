@@ -88,3 +88,16 @@ async def test_who_does_not_embed_is_refused_with_who_does(served: Gateway) -> N
         "does not embed"
         in (await served.post("embeddings", {"model": "good", "input": "a"})).error["message"]
     )
+
+
+async def test_a_full_queue_is_a_503_that_leaves_nothing_waiting(served: Gateway) -> None:
+    gatherer = served.machine.gatherer
+    assert gatherer is not None
+    n_waiting, gatherer._max_waiting = gatherer._max_waiting, 3
+    try:
+        answer = await served.post("embeddings", {"model": "minilm", "input": ["a", "b" * 99] * 20})
+    finally:
+        gatherer._max_waiting = n_waiting
+    assert (answer.status, answer.error["code"]) == (503, "experts_unavailable")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert gatherer.n_waiting == 0

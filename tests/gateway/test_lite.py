@@ -35,7 +35,7 @@ async def upstream():
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory):
-    place = {"api_base": upstream.base, "api_key": "sk-upstream-secret"}
+    place = {"api_base": upstream.base, "api_key": "sk-upstream-secret", "max_parallel": 1}
     experts = [{"name": name, "model": f"litellm_proxy/{name}", **place} for name in NAMES]
     experts.append({"name": "vectors", "model": "litellm_proxy/vectors", "embeds": True, **place})
     patience = {"first_token_s": 10, "between_tokens_s": 0.5, "total_s": 10}
@@ -116,3 +116,29 @@ async def test_a_client_that_goes_away_is_seen_upstream(
     async with asyncio.timeout(2):
         while upstream.aborted.count(name) == before:  # noqa: ASYNC110 (nothing tells)
             await asyncio.sleep(0.01)
+
+
+async def until_called(upstream: Upstream, name: str, n_calls: int) -> None:
+    async with asyncio.timeout(5):
+        while upstream.n_calls(name) < n_calls:  # noqa: ASYNC110 (nothing tells)
+            await asyncio.sleep(0.01)
+
+
+async def test_no_more_calls_run_at_a_time_than_allowed(served: Gateway, upstream: Upstream) -> None:
+    before = upstream.n_calls("hang")
+    asking = [asyncio.ensure_future(served.chat("hang", stream=stream)) for stream in (False, True)]
+    for n in range(2):
+        await until_called(upstream, "hang", before + n + 1)
+        await asyncio.sleep(0.2)
+        assert upstream.n_calls("hang") == before + n + 1
+        asking[bool(upstream.calls[-1].get("stream"))].cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
+
+
+@pytest.mark.parametrize("name", ["good", "status-500", "cut-2"])
+async def test_a_slot_is_free_again_after_each_end(served: Gateway, name: str) -> None:
+    for stream in (True, False, True):
+        await served.chat(name, stream=stream)
+    expert = served.machine.experts[name]
+    assert isinstance(expert, LiteLLMExpert)
+    assert expert.in_use == 0

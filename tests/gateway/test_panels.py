@@ -28,7 +28,7 @@ QUESTION = "How many legs has a spider?"
 
 @contextlib.asynccontextmanager
 async def panel(
-    tmp_path: Any, models: str, *, aggregator: str = "auto", **more: Any
+    tmp_path: Any, models: str, *, aggregator: str = "auto", free: str = "", **more: Any
 ) -> AsyncIterator[tuple[Gateway, Upstream]]:
     """A gateway whose `auto` is a panel of the first three of these models, the first expected to be best."""
     async with running_upstream() as upstream:
@@ -38,8 +38,8 @@ async def panel(
                 "model": f"openai/{model}",
                 "api_base": upstream.base,
                 "quality": 0.8 - 0.01 * n,
-                "input_cost_per_token": PRICE,
-                "output_cost_per_token": PRICE,
+                "input_cost_per_token": 0.0 if name in free else PRICE,
+                "output_cost_per_token": 0.0 if name in free else PRICE,
             }
             for n, (name, model) in enumerate(zip("abcdef", models.split(), strict=False))
         ]
@@ -190,6 +190,22 @@ async def test_a_member_that_lags_far_behind_is_not_waited_for(
         told = await served.told(answer)
         assert [a["verdict"] for a in told["attempts"] if a["expert"] == "c"] == ["abandoned"]
         await until(lambda: upstream.aborted == ["hang"])
+
+
+@pytest.mark.parametrize("free", ["", "c"])
+async def test_what_a_stopped_member_used_is_unknown_unless_it_is_free(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, free: str
+) -> None:
+    monkeypatch.setattr(panels, "PATIENCE_S", 0.2)
+    async with panel(tmp_path, "says-8 says-8 hang", free=free) as (served, _):
+        answer = await ask(served)
+        told = await served.told(answer)
+        if free:
+            assert float(answer.headers["x-thalamus-cost-usd"]) == pytest.approx(50 * PRICE)
+            assert told["cost_usd"] == pytest.approx(50 * PRICE)
+        else:
+            assert (answer.headers["x-thalamus-cost-usd"], told["cost_usd"]) == ("unknown", None)
+        assert told["input_tokens"] is None
 
 
 async def test_a_panel_over_its_cap_asks_whom_it_can_pay(tmp_path: Any) -> None:

@@ -221,3 +221,10 @@ def test_a_malformed_input_is_refused(value: object) -> None:
 
 def test_no_turns_make_no_text() -> None:
     assert routing_text([]) == ""
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_an_output_limit_beyond_all_measure_is_refused_by_name(name: str) -> None:
+    with pytest.raises(InvalidField, match=f"'{name}' must not be more than") as refused:
+        query_of_chat({**raw({"messages": [user("x")]}), name: msgspec.Raw(b"99999999999999999999999999")})
+    assert refused.value.param == name

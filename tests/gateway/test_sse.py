@@ -82,6 +82,14 @@ def test_json_of_an_unknown_shape_passes() -> None:
     assert (out, splitter.failure) == (odd, None)
 
 
+def test_what_a_chunk_says_counts_however_odd_its_usage() -> None:
+    odd = json.dumps(
+        {"model": "m", "choices": [{"delta": {"content": "x"}}], "usage": {"prompt_tokens": 1.5}}
+    )
+    _, splitter = fed(b"data: " + odd.encode() + b"\n\n")
+    assert (splitter.spoke, splitter.model, splitter.usage) == (True, "m", None)
+
+
 def test_comments_and_other_fields_pass() -> None:
     out, splitter = fed(b": keep-alive\n\nevent: ping\nid: 3\n\n" + SPOKEN)
     assert out == b": keep-alive\n\nevent: ping\nid: 3\n\n" + SPOKEN

@@ -107,6 +107,28 @@ def test_what_an_expert_cannot_carry_rules_it_out(query, word):
     assert word in decision.rejections["small"]
 
 
+@pytest.mark.parametrize(
+    ("profile", "asked", "fits"),
+    [
+        ({}, 100, True),
+        ({"prefix_tokens": 1}, 100, False),
+        ({"prefix_tokens": 1, "max_output_tokens": 99}, 100, True),
+        ({"prefix_tokens": 1, "max_output_tokens": 100}, 100, False),
+        ({"max_output_tokens": 50}, 5000, True),
+        ({"prefix_tokens": 101}, None, False),
+    ],
+)
+def test_a_window_holds_what_stands_before_the_conversation_and_the_longest_answer(profile, asked, fits):
+    small = ExpertProfile("small", "small", context_tokens=1000, **profile)
+    engine = Engine([ExpertProfile("large", "large"), small])
+    prediction = predict([0.1, 0.9], [1, 1], [1, 1], names=("large", "small"))
+    query = Query("x", 900, max_output_tokens=asked)
+    decision = engine.decide(Policy("auto"), [query], prediction, Fleet.idle(2))[0]
+    assert decision.chosen == ("small" if fits else "large")
+    if not fits:
+        assert decision.rejections == {"small": "context window 1000 < 1001 tokens"}
+
+
 def test_a_tool_that_has_no_answer_is_left_out():
     decision = decide(predict([0.9, 0.5, 0.4]), query=Query("x", 1, declined=frozenset({"large"})))
     assert decision.chosen == "medium"
@@ -154,9 +176,16 @@ def test_every_candidate_is_explained():
     assert all(c["reason"] for c in told)
 
 
-def drive(policy: Policy, answers: dict[str, Prediction | None], n: int = 1, margin: float = 0.1):
+def drive(
+    policy: Policy,
+    answers: dict[str, Prediction | None],
+    n: int = 1,
+    margin: float = 0.1,
+    draws: np.ndarray | None = None,
+):
     engine = Engine(POOL, Scale(3.0, 3.0))
-    steps, consulted = engine.route(policy, [QUERY] * n, Fleet.idle(3), margin=margin), []
+    steps = engine.route(policy, [QUERY] * n, Fleet.idle(3), margin=margin, draws=draws)
+    consulted = []
     consult: Consult = next(steps)
     try:
         while True:
@@ -175,6 +204,21 @@ def test_adaptive_looks_twice_only_where_the_margin_is_small():
     assert (decision.chosen, decision.tier) == ("large", "encoder")
     (decision,), consulted = drive(Policy("auto"), {"static": clear})
     assert (decision.tier, len(consulted)) == ("static", 1)
+
+
+@pytest.mark.parametrize(("static", "n_looks"), [([0.9, 0.1, 0.2], 1), ([0.50, 0.52, 0.1], 2)])
+def test_adaptive_exploration_is_as_probable_as_it_says_and_consults_no_more(static, n_looks):
+    policy, n_draws = Policy("p", explore=0.3), 1000
+    answers = {"static": predict(static), "encoder": predict([0.1, 0.2, 0.9], tier="encoder")}
+    told: dict[str, list[float]] = {name: [] for name in NAMES}
+    for draw in (np.arange(n_draws) + 0.5) / n_draws:
+        (decision,), consulted = drive(policy, answers, draws=np.array([draw]))
+        assert len(consulted) == n_looks
+        told[decision.chosen].append(decision.propensity)
+    for propensities in told.values():
+        assert propensities == pytest.approx([len(propensities) / n_draws] * len(propensities))
+    best = "large" if n_looks == 1 else "small"
+    assert {name: len(told[name]) for name in NAMES} == {name: 800 if name == best else 100 for name in NAMES}
 
 
 def test_a_declined_second_look_leaves_the_first_decision():

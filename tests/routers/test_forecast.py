@@ -90,6 +90,26 @@ def test_the_price_is_input_and_expected_output_times_what_they_cost(artifact: A
     assert prediction.cost_usd[0, 1] == pytest.approx(1000e-6 + prediction.output_tokens[0, 1] * 2e-6)
 
 
+def test_what_stands_before_every_conversation_is_paid_for(artifact: Artifact) -> None:
+    query = asked("sum number c 1")
+    for known in (artifact, None):
+        bare = Forecaster([CALC, BARD], known)
+        long = Forecaster([CALC, replace(BARD, prefix_tokens=2000)], known)
+        rise = long.predict(*query).cost_usd - bare.predict(*query).cost_usd
+        assert rise[0] == pytest.approx([0, 2000e-6])
+        assert long.mean_cost_usd - bare.mean_cost_usd == pytest.approx([0, 2000e-6])
+
+
+def test_an_experts_own_limit_on_its_answers_counts_beside_the_requests(artifact: Artifact) -> None:
+    for known in (artifact, None):
+        forecaster = Forecaster([CALC, replace(BARD, max_output_tokens=20)], known)
+        for limit, expected in ((None, 20), (100, 20), (7, 7)):
+            prediction = forecaster.predict(*asked("sum", n_input_tokens=50, max_output_tokens=limit))
+            assert prediction.output_tokens[0, 1] == expected
+            assert prediction.cost_usd[0, 1] == pytest.approx(50e-6 + expected * 2e-6)
+        assert forecaster.mean_cost_usd[1] == pytest.approx(256e-6 + 20 * 2e-6)
+
+
 def test_a_limit_on_the_answer_limits_the_price_and_the_wait(artifact: Artifact) -> None:
     forecaster = Forecaster([CALC, BARD], artifact)
     free = forecaster.predict(*asked("sum number c 1"))
@@ -97,6 +117,14 @@ def test_a_limit_on_the_answer_limits_the_price_and_the_wait(artifact: Artifact)
     assert capped.output_tokens.max() == 20
     assert capped.cost_usd[0, 1] < free.cost_usd[0, 1]
     assert capped.latency_s[0, 1] < free.latency_s[0, 1]
+
+
+def test_a_limit_beyond_64_bits_limits_nothing(artifact: Artifact) -> None:
+    forecaster = Forecaster([CALC, BARD], artifact)
+    free = forecaster.predict(*asked("sum number c 1"))
+    huge = forecaster.predict(*asked("sum number c 1", max_output_tokens=10**26))
+    assert np.array_equal(huge.output_tokens, free.output_tokens)
+    assert huge.cost_usd.dtype == huge.output_tokens.dtype == np.float64
 
 
 def test_an_unknown_price_is_the_measured_mean_or_unknown_but_never_zero(artifact: Artifact) -> None:
