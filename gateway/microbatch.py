@@ -16,7 +16,7 @@ MAX_BATCH = 8
 MAX_WAITING = 4096
 LENGTH_RATIO = 1.3
 SLACK_CHARS = 16
-BURST_S = 2.0
+BURST_S = 0.5
 """Encoder time that may be spent at once before the budget's share is asked about."""
 
 
