@@ -7,10 +7,11 @@ from typing import Any
 
 import msgspec
 
-from .experts.types import UpstreamError
+from .upstream import UpstreamError
 from .usage import Usage
 
 EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+LONGEST_END = 4
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 DRAIN_S = 0.25
 
@@ -111,22 +112,31 @@ class Splitter:
         self.usage: Usage | None = None
         self.model: str | None = None
         self.id: str | None = None
-        self._tail = b""
+        self._tail = bytearray()
 
     def feed(self, data: bytes) -> bytes:
-        start = max(0, len(self._tail) - 3)
-        if self._tail:
-            data = self._tail + data
+        start = 0
+        if tail := self._tail:
+            start = max(0, len(tail) - LONGEST_END + 1)
+            tail.extend(data)
+            if EVENT_END.search(tail, start) is None:
+                self._bound()
+                return b""
+            data = bytes(tail)
+            tail.clear()
         end = 0
         for match in EVENT_END.finditer(data, start):
             event = data[end : match.end()]
             if not self._accept(event):
                 return data[:end]
             end = match.end()
-        self._tail = data[end:]
+        self._tail += data[end:]
+        self._bound()
+        return data[:end]
+
+    def _bound(self) -> None:
         if len(self._tail) > MAX_EVENT_BYTES:
             self.failure = UpstreamError("bad_chunk", "sent an event without an end")
-        return data[:end]
 
     def _accept(self, event: bytes) -> bool:
         """Take note of an event; False when nothing after it counts."""

@@ -222,7 +222,7 @@ def _smear(predicted: Floats, tokens: Floats) -> Floats:
 
 
 def _metrics(table: OutcomeTable, raw: Floats, quality: Floats, spread: float) -> dict[str, float]:
-    """Out-of-fold figures; accuracy over the queries every expert was scored on."""
+    """Figures of out-of-fold predictions, calibrated on the same rows; accuracy where all were scored."""
     attempted = table.attempted()
     known = ~np.isnan(attempted)
     full = ~np.isnan(table.score).any(axis=1)

@@ -73,7 +73,9 @@ def command(
     TABLE is a file that `profile` or `import` wrote, or the word `bundled`: the measured outcomes that come
     with the package, less the template families held out for the report.
 
-    Everything is chosen by cross-validation in which near-twins stay together; figures are out of fold.
+    Everything is chosen by cross-validation in which near-twins stay together. Figures rest on predictions
+    out of fold, but what calibrates these is learned from the same rows: accuracy and calibration_error
+    flatter a little; `thalamus eval` measures on queries never fitted on.
     """
     outcomes = bundled_outcomes()[0] if str(table) == BUNDLED else OutcomeTable.load(table)
     if experts:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway import sse
 from gateway.experts.types import UpstreamError
 from gateway.sse import EventStream, Splitter, payload_of
 from tests.fakes.upstream import chunk, events
@@ -30,6 +31,40 @@ def test_bytes_come_out_as_they_went_in_however_they_were_cut(cuts: list[int], c
     assert (out + splitter.done).strip() == whole.strip()
     assert splitter.spoke
     assert splitter.failure is None
+
+
+class Read(bytes):
+    """Bytes that count what is copied to put them behind others."""
+
+    n_copied = 0
+
+    def __radd__(self, before: bytes) -> bytes:
+        Read.n_copied += len(before)
+        return before + bytes(self)
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r"])
+def test_a_huge_event_in_small_reads_is_not_copied_with_each(
+    monkeypatch: pytest.MonkeyPatch, end: bytes
+) -> None:
+    monkeypatch.setattr(Read, "n_copied", 0)
+    huge = chunk("m", {"content": "x" * 100_000}).rstrip() + end
+    splitter = Splitter()
+    out = [splitter.feed(Read(huge[start : start + 101])) for start in range(0, len(huge), 101)]
+    assert b"".join(out) == huge
+    assert splitter.spoke
+    assert Read.n_copied < len(huge)
+
+
+@pytest.mark.parametrize("n_read", [1, 7, 1000])
+def test_an_event_without_an_end_is_refused_however_it_is_read(
+    monkeypatch: pytest.MonkeyPatch, n_read: int
+) -> None:
+    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 500)
+    out, splitter = fed(SPOKEN, *[b"x" * n_read] * (1 + 500 // n_read))
+    assert out == SPOKEN
+    assert splitter.failure is not None
+    assert splitter.failure.message == "sent an event without an end"
 
 
 def test_an_event_waits_for_its_end() -> None:
