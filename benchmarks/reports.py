@@ -1,7 +1,7 @@
 """What a report on 20,000 queries and 30 experts takes: seconds, and peak memory of all processes together.
 
-`python benchmarks/reports.py [N_QUERIES [N_EXPERTS [ROUTER]]]`. Texts are made up; a hashing embedder stands in
-for the encoder, whose time is measured by benchmarks/embedders.py.
+`python benchmarks/reports.py [N_QUERIES [N_EXPERTS [ROUTER]]]`. Texts are made up; a hashing embedder stands
+in for the encoder, whose time is measured by benchmarks/embedders.py.
 """
 
 import resource

@@ -308,7 +308,7 @@ class LoadBudgetConfig(Strict, frozen=True):
     """When the encoder may be consulted: at most `n_waiting` queued, `share` of its threads' time spent."""
 
     n_waiting: Count = 8
-    share: Share = 0.25
+    share: Share = 0.1
 
 
 class RoutingConfig(Strict, frozen=True):
