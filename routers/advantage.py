@@ -15,6 +15,9 @@ import numpy as np
 from .protocols import Arrays
 from .types import Bools, Floats, Ints
 
+_LEAST = 0.02
+"""Too little to leave the best expert for, enough to keep queries in order of what they would gain."""
+
 
 @dataclass(frozen=True, slots=True)
 class Advantage:
@@ -51,7 +54,7 @@ class Advantage:
             return cls(typical, judged, 0.0)
         slope = together.sum() / total
         error = np.sqrt(((together - slope * alone) ** 2).sum()) / total
-        return cls(typical, judged, float(np.clip(slope - error, 0.0, 1.0)))
+        return cls(typical, judged, float(np.clip(slope - error, _LEAST, 1.0)))
 
     def apply(self, quality: Floats) -> Floats:
         """Quality (n_queries, n_experts) with its differences as far as they can be trusted."""
