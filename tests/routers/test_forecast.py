@@ -20,6 +20,7 @@ from routers import (
     fit_artifact,
     query_of,
 )
+from routers.advantage import Advantage
 from routers.fit import choose_margin
 from routers.predictors.blend import Blend
 
@@ -81,6 +82,24 @@ def test_each_query_goes_to_the_expert_that_was_right_on_its_like(artifact: Arti
     assert prediction.quality.argmax(axis=1).tolist() == [1, 0]
     assert prediction.evidence.all()
     assert prediction.tier == "encoder"
+
+
+@pytest.mark.parametrize("tier", ["static", "encoder"])
+def test_differences_that_are_not_trusted_send_every_query_to_the_best_on_average(
+    artifact: Artifact, tier: Tier
+) -> None:
+    typical = np.array([0.4, 0.6])
+    distrust = Advantage(typical, np.array([True, True]), 0.0)
+    heads = {name: replace(head, advantage=distrust) for name, head in artifact.heads.items()}
+    doubting = Forecaster([CALC, BARD], replace(artifact, heads=heads))
+    queries = [query_of(text) for text in ("sum number c 1", "poem number c 1")]
+    features = Reader().extract(queries, tier)
+    assert Forecaster([CALC, BARD], artifact).predict(queries, features).quality.argmax(axis=1).tolist() == [
+        0,
+        1,
+    ]
+    quality = doubting.predict(queries, features).quality
+    assert quality.argmax(axis=1).tolist() == [1, 1]
 
 
 def test_the_price_is_input_and_expected_output_times_what_they_cost(artifact: Artifact) -> None:
