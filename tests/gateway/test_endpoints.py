@@ -97,6 +97,11 @@ async def test_a_tool_without_an_answer_is_no_candidate(site: Site) -> None:
     assert told["candidates"][-1]["reason"] == "is a tool and has no answer to this"
 
 
+async def test_a_call_is_not_sent_to_a_tool_without_an_answer_either(site: Site) -> None:
+    status, told = await site.post("/v1/chat/completions", ask("Who was Ada Lovelace?"))
+    assert (status, told["error"]["message"]) == (502, "remote cannot be connected to")
+
+
 async def test_hints_bind_a_dry_run_as_they_bind_a_call(site: Site) -> None:
     _, told = await site.post("/v1/route", {"prompt": "hi", "router": {"exclude": ["calculator"]}})
     assert told["expert"] == "remote"
