@@ -29,6 +29,7 @@ from .experts import build_expert
 from .fleet import FleetState
 from .front import FAILED, Front
 from .journal import Journal
+from .ledger import Ledger
 from .machine import Machine
 from .microbatch import Gatherer
 from .prices import facts_of
@@ -84,7 +85,8 @@ def _routing(config: Config, pool: Sequence[ExpertProfile]) -> "tuple[Routing, G
 
 def front_of(machine: Machine, transport: Transport) -> Front:
     """The application around a machine."""
-    dispatcher = Dispatcher(machine.experts, prices(machine.config), machine.fleet, machine.journal)
+    ledger = Ledger(prices(machine.config), machine.journal)
+    dispatcher = Dispatcher(machine.experts, machine.fleet, ledger)
     asking = Asking(machine, dispatcher)
     hot = {
         chat.PATH: asking.handler(chat.CHAT),

@@ -13,13 +13,11 @@ import msgspec
 from .errors import ExpertFailed, GatewayError
 from .experts.types import Expert, Reply, UpstreamError
 from .fleet import FleetState
-from .journal import Entry, Journal
+from .ledger import Ledger
 from .orders import Order, Story, debug_json
-from .panels import as_events, events_with_usage, together
+from .panels import as_events, events_with_usage
 from .performing import Performer, failed_record
 from .sse import EventStream, error_event
-from .transcript import answer_of, prompt_of
-from .usage import UNKNOWN_PRICE, Price, cost_usd
 from .wire import Exchange, Headers, fresh_id, header_value
 
 COST_DIGITS = 10
@@ -27,15 +25,12 @@ DONE = b"data: [DONE]\n\n"
 
 
 class Dispatcher:
-    """Carries out orders with the experts, prices, fleet and journal of one gateway."""
+    """Carries out orders with the experts, fleet and ledger of one gateway."""
 
-    def __init__(
-        self, experts: Mapping[str, Expert], prices: Mapping[str, Price], fleet: FleetState, journal: Journal
-    ) -> None:
+    def __init__(self, experts: Mapping[str, Expert], fleet: FleetState, ledger: Ledger) -> None:
         self._performer = Performer(experts, fleet)
-        self._prices = prices
         self._fleet = fleet
-        self._journal = journal
+        self._ledger = ledger
 
     async def perform(self, exchange: Exchange, order: Order) -> None:
         """Answer a request as ordered."""
@@ -55,14 +50,16 @@ class Dispatcher:
             story.status, story.error = error.status, error.message
             await exchange.refuse(error, self._facts(exchange, order, story))
         finally:
-            self._record(exchange, order, story)
+            latency_s = (story.ended_at_s or perf_counter()) - exchange.started_s
+            request_id = exchange.request_id.decode()
+            self._ledger.record(order, story, latency_s, request_id, exchange.key_id)
 
     async def _send_whole(self, exchange: Exchange, order: Order, story: Story, reply: Reply) -> None:
         story.status = 200
-        if self._journal.content:
+        if self._ledger.keeps_content:
             story.said.append(reply.body)
         headers = self._facts(exchange, order, story)
-        cost = self._cost_usd(story)
+        cost = self._ledger.cost_usd(story)
         headers.append(
             (b"x-thalamus-cost-usd", b"unknown" if cost is None else f"{cost:.{COST_DIGITS}g}".encode())
         )
@@ -73,7 +70,7 @@ class Dispatcher:
         events = as_events(reply.body, order.call.endpoint, order.call.fields)
         story.status = 200
         story.first_token_s = perf_counter() - exchange.started_s
-        if self._journal.content:
+        if self._ledger.keeps_content:
             story.said.append(events)
         await exchange.start_stream(self._facts(exchange, order, story))
         told = self._told(exchange, order, story, None) if order.explain else b""
@@ -90,7 +87,7 @@ class Dispatcher:
                 async for ready in events:
                     if story.before:
                         ready = events_with_usage(ready, list(story.before.values()))
-                    if self._journal.content:
+                    if self._ledger.keeps_content:
                         story.said.append(ready)
                     await exchange.stream(ready)
             except UpstreamError as error:
@@ -165,45 +162,6 @@ class Dispatcher:
             "created": int(time.time()),
             "model": (events and events.events.model) or story.answered,
             "choices": [],
-            "thalamus": {**facts, "cost_usd": self._cost_usd(story)},
+            "thalamus": {**facts, "cost_usd": self._ledger.cost_usd(story)},
         }
         return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
-
-    def _cost_usd(self, story: Story) -> float | None:
-        """Of all that was used, not only for the answer that was given; None where a part is unknown."""
-        calls = [(story.answered or "", story.usage), *story.before.items()]
-        costs = [cost_usd(usage, self._prices.get(name, UNKNOWN_PRICE)) for name, usage in calls]
-        known = [cost for cost in costs if cost is not None]
-        return sum(known) if len(known) == len(costs) else None
-
-    def _record(self, exchange: Exchange, order: Order, story: Story) -> None:
-        usage = together([story.usage, *story.before.values()]) if story.before else story.usage
-        latency_s = (story.ended_at_s or perf_counter()) - exchange.started_s
-        content = self._journal.content
-        self._journal.record(
-            Entry(
-                decision_id=story.decision_id,
-                request_id=exchange.request_id.decode(),
-                time=time.time(),
-                policy=order.policy,
-                expert_asked=order.asked,
-                expert_answered=story.answered,
-                plan=order.plan.kind,
-                status=story.status,
-                decision=order.decision,
-                attempts=tuple(story.records),
-                input_tokens=usage.prompt_tokens if usage else None,
-                output_tokens=usage.output_tokens if usage else None,
-                cost_usd=self._cost_usd(story),
-                latency_s=latency_s,
-                first_token_s=story.first_token_s,
-                overhead_s=latency_s - story.upstream_s - story.streaming_s,
-                stream=order.call.stream,
-                endpoint=order.call.endpoint,
-                error=story.error,
-                key_id=exchange.key_id,
-                session_id=order.session_id,
-                prompt=prompt_of(order.call) if content else None,
-                answer=answer_of(story.said, order.call.stream) if content else None,
-            )
-        )

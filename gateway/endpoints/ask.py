@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
-from policies import Policy, Single
+from policies import Decision, Hints, Policy, Single
 from routers import Query
 
 from ..dispatch import Dispatcher
@@ -31,38 +31,60 @@ class Door:
     query: Callable[[Fields], Query]
 
 
-class Asking:
-    """Handlers for the endpoints whose expert a policy may choose."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A body that has been read: what is asked, and of whom; a policy where no expert is named.
 
-    def __init__(self, machine: Machine, dispatcher: Dispatcher) -> None:
+    `query` and `wishes` are what the policy decides by, None where there is nothing to decide.
+    """
+
+    call: Call
+    hints: RequestHints
+    expert: str | None = None
+    policy: Policy | None = None
+    query: Query | None = None
+    wishes: Hints | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class Reader:
+    """Reads bodies for one machine; nothing is decided or called."""
+
+    def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._dispatcher = dispatcher
-        self._max_bytes = machine.config.server.max_body_bytes
         self._names = expert_names(machine)
         self._tools = [e for e in machine.experts.values() if isinstance(e, ToolExpert)]
 
-    def handler(self, door: Door) -> Callable[[Exchange], Awaitable[None]]:
-        """What the front calls for a door."""
+    def read(self, door: Door, fields: Fields, headers: Mapping[bytes, bytes]) -> Asked:
+        """What a body asks for.
 
-        async def handle(exchange: Exchange) -> None:
-            fields = read_fields(await exchange.body(self._max_bytes))
-            model = text_field(fields, "model")
-            stream = flag_field(fields, "stream")
-            door.check(fields)
-            hints = read_hints(fields, exchange.headers)
-            sent = {name: value for name, value in fields.items() if name not in OURS}
-            call = Call(door.endpoint, sent, stream)
-            expert = self._names.get(model)
-            if expert is not None:
-                order = self._named(call, expert, hints)
-            else:
-                order = await self._chosen(door, call, policy_of(model, hints, self._machine), hints)
-            await self._dispatcher.perform(exchange, order)
+        Raises:
+            BadRequest: it is at fault; `param` says where.
+        """
+        model = text_field(fields, "model")
+        stream = flag_field(fields, "stream")
+        door.check(fields)
+        hints = read_hints(fields, headers)
+        sent = {name: value for name, value in fields.items() if name not in OURS}
+        call = Call(door.endpoint, sent, stream)
+        expert = self._names.get(model)
+        if expert is not None:
+            return Asked(call, hints, expert)
+        return self._for_policy(door, call, hints, policy_of(model, hints, self._machine))
 
-        return handle
+    def _for_policy(self, door: Door, call: Call, hints: RequestHints, policy: Policy) -> Asked:
+        asked = wished(call.fields, hints, policy)
+        call = replace(call, fields=asked.fields)
+        query = shown_to_tools(door.query(asked.fields), self._tools, call)
+        return Asked(call, hints, None, policy, query, asked.hints, asked.warnings)
 
-    def _named(self, call: Call, expert: str, hints: RequestHints) -> Order:
-        """Just this expert: the client asked for that one. Fallbacks only where the request lists some."""
+    def named(self, asked: Asked, expert: str) -> Order:
+        """Just this expert: the client asked for that one. Fallbacks only where the request lists some.
+
+        Raises:
+            InvalidField: a fallback is no expert.
+        """
+        hints = asked.hints
         for name in hints.fallbacks:
             if name not in self._names:
                 known = ", ".join(self._machine.experts)
@@ -71,7 +93,7 @@ class Asking:
                 )
         behind = dict.fromkeys(self._names[name] for name in hints.fallbacks)
         return Order(
-            call=call,
+            call=asked.call,
             plan=Single(tuple(dict.fromkeys([expert, *behind]))),
             policy=NAMED_POLICY,
             reason=NAMED_REASON,
@@ -81,23 +103,48 @@ class Asking:
             session_id=hints.session_id,
         )
 
-    async def _chosen(self, door: Door, call: Call, policy: Policy, hints: RequestHints) -> Order:
+
+def chosen(asked: Asked, decision: Decision) -> Order:
+    """What a policy decided."""
+    hints = asked.hints
+    return Order(
+        call=asked.call,
+        plan=decision.plan,
+        policy=decision.policy,
+        reason=decision.reason,
+        decision=decision,
+        explain=hints.explain or hints.debug,
+        debug=hints.debug,
+        session_id=hints.session_id,
+        warnings=asked.warnings,
+    )
+
+
+class Asking:
+    """Handlers for the endpoints whose expert a policy may choose."""
+
+    def __init__(self, machine: Machine, dispatcher: Dispatcher) -> None:
+        self._machine = machine
+        self._dispatcher = dispatcher
+        self._max_bytes = machine.config.server.max_body_bytes
+        self._reader = Reader(machine)
+
+    def handler(self, door: Door) -> Callable[[Exchange], Awaitable[None]]:
+        """What the front calls for a door."""
+
+        async def handle(exchange: Exchange) -> None:
+            fields = read_fields(await exchange.body(self._max_bytes))
+            asked = self._reader.read(door, fields, exchange.headers)
+            await self._dispatcher.perform(exchange, await self._order(asked))
+
+        return handle
+
+    async def _order(self, asked: Asked) -> Order:
+        if asked.policy is None or asked.query is None:
+            return self._reader.named(asked, asked.expert or "")
         machine = self._machine
-        asked = wished(call.fields, hints, policy)
-        call = replace(call, fields=asked.fields)
-        query = shown_to_tools(door.query(asked.fields), self._tools, call)
-        decision = await machine.routing.decide(query, policy, asked.hints, machine.fleet.snapshot())
-        return Order(
-            call=call,
-            plan=decision.plan,
-            policy=decision.policy,
-            reason=decision.reason,
-            decision=decision,
-            explain=hints.explain or hints.debug,
-            debug=hints.debug,
-            session_id=hints.session_id,
-            warnings=asked.warnings,
-        )
+        fleet = machine.fleet.snapshot()
+        return chosen(asked, await machine.routing.decide(asked.query, asked.policy, asked.wishes, fleet))
 
 
 def policy_of(model: str, hints: RequestHints, machine: Machine) -> Policy:
