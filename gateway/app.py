@@ -5,7 +5,7 @@
                              └─ all else ── Starlette: models, route, decisions, health, openapi
 
 What is opened is opened in the lifespan, in this order, and closed in the opposite one: journal, transport,
-runners, routing.
+runners, routing, replicas.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from .dispatch import Dispatcher
 from .endpoints import chat, completions, decisions, embeddings, health, models, openapi, route
 from .endpoints.ask import Asking
 from .errors import EndpointNotFound, GatewayError, MethodNotAllowed, to_envelope
-from .experts import build_expert
+from .experts import Expert, build_expert
 from .fleet import FleetState
 from .front import FAILED, Front
 from .journal import Journal
@@ -34,6 +34,7 @@ from .machine import Machine
 from .microbatch import Gatherer
 from .prices import facts_of
 from .profiles import profile_of, profiles
+from .replicas import Replicas
 from .runners import Runners, RunnerSettings
 from .transport import Transport
 from .usage import Price
@@ -63,18 +64,33 @@ def machine_of(config: Config, transport: Transport, routing_of: RoutingOf | Non
     }
     pool = profiles(config)
     routing, gatherer = (routing_of or _routing)(config, pool)
+    fleet = FleetState([profile.name for profile in pool], limits(config))
     return Machine(
         config=config,
         profiles=pool,
         policies=config.policies_by_name(),
         experts=experts,
-        fleet=FleetState([profile.name for profile in pool], limits(config)),
+        fleet=fleet,
         routing=routing,
         gatherer=gatherer,
         journal=Journal.open(config.journal),
         runners=runners,
         gate=Gate(config.server),
+        replicas=_replicas(config, fleet, experts),
     )
+
+
+def _replicas(config: Config, fleet: FleetState, experts: Mapping[str, Expert]) -> Replicas | None:
+    """What is shared through Redis, if one is named: the upstreams that are not this gateway's own."""
+    if config.redis is None:
+        return None
+    shared = [expert.name for expert in config.experts if not (expert.runner or expert.tool)]
+
+    def share(n_replicas: int) -> None:
+        for expert in experts.values():
+            expert.share(n_replicas)
+
+    return Replicas(config.redis, fleet, shared, share)
 
 
 def _routing(config: Config, pool: Sequence[ExpertProfile]) -> "tuple[Routing, Gatherer | None]":
@@ -127,6 +143,9 @@ async def running(machine: Machine, transport: Transport) -> AsyncIterator[None]
             await machine.runners.start()
         if machine.gatherer is not None:
             stack.callback(machine.gatherer.close)
+        if machine.replicas is not None:
+            stack.push_async_callback(machine.replicas.close)
+            await machine.replicas.start()
         yield
 
 

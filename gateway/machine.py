@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .fleet import FleetState
     from .journal import Journal
     from .microbatch import Gatherer
+    from .replicas import Replicas
     from .routing import Routing
     from .runners import Runners
 
@@ -32,3 +33,4 @@ class Machine:
     journal: "Journal"
     runners: "Runners | None"
     gate: "Gate"
+    replicas: "Replicas | None"

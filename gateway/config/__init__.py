@@ -8,6 +8,7 @@ from .structs import (
     ExpertConfig,
     JournalConfig,
     PolicyConfig,
+    RedisConfig,
     ServerConfig,
     TimeoutConfig,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "ExpertConfig",
     "JournalConfig",
     "PolicyConfig",
+    "RedisConfig",
     "Secret",
     "ServerConfig",
     "TimeoutConfig",

@@ -18,6 +18,8 @@ def violations(config: Config) -> Iterator[Violation]:
     yield from _policies(config)
     if (key := config.server.master_key) and (why := weakness(key.reveal())):
         yield ("server", "master_key"), f"refused: it {why}; make one with `openssl rand -hex 24`"
+    if config.redis and not config.redis.url.reveal().startswith(("redis://", "rediss://", "unix://")):
+        yield ("redis", "url"), "not an address of Redis: it must start with redis://, rediss:// or unix://"
 
 
 def _experts(config: Config) -> Iterator[Violation]:

@@ -291,6 +291,16 @@ class JournalConfig(Strict, frozen=True):
     max_days: Annotated[float, Meta(gt=0)] = 90.0
 
 
+class RedisConfig(Strict, frozen=True):
+    """Where gateways in front of the same upstreams tell each other of health, load and limits.
+
+    Replicas that give the same `prefix` share one configuration of experts.
+    """
+
+    url: Secret
+    prefix: str = "thalamus"
+
+
 class ServerConfig(Strict, frozen=True):
     """Where the gateway listens and who may talk to it."""
 
@@ -330,6 +340,7 @@ class Config(Strict, frozen=True):
     routing: RoutingConfig = RoutingConfig()
     journal: JournalConfig = JournalConfig()
     timeouts: TimeoutConfig = TimeoutConfig()
+    redis: RedisConfig | None = None
 
     def policies_by_name(self) -> dict[str, Policy]:
         """Every policy a request can name; `auto` always."""

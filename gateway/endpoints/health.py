@@ -41,6 +41,8 @@ def degraded(machine: Machine) -> Iterator[str]:
         yield f"routing: {machine.routing.degraded}"
     if machine.journal.degraded:
         yield machine.journal.degraded
+    if machine.replicas and machine.replicas.degraded:
+        yield machine.replicas.degraded
     for name in machine.experts:
         if (state := _state(machine, name)) not in ("closed", "ready", "half-open", "starting"):
             yield f"expert {name}: {state}"

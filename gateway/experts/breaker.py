@@ -70,6 +70,10 @@ class Breaker:
         self.until = max(self.until, now + pause_s)
         return True
 
+    def suspect(self) -> None:
+        """Somebody else has trouble here: the next failure counts as if it were the last of a row."""
+        self.n_failures = max(self.n_failures, N_FAILURES_TO_OPEN - 1)
+
     def abandoned(self) -> bool:
         """Note a call that ended without a verdict."""
         probing, self.probe_since = self.probe_since is not None, None

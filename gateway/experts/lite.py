@@ -179,6 +179,10 @@ class LiteLLMExpert:
             raise
         return events
 
+    def share(self, n_replicas: int) -> None:
+        for _, slots in self._places:
+            slots.share(n_replicas)
+
     async def close(self) -> None:
         """End the connections that LiteLLM keeps, for all its experts."""
         end = getattr(self._litellm, "close_litellm_async_clients", None)

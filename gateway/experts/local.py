@@ -69,5 +69,8 @@ class LocalExpert:
         }
         return Place(self.name, self._runner.alias, addresses, self._timeouts)
 
+    def share(self, n_replicas: int) -> None:
+        """The engine is this gateway's own."""
+
     async def close(self) -> None:
         """The process is the runner pool's to end."""

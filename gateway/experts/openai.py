@@ -167,6 +167,10 @@ class OpenAIExpert:
         chosen.breaker.admit(now)
         return chosen
 
+    def share(self, n_replicas: int) -> None:
+        for place in self.places:
+            place.slots.share(n_replicas)
+
     async def close(self) -> None:
         """Nothing is held: connections are the transport's."""
 

@@ -13,7 +13,7 @@ class Slots:
     """`limit` calls run at a time, None for any number; others wait in order, and not without bound."""
 
     def __init__(self, limit: int | None) -> None:
-        self.limit = limit
+        self.limit = self._whole = limit
         self.in_use = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
@@ -54,9 +54,18 @@ class Slots:
 
     def give_back(self) -> None:
         """End one's call: the next in line takes the slot over."""
-        while self._waiting:
+        self.in_use -= 1
+        self._hand_out()
+
+    def share(self, n_replicas: int) -> None:
+        """Take an even share of the whole limit, one at least: other replicas call there too."""
+        if self._whole is not None:
+            self.limit = max(1, self._whole // n_replicas)
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        while self._waiting and (self.limit is None or self.in_use < self.limit):
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)
-                return
-        self.in_use -= 1
+                self.in_use += 1

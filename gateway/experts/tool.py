@@ -53,6 +53,9 @@ class ToolExpert:
         except UpstreamError:
             return True
 
+    def share(self, n_replicas: int) -> None:
+        """Nothing is called."""
+
     async def close(self) -> None:
         """Nothing is held."""
 

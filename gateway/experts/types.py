@@ -50,5 +50,8 @@ class Expert(Protocol):
             UpstreamError: there is no answer.
         """
 
+    def share(self, n_replicas: int) -> None:
+        """Use an even share of the limits of its upstream: so many gateways call there."""
+
     async def close(self) -> None:
         """Let go of what it holds."""

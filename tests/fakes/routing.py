@@ -11,6 +11,8 @@ class InOrder:
 
     degraded = None
     gatherer = None
+    n_decided = 0
+    n_consulted = 0
 
     def __init__(self, *pool: str) -> None:
         self.pool = pool
