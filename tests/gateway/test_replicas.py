@@ -76,19 +76,6 @@ async def test_a_wait_that_one_replica_was_told_is_kept_by_the_other(
         assert "another replica" in second.machine.fleet.snapshot().unavailable["rated-30"]
 
 
-async def test_a_wait_told_back_and_forth_ends_when_it_was_said_to(
-    upstream: Upstream, redis: RedisServer, tmp_path: Path
-) -> None:
-    config = config_of(upstream, redis)
-    config["experts"][0] |= {"name": "rated-2", "model": "openai/rated-2"}
-    async with two({**config}, tmp_path) as (first, second):
-        await first.chat("rated-2")
-        await until(lambda: second.machine.fleet.cooldown_s("rated-2") > 0)
-        await asyncio.sleep(3.2)
-        assert first.machine.fleet.cooldown_s("rated-2") == 0
-        assert second.machine.fleet.cooldown_s("rated-2") == 0
-
-
 async def test_calls_under_way_at_one_replica_are_load_at_the_other(
     upstream: Upstream, redis: RedisServer, tmp_path: Path
 ) -> None:
