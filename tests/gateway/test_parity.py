@@ -1,0 +1,120 @@
+"""Over HTTP and in a replay an artifact decides alike: real texts, real embedders, fakes that answer."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from evals.probes.measured import bundled_outcomes
+from evals.replay import Recorded, replay
+from gateway.app import front_of, machine_of
+from gateway.config import Config
+from gateway.transport import Transport
+from policies import Objective, Policy, decision_record
+from routers import (
+    Artifact,
+    FeatureExtractor,
+    FitSettings,
+    OutcomeTable,
+    StaticEmbedder,
+    fit_artifact,
+    load_embedder,
+)
+from tests.fakes.serving import Gateway, secret, served
+from tests.fakes.upstream import Upstream, running_upstream
+
+POLICIES = (
+    Policy("always", encoder="always"),
+    Policy("never", encoder="never"),
+    Policy("adaptive", encoder="adaptive"),
+    Policy("frugal", Objective(cost=0.5), encoder="always"),
+)
+N_ASKED = 40
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> OutcomeTable:
+    """Bundled prompts of every kind, answered by made-up experts who each know some kinds."""
+    fitted, held = bundled_outcomes()
+    texts = [*held.texts[:: len(held) // N_ASKED][:N_ASKED], *fitted.texts[::5]]
+    tasks = [*held.tasks[:: len(held) // N_ASKED][:N_ASKED], *fitted.tasks[::5]]
+    kinds = {task: n for n, task in enumerate(dict.fromkeys(tasks))}
+    score = np.eye(3)[[kinds[task] % 3 for task in tasks]]
+    measures = {
+        "score": 0.2 + 0.6 * score,
+        "cost_usd": np.tile([1e-4, 4e-4, 1e-3], (len(texts), 1)),
+        "output_tokens": np.tile([30.0, 60.0, 90.0], (len(texts), 1)),
+    }
+    return OutcomeTable.build(texts, ["good-a", "good-b", "good-c"], measures, tasks=tasks)
+
+
+@pytest.fixture(scope="module")
+def read(outcomes: OutcomeTable) -> Recorded:
+    return Recorded.of(outcomes.texts, FeatureExtractor(StaticEmbedder(), load_embedder("minilm")))
+
+
+@pytest.fixture(scope="module")
+def artifact(
+    outcomes: OutcomeTable, read: Recorded, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Artifact]:
+    path = tmp_path_factory.mktemp("parity") / "artifact"
+    trained = outcomes.take(np.arange(N_ASKED, len(outcomes)))
+    fit_artifact(trained, read, FitSettings("blend")).save(path)
+    return path, Artifact.load(path)
+
+
+@pytest_asyncio.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    async with running_upstream() as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def gateway(
+    outcomes: OutcomeTable, artifact: tuple[Path, Artifact], upstream: Upstream, tmp_path: Path
+) -> AsyncIterator[Gateway]:
+    config = {
+        "experts": [
+            {"name": name, "model": f"openai/{name}", "api_base": upstream.base} for name in outcomes.experts
+        ],
+        "policies": {
+            policy.name: {"encoder": policy.encoder, "objective": {"cost": policy.objective.cost}}
+            for policy in POLICIES
+        },
+        "routing": {"artifact": str(artifact[0]), "load_budget": "off"},
+        "journal": {"path": str(tmp_path / "journal.sqlite3")},
+    }
+    transport = Transport()
+    machine = machine_of(msgspec.convert(config, Config, dec_hook=secret), transport)
+    async with served(front_of(machine, transport)) as address, aiohttp.ClientSession() as http:
+        yield Gateway(f"{address}/v1", machine, http)
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
+async def test_every_decision_over_http_is_the_one_of_a_replay(
+    policy: Policy,
+    outcomes: OutcomeTable,
+    read: Recorded,
+    artifact: tuple[Path, Artifact],
+    gateway: Gateway,
+    upstream: Upstream,
+) -> None:
+    asked = outcomes.take(np.arange(N_ASKED))
+    came = replay(asked, artifact[1], read, policy)
+    for text, decision in zip(asked.texts, came.decisions, strict=True):
+        messages = [{"role": "user", "content": text}]
+        answer = await gateway.chat(
+            f"auto:{policy.name}", messages=messages, headers={"x_thalamus_debug": "true"}
+        )
+        live, offline = msgspec.json.decode(answer.headers["x-thalamus-decision"]), decision_record(decision)
+        assert (answer.expert, upstream.calls[-1]["model"]) == (decision.chosen, decision.chosen)
+        assert (live["tier"], live["reason"]) == (offline["tier"], offline["reason"])
+        for here, there in zip(live["candidates"], offline["candidates"], strict=True):
+            assert here["expert"] == there["expert"]
+            assert here["quality"] == pytest.approx(there["quality"], abs=1e-5)
+            assert here["cost_usd"] == pytest.approx(there["cost_usd"], rel=1e-4)
+    assert len({decision.chosen for decision in came.decisions}) > 1
