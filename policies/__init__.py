@@ -1,23 +1,46 @@
 """Decisions as values: who answers, under which constraints, at what price, and why nobody else."""
 
+from .batching import TurnRule, claim, serving_order
 from .constraints import tighten
 from .engine import Consult, Engine, Scale
 from .errors import Infeasible, PoliciesError, UnknownFlag, Unreachable
+from .eviction import EvictionRule
 from .flags import Flag, Flagged, known_flags, take_flags, wish
+from .memory import (
+    Blocked,
+    Device,
+    Effect,
+    Evict,
+    Hold,
+    Load,
+    Loadable,
+    Queue,
+    Refuse,
+    Resident,
+    ResidentState,
+    Snapshot,
+    Wait,
+)
 from .objectives import dialled
 from .panel import Panel
 from .plans import Attempt, Gather, Gathered, Heard, Plan, Single, Step, Verdict
 from .record import decision_record, explain
 from .recruiting import PanelRule
+from .residency import ResidencyRule, decide_residency
 from .types import Decision, EncoderUse, Fleet, Goal, Hints, Lead, Objective, Policy, Require
 from .voting import form_asked, said, vote
 
 __all__ = [
     "Attempt",
+    "Blocked",
     "Consult",
     "Decision",
+    "Device",
+    "Effect",
     "EncoderUse",
     "Engine",
+    "Evict",
+    "EvictionRule",
     "Flag",
     "Flagged",
     "Fleet",
@@ -26,27 +49,41 @@ __all__ = [
     "Goal",
     "Heard",
     "Hints",
+    "Hold",
     "Infeasible",
     "Lead",
+    "Load",
+    "Loadable",
     "Objective",
     "Panel",
     "PanelRule",
     "Plan",
     "PoliciesError",
     "Policy",
+    "Queue",
+    "Refuse",
     "Require",
+    "ResidencyRule",
+    "Resident",
+    "ResidentState",
     "Scale",
     "Single",
+    "Snapshot",
     "Step",
+    "TurnRule",
     "UnknownFlag",
     "Unreachable",
     "Verdict",
+    "Wait",
+    "claim",
+    "decide_residency",
     "decision_record",
     "dialled",
     "explain",
     "form_asked",
     "known_flags",
     "said",
+    "serving_order",
     "take_flags",
     "tighten",
     "vote",

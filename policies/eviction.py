@@ -1,0 +1,83 @@
+"""What leaves: how much each resident is worth keeping, and the least worth that frees enough."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from .memory import Resident, Snapshot
+
+EvictionRule = Literal["lookahead", "lru", "lfu"]
+Worth = tuple[float, float]
+"""What is lost with a resident; the second part decides where the first is equal."""
+NOTHING: Worth = (0.0, 0.0)
+_SOON_S = 1e-3
+
+
+def worth(rule: EvictionRule, snapshot: Snapshot, kept: frozenset[str] | None) -> Callable[[Resident], Worth]:
+    """How much a resident is worth keeping under a rule; the recently used one more among equals.
+
+    `kept` are the experts that a cache by recency would hold. Given, look-ahead is not to be trusted, and
+    those outside it go first: so a cache that has strayed comes back at no more than a miss for each.
+
+    Reference: Belady's rule as Read-ME (arXiv 2410.19123) applies it: farthest next use leaves first.
+    Differs: weighed by the seconds it takes to load again; what has no known next use goes by recency.
+    """
+
+    def recency(resident: Resident) -> float:
+        return 1.0 / (_SOON_S + max(0.0, snapshot.now_s - resident.last_used_s))
+
+    def by_lookahead(resident: Resident) -> Worth:
+        waits = resident.expert in snapshot.queue
+        next_s = 0.0 if waits else snapshot.next_use_s.get(resident.expert)
+        lost = 0.0 if next_s is None else snapshot.load_s(resident.expert) / (_SOON_S + max(0.0, next_s))
+        return lost, recency(resident)
+
+    def by_frequency(resident: Resident) -> Worth:
+        return float(resident.n_uses), recency(resident)
+
+    def by_recency(resident: Resident) -> Worth:
+        return float(kept is not None and resident.expert in kept), recency(resident)
+
+    if rule == "lfu":
+        return by_frequency
+    return by_lookahead if rule == "lookahead" and kept is None else by_recency
+
+
+def cheapest(
+    residents: Sequence[Resident], need_bytes: int, value: Callable[[Resident], Worth]
+) -> tuple[Resident, ...] | None:
+    """The residents of least worth together that free `need_bytes`; None where all are too few.
+
+    Exact: of all sets that free as much, only the cheapest is followed further.
+    """
+    if sum(resident.size_bytes for resident in residents) < need_bytes:
+        return None
+    priced = sorted(
+        ((value(resident), resident) for resident in residents), key=lambda p: (p[0], p[1].expert)
+    )
+    if priced and priced[0][1].size_bytes >= need_bytes:
+        return (priced[0][1],)  # no set is worth less than the least of all
+    sets: list[tuple[int, Worth, tuple[Resident, ...]]] = [(0, NOTHING, ())]
+    for (first, second), resident in priced:
+        grown = [
+            (min(need_bytes, freed + resident.size_bytes), (a + first, b + second), (*chosen, resident))
+            for freed, (a, b), chosen in sets
+        ]
+        sets = _undominated([*sets, *grown])
+    return sets[0][2]
+
+
+def total_worth(residents: Sequence[Resident], value: Callable[[Resident], Worth]) -> Worth:
+    """What is lost with all of them."""
+    values = [value(resident) for resident in residents]
+    return sum(first for first, _ in values), sum(second for _, second in values)
+
+
+def _undominated(
+    sets: list[tuple[int, Worth, tuple[Resident, ...]]],
+) -> list[tuple[int, Worth, tuple[Resident, ...]]]:
+    """Those that nothing cheaper frees as much as, the one that frees most first."""
+    kept: list[tuple[int, Worth, tuple[Resident, ...]]] = []
+    for one in sorted(sets, key=lambda s: (-s[0], s[1])):
+        if not kept or one[1] < kept[-1][1]:
+            kept.append(one)
+    return kept

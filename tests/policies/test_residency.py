@@ -1,0 +1,389 @@
+from collections.abc import Sequence
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies import (
+    Device,
+    Effect,
+    Evict,
+    Hold,
+    Load,
+    Loadable,
+    Queue,
+    Refuse,
+    ResidencyRule,
+    Resident,
+    Snapshot,
+    TurnRule,
+    Wait,
+    decide_residency,
+)
+
+NAMES = "abcdef"
+
+
+def snapshot(
+    resident: Sequence[Resident] = (),
+    queues: Sequence[Queue] = (),
+    capacity: int = 10,
+    free: int | None = None,
+    sizes: dict[str, int] | None = None,
+    now_s: float = 100.0,
+    settled: bool = True,
+    pinned: str = "",
+    **known,
+) -> Snapshot:
+    """One device on which experts `a` … `f` take 10 each unless `sizes` says otherwise."""
+    sizes = {**dict.fromkeys(NAMES, 10), **(sizes or {})}
+    loadable = tuple(Loadable(name, size, 10.0, pinned=name in pinned) for name, size in sizes.items())
+    devices = (Device("gpu", capacity, free, settled),)
+    return Snapshot(now_s, devices, loadable, tuple(resident), tuple(queues), **known)
+
+
+def held(expert: str, size: int = 10, **known) -> Resident:
+    return Resident(expert, "gpu", size, **known)
+
+
+def waiting(expert: str, n: int = 1, since_s: float = 100.0, priority: int = 0) -> Queue:
+    return Queue(expert, n, since_s, priority)
+
+
+def test_an_expert_that_fits_is_loaded():
+    assert decide_residency(snapshot(queues=[waiting("a")])) == (Load("a", "gpu"),)
+
+
+def test_a_resident_that_is_asked_for_needs_nothing():
+    assert decide_residency(snapshot([held("a")], [waiting("a")])) == ()
+
+
+def test_eviction_comes_first_and_loading_waits_for_it():
+    effects = decide_residency(snapshot([held("a")], [waiting("b")]))
+    assert effects == (Evict("a", wanted_by="b"), Wait("b", "memory"))
+
+
+def test_nothing_is_loaded_before_the_memory_is_measured_as_free():
+    lagging = snapshot(queues=[waiting("b")], free=3, settled=False)
+    assert decide_residency(lagging) == (Wait("b", "memory"),)
+    assert decide_residency(snapshot(queues=[waiting("b")], free=10)) == (Load("b", "gpu"),)
+
+
+def test_memory_still_on_its_way_back_costs_nobody_else_their_place():
+    lagging = snapshot([held("a")], [waiting("b")], capacity=20, free=2, settled=False)
+    assert decide_residency(lagging) == (Wait("b", "memory"),)
+
+
+def test_memory_that_somebody_else_took_is_made_up_for():
+    taken = snapshot([held("a")], [waiting("b")], capacity=20, free=2)
+    assert decide_residency(taken)[0] == Evict("a", wanted_by="b")
+
+
+def test_nobody_leaves_for_an_expert_that_would_not_fit_even_so():
+    taken = snapshot([held("a")], [waiting("b", since_s=0.0)], capacity=30, free=0, sizes={"b": 25})
+    assert decide_residency(taken) == (Wait("b", "taken"),)
+
+
+def test_what_is_being_loaded_is_not_given_away_while_it_does_not_show_yet():
+    loading = snapshot([held("a", state="loading")], [waiting("b")], capacity=30, free=19)
+    assert decide_residency(loading)[-1] == Wait("b", "turn")
+    loading = snapshot([held("a", state="loading")], [waiting("b")], capacity=30, free=20)
+    assert decide_residency(loading) == (Load("b", "gpu"),)
+
+
+def test_an_expert_larger_than_every_device_is_refused():
+    assert decide_residency(snapshot(queues=[waiting("a")], sizes={"a": 11})) == (Refuse("a", 11),)
+
+
+def test_an_expert_that_pinned_ones_leave_no_room_for_is_refused():
+    full = snapshot([held("a")], [waiting("b")], pinned="a")
+    assert decide_residency(full) == (Refuse("b", 10),)
+
+
+def test_a_busy_resident_is_held_until_it_falls_idle_and_evicted_then():
+    busy = snapshot([held("a", n_busy=1)], [waiting("b")])
+    assert decide_residency(busy) == (Hold("a", wanted_by="b"), Wait("b", "busy"))
+    idle = snapshot([held("a", held=True)], [waiting("b"), waiting("a", n=9)])
+    assert decide_residency(idle)[0] == Evict("a", wanted_by="b")
+
+
+def test_a_resident_once_held_goes_before_the_others():
+    both = [held("a", held=True, last_used_s=99.0), held("b", last_used_s=1.0)]
+    assert decide_residency(snapshot(both, [waiting("c")], capacity=20))[0] == Evict("a", wanted_by="c")
+
+
+def test_an_idle_resident_leaves_rather_than_a_busy_one():
+    residents = [held("a", n_busy=1, last_used_s=1.0), held("b", last_used_s=99.0)]
+    assert decide_residency(snapshot(residents, [waiting("c")], capacity=20))[0] == Evict("b", "c")
+
+
+def test_requests_that_an_expert_was_loaded_for_are_served_before_it_leaves():
+    just_loaded = held("a", ready_s=95.0)
+    queues = [waiting("a", since_s=90.0), waiting("b", n=50, since_s=1.0)]
+    assert decide_residency(snapshot([just_loaded], queues)) == (Wait("b", "turn"),)
+    later = [waiting("a", since_s=96.0), waiting("b", n=50, since_s=1.0)]
+    assert decide_residency(snapshot([just_loaded], later))[0] == Evict("a", wanted_by="b")
+
+
+def test_a_swap_waits_until_more_ask_for_it_than_it_delays():
+    residents = [held("a", last_used_s=99.0)]
+    flow = {"a": 1.0}
+    few = snapshot(residents, [waiting("b", n=5)], rate_per_s=flow)
+    assert decide_residency(few) == (Wait("b", "claim"),)
+    many = snapshot(residents, [waiting("b", n=21)], rate_per_s=flow)
+    assert decide_residency(many)[0] == Evict("a", wanted_by="b")
+    overdue = snapshot(residents, [waiting("b", since_s=50.0)], rate_per_s=flow)
+    assert decide_residency(overdue)[0] == Evict("a", wanted_by="b")
+
+
+def test_look_ahead_evicts_what_is_needed_farthest_in_the_future():
+    residents = [held("a", last_used_s=1.0), held("b", last_used_s=99.0)]
+    known = {"a": 5.0, "b": 50.0}
+    asked = snapshot(residents, [waiting("c")], capacity=20, next_use_s=known)
+    assert decide_residency(asked)[0] == Evict("b", wanted_by="c")
+    by_recency = ResidencyRule("lru")
+    assert decide_residency(asked, by_recency)[0] == Evict("a", wanted_by="c")
+
+
+def test_look_ahead_that_is_not_trusted_goes_back_to_what_recency_would_keep():
+    residents = [held("a", last_used_s=1.0), held("b", last_used_s=99.0)]
+    asked = snapshot(residents, [waiting("c")], capacity=20, next_use_s={"b": 5.0})
+    assert decide_residency(asked)[0] == Evict("a", wanted_by="c")
+    assert decide_residency(asked, kept=frozenset("ac"))[0] == Evict("b", wanted_by="c")
+
+
+def test_among_experts_of_no_known_use_the_longest_unused_leaves():
+    residents = [held("a", last_used_s=50.0), held("b", last_used_s=2.0)]
+    assert decide_residency(snapshot(residents, [waiting("c")], capacity=20))[0] == Evict("b", "c")
+
+
+def test_the_least_often_used_leaves_by_frequency():
+    residents = [held("a", n_uses=1, last_used_s=99.0), held("b", n_uses=9, last_used_s=1.0)]
+    asked = snapshot(residents, [waiting("c")], capacity=20)
+    assert decide_residency(asked, ResidencyRule("lfu"))[0] == Evict("a", wanted_by="c")
+
+
+def test_of_unequal_sizes_the_set_of_least_worth_leaves():
+    sizes = {"a": 4, "b": 4, "c": 8, "d": 6}
+    residents = [held("a", 4), held("b", 4), held("c", 8)]
+    known = {"a": 90.0, "b": 80.0, "c": 30.0}
+    asked = snapshot(residents, [waiting("d")], 16, sizes=sizes, next_use_s=known)
+    assert {e.expert for e in decide_residency(asked) if isinstance(e, Evict)} == {"a", "b"}
+    known = {"a": 9.0, "b": 8.0, "c": 30.0}
+    asked = snapshot(residents, [waiting("d")], 16, sizes=sizes, next_use_s=known)
+    assert [e.expert for e in decide_residency(asked) if isinstance(e, Evict)] == ["c"]
+
+
+def test_what_was_not_used_for_its_time_leaves_unless_somebody_asks():
+    expired = held("a", expires_s=99.0)
+    assert decide_residency(snapshot([expired])) == (Evict("a"),)
+    assert decide_residency(snapshot([expired], [waiting("a")])) == ()
+    assert decide_residency(snapshot([expired], pinned="a")) == ()
+    assert decide_residency(snapshot([held("a", expires_s=99.0, n_busy=1)])) == ()
+
+
+def test_a_pinned_expert_is_loaded_unasked_and_after_those_who_wait():
+    assert decide_residency(snapshot(pinned="a")) == (Load("a", "gpu"),)
+    asked = decide_residency(snapshot(queues=[waiting("b")], pinned="a"))
+    assert asked == (Load("b", "gpu"), Wait("a", "turn"))
+
+
+def test_the_expert_expected_soonest_is_prefetched_into_free_memory_only():
+    soon = {"b": 30.0, "c": 20.0}
+    assert decide_residency(snapshot(next_use_s=soon)) == (Load("c", "gpu", prefetch=True),)
+    assert decide_residency(snapshot([held("a")], next_use_s=soon)) == ()
+    assert decide_residency(snapshot(next_use_s={"c": 61.0})) == ()
+    assert decide_residency(snapshot(next_use_s=soon), ResidencyRule("lru")) == ()
+
+
+def test_prefetching_never_takes_room_from_who_waits():
+    asked = snapshot([held("a")], [waiting("b")], capacity=15, sizes={"c": 5}, next_use_s={"c": 1.0})
+    assert decide_residency(asked) == (Evict("a", wanted_by="b"), Wait("b", "memory"))
+
+
+def test_an_expert_goes_where_nobody_has_to_leave():
+    devices = (Device("cpu", 10), Device("gpu", 10))
+    loadable = tuple(Loadable(name, 10, 10.0) for name in "ab")
+    asked = Snapshot(0.0, devices, loadable, (Resident("a", "cpu", 10),), (Queue("b", 1, 0.0),))
+    assert decide_residency(asked) == (Load("b", "gpu"),)
+
+
+def test_an_expert_bound_to_a_device_waits_for_that_one():
+    devices = (Device("cpu", 10), Device("gpu", 10))
+    loadable = (Loadable("a", 10, 10.0), Loadable("b", 10, 10.0, devices=("cpu",)))
+    asked = Snapshot(0.0, devices, loadable, (Resident("a", "cpu", 10),), (Queue("b", 1, 0.0),))
+    assert decide_residency(asked)[0] == Evict("a", wanted_by="b")
+
+
+def test_a_large_expert_is_not_starved_by_small_ones_behind_it():
+    sizes = {"a": 10, "b": 5, "c": 5}
+    residents = [held("b", 5, n_busy=1)]
+    queues = [waiting("a", n=9), waiting("c")]
+    effects = decide_residency(snapshot(residents, queues, 10, sizes=sizes))
+    assert Load("c", "gpu") not in effects
+    assert Hold("b", wanted_by="a") in effects
+
+
+def drawn(random: Random) -> Snapshot:
+    """Up to six experts of unequal size over one or two devices, booked within their memory."""
+    sizes = {name: random.randint(1, 12) for name in NAMES}
+    names = random.sample(NAMES, len(NAMES))
+    devices, residents = [], []
+    for name in ("cpu", "gpu")[: random.randint(1, 2)]:
+        there = [names.pop() for _ in range(random.randint(0, 3))]
+        capacity = sum(sizes[expert] for expert in there) + random.randint(0, 8)
+        free = random.choice([None, random.randint(0, capacity)])
+        devices.append(Device(name, capacity, free, random.random() < 0.5))
+        residents += [drawn_resident(random, expert, name, sizes[expert]) for expert in there]
+    loadable = tuple(
+        Loadable(name, size, random.uniform(0, 30), pinned=random.random() < 0.1)
+        for name, size in sizes.items()
+    )
+    queues = tuple(
+        Queue(name, random.randint(0, 9), random.uniform(0, 100), random.randint(0, 1))
+        for name in NAMES
+        if random.random() < 0.5
+    )
+    known = {name: random.uniform(0, 100) for name in NAMES if random.random() < 0.5}
+    rates = {name: random.random() for name in NAMES if random.random() < 0.5}
+    return Snapshot(100.0, tuple(devices), loadable, tuple(residents), queues, known, rates)
+
+
+def drawn_resident(random: Random, expert: str, device: str, size: int) -> Resident:
+    state = random.choice(["ready", "ready", "ready", "loading", "leaving"])
+    return Resident(
+        expert,
+        device,
+        size,
+        state,
+        n_busy=random.randint(0, 2) if state == "ready" else 0,
+        last_used_s=random.uniform(0, 100),
+        ready_s=random.uniform(0, 100),
+        expires_s=random.choice([None, random.uniform(0, 200)]),
+    )
+
+
+def snapshots() -> st.SearchStrategy[Snapshot]:
+    return st.integers(0, 2**32).map(lambda seed: drawn(Random(seed)))
+
+
+rules = st.builds(ResidencyRule, st.sampled_from(["lookahead", "lru", "lfu"]), st.just(TurnRule()))
+
+
+def evicted(effects: Sequence[Effect]) -> list[str]:
+    return [effect.expert for effect in effects if isinstance(effect, Evict)]
+
+
+@given(snapshots(), rules)
+def test_neither_busy_nor_pinned_nor_unready_residents_are_evicted(at: Snapshot, rule: ResidencyRule):
+    for expert in evicted(decide_residency(at, rule)):
+        resident = at.resident[expert]
+        assert resident.state == "ready"
+        assert not resident.n_busy
+        assert not at.pinned(expert)
+
+
+@given(snapshots(), rules)
+def test_who_leaves_for_somebody_frees_enough_and_nobody_in_vain(at: Snapshot, rule: ResidencyRule):
+    effects = decide_residency(at, rule)
+    for wanted in {e.wanted_by for e in effects if isinstance(e, Evict) and e.wanted_by}:
+        leaving = [at.resident[e.expert] for e in effects if getattr(e, "wanted_by", None) == wanted]
+        assert len({resident.device for resident in leaving}) == 1
+        assert isinstance(
+            next(e for e in effects if e.expert == wanted and not hasattr(e, "wanted_by")), Wait
+        )
+        device = next(d for d in at.devices if d.name == leaving[0].device)
+        there = [r for r in at.residents if r.device == device.name]
+        staying = sum(
+            r.size_bytes for r in there if r.state != "leaving" and r.expert not in evicted(effects)
+        )
+        assert staying + at.by_expert[wanted].size_bytes <= device.capacity_bytes
+
+
+@given(snapshots(), rules)
+def test_what_is_loaded_fits_into_what_is_free_by_books_and_by_measure(at: Snapshot, rule: ResidencyRule):
+    loads = [effect for effect in decide_residency(at, rule) if isinstance(effect, Load)]
+    for device in at.devices:
+        size = sum(at.by_expert[load.expert].size_bytes for load in loads if load.device == device.name)
+        there = [r for r in at.residents if r.device == device.name]
+        if size:
+            assert size + sum(r.size_bytes for r in there) <= device.capacity_bytes
+            loading = sum(r.size_bytes for r in there if r.state == "loading")
+            assert device.free_bytes is None or size + loading <= device.free_bytes
+
+
+@given(snapshots(), rules)
+def test_where_nothing_is_needed_nothing_is_done(at: Snapshot, rule: ResidencyRule):
+    loadable = tuple(Loadable(one.expert, one.size_bytes, one.load_s) for one in at.loadable)
+    residents = tuple(Resident(r.expert, r.device, r.size_bytes, r.state, r.n_busy) for r in at.residents)
+    asked = tuple(
+        q for q in at.queues if q.expert in at.resident and at.resident[q.expert].state != "leaving"
+    )
+    assert decide_residency(Snapshot(at.now_s, at.devices, loadable, residents, asked), rule) == ()
+
+
+@given(snapshots(), rules, st.randoms(use_true_random=False))
+def test_the_order_in_which_things_are_told_changes_nothing(at: Snapshot, rule: ResidencyRule, random):
+    def shuffled(values: Sequence) -> tuple:
+        return tuple(random.sample(values, len(values)))
+
+    other = Snapshot(
+        at.now_s,
+        shuffled(at.devices),
+        at.loadable,
+        shuffled(at.residents),
+        shuffled(at.queues),
+        dict(shuffled(list(at.next_use_s.items()))),
+        at.rate_per_s,
+    )
+    assert sorted(map(repr, decide_residency(other, rule))) == sorted(map(repr, decide_residency(at, rule)))
+
+
+@given(snapshots(), rules)
+def test_everybody_who_waits_is_resident_or_hears_why_not(at: Snapshot, rule: ResidencyRule):
+    effects = decide_residency(at, rule)
+    told = {e.expert for e in effects if isinstance(e, Load | Wait | Refuse)}
+    for queue in at.queues:
+        resident = at.resident.get(queue.expert)
+        if queue.n_waiting and (resident is None or resident.state == "leaving"):
+            assert queue.expert in told
+
+
+@pytest.mark.parametrize("rule", ["lookahead", "lru", "lfu"])
+@given(at=snapshots())
+def test_performed_again_and_again_whoever_is_due_gets_in(at: Snapshot, rule: str):
+    """Requests are answered as soon as their expert is ready and not held; memory comes back at once."""
+    wanted = {q.expert for q in at.queues if q.n_waiting}
+    devices = tuple(Device(d.name, d.capacity_bytes) for d in at.devices)
+    at = Snapshot(at.now_s, devices, at.loadable, at.residents, at.queues, at.next_use_s, at.rate_per_s)
+    refused: set[str] = set()
+    for _ in range(60):
+        effects = decide_residency(at, ResidencyRule(rule))
+        refused |= {e.expert for e in effects if isinstance(e, Refuse)}
+        at = performed(at, effects)
+    assert {q.expert for q in at.queues} & wanted <= refused
+
+
+def performed(at: Snapshot, effects: Sequence[Effect]) -> Snapshot:
+    """Ten seconds later: loads are through, evicted experts gone, what was answered is answered."""
+    holds = {e.expert for e in effects if isinstance(e, Hold)}
+    there = [
+        Resident(
+            r.expert,
+            r.device,
+            r.size_bytes,
+            last_used_s=r.last_used_s,
+            ready_s=r.ready_s,
+            held=r.expert in holds,
+        )
+        for r in at.residents
+        if r.state != "leaving" and r.expert not in evicted(effects)
+    ]
+    now_s = at.now_s + 10.0
+    for load in (e for e in effects if isinstance(e, Load)):
+        size = at.by_expert[load.expert].size_bytes
+        there.append(Resident(load.expert, load.device, size, last_used_s=now_s, ready_s=now_s))
+    answering = {r.expert for r in there if not r.held}
+    queues = tuple(q for q in at.queues if q.expert not in answering)
+    return Snapshot(now_s, at.devices, at.loadable, tuple(there), queues, at.next_use_s, at.rate_per_s)
