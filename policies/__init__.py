@@ -1,6 +1,7 @@
 """Decisions as values: who answers, under which constraints, at what price, and why nobody else."""
 
-from .batching import TurnRule, claim, serving_order
+from .admission import Admission, AdmissionRule, Admitted, Line, Rejected, admit
+from .batching import Group, order_groups
 from .constraints import tighten
 from .engine import Consult, Engine, Scale
 from .errors import Infeasible, PoliciesError, UnknownFlag, Unreachable
@@ -27,10 +28,14 @@ from .plans import Attempt, Gather, Gathered, Heard, Plan, Single, Step, Verdict
 from .record import decision_record, explain
 from .recruiting import PanelRule
 from .residency import ResidencyRule, decide_residency
+from .turns import TurnRule, claim, serving_order
 from .types import Decision, EncoderUse, Fleet, Goal, Hints, Lead, Objective, Policy, Require
 from .voting import form_asked, said, vote
 
 __all__ = [
+    "Admission",
+    "AdmissionRule",
+    "Admitted",
     "Attempt",
     "Blocked",
     "Consult",
@@ -47,11 +52,13 @@ __all__ = [
     "Gather",
     "Gathered",
     "Goal",
+    "Group",
     "Heard",
     "Hints",
     "Hold",
     "Infeasible",
     "Lead",
+    "Line",
     "Load",
     "Loadable",
     "Objective",
@@ -62,6 +69,7 @@ __all__ = [
     "Policy",
     "Queue",
     "Refuse",
+    "Rejected",
     "Require",
     "ResidencyRule",
     "Resident",
@@ -75,6 +83,7 @@ __all__ = [
     "Unreachable",
     "Verdict",
     "Wait",
+    "admit",
     "claim",
     "decide_residency",
     "decision_record",
@@ -82,6 +91,7 @@ __all__ = [
     "explain",
     "form_asked",
     "known_flags",
+    "order_groups",
     "said",
     "serving_order",
     "take_flags",

@@ -8,7 +8,6 @@ memory is measured as free.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from .batching import TurnRule, in_turn, may_displace, serving_order
 from .eviction import NOTHING, EvictionRule, Worth, cheapest, total_worth, worth
 from .memory import (
     Blocked,
@@ -24,6 +23,7 @@ from .memory import (
     Snapshot,
     Wait,
 )
+from .turns import TurnRule, in_turn, may_displace, serving_order
 
 
 @dataclass(frozen=True, slots=True)

@@ -294,10 +294,9 @@ def test_who_leaves_for_somebody_frees_enough_and_nobody_in_vain(at: Snapshot, r
             next(e for e in effects if e.expert == wanted and not hasattr(e, "wanted_by")), Wait
         )
         device = next(d for d in at.devices if d.name == leaving[0].device)
-        there = [r for r in at.residents if r.device == device.name]
-        staying = sum(
-            r.size_bytes for r in there if r.state != "leaving" and r.expert not in evicted(effects)
-        )
+        going = {e.expert for e in effects if isinstance(e, Evict | Hold)}
+        there = [r for r in at.residents if r.device == device.name and r.state != "leaving"]
+        staying = sum(r.size_bytes for r in there if r.expert not in going)
         assert staying + at.by_expert[wanted].size_bytes <= device.capacity_bytes
 
 

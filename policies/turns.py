@@ -1,0 +1,75 @@
+"""Whose turn it is: which expert's queue goes before which, and when one may take another's room."""
+
+from dataclasses import dataclass
+
+from .memory import Queue, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRule:
+    """How waiting requests of different experts are weighed against each other.
+
+    tau_s:       a queue that waited this long counts double
+    max_wait_s:  a queue goes before all others in time to be answered when its oldest request waited so long
+    swap_weight: how much the requests delayed by a swap count against those that ask for it
+    """
+
+    tau_s: float = 10.0
+    max_wait_s: float = 60.0
+    swap_weight: float = 1.0
+
+
+def serving_order(snapshot: Snapshot, rule: TurnRule) -> tuple[Queue, ...]:
+    """The queues, whose turn comes first: who is due, oldest first; then by priority; then by claim.
+
+    Reference: Read-ME (arXiv 2410.19123), algorithm 1: the longest queue first.
+    Differs: age counts and waiting is bounded; the algorithm starves short queues.
+    """
+
+    def key(queue: Queue) -> tuple[bool, float, int, float, str]:
+        is_due = due(queue, snapshot, rule)
+        oldest_s = queue.oldest_s if is_due else 0.0
+        return (not is_due, oldest_s, -queue.priority, -claim(queue, snapshot.now_s, rule), queue.expert)
+
+    return tuple(sorted(snapshot.queue.values(), key=key))
+
+
+def claim(queue: Queue, now_s: float, rule: TurnRule) -> float:
+    """How much a queue weighs, in requests: its length, more the longer its oldest has waited."""
+    return queue.n_waiting * (1.0 + max(0.0, now_s - queue.oldest_s) / rule.tau_s)
+
+
+def due(queue: Queue, snapshot: Snapshot, rule: TurnRule) -> bool:
+    """Whether it must go first: what is left of its bound goes on loading its expert."""
+    resident = snapshot.resident.get(queue.expert)
+    load_s = 0.0 if resident is not None and resident.state == "ready" else snapshot.load_s(queue.expert)
+    return snapshot.now_s - queue.oldest_s + load_s >= rule.max_wait_s
+
+
+def in_turn(expert: str, snapshot: Snapshot) -> bool:
+    """Whether requests that it was loaded for still wait: until they are served its room is its own.
+
+    Without this, experts that are all overdue would take the room from each other request by request.
+    """
+    queue, resident = snapshot.queue.get(expert), snapshot.resident[expert]
+    return queue is not None and queue.oldest_s <= resident.ready_s
+
+
+def may_displace(wanting: Queue, expert: str, snapshot: Snapshot, rule: TurnRule) -> bool:
+    """Whether those who wait for one expert may have the room of another.
+
+    They may when they are due, unless the other's are too and waited longer, or have priority, or when their
+    claim exceeds that of the other's and of those who are expected for it while the two are swapped.
+    """
+    other = snapshot.queue.get(expert)
+    if due(wanting, snapshot, rule):
+        return other is None or not due(other, snapshot, rule) or wanting.oldest_s < other.oldest_s
+    if other is not None:
+        if due(other, snapshot, rule) or wanting.priority < other.priority:
+            return False
+        if wanting.priority > other.priority:
+            return True
+    swap_s = snapshot.load_s(wanting.expert) + snapshot.load_s(expert)
+    delayed = rule.swap_weight * swap_s * snapshot.rate_per_s.get(expert, 0.0)
+    against = delayed + (claim(other, snapshot.now_s, rule) if other is not None else 0.0)
+    return claim(wanting, snapshot.now_s, rule) > against

@@ -1,0 +1,146 @@
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies import Group, Loadable, PoliciesError, order_groups
+
+
+def local(names: str, size: int = 10, load_s: float = 10.0) -> list[Loadable]:
+    return [Loadable(name, size, load_s) for name in names]
+
+
+def names(groups: Sequence[Group]) -> list[str]:
+    return [group.name for group in groups]
+
+
+def load_seconds(
+    order: Sequence[Group],
+    loadable: Sequence[Loadable],
+    capacity: int,
+    resident: frozenset[str] = frozenset(),
+) -> float:
+    """Seconds of loading an order takes at best: over every choice of who leaves."""
+    sizes = {one.expert: one.size_bytes for one in loadable}
+    load_s = {one.expert: one.load_s for one in loadable}
+    states = {resident: 0.0}
+    for group in order:
+        if group.expert not in sizes:
+            continue
+        after: dict[frozenset[str], float] = {}
+        for cached, spent in states.items():
+            hit = group.expert in cached
+            for kept in subsets(cached):
+                now = kept | {group.expert}
+                if sum(sizes[one] for one in now) <= capacity and (not hit or group.expert in kept):
+                    cost = spent + (0.0 if hit else load_s[group.expert])
+                    after[now] = min(after.get(now, cost), cost)
+        states = after
+    return min(states.values())
+
+
+def subsets(values: frozenset[str]) -> Iterator[frozenset[str]]:
+    for n in range(len(values) + 1):
+        yield from map(frozenset, combinations(sorted(values), n))
+
+
+def orders(groups: Sequence[Group], done: tuple[Group, ...] = ()) -> Iterator[tuple[Group, ...]]:
+    """Every order that the dependencies allow."""
+    left = [group for group in groups if group not in done]
+    if not left:
+        yield done
+    for group in left:
+        if group.after <= set(names(done)):
+            yield from orders(groups, (*done, group))
+
+
+def test_the_resident_expert_comes_first():
+    groups = [Group("a", "a"), Group("b", "b")]
+    assert names(order_groups(groups, local("ab"), 10, frozenset("b"))) == ["b", "a"]
+
+
+def test_groups_of_one_expert_stay_together():
+    groups = [Group("a1", "a"), Group("b", "b"), Group("a2", "a")]
+    assert names(order_groups(groups, local("ab"), 10)) == ["a1", "a2", "b"]
+
+
+def test_an_aggregator_comes_after_its_members():
+    groups = [Group("aggregate", "a", frozenset({"b", "c"})), Group("b", "b"), Group("c", "c")]
+    assert names(order_groups(groups, local("abc"), 10))[-1] == "aggregate"
+
+
+def test_a_member_that_also_aggregates_is_put_off_until_it_can_do_both():
+    groups = [
+        Group("a", "a"),
+        Group("b", "b"),
+        Group("c", "c"),
+        Group("aggregate", "a", frozenset({"a", "b", "c"})),
+    ]
+    assert names(order_groups(groups, local("abc"), 10)) == ["b", "c", "a", "aggregate"]
+
+
+def test_with_room_for_two_the_one_needed_again_is_kept():
+    groups = [
+        Group("a", "a"),
+        Group("b", "b"),
+        Group("c", "c"),
+        Group("by a", "a", frozenset({"b"})),
+        Group("by b", "b", frozenset({"by a", "c"})),
+    ]
+    order = order_groups(groups, local("abc"), 20)
+    assert load_seconds(order, local("abc"), 20) == 30.0
+
+
+def test_who_is_dear_to_load_is_kept_rather_than_loaded_twice():
+    groups = [Group("a", "a"), Group("b", "b", frozenset("a")), Group("a2", "a", frozenset("b"))]
+    loadable = [Loadable("a", 10, 30.0), Loadable("b", 10, 5.0), Loadable("c", 10, 5.0)]
+    assert load_seconds(order_groups(groups, loadable, 20), loadable, 20) == 35.0
+
+
+def test_remote_experts_are_asked_as_early_as_may_be():
+    groups = [Group("a", "a"), Group("far", "far"), Group("judge", "far", frozenset({"a"}))]
+    assert names(order_groups(groups, local("a"), 10)) == ["far", "a", "judge"]
+
+
+@pytest.mark.parametrize("after", ["b", "absent"])
+def test_what_can_never_begin_is_said(after: str):
+    groups = [Group("a", "a", frozenset({after})), Group("b", "b", frozenset("a"))]
+    with pytest.raises(PoliciesError, match="wait for each other or for one that is not there: a, b"):
+        order_groups(groups, local("ab"), 10)
+
+
+def test_a_hundred_experts_and_panels_are_ordered_with_each_loaded_once():
+    experts = [f"e{n}" for n in range(100)]
+    loadable = [Loadable(name, 10, 10.0) for name in experts]
+    groups = [Group(name, name) for name in experts]
+    groups.append(Group("aggregate", "e0", frozenset(experts)))
+    order = order_groups(groups, loadable, 20)
+    assert load_seconds(order, loadable, 20) == 1000.0
+
+
+def test_a_panel_of_everybody_by_everybody_keeps_what_it_can():
+    experts = [f"e{n}" for n in range(12)]
+    groups = [Group(name, name) for name in experts]
+    groups += [Group(f"{name} aggregates", name, frozenset(experts)) for name in experts]
+    loadable = [Loadable(name, 10, 10.0) for name in experts]
+    assert load_seconds(order_groups(groups, loadable, 20), loadable, 20) == 220.0
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32))
+def test_no_order_that_may_be_takes_less_loading(seed: int):
+    random = Random(seed)
+    loadable = [Loadable(name, random.randint(1, 3), random.choice([5.0, 10.0])) for name in "abc"]
+    groups: list[Group] = []
+    for n in range(random.randint(1, 5)):
+        after = frozenset(g.name for g in groups if random.random() < 0.3)
+        groups.append(Group(str(n), random.choice("abcd"), after))
+    random.shuffle(groups)
+    capacity, resident = random.randint(3, 6), frozenset(random.sample("abc", 1))
+    best = min(load_seconds(order, loadable, capacity, resident) for order in orders(groups))
+    order = order_groups(groups, loadable, capacity, resident)
+    assert order in set(orders(groups))
+    assert load_seconds(order, loadable, capacity, resident) == best
