@@ -20,9 +20,11 @@ from starlette.responses import Response
 from routers import ExpertProfile
 
 from .auth import Gate
+from .batch.files import Files
+from .batch.store import Store
 from .config import Config, ExpertConfig
 from .dispatch import Dispatcher
-from .endpoints import chat, completions, decisions, embeddings, health, models, openapi, route
+from .endpoints import chat, completions, decisions, embeddings, files, health, models, openapi, route
 from .endpoints.ask import Asking
 from .errors import EndpointNotFound, GatewayError, MethodNotAllowed, to_envelope
 from .experts import Expert, build_expert
@@ -50,7 +52,7 @@ def build_app(config: Config) -> Front:
 
     Raises:
         ValueError: an expert cannot be called as configured; says which and why.
-        JournalError: the journal cannot be opened.
+        JournalError, StoreError: the journal or the store of batches cannot be opened.
     """
     transport = Transport()
     return front_of(machine_of(config, transport), transport)
@@ -65,6 +67,7 @@ def machine_of(config: Config, transport: Transport, routing_of: RoutingOf | Non
     pool = profiles(config)
     routing, gatherer = (routing_of or _routing)(config, pool)
     fleet = FleetState([profile.name for profile in pool], limits(config))
+    store = Store.open(config.batches_path)
     return Machine(
         config=config,
         profiles=pool,
@@ -75,8 +78,9 @@ def machine_of(config: Config, transport: Transport, routing_of: RoutingOf | Non
         gatherer=gatherer,
         journal=Journal.open(config.journal),
         runners=runners,
-        gate=Gate(config.server),
+        gate=Gate(config.server, store.salt),
         replicas=_replicas(config, fleet, experts),
+        store=store,
     )
 
 
@@ -121,11 +125,19 @@ def rest_of(machine: Machine, transport: Transport) -> Starlette:
             yield
 
     app = Starlette(
-        routes=[*models.ROUTES, *route.ROUTES, *decisions.ROUTES, *health.ROUTES, *openapi.ROUTES],
+        routes=[
+            *models.ROUTES,
+            *route.ROUTES,
+            *decisions.ROUTES,
+            *files.ROUTES,
+            *health.ROUTES,
+            *openapi.ROUTES,
+        ],
         exception_handlers={HTTPException: _refused, GatewayError: _refused, Exception: _failed},
         lifespan=lifespan,
     )
     app.state.machine = machine
+    app.state.files = Files(machine.store, machine.config.batches.max_file_bytes)
     return app
 
 
@@ -133,6 +145,7 @@ def rest_of(machine: Machine, transport: Transport) -> Starlette:
 async def running(machine: Machine, transport: Transport) -> AsyncIterator[None]:
     """Everything opened, and closed again however it ends."""
     async with contextlib.AsyncExitStack() as stack:
+        stack.callback(machine.store.close)
         stack.push_async_callback(machine.journal.close)
         await transport.open()
         stack.push_async_callback(transport.close)

@@ -23,10 +23,10 @@ _WATCHED = frozenset({b"authorization", b"x-api-key", b"host", b"origin"})
 
 
 class Gate:
-    """Admits a request or says why not."""
+    """Admits a request or says why not. Ids of keys hang on `salt`: the same as long as that is kept."""
 
-    def __init__(self, config: ServerConfig) -> None:
-        self._salt = os.urandom(16)
+    def __init__(self, config: ServerConfig, salt: bytes | None = None) -> None:
+        self._salt = salt or os.urandom(16)
         self._digest = self._hash(config.master_key.reveal().encode()) if config.master_key else None
         self._hosts = frozenset(host.lower() for host in config.allowed_hosts) | LOOPBACK_HOSTS
         self._own_host = config.host.lower()
@@ -40,7 +40,7 @@ class Gate:
         return self._digest is not None
 
     def admit(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-        """The id of the key that was shown (a salted hash, for the journal), or None where none is needed.
+        """The id of the key that was shown (a salted hash), or None where none is needed.
 
         Raises:
             Unauthenticated: no key, or a wrong one.

@@ -55,6 +55,7 @@ class Front:
             exchange.key_id = self._gate.admit(exchange.scope["headers"])
         handler = self._hot.get(path)
         if handler is None:
+            exchange.scope.setdefault("state", {})["key_id"] = exchange.key_id
             await self._rest(exchange.scope, receive, self._marked(exchange, send))
         elif exchange.scope["method"] == "POST":
             await handler(exchange)

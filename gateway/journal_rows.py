@@ -104,7 +104,7 @@ def to_row(entry: Entry, content: bool) -> tuple[Any, ...]:
         entry.plan,
         decision.tier if decision else None,
         decision.propensity if decision else 1.0,
-        _pack(decision) if decision else None,
+        pack_decision(decision) if decision else None,
         msgspec.json.encode(entry.attempts),
         entry.status,
         entry.error,
@@ -130,7 +130,7 @@ def told(row: tuple[Any, ...]) -> dict[str, Any]:
     attempts = msgspec.json.decode(values.pop("attempts") or b"[]")
     tier, propensity = values.pop("tier"), values.pop("propensity")
     if packed is not None:
-        story = decision_record(_unpack(packed))
+        story = decision_record(unpack_decision(packed))
     else:
         asked = values["expert_asked"]
         story = {
@@ -148,7 +148,7 @@ def told(row: tuple[Any, ...]) -> dict[str, Any]:
     return {**told_, "decision": {"id": decision_id, **story}}
 
 
-def _pack(decision: Decision) -> bytes:
+def pack_decision(decision: Decision) -> bytes:
     plain = {name: getattr(decision, name) for name in Decision.__slots__}
     plan = decision.plan
     parts = asdict(plan) if isinstance(plan, Panel) else {"experts": plan.experts}
@@ -162,7 +162,7 @@ def _plain(value: Any) -> Any:
     return dict(value) if hasattr(value, "keys") else float(value)
 
 
-def _unpack(packed: bytes) -> Decision:
+def unpack_decision(packed: bytes) -> Decision:
     plain = msgspec.msgpack.decode(packed)
     plain["plan"] = _plan(**plain["plan"])
     plain["experts"] = tuple(plain["experts"])

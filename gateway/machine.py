@@ -9,6 +9,7 @@ from routers import ExpertProfile
 
 if TYPE_CHECKING:
     from .auth import Gate
+    from .batch.store import Store
     from .config import Config
     from .experts import Expert
     from .fleet import FleetState
@@ -34,3 +35,4 @@ class Machine:
     runners: "Runners | None"
     gate: "Gate"
     replicas: "Replicas | None"
+    store: "Store"

@@ -2,13 +2,16 @@
 
 A lone query starts at once. While all threads are busy, queries wait; a thread that comes free takes the
 oldest and whoever else waits with about the same length, because padding costs more than company saves.
+Patient ones, of batches, are taken when nobody else waits, and use none of the budget.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
+
+import numpy as np
 
 from routers import Embedder, Floats32
 
@@ -30,6 +33,7 @@ class Waiting:
 
     text: str
     vector: "asyncio.Future[Floats32]"
+    patient: bool = False
 
 
 class Budget:
@@ -81,35 +85,53 @@ class Gatherer:
         self._n_threads = n_threads
         self._max_waiting = max_waiting
         self._waiting: list[Waiting] = []
+        self._patient: list[Waiting] = []
         self._threads = ThreadPoolExecutor(n_threads, thread_name_prefix="encoder")
 
     @property
     def n_waiting(self) -> int:
-        """Queries that no thread has taken yet."""
+        """Queries that no thread has taken yet, those of batches apart."""
         return len(self._waiting)
 
     def has_time(self) -> bool:
         """Whether the load budget allows a closer look; always, without one."""
         return self.budget is None or self.budget.allows(len(self._waiting))
 
-    async def embed(self, text: str) -> Floats32:
+    async def embed(self, text: str, patient: bool = False) -> Floats32:
         """(1, dim) unit row. A caller who goes away leaves the others of the batch alone.
 
         Raises:
             BusyError: the queue is full.
             EmbedderError: or whatever else the embedder raises.
         """
-        if len(self._waiting) >= self._max_waiting:
-            raise BusyError(f"{len(self._waiting)} queries wait for the encoder")
-        waiting = Waiting(text, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
+        queue = self._patient if patient else self._waiting
+        if len(queue) >= self._max_waiting:
+            raise BusyError(f"{len(queue)} queries wait for the encoder")
+        waiting = Waiting(text, asyncio.get_running_loop().create_future(), patient)
+        queue.append(waiting)
         if self.n_busy < self._n_threads:
             self._start()
         try:
             return await waiting.vector
         finally:
-            if waiting.vector.cancelled() and waiting in self._waiting:
-                self._waiting.remove(waiting)
+            queue = self._patient if patient else self._waiting
+            if waiting.vector.cancelled() and waiting in queue:
+                queue.remove(waiting)
+
+    async def embed_all(self, texts: Sequence[str], patient: bool = False) -> Floats32:
+        """(n_texts, dim) unit rows; where one cannot be had, nobody waits for the others any more.
+
+        Raises:
+            BusyError, EmbedderError: as `embed`.
+        """
+        if len(texts) == 1:
+            return await self.embed(texts[0], patient)
+        tasks = [asyncio.ensure_future(self.embed(text, patient)) for text in texts]
+        try:
+            return np.concatenate(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
 
     def close(self) -> None:
         """Let running batches end; nobody may wait any more."""
@@ -134,7 +156,7 @@ class Gatherer:
         error = done.exception()
         if error is None:
             vectors, seconds = done.result()
-            self._account(len(batch), seconds)
+            self._account(batch, seconds)
         for row, waiting in enumerate(batch):
             if waiting.vector.done():
                 continue
@@ -144,23 +166,31 @@ class Gatherer:
                 waiting.vector.set_result(vectors[row : row + 1])
         self._start()
 
-    def _account(self, n_queries: int, seconds: float) -> None:
-        self.n_consulted += n_queries
+    def _account(self, batch: list[Waiting], seconds: float) -> None:
+        self.n_consulted += len(batch)
         self.busy_s += seconds
-        if self.budget is not None:
+        if self.budget is not None and not batch[0].patient:
             self.budget.spend(seconds)
 
     def _take(self) -> list[Waiting]:
         """The oldest query, and others of about its length."""
-        if not self._waiting:
-            return []
-        n_chars = len(self._waiting[0].text)
-        longest = n_chars * LENGTH_RATIO + SLACK_CHARS
-        shortest = (n_chars - SLACK_CHARS) / LENGTH_RATIO
-        batch: list[Waiting] = []
-        rest: list[Waiting] = []
-        for waiting in self._waiting:
-            fits = len(batch) < MAX_BATCH and shortest <= len(waiting.text) <= longest
-            (batch if fits else rest).append(waiting)
-        self._waiting = rest
+        if self._waiting:
+            batch, self._waiting = _alike(self._waiting)
+        else:
+            batch, self._patient = _alike(self._patient)
         return batch
+
+
+def _alike(queue: list[Waiting]) -> tuple[list[Waiting], list[Waiting]]:
+    """The first of a queue with others of about its length; and the rest."""
+    if not queue:
+        return [], []
+    n_chars = len(queue[0].text)
+    longest = n_chars * LENGTH_RATIO + SLACK_CHARS
+    shortest = (n_chars - SLACK_CHARS) / LENGTH_RATIO
+    batch: list[Waiting] = []
+    rest: list[Waiting] = []
+    for waiting in queue:
+        fits = len(batch) < MAX_BATCH and shortest <= len(waiting.text) <= longest
+        (batch if fits else rest).append(waiting)
+    return batch, rest

@@ -42,7 +42,7 @@ class Performer:
             heard: Gathered | Literal["moved_on", "refused"] = "moved_on"
             if isinstance(step, Gather):
                 gathered, failure = await self._gather(step, order, story)
-                heard = _gathered(gathered, failure)
+                heard = gathered_of(gathered, failure)
             else:
                 try:
                     call = order.call if step.answers is None else aggregation_call(order.call, step.answers)
@@ -69,7 +69,7 @@ class Performer:
         start = perf_counter()
         try:
             role: Role | None = None if step.answers is None else "aggregator"
-            reply = await self._call(step.expert, call, story, role)
+            reply = await self.call(step.expert, call, story, role)
         finally:
             elapsed_s = perf_counter() - start
             story.upstream_s += elapsed_s
@@ -103,7 +103,7 @@ class Performer:
     async def _member(self, name: str, call: Call, story: Story) -> Reply | UpstreamError:
         """One call among others: that it failed is one of the answers."""
         try:
-            return await self._call(name, call, story, role="member")
+            return await self.call(name, call, story, role="member")
         except UpstreamError as failure:
             return failure
 
@@ -114,7 +114,7 @@ class Performer:
         reply = gathered[name]
         return replace(reply, body=with_usage(reply.body, usage))
 
-    async def _call(self, name: str, call: Call, story: Story, role: Role | None = None) -> Reply:
+    async def call(self, name: str, call: Call, story: Story, role: Role | None = None) -> Reply:
         """One call, of which fleet and story are told."""
         start = perf_counter()
         failure: UpstreamError | None = None
@@ -145,7 +145,7 @@ class Performer:
         return Unavailable(f"cooling down: {names}", retry_after_s=min(waits.values()))
 
 
-def _gathered(replies: Mapping[str, Reply], failure: UpstreamError | None) -> Gathered:
+def gathered_of(replies: Mapping[str, Reply], failure: UpstreamError | None) -> Gathered:
     """What was said; who said nothing counts only where nobody said anything."""
     texts = {name: answer_of([reply.body], streamed=False) or "" for name, reply in replies.items()}
     spoken = {name: text for name, text in texts.items() if text.strip()}

@@ -3,23 +3,27 @@
 The static tier is answered at once, in the event loop; the encoder in worker threads, within the load budget.
 """
 
+import asyncio
 import logging
 import random
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from policies import Consult, Decision, Engine, Fleet, Hints, Infeasible, Policy, Unreachable
-from routers import FeatureExtractor, Features, Floats32, Prediction, Query
+from routers import FeatureExtractor, Features, Floats32, Ints, Prediction, Query
 
-from .errors import InvalidField, NothingEligible, Unavailable
+from .errors import GatewayError, InvalidField, NothingEligible, Unavailable
 from .microbatch import BusyError, Gatherer
 
 if TYPE_CHECKING:
     from routers import Forecaster
 
 RETRY_AFTER_S = 5.0
+
+T = TypeVar("T")
 
 log = logging.getLogger("thalamus")
 
@@ -65,57 +69,105 @@ class Routing:
             InvalidField: a target in dollars or quality is out of reach.
             Unavailable: those who do are all out for now.
         """
-        deciding = _Deciding(self, query, policy)
-        draws = np.array([random.random()]) if policy.explore else None  # noqa: S311 (no secret)
+        (decision,) = await self._decided([query], policy, [hints], fleet, patient=False)
+        return decision
+
+    async def decide_all(
+        self, queries: Sequence[Query], policy: Policy, hints: Sequence[Hints | None], fleet: Fleet
+    ) -> list[Decision | GatewayError]:
+        """Who answers each of many queries, or why nobody does; patiently, beside live traffic.
+
+        The closer look is had wherever the policy wants it: a batch has the time.
+        """
+        try:
+            return [*await self._decided(queries, policy, hints, fleet, patient=True)]
+        except GatewayError as error:
+            if len(queries) == 1:
+                return [error]
+        singles = [
+            await self.decide_all([q], policy, [h], fleet) for q, h in zip(queries, hints, strict=True)
+        ]
+        return [decision for (decision,) in singles]
+
+    async def _decided(
+        self,
+        queries: Sequence[Query],
+        policy: Policy,
+        hints: Sequence[Hints | None],
+        fleet: Fleet,
+        patient: bool,
+    ) -> list[Decision]:
+        deciding = _Deciding(self, queries, policy, patient)
+        n = len(queries)
+        draws = np.array([random.random() for _ in range(n)]) if policy.explore else None  # noqa: S311 (no secret)
         steps = self.engine.route(
             policy,
-            [query],
+            queries,
             fleet,
-            None if hints is None else [hints],
+            hints if any(hint is not None for hint in hints) else None,
             tiers=self._tiers,
             margin=self.forecaster.margin,
             draws=draws,
         )
         try:
-            consult = next(steps)
-            while True:
-                consult = steps.send(await deciding.answer(consult))
-        except StopIteration as done:
-            (decision,) = done.value
+            reached = await deciding.run(_advance, steps, None)
+            while isinstance(reached, Consult):
+                reached = await deciding.run(_advance, steps, await deciding.answer(reached))
         except Infeasible as error:
             raise _refusal(error) from None
         except Unreachable as error:
             raise InvalidField(str(error), param="router") from None
-        self.n_decided += 1
-        return deciding.signed(decision)
+        self.n_decided += n
+        return [deciding.signed(decision) for decision in reached]
+
+
+def _advance(
+    steps: Generator[Consult, Prediction | None, list[Decision]], prediction: Prediction | None
+) -> Consult | list[Decision]:
+    """The engine's next question, or its decisions."""
+    try:
+        return steps.send(prediction)
+    except StopIteration as done:
+        decisions: list[Decision] = done.value
+        return decisions
 
 
 class _Deciding:
-    """One decision under way: remembers the features it made, and what went wrong."""
+    """Decisions under way: remembers the features it made, and what went wrong.
 
-    __slots__ = ("_first", "_lack", "_query", "_routing", "_static")
+    A patient one computes in worker threads and lets live queries go first.
+    """
 
-    def __init__(self, routing: Routing, query: Query, policy: Policy) -> None:
+    __slots__ = ("_first", "_lack", "_patient", "_queries", "_routing", "_static")
+
+    def __init__(self, routing: Routing, queries: Sequence[Query], policy: Policy, patient: bool) -> None:
         self._routing = routing
-        self._query = query
+        self._queries = queries
+        self._patient = patient
         self._static: Features | None = None
         self._first = True
         self._lack = routing._missing if policy.encoder != "never" else None
 
+    async def run(self, work: Callable[..., T], *given: Any) -> T:
+        """Do something that computes."""
+        return await asyncio.to_thread(work, *given) if self._patient else work(*given)
+
     async def answer(self, consult: Consult) -> Prediction | None:
         """The prediction asked for, one of a lower tier where that fails, None where there is no time."""
         first, self._first = self._first, False
+        rows = consult.rows
         if consult.tier != "encoder":
-            return self._predict(self._features() if consult.tier == "static" else None)
+            return await self._predict(rows, await self._features() if consult.tier == "static" else None)
         if not first and not self._has_time():
             return None
-        static = self._features()
-        vector = await self._encode() if static is not None else None
-        if vector is not None and static is not None:
-            return self._predict(Features("encoder", vector, static.lexical, static.form))
+        static = await self._features()
+        vectors = await self._encode(rows) if static is not None else None
+        if vectors is not None and static is not None:
+            features = Features("encoder", vectors, static.lexical[rows], static.form[rows])
+            return await self._predict(rows, features)
         if not first:
             return None
-        return self._predict(static if "static" in self._routing._tiers else None)
+        return await self._predict(rows, static if "static" in self._routing._tiers else None)
 
     def signed(self, decision: Decision) -> Decision:
         """The decision, whose reason admits what was lacking."""
@@ -125,28 +177,30 @@ class _Deciding:
 
     def _has_time(self) -> bool:
         gatherer = self._routing.gatherer
-        return gatherer is not None and gatherer.has_time()
+        return gatherer is not None and (self._patient or gatherer.has_time())
 
-    def _predict(self, features: Features | None) -> Prediction:
-        prediction: Prediction = self._routing.forecaster.predict([self._query], features)
+    async def _predict(self, rows: Ints, features: Features | None) -> Prediction:
+        queries = [self._queries[n] for n in rows.tolist()]
+        prediction: Prediction = await self.run(self._routing.forecaster.predict, queries, features)
         return prediction
 
-    def _features(self) -> Features | None:
+    async def _features(self) -> Features | None:
         extractor = self._routing._extractor
         if self._static is None and extractor is not None:
             try:
-                self._static = extractor.extract([self._query], "static")
+                self._static = await self.run(extractor.extract, self._queries, "static")
                 self._routing._failing.pop("static", None)
             except Exception as error:  # whatever an embedder raises must not cost the answer
                 self._fail("static", "the static embedder failed", error)
         return self._static
 
-    async def _encode(self) -> Floats32 | None:
+    async def _encode(self, rows: Ints) -> Floats32 | None:
         gatherer = self._routing.gatherer
         if gatherer is None:
             return None
+        texts = [self._queries[n].text for n in rows.tolist()]
         try:
-            vector = await gatherer.embed(self._query.text)
+            vectors = await gatherer.embed_all(texts, self._patient)
         except BusyError:
             self._lack = "the encoder is overloaded"
             return None
@@ -154,8 +208,8 @@ class _Deciding:
             self._fail("encoder", "the encoder failed", error)
             return None
         self._routing._failing.pop("encoder", None)
-        self._routing.n_consulted += 1
-        return vector
+        self._routing.n_consulted += len(texts)
+        return vectors
 
     def _fail(self, part: str, what: str, error: Exception) -> None:
         if part not in self._routing._failing:

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from routers import RoutersError
 
 from .app import build_app
+from .batch.errors import StoreError
 from .config import Config, ConfigError, config_warnings, load_config
 from .greeting import greeting
 from .joining import JoiningProtocol
@@ -54,7 +55,7 @@ def serve(config_path: Path, config: Config, overrides: Mapping[str, Any]) -> No
     listener = _listener(config.server.host, config.server.port)
     try:
         app = Reloadable(application(config))
-    except (JournalError, RoutersError, ValueError) as error:
+    except (JournalError, StoreError, RoutersError, ValueError) as error:
         listener.close()
         raise CannotServeError(str(error)) from None
     address = _address(listener, config.server.host)
@@ -70,14 +71,14 @@ def application(config: Config) -> ASGIApp:
     """The gateway, which also answers the browsers of `server.cors_origins` where there are any.
 
     Raises:
-        JournalError, RoutersError, ValueError: as `build_app`.
+        JournalError, StoreError, RoutersError, ValueError: as `build_app`.
     """
     app: ASGIApp = build_app(config)
     if not config.server.cors_origins:
         return app
     origins = [origin.rstrip("/") for origin in config.server.cors_origins]
     return CORSMiddleware(
-        app, origins, allow_methods=["GET", "POST"], allow_headers=["*"], expose_headers=EXPOSED
+        app, origins, allow_methods=["GET", "POST", "DELETE"], allow_headers=["*"], expose_headers=EXPOSED
     )
 
 
@@ -153,7 +154,7 @@ class _Rereading:
             for line in str(error).splitlines():
                 log.error("%s", line)
             log.error("configuration not reloaded: the old one stays")
-            if not isinstance(error, (ConfigError, JournalError, RoutersError, ValueError)):
+            if not isinstance(error, (ConfigError, JournalError, StoreError, RoutersError, ValueError)):
                 log.exception("reload failed")
             return
         self._config = fresh

@@ -3,6 +3,7 @@
 How a file becomes one of these is in `config_file`; what the pool looks like to a router in `profiles`.
 """
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
@@ -301,6 +302,20 @@ class RedisConfig(Strict, frozen=True):
     prefix: str = "thalamus"
 
 
+class BatchConfig(Strict, frozen=True):
+    """Files and batches: where they are kept, and how hard a batch may press.
+
+    `path` is a folder; beside the journal where none is given. `max_parallel` bounds the calls at a time to
+    an expert that has no bound of its own. One that has failed for `patience_s` without an answer is given
+    up: what is left for it goes to the fallbacks.
+    """
+
+    path: str | None = None
+    max_file_bytes: Count = 512 * 1024 * 1024
+    max_parallel: Count = 16
+    patience_s: Seconds = 300.0
+
+
 class ServerConfig(Strict, frozen=True):
     """Where the gateway listens and who may talk to it."""
 
@@ -339,8 +354,14 @@ class Config(Strict, frozen=True):
     server: ServerConfig = ServerConfig()
     routing: RoutingConfig = RoutingConfig()
     journal: JournalConfig = JournalConfig()
+    batches: BatchConfig = BatchConfig()
     timeouts: TimeoutConfig = TimeoutConfig()
     redis: RedisConfig | None = None
+
+    @property
+    def batches_path(self) -> Path:
+        """The folder of files and batches."""
+        return Path(self.batches.path) if self.batches.path else Path(self.journal.path).parent / "batches"
 
     def policies_by_name(self) -> dict[str, Policy]:
         """Every policy a request can name; `auto` always."""

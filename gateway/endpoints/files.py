@@ -1,0 +1,130 @@
+"""`/v1/files`: what batches read and write, each file for the key it belongs to."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from ..batch.errors import FileTooLarge
+from ..batch.files import Files
+from ..batch.types import NOBODY
+from ..batch.uploads import read_form
+from ..errors import InvalidField
+from ..wire import ClientGoneError
+from .answers import answer
+
+DEFAULT_PAGE = 10_000
+SLACK_BYTES = 64 * 1024
+"""What a form may have around its file."""
+
+
+def files_of(request: Request) -> Files:
+    """The files of the gateway that serves this request."""
+    files: Files = request.app.state.files
+    return files
+
+
+def owner_of(request: Request) -> str:
+    """Who asks: the id of their key."""
+    owner: str | None = request.state.key_id
+    return owner or NOBODY
+
+
+async def upload(request: Request) -> Response:
+    """Keep a file.
+
+    Raises:
+        BadRequest: the form is at fault, its purpose unknown, or the file too large.
+    """
+    files = files_of(request)
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > files.max_bytes + SLACK_BYTES:
+        raise FileTooLarge(f"more than {files.max_bytes} bytes (batches.max_file_bytes)", param="file")
+    sink = files.begin()
+    try:
+        form = await read_form(request.headers.get("content-type", ""), _pieces(request), sink)
+        if form.fields.get("purpose") != "batch":
+            raise InvalidField("'purpose' must be 'batch'", param="purpose")
+        name = form.filename or ""
+        file = await asyncio.to_thread(sink.keep, owner_of(request), name, "batch")
+    finally:
+        sink.close()
+    return answer(file.told())
+
+
+async def _pieces(request: Request) -> AsyncIterator[bytes]:
+    try:
+        async for piece in request.stream():
+            yield piece
+    except ClientDisconnect:
+        raise ClientGoneError from None
+
+
+async def listed(request: Request) -> Response:
+    """The asker's files, newest first; `purpose`, `after`, `limit` and `order` as OpenAI has them."""
+    asked = request.query_params
+    limit = page_size(asked.get("limit"), DEFAULT_PAGE)
+    order = asked.get("order", "desc")
+    if order not in ("asc", "desc"):
+        raise InvalidField("'order' must be asc or desc", param="order")
+    found = await asyncio.to_thread(
+        files_of(request).listed,
+        *(owner_of(request), asked.get("purpose"), asked.get("after"), limit + 1, order == "desc"),
+    )
+    return answer(page([file.told() for file in found], limit))
+
+
+async def one(request: Request) -> Response:
+    """One file's facts."""
+    file_id = request.path_params["file_id"]
+    return answer((await asyncio.to_thread(files_of(request).find, file_id, owner_of(request))).told())
+
+
+async def content(request: Request) -> Response:
+    """One file's bytes."""
+    files, file_id = files_of(request), request.path_params["file_id"]
+    await asyncio.to_thread(files.find, file_id, owner_of(request))
+    return FileResponse(files.path(file_id), media_type="application/octet-stream")
+
+
+async def delete(request: Request) -> Response:
+    """Forget one file."""
+    file_id = request.path_params["file_id"]
+    await asyncio.to_thread(files_of(request).delete, file_id, owner_of(request))
+    return answer({"id": file_id, "object": "file", "deleted": True})
+
+
+def page_size(given: str | None, most: int) -> int:
+    """How many items a page may have.
+
+    Raises:
+        InvalidField: no whole number from 1 to `most`.
+    """
+    if given is None:
+        return most
+    if not (given.isdigit() and 1 <= int(given) <= most):
+        raise InvalidField(f"'limit' must be a whole number from 1 to {most}", param="limit")
+    return int(given)
+
+
+def page(told: list[dict[str, object]], limit: int) -> dict[str, object]:
+    """A list as OpenAI pages it; `told` has one more than fit where there are more."""
+    shown = told[:limit]
+    return {
+        "object": "list",
+        "data": shown,
+        "first_id": shown[0]["id"] if shown else None,
+        "last_id": shown[-1]["id"] if shown else None,
+        "has_more": len(told) > limit,
+    }
+
+
+ROUTES = [
+    Route("/v1/files", upload, methods=["POST"]),
+    Route("/v1/files", listed, methods=["GET"]),
+    Route("/v1/files/{file_id}", one, methods=["GET"]),
+    Route("/v1/files/{file_id}", delete, methods=["DELETE"]),
+    Route("/v1/files/{file_id}/content", content, methods=["GET"]),
+]
