@@ -1,4 +1,4 @@
-"""Which routers are compared: `blend,knn:k=50,coe:mode=paper@static` as values."""
+"""Which routers are compared: `blend,knn:k=50,coe:paper@static` as values."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ class Contender:
 
 
 def contenders_of(told: str, tiers: Sequence[Tier]) -> list[Contender]:
-    """Routers from their names, comma-separated: `NAME[:KEY=VALUE]…[@static|@encoder]`.
+    """Routers from their names, comma-separated: `NAME[:MODE][:KEY=VALUE]…[@static|@encoder]`.
 
-    Without `@` a router works on the best of the tiers there are.
+    A bare word is a mode, as in `coe:paper`. Without `@` a router works on the best of the tiers there are.
 
     Raises:
         DataError: no such predictor, tier or setting, or one router twice.
@@ -52,8 +52,10 @@ def _contender(name: str, tiers: Sequence[Tier]) -> Contender:
 
 def _setting(name: str, pair: str) -> tuple[str, Any]:
     key, equals, value = pair.partition("=")
+    if not equals and key.isalpha():
+        return "mode", key
     if not key or not equals:
-        raise DataError(f"--routers: {name!r}: {pair!r} is not KEY=VALUE")
+        raise DataError(f"--routers: {name!r}: {pair!r} is neither a mode nor KEY=VALUE")
     try:
         return key, json.loads(value)
     except ValueError:

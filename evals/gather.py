@@ -92,13 +92,12 @@ def _run(
 
 
 def _identified(score: Floats, share: Floats) -> tuple[Floats, Floats]:
-    """(n_test,) share of the pick among the best, and that alone was best; NaN where unmeasured."""
+    """(n_test,) share of the pick among the best, NaN where unmeasured; the same where one alone is best."""
     known = np.where(np.isnan(score), -np.inf, score)
     top = known == known.max(axis=1, keepdims=True)
     among = np.where(top, share, 0.0).sum(axis=1)
-    alone = np.where(top.sum(axis=1) == 1, among, 0.0)
-    nothing = np.isnan(score).all(axis=1)
-    return np.where(nothing, np.nan, among), np.where(nothing, np.nan, alone)
+    among = np.where(np.isnan(score).all(axis=1), np.nan, among)
+    return among, np.where(top.sum(axis=1) == 1, among, np.nan)
 
 
 def _frontier(layout: Layout, parts: Mapping[int, Trial]) -> Floats:

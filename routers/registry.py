@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .errors import ArtifactError
 from .protocols import Predictor, TagLearner
@@ -37,11 +37,21 @@ def make_predictor(name: str, settings: Mapping[str, Any] | None = None) -> Pred
         raise ArtifactError(f"no predictor {name!r}; there are {', '.join(sorted(PREDICTORS))}")
     module, _, attribute = PREDICTORS[name].partition(":")
     made = getattr(import_module(f".predictors.{module}", __package__), attribute)
+    _check_words(name, made, settings or {})
     try:
         predictor: Predictor = made(**(settings or {}))
     except TypeError as error:
         raise ArtifactError(f"predictor {name!r}: {error}") from None
     return predictor
+
+
+def _check_words(name: str, made: type, settings: Mapping[str, Any]) -> None:
+    """That what must be one of some words is one of them."""
+    hints = get_type_hints(made.__init__)  # type: ignore[misc]
+    for key, value in settings.items():
+        words = get_args(hints.get(key)) if get_origin(hints.get(key)) is Literal else ()
+        if words and value not in words:
+            raise ArtifactError(f"predictor {name!r}: no {key} {value!r}; there are {', '.join(words)}")
 
 
 def fit_predictor(

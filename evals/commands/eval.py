@@ -39,10 +39,12 @@ Examples:
   thalamus eval bundled --out report/            the bundled experts, as they were measured
   thalamus eval outcomes.jsonl.gz --out report/
   thalamus eval mydata/ --routers blend,knn:k=50,constant --seeds 0,1,2 --out report/
+  thalamus eval mydata/ --routers blend,tryage,tryage:paper,coe,coe:paper --buckets 0-79
   thalamus eval mydata/ --protocol holdout --test 80-99 --out report/
 
 \b
-A router is a predictor's name, its settings behind colons, its tier behind @: coe:mode=paper@static.
+A router is a predictor's name, its mode and settings behind colons, its tier
+behind @: coe:paper:alpha=0.05@static.
 kfold     five folds of buckets, each tested once a seed
 holdout   the buckets of --test are tested
 routerdc  RouterDC's split: five training tasks, three tasks out of domain (needs a folder with source_split)
@@ -114,7 +116,7 @@ def command(
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; --out names a folder")
     asked = Asked(
-        title=title or f"Routing on {table.provenance.source or data.name}",
+        title=title or f"Routing on {'the bundled experts' if bundled else data.resolve().name}",
         command=shlex.join(["thalamus", "eval", *sys.argv[2:]]),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         encoder=encoder,

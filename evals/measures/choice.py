@@ -14,7 +14,7 @@ def optimal(run: Run, ground: Ground, weights: Floats) -> Floats:
 
 
 def optimal_strict(run: Run, ground: Ground, weights: Floats) -> Floats:
-    """Share of queries on which the picked expert scored best and nobody else did."""
+    """Share of the queries with one best expert alone on which that one was picked."""
     return weighted_mean(run.best_alone, weights)
 
 

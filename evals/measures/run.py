@@ -20,7 +20,7 @@ class Run:
     saving, saving_usd:        with the λ of `cost_saved`
     single, single_usd:        of the best single expert as each training part names it
     share, saving_share:       (n_queries, n_experts) how often each expert was picked, over seeds
-    best, best_alone:          whether an expert that did best was picked, whether it was the only one
+    best, best_alone:          whether an expert that did best was picked; NaN in the second where several did
     picks:                     column picked with λ = 0, −1 where untested or not one expert
     quality:                   (n_seeds, n_queries, n_experts) predicted; None where nothing was
     frontier:                  (n_lambdas, 3) λ, mean score and mean cost on the test parts

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .facts import Facts
+from .facts import COMPARED, Facts
 
 SHOWN = (
     "accuracy",
@@ -33,6 +33,7 @@ def markdown_of(facts: Facts) -> str:
         "## Figures",
         _figures(facts),
         "## Differences, paired",
+        "Points and their 95 % intervals; ▲ ▼ the interval lies above, below 0.",
         _comparisons(facts),
         "## Tasks",
         _tasks(facts),
@@ -91,15 +92,30 @@ def shown(unit: str, value: float) -> str:
 
 
 def _comparisons(facts: Facts) -> str:
-    rows = []
-    for router, others in facts["comparisons"].items():
-        for other, measures in others.items():
-            for name, found in measures.items():
-                if found is not None:
-                    sign = "above" if found["low"] > 0 else "below" if found["high"] < 0 else "not told apart"
-                    told = [f"{100 * found[key]:+.2f}" for key in ("value", "low", "high")]
-                    rows.append([router, other, name, f"{told[0]} [{told[1]}, {told[2]}]", sign])
-    return _table(["router", "against", "measure", "points, 95 %", "so it is"], rows) if rows else ""
+    """Every pair once: a router against the baselines and the routers after it."""
+    compared = facts["comparisons"]
+    pairs = [
+        (router, other)
+        for n, (router, others) in enumerate(compared.items())
+        for other in others
+        if other not in list(compared)[:n]
+    ]
+    known = [name for pair in pairs for name, found in compared[pair[0]][pair[1]].items() if found]
+    shown = [name for name in COMPARED if name in known]
+    rows = [
+        [router, other, *(_difference(compared[router][other].get(name)) for name in shown)]
+        for router, other in pairs
+    ]
+    return _table(["router", "against", *shown], rows) if rows else ""
+
+
+def _difference(found: Mapping[str, float] | None) -> str:
+    """In points with its interval; an arrow where that lies above or below 0."""
+    if found is None:
+        return "–"
+    value, low, high = (f"{100 * found[key]:+.2f}" for key in ("value", "low", "high"))
+    mark = " ▲" if found["low"] > 0 else " ▼" if found["high"] < 0 else ""
+    return f"{value} [{low}, {high}]{mark}"
 
 
 def _tasks(facts: Facts) -> str:

@@ -28,7 +28,9 @@ function cards() {
     own.decisions_per_s ? card(Math.round(own.decisions_per_s.value).toLocaleString("en"), "decisions a second in one process, embedding apart") : null);
 }
 
-const hiddenLines = new Set(Object.keys(facts.frontier).filter((name) => ["oracle", "naive_ridge"].includes(name)));
+const reach = (name) => Math.max(...facts.frontier[name].map((point) => point.score));
+const worthSeeing = (facts.baselines.best_single?.accuracy?.value ?? 0) - 0.05;
+const hiddenLines = new Set(Object.keys(facts.frontier).filter((name) => ["oracle", "naive_ridge"].includes(name) || reach(name) < worthSeeing));
 function frontier() {
   const names = Object.keys(facts.frontier);
   if (!names.length) {

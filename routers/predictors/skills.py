@@ -1,7 +1,7 @@
 """Who has the skills that a query asks for: Symbolic-MoE's profiles as expected quality per expert."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -50,7 +50,7 @@ class Skills:
 
     def __init__(
         self,
-        mode: str = "improved",
+        mode: Literal["improved", "paper", "code"] = "improved",
         catalogue: Sequence[tuple[str, Sequence[Phrase]]] | None = None,
         n_skills: int = 2048,
         prior: float = 5.0,
@@ -67,7 +67,7 @@ class Skills:
         n_near: how many skills a query can be near to.
         form: weight of the form features beside the dense ones.
         """
-        self.mode = mode
+        self.mode: Literal["improved", "paper", "code"] = mode
         self.catalogue = catalogue
         self.n_skills = n_skills
         self.prior = prior

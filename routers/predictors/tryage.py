@@ -61,7 +61,7 @@ class Tryage:
         """
         heads = _PAPER if mode == "paper" else _HEADS
         head = head or ("ridge" if mode == "paper" else "trees")
-        if mode not in ("improved", "paper") or head not in heads:
+        if head not in heads:
             known = ", ".join(heads)
             raise ArtifactError(f"predictor 'tryage': no head {head!r} in mode {mode!r}; there are {known}")
         self.mode = mode

@@ -13,6 +13,12 @@ def test_a_router_is_named_with_settings_and_a_tier() -> None:
     assert dict(knn.settings) == {"k": 50, "form": 0.5}
 
 
+@pytest.mark.parametrize("name", ["tryage", "coe", "pilots", "skills", "factorization"])
+def test_a_bare_word_is_the_mode_of_a_system(name: str) -> None:
+    (paper,) = contenders_of(f"{name}:paper", TIERS)
+    assert (paper.name, dict(paper.settings)) == (f"{name}:paper", {"mode": "paper"})
+
+
 def test_without_an_encoder_the_cheap_tier_is_the_best_there_is() -> None:
     assert contenders_of("constant", ["static"])[0].tier == "static"
 
@@ -21,7 +27,9 @@ def test_without_an_encoder_the_cheap_tier_is_the_best_there_is() -> None:
     ("told", "message"),
     [
         ("zed", "no predictor 'zed'; there are"),
-        ("knn:k", "'k' is not KEY=VALUE"),
+        ("knn:", "'' is neither a mode nor KEY=VALUE"),
+        ("knn:paper", "predictor 'knn'"),
+        ("coe:zed", "no mode 'zed'; there are paper, improved"),
         ("knn:z=1", "predictor 'knn'"),
         ("knn@mars", "no tier 'mars'; there are static, encoder"),
         ("knn,knn", "'knn' is named twice"),
