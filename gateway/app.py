@@ -37,7 +37,7 @@ from .microbatch import Gatherer
 from .prices import facts_of
 from .profiles import profile_of, profiles
 from .replicas import Replicas
-from .runners import Runners, RunnerSettings
+from .runner_build import build_runners
 from .transport import Transport
 from .usage import Price
 
@@ -60,13 +60,14 @@ def build_app(config: Config) -> Front:
 
 def machine_of(config: Config, transport: Transport, routing_of: RoutingOf | None = None) -> Machine:
     """The parts, made from the configuration and of one another."""
-    runners = Runners(runner_settings(config))
+    runners = build_runners(config)
     experts = {
         expert.name: build_expert(expert, config.timeouts, transport, runners) for expert in config.experts
     }
     pool = profiles(config)
     routing, gatherer = (routing_of or _routing)(config, pool)
-    fleet = FleetState([profile.name for profile in pool], limits(config))
+    fleet = FleetState([profile.name for profile in pool], limits(config), away_s=runners.away_s)
+    runners.on_change.append(fleet.look_again)
     store = Store.open(config.batches_path)
     return Machine(
         config=config,
@@ -160,21 +161,6 @@ async def running(machine: Machine, transport: Transport) -> AsyncIterator[None]
             stack.push_async_callback(machine.replicas.close)
             await machine.replicas.start()
         yield
-
-
-def runner_settings(config: Config) -> dict[str, RunnerSettings]:
-    """What the local engines are asked to serve, by expert."""
-    wanted = {expert.name: expert.runner for expert in config.experts if expert.runner is not None}
-    return {
-        name: RunnerSettings(
-            engine=runner.engine,
-            model=runner.model,
-            context_tokens=runner.context_tokens,
-            n_parallel=runner.n_parallel,
-            n_threads=runner.n_threads,
-        )
-        for name, runner in wanted.items()
-    }
 
 
 def limits(config: Config) -> dict[str, int | None]:

@@ -67,7 +67,8 @@ class FleetState:
     """Every admitted call ends in exactly one of `answered`, `failed` and `abandoned`.
 
     `pool` names the experts `auto` chooses from, in order; `limits` gives every expert the number of calls it
-    serves at a time, None for no limit.
+    serves at a time, None for no limit; `away_s` the seconds until it could serve at all, which is how long a
+    local one takes to load.
     """
 
     def __init__(
@@ -75,7 +76,9 @@ class FleetState:
         pool: Sequence[str],
         limits: Mapping[str, int | None],
         clock: Callable[[], float] = time.monotonic,
+        away_s: Callable[[str], float] = lambda expert: 0.0,
     ) -> None:
+        self._away_s = away_s
         self._pool = tuple(pool)
         self._clock = clock
         self._standings = {name: Standing(limits.get(name)) for name in {*limits, *pool}}
@@ -149,6 +152,10 @@ class FleetState:
                 standing.asked_until = now + heard.wait_s if heard.wait_s else 0.0
                 self._snapshot = None
 
+    def look_again(self) -> None:
+        """Something changed that only others know of: an expert was loaded or unloaded."""
+        self._snapshot = None
+
     def snapshot(self) -> Fleet:
         """How the pool stands now; the same object until something changes."""
         if self._snapshot is None or (self._stale_at != float("inf") and self._clock() >= self._stale_at):
@@ -171,7 +178,13 @@ class FleetState:
         self._stale_at = min([*ends, *(since + PROBE_LOST_S for since in probes)], default=float("inf"))
         return Fleet(
             available=np.array([name not in unavailable for name in self._pool], bool),
-            wait_s=np.array([standing.wait_s() for standing in pool], np.float64),
+            wait_s=np.array(
+                [
+                    standing.wait_s() + self._away_s(name)
+                    for name, standing in zip(self._pool, pool, strict=True)
+                ],
+                np.float64,
+            ),
             unavailable=unavailable,
         )
 

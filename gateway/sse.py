@@ -245,6 +245,16 @@ class EventStream:
             pass
         self.close()
 
+    def closing(self, also: Callable[[], None]) -> None:
+        """Have something more done when it is closed."""
+        close = self._close
+
+        def both() -> None:
+            close()
+            also()
+
+        self._close = both
+
     def close(self) -> None:
         """Stop the upstream now. Once is enough."""
         close, self._close = self._close, _nothing

@@ -13,11 +13,12 @@ from rich.table import Table
 
 from routers import OutcomeTable, Provenance, RoutersError
 
-from ..app import price_of, runner_settings
+from ..app import price_of
 from ..config import Config, ExpertConfig
 from ..experts import build_expert
 from ..profiles import profile_of
 from ..profiling import Answer, Notebook, Probe, Subject, ask_all, door, outcome_table, price_usd
+from ..runner_build import pool_rule, runner_settings
 from ..runners import RunnerError, Runners
 from ..transport import Transport
 from .options import CONFIG_OPTION, JSON_OPTION, configuration
@@ -147,7 +148,7 @@ async def _profile(
     parallel: int,
 ) -> OutcomeTable:
     wanted = {name: s for name, s in runner_settings(config).items() if name in {e.name for e in experts}}
-    transport, runners = Transport(), Runners(wanted)
+    transport, runners = Transport(), Runners(wanted, rule=pool_rule(config))
     subjects = [
         Subject(
             build_expert(expert, config.timeouts, transport, runners),
@@ -161,7 +162,7 @@ async def _profile(
     await transport.open()
     try:
         await runners.start()
-        await asyncio.gather(*(runner.wait_ready(60.0) for runner in runners.runners))
+        await runners.settled()
         await _ask(probes, subjects, notebook, parallel)
     finally:
         await asyncio.gather(*(subject.expert.close() for subject in subjects))

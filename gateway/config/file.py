@@ -21,6 +21,9 @@ from .yaml_lines import YamlError, load_with_lines
 PROSE = frozenset({"system", "examples", "params", "override_params"})
 """Keys whose text is the expert's, not ours: no references are looked for in it."""
 
+FILLED_LATER = {name: "${" + name + "}" for name in ("PORT", "API_KEY")}
+"""What a command is told when it is started."""
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -151,7 +154,7 @@ class _Reading:
             return self._complain(path, "is empty; name a variable, or leave the key out")
         if isinstance(value, str) and not PROSE.intersection(path):
             try:
-                value = self._resolve(value, kind)
+                value = self._resolve(value, kind, path)
             except MissingVariableError as error:
                 return self._complain(path, f"environment variable {error.args[0]} is not set")
         try:
@@ -160,8 +163,9 @@ class _Reading:
             return self._complain(path, _said(error, value, kind))
         return value
 
-    def _resolve(self, value: str, kind: Any) -> Any:
-        expanded, by_reference = expand(value, self.env)
+    def _resolve(self, value: str, kind: Any, path: KeyPath) -> Any:
+        env = {**self.env, **FILLED_LATER} if "runner" in path else self.env
+        expanded, by_reference = expand(value, env)
         return Secret(expanded, literal=not by_reference) if kind is Secret else expanded
 
     def _complain(self, path: KeyPath, message: str, at: KeyPath | None = None) -> None:

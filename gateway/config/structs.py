@@ -21,6 +21,10 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
+Size = Annotated[
+    str, Meta(pattern=r"^\d+(\.\d+)?\s*[kKmMgGtT]?i?B?$", description="a size as 16GiB or 500MB")
+]
+DeviceName = Annotated[str, Meta(pattern=r"^(cpu|cuda:\d+)$", description="cpu, cuda:0, cuda:1 …")]
 IsoDate = Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}$", description="a date as 2024-07-18")]
 Labels = dict[str, str]
 
@@ -30,8 +34,11 @@ class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TimeoutConfig(Strict, frozen=True):
-    """Seconds allowed per attempt: to connect, to the first token, between two tokens, and in all."""
+    """Seconds allowed per attempt: for a local engine to be loaded and have room; then to connect, to the
+    first token, between two tokens, and in all.
+    """
 
+    load_s: Seconds = 180.0
     connect_s: Seconds = 5.0
     first_token_s: Seconds = 30.0
     between_tokens_s: Seconds = 30.0
@@ -53,14 +60,41 @@ class DeploymentConfig(Strict, frozen=True):
 
 
 class RunnerConfig(Strict, frozen=True):
-    """A local engine that the gateway starts, watches and stops; `ttl` seconds of idleness unload it."""
+    """A local engine that the gateway starts, watches, loads and unloads.
+
+    `cmd` is the command line of the engine `command`; `${PORT}` in it becomes a free port, `${API_KEY}` the
+    key that is sent. `memory` is what it holds on `device` while loaded; measured where it is not given.
+    `ttl` seconds of idleness unload it; `pinned`, it is loaded at the start and never makes room for another.
+    """
 
     model: str
-    engine: Literal["llama.cpp"] = "llama.cpp"
+    engine: Literal["llama.cpp", "command"] = "llama.cpp"
     context_tokens: Count = 4096
     n_threads: Count | None = None
+    n_gpu_layers: Annotated[int, Meta(ge=0)] | None = None
     n_parallel: Count = 2
+    cmd: str | tuple[str, ...] = ()
+    env: dict[str, Secret] = msgspec.field(default_factory=dict)
+    health_path: Annotated[str, Meta(pattern="^/")] | None = None
+    device: DeviceName | None = None
+    memory: Size | None = None
     ttl: Count | None = None
+    pinned: bool = False
+    canary: bool = True
+
+
+class RunnersConfig(Strict, frozen=True):
+    """How the local engines share memory.
+
+    `memory` is what they may hold on each device (`16GiB`, or `{cpu: 16GiB, "cuda:0": 80GiB}`); what a device
+    has, less a tenth, where nothing is said. `evict` says who makes room first, and nobody waits longer than
+    `max_wait_s` while others are served. What the engines write is kept in `logs`.
+    """
+
+    memory: Size | dict[DeviceName, Size] | None = None
+    evict: Literal["lookahead", "lru", "lfu"] = "lookahead"
+    max_wait_s: Seconds = 60.0
+    logs: str = ".thalamus/runners"
 
 
 class Example(Strict, frozen=True):
@@ -356,6 +390,7 @@ class Config(Strict, frozen=True):
     journal: JournalConfig = JournalConfig()
     batches: BatchConfig = BatchConfig()
     timeouts: TimeoutConfig = TimeoutConfig()
+    runners: RunnersConfig = RunnersConfig()
     redis: RedisConfig | None = None
 
     @property

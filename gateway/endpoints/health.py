@@ -10,6 +10,9 @@ from starlette.routing import Route
 from ..machine import Machine
 from .answers import answer, machine_of
 
+ABLE = ("closed", "half-open", "ready", "busy", "sleeping", "stopping", "stopped")
+"""A local expert that is not in memory is loaded when it is asked for."""
+
 
 async def live(request: Request) -> Response:
     """That the process answers at all."""
@@ -44,7 +47,7 @@ def degraded(machine: Machine) -> Iterator[str]:
     if machine.replicas and machine.replicas.degraded:
         yield machine.replicas.degraded
     for name in machine.experts:
-        if (state := _state(machine, name)) not in ("closed", "ready", "half-open", "starting"):
+        if (state := _state(machine, name)) not in (*ABLE, "starting"):
             yield f"expert {name}: {state}"
 
 
@@ -55,7 +58,7 @@ def _starting(machine: Machine) -> Iterator[str]:
 
 
 def _able(machine: Machine, name: str) -> bool:
-    return _state(machine, name) in ("closed", "ready", "half-open")
+    return _state(machine, name) in ABLE
 
 
 def _state(machine: Machine, name: str) -> str:

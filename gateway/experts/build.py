@@ -1,9 +1,7 @@
 """From a configuration to the expert it describes."""
 
-from collections.abc import Mapping
-
 from ..config import ExpertConfig, TimeoutConfig
-from ..runners import Runner
+from ..runners import Runners
 from ..transport import Transport
 from .lite import LiteLLMExpert
 from .local import LocalExpert
@@ -14,7 +12,7 @@ from .types import Expert
 
 
 def build_expert(
-    config: ExpertConfig, timeouts: TimeoutConfig, transport: Transport, runners: Mapping[str, Runner]
+    config: ExpertConfig, timeouts: TimeoutConfig, transport: Transport, runners: Runners
 ) -> Expert:
     """The expert that a configuration describes; `timeouts` hold where it has none of its own.
 
@@ -25,7 +23,7 @@ def build_expert(
     if config.tool is not None:
         return ToolExpert(config.name, solver_of(config.tool))
     if config.runner is not None:
-        return LocalExpert(config, patience, transport, runners[config.name])
+        return LocalExpert(config, patience, transport, runners)
     if passes_through(config.provider):
         return openai_expert(config, patience, transport)
     return LiteLLMExpert(config, patience)

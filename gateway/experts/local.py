@@ -1,73 +1,77 @@
 """Experts on engines of our own: OpenAI's protocol on a port that changes with every start."""
 
-import asyncio
-
 from ..config import ExpertConfig, TimeoutConfig
-from ..runners import Runner, RunnerUnavailable
+from ..runners import Lease, RunnerBusy, Runners, RunnerUnavailable
 from ..transport import Address, Transport
 from .openai import ENDPOINTS, Place
 from .regime import Regime
-from .types import Call, Fields, Reply, UpstreamError
+from .types import Call, Endpoint, Fields, Reply, UpstreamError
 
 DEATHS = frozenset({"connect", "reset", "cut"})
+SILENCES = frozenset({"timeout", "stall"})
 NOTICED_WITHIN_S = 0.5
 RESTART_S = 15.0
 
 
 class LocalExpert:
-    """Waits for its runner, and asks again, once, when the process dies before it has said anything."""
+    """Takes a turn at its runner, and asks again, once, when the process dies before it has said anything."""
 
     def __init__(
-        self, config: ExpertConfig, timeouts: TimeoutConfig, transport: Transport, runner: Runner
+        self, config: ExpertConfig, timeouts: TimeoutConfig, transport: Transport, runners: Runners
     ) -> None:
         self.name = config.name
         self._regime = Regime(config)
         self._timeouts = timeouts
         self._transport = transport
-        self._runner = runner
-        self._base: str | None = None
-        self._place: Place | None = None
+        self._runners = runners
+        self._url: str | None = None
+        self._addresses: dict[Endpoint, Address] = {}
 
     async def call(self, call: Call) -> Reply:
         fields = self._regime.apply(call)
-        place = await self._ready(self._timeouts.first_token_s)
+        lease = await self._take(self._timeouts.load_s)
         try:
-            return await place.call(call, fields)
+            return await self._ask(lease, call, fields)
         except UpstreamError as error:
-            if error.kind not in DEATHS or not await self._died(place):
+            if error.kind not in DEATHS or not await lease.lost(NOTICED_WITHIN_S):
                 raise
-        return await self._again(call, fields)
+        return await self._ask(await self._take(min(RESTART_S, self._timeouts.load_s)), call, fields)
 
-    async def _again(self, call: Call, fields: Fields) -> Reply:
-        place = await self._ready(min(RESTART_S, self._timeouts.first_token_s))
-        return await place.call(call, fields)
-
-    async def _ready(self, timeout_s: float) -> Place:
+    async def _take(self, wait_s: float) -> Lease:
         try:
-            base = await self._runner.wait_ready(timeout_s)
+            return await self._runners.take(self.name, wait_s=wait_s)
+        except RunnerBusy as error:
+            raise UpstreamError("busy", str(error), status=429, retry_after_s=error.retry_after_s) from error
         except RunnerUnavailable as error:
             raise UpstreamError("connect", f"is not ready: {error}", status=503) from error
-        if base != self._base or self._place is None:
-            self._base = base
-            self._place = self._at(base)
-        return self._place
 
-    async def _died(self, place: Place) -> bool:
-        """Whether the process that served is gone; its supervisor needs a moment to notice."""
-        deadline = asyncio.get_running_loop().time() + NOTICED_WITHIN_S
-        while self._runner.base_url == self._base and place is self._place:
-            if asyncio.get_running_loop().time() >= deadline:
-                return False
-            await asyncio.sleep(0.02)
-        return True
+    async def _ask(self, lease: Lease, call: Call, fields: Fields) -> Reply:
+        """One call on a lease, which ends with the answer, or with the stream of it."""
+        reply: Reply | None = None
+        try:
+            reply = await self._place(lease).call(call, fields)
+            lease.heard()
+        except UpstreamError as error:
+            if error.kind in SILENCES:
+                lease.missed()
+            raise
+        finally:
+            if reply is None or reply.events is None:
+                lease.release()
+            else:
+                reply.events.closing(lease.release)
+        return reply
 
-    def _at(self, base: str) -> Place:
-        headers = self._runner.headers
-        addresses = {
-            endpoint: Address(self._transport, f"{base}/{endpoint}", headers, self._timeouts.connect_s)
-            for endpoint in ENDPOINTS
-        }
-        return Place(self.name, self._runner.alias, addresses, self._timeouts)
+    def _place(self, lease: Lease) -> Place:
+        if lease.url != self._url:
+            self._url = lease.url
+            self._addresses = {
+                endpoint: Address(
+                    self._transport, f"{lease.url}/{endpoint}", lease.headers, self._timeouts.connect_s
+                )
+                for endpoint in ENDPOINTS
+            }
+        return Place(self.name, lease.alias, self._addresses, self._timeouts, heard=lease.heard)
 
     def share(self, n_replicas: int) -> None:
         """The engine is this gateway's own."""

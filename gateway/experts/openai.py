@@ -34,13 +34,16 @@ class Place:
         addresses: dict[Endpoint, Address],
         timeouts: TimeoutConfig,
         max_parallel: int | None = None,
+        heard: Callable[[], None] | None = None,
     ) -> None:
+        """`heard` is called whenever something comes of a call."""
         self.name = name
         self.breaker = Breaker()
         self.slots = Slots(max_parallel)
         self._model = Raw(_encode(model))
         self._addresses = addresses
         self._timeouts = timeouts
+        self._heard = heard
 
     async def call(self, call: Call, fields: Fields) -> Reply:
         """Ask this deployment.
@@ -87,7 +90,7 @@ class Place:
             if response.content_type != "text/event-stream":
                 raise UpstreamError("garbage", f"answered a stream with {response.content_type[:80]}")
             events = EventStream(
-                _reader(response),
+                _reader(response, self._heard),
                 self._closer(response),
                 first_token_at=first_token_at,
                 between_s=self._timeouts.between_tokens_s,
@@ -107,10 +110,14 @@ class Place:
         return close
 
 
-def _reader(response: aiohttp.ClientResponse) -> Callable[[], Awaitable[bytes]]:
+def _reader(
+    response: aiohttp.ClientResponse, heard: Callable[[], None] | None
+) -> Callable[[], Awaitable[bytes]]:
     readany = response.content.readany
 
     async def read() -> bytes:
+        if heard is not None:
+            heard()
         try:
             return await readany()
         except CLIENT_ERRORS as error:

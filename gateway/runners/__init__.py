@@ -1,19 +1,33 @@
-"""Local experts: server processes that the gateway starts, watches and ends."""
+"""Local experts: server processes that the gateway starts, watches, loads, unloads and ends."""
 
-from .errors import RunnerError, RunnerFailed, RunnerSettingsError, RunnerUnavailable
+from .errors import (
+    RunnerBusy,
+    RunnerError,
+    RunnerFailed,
+    RunnerSettingsError,
+    RunnerTooLarge,
+    RunnerUnavailable,
+)
+from .lease import Lease
+from .memory import size_bytes
 from .pool import Runners
 from .runner import Runner
-from .types import Patience, RunnerSettings, RunnerState, RunnerStatus
+from .types import Patience, PoolRule, RunnerSettings, RunnerState, RunnerStatus
 
 __all__ = [
+    "Lease",
     "Patience",
+    "PoolRule",
     "Runner",
+    "RunnerBusy",
     "RunnerError",
     "RunnerFailed",
     "RunnerSettings",
     "RunnerSettingsError",
     "RunnerState",
     "RunnerStatus",
+    "RunnerTooLarge",
     "RunnerUnavailable",
     "Runners",
+    "size_bytes",
 ]

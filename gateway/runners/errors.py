@@ -3,7 +3,9 @@
 RunnerError
 ├── RunnerSettingsError   the configuration asks for something that cannot be started
 └── RunnerUnavailable     the process is not there now
-    └── RunnerFailed      and will not come back by itself
+    ├── RunnerFailed      and will not come back by itself
+    ├── RunnerBusy        too many wait for it
+    └── RunnerTooLarge    it fits on no device
 """
 
 # ruff: noqa: N818  `except RunnerUnavailable` reads as what happened
@@ -28,3 +30,15 @@ class RunnerUnavailable(RunnerError):
 
 class RunnerFailed(RunnerUnavailable):
     """Gave up after starts that failed in a row; `start()` tries again."""
+
+
+class RunnerBusy(RunnerUnavailable):
+    """Too many requests wait in line; `retry_after_s` says when it may be better."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RunnerTooLarge(RunnerUnavailable):
+    """More than a device may hold beside what is pinned there."""

@@ -1,12 +1,34 @@
-"""All local experts: who shares a process with whom, and the starting and stopping of all."""
+"""All local experts: who shares a process with whom, who may ask, and who holds memory when.
+
+One task decides (`policies.decide_residency`, a pure function of a snapshot) and has it done; whoever wants
+something stands in line and stirs it.
+"""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from dataclasses import replace
 
-from .errors import RunnerSettingsError
+from policies import Device, Effect, Evict, Hold, Load, Refuse, Snapshot, decide_residency
+
+from .desk import UP, Desk, Waiter
+from .engines import LaunchBuilder
+from .errors import RunnerError, RunnerFailed, RunnerSettingsError, RunnerTooLarge, RunnerUnavailable
+from .lease import Lease
+from .log import LogTail, log_path
+from .memory import free_bytes, total_bytes
 from .runner import Runner
-from .types import Patience, RunnerSettings, RunnerStatus
+from .types import Patience, PoolRule, RunnerSettings, RunnerStatus
 from .weights import short_name
+
+log = logging.getLogger("thalamus")
+
+TICK_S = 0.25
+SETTLED_AFTER_S = 10.0
+"""After an unload, for so long, memory that is missing is waited for."""
 
 
 class Runners(Mapping[str, Runner]):
@@ -16,18 +38,40 @@ class Runners(Mapping[str, Runner]):
     expert, else that of the weights its experts share.
     """
 
-    def __init__(self, wanted: Mapping[str, RunnerSettings], patience: Patience | None = None) -> None:
+    def __init__(
+        self,
+        wanted: Mapping[str, RunnerSettings],
+        patience: Patience | None = None,
+        rule: PoolRule | None = None,
+        engines: Mapping[str, LaunchBuilder] | None = None,
+    ) -> None:
+        self.on_change: list[Callable[[], None]] = []
+        self._patience = patience or Patience()
+        self._rule = rule or PoolRule()
+        self._by_expert: dict[str, Desk] = {}
+        self._desks: dict[str, Desk] = {}
+        self._capacity: dict[str, int] = {}
+        self._unloaded_s: dict[str, float] = {}
+        self._moves: set[asyncio.Task[None]] = set()
+        self._stirred = asyncio.Event()
+        self._scheduler: asyncio.Task[None] | None = None
+        self.n_evictions = 0
         shared: dict[RunnerSettings, list[str]] = {}
         for expert, settings in wanted.items():
             shared.setdefault(settings, []).append(expert)
-        self._by_expert: dict[str, Runner] = {}
         for settings, experts in shared.items():
             alias = experts[0] if len(experts) == 1 else short_name(settings.model)
-            runner = Runner(settings, alias, tuple(experts), patience)
-            self._by_expert.update(dict.fromkeys(experts, runner))
+            runner = Runner(settings, alias, tuple(experts), self._patience, engines, self._log_of(alias))
+            runner.on_change.append(self._noticed)
+            desk = self._desks[alias] = Desk(runner, time.monotonic())
+            self._by_expert.update(dict.fromkeys(experts, desk))
+
+    def _log_of(self, name: str) -> LogTail:
+        folder = self._rule.log_folder
+        return LogTail(None if folder is None else log_path(folder, name))
 
     def __getitem__(self, expert: str) -> Runner:
-        return self._by_expert[expert]
+        return self._by_expert[expert].runner
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._by_expert)
@@ -38,7 +82,7 @@ class Runners(Mapping[str, Runner]):
     @property
     def runners(self) -> tuple[Runner, ...]:
         """Each once, in the order of the configuration."""
-        return tuple({id(runner): runner for runner in self._by_expert.values()}.values())
+        return tuple(desk.runner for desk in self._desks.values())
 
     def check(self) -> None:
         """Whether all can be started as configured.
@@ -48,24 +92,246 @@ class Runners(Mapping[str, Runner]):
         """
         for runner in self.runners:
             try:
-                runner.check()
+                runner.plan()
             except RunnerSettingsError as error:
                 field = f"experts.{runner.experts[0]}.{error.field}"
                 raise RunnerSettingsError(field, error.problem) from None
 
     async def start(self) -> None:
-        """Begin to supervise all, at once; `wait_ready` of each tells when it serves.
+        """Begin to serve: those that fit are loaded at once, pinned ones first, the others when asked for.
 
         Raises:
             RunnerSettingsError: one cannot be started as configured; then none is.
         """
         self.check()
-        await asyncio.gather(*(runner.start() for runner in self.runners))
+        devices = {desk.device for desk in self._desks.values()}
+        for device in sorted(devices):
+            declared = self._rule.memory.get(device, self._rule.each)
+            measured = await asyncio.to_thread(total_bytes, device) if declared is None else None
+            self._capacity[device] = declared or measured or sys.maxsize
+        left = dict(self._capacity)
+        for desk in sorted(self._desks.values(), key=lambda desk: not desk.runner.settings.pinned):
+            if desk.size_bytes <= left[desk.device]:
+                left[desk.device] -= desk.size_bytes
+                await desk.runner.start()
+                self._move(desk, self._load(desk))
+        self._scheduler = asyncio.create_task(self._run(), name="runner pool")
 
     async def stop(self) -> None:
         """End all at once; returns when every process is gone."""
+        scheduler, self._scheduler = self._scheduler, None
+        if scheduler is not None:
+            scheduler.cancel()
+            await asyncio.wait({scheduler})
+        for desk in self._desks.values():
+            desk.refuse(RunnerUnavailable(f"{desk.name} is stopped"))
         await asyncio.gather(*(runner.stop() for runner in self.runners))
+        if self._moves:
+            await asyncio.wait(self._moves)
+
+    @contextlib.asynccontextmanager
+    async def lease(self, expert: str, *, wait_s: float, priority: int = 0) -> AsyncIterator[Lease]:
+        """`take`, and given back at the end."""
+        with await self.take(expert, wait_s=wait_s, priority=priority) as lease:
+            yield lease
+
+    async def take(self, expert: str, *, wait_s: float, priority: int = 0) -> Lease:
+        """A turn at the runner of an expert, once it is loaded and has room.
+
+        Whoever took it gives it back. Of those in line a higher `priority` goes first.
+
+        Raises:
+            RunnerUnavailable: not within `wait_s`; RunnerBusy: too many wait; RunnerFailed: it cannot be
+                loaded; RunnerTooLarge: it never fits.
+        """
+        desk, now_s = self._by_expert[expert], time.monotonic()
+        until_s = now_s + wait_s
+        desk.arrived(now_s)
+        while True:
+            if self._scheduler is None:
+                raise RunnerUnavailable(f"{desk.name} is stopped")
+            if not desk.waiting and desk.serves():
+                desk.runner.pulse.begin()
+            else:
+                waiter = desk.line_up(now_s, priority)
+                self._stir()
+                await self._turn(desk, waiter, until_s - time.monotonic())
+            if url := desk.runner.base_url:
+                return Lease(desk.runner, url, time.monotonic(), self._given_back)
+            desk.runner.pulse.end()  # it died between the turn and now
+
+    async def _turn(self, desk: Desk, waiter: Waiter, wait_s: float) -> None:
+        """Until it is the waiter's turn, which then counts as in flight."""
+        try:
+            async with asyncio.timeout(wait_s):
+                await waiter.turn
+        except BaseException as error:
+            turn = waiter.turn
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                desk.runner.pulse.end()
+            turn.cancel()
+            self._stir()
+            if isinstance(error, TimeoutError):
+                raise RunnerUnavailable(f"{desk.name} was not loaded and free within {wait_s:g} s") from None
+            raise
+
+    def _given_back(self, lease: Lease) -> None:
+        desk = self._desks[lease.runner.name]
+        desk.runner.pulse.end()
+        desk.used(lease.since_s, time.monotonic())
+        desk.serve()
+        self._stir()
+
+    async def load(self, expert: str, *, wait_s: float) -> None:
+        """Have it loaded, as if somebody asked for it.
+
+        Raises:
+            RunnerUnavailable: as `take`.
+        """
+        (await self.take(expert, wait_s=wait_s)).release()
+
+    async def unload(self, expert: str) -> None:
+        """Free its memory now; it is loaded again when asked for.
+
+        Raises:
+            RunnerUnavailable: it answers somebody, or is on the way.
+        """
+        desk = self._by_expert[expert]
+        state = desk.runner.state
+        if state in ("busy", "starting", "stopping") or desk.moving:
+            raise RunnerUnavailable(f"{desk.name} is {state}")
+        if state == "ready":
+            await asyncio.shield(self._move(desk, self._unload(desk), leaving=True))
+
+    async def settled(self) -> None:
+        """When nothing is being loaded or unloaded any more.
+
+        Raises:
+            RunnerFailed: a runner gave up.
+        """
+        while self._moves:
+            await asyncio.wait(self._moves)
+        for runner in self.runners:
+            if runner.state == "failed":
+                raise RunnerFailed(f"{runner.name}: {runner.status().last_error}")
+
+    def away_s(self, expert: str) -> float:
+        """Seconds until this expert is expected to be loaded; 0 when it is, or is no local one."""
+        desk = self._by_expert.get(expert)
+        return 0.0 if desk is None else desk.away_s(time.monotonic())
 
     def snapshot(self) -> tuple[RunnerStatus, ...]:
         """How each stands now."""
-        return tuple(runner.status() for runner in self.runners)
+        return tuple(
+            replace(desk.runner.status(), n_waiting=len(desk.waiting)) for desk in self._desks.values()
+        )
+
+    async def _run(self) -> None:
+        while True:
+            self._stirred.clear()
+            try:
+                pause_s = self._decide()
+            except Exception:  # whatever it is, those in line must not wait for ever
+                log.exception("the runner pool could not decide")
+                pause_s = 1.0
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._stirred.wait()
+
+    def _stir(self) -> None:
+        self._stirred.set()
+
+    def _decide(self) -> float | None:
+        """One decision, carried out; the seconds until the next one is due, unless somebody stirs."""
+        for desk in self._desks.values():
+            desk.serve()
+        snapshot = self._look()
+        effects = decide_residency(snapshot, self._rule.residency)
+        holds = {effect.expert for effect in effects if isinstance(effect, Hold)}
+        for desk in self._desks.values():
+            desk.held = desk.name in holds
+        for effect in effects:
+            self._perform(effect)
+        for desk in self._desks.values():
+            desk.serve()
+        if any(desk.waiting for desk in self._desks.values()):
+            return TICK_S
+        expiries = [r.expires_s - snapshot.now_s for r in snapshot.residents if r.expires_s is not None]
+        return max(TICK_S, min(expiries)) if expiries else None
+
+    def _look(self) -> Snapshot:
+        now_s = time.monotonic()
+        desks = self._desks.values()
+        return Snapshot(
+            now_s=now_s,
+            devices=tuple(
+                Device(
+                    name,
+                    capacity,
+                    free_bytes(name),
+                    settled=now_s - self._unloaded_s.get(name, -SETTLED_AFTER_S) >= SETTLED_AFTER_S,
+                )
+                for name, capacity in self._capacity.items()
+            ),
+            loadable=tuple(
+                desk.loadable() for desk in desks if desk.runner.state != "failed" or now_s >= desk.retry_at_s
+            ),
+            residents=tuple(resident for desk in desks if (resident := desk.resident())),
+            queues=tuple(queue for desk in desks if (queue := desk.queue())),
+            rate_per_s={desk.name: desk.rate_per_s(now_s) for desk in desks},
+        )
+
+    def _perform(self, effect: Effect) -> None:
+        desk = self._desks[effect.expert]
+        if isinstance(effect, Evict) and not desk.moving:
+            self.n_evictions += effect.wanted_by is not None
+            self._move(desk, self._unload(desk), leaving=True)
+        elif isinstance(effect, Load) and not desk.moving:
+            self._move(desk, self._load(desk))
+        elif isinstance(effect, Refuse):
+            room = self._capacity[desk.device]
+            what = f"{desk.name} needs {effect.size_bytes} bytes, and {desk.device} has {room} at most"
+            desk.refuse(RunnerTooLarge(what))
+
+    def _move(
+        self, desk: Desk, how: Coroutine[None, None, None], *, leaving: bool = False
+    ) -> asyncio.Task[None]:
+        desk.moving, desk.leaving = True, leaving
+        move = asyncio.create_task(how)
+        self._moves.add(move)
+
+        def moved(task: asyncio.Task[None]) -> None:
+            desk.moving = desk.leaving = False
+            self._moves.discard(task)
+            self._stir()
+
+        move.add_done_callback(moved)
+        return move
+
+    async def _load(self, desk: Desk) -> None:
+        desk.loading_since_s = time.monotonic()
+        try:
+            await desk.runner.start()
+            await desk.runner.wait_ready(None)
+        except RunnerError as error:
+            log.warning("%s", error)
+            desk.refuse(RunnerFailed(str(error)))
+
+    async def _unload(self, desk: Desk) -> None:
+        if not (desk.runner.settings.sleep_level and await desk.runner.doze()):
+            await desk.runner.stop()
+        self._unloaded_s[desk.device] = time.monotonic()
+
+    def _noticed(self, runner: Runner) -> None:
+        """A runner changed its state."""
+        desk, now_s = self._desks[runner.name], time.monotonic()
+        if runner.state in UP:
+            desk.ready_s = now_s
+        elif runner.state == "starting":
+            desk.loading_since_s = now_s
+        elif runner.state == "failed":
+            desk.retry_at_s = now_s + self._patience.retry_failed_s
+            desk.refuse(RunnerFailed(f"{runner.name}: {runner.status().last_error}"))
+        self._stir()
+        for tell in self.on_change:
+            tell()

@@ -7,37 +7,25 @@ import os
 import signal
 import socket
 from asyncio.subprocess import PIPE, STDOUT, Process
-from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Self
 
 from .errors import RunnerError
+from .log import LogTail
 from .types import Launch
 
-N_LINES, N_LINE_CHARS = 60, 400
 
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a process says when it serves: where (`http://127.0.0.1:PORT`), and what it holds if it knows."""
 
-class LogTail:
-    """The last lines a process wrote, cut to a fixed length: what it holds never grows."""
-
-    def __init__(self) -> None:
-        self._lines: deque[str] = deque(maxlen=N_LINES)
-        self._open = b""
-
-    def feed(self, data: bytes) -> None:
-        """Take what was read, which may end in the middle of a line."""
-        *whole, last = (self._open + data).split(b"\n")
-        self._lines.extend(line[:N_LINE_CHARS].decode(errors="replace") for line in whole if line.strip())
-        self._open = last[:N_LINE_CHARS]
-
-    def lines(self) -> list[str]:
-        """Oldest first."""
-        rest = [self._open.decode(errors="replace")] if self._open.strip() else []
-        return [*self._lines, *rest]
+    address: str
+    memory_bytes: int | None = None
 
 
 class ServerProcess:
-    """A child that serves; `address` is known once `ready` returned."""
+    """A child that serves, once `ready` has returned."""
 
     def __init__(self, process: Process, control: socket.socket, log: LogTail) -> None:
         self._process = process
@@ -71,8 +59,8 @@ class ServerProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    async def ready(self, message: Mapping[str, Any], timeout_s: float) -> str:
-        """Tell it what to serve; gives the address it serves at, `http://127.0.0.1:PORT`.
+    async def ready(self, message: Mapping[str, Any], timeout_s: float) -> Report:
+        """Tell it what to serve; gives what it reports, the address it serves at before all.
 
         Raises:
             RunnerError: it ended, reported an error, or took longer than `timeout_s`.
@@ -84,7 +72,7 @@ class ServerProcess:
             raise RunnerError(f"not ready within {timeout_s:g} s") from None
         report = json.loads(line) if line else {}
         if "address" in report:
-            return str(report["address"])
+            return Report(str(report["address"]), report.get("memory_bytes"))
         if "error" in report:
             raise RunnerError(str(report["error"]).replace("\n", " "))
         raise RunnerError(f"ended while starting ({await self.wait()})")
@@ -96,8 +84,12 @@ class ServerProcess:
             return f"exit status {code}"
         return f"killed by {signal.Signals(-code).name}"
 
-    async def end(self, grace_s: float) -> None:
-        """SIGTERM, after `grace_s` SIGKILL, to the whole group; returns when it is gone."""
+    async def end(self, grace_s: float, gone_s: float) -> None:
+        """SIGTERM, after `grace_s` SIGKILL, to the whole group; returns when it is gone.
+
+        Raises:
+            RunnerError: the kernel has not let go of it within `gone_s`, as happens on a broken device.
+        """
         try:
             if self._process.returncode is None and grace_s > 0:
                 self._signal(signal.SIGTERM)
@@ -107,8 +99,13 @@ class ServerProcess:
         finally:
             self._signal(signal.SIGKILL)
             self._control.close()
-        await self._process.wait()
-        await self._drain
+        try:
+            async with asyncio.timeout(gone_s):
+                await self._process.wait()
+                await self._drain
+        except TimeoutError:
+            self._drain.cancel()
+            raise RunnerError(f"process {self.pid} is not gone {gone_s:g} s after SIGKILL") from None
 
     def _signal(self, number: signal.Signals) -> None:
         # macOS answers PermissionError where only a zombie is left.

@@ -1,23 +1,37 @@
-"""Keeps one local server alive: starts it, watches it, starts it again, ends it."""
+"""Keeps one local server alive: starts it, watches it, starts it again, sends it to sleep, ends it.
+
+    stopped ─start─▶ starting ─▶ ready ⇄ busy          each arrow has its time-out in `Patience`; where one
+       ▲                ▲  │       │                    runs out the process is ended and a fresh one started,
+       │                │  ▼       ├─doze─▶ stopping ─▶ sleeping ─start─▶ starting
+       │                │ failed   │
+       └────── stopping ┴──────────┘
+
+The supervisor's task alone moves a runner from state to state; everybody else asks it to.
+"""
 
 import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from .asking import ask
+from .canary import sing
 from .engines import LaunchBuilder, launch_for
 from .errors import RunnerError, RunnerFailed, RunnerUnavailable
-from .health import until_hung
-from .process import LogTail, ServerProcess
-from .types import Patience, RunnerSettings, RunnerState, RunnerStatus
+from .log import LogTail
+from .memory import group_bytes
+from .process import Report, ServerProcess
+from .types import Launch, Patience, RunnerSettings, RunnerState, RunnerStatus, Step
+from .watchdog import Pulse, until_hung
 
 
 class Runner:
     """One server process and its supervisor.
 
     Requests go to `base_url` with `headers`; both hold for the running process only as long as `state` is
-    "ready", and a restart changes the port. `alias` is what the server calls itself in `model`.
+    "ready" or "busy", and a restart changes the port. `alias` is what the server calls itself in `model`.
+    `pulse` is told of requests and of what is heard of them.
     """
 
     def __init__(
@@ -26,30 +40,47 @@ class Runner:
         alias: str,
         experts: tuple[str, ...] = (),
         patience: Patience | None = None,
-        engines: dict[str, LaunchBuilder] | None = None,
+        engines: Mapping[str, LaunchBuilder] | None = None,
+        log: LogTail | None = None,
     ) -> None:
         self.settings = settings
-        self.alias = alias
         self.experts = experts
         self.on_change: list[Callable[[Runner], None]] = []
+        self.pulse = Pulse()
+        self.n_loads = 0
+        self._alias = alias
         self._patience = patience or Patience()
         self._engines = engines
         self._api_key = secrets.token_urlsafe(24)
-        self._log = LogTail()
+        self._log = log or LogTail()
         self._state: RunnerState = "stopped"
         self._changed = asyncio.Event()
+        self._dozing = asyncio.Event()
+        self._rousing = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
         self._child: ServerProcess | None = None
         self._address: str | None = None
-        self._api_path = ""
+        self._launch: Launch | None = None
+        self._song: str | None = None
         self._n_starts = 0
         self._load_s: float | None = None
         self._ready_at_s = 0.0
+        self._memory_bytes: int | None = None
         self._last_error: str | None = None
 
     @property
+    def name(self) -> str:
+        """What it is called among runners."""
+        return self._alias
+
+    @property
+    def alias(self) -> str:
+        """What the server answers to in `model`."""
+        return (self._launch.serves if self._launch else None) or self._alias
+
+    @property
     def state(self) -> RunnerState:
-        return self._state
+        return "busy" if self._state == "ready" and self.pulse.n_in_flight else self._state
 
     @property
     def pid(self) -> int | None:
@@ -58,7 +89,7 @@ class Runner:
     @property
     def base_url(self) -> str | None:
         """Such as `http://127.0.0.1:40123/v1`; None while not ready."""
-        return f"{self._address}{self._api_path}" if self._address else None
+        return f"{self._address}{self._launch.api_path}" if self._address and self._launch else None
 
     @property
     def headers(self) -> dict[str, str]:
@@ -70,27 +101,40 @@ class Runner:
         """The last lines the process wrote."""
         return self._log.lines()
 
-    def check(self) -> None:
-        """Whether it can be started as configured.
+    @property
+    def load_s(self) -> float | None:
+        """Seconds the last load took, until it could be asked; None before the first."""
+        return self._load_s
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """What the process holds, measured after its last load; None before the first."""
+        return self._memory_bytes
+
+    def plan(self) -> Launch:
+        """How it would be started now.
 
         Raises:
-            RunnerSettingsError: one line that names the field.
+            RunnerSettingsError: it cannot be as configured; one line that names the field.
         """
-        launch_for(self.settings, self.alias, self._api_key, self._engines)
+        return launch_for(self.settings, self._alias, self._api_key, self._engines)
 
     async def start(self) -> None:
-        """Begin to supervise; returns before the server is ready. Does nothing when it is already under way.
+        """Begin to get ready, from whatever state; returns before the server is ready.
 
         Raises:
             RunnerSettingsError: it cannot be started as configured.
         """
-        self.check()
-        if self._supervisor is None or self._supervisor.done():
+        self.plan()
+        if self._state == "sleeping":
+            self._set("starting")
+            self._rousing.set()
+        elif self._supervisor is None or self._supervisor.done():
             self._n_starts = 0
             self._set("starting")
-            self._supervisor = asyncio.create_task(self._supervise(), name=f"runner {self.alias}")
+            self._supervisor = asyncio.create_task(self._supervise(), name=f"runner {self._alias}")
 
-    async def wait_ready(self, timeout_s: float, other_than: str | None = None) -> str:
+    async def wait_ready(self, timeout_s: float | None, other_than: str | None = None) -> str:
         """The base URL, as soon as the server is ready: at once, or when a start under way is through.
 
         `other_than` is a base URL that just refused or broke a connection: a death reaches the clients of a
@@ -106,10 +150,24 @@ class Runner:
         if (url := self.base_url) and url != other_than:
             return url
         if self._state == "failed":
-            raise RunnerFailed(f"{self.alias}: {self._last_error}")
-        if self._state in ("stopped", "stopping"):
-            raise RunnerUnavailable(f"{self.alias} is {self._state}")
-        raise RunnerUnavailable(f"{self.alias} did not get ready within {timeout_s:g} s")
+            raise RunnerFailed(f"{self._alias}: {self._last_error}")
+        if self._state != "starting":
+            raise RunnerUnavailable(f"{self._alias} is {self._state}")
+        raise RunnerUnavailable(f"{self._alias} did not get ready within {timeout_s or 0:g} s")
+
+    async def doze(self) -> bool:
+        """Let go of its memory without ending the process; whether it now sleeps.
+
+        False where the engine cannot, or it did not get there: then `stop` unloads it.
+        """
+        able = self.state == "ready" and self._launch is not None and bool(self._launch.doze)
+        if not able:
+            return False
+        self._dozing.set()
+        self._set("stopping")
+        while self.state == "stopping":
+            await self._changed.wait()
+        return self.state == "sleeping"
 
     async def stop(self) -> None:
         """End the process for certain; returns when it is gone. A stopped runner can be started again."""
@@ -126,15 +184,19 @@ class Runner:
         return RunnerStatus(
             engine=self.settings.engine,
             model=self.settings.model,
-            alias=self.alias,
+            alias=self._alias,
             experts=self.experts,
-            state=self._state,
+            state=self.state,
             pid=self.pid,
             base_url=self.base_url,
             n_restarts=max(0, self._n_starts - 1),
             load_s=self._load_s,
             up_s=time.monotonic() - self._ready_at_s if self._address else None,
             last_error=self._last_error,
+            device=self._launch.device if self._launch else self.settings.device or "",
+            memory_bytes=self._memory_bytes,
+            n_in_flight=self.pulse.n_in_flight,
+            n_loads=self.n_loads,
         )
 
     async def _supervise(self) -> None:
@@ -153,53 +215,146 @@ class Runner:
     async def _run_once(self) -> float | None:
         """One life of the process; the seconds it served, None if it never got ready."""
         began_s, grace_s = time.monotonic(), 0.0
-        served_s: float | None = None
+        launch: Launch | None = None
+        ready_s: float | None = None
         self._n_starts += 1
         try:
-            launch = launch_for(self.settings, self.alias, self._api_key, self._engines)
+            launch = self.plan()
             self._child = await ServerProcess.spawn(launch, self._log)
-            self._address = await self._child.ready(launch.message, self._patience.load_timeout_s)
-            self._api_path, self._ready_at_s = launch.api_path, time.monotonic()
-            self._load_s = self._ready_at_s - began_s
-            self._set("ready")
-            self._last_error = await self._until_lost(self._child, self._address, launch.health_path)
-            served_s = time.monotonic() - self._ready_at_s
+            report = await self._child.ready(launch.message, self._patience.load_timeout_s)
+            self._launch = launch
+            self._song = await self._sing(launch, report.address)
+            await self._measure(self._child, report)
+            ready_s = self._serve(report.address, began_s)
+            self._last_error = await self._until_lost(self._child, report.address, launch)
         except RunnerError as error:
             self._last_error = self._with_last_words(str(error))
         except asyncio.CancelledError:
             grace_s = self._patience.grace_s
             raise
         finally:
-            await self._bury(grace_s)
-        return served_s
+            await self._bury(launch.grace_s if launch and launch.grace_s is not None else grace_s)
+        return None if ready_s is None else time.monotonic() - ready_s
 
-    async def _until_lost(self, child: ServerProcess, address: str, health_path: str) -> str:
-        """Until the process has ended or hangs; which of the two, in words."""
-        patience = self._patience
+    def _serve(self, address: str, began_s: float) -> float:
+        """Open for requests, since `began_s` on the way; the time it is now."""
+        self._address, self._ready_at_s = address, time.monotonic()
+        self._load_s = self._ready_at_s - began_s
+        self.n_loads += 1
+        self._dozing.clear()
+        self._rousing.clear()
+        self._set("ready")
+        return self._ready_at_s
+
+    async def _sing(self, launch: Launch, address: str) -> str | None:
+        return await sing(
+            address,
+            launch.api_path,
+            launch.serves or self._alias,
+            self.headers,
+            self.settings.canary,
+            self._patience.canary_timeout_s,
+        )
+
+    async def _measure(self, child: ServerProcess, report: Report) -> None:
+        if report.memory_bytes is not None:
+            self._memory_bytes = report.memory_bytes
+        else:
+            self._memory_bytes = await asyncio.to_thread(group_bytes, child.pid) or self._memory_bytes
+
+    async def _until_lost(self, child: ServerProcess, address: str, launch: Launch) -> str:
+        """Until the process has ended or hangs, obeying orders to sleep and wake; which of the two, in words.
+
+        Raises:
+            RunnerError: it did not get to sleep, or did not wake up sound.
+        """
         ended = asyncio.create_task(child.wait())
-        hung = asyncio.create_task(until_hung(address, health_path, patience))
+        hung = asyncio.create_task(
+            until_hung(
+                address,
+                launch.health_path,
+                self._patience,
+                self.pulse,
+                self.settings.n_parallel,
+                lambda: self._sing(launch, address),
+            )
+        )
+        nights = asyncio.create_task(self._nights(address, launch))
         try:
-            await asyncio.wait({ended, hung}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ended, hung, nights}, return_when=asyncio.FIRST_COMPLETED)
             if ended.done():
                 return self._with_last_words(ended.result())
-            return f"gave no answer to {patience.n_missed_probes} probes in a row"
+            return hung.result() if hung.done() else nights.result()
         finally:
-            ended.cancel()
-            hung.cancel()
-            await asyncio.wait({ended, hung})
+            for task in (ended, hung, nights):
+                task.cancel()
+            await asyncio.gather(ended, hung, nights, return_exceptions=True)
+
+    async def _nights(self, address: str, launch: Launch) -> str:
+        """To sleep and awake again, as often as asked; ends, in words, with what went wrong."""
+        while True:
+            await self._dozing.wait()
+            self._address = None
+            try:
+                await self._walk(address, launch, launch.doze, self._patience.doze_timeout_s, asleep=True)
+                self._set("sleeping")
+                await self._rousing.wait()
+                began_s = time.monotonic()
+                await self._walk(address, launch, launch.rouse, self._patience.wake_timeout_s, asleep=False)
+                await self._sing_again(launch, address)
+            except RunnerError as error:
+                return str(error)
+            self._serve(address, began_s)
+
+    async def _walk(
+        self, address: str, launch: Launch, steps: tuple[Step, ...], timeout_s: float, *, asleep: bool
+    ) -> None:
+        """Ask for one step after the other, and whether it got there.
+
+        Raises:
+            RunnerError: a step is refused, all take longer than `timeout_s`, or it did not get there.
+        """
+        what = "fall asleep" if asleep else "wake up"
+        try:
+            async with asyncio.timeout(timeout_s):
+                for step in steps:
+                    status, _ = await ask(address, step.path, step.body or {}, self.headers)
+                    if status != 200:
+                        raise RunnerError(f"did not {what}: {step.path} was answered {status}")
+                _, answer = await ask(address, launch.asleep_path, headers=self.headers)
+        except TimeoutError:
+            raise RunnerError(f"did not {what} within {timeout_s:g} s") from None
+        except OSError as error:
+            raise RunnerError(f"did not {what}: {error}") from None
+        if (b"true" in answer) is not asleep:
+            raise RunnerError(f"did not {what}, though it said so")
+
+    async def _sing_again(self, launch: Launch, address: str) -> None:
+        """After waking: the same answer as after the load, at the second try at last.
+
+        Raises:
+            RunnerError: it is another one, or none that makes sense.
+        """
+        for _ in range(2):
+            song = await self._sing(launch, address)
+            if song == self._song:
+                return
+        raise RunnerError(f"woke up another: {song!r} where it said {self._song!r} after the load")
 
     async def _bury(self, grace_s: float) -> None:
         """Nobody is sent to a process that is being ended, and it is gone when this returns."""
         child, self._child, self._address = self._child, None, None
-        if self._state == "ready":
+        if self._state in ("ready", "sleeping"):
             self._set("starting")
         if child is None:
             return
-        ending = asyncio.create_task(child.end(grace_s))
+        ending = asyncio.create_task(child.end(grace_s, self._patience.gone_s))
         try:
             await asyncio.shield(ending)
+        except RunnerError as error:
+            self._last_error = str(error)
         except asyncio.CancelledError:  # stopped while burying: finish that first
-            await ending
+            await asyncio.wait({ending})
             raise
 
     def _with_last_words(self, what: str) -> str:

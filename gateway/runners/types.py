@@ -2,12 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
+
+from policies import ResidencyRule
 
 from .errors import RunnerSettingsError
 
-RunnerState = Literal["stopped", "starting", "ready", "stopping", "failed"]
-"""starting covers the pause before a restart; failed means that it will not be tried again by itself."""
+RunnerState = Literal["stopped", "starting", "ready", "busy", "sleeping", "stopping", "failed"]
+"""starting covers the pause before a restart and waking up; busy is ready with requests in flight; failed
+means that it will not be tried again by itself."""
+
+Probe = Literal["chat", "embeddings", "none"]
+"""What the canary asks before anybody else may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +23,12 @@ class RunnerSettings:
 
     `context_tokens` is the window of each of the `n_parallel` requests served at a time. None leaves the
     choice to the engine: half the usable cores, as many layers on the GPU as fit.
+
+    `command`, `env` and `health_path` are for engines that are started by a command line, `url` for those
+    that run already. `memory_bytes` is what it holds on `device` while loaded; without it the engine guesses
+    before the first load, and the load is measured. It is unloaded after `ttl_s` of idleness, and never to
+    make room when `pinned`. `sleep_level` 0 ends the process to unload it; 1 and 2 send it to sleep where the
+    engine can.
     """
 
     engine: str
@@ -24,6 +37,16 @@ class RunnerSettings:
     n_parallel: int = 2
     n_threads: int | None = None
     n_gpu_layers: int | None = None
+    command: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    health_path: str | None = None
+    url: str | None = None
+    device: str | None = None
+    memory_bytes: int | None = None
+    ttl_s: float | None = None
+    pinned: bool = False
+    sleep_level: int = 0
+    canary: Probe = "chat"
 
     def check(self) -> None:
         """Refuse numbers no engine could serve.
@@ -39,42 +62,84 @@ class RunnerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """One request that changes how deep a server sleeps; `path` is from its root."""
+
+    path: str
+    body: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Launch:
     """How to start one server process: its command line and what it is told once it runs.
 
     `message` goes through a private socket as one line of JSON, so that secrets in it show neither in the
     process list nor in the environment. The process answers on that socket with the address it listens on.
+
+    `device` is where it holds `memory_bytes`, as far as that can be told before it runs. A server with
+    `doze` can be sent to sleep by these requests, and woken by `rouse`. `serves` is the name it answers to.
+    One with a family of processes is given `grace_s` seconds to end them itself, however it came to its end.
     """
 
     argv: tuple[str, ...]
     message: Mapping[str, Any] = field(repr=False)
     health_path: str = "/health"
     api_path: str = "/v1"
+    device: str = "cpu"
+    memory_bytes: int | None = None
+    doze: tuple[Step, ...] = ()
+    rouse: tuple[Step, ...] = ()
+    asleep_path: str = "/is_sleeping"
+    serves: str | None = None
+    grace_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a supervisor waits for what; all in seconds.
+    """How long a supervisor waits for what; all in seconds. No state is left waited for without a bound.
 
     A death is answered at once, further ones after pauses that double from `first_pause_s` to `max_pause_s`,
-    until the process has served for `stable_s`. `n_failed_starts` in a row that never got ready are the end.
+    until the process has served for `stable_s`. `n_failed_starts` in a row that never got ready are the end,
+    until somebody asks for it `retry_failed_s` later. A server that has said nothing for `silent_s` with
+    requests in flight is asked something short; one that has said nothing for `hung_s` is replaced unasked.
     """
 
     load_timeout_s: float = 180.0
+    wake_timeout_s: float = 60.0
+    doze_timeout_s: float = 60.0
+    canary_timeout_s: float = 60.0
     probe_every_s: float = 2.0
     probe_timeout_s: float = 5.0
     n_missed_probes: int = 3
+    silent_s: float = 60.0
+    hung_s: float = 900.0
     grace_s: float = 3.0
+    gone_s: float = 30.0
     first_pause_s: float = 0.25
     max_pause_s: float = 30.0
     stable_s: float = 10.0
     n_failed_starts: int = 5
+    retry_failed_s: float = 30.0
 
     def pause_s(self, n_failures: int) -> float:
         """Seconds to wait before the next start, after `n_failures` in a row."""
         if n_failures <= 1:
             return 0.0
         return min(self.max_pause_s, self.first_pause_s * 2.0 ** min(n_failures - 2, 30))
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRule:
+    """How runners share memory.
+
+    `memory` is what may be held on each device, by name; `each` goes for devices not named. Without either it
+    is what the device has, less a margin. Logs are kept in `log_folder`.
+    """
+
+    memory: Mapping[str, int] = field(default_factory=dict)
+    each: int | None = None
+    residency: ResidencyRule = field(default_factory=ResidencyRule)
+    log_folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +157,8 @@ class RunnerStatus:
     load_s: float | None
     up_s: float | None
     last_error: str | None
+    device: str
+    memory_bytes: int | None
+    n_in_flight: int
+    n_loads: int
+    n_waiting: int = 0

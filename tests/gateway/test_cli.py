@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gateway import cli
-from gateway.runners import Runner, Runners, RunnerUnavailable
+from gateway.runners import RunnerFailed, Runners
 
 ROOT = Path(__file__).parents[2]
 GOOD = """\
@@ -202,17 +202,17 @@ def test_profile_says_in_one_line_which_runner_cannot_start(here: Path) -> None:
 def test_profile_says_in_one_line_which_runner_is_not_there(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def never(_: Runner, timeout_s: float) -> None:
-        raise RunnerUnavailable(f"small did not get ready within {timeout_s:g} s")
+    async def never(_: Runners) -> None:
+        raise RunnerFailed("small: gave up after 5 failed starts")
 
     async def nothing(_: Runners) -> None: ...
 
     monkeypatch.setattr(Runners, "start", nothing)
-    monkeypatch.setattr(Runner, "wait_ready", never)
+    monkeypatch.setattr(Runners, "settled", never)
     (here / "thalamus.yaml").write_text(GOOD)
     result = run("profile", "--limit", "1")
     assert (result.exit_code, type(result.exception)) == (1, SystemExit)
-    assert result.output.splitlines()[-1] == "Error: small did not get ready within 60 s"
+    assert result.output.splitlines()[-1] == "Error: small: gave up after 5 failed starts"
 
 
 def test_profile_finds_its_configuration_as_every_command_does(

@@ -147,3 +147,12 @@ def test_a_full_expert_is_expected_to_keep_one_waiting(fleet: FleetState) -> Non
 def test_a_wrong_key_is_a_cooldown_at_once(fleet: FleetState) -> None:
     fail(fleet, UpstreamError("status", "answered 401", status=401))
     assert not fleet.snapshot().available[0]
+
+
+def test_an_expert_out_of_memory_is_waited_for_as_long_as_it_takes_to_load(clock: Clock) -> None:
+    away = {"b": 8.0}
+    fleet = FleetState(["a", "b"], {"a": None, "b": 2}, clock, lambda name: away.get(name, 0.0))
+    assert fleet.snapshot().wait_s.tolist() == [0, 8]
+    away.clear()
+    fleet.look_again()
+    assert fleet.snapshot().wait_s.tolist() == [0, 0]

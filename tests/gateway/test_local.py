@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from gateway.config import ExpertConfig, TimeoutConfig
 from gateway.experts.local import LocalExpert
 from gateway.experts.types import Call, UpstreamError
-from gateway.runners import RunnerUnavailable
+from gateway.runners import Lease, RunnerBusy, RunnerUnavailable
+from gateway.runners.watchdog import Pulse
 from gateway.transport import Transport
 from tests.fakes.upstream import Upstream, running_upstream, whole
 
@@ -19,21 +21,29 @@ CALL = Call("chat/completions", FIELDS)
 
 @dataclass
 class Process:
-    """A runner whose process is wherever the test says."""
+    """A pool of one runner, whose process is wherever the test says."""
 
     base_url: str | None
     next_url: str | None = None
     alias: str = "good"
     headers: dict[str, str] = field(default_factory=lambda: {"authorization": "Bearer once"})
+    pulse: Pulse = field(default_factory=Pulse)
+    n_given_back: int = 0
 
-    async def wait_ready(self, timeout_s: float) -> str:
-        async with asyncio.timeout(timeout_s):
+    async def take(self, expert: str, *, wait_s: float) -> Lease:
+        async with asyncio.timeout(wait_s):
             while self.base_url is None and self.next_url is not None:
                 await asyncio.sleep(0.01)
                 self.base_url = self.next_url
         if self.base_url is None:
             raise RunnerUnavailable("good is failed")
-        return self.base_url
+        self.pulse.begin()
+        runner: Any = self
+        return Lease(runner, self.base_url, 0.0, self.give_back)
+
+    def give_back(self, lease: Lease) -> None:
+        self.pulse.end()
+        self.n_given_back += 1
 
 
 @pytest.fixture
@@ -46,7 +56,8 @@ async def transport():
 
 def expert_on(process: Process, transport: Transport) -> LocalExpert:
     config = ExpertConfig(name="local", model="bundled/good")
-    return LocalExpert(config, TimeoutConfig(first_token_s=2, total_s=2), transport, process)  # type: ignore[arg-type]
+    timeouts = TimeoutConfig(load_s=2, first_token_s=0.5, total_s=0.5)
+    return LocalExpert(config, timeouts, transport, process)  # type: ignore[arg-type]
 
 
 async def test_it_is_asked_under_the_runners_name_and_key(transport: Transport) -> None:
@@ -55,6 +66,39 @@ async def test_it_is_asked_under_the_runners_name_and_key(transport: Transport) 
         assert reply.body == whole("good")
         assert upstream.calls[-1]["model"] == "good"
         assert upstream.heads[-1]["authorization"] == "Bearer once"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_its_turn_is_given_back_when_the_answer_is_over(transport: Transport, stream: bool) -> None:
+    async with running_upstream() as upstream:
+        process = Process(upstream.base)
+        fields = {**FIELDS, "stream": msgspec.Raw(b"true" if stream else b"false")}
+        reply = await expert_on(process, transport).call(Call("chat/completions", fields, stream))
+        if reply.events is not None:
+            assert process.n_given_back == 0
+            reply.events.close()
+            reply.events.close()
+        assert process.n_given_back == 1
+
+
+async def test_an_answer_that_never_comes_makes_the_runner_suspect(transport: Transport) -> None:
+    async with running_upstream() as upstream:
+        process = Process(upstream.base, alias="hang")
+        with pytest.raises(UpstreamError):
+            await expert_on(process, transport).call(CALL)
+        assert process.pulse.suspected
+        assert process.n_given_back == 1
+
+
+async def test_too_long_a_line_is_a_429_that_says_when_to_come_back(transport: Transport) -> None:
+    class Full(Process):
+        async def take(self, expert: str, *, wait_s: float) -> Lease:
+            raise RunnerBusy("good is full", retry_after_s=7)
+
+    with pytest.raises(UpstreamError) as caught:
+        await expert_on(Full(None), transport).call(CALL)
+    assert (caught.value.client_status, caught.value.retry_after_s) == (429, 7)
+    assert not caught.value.faults_expert
 
 
 async def test_a_call_waits_for_a_start_under_way(transport: Transport) -> None:

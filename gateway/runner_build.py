@@ -1,0 +1,58 @@
+"""The runner pool from the configuration."""
+
+import shlex
+from pathlib import Path
+
+from policies import ResidencyRule, TurnRule
+
+from .config import Config, ExpertConfig
+from .runners import PoolRule, Runners, RunnerSettings, size_bytes
+from .runners.types import Probe
+
+
+def build_runners(config: Config) -> Runners:
+    """All local experts; none is started."""
+    return Runners(runner_settings(config), rule=pool_rule(config))
+
+
+def runner_settings(config: Config) -> dict[str, RunnerSettings]:
+    """What the local engines are asked to serve, by expert."""
+    return {expert.name: _settings(expert) for expert in config.experts if expert.runner is not None}
+
+
+def _settings(expert: ExpertConfig) -> RunnerSettings:
+    runner = expert.runner
+    if runner is None:
+        raise ValueError(f"{expert.name} has no runner")
+    return RunnerSettings(
+        engine=runner.engine,
+        model=runner.model,
+        context_tokens=runner.context_tokens,
+        n_parallel=runner.n_parallel,
+        n_threads=runner.n_threads,
+        n_gpu_layers=runner.n_gpu_layers,
+        command=tuple(shlex.split(runner.cmd)) if isinstance(runner.cmd, str) else runner.cmd,
+        env=tuple((name, value.reveal()) for name, value in runner.env.items()),
+        health_path=runner.health_path,
+        device=runner.device,
+        memory_bytes=None if runner.memory is None else size_bytes(runner.memory),
+        ttl_s=runner.ttl,
+        pinned=runner.pinned,
+        canary=_canary(expert) if runner.canary else "none",
+    )
+
+
+def _canary(expert: ExpertConfig) -> Probe:
+    return "embeddings" if expert.embeds else "chat"
+
+
+def pool_rule(config: Config) -> PoolRule:
+    """How they share memory."""
+    runners = config.runners
+    by_device = runners.memory if isinstance(runners.memory, dict) else {}
+    return PoolRule(
+        memory={device: size_bytes(size) for device, size in by_device.items()},
+        each=size_bytes(runners.memory) if isinstance(runners.memory, str) else None,
+        residency=ResidencyRule(evict=runners.evict, turns=TurnRule(max_wait_s=runners.max_wait_s)),
+        log_folder=Path(runners.logs),
+    )

@@ -1,0 +1,170 @@
+"""One runner as its pool sees it: who waits for it, who has it, and what is known of its coming and going."""
+
+import asyncio
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from policies import Loadable, Queue, Resident
+
+from .errors import RunnerBusy, RunnerFailed, RunnerUnavailable
+from .runner import Runner
+from .types import Launch, RunnerState
+
+MAX_WAITING_PER_SLOT = 64
+GUESSED_LOAD_S = 5.0
+RATE_OVER_S = 60.0
+SERVICE_WEIGHT = 0.2
+UP: frozenset[RunnerState] = frozenset({"ready", "busy"})
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """One request in line."""
+
+    since_s: float
+    priority: int
+    turn: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Desk:
+    """The line in front of one runner; all its times are of the pool's clock.
+
+    `held`: gives no turns, so that the runner falls idle. `moving`: being loaded or unloaded by the pool.
+    """
+
+    def __init__(self, runner: Runner, clock: float) -> None:
+        self.runner = runner
+        self.waiting: list[Waiter] = []
+        self.held = False
+        self.moving = False
+        self.leaving = False
+        self.n_uses = 0
+        self.last_used_s = clock
+        self.ready_s = clock
+        self.loading_since_s = clock
+        self.retry_at_s = clock
+        self.service_s = 0.0
+        self._rate_per_s = 0.0
+        self._rate_at_s = clock
+
+    @property
+    def name(self) -> str:
+        return self.runner.name
+
+    @property
+    def n_slots(self) -> int:
+        return self.runner.settings.n_parallel
+
+    @property
+    def size_bytes(self) -> int:
+        """What it holds when loaded: as declared, else as measured, else as guessed; 0 where nobody knows."""
+        known = self.runner.settings.memory_bytes or self.runner.memory_bytes
+        return known or self._plan.memory_bytes or 0
+
+    @property
+    def device(self) -> str:
+        return self._plan.device
+
+    @cached_property
+    def _plan(self) -> Launch:
+        return self.runner.plan()
+
+    @property
+    def load_s(self) -> float:
+        """Seconds a load is expected to take."""
+        known = self.runner.load_s
+        return GUESSED_LOAD_S if known is None else known
+
+    def serves(self) -> bool:
+        """Whether a request could be sent to it now."""
+        up = self.runner.state in UP and not (self.held or self.leaving)
+        return up and self.runner.pulse.n_in_flight < self.n_slots
+
+    def line_up(self, now_s: float, priority: int) -> Waiter:
+        """Take a place in line.
+
+        Raises:
+            RunnerBusy: too many wait already. RunnerFailed: it gave up a moment ago.
+        """
+        if self.runner.state == "failed" and now_s < self.retry_at_s:
+            raise RunnerFailed(f"{self.name}: {self.runner.status().last_error}")
+        if len(self.waiting) >= self.n_slots * MAX_WAITING_PER_SLOT:
+            raise RunnerBusy(
+                f"{self.name} serves {self.n_slots} at a time and too many wait already",
+                retry_after_s=max(1.0, math.ceil(self.delay_s(now_s))),
+            )
+        waiter = Waiter(now_s, priority)
+        self.waiting.append(waiter)
+        return waiter
+
+    def serve(self) -> None:
+        """Give turns to those in line, as far as the runner has room: by priority, then in order."""
+        self.waiting = [waiter for waiter in self.waiting if not waiter.turn.done()]
+        while self.waiting and self.serves():
+            first = min(self.waiting, key=lambda waiter: (-waiter.priority, waiter.since_s))
+            self.waiting.remove(first)
+            self.runner.pulse.begin()
+            first.turn.set_result(None)
+
+    def refuse(self, error: RunnerUnavailable) -> None:
+        """Send everybody in line away."""
+        waiting, self.waiting = self.waiting, []
+        for waiter in waiting:
+            if not waiter.turn.done():
+                waiter.turn.set_exception(error)
+
+    def arrived(self, now_s: float) -> None:
+        """A request came: what its rate is reckoned from."""
+        self._rate_per_s = self.rate_per_s(now_s) + 1 / RATE_OVER_S
+        self._rate_at_s = now_s
+
+    def rate_per_s(self, now_s: float) -> float:
+        """Requests a second of late; older ones count less, by half after 42 s."""
+        return self._rate_per_s * math.exp((self._rate_at_s - now_s) / RATE_OVER_S)
+
+    def used(self, began_s: float, now_s: float) -> None:
+        """A request is over."""
+        self.n_uses += 1
+        self.last_used_s = now_s
+        self.service_s += SERVICE_WEIGHT * (now_s - began_s - self.service_s)
+
+    def away_s(self, now_s: float) -> float:
+        """Seconds until it is expected to be loaded; 0 when it is."""
+        if self.runner.state in UP and not self.leaving:
+            return 0.0
+        since_s = self.loading_since_s if self.runner.state == "starting" else now_s
+        return max(0.0, self.load_s - (now_s - since_s))
+
+    def delay_s(self, now_s: float) -> float:
+        """Seconds a further request would wait, for memory and for those in line."""
+        return self.away_s(now_s) + len(self.waiting) / self.n_slots * self.service_s
+
+    def loadable(self) -> Loadable:
+        settings = self.runner.settings
+        return Loadable(self.name, self.size_bytes, self.load_s, (self.device,), settings.pinned)
+
+    def resident(self) -> Resident | None:
+        """How it holds memory; None where it does not."""
+        state = self.runner.state
+        if not self.moving and state in ("stopped", "sleeping", "failed"):
+            return None
+        ttl_s = self.runner.settings.ttl_s
+        return Resident(
+            expert=self.name,
+            device=self.device,
+            size_bytes=self.size_bytes,
+            state="leaving" if self.leaving or state == "stopping" else "ready" if state in UP else "loading",
+            n_busy=self.runner.pulse.n_in_flight,
+            n_uses=self.n_uses,
+            last_used_s=self.last_used_s,
+            ready_s=self.ready_s,
+            expires_s=None if ttl_s is None else max(self.last_used_s, self.ready_s) + ttl_s,
+            held=self.held,
+        )
+
+    def queue(self) -> Queue | None:
+        if not self.waiting:
+            return None
+        oldest_s = min(waiter.since_s for waiter in self.waiting)
+        return Queue(self.name, len(self.waiting), oldest_s, max(w.priority for w in self.waiting))

@@ -1,0 +1,57 @@
+"""Any server that can be started by a command line: `${PORT}` in it becomes a free port."""
+
+import shutil
+
+from ..errors import RunnerSettingsError
+from ..types import Launch, RunnerSettings, Step
+from .scripts import script
+
+HEALTH_PATH = "/health"
+AFTERWARDS_S = 2.0
+"""What the supervisor needs for whom the server left behind."""
+
+
+def command(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
+    """A supervisor around the command; requests name the model as the settings do.
+
+    Raises:
+        RunnerSettingsError: there is no command, or its program is not here.
+    """
+    if not settings.command:
+        raise RunnerSettingsError("runner.cmd", 'the engine "command" needs one, with ${PORT} in it')
+    if not any("${PORT}" in word for word in (*settings.command, *(value for _, value in settings.env))):
+        raise RunnerSettingsError("runner.cmd", "has no ${PORT}: the server must listen where it is told to")
+    return supervised(settings, settings.command, dict(settings.env), api_key, serves=settings.model)
+
+
+def supervised(
+    settings: RunnerSettings,
+    argv: tuple[str, ...],
+    env: dict[str, str],
+    api_key: str,
+    *,
+    serves: str | None = None,
+    device: str = "cpu",
+    grace_s: float = 3.0,
+    doze: tuple[Step, ...] = (),
+    rouse: tuple[Step, ...] = (),
+) -> Launch:
+    """A command line behind the script that gives it a port, waits until it is healthy, and ends it.
+
+    Raises:
+        RunnerSettingsError: its program is not here.
+    """
+    if shutil.which(argv[0]) is None:
+        raise RunnerSettingsError("runner.cmd", f'there is no program "{argv[0]}"')
+    health_path = settings.health_path or HEALTH_PATH
+    message = {"argv": argv, "env": env, "health_path": health_path, "api_key": api_key, "grace_s": grace_s}
+    return Launch(
+        script("supervisor_child.py"),
+        message,
+        health_path=health_path,
+        device=settings.device or device,
+        doze=doze,
+        rouse=rouse,
+        serves=serves,
+        grace_s=grace_s + AFTERWARDS_S,
+    )

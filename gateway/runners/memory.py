@@ -1,0 +1,69 @@
+"""How much memory there is, how much is free, and what a process and its children hold."""
+
+import contextlib
+import re
+from importlib.util import find_spec
+
+MARGIN = 0.1
+"""Share of a device left to everybody else, where nobody says how much may be used."""
+UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
+UNITS |= {"ki": 1024, "mi": 1024**2, "gi": 1024**3, "ti": 1024**4}
+SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", re.IGNORECASE)
+
+
+def size_bytes(text: str | int) -> int:
+    """The bytes in `16GiB`, `500MB` or a plain number.
+
+    Raises:
+        ValueError: it is not a size.
+    """
+    match = SIZE.fullmatch(str(text))
+    if match is None:
+        raise ValueError(f"'{text}' is no size: write it as 16GiB or 500MB")
+    return int(float(match[1]) * UNITS[(match[2] or "").lower()])
+
+
+def total_bytes(device: str) -> int | None:
+    """What a device has, less a margin; None where that cannot be told, which is taken for enough."""
+    total = _read(device, "total")
+    return None if total is None else int(total * (1 - MARGIN))
+
+
+def free_bytes(device: str) -> int | None:
+    """What is free on a device now, whoever holds the rest; None where that cannot be told."""
+    return _read(device, "free")
+
+
+def group_bytes(pid: int) -> int | None:
+    """Resident memory of a process and all below it; None where it is gone."""
+    import psutil
+
+    try:
+        leader = psutil.Process(pid)
+        family = [leader, *leader.children(recursive=True)]
+    except psutil.Error:
+        return None
+    held = 0
+    for process in family:
+        with contextlib.suppress(psutil.Error):
+            held += process.memory_info().rss
+    return held
+
+
+def _read(device: str, what: str) -> int | None:
+    kind, _, number = device.partition(":")
+    if kind == "cpu":
+        import psutil
+
+        memory = psutil.virtual_memory()
+        return int(memory.total if what == "total" else memory.available)
+    if kind != "cuda" or find_spec("pynvml") is None:
+        return None
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        held = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(int(number or 0)))
+    except (pynvml.NVMLError, ValueError):
+        return None
+    return int(getattr(held, what))
