@@ -1,8 +1,8 @@
 """Panels of the bundled experts, live: `python benchmarks/panels.py [--only failures,quality] [--n 262]`.
 
 failures  what a client of a panel gets, whole and streamed, when members, the aggregator or the money fail
-quality   held-out probes, answered one at a time by every single expert, by the one that routing chooses, by
-          a panel of three that votes, and by one whose answers an expert weighs (an hour on two idle cores)
+quality   held-out probes, answered by every single expert, by the one that routing chooses, by a panel of
+          three that votes, and by one whose answers an expert weighs (an hour on two idle cores)
 
 The gateway is a real process, and the engine real llama.cpp. Ctrl-C ends the asking and shows what was
 measured. An artifact is fitted on the other families (about a minute) unless --artifact names one.
@@ -93,8 +93,8 @@ def config_of(artifact: Path, folder: Path, changes: Mapping[str, Any], policies
     }
 
 
-async def quality(artifact: Path, n: int) -> None:
-    """Ask everybody every probe, one call at a time, and show what it was worth."""
+async def quality(artifact: Path, n: int, at_once: int) -> None:
+    """Ask everybody every probe, so many probes at once, and show what it was worth."""
     held = held_out_families(load_probes())
     probes = [probe for probe in load_probes() if probe.family in held]
     drawn = np.random.default_rng(0).permutation(len(probes))[:n]
@@ -108,10 +108,16 @@ async def quality(artifact: Path, n: int) -> None:
             async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
                 for name in asked:
                     await ask(client, name, "Hello", 4)
-                try:
-                    for place in drawn.tolist():
-                        rows.append([await graded(client, name, probes[place]) for name in asked])
+                waiting = drawn.tolist()
+
+                async def work() -> None:
+                    while waiting:
+                        probe = probes[waiting.pop()]
+                        rows.append([await graded(client, name, probe) for name in asked])
                         tell("asking", len(rows), len(drawn))
+
+                try:
+                    await asyncio.gather(*(work() for _ in range(at_once)))
                 except asyncio.CancelledError:
                     print(f"stopped after {len(rows)} of {len(drawn)} probes")
     show(asked, rows, train.experts[train.best_single()])
@@ -200,6 +206,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", default="failures", help="failures, quality, or both")
+    parser.add_argument(
+        "--at-once", type=int, default=1, help="probes under way; seconds are then under load"
+    )
     parser.add_argument("--n", type=int, default=262, help="how many of the held-out probes, drawn")
     parser.add_argument(
         "--artifact", type=Path, help="of the bundled experts, as `thalamus fit bundled` makes it"
@@ -212,7 +221,7 @@ def main() -> None:
         if "failures" in asked.only:
             asyncio.run(failures(artifact))
         if "quality" in asked.only:
-            asyncio.run(quality(artifact, asked.n))
+            asyncio.run(quality(artifact, asked.n, asked.at_once))
 
 
 if __name__ == "__main__":
