@@ -1,6 +1,7 @@
 """Flags in the last user message: taken out before anybody reads it, whether router or expert.
 
-Only that message is written anew, and only where it bears a flag; everything else stays as it came.
+Those of earlier turns had their say then: they are taken out too, and not followed. Only a message that bears
+a flag is written anew; everything else stays as it came.
 """
 
 from collections.abc import Mapping
@@ -68,31 +69,30 @@ def _may_bear_flags(messages: Raw) -> bool:
 
 
 def _without_flags(fields: Fields, policy: Policy) -> tuple[Fields, tuple[Flag, ...], list[str]]:
-    """The body without the flags that are followed, these, and complaints of the others.
+    """The body without flags, those of the last message that are followed, and complaints of the others.
 
-    Where one cannot be followed nothing is taken out: whoever wrote it may have meant no flag at all.
+    Where one cannot be followed nothing is taken out of its message: whoever wrote it may have meant no flag.
     """
     try:
         messages = _list.decode(fields["messages"])
-        last = max(n for n, raw in enumerate(messages) if _role.decode(raw).role == "user")
-        message = _object.decode(messages[last])
-        content, flags = _taken(message.get("content"))
+        users = [n for n, raw in enumerate(messages) if _role.decode(raw).role == "user"]
+        told = {n: _object.decode(messages[n]) for n in users}
+        taken = {n: _taken(message.get("content")) for n, message in told.items()}
+        last = max(users)
     except (msgspec.MsgspecError, ValueError):
         return fields, (), []  # whoever reads the query says what is wrong
-    if not flags:
-        return fields, (), []
-    good, complaints = known_flags(flags)
-    if complaints:
-        if policy.unknown_flags == "refuse":
-            raise InvalidField(
-                f"messages[{last}].content: {complaints[0]}", param=f"messages[{last}].content"
-            )
-        return fields, (), complaints
-    if content is None:
-        what = f"messages[{last}].content: nothing is left of the message without its flags"
-        raise InvalidField(what, param=f"messages[{last}].content")
-    messages[last] = Raw(_encode({**message, "content": content}))
-    return {**fields, "messages": Raw(_encode(messages))}, good, []
+    left = {n: content for n, (content, flags) in taken.items() if flags and not known_flags(flags)[1]}
+    good, complaints = known_flags(taken[last][1])
+    where = f"messages[{last}].content"
+    if complaints and policy.unknown_flags == "refuse":
+        raise InvalidField(f"{where}: {complaints[0]}", param=where)
+    if last in left and left[last] is None:
+        raise InvalidField(f"{where}: nothing is left of the message without its flags", param=where)
+    for n, content in left.items():
+        if content is not None:
+            messages[n] = Raw(_encode({**told[n], "content": content}))
+    changed = {**fields, "messages": Raw(_encode(messages))} if left else fields
+    return changed, () if complaints else good, complaints
 
 
 def _taken(content: Raw | None) -> tuple[Any, tuple[Flag, ...]]:

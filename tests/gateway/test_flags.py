@@ -170,8 +170,8 @@ def rewritten(messages: str) -> str:
     return bytes(wished(raw(messages), NOTHING, Policy("p")).fields["messages"]).decode()
 
 
-def test_only_the_last_user_message_is_read_and_written_anew() -> None:
-    first = '{"role":  "user", "content": "[Flag: Smallest model] before"}'
+def test_only_a_message_that_bears_a_flag_is_written_anew() -> None:
+    first = '{"role":  "user", "content": "[Flag: red team] before"}'
     last = '{"role": "user",  "name": "z",  "content": "now [Flag: Smallest model]"}'
     after = '{"role": "assistant", "content": null,  "tool_calls": [ ]}'
     whole = rewritten(f"[{first}, {last}, {after}]")
@@ -181,6 +181,18 @@ def test_only_the_last_user_message_is_read_and_written_anew() -> None:
     untouched = f"[{first}, " + '{"role": "user", "content": "now"}]'
     fields = raw(untouched)
     assert wished(fields, NOTHING, Policy("p")).fields is fields
+
+
+@pytest.mark.parametrize("last", ["now", "now [Flag: latest]", "now [Flag: red team]"])
+def test_a_flag_of_an_earlier_turn_is_not_followed_and_reaches_nobody(last: str) -> None:
+    turns = [("user", f"{FLAG} before"), ("assistant", f"well {FLAG}"), ("user", last)]
+    told = wished(
+        raw(json.dumps([{"role": role, "content": text} for role, text in turns])), NOTHING, Policy("p")
+    )
+    contents = [message["content"] for message in json.loads(bytes(told.fields["messages"]))]
+    assert contents == ["before", f"well {FLAG}", last.removesuffix(" [Flag: latest]")]
+    first = told.hints.objective.first if told.hints and told.hints.objective else ()
+    assert first == (("latest",) if "latest" in last else ())
 
 
 @pytest.mark.parametrize(
