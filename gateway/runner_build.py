@@ -5,8 +5,8 @@ from pathlib import Path
 
 from policies import ResidencyRule, TurnRule
 
-from .config import Config, ExpertConfig
-from .runners import PoolRule, Runners, RunnerSettings, size_bytes
+from .config import Config, ExpertConfig, size_bytes
+from .runners import PoolRule, Runners, RunnerSettings
 from .runners.types import Probe
 
 

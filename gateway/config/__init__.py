@@ -2,6 +2,7 @@
 
 from .file import ConfigError, config_warnings, load_config, parse_config
 from .secrets import Secret
+from .sizes import size_bytes
 from .structs import (
     Config,
     DeploymentConfig,
@@ -27,4 +28,5 @@ __all__ = [
     "config_warnings",
     "load_config",
     "parse_config",
+    "size_bytes",
 ]

@@ -5,6 +5,7 @@ from datetime import date
 from urllib.parse import urlsplit
 
 from .secrets import Secret, weakness
+from .sizes import DEVICE, size_bytes
 from .structs import Config, ExpertConfig
 from .yaml_lines import Path
 
@@ -16,6 +17,7 @@ def violations(config: Config) -> Iterator[Violation]:
     """Everything that cannot be, with its place."""
     yield from _experts(config)
     yield from _policies(config)
+    yield from _memory(config)
     if (key := config.server.master_key) and (why := weakness(key.reveal())):
         yield ("server", "master_key"), f"refused: it {why}; make one with `openssl rand -hex 24`"
     if config.redis and not config.redis.url.reveal().startswith(("redis://", "rediss://", "unix://")):
@@ -58,6 +60,19 @@ def _kind(expert: ExpertConfig, at: Path) -> Iterator[Violation]:
             (*at, "model"),
             f"'{expert.model}' names no provider; write it as provider/model, such as openai/{expert.model}",
         )
+
+
+def _memory(config: Config) -> Iterator[Violation]:
+    at: Path = ("runners", "memory")
+    memory = config.runners.memory
+    sizes = {None: memory} if isinstance(memory, str) else memory or {}
+    for device, size in sizes.items():
+        if device is not None and not DEVICE.fullmatch(device):
+            yield at, f"'{device}' is no device; name cpu, cuda:0, cuda:1 …"
+        try:
+            size_bytes(size)
+        except ValueError as error:
+            yield at, str(error)
 
 
 def _fault_of_address(base: str) -> str | None:

@@ -91,7 +91,7 @@ class RunnersConfig(Strict, frozen=True):
     `max_wait_s` while others are served. What the engines write is kept in `logs`.
     """
 
-    memory: Size | dict[DeviceName, Size] | None = None
+    memory: str | dict[str, str] | None = None
     evict: Literal["lookahead", "lru", "lfu"] = "lookahead"
     max_wait_s: Seconds = 60.0
     logs: str = ".thalamus/runners"

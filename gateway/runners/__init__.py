@@ -9,7 +9,6 @@ from .errors import (
     RunnerUnavailable,
 )
 from .lease import Lease
-from .memory import size_bytes
 from .pool import Runners
 from .runner import Runner
 from .types import Patience, PoolRule, RunnerSettings, RunnerState, RunnerStatus
@@ -29,5 +28,4 @@ __all__ = [
     "RunnerTooLarge",
     "RunnerUnavailable",
     "Runners",
-    "size_bytes",
 ]

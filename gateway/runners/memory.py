@@ -1,26 +1,10 @@
 """How much memory there is, how much is free, and what a process and its children hold."""
 
 import contextlib
-import re
 from importlib.util import find_spec
 
 MARGIN = 0.1
 """Share of a device left to everybody else, where nobody says how much may be used."""
-UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
-UNITS |= {"ki": 1024, "mi": 1024**2, "gi": 1024**3, "ti": 1024**4}
-SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", re.IGNORECASE)
-
-
-def size_bytes(text: str | int) -> int:
-    """The bytes in `16GiB`, `500MB` or a plain number.
-
-    Raises:
-        ValueError: it is not a size.
-    """
-    match = SIZE.fullmatch(str(text))
-    if match is None:
-        raise ValueError(f"'{text}' is no size: write it as 16GiB or 500MB")
-    return int(float(match[1]) * UNITS[(match[2] or "").lower()])
 
 
 def total_bytes(device: str) -> int | None:
