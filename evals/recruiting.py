@@ -32,6 +32,7 @@ from .datasets import read_outcomes
 from .panels import majority_right, oracle_of
 from .replay import Recorded
 from .significance import paired_interval
+from .vectors import KeptVectors
 
 MASS = 0.8
 PRIOR = 5.0
@@ -46,14 +47,18 @@ SHARPNESS = 50.0
 )
 @click.option("-k", "k", default=3, show_default=True, help="How many experts a panel has.")
 @click.option("--tier", type=click.Choice(["static", "encoder"]), default="encoder", show_default=True)
+@click.option("--vectors", type=click.Path(path_type=Path), help="As of `thalamus eval`.")
 @checked
-def main(data: Path, buckets: str, k: int, tier: Tier) -> None:
+def main(data: Path, buckets: str, k: int, tier: Tier, vectors: Path | None) -> None:
     """Panels recruited by each rule, beside the best single expert."""
     table = read_outcomes(data)
     table = table.take(np.isin(table.bucket, list(bucket_set(buckets))))
     encoder = load_embedder("minilm", n_threads=2) if tier == "encoder" else None
+    kept = KeptVectors(encoder, vectors) if encoder is not None and vectors is not None else None
     with progress() as tell:
-        read = Recorded.of(table.texts, FeatureExtractor(StaticEmbedder(), encoder), tell)
+        read = Recorded.of(table.texts, FeatureExtractor(StaticEmbedder(), kept or encoder), tell)
+        if kept is not None:
+            kept.save()
         votes = recruited(table, table.bucket // 20, read, StaticEmbedder(), tier, k)
     click.echo(render(table, votes))
 

@@ -111,6 +111,18 @@ def test_apgr_of_no_idea_is_one_half() -> None:
     assert float(MEASURES["apgr"].of(blind, on, np.ones((1, 20000)))[0]) == pytest.approx(0.5, abs=0.02)
 
 
+def test_apgr_of_ties_does_not_hang_on_the_order_of_the_table() -> None:
+    """Gains stand first in the table: taken in its order, a router with no idea would look good."""
+    held = OutcomeTable.build(
+        [str(n) for n in range(2000)],
+        ["weak", "strong"],
+        {"score": np.array([[0, 1], [0, 0]]).repeat(1000, 0)},
+    )
+    on = Ground(held, {}, np.array([1]))
+    blind = run([0] * 2000, quality=np.zeros((1, 2000, 2)))
+    assert float(MEASURES["apgr"].of(blind, on, np.ones((1, 2000)))[0]) == pytest.approx(0.5, abs=0.03)
+
+
 def test_a_resampled_measure_is_the_measure_of_the_resampled_table() -> None:
     rng = np.random.default_rng(0)
     score = rng.integers(0, 2, (4, 2)).astype(float)

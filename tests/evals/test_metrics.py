@@ -43,6 +43,14 @@ def test_area_is_the_mean_over_budgets_from_the_cheapest_to_the_best_single() ->
     assert told["area_usd"] == pytest.approx((49 * 1 + 4) / 50)
 
 
+def test_the_weights_of_area_are_chosen_on_the_training_part() -> None:
+    """The weight that moves training queries to the cheap expert is too small to move test queries."""
+    held = table(HALF)
+    training, testing = (np.tile([low, 1.0], (len(held), 1)) for low in (0.5, 0.0))
+    told = summary(read_split(Split(held, held, training, testing)))
+    assert (told["area"], told["area_usd"]) == (1, 4)
+
+
 def test_without_costs_there_is_accuracy_and_no_area() -> None:
     held = table(HALF, cost=None)
     told = summary(read_split(Split(held, held, held.score, held.score)))

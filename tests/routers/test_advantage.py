@@ -30,6 +30,14 @@ def test_differences_that_do_not_come_true_leave_the_best_on_average_first():
     assert (routed == 0).mean() > 0.99 > (predicted.argmax(axis=1) == 0).mean()
 
 
+def test_the_reliability_is_the_slope_less_one_standard_error():
+    """Advantages .1, −.1, .2, −.2 come true by half, give or take: Σxy / Σx² = .5, error √.00001 / .2."""
+    predicted = np.array([[0.6, 0.4], [0.4, 0.6], [0.7, 0.3], [0.3, 0.7]])
+    true = np.array([[0.54, 0.46], [0.44, 0.56], [0.6, 0.4], [0.4, 0.6]])
+    advantage = Advantage.fit(predicted, true, np.arange(4), BOTH)
+    assert advantage.reliability == pytest.approx(0.5 - 1e-5**0.5 / 0.2)
+
+
 def test_few_like_queries_are_trusted_less_than_many():
     few, many = (Advantage.fit(*outcomes(n, skill=0.7, seed=3), BOTH).reliability for n in (200, 8000))
     assert few < many

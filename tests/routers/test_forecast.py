@@ -11,9 +11,11 @@ from routers import (
     ArtifactError,
     DataError,
     ExpertProfile,
+    FeatureExtractor,
     Features,
     FitSettings,
     Forecaster,
+    HashingEmbedder,
     OutcomeTable,
     Query,
     Tier,
@@ -21,7 +23,7 @@ from routers import (
     query_of,
 )
 from routers.advantage import Advantage
-from routers.fit import choose_margin
+from routers.fit import choose_margin, cross_fit
 from routers.predictors.blend import Blend
 
 WORDS = ["sum", "add", "times", "capital", "river", "poem"]
@@ -301,6 +303,22 @@ def test_fitting_needs_no_lengths_costs_or_latencies() -> None:
     assert prediction.output_tokens.tolist() == [[256, 256]]
     assert np.isnan(prediction.latency_s).all()
     assert np.isnan(prediction.cost_usd[0, 1])
+
+
+def test_what_is_learned_from_predictions_is_learned_out_of_fold() -> None:
+    """Neighbours remember noise: asked for what they were fitted on, they would seem to know it."""
+    right = np.random.default_rng(0).integers(2, size=200)
+    noise = OutcomeTable.build(
+        [f"question {n} of {n * 7919}" for n in range(200)],
+        ["a", "b"],
+        {"score": np.eye(2)[right]},
+        bucket=np.arange(200) % 100,
+    )
+    fitted, quality = cross_fit(
+        noise, FeatureExtractor(HashingEmbedder()), FitSettings("knn", {"k": 3}, tiers=("static",))
+    )
+    assert np.mean(quality["static"].argmax(axis=1) == right) < 0.65
+    assert fitted.heads["static"].metrics["accuracy"] < 0.65
 
 
 def test_fitting_on_too_little_says_what_is_missing() -> None:

@@ -13,6 +13,10 @@ def test_draws_fall_on_experts_by_their_shares_and_may_fall_on_one_twice():
     assert drawn.tolist() == [[0, 0, 1, 1, 2, 2]]
 
 
+def test_a_draw_beyond_shares_whose_sum_is_rounded_falls_on_the_last():
+    assert with_replacement(np.full((1, 10), 0.1), np.array([[np.nextafter(1.0, 0.0)]])).tolist() == [[9]]
+
+
 def test_who_is_recruited_for_too_few_queries_is_replaced_by_the_others():
     shares = np.repeat(SHARES, 40, axis=0)
     recruited = np.zeros((40, 3), np.int64)
