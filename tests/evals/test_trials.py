@@ -5,7 +5,7 @@ import pytest
 
 from evals.contenders import Contender
 from evals.gather import ground_of, runs_of
-from evals.layouts import kfold
+from evals.layouts import holdout, kfold
 from evals.measures import MEASURES, Run
 from evals.replay import Recorded
 from evals.trial import FRONTIER, chance, contend, fixed, judge
@@ -86,6 +86,19 @@ def test_known_routers_score_what_they_must(runs: dict[str, Run], outcomes: Outc
     assert measured(runs, outcomes, "random", "accuracy") == pytest.approx((0.5 + 2 / 3) / 2)
     assert measured(runs, outcomes, "random", "cost_usd") == pytest.approx(0.0055)
     assert measured(runs, outcomes, "random", "optimal_strict") == 0.5
+
+
+def test_the_best_single_expert_is_the_one_that_the_training_part_names(
+    outcomes: OutcomeTable, read: Recorded
+) -> None:
+    turned = replace(outcomes, score=np.where(outcomes.bucket[:, None] < 80, [[1.0, 0.0]], [[0.0, 1.0]]))
+    layout = holdout(turned, [0], range(80, 100))
+    jobs = [job for job in jobs_of(layout, [CONSTANT]) if job.name in ("constant", "best_single")]
+    done = run_jobs(layout, read, jobs, lambda what, n, total: None, n_workers=1)
+    for run in runs_of(layout, jobs, done):
+        tested = run.single[0, turned.bucket >= 80]
+        assert (tested == 0).all(), run.name
+        np.testing.assert_array_equal(run.score[0, turned.bucket >= 80], tested)
 
 
 def test_the_oracle_breaks_ties_in_favour_of_the_cheaper(
