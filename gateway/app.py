@@ -24,6 +24,7 @@ from .batch.files import Files
 from .batch.store import Store
 from .config import Config, ExpertConfig
 from .dispatch import Dispatcher
+from .embedding import EmbedderPool
 from .endpoints import chat, completions, decisions, embeddings, files, health, models, openapi, route
 from .endpoints.ask import Asking
 from .errors import EndpointNotFound, GatewayError, MethodNotAllowed, to_envelope
@@ -77,6 +78,7 @@ def machine_of(config: Config, transport: Transport, routing_of: RoutingOf | Non
         fleet=fleet,
         routing=routing,
         gatherer=gatherer,
+        embedders=pool_of(config),
         journal=Journal.open(config.journal),
         runners=runners,
         gate=Gate(config.server, store.salt),
@@ -104,10 +106,26 @@ def _routing(config: Config, pool: Sequence[ExpertProfile]) -> "tuple[Routing, G
     return build_routing(config, pool)
 
 
+def pool_of(config: Config) -> EmbedderPool | None:
+    """The embedders served here, None where the configuration wants none.
+
+    Raises:
+        RoutersError: a selection or an expert cannot be served.
+        ValueError: an embedder has the name of an expert.
+    """
+    if not config.embeddings.enabled:
+        return None
+    pool = EmbedderPool(config.embeddings)
+    for name in {expert.name for expert in config.experts}.intersection(pool.names):
+        raise ValueError(f"'{name}' is an expert and an embedder; one of them needs another name")
+    return pool
+
+
 def front_of(machine: Machine, transport: Transport) -> Front:
     """The application around a machine."""
-    ledger = Ledger(prices(machine.config), machine.journal)
-    dispatcher = Dispatcher(machine.experts, machine.fleet, ledger)
+    here = machine.embedders.names if machine.embedders else ()
+    costs = {**prices(machine.config), **dict.fromkeys(here, Price(0.0, 0.0))}
+    dispatcher = Dispatcher(machine.experts, machine.fleet, Ledger(costs, machine.journal))
     asking = Asking(machine, dispatcher)
     hot = {
         chat.PATH: asking.handler(chat.CHAT),
@@ -160,6 +178,8 @@ async def running(machine: Machine, transport: Transport) -> AsyncIterator[None]
         if machine.replicas is not None:
             stack.push_async_callback(machine.replicas.close)
             await machine.replicas.start()
+        if machine.embedders is not None:
+            stack.callback(machine.embedders.close)
         yield
 
 

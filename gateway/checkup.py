@@ -39,6 +39,7 @@ def examine(config_path: Path) -> list[Finding]:
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "experts": lambda: _experts(config),
         "encoder": _embedders,
+        "embeddings": lambda: _embeddings(config),
         "artifact": lambda: _artifact(config),
         "address": lambda: _address(config),
         "journal": lambda: _journal(config),
@@ -130,6 +131,26 @@ def _embedders() -> Iterator[Finding]:
             )
         else:
             yield Finding("encoder", "ok", f"{spec}: {embedder.dim} dimensions, {embedder.fingerprint[:48]}")
+
+
+def _embeddings(config: Config) -> Iterator[Finding]:
+    from routers import RoutersError
+
+    from .embedding import EmbedderPool
+
+    if not config.embeddings.enabled:
+        yield Finding("embeddings", "ok", "disabled")
+        return
+    try:
+        pool = EmbedderPool(config.embeddings)
+    except RoutersError as error:
+        fix = "thalamus embedders list SELECTION; give embeddings.experts the folders that moved"
+        yield Finding("embeddings", "failure", str(error), fix)
+        return
+    pool.close()
+    base, *experts = pool.names
+    told = f"; queries also by {', '.join(experts)}" if experts else ""
+    yield Finding("embeddings", "ok", f"{base} reads documents and queries{told}")
 
 
 def _artifact(config: Config) -> Iterator[Finding]:

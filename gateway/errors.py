@@ -11,6 +11,7 @@ GatewayError                         status  type                    code
 │   └── ModelNotFound                404     invalid_request_error   model_not_found
 ├── Unauthenticated                  401     authentication_error    invalid_api_key
 ├── Forbidden                        403     permission_error        forbidden
+├── Overloaded                       429     rate_limit_error        overloaded
 ├── NothingEligible                  400     invalid_request_error   no_eligible_expert
 ├── Unavailable                      503     service_unavailable     experts_unavailable
 └── ExpertFailed                     502     upstream_error          of the last attempt
@@ -100,6 +101,14 @@ class Forbidden(GatewayError):  # noqa: N818
     status = 403
     type = "permission_error"
     code = "forbidden"
+
+
+class Overloaded(GatewayError):  # noqa: N818
+    """More waits already than can be worked on soon; asking again later will help."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "overloaded"
 
 
 class NothingEligible(GatewayError):  # noqa: N818

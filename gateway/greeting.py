@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from .config import Config, ExpertConfig
+from .embedding import embedders_of
 
 PROMPT = "What is 4817*392?"
 
@@ -10,7 +11,7 @@ PROMPT = "What is 4817*392?"
 def greeting(config: Config, address: str) -> str:
     """A few lines for a terminal."""
     base = address.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 (shown, not bound)
-    lines = [f"Thalamus listens on {address}", "", *_experts(config), ""]
+    lines = [f"Thalamus listens on {address}", "", *_experts(config), *_embedders(config), ""]
     lines += [
         _curl(config, base),
         "",
@@ -24,6 +25,14 @@ def _experts(config: Config) -> list[str]:
         return ["  no experts: name some in the configuration (`thalamus init` looks for them)"]
     width = max(len(expert.name) for expert in config.experts)
     return [f"  {expert.name:{width}}  {_kind(expert)}" for expert in config.experts]
+
+
+def _embedders(config: Config) -> list[str]:
+    if not config.embeddings.enabled:
+        return []
+    base, *experts = embedders_of(config.embeddings)
+    told = f"{base}, and for queries {', '.join(experts)}" if experts else base
+    return ["", f"  embeddings: {told}"]
 
 
 def _kind(expert: ExpertConfig) -> str:

@@ -11,6 +11,8 @@ import numpy as np
 
 from policies import Decision, Panel, Plan, Single, decision_record
 
+from .embedding import TextChoice
+
 Role = Literal["member", "aggregator"]
 BY_NAME = "asked for by name"
 
@@ -43,7 +45,7 @@ class Entry:
     expert_answered: str | None
     plan: str
     status: int
-    decision: Decision | None = None
+    decision: Decision | TextChoice | None = None
     attempts: tuple[AttemptRecord, ...] = ()
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -104,7 +106,7 @@ def to_row(entry: Entry, content: bool) -> tuple[Any, ...]:
         entry.plan,
         decision.tier if decision else None,
         decision.propensity if decision else 1.0,
-        pack_decision(decision) if decision else None,
+        _packed(decision) if decision else None,
         msgspec.json.encode(entry.attempts),
         entry.status,
         entry.error,
@@ -130,7 +132,7 @@ def told(row: tuple[Any, ...]) -> dict[str, Any]:
     attempts = msgspec.json.decode(values.pop("attempts") or b"[]")
     tier, propensity = values.pop("tier"), values.pop("propensity")
     if packed is not None:
-        story = decision_record(unpack_decision(packed))
+        story = _story(packed)
     else:
         asked = values["expert_asked"]
         story = {
@@ -146,6 +148,22 @@ def told(row: tuple[Any, ...]) -> dict[str, Any]:
     values["stream"] = bool(values["stream"])
     told_ = {"id": decision_id, "object": "decision", **values, "attempts": attempts}
     return {**told_, "decision": {"id": decision_id, **story}}
+
+
+def record_of(decision: Decision | TextChoice) -> dict[str, Any]:
+    """A decision told in full, whichever kind it is."""
+    return decision.record() if isinstance(decision, TextChoice) else decision_record(decision)
+
+
+def _packed(decision: Decision | TextChoice) -> bytes:
+    if isinstance(decision, TextChoice):
+        return msgspec.msgpack.encode({"record": decision.record()})
+    return pack_decision(decision)
+
+
+def _story(packed: bytes) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.msgpack.decode(packed)
+    return plain["record"] if "record" in plain else decision_record(unpack_decision(packed))
 
 
 def pack_decision(decision: Decision) -> bytes:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .auth import Gate
     from .batch.store import Store
     from .config import Config
+    from .embedding import EmbedderPool
     from .experts import Expert
     from .fleet import FleetState
     from .journal import Journal
@@ -31,6 +32,7 @@ class Machine:
     fleet: "FleetState"
     routing: "Routing"
     gatherer: "Gatherer | None"
+    embedders: "EmbedderPool | None"
     journal: "Journal"
     runners: "Runners | None"
     gate: "Gate"

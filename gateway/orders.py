@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from policies import Decision, Plan, decision_record
+from policies import Decision, Plan
 
+from .embedding import TextChoice
 from .experts.types import Call
 from .journal import AttemptRecord
+from .journal_rows import record_of
 from .usage import Usage
 
 CLIENT_GONE_STATUS = 499
@@ -28,7 +30,7 @@ class Order:
     policy: str
     reason: str
     asked: str | None = None
-    decision: Decision | None = None
+    decision: Decision | TextChoice | None = None
     explain: bool = False
     debug: bool = False
     session_id: str | None = None
@@ -40,11 +42,13 @@ class Story:
     """What came of an order so far.
 
     `before` is what the experts used whose answers are not the one given; None of one that was stopped.
-    `ended_at_s` is when the client had all of a stream, on the clock of `perf_counter`.
+    `warnings` are the order's, and what turned out under way. `ended_at_s` is when the client had all of a
+    stream, on the clock of `perf_counter`.
     """
 
     decision_id: str
     records: list[AttemptRecord] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     answered: str | None = None
     upstream_s: float = 0.0
     first_token_s: float | None = None
@@ -60,7 +64,7 @@ class Story:
 
 def debug_json(order: Order, story: Story) -> bytes:
     """The whole decision as compact JSON in ASCII; shortened to its outcome where a header cannot hold it."""
-    whole = {"id": story.decision_id, **(decision_record(order.decision) if order.decision else {})}
+    whole = {"id": story.decision_id, **(record_of(order.decision) if order.decision else {})}
     whole |= {"policy": order.policy, "reason": order.reason, "experts": list(order.plan.experts)}
     for record in (whole, {"id": story.decision_id, "policy": order.policy, "truncated": True}):
         text = ascii_json(record)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         mapping_problem,
         solve_mapping,
     )
-    from .embedders import CachedEmbedder, HashingEmbedder, StaticEmbedder, load_embedder
+    from .embedders import CachedEmbedder, HashingEmbedder, OnnxEmbedder, StaticEmbedder, load_embedder
     from .embedders.finetune import finetune_encoder
     from .embedders.query_side import QuerySide, QuerySideSettings
     from .embedding_selection import EmbeddingSelection, dataset_oracle, instance_oracle
@@ -61,6 +61,7 @@ _LAZY = {
     "HashingEmbedder": "embedders",
     "MappingBudget": "categories",
     "MappingProblem": "categories",
+    "OnnxEmbedder": "embedders",
     "OutcomeTable": "outcomes",
     "Provenance": "outcomes",
     "QuerySide": "embedders.query_side",
@@ -113,6 +114,7 @@ __all__ = [
     "Ints",
     "MappingBudget",
     "MappingProblem",
+    "OnnxEmbedder",
     "OutcomeTable",
     "Prediction",
     "Predictor",

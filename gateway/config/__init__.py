@@ -4,8 +4,10 @@ from .file import ConfigError, config_warnings, load_config, parse_config
 from .secrets import Secret
 from .sizes import size_bytes
 from .structs import (
+    BASE_EMBEDDER,
     Config,
     DeploymentConfig,
+    EmbeddingsConfig,
     ExpertConfig,
     JournalConfig,
     PolicyConfig,
@@ -15,9 +17,11 @@ from .structs import (
 )
 
 __all__ = [
+    "BASE_EMBEDDER",
     "Config",
     "ConfigError",
     "DeploymentConfig",
+    "EmbeddingsConfig",
     "ExpertConfig",
     "JournalConfig",
     "PolicyConfig",

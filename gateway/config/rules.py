@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from .secrets import Secret, weakness
 from .sizes import DEVICE, size_bytes
-from .structs import Config, ExpertConfig
+from .structs import BASE_EMBEDDER, Config, ExpertConfig
 from .yaml_lines import Path
 
 Violation = tuple[Path, str]
@@ -18,6 +18,7 @@ def violations(config: Config) -> Iterator[Violation]:
     yield from _experts(config)
     yield from _policies(config)
     yield from _memory(config)
+    yield from _embedders(config)
     if (key := config.server.master_key) and (why := weakness(key.reveal())):
         yield ("server", "master_key"), f"refused: it {why}; make one with `openssl rand -hex 24`"
     if config.redis and not config.redis.url.reveal().startswith(("redis://", "rediss://", "unix://")):
@@ -135,6 +136,21 @@ def _policies(config: Config) -> Iterator[Violation]:
             if expert not in names:
                 known = ", ".join(sorted(names)) or "none"
                 yield (*at, *key.split(".")), f"no expert is named '{expert}'; there are: {known}"
+
+
+def _embedders(config: Config) -> Iterator[Violation]:
+    names = {expert.name: n for n, expert in enumerate(config.experts)}
+    if config.embeddings.enabled and BASE_EMBEDDER in names:
+        yield (
+            ("experts", names[BASE_EMBEDDER], "name"),
+            f"'{BASE_EMBEDDER}' is the embedder served here; choose another, or embeddings.enabled: false",
+        )
+    for name in config.embeddings.experts:
+        at: Path = ("embeddings", "experts", name)
+        if name in names:
+            yield at, f"'{name}' is already the name of experts[{names[name]}]; names are unique"
+        if name in (BASE_EMBEDDER, "auto") or name.startswith("auto:"):
+            yield at, f"'{name}' is taken; choose another name"
 
 
 def warnings_of(config: Config) -> Iterator[str]:

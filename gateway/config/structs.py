@@ -28,6 +28,9 @@ DeviceName = Annotated[str, Meta(pattern=r"^(cpu|cuda:\d+)$", description="cpu, 
 IsoDate = Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}$", description="a date as 2024-07-18")]
 Labels = dict[str, str]
 
+BASE_EMBEDDER = "minilm"
+"""What the bundled encoder is asked for by; it reads every document."""
+
 
 class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A mapping in the file that knows all its keys."""
@@ -380,6 +383,24 @@ class RoutingConfig(Strict, frozen=True):
     load_budget: LoadBudgetConfig | Literal["off"] = LoadBudgetConfig()
 
 
+class EmbeddingsConfig(Strict, frozen=True):
+    """The embedders served here: the base alone, or with experts that read queries against its index.
+
+    `selection` is a directory that `thalamus embedders add` wrote: who reads which queries, by `policy`.
+    `experts` gives folders by name, in place of where the selection has them. `input_type` is what texts are
+    taken for where a request says nothing: only `document` can do an index no harm. At most `max_waiting`
+    texts wait to be read.
+    """
+
+    enabled: bool = True
+    selection: str | None = None
+    experts: dict[Name, str] = msgspec.field(default_factory=dict)
+    policy: Literal["improved", "paper"] = "improved"
+    input_type: Literal["document", "query"] = "document"
+    n_threads: Annotated[int, Meta(ge=1, le=64)] = 1
+    max_waiting: Count = 8192
+
+
 class Config(Strict, frozen=True):
     """The whole file."""
 
@@ -387,6 +408,7 @@ class Config(Strict, frozen=True):
     policies: dict[Name, PolicyConfig] = msgspec.field(default_factory=dict)
     server: ServerConfig = ServerConfig()
     routing: RoutingConfig = RoutingConfig()
+    embeddings: EmbeddingsConfig = EmbeddingsConfig()
     journal: JournalConfig = JournalConfig()
     batches: BatchConfig = BatchConfig()
     timeouts: TimeoutConfig = TimeoutConfig()

@@ -1,36 +1,33 @@
-"""POST /v1/embeddings: the bundled encoder, or an expert that embeds."""
+"""POST /v1/embeddings: an expert that embeds, or the embedders served here; `auto` chooses by text."""
 
 import asyncio
-import base64
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
 
 import msgspec
-import numpy as np
 
 from policies import Single
-from routers import estimate_tokens
+from routers import RoutersError
 
+from ..config import BASE_EMBEDDER
 from ..dispatch import Dispatcher
-from ..errors import InvalidField, ModelNotFound, Unavailable
-from ..experts.types import Call, Fields
+from ..embedding import Chosen, EmbedderPool, Reading
+from ..errors import InvalidField, ModelNotFound, NothingEligible, Overloaded, Unavailable
+from ..experts.types import Call, Fields, Reply
 from ..fields import read_fields, text_field
-from ..hints import read_hints
+from ..hints import RequestHints, read_hints
+from ..journal import AttemptRecord
 from ..machine import Machine
 from ..microbatch import BusyError
-from ..orders import Order
+from ..orders import Order, Story
+from ..usage import Usage
 from ..wire import Exchange
 from .ask import NAMED_POLICY, NAMED_REASON, OURS, expert_names
-
-if TYPE_CHECKING:
-    from ..microbatch import Gatherer
+from .texts import TextsAsked, names_embedder, read_texts_asked
 
 PATH = "/v1/embeddings"
-BUNDLED = "minilm"
-MAX_INPUTS = 2048
-RETRY_AFTER_S = 1.0
-
-_input = msgspec.json.Decoder(str | list[Any])
 
 
 class Embedding:
@@ -38,7 +35,7 @@ class Embedding:
 
     def __init__(self, machine: Machine, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        self._gatherer = machine.gatherer
+        self._pool = machine.embedders
         self._max_bytes = machine.config.server.max_body_bytes
         embedding = {expert.name for expert in machine.config.experts if expert.embeds}
         self._experts = {asked: name for asked, name in expert_names(machine).items() if name in embedding}
@@ -52,110 +49,174 @@ class Embedding:
         model = text_field(fields, "model")
         if "input" not in fields:
             raise InvalidField("'input' is missing; it must be a string or a list of strings", param="input")
+        hints = read_hints(fields, exchange.headers)
         if (expert := self._experts.get(model)) is not None:
-            await self._forward(exchange, fields, expert)
-        elif model == BUNDLED and self._gatherer is not None:
-            await self._embed(exchange, fields, self._gatherer)
+            await self._dispatcher.perform(exchange, _forwarded(fields, expert, hints))
+        elif self._pool is not None and names_embedder(model, self._pool):
+            await self._serve(exchange, model, fields, hints, self._pool)
         else:
             raise self._unknown(model)
 
-    async def _forward(self, exchange: Exchange, fields: Fields, expert: str) -> None:
-        hints = read_hints(fields, exchange.headers)
-        sent = {name: value for name, value in fields.items() if name not in OURS}
-        order = Order(
-            call=Call("embeddings", sent),
-            plan=Single((expert,)),
-            policy=NAMED_POLICY,
-            reason=NAMED_REASON,
-            asked=expert,
-            debug=hints.debug,
-            session_id=hints.session_id,
-        )
-        await self._dispatcher.perform(exchange, order)
-
-    async def _embed(self, exchange: Exchange, fields: Fields, gatherer: "Gatherer") -> None:
-        texts = read_texts(fields)
-        as_base64 = encoding_of(fields) == "base64"
-        vectors = await vectors_of(texts, gatherer)
-        n_tokens = sum(estimate_tokens(text) for text in texts)
-        body = {
-            "object": "list",
-            "model": BUNDLED,
-            "data": [
-                {"object": "embedding", "index": n, "embedding": encoded(vector[0], as_base64)}
-                for n, vector in enumerate(vectors)
-            ],
-            "usage": {"prompt_tokens": n_tokens, "total_tokens": n_tokens},
-        }
-        await exchange.respond(200, [(b"x-thalamus-expert", BUNDLED.encode())], msgspec.json.encode(body))
+    async def _serve(
+        self, exchange: Exchange, model: str, fields: Fields, hints: RequestHints, pool: EmbedderPool
+    ) -> None:
+        await ready(pool)
+        asked = read_texts_asked(model, fields, hints, pool)
+        with room(asked, pool):
+            chosen = await choose(asked, pool)
+            order = Order(
+                call=Call("embeddings", {name: raw for name, raw in fields.items() if name not in OURS}),
+                plan=chosen.choice.plan,
+                policy=chosen.choice.policy,
+                reason=chosen.choice.reason,
+                asked=asked.named,
+                decision=chosen.choice,
+                debug=hints.debug,
+                session_id=hints.session_id,
+                warnings=asked.warnings,
+            )
+            await self._dispatcher.perform(exchange, order, _Reader(asked, chosen, pool))
 
     def _unknown(self, model: str) -> ModelNotFound:
         if model in self._others:
             return ModelNotFound(f"'{model}' does not embed (experts with `embeds: true` do)", param="model")
-        there = [*([BUNDLED] if self._gatherer else []), *dict.fromkeys(self._experts.values())]
+        there = [*(("auto", *self._pool.names) if self._pool else ()), *dict.fromkeys(self._experts.values())]
         listed = ", ".join(there) or "none"
         return ModelNotFound(
             f"there is no embedding model '{model[:128]}'; there are: {listed}", param="model"
         )
 
 
-async def vectors_of(texts: list[str], gatherer: "Gatherer") -> "list[np.ndarray[Any, Any]]":
-    """(1, dim) unit row of each text; where one cannot be had, nobody waits for the others any more.
+async def ready(pool: EmbedderPool) -> None:
+    """Have the embedders loaded, which happens once.
 
     Raises:
-        Unavailable: the encoder's queue is full.
+        Unavailable: they cannot be.
     """
-    tasks = [asyncio.ensure_future(gatherer.embed(text)) for text in texts]
+    if not pool.loaded:
+        with available():
+            await asyncio.to_thread(pool.load)
+
+
+@contextmanager
+def room(asked: TextsAsked, pool: EmbedderPool) -> Iterator[None]:
+    """A block in which the texts have their places among those that wait to be read.
+
+    Raises:
+        Overloaded: too many wait.
+    """
     try:
-        return await asyncio.gather(*tasks)
+        with pool.turns.room(len(asked.texts)):
+            yield
     except BusyError:
-        raise Unavailable("the encoder is overloaded; try again", retry_after_s=RETRY_AFTER_S) from None
-    finally:
-        for task in tasks:
-            task.cancel()
+        said = "the embedders are overloaded; try again, or with fewer texts at a time"
+        raise Overloaded(said, retry_after_s=pool.turns.wait_s) from None
 
 
-def read_texts(fields: Fields) -> list[str]:
-    """The texts to embed.
+async def choose(asked: TextsAsked, pool: EmbedderPool) -> Chosen:
+    """Who reads each text: whoever was named, the base for documents, and for queries whom the pilots say.
 
     Raises:
-        InvalidField: `input` is not made of text, or asks for what the bundled encoder cannot do.
+        NothingEligible: the request excludes everybody who might.
+        Unavailable: the base failed.
     """
-    if "dimensions" in fields and bytes(fields["dimensions"]) != b"null":
-        raise InvalidField(f"'{BUNDLED}' has one size only; leave 'dimensions' out", param="dimensions")
-    try:
-        given = _input.decode(fields["input"])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise InvalidField("'input' must be a string or a list of strings", param="input") from None
-    texts = [given] if isinstance(given, str) else given
-    if texts and all(isinstance(text, (int, list)) for text in texts):
-        raise InvalidField(f"'{BUNDLED}' takes text, not token ids", param="input")
-    if not texts or not all(isinstance(text, str) and text for text in texts):
-        raise InvalidField("'input' must be a non-empty string or a list of them", param="input")
-    if len(texts) > MAX_INPUTS:
-        raise InvalidField(
-            f"'input' has {len(texts)} texts; {MAX_INPUTS} are the most at a time", param="input"
+    given = asked.input_type
+    if asked.named is not None and (given != "document" or asked.named == BASE_EMBEDDER):
+        return Chosen(pool.fixed(asked.named, asked.texts, NAMED_POLICY, NAMED_REASON))
+    if (given or pool.input_type) == "query":
+        among = _allowed(pool.readers, asked)
+        with available():
+            return await pool.choose(asked.texts, asked.policy, among)
+    _allowed((BASE_EMBEDDER,), asked)
+    reason = (
+        f"{'' if given else 'no input_type: '}documents are read by {BASE_EMBEDDER}, whoever reads queries"
+    )
+    return Chosen(pool.fixed(BASE_EMBEDDER, asked.texts, asked.policy, reason))
+
+
+def _allowed(names: Sequence[str], asked: TextsAsked) -> list[str]:
+    allowed = [name for name in names if asked.allows(name)]
+    if not allowed:
+        said = f"router.models and router.exclude leave nobody of {', '.join(names)} to read these texts"
+        raise NothingEligible(said, param="router")
+    return allowed
+
+
+class _Reader:
+    """Makes the answer that the dispatcher delivers."""
+
+    def __init__(self, asked: TextsAsked, chosen: Chosen, pool: EmbedderPool) -> None:
+        self._asked = asked
+        self._chosen = chosen
+        self._pool = pool
+
+    async def __call__(self, order: Order, story: Story) -> Reply:
+        asked, pool, start = self._asked, self._pool, perf_counter()
+        try:
+            with available():
+                readings = await pool.read(asked.texts, self._chosen, asked.as_base64, order.asked is None)
+        finally:
+            story.upstream_s = perf_counter() - start
+        by = tuple(reading.embedder for reading in readings)
+        story.answered = Counter(by).most_common(1)[0][0]
+        n_tokens = sum(reading.n_tokens for reading in readings)
+        story.usage = Usage(prompt_tokens=n_tokens, total_tokens=n_tokens)
+        story.records += [AttemptRecord(name, "answered", 200) for name in dict.fromkeys(by)]
+        story.warnings += self._warnings(readings)
+        return Reply(body=body_of(readings, n_tokens), usage=story.usage)
+
+    def _warnings(self, readings: Sequence[Reading]) -> Iterator[str]:
+        lost = Counter(
+            name
+            for name, reading in zip(self._chosen.choice.chosen, readings, strict=True)
+            if name != reading.embedder
         )
-    return texts
+        for name, n in lost.items():
+            yield f"{name} failed: {n} of its texts were read by {BASE_EMBEDDER}"
+        most = self._pool.base.max_tokens
+        if n_long := sum(reading.n_tokens > most for reading in readings):
+            yield f"{n_long} of {len(readings)} texts have more than {most} tokens: their middle was not read"
 
 
-def encoding_of(fields: Fields) -> str:
-    """`float` or `base64`.
+def body_of(readings: Sequence[Reading], n_tokens: int) -> bytes:
+    """The answer in OpenAI's shape, each text's embedder beside its vector.
+
+    `model` is who read them all, `auto` where several did.
+    """
+    names = {reading.embedder for reading in readings}
+    return msgspec.json.encode(
+        {
+            "object": "list",
+            "model": names.pop() if len(names) == 1 else "auto",
+            "data": [
+                {"object": "embedding", "index": n, "embedding": each.embedding, "embedder": each.embedder}
+                for n, each in enumerate(readings)
+            ],
+            "usage": {"prompt_tokens": n_tokens, "total_tokens": n_tokens},
+        }
+    )
+
+
+@contextmanager
+def available() -> Iterator[None]:
+    """A block in which an embedder that fails is a 503.
 
     Raises:
-        InvalidField: it is something else.
+        Unavailable: one did.
     """
-    raw = bytes(fields.get("encoding_format", b"null"))
-    if raw == b"null":
-        return "float"
-    if raw not in (b'"float"', b'"base64"'):
-        raise InvalidField("'encoding_format' must be 'float' or 'base64'", param="encoding_format")
-    return raw.decode().strip('"')
+    try:
+        yield
+    except RoutersError as error:
+        raise Unavailable(str(error)) from None
 
 
-def encoded(vector: "np.ndarray[Any, Any]", as_base64: bool) -> str | list[float]:
-    """A vector as OpenAI writes it: numbers, or little-endian float32 in base64."""
-    if as_base64:
-        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
-    floats: list[float] = vector.astype(np.float64).tolist()
-    return floats
+def _forwarded(fields: Fields, expert: str, hints: RequestHints) -> Order:
+    return Order(
+        call=Call("embeddings", {name: value for name, value in fields.items() if name not in OURS}),
+        plan=Single((expert,)),
+        policy=NAMED_POLICY,
+        reason=NAMED_REASON,
+        asked=expert,
+        debug=hints.debug,
+        session_id=hints.session_id,
+    )

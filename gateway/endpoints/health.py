@@ -42,6 +42,8 @@ def degraded(machine: Machine) -> Iterator[str]:
     """What does not work as configured, one line each."""
     if machine.routing.degraded:
         yield f"routing: {machine.routing.degraded}"
+    if machine.embedders is not None and machine.embedders.degraded:
+        yield f"embeddings: {machine.embedders.degraded}"
     if machine.journal.degraded:
         yield machine.journal.degraded
     if machine.replicas and machine.replicas.degraded:

@@ -10,7 +10,8 @@ from starlette.routing import Route
 
 from routers import ExpertProfile
 
-from ..config import ExpertConfig
+from ..config import BASE_EMBEDDER, ExpertConfig
+from ..embedding import EmbedderPool
 from ..machine import Machine
 from ..profiles import profile_of
 from .answers import answer, machine_of
@@ -39,12 +40,15 @@ async def one(request: Request) -> Response:
 
 
 def models(machine: Machine) -> Iterator[dict[str, Any]]:
-    """Policies as `auto` and `auto:<name>`, then the experts."""
+    """Policies as `auto` and `auto:<name>`, the experts, and the embedders served here."""
     for name, policy in machine.policies.items():
         about = {"kind": "policy", "policy": name, "encoder": policy.encoder, "default": policy.default}
         yield _model("auto" if name == "auto" else f"auto:{name}", "thalamus", about)
     for expert in machine.config.experts:
         yield _model(expert.name, _owner(expert), _about(machine, expert, profile_of(expert)))
+    if machine.embedders is not None:
+        for name in machine.embedders.names:
+            yield _model(name, "local", _about_embedder(machine.embedders, name))
 
 
 def _model(name: str, owner: str, about: dict[str, Any]) -> dict[str, Any]:
@@ -65,6 +69,19 @@ def _about(machine: Machine, expert: ExpertConfig, profile: ExpertProfile) -> di
         "context_tokens": profile.context_tokens,
         "abilities": None if profile.abilities is None else sorted(profile.abilities),
         **machine.fleet.state(expert.name),
+    }
+
+
+def _about_embedder(pool: EmbedderPool, name: str) -> dict[str, Any]:
+    """What it reads, and how its vectors lie: those of one index may be held against each other."""
+    return {
+        "kind": "embedder",
+        "reads": ["document", "query"] if name == BASE_EMBEDDER else ["query"],
+        "chosen_by_auto": name in pool.readers,
+        "index": pool.base.fingerprint if pool.loaded else None,
+        "dimensions": pool.base.dim if pool.loaded else None,
+        "max_tokens": pool.base.max_tokens if pool.loaded else None,
+        "input_usd_per_token": 0.0,
     }
 
 

@@ -20,7 +20,10 @@ POSTS = {
         f"A chat answer, streamed as server-sent events on `stream: true`; {OURS}",
     ),
     "/v1/completions": ("Completion", f"A plain completion; {OURS}"),
-    "/v1/embeddings": ("Embedding", "One vector per input"),
+    "/v1/embeddings": (
+        "Embedding",
+        "One vector per input, and the embedder that read it; `auto` chooses one for each query",
+    ),
     "/v1/route": ("Route", "The decision without the call: every candidate, its prediction and the reason"),
 }
 GETS = {
@@ -76,7 +79,7 @@ def _schemas() -> dict[str, Any]:
     bodies: dict[str, tuple[list[str], dict[str, Any]]] = {
         "Chat": (["model", "messages"], {"messages": MESSAGES, "stream": {"type": "boolean"}}),
         "Completion": (["model", "prompt"], {"prompt": TEXTS, "stream": {"type": "boolean"}}),
-        "Embedding": (["model", "input"], {"input": TEXTS}),
+        "Embedding": (["model", "input"], {"input": TEXTS, **_EMBEDDING}),
         "Route": ([], {"messages": MESSAGES, "prompt": TEXTS}),
     }
     requests = {
@@ -91,6 +94,14 @@ def _schemas() -> dict[str, Any]:
     return {**requests, **router, "Error": _ERROR}
 
 
+_EMBEDDING = {
+    "input_type": {
+        "enum": ["query", "document", None],
+        "description": "documents, which is what texts are taken for, are always read by the base embedder",
+    },
+    "encoding_format": {"enum": ["float", "base64", None]},
+    "dimensions": {"type": ["integer", "null"]},
+}
 _TEXT_OR_NULL = {"type": ["string", "null"]}
 _ERROR = {
     "type": "object",

@@ -11,18 +11,21 @@ from policies import decision_record
 from routers import Query
 
 from ..errors import InvalidField
-from ..experts import Call, shown_to_tools
+from ..experts import Call, Fields, shown_to_tools
 from ..fields import read_fields, text_field
-from ..hints import read_hints
+from ..hints import RequestHints, read_hints
 from ..inband import wished
+from ..machine import Machine
 from ..query import query_of_chat, query_of_completion
 from ..wire import ClientGoneError, too_large
 from .answers import answer, machine_of
-from .ask import expert_names, policy_of
+from .ask import expert_names, policy_of, unknown_model
+from .embeddings import choose, ready, room
+from .texts import names_embedder, read_texts_asked
 
 
 async def route(request: Request) -> Response:
-    """Whom a policy would choose for a chat body, or for `{"prompt": …}`; nothing is called or journalled.
+    """Whom a policy would choose for a chat body, `{"prompt": …}` or `{"input": …}`, and nothing more.
 
     Raises:
         BadRequest: the body, its policy or its hints are at fault.
@@ -33,6 +36,8 @@ async def route(request: Request) -> Response:
     if model in expert_names(machine):
         raise InvalidField(f"'{model}' is an expert: there is nothing to decide; ask for auto", param="model")
     hints = read_hints(fields, dict(request.headers.raw))
+    if "input" in fields:
+        return await _route_texts(machine, model, fields, hints)
     policy = policy_of(model, hints, machine)
     asked = wished(fields, hints, policy)
     plain = "prompt" in fields
@@ -43,6 +48,20 @@ async def route(request: Request) -> Response:
     record = {"id": f"dry_{os.urandom(12).hex()}", "object": "decision", **decision_record(decision)}
     notes = {"warnings": list(asked.warnings), "degraded": machine.routing.degraded}
     return answer({**record, "query": seen(query), **notes})
+
+
+async def _route_texts(machine: Machine, model: str, fields: Fields, hints: RequestHints) -> Response:
+    """Which embedder would read each text of an embedding request."""
+    pool = machine.embedders
+    if pool is None or not names_embedder(model, pool):
+        raise unknown_model(model, machine)
+    await ready(pool)
+    asked = read_texts_asked(model, fields, hints, pool)
+    with room(asked, pool):
+        choice = (await choose(asked, pool)).choice
+    record = {"id": f"dry_{os.urandom(12).hex()}", "object": "decision", **choice.record()}
+    notes = {"warnings": list(asked.warnings), "degraded": pool.degraded}
+    return answer({**record, "embedders": choice.chosen, **notes})
 
 
 def seen(query: Query) -> dict[str, Any]:

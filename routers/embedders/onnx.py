@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from .source import Source, find_source
 from .tokens import Tokenizer, shared_tokenizer
 
 MIN_TOKENS = 8
+
+_sessions: "WeakValueDictionary[tuple[str, int], Any]" = WeakValueDictionary()
+"""Sessions in use, by graph file, whose name tells its content, and threads: who wants the same shares it."""
 
 
 class OnnxEmbedder:
@@ -38,7 +42,7 @@ class OnnxEmbedder:
         found = find_source(source)
         _check(found, precision, n_threads, max_tokens)
         self._n_threads = n_threads
-        self._max_tokens = max_tokens
+        self.max_tokens = max_tokens
         content = content_hash(found.weights, found.tokenizer)
         self.fingerprint: str = f"onnx-{content}-{precision}-b{BUILDER_VERSION}-t{max_tokens}"
         self._tokenizer = shared_tokenizer(found.tokenizer)
@@ -55,9 +59,13 @@ class OnnxEmbedder:
         with ThreadPoolExecutor(self._n_threads) as pool:
             return np.concatenate(list(pool.map(self._embed, texts)))
 
+    def n_tokens(self, text: str) -> int:
+        """How many tokens the text has with its two special ones; above `max_tokens` not all are read."""
+        return self._tokenizer.count(text) + 2
+
     def _embed(self, text: str) -> Floats32:
         first, last = self._frame
-        ids = self._tokenizer.ids(text, self._max_tokens - 2)
+        ids = self._tokenizer.ids(text, self.max_tokens - 2)
         return self._graph.run(np.array([[first, *ids, last]], np.int64))
 
 
@@ -88,6 +96,14 @@ def graph_path(source: Source, precision: Precision) -> Path:
 
 
 def _session(path: Path, n_threads: int) -> Any:
+    """The session of a graph; one that is in use already where there is one."""
+    shared = _sessions.get((str(path), n_threads))
+    if shared is None:
+        shared = _sessions[str(path), n_threads] = _open_session(path, n_threads)
+    return shared
+
+
+def _open_session(path: Path, n_threads: int) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -66,6 +66,10 @@ class Tokenizer:
         n_tail = max_tokens // 4
         return ids[: max_tokens - n_tail] + ids[len(ids) - n_tail :]
 
+    def count(self, text: str) -> int:
+        """How many ids the whole text has."""
+        return len(self._all_ids(text))
+
     def _all_ids(self, text: str) -> list[int]:
         if _SURROGATE.search(text):
             text = text.encode("utf-8", "replace").decode()

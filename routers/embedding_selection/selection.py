@@ -5,7 +5,7 @@ the same whoever reads the query.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -72,21 +72,27 @@ class EmbeddingSelection:
         library = self.library.remove_expert(name)
         return replace(self, sources={key: self.sources[key] for key in library.experts}, library=library)
 
-    def shares(self, embeddings: Floats32, rule: Rule = "improved") -> Floats:
+    def shares(
+        self, embeddings: Floats32, rule: Rule = "improved", among: Collection[str] | None = None
+    ) -> Floats:
         """(n_queries, n_experts) of base embeddings (n_queries, dim): who reads the query; rows sum to 1.
 
-        paper: all to the first of the best; improved: evenly to all of the best.
+        paper: all to the first of the best; improved: evenly to all of the best. `among`: nobody else reads.
         """
         scores = self.library.scores(embeddings, rule)
+        if among is not None:
+            scores[:, [name not in among for name in self.experts]] = -np.inf
         tied = scores >= scores.max(axis=1, keepdims=True, initial=-np.inf) - _TIE
         if rule == "paper":
             tied &= np.cumsum(tied, axis=1) == 1
         share: Floats = tied / np.maximum(tied.sum(axis=1, keepdims=True), 1)
         return share
 
-    def choose(self, embeddings: Floats32, rule: Rule = "improved") -> Ints:
+    def choose(
+        self, embeddings: Floats32, rule: Rule = "improved", among: Collection[str] | None = None
+    ) -> Ints:
         """(n_queries,) places in `experts`: one that has the largest share, the first of them."""
-        chosen: Ints = self.shares(embeddings, rule).argmax(axis=1)
+        chosen: Ints = self.shares(embeddings, rule, among).argmax(axis=1)
         return chosen
 
     def save(self, path: Path | str) -> None:

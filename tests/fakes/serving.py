@@ -15,7 +15,6 @@ from gateway.app import front_of, machine_of
 from gateway.config import Config
 from gateway.joining import JoiningProtocol
 from gateway.machine import Machine
-from gateway.microbatch import Gatherer
 from gateway.transport import Transport
 from tests.fakes.routing import InOrder
 
@@ -108,14 +107,12 @@ async def served(app: ASGIApp) -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def gateway(
-    config: dict[str, Any], journal: str, *pool: str, gatherer: Gatherer | None = None
-) -> AsyncIterator[Gateway]:
+async def gateway(config: dict[str, Any], journal: str, *pool: str) -> AsyncIterator[Gateway]:
     """The whole gateway from a configuration as a file would give it; `auto` asks `pool`, in order."""
     whole = {**config, "journal": {"path": journal, **config.get("journal", {})}}
     settings = msgspec.convert(whole, Config, dec_hook=secret)
     transport = Transport()
-    machine = machine_of(settings, transport, routing_of=lambda *_: (InOrder(*pool), gatherer))
+    machine = machine_of(settings, transport, routing_of=lambda *_: (InOrder(*pool), None))
     async with served(front_of(machine, transport)) as address, aiohttp.ClientSession() as http:
         yield Gateway(f"{address}/v1", machine, http)
 

@@ -76,6 +76,10 @@ def test_what_is_no_plain_yaml_is_one_line(text: str) -> None:
     ("text", "line", "said"),
     [
         (expert("  - name: a\n    model: openai/y\n"), 4, "'a' is already the name of experts[0]"),
+        (expert("  - name: minilm\n    model: openai/y\n"), 4, "'minilm' is the embedder served here"),
+        (expert("embeddings:\n  experts: {a: x}\n"), 5, "'a' is already the name of experts[0]"),
+        ("embeddings:\n  experts: {minilm: x}\n", 2, "'minilm' is taken"),
+        ("embeddings: {experts: {'auto:x': x}}\n", 1, "'auto:x' is taken"),
         ("experts:\n  - name: auto\n    model: openai/x\n", 2, "'auto' names the policies"),
         ("experts:\n  - name: a\n", 2, "needs one of 'model', 'runner' or 'tool'"),
         ("experts:\n  - name: a\n    model: gpt-5\n", 3, "write it as provider/model, such as openai/gpt-5"),

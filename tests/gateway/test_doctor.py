@@ -94,6 +94,13 @@ def test_a_mapping_without_an_artifact_that_tells_categories_is_a_warning(here: 
     assert "the mapping of coe sends all to `general`" in warning.message
 
 
+def test_a_selection_that_cannot_be_served_is_a_failure(here: Path) -> None:
+    (failure,) = found(here, GOOD + "embeddings: {selection: nowhere}\n", "embeddings")
+    assert (failure.outcome, "nowhere: no embedding selection" in failure.message) == ("failure", True)
+    (fine,) = found(here, GOOD, "embeddings")
+    assert (fine.outcome, fine.message) == ("ok", "minilm reads documents and queries")
+
+
 def test_a_port_that_is_taken_is_a_warning(here: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -1,17 +1,19 @@
-"""Embeddings from the bundled encoder and from experts that embed."""
+"""Embeddings from experts that embed, and from the base embedder alone."""
 
+import asyncio
 import base64
+import json
 
 import numpy as np
 import pytest
 import pytest_asyncio
 
-from gateway.microbatch import Gatherer
-from routers import HashingEmbedder
+from routers import OnnxEmbedder
 from tests.fakes.serving import Gateway, gateway
 from tests.fakes.upstream import running_upstream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+MANY = ["a text about a cat that sat on a mat " * 4] * 100
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -22,25 +24,28 @@ async def served(tmp_path_factory: pytest.TempPathFactory):
             {"name": "good", "model": "openai/good", "api_base": upstream.base},
         ]
         journal = str(tmp_path_factory.mktemp("embeddings") / "j.sqlite3")
-        async with gateway(
-            {"experts": experts}, journal, "good", gatherer=Gatherer(HashingEmbedder())
-        ) as running:
+        async with gateway({"experts": experts}, journal, "good") as running:
             yield running
 
 
-async def test_texts_come_back_as_vectors_in_order(served: Gateway) -> None:
+@pytest.mark.parametrize("model", ["minilm", "auto", "auto:paper"])
+@pytest.mark.parametrize("input_type", [None, "query", "document"])
+async def test_texts_come_back_as_the_base_embedders_vectors_in_order(
+    served: Gateway, model: str, input_type: str | None
+) -> None:
     texts = ["a cat", "something longer about a dog", "a cat"]
-    answer = await served.post("embeddings", {"model": "minilm", "input": texts})
-    vectors = [item["embedding"] for item in answer.json()["data"]]
-    assert [item["index"] for item in answer.json()["data"]] == [0, 1, 2]
-    assert vectors[0] == vectors[2] != vectors[1]
-    assert np.allclose(vectors[1], HashingEmbedder().embed([texts[1]])[0])
-    assert answer.json()["usage"]["prompt_tokens"] > 0
+    answer = await served.post("embeddings", {"model": model, "input": texts, "input_type": input_type})
+    told = answer.json()
+    assert [(item["index"], item["embedder"]) for item in told["data"]] == [(n, "minilm") for n in range(3)]
+    vectors = np.array([item["embedding"] for item in told["data"]], np.float32)
+    assert np.array_equal(vectors, OnnxEmbedder().embed(texts))
+    assert (told["model"], answer.expert, answer.headers["x-thalamus-cost-usd"]) == ("minilm", "minilm", "0")
 
 
-async def test_a_single_text_is_one_vector(served: Gateway) -> None:
+async def test_a_single_text_is_one_vector_and_its_tokens_are_counted(served: Gateway) -> None:
     answer = await served.post("embeddings", {"model": "minilm", "input": "a cat"})
     assert len(answer.json()["data"]) == 1
+    assert answer.json()["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
 
 
 async def test_base64_is_the_same_numbers(served: Gateway) -> None:
@@ -52,8 +57,9 @@ async def test_base64_is_the_same_numbers(served: Gateway) -> None:
     assert np.array_equal(unpacked, np.array(floats["data"][0]["embedding"], np.float32))
 
 
-async def test_an_expert_that_embeds_is_asked(served: Gateway) -> None:
-    answer = await served.post("embeddings", {"model": "vectors", "input": [[1, 2]], "dimensions": 2})
+async def test_an_expert_that_embeds_is_asked_with_every_field(served: Gateway) -> None:
+    body = {"model": "vectors", "input": [[1, 2]], "dimensions": 2, "input_type": "passage"}
+    answer = await served.post("embeddings", body)
     assert (answer.status, answer.expert) == (200, "vectors")
 
 
@@ -69,35 +75,120 @@ async def test_an_expert_that_embeds_is_asked(served: Gateway) -> None:
         ({"input": ["a", 1]}, "input"),
         ({"input": {"a": 1}}, "input"),
         ({"input": ["a"] * 2049}, "input"),
+        ({"input": ["a", "b " * 20_000]}, "input"),
         ({"input": "a", "dimensions": 64}, "dimensions"),
+        ({"input": "a", "dimensions": "many"}, "dimensions"),
         ({"input": "a", "encoding_format": "int8"}, "encoding_format"),
+        ({"input": "a", "encoding_format": 8}, "encoding_format"),
+        ({"input": "a", "input_type": "passage"}, "input_type"),
+        ({"input": "a", "router": {"policy": "best"}}, "router.policy"),
+        ({"input": "a", "router": {"min_quality": 0.5}}, "router.min_quality"),
+        ({"input": "a", "router": {"max_latency_ms": 5}}, "router.max_latency_ms"),
+        ({"input": "a", "router": {"exclude": ["minilm"]}}, "router"),
+        ({"input": "a", "router": {"models": ["other"]}, "input_type": "query"}, "router"),
     ],
 )
 async def test_a_wrong_body_is_a_400_that_names_the_field(
     served: Gateway, more: dict[str, object], param: str
 ) -> None:
-    answer = await served.post("embeddings", {"model": "minilm", **more})
+    answer = await served.post("embeddings", {"model": "auto", **more})
     assert (answer.status, answer.error["param"]) == (400, param)
 
 
-async def test_who_does_not_embed_is_refused_with_who_does(served: Gateway) -> None:
-    answer = await served.post("embeddings", {"model": "none", "input": "a"})
-    assert answer.status == 404
-    assert "minilm, vectors" in answer.error["message"]
-    assert (
-        "does not embed"
-        in (await served.post("embeddings", {"model": "good", "input": "a"})).error["message"]
+async def test_texts_that_are_too_long_together_are_refused(
+    served: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.endpoints.texts.MAX_TOKENS", 10)
+    answer = await served.post("embeddings", {"model": "auto", "input": ["a" * 21, "b" * 21]})
+    assert (answer.status, answer.error["param"]) == (400, "input")
+    assert "about 12 tokens; 10 are the most" in answer.error["message"]
+
+
+async def test_the_one_size_there_is_may_be_asked_for(served: Gateway) -> None:
+    for dimensions in (384, None):
+        body = {"model": "minilm", "input": "a", "dimensions": dimensions, "user": "u"}
+        assert (await served.post("embeddings", body)).status == 200
+
+
+async def test_a_text_that_is_not_read_whole_is_told(served: Gateway) -> None:
+    answer = await served.post("embeddings", {"model": "auto", "input": ["word " * 300, "word " * 254]})
+    assert answer.json()["usage"]["prompt_tokens"] == 302 + 256
+    assert answer.headers["x-thalamus-warning"].startswith("1 of 2 texts have more than 256 tokens")
+
+
+async def test_what_chooses_no_embedder_is_told(served: Gateway) -> None:
+    answer = await served.post(
+        "embeddings", {"model": "auto", "input": "a", "router": {"weights": {"cost": 1}}}
     )
+    assert answer.headers["x-thalamus-warning"].endswith("not followed")
 
 
-async def test_a_full_queue_is_a_503_that_leaves_nothing_waiting(served: Gateway) -> None:
-    gatherer = served.machine.gatherer
-    assert gatherer is not None
-    n_waiting, gatherer._max_waiting = gatherer._max_waiting, 3
+async def test_who_does_not_embed_is_refused_with_who_does(served: Gateway) -> None:
+    for model in ("none", "auto:best"):
+        answer = await served.post("embeddings", {"model": model, "input": "a"})
+        assert answer.status == 404
+        assert "auto, minilm, vectors" in answer.error["message"]
+    answer = await served.post("embeddings", {"model": "good", "input": "a"})
+    assert "does not embed" in answer.error["message"]
+
+
+async def test_a_full_queue_is_a_429_that_leaves_nothing_waiting(served: Gateway) -> None:
+    pool = served.machine.embedders
+    assert pool is not None
+    n_waiting, pool.turns._max_waiting = pool.turns._max_waiting, 3
     try:
         answer = await served.post("embeddings", {"model": "minilm", "input": ["a", "b" * 99] * 20})
     finally:
-        gatherer._max_waiting = n_waiting
-    assert (answer.status, answer.error["code"]) == (503, "experts_unavailable")
+        pool.turns._max_waiting = n_waiting
+    assert (answer.status, answer.error["code"]) == (429, "overloaded")
     assert int(answer.headers["retry-after"]) >= 1
-    assert gatherer.n_waiting == 0
+    assert pool.turns.n_waiting == 0
+
+
+async def test_a_client_that_goes_away_is_read_no_further(served: Gateway) -> None:
+    pool = served.machine.embedders
+    assert pool is not None
+    before = pool.turns.n_read
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(served.post("embeddings", {"model": "auto", "input": MANY}), 0.2)
+    await asyncio.sleep(0.1)
+    read = pool.turns.n_read
+    await asyncio.sleep(0.1)
+    assert pool.turns.n_read == read < before + len(MANY)
+    assert pool.turns.n_waiting == 0
+
+
+async def test_one_text_does_not_wait_for_anothers_hundred(served: Gateway) -> None:
+    many = asyncio.create_task(served.post("embeddings", {"model": "auto", "input": MANY}))
+    await asyncio.sleep(0.05)
+    assert (await served.post("embeddings", {"model": "auto", "input": "a cat"})).status == 200
+    assert not many.done()
+    assert (await many).status == 200
+
+
+async def test_the_event_loop_goes_on_while_texts_are_read(served: Gateway) -> None:
+    many = asyncio.create_task(served.post("embeddings", {"model": "auto", "input": MANY}))
+    n_answered = 0
+    while not many.done():
+        assert (await served.chat("good")).status == 200
+        n_answered += 1
+    assert n_answered > 10
+
+
+async def test_the_journal_keeps_who_read_and_not_what(served: Gateway) -> None:
+    answer = await served.post("embeddings", {"model": "auto", "input": ["a secret"]})
+    told = await served.told(answer)
+    assert (told["endpoint"], told["expert_answered"], told["status"]) == ("embeddings", "minilm", 200)
+    assert told["decision"]["reason"] == answer.headers["x-thalamus-reason"]
+    assert "no input_type" in told["decision"]["reason"]
+    assert "a secret" not in json.dumps(told)
+    await asyncio.sleep(0.3)  # by now it is in the database
+    assert await served.told(answer) == told
+
+
+async def test_without_embedders_there_are_only_experts(tmp_path_factory: pytest.TempPathFactory) -> None:
+    journal = str(tmp_path_factory.mktemp("none") / "j.sqlite3")
+    async with gateway({"embeddings": {"enabled": False}}, journal) as running:
+        answer = await running.post("embeddings", {"model": "auto", "input": "a"})
+        assert (answer.status, "there are: none" in answer.error["message"]) == (404, True)
+        assert (await running.post("route", {"input": "a"})).status == 404

@@ -60,7 +60,7 @@ async def test_models_lists_policies_and_experts_with_what_is_known_of_them(site
     status, told = await site.get("/v1/models")
     assert (status, told["object"]) == (200, "list")
     by_name = {model["id"]: model for model in told["data"]}
-    assert list(by_name) == ["auto", "auto:private", "calculator", "remote"]
+    assert list(by_name) == ["auto", "auto:private", "calculator", "remote", "minilm"]
     assert all({"id", "object", "created", "owned_by"} <= model.keys() for model in told["data"])
     calculator, remote = by_name["calculator"]["thalamus"], by_name["remote"]["thalamus"]
     assert calculator["labels"] == {"local": "true", "tool": "true"}

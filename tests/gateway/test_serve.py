@@ -74,6 +74,7 @@ def models(gateway: Process) -> list[str]:
 
 def test_it_greets_with_experts_a_call_to_try_and_what_to_do_next(gateway: Process) -> None:
     assert "calculator  tool: calculator" in gateway.said
+    assert "embeddings: minilm" in gateway.said
     assert f"curl -i {gateway.address}/v1/chat/completions" in gateway.said
     assert "thalamus profile" in gateway.said
     body = {"model": "auto", "messages": [{"role": "user", "content": "What is 4817*392?"}]}
@@ -92,13 +93,25 @@ def test_it_reads_its_configuration_again_and_keeps_the_old_one_if_that_is_at_fa
     file.write_text(CONFIG + "policies: {best: {}}\n")
     gateway.process.send_signal(signal.SIGHUP)
     gateway.until(lambda: "configuration reloaded" in gateway.logged)
-    assert models(gateway) == ["auto", "auto:best", "calculator"]
+    assert models(gateway) == ["auto", "auto:best", "calculator", "minilm"]
     file.write_text(CONFIG + "exprets: []\n")
     gateway.process.send_signal(signal.SIGHUP)
     gateway.until(lambda: "the old one stays" in gateway.logged)
     assert "thalamus.yaml:4: unknown key 'exprets'" in gateway.logged
-    assert models(gateway) == ["auto", "auto:best", "calculator"]
+    assert models(gateway) == ["auto", "auto:best", "calculator", "minilm"]
     assert "Traceback" not in gateway.logged
+
+
+def test_a_selection_that_cannot_be_served_leaves_the_old_one_in_place(gateway: Process) -> None:
+    (gateway.folder / "thalamus.yaml").write_text(CONFIG + "embeddings: {selection: nowhere}\n")
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.until(lambda: "the old one stays" in gateway.logged)
+    assert "nowhere: no embedding selection" in gateway.logged
+    assert models(gateway) == ["auto", "calculator", "minilm"]
+    (gateway.folder / "thalamus.yaml").write_text(CONFIG + "embeddings: {enabled: false}\n")
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.until(lambda: "configuration reloaded" in gateway.logged)
+    assert models(gateway) == ["auto", "calculator"]
 
 
 def test_serving_loads_no_torch_and_no_litellm() -> None:

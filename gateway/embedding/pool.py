@@ -1,0 +1,225 @@
+"""The embedders of one gateway: who reads a text, and the reading, both in worker threads."""
+
+import base64
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from routers import ArtifactError, EmbedderError, EmbeddingSelection, Floats32, OnnxEmbedder
+
+from ..config import BASE_EMBEDDER as BASE
+from ..config import EmbeddingsConfig
+from .choice import TextChoice, told_counts
+from .turns import Turns
+
+Rule = Literal["paper", "improved"]
+
+log = logging.getLogger("thalamus")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One text read: its vector as JSON, by whom, and how many tokens the text has."""
+
+    embedder: str
+    embedding: msgspec.Raw
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A choice, and the base's vector of each text where it took a look at them: (n_texts,) of (dim,)."""
+
+    choice: TextChoice
+    base: tuple[Floats32, ...] = ()
+
+
+class EmbedderPool:
+    """The base embedder alone, or with experts that read queries.
+
+    With experts everything is loaded at once, so that what does not fit together is told at the start; the
+    base alone when it is first asked. `degraded` says what fails now.
+    """
+
+    def __init__(self, config: EmbeddingsConfig) -> None:
+        """Raises: ArtifactError, EmbedderError: a selection or an expert that cannot be served."""
+        self.policy: Rule = config.policy
+        self.input_type = config.input_type
+        self.turns = Turns(config.n_threads, config.max_waiting)
+        self._selection = _selection(config)
+        self._sources = _sources(config, self._selection)
+        self._embedders: dict[str, OnnxEmbedder] = {}
+        self._failing: dict[str, str] = {}
+        self._lock = Lock()
+        if self._selection is not None or config.experts:
+            self.load()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Everybody, the base first."""
+        return tuple(self._sources)
+
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """Whom `auto` may ask to read queries: those who have pilots, or the base where nobody has."""
+        owners = self._selection.experts if self._selection is not None else ()
+        return tuple(self._wire(name) for name in owners) or (BASE,)
+
+    @property
+    def loaded(self) -> bool:
+        return bool(self._embedders)
+
+    @property
+    def base(self) -> OnnxEmbedder:
+        """The base; `load` comes first."""
+        return self._embedders[BASE]
+
+    @property
+    def degraded(self) -> str | None:
+        """Who fails now; None where nobody does."""
+        return next(iter(self._failing.values()), None)
+
+    def load(self) -> None:
+        """Load everybody who is not there yet.
+
+        Raises:
+            ArtifactError, EmbedderError: somebody cannot be loaded, or does not search the base's index.
+        """
+        with self._lock:
+            if not self._embedders:
+                embedders = {name: _loaded(name, source) for name, source in self._sources.items()}
+                _check(embedders, self._selection)
+                self._embedders = embedders
+
+    async def choose(self, texts: Sequence[str], policy: Rule, among: Sequence[str]) -> Chosen:
+        """Who of `among`, of whom there is at least one, reads each query.
+
+        Raises:
+            EmbedderError: the base failed.
+        """
+        rejections = {name: "may not be chosen for this request" for name in self.names if name not in among}
+        if len(among) == 1:
+            return Chosen(self.fixed(among[0], texts, policy, f"{among[0]} alone may be chosen"), ())
+        found = await self.turns.map(lambda text: self._choice(text, policy, among), texts)
+        chosen = tuple(name for name, _ in found)
+        choice = TextChoice(policy, f"for each text: {told_counts(chosen)}", self.names, chosen, rejections)
+        return Chosen(choice, tuple(vector for _, vector in found))
+
+    def fixed(self, name: str, texts: Sequence[str], policy: str, reason: str) -> TextChoice:
+        """One embedder for all texts, whatever is in them."""
+        others = {other: reason for other in self.names if other != name}
+        return TextChoice(policy, reason, self.names, (name,) * len(texts), others)
+
+    async def read(
+        self, texts: Sequence[str], chosen: Chosen, as_base64: bool, may_stand_in: bool
+    ) -> list[Reading]:
+        """Every text by its embedder. Where one fails the base may stand in: it searches the same index.
+
+        Raises:
+            EmbedderError: an embedder failed, and nobody stood in.
+        """
+        vectors = chosen.base or (None,) * len(texts)
+        items = list(zip(texts, chosen.choice.chosen, vectors, strict=True))
+
+        def one(item: tuple[str, str, Floats32 | None]) -> Reading:
+            text, name, base = item
+            name, vector = self._vector(text, name, base, may_stand_in)
+            return Reading(name, encoded(vector, as_base64), self.base.n_tokens(text))
+
+        return await self.turns.map(one, items)
+
+    def close(self) -> None:
+        """Read no more."""
+        self.turns.close()
+
+    def _choice(self, text: str, policy: Rule, among: Sequence[str]) -> tuple[str, Floats32]:
+        selection = self._selection
+        if selection is None:
+            raise ValueError("there is nobody to choose among")
+        vector = self._embed(BASE, text)
+        eligible = [name for name in selection.experts if self._wire(name) in among]
+        place = selection.choose(vector[None], policy, eligible)[0]
+        return self._wire(selection.experts[place]), vector
+
+    def _vector(
+        self, text: str, name: str, base: Floats32 | None, may_stand_in: bool
+    ) -> tuple[str, Floats32]:
+        if name == BASE and base is not None:
+            return BASE, base
+        try:
+            return name, self._embed(name, text)
+        except EmbedderError:
+            if name == BASE or not may_stand_in:
+                raise
+            return self._vector(text, BASE, base, may_stand_in)
+
+    def _embed(self, name: str, text: str) -> Floats32:
+        """(dim,) unit vector."""
+        try:
+            vector: Floats32 = self._embedders[name].embed([text])[0]
+        except Exception as error:  # onnxruntime raises a class per status code, all straight from Exception
+            if name not in self._failing:
+                log.warning("embedder %s failed: %s: %s", name, type(error).__name__, error)
+            self._failing[name] = f"embedder {name} failed"
+            raise EmbedderError(self._failing[name]) from None
+        self._failing.pop(name, None)
+        return vector
+
+    def _wire(self, name: str) -> str:
+        """What a client knows an expert of the selection by: whoever is the base has the base's name."""
+        selection = self._selection
+        return BASE if selection is not None and selection.sources[name] == BASE else name
+
+
+def embedders_of(config: EmbeddingsConfig) -> tuple[str, ...]:
+    """The names of those that the configuration has served, the base first.
+
+    Raises:
+        ArtifactError: the selection cannot be read.
+    """
+    return tuple(_sources(config, _selection(config)))
+
+
+def _selection(config: EmbeddingsConfig) -> EmbeddingSelection | None:
+    return None if config.selection is None else EmbeddingSelection.load(config.selection)
+
+
+def _sources(config: EmbeddingsConfig, selection: EmbeddingSelection | None) -> dict[str, str]:
+    """By name where each lies: where the configuration says, else where the selection has it."""
+    chosen = selection.sources if selection is not None else {}
+    experts = {name: source for name, source in chosen.items() if source != BASE}
+    return {BASE: BASE, **experts, **config.experts}
+
+
+def encoded(vector: Floats32, as_base64: bool) -> msgspec.Raw:
+    """A vector as OpenAI writes it: numbers, or little-endian float32 in base64."""
+    if as_base64:
+        return msgspec.Raw(b'"' + base64.b64encode(vector.astype("<f4").tobytes()) + b'"')
+    return msgspec.Raw(msgspec.json.encode(vector.astype(np.float64).tolist()))
+
+
+def _loaded(name: str, source: str) -> OnnxEmbedder:
+    try:
+        return OnnxEmbedder(source)
+    except EmbedderError as error:
+        raise error if name == BASE else EmbedderError(f"embedding expert '{name}': {error}") from None
+
+
+def _check(embedders: Mapping[str, OnnxEmbedder], selection: EmbeddingSelection | None) -> None:
+    base = embedders[BASE]
+    if selection is not None and selection.fingerprint != base.fingerprint:
+        raise ArtifactError(
+            f"the embedding selection was made for {selection.fingerprint}, {BASE} is {base.fingerprint}: "
+            "make it anew with `thalamus embedders add`"
+        )
+    for name, embedder in embedders.items():
+        if embedder.dim != base.dim:
+            raise EmbedderError(
+                f"embedding expert '{name}' gives {embedder.dim} numbers a text, {BASE} {base.dim}: "
+                "it cannot search the same index"
+            )
