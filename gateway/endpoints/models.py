@@ -69,6 +69,7 @@ def _about(machine: Machine, expert: ExpertConfig, profile: ExpertProfile) -> di
         "context_tokens": profile.context_tokens,
         "abilities": None if profile.abilities is None else sorted(profile.abilities),
         **machine.fleet.state(expert.name),
+        **_residency(machine, expert.name),
     }
 
 
@@ -83,6 +84,14 @@ def _about_embedder(pool: EmbedderPool, name: str) -> dict[str, Any]:
         "max_tokens": pool.base.max_tokens if pool.loaded else None,
         "input_usd_per_token": 0.0,
     }
+
+
+def _residency(machine: Machine, name: str) -> dict[str, Any]:
+    """What only a local engine has: whether it is in memory, and how long it would take."""
+    runner = machine.runners.get(name)
+    if runner is None:
+        return {}
+    return {"runner": {"state": runner.state, "away_s": round(machine.runners.away_s(name), 3)}}
 
 
 ROUTES = [Route("/v1/models", listed, methods=["GET"]), Route("/v1/models/{name:path}", one, methods=["GET"])]

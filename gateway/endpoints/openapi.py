@@ -30,9 +30,15 @@ GETS = {
     "/v1/models": "Every name that may be asked for: policies and experts, and how each expert stands",
     "/v1/models/{name}": "One of them",
     "/v1/decisions/{decision_id}": "A decision made earlier, and what came of it",
+    "/v1/runners": "The local engines: state, memory, requests; and the devices they share",
+    "/v1/runners/{name}/logs": "The last lines an engine wrote",
     "/health/live": "The process answers",
     "/health/ready": "Somebody can answer; what is degraded",
     "/openapi.json": "This document",
+}
+ACTIONS = {
+    "/v1/runners/{name}/load": "Load an engine now",
+    "/v1/runners/{name}/unload": "Free an engine's memory; refused while it answers somebody",
 }
 OPEN = ("/health/live", "/health/ready")
 MODEL = {"type": "string", "description": "`auto`, `auto:<policy>`, an expert's name, or its provider/model"}
@@ -61,6 +67,7 @@ def document() -> dict[str, Any]:
         "paths": {
             **{path: {"post": _post(name, does)} for path, (name, does) in POSTS.items()},
             **{path: {"get": _get(path, does)} for path, does in GETS.items()},
+            **{path: {"post": _get(path, does)} for path, does in ACTIONS.items()},
         },
         "components": {
             "schemas": _schemas(),

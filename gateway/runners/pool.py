@@ -21,7 +21,7 @@ from .lease import Lease
 from .log import LogTail, log_path
 from .memory import free_bytes, total_bytes
 from .runner import Runner
-from .types import Patience, PoolRule, RunnerSettings, RunnerStatus
+from .types import DeviceMemory, Patience, PoolRule, RunnerSettings, RunnerStatus
 from .weights import short_name
 
 log = logging.getLogger("thalamus")
@@ -104,11 +104,8 @@ class Runners(Mapping[str, Runner]):
             RunnerSettingsError: one cannot be started as configured; then none is.
         """
         self.check()
-        devices = {desk.device for desk in self._desks.values()}
-        for device in sorted(devices):
-            declared = self._rule.memory.get(device, self._rule.each)
-            measured = await asyncio.to_thread(total_bytes, device) if declared is None else None
-            self._capacity[device] = declared or measured or sys.maxsize
+        for device in sorted({desk.device for desk in self._desks.values()}):
+            self._capacity[device] = await asyncio.to_thread(self._room, device)
         left = dict(self._capacity)
         for desk in sorted(self._desks.values(), key=lambda desk: not desk.runner.settings.pinned):
             if desk.size_bytes <= left[desk.device]:
@@ -116,6 +113,23 @@ class Runners(Mapping[str, Runner]):
                 await desk.runner.start()
                 self._move(desk, self._load(desk))
         self._scheduler = asyncio.create_task(self._run(), name="runner pool")
+
+    def _room(self, device: str) -> int:
+        """What may be held on a device; without bound where nobody says and nothing measures it."""
+        declared = self._rule.memory.get(device, self._rule.each)
+        return (total_bytes(device) if declared is None else declared) or sys.maxsize
+
+    def too_large(self, expert: str) -> str | None:
+        """Why an expert never fits on its device; None where it does, as far as is known.
+
+        Raises:
+            RunnerSettingsError: it cannot be started as configured.
+        """
+        desk = self._by_expert[expert]
+        room = self._room(desk.device)
+        if desk.size_bytes <= room:
+            return None
+        return f"{desk.name} needs {desk.size_bytes} bytes, and {desk.device} has {room} at most"
 
     async def stop(self) -> None:
         """End all at once; returns when every process is gone."""
@@ -219,6 +233,22 @@ class Runners(Mapping[str, Runner]):
         """Seconds until this expert is expected to be loaded; 0 when it is, or is no local one."""
         desk = self._by_expert.get(expert)
         return 0.0 if desk is None else desk.away_s(time.monotonic())
+
+    def memory(self) -> tuple[DeviceMemory, ...]:
+        """What each device may hold, holds, and has free."""
+        held: dict[str, int] = dict.fromkeys(self._capacity, 0)
+        for desk in self._desks.values():
+            if (resident := desk.resident()) is not None:
+                held[resident.device] += resident.size_bytes
+        return tuple(
+            DeviceMemory(
+                name,
+                None if capacity == sys.maxsize else capacity,
+                held[name],
+                free_bytes(name),
+            )
+            for name, capacity in self._capacity.items()
+        )
 
     def snapshot(self) -> tuple[RunnerStatus, ...]:
         """How each stands now."""

@@ -162,3 +162,13 @@ class RunnerStatus:
     n_in_flight: int
     n_loads: int
     n_waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """A device at one moment; None where nothing bounds it, or nothing measures it."""
+
+    name: str
+    capacity_bytes: int | None
+    held_bytes: int
+    free_bytes: int | None

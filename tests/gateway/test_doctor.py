@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -64,9 +65,21 @@ def test_an_unknown_price_is_a_warning_with_the_keys_that_mend_it(here: Path) ->
 
 
 def test_an_engine_that_is_not_installed_is_a_failure(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkup, "find_spec", lambda name: None if name == "xllamacpp" else object())
-    (failure,) = found(here, "experts:\n  - {name: s, runner: {model: bundled/smollm2-135m}}\n", "experts")
-    assert (failure.outcome, failure.fix) == ("failure", "pip install 'thalamus-gateway[local]'")
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
+    (failure,) = found(here, "experts:\n  - {name: s, runner: {model: bundled/smollm2-135m}}\n", "runners")
+    assert (failure.outcome, failure.fix) == ("failure", 'pip install "thalamus-gateway[local]"')
+
+
+def test_an_engine_that_never_fits_is_a_failure(here: Path) -> None:
+    text = (
+        "experts:\n  - {name: s, runner: {engine: command, model: m, cmd: 'sleep ${PORT}', memory: 2GiB}}\n"
+    )
+    fine, failure = found(here, text + "runners: {memory: 1GiB}\n", "runners")
+    assert (fine.outcome, failure.outcome, "s needs 2147483648 bytes" in failure.message) == (
+        "ok",
+        "failure",
+        True,
+    )
 
 
 def test_a_missing_artifact_is_a_warning_that_says_how_to_learn(here: Path) -> None:

@@ -1,0 +1,99 @@
+"""`/v1/runners`: how the local engines stand, what memory they hold, and moving them by hand."""
+
+from dataclasses import asdict
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ..errors import BadRequest, EndpointNotFound, Unavailable
+from ..runners import Runners, RunnerUnavailable
+from .answers import answer, machine_of
+
+PUBLIC = ("engine", "model", "experts", "state", "device", "memory_bytes", "load_s", "up_s", "pid")
+COUNTS = ("n_in_flight", "n_waiting", "n_loads", "n_restarts", "last_error")
+
+
+class RunnerNotFound(EndpointNotFound):
+    code = "runner_not_found"
+
+
+class RunnerInUse(BadRequest):
+    status = 409
+    code = "runner_in_use"
+
+
+async def listed(request: Request) -> Response:
+    """All of them, and the devices they share."""
+    runners = machine_of(request).runners
+    data = [_told(runners, status.alias) for status in runners.snapshot()]
+    memory = [asdict(device) for device in runners.memory()]
+    return answer({"object": "list", "data": data, "memory": memory, "n_evictions": runners.n_evictions})
+
+
+async def load(request: Request) -> Response:
+    """Load an expert's engine and answer when it is ready.
+
+    Raises:
+        RunnerNotFound: no such local expert. Unavailable: it cannot be loaded now.
+    """
+    runners, name = _named(request)
+    try:
+        await runners.load(name, wait_s=machine_of(request).config.timeouts.load_s)
+    except RunnerUnavailable as error:
+        raise Unavailable(str(error)) from error
+    return answer(_told(runners, name))
+
+
+async def unload(request: Request) -> Response:
+    """Free the memory of an expert's engine; the next request for it loads it again.
+
+    Raises:
+        RunnerNotFound: no such local expert. RunnerInUse: it answers somebody, or is on the way.
+    """
+    runners, name = _named(request)
+    try:
+        await runners.unload(name)
+    except RunnerUnavailable as error:
+        raise RunnerInUse(str(error)) from error
+    return answer(_told(runners, name))
+
+
+async def logs(request: Request) -> Response:
+    """The last lines an expert's engine wrote.
+
+    Raises:
+        RunnerNotFound: no such local expert.
+    """
+    runners, name = _named(request)
+    return answer({"runner": runners[name].name, "lines": runners[name].log_tail})
+
+
+def _named(request: Request) -> tuple[Runners, str]:
+    """The pool, and the name of an expert or a runner in it."""
+    runners, name = machine_of(request).runners, request.path_params["name"]
+    for runner in runners.runners:
+        if name == runner.name or name in runner.experts:
+            return runners, runner.experts[0]
+    there = ", ".join(runners) or "none"
+    raise RunnerNotFound(f"there is no local expert '{name[:128]}'; there are: {there}", param="name")
+
+
+def _told(runners: Runners, name: str) -> dict[str, Any]:
+    status = next(s for s in runners.snapshot() if name == s.alias or name in s.experts)
+    facts = asdict(status)
+    return {
+        "id": status.alias,
+        "object": "runner",
+        **{key: facts[key] for key in (*PUBLIC, *COUNTS)},
+        "pinned": runners[status.experts[0]].settings.pinned,
+    }
+
+
+ROUTES = [
+    Route("/v1/runners", listed, methods=["GET"]),
+    Route("/v1/runners/{name:path}/load", load, methods=["POST"]),
+    Route("/v1/runners/{name:path}/unload", unload, methods=["POST"]),
+    Route("/v1/runners/{name:path}/logs", logs, methods=["GET"]),
+]
