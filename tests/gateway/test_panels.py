@@ -218,6 +218,16 @@ async def test_a_panel_over_its_cap_asks_whom_it_can_pay(tmp_path: Any) -> None:
         assert {call["model"] for call in upstream.calls} <= {"says-6", "says-7"}
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_cap_that_nobody_fits_under_is_refused_with_everybodys_price(
+    tmp_path: Any, stream: bool
+) -> None:
+    async with panel(tmp_path, "says-6 says-7 says-8", max_cost_usd=1e-9) as (served, upstream):
+        answer = await ask(served, stream=stream)
+        assert (answer.status, upstream.calls) == (400, [])
+        assert answer.error["message"].count("over the panel's cap of $0.000000") == 3
+
+
 async def test_members_are_voted_on_where_a_request_cannot_show_their_answers(tmp_path: Any) -> None:
     async with panel(tmp_path, "says-6 says-8 says-8 good", aggregator="d") as (served, upstream):
         answer = await served.post("completions", {"model": "auto", "prompt": [1, 2, 3]})
