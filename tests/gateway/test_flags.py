@@ -3,7 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import msgspec
@@ -19,7 +19,9 @@ from gateway.inband import wished
 from gateway.transport import Transport
 from policies import Hints as Asked
 from policies import Objective, Policy, Require
+from tests.fakes.routing import InOrder
 from tests.fakes.serving import Answer, Gateway, secret, served
+from tests.fakes.serving import gateway as routed
 from tests.fakes.upstream import Upstream, running_upstream
 
 LARGE, SMALL = "large-70b", "small-1b"
@@ -149,6 +151,18 @@ async def test_the_dry_run_reads_the_same_flags(gateway: Gateway) -> None:
     body = {"messages": [{"role": "user", "content": f"Hi {FLAG}"}]}
     told = (await gateway.post("route", body)).json()
     assert (told["expert"], told["query"]["text"], told["warnings"]) == (SMALL, "Hi", [])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_is_routed_by_bears_no_flag(upstream: Upstream, tmp_path: Path, stream: bool) -> None:
+    config = {"experts": [{"name": "good", "model": "openai/good", "api_base": upstream.base}]}
+    turns = [("user", f"Is it so? {FLAG}"), ("assistant", "Yes."), ("user", f"{FLAG} Why?")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    async with routed(config, str(tmp_path / "j.sqlite3"), "good") as gateway:
+        answer = await gateway.chat("auto", messages=messages, stream=stream)
+        assert answer.status == 200
+        (query, *_) = cast("InOrder", gateway.machine.routing).asked[-1]
+    assert (query.text, query.n_input_tokens) == ("Why?\n\nIs it so?", 13)
 
 
 async def test_a_wrong_flag_beside_the_text_is_refused_by_name(gateway: Gateway) -> None:
