@@ -9,7 +9,7 @@ import numpy as np
 from .protocols import Arrays
 from .types import Estimate, Floats, Ints
 
-_PRIOR_STRENGTH = 200.0
+_PRIOR_STRENGTH = 5000.0
 """Outcomes an expert must have before its own slope counts as much as the pool's."""
 _N_BINS = 10
 

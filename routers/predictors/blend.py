@@ -16,8 +16,9 @@ DEFAULT_MEMBERS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("linear", {"alpha": 5.0, "dense": 0.0, "lexical": 1.0}),
     ("knn", {}),
     ("clusters", {}),
+    ("linear", {"alpha": 20.0, "dense": 1.0, "lexical": 0.0, "form": 1.0}),
 )
-"""Words, neighbours and clusters; chosen by cross-validation, see evals/LOG.md."""
+"""Words, neighbours, clusters, and a ridge on content and form; by cross-validation, see evals/LOG.md."""
 
 _MIN_QUERIES = 50
 """With fewer there is nothing to learn of who is right when."""
@@ -60,7 +61,7 @@ class Blend:
         weights: Sequence[float] | None = None,
         n_trees: int = 100,
         depth: int = 5,
-        rate: float = 0.1,
+        rate: float = 0.07,
         n_folds: int = 4,
         seed: int = 0,
     ) -> None:

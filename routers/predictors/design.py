@@ -60,7 +60,7 @@ class Lexicon:
 class Design:
     """X = [dense | lexical | form] as an operator."""
 
-    def __init__(self, dense: Floats32, lexical: "csr_array", form: Floats32) -> None:
+    def __init__(self, dense: Floats, lexical: "csr_array", form: Floats) -> None:
         self._dense = dense
         self._lexical = lexical
         self._lexical_t = lexical.T.tocsr()
@@ -76,11 +76,9 @@ class Design:
     def forward(self, weights: Floats) -> Floats:
         """X·W, (n_queries, n_experts)."""
         dense, lexical, form = self.blocks(weights)
-        result: Floats = self._dense @ dense.astype(np.float32) + self._lexical @ lexical + self._form @ form
+        result: Floats = self._dense @ dense + self._lexical @ lexical + self._form @ form
         return result
 
     def backward(self, values: Floats) -> Floats:
         """Xᵀ·V, (n_features, n_experts)."""
-        return np.concatenate(
-            (self._dense.T @ values.astype(np.float32), self._lexical_t @ values, self._form.T @ values)
-        )
+        return np.concatenate((self._dense.T @ values, self._lexical_t @ values, self._form.T @ values))

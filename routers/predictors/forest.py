@@ -27,9 +27,9 @@ class Growth:
 
     n_trees: int = 100
     depth: int = 5
-    rate: float = 0.1
+    rate: float = 0.07
     n_tries: int = 16
-    prior: float = 20.0
+    prior: float = 60.0
     seed: int = 0
 
 

@@ -55,9 +55,9 @@ class Linear:
         self.lexicon_ = Lexicon.of(lexical_ids, self.min_count)
         self.form_scale_ = FormScale.of(features)
         design = Design(
-            features.dense * np.float32(np.sqrt(self.dense)),
+            _weighed(features.dense, self.dense),
             self.lexicon_.matrix(lexical_ids) * np.sqrt(self.lexical),
-            self.form_scale_.scaled(features) * np.float32(np.sqrt(self.form)),
+            _weighed(self.form_scale_.scaled(features), self.form),
         )
         weights = solve_ridge(design, parts.residual, parts.known, self.alpha)
         dense, lexical, form = design.blocks(weights)
@@ -74,9 +74,9 @@ class Linear:
         n = len(features)
         mean = np.repeat(self.mean_[None], n, axis=0)
         if self.dense:
-            mean += features.dense @ self.dense_
+            mean += features.dense.astype(np.float64) @ self.dense_
         if self.form:
-            mean += self.form_scale_.scaled(features) @ self.form_
+            mean += self.form_scale_.scaled(features).astype(np.float64) @ self.form_
         if self.lexical and len(self.lexicon_.ids):
             for start in range(0, n, _CHUNK):
                 block = slice(start, start + _CHUNK)
@@ -112,3 +112,8 @@ class Linear:
         self.lexicon_ = Lexicon(arrays["lexical_ids"], arrays["lexical_idf"])
         self.form_scale_ = FormScale(arrays["form_mean"], arrays["form_gain"])
         return self
+
+
+def _weighed(block: Floats32, share: float) -> Floats:
+    """In double precision, in which the order of queries is not seen; no columns where the share is 0."""
+    return block.astype(np.float64) * np.sqrt(share) if share else np.zeros((len(block), 0))

@@ -72,6 +72,16 @@ def test_company_changes_nothing_but_the_last_digits(name: str) -> None:
     np.testing.assert_allclose(alone, batch.mean, rtol=0, atol=1e-12)
 
 
+def test_a_ridge_learned_in_another_order_differs_in_the_last_digits_only() -> None:
+    # A tree asks whether a value is above an edge: what moves in the seventh digit falls to another side.
+    x, z = made_up(300, 0, dim=96), made_up(40, 1, dim=96)
+    y = (x.dense[:, :3] > 0).astype(np.float64)
+    how, order = {"lexical": 0.0, "form": 1.0}, np.random.default_rng(0).permutation(300)
+    plain = make_predictor("linear", how).fit(x, y).predict(z)
+    shuffled = make_predictor("linear", how).fit(x.take(order), y[order]).predict(z)
+    np.testing.assert_allclose(shuffled.mean, plain.mean, rtol=0, atol=1e-9)
+
+
 def test_the_forest_says_whom_to_believe() -> None:
     # Words tell the truth where the first form feature is high, and lie elsewhere: no mean of members knows.
     x = made_up(1500, 0)
