@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, TypeVar, overload
 import httpx
 
 from . import exchange
-from .exchange import Call, Gateway, Prompt, Router, parsed, reading
+from .exchange import Call, Gateway, InputType, Prompt, Router, parsed, reading
 from .stream import Transcript
 from .values import Answered, Chat, Chunk, Embeddings, Health, Model, Routed, RouteDecision
 
@@ -86,9 +86,17 @@ class Client:
         call = exchange.chat_call(messages, model, router, {**params, "stream": True})
         return ChatStream(self._open(call))
 
-    def embeddings(self, input: str | Sequence[str], model: str = "auto", **params: Any) -> Embeddings:
-        """One vector per text."""
-        return self._ask(exchange.embeddings_call(input, model, params))
+    def embeddings(
+        self,
+        input: str | Sequence[str],
+        model: str = "auto",
+        *,
+        input_type: InputType | None = None,
+        router: Router = None,
+        **params: Any,
+    ) -> Embeddings:
+        """One vector per text, and who made it: of `query` texts whoever is chosen, of documents the base."""
+        return self._ask(exchange.embeddings_call(input, model, input_type, router, params))
 
     def route(
         self, messages: Prompt, model: str = "auto", *, router: Router = None, **params: Any
@@ -241,9 +249,17 @@ class AsyncClient:
         call = exchange.chat_call(messages, model, router, {**params, "stream": True})
         return AsyncChatStream(await self._open(call))
 
-    async def embeddings(self, input: str | Sequence[str], model: str = "auto", **params: Any) -> Embeddings:
-        """One vector per text."""
-        return await self._ask(exchange.embeddings_call(input, model, params))
+    async def embeddings(
+        self,
+        input: str | Sequence[str],
+        model: str = "auto",
+        *,
+        input_type: InputType | None = None,
+        router: Router = None,
+        **params: Any,
+    ) -> Embeddings:
+        """One vector per text, and who made it: of `query` texts whoever is chosen, of documents the base."""
+        return await self._ask(exchange.embeddings_call(input, model, input_type, router, params))
 
     async def route(
         self, messages: Prompt, model: str = "auto", *, router: Router = None, **params: Any

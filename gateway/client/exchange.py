@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from math import isnan
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -31,6 +31,7 @@ T = TypeVar("T")
 Prompt = str | Sequence[Mapping[str, Any]]
 """A user's message, or a conversation in the chat format."""
 Router = Hints | Mapping[str, Any] | None
+InputType = Literal["query", "document"]
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 30.0  # a gateway that asks for a longer one gets no retry: the caller decides
@@ -72,12 +73,17 @@ def route_call(messages: Prompt, model: str, router: Router, params: Json) -> Ca
     return Call("POST", "/v1/route", _decision, _chat_body(messages, model, router, params))
 
 
-def embeddings_call(texts: str | Sequence[str], model: str, params: Json) -> Call[Embeddings]:
+def embeddings_call(
+    texts: str | Sequence[str], model: str, input_type: InputType | None, router: Router, params: Json
+) -> Call[Embeddings]:
+    body = {"model": model, "input": texts if isinstance(texts, str) else list(texts), **params}
+    if input_type is not None:
+        body["input_type"] = input_type
     return Call(
         "POST",
         "/v1/embeddings",
         lambda reply: Embeddings.parse(reply.payload, reply.routed),
-        {"model": model, "input": texts if isinstance(texts, str) else list(texts), **params},
+        _with_router(body, router),
     )
 
 
@@ -100,7 +106,10 @@ def _decision(reply: Reply) -> RouteDecision:
 def _chat_body(messages: Prompt, model: str, router: Router, params: Json) -> dict[str, Any]:
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
-    body: dict[str, Any] = {"model": model, "messages": list(messages), **params}
+    return _with_router({"model": model, "messages": list(messages), **params}, router)
+
+
+def _with_router(body: dict[str, Any], router: Router) -> dict[str, Any]:
     if router is not None:
         body["router"] = router.as_json() if isinstance(router, Hints) else dict(router)
     return body

@@ -176,9 +176,13 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Embeddings(Answered):
-    """One vector per input, in the inputs' order; (n_inputs, dim)."""
+    """One vector per input, in the inputs' order; (n_inputs, dim).
+
+    `embedders` tell who made each; None where an expert that is served elsewhere does not say.
+    """
 
     vectors: tuple[tuple[float, ...], ...]
+    embedders: tuple[str | None, ...]
     model: str
     usage: Usage | None
     routed: Routed
@@ -188,7 +192,8 @@ class Embeddings(Answered):
     def parse(cls, raw: Json, routed: Routed) -> "Embeddings":
         rows = sorted(raw["data"], key=lambda row: row["index"])
         vectors = tuple(tuple(row["embedding"]) for row in rows)
-        return cls(vectors, raw["model"], Usage.parse(raw.get("usage")), routed, raw)
+        embedders = tuple(row.get("embedder") for row in rows)
+        return cls(vectors, embedders, raw["model"], Usage.parse(raw.get("usage")), routed, raw)
 
 
 @dataclass(frozen=True, slots=True)

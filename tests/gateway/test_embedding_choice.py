@@ -10,6 +10,7 @@ import openai
 import pytest
 import pytest_asyncio
 
+from gateway import AsyncClient
 from gateway.config import EmbeddingsConfig, parse_config
 from gateway.embedding import EmbedderPool
 from gateway.endpoints.health import degraded
@@ -116,6 +117,16 @@ async def test_the_official_client_gets_the_vectors_and_who_made_them(served: Ga
     assert np.array_equal(np.array([item.embedding for item in answer.data], np.float32), vectors)
     assert (answer.model, plain.model) == ("auto", "minilm")
     assert answer.usage.total_tokens == plain.usage.total_tokens > 20
+
+
+async def test_our_own_client_gets_them_too(served: Gateway) -> None:
+    by, vectors = await ask(served, MIXED)
+    async with AsyncClient(served.base, "x") as client:
+        answer = await client.embeddings(MIXED, input_type="query")
+        narrowed = await client.embeddings(MIXED, input_type="query", router={"models": ["food"]})
+    assert answer.embedders == tuple(by)
+    assert np.array_equal(np.array(answer.vectors, np.float32), vectors)
+    assert (narrowed.model, narrowed.expert, narrowed.policy) == ("food", "food", "improved")
 
 
 @pytest.mark.parametrize(

@@ -107,13 +107,21 @@ def test_hints_travel_in_the_body_and_only_those_given(server: ScriptedGateway, 
 
 
 def test_embeddings_come_in_the_order_of_the_texts(server: ScriptedGateway, flavour: Flavour) -> None:
-    rows = [{"index": 1, "embedding": [0, 1]}, {"index": 0, "embedding": [1, 0.5]}]
+    rows = [{"index": 1, "embedding": [0, 1]}, {"index": 0, "embedding": [1, 0.5], "embedder": "law"}]
     server.will(json_answer({"model": "minilm", "data": rows, "usage": {"prompt_tokens": 3}}, **ROUTED))
     embeddings = flavour.ask("embeddings", ("a", "b"), model="minilm", dimensions=2)
     assert server.received[0].path == "/v1/embeddings"
     assert server.received[0].body == {"model": "minilm", "input": ["a", "b"], "dimensions": 2}
     assert embeddings.vectors == ((1, 0.5), (0, 1))
+    assert embeddings.embedders == ("law", None)
     assert (embeddings.model, embeddings.expert, embeddings.usage) == ("minilm", "house", Usage(3, 0))
+
+
+def test_what_the_texts_are_and_who_may_read_them_is_sent(server: ScriptedGateway, flavour: Flavour) -> None:
+    server.will(json_answer({"model": "m", "data": [{"index": 0, "embedding": [1.0]}]}))
+    flavour.ask("embeddings", "abc", input_type="query", router=Hints(exclude=["law"]))
+    body = {"model": "auto", "input": "abc", "input_type": "query", "router": {"exclude": ["law"]}}
+    assert server.received[0].body == body
 
 
 def test_one_text_to_embed_is_not_split_into_letters(server: ScriptedGateway, flavour: Flavour) -> None:
