@@ -53,12 +53,14 @@ class PoolLimits:
     """What the pool can carry, as arrays (n_experts,): inf where unknown, True where not known to lack it.
 
     prefix_tokens: what stands before every conversation; `capped`: whether any answer has a longest length
+    least_room_tokens: what fits into every window, whatever stands before the conversation
     """
 
     context_tokens: Floats
     prefix_tokens: Floats
     max_output_tokens: Floats
     capped: bool
+    least_room_tokens: float
     sees_images: Bools
     calls_tools: Bools
 
@@ -71,9 +73,11 @@ class PoolLimits:
             return np.array([np.inf if value is None else float(value) for value in values])
 
         longest = bound(p.max_output_tokens for p in pool)
+        context, prefix = bound(p.context_tokens for p in pool), bound(p.prefix_tokens for p in pool)
         return cls(
-            context_tokens=bound(p.context_tokens for p in pool),
-            prefix_tokens=bound(p.prefix_tokens for p in pool),
+            context_tokens=context,
+            prefix_tokens=prefix,
+            least_room_tokens=float((context - prefix).min(initial=np.inf)),
             max_output_tokens=longest,
             capped=bool(np.isfinite(longest).any()),
             sees_images=able("vision"),
@@ -93,13 +97,14 @@ def query_rejections(
 ) -> Rejections:
     """Whom this query, this prediction and this moment rule out."""
     found: Rejections = {}
-    n_tokens = limits.needed_tokens(query)
-    _reject(
-        found,
-        prediction,
-        limits.context_tokens < n_tokens,
-        lambda e: f"context window {limits.context_tokens[e]:.0f} < {n_tokens[e]:.0f} tokens",
-    )
+    if query.n_input_tokens + (query.max_output_tokens or 0) > limits.least_room_tokens:
+        n_tokens = limits.needed_tokens(query)
+        _reject(
+            found,
+            prediction,
+            limits.context_tokens < n_tokens,
+            lambda e: f"context window {limits.context_tokens[e]:.0f} < {n_tokens[e]:.0f} tokens",
+        )
     for name in query.declined:
         found[name] = "is a tool and has no answer to this"
     if query.has_images:
@@ -136,6 +141,5 @@ def query_rejections(
 
 
 def _reject(found: Rejections, prediction: Prediction, failed: Bools, reason: Callable[[int], str]) -> None:
-    if failed.any():
-        for expert in np.flatnonzero(failed).tolist():
-            found.setdefault(prediction.experts[expert], reason(expert))
+    for expert in failed.nonzero()[0].tolist():
+        found.setdefault(prediction.experts[expert], reason(expert))

@@ -8,6 +8,7 @@ else the reason why not. Pure: no clock, no I/O; randomness comes in as `draws`.
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import isnan
 from typing import NamedTuple
 
 import numpy as np
@@ -138,10 +139,8 @@ class Engine:
         """
         if prediction.experts != self.names:
             raise ValueError(f"prediction is for {prediction.experts}, the pool is {self.names}")
-        cost, latency = (
-            _dearest_where_unknown(prediction.cost_usd),
-            _dearest_where_unknown(prediction.latency_s + fleet.wait_s),
-        )
+        cost = _dearest_where_unknown(prediction.cost_usd)
+        latency = _dearest_where_unknown(prediction.latency_s + fleet.wait_s)
         decisions = []
         for row, query in enumerate(queries):
             hint = hints[row] if hints else None
@@ -193,7 +192,7 @@ class Engine:
     def _penalty(self, objective: Objective, cost_usd: Floats, latency_s: Floats) -> Floats:
         penalty = cost_usd * (objective.cost / self.scale.cost_usd)
         if objective.latency:
-            penalty = penalty + latency_s * (objective.latency / self.scale.latency_s)
+            penalty += latency_s * (objective.latency / self.scale.latency_s)
         return penalty
 
     def _plan(
@@ -248,11 +247,15 @@ class Engine:
         if not wished and (policy.default or not self._guessed) and not prediction.evidence.any():
             order, reason = self._by_default(policy, eligible)
             return _Ranking(order, reason, _margin(order, utility))
-        cost_usd = prediction.cost_usd[row, eligible]  # an unknown price, NaN, sorts last among equals
-        order = eligible[np.lexsort((self._by_name[eligible], cost_usd, -utility[eligible]))]
-        best = order[0]
-        basis = "guess" if not prediction.evidence[best] else prediction.tier
-        reason = f"best of {len(order)} by {basis}: quality {prediction.quality[row, best]:.2f}"
+        # An unknown price, NaN, sorts last among equals.
+        order = np.lexsort((self._by_name, prediction.cost_usd[row], -utility))
+        if len(eligible) < len(order):
+            may = np.zeros(len(order), bool)
+            may[eligible] = True
+            order = order[may[order]]
+        best = int(order[0])
+        basis = prediction.tier if prediction.evidence[best] else "guess"
+        reason = f"best of {len(order)} by {basis}: quality {float(prediction.quality[row, best]):.2f}"
         return _Ranking(order, reason, _margin(order, utility))
 
     def _mapped(
@@ -303,9 +306,9 @@ def _first_tier(policy: Policy, tiers: Sequence[Tier]) -> Tier:
 
 def _dearest_where_unknown(values: Floats) -> Floats:
     """Unknown counts as the dearest of the pool; all unknown counts as equal."""
-    unknown = np.isnan(values)
-    if not unknown.any():
+    if not isnan(np.add.reduce(values, axis=None)):
         return values
+    unknown = np.isnan(values)
     dearest = np.where(unknown, 0.0, values).max(axis=1, keepdims=True)
     return np.where(unknown, dearest, values)
 

@@ -60,12 +60,17 @@ class Advantage:
         """Quality (n_queries, n_experts) with its differences as far as they can be trusted."""
         if self.reliability == 1.0:
             return quality
+        everyone = bool(self.judged.all())
+        mine = quality if everyone else quality[:, self.judged]
         usual = self.typical[self.judged]
-        mine = quality[:, self.judged]
-        level = mine.mean(axis=1, keepdims=True)
-        usual = usual - usual.mean()
+        level = np.add.reduce(mine, axis=1, keepdims=True) / len(usual)
+        trusted = mine * self.reliability
+        trusted += (1 - self.reliability) * (level + (usual - np.add.reduce(usual) / len(usual)))
+        np.minimum(np.maximum(trusted, 0.0, out=trusted), 1.0, out=trusted)
+        if everyone:
+            return trusted
         shrunk = quality.copy()
-        shrunk[:, self.judged] = np.clip(level + usual + self.reliability * (mine - level - usual), 0.0, 1.0)
+        shrunk[:, self.judged] = trusted
         return shrunk
 
     def joined(self, other: "Advantage") -> "Advantage":

@@ -121,7 +121,7 @@ class Forecaster:
         cost = input_tokens * self._price_in
         cost += self._prefix_cost
         cost += output_tokens * self._price_out
-        return np.where(self._priced, cost, self._mean_cost)
+        return cost if self._all_priced else np.where(self._priced, cost, self._mean_cost)
 
     def predict(self, queries: Sequence[Query], features: Features | None) -> Prediction:
         """In the pool's order; without features, or without a head for their tier, from means alone."""
@@ -135,10 +135,11 @@ class Forecaster:
             tier = features.tier
             quality = self._quality(head, features)
             tokens = self._capped(self._lengths(head, features))
-        asked = np.array([[query.n_input_tokens] for query in queries], np.float64).reshape(-1, 1)
-        if any(query.max_output_tokens is not None for query in queries):
-            cap = [[np.inf if q.max_output_tokens is None else q.max_output_tokens] for q in queries]
-            tokens = np.minimum(tokens, np.array(cap, np.float64))
+        asked = np.array([query.n_input_tokens for query in queries], np.float64)[:, None]
+        longest = [query.max_output_tokens for query in queries]
+        if longest.count(None) < n:
+            cap = [np.inf if most is None else most for most in longest]
+            tokens = np.minimum(tokens, np.array(cap, np.float64)[:, None])
         latency = tokens * self._latency_slope
         latency += self._latency_start
         return Prediction(
@@ -178,7 +179,8 @@ class Forecaster:
     def _lengths(self, head: Head, features: Features) -> Floats:
         if head.tokens is None:
             return np.repeat(self._tokens[None], len(features), 0)
-        expected = np.expm1(head.tokens.predict(features).mean) * head.smear
+        expected = np.expm1(head.tokens.predict(features).mean)
+        expected *= head.smear
         np.maximum(expected, 1.0, out=expected)
         if self._same and self._all_lengths:
             return expected
@@ -197,6 +199,7 @@ class Forecaster:
         price_in = _column(profile.input_usd_per_token for profile in self._pool)
         price_out = _column(profile.output_usd_per_token for profile in self._pool)
         self._priced: Bools = ~np.isnan(price_in) & ~np.isnan(price_out)
+        self._all_priced = bool(self._priced.all())
         return np.where(self._priced, price_in, 0.0), np.where(self._priced, price_out, 0.0)
 
     def _measure(self, artifact: Artifact | None) -> None:

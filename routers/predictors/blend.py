@@ -118,8 +118,8 @@ class Blend:
     def predict(self, features: Features) -> Estimate:
         estimates = list(self._estimates(features))
         said = [estimate.mean for estimate in estimates]
-        means = np.array(said).reshape(len(said), -1)
-        squares = np.array([estimate.std for estimate in estimates]).reshape(len(said), -1)
+        means = np.concatenate(said).reshape(len(said), -1)
+        squares = np.concatenate([estimate.std for estimate in estimates]).reshape(len(said), -1)
         squares *= squares
         squares += means * means
         mean: Floats = self._shares @ means

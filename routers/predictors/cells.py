@@ -1,7 +1,6 @@
 """Rows grouped around centroids, so that a search looks into the near groups alone."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,22 +11,28 @@ from .clusters import spherical_kmeans
 
 _SAMPLE = 8192
 _N_STEPS = 6
-_SHARE = 0.18
-"""Of all rows that a search looks at, about."""
+_DENSITY = 0.5
+"""Cells, over the root of how many rows there are."""
+_REACH = 0.25
+"""How much less near than the nearest a cell may be, by the cosine of its centroid, to be looked into."""
+_LEAST, _MOST = 0.05, 0.2
+"""Of all rows that a search looks at, about; between these it is the reach that tells."""
 
 
-@dataclass(frozen=True, slots=True)
 class Cells:
     """rows: (n_rows, dim), those of one cell together; start: (n_cells + 1,); centroids: (dim, n_cells)"""
 
-    rows: Floats32
-    start: Ints
-    centroids: Floats32
+    def __init__(self, rows: Floats32, start: Ints, centroids: Floats32) -> None:
+        self.rows = rows
+        self.start = start
+        self.centroids = centroids
+        self._blocks = np.split(rows, start[1:-1])
+        self._places = np.split(np.arange(len(rows)), start[1:-1])
 
     @classmethod
     def of(cls, rows: Floats32) -> tuple["Cells", Ints]:
         """The cells, and where each of their rows stands in `rows`."""
-        n_cells = max(1, int(np.sqrt(len(rows))))
+        n_cells = max(1, int(_DENSITY * np.sqrt(len(rows))))
         sample = rows[np.lexsort(rows.T)][:: max(1, len(rows) // _SAMPLE)]
         centroids = np.ascontiguousarray(spherical_kmeans(sample, n_cells, _N_STEPS, 0).T)
         cell = np.argmax(rows @ centroids, axis=1)
@@ -35,20 +40,21 @@ class Cells:
         start = np.searchsorted(cell[order], np.arange(n_cells + 1))
         return cls(np.ascontiguousarray(rows[order]), start, centroids), order
 
-    def near(self, row: Floats32) -> tuple[Floats32, Ints]:
-        """Cosines with the rows of the nearest cells, and which rows those are."""
-        nearest = np.argsort(row @ self.centroids)[::-1]
-        end = np.cumsum((self.start[1:] - self.start[:-1])[nearest])
-        n_probed = int(np.searchsorted(end, _SHARE * len(self.rows))) + 1
-        similarity, first, shift = np.empty(int(end[n_probed - 1]), np.float32), 0, []
-        for cell, last in zip(nearest[:n_probed].tolist(), end[:n_probed].tolist(), strict=True):
-            begin = int(self.start[cell])
-            np.dot(self.rows[begin : begin + last - first], row, out=similarity[first:last])
-            shift.append(begin - first)
-            first = last
-        places = np.arange(len(similarity))
-        places += np.repeat(shift, np.diff(end[:n_probed], prepend=0))
-        return similarity, places
+    def near(self, row: Floats32, n_least: int = 0) -> tuple[Floats32, Ints]:
+        """Cosines with the rows of the nearest cells, at least `n_least`, and which rows those are."""
+        closeness = row @ self.centroids
+        order = closeness.argsort()[::-1]
+        close = closeness.take(order).tolist()
+        least, most = max(n_least, _LEAST * len(self.rows)), max(n_least, _MOST * len(self.rows))
+        far = close[0] - _REACH
+        similarity, places, n_rows = [], [], 0
+        for cell, how_close in zip(order.tolist(), close, strict=True):
+            if n_rows >= (least if how_close < far else most):
+                break
+            similarity.append(self._blocks[cell] @ row)
+            places.append(self._places[cell])
+            n_rows += len(places[-1])
+        return np.concatenate(similarity), np.concatenate(places)
 
     def arrays(self) -> Arrays:
         return {"cell_rows": self.rows, "cell_start": self.start, "cell_centroids": self.centroids}

@@ -76,13 +76,15 @@ class Clusters:
     def predict_at(self, unit: Floats32) -> Estimate:
         """What `predict` gives for the queries that lie there."""
         share = one_by_one(unit, self.centroids_.T).astype(np.float64)
-        share -= share.max(axis=1, keepdims=True)
+        share -= np.maximum.reduce(share, axis=1, keepdims=True)
         share *= self.sharpness
         np.exp(share, out=share)
-        share /= share.sum(axis=1, keepdims=True)
-        mean = share @ self.value_
+        total = np.add.reduce(share, axis=1, keepdims=True)
+        mean, std = share @ self.value_, share @ self.std_
+        mean /= total
         mean += self.mean_
-        return Estimate(mean, share @ self.std_)
+        std /= total
+        return Estimate(mean, std)
 
     def settings(self) -> dict[str, Any]:
         return {

@@ -1,5 +1,6 @@
 """Feature blocks as one design matrix that is never built: dense, sparse lexical, form."""
 
+from math import sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,6 +42,13 @@ class Lexicon:
         places = self._place[np.minimum(lexical, self._last)]  # padding, -1, finds the last place
         values = self._values[places]
         values /= np.sqrt(np.einsum("qs,qs->q", values, values) + np.float32(1e-12))[:, None]
+        return places, values
+
+    def row(self, ids: Ints) -> tuple[Ints, Floats32]:
+        """What `rows` gives for one query, (n_slots,) each, its padding left out."""
+        places = self._place.take(ids[ids >= 0], mode="clip")
+        values = self._values.take(places)
+        values /= sqrt(float(values @ values) + 1e-12)
         return places, values
 
     def matrix(self, lexical: Ints) -> "csr_array":

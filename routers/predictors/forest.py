@@ -75,11 +75,11 @@ class Forest:
     def read(self, rows: Floats) -> Floats:
         """(n_rows, n_outputs); a row's answer does not depend on its company."""
         n_trees, depth = self.column.shape
-        start = np.arange(n_trees) << depth
+        start, ones = np.arange(n_trees) << depth, np.ones(n_trees, np.float32)
         result = np.empty((len(rows), self.leaf.shape[1]))
         for row, answer in zip(rows, result, strict=True):
-            answers = np.packbits(row.take(self.column) > self.threshold, axis=1)[:, 0] >> (8 - depth)
-            answer[:] = np.add.reduce(self.leaf.take(answers + start, axis=0), axis=0)
+            place = np.packbits(row.take(self.column) > self.threshold, axis=1)[:, 0] >> (8 - depth)
+            answer[:] = ones @ self.leaf.take(place + start, axis=0)  # adds faster than a sum does
         return result
 
     def rescaled(self, column: Ints, centre: Floats, unit: Floats) -> "Forest":

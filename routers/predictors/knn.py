@@ -1,6 +1,7 @@
 """The outcomes of the nearest queries, nearest weighing most, shrunk to the expert's mean."""
 
 from collections.abc import Mapping
+from math import sqrt
 from typing import Any, Self
 
 import numpy as np
@@ -73,44 +74,47 @@ class KNN:
 
     def predict_at(self, unit: Floats32) -> Estimate:
         """What `predict` gives for the queries that lie there."""
-        n = len(unit)
-        mean = np.empty((n, len(self.mean_)))
-        std = np.empty((n, len(self.mean_)))
+        shape = len(unit), len(self.mean_)
+        mean, std = np.empty(shape), np.empty(shape)
         mean[:], std[:] = self.mean_, self.std_
         if not len(self.residual_):
             return Estimate(mean, std)
-        for n_row, row in enumerate(self.space_.project(unit)):
+        for row, mean_row, std_row in zip(self.space_.project(unit), mean, std, strict=True):
             pull, share = self._read(row)
-            mean[n_row] += pull
-            std[n_row] *= share
+            mean_row += pull
+            std_row *= share
         return Estimate(mean, std)
 
-    def _read(self, row: Floats32) -> tuple[Floats32, Floats32]:
+    def _read(self, row: Floats32) -> tuple[Floats32, Floats32 | float]:
         """What the neighbours add to the mean, and by how much they narrow the spread; (n_experts,) each."""
         if self.cells_ is None:
             nearest, weights = self._neighbours(row @ self.columns_)
         else:
-            similarity, places = self.cells_.near(row)
+            similarity, places = self.cells_.near(row, 4 * self.k)
             nearest, weights = self._neighbours(similarity)
             nearest = places.take(nearest)
         residual = self.residual_.take(nearest, axis=0)
         if self.complete_:
-            total = np.add.reduce(weights) + np.float32(self.prior)
-            square = weights @ weights
-        else:
-            known = self.known_.take(nearest, axis=0)
-            total = weights @ known + np.float32(self.prior)
-            square = (weights * weights) @ known
-        return weights @ residual / total, np.sqrt(square + np.float32(self.prior)) / total
+            total = float(np.add.reduce(weights)) + self.prior
+            return weights @ residual / total, sqrt(float(weights @ weights) + self.prior) / total
+        known = self.known_.take(nearest, axis=0)
+        totals = weights @ known + np.float32(self.prior)
+        square = (weights * weights) @ known
+        return weights @ residual / totals, np.sqrt(square + np.float32(self.prior)) / totals
 
     def _neighbours(self, similarity: Floats32) -> tuple[Ints, Floats32]:
-        last = len(similarity) - self.k
-        edge = np.partition(similarity, last)[last] if last > 0 else similarity.min()
-        nearest = (similarity >= edge).nonzero()[0]
+        """The k nearest, or all as near as the k-th where these are alike, and what each weighs."""
+        last = max(len(similarity) - self.k, 0)
+        nearest = similarity.argpartition(last)[last:]  # the k-th comes first
         lead = similarity.take(nearest)
+        edge = lead[0]
         lead -= edge
-        top = lead.max()
-        return nearest, lead / top if top > _SAME else np.ones_like(lead)
+        top = np.maximum.reduce(lead)
+        if top <= _SAME:
+            nearest = (similarity >= edge).nonzero()[0]
+            return nearest, np.ones(len(nearest), np.float32)
+        lead /= top
+        return nearest, lead
 
     def settings(self) -> dict[str, Any]:
         return {

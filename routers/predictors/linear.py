@@ -12,8 +12,6 @@ from .design import Design, Lexicon
 from .space import FormScale
 from .targets import centred
 
-_CHUNK = 256
-
 
 class Linear:
     """One ridge for all blocks of features; a block's weight says how much of the kernel is its.
@@ -71,18 +69,18 @@ class Linear:
         return self
 
     def predict(self, features: Features) -> Estimate:
-        n = len(features)
-        mean = np.repeat(self.mean_[None], n, axis=0)
+        shape = len(features), len(self.mean_)
+        mean, std = np.empty(shape), np.empty(shape)
+        mean[:], std[:] = self.mean_, self.std_
         if self.dense:
             mean += features.dense.astype(np.float64) @ self.dense_
         if self.form:
             mean += self.form_scale_.scaled(features).astype(np.float64) @ self.form_
         if self.lexical and len(self.lexicon_.ids):
-            for start in range(0, n, _CHUNK):
-                block = slice(start, start + _CHUNK)
-                places, values = self.lexicon_.rows(features.lexical[block])
-                mean[block] += np.einsum("qs,qse->qe", values, self.lexical_[places])
-        return Estimate(mean, np.repeat(self.std_[None], n, axis=0))
+            for ids, row in zip(features.lexical, mean, strict=True):
+                places, values = self.lexicon_.row(ids)
+                row += values @ self.lexical_.take(places, axis=0)
+        return Estimate(mean, std)
 
     def settings(self) -> dict[str, Any]:
         return {

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ class FormScale:
 
     def scaled(self, features: Features) -> Floats32:
         """(n_queries, n_form) standardised, clipped at 3 spreads."""
-        limit = np.float32(_CLIP / np.sqrt(max(len(self.mean), 1)))
+        limit = np.float32(_CLIP / sqrt(max(len(self.mean), 1)))
         z = features.form.astype(np.float32)
         z -= self.mean
         z *= self.gain
@@ -66,7 +67,7 @@ class Space:
         if self.weight != 1.0:
             form *= np.float32(self.weight)
         rows = np.concatenate((features.dense, form), axis=1)
-        rows /= np.sqrt(np.einsum("qd,qd->q", rows, rows) + np.float32(1e-12))[:, None]
+        rows /= np.sqrt(np.vecdot(rows, rows) + np.float32(1e-12))[:, None]
         return rows
 
     def project(self, unit: Floats32) -> Floats32:

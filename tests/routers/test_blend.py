@@ -116,6 +116,22 @@ def test_cells_hold_every_row_once_and_find_the_nearest_ones() -> None:
     assert np.mean(found) > 0.95
 
 
+def test_a_search_looks_at_as_many_rows_as_it_must_and_at_few_more() -> None:
+    x = made_up(3000, 0)
+    cells, _ = Cells.of(x.dense)
+    row = made_up(1, 1).dense[0]
+    assert len(cells.near(row)[0]) < 0.3 * 3000
+    assert len(cells.near(row, 2000)[0]) >= 2000
+    assert len(np.unique(cells.near(row, 4000)[1])) == 3000
+
+
+def test_neighbours_all_alike_weigh_alike_however_many_they_are() -> None:
+    x = made_up(40, 0).take(np.zeros(40, np.int64))
+    y = np.linspace(0, 1, 40)[:, None]
+    mean = make_predictor("knn", {"k": 5, "prior": 0.001}).fit(x, y).predict(x.take(slice(0, 1))).mean
+    np.testing.assert_allclose(mean, 0.5, atol=1e-3)
+
+
 def test_near_cells_decide_as_all_queries_do() -> None:
     x, z = made_up(4000, 0), made_up(400, 1)
     y = (x.dense[:, :4] + 0.3 * np.random.default_rng(0).normal(size=(4000, 4)) > 0).astype(np.float64)
@@ -128,5 +144,5 @@ def test_near_cells_decide_as_all_queries_do() -> None:
         .mean
         for most in (4000, 100)
     )
-    assert (exact.argmax(axis=1) == near.argmax(axis=1)).mean() >= 0.98
+    assert (exact.argmax(axis=1) == near.argmax(axis=1)).mean() >= 0.95
     assert exact.tobytes() != near.tobytes()
