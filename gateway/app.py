@@ -2,7 +2,9 @@
 
     Front ── gate (who asks) ── POST /v1/chat/completions, /v1/completions ── Asking ── Dispatcher ── experts
                              ├─ POST /v1/embeddings ── Embedding
-                             └─ all else ── Starlette: models, route, decisions, health, openapi
+                             └─ all else ── Starlette: files, batches, models, route, decisions, health …
+
+What is asked in a batch goes the same way from reading on, driven by `batch.Jobs` instead of the front.
 
 What is opened is opened in the lifespan, in this order, and closed in the opposite one: journal, transport,
 runners, routing, replicas.
@@ -20,12 +22,13 @@ from starlette.responses import Response
 from routers import ExpertProfile
 
 from .auth import Gate
-from .batch.files import Files
+from .batch.jobs import Jobs
 from .batch.store import Store
 from .config import Config, ExpertConfig
 from .dispatch import Dispatcher
 from .embedding import EmbedderPool
 from .endpoints import (
+    batches,
     chat,
     completions,
     decisions,
@@ -136,23 +139,30 @@ def front_of(machine: Machine, transport: Transport) -> Front:
     """The application around a machine."""
     here = machine.embedders.names if machine.embedders else ()
     costs = {**prices(machine.config), **dict.fromkeys(here, Price(0.0, 0.0))}
-    dispatcher = Dispatcher(machine.experts, machine.fleet, Ledger(costs, machine.journal))
+    ledger = Ledger(costs, machine.journal)
+    dispatcher = Dispatcher(machine.experts, machine.fleet, ledger)
     asking = Asking(machine, dispatcher)
     hot = {
         chat.PATH: asking.handler(chat.CHAT),
         completions.PATH: asking.handler(completions.COMPLETIONS),
         embeddings.PATH: embeddings.Embedding(machine, dispatcher).handler(),
     }
-    return Front(hot, rest_of(machine, transport), machine.gate)
+    jobs = Jobs(machine, ledger, limits(machine.config), lambda: front.n_live)
+    front = Front(hot, rest_of(machine, transport, jobs), machine.gate)
+    return front
 
 
-def rest_of(machine: Machine, transport: Transport) -> Starlette:
+def rest_of(machine: Machine, transport: Transport, jobs: Jobs) -> Starlette:
     """Everything that is not hot, and the lifespan of all."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with running(machine, transport):
-            yield
+            await jobs.start()
+            try:
+                yield
+            finally:
+                await jobs.stop()
 
     app = Starlette(
         routes=[
@@ -161,6 +171,7 @@ def rest_of(machine: Machine, transport: Transport) -> Starlette:
             *decisions.ROUTES,
             *files.ROUTES,
             *runners.ROUTES,
+            *batches.ROUTES,
             *health.ROUTES,
             *openapi.ROUTES,
         ],
@@ -168,7 +179,7 @@ def rest_of(machine: Machine, transport: Transport) -> Starlette:
         lifespan=lifespan,
     )
     app.state.machine = machine
-    app.state.files = Files(machine.store, machine.config.batches.max_file_bytes)
+    app.state.jobs = jobs
     return app
 
 

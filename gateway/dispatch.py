@@ -126,10 +126,8 @@ class Dispatcher:
             story.status = error.status
             await exchange.respond(error.status, headers, error.body, header_value(error.content_type))
             return
-        said = "; ".join(f"{record.expert} {record.error}" for record in story.records)
         story.status = error.client_status
-        refusal = ExpertFailed(said, error.client_status, f"upstream_{error.kind}", error.retry_after_s)
-        await exchange.refuse(refusal, headers)
+        await exchange.refuse(nobody_answered(story, error), headers)
 
     def _facts(self, exchange: Exchange, order: Order, story: Story) -> Headers:
         """The headers that say who answered, on whose word and why."""
@@ -166,3 +164,9 @@ class Dispatcher:
             "thalamus": {**facts, "cost_usd": self._ledger.cost_usd(story)},
         }
         return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+
+
+def nobody_answered(story: Story, error: UpstreamError) -> ExpertFailed:
+    """The refusal where every expert failed, the last with this error."""
+    said = "; ".join(f"{record.expert} {record.error}" for record in story.records)
+    return ExpertFailed(said, error.client_status, f"upstream_{error.kind}", error.retry_after_s)

@@ -28,6 +28,8 @@ class Front:
         self._hot = dict(hot)
         self._rest = rest
         self._gate = gate
+        self.n_live = 0
+        """Requests of `hot` being answered now."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -58,7 +60,11 @@ class Front:
             exchange.scope.setdefault("state", {})["key_id"] = exchange.key_id
             await self._rest(exchange.scope, receive, self._marked(exchange, send))
         elif exchange.scope["method"] == "POST":
-            await handler(exchange)
+            self.n_live += 1
+            try:
+                await handler(exchange)
+            finally:
+                self.n_live -= 1
         else:
             raise MethodNotAllowed(f"{path} takes POST, not {exchange.scope['method']}", ["POST"])
 

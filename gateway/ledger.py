@@ -14,7 +14,7 @@ class Ledger:
     """Prices what was used and writes every order down, once."""
 
     def __init__(self, prices: Mapping[str, Price], journal: Journal) -> None:
-        self._prices = prices
+        self.prices = prices
         self._journal = journal
 
     @property
@@ -24,7 +24,7 @@ class Ledger:
 
     def price_usd(self, expert: str, usage: Usage | None) -> float | None:
         """What one call cost; None where that is unknown."""
-        return cost_usd(usage, self._prices.get(expert, UNKNOWN_PRICE))
+        return cost_usd(usage, self.prices.get(expert, UNKNOWN_PRICE))
 
     def cost_usd(self, story: Story) -> float | None:
         """Of all that was used, not only for the answer that was given; None where a part is unknown."""

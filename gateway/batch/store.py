@@ -37,7 +37,8 @@ CREATE TABLE batches (
   error_bytes INTEGER NOT NULL, output_file_id TEXT, error_file_id TEXT, times BLOB NOT NULL);
 CREATE TABLE lines (
   batch TEXT NOT NULL, n INTEGER NOT NULL, offset INTEGER NOT NULL, size INTEGER NOT NULL,
-  custom_id TEXT NOT NULL, state INTEGER NOT NULL, decision BLOB, at INTEGER, length INTEGER,
+  custom_id TEXT NOT NULL, state INTEGER NOT NULL, decision BLOB, aggregator TEXT, at INTEGER,
+  length INTEGER,
   PRIMARY KEY (batch, n)) WITHOUT ROWID;
 CREATE TABLE calls (
   batch TEXT NOT NULL, n INTEGER NOT NULL, step INTEGER NOT NULL, expert TEXT NOT NULL, outcome BLOB,

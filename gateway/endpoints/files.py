@@ -22,7 +22,7 @@ SLACK_BYTES = 64 * 1024
 
 def files_of(request: Request) -> Files:
     """The files of the gateway that serves this request."""
-    files: Files = request.app.state.files
+    files: Files = request.app.state.jobs.files
     return files
 
 

@@ -29,6 +29,11 @@ POSTS = {
 GETS = {
     "/v1/models": "Every name that may be asked for: policies and experts, and how each expert stands",
     "/v1/models/{name}": "One of them",
+    "/v1/files": "The asker's files, newest first; a multipart POST with `purpose=batch` adds one",
+    "/v1/files/{file_id}": "One file's facts; DELETE forgets it",
+    "/v1/files/{file_id}/content": "One file's bytes",
+    "/v1/batches": "The asker's batches, newest first; a POST begins one",
+    "/v1/batches/{batch_id}": "How far a batch is, and the files of its results; POST …/cancel ends it",
     "/v1/decisions/{decision_id}": "A decision made earlier, and what came of it",
     "/v1/runners": "The local engines: state, memory, requests; and the devices they share",
     "/v1/runners/{name}/logs": "The last lines an engine wrote",

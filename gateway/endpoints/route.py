@@ -31,7 +31,7 @@ async def route(request: Request) -> Response:
         BadRequest: the body, its policy or its hints are at fault.
     """
     machine = machine_of(request)
-    fields = read_fields(await _body(request, machine.config.server.max_body_bytes))
+    fields = read_fields(await whole_body(request, machine.config.server.max_body_bytes))
     model = text_field(fields, "model") if "model" in fields else "auto"
     if model in expert_names(machine):
         raise InvalidField(f"'{model}' is an expert: there is nothing to decide; ask for auto", param="model")
@@ -69,7 +69,13 @@ def seen(query: Query) -> dict[str, Any]:
     return {name: getattr(query, name) for name in Query.__slots__ if name != "declined"}
 
 
-async def _body(request: Request, max_bytes: int) -> bytes:
+async def whole_body(request: Request, max_bytes: int) -> bytes:
+    """The body of a request that is not hot.
+
+    Raises:
+        BodyTooLarge: it is longer than `max_bytes`.
+        ClientGoneError: it never came to its end.
+    """
     parts: list[bytes] = []
     size = 0
     try:

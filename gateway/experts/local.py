@@ -29,17 +29,17 @@ class LocalExpert:
 
     async def call(self, call: Call) -> Reply:
         fields = self._regime.apply(call)
-        lease = await self._take(self._timeouts.load_s)
+        lease = await self._take(self._timeouts.load_s, call)
         try:
             return await self._ask(lease, call, fields)
         except UpstreamError as error:
             if error.kind not in DEATHS or not await lease.lost(NOTICED_WITHIN_S):
                 raise
-        return await self._ask(await self._take(min(RESTART_S, self._timeouts.load_s)), call, fields)
+        return await self._ask(await self._take(min(RESTART_S, self._timeouts.load_s), call), call, fields)
 
-    async def _take(self, wait_s: float) -> Lease:
+    async def _take(self, wait_s: float, call: Call) -> Lease:
         try:
-            return await self._runners.take(self.name, wait_s=wait_s)
+            return await self._runners.take(self.name, wait_s=wait_s, priority=-1 if call.patient else 0)
         except RunnerBusy as error:
             raise UpstreamError("busy", str(error), status=429, retry_after_s=error.retry_after_s) from error
         except RunnerUnavailable as error:

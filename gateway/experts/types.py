@@ -21,11 +21,15 @@ Endpoint = Literal["chat/completions", "completions", "embeddings"]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request for an expert: `fields` is the client's body without `model` and `router`."""
+    """One request for an expert: `fields` is the client's body without `model` and `router`.
+
+    A `patient` one lets others go first where a line has formed.
+    """
 
     endpoint: Endpoint
     fields: Fields
     stream: bool = False
+    patient: bool = False
 
 
 @dataclass(slots=True)

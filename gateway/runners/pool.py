@@ -275,7 +275,7 @@ class Runners(Mapping[str, Runner]):
         """One decision, carried out; the seconds until the next one is due, unless somebody stirs."""
         for desk in self._desks.values():
             desk.serve()
-        snapshot = self._look()
+        snapshot = self.look()
         effects = decide_residency(snapshot, self._rule.residency)
         holds = {effect.expert for effect in effects if isinstance(effect, Hold)}
         for desk in self._desks.values():
@@ -289,7 +289,8 @@ class Runners(Mapping[str, Runner]):
         expiries = [r.expires_s - snapshot.now_s for r in snapshot.residents if r.expires_s is not None]
         return max(TICK_S, min(expiries)) if expiries else None
 
-    def _look(self) -> Snapshot:
+    def look(self) -> Snapshot:
+        """All that a decision on memory depends on, now."""
         now_s = time.monotonic()
         desks = self._desks.values()
         return Snapshot(

@@ -1,5 +1,7 @@
 """Routing without prediction: the first expert of the pool that may be planned, the others behind it."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from policies import Decision, Fleet, Hints, Policy, Single
@@ -17,6 +19,13 @@ class InOrder:
     def __init__(self, *pool: str) -> None:
         self.pool = pool
         self.asked: list[tuple[Query, Policy, Hints | None]] = []
+
+    async def decide_all(
+        self, queries: Sequence[Query], policy: Policy, hints: Sequence[Hints | None], fleet: Fleet
+    ) -> list[Decision]:
+        return [
+            await self.decide(query, policy, wish, fleet) for query, wish in zip(queries, hints, strict=True)
+        ]
 
     async def decide(self, query: Query, policy: Policy, hints: Hints | None, fleet: Fleet) -> Decision:
         self.asked.append((query, policy, hints))

@@ -30,7 +30,7 @@ class Process:
     pulse: Pulse = field(default_factory=Pulse)
     n_given_back: int = 0
 
-    async def take(self, expert: str, *, wait_s: float) -> Lease:
+    async def take(self, expert: str, *, wait_s: float, priority: int = 0) -> Lease:
         async with asyncio.timeout(wait_s):
             while self.base_url is None and self.next_url is not None:
                 await asyncio.sleep(0.01)
@@ -92,7 +92,7 @@ async def test_an_answer_that_never_comes_makes_the_runner_suspect(transport: Tr
 
 async def test_too_long_a_line_is_a_429_that_says_when_to_come_back(transport: Transport) -> None:
     class Full(Process):
-        async def take(self, expert: str, *, wait_s: float) -> Lease:
+        async def take(self, expert: str, *, wait_s: float, priority: int = 0) -> Lease:
             raise RunnerBusy("good is full", retry_after_s=7)
 
     with pytest.raises(UpstreamError) as caught:

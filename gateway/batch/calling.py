@@ -1,0 +1,204 @@
+"""Calls of a batch: patient where a live request would move on, and within what may be spent."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from ..experts.types import Call, Expert, UpstreamError
+from ..fleet import FleetState
+from ..journal import AttemptRecord
+from ..orders import Story
+from ..performing import Performer
+from ..usage import UNKNOWN_PRICE, Price, cost_usd
+from .outcomes import Failure, Outcome
+
+MAX_TRIES = 4
+FIRST_PAUSE_S = 0.5
+LOOK_AGAIN_S = 0.2
+LONGEST_WAIT_S = 5.0
+N_FAILURES_TO_GIVE_UP = 3
+BYTES_PER_TOKEN = 4
+OUTPUT_TOKENS = 1000
+"""What an answer is taken to have, beforehand, where nobody limits it."""
+
+
+class TooDear(Exception):  # noqa: N818 (the call is)
+    """A call that does not fit into what may be spent."""
+
+
+@dataclass(slots=True)
+class Outage:
+    """Since when an expert fails, and how often; `over` it has given up on where both are too much."""
+
+    patience_s: float
+    since_s: float | None = None
+    n_failures: int = 0
+
+    def failed(self, now_s: float) -> None:
+        self.since_s = now_s if self.since_s is None else self.since_s
+        self.n_failures += 1
+
+    def answered(self) -> None:
+        self.since_s, self.n_failures = None, 0
+
+    def too_long(self, now_s: float) -> bool:
+        return (
+            self.since_s is not None
+            and self.n_failures >= N_FAILURES_TO_GIVE_UP
+            and now_s - self.since_s >= self.patience_s
+        )
+
+
+class Purse:
+    """What a batch may spend; calls under way count as what they may cost at most."""
+
+    def __init__(self, prices: Mapping[str, Price], max_usd: float | None, spent_usd: float) -> None:
+        self._prices = prices
+        self._max_usd = max_usd
+        self._spent_usd = spent_usd
+        self._reserved: dict[object, float] = {}
+
+    def fits(self, ticket: object, expert: str, call: Call, n_out: float | None) -> bool | None:
+        """Reserve what a call may cost; None where that has to wait for others to end.
+
+        Raises:
+            TooDear: it cannot be afforded, or nobody knows what it costs.
+        """
+        if self._max_usd is None:
+            return True
+        usd = self._most_usd(expert, call, n_out)
+        if usd is None:
+            raise TooDear(f"what {expert} costs is unknown, and the batch may spend ${self._max_usd:g}")
+        if self._spent_usd + sum(self._reserved.values()) + usd <= self._max_usd:
+            self._reserved[ticket] = usd
+            return True
+        if self._reserved and usd:
+            return None
+        raise TooDear(f"the batch may spend ${self._max_usd:g}, and ${self._spent_usd:.6g} of that is gone")
+
+    def settle(self, ticket: object, expert: str, outcome: Outcome | None) -> None:
+        """The call has ended; what is not known of its cost counts as it was reserved."""
+        reserved = self._reserved.pop(ticket, 0.0)
+        if outcome is not None and outcome.body is not None:
+            usd = cost_usd(outcome.usage, self._prices.get(expert, UNKNOWN_PRICE))
+            self._spent_usd += reserved if usd is None else usd
+
+    def _most_usd(self, expert: str, call: Call, n_out: float | None) -> float | None:
+        price = self._prices.get(expert, UNKNOWN_PRICE)
+        if price.input_usd is None or price.output_usd is None:
+            return None
+        n_in = sum(map(len, call.fields.values())) / BYTES_PER_TOKEN
+        limit = _limit(call)
+        most = n_out or OUTPUT_TOKENS if limit is None else limit
+        return n_in * price.input_usd + most * price.output_usd
+
+
+def _limit(call: Call) -> int | None:
+    for name in ("max_completion_tokens", "max_tokens"):
+        digits = bytes(call.fields.get(name, b""))
+        if digits.isdigit():
+            return int(digits)
+    return None
+
+
+class Caller:
+    """Calls experts, again where that may help. A cooldown is waited for, not gone around.
+
+    `pause` waits so many seconds, or raises where the batch is to stop.
+    """
+
+    def __init__(
+        self,
+        experts: Mapping[str, Expert],
+        fleet: FleetState,
+        patience_s: float,
+        pause: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self._known = experts
+        self._performer = Performer(experts, fleet)
+        self._fleet = fleet
+        self._patience_s = patience_s
+        self._pause = pause
+        self._outages: dict[str, Outage] = {}
+
+    async def call(self, name: str, call: Call) -> Outcome:
+        """What came of it, at last."""
+        if name not in self._known:
+            return _without(name, "is not configured any more")
+        outage = self._outages.setdefault(name, Outage(self._patience_s))
+        story = Story("")
+        error = UpstreamError("connect", "was not asked")
+        for n in range(MAX_TRIES):
+            if not await self._admitted(name, outage):
+                if not story.records:
+                    return _without(name, f"has failed for {self._patience_s:g} s and is given up")
+                break
+            try:
+                reply = await self._performer.call(name, call, story)
+            except UpstreamError as failure:
+                error = failure
+                if error.faults_expert:
+                    outage.failed(time.monotonic())
+                if not _worth_again(error) or n + 1 == MAX_TRIES:
+                    break
+                await self._pause(FIRST_PAUSE_S * 2**n if error.retry_after_s is None else 0.0)
+            else:
+                outage.answered()
+                *tries, record = story.records
+                return Outcome(record, reply.body, reply.usage, tries=tuple(tries))
+        *tries, record = story.records
+        return Outcome(record, failure=Failure.of(error), tries=tuple(tries))
+
+    async def _admitted(self, name: str, outage: Outage) -> bool:
+        """Wait until the expert may be called; False where it has been out for too long."""
+        while not outage.too_long(time.monotonic()):
+            if self._fleet.admit(name):
+                return True
+            await self._pause(min(max(self._fleet.cooldown_s(name), LOOK_AGAIN_S), LONGEST_WAIT_S))
+        return False
+
+
+def _worth_again(error: UpstreamError) -> bool:
+    """Whether the same call may succeed a little later."""
+    return error.moves_on and not (
+        error.context_too_long or error.kind == "declined" or error.status in (401, 403)
+    )
+
+
+def _without(name: str, why: str) -> Outcome:
+    failure = Failure("connect", why, 503)
+    return Outcome(AttemptRecord(name, "skipped", error=why), failure=failure)
+
+
+class Courtesy:
+    """How many calls a batch may have under way at one expert, so that live requests keep their latency.
+
+    `n_live` tells how many live requests are being answered now.
+    """
+
+    QUIET_S = 10.0
+
+    def __init__(self, n_live: Callable[[], int], clock: Callable[[], float] = time.monotonic) -> None:
+        self._n_live = n_live
+        self._clock = clock
+        self._last_s = float("-inf")
+
+    def allowed(self, limit: int) -> int:
+        """Of `limit`: all when it is quiet, half when somebody was here lately, a quarter beside others."""
+        if self._n_live():
+            self._last_s = self._clock()
+            return max(1, limit // 4)
+        return limit if self._clock() - self._last_s > self.QUIET_S else max(1, limit // 2)
+
+
+async def nap(halted: asyncio.Event, seconds: float) -> bool:
+    """Wait; True where it was cut short because the batch is to stop."""
+    if seconds <= 0:
+        return halted.is_set()
+    try:
+        async with asyncio.timeout(seconds):
+            await halted.wait()
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,153 @@
+"""Lines of an input file: found without reading it whole, read as the requests they are."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+from msgspec import Raw
+
+from ..endpoints import chat, completions
+from ..endpoints.ask import Asked, Door, Reader
+from ..errors import GatewayError, InvalidField
+from ..fields import read_fields
+from ..machine import Machine
+from ..orders import Order
+
+DOORS: Mapping[str, Door] = {chat.PATH: chat.CHAT, completions.PATH: completions.COMPLETIONS}
+MAX_ID_CHARS = 512
+NO_HEADERS: Mapping[bytes, bytes] = {}
+MISSING = "missing_required_parameter"
+
+
+class FaultyLine(Exception):  # noqa: N818 (it is the line that is at fault)
+    """A line that is no request; `code` and `param` as OpenAI's errors have them."""
+
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = param
+
+    def refusal(self) -> InvalidField:
+        """The same, as a refusal of the request."""
+        error = InvalidField(self.message, param=self.param)
+        error.code = self.code
+        return error
+
+
+class _Envelope(msgspec.Struct):
+    custom_id: str | None = None
+    method: str | None = None
+    url: str | None = None
+    body: Raw = Raw(b"null")
+
+
+_envelope = msgspec.json.Decoder(_Envelope)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One physical line, counted from 1; `text` is None where it is longer than it may be."""
+
+    n: int
+    offset: int
+    size: int
+    text: bytes | None
+
+
+def lines_of(path: Path, max_bytes: int) -> Iterator[Found]:
+    """The lines of a file that are not blank, one at a time."""
+    with path.open("rb") as file:
+        n = offset = 0
+        while head := file.readline(max_bytes + 1):
+            size = len(head) + _rest(file, head, max_bytes)
+            n += 1
+            text = head.strip()
+            if size > max_bytes and len(text) > max_bytes:
+                yield Found(n, offset, size, None)
+            elif text:
+                yield Found(n, offset, size, text)
+            offset += size
+
+
+def _rest(file: BinaryIO, head: bytes, max_bytes: int) -> int:
+    """Skip what is left of a line of which only the head was read; its size."""
+    skipped = 0
+    while head and not head.endswith(b"\n"):
+        head = file.readline(max_bytes + 1)
+        skipped += len(head)
+    return skipped
+
+
+class LineReader:
+    """Reads lines for one batch; `endpoint` is the one url allowed, None for any there is."""
+
+    def __init__(self, machine: Machine, endpoint: str | None) -> None:
+        self._urls = (endpoint,) if endpoint else tuple(DOORS)
+        self._reader = Reader(machine)
+
+    def order(self, asked: Asked) -> Order:
+        """What is to be done for a line that names its expert.
+
+        Raises:
+            FaultyLine: it names none, or a fallback is none.
+        """
+        if asked.expert is None:
+            raise FaultyLine("model_not_found", "its model was an expert, and is none any more", "body.model")
+        try:
+            return self._reader.named(asked, asked.expert)
+        except GatewayError as error:
+            raise _faulty(error) from None
+
+    def read(self, text: bytes) -> tuple[str, Asked]:
+        """A line's custom_id, and what it asks for.
+
+        Raises:
+            FaultyLine: it cannot be asked.
+        """
+        custom_id, url, body = self._envelope(text)
+        door = DOORS[url]
+        try:
+            fields = read_fields(bytes(body))
+            asked = self._reader.read(door, fields, NO_HEADERS)
+        except GatewayError as error:
+            raise _faulty(error) from None
+        if asked.call.stream:
+            raise FaultyLine("invalid_value", "a batch has no streams; leave 'stream' out", "body.stream")
+        return custom_id, asked
+
+    def _envelope(self, text: bytes) -> tuple[str, str, Raw]:
+        try:
+            line = _envelope.decode(text)
+        except msgspec.ValidationError as error:
+            raise _misshapen(error) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise FaultyLine("invalid_json_line", f"not valid JSON: {error}") from None
+        if not line.custom_id:
+            raise FaultyLine(MISSING, "'custom_id' is missing; it must be a string of your own", "custom_id")
+        if len(line.custom_id) > MAX_ID_CHARS:
+            raise FaultyLine(
+                "invalid_value", f"'custom_id' has more than {MAX_ID_CHARS} characters", "custom_id"
+            )
+        if line.method != "POST":
+            raise FaultyLine("invalid_method", "'method' must be POST", "method")
+        if line.url not in self._urls:
+            said = "is missing" if line.url is None else f"is {line.url[:80]!r}"
+            raise FaultyLine("invalid_url", f"'url' {said}; it must be {' or '.join(self._urls)}", "url")
+        if bytes(line.body) == b"null":
+            raise FaultyLine(MISSING, "'body' is missing; it must be the request as an object", "body")
+        return line.custom_id, line.url, line.body
+
+
+def _misshapen(error: msgspec.ValidationError) -> FaultyLine:
+    what, _, where = str(error).partition(" - at `$")
+    name = where.strip(".`")
+    said = f"{what[0].lower()}{what[1:]}".replace("`", "'")
+    return FaultyLine("invalid_json_line", f"{name or 'the line'}: {said}", name or None)
+
+
+def _faulty(error: GatewayError) -> FaultyLine:
+    param = f"body.{error.param}" if error.param else "body"
+    return FaultyLine(error.code or "invalid_value", error.message, param)

@@ -1,0 +1,280 @@
+"""One batch at work: every expert's calls together, local experts one by one, the others side by side.
+
+Nothing is held but the calls under way; what is to be done is asked of the worklist, what was done goes to
+the results. So it can be stopped at any point, by whatever, and taken up again.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from policies import Attempt, Decision, Gather
+
+from ..endpoints.ask import chosen
+from ..experts.types import Call, UpstreamError
+from ..journal import AttemptRecord
+from ..journal_rows import unpack_decision
+from ..ledger import Ledger
+from ..machine import Machine
+from ..orders import Order
+from ..panels import aggregation_call, member_call
+from .answers import refused, unasked
+from .assigning import Assigner
+from .calling import Caller, Courtesy, Purse, TooDear, nap
+from .lines import FaultyLine, LineReader
+from .ordering import first_local
+from .outcomes import Ended, Failure, Outcome, next_step
+from .results import Closed, Results, Said
+from .source import Source
+from .store import Store
+from .worklist import Line, Waiting, Worklist
+
+Halt = Literal["stopped", "cancelled", "expired"]
+
+AT_ONCE = 64
+LOOK_S = 0.3
+GRACE_S = 5.0
+START = (0, -1)
+WHY: Mapping[Halt, tuple[str, str]] = {
+    "cancelled": ("batch_cancelled", "This request was not made: the batch was cancelled."),
+    "expired": ("batch_expired", "This request could not be made before the completion window ended."),
+}
+
+
+class HaltedError(Exception):
+    """The batch is to stop before the next call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What batches of one gateway share. `local_lane` is held by the one local expert that is worked off."""
+
+    machine: Machine
+    store: Store
+    ledger: Ledger
+    limits: Mapping[str, int]
+    local: frozenset[str]
+    local_lane: asyncio.Lock
+    courtesy: Courtesy
+
+
+class Run:
+    """A batch from its lines to its results; `results.batch` tells how far it is."""
+
+    def __init__(
+        self, around: Surroundings, reader: LineReader, source: Source, worklist: Worklist, results: Results
+    ) -> None:
+        machine, batch = around.machine, results.batch
+        self._around = around
+        self._reader = reader
+        self._source = source
+        self._worklist = worklist
+        self._results = results
+        self._id = batch.id
+        self._expires_at = batch.expires_at
+        self._assigner = Assigner(machine, reader, source, worklist, results)
+        self._purse = Purse(around.ledger.prices, batch.max_usd, batch.cost_usd)
+        self._caller = Caller(machine.experts, machine.fleet, machine.config.batches.patience_s, self._pause)
+        self._halted = asyncio.Event()
+        self._why: Halt | None = None
+        self._groups: dict[str, asyncio.Task[None]] = {}
+
+    def halt(self, why: Halt) -> None:
+        """Make no more calls; those under way are given up, unless it is only stopped for now."""
+        if self._why is None:
+            self._why = why
+            self._halted.set()
+            if why != "stopped":
+                for task in self._groups.values():
+                    task.cancel()
+
+    async def work(self) -> Halt | None:
+        """Work it off: None where every line has its result now, else what came between."""
+        writing = asyncio.ensure_future(self._results.write())
+        watching = asyncio.ensure_future(self._watch())
+        working = asyncio.ensure_future(self._work())
+        tasks = (working, writing, watching)
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return self._why
+
+    async def _watch(self) -> None:
+        """Look out for the end of the window, and for a cancel that whatever process asked for."""
+        store = self._around.store
+        while True:
+            batch = await asyncio.to_thread(store.batch, self._id)
+            if batch is None or batch.status == "cancelling":
+                self.halt("cancelled")
+            elif time.time() >= self._expires_at:
+                self.halt("expired")
+            await asyncio.sleep(min(LOOK_S, max(0.0, self._expires_at - time.time()) or LOOK_S))
+
+    async def _work(self) -> None:
+        await self._assigner.assign(self._halted)
+        await self._work_off_all()
+        if self._why == "cancelled" or self._why == "expired":
+            await self._close_all(self._why)
+        await self._results.flushed()
+
+    async def _work_off_all(self) -> None:
+        try:
+            while True:
+                await self._start_groups()
+                if not self._groups:
+                    return
+                await asyncio.wait(self._groups.values(), return_when=asyncio.FIRST_COMPLETED)
+                for name in [name for name, task in self._groups.items() if task.done()]:
+                    task = self._groups.pop(name)
+                    if not task.cancelled():
+                        task.result()
+        finally:
+            for task in self._groups.values():
+                task.cancel()
+            await asyncio.gather(*self._groups.values(), return_exceptions=True)
+
+    async def _start_groups(self) -> None:
+        """Everybody who has calls waiting, but of local experts one at a time."""
+        await self._results.flushed()
+        if self._halted.is_set():
+            return
+        waiting = await asyncio.to_thread(self._worklist.groups)
+        local = {name for name in waiting if name in self._around.local}
+        for name in waiting.keys() - local - self._groups.keys():
+            self._groups[name] = asyncio.ensure_future(self._work_off(name))
+        if local and not (self._groups.keys() & self._around.local):
+            pairs = await asyncio.to_thread(self._worklist.aggregations)
+            name = first_local(local, pairs, self._around.machine.runners)
+            self._groups[name] = asyncio.ensure_future(self._alone(name))
+
+    async def _alone(self, name: str) -> None:
+        async with self._around.local_lane:
+            await self._work_off(name)
+
+    async def _work_off(self, expert: str) -> None:
+        """Make all calls to one expert, those too that come up meanwhile."""
+        calls: set[asyncio.Task[None]] = set()
+        after = START
+        try:
+            while not self._halted.is_set():
+                rows = await asyncio.to_thread(self._worklist.waiting, expert, after, AT_ONCE)
+                for row in rows:
+                    await self._turn(expert, calls)
+                    if self._halted.is_set():
+                        break
+                    calls.add(asyncio.ensure_future(self._one(row)))
+                if not rows:
+                    await _ended(calls)
+                    await self._results.flushed()
+                    if after == START:
+                        return
+                after = (rows[-1].line.n, rows[-1].step) if rows else START
+            if calls:
+                await asyncio.wait(calls, timeout=GRACE_S)
+        finally:
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+
+    async def _turn(self, expert: str, calls: set[asyncio.Task[None]]) -> None:
+        """Wait until one more call may be under way."""
+        limit = self._around.limits.get(expert, 1)
+        while len(calls) >= self._around.courtesy.allowed(limit) and not self._halted.is_set():
+            done, _ = await asyncio.wait(calls, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+            for call in done:
+                calls.discard(call)
+                call.result()
+
+    async def _one(self, row: Waiting) -> None:
+        """One call, and what came of it to the results."""
+        try:
+            order = self._order(row)
+            with contextlib.suppress(HaltedError):
+                await self._results.put(Said(row.line, row.step, order, await self._called(row, order)))
+        except FaultyLine as fault:
+            await self._results.put(Closed(row.line, refused(row.line.custom_id, fault.refusal())))
+        except TooDear as error:
+            ending = unasked(row.line.custom_id, "cost_cap_reached", f"This request was not made: {error}.")
+            await self._results.put(Closed(row.line, ending))
+
+    def _order(self, row: Waiting) -> Order:
+        _, asked = self._reader.read(self._source.text(row.line))
+        if row.decision is None:
+            return self._reader.order(asked)
+        return chosen(asked, unpack_decision(row.decision))
+
+    async def _called(self, row: Waiting, order: Order) -> Outcome:
+        try:
+            call = await self._call(row, order)
+        except UpstreamError as error:
+            return Outcome(
+                AttemptRecord(row.expert, "moved_on", error=error.message), failure=Failure.of(error)
+            )
+        n_out = _expected_tokens(order, row.expert)
+        while not self._purse.fits(row, row.expert, call, n_out):
+            await self._pause(LOOK_S)
+        outcome = None
+        try:
+            outcome = await self._caller.call(row.expert, replace(call, patient=True))
+        finally:
+            self._purse.settle(row, row.expert, outcome)
+        return outcome
+
+    async def _call(self, row: Waiting, order: Order) -> Call:
+        """What the expert is asked in this step of the plan."""
+        if order.plan.kind == "single":
+            return order.call
+        step = await asyncio.to_thread(self._step, row, order)
+        if isinstance(step, Gather):
+            return member_call(order.call)
+        if isinstance(step, Attempt) and step.answers is not None:
+            return aggregation_call(order.call, step.answers)
+        return order.call
+
+    def _step(self, row: Waiting, order: Order) -> Attempt | Gather | Ended:
+        with self._around.store.transaction() as database:
+            heard = self._worklist.heard(database, row.line.n)[: row.step]
+        return next_step(order.plan, [[one for one in step if one is not None] for step in heard])
+
+    async def _pause(self, seconds: float) -> None:
+        if await nap(self._halted, seconds):
+            raise HaltedError
+
+    async def _close_all(self, why: Halt) -> None:
+        """An output for every line that has none."""
+        await self._results.flushed()
+        after = 0
+        while lines := await asyncio.to_thread(self._worklist.left, after, AT_ONCE):
+            for line in lines:
+                await self._results.put(_not_made(line, why))
+            after = lines[-1].n
+
+
+def _not_made(line: Line, why: Halt) -> Closed:
+    return Closed(line, unasked(line.custom_id, *WHY[why]))
+
+
+def _expected_tokens(order: Order, expert: str) -> float | None:
+    decision = order.decision
+    if not isinstance(decision, Decision) or expert not in decision.experts:
+        return None
+    n_out = float(decision.output_tokens[decision.experts.index(expert)])
+    return n_out if n_out > 0 else None
+
+
+async def _ended(calls: set[asyncio.Task[None]]) -> None:
+    """Wait for calls under way; whatever went wrong with one goes wrong with all."""
+    while calls:
+        done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        for call in done:
+            calls.discard(call)
+            call.result()

@@ -1,0 +1,182 @@
+"""What of a batch is still to be done: its lines, and the calls that each of them waits for.
+
+A line has one or more calls under way, all of the same step of its plan; each call belongs to the expert it
+is for, so that experts can be worked off one after another. What was heard stays here until the line ends.
+"""
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgspec
+
+from .outcomes import Outcome
+from .store import Store
+from .types import LineError
+
+UNROUTED, WAITING, ANSWERED, FAILED = range(4)
+"""States of a line; beyond `WAITING` it has its one line of output."""
+
+_decode = msgspec.msgpack.Decoder(Outcome).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Where a line lies in the input, counted from 1, and whose it is."""
+
+    n: int
+    offset: int
+    size: int
+    custom_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A call that can be made now; `decision` is what routed its line, None where that names its expert."""
+
+    line: Line
+    step: int
+    expert: str
+    decision: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """A line that is decided on: whom its first step calls, and who will make one answer of theirs."""
+
+    n: int
+    experts: tuple[str, ...]
+    decision: bytes | None = None
+    aggregator: str | None = None
+
+
+class Worklist:
+    """The lines of one batch."""
+
+    def __init__(self, store: Store, batch_id: str) -> None:
+        self._store = store
+        self._id = batch_id
+
+    def clear(self) -> None:
+        """Forget all lines: they will be read again, or are not needed any more."""
+        with self._store.transaction() as database:
+            database.execute("DELETE FROM calls WHERE batch = ?", (self._id,))
+            database.execute("DELETE FROM lines WHERE batch = ?", (self._id,))
+
+    def add(self, lines: Iterable[Line]) -> None:
+        rows = ((self._id, line.n, line.offset, line.size, line.custom_id, UNROUTED) for line in lines)
+        with self._store.transaction() as database:
+            database.executemany(
+                "INSERT INTO lines (batch, n, offset, size, custom_id, state) VALUES (?, ?, ?, ?, ?, ?)", rows
+            )
+
+    def repeated(self, limit: int) -> list[LineError]:
+        """Lines whose custom_id an earlier line has already."""
+        found = self._store.rows(
+            "SELECT n, first, custom_id FROM (SELECT n, custom_id, "
+            "min(n) OVER (PARTITION BY custom_id) AS first FROM lines WHERE batch = ?) "
+            "WHERE n > first ORDER BY n LIMIT ?",
+            *(self._id, limit),
+        )
+        return [
+            LineError(
+                "duplicate_custom_id", f"line {first} has the custom_id {name[:80]!r} too", n, "custom_id"
+            )
+            for n, first, name in found
+        ]
+
+    def unrouted(self, limit: int) -> list[Line]:
+        """The next lines nobody has decided on."""
+        found = self._store.rows(
+            "SELECT n, offset, size, custom_id FROM lines WHERE batch = ? AND state = ? ORDER BY n LIMIT ?",
+            *(self._id, UNROUTED, limit),
+        )
+        return [Line(*row) for row in found]
+
+    def route(self, routed: Iterable[Routed]) -> None:
+        """Lines are decided on: the calls of their first step wait."""
+        with self._store.transaction() as database:
+            for one in routed:
+                database.execute(
+                    "UPDATE lines SET state = ?, decision = ?, aggregator = ? WHERE batch = ? AND n = ?",
+                    (WAITING, one.decision, one.aggregator, self._id, one.n),
+                )
+                self.call(database, one.n, 0, one.experts)
+
+    def call(self, database: sqlite3.Connection, n: int, step: int, experts: Iterable[str]) -> None:
+        """Calls of a step wait."""
+        rows = [(self._id, n, step, expert) for expert in experts]
+        database.executemany("INSERT INTO calls (batch, n, step, expert) VALUES (?, ?, ?, ?)", rows)
+
+    def groups(self) -> dict[str, int]:
+        """How many calls wait for each expert."""
+        found = self._store.rows(
+            "SELECT expert, count(*) FROM calls WHERE batch = ? AND outcome IS NULL "
+            "GROUP BY expert ORDER BY expert",
+            self._id,
+        )
+        return dict(found)
+
+    def aggregations(self) -> set[tuple[str, str]]:
+        """Pairs of an expert that calls wait for and one that is to aggregate what it says."""
+        found = self._store.rows(
+            "SELECT DISTINCT c.expert, l.aggregator FROM calls c JOIN lines l ON l.batch = c.batch "
+            "AND l.n = c.n WHERE c.batch = ? AND c.outcome IS NULL AND c.step = 0 "
+            "AND l.aggregator IS NOT NULL",
+            self._id,
+        )
+        return {(member, aggregator) for member, aggregator in found}
+
+    def waiting(self, expert: str, after: tuple[int, int], limit: int) -> list[Waiting]:
+        """The next calls for an expert, by line and step, behind `after`."""
+        found = self._store.rows(
+            "SELECT l.n, l.offset, l.size, l.custom_id, c.step, c.expert, l.decision FROM calls c "
+            "JOIN lines l ON l.batch = c.batch AND l.n = c.n WHERE c.batch = ? AND c.expert = ? "
+            "AND c.outcome IS NULL AND (c.n, c.step) > (?, ?) ORDER BY c.n, c.step LIMIT ?",
+            *(self._id, expert, *after, limit),
+        )
+        return [Waiting(Line(*row[:4]), *row[4:]) for row in found]
+
+    def left(self, after: int, limit: int) -> list[Line]:
+        """The next lines without an output, behind line `after`."""
+        found = self._store.rows(
+            "SELECT n, offset, size, custom_id FROM lines WHERE batch = ? AND state <= ? AND n > ? "
+            "ORDER BY n LIMIT ?",
+            *(self._id, WAITING, after, limit),
+        )
+        return [Line(*row) for row in found]
+
+    def heard(self, database: sqlite3.Connection, n: int) -> list[list[Outcome | None]]:
+        """Step by step what was heard for a line; None of a call still under way."""
+        found = database.execute(
+            "SELECT step, outcome FROM calls WHERE batch = ? AND n = ? ORDER BY step, expert", (self._id, n)
+        )
+        steps: list[list[Outcome | None]] = []
+        for step, outcome in found:
+            while len(steps) <= step:
+                steps.append([])
+            steps[step].append(None if outcome is None else _decode(outcome))
+        return steps
+
+    def hear(self, database: sqlite3.Connection, n: int, step: int, outcome: Outcome) -> None:
+        database.execute(
+            "UPDATE calls SET outcome = ? WHERE batch = ? AND n = ? AND step = ? AND expert = ?",
+            (_encode(outcome), self._id, n, step, outcome.record.expert),
+        )
+
+    def end(self, database: sqlite3.Connection, n: int, state: int, at: int, length: int) -> None:
+        """A line has its output: where in its file that lies."""
+        database.execute("DELETE FROM calls WHERE batch = ? AND n = ?", (self._id, n))
+        database.execute(
+            "UPDATE lines SET state = ?, at = ?, length = ?, decision = NULL WHERE batch = ? AND n = ?",
+            (state, at, length, self._id, n),
+        )
+
+    def places(self, state: int, after: int, limit: int) -> list[tuple[int, int, int]]:
+        """(line, offset, length) of outputs of one kind, in the order of the input."""
+        found = self._store.rows(
+            "SELECT n, at, length FROM lines WHERE batch = ? AND state = ? AND n > ? ORDER BY n LIMIT ?",
+            *(self._id, state, after, limit),
+        )
+        return [(n, at, length) for n, at, length in found]
