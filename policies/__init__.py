@@ -1,6 +1,7 @@
 """Decisions as values: who answers, under which constraints, at what price, and why nobody else."""
 
 from .admission import Admission, AdmissionRule, Admitted, Line, Rejected, admit
+from .arrivals import Arrivals
 from .batching import Group, order_groups
 from .constraints import tighten
 from .engine import Consult, Engine, Scale
@@ -28,6 +29,7 @@ from .plans import Attempt, Gather, Gathered, Heard, Plan, Single, Step, Verdict
 from .record import decision_record, explain
 from .recruiting import PanelRule
 from .residency import ResidencyRule, decide_residency
+from .shadow import Shadow
 from .turns import TurnRule, claim, serving_order
 from .types import Decision, EncoderUse, Fleet, Goal, Hints, Lead, Objective, Policy, Require
 from .voting import form_asked, said, vote
@@ -36,6 +38,7 @@ __all__ = [
     "Admission",
     "AdmissionRule",
     "Admitted",
+    "Arrivals",
     "Attempt",
     "Blocked",
     "Consult",
@@ -75,6 +78,7 @@ __all__ = [
     "Resident",
     "ResidentState",
     "Scale",
+    "Shadow",
     "Single",
     "Snapshot",
     "Step",

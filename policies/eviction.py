@@ -19,8 +19,12 @@ def worth(rule: EvictionRule, snapshot: Snapshot, kept: frozenset[str] | None) -
     those outside it go first: so a cache that has strayed comes back at no more than a miss for each.
 
     Reference: Belady's rule as Read-ME (arXiv 2410.19123) applies it: farthest next use leaves first.
-    Differs: weighed by the seconds it takes to load again; what has no known next use goes by recency.
+    Differs: in seconds, of loading it again, less the later that is, and of waiting until it is idle; what
+        has no known next use goes by recency.
     """
+
+    n_loadable = len(snapshot.loadable)
+    usual_s = _SOON_S + sum(loadable.load_s for loadable in snapshot.loadable) / max(1, n_loadable)
 
     def recency(resident: Resident) -> float:
         return 1.0 / (_SOON_S + max(0.0, snapshot.now_s - resident.last_used_s))
@@ -28,8 +32,10 @@ def worth(rule: EvictionRule, snapshot: Snapshot, kept: frozenset[str] | None) -
     def by_lookahead(resident: Resident) -> Worth:
         waits = resident.expert in snapshot.queue
         next_s = 0.0 if waits else snapshot.next_use_s.get(resident.expert)
-        lost = 0.0 if next_s is None else snapshot.load_s(resident.expert) / (_SOON_S + max(0.0, next_s))
-        return lost, recency(resident)
+        again_s = 0.0
+        if next_s is not None:
+            again_s = snapshot.load_s(resident.expert) * usual_s / (usual_s + max(0.0, next_s))
+        return again_s + (resident.idle_in_s if resident.n_busy else 0.0), recency(resident)
 
     def by_frequency(resident: Resident) -> Worth:
         return float(resident.n_uses), recency(resident)
@@ -49,6 +55,8 @@ def cheapest(
 
     Exact: of all sets that free as much, only the cheapest is followed further.
     """
+    if need_bytes <= 0:
+        return ()
     if sum(resident.size_bytes for resident in residents) < need_bytes:
         return None
     priced = sorted(

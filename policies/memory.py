@@ -45,6 +45,7 @@ class Resident:
     """A local expert that holds memory, or is about to.
 
     n_busy:      requests it answers now
+    idle_in_s:   how long these still take, as far as can be told; asked of busy ones only
     n_uses:      requests it ever answered, before it was loaded this time too
     ready_s:     when it became ready to answer
     expires_s:   when it may go for being unused; None keeps it until its room is needed
@@ -61,6 +62,7 @@ class Resident:
     ready_s: float = 0.0
     expires_s: float | None = None
     held: bool = False
+    idle_in_s: float = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,12 @@ class Snapshot:
     def queue(self) -> Mapping[str, Queue]:
         """The queues in which somebody waits."""
         return {queue.expert: queue for queue in self.queues if queue.n_waiting}
+
+    @cached_property
+    def longest_answer_s(self) -> float:
+        """Until every resident could be idle, as far as can be told."""
+        known = (r.idle_in_s for r in self.residents if r.n_busy and r.idle_in_s < float("inf"))
+        return max(known, default=0.0)
 
     def load_s(self, expert: str) -> float:
         """Seconds to load it; 0 where it is not known."""

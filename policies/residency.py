@@ -51,18 +51,41 @@ def decide_residency(
     return tuple(_Decision(snapshot, rule or ResidencyRule(), kept).effects())
 
 
-def may_be_on(wanted: Loadable, device: Device) -> bool:
-    return not wanted.devices or device.name in wanted.devices
-
-
 @dataclass(frozen=True, slots=True)
 class _Option:
     """One way to get an expert onto one device, the better the smaller `rank`."""
 
     rank: tuple[int, Worth, int]
-    device: str
+    room: "_Room"
     leaving: tuple[Resident, ...] = ()
     blocked: Blocked | None = None
+
+
+class _Room:
+    """One device during a decision: who is there, and what of its memory is promised to whom.
+
+    spare_bytes:  free by the books and by measure, less what is promised; what is being loaded may not show
+        in the measure yet, so that it counts in both
+    coming_bytes: what those who leave will free, and what those who left have not given back yet
+    """
+
+    def __init__(self, device: Device, snapshot: Snapshot) -> None:
+        self.name = device.name
+        self.there = [r for r in snapshot.residents if r.device == device.name]
+        self.loading_bytes = sum(r.size_bytes for r in self.there if r.state == "loading")
+        pinned_bytes = sum(r.size_bytes for r in self.there if snapshot.pinned(r.expert))
+        self.most_bytes = device.capacity_bytes - pinned_bytes
+        self.promised_bytes = 0
+        self.coming_bytes = sum(r.size_bytes for r in self.there if r.state == "leaving")
+        self.spare_bytes = device.capacity_bytes - sum(r.size_bytes for r in self.there)
+        if device.free_bytes is not None:
+            missing = max(0, self.spare_bytes - (device.free_bytes - self.loading_bytes))
+            self.spare_bytes -= missing
+            self.coming_bytes += 0 if device.settled else missing
+
+    def promise(self, size_bytes: int) -> None:
+        self.promised_bytes += size_bytes
+        self.spare_bytes -= size_bytes
 
 
 class _Decision:
@@ -73,17 +96,16 @@ class _Decision:
         self._rule = rule
         self._trusted = rule.evict == "lookahead" and kept is None
         self._worth = worth(rule.evict, snapshot, kept)
-        self._promised: dict[str, int] = {device.name: 0 for device in snapshot.devices}
-        self._gone: set[str] = set()
-        self._held: set[str] = set()
+        self._rooms = {device.name: _Room(device, snapshot) for device in snapshot.devices}
+        self._given_up: set[str] = set()
 
     def effects(self) -> Iterator[Effect]:
         yield from self._expired()
         for queue in serving_order(self._at, self._rule.turns):
             yield from self._serve(queue)
-        for pinned in sorted(self._at.loadable, key=lambda one: one.expert):
-            if pinned.pinned and pinned.expert not in self._at.queue:
-                yield from self._serve(Queue(pinned.expert, 1, self._at.now_s))
+        for expert in sorted(one.expert for one in self._at.loadable if one.pinned):
+            if expert not in self._at.queue:
+                yield from self._serve(Queue(expert, 1, self._at.now_s))
         if self._trusted:
             yield from self._prefetch()
 
@@ -91,7 +113,7 @@ class _Decision:
         for resident in self._at.residents:
             expires_s = resident.expires_s
             if expires_s is not None and expires_s <= self._at.now_s and self._is_idle(resident):
-                self._gone.add(resident.expert)
+                self._give_up(resident)
                 yield Evict(resident.expert)
 
     def _serve(self, queue: Queue) -> Iterator[Effect]:
@@ -104,71 +126,73 @@ class _Decision:
             yield Wait(expert, "memory")
             return
         wanted = self._at.by_expert[expert]
-        options = [option for d in self._at.devices if (option := self._option(wanted, queue, d))]
+        options = [self._option(wanted, queue, room) for room in self._places(wanted)]
         if not options:
             yield Refuse(expert, wanted.size_bytes)
             return
-        yield from self._take(min(options, key=lambda option: (option.rank, option.device)), wanted)
+        yield from self._take(min(options, key=lambda option: (option.rank, option.room.name)), wanted)
+
+    def _places(self, wanted: Loadable) -> Iterator[_Room]:
+        """Where the expert could ever be."""
+        for room in self._rooms.values():
+            if wanted.size_bytes <= room.most_bytes and (not wanted.devices or room.name in wanted.devices):
+                yield room
 
     def _take(self, option: _Option, wanted: Loadable) -> Iterator[Effect]:
         if option.blocked not in ("claim", "taken"):
-            self._promised[option.device] += wanted.size_bytes
+            option.room.promise(wanted.size_bytes)
         for resident in option.leaving:
-            if option.blocked == "busy":
-                self._held.add(resident.expert)
-                yield Hold(resident.expert, wanted.expert)
-            else:
-                self._gone.add(resident.expert)
-                yield Evict(resident.expert, wanted.expert)
-        yield Wait(wanted.expert, option.blocked) if option.blocked else Load(wanted.expert, option.device)
+            self._give_up(resident)
+            leave = Hold if option.blocked == "busy" else Evict
+            yield leave(resident.expert, wanted.expert)
+        yield Wait(wanted.expert, option.blocked) if option.blocked else Load(wanted.expert, option.room.name)
 
-    def _option(self, wanted: Loadable, queue: Queue, device: Device) -> _Option | None:
-        """How the expert gets onto a device; None where it never can."""
-        size = wanted.size_bytes
-        if not may_be_on(wanted, device) or size > device.capacity_bytes - self._pinned_bytes(device):
-            return None
-        free = self._free_bytes(device)
-        if size <= free:
-            return _Option((0, NOTHING, -free), device.name)
-        coming = free + self._coming_bytes(device)
-        if size <= coming:
-            return _Option((1, NOTHING, -coming), device.name, blocked="memory")
-        return self._by_leaving(queue, device, size - coming)
+    def _option(self, wanted: Loadable, queue: Queue, room: _Room) -> _Option:
+        """How the expert gets onto a device."""
+        if wanted.size_bytes <= room.spare_bytes:
+            return _Option((0, NOTHING, -room.spare_bytes), room)
+        coming = room.spare_bytes + room.coming_bytes
+        if wanted.size_bytes <= coming:
+            return _Option((1, NOTHING, -coming), room, blocked="memory")
+        return self._by_leaving(queue, room, wanted.size_bytes - coming)
 
-    def _by_leaving(self, queue: Queue, device: Device, need: int) -> _Option:
+    def _by_leaving(self, queue: Queue, room: _Room, need: int) -> _Option:
         """Who has to leave the device; nobody where the rest would still be too little."""
-        there = [r for r in self._on(device) if self._may_leave(r)]
-        willing = [r for r in there if r.held or may_displace(queue, r.expert, self._at, self._rule.turns)]
-        if (idle := cheapest([r for r in willing if not r.n_busy], need, self._value)) is not None:
-            return _Option((2, total_worth(idle, self._value), 0), device.name, idle, "memory")
-        if (some := cheapest(willing, need, self._value)) is not None:
-            return _Option((3, total_worth(some, self._value), 0), device.name, some, "busy")
-        if sum(r.size_bytes for r in there) >= need:
-            return _Option((5, NOTHING, 0), device.name, blocked="claim")
-        if self._promised[device.name] or any(map(self._is_taking_turns, self._on(device))):
-            return _Option((4, NOTHING, 0), device.name, blocked="turn")
-        return _Option((6, NOTHING, 0), device.name, blocked="taken")
+        movable = [r for r in room.there if self._may_leave(r)]
+        willing = [r for r in movable if r.held or may_displace(queue, r.expert, self._at, self._rule.turns)]
+        # Only look-ahead can weigh waiting for a busy one against the loss of an idle one.
+        idle = [r for r in willing if not r.n_busy]
+        leaving = None if self._trusted else cheapest(idle, need, self._value)
+        if leaving is None:
+            leaving = cheapest(willing, need, self._value)
+        if leaving is not None:
+            busy = any(resident.n_busy for resident in leaving)
+            blocked: Blocked = "busy" if busy else "memory"
+            return _Option((2 + busy, total_worth(leaving, self._value), 0), room, leaving, blocked)
+        if sum(r.size_bytes for r in movable) >= need:
+            return _Option((5, NOTHING, 0), room, blocked="claim")
+        if room.promised_bytes or any(self._is_taking_turns(r) for r in room.there):
+            return _Option((4, NOTHING, 0), room, blocked="turn")
+        return _Option((6, NOTHING, 0), room, blocked="taken")
 
     def _value(self, resident: Resident) -> Worth:
         """What is held already is falling idle for somebody: it goes before all."""
         return NOTHING if resident.held else self._worth(resident)
 
-    def _may_leave(self, resident: Resident) -> bool:
-        return (
-            resident.state == "ready"
-            and self._stays(resident)
-            and not self._at.pinned(resident.expert)
-            and not in_turn(resident.expert, self._at)
-        )
-
-    def _is_taking_turns(self, resident: Resident) -> bool:
-        return resident.state == "loading" or (
-            not self._at.pinned(resident.expert) and in_turn(resident.expert, self._at)
-        )
+    def _give_up(self, resident: Resident) -> None:
+        self._given_up.add(resident.expert)
+        self._rooms[resident.device].coming_bytes += resident.size_bytes
 
     def _stays(self, resident: Resident) -> bool:
-        given_up = resident.expert in self._gone or resident.expert in self._held
-        return resident.state != "leaving" and not given_up
+        return resident.state != "leaving" and resident.expert not in self._given_up
+
+    def _may_leave(self, resident: Resident) -> bool:
+        ready = resident.state == "ready" and resident.expert not in self._given_up
+        return ready and not self._at.pinned(resident.expert) and not in_turn(resident.expert, self._at)
+
+    def _is_taking_turns(self, resident: Resident) -> bool:
+        turn = not self._at.pinned(resident.expert) and in_turn(resident.expert, self._at)
+        return resident.state == "loading" or turn
 
     def _is_idle(self, resident: Resident) -> bool:
         wanted = self._at.pinned(resident.expert) or resident.expert in self._at.queue
@@ -176,42 +200,19 @@ class _Decision:
 
     def _prefetch(self) -> Iterator[Effect]:
         """The expert expected soonest, into memory that is free, while nothing else is loaded there."""
-        expected = sorted((in_s, expert) for expert, in_s in self._at.next_use_s.items())
-        for in_s, expert in expected:
+        rooms = [r for r in self._rooms.values() if not r.promised_bytes and not r.loading_bytes]
+        if all(room.spare_bytes <= 0 for room in rooms):
+            return
+        for in_s, expert in sorted((in_s, expert) for expert, in_s in self._at.next_use_s.items()):
             if in_s > self._rule.prefetch_s:
                 return
             wanted = self._at.by_expert.get(expert)
             if wanted is None or expert in self._at.resident or expert in self._at.queue:
                 continue
-            places = [d for d in self._at.devices if may_be_on(wanted, d) and not self._loads(d)]
-            fitting = [(-free, d.name) for d in places if wanted.size_bytes <= (free := self._free_bytes(d))]
+            places = [room for room in self._places(wanted) if room in rooms]
+            fitting = [
+                (-room.spare_bytes, room.name) for room in places if wanted.size_bytes <= room.spare_bytes
+            ]
             if fitting:
                 yield Load(expert, min(fitting)[1], prefetch=True)
                 return
-
-    def _loads(self, device: Device) -> bool:
-        return self._promised[device.name] > 0 or self._bytes(device, "loading") > 0
-
-    def _free_bytes(self, device: Device) -> int:
-        """Free by our books and by measure, less what is promised; what is being loaded may not show yet."""
-        free = device.capacity_bytes - self._bytes(device)
-        if device.free_bytes is not None:
-            free = min(free, device.free_bytes - self._bytes(device, "loading"))
-        return free - self._promised[device.name]
-
-    def _coming_bytes(self, device: Device) -> int:
-        """What residents that leave will free, and what those that left have not given back yet."""
-        gone = sum(r.size_bytes for r in self._at.residents if r.device == device.name and not self._stays(r))
-        if device.settled or device.free_bytes is None:
-            return gone
-        booked = device.capacity_bytes - self._bytes(device)
-        return gone + max(0, booked - (device.free_bytes - self._bytes(device, "loading")))
-
-    def _bytes(self, device: Device, state: str | None = None) -> int:
-        return sum(r.size_bytes for r in self._on(device) if state in (None, r.state))
-
-    def _pinned_bytes(self, device: Device) -> int:
-        return sum(r.size_bytes for r in self._on(device) if self._at.pinned(r.expert))
-
-    def _on(self, device: Device) -> Iterator[Resident]:
-        return (resident for resident in self._at.residents if resident.device == device.name)

@@ -40,10 +40,12 @@ def claim(queue: Queue, now_s: float, rule: TurnRule) -> float:
 
 
 def due(queue: Queue, snapshot: Snapshot, rule: TurnRule) -> bool:
-    """Whether it must go first: what is left of its bound goes on loading its expert."""
+    """Whether it must go first: what is left of its bound goes on making room and on loading."""
+    waited_s = snapshot.now_s - queue.oldest_s
     resident = snapshot.resident.get(queue.expert)
-    load_s = 0.0 if resident is not None and resident.state == "ready" else snapshot.load_s(queue.expert)
-    return snapshot.now_s - queue.oldest_s + load_s >= rule.max_wait_s
+    if resident is not None and resident.state == "ready":
+        return waited_s >= rule.max_wait_s
+    return waited_s + snapshot.longest_answer_s + snapshot.load_s(queue.expert) >= rule.max_wait_s
 
 
 def in_turn(expert: str, snapshot: Snapshot) -> bool:
