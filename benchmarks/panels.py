@@ -33,6 +33,8 @@ from routers import FeatureExtractor, StaticEmbedder, fit_artifact, load_embedde
 
 MODELS = ("smollm2", "smollm2-brief", "smollm2-sentence")
 AGGREGATOR = "smollm2"
+N_THREADS = 1
+"""Of the engine: threads that wait for each other on a busy machine cost more than they save."""
 DEAD = "http://127.0.0.1:9/v1"
 QUESTIONS = (
     "What is the capital of France? Answer in one word.",
@@ -83,6 +85,9 @@ def panel(aggregator: str, **more: Any) -> dict[str, Any]:
 def config_of(artifact: Path, folder: Path, changes: Mapping[str, Any], policies: Any) -> dict[str, Any]:
     """The bundled experts, some of them changed or others beside them."""
     experts = {expert["name"]: expert for expert in yaml.safe_load(BUNDLED)}
+    for expert in experts.values():
+        if "runner" in expert:
+            expert["runner"]["n_threads"] = N_THREADS
     for name, change in changes.items():
         experts[name] = {"name": name, **({} if "api_base" in change else experts[name]), **change}
     return {

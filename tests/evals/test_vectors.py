@@ -33,8 +33,11 @@ def test_vectors_of_another_embedder_are_refused(tmp_path: Path) -> None:
     kept = KeptVectors(HashingEmbedder(), tmp_path / "v.npz")
     kept.embed(["a"])
     kept.save()
-    with pytest.raises(DataError, match="of another embedder"):
-        KeptVectors(HashingEmbedder(dim=32), tmp_path / "v.npz")
+    named = HashingEmbedder()
+    named.fingerprint = "another of the same width"
+    for other in (HashingEmbedder(dim=32), named):
+        with pytest.raises(DataError, match="of another embedder"):
+            KeptVectors(other, tmp_path / "v.npz")
     (tmp_path / "v.npz").write_bytes(b"junk")
     with pytest.raises(DataError, match="not a file of vectors"):
         KeptVectors(HashingEmbedder(), tmp_path / "v.npz")

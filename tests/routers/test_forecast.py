@@ -321,6 +321,15 @@ def test_what_is_learned_from_predictions_is_learned_out_of_fold() -> None:
     assert fitted.heads["static"].metrics["accuracy"] < 0.65
 
 
+@pytest.mark.parametrize(("mode", "n_lines"), [("paper", 1), ("improved", 2)])
+def test_calibration_leaves_a_published_rule_its_order(mode: str, n_lines: int) -> None:
+    noisy = table(score=np.random.default_rng(0).random((240, 2)) * [1.0, 0.5])
+    fitted = fit_artifact(noisy, Reader(("static",)), FitSettings("pilots", {"mode": mode}))
+    calibration = fitted.heads["static"].calibration
+    lines = set(zip(calibration.slope.tolist(), calibration.intercept.tolist(), strict=True))
+    assert len(lines) == n_lines
+
+
 def test_fitting_on_too_little_says_what_is_missing() -> None:
     with pytest.raises(DataError, match="1 queries are too few"):
         fit_artifact(table().take(np.array([0])), Reader())
