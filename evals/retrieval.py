@@ -7,37 +7,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import click
 import numpy as np
 
-from routers import (
-    DataError,
-    EmbeddingSelection,
-    Floats,
-    Floats32,
-    dataset_oracle,
-    instance_oracle,
-    load_embedder,
-)
+from routers import EmbeddingSelection, Floats, PilotRule, dataset_oracle, instance_oracle, load_embedder
 
-from .commands.embedders import BASE, FACTS, document_vectors
-from .commands.telling import Tell, checked, progress
-from .datasets.retrieval import RetrievalSet, read_retrieval
-from .ranking import ndcg
+from .commands.telling import checked, progress
+from .datasets.retrieval import read_retrieval
+from .readers import BASE, Measured, document_vectors, held_out, measure, named_folder
 from .significance import Interval
 
 ROUTED = "routed, improved"
-Rule = Literal["paper", "improved"]
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One part of one set: base vectors (n, dim) and nDCG@10 (n, n_experts) of its queries."""
-
-    vectors: Floats32
-    performance: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +49,7 @@ def main(
     as_json: bool,
 ) -> None:
     """Test queries of DATA read by each embedding expert and by the one chosen for each query."""
-    pool = {"base": BASE, **dict(_pair(told) for told in experts)}
+    pool = {"base": BASE, **dict(named_folder(told) for told in experts)}
     readers = {**pool, **({"multi-task": str(multi_task)} if multi_task else {})}
     training, test = {}, {}
     with progress() as tell:
@@ -90,32 +71,8 @@ def main(
         click.echo(render(list(test), figures))
 
 
-def measure(data: RetrievalSet, documents: Floats32, readers: Mapping[str, str], tell: Tell) -> Measured:
-    """Every reader's nDCG@10 on every query."""
-    columns, base = [], None
-    for n, (name, source) in enumerate(readers.items()):
-        vectors = load_embedder(source).embed(data.queries)
-        base = vectors if name == "base" else base
-        columns.append(ndcg(vectors, documents, data.relevance))
-        tell(f"queries of {data.name} ({len(data.queries)})", n + 1, len(readers))
-    if base is None:
-        raise DataError("no reader is named `base`")
-    return Measured(base, np.column_stack(columns))
-
-
-def held_out(name: str, measured: Measured, pool: Mapping[str, str]) -> Measured:
-    """The same, but an expert trained on these queries is told by what it reached on them when held out."""
-    performance = measured.performance.copy()
-    for column, source in enumerate(pool.values()):
-        facts = Path(source, FACTS)
-        kept = json.loads(facts.read_text("utf-8"))["held_out"].get(name) if facts.is_file() else None
-        if kept is not None and len(kept) == len(performance):
-            performance[:, column] = kept
-    return Measured(measured.vectors, performance)
-
-
 def build(
-    fingerprint: str, pool: Mapping[str, str], training: Mapping[str, Measured], rule: Rule = "improved"
+    fingerprint: str, pool: Mapping[str, str], training: Mapping[str, Measured], rule: PilotRule = "improved"
 ) -> EmbeddingSelection:
     """Pilots per expert and set of what was measured on training queries."""
     dim = next(iter(training.values())).vectors.shape[1]
@@ -177,15 +134,6 @@ def render(names: Sequence[str], figures: Mapping[str, Told]) -> str:
         behind = f"{100 * lead.value:+.1f} [{100 * lead.low:+.1f}, {100 * lead.high:+.1f}]"
         lines.append(f"| {name} | {cells} | {'' if name == ROUTED else behind} |")
     return "\n".join(lines)
-
-
-def _pair(told: str) -> tuple[str, str]:
-    name, _, folder = told.partition("=")
-    if not folder or name in ("base", "multi-task"):
-        raise DataError(f"--expert {told}: NAME=FOLDER, with another name than base and multi-task")
-    if not Path(folder).is_dir():
-        raise DataError(f"--expert {told}: no folder {folder}; `thalamus embedders fit` makes one")
-    return name, folder
 
 
 if __name__ == "__main__":

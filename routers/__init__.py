@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .embedders import CachedEmbedder, HashingEmbedder, OnnxEmbedder, StaticEmbedder, load_embedder
     from .embedders.finetune import finetune_encoder
     from .embedders.query_side import QuerySide, QuerySideSettings
-    from .embedding_selection import EmbeddingSelection, dataset_oracle, instance_oracle
+    from .embedding_selection import EmbeddingSelection, PilotRule, dataset_oracle, instance_oracle
     from .extend import add_experts
     from .features import FORM_NAMES, FeatureExtractor
     from .fit import FitSettings, cross_fit, fit_artifact
@@ -51,6 +51,7 @@ _LAZY = {
     "GENERAL": "categories",
     "FORM_NAMES": "features",
     "PREDICTORS": "registry",
+    "PilotRule": "embedding_selection",
     "Artifact": "artifacts",
     "CategoryMapping": "categories",
     "CachedEmbedder": "embedders",
@@ -116,6 +117,7 @@ __all__ = [
     "MappingProblem",
     "OnnxEmbedder",
     "OutcomeTable",
+    "PilotRule",
     "Prediction",
     "Predictor",
     "Provenance",

@@ -1,4 +1,4 @@
-"""`thalamus embedders`: embedding experts, fine-tuned on the query side only."""
+"""`thalamus embedders`: embedding experts that read queries, and the selection that says who reads which."""
 
 import json
 from dataclasses import asdict
@@ -8,11 +8,20 @@ from typing import Any
 import click
 import numpy as np
 
-from routers import DataError, Floats, Floats32, QuerySide, QuerySideSettings, load_embedder
+from routers import (
+    DataError,
+    EmbeddingSelection,
+    Floats,
+    Floats32,
+    PilotRule,
+    QuerySide,
+    QuerySideSettings,
+    load_embedder,
+)
 
 from ..datasets.retrieval import RetrievalSet, joined, read_retrieval
 from ..ranking import ndcg
-from ..vectors import KeptVectors
+from ..readers import BASE, FACTS, document_vectors, named_folder, with_expert
 from .telling import Tell, checked, progress, say_facts
 
 EXAMPLES = """
@@ -26,14 +35,30 @@ Examples:
 DATA is a folder with corpus.parquet, queries.parquet and qrels.parquet. OUT is served without torch: give it
 wherever an embedder is named. Documents stay where the base embedder put them.
 """
-BASE = "minilm"
-FACTS = "fit.json"
+ADD_EXAMPLES = """
+\b
+Examples:
+  thalamus embedders add ./selection scifact=./experts/scifact ./scifact ./cranfield
+\b
+DATA as for `fit`. Then, in thalamus.yaml:  embeddings: {selection: ./selection}
+"""
+REMOVE_EXAMPLES = """
+\b
+Examples:
+  thalamus embedders remove ./selection scifact
+"""
+LIST_EXAMPLES = """
+\b
+Examples:
+  thalamus embedders list ./selection
+  thalamus embedders list ./selection --json
+"""
 _DEFAULTS = QuerySideSettings()
 
 
 @click.group("embedders")
 def command() -> None:
-    """Embedding experts, fine-tuned on the query side only."""
+    """Embedding experts that read queries, and the selection that says who reads which."""
 
 
 @command.command("fit", epilog=EXAMPLES)
@@ -91,18 +116,92 @@ def fit(
     say_facts(_told(sets, held_out, out))
 
 
-def document_vectors(data: RetrievalSet, kept: Path | None, tell: Tell) -> Floats32:
-    """(n_documents, dim) of the base embedder, from the file of kept vectors where they are in it."""
-    embedder = load_embedder(BASE)
-    keeper = KeptVectors(embedder, kept) if kept else None
-    reader, n, step = keeper or embedder, len(data.documents), 64
-    parts = []
-    for start in range(0, n, step):
-        parts.append(reader.embed(data.documents[start : start + step]))
-        tell(f"documents of {data.name}", min(start + step, n), n)
-    if keeper:
-        keeper.save()
-    return np.concatenate(parts)
+@command.command("add", epilog=ADD_EXAMPLES)
+@click.argument("selection", type=click.Path(path_type=Path))
+@click.argument("expert", metavar="NAME=FOLDER")
+@click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--vectors", type=click.Path(path_type=Path), help="File in which documents' vectors are kept.")
+@click.option(
+    "--rule",
+    type=click.Choice(("improved", "paper")),
+    default="improved",
+    show_default=True,
+    help="Who has won a query: ties shared, or the first of the best as in the paper.",
+)
+@checked
+def add(
+    selection: Path,
+    expert: str,
+    data: tuple[Path, ...],
+    vectors: Path | None,
+    rule: PilotRule,
+) -> None:
+    """Put an expert among those that queries may be read by; nobody is trained.
+
+    Every expert reads the training queries of DATA. Of sets that SELECTION knows only the newcomer's pilots
+    are added, of others everybody's. A SELECTION that is not there is begun, with the base embedder in it.
+    """
+    name, folder = named_folder(expert)
+    found = _opened(selection)
+    if name in found.experts:
+        raise DataError(f"{selection}: '{name}' is in it already; remove it first")
+    sets = [read_retrieval(each) for each in data]
+    with progress() as tell:
+        grown = with_expert(found, name, str(Path(folder).resolve()), sets, rule, vectors, tell)
+    grown.save(selection)
+    say_facts(_listed(grown))
+
+
+@command.command("remove", epilog=REMOVE_EXAMPLES)
+@click.argument("selection", type=click.Path(path_type=Path))
+@click.argument("name")
+@checked
+def remove(selection: Path, name: str) -> None:
+    """Take an expert out of a selection; the pilots of the others stay as they are."""
+    found = EmbeddingSelection.load(selection)
+    if name not in found.experts:
+        raise DataError(f"{selection}: no expert '{name}'; there are {', '.join(found.experts)}")
+    found.remove_expert(name).save(selection)
+    say_facts(_listed(found.remove_expert(name)))
+
+
+@command.command("list", epilog=LIST_EXAMPLES)
+@click.argument("selection", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@checked
+def listed(selection: Path, as_json: bool) -> None:
+    """The experts of a selection, where they lie, and how many queries of each set each has won."""
+    facts = _listed(EmbeddingSelection.load(selection))
+    if as_json:
+        click.echo(json.dumps(facts, indent=1))
+    else:
+        say_facts(facts)
+
+
+def _opened(path: Path) -> EmbeddingSelection:
+    """The selection at a path, or a new one on the base embedder."""
+    base = load_embedder(BASE)
+    if path.exists():
+        return EmbeddingSelection.load(path, base.fingerprint)
+    return EmbeddingSelection.empty(base.fingerprint, {"base": BASE}, base.dim)
+
+
+def _listed(selection: EmbeddingSelection) -> dict[str, Any]:
+    library = selection.library
+    return {
+        "base embedder": selection.fingerprint,
+        "queries": {name: int(count) for name, count in zip(library.datasets, library.counts, strict=True)},
+        "experts": {
+            name: {
+                "folder": selection.sources[name],
+                **{
+                    f"won of {dataset}": round(float(library.mass[d, e]), 1)
+                    for d, dataset in enumerate(library.datasets)
+                },
+            }
+            for e, name in enumerate(library.experts)
+        },
+    }
 
 
 def _held_out(

@@ -1,7 +1,7 @@
 """Embedding models served here: the base, which reads every document, and experts that read queries."""
 
 from .choice import TextChoice
-from .pool import Chosen, EmbedderPool, Reading, Rule, embedders_of
+from .pool import Chosen, EmbedderPool, Reading, embedders_of
 from .turns import Turns
 
-__all__ = ["Chosen", "EmbedderPool", "Reading", "Rule", "TextChoice", "Turns", "embedders_of"]
+__all__ = ["Chosen", "EmbedderPool", "Reading", "TextChoice", "Turns", "embedders_of"]

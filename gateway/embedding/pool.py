@@ -5,19 +5,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Literal
 
 import msgspec
 import numpy as np
 
-from routers import ArtifactError, EmbedderError, EmbeddingSelection, Floats32, OnnxEmbedder
+from routers import ArtifactError, EmbedderError, EmbeddingSelection, Floats32, OnnxEmbedder, PilotRule
 
 from ..config import BASE_EMBEDDER as BASE
 from ..config import EmbeddingsConfig
 from .choice import TextChoice, told_counts
 from .turns import Turns
-
-Rule = Literal["paper", "improved"]
 
 log = logging.getLogger("thalamus")
 
@@ -48,7 +45,7 @@ class EmbedderPool:
 
     def __init__(self, config: EmbeddingsConfig) -> None:
         """Raises: ArtifactError, EmbedderError: a selection or an expert that cannot be served."""
-        self.policy: Rule = config.policy
+        self.policy: PilotRule = config.policy
         self.input_type = config.input_type
         self.turns = Turns(config.n_threads, config.max_waiting)
         self._selection = _selection(config)
@@ -96,7 +93,7 @@ class EmbedderPool:
                 _check(embedders, self._selection)
                 self._embedders = embedders
 
-    async def choose(self, texts: Sequence[str], policy: Rule, among: Sequence[str]) -> Chosen:
+    async def choose(self, texts: Sequence[str], policy: PilotRule, among: Sequence[str]) -> Chosen:
         """Who of `among`, of whom there is at least one, reads each query.
 
         Raises:
@@ -137,7 +134,7 @@ class EmbedderPool:
         """Read no more."""
         self.turns.close()
 
-    def _choice(self, text: str, policy: Rule, among: Sequence[str]) -> tuple[str, Floats32]:
+    def _choice(self, text: str, policy: PilotRule, among: Sequence[str]) -> tuple[str, Floats32]:
         selection = self._selection
         if selection is None:
             raise ValueError("there is nobody to choose among")

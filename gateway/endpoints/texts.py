@@ -7,10 +7,10 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from policies import Require
-from routers import estimate_tokens
+from routers import PilotRule, estimate_tokens
 
 from ..config import BASE_EMBEDDER
-from ..embedding import EmbedderPool, Rule
+from ..embedding import EmbedderPool
 from ..errors import InvalidField
 from ..experts.types import Fields
 from ..hints import RequestHints
@@ -19,7 +19,7 @@ MAX_TEXTS = 2048
 MAX_TEXT_TOKENS = 8192
 MAX_TOKENS = 300_000
 InputType = Literal["document", "query"]
-RULES: tuple[Rule, ...] = get_args(Rule)
+RULES: tuple[PilotRule, ...] = get_args(PilotRule)
 
 _input = msgspec.json.Decoder(str | list[Any])
 _word = msgspec.json.Decoder(str | None)
@@ -37,7 +37,7 @@ class TextsAsked:
     as_base64: bool
     input_type: InputType | None
     named: str | None
-    policy: Rule
+    policy: PilotRule
     require: Require
     warnings: tuple[str, ...]
 
@@ -132,7 +132,7 @@ def _word_of(fields: Fields, name: str) -> str | None:
         raise InvalidField(f"'{name}' must be a string", param=name) from None
 
 
-def _policy(model: str, hints: RequestHints, pool: EmbedderPool) -> Rule:
+def _policy(model: str, hints: RequestHints, pool: EmbedderPool) -> PilotRule:
     """The rule that `auto:<policy>`, the hints or the configuration name."""
     word = model.partition(":")[2] if model.startswith("auto:") else hints.policy
     for rule in RULES:

@@ -1,6 +1,14 @@
 """Choosing among experts by where the queries lie on which each did best: pilot embeddings."""
 
-from .pilots import PilotIndex, PilotLibrary, winners
+from .pilots import PilotIndex, PilotLibrary, PilotRule, winners
 from .selection import EmbeddingSelection, dataset_oracle, instance_oracle
 
-__all__ = ["EmbeddingSelection", "PilotIndex", "PilotLibrary", "dataset_oracle", "instance_oracle", "winners"]
+__all__ = [
+    "EmbeddingSelection",
+    "PilotIndex",
+    "PilotLibrary",
+    "PilotRule",
+    "dataset_oracle",
+    "instance_oracle",
+    "winners",
+]

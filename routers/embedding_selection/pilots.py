@@ -13,7 +13,7 @@ import numpy as np
 from ..protocols import Arrays
 from ..types import Bools, Floats, Floats32
 
-Rule = Literal["paper", "improved"]
+PilotRule = Literal["paper", "improved"]
 
 _NEVER = -1.0
 """Score of an expert without a pilot: no cosine is lower."""
@@ -21,7 +21,7 @@ _SHARPNESS = 10.0
 """Chosen by cross-validation, see evals/LOG.md."""
 
 
-def winners(scores: Floats, rule: Rule) -> Floats:
+def winners(scores: Floats, rule: PilotRule) -> Floats:
     """(n_queries, n_experts) who did best on each query: shares that sum to 1, 0 where nobody was scored.
 
     scores: (n_queries, n_experts), NaN where unmeasured. `paper` gives a tie to the first expert, `improved`
@@ -72,7 +72,9 @@ class PilotLibrary:
     def dim(self) -> int:
         return int(self.totals.shape[1])
 
-    def add_dataset(self, name: str, embeddings: Floats32, scores: Floats, rule: Rule = "improved") -> Self:
+    def add_dataset(
+        self, name: str, embeddings: Floats32, scores: Floats, rule: PilotRule = "improved"
+    ) -> Self:
         """With the pilots of one dataset more: embeddings (n, dim), scores (n, n_experts).
 
         Raises:
@@ -110,7 +112,7 @@ class PilotLibrary:
         )
 
     def add_expert(
-        self, name: str, evidence: Mapping[str, tuple[Floats32, Floats, Floats]], rule: Rule = "improved"
+        self, name: str, evidence: Mapping[str, tuple[Floats32, Floats, Floats]], rule: PilotRule = "improved"
     ) -> Self:
         """With one expert more, last; the pilots of the others stay as they are.
 
@@ -172,11 +174,13 @@ class PilotLibrary:
         fresh.counts[row] += 1
         return fresh
 
-    def scores(self, embeddings: Floats32, rule: Rule = "improved", max_pilots: int | None = None) -> Floats:
+    def scores(
+        self, embeddings: Floats32, rule: PilotRule = "improved", max_pilots: int | None = None
+    ) -> Floats:
         """(n_queries, n_experts) how much each expert's pilots speak for it, see `PilotIndex`."""
         return self.index(rule, max_pilots).scores(embeddings)
 
-    def index(self, rule: Rule = "improved", max_pilots: int | None = None) -> "PilotIndex":
+    def index(self, rule: PilotRule = "improved", max_pilots: int | None = None) -> "PilotIndex":
         """The library made ready for queries; `max_pilots` counts only an expert's so many heaviest."""
         at = np.nonzero(self._counting(max_pilots))
         centre = np.zeros(self.dim)
@@ -250,7 +254,7 @@ class PilotIndex:
     of_dataset, of_expert: (n_pilots, n_datasets) and (n_pilots, n_experts), 1 where the pilot is theirs
     """
 
-    rule: Rule
+    rule: PilotRule
     centre: Floats
     pilots: Floats
     weight: Floats

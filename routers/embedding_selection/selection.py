@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import ArtifactError
 from ..types import Floats, Floats32, Ints
-from .pilots import PilotLibrary, Rule
+from .pilots import PilotLibrary, PilotRule
 
 SCHEMA = 1
 _TIE = 1e-12
@@ -47,7 +47,7 @@ class EmbeddingSelection:
         return self.library.experts
 
     def add_dataset(
-        self, name: str, embeddings: Floats32, performance: Floats, rule: Rule = "improved"
+        self, name: str, embeddings: Floats32, performance: Floats, rule: PilotRule = "improved"
     ) -> Self:
         """With one dataset more: base embeddings (n, dim) and nDCG@10 (n, n_experts) of its queries."""
         return replace(self, library=self.library.add_dataset(name, embeddings, performance, rule))
@@ -61,7 +61,7 @@ class EmbeddingSelection:
         name: str,
         source: str,
         evidence: Mapping[str, tuple[Floats32, Floats, Floats]],
-        rule: Rule = "improved",
+        rule: PilotRule = "improved",
     ) -> Self:
         """With one embedder more, last; nothing is trained (`PilotLibrary.add_expert`)."""
         library = self.library.add_expert(name, evidence, rule)
@@ -73,7 +73,7 @@ class EmbeddingSelection:
         return replace(self, sources={key: self.sources[key] for key in library.experts}, library=library)
 
     def shares(
-        self, embeddings: Floats32, rule: Rule = "improved", among: Collection[str] | None = None
+        self, embeddings: Floats32, rule: PilotRule = "improved", among: Collection[str] | None = None
     ) -> Floats:
         """(n_queries, n_experts) of base embeddings (n_queries, dim): who reads the query; rows sum to 1.
 
@@ -89,7 +89,7 @@ class EmbeddingSelection:
         return share
 
     def choose(
-        self, embeddings: Floats32, rule: Rule = "improved", among: Collection[str] | None = None
+        self, embeddings: Floats32, rule: PilotRule = "improved", among: Collection[str] | None = None
     ) -> Ints:
         """(n_queries,) places in `experts`: one that has the largest share, the first of them."""
         chosen: Ints = self.shares(embeddings, rule, among).argmax(axis=1)

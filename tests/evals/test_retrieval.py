@@ -1,5 +1,6 @@
 """Retrieval sets, nDCG@10 by hand, and embedding experts compared."""
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +12,14 @@ import pytest
 import scipy.sparse
 from click.testing import CliRunner
 
-import evals.retrieval
+import evals.readers
 from evals.commands.embedders import command
-from evals.datasets.retrieval import joined, read_retrieval
+from evals.datasets.retrieval import RetrievalSet, joined, read_retrieval
 from evals.ranking import ndcg
-from evals.retrieval import build, compare, held_out, main, mean_over_sets, measure, render, told
-from routers import DataError, EmbeddingSelection, Floats32
+from evals.readers import Measured, held_out, measure
+from evals.retrieval import build, compare, main, mean_over_sets, render, told
+from routers import DataError, EmbeddingSelection, Floats32, OnnxEmbedder
+from tests.fakes.embedders import expert_folder
 
 CORPUS = {"doc_id": ["a", "b", "c"], "title": ["A", None, ""], "text": ["one", "two", None]}
 QUERIES = {"query_id": ["1", "2", "3"], "text": ["q1", "q2", "q3"], "split": ["all", "all", "all"]}
@@ -101,14 +104,14 @@ class Marked:
 def test_pilots_lead_each_set_to_the_expert_that_reads_it_best(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(evals.retrieval, "load_embedder", Marked)
+    monkeypatch.setattr(evals.readers, "load_embedder", Marked)
     documents = np.array([[0, 1], [0, -1]] + [[1, 0], [-1, 0]] * 10, np.float32)
     gains = np.zeros((4, 22))
     gains[:, 0] = 1.0
     pool = {"base": "minilm", "ex": "x", "why": "y"}
     training, test = {}, {}
     for mark in "xy":
-        data = evals.retrieval.RetrievalSet(
+        data = RetrievalSet(
             mark,
             ("",) * 22,
             tuple(f"{mark}{n}" for n in range(4)),
@@ -130,7 +133,7 @@ def test_pilots_lead_each_set_to_the_expert_that_reads_it_best(
 
 def test_an_expert_is_told_on_its_own_queries_by_what_it_reached_held_out(tmp_path: Path) -> None:
     (tmp_path / "fit.json").write_text('{"held_out": {"s": [0.25, 0.5]}}')
-    measured = evals.retrieval.Measured(np.zeros((2, 2), np.float32), np.ones((2, 2)))
+    measured = Measured(np.zeros((2, 2), np.float32), np.ones((2, 2)))
     pool = {"base": "minilm", "own": str(tmp_path)}
     np.testing.assert_array_equal(held_out("s", measured, pool).performance, [[1, 0.25], [1, 0.5]])
     np.testing.assert_array_equal(held_out("other", measured, pool).performance, np.ones((2, 2)))
@@ -141,11 +144,11 @@ def test_every_set_weighs_alike_in_the_mean() -> None:
     assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)
 
 
-@pytest.mark.parametrize("told", ["x", "base=.", "law=nowhere"])
+@pytest.mark.parametrize("told", ["x", "base=.", "minilm=.", "law=nowhere"])
 def test_an_expert_that_is_not_there_is_refused_in_one_line(told: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, [str(tmp_path), "--expert", told])
     assert result.exit_code == 1
-    assert result.output.startswith(f"Error: --expert {told}: ")
+    assert result.output.startswith(f"Error: {told}: ")
 
 
 def test_fit_does_not_write_over_what_it_did_not_make(tmp_path: Path) -> None:
@@ -184,3 +187,68 @@ def test_what_fit_writes_is_compared_and_kept_as_a_selection(tmp_path: Path) -> 
     assert result.exit_code == 0, result.output
     assert "| routed, improved | " in result.output
     assert EmbeddingSelection.load(tmp_path / "selection").sources == {"base": "minilm", "own": str(expert)}
+
+
+def numbered(path: Path, word: str) -> Path:
+    numbers = [str(n) for n in range(8)]
+    return folder(
+        path,
+        corpus={"doc_id": numbers, "text": [f"the {word} {n}" for n in numbers]},
+        queries={
+            "query_id": numbers,
+            "text": [f"what of {word} {n}?" for n in numbers],
+            "split": ["all"] * 8,
+        },
+        qrels={"query_id": numbers, "doc_id": numbers, "relevance": [1] * 8},
+    )
+
+
+def run(*words: str | Path) -> str:
+    result = CliRunner().invoke(command, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_experts_come_into_a_selection_and_go_without_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THALAMUS_CACHE", str(tmp_path / "cache"))
+    law, food = expert_folder(tmp_path / "law", 1), expert_folder(tmp_path / "food", 2)
+    one, two = numbered(tmp_path / "one", "court"), numbered(tmp_path / "two", "bread")
+    kept = tmp_path / "selection"
+    assert "base embedder: onnx-" in run("add", kept, f"law={law}", one)
+    before = EmbeddingSelection.load(kept)
+    assert dict(before.sources) == {"base": "minilm", "law": law}
+    assert (before.library.datasets, before.library.counts.tolist()) == (("one",), [4.0])
+    run("add", kept, f"food={food}", one, two)
+    more = EmbeddingSelection.load(kept)
+    assert (more.experts, more.library.datasets) == (("base", "law", "food"), ("one", "two"))
+    np.testing.assert_array_equal(more.library.sums[:1, :2], before.library.sums)
+    told = json.loads(run("list", kept, "--json"))
+    assert told["queries"] == {"one": 4, "two": 4}
+    assert sum(row["won of two"] for row in told["experts"].values()) == pytest.approx(4, abs=0.2)
+    run("remove", kept, "food")
+    after = EmbeddingSelection.load(kept)
+    assert after.experts == ("base", "law")
+    np.testing.assert_array_equal(after.library.sums[:1], before.library.sums)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("add", "{s}", "law=nowhere", "."), "no folder nowhere"),
+        (("add", "{s}", "minilm=.", "."), "with another name than"),
+        (("add", "{s}", "law={s}", "."), "'law' is in it already"),
+        (("remove", "{s}", "food"), "no expert 'food'; there are base, law"),
+        (("list", "nowhere"), "no embedding selection"),
+    ],
+)
+def test_what_cannot_be_done_to_a_selection_is_one_line(
+    tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    sources = {"base": "minilm", "law": "/law"}
+    EmbeddingSelection.empty(OnnxEmbedder().fingerprint, sources, 384).save(tmp_path / "s")
+    result = CliRunner().invoke(command, [word.format(s=tmp_path / "s") for word in words])
+    assert result.exit_code == 1
+    assert said in result.output
+    assert result.output.count("\n") == 1

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from routers import Estimate, Features, fit_predictor, make_predictor
 from routers.calibration import Calibration
 from routers.embedding_selection import PilotLibrary, winners
-from routers.embedding_selection.pilots import Rule
+from routers.embedding_selection.pilots import PilotRule
 from routers.types import Floats, Floats32
 
 NAN = np.nan
@@ -41,7 +41,7 @@ def test_nobody_wins_alone_unless_the_pool_is_one() -> None:
     np.testing.assert_array_equal(winners(np.array([[0.0]]), "improved"), [[1]])
 
 
-def worked_case(rule: Rule) -> PilotLibrary:
+def worked_case(rule: PilotRule) -> PilotLibrary:
     """Two datasets, two experts; u wins both of d1, and one of d2, where v wins the other."""
     library = PilotLibrary.empty(["u", "v"], 2)
     library = library.add_dataset("d1", unit((1, 0), (0, 1)), np.array([[1.0, 0.0], [0.5, 0.0]]), rule)
@@ -89,7 +89,7 @@ def test_an_expert_asked_less_often_wins_no_less() -> None:
     )  # w won half of the one it took part in, of two
 
 
-def library_of(seed: int, rule: Rule = "improved") -> PilotLibrary:
+def library_of(seed: int, rule: PilotRule = "improved") -> PilotLibrary:
     rng = np.random.default_rng(seed)
     library = PilotLibrary.empty(["u", "v", "w"], 4)
     for name, n in (("d1", 7), ("d2", 4)):
@@ -104,7 +104,7 @@ def same(a: PilotLibrary, b: PilotLibrary) -> bool:
 
 
 @given(seed=st.integers(0, 999), n=st.integers(1, 9), rule=st.sampled_from(["paper", "improved"]))
-def test_adding_then_removing_is_identity_and_touches_no_other(seed: int, n: int, rule: Rule) -> None:
+def test_adding_then_removing_is_identity_and_touches_no_other(seed: int, n: int, rule: PilotRule) -> None:
     library, rng = library_of(seed, rule), np.random.default_rng(seed + 1)
     more = library.add_dataset("d3", random_unit(n, seed + 2), rng.random((n, 3)), rule)
     assert np.array_equal(more.sums[:2], library.sums)

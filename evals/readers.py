@@ -1,0 +1,107 @@
+"""What embedders reach on retrieval sets whose documents the base embedder has read."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from routers import DataError, EmbeddingSelection, Floats, Floats32, PilotRule, load_embedder
+
+from .commands.telling import Tell
+from .datasets.retrieval import RetrievalSet
+from .ranking import ndcg
+from .vectors import KeptVectors
+
+BASE = "minilm"
+FACTS = "fit.json"
+"""What `thalamus embedders fit` leaves beside an expert."""
+TAKEN = ("base", "multi-task", BASE, "auto")
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One part of one set: base vectors (n, dim) and nDCG@10 (n, n_experts) of its queries."""
+
+    vectors: Floats32
+    performance: Floats
+
+
+def document_vectors(data: RetrievalSet, kept: Path | None, tell: Tell) -> Floats32:
+    """(n_documents, dim) of the base embedder, from the file of kept vectors where they are in it."""
+    embedder = load_embedder(BASE)
+    keeper = KeptVectors(embedder, kept) if kept else None
+    reader, n, step = keeper or embedder, len(data.documents), 64
+    parts = []
+    for start in range(0, n, step):
+        parts.append(reader.embed(data.documents[start : start + step]))
+        tell(f"documents of {data.name}", min(start + step, n), n)
+    if keeper:
+        keeper.save()
+    return np.concatenate(parts)
+
+
+def measure(data: RetrievalSet, documents: Floats32, readers: Mapping[str, str], tell: Tell) -> Measured:
+    """Every reader's nDCG@10 on every query."""
+    columns, base = [], None
+    for n, (name, source) in enumerate(readers.items()):
+        vectors = load_embedder(source).embed(data.queries)
+        base = vectors if name == "base" else base
+        columns.append(ndcg(vectors, documents, data.relevance))
+        tell(f"queries of {data.name} ({len(data.queries)})", n + 1, len(readers))
+    if base is None:
+        raise DataError("no reader is named `base`")
+    return Measured(base, np.column_stack(columns))
+
+
+def held_out(name: str, measured: Measured, pool: Mapping[str, str]) -> Measured:
+    """The same, but an expert trained on these queries is told by what it reached on them when held out."""
+    performance = measured.performance.copy()
+    for column, source in enumerate(pool.values()):
+        facts = Path(source, FACTS)
+        kept = json.loads(facts.read_text("utf-8"))["held_out"].get(name) if facts.is_file() else None
+        if kept is not None and len(kept) == len(performance):
+            performance[:, column] = kept
+    return Measured(measured.vectors, performance)
+
+
+def with_expert(
+    selection: EmbeddingSelection,
+    name: str,
+    source: str,
+    sets: Sequence[RetrievalSet],
+    rule: PilotRule,
+    kept: Path | None,
+    tell: Tell,
+) -> EmbeddingSelection:
+    """The selection with one expert more, told by the training queries of these sets.
+
+    In sets it knows the others' pilots stay as they are; sets it does not know are added with everybody's.
+    """
+    pool = {**selection.sources, name: source}
+    found = {}
+    for each in sets:
+        documents = document_vectors(each, kept, tell)
+        found[each.name] = held_out(each.name, measure(each.part(each.training), documents, pool, tell), pool)
+    known = {data: m for data, m in found.items() if data in selection.library.datasets}
+    evidence = {data: (m.vectors, m.performance[:, -1], m.performance[:, :-1]) for data, m in known.items()}
+    grown = selection.add_expert(name, source, evidence, rule)
+    for data, measured in found.items():
+        if data not in known:
+            grown = grown.add_dataset(data, measured.vectors, measured.performance, rule)
+    return grown
+
+
+def named_folder(told: str) -> tuple[str, str]:
+    """The name and the folder in `NAME=FOLDER`.
+
+    Raises:
+        DataError: it is not that, the name is taken, or there is no such folder.
+    """
+    name, _, folder = told.partition("=")
+    if not folder or name in TAKEN:
+        raise DataError(f"{told}: NAME=FOLDER, with another name than {', '.join(TAKEN)}")
+    if not Path(folder).is_dir():
+        raise DataError(f"{told}: no folder {folder}; `thalamus embedders fit` makes one")
+    return name, folder
