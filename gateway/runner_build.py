@@ -31,13 +31,16 @@ def _settings(expert: ExpertConfig) -> RunnerSettings:
         n_parallel=runner.n_parallel,
         n_threads=runner.n_threads,
         n_gpu_layers=runner.n_gpu_layers,
+        args=runner.args,
         command=tuple(shlex.split(runner.cmd)) if isinstance(runner.cmd, str) else runner.cmd,
         env=tuple((name, value.reveal()) for name, value in runner.env.items()),
+        url=runner.url,
         health_path=runner.health_path,
         device=runner.device,
         memory_bytes=None if runner.memory is None else size_bytes(runner.memory),
         ttl_s=runner.ttl,
         pinned=runner.pinned,
+        sleep_level=runner.sleep,
         canary=_canary(expert) if runner.canary else "none",
     )
 

@@ -68,21 +68,26 @@ class RunnerConfig(Strict, frozen=True):
     `cmd` is the command line of the engine `command`; `${PORT}` in it becomes a free port, `${API_KEY}` the
     key that is sent. `memory` is what it holds on `device` while loaded; measured where it is not given.
     `ttl` seconds of idleness unload it; `pinned`, it is loaded at the start and never makes room for another.
+    vLLM is started with further `args` and unloaded by sending it to `sleep` (1, or 2 to drop its weights; 0
+    ends it). An Ollama daemon is at `url`.
     """
 
     model: str
-    engine: Literal["llama.cpp", "command"] = "llama.cpp"
+    engine: Literal["llama.cpp", "vllm", "ollama", "command"] = "llama.cpp"
     context_tokens: Count = 4096
     n_threads: Count | None = None
     n_gpu_layers: Annotated[int, Meta(ge=0)] | None = None
     n_parallel: Count = 2
+    args: tuple[str, ...] = ()
     cmd: str | tuple[str, ...] = ()
     env: dict[str, Secret] = msgspec.field(default_factory=dict)
+    url: str | None = None
     health_path: Annotated[str, Meta(pattern="^/")] | None = None
     device: DeviceName | None = None
     memory: Size | None = None
     ttl: Count | None = None
     pinned: bool = False
+    sleep: Literal[0, 1, 2] | None = None
     canary: bool = True
 
 

@@ -9,8 +9,13 @@ MARGIN = 0.1
 
 def total_bytes(device: str) -> int | None:
     """What a device has, less a margin; None where that cannot be told, which is taken for enough."""
-    total = _read(device, "total")
+    total = device_bytes(device)
     return None if total is None else int(total * (1 - MARGIN))
+
+
+def device_bytes(device: str) -> int | None:
+    """All that a device has; None where that cannot be told."""
+    return _read(device, "total")
 
 
 def free_bytes(device: str) -> int | None:

@@ -349,7 +349,7 @@ class Runners(Mapping[str, Runner]):
             desk.refuse(RunnerFailed(str(error)))
 
     async def _unload(self, desk: Desk) -> None:
-        if not (desk.runner.settings.sleep_level and await desk.runner.doze()):
+        if not await desk.runner.doze():
             await desk.runner.stop()
         self._unloaded_s[desk.device] = time.monotonic()
 

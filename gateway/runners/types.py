@@ -24,11 +24,11 @@ class RunnerSettings:
     `context_tokens` is the window of each of the `n_parallel` requests served at a time. None leaves the
     choice to the engine: half the usable cores, as many layers on the GPU as fit.
 
-    `command`, `env` and `health_path` are for engines that are started by a command line, `url` for those
-    that run already. `memory_bytes` is what it holds on `device` while loaded; without it the engine guesses
-    before the first load, and the load is measured. It is unloaded after `ttl_s` of idleness, and never to
-    make room when `pinned`. `sleep_level` 0 ends the process to unload it; 1 and 2 send it to sleep where the
-    engine can.
+    `command`, `env` and `health_path` are for engines that are started by a command line, `args` are added to
+    that of vLLM, `url` is of one that runs already. `memory_bytes` is what it holds on `device` while loaded;
+    without it the engine guesses before the first load, and the load is measured. It is unloaded after
+    `ttl_s` of idleness, and never to make room when `pinned`. `sleep_level` 0 ends the process to unload it;
+    1 and 2 send it to sleep.
     """
 
     engine: str
@@ -37,6 +37,7 @@ class RunnerSettings:
     n_parallel: int = 2
     n_threads: int | None = None
     n_gpu_layers: int | None = None
+    args: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     health_path: str | None = None
@@ -45,7 +46,7 @@ class RunnerSettings:
     memory_bytes: int | None = None
     ttl_s: float | None = None
     pinned: bool = False
-    sleep_level: int = 0
+    sleep_level: int | None = None
     canary: Probe = "chat"
 
     def check(self) -> None:

@@ -177,7 +177,7 @@ def test_experts_with_equal_settings_share_a_runner_named_after_the_weights() ->
         ),
         (RunnerSettings("llama.cpp", "x.bin"), r"experts\.a\.runner\.model: .*neither a \.gguf file"),
         (RunnerSettings("llama.cpp", "bundled/gpt"), r"experts\.a\.runner\.model: .*known: bundled/smollm2"),
-        (RunnerSettings("vllm", "x"), r"experts\.a\.runner\.engine: .*known: llama\.cpp"),
+        (RunnerSettings("exllama", "x"), r"experts\.a\.runner\.engine: .*known: llama\.cpp"),
         (
             RunnerSettings("llama.cpp", "bundled/smollm2-135m", n_parallel=0),
             r"experts\.a\.runner\.n_parallel: must be at least 1, not 0",

@@ -6,13 +6,20 @@ from ..errors import RunnerSettingsError
 from ..types import Launch, RunnerSettings
 from .command import command
 from .llamacpp import llamacpp
+from .ollama import ollama
+from .vllm import vllm
 
 __all__ = ["ENGINES", "LaunchBuilder", "launch_for"]
 
 LaunchBuilder = Callable[[RunnerSettings, str, str], Launch]
 """(settings, alias, api_key) → how to start the process that serves them."""
 
-ENGINES: Mapping[str, LaunchBuilder] = {"llama.cpp": llamacpp, "command": command}
+ENGINES: Mapping[str, LaunchBuilder] = {
+    "llama.cpp": llamacpp,
+    "vllm": vllm,
+    "ollama": ollama,
+    "command": command,
+}
 
 
 def launch_for(

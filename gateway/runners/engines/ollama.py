@@ -1,0 +1,30 @@
+"""A model of an Ollama daemon that runs already; a process of ours has it loaded and let go."""
+
+from urllib.parse import urlsplit
+
+from ..errors import RunnerSettingsError
+from ..types import Launch, RunnerSettings
+from .scripts import script
+
+URL = "http://127.0.0.1:11434"
+GRACE_S = 10.0
+
+
+def ollama(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
+    """A process that has the model loaded as long as it lives; requests go to the daemon itself.
+
+    Raises:
+        RunnerSettingsError: the address is none.
+    """
+    url = (settings.url or URL).rstrip("/")
+    place = urlsplit(url)
+    if place.scheme != "http" or not place.hostname or place.path:
+        raise RunnerSettingsError("runner.url", f'must be as "{URL}", not "{url}"')
+    return Launch(
+        script("ollama_child.py"),
+        {"url": url, "model": settings.model},
+        health_path="/api/version",
+        device=settings.device or "cpu",
+        serves=settings.model,
+        grace_s=GRACE_S,
+    )

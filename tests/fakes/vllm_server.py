@@ -1,0 +1,114 @@
+"""`vllm serve` as far as a runner sees it: its flags, its routes, and what becomes of weights in their sleep.
+
+    vllm_server.py serve MODEL --port N --served-model-name NAME ... [--fault bad-wake|no-sleep|slow-wake]
+
+`bad-wake` speaks nonsense after its first waking, `no-sleep` says that it sleeps and does not, `slow-wake`
+takes a minute. Every request that changes how it sleeps is written to standard output.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+
+class State:
+    name, fault, sleeps = "", "", False
+    weights, cache, sound = True, True, True
+    n_wakes = 0
+
+
+class Server(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        if self.path == "/is_sleeping" and dev_mode():
+            self.put(200, {"is_sleeping": not (State.weights and State.cache)})
+        else:
+            self.put(200 if self.path == "/health" else 404, {})
+
+    def do_POST(self) -> None:
+        length = int(self.headers.get("content-length") or 0)
+        body = json.loads(self.rfile.read(length) or b"{}")
+        place = urlsplit(self.path)
+        if place.path.startswith("/v1/"):
+            self.speak(place.path, body)
+        elif dev_mode():
+            sys.stdout.write(f"{self.path} {body.get('method', '')}".strip() + "\n")
+            sys.stdout.flush()
+            self.put(self.turn(place.path, parse_qs(place.query), body), {})
+        else:
+            self.put(404, {})
+
+    def turn(self, path: str, query: dict[str, list[str]], body: dict[str, str]) -> int:
+        if path == "/sleep" and State.fault != "no-sleep":
+            State.weights = State.cache = False
+            State.sound = State.sound and query.get("level", ["1"]) == ["1"]
+        elif path == "/wake_up":
+            if State.fault == "slow-wake":
+                time.sleep(60)
+            tags = query.get("tags", ["weights", "kv_cache"])
+            State.weights = State.weights or "weights" in tags
+            State.cache = State.cache or "kv_cache" in tags
+            State.n_wakes += 1
+        elif path == "/collective_rpc":
+            State.sound = body.get("method") == "reload_weights" and State.weights
+        elif path not in ("/sleep", "/reset_prefix_cache"):
+            return 404
+        return 200
+
+    def speak(self, path: str, body: dict[str, str]) -> None:
+        if self.headers.get("authorization") != f"Bearer {os.environ['VLLM_API_KEY']}":
+            self.put(401, {"error": "Unauthorized"})
+        elif body["model"] != State.name or path != "/v1/chat/completions":
+            self.put(404, {"error": {"message": f"The model `{body['model']}` does not exist."}})
+        elif not (State.weights and State.cache):
+            time.sleep(60)
+        else:
+            sound = State.sound and not (State.fault == "bad-wake" and State.n_wakes)
+            message = {"role": "assistant", "content": "Paris." if sound else "!!!!!!!!"}
+            self.put(200, {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+
+    def put(self, status: int, value: object) -> None:
+        data = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def dev_mode() -> bool:
+    return State.sleeps and os.environ.get("VLLM_SERVER_DEV_MODE") == "1"
+
+
+def main() -> None:
+    options = argparse.ArgumentParser()
+    options.add_argument("serve")
+    options.add_argument("model")
+    options.add_argument("--host")
+    options.add_argument("--port", type=int)
+    options.add_argument("--served-model-name")
+    options.add_argument("--max-model-len", type=int)
+    options.add_argument("--max-num-seqs", type=int)
+    options.add_argument("--gpu-memory-utilization", type=float)
+    options.add_argument("--enable-sleep-mode", action="store_true")
+    options.add_argument("--fault", default="")
+    asked = options.parse_args()
+    State.name, State.fault = asked.served_model_name, asked.fault
+    State.sleeps = asked.enable_sleep_mode
+    sys.stdout.write(f"serving {asked.model} on GPU {os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
+    sys.stdout.flush()
+    server = ThreadingHTTPServer((asked.host, asked.port), Server)
+    server.daemon_threads = True
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""Engines other than llama.cpp, against fakes that speak their real routes."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.runners import Patience, PoolRule, RunnerFailed, Runners, RunnerSettings, RunnerSettingsError
+from gateway.runners.asking import ask
+from gateway.runners.engines.vllm import ROUSE
+from tests.fakes.ollama_daemon import KNOWN, OllamaDaemon
+
+VLLM = Path(__file__).parents[1] / "fakes" / "vllm_server.py"
+MB = 1_000_000
+QUICK = Patience(
+    load_timeout_s=20,
+    wake_timeout_s=1,
+    doze_timeout_s=1,
+    canary_timeout_s=2,
+    probe_every_s=0.1,
+    grace_s=1,
+    first_pause_s=0.01,
+    max_pause_s=0.05,
+    n_failed_starts=2,
+)
+
+
+@pytest.fixture
+def vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "vllm"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{VLLM}" "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+
+@pytest.fixture
+def daemon() -> Iterator[OllamaDaemon]:
+    fake = OllamaDaemon()
+    yield fake
+    fake.close()
+
+
+def on_vllm(**settings: Any) -> RunnerSettings:
+    return RunnerSettings("vllm", "org/model", memory_bytes=100 * MB, **settings)
+
+
+@contextlib.asynccontextmanager
+async def pool_of(room: int = 100, **experts: RunnerSettings) -> AsyncIterator[Runners]:
+    runners = Runners(experts, QUICK, PoolRule(each=room * MB))
+    await runners.start()
+    try:
+        async with asyncio.timeout(60):
+            yield runners
+    finally:
+        await runners.stop()
+
+
+async def chat(runners: Runners, expert: str) -> bytes:
+    async with runners.lease(expert, wait_s=20) as lease:
+        body = {"model": lease.alias, "messages": [{"role": "user", "content": "Hi"}]}
+        root, _, _ = lease.url.rpartition("/v1")
+        status, answer = await ask(root, "/v1/chat/completions", body, lease.headers)
+        assert status == 200
+        return answer
+
+
+def walked(runners: Runners, expert: str) -> list[str]:
+    return [line for line in runners[expert].log_tail if line.startswith("/")]
+
+
+@pytest.mark.parametrize(
+    ("level", "steps"),
+    [
+        (1, ["/sleep?level=1", "/wake_up"]),
+        (
+            2,
+            [
+                "/sleep?level=2",
+                "/wake_up?tags=weights",
+                "/collective_rpc reload_weights",
+                "/wake_up?tags=kv_cache",
+                "/reset_prefix_cache",
+            ],
+        ),
+    ],
+)
+@pytest.mark.usefixtures("vllm")
+async def test_vllm_makes_room_by_sleeping_and_wakes_sound(level: int, steps: list[str]) -> None:
+    async with pool_of(a=on_vllm(sleep_level=level), b=on_vllm(n_parallel=3)) as runners:
+        assert b"Paris." in await chat(runners, "a")
+        pid = runners["a"].pid
+        assert b"Paris." in await chat(runners, "b")
+        assert (runners["a"].state, runners["a"].base_url) == ("sleeping", None)
+        assert b"Paris." in await chat(runners, "a")
+        assert (runners["a"].state, runners["a"].pid, runners["b"].state) == ("ready", pid, "sleeping")
+        assert walked(runners, "a") == steps
+        assert "serving org/model on GPU 0" in runners["a"].log_tail
+
+
+@pytest.mark.usefixtures("vllm")
+async def test_vllm_that_wakes_up_speaking_nonsense_is_started_anew() -> None:
+    async with pool_of(a=on_vllm(args=("--fault", "bad-wake"))) as runners:
+        await chat(runners, "a")
+        pid = runners["a"].pid
+        await runners.unload("a")
+        assert runners["a"].state == "sleeping"
+        assert b"Paris." in await chat(runners, "a")
+        assert runners["a"].pid != pid
+        assert "garbage" in (runners["a"].status().last_error or "")
+
+
+@pytest.mark.usefixtures("vllm")
+async def test_weights_that_are_not_put_back_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    lazy = tuple(step for step in ROUSE[2] if step.path != "/collective_rpc")
+    monkeypatch.setitem(ROUSE, 2, lazy)
+    async with pool_of(a=on_vllm(sleep_level=2)) as runners:
+        await chat(runners, "a")
+        await runners.unload("a")
+        assert b"Paris." in await chat(runners, "a")
+        assert "garbage" in (runners["a"].status().last_error or "")
+
+
+@pytest.mark.usefixtures("vllm")
+async def test_vllm_that_does_not_wake_in_time_is_started_anew() -> None:
+    async with pool_of(a=on_vllm(args=("--fault", "slow-wake"))) as runners:
+        await chat(runners, "a")
+        await runners.unload("a")
+        assert b"Paris." in await chat(runners, "a")
+        assert "did not wake up within 1 s" in (runners["a"].status().last_error or "")
+
+
+@pytest.mark.usefixtures("vllm")
+async def test_vllm_that_does_not_sleep_is_ended_instead() -> None:
+    async with pool_of(a=on_vllm(args=("--fault", "no-sleep")), b=on_vllm(n_parallel=3)) as runners:
+        await chat(runners, "a")
+        await chat(runners, "b")
+        assert runners["a"].state == "stopped"
+
+
+@pytest.mark.usefixtures("vllm")
+async def test_vllm_that_dies_in_its_sleep_is_there_when_asked() -> None:
+    async with pool_of(a=on_vllm()) as runners:
+        await chat(runners, "a")
+        await runners.unload("a")
+        pid = runners["a"].pid
+        assert pid is not None
+        os.killpg(pid, signal.SIGKILL)
+        assert b"Paris." in await chat(runners, "a")
+
+
+@pytest.mark.usefixtures("vllm")
+async def test_vllm_without_sleep_is_ended_to_make_room() -> None:
+    async with pool_of(a=on_vllm(sleep_level=0)) as runners:
+        await chat(runners, "a")
+        await runners.unload("a")
+        assert runners["a"].state == "stopped"
+
+
+def test_vllm_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(RunnerSettingsError, match=r"experts\.a\.runner\.engine: .*pip install vllm"):
+        Runners({"a": on_vllm()}).check()
+
+
+def on_ollama(daemon: OllamaDaemon, model: str = KNOWN, **settings: Any) -> RunnerSettings:
+    return RunnerSettings("ollama", model, url=daemon.url, **settings)
+
+
+async def test_a_model_of_ollama_is_loaded_asked_and_let_go(daemon: OllamaDaemon) -> None:
+    async with pool_of(a=on_ollama(daemon)) as runners:
+        assert b"Paris." in await chat(runners, "a")
+        assert daemon.loaded == {KNOWN: 300}
+        assert runners["a"].memory_bytes == 9_000_000
+        await runners.unload("a")
+        assert daemon.loaded == {}
+        assert b"Paris." in await chat(runners, "a")
+    assert daemon.loaded == {}
+
+
+async def test_a_model_that_the_daemon_dropped_is_loaded_again(daemon: OllamaDaemon) -> None:
+    async with pool_of(a=on_ollama(daemon)) as runners:
+        await runners.settled()
+        daemon.loaded.clear()
+        while not daemon.loaded:  # noqa: ASYNC110 (another process changes it)
+            await asyncio.sleep(0.05)
+        assert b"Paris." in await chat(runners, "a")
+        assert "not loaded any more" in (runners["a"].status().last_error or "")
+
+
+async def test_a_model_that_ollama_does_not_know_is_one_line(daemon: OllamaDaemon) -> None:
+    async with pool_of(a=on_ollama(daemon, "gpt-9")) as runners:
+        with pytest.raises(RunnerFailed, match=r"ollama at http.*404.*model 'gpt-9' not found"):
+            await runners.take("a", wait_s=20)
+
+
+@pytest.mark.parametrize("url", ["https://here:1", "127.0.0.1:11434", "http://here/api"])
+def test_an_address_of_ollama_that_is_none_is_named(url: str) -> None:
+    with pytest.raises(RunnerSettingsError, match=r"experts\.a\.runner\.url: must be as"):
+        Runners({"a": RunnerSettings("ollama", "m", url=url)}).check()
