@@ -112,18 +112,17 @@ class Blend:
         self.members_ = list(members)
         shares = np.ones(len(self.members_)) if self.weights is None else np.asarray(self.weights, np.float64)
         self._shares = shares / shares.sum()
+        self._twice = np.tile(self._shares, 2)
         self._located = [member if isinstance(member, Located) else None for member in self.members_]
         return self
 
     def predict(self, features: Features) -> Estimate:
         estimates = list(self._estimates(features))
         said = [estimate.mean for estimate in estimates]
-        means = np.concatenate(said).reshape(len(said), -1)
-        squares = np.concatenate([estimate.std for estimate in estimates]).reshape(len(said), -1)
-        squares *= squares
-        squares += means * means
-        mean: Floats = self._shares @ means
-        std = self._shares @ squares
+        # Means above deviations, squared together: E[x²] − E[x]² of all members in one product.
+        both = np.concatenate((*said, *(estimate.std for estimate in estimates))).reshape(2 * len(said), -1)
+        mean: Floats = self._shares @ both[: len(said)]
+        std = self._twice @ np.square(both, out=both)
         std -= mean * mean
         np.sqrt(np.maximum(std, 0.0, out=std), out=std)
         mean, std = mean.reshape(said[0].shape), std.reshape(said[0].shape)

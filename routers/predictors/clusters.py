@@ -68,6 +68,12 @@ class Clusters:
         self.mean_ = parts.mean
         self.value_ = belongs @ parts.residual / (count + self.prior)
         self.std_ = parts.std * np.sqrt(count + self.prior) / (count + self.prior)
+        return self._ready()
+
+    def _ready(self) -> Self:
+        """Lay out what predicting reads: values, deviations and ones side by side, to be weighed at once."""
+        self._table = np.concatenate((self.value_, self.std_, np.ones((len(self.value_), 1))), axis=1)
+        self._columns = np.ascontiguousarray(self.centroids_.T)
         return self
 
     def predict(self, features: Features) -> Estimate:
@@ -75,15 +81,13 @@ class Clusters:
 
     def predict_at(self, unit: Floats32) -> Estimate:
         """What `predict` gives for the queries that lie there."""
-        share = one_by_one(unit, self.centroids_.T).astype(np.float64)
+        share = one_by_one(unit, self._columns).astype(np.float64)
         share -= np.maximum.reduce(share, axis=1, keepdims=True)
         share *= self.sharpness
-        np.exp(share, out=share)
-        total = np.add.reduce(share, axis=1, keepdims=True)
-        mean, std = share @ self.value_, share @ self.std_
-        mean /= total
+        read = np.exp(share, out=share) @ self._table
+        read[:, :-1] /= read[:, -1:]
+        mean, std = read[:, : len(self.mean_)], read[:, len(self.mean_) : -1]
         mean += self.mean_
-        std /= total
         return Estimate(mean, std)
 
     def settings(self) -> dict[str, Any]:
@@ -109,7 +113,7 @@ class Clusters:
         self.space_ = Space.from_arrays(arrays, self.form)
         self.centroids_, self.value_ = arrays["centroids"], arrays["value"]
         self.std_, self.mean_ = arrays["std"], arrays["mean"]
-        return self
+        return self._ready()
 
 
 def spherical_kmeans(rows: Floats32, n_clusters: int, n_steps: int, seed: int) -> Floats32:

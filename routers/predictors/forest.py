@@ -1,7 +1,7 @@
 """Trees that ask everybody on a level the same question: read in a handful of array operations."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,16 @@ class Forest:
     column: Ints
     threshold: Floats
     leaf: Floats32
+    _asked: tuple[Ints, Floats, Ints, Floats32] = field(init=False, repr=False, compare=False)
+    """All questions in one row, eight a tree, so that a tree's answers are a byte; where its leaves start."""
+
+    def __post_init__(self) -> None:
+        n_trees, depth = self.column.shape
+        before = ((0, 0), (MAX_DEPTH - depth, 0))
+        columns = np.pad(self.column, before).ravel()
+        edges = np.pad(self.threshold, before, constant_values=np.inf).ravel()  # nothing has more
+        start, ones = np.arange(n_trees) << depth, np.ones(n_trees, np.float32)
+        object.__setattr__(self, "_asked", (columns, edges, start, ones))
 
     @classmethod
     def grow(cls, rows: Floats, residual: Floats, known: Bools, how: Growth) -> "Forest":
@@ -74,12 +84,11 @@ class Forest:
 
     def read(self, rows: Floats) -> Floats:
         """(n_rows, n_outputs); a row's answer does not depend on its company."""
-        n_trees, depth = self.column.shape
-        start, ones = np.arange(n_trees) << depth, np.ones(n_trees, np.float32)
+        columns, edges, start, ones = self._asked
         result = np.empty((len(rows), self.leaf.shape[1]))
         for row, answer in zip(rows, result, strict=True):
-            place = np.packbits(row.take(self.column) > self.threshold, axis=1)[:, 0] >> (8 - depth)
-            answer[:] = ones @ self.leaf.take(place + start, axis=0)  # adds faster than a sum does
+            place = np.packbits(row.take(columns) > edges) + start
+            answer[:] = ones @ self.leaf.take(place, axis=0)  # adds faster than a sum does
         return result
 
     def rescaled(self, column: Ints, centre: Floats, unit: Floats) -> "Forest":

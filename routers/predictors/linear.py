@@ -22,11 +22,11 @@ class Linear:
 
     mean_: Floats
     std_: Floats
-    dense_: Floats32
+    dense_: Floats
     lexicon_: Lexicon
     lexical_: Floats32
     form_scale_: FormScale
-    form_: Floats32
+    form_: Floats
 
     def __init__(
         self,
@@ -60,9 +60,9 @@ class Linear:
         weights = solve_ridge(design, parts.residual, parts.known, self.alpha)
         dense, lexical, form = design.blocks(weights)
         self.mean_ = parts.mean
-        self.dense_ = (dense * np.sqrt(self.dense)).astype(np.float32)
+        self.dense_ = dense * np.sqrt(self.dense)
         self.lexical_ = (lexical * np.sqrt(self.lexical)).astype(np.float32)
-        self.form_ = (form * np.sqrt(self.form)).astype(np.float32)
+        self.form_ = form * np.sqrt(self.form)
         left = np.where(parts.known, parts.residual - design.forward(weights), 0.0)
         spread = np.sqrt((left**2).sum(axis=0) / np.maximum(parts.count, 1))
         self.std_ = np.maximum(spread, 0.1 * parts.std) * np.sqrt(1 / np.maximum(parts.count, 1) + 0.02)
@@ -106,7 +106,8 @@ class Linear:
 
     def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Self:
         self.mean_, self.std_ = arrays["mean"], arrays["std"]
-        self.dense_, self.lexical_, self.form_ = arrays["dense"], arrays["lexical"], arrays["form"]
+        self.dense_, self.form_ = arrays["dense"].astype(np.float64), arrays["form"].astype(np.float64)
+        self.lexical_ = arrays["lexical"]
         self.lexicon_ = Lexicon(arrays["lexical_ids"], arrays["lexical_idf"])
         self.form_scale_ = FormScale(arrays["form_mean"], arrays["form_gain"])
         return self
