@@ -33,6 +33,13 @@ def test_a_forest_learns_what_no_sum_of_columns_tells() -> None:
     assert ((forest.read(rows) > 0) == (residual > 0)).mean() > 0.9
 
 
+def test_what_members_remember_is_not_taken_for_knowledge() -> None:
+    """Outcomes are noise: a constant's Brier score is .25, and that of members asked in fold .32 and more."""
+    noise, unseen = np.random.default_rng(5).integers(0, 2, (2, 400, 2)).astype(float)
+    blend = make_predictor("blend").fit(made_up(400, 3), noise)
+    assert np.mean((blend.predict(made_up(400, 4)).mean - unseen) ** 2) < 0.28
+
+
 def test_a_leaf_answers_the_shrunk_mean_of_what_fell_into_it() -> None:
     # One question, x > t with t in [0, 1): residuals 1 and 1 to the right, -1 to the left, prior 2.
     rows, residual = np.array([[0.0], [1.0], [1.0]]), np.array([[-1.0], [1.0], [1.0]])
