@@ -137,9 +137,7 @@ def pool_of(config: Config) -> EmbedderPool | None:
 
 def front_of(machine: Machine, transport: Transport) -> Front:
     """The application around a machine."""
-    here = machine.embedders.names if machine.embedders else ()
-    costs = {**prices(machine.config), **dict.fromkeys(here, Price(0.0, 0.0))}
-    ledger = Ledger(costs, machine.journal)
+    ledger = ledger_of(machine)
     dispatcher = Dispatcher(machine.experts, machine.fleet, ledger)
     asking = Asking(machine, dispatcher)
     hot = {
@@ -150,6 +148,28 @@ def front_of(machine: Machine, transport: Transport) -> Front:
     jobs = Jobs(machine, ledger, limits(machine.config), lambda: front.n_live)
     front = Front(hot, rest_of(machine, transport, jobs), machine.gate)
     return front
+
+
+def ledger_of(machine: Machine) -> Ledger:
+    """What everything costs, and the journal it is told to."""
+    here = machine.embedders.names if machine.embedders else ()
+    costs = {**prices(machine.config), **dict.fromkeys(here, Price(0.0, 0.0))}
+    return Ledger(costs, machine.journal)
+
+
+@contextlib.asynccontextmanager
+async def batches_of(config: Config, calls: bool = True) -> AsyncIterator[Jobs]:
+    """Batches without a server: the same parts, opened, and closed again however it ends.
+
+    Without `calls` no expert can be asked, and none is started: enough to cancel.
+
+    Raises:
+        ValueError, JournalError, StoreError: as `build_app`.
+    """
+    transport = Transport()
+    machine = machine_of(config, transport)
+    async with running(machine, transport) if calls else keeping(machine):
+        yield Jobs(machine, ledger_of(machine), limits(config))
 
 
 def rest_of(machine: Machine, transport: Transport, jobs: Jobs) -> Starlette:
@@ -184,11 +204,20 @@ def rest_of(machine: Machine, transport: Transport, jobs: Jobs) -> Starlette:
 
 
 @contextlib.asynccontextmanager
+async def keeping(machine: Machine) -> AsyncIterator[None]:
+    """What is kept on disk, open already, closed again however it ends."""
+    try:
+        yield
+    finally:
+        await machine.journal.close()
+        machine.store.close()
+
+
+@contextlib.asynccontextmanager
 async def running(machine: Machine, transport: Transport) -> AsyncIterator[None]:
     """Everything opened, and closed again however it ends."""
     async with contextlib.AsyncExitStack() as stack:
-        stack.callback(machine.store.close)
-        stack.push_async_callback(machine.journal.close)
+        await stack.enter_async_context(keeping(machine))
         await transport.open()
         stack.push_async_callback(transport.close)
         for expert in machine.experts.values():

@@ -16,7 +16,7 @@ import click
 
 GROUP = "thalamus.commands"
 FIRST_LINE = re.compile(r'^"""`thalamus [\w-]+`: (.+?)\.?(?:""")?$')
-OWN = ("init", "serve", "route", "profile", "runners", "config", "doctor")
+OWN = ("init", "serve", "route", "batch", "profile", "runners", "config", "doctor")
 
 EPILOG = """
 \b

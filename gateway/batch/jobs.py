@@ -128,6 +128,11 @@ class Jobs:
         self.take_up(batch_id)
         return await self.find(batch_id, owner)
 
+    def doing(self, batch_id: str) -> str:
+        """What is going on in a batch that is worked on here, in a few words."""
+        run = self._runs.get(batch_id)
+        return run.doing if run is not None else "checking lines"
+
     async def _keep_at(self, batch_id: str) -> None:
         """Work on a batch until it has ended, whatever comes between."""
         while not self._stopping:

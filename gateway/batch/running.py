@@ -81,6 +81,13 @@ class Run:
         self._halted = asyncio.Event()
         self._why: Halt | None = None
         self._groups: dict[str, asyncio.Task[None]] = {}
+        self._alone_now = ""
+
+    @property
+    def doing(self) -> str:
+        """What is going on, in a few words."""
+        busy = [name for name in self._groups if name not in self._around.local or name == self._alone_now]
+        return f"asking {', '.join(sorted(busy))}" if busy else "routing"
 
     def halt(self, why: Halt) -> None:
         """Make no more calls; those under way are given up, unless it is only stopped for now."""
@@ -158,6 +165,7 @@ class Run:
 
     async def _alone(self, name: str) -> None:
         async with self._around.local_lane:
+            self._alone_now = name
             await self._work_off(name)
 
     async def _work_off(self, expert: str) -> None:

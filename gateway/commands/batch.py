@@ -1,0 +1,299 @@
+"""`thalamus batch`: answer a file of requests, grouped by the expert that answers them."""
+
+import asyncio
+import contextlib
+import json
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import CONFIG_OPTION, JSON_OPTION, configuration
+
+if TYPE_CHECKING:
+    from ..batch.jobs import Jobs
+    from ..batch.store import Store
+    from ..batch.types import Batch
+    from ..config import Config
+
+EXAMPLES = """
+\b
+Examples:
+  thalamus batch run requests.jsonl answers.jsonl
+  thalamus batch run requests.jsonl answers.jsonl --max-usd 5 --order finished
+  thalamus batch status
+  thalamus batch resume batch_0123456789abcdef
+\b
+A line is as OpenAI's batches have it:
+  {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions",
+   "body": {"model": "auto", "messages": [{"role": "user", "content": "Hi"}]}}
+"""
+LOOK_S = 0.25
+CANCELLED_WITHIN_S = 10.0
+INTERRUPTED = 130
+
+
+@click.group(epilog=EXAMPLES)
+def command() -> None:
+    """Answer a file of requests: all are checked and routed first, then each expert answers its own at once.
+
+    It needs no server. Whatever stops it, `resume` goes on where it was.
+    """
+
+
+@command.command(epilog=EXAMPLES)
+@click.argument("source", metavar="IN.jsonl", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("out", metavar="OUT.jsonl", type=click.Path(dir_okay=False, path_type=Path))
+@CONFIG_OPTION
+@click.option(
+    "--order",
+    type=click.Choice(["input", "finished"]),
+    default="input",
+    show_default=True,
+    help="As the lines came, written at the end; or as they finish, written meanwhile.",
+)
+@click.option("--max-usd", type=click.FloatRange(min=0), help="Spend no more than this.")
+@click.option("--window", default="24h", show_default=True, help="Give up what is left after 30m, 24h, 7d …")
+@JSON_OPTION
+def run(
+    source: Path, out: Path, config_path: Path, order: Any, max_usd: float | None, window: str, as_json: bool
+) -> None:
+    """Answer the requests of IN.jsonl into OUT.jsonl; those that fail go to OUT.errors.jsonl."""
+    from ..batch.jobs import window_s
+    from ..batch.source import mark_of
+    from ..batch.store import fresh
+    from ..batch.types import Batch
+
+    config = configuration(config_path, quiet=as_json)
+    seconds = window_s(window)
+    if seconds is None:
+        raise click.BadParameter(f"'{window}' is not such as 30m, 24h or 7d", param_hint="--window")
+    if not out.parent.is_dir():
+        raise click.ClickException(f"there is no folder {out.parent}")
+    batch = Batch(
+        id=fresh("batch"),
+        input_path=str(source.absolute()),
+        input_mark=mark_of(source),
+        out_path=str(out.absolute()),
+        line_order=order,
+        window=window,
+        window_s=seconds,
+        max_usd=max_usd,
+        times={"created_at": int(time.time())},
+    )
+    with _store(config) as store:
+        _refuse_to_overwrite(store, out)
+        store.add_batch(batch)
+    _work(config, batch, as_json)
+
+
+@command.command(epilog=EXAMPLES)
+@click.argument("batch_id", metavar="ID")
+@CONFIG_OPTION
+@click.option("--max-usd", type=click.FloatRange(min=0), help="Spend no more than this in all.")
+@JSON_OPTION
+def resume(batch_id: str, config_path: Path, max_usd: float | None, as_json: bool) -> None:
+    """Go on with a batch that was stopped, where it was stopped."""
+    from ..batch.source import mark_of
+
+    config = configuration(config_path, quiet=as_json)
+    with _store(config) as store:
+        batch = _found(store, batch_id)
+        if batch.ended:
+            raise click.ClickException(f"{batch_id} is {batch.status}: there is nothing left to do")
+        path = Path(batch.input_path)
+        if not path.exists() or mark_of(path) != batch.input_mark:
+            raise click.ClickException(f"{path} is not as it was when {batch_id} began; begin a new one")
+        if max_usd is not None:
+            store.change(batch_id, max_usd=max_usd)
+    _work(config, batch, as_json)
+
+
+@command.command(epilog=EXAMPLES)
+@click.argument("batch_id", metavar="[ID]", required=False)
+@CONFIG_OPTION
+@JSON_OPTION
+def status(batch_id: str | None, config_path: Path, as_json: bool) -> None:
+    """How far a batch is, or all of them."""
+    with _store(configuration(config_path, quiet=True)) as store:
+        found = [_found(store, batch_id)] if batch_id else store.everything()
+    if as_json:
+        told = [_told(batch) for batch in found]
+        click.echo(json.dumps(told[0] if batch_id else told, indent=2))
+        return
+    for batch in found:
+        began = datetime.fromtimestamp(batch.times.get("created_at", 0))
+        click.echo(f"{batch.id}  {began:%Y-%m-%d %H:%M}  {_line(batch)}")
+        for error in batch.errors if batch_id else ():
+            click.echo(f"  {_error(error)}")
+    if not found:
+        click.echo("no batches yet; `thalamus batch run IN.jsonl OUT.jsonl` begins one")
+
+
+@command.command(epilog=EXAMPLES)
+@click.argument("batch_id", metavar="ID")
+@CONFIG_OPTION
+@JSON_OPTION
+def cancel(batch_id: str, config_path: Path, as_json: bool) -> None:
+    """End a batch: what it has so far is kept, and whoever works on it stops within a second."""
+    from ..errors import GatewayError
+
+    config = configuration(config_path, quiet=True)
+    with _store(config) as store:
+        _found(store, batch_id)
+    try:
+        batch = asyncio.run(_cancelled(config, batch_id))
+    except GatewayError as error:
+        raise click.ClickException(error.message) from None
+    click.echo(json.dumps(_told(batch)) if as_json else _line(batch))
+
+
+async def _cancelled(config: "Config", batch_id: str) -> "Batch":
+    from ..app import batches_of
+
+    async with batches_of(config, calls=False) as jobs:
+        batch = await jobs.cancel(batch_id, None)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CANCELLED_WITHIN_S):
+                while not batch.ended:
+                    await asyncio.sleep(LOOK_S)
+                    batch = await jobs.find(batch_id, None)
+        await jobs.stop()
+        return batch
+
+
+@contextlib.contextmanager
+def _store(config: "Config") -> "Iterator[Store]":
+    from ..batch.errors import StoreError
+    from ..batch.store import Store
+
+    try:
+        store = Store.open(config.batches_path)
+    except StoreError as error:
+        raise click.ClickException(str(error)) from None
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _found(store: "Store", batch_id: str) -> "Batch":
+    batch = store.batch(batch_id)
+    if batch is None:
+        raise click.ClickException(f"there is no batch '{batch_id}'; `thalamus batch status` lists them")
+    return batch
+
+
+def _refuse_to_overwrite(store: "Store", out: Path) -> None:
+    for batch in store.everything():
+        if batch.out_path == str(out.absolute()) and not batch.ended:
+            raise click.ClickException(
+                f"{batch.id} writes to {out} and is not done: thalamus batch resume {batch.id}"
+            )
+    if out.exists():
+        raise click.ClickException(f"{out} is there already: remove it, or choose another name")
+
+
+def _work(config: "Config", batch: "Batch", as_json: bool) -> None:
+    """Work on a batch and tell how it ended; the exit status says whether every line was answered."""
+    from routers import RoutersError
+
+    from ..batch.errors import StoreError
+    from ..journal import JournalError
+    from ..runners import RunnerError
+
+    began = time.monotonic()
+    try:
+        done = asyncio.run(_worked(config, batch.id))
+    except (OSError, sqlite3.Error, ValueError, JournalError, StoreError, RoutersError, RunnerError) as error:
+        raise click.ClickException(f"{error}; go on with: thalamus batch resume {batch.id}") from None
+    if done is None:
+        raise click.ClickException(f"another process works on {batch.id}; thalamus batch status {batch.id}")
+    click.echo(json.dumps(_told(done)) if as_json else f"{_line(done)}, {time.monotonic() - began:.1f} s")
+    for fault in () if as_json else done.errors:
+        click.echo(_error(fault), err=True)
+    if not done.ended:
+        click.echo(f"stopped; go on with: thalamus batch resume {done.id}", err=True)
+        raise SystemExit(INTERRUPTED)
+    if done.status != "completed" or done.n_failed:
+        raise SystemExit(1)
+
+
+async def _worked(config: "Config", batch_id: str) -> "Batch | None":
+    from ..app import batches_of
+
+    loop = asyncio.get_running_loop()
+    async with batches_of(config) as jobs:
+        working = asyncio.ensure_future(jobs.work(batch_id))
+        stopping: list[asyncio.Task[None]] = []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, lambda: stopping.append(asyncio.ensure_future(jobs.stop())))
+        try:
+            await _watched(jobs, batch_id, working)
+            return await working
+        finally:
+            working.cancel()
+            await asyncio.gather(working, *stopping, return_exceptions=True)
+
+
+async def _watched(jobs: "Jobs", batch_id: str, working: "asyncio.Task[Batch | None]") -> None:
+    """A bar on a terminal, as long as it goes on."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[money]}"),
+    )
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        await asyncio.wait({working})
+        return
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("checking lines", total=None, money="")
+        while not working.done():
+            await asyncio.wait({working}, timeout=LOOK_S)
+            batch = await jobs.find(batch_id, None)
+            progress.update(
+                bar,
+                description=jobs.doing(batch_id)[:60],
+                total=batch.n_total or None,
+                completed=batch.n_completed + batch.n_failed,
+                money=_money(batch),
+            )
+
+
+def _money(batch: "Batch") -> str:
+    """Spent so far, and what all of it will have cost at that rate."""
+    done = batch.n_completed + batch.n_failed
+    if not batch.cost_usd or not done:
+        return f"{batch.n_failed} failed" if batch.n_failed else ""
+    return f"${batch.cost_usd:.4f} of about ${batch.cost_usd / done * batch.n_total:.4f}"
+
+
+def _line(batch: "Batch") -> str:
+    """A batch in one line."""
+    said = f"{batch.status}: {batch.n_completed} of {batch.n_total} lines answered"
+    if batch.n_failed:
+        said += f", {batch.n_failed} failed"
+    said += f", ${batch.cost_usd:.4f}"
+    if batch.n_unpriced:
+        said += f" and {batch.n_unpriced} answers of unknown price"
+    return f"{said} → {batch.out_path}" if batch.out_path else said
+
+
+def _error(error: Any) -> str:
+    where = f"line {error.line}: " if error.line is not None else ""
+    return f"{where}{error.message} ({error.code})"
+
+
+def _told(batch: "Batch") -> dict[str, Any]:
+    return {**batch.told(), "input_path": batch.input_path, "out_path": batch.out_path}
