@@ -8,9 +8,11 @@ import numpy as np
 from ..protocols import Arrays, Predictor
 from ..registry import make_predictor
 from ..types import Estimate, Features, Floats, Floats32
+from .familiarity import Familiarity, fading
 from .forest import Growth
 from .space import Space
 from .stack import Stack, hashed_folds
+from .targets import centred
 
 DEFAULT_MEMBERS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("linear", {"alpha": 5.0, "dense": 0.0, "lexical": 1.0}),
@@ -21,7 +23,10 @@ DEFAULT_MEMBERS: tuple[tuple[str, Mapping[str, Any]], ...] = (
 """Words, neighbours, clusters, and a ridge on content and form; by cross-validation, see evals/LOG.md."""
 
 _MIN_QUERIES = 50
-"""With fewer there is nothing to learn of who is right when."""
+"""With fewer there is nothing to learn of who is right when, nor of what is familiar."""
+_FOREST_FADES = 0.9, 1.15
+_MEMBERS_FADE = 1.05, 1.4
+"""Strangeness from which on they count less, and at which they count no longer."""
 
 
 @runtime_checkable
@@ -46,14 +51,17 @@ class Blend:
     """The weighted mean of its members' predictions, corrected by a forest that learned where it errs.
 
     The forest reads what each member predicts of a query, out of fold when it learns, and the form of the
-    text. Where members disagree the blend is less sure.
+    text. Where members disagree the blend is less sure. Where a query is like none that was learned from, the
+    correction fades, then what the members predict, and the experts' means are left.
 
     Reference: stacked generalization (Wolpert, 1992).
-    Differs: the second level is one forest for all experts, and starts from the mean of the first.
+    Differs: the second level is one forest for all experts, and starts from the mean of the first; both fade.
     """
 
     members_: list[Predictor]
     stack_: Stack | None
+    familiarity_: Familiarity | None
+    mean_: Floats
 
     def __init__(
         self,
@@ -85,8 +93,12 @@ class Blend:
 
     def fit(self, features: Features, targets: Floats) -> Self:
         self._take(member.fit(features, targets) for member in self._unfitted())
-        self.stack_ = None
-        if self.n_trees and len(features) >= _MIN_QUERIES:
+        self.mean_ = centred(targets).mean
+        self.stack_, self.familiarity_ = None, None
+        if len(features) < _MIN_QUERIES:
+            return self
+        self.familiarity_ = Familiarity.of(features, self.seed)
+        if self.n_trees:
             how = Growth(self.n_trees, self.depth, self.rate, seed=self.seed)
             said = self._out_of_fold(features, targets)
             base = np.einsum("m,mqe->qe", self._shares, said)
@@ -117,7 +129,8 @@ class Blend:
         return self
 
     def predict(self, features: Features) -> Estimate:
-        estimates = list(self._estimates(features))
+        units: dict[float, Floats32] = {}
+        estimates = list(self._estimates(features, units))
         said = [estimate.mean for estimate in estimates]
         # Means above deviations, squared together: E[x²] − E[x]² of all members in one product.
         both = np.concatenate((*said, *(estimate.std for estimate in estimates))).reshape(2 * len(said), -1)
@@ -126,21 +139,31 @@ class Blend:
         std -= mean * mean
         np.sqrt(np.maximum(std, 0.0, out=std), out=std)
         mean, std = mean.reshape(said[0].shape), std.reshape(said[0].shape)
-        if self.stack_ is not None:
-            mean += self.stack_.correction(features, said)
+        correction = None if self.stack_ is None else self.stack_.correction(features, said)
+        if self.familiarity_ is not None:
+            unit = _unit(self.familiarity_.space, features, units)
+            mean, correction = self._faded(mean, correction, self.familiarity_.strangeness_at(unit))
+        if correction is not None:
+            mean += correction
         return Estimate(mean, std)
 
-    def _estimates(self, features: Features) -> Iterator[Estimate]:
+    def _faded(
+        self, mean: Floats, correction: Floats | None, strangeness: Floats32
+    ) -> tuple[Floats, Floats | None]:
+        """What is left of the members' mean and of its correction, (n_queries, n_experts) each."""
+        if np.maximum.reduce(strangeness, initial=0.0) <= _FOREST_FADES[0]:
+            return mean, correction
+        if correction is not None:
+            correction = correction * fading(strangeness, *_FOREST_FADES)
+        return self.mean_ + (mean - self.mean_) * fading(strangeness, *_MEMBERS_FADE), correction
+
+    def _estimates(self, features: Features, units: dict[float, Floats32]) -> Iterator[Estimate]:
         """Each member's; where queries lie is found once for all members of one space."""
-        units: dict[float, Floats32] = {}
         for member, located in zip(self.members_, self._located, strict=True):
             if located is None:
                 yield member.predict(features)
-                continue
-            weight = located.space_.weight
-            if weight not in units:
-                units[weight] = located.space_.unit(features)
-            yield located.predict_at(units[weight])
+            else:
+                yield located.predict_at(_unit(located.space_, features, units))
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -157,12 +180,24 @@ class Blend:
         held = {str(n): member.arrays() for n, member in enumerate(self.members_)}
         if self.stack_ is not None:
             held["stack"] = self.stack_.arrays()
+        if self.familiarity_ is not None:
+            held["familiar"] = {**self.familiarity_.arrays(), "mean": self.mean_}
         return {f"{part}.{key}": values for part, arrays in held.items() for key, values in arrays.items()}
 
     def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Self:
-        held = _part(arrays, "stack.")
-        self.stack_ = Stack.from_arrays(held) if held else None
+        self.stack_, self.familiarity_ = None, None
+        if stack := _part(arrays, "stack."):
+            self.stack_ = Stack.from_arrays(stack)
+        if familiar := _part(arrays, "familiar."):
+            self.familiarity_, self.mean_ = Familiarity.from_arrays(familiar), familiar["mean"]
         return self._take(member.restore(_part(arrays, f"{n}.")) for n, member in enumerate(self._unfitted()))
+
+
+def _unit(space: Space, features: Features, units: dict[float, Floats32]) -> Floats32:
+    """Where the queries lie, the same in all spaces of one weight."""
+    if space.weight not in units:
+        units[space.weight] = space.unit(features)
+    return units[space.weight]
 
 
 def _part(arrays: Mapping[str, np.ndarray[Any, Any]], prefix: str) -> Arrays:
