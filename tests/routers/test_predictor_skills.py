@@ -37,6 +37,12 @@ def test_improved_profiles_are_the_means_of_beta_posteriors():
     )
 
 
+def test_a_query_of_one_skill_gets_the_posteriors_of_that_skill():
+    model = fitted("improved")
+    told = model.predict(features()).mean
+    np.testing.assert_allclose(told[[0, 2]], model.mean_ + model.profile_, atol=0.005)
+
+
 def test_a_query_far_from_every_skill_gets_the_accuracy_on_everything():
     model = fitted("improved")
     far = Features("static", -np.ones((1, 4), np.float32) / 2, np.array([[7]]), np.zeros((1, 2)))
