@@ -18,6 +18,7 @@ Headers = list[tuple[bytes, bytes]]
 
 JSON = b"application/json"
 WATCH_AFTER_S = 0.03
+PIECE_BYTES = 1 << 18
 MAX_HEADER_CHARS = 4096
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 UNSAFE = re.compile(r"[^\x20-\x7e]")
@@ -126,7 +127,11 @@ class Exchange:
         headers.append((b"x-request-id", self.request_id))
         self.responded = True
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body})
+        last = len(body) - len(body) % PIECE_BYTES if len(body) > PIECE_BYTES else 0
+        for start in range(0, last, PIECE_BYTES):  # at once, a large one would hold all others up
+            piece = body[start : start + PIECE_BYTES]
+            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+        await self._send({"type": "http.response.body", "body": body[last:]})
 
     async def refuse(self, error: GatewayError, headers: Headers | None = None) -> None:
         """Send an error in OpenAI's envelope."""

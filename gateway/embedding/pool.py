@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from threading import Lock
 
 import msgspec
-import numpy as np
 
 from routers import ArtifactError, EmbedderError, EmbeddingSelection, Floats32, OnnxEmbedder, PilotRule
 
@@ -21,10 +20,10 @@ log = logging.getLogger("thalamus")
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One text read: its vector as JSON, by whom, and how many tokens the text has."""
+    """One text read: by whom, its entry in the answer as JSON, and how many tokens the text has."""
 
     embedder: str
-    embedding: msgspec.Raw
+    entry: bytes
     n_tokens: int
 
 
@@ -121,12 +120,13 @@ class EmbedderPool:
             EmbedderError: an embedder failed, and nobody stood in.
         """
         vectors = chosen.base or (None,) * len(texts)
-        items = list(zip(texts, chosen.choice.chosen, vectors, strict=True))
+        items = list(zip(range(len(texts)), texts, chosen.choice.chosen, vectors, strict=True))
 
-        def one(item: tuple[str, str, Floats32 | None]) -> Reading:
-            text, name, base = item
+        def one(item: tuple[int, str, str, Floats32 | None]) -> Reading:
+            place, text, name, base = item
             name, vector = self._vector(text, name, base, may_stand_in)
-            return Reading(name, encoded(vector, as_base64), self.base.n_tokens(text))
+            entry = entry_of(place, name, vector, as_base64)
+            return Reading(name, entry, self.base.n_tokens(text))
 
         return await self.turns.map(one, items)
 
@@ -193,11 +193,13 @@ def _sources(config: EmbeddingsConfig, selection: EmbeddingSelection | None) -> 
     return {BASE: BASE, **experts, **config.experts}
 
 
-def encoded(vector: Floats32, as_base64: bool) -> msgspec.Raw:
-    """A vector as OpenAI writes it: numbers, or little-endian float32 in base64."""
-    if as_base64:
-        return msgspec.Raw(b'"' + base64.b64encode(vector.astype("<f4").tobytes()) + b'"')
-    return msgspec.Raw(msgspec.json.encode(vector.astype(np.float64).tolist()))
+def entry_of(place: int, name: str, vector: Floats32, as_base64: bool) -> bytes:
+    """A vector in its entry as OpenAI writes it: as numbers, or as little-endian float32 in base64.
+
+    Made in the worker thread, text by text: a thousand at once would hold the event loop up.
+    """
+    told = base64.b64encode(vector.astype("<f4").tobytes()).decode() if as_base64 else vector.tolist()
+    return msgspec.json.encode({"object": "embedding", "index": place, "embedding": told, "embedder": name})
 
 
 def _loaded(name: str, source: str) -> OnnxEmbedder:

@@ -15,6 +15,7 @@ from gateway.config import EmbeddingsConfig, parse_config
 from gateway.embedding import EmbedderPool
 from gateway.endpoints.health import degraded
 from gateway.server import application
+from gateway.wire import PIECE_BYTES
 from routers import ArtifactError, EmbedderError, EmbeddingSelection, OnnxEmbedder
 from tests.fakes.embedders import expert_folder, selection_on
 from tests.fakes.serving import Gateway, gateway
@@ -239,3 +240,11 @@ async def test_an_expert_and_an_embedder_of_one_name_are_refused(selection: Path
     )
     with pytest.raises(ValueError, match="'law' is an expert and an embedder"):
         application(config)
+
+
+async def test_a_large_answer_arrives_whole(served: Gateway) -> None:
+    texts = [f"word {n}" for n in range(300)]
+    by, vectors = await ask(served, texts)
+    assert (len(by), vectors.shape) == (300, (300, 384))
+    answer = await served.post("embeddings", {"model": "auto", "input": texts})
+    assert int(answer.headers["content-length"]) == len(answer.body) > 4 * PIECE_BYTES
