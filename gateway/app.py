@@ -23,6 +23,7 @@ from routers import ExpertProfile
 
 from .auth import Gate
 from .batch.jobs import Jobs
+from .batch.lines import EMBEDDED_HERE
 from .batch.store import Store
 from .config import Config, ExpertConfig
 from .dispatch import Dispatcher
@@ -152,7 +153,7 @@ def front_of(machine: Machine, transport: Transport) -> Front:
 
 def ledger_of(machine: Machine) -> Ledger:
     """What everything costs, and the journal it is told to."""
-    here = machine.embedders.names if machine.embedders else ()
+    here = (*machine.embedders.names, EMBEDDED_HERE) if machine.embedders else ()
     costs = {**prices(machine.config), **dict.fromkeys(here, Price(0.0, 0.0))}
     return Ledger(costs, machine.journal)
 

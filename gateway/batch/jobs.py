@@ -20,7 +20,7 @@ from ..machine import Machine
 from .calling import Courtesy
 from .errors import BatchEnded, BatchNotKnown
 from .files import Files
-from .lines import LineReader
+from .lines import EMBEDDED_HERE, LineReader
 from .results import Results, discard, errors_beside, publish
 from .running import Halt, Run, Surroundings
 from .source import Source
@@ -30,6 +30,7 @@ from .validation import validate
 from .worklist import Worklist
 
 N_AT_ONCE = 4
+N_EMBEDDED_AT_ONCE = 8
 RETRY_S = 5.0
 WINDOW = re.compile(r"(\d{1,6})([smhd])")
 UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -60,7 +61,8 @@ class Jobs:
             machine=machine,
             store=machine.store,
             ledger=ledger,
-            limits={name: bound if limit is None else limit for name, limit in limits.items()},
+            limits={name: bound if limit is None else limit for name, limit in limits.items()}
+            | {EMBEDDED_HERE: N_EMBEDDED_AT_ONCE},
             local=frozenset(machine.runners or ()),
             local_lane=asyncio.Lock(),
             courtesy=Courtesy(n_live),

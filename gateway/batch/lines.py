@@ -8,14 +8,23 @@ from typing import BinaryIO
 import msgspec
 from msgspec import Raw
 
-from ..endpoints import chat, completions
-from ..endpoints.ask import Asked, Door, Reader
+from policies import Single
+from routers import RoutersError
+
+from ..endpoints import chat, completions, embeddings
+from ..endpoints.ask import NAMED_POLICY, NAMED_REASON, Asked, Door, Reader
+from ..endpoints.texts import read_texts_asked
 from ..errors import GatewayError, InvalidField
+from ..experts.types import Call, Fields
 from ..fields import read_fields
+from ..hints import read_hints
 from ..machine import Machine
 from ..orders import Order
 
 DOORS: Mapping[str, Door] = {chat.PATH: chat.CHAT, completions.PATH: completions.COMPLETIONS}
+URLS = (*DOORS, embeddings.PATH)
+EMBEDDED_HERE = "embedders here"
+"""Stands where an expert's name stands; no expert can have a name with a space."""
 MAX_ID_CHARS = 512
 NO_HEADERS: Mapping[bytes, bytes] = {}
 MISSING = "missing_required_parameter"
@@ -85,8 +94,21 @@ class LineReader:
     """Reads lines for one batch; `endpoint` is the one url allowed, None for any there is."""
 
     def __init__(self, machine: Machine, endpoint: str | None) -> None:
-        self._urls = (endpoint,) if endpoint else tuple(DOORS)
+        self._urls = (endpoint,) if endpoint else URLS
         self._reader = Reader(machine)
+        self._embedders = embeddings.Embedders(machine)
+        self._pool = machine.embedders
+
+    def _texts(self, fields: Fields) -> Asked:
+        """A line to be embedded; where that is done here, its fields are kept whole."""
+        model, expert = self._embedders.whom(fields)
+        hints = read_hints(fields, NO_HEADERS)
+        if expert is not None:
+            return Asked(embeddings.forwarded(fields, expert, hints).call, hints, expert)
+        if self._pool is not None:
+            self._pool.load()
+            read_texts_asked(model, fields, hints, self._pool)
+        return Asked(Call("embeddings", fields), hints, EMBEDDED_HERE)
 
     def order(self, asked: Asked) -> Order:
         """What is to be done for a line that names its expert.
@@ -96,6 +118,8 @@ class LineReader:
         """
         if asked.expert is None:
             raise FaultyLine("model_not_found", "its model was an expert, and is none any more", "body.model")
+        if asked.expert == EMBEDDED_HERE:
+            return Order(asked.call, Single((EMBEDDED_HERE,)), NAMED_POLICY, NAMED_REASON)
         try:
             return self._reader.named(asked, asked.expert)
         except GatewayError as error:
@@ -108,12 +132,14 @@ class LineReader:
             FaultyLine: it cannot be asked.
         """
         custom_id, url, body = self._envelope(text)
-        door = DOORS[url]
         try:
             fields = read_fields(bytes(body))
-            asked = self._reader.read(door, fields, NO_HEADERS)
+            door = DOORS.get(url)
+            asked = self._reader.read(door, fields, NO_HEADERS) if door else self._texts(fields)
         except GatewayError as error:
             raise _faulty(error) from None
+        except RoutersError as error:
+            raise FaultyLine("experts_unavailable", str(error), "body.model") from None
         if asked.call.stream:
             raise FaultyLine("invalid_value", "a batch has no streams; leave 'stream' out", "body.stream")
         return custom_id, asked

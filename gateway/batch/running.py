@@ -24,7 +24,8 @@ from ..panels import aggregation_call, member_call
 from .answers import refused, unasked
 from .assigning import Assigner
 from .calling import Caller, Courtesy, Purse, TooDear, nap
-from .lines import FaultyLine, LineReader
+from .embedding import embedded_here
+from .lines import EMBEDDED_HERE, FaultyLine, LineReader
 from .ordering import first_local
 from .outcomes import Ended, Failure, Outcome, next_step
 from .results import Closed, Results, Said
@@ -221,6 +222,8 @@ class Run:
         return chosen(asked, unpack_decision(row.decision))
 
     async def _called(self, row: Waiting, order: Order) -> Outcome:
+        if row.expert == EMBEDDED_HERE:
+            return await embedded_here(order.call, self._around.machine.embedders)
         try:
             call = await self._call(row, order)
         except UpstreamError as error:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..batch.jobs import Jobs, window_s
-from ..batch.lines import DOORS
+from ..batch.lines import URLS
 from ..batch.source import mark_of
 from ..batch.store import fresh
 from ..batch.types import Batch
@@ -55,8 +55,8 @@ async def create(request: Request) -> Response:
     """
     jobs, owner = jobs_of(request), owner_of(request)
     wanted = _read(await whole_body(request, machine_of(request).config.server.max_body_bytes))
-    if wanted.endpoint not in DOORS:
-        raise InvalidField(f"'endpoint' must be {' or '.join(DOORS)}", param="endpoint")
+    if wanted.endpoint not in URLS:
+        raise InvalidField(f"'endpoint' must be {' or '.join(URLS)}", param="endpoint")
     seconds = window_s(wanted.completion_window)
     if seconds is None:
         raise InvalidField("'completion_window' must be such as 24h, 30m or 7d", param="completion_window")

@@ -37,25 +37,19 @@ class Embedding:
         self._dispatcher = dispatcher
         self._pool = machine.embedders
         self._max_bytes = machine.config.server.max_body_bytes
-        embedding = {expert.name for expert in machine.config.experts if expert.embeds}
-        self._experts = {asked: name for asked, name in expert_names(machine).items() if name in embedding}
-        self._others = set(machine.experts) - embedding
+        self._embedders = Embedders(machine)
 
     def handler(self) -> Callable[[Exchange], Awaitable[None]]:
         return self._handle
 
     async def _handle(self, exchange: Exchange) -> None:
         fields = read_fields(await exchange.body(self._max_bytes))
-        model = text_field(fields, "model")
-        if "input" not in fields:
-            raise InvalidField("'input' is missing; it must be a string or a list of strings", param="input")
+        model, expert = self._embedders.whom(fields)
         hints = read_hints(fields, exchange.headers)
-        if (expert := self._experts.get(model)) is not None:
-            await self._dispatcher.perform(exchange, _forwarded(fields, expert, hints))
-        elif self._pool is not None and names_embedder(model, self._pool):
+        if expert is not None:
+            await self._dispatcher.perform(exchange, forwarded(fields, expert, hints))
+        elif self._pool is not None:
             await self._serve(exchange, model, fields, hints, self._pool)
-        else:
-            raise self._unknown(model)
 
     async def _serve(
         self, exchange: Exchange, model: str, fields: Fields, hints: RequestHints, pool: EmbedderPool
@@ -63,19 +57,33 @@ class Embedding:
         await ready(pool)
         asked = read_texts_asked(model, fields, hints, pool)
         with room(asked, pool):
-            chosen = await choose(asked, pool)
-            order = Order(
-                call=Call("embeddings", {name: raw for name, raw in fields.items() if name not in OURS}),
-                plan=chosen.choice.plan,
-                policy=chosen.choice.policy,
-                reason=chosen.choice.reason,
-                asked=asked.named,
-                decision=chosen.choice,
-                debug=hints.debug,
-                session_id=hints.session_id,
-                warnings=asked.warnings,
-            )
-            await self._dispatcher.perform(exchange, order, _Reader(asked, chosen, pool))
+            order, read = await read_here(asked, fields, hints, pool)
+            await self._dispatcher.perform(exchange, order, read)
+
+
+class Embedders:
+    """Who may be asked to embed: experts, and the embedders served here."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._pool = machine.embedders
+        embedding = {expert.name for expert in machine.config.experts if expert.embeds}
+        self._experts = {asked: name for asked, name in expert_names(machine).items() if name in embedding}
+        self._others = set(machine.experts) - embedding
+
+    def whom(self, fields: Fields) -> tuple[str, str | None]:
+        """The model a body names, and the expert of that name; None where it is served here.
+
+        Raises:
+            InvalidField: it names none, or has no input.
+            ModelNotFound: nobody of that name embeds.
+        """
+        model = text_field(fields, "model")
+        if "input" not in fields:
+            raise InvalidField("'input' is missing; it must be a string or a list of strings", param="input")
+        expert = self._experts.get(model)
+        if expert is None and (self._pool is None or not names_embedder(model, self._pool)):
+            raise self._unknown(model)
+        return model, expert
 
     def _unknown(self, model: str) -> ModelNotFound:
         if model in self._others:
@@ -142,6 +150,29 @@ def _allowed(names: Sequence[str], asked: TextsAsked) -> list[str]:
     return allowed
 
 
+async def read_here(
+    asked: TextsAsked, fields: Fields, hints: RequestHints, pool: EmbedderPool
+) -> "tuple[Order, _Reader]":
+    """What is to be done for texts that are read here, and who makes the answer.
+
+    Raises:
+        NothingEligible, Unavailable: as `choose`.
+    """
+    chosen = await choose(asked, pool)
+    order = Order(
+        call=Call("embeddings", {name: raw for name, raw in fields.items() if name not in OURS}),
+        plan=chosen.choice.plan,
+        policy=chosen.choice.policy,
+        reason=chosen.choice.reason,
+        asked=asked.named,
+        decision=chosen.choice,
+        debug=hints.debug,
+        session_id=hints.session_id,
+        warnings=asked.warnings,
+    )
+    return order, _Reader(asked, chosen, pool)
+
+
 class _Reader:
     """Makes the answer that the dispatcher delivers."""
 
@@ -205,7 +236,8 @@ def available() -> Iterator[None]:
         raise Unavailable(str(error)) from None
 
 
-def _forwarded(fields: Fields, expert: str, hints: RequestHints) -> Order:
+def forwarded(fields: Fields, expert: str, hints: RequestHints) -> Order:
+    """Just this expert, asked as the client asks."""
     return Order(
         call=Call("embeddings", {name: value for name, value in fields.items() if name not in OURS}),
         plan=Single((expert,)),

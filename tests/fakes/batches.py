@@ -43,10 +43,10 @@ class Desk:
         self.served = served
         self.upstream = upstream
 
-    async def begin(self, *lines: Any, window: Any = "24h", **metadata: str) -> Any:
+    async def begin(self, *lines: Any, window: Any = "24h", endpoint: Any = CHAT, **metadata: str) -> Any:
         file = await self.ai.files.create(file=("in.jsonl", jsonl(*lines)), purpose="batch")
         return await self.ai.batches.create(
-            input_file_id=file.id, endpoint=CHAT, completion_window=window, metadata=metadata or None
+            input_file_id=file.id, endpoint=endpoint, completion_window=window, metadata=metadata or None
         )
 
     async def ended(self, batch: Any, within_s: float = 20.0) -> Any:

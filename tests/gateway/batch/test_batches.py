@@ -258,3 +258,34 @@ async def test_an_expert_that_is_gone_after_a_restart_is_said_to_be(
             output, errors = await at.results(await at.ended(batch))
             assert [row["custom_id"] for row in output] == ["chosen"]
             assert [row["response"]["body"]["error"]["code"] for row in errors] == ["model_not_found"]
+
+
+async def test_texts_are_embedded_here_or_by_an_expert_as_live(tmp_path: Path) -> None:
+    def text(custom_id: str, model: str, **more: Any) -> dict[str, Any]:
+        body = {"model": model, "input": f"text {custom_id}", **more}
+        return {"custom_id": custom_id, "method": "POST", "url": "/v1/embeddings", "body": body}
+
+    async with desk(tmp_path, ["embedder", "good"], experts={"embeds": True}) as at:
+        url = "/v1/embeddings"
+        lines = [text("1", "minilm"), text("2", "embedder"), text("3", "minilm")]
+        _, output, errors = await at.run(*lines, endpoint=url)
+        assert errors == []
+        live = await at.ai.embeddings.create(model="minilm", input="text 3", encoding_format="float")
+        assert output[2]["response"]["body"]["data"][0]["embedding"] == live.data[0].embedding
+        assert output[1]["response"]["body"]["data"][0]["embedding"] == [0.5, 0.25]
+        assert [row["thalamus"]["cost_usd"] for row in output] == [0, None, 0]
+        wrong = [text("1", "nobody"), text("2", "minilm", input=7), text("3", "minilm", dimensions=3)]
+        batch, _, _ = await at.run(*wrong, endpoint=url)
+        assert [(error.line, error.param) for error in batch.errors.data] == [
+            (1, "body.model"),
+            (2, "body.input"),
+            (3, "body.dimensions"),
+        ]
+
+
+async def test_plain_completions_are_answered_too(tmp_path: Path) -> None:
+    async with desk(tmp_path, ["good"]) as at:
+        url = "/v1/completions"
+        one = {"custom_id": "1", "method": "POST", "url": url, "body": {"model": "good", "prompt": "x"}}
+        _, output, _ = await at.run(one, endpoint=url)
+        assert output[0]["response"]["body"]["choices"][0]["text"].startswith("Grüße")

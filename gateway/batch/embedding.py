@@ -1,0 +1,40 @@
+"""Lines whose texts are read here: in the embedders' own threads, a few lines at a time."""
+
+from time import perf_counter
+
+from ..embedding import EmbedderPool
+from ..endpoints.embeddings import read_here, ready, room
+from ..endpoints.texts import read_texts_asked
+from ..errors import GatewayError, to_envelope
+from ..experts.types import Call
+from ..fields import text_field
+from ..hints import read_hints
+from ..journal import AttemptRecord
+from ..orders import Story
+from .lines import EMBEDDED_HERE, NO_HEADERS
+from .outcomes import Failure, Outcome
+
+
+async def embedded_here(call: Call, pool: EmbedderPool | None) -> Outcome:
+    """What came of a line: the very answer a live client gets."""
+    start = perf_counter()
+    if pool is None:
+        return _failed(GatewayError("no embedder is served here any more"), start)
+    fields = call.fields
+    try:
+        await ready(pool)
+        hints = read_hints(fields, NO_HEADERS)
+        asked = read_texts_asked(text_field(fields, "model"), fields, hints, pool)
+        with room(asked, pool):
+            order, read = await read_here(asked, fields, hints, pool)
+            reply = await read(order, Story(""))
+    except GatewayError as error:
+        return _failed(error, start)
+    record = AttemptRecord(EMBEDDED_HERE, "answered", 200, None, perf_counter() - start)
+    return Outcome(record, reply.body, reply.usage)
+
+
+def _failed(error: GatewayError, start: float) -> Outcome:
+    record = AttemptRecord(EMBEDDED_HERE, "refused", error.status, error.message, perf_counter() - start)
+    failure = Failure("refused", error.message, error.status, to_envelope(error))
+    return Outcome(record, failure=failure)
