@@ -73,7 +73,7 @@ class RunnerConfig(Strict, frozen=True):
     """
 
     model: str
-    engine: Literal["llama.cpp", "vllm", "ollama", "command"] = "llama.cpp"
+    engine: Literal["llama.cpp", "transformers", "vllm", "ollama", "command"] = "llama.cpp"
     context_tokens: Count = 4096
     n_threads: Count | None = None
     n_gpu_layers: Annotated[int, Meta(ge=0)] | None = None

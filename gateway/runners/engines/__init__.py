@@ -7,6 +7,7 @@ from ..types import Launch, RunnerSettings
 from .command import command
 from .llamacpp import llamacpp
 from .ollama import ollama
+from .transformers import transformers
 from .vllm import vllm
 
 __all__ = ["ENGINES", "LaunchBuilder", "launch_for"]
@@ -16,6 +17,7 @@ LaunchBuilder = Callable[[RunnerSettings, str, str], Launch]
 
 ENGINES: Mapping[str, LaunchBuilder] = {
     "llama.cpp": llamacpp,
+    "transformers": transformers,
     "vllm": vllm,
     "ollama": ollama,
     "command": command,
