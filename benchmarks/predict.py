@@ -1,95 +1,150 @@
-"""Time of one prediction, features at hand: `python benchmarks/predict.py [--rows 5500] [--experts 9]`.
+"""Time of one prediction and one decision, features at hand: `python benchmarks/predict.py [--rows 20000]`.
 
-CPU time of this thread per query, batches of one, best of several rounds; made-up features of real shape.
+Batches of one, turn by turn in one run with the same decided exactly (every training query looked at, not
+those in near cells alone): medians of wall and of CPU time per query, and the share of equal decisions.
+Made-up features of real shape around topics whose sizes and spreads differ as those of real prompts do, or,
+with `--texts FILE`, static features of the texts in an outcome table; outcomes are made up either way.
 """
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from policies import Engine, Fleet, Policy
+from policies import Decision, Engine, Fleet, Policy
 from routers import (
     Artifact,
-    Estimate,
     ExpertProfile,
+    Extractor,
+    FeatureExtractor,
     Features,
+    FitSettings,
     Forecaster,
     OutcomeTable,
     Query,
+    StaticEmbedder,
     fit_artifact,
-    make_predictor,
+    query_of,
 )
+
+N_ASKED = 1000
+_N_TOPICS = 400
 
 
 class MadeUp:
-    """Features of the static tier's shape, from a seed per text."""
+    """Features of the static tier's shape, from a seed per text: topics, large and small, wide and narrow."""
 
     fingerprints = {"static": "made up"}  # noqa: RUF012
 
-    def extract(self, queries: list[Query], tier: str, reuse: Features | None = None) -> Features:
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        falling = 1 / np.sqrt(1 + np.arange(256) / 4)  # the spectrum of a text embedder
+        self._fields = rng.normal(size=(20, 256)) * falling
+        self._topics = self._fields[rng.integers(20, size=_N_TOPICS)] + rng.normal(size=(_N_TOPICS, 256)) * (
+            falling * 0.7
+        )
+        self._forms = rng.random((_N_TOPICS, 21))
+        self._falling = falling
+
+    def extract(self, queries: Sequence[Query], tier: str, reuse: Features | None = None) -> Features:
         rows = [self._one(int(query.text)) for query in queries]
         dense, lexical, form = (np.stack(part) for part in zip(*rows, strict=True))
         return Features("static", dense, lexical, form)
 
     def _one(self, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rng = np.random.default_rng(seed)
-        dense = rng.normal(size=256).astype(np.float32)
-        return dense / np.linalg.norm(dense), np.sort(rng.zipf(1.3, 120) % 32768), rng.random(21)
+        topic = int(_N_TOPICS * rng.random() ** 2)
+        dense = self._topics[topic] + rng.normal(size=256) * self._falling * rng.uniform(0.3, 1.0)
+        form = np.clip(self._forms[topic] + rng.normal(size=21) * 0.15, 0, 1)
+        lexical = np.sort((rng.zipf(1.3, 120) + 97 * (topic % 50)) % 32768)
+        return (dense / np.linalg.norm(dense)).astype(np.float32), lexical, form
 
 
-def made_up_artifact(n_rows: int, n_experts: int) -> tuple[Artifact, list[ExpertProfile]]:
-    rng = np.random.default_rng(0)
-    names = [f"expert-{n}" for n in range(n_experts)]
-    shape = (n_rows, n_experts)
+def outcomes(texts: Sequence[str], features: Features, n_experts: int) -> OutcomeTable:
+    """Experts that differ by content and by form, as dice that fall so."""
+    rng = np.random.default_rng(1)
+    shape = (len(texts), n_experts)
+    content = features.dense @ rng.normal(size=(features.dense.shape[1], n_experts)) * 2
+    form = (features.form - features.form.mean(axis=0)) @ rng.normal(size=(features.form.shape[1], n_experts))
+    chance = 1 / (1 + np.exp(-content - form - rng.normal(size=(len(texts), 1))))
     measures = {
-        "score": (rng.random(shape) < 0.5).astype(float),
+        "score": (rng.random(shape) < chance).astype(float),
         "cost_usd": rng.random(shape),
         "output_tokens": rng.integers(1, 500, shape).astype(float),
         "latency_s": rng.random(shape),
     }
-    table = OutcomeTable.build([str(n) for n in range(n_rows)], names, measures)
-    pool = [ExpertProfile(name, name, 1e-6, 2e-6) for name in names]
-    return fit_artifact(table, MadeUp()), pool
+    return OutcomeTable.build(list(texts), [f"expert-{n}" for n in range(n_experts)], measures)
 
 
-def cpu_us(call: Callable[[int], object], n: int = 50, rounds: int = 60) -> float:
-    best = float("inf")
+def exactly(artifact: Artifact) -> Artifact:
+    """The same, but every training query is looked at."""
+    head = artifact.heads["static"]
+    blend = copy(head.quality)
+    neighbours = copy(blend.members_[1])  # type: ignore[attr-defined]
+    if neighbours.cells_ is not None:
+        neighbours.columns_ = np.ascontiguousarray(neighbours.cells_.rows.T)
+        neighbours.cells_ = None
+    members = list(blend.members_)  # type: ignore[attr-defined]
+    members[1] = neighbours
+    return replace(artifact, heads={"static": replace(head, quality=blend._take(members))})  # type: ignore[attr-defined]
+
+
+def median_us(
+    calls: dict[str, Callable[[int], object]], n: int, rounds: int = 3
+) -> dict[str, tuple[float, float]]:
+    """Median wall and CPU microseconds of each, turn by turn."""
+    took: dict[str, list[tuple[int, int]]] = {name: [] for name in calls}
     for _ in range(rounds):
-        start = time.thread_time()
         for i in range(n):
-            call(i)
-        best = min(best, (time.thread_time() - start) / n * 1e6)
-    return best
+            for name, call in calls.items():
+                wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
+                call(i)
+                took[name].append((time.perf_counter_ns() - wall, time.thread_time_ns() - cpu))
+    return {name: tuple((np.median(each, axis=0) / 1e3).tolist()) for name, each in took.items()}  # type: ignore[misc]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rows", type=int, default=5500)
-    parser.add_argument("--experts", type=int, default=9)
+    parser.add_argument("--rows", type=int, default=20000)
+    parser.add_argument("--experts", type=int, default=10)
+    parser.add_argument("--texts", type=Path, help="an outcome table, with at least 1,000 texts to spare")
     asked = parser.parse_args()
-    artifact, pool = made_up_artifact(asked.rows, asked.experts)
-    forecaster, engine = Forecaster(pool, artifact), Engine(pool)
-    fleet, policy = Fleet.idle(len(pool)), Policy("auto", encoder="never")
-    queries = [Query(str(10**6 + n), 100) for n in range(300)]
-    features = [MadeUp().extract([query], "static") for query in queries]
+    texts = [str(n) for n in range(asked.rows + N_ASKED)]
+    extractor: Extractor = MadeUp()
+    if asked.texts:
+        texts = list(dict.fromkeys(OutcomeTable.load(asked.texts).texts))[: asked.rows + N_ASKED]
+        extractor = FeatureExtractor(StaticEmbedder())
+    queries = [query_of(text) for text in texts]
+    seen = extractor.extract(queries, "static")
+    table = outcomes(texts, seen, asked.experts).take(np.arange(len(texts) - N_ASKED))
+    artifact = fit_artifact(table, extractor, FitSettings(tiers=("static",)))
+    pool = [ExpertProfile(name, name, 1e-6, 2e-6) for name in table.experts]
+    engine, fleet, policy = Engine(pool), Fleet.idle(len(pool)), Policy("auto", encoder="never")
+    queries = queries[-N_ASKED:]
+    features = [extractor.extract([query], "static") for query in queries]
+    near, exact = Forecaster(pool, artifact), Forecaster(pool, exactly(artifact))
+
+    def decide(forecaster: Forecaster, i: int) -> Decision:
+        return engine.decide(policy, [queries[i]], forecaster.predict([queries[i]], features[i]), fleet)[0]
+
     head = artifact.heads["static"]
-
-    def decide(i: int) -> object:
-        return engine.decide(policy, [queries[i]], forecaster.predict([queries[i]], features[i]), fleet)
-
-    print(
-        f"forecast                {cpu_us(lambda i: forecaster.predict([queries[i]], features[i])):7.1f} µs"
-    )
-    print(f"forecast + decide       {cpu_us(decide):7.1f} µs")
-    parts = {"blend": head.quality, **{type(m).__name__: m for m in head.quality.members_}}  # type: ignore[attr-defined]
-    for name, part in {**parts, "tokens": head.tokens}.items():
-        print(f"  {name:22s}{cpu_us(lambda i, part=part: part.predict(features[i])):7.1f} µs")
-    known: Estimate = head.quality.predict(features[0])
-    print(f"  {'calibration':22s}{cpu_us(lambda i: head.calibration.apply(known)):7.1f} µs")
-    full = make_predictor("constant").fit(features[0], np.zeros((1, asked.experts)))
-    print(f"  {'constant':22s}{cpu_us(lambda i: full.predict(features[i])):7.1f} µs")
+    calls: dict[str, Callable[[int], object]] = {
+        "predict + decide": lambda i: decide(near, i),
+        "predict + decide, exact": lambda i: decide(exact, i),
+        "predict": lambda i: near.predict([queries[i]], features[i]),
+        "  blend": lambda i: head.quality.predict(features[i]),
+    }
+    for n, member in enumerate(head.quality.members_):  # type: ignore[attr-defined]
+        calls[f"    {n} {type(member).__name__}"] = lambda i, member=member: member.predict(features[i])
+    print(f"{len(table)} training queries, {asked.experts} experts, batches of one, median µs (wall, CPU)")
+    for name, (wall, cpu) in median_us(calls, len(queries)).items():
+        print(f"{name:28s}{wall:8.1f}{cpu:8.1f}")
+    equal = np.mean([decide(near, i).chosen == decide(exact, i).chosen for i in range(len(queries))])
+    print(f"decisions equal to the exact ones: {equal:.1%}")
 
 
 if __name__ == "__main__":

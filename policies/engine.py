@@ -140,7 +140,7 @@ class Engine:
         if prediction.experts != self.names:
             raise ValueError(f"prediction is for {prediction.experts}, the pool is {self.names}")
         cost = _dearest_where_unknown(prediction.cost_usd)
-        latency = _dearest_where_unknown(prediction.latency_s + fleet.wait_s)
+        latency = prediction.latency_s + fleet.wait_s
         decisions = []
         for row, query in enumerate(queries):
             hint = hints[row] if hints else None
@@ -192,7 +192,8 @@ class Engine:
     def _penalty(self, objective: Objective, cost_usd: Floats, latency_s: Floats) -> Floats:
         penalty = cost_usd * (objective.cost / self.scale.cost_usd)
         if objective.latency:
-            penalty += latency_s * (objective.latency / self.scale.latency_s)
+            slowest = _dearest_where_unknown(latency_s)
+            penalty += slowest * (objective.latency / self.scale.latency_s)
         return penalty
 
     def _plan(
@@ -279,7 +280,8 @@ class Engine:
     ) -> "_Ranking":
         """What comes before all weights put first."""
         quality = prediction.quality[row]
-        leads = self._attributes.leads(objective.first, prediction.cost_usd[row], latency_s)
+        slowest = _dearest_where_unknown(latency_s)
+        leads = self._attributes.leads(objective.first, prediction.cost_usd[row], slowest)
         order, margin = lead(ranking.order, quality, leads, objective.within)
         reason = f"{told(objective)} of {len(order)}: quality {quality[order[0]]:.2f}"
         return _Ranking(order, reason, margin)
@@ -309,7 +311,7 @@ def _dearest_where_unknown(values: Floats) -> Floats:
     if not isnan(np.add.reduce(values, axis=None)):
         return values
     unknown = np.isnan(values)
-    dearest = np.where(unknown, 0.0, values).max(axis=1, keepdims=True)
+    dearest = np.where(unknown, 0.0, values).max(axis=-1, keepdims=True)
     return np.where(unknown, dearest, values)
 
 

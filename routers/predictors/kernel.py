@@ -59,8 +59,7 @@ class Kernel:
         self.landmarks_ = rows[chosen]
         root = _inverse_root(self._similarity(self.landmarks_))
         lifted = Features(ordered.tier, self._similarity(rows) @ root, ordered.lexical, ordered.form)
-        self.linear_ = Linear(self.alpha, 1.0, self.lexical).fit(lifted, values)
-        self.linear_.dense_ = root @ self.linear_.dense_  # from similarities straight to values
+        self.linear_ = Linear(self.alpha, 1.0, self.lexical).fit(lifted, values).lifted(root)
         return self
 
     def predict(self, features: Features) -> Estimate:

@@ -38,7 +38,7 @@ class KNN:
         k: int = 200,
         prior: float = 2.0,
         form: float = 1.0,
-        n_dims: int | None = 48,
+        n_dims: int | None = 32,
         exact: int = 8192,
     ) -> None:
         """Args:

@@ -66,21 +66,37 @@ class Linear:
         left = np.where(parts.known, parts.residual - design.forward(weights), 0.0)
         spread = np.sqrt((left**2).sum(axis=0) / np.maximum(parts.count, 1))
         self.std_ = np.maximum(spread, 0.1 * parts.std) * np.sqrt(1 / np.maximum(parts.count, 1) + 0.02)
-        return self
+        return self._ready()
 
     def predict(self, features: Features) -> Estimate:
-        shape = len(features), len(self.mean_)
-        mean, std = np.empty(shape), np.empty(shape)
-        mean[:], std[:] = self.mean_, self.std_
-        if self.dense:
-            mean += features.dense.astype(np.float64) @ self.dense_
+        std = np.empty((len(features), len(self.mean_)))
+        std[:] = self.std_
+        blocks = [features.dense] if self.dense else []
         if self.form:
-            mean += self.form_scale_.scaled(features).astype(np.float64) @ self.form_
+            blocks.append(self.form_scale_.scaled(features))
+        if blocks:
+            mean = np.concatenate(blocks, axis=1, dtype=np.float64) @ self._weights
+            mean += self.mean_
+        else:
+            mean = np.empty_like(std)
+            mean[:] = self.mean_
         if self.lexical and len(self.lexicon_.ids):
             for ids, row in zip(features.lexical, mean, strict=True):
                 places, values = self.lexicon_.row(ids)
                 row += values @ self.lexical_.take(places, axis=0)
         return Estimate(mean, std)
+
+    def lifted(self, axes: Floats32) -> Self:
+        """Itself, reading as dense what it learned as the product of that with axes (n_inputs, n_dims)."""
+        self.dense_ = axes @ self.dense_
+        return self._ready()
+
+    def _ready(self) -> Self:
+        """Put the weights of dense and form, as far as they count, below each other: one product for both."""
+        counts = ((self.dense, self.dense_), (self.form, self.form_))
+        blocks = [weights for share, weights in counts if share]
+        self._weights = np.concatenate(blocks) if blocks else self.dense_[:0]
+        return self
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -110,7 +126,7 @@ class Linear:
         self.lexical_ = arrays["lexical"]
         self.lexicon_ = Lexicon(arrays["lexical_ids"], arrays["lexical_idf"])
         self.form_scale_ = FormScale(arrays["form_mean"], arrays["form_gain"])
-        return self
+        return self._ready()
 
 
 def _weighed(block: Floats32, share: float) -> Floats:

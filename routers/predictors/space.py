@@ -1,8 +1,7 @@
 """Where queries lie for neighbours and clusters: what a text says and how it is written, in one vector."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from math import sqrt
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,10 @@ class FormScale:
 
     mean: Floats32
     gain: Floats32
+    _limit: np.float32 = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_limit", np.float32(_CLIP / np.sqrt(max(len(self.mean), 1))))
 
     @classmethod
     def of(cls, features: Features) -> "FormScale":
@@ -33,8 +36,7 @@ class FormScale:
 
     def scaled(self, features: Features) -> Floats32:
         """(n_queries, n_form) standardised, clipped at 3 spreads."""
-        limit = np.float32(_CLIP / sqrt(max(len(self.mean), 1)))
-        z = features.form.astype(np.float32)
+        limit, z = self._limit, features.form.astype(np.float32)
         z -= self.mean
         z *= self.gain
         clipped: Floats32 = np.minimum(np.maximum(z, -limit, out=z), limit, out=z)
