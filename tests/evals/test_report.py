@@ -145,6 +145,8 @@ def test_markdown_holds_every_router_and_escapes_pipes(told: Facts) -> None:
     assert "| **knn:k=5** |" in page
     assert "| *oracle* |" in page
     assert "poem\\|<u>" in page
+    assert "| knn:k=5 | constant | +" in page
+    assert "| constant | knn:k=5 |" not in page
     assert all(line.count("|") >= 3 for line in page.splitlines() if line.startswith("|"))
 
 

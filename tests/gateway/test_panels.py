@@ -105,6 +105,7 @@ async def test_members_who_do_not_agree_are_made_one_by_the_aggregator(tmp_path:
         told = await served.told(answer)
         assert [a["role"] for a in told["attempts"]][-1] == "aggregator"
         assert told["cost_usd"] == (None if stream else pytest.approx(100 * PRICE))
+        assert stream or answer.json()["usage"]["total_tokens"] == 100
     asked = upstream.calls[-1]
     assert (asked["model"], asked.get("stream", False)) == ("says-6", stream)
     assert asked["messages"][0] == {"role": "system", "content": "Be brief."}
@@ -160,8 +161,9 @@ async def test_the_client_is_told_when_nobody_could_answer(tmp_path: Any) -> Non
         assert all(name in answer.error["message"] for name in "abc")
 
 
-async def test_a_request_at_fault_goes_back_as_the_upstream_said_it(tmp_path: Any) -> None:
-    async with panel(tmp_path, "status-400 status-400 status-400 says-8") as (served, upstream):
+@pytest.mark.parametrize("members", ["status-400 status-400 status-400", "status-500 reset status-400"])
+async def test_a_request_at_fault_goes_back_as_the_upstream_said_it(tmp_path: Any, members: str) -> None:
+    async with panel(tmp_path, f"{members} says-8") as (served, upstream):
         answer = await ask(served)
         assert answer.status == 400
         assert upstream.n_calls("says-8") == 0

@@ -3,6 +3,7 @@ import pytest
 
 from routers import GENERAL, Categorizer, Features, fit_predictor, make_predictor
 from routers.categories.classify import Kind
+from routers.predictors.coe import CoE
 from routers.types import Floats
 
 NAN = np.nan
@@ -115,3 +116,18 @@ def test_no_expert_is_no_prediction_and_no_error(name: str, mode: str, n: int) -
     x, tags = cloud(n, 0)
     fitted = fit_predictor(make_predictor(name, {"mode": mode}), x, np.zeros((n, 0)), tags)
     assert fitted.predict(cloud(3, 1)[0]).mean.shape == (3, 0)
+
+
+def test_the_promise_of_doubt_rests_on_queries_the_classifier_has_not_learned() -> None:
+    """Tags are noise, and neighbours remember theirs: asked of those, they would seem sure of themselves."""
+    rng = np.random.default_rng(0)
+
+    def random_rows(n: int) -> Features:
+        dense = rng.normal(size=(n, 48)).astype(np.float32)
+        dense /= np.linalg.norm(dense, axis=1, keepdims=True)
+        return Features("static", dense, np.full((n, 1), -1), np.zeros((n, 2)))
+
+    tags = ["abcd"[n] for n in rng.integers(4, size=600)]
+    coe = CoE(classifier="knn", alpha=0.2).fit_tagged(random_rows(600), rng.random((600, 2)), tags)
+    doubted = [name == GENERAL for name in coe.categories(random_rows(600))]
+    assert np.mean(doubted) < 0.3
