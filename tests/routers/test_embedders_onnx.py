@@ -186,3 +186,13 @@ def test_a_damaged_graph_says_to_remove_it(copied, tmp_path):
     graph.write_bytes(b"cut short")
     with pytest.raises(EmbedderError, match="remove it"):
         OnnxEmbedder(copied)
+
+
+def test_tokens_are_counted_beyond_those_that_are_read(int8):
+    assert int8.n_tokens("a cat") == 4
+    assert int8.n_tokens("word " * 1000) == 1002 > int8.max_tokens
+
+
+def test_embedders_of_one_graph_share_its_session(int8):
+    assert OnnxEmbedder()._graph._session is int8._graph._session
+    assert OnnxEmbedder(precision="fp32")._graph._session is not int8._graph._session

@@ -127,3 +127,15 @@ def test_the_dataset_oracle_asks_one_expert_for_all_and_the_instance_oracle_one_
     np.testing.assert_allclose(instance_oracle(performance), [1.0, 0.6])
     np.testing.assert_allclose(dataset_oracle(performance[:, ::-1]), [1.0, 0.4])
     np.testing.assert_allclose(dataset_oracle(np.array([[1.0, 0.0], [0.0, 1.0]])), [0.5, 0.5])
+
+
+def test_nobody_reads_who_is_not_among_those_asked_for() -> None:
+    found = selection().add_dataset("d", unit((1, 0), (0, 1), (-1, 0)), np.eye(3))
+    queries = unit((1, 0.1), (0.1, 1), (-1, 0.1))
+    assert found.choose(queries).tolist() == [0, 1, 2]
+    for rule in ("improved", "paper"):
+        shares = found.shares(queries, rule, {"law", "bio"})  # type: ignore[arg-type]
+        np.testing.assert_allclose(shares.sum(axis=1), 1)
+        assert shares.argmax(axis=1).tolist()[1:] == [1, 2]
+        assert not shares[:, 0].any()
+    assert found.choose(queries, among=["bio"]).tolist() == [2, 2, 2]
