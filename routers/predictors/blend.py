@@ -24,8 +24,8 @@ DEFAULT_MEMBERS: tuple[tuple[str, Mapping[str, Any]], ...] = (
 
 _MIN_QUERIES = 50
 """With fewer there is nothing to learn of who is right when, nor of what is familiar."""
-_FOREST_FADES = 0.9, 1.15
-_MEMBERS_FADE = 1.05, 1.4
+_FOREST_FADES = 1.0, 1.25
+_MEMBERS_FADE = 1.1, 1.5
 """Strangeness from which on they count less, and at which they count no longer."""
 
 
