@@ -7,7 +7,7 @@ is best on average stays first.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -31,6 +31,15 @@ class Advantage:
     typical: Floats
     judged: Bools
     reliability: float
+    _usual: Floats = field(init=False, repr=False, compare=False)
+    """What is said of the average differences, (n_judged,)."""
+    _everyone: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        usual = self.typical[self.judged]
+        centred = usual - usual.mean() if len(usual) else usual
+        object.__setattr__(self, "_usual", (1 - self.reliability) * centred)
+        object.__setattr__(self, "_everyone", bool(self.judged.all()))
 
     @classmethod
     def fit(cls, out_of_fold: Floats, targets: Floats, clusters: Ints, judged: Bools) -> Self:
@@ -60,14 +69,14 @@ class Advantage:
         """Quality (n_queries, n_experts) with its differences as far as they can be trusted."""
         if self.reliability == 1.0:
             return quality
-        everyone = bool(self.judged.all())
-        mine = quality if everyone else quality[:, self.judged]
-        usual = self.typical[self.judged]
-        level = np.add.reduce(mine, axis=1, keepdims=True) / len(usual)
+        mine = quality if self._everyone else quality[:, self.judged]
+        level = np.add.reduce(mine, axis=1, keepdims=True)
+        level *= (1 - self.reliability) / len(self._usual)
         trusted = mine * self.reliability
-        trusted += (1 - self.reliability) * (level + (usual - np.add.reduce(usual) / len(usual)))
+        trusted += level
+        trusted += self._usual
         np.minimum(np.maximum(trusted, 0.0, out=trusted), 1.0, out=trusted)
-        if everyone:
+        if self._everyone:
             return trusted
         shrunk = quality.copy()
         shrunk[:, self.judged] = trusted

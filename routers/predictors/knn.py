@@ -96,7 +96,9 @@ class KNN:
         residual = self.residual_.take(nearest, axis=0)
         if self.complete_:
             total = float(np.add.reduce(weights)) + self.prior
-            return weights @ residual / total, sqrt(float(weights @ weights) + self.prior) / total
+            pull = weights @ residual
+            pull /= total
+            return pull, sqrt(float(weights @ weights) + self.prior) / total
         known = self.known_.take(nearest, axis=0)
         totals = weights @ known + np.float32(self.prior)
         square = (weights * weights) @ known
