@@ -15,7 +15,7 @@ _DENSITY = 0.5
 """Cells, over the root of how many rows there are."""
 _REACH = 0.25
 """How much less near than the nearest a cell may be, by the cosine of its centroid, to be looked into."""
-_LEAST, _MOST = 0.05, 0.2
+_LEAST, _MOST = 0.12, 0.2
 """Of all rows that a search looks at, about; between these it is the reach that tells."""
 
 
