@@ -19,5 +19,5 @@ async def test_content_is_kept_only_where_it_is_asked_for(tmp_path, kept: bool, 
             told = await served.told(answer)
         assert told["answer"] == ("".join(WORDS) if kept else None)
         assert (told["prompt"] == '[{"role":"user","content":"Hi"}]') == kept
-        on_disk = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+        on_disk = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
         assert ("Thalamus 🧠".encode() in on_disk) == kept

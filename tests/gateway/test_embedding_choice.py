@@ -124,8 +124,10 @@ async def test_our_own_client_gets_them_too(served: Gateway) -> None:
     by, vectors = await ask(served, MIXED)
     async with AsyncClient(served.base, "x") as client:
         answer = await client.embeddings(MIXED, input_type="query")
+        told = await client.decision(answer.decision_id or "")
         narrowed = await client.embeddings(MIXED, input_type="query", router={"models": ["food"]})
     assert answer.embedders == tuple(by)
+    assert {candidate.expert for candidate in told.candidates} == {"minilm", "law", "food"}
     assert np.array_equal(np.array(answer.vectors, np.float32), vectors)
     assert (narrowed.model, narrowed.expert, narrowed.policy) == ("food", "food", "improved")
 
