@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from policies import Loadable, Queue, Resident
+from policies import AdmissionRule, Line, Loadable, Queue, Rejected, Resident, admit
 
 from .errors import RunnerBusy, RunnerFailed, RunnerUnavailable
 from .runner import Runner
@@ -13,7 +13,6 @@ from .types import Launch, RunnerState
 
 MAX_WAITING_PER_SLOT = 64
 GUESSED_LOAD_S = 5.0
-RATE_OVER_S = 60.0
 SERVICE_WEIGHT = 0.2
 UP: frozenset[RunnerState] = frozenset({"ready", "busy"})
 
@@ -31,6 +30,7 @@ class Desk:
     """The line in front of one runner; all its times are of the pool's clock.
 
     `held`: gives no turns, so that the runner falls idle. `moving`: being loaded or unloaded by the pool.
+    `dismissed`: unloaded for being unused, or by hand; not loaded again before it is asked for.
     """
 
     def __init__(self, runner: Runner, clock: float) -> None:
@@ -45,8 +45,7 @@ class Desk:
         self.loading_since_s = clock
         self.retry_at_s = clock
         self.service_s = 0.0
-        self._rate_per_s = 0.0
-        self._rate_at_s = clock
+        self.dismissed = False
 
     @property
     def name(self) -> str:
@@ -81,18 +80,23 @@ class Desk:
         up = self.runner.state in UP and not (self.held or self.leaving)
         return up and self.runner.pulse.n_in_flight < self.n_slots
 
-    def line_up(self, now_s: float, priority: int) -> Waiter:
-        """Take a place in line.
+    def line_up(self, now_s: float, priority: int, wait_s: float) -> Waiter:
+        """Take a place in line, unless it is known to be too long for who waits `wait_s` at most.
 
         Raises:
-            RunnerBusy: too many wait already. RunnerFailed: it gave up a moment ago.
+            RunnerBusy: it is. RunnerFailed: the runner gave up a moment ago.
         """
         if self.runner.state == "failed" and now_s < self.retry_at_s:
             raise RunnerFailed(f"{self.name}: {self.runner.status().last_error}")
-        if len(self.waiting) >= self.n_slots * MAX_WAITING_PER_SLOT:
+        ahead_s = 0.0 if self.runner.load_s is None else self.away_s(now_s)
+        n_busy = self.runner.pulse.n_in_flight
+        line = Line(len(self.waiting), n_busy, self.n_slots, self.service_s, ahead_s)
+        answer = admit(line, AdmissionRule(self.n_slots * MAX_WAITING_PER_SLOT, wait_s))
+        if isinstance(answer, Rejected):
             raise RunnerBusy(
-                f"{self.name} serves {self.n_slots} at a time and too many wait already",
-                retry_after_s=max(1.0, math.ceil(self.delay_s(now_s))),
+                f"{self.name} answers {self.n_slots} at a time and {len(self.waiting)} wait: about "
+                f"{line.wait_s():.0f} s until its turn",
+                retry_after_s=math.ceil(answer.retry_after_s),
             )
         waiter = Waiter(now_s, priority)
         self.waiting.append(waiter)
@@ -114,15 +118,6 @@ class Desk:
             if not waiter.turn.done():
                 waiter.turn.set_exception(error)
 
-    def arrived(self, now_s: float) -> None:
-        """A request came: what its rate is reckoned from."""
-        self._rate_per_s = self.rate_per_s(now_s) + 1 / RATE_OVER_S
-        self._rate_at_s = now_s
-
-    def rate_per_s(self, now_s: float) -> float:
-        """Requests a second of late; older ones count less, by half after 42 s."""
-        return self._rate_per_s * math.exp((self._rate_at_s - now_s) / RATE_OVER_S)
-
     def used(self, began_s: float, now_s: float) -> None:
         """A request is over."""
         self.n_uses += 1
@@ -135,10 +130,6 @@ class Desk:
             return 0.0
         since_s = self.loading_since_s if self.runner.state == "starting" else now_s
         return max(0.0, self.load_s - (now_s - since_s))
-
-    def delay_s(self, now_s: float) -> float:
-        """Seconds a further request would wait, for memory and for those in line."""
-        return self.away_s(now_s) + len(self.waiting) / self.n_slots * self.service_s
 
     def loadable(self) -> Loadable:
         settings = self.runner.settings

@@ -12,7 +12,18 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import replace
 
-from policies import Device, Effect, Evict, Hold, Load, Refuse, Snapshot, decide_residency
+from policies import (
+    Arrivals,
+    Device,
+    Effect,
+    Evict,
+    Hold,
+    Load,
+    Refuse,
+    Shadow,
+    Snapshot,
+    decide_residency,
+)
 
 from .desk import UP, Desk, Waiter
 from .engines import LaunchBuilder
@@ -55,6 +66,8 @@ class Runners(Mapping[str, Runner]):
         self._moves: set[asyncio.Task[None]] = set()
         self._stirred = asyncio.Event()
         self._scheduler: asyncio.Task[None] | None = None
+        self._arrivals = Arrivals()
+        self._shadow = Shadow()
         self.n_evictions = 0
         shared: dict[RunnerSettings, list[str]] = {}
         for expert, settings in wanted.items():
@@ -160,17 +173,19 @@ class Runners(Mapping[str, Runner]):
         """
         desk, now_s = self._by_expert[expert], time.monotonic()
         until_s = now_s + wait_s
-        desk.arrived(now_s)
+        desk.dismissed = False
+        self._arrivals = self._arrivals.after(desk.name, now_s)
         while True:
             if self._scheduler is None:
                 raise RunnerUnavailable(f"{desk.name} is stopped")
             if not desk.waiting and desk.serves():
                 desk.runner.pulse.begin()
             else:
-                waiter = desk.line_up(now_s, priority)
+                waiter = desk.line_up(now_s, priority, wait_s)
                 self._stir()
                 await self._turn(desk, waiter, until_s - time.monotonic())
             if url := desk.runner.base_url:
+                self._learn(desk)
                 return Lease(desk.runner, url, time.monotonic(), self._given_back)
             desk.runner.pulse.end()  # it died between the turn and now
 
@@ -188,6 +203,18 @@ class Runners(Mapping[str, Runner]):
             if isinstance(error, TimeoutError):
                 raise RunnerUnavailable(f"{desk.name} was not loaded and free within {wait_s:g} s") from None
             raise
+
+    def _learn(self, desk: Desk) -> None:
+        """A request begins to be answered: would it have had to wait for a load, had we decided otherwise?"""
+        if self._rule.residency.evict == "lookahead" and self._is_scarce():
+            self._shadow = self._shadow.after(desk.name, self.look())
+
+    def _is_scarce(self) -> bool:
+        """Whether not all fit."""
+        needed: dict[str, int] = {}
+        for desk in self._desks.values():
+            needed[desk.device] = needed.get(desk.device, 0) + desk.size_bytes
+        return any(needed[device] > capacity for device, capacity in self._capacity.items())
 
     def _given_back(self, lease: Lease) -> None:
         desk = self._desks[lease.runner.name]
@@ -215,6 +242,7 @@ class Runners(Mapping[str, Runner]):
         if state in ("busy", "starting", "stopping") or desk.moving:
             raise RunnerUnavailable(f"{desk.name} is {state}")
         if state == "ready":
+            desk.dismissed = True
             await asyncio.shield(self._move(desk, self._unload(desk), leaving=True))
 
     async def settled(self) -> None:
@@ -276,7 +304,7 @@ class Runners(Mapping[str, Runner]):
         for desk in self._desks.values():
             desk.serve()
         snapshot = self.look()
-        effects = decide_residency(snapshot, self._rule.residency)
+        effects = decide_residency(snapshot, self._rule.residency, self._shadow.kept)
         holds = {effect.expert for effect in effects if isinstance(effect, Hold)}
         for desk in self._desks.values():
             desk.held = desk.name in holds
@@ -309,13 +337,19 @@ class Runners(Mapping[str, Runner]):
             ),
             residents=tuple(resident for desk in desks if (resident := desk.resident())),
             queues=tuple(queue for desk in desks if (queue := desk.queue())),
-            rate_per_s={desk.name: desk.rate_per_s(now_s) for desk in desks},
+            next_use_s={
+                name: in_s
+                for name, in_s in self._arrivals.next_use_s(now_s).items()
+                if not self._desks[name].dismissed
+            },
+            rate_per_s=self._arrivals.rate_per_s(now_s),
         )
 
     def _perform(self, effect: Effect) -> None:
         desk = self._desks[effect.expert]
         if isinstance(effect, Evict) and not desk.moving:
             self.n_evictions += effect.wanted_by is not None
+            desk.dismissed = effect.wanted_by is None
             self._move(desk, self._unload(desk), leaving=True)
         elif isinstance(effect, Load) and not desk.moving:
             self._move(desk, self._load(desk))

@@ -171,7 +171,7 @@ async def test_a_line_that_is_full_is_refused_with_the_seconds_to_wait() -> None
         lease = await runners.take("a", wait_s=20)
         line = [asyncio.create_task(runners.take("a", wait_s=20)) for _ in range(MAX_WAITING_PER_SLOT)]
         await asyncio.sleep(0)
-        with pytest.raises(RunnerBusy, match="too many wait") as caught:
+        with pytest.raises(RunnerBusy, match=r"a answers 1 at a time and 64 wait") as caught:
             await runners.take("a", wait_s=20)
         assert caught.value.retry_after_s >= 1
         for task in line:
@@ -180,6 +180,24 @@ async def test_a_line_that_is_full_is_refused_with_the_seconds_to_wait() -> None
         lease.release()
         async with runners.lease("a", wait_s=5):
             pass
+
+
+async def test_who_would_wait_longer_than_allowed_is_sent_away_at_once() -> None:
+    async with pool_of(tiny("a", "--load-s", "1.5")) as runners:
+        await runners.settled()
+        await runners.unload("a")
+        with pytest.raises(RunnerBusy, match="s until its turn"):
+            await runners.take("a", wait_s=0.5)
+        assert runners["a"].state == "stopped"
+
+
+async def test_what_was_unloaded_by_hand_is_not_fetched_again_before_it_is_asked_for() -> None:
+    async with pool_of(tiny("a"), tiny("b"), room=200) as runners:
+        for _ in range(3):
+            await runners.load("a", wait_s=20)
+        await runners.unload("a")
+        await runners.load("b", wait_s=20)
+        assert states(runners) == {"a": "stopped", "b": "ready"}
 
 
 async def test_waiting_for_memory_is_bounded_and_leaves_no_place_in_line() -> None:

@@ -1,0 +1,149 @@
+"""Four local experts, memory for fewer: `python benchmarks/residency.py [--room 1,2] [--n 120] [--rate 0.7]`.
+
+The same trace of requests (A B A A C ..., arrivals at random, some experts asked for more often) goes to the
+pool as it is, and to one that serves in the order of arrival and unloads who was used longest ago. Real
+llama.cpp, real SmolLM2, four sets of settings, so four processes. Seconds are of this machine, and of what
+else ran on it: compare them within a run.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.runners import Lease, PoolRule, Runners, RunnerSettings
+from gateway.runners.asking import ask
+from policies import ResidencyRule
+
+NAMES = ("A", "B", "C", "D")
+POPULARITY = (8, 4, 2, 1)
+BYTES = 10**9
+"""Declared for each: only how many fit matters here."""
+WAIT_S = 3600.0
+QUESTION = [{"role": "user", "content": "Name a city in Europe."}]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    at_s: float
+    expert: str
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    n_loads: int
+    latencies_s: list[float]
+    wall_s: float
+
+    def told(self) -> str:
+        n = len(self.latencies_s)
+        ordered = sorted(self.latencies_s)
+        p50, p95 = statistics.median(ordered), ordered[min(n - 1, round(0.95 * n))]
+        swaps = 1000 * self.n_loads / n
+        return f"{swaps:6.0f} loads/1,000   p50 {p50:6.2f} s   p95 {p95:6.2f} s   all {self.wall_s:6.1f} s"
+
+
+Serve = Callable[[Runners, list[Arrival]], Coroutine[Any, Any, list[float]]]
+
+
+def trace(n: int, rate_per_s: float, seed: int) -> list[Arrival]:
+    """`n` requests at random moments."""
+    draw, now_s, arrivals = random.Random(seed), 0.0, []
+    for _ in range(n):
+        now_s += draw.expovariate(rate_per_s)
+        arrivals.append(Arrival(now_s, draw.choices(NAMES, POPULARITY)[0]))
+    return arrivals
+
+
+def experts() -> dict[str, RunnerSettings]:
+    """Four that differ in their window, so that each is a process of its own."""
+    return {
+        name: RunnerSettings(
+            "llama.cpp", "bundled/smollm2-135m", 512 + 16 * n, n_threads=1, memory_bytes=BYTES
+        )
+        for n, name in enumerate(NAMES)
+    }
+
+
+async def answered(lease: Lease) -> None:
+    with lease:
+        body = {"model": lease.alias, "messages": QUESTION, "max_tokens": 16, "temperature": 0}
+        status, answer = await ask(lease.url.removesuffix("/v1"), "/v1/chat/completions", body, lease.headers)
+        lease.heard()
+        if status != 200:
+            raise SystemExit(f"answered {status}: {answer[:200]!r}")
+
+
+async def as_decided(pool: Runners, arrivals: list[Arrival]) -> list[float]:
+    """Every request asks the pool as it comes."""
+    start_s = time.monotonic()
+
+    async def one(arrival: Arrival) -> float:
+        await asyncio.sleep(start_s + arrival.at_s - time.monotonic())
+        await answered(await pool.take(arrival.expert, wait_s=WAIT_S))
+        return time.monotonic() - start_s - arrival.at_s
+
+    return await asyncio.gather(*(one(arrival) for arrival in arrivals))
+
+
+async def in_order(pool: Runners, arrivals: list[Arrival]) -> list[float]:
+    """Nobody is let in before who came earlier; whoever is first in line has its expert loaded."""
+    start_s = time.monotonic()
+    latencies: list[float] = []
+    answering: set[asyncio.Task[None]] = set()
+
+    async def one(lease: Lease, arrival: Arrival) -> None:
+        await answered(lease)
+        latencies.append(time.monotonic() - start_s - arrival.at_s)
+
+    for arrival in arrivals:
+        await asyncio.sleep(start_s + arrival.at_s - time.monotonic())
+        lease = await pool.take(arrival.expert, wait_s=WAIT_S)
+        answering.add(asyncio.create_task(one(lease, arrival)))
+    await asyncio.gather(*answering)
+    return latencies
+
+
+async def measured(room: int, rule: ResidencyRule, serve: Serve, arrivals: list[Arrival]) -> Figures:
+    """One pool with memory for `room` experts, fed with the trace."""
+    pool = Runners(experts(), rule=PoolRule(each=room * BYTES, residency=rule))
+    await pool.start()
+    try:
+        await pool.settled()
+        before, began_s = sum(status.n_loads for status in pool.snapshot()), time.monotonic()
+        latencies = await serve(pool, arrivals)
+        n_loads = sum(status.n_loads for status in pool.snapshot()) - before
+        return Figures(n_loads, latencies, time.monotonic() - began_s)
+    finally:
+        await pool.stop()
+
+
+async def compare(rooms: list[int], n: int, rate_per_s: float, seed: int) -> None:
+    arrivals = trace(n, rate_per_s, seed)
+    for room in rooms:
+        ours = await measured(room, ResidencyRule(), as_decided, arrivals)
+        print(f"memory for {room}: as decided       {ours.told()}", flush=True)
+        theirs = await measured(room, ResidencyRule(evict="lru"), in_order, arrivals)
+        print(f"memory for {room}: in order, LRU    {theirs.told()}", flush=True)
+        ratio = max(1, theirs.n_loads) / max(1, ours.n_loads)
+        print(json.dumps({"room": room, "loads_ratio": round(ratio, 2)}), flush=True)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    options.add_argument("--room", default="1,2", help="how many experts fit, comma-separated")
+    options.add_argument("--n", type=int, default=120, help="requests")
+    options.add_argument("--rate", type=float, default=0.7, help="requests a second")
+    options.add_argument("--seed", type=int, default=7)
+    asked = options.parse_args()
+    rooms = [int(room) for room in asked.room.split(",")]
+    asyncio.run(compare(rooms, asked.n, asked.rate, asked.seed))
+
+
+if __name__ == "__main__":
+    main()
