@@ -1,10 +1,12 @@
 """Every contender and every baseline on every cut, over both cores."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 
 import numpy as np
 
@@ -67,7 +69,15 @@ def _prepare(layout: Layout, read: Recorded) -> None:
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)  # two processes on two cores: one thread each
+    Thread(target=_end_with_parent, daemon=True).start()
     _here[:] = [(layout, read)]
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever: it holds both ends of the queue."""
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _perform_here(job: Job) -> Trial:
