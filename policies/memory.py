@@ -67,12 +67,17 @@ class Resident:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """The requests that wait for one expert; `oldest_s` is when the first of them came."""
+    """The requests that wait for one expert.
+
+    oldest_s: when the first of them came
+    drain_s:  how long its expert will take to answer them all, as far as can be told
+    """
 
     expert: str
     n_waiting: int
     oldest_s: float
     priority: int = 0
+    drain_s: float = 0.0
 
 
 @dataclass(frozen=True)

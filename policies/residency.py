@@ -23,7 +23,7 @@ from .memory import (
     Snapshot,
     Wait,
 )
-from .turns import TurnRule, in_turn, may_displace, serving_order
+from .turns import TurnRule, due, in_turn, may_displace, serving_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,7 @@ class _Decision:
         self._trusted = rule.evict == "lookahead" and kept is None
         self._worth = worth(rule.evict, snapshot, kept)
         self._rooms = {device.name: _Room(device, snapshot) for device in snapshot.devices}
+        self._due = due(snapshot, rule.turns)
         self._given_up: set[str] = set()
 
     def effects(self) -> Iterator[Effect]:
@@ -159,7 +160,8 @@ class _Decision:
     def _by_leaving(self, queue: Queue, room: _Room, need: int) -> _Option:
         """Who has to leave the device; nobody where the rest would still be too little."""
         movable = [r for r in room.there if self._may_leave(r)]
-        willing = [r for r in movable if r.held or may_displace(queue, r.expert, self._at, self._rule.turns)]
+        turns = self._rule.turns
+        willing = [r for r in movable if r.held or may_displace(queue, r.expert, self._at, turns, self._due)]
         # Only look-ahead can weigh waiting for a busy one against the loss of an idle one.
         idle = [r for r in willing if not r.n_busy]
         leaving = None if self._trusted else cheapest(idle, need, self._value)

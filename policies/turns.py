@@ -25,27 +25,51 @@ def serving_order(snapshot: Snapshot, rule: TurnRule) -> tuple[Queue, ...]:
     Reference: Read-ME (arXiv 2410.19123), algorithm 1: the longest queue first.
     Differs: age counts and waiting is bounded; the algorithm starves short queues.
     """
+    first = due(snapshot, rule)
 
     def key(queue: Queue) -> tuple[bool, float, int, float, str]:
-        is_due = due(queue, snapshot, rule)
+        is_due = queue.expert in first
         oldest_s = queue.oldest_s if is_due else 0.0
         return (not is_due, oldest_s, -queue.priority, -claim(queue, snapshot.now_s, rule), queue.expert)
 
     return tuple(sorted(snapshot.queue.values(), key=key))
 
 
+def due(snapshot: Snapshot, rule: TurnRule) -> frozenset[str]:
+    """Whose queues must go now to be served within the bound: after one more turn of others it is too late.
+
+    A turn takes room, a load and answers. Whose turn it is and whoever waited longer come first, as many at
+    once as there are residents now.
+    """
+    n_at_once = max(1, sum(resident.state != "leaving" for resident in snapshot.residents))
+    queues = sorted(snapshot.queue.values(), key=lambda q: (not _is_on(q, snapshot), q.oldest_s, q.expert))
+    leads_s = [_lead_s(queue, snapshot) for queue in queues]
+    turns_s = [lead_s + queue.drain_s for lead_s, queue in zip(leads_s, queues, strict=True)]
+    found, before_s = set(), 0.0
+    for n, queue in enumerate(queues):
+        others_s = (before_s + max(turns_s[n + 1 :], default=0.0)) / n_at_once
+        if snapshot.now_s - queue.oldest_s + others_s + leads_s[n] >= rule.max_wait_s:
+            found.add(queue.expert)
+        before_s += turns_s[n]
+    return frozenset(found)
+
+
+def _lead_s(queue: Queue, snapshot: Snapshot) -> float:
+    """Seconds until its expert can answer at all, once it is its turn."""
+    resident = snapshot.resident.get(queue.expert)
+    ready = resident is not None and resident.state == "ready"
+    return 0.0 if ready else snapshot.longest_answer_s + snapshot.load_s(queue.expert)
+
+
+def _is_on(queue: Queue, snapshot: Snapshot) -> bool:
+    """Whether it is their turn now, or they are being loaded for."""
+    resident = snapshot.resident.get(queue.expert)
+    return resident is not None and (resident.state == "loading" or in_turn(queue.expert, snapshot))
+
+
 def claim(queue: Queue, now_s: float, rule: TurnRule) -> float:
     """How much a queue weighs, in requests: its length, more the longer its oldest has waited."""
     return queue.n_waiting * (1.0 + max(0.0, now_s - queue.oldest_s) / rule.tau_s)
-
-
-def due(queue: Queue, snapshot: Snapshot, rule: TurnRule) -> bool:
-    """Whether it must go first: what is left of its bound goes on making room and on loading."""
-    waited_s = snapshot.now_s - queue.oldest_s
-    resident = snapshot.resident.get(queue.expert)
-    if resident is not None and resident.state == "ready":
-        return waited_s >= rule.max_wait_s
-    return waited_s + snapshot.longest_answer_s + snapshot.load_s(queue.expert) >= rule.max_wait_s
 
 
 def in_turn(expert: str, snapshot: Snapshot) -> bool:
@@ -57,17 +81,19 @@ def in_turn(expert: str, snapshot: Snapshot) -> bool:
     return queue is not None and queue.oldest_s <= resident.ready_s
 
 
-def may_displace(wanting: Queue, expert: str, snapshot: Snapshot, rule: TurnRule) -> bool:
-    """Whether those who wait for one expert may have the room of another.
+def may_displace(
+    wanting: Queue, expert: str, snapshot: Snapshot, rule: TurnRule, first: frozenset[str]
+) -> bool:
+    """Whether those who wait for one expert may have the room of another; `first` are the experts due.
 
     They may when they are due, unless the other's are too and waited longer, or have priority, or when their
     claim exceeds that of the other's and of those who are expected for it while the two are swapped.
     """
     other = snapshot.queue.get(expert)
-    if due(wanting, snapshot, rule):
-        return other is None or not due(other, snapshot, rule) or wanting.oldest_s < other.oldest_s
+    if wanting.expert in first:
+        return other is None or expert not in first or wanting.oldest_s < other.oldest_s
     if other is not None:
-        if due(other, snapshot, rule) or wanting.priority < other.priority:
+        if expert in first or wanting.priority < other.priority:
             return False
         if wanting.priority > other.priority:
             return True

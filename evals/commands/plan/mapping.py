@@ -1,4 +1,4 @@
-"""`thalamus plan`: which expert for what, within a budget."""
+"""`thalamus plan mapping`: which category of queries goes to which expert, within a budget."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,9 +28,10 @@ from routers import (
     solve_mapping,
 )
 
-from ..datasets import FORMATS, read_outcomes
-from .import_ import bucket_set
-from .telling import checked
+from ...datasets import FORMATS, read_outcomes
+from ..import_ import bucket_set
+from ..telling import checked
+from .pairs import numbers, pairs
 
 EXAMPLES = """
 \b
@@ -55,12 +56,7 @@ UNITS: Mapping[str, str] = {
 }
 
 
-@click.group("plan")
-def command() -> None:
-    """Which expert for what, within a budget."""
-
-
-@command.command("mapping", epilog=EXAMPLES)
+@click.command("mapping", epilog=EXAMPLES)
 @click.argument("data", metavar="TABLE", type=click.Path(path_type=Path))
 @click.option(
     "--along", type=click.Choice(list(UNITS)), default="size", show_default=True, help="What is scarce."
@@ -120,10 +116,10 @@ def mapping(
     problem = mapping_problem(
         table,
         _told(artifact, table) if artifact else table.tasks,
-        size=known | _numbers(sizes, "--size"),
-        memory=_numbers(memories, "--memory"),
-        pinned=_pairs(pinned, "--pin"),
-        forbidden=_pairs(forbidden, "--forbid"),
+        size=known | numbers(sizes, "--size"),
+        memory=numbers(memories, "--memory"),
+        pinned=pairs(pinned, "--pin", "CATEGORY=EXPERT"),
+        forbidden=pairs(forbidden, "--forbid", "CATEGORY=EXPERT"),
     )
     _check_known(problem, along)
     limits = MappingBudget(max_size, max_memory, max_usd, max_latency_s, max_experts)
@@ -165,27 +161,6 @@ def _told(path: Path, table: OutcomeTable) -> tuple[str, ...]:
     extractor = FeatureExtractor(StaticEmbedder(), encoder)
     Artifact.load(path, extractor.fingerprints)
     return predictor.categories(extractor.extract([query_of(text) for text in table.texts], tier))
-
-
-def _numbers(told: Sequence[str], option: str) -> dict[str, float]:
-    found = {}
-    for name, value in (_split(pair, option, "NAME=NUMBER") for pair in told):
-        try:
-            found[name] = float(value)
-        except ValueError:
-            raise click.BadParameter(f"{value!r} is no number", param_hint=option) from None
-    return found
-
-
-def _pairs(told: Sequence[str], option: str) -> list[tuple[str, str]]:
-    return [_split(pair, option, "CATEGORY=EXPERT") for pair in told]
-
-
-def _split(pair: str, option: str, shape: str) -> tuple[str, str]:
-    left, equals, right = pair.rpartition("=")
-    if not equals or not left or not right:
-        raise click.BadParameter(f"{pair!r} is not {shape}", param_hint=option)
-    return left, right
 
 
 def _check_known(problem: MappingProblem, along: str) -> None:
