@@ -30,7 +30,6 @@ class Desk:
     """The line in front of one runner; all its times are of the pool's clock.
 
     `held`: gives no turns, so that the runner falls idle. `moving`: being loaded or unloaded by the pool.
-    `dismissed`: unloaded for being unused, or by hand; not loaded again before it is asked for.
     """
 
     def __init__(self, runner: Runner, clock: float) -> None:
@@ -45,7 +44,6 @@ class Desk:
         self.loading_since_s = clock
         self.retry_at_s = clock
         self.service_s = 0.0
-        self.dismissed = False
 
     @property
     def name(self) -> str:
@@ -101,6 +99,24 @@ class Desk:
         waiter = Waiter(now_s, priority)
         self.waiting.append(waiter)
         return waiter
+
+    async def turn_of(self, waiter: Waiter, wait_s: float) -> None:
+        """Until it is the waiter's turn, which then counts as in flight.
+
+        Raises:
+            RunnerUnavailable: not within `wait_s`; whatever the line is refused with.
+        """
+        turn = waiter.turn
+        try:
+            async with asyncio.timeout(wait_s):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self.runner.pulse.end()
+            turn.cancel()
+            if isinstance(error, TimeoutError):
+                raise RunnerUnavailable(f"{self.name} was not loaded and free within {wait_s:g} s") from None
+            raise
 
     def serve(self) -> None:
         """Give turns to those in line, as far as the runner has room: by priority, then in order."""

@@ -7,30 +7,27 @@ something stands in line and stirs it.
 import asyncio
 import contextlib
 import logging
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import replace
 
 from policies import (
-    Arrivals,
-    Device,
     Effect,
     Evict,
     Hold,
     Load,
     Refuse,
-    Shadow,
     Snapshot,
     decide_residency,
 )
 
-from .desk import UP, Desk, Waiter
+from .books import Books
+from .desk import UP, Desk
 from .engines import LaunchBuilder
-from .errors import RunnerError, RunnerFailed, RunnerSettingsError, RunnerTooLarge, RunnerUnavailable
+from .errors import RunnerFailed, RunnerSettingsError, RunnerTooLarge, RunnerUnavailable
+from .foresight import Foresight
 from .lease import Lease
 from .log import LogTail, log_path
-from .memory import free_bytes, total_bytes
 from .runner import Runner
 from .types import DeviceMemory, Patience, PoolRule, RunnerSettings, RunnerStatus
 from .weights import short_name
@@ -38,8 +35,6 @@ from .weights import short_name
 log = logging.getLogger("thalamus")
 
 TICK_S = 0.25
-SETTLED_AFTER_S = 10.0
-"""After an unload, for so long, memory that is missing is waited for."""
 
 
 class Runners(Mapping[str, Runner]):
@@ -61,13 +56,11 @@ class Runners(Mapping[str, Runner]):
         self._rule = rule or PoolRule()
         self._by_expert: dict[str, Desk] = {}
         self._desks: dict[str, Desk] = {}
-        self._capacity: dict[str, int] = {}
-        self._unloaded_s: dict[str, float] = {}
+        self._books = Books(self._rule)
+        self._foresight = Foresight()
         self._moves: set[asyncio.Task[None]] = set()
         self._stirred = asyncio.Event()
         self._scheduler: asyncio.Task[None] | None = None
-        self._arrivals = Arrivals()
-        self._shadow = Shadow()
         self.n_evictions = 0
         shared: dict[RunnerSettings, list[str]] = {}
         for expert, settings in wanted.items():
@@ -117,20 +110,12 @@ class Runners(Mapping[str, Runner]):
             RunnerSettingsError: one cannot be started as configured; then none is.
         """
         self.check()
-        for device in sorted({desk.device for desk in self._desks.values()}):
-            self._capacity[device] = await asyncio.to_thread(self._room, device)
-        left = dict(self._capacity)
-        for desk in sorted(self._desks.values(), key=lambda desk: not desk.runner.settings.pinned):
-            if desk.size_bytes <= left[desk.device]:
-                left[desk.device] -= desk.size_bytes
-                await desk.runner.start()
-                self._move(desk, self._load(desk))
+        desks = self._desks.values()
+        await asyncio.to_thread(self._books.open, desks)
+        for desk in self._books.first(desks):
+            await desk.runner.start()
+            self._move(desk, self._load(desk))
         self._scheduler = asyncio.create_task(self._run(), name="runner pool")
-
-    def _room(self, device: str) -> int:
-        """What may be held on a device; without bound where nobody says and nothing measures it."""
-        declared = self._rule.memory.get(device, self._rule.each)
-        return (total_bytes(device) if declared is None else declared) or sys.maxsize
 
     def too_large(self, expert: str) -> str | None:
         """Why an expert never fits on its device; None where it does, as far as is known.
@@ -139,10 +124,7 @@ class Runners(Mapping[str, Runner]):
             RunnerSettingsError: it cannot be started as configured.
         """
         desk = self._by_expert[expert]
-        room = self._room(desk.device)
-        if desk.size_bytes <= room:
-            return None
-        return f"{desk.name} needs {desk.size_bytes} bytes, and {desk.device} has {room} at most"
+        return None if self._books.fits(desk) else self._books.why_not(desk)
 
     async def stop(self) -> None:
         """End all at once; returns when every process is gone."""
@@ -173,8 +155,7 @@ class Runners(Mapping[str, Runner]):
         """
         desk, now_s = self._by_expert[expert], time.monotonic()
         until_s = now_s + wait_s
-        desk.dismissed = False
-        self._arrivals = self._arrivals.after(desk.name, now_s)
+        self._foresight.came(desk.name, now_s)
         while True:
             if self._scheduler is None:
                 raise RunnerUnavailable(f"{desk.name} is stopped")
@@ -183,38 +164,19 @@ class Runners(Mapping[str, Runner]):
             else:
                 waiter = desk.line_up(now_s, priority, wait_s)
                 self._stir()
-                await self._turn(desk, waiter, until_s - time.monotonic())
+                try:
+                    await desk.turn_of(waiter, until_s - time.monotonic())
+                except BaseException:
+                    self._stir()
+                    raise
             if url := desk.runner.base_url:
                 self._learn(desk)
                 return Lease(desk.runner, url, time.monotonic(), self._given_back)
             desk.runner.pulse.end()  # it died between the turn and now
 
-    async def _turn(self, desk: Desk, waiter: Waiter, wait_s: float) -> None:
-        """Until it is the waiter's turn, which then counts as in flight."""
-        try:
-            async with asyncio.timeout(wait_s):
-                await waiter.turn
-        except BaseException as error:
-            turn = waiter.turn
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                desk.runner.pulse.end()
-            turn.cancel()
-            self._stir()
-            if isinstance(error, TimeoutError):
-                raise RunnerUnavailable(f"{desk.name} was not loaded and free within {wait_s:g} s") from None
-            raise
-
     def _learn(self, desk: Desk) -> None:
-        """A request begins to be answered: would it have had to wait for a load, had we decided otherwise?"""
-        if self._rule.residency.evict == "lookahead" and self._is_scarce():
-            self._shadow = self._shadow.after(desk.name, self.look())
-
-    def _is_scarce(self) -> bool:
-        """Whether not all fit."""
-        needed: dict[str, int] = {}
-        for desk in self._desks.values():
-            needed[desk.device] = needed.get(desk.device, 0) + desk.size_bytes
-        return any(needed[device] > capacity for device, capacity in self._capacity.items())
+        if self._rule.residency.evict == "lookahead" and self._books.scarce(self._desks.values()):
+            self._foresight.began(desk.name, self.look)
 
     def _given_back(self, lease: Lease) -> None:
         desk = self._desks[lease.runner.name]
@@ -242,7 +204,7 @@ class Runners(Mapping[str, Runner]):
         if state in ("busy", "starting", "stopping") or desk.moving:
             raise RunnerUnavailable(f"{desk.name} is {state}")
         if state == "ready":
-            desk.dismissed = True
+            self._foresight.dismissed.add(desk.name)
             await asyncio.shield(self._move(desk, self._unload(desk), leaving=True))
 
     async def settled(self) -> None:
@@ -264,19 +226,7 @@ class Runners(Mapping[str, Runner]):
 
     def memory(self) -> tuple[DeviceMemory, ...]:
         """What each device may hold, holds, and has free."""
-        held: dict[str, int] = dict.fromkeys(self._capacity, 0)
-        for desk in self._desks.values():
-            if (resident := desk.resident()) is not None:
-                held[resident.device] += resident.size_bytes
-        return tuple(
-            DeviceMemory(
-                name,
-                None if capacity == sys.maxsize else capacity,
-                held[name],
-                free_bytes(name),
-            )
-            for name, capacity in self._capacity.items()
-        )
+        return self._books.told(self._desks.values())
 
     def snapshot(self) -> tuple[RunnerStatus, ...]:
         """How each stands now."""
@@ -304,7 +254,7 @@ class Runners(Mapping[str, Runner]):
         for desk in self._desks.values():
             desk.serve()
         snapshot = self.look()
-        effects = decide_residency(snapshot, self._rule.residency, self._shadow.kept)
+        effects = decide_residency(snapshot, self._rule.residency, self._foresight.shadow.kept)
         holds = {effect.expert for effect in effects if isinstance(effect, Hold)}
         for desk in self._desks.values():
             desk.held = desk.name in holds
@@ -323,40 +273,28 @@ class Runners(Mapping[str, Runner]):
         desks = self._desks.values()
         return Snapshot(
             now_s=now_s,
-            devices=tuple(
-                Device(
-                    name,
-                    capacity,
-                    free_bytes(name),
-                    settled=now_s - self._unloaded_s.get(name, -SETTLED_AFTER_S) >= SETTLED_AFTER_S,
-                )
-                for name, capacity in self._capacity.items()
-            ),
+            devices=self._books.devices(now_s),
             loadable=tuple(
                 desk.loadable() for desk in desks if desk.runner.state != "failed" or now_s >= desk.retry_at_s
             ),
             residents=tuple(resident for desk in desks if (resident := desk.resident())),
             queues=tuple(queue for desk in desks if (queue := desk.queue())),
-            next_use_s={
-                name: in_s
-                for name, in_s in self._arrivals.next_use_s(now_s).items()
-                if not self._desks[name].dismissed
-            },
-            rate_per_s=self._arrivals.rate_per_s(now_s),
+            next_use_s=self._foresight.next_use_s(now_s),
+            rate_per_s=self._foresight.arrivals.rate_per_s(now_s),
         )
 
     def _perform(self, effect: Effect) -> None:
         desk = self._desks[effect.expert]
         if isinstance(effect, Evict) and not desk.moving:
-            self.n_evictions += effect.wanted_by is not None
-            desk.dismissed = effect.wanted_by is None
+            if effect.wanted_by is None:
+                self._foresight.dismissed.add(desk.name)
+            else:
+                self.n_evictions += 1
             self._move(desk, self._unload(desk), leaving=True)
         elif isinstance(effect, Load) and not desk.moving:
             self._move(desk, self._load(desk))
         elif isinstance(effect, Refuse):
-            room = self._capacity[desk.device]
-            what = f"{desk.name} needs {effect.size_bytes} bytes, and {desk.device} has {room} at most"
-            desk.refuse(RunnerTooLarge(what))
+            desk.refuse(RunnerTooLarge(self._books.why_not(desk)))
 
     def _move(
         self, desk: Desk, how: Coroutine[None, None, None], *, leaving: bool = False
@@ -378,14 +316,16 @@ class Runners(Mapping[str, Runner]):
         try:
             await desk.runner.start()
             await desk.runner.wait_ready(None)
-        except RunnerError as error:
+        except (RunnerFailed, RunnerSettingsError) as error:
             log.warning("%s", error)
             desk.refuse(RunnerFailed(str(error)))
+        except RunnerUnavailable as error:  # stopped on its way
+            desk.refuse(error)
 
     async def _unload(self, desk: Desk) -> None:
         if not await desk.runner.doze():
             await desk.runner.stop()
-        self._unloaded_s[desk.device] = time.monotonic()
+        self._books.unloaded(desk.device)
 
     def _noticed(self, runner: Runner) -> None:
         """A runner changed its state."""

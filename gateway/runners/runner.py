@@ -15,14 +15,14 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 
-from .asking import ask
 from .canary import sing
 from .engines import LaunchBuilder, launch_for
 from .errors import RunnerError, RunnerFailed, RunnerUnavailable
 from .log import LogTail
 from .memory import group_bytes
 from .process import Report, ServerProcess
-from .types import Launch, Patience, RunnerSettings, RunnerState, RunnerStatus, Step
+from .sleep import walk
+from .types import Launch, Patience, RunnerSettings, RunnerState, RunnerStatus
 from .watchdog import Pulse, until_hung
 
 
@@ -296,38 +296,15 @@ class Runner:
             await self._dozing.wait()
             self._address = None
             try:
-                await self._walk(address, launch, launch.doze, self._patience.doze_timeout_s, asleep=True)
+                await walk(address, launch, self.headers, self._patience.doze_timeout_s, asleep=True)
                 self._set("sleeping")
                 await self._rousing.wait()
                 began_s = time.monotonic()
-                await self._walk(address, launch, launch.rouse, self._patience.wake_timeout_s, asleep=False)
+                await walk(address, launch, self.headers, self._patience.wake_timeout_s, asleep=False)
                 await self._sing_again(launch, address)
             except RunnerError as error:
                 return str(error)
             self._serve(address, began_s)
-
-    async def _walk(
-        self, address: str, launch: Launch, steps: tuple[Step, ...], timeout_s: float, *, asleep: bool
-    ) -> None:
-        """Ask for one step after the other, and whether it got there.
-
-        Raises:
-            RunnerError: a step is refused, all take longer than `timeout_s`, or it did not get there.
-        """
-        what = "fall asleep" if asleep else "wake up"
-        try:
-            async with asyncio.timeout(timeout_s):
-                for step in steps:
-                    status, _ = await ask(address, step.path, step.body or {}, self.headers)
-                    if status != 200:
-                        raise RunnerError(f"did not {what}: {step.path} was answered {status}")
-                _, answer = await ask(address, launch.asleep_path, headers=self.headers)
-        except TimeoutError:
-            raise RunnerError(f"did not {what} within {timeout_s:g} s") from None
-        except OSError as error:
-            raise RunnerError(f"did not {what}: {error}") from None
-        if (b"true" in answer) is not asleep:
-            raise RunnerError(f"did not {what}, though it said so")
 
     async def _sing_again(self, launch: Launch, address: str) -> None:
         """After waking: the same answer as after the load, at the second try at last.
