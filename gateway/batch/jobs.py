@@ -31,6 +31,8 @@ from .worklist import Worklist
 
 N_AT_ONCE = 4
 N_EMBEDDED_AT_ONCE = 8
+IN_LINE = 2
+"""Calls to a local expert for each that it serves at a time: who has a line in front is not unloaded."""
 RETRY_S = 5.0
 WINDOW = re.compile(r"(\d{1,6})([smhd])")
 UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -61,8 +63,11 @@ class Jobs:
             machine=machine,
             store=machine.store,
             ledger=ledger,
-            limits={name: bound if limit is None else limit for name, limit in limits.items()}
-            | {EMBEDDED_HERE: N_EMBEDDED_AT_ONCE},
+            limits={
+                **{name: bound if limit is None else limit for name, limit in limits.items()},
+                **{name: IN_LINE * (limits.get(name) or 1) for name in machine.runners or ()},
+                EMBEDDED_HERE: N_EMBEDDED_AT_ONCE,
+            },
             local=frozenset(machine.runners or ()),
             local_lane=asyncio.Lock(),
             courtesy=Courtesy(n_live),

@@ -152,3 +152,16 @@ def test_a_queue_too_long_exhausts_the_budget() -> None:
     budget = Budget(n_waiting=4, share=1.0, n_threads=1)
     assert budget.allows(3)
     assert not budget.allows(4)
+
+
+async def test_patient_ones_are_taken_when_nobody_else_waits(gatherer: Gatherer, slow: Slow) -> None:
+    first = asyncio.create_task(gatherer.embed("first"))
+    await asyncio.sleep(0.02)
+    patient = asyncio.create_task(gatherer.embed_all(["p", "q"], patient=True))
+    await asyncio.sleep(0.02)
+    live = await asked(gatherer, ["live"])
+    assert gatherer.n_waiting == 1
+    slow.go.release(3)
+    assert (await patient).tolist() == [[1.0], [1.0]]
+    await asyncio.gather(first, *live)
+    assert slow.batches == [["first"], ["live"], ["p", "q"]]

@@ -106,18 +106,25 @@ def offline(config: Config, artifact: Artifact, texts: list[str], tier: Tier, po
     return Engine(pool, scale).decide(config.policies_by_name()[policy], queries, prediction, Fleet.idle(2))
 
 
-async def online(routing: Routing, config: Config, texts: list[str], policy: str) -> list[Decision]:
+async def online(
+    routing: Routing, config: Config, texts: list[str], policy: str, in_bulk: bool = False
+) -> list[Decision]:
     chosen = config.policies_by_name()[policy]
+    if in_bulk:
+        queries = [query_of(text) for text in texts]
+        found = await routing.decide_all(queries, chosen, [None] * len(texts), Fleet.idle(2))
+        return [decision for decision in found if isinstance(decision, Decision)]
     return [await routing.decide(query_of(text), chosen, None, Fleet.idle(2)) for text in texts]
 
 
+@pytest.mark.parametrize("in_bulk", [False, True])
 @pytest.mark.parametrize(("policy", "tier"), [("never", "static"), ("always", "encoder")])
 async def test_online_decisions_equal_offline_ones(
-    built: tuple[Routing, Config], fitted: Artifact, policy: str, tier: Tier
+    built: tuple[Routing, Config], fitted: Artifact, policy: str, tier: Tier, in_bulk: bool
 ) -> None:
     routing, config = built
     texts = [*SUMS[:5], *FACTS[:5], "What is 99 plus 1?", "Who wrote it?"]
-    here = await online(routing, config, texts, policy)
+    here = await online(routing, config, texts, policy, in_bulk)
     there = offline(config, fitted, texts, tier, policy)
     for a, b in zip(here, there, strict=True):
         assert (a.chosen, a.tier, a.reason, a.plan) == (b.chosen, b.tier, b.reason, b.plan)
