@@ -2,6 +2,7 @@
 
 import contextlib
 from importlib.util import find_spec
+from typing import Any
 
 MARGIN = 0.1
 """Share of a device left to everybody else, where nobody says how much may be used."""
@@ -23,8 +24,8 @@ def free_bytes(device: str) -> int | None:
     return _read(device, "free")
 
 
-def group_bytes(pid: int) -> int | None:
-    """Resident memory of a process and all below it; None where it is gone."""
+def held_bytes(pid: int, device: str) -> int | None:
+    """What a process and all below it hold on a device; None where it is gone, or nothing tells."""
     import psutil
 
     try:
@@ -32,6 +33,8 @@ def group_bytes(pid: int) -> int | None:
         family = [leader, *leader.children(recursive=True)]
     except psutil.Error:
         return None
+    if device != "cpu":
+        return _held_on_gpu({process.pid for process in family}, device)
     held = 0
     for process in family:
         with contextlib.suppress(psutil.Error):
@@ -39,20 +42,47 @@ def group_bytes(pid: int) -> int | None:
     return held
 
 
-def _read(device: str, what: str) -> int | None:
-    kind, _, number = device.partition(":")
-    if kind == "cpu":
-        import psutil
+def _held_on_gpu(pids: set[int], device: str) -> int | None:
+    """The driver's count, where it tells whose memory is whose: inside containers it often does not."""
+    handle = _gpu(device)
+    if handle is None:
+        return None
+    import pynvml
 
-        memory = psutil.virtual_memory()
-        return int(memory.total if what == "total" else memory.available)
+    try:
+        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    except pynvml.NVMLError:
+        return None
+    held = [process.usedGpuMemory or 0 for process in processes if process.pid in pids]
+    return sum(held) or None
+
+
+def _gpu(device: str) -> Any:
+    """The driver's handle; None without a driver, its package `pynvml`, or such a device."""
+    kind, _, number = device.partition(":")
     if kind != "cuda" or find_spec("pynvml") is None:
         return None
     import pynvml
 
     try:
         pynvml.nvmlInit()
-        held = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(int(number or 0)))
+        return pynvml.nvmlDeviceGetHandleByIndex(int(number or 0))
     except (pynvml.NVMLError, ValueError):
         return None
-    return int(getattr(held, what))
+
+
+def _read(device: str, what: str) -> int | None:
+    if device == "cpu":
+        import psutil
+
+        memory = psutil.virtual_memory()
+        return int(memory.total if what == "total" else memory.available)
+    handle = _gpu(device)
+    if handle is None:
+        return None
+    import pynvml
+
+    try:
+        return int(getattr(pynvml.nvmlDeviceGetMemoryInfo(handle), what))
+    except pynvml.NVMLError:
+        return None

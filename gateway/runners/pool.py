@@ -183,7 +183,8 @@ class Runners(Mapping[str, Runner]):
         desk.runner.pulse.end()
         desk.used(lease.since_s, time.monotonic())
         desk.serve()
-        self._stir()
+        if any(other.waiting for other in self._desks.values()):
+            self._stir()
 
     async def load(self, expert: str, *, wait_s: float) -> None:
         """Have it loaded, as if somebody asked for it.

@@ -19,7 +19,7 @@ from .canary import sing
 from .engines import LaunchBuilder, launch_for
 from .errors import RunnerError, RunnerFailed, RunnerUnavailable
 from .log import LogTail
-from .memory import group_bytes
+from .memory import held_bytes
 from .process import Report, ServerProcess
 from .sleep import walk
 from .types import Launch, Patience, RunnerSettings, RunnerState, RunnerStatus
@@ -224,7 +224,7 @@ class Runner:
             report = await self._child.ready(launch.message, self._patience.load_timeout_s)
             self._launch = launch
             self._song = await self._sing(launch, report.address)
-            await self._measure(self._child, report)
+            await self._measure(self._child, launch.device, report)
             ready_s = self._serve(report.address, began_s)
             self._last_error = await self._until_lost(self._child, report.address, launch)
         except RunnerError as error:
@@ -256,11 +256,9 @@ class Runner:
             self._patience.canary_timeout_s,
         )
 
-    async def _measure(self, child: ServerProcess, report: Report) -> None:
-        if report.memory_bytes is not None:
-            self._memory_bytes = report.memory_bytes
-        else:
-            self._memory_bytes = await asyncio.to_thread(group_bytes, child.pid) or self._memory_bytes
+    async def _measure(self, child: ServerProcess, device: str, report: Report) -> None:
+        held = report.memory_bytes or await asyncio.to_thread(held_bytes, child.pid, device)
+        self._memory_bytes = held or self._memory_bytes
 
     async def _until_lost(self, child: ServerProcess, address: str, launch: Launch) -> str:
         """Until the process has ended or hangs, obeying orders to sleep and wake; which of the two, in words.

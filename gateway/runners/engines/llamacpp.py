@@ -33,6 +33,7 @@ def llamacpp(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
         "n_parallel": settings.n_parallel,
         "n_threads": settings.n_threads or default_threads(),
         "n_gpu_layers": settings.n_gpu_layers,
+        "gpu": settings.device.partition(":")[2] if settings.device else "",
     }
     return Launch(
         script("llamacpp_child.py"),

@@ -22,6 +22,8 @@ def die_with_parent() -> None:
 
 def serve(order: dict[str, Any]) -> Any:
     """A running server; it lives as long as the object."""
+    if order["gpu"]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = order["gpu"]
     import xllamacpp
 
     params = xllamacpp.CommonParams()
