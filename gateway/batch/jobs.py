@@ -37,6 +37,8 @@ RETRY_S = 5.0
 WINDOW = re.compile(r"(\d{1,6})([smhd])")
 UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
+GONE = LineError("file_not_found", "the input file is not there any more")
+
 log = logging.getLogger("thalamus")
 
 
@@ -186,13 +188,16 @@ class Jobs:
                 validate, Path(batch.input_path), reader, worklist, most
             )
         except FileNotFoundError:
-            n_lines, errors = 0, [LineError("file_not_found", "the input file is not there any more")]
+            n_lines, errors = 0, [GONE]
         if errors:
             return await self._now(batch, "failed", errors=tuple(errors), n_total=n_lines)
         return await self._now(batch, "in_progress", n_total=n_lines)
 
     async def _run(self, batch: Batch, reader: LineReader, worklist: Worklist) -> Batch:
-        source = Source(Path(batch.input_path))
+        try:
+            source = Source(Path(batch.input_path))
+        except FileNotFoundError:
+            return await self._now(batch, "failed", errors=(GONE,))
         results = await asyncio.to_thread(Results, batch, self._store, worklist, self._around.ledger)
         run = Run(self._around, reader, source, worklist, results)
         self._runs[batch.id] = run
