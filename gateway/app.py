@@ -22,6 +22,7 @@ from starlette.responses import Response
 from routers import ExpertProfile
 
 from .auth import Gate
+from .batch.engines import Engine
 from .batch.jobs import Jobs
 from .batch.lines import EMBEDDED_HERE
 from .batch.store import Store
@@ -159,10 +160,11 @@ def ledger_of(machine: Machine) -> Ledger:
 
 
 @contextlib.asynccontextmanager
-async def batches_of(config: Config, calls: bool = True) -> AsyncIterator[Jobs]:
+async def batches_of(config: Config, calls: bool = True, engine: Engine | None = None) -> AsyncIterator[Jobs]:
     """Batches without a server: the same parts, opened, and closed again however it ends.
 
-    Without `calls` no expert can be asked, and none is started: enough to cancel.
+    Without `calls` no expert can be asked from here, and none is started: enough to cancel, or where an
+    `engine` makes the calls.
 
     Raises:
         ValueError, JournalError, StoreError: as `build_app`.
@@ -170,7 +172,7 @@ async def batches_of(config: Config, calls: bool = True) -> AsyncIterator[Jobs]:
     transport = Transport()
     machine = machine_of(config, transport)
     async with running(machine, transport) if calls else keeping(machine):
-        yield Jobs(machine, ledger_of(machine), limits(config))
+        yield Jobs(machine, ledger_of(machine), limits(config), engine=engine)
 
 
 def rest_of(machine: Machine, transport: Transport, jobs: Jobs) -> Starlette:
@@ -210,6 +212,10 @@ async def keeping(machine: Machine) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        if machine.gatherer is not None:
+            machine.gatherer.close()
+        if machine.embedders is not None:
+            machine.embedders.close()
         await machine.journal.close()
         machine.store.close()
 
@@ -226,13 +232,9 @@ async def running(machine: Machine, transport: Transport) -> AsyncIterator[None]
         if machine.runners:
             stack.push_async_callback(machine.runners.stop)
             await machine.runners.start()
-        if machine.gatherer is not None:
-            stack.callback(machine.gatherer.close)
         if machine.replicas is not None:
             stack.push_async_callback(machine.replicas.close)
             await machine.replicas.start()
-        if machine.embedders is not None:
-            stack.callback(machine.embedders.close)
         yield
 
 

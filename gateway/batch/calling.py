@@ -19,6 +19,7 @@ LOOK_AGAIN_S = 0.2
 LONGEST_WAIT_S = 5.0
 N_FAILURES_TO_GIVE_UP = 3
 BYTES_PER_TOKEN = 4
+GONE = "is not configured any more"
 OUTPUT_TOKENS = 1000
 """What an answer is taken to have, beforehand, where nobody limits it."""
 
@@ -125,14 +126,14 @@ class Caller:
     async def call(self, name: str, call: Call) -> Outcome:
         """What came of it, at last."""
         if name not in self._known:
-            return _without(name, "is not configured any more")
+            return without(name)
         outage = self._outages.setdefault(name, Outage(self._patience_s))
         story = Story("")
         error = UpstreamError("connect", "was not asked")
         for n in range(MAX_TRIES):
             if not await self._admitted(name, outage):
                 if not story.records:
-                    return _without(name, f"has failed for {self._patience_s:g} s and is given up")
+                    return without(name, f"has failed for {self._patience_s:g} s and is given up")
                 break
             try:
                 reply = await self._performer.call(name, call, story)
@@ -166,7 +167,8 @@ def _worth_again(error: UpstreamError) -> bool:
     )
 
 
-def _without(name: str, why: str) -> Outcome:
+def without(name: str, why: str = GONE) -> Outcome:
+    """What came of a call that was not made."""
     failure = Failure("connect", why, 503)
     return Outcome(AttemptRecord(name, "skipped", error=why), failure=failure)
 

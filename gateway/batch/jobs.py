@@ -18,6 +18,7 @@ from typing import Any
 from ..ledger import Ledger
 from ..machine import Machine
 from .calling import Courtesy
+from .engines import Engine
 from .errors import BatchEnded, BatchNotKnown
 from .files import Files
 from .lines import EMBEDDED_HERE, LineReader
@@ -49,7 +50,10 @@ def window_s(text: str) -> float | None:
 
 
 class Jobs:
-    """Works on batches; `n_live` tells how many live requests are being answered now."""
+    """Works on batches; `n_live` tells how many live requests are being answered now.
+
+    Calls are made here, or by an `engine`.
+    """
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class Jobs:
         ledger: Ledger,
         limits: Mapping[str, int | None],
         n_live: Callable[[], int] = lambda: 0,
+        engine: Engine | None = None,
     ) -> None:
         self.files = Files(machine.store, machine.config.batches.max_file_bytes)
         self._store = machine.store
@@ -73,6 +78,7 @@ class Jobs:
             local=frozenset(machine.runners or ()),
             local_lane=asyncio.Lock(),
             courtesy=Courtesy(n_live),
+            engine=engine,
         )
         self._room = asyncio.Semaphore(N_AT_ONCE)
         self._tasks: dict[str, asyncio.Task[None]] = {}

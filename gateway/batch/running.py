@@ -25,6 +25,7 @@ from .answers import refused, unasked
 from .assigning import Assigner
 from .calling import Caller, Courtesy, Purse, TooDear, nap
 from .embedding import embedded_here
+from .engines import Ask, Engine, Here
 from .lines import EMBEDDED_HERE, FaultyLine, LineReader
 from .ordering import first_local
 from .outcomes import Ended, Failure, Outcome, next_step
@@ -60,6 +61,7 @@ class Surroundings:
     local: frozenset[str]
     local_lane: asyncio.Lock
     courtesy: Courtesy
+    engine: Engine | None = None
 
 
 class Run:
@@ -78,7 +80,9 @@ class Run:
         self._expires_at = batch.expires_at
         self._assigner = Assigner(machine, reader, source, worklist, results)
         self._purse = Purse(around.ledger.prices, batch.max_usd, batch.cost_usd)
-        self._caller = Caller(machine.experts, machine.fleet, machine.config.batches.patience_s, self._pause)
+        patience_s = machine.config.batches.patience_s
+        caller = Caller(machine.experts, machine.fleet, patience_s, self._pause)
+        self._engine: Engine = around.engine or Here(caller)
         self._halted = asyncio.Event()
         self._why: Halt | None = None
         self._groups: dict[str, asyncio.Task[None]] = {}
@@ -171,6 +175,10 @@ class Run:
 
     async def _work_off(self, expert: str) -> None:
         """Make all calls to one expert, those too that come up meanwhile."""
+        async with self._engine.stage(expert) as ask:
+            await self._ask_all(expert, ask)
+
+    async def _ask_all(self, expert: str, ask: Ask) -> None:
         calls: set[asyncio.Task[None]] = set()
         after = START
         try:
@@ -180,7 +188,7 @@ class Run:
                     await self._turn(expert, calls)
                     if self._halted.is_set():
                         break
-                    calls.add(asyncio.ensure_future(self._one(row)))
+                    calls.add(asyncio.ensure_future(self._one(row, ask)))
                 if not rows:
                     await _ended(calls)
                     await self._results.flushed()
@@ -197,18 +205,20 @@ class Run:
     async def _turn(self, expert: str, calls: set[asyncio.Task[None]]) -> None:
         """Wait until one more call may be under way."""
         limit = self._around.limits.get(expert, 1)
+        if expert in self._around.local:
+            limit *= self._engine.n_workers
         while len(calls) >= self._around.courtesy.allowed(limit) and not self._halted.is_set():
             done, _ = await asyncio.wait(calls, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
             for call in done:
                 calls.discard(call)
                 call.result()
 
-    async def _one(self, row: Waiting) -> None:
+    async def _one(self, row: Waiting, ask: Ask) -> None:
         """One call, and what came of it to the results."""
         try:
             order = self._order(row)
             with contextlib.suppress(HaltedError):
-                await self._results.put(Said(row.line, row.step, order, await self._called(row, order)))
+                await self._results.put(Said(row.line, row.step, order, await self._called(row, order, ask)))
         except FaultyLine as fault:
             await self._results.put(Closed(row.line, refused(row.line.custom_id, fault.refusal())))
         except TooDear as error:
@@ -221,7 +231,7 @@ class Run:
             return self._reader.order(asked)
         return chosen(asked, unpack_decision(row.decision))
 
-    async def _called(self, row: Waiting, order: Order) -> Outcome:
+    async def _called(self, row: Waiting, order: Order, ask: Ask) -> Outcome:
         if row.expert == EMBEDDED_HERE:
             return await embedded_here(order.call, self._around.machine.embedders)
         try:
@@ -235,7 +245,7 @@ class Run:
             await self._pause(LOOK_S)
         outcome = None
         try:
-            outcome = await self._caller.call(row.expert, replace(call, patient=True))
+            outcome = await ask(replace(call, patient=True))
         finally:
             self._purse.settle(row, row.expert, outcome)
         return outcome

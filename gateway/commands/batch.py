@@ -16,6 +16,7 @@ import click
 from .options import CONFIG_OPTION, JSON_OPTION, configuration
 
 if TYPE_CHECKING:
+    from ..batch.engines import Engine
     from ..batch.jobs import Jobs
     from ..batch.store import Store
     from ..batch.types import Batch
@@ -38,6 +39,25 @@ CANCELLED_WITHIN_S = 10.0
 INTERRUPTED = 130
 
 
+def ENGINE_OPTIONS(command: Any) -> Any:  # noqa: N802 (a decorator, as the options beside it)
+    """Where the calls are made."""
+    for option in (
+        click.option(
+            "--workers", type=click.IntRange(min=1), help="Places of each local expert on Ray; its nodes."
+        ),
+        click.option("--ray-address", help="The cluster; a Ray of this machine where none is given."),
+        click.option(
+            "--engine",
+            type=click.Choice(["here", "ray"]),
+            default="here",
+            show_default=True,
+            help="Who makes the calls: this process, or actors on Ray (extra `ray`).",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 @click.group(epilog=EXAMPLES)
 def command() -> None:
     """Answer a file of requests: all are checked and routed first, then each expert answers its own at once.
@@ -58,10 +78,18 @@ def command() -> None:
     help="As the lines came, written at the end; or as they finish, written meanwhile.",
 )
 @click.option("--max-usd", type=click.FloatRange(min=0), help="Spend no more than this.")
+@ENGINE_OPTIONS
 @click.option("--window", default="24h", show_default=True, help="Give up what is left after 30m, 24h, 7d …")
 @JSON_OPTION
 def run(
-    source: Path, out: Path, config_path: Path, order: Any, max_usd: float | None, window: str, as_json: bool
+    source: Path,
+    out: Path,
+    config_path: Path,
+    order: Any,
+    max_usd: float | None,
+    window: str,
+    as_json: bool,
+    **where: Any,
 ) -> None:
     """Answer the requests of IN.jsonl into OUT.jsonl; those that fail go to OUT.errors.jsonl."""
     from ..batch.jobs import window_s
@@ -89,15 +117,16 @@ def run(
     with _store(config) as store:
         _refuse_to_overwrite(store, out)
         store.add_batch(batch)
-    _work(config, batch, as_json)
+    _work(config, batch, as_json, **where)
 
 
 @command.command(epilog=EXAMPLES)
 @click.argument("batch_id", metavar="ID")
 @CONFIG_OPTION
 @click.option("--max-usd", type=click.FloatRange(min=0), help="Spend no more than this in all.")
+@ENGINE_OPTIONS
 @JSON_OPTION
-def resume(batch_id: str, config_path: Path, max_usd: float | None, as_json: bool) -> None:
+def resume(batch_id: str, config_path: Path, max_usd: float | None, as_json: bool, **where: Any) -> None:
     """Go on with a batch that was stopped, where it was stopped."""
     from ..batch.source import mark_of
 
@@ -111,7 +140,7 @@ def resume(batch_id: str, config_path: Path, max_usd: float | None, as_json: boo
             raise click.ClickException(f"{path} is not as it was when {batch_id} began; begin a new one")
         if max_usd is not None:
             store.change(batch_id, max_usd=max_usd)
-    _work(config, batch, as_json)
+    _work(config, batch, as_json, **where)
 
 
 @command.command(epilog=EXAMPLES)
@@ -199,7 +228,9 @@ def _refuse_to_overwrite(store: "Store", out: Path) -> None:
         raise click.ClickException(f"{out} is there already: remove it, or choose another name")
 
 
-def _work(config: "Config", batch: "Batch", as_json: bool) -> None:
+def _work(
+    config: "Config", batch: "Batch", as_json: bool, engine: str, ray_address: str | None, workers: int | None
+) -> None:
     """Work on a batch and tell how it ended; the exit status says whether every line was answered."""
     from routers import RoutersError
 
@@ -209,7 +240,8 @@ def _work(config: "Config", batch: "Batch", as_json: bool) -> None:
 
     began = time.monotonic()
     try:
-        done = asyncio.run(_worked(config, batch.id))
+        with _engine(config, engine, ray_address, workers) as made:
+            done = asyncio.run(_worked(config, batch.id, made))
     except (OSError, sqlite3.Error, ValueError, JournalError, StoreError, RoutersError, RunnerError) as error:
         raise click.ClickException(f"{error}; go on with: thalamus batch resume {batch.id}") from None
     if done is None:
@@ -224,11 +256,24 @@ def _work(config: "Config", batch: "Batch", as_json: bool) -> None:
         raise SystemExit(1)
 
 
-async def _worked(config: "Config", batch_id: str) -> "Batch | None":
+@contextlib.contextmanager
+def _engine(
+    config: "Config", engine: str, address: str | None, n_workers: int | None
+) -> "Iterator[Engine | None]":
+    if engine == "here":
+        yield None
+        return
+    from ..batch.ray_engine import ray_engine
+
+    with ray_engine(config, address, n_workers) as made:
+        yield made
+
+
+async def _worked(config: "Config", batch_id: str, engine: "Engine | None") -> "Batch | None":
     from ..app import batches_of
 
     loop = asyncio.get_running_loop()
-    async with batches_of(config) as jobs:
+    async with batches_of(config, calls=engine is None, engine=engine) as jobs:
         working = asyncio.ensure_future(jobs.work(batch_id))
         stopping: list[asyncio.Task[None]] = []
         for number in (signal.SIGINT, signal.SIGTERM):
