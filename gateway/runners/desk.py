@@ -29,14 +29,15 @@ class Waiter:
 class Desk:
     """The line in front of one runner; all its times are of the pool's clock.
 
-    `held`: gives no turns, so that the runner falls idle. `moving`: being loaded or unloaded by the pool.
+    `held`: gives no turns, so that the runner falls idle. `move`: its loading or unloading by the pool,
+    `leaving` which of the two.
     """
 
     def __init__(self, runner: Runner, clock: float) -> None:
         self.runner = runner
         self.waiting: list[Waiter] = []
         self.held = False
-        self.moving = False
+        self.move: asyncio.Task[None] | None = None
         self.leaving = False
         self.n_uses = 0
         self.last_used_s = clock
@@ -152,16 +153,20 @@ class Desk:
         return Loadable(self.name, self.size_bytes, self.load_s, (self.device,), settings.pinned)
 
     def resident(self) -> Resident | None:
-        """How it holds memory; None where it does not."""
+        """How it holds memory; None where it does not.
+
+        One that pauses between two starts may go for others.
+        """
         state = self.runner.state
-        if not self.moving and state in ("stopped", "sleeping", "failed"):
+        idle = state in UP or self.runner.pausing
+        if self.move is None and state in ("stopped", "sleeping", "failed"):
             return None
         ttl_s = self.runner.settings.ttl_s
         return Resident(
             expert=self.name,
             device=self.device,
             size_bytes=self.size_bytes,
-            state="leaving" if self.leaving or state == "stopping" else "ready" if state in UP else "loading",
+            state="leaving" if self.leaving or state == "stopping" else "ready" if idle else "loading",
             n_busy=self.runner.pulse.n_in_flight,
             n_uses=self.n_uses,
             last_used_s=self.last_used_s,

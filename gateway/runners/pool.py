@@ -202,7 +202,7 @@ class Runners(Mapping[str, Runner]):
         """
         desk = self._by_expert[expert]
         state = desk.runner.state
-        if state in ("busy", "starting", "stopping") or desk.moving:
+        if state in ("busy", "starting", "stopping") or desk.move:
             raise RunnerUnavailable(f"{desk.name} is {state}")
         if state == "ready":
             self._foresight.dismissed.add(desk.name)
@@ -286,13 +286,13 @@ class Runners(Mapping[str, Runner]):
 
     def _perform(self, effect: Effect) -> None:
         desk = self._desks[effect.expert]
-        if isinstance(effect, Evict) and not desk.moving:
+        if isinstance(effect, Evict) and (desk.move is None or desk.runner.pausing):
             if effect.wanted_by is None:
                 self._foresight.dismissed.add(desk.name)
             else:
                 self.n_evictions += 1
             self._move(desk, self._unload(desk), leaving=True)
-        elif isinstance(effect, Load) and not desk.moving:
+        elif isinstance(effect, Load) and desk.move is None:
             self._move(desk, self._load(desk))
         elif isinstance(effect, Refuse):
             desk.refuse(RunnerTooLarge(self._books.why_not(desk)))
@@ -300,12 +300,13 @@ class Runners(Mapping[str, Runner]):
     def _move(
         self, desk: Desk, how: Coroutine[None, None, None], *, leaving: bool = False
     ) -> asyncio.Task[None]:
-        desk.moving, desk.leaving = True, leaving
-        move = asyncio.create_task(how)
+        desk.leaving = leaving
+        desk.move = move = asyncio.create_task(how)
         self._moves.add(move)
 
         def moved(task: asyncio.Task[None]) -> None:
-            desk.moving = desk.leaving = False
+            if desk.move is task:
+                desk.move, desk.leaving = None, False
             self._moves.discard(task)
             self._stir()
 
@@ -320,8 +321,8 @@ class Runners(Mapping[str, Runner]):
         except (RunnerFailed, RunnerSettingsError) as error:
             log.warning("%s", error)
             desk.refuse(RunnerFailed(str(error)))
-        except RunnerUnavailable as error:  # stopped on its way
-            desk.refuse(error)
+        except RunnerUnavailable:
+            log.info("%s was stopped while it was being loaded", desk.name)
 
     async def _unload(self, desk: Desk) -> None:
         if not await desk.runner.doze():

@@ -31,7 +31,8 @@ class Runner:
 
     Requests go to `base_url` with `headers`; both hold for the running process only as long as `state` is
     "ready" or "busy", and a restart changes the port. `alias` is what the server calls itself in `model`.
-    `pulse` is told of requests and of what is heard of them.
+    `pulse` is told of requests and of what is heard of them. `pausing` says that it holds no memory just now,
+    between two starts.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Runner:
         self.on_change: list[Callable[[Runner], None]] = []
         self.pulse = Pulse()
         self.n_loads = 0
+        self.pausing = False
         self._alias = alias
         self._patience = patience or Patience()
         self._engines = engines
@@ -209,8 +211,16 @@ class Runner:
                 self._last_error = f"gave up after {n_failed_starts} failed starts; {self._last_error}"
                 self._set("failed")
                 return
-            self._set("starting")
-            await asyncio.sleep(self._patience.pause_s(n_failures))
+            await self._pause(self._patience.pause_s(n_failures))
+
+    async def _pause(self, pause_s: float) -> None:
+        """Starting again, but not yet."""
+        self.pausing = pause_s > 0
+        self._set("starting")
+        try:
+            await asyncio.sleep(pause_s)
+        finally:
+            self.pausing = False
 
     async def _run_once(self) -> float | None:
         """One life of the process; the seconds it served, None if it never got ready."""

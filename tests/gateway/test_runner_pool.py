@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,21 @@ async def test_an_engine_that_cannot_be_started_fails_those_who_wait_and_is_trie
         with pytest.raises(RunnerFailed):
             await runners.take("a", wait_s=20)
         assert runners["a"].status().n_restarts == n_starts
+
+
+async def test_one_that_keeps_dying_does_not_keep_the_memory_from_others() -> None:
+    line = (sys.executable, "-c", "0", "${PORT}")
+    dying = RunnerSettings("command", "a", command=line, memory_bytes=100 * MB)
+    slow = replace(QUICK, first_pause_s=30, max_pause_s=30, n_failed_starts=9)
+    runners = Runners({"a": dying, "b": tiny("b")}, slow, PoolRule(each=100 * MB))
+    await runners.start()
+    try:
+        while not runners["a"].pausing:  # noqa: ASYNC110 (nothing tells)
+            await asyncio.sleep(0.02)
+        async with asyncio.timeout(10), runners.lease("b", wait_s=20) as lease:
+            assert await chat(lease) == "Paris."
+    finally:
+        await runners.stop()
 
 
 @pytest.mark.parametrize("said", ["", "!!!!!!", "\ufffd\ufffd?"])
