@@ -15,9 +15,15 @@ from .asking import ask
 from .errors import RunnerError
 from .types import Probe
 
-MAX_TOKENS = 6
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
-PATHS: dict[Probe, str] = {"chat": "/chat/completions", "embeddings": "/embeddings"}
+LENGTH: dict[str, Any] = {"max_tokens": 4, "temperature": 0}
+ASKED: dict[Probe, tuple[str, dict[str, Any]]] = {
+    "text": ("/completions", {"prompt": "The capital of France is", **LENGTH}),
+    "chat": (
+        "/chat/completions",
+        {"messages": [{"role": "user", "content": "What is the capital of France?"}], **LENGTH},
+    ),
+    "embeddings": ("/embeddings", {"input": "Paris"}),
+}
 
 
 async def sing(
@@ -30,14 +36,10 @@ async def sing(
     """
     if probe == "none":
         return None
-    body: dict[str, Any] = {"model": model}
-    if probe == "chat":
-        body |= {"messages": QUESTION, "max_tokens": MAX_TOKENS, "temperature": 0}
-    else:
-        body |= {"input": "Paris"}
+    path, question = ASKED[probe]
     try:
         async with asyncio.timeout(timeout_s):
-            status, answer = await ask(address, api_path + PATHS[probe], body, headers)
+            status, answer = await ask(address, api_path + path, {"model": model, **question}, headers)
     except TimeoutError:
         raise RunnerError(f"the canary got no answer within {timeout_s:g} s") from None
     except OSError as error:
@@ -45,16 +47,16 @@ async def sing(
     if status != 200:
         said = answer[:200].decode(errors="replace").replace("\n", " ")
         raise RunnerError(f"the canary was answered {status}: {said}")
-    return _text(answer) if probe == "chat" else _vector(answer)
+    return _vector(answer) if probe == "embeddings" else _text(answer)
 
 
 def _text(answer: bytes) -> str:
     try:
         choice = json.loads(answer)["choices"][0]
-        message = choice["message"]
-        text = message.get("content") or message.get("reasoning_content") or message.get("reasoning") or ""
+        said = choice.get("message") or {"content": choice["text"]}
+        text = said.get("content") or said.get("reasoning_content") or said.get("reasoning") or ""
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise RunnerError("the canary's answer is not a chat completion") from None
+        raise RunnerError("the canary's answer is no completion") from None
     if fault := _fault(text, choice.get("logprobs")):
         raise RunnerError(f"the canary's answer is garbage: {fault}")
     return str(text)

@@ -22,7 +22,7 @@ from .log import LogTail
 from .memory import held_bytes
 from .process import Report, ServerProcess
 from .sleep import walk
-from .types import Launch, Patience, RunnerSettings, RunnerState, RunnerStatus
+from .types import Launch, Patience, Probe, RunnerSettings, RunnerState, RunnerStatus
 from .watchdog import Pulse, until_hung
 
 
@@ -257,14 +257,10 @@ class Runner:
         return self._ready_at_s
 
     async def _sing(self, launch: Launch, address: str) -> str | None:
-        return await sing(
-            address,
-            launch.api_path,
-            launch.serves or self._alias,
-            self.headers,
-            self.settings.canary,
-            self._patience.canary_timeout_s,
-        )
+        wished = self.settings.canary
+        probe: Probe = "text" if wished == "chat" and launch.completes else wished
+        model, timeout_s = launch.serves or self._alias, self._patience.canary_timeout_s
+        return await sing(address, launch.api_path, model, self.headers, probe, timeout_s)
 
     async def _measure(self, child: ServerProcess, device: str, report: Report) -> None:
         held = report.memory_bytes or await asyncio.to_thread(held_bytes, child.pid, device)

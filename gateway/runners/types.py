@@ -13,8 +13,8 @@ RunnerState = Literal["stopped", "starting", "ready", "busy", "sleeping", "stopp
 """starting covers the pause before a restart and waking up; busy is ready with requests in flight; failed
 means that it will not be tried again by itself."""
 
-Probe = Literal["chat", "embeddings", "none"]
-"""What the canary asks before anybody else may."""
+Probe = Literal["chat", "text", "embeddings", "none"]
+"""What the canary asks before anybody else may; text is the cheapest, where the engine completes text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +77,10 @@ class Launch:
     `message` goes through a private socket as one line of JSON, so that secrets in it show neither in the
     process list nor in the environment. The process answers on that socket with the address it listens on.
 
-    `device` is where it holds `memory_bytes`, as far as that can be told before it runs. A server with
-    `doze` can be sent to sleep by these requests, and woken by `rouse`. `serves` is the name it answers to.
-    One with a family of processes is given `grace_s` seconds to end them itself, however it came to its end.
+    `device` is where it holds `memory_bytes`, as far as that can be told before it runs. A server with `doze`
+    can be sent to sleep by these requests, and woken by `rouse`. `serves` is the name it answers to; it
+    `completes` where it answers `/completions` too. One with a family of processes is given `grace_s` seconds
+    to end them itself, however it came to its end.
     """
 
     argv: tuple[str, ...]
@@ -93,6 +94,7 @@ class Launch:
     asleep_path: str = "/is_sleeping"
     serves: str | None = None
     grace_s: float | None = None
+    completes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ class OllamaDaemon:
 
     def __init__(self) -> None:
         self.loaded: dict[str, int] = {}
-        self.n_chats = 0
         daemon = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -57,8 +56,9 @@ class OllamaDaemon:
             else:
                 self.loaded.pop(model, None)
             return 200, {"model": model, "response": "", "done_reason": "load" if keep else "unload"}
+        if path == "/v1/completions":
+            return 200, {"choices": [{"index": 0, "text": "Paris.", "finish_reason": "stop"}]}
         if path == "/v1/chat/completions":
-            self.n_chats += 1
             message = {"role": "assistant", "content": "Paris."}
             return 200, {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
         return 404, {"error": "not found"}

@@ -63,14 +63,15 @@ class Server(BaseHTTPRequestHandler):
     def speak(self, path: str, body: dict[str, str]) -> None:
         if self.headers.get("authorization") != f"Bearer {os.environ['VLLM_API_KEY']}":
             self.put(401, {"error": "Unauthorized"})
-        elif body["model"] != State.name or path != "/v1/chat/completions":
+        elif body["model"] != State.name or path not in ("/v1/chat/completions", "/v1/completions"):
             self.put(404, {"error": {"message": f"The model `{body['model']}` does not exist."}})
         elif not (State.weights and State.cache):
             time.sleep(60)
         else:
             sound = State.sound and not (State.fault == "bad-wake" and State.n_wakes)
-            message = {"role": "assistant", "content": "Paris." if sound else "!!!!!!!!"}
-            self.put(200, {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+            text = "Paris." if sound else "!!!!!!!!"
+            said = {"message": {"role": "assistant", "content": text}} if "chat" in path else {"text": text}
+            self.put(200, {"choices": [{"index": 0, **said, "finish_reason": "stop"}]})
 
     def put(self, status: int, value: object) -> None:
         data = json.dumps(value).encode()

@@ -34,6 +34,7 @@ def supervised(
     device: str = "cpu",
     memory_bytes: int | None = None,
     grace_s: float = 3.0,
+    completes: bool = False,
     doze: tuple[Step, ...] = (),
     rouse: tuple[Step, ...] = (),
 ) -> Launch:
@@ -55,5 +56,6 @@ def supervised(
         doze=doze,
         rouse=rouse,
         serves=serves,
+        completes=completes,
         grace_s=grace_s + AFTERWARDS_S,
     )

@@ -38,6 +38,7 @@ def llamacpp(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
     return Launch(
         script("llamacpp_child.py"),
         message,
+        completes=True,
         device=settings.device or "cpu",
         memory_bytes=_guess_bytes(weights, settings.context_tokens * settings.n_parallel),
     )

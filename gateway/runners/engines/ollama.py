@@ -26,5 +26,6 @@ def ollama(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
         health_path="/api/version",
         device=settings.device or "cpu",
         serves=settings.model,
+        completes=True,
         grace_s=GRACE_S,
     )

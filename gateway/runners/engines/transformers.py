@@ -44,6 +44,7 @@ def transformers(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
     return Launch(
         script("transformers_child.py"),
         message,
+        completes=True,
         device=settings.device or "cpu",
         memory_bytes=_guess_bytes(Path(model)) if weights_file is None else None,
     )

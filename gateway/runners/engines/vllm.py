@@ -57,6 +57,7 @@ def vllm(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
         api_key,
         device=device,
         grace_s=GRACE_S,
+        completes=True,
         memory_bytes=int(USUAL_SHARE * total) if total else None,
         doze=(Step(f"/sleep?level={level}"),) if level else (),
         rouse=ROUSE.get(level, ()),
