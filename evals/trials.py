@@ -1,16 +1,13 @@
 """Every contender and every baseline on every cut, over both cores."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context, parent_process
-from threading import Thread
 
 import numpy as np
 
-from routers import Features, Floats, OutcomeTable, Tier, query_of
+from routers import Features, Floats, OutcomeTable, Tier, query_of, worker_pool
 
 from .baselines import cheapest, mean_of_four, naive_ridge, task_table
 from .contenders import Contender
@@ -54,8 +51,7 @@ def run_jobs(
             yield job, perform(layout, read, job)
             tell("fitting and deciding", n, len(jobs))
         return
-    # Forking would copy ONNX Runtime's and BLAS's locks as they happen to be.
-    with ProcessPoolExecutor(n_workers, get_context("spawn"), _prepare, (layout, read)) as pool:
+    with worker_pool(n_workers, _prepare, layout, read) as pool:
         pending = {pool.submit(_perform_here, job): job for job in jobs}
         for n, done in enumerate(as_completed(pending), start=1):
             yield pending[done], done.result()
@@ -66,18 +62,7 @@ _here: list[tuple[Layout, Recorded]] = []
 
 
 def _prepare(layout: Layout, read: Recorded) -> None:
-    from threadpoolctl import threadpool_limits
-
-    threadpool_limits(1)  # two processes on two cores: one thread each
-    Thread(target=_end_with_parent, daemon=True).start()
     _here[:] = [(layout, read)]
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever: it holds both ends of the queue."""
-    if (parent := parent_process()) is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _perform_here(job: Job) -> Trial:

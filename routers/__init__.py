@@ -85,6 +85,7 @@ _LAZY = {
     "parameters_b": "sizes",
     "query_of": "query",
     "solve_mapping": "categories",
+    "worker_pool": "workers",
 }
 
 __all__ = [
@@ -145,6 +146,7 @@ __all__ = [
     "parameters_b",
     "query_of",
     "solve_mapping",
+    "worker_pool",
 ]
 
 

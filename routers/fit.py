@@ -11,19 +11,18 @@ from .advantage import Advantage
 from .artifacts import Artifact, Evidence, Head
 from .calibration import Calibration, calibration_error
 from .errors import DataError
+from .fitting import Fitted, Material, fit_tiers
 from .outcomes import OutcomeTable
 from .predictors.clusters import spherical_kmeans
 from .predictors.space import Space
 from .protocols import Extractor
 from .query import estimate_tokens, query_of
-from .registry import fit_predictor, make_predictor
 from .sweep import Sample, sweep
-from .types import Estimate, Features, Floats, Ints, Tier
+from .types import Features, Floats, Ints, Tier
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, steps done, steps in all."""
 
-_TOKENS = {"alpha": 10.0, "dense": 1.0, "lexical": 0.0, "form": 1.0}
 _CHUNK = 128
 _GROUP_SIZE = 40
 _NEVER = -1.0
@@ -54,13 +53,14 @@ def fit_artifact(
     settings: FitSettings | None = None,
     progress: Progress | None = None,
     created: str = "",
+    n_workers: int = 1,
 ) -> Artifact:
-    """Fit every head on the table; `created` is recorded as given.
+    """Fit every head on the table, over `n_workers` processes; `created` is recorded as given.
 
     Raises:
         DataError: fewer than two queries, or an expert without a single score.
     """
-    return cross_fit(table, extractor, settings, progress, created)[0]
+    return cross_fit(table, extractor, settings, progress, created, n_workers)[0]
 
 
 def cross_fit(
@@ -69,6 +69,7 @@ def cross_fit(
     settings: FitSettings | None = None,
     progress: Progress | None = None,
     created: str = "",
+    n_workers: int = 1,
 ) -> tuple[Artifact, Mapping[Tier, Floats]]:
     """The artifact, and per tier its calibrated out-of-fold quality on the table, (n_queries, n_experts).
 
@@ -79,21 +80,23 @@ def cross_fit(
     _check(table)
     tell = progress or (lambda what, done, total: None)
     by_tier = _extract(table, extractor, tell, chosen.tiers)
-    folds = table.folds(chosen.n_folds)
-    steps = len(by_tier) * (len(np.unique(folds)) + 1)
+    material = Material(
+        by_tier,
+        table.attempted(),
+        np.log1p(table.output_tokens),
+        table.folds(chosen.n_folds),
+        table.tasks,
+        chosen.predictor,
+        chosen.settings,
+    )
+    fitted = fit_tiers(material, n_workers, lambda done, total: tell("fitting", done, total))
     groups = _groups(next(iter(by_tier.values())), chosen.seed)
     heads: dict[Tier, Head] = {}
     calibrated: dict[Tier, Floats] = {}
     lengths: dict[Tier, Floats] = {}
-    for n, (tier, features) in enumerate(by_tier.items()):
-
-        def step(done: int, before: int = n * steps // len(by_tier), tier: Tier = tier) -> None:
-            tell(f"fitting the {tier} tier", before + done, steps)
-
+    for tier, fit in fitted.items():
         fingerprint = extractor.fingerprints[tier]
-        heads[tier], calibrated[tier], lengths[tier] = _fit_head(
-            table, features, fingerprint, chosen, folds, groups, step
-        )
+        heads[tier], calibrated[tier], lengths[tier] = _head(table, fit, fingerprint, chosen, groups)
     margin, margins = choose_margin(table.score, calibrated, chosen.kept)
     sample = _sample(table, calibrated, lengths)
     artifact = Artifact(
@@ -135,56 +138,32 @@ def _extract(
     return found
 
 
-def _fit_head(
-    table: OutcomeTable,
-    features: Features,
-    fingerprint: str,
-    settings: FitSettings,
-    folds: Ints,
-    groups: Ints,
-    step: Callable[[int], None],
+def _head(
+    table: OutcomeTable, fit: Fitted, fingerprint: str, settings: FitSettings, groups: Ints
 ) -> tuple[Head, Floats, Floats]:
     """The head, and out of fold its calibrated quality and expected tokens, (n_queries, n_experts) each."""
-    score = table.attempted()
-    lengths = np.log1p(table.output_tokens)
-    measured = not np.isnan(lengths).all()
-    raw = Estimate(np.empty_like(table.score), np.empty_like(table.score))
-    length = np.full_like(lengths, np.nan)
-    for n, fold in enumerate(np.unique(folds)):
-        step(n)
-        inside, outside = _parts(folds, int(fold))
-        model = make_predictor(settings.predictor, settings.settings)
-        tags = [table.tasks[n] for n in outside.tolist()]
-        fitted = fit_predictor(model, features.take(outside), score[outside], tags)
-        estimate = fitted.predict(features.take(inside))
-        raw.mean[inside], raw.std[inside] = estimate.mean, estimate.std
-        if measured:
-            ruler = make_predictor("linear", _TOKENS).fit(features.take(outside), lengths[outside])
-            length[inside] = ruler.predict(features.take(inside)).mean
-    step(len(np.unique(folds)))
+    raw, score = fit.raw, table.attempted()
     # A published rule must choose as published: calibration may not reorder its experts.
     paper = settings.settings.get("mode") == "paper"
     calibration = Calibration.fit(raw, score, groups, one_line=paper)
     quality = calibration.apply(raw).mean
     advantage = Advantage.fit(quality, score, table.bucket, ~(table.declined == 1).any(axis=0))
     quality = advantage.apply(quality)
-    smear = _smear(length, table.output_tokens)
+    smear = _smear(fit.log_tokens, table.output_tokens)
     head = Head(
         fingerprint=fingerprint,
         predictor=settings.predictor,
-        quality=fit_predictor(
-            make_predictor(settings.predictor, settings.settings), features, score, table.tasks
-        ),
+        quality=fit.learned.quality,
         calibration=calibration,
         advantage=advantage,
-        tokens=make_predictor("linear", _TOKENS).fit(features, lengths) if measured else None,
+        tokens=fit.learned.tokens,
         smear=smear,
         metrics={
             **_metrics(table, raw.mean, quality, float(calibration.spread.mean())),
             "reliability": advantage.reliability,
         },
     )
-    expected = np.maximum(np.expm1(length) * smear, 1.0)
+    expected = np.maximum(np.expm1(fit.log_tokens) * smear, 1.0)
     return head, np.where(table.declined == 1, _NEVER, quality), expected
 
 
@@ -203,13 +182,6 @@ def _sweeps(sample: Sample, mean_cost_usd: Floats) -> dict[Tier, list[dict[str, 
         tier: sweep(quality, sample.score, cost_usd, dearest).rows()
         for tier, quality in sample.quality.items()
     }
-
-
-def _parts(folds: Ints, fold: int) -> tuple[Ints, Ints]:
-    """Rows of the fold and rows to fit on: the same ones where there is a single fold."""
-    inside = np.flatnonzero(folds == fold)
-    outside = np.flatnonzero(folds != fold)
-    return inside, outside if len(outside) else inside
 
 
 def _smear(predicted: Floats, tokens: Floats) -> Floats:

@@ -24,6 +24,8 @@ from ..probes.measured import bundled_outcomes
 from .telling import checked, progress, say_facts
 
 BUNDLED = "bundled"
+_WORTH_WORKERS = 1000
+"""Queries with which fitting side by side saves more than starting processes costs."""
 
 EXAMPLES = """
 \b
@@ -54,6 +56,7 @@ Examples:
     "--add-expert", "add", is_flag=True, help="Add TABLE's new experts to the artifact OUT; others stay."
 )
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest's figures as JSON.")
 @checked
 def command(
@@ -66,6 +69,7 @@ def command(
     experts: str | None,
     add: bool,
     seed: int,
+    jobs: int,
     as_json: bool,
 ) -> None:
     """Train on the outcome TABLE and write the artifact to the directory OUT.
@@ -91,7 +95,8 @@ def command(
         if add:
             artifact = add_experts(Artifact.load(out), outcomes, extractor, chosen, tell, created)
         else:
-            artifact = fit_artifact(outcomes, extractor, chosen, tell, created)
+            n_workers = jobs if len(outcomes) >= _WORTH_WORKERS else 1
+            artifact = fit_artifact(outcomes, extractor, chosen, tell, created, n_workers)
     artifact.save(out)
     facts = _facts(artifact, out)
     if as_json:

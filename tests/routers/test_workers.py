@@ -1,4 +1,4 @@
-"""Workers of a report do not outlive it."""
+"""Workers do not outlive whoever started them."""
 
 import os
 import signal
@@ -11,12 +11,10 @@ import pytest
 
 _PARENT = """
 import os, time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from evals.trials import _prepare
+from routers import worker_pool
 
 if __name__ == "__main__":
-    with ProcessPoolExecutor(1, get_context("spawn"), _prepare, (None, None)) as pool:
+    with worker_pool(1, bool) as pool:
         print(pool.submit(os.getpid).result(), flush=True)
         time.sleep(60)
 """

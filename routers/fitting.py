@@ -1,0 +1,156 @@
+"""The fits that heads rest on, each by itself: without each fold, and on everything, for every tier."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import as_completed
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .protocols import Predictor
+from .registry import fit_predictor, make_predictor
+from .types import Estimate, Features, Floats, Ints, Tier
+from .workers import worker_pool
+
+_TOKENS = {"alpha": 10.0, "dense": 1.0, "lexical": 0.0, "form": 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What is fitted on.
+
+    score, log_tokens: (n_queries, n_experts), NaN where unmeasured
+    folds: (n_queries,) each is left out once
+    tags: (n_queries,) tasks, "" where there is none
+    """
+
+    features: Mapping[Tier, Features]
+    score: Floats
+    log_tokens: Floats
+    folds: Ints
+    tags: Sequence[str]
+    predictor: str
+    settings: Mapping[str, Any]
+
+    @property
+    def knows_tokens(self) -> bool:
+        return not bool(np.isnan(self.log_tokens).all())
+
+    def parts(self, fold: int | None) -> tuple[Ints, Ints]:
+        """Rows of the fold and rows to fit on: the same where there is one fold, or none is named."""
+        if fold is None:
+            everything = np.arange(len(self.folds))
+            return everything, everything
+        inside, outside = np.flatnonzero(self.folds == fold), np.flatnonzero(self.folds != fold)
+        return inside, outside if len(outside) else inside
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """The predictors of quality and, where lengths were measured, of log1p(output tokens)."""
+
+    quality: Predictor
+    tokens: Predictor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """One tier: what was learned of everything, and what was predicted out of fold.
+
+    raw, log_tokens: (n_queries, n_experts); log_tokens is NaN where no length was measured
+    """
+
+    learned: Learned
+    raw: Estimate
+    log_tokens: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What was predicted of one fold's rows; log_tokens is None where no length was measured."""
+
+    mean: Floats
+    std: Floats
+    log_tokens: Floats | None
+
+
+_Piece = tuple[Tier, int | None]
+"""A tier, and the fold left out: None for the fit on everything."""
+
+
+def fit_tiers(
+    material: Material, n_workers: int = 1, tell: Callable[[int, int], None] = lambda done, total: None
+) -> dict[Tier, Fitted]:
+    """Every fit, over so many processes; with one, here. `tell` hears of the fits done, and of all."""
+    folds = [int(fold) for fold in np.unique(material.folds)]
+    pieces: list[_Piece] = [(tier, fold) for tier in material.features for fold in (None, *folds)]
+    learned: dict[Tier, Learned] = {}
+    held: dict[_Piece, _Held] = {}
+    tell(0, len(pieces))
+    for n, (piece, result) in enumerate(_fit_all(material, pieces, n_workers), start=1):
+        if isinstance(result, Learned):
+            learned[piece[0]] = result
+        else:
+            held[piece] = result
+        tell(n, len(pieces))
+    return {tier: _together(material, learned[tier], held, tier) for tier in material.features}
+
+
+def _together(material: Material, learned: Learned, held: Mapping[_Piece, _Held], tier: Tier) -> Fitted:
+    shape = material.score.shape
+    mean, std, log_tokens = np.empty(shape), np.empty(shape), np.full(shape, np.nan)
+    for (whose, fold), part in held.items():
+        if whose != tier:
+            continue
+        inside, _ = material.parts(fold)
+        mean[inside], std[inside] = part.mean, part.std
+        if part.log_tokens is not None:
+            log_tokens[inside] = part.log_tokens
+    return Fitted(learned, Estimate(mean, std), log_tokens)
+
+
+def _fit_all(
+    material: Material, pieces: Sequence[_Piece], n_workers: int
+) -> Iterator[tuple[_Piece, Learned | _Held]]:
+    """Each with what came of it, in the order they finish."""
+    if n_workers < 2:
+        for piece in pieces:
+            yield piece, _fit(material, piece)
+        return
+    with worker_pool(n_workers, _prepare, material) as pool:
+        pending = {pool.submit(_fit_here, piece): piece for piece in pieces}
+        for done in as_completed(pending):
+            yield pending[done], done.result()
+
+
+_here: list[Material] = []
+
+
+def _prepare(material: Material) -> None:
+    _here[:] = [material]
+
+
+def _fit_here(piece: _Piece) -> Learned | _Held:
+    return _fit(_here[0], piece)
+
+
+def _fit(material: Material, piece: _Piece) -> Learned | _Held:
+    tier, fold = piece
+    inside, outside = material.parts(fold)
+    learned = _learn(material, material.features[tier], outside)
+    if fold is None:
+        return learned
+    asked = material.features[tier].take(inside)
+    estimate = learned.quality.predict(asked)
+    log_tokens = learned.tokens.predict(asked).mean if learned.tokens is not None else None
+    return _Held(estimate.mean, estimate.std, log_tokens)
+
+
+def _learn(material: Material, features: Features, rows: Ints) -> Learned:
+    seen = features.take(rows)
+    tags = [material.tags[n] for n in rows.tolist()]
+    model = make_predictor(material.predictor, material.settings)
+    quality = fit_predictor(model, seen, material.score[rows], tags)
+    if not material.knows_tokens:
+        return Learned(quality, None)
+    return Learned(quality, make_predictor("linear", _TOKENS).fit(seen, material.log_tokens[rows]))
