@@ -6,10 +6,12 @@ from urllib.parse import urlsplit
 
 from .secrets import Secret, weakness
 from .sizes import DEVICE, size_bytes
-from .structs import BASE_EMBEDDER, Config, ExpertConfig
+from .structs import BASE_EMBEDDER, Config, ExpertConfig, RunnerConfig
 from .yaml_lines import Path
 
 Violation = tuple[Path, str]
+ONLY_OF = {"cmd": "command", "health_path": "command", "args": "vllm", "sleep": "vllm", "url": "ollama"}
+"""Keys of a runner that mean something to one engine."""
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -38,6 +40,8 @@ def _experts(config: Config) -> Iterator[Violation]:
         if expert.name == "auto" or expert.name.startswith("auto:"):
             yield (*at, "name"), "'auto' names the policies; choose another name"
         yield from _kind(expert, at)
+        if expert.runner is not None:
+            yield from _runner(expert.runner, (*at, "runner"))
         if expert.released and not _is_date(expert.released):
             yield (*at, "released"), f"'{expert.released}' is no day of the calendar; write it as 2024-07-18"
         for path, base in _bases(expert, at):
@@ -61,6 +65,15 @@ def _kind(expert: ExpertConfig, at: Path) -> Iterator[Violation]:
             (*at, "model"),
             f"'{expert.model}' names no provider; write it as provider/model, such as openai/{expert.model}",
         )
+
+
+def _runner(runner: RunnerConfig, at: Path) -> Iterator[Violation]:
+    for key, engine in ONLY_OF.items():
+        given = getattr(runner, key) not in (None, (), "")
+        if given and runner.engine != engine:
+            yield (*at, key), f"is for the engine '{engine}', and this one is '{runner.engine}'"
+    if runner.engine == "command" and not runner.cmd:
+        yield at, "the engine 'command' needs a 'cmd', with ${PORT} in it"
 
 
 def _memory(config: Config) -> Iterator[Violation]:

@@ -32,8 +32,12 @@ class Books:
         return (total_bytes(device) if declared is None else declared) or sys.maxsize
 
     def first(self, desks: Collection[Desk]) -> list[Desk]:
-        """Those that fit together, pinned ones before the others."""
-        left, fitting = dict(self._capacity), []
+        """Those that fit together into what is free, pinned ones before the others."""
+        left = {
+            device: room if (free := free_bytes(device)) is None else min(room, free)
+            for device, room in self._capacity.items()
+        }
+        fitting = []
         for desk in sorted(desks, key=lambda desk: not desk.runner.settings.pinned):
             if desk.size_bytes <= left[desk.device]:
                 left[desk.device] -= desk.size_bytes

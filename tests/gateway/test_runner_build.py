@@ -60,6 +60,10 @@ def test_memory_is_shared_as_the_configuration_says() -> None:
         ("runners: {evict: random}", "runners.evict"),
         ("experts: [{name: a, runner: {model: x, memory: 2 lots}}]", "experts[0].runner.memory"),
         ("experts: [{name: a, runner: {model: x, engine: vlm}}]", "experts[0].runner.engine"),
+        ("experts: [{name: a, runner: {model: x, engine: command}}]", "experts[0].runner"),
+        ("experts: [{name: a, runner: {model: x, cmd: 'x ${PORT}'}}]", "experts[0].runner.cmd"),
+        ("experts: [{name: a, runner: {model: x, sleep: 0}}]", "experts[0].runner.sleep"),
+        ("experts: [{name: a, runner: {model: x, sleep: 3, engine: vllm}}]", "experts[0].runner.sleep"),
     ],
 )
 def test_what_cannot_be_is_named_with_its_field(text: str, field: str) -> None:
