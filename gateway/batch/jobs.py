@@ -22,6 +22,7 @@ from .engines import Engine
 from .errors import BatchEnded, BatchNotKnown
 from .files import Files
 from .lines import EMBEDDED_HERE, LineReader
+from .ordering import Lane
 from .results import Results, discard, errors_beside, publish
 from .running import Halt, Run, Surroundings
 from .source import Source
@@ -76,7 +77,7 @@ class Jobs:
                 EMBEDDED_HERE: N_EMBEDDED_AT_ONCE,
             },
             local=frozenset(machine.runners or ()),
-            local_lane=asyncio.Lock(),
+            local_lane=Lane(machine.runners),
             courtesy=Courtesy(n_live),
             engine=engine,
         )

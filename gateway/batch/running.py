@@ -27,7 +27,7 @@ from .calling import Caller, Courtesy, Purse, TooDear, nap
 from .embedding import embedded_here
 from .engines import Ask, Engine, Here
 from .lines import EMBEDDED_HERE, FaultyLine, LineReader
-from .ordering import first_local
+from .ordering import Lane, Pairs
 from .outcomes import Ended, Failure, Outcome, next_step
 from .results import Closed, Results, Said
 from .source import Source
@@ -52,14 +52,14 @@ class HaltedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What batches of one gateway share. `local_lane` is held by the one local expert that is worked off."""
+    """What batches of one gateway share. In `local_lane` local experts take turns."""
 
     machine: Machine
     store: Store
     ledger: Ledger
     limits: Mapping[str, int]
     local: frozenset[str]
-    local_lane: asyncio.Lock
+    local_lane: Lane
     courtesy: Courtesy
     engine: Engine | None = None
 
@@ -155,21 +155,20 @@ class Run:
             await asyncio.gather(*self._groups.values(), return_exceptions=True)
 
     async def _start_groups(self) -> None:
-        """Everybody who has calls waiting, but of local experts one at a time."""
+        """Everybody who has calls waiting; local experts take turns."""
         await self._results.flushed()
         if self._halted.is_set():
             return
         waiting = await asyncio.to_thread(self._worklist.groups)
-        local = {name for name in waiting if name in self._around.local}
-        for name in waiting.keys() - local - self._groups.keys():
-            self._groups[name] = asyncio.ensure_future(self._work_off(name))
-        if local and not (self._groups.keys() & self._around.local):
-            pairs = await asyncio.to_thread(self._worklist.aggregations)
-            name = first_local(local, pairs, self._around.machine.runners)
-            self._groups[name] = asyncio.ensure_future(self._alone(name))
+        pairs = frozenset[tuple[str, str]]()
+        if waiting.keys() & self._around.local:
+            pairs = frozenset(await asyncio.to_thread(self._worklist.aggregations))
+        for name in waiting.keys() - self._groups.keys():
+            work = self._alone(name, pairs) if name in self._around.local else self._work_off(name)
+            self._groups[name] = asyncio.ensure_future(work)
 
-    async def _alone(self, name: str) -> None:
-        async with self._around.local_lane:
+    async def _alone(self, name: str, pairs: Pairs) -> None:
+        async with self._around.local_lane.turn(name, pairs):
             self._alone_now = name
             await self._work_off(name)
 

@@ -137,6 +137,8 @@ async def test_ctrl_c_leaves_a_batch_that_can_be_resumed(tmp_path: Path) -> None
         assert not upstream.aborted
         status, _, err_ = await thalamus(tmp_path, "run", "in.jsonl", "out.jsonl")
         assert (status, "is not done: thalamus batch resume" in err_) == (1, True)
+        with (tmp_path / "out.jsonl").open("ab") as out:
+            out.write(b'{"what a crash may leave behind": ' * 1000)
         status, _, err_ = await thalamus(tmp_path, "resume", said.split()[-1])
         assert (status, err_) == (0, "")
         assert sorted(ids(tmp_path / "out.jsonl"), key=int) == [str(n) for n in range(30)]

@@ -98,11 +98,11 @@ def memory(*ready: str) -> Snapshot:
 
 def test_who_is_loaded_comes_first_and_members_before_whoever_aggregates_them() -> None:
     names = {name: name for name in "abc"}
-    assert first_of("abc", [], names, memory("b")) == "b"
+    assert first_of("abc", frozenset(), names, memory("b")) == "b"
     order: list[str] = []
     waiting = set("abc")
     while waiting:
-        pairs = {(member, "a") for member in waiting}
+        pairs = frozenset((member, "a") for member in waiting)
         order.append(first_of(waiting, pairs, names, memory(*order[-1:])))
         waiting.discard(order[-1])
     assert order[-1] == "a"
