@@ -190,11 +190,14 @@ class _Decision:
 
     def _may_leave(self, resident: Resident) -> bool:
         ready = resident.state == "ready" and resident.expert not in self._given_up
-        return ready and not self._at.pinned(resident.expert) and not in_turn(resident.expert, self._at)
+        return ready and not self._at.pinned(resident.expert) and not self._is_in_turn(resident)
 
     def _is_taking_turns(self, resident: Resident) -> bool:
-        turn = not self._at.pinned(resident.expert) and in_turn(resident.expert, self._at)
+        turn = not self._at.pinned(resident.expert) and self._is_in_turn(resident)
         return resident.state == "loading" or turn
+
+    def _is_in_turn(self, resident: Resident) -> bool:
+        return in_turn(resident.expert, self._at, self._rule.turns)
 
     def _is_idle(self, resident: Resident) -> bool:
         wanted = self._at.pinned(resident.expert) or resident.expert in self._at.queue

@@ -41,8 +41,12 @@ def due(snapshot: Snapshot, rule: TurnRule) -> frozenset[str]:
     A turn takes room, a load and answers. Whose turn it is and whoever waited longer come first, as many at
     once as there are residents now.
     """
+
+    def place(queue: Queue) -> tuple[bool, float, str]:
+        return not _is_on(queue, snapshot, rule), queue.oldest_s, queue.expert
+
     n_at_once = max(1, sum(resident.state != "leaving" for resident in snapshot.residents))
-    queues = sorted(snapshot.queue.values(), key=lambda q: (not _is_on(q, snapshot), q.oldest_s, q.expert))
+    queues = sorted(snapshot.queue.values(), key=place)
     leads_s = [_lead_s(queue, snapshot) for queue in queues]
     turns_s = [lead_s + queue.drain_s for lead_s, queue in zip(leads_s, queues, strict=True)]
     found, before_s = set(), 0.0
@@ -61,10 +65,10 @@ def _lead_s(queue: Queue, snapshot: Snapshot) -> float:
     return 0.0 if ready else snapshot.longest_answer_s + snapshot.load_s(queue.expert)
 
 
-def _is_on(queue: Queue, snapshot: Snapshot) -> bool:
+def _is_on(queue: Queue, snapshot: Snapshot, rule: TurnRule) -> bool:
     """Whether it is their turn now, or they are being loaded for."""
     resident = snapshot.resident.get(queue.expert)
-    return resident is not None and (resident.state == "loading" or in_turn(queue.expert, snapshot))
+    return resident is not None and (resident.state == "loading" or in_turn(queue.expert, snapshot, rule))
 
 
 def claim(queue: Queue, now_s: float, rule: TurnRule) -> float:
@@ -72,13 +76,16 @@ def claim(queue: Queue, now_s: float, rule: TurnRule) -> float:
     return queue.n_waiting * (1.0 + max(0.0, now_s - queue.oldest_s) / rule.tau_s)
 
 
-def in_turn(expert: str, snapshot: Snapshot) -> bool:
+def in_turn(expert: str, snapshot: Snapshot, rule: TurnRule) -> bool:
     """Whether requests that it was loaded for still wait: until they are served its room is its own.
 
-    Without this, experts that are all overdue would take the room from each other request by request.
+    Without this, experts that are all overdue would take the room from each other request by request. It
+    lasts no longer than anybody may wait, or than the load took.
     """
     queue, resident = snapshot.queue.get(expert), snapshot.resident[expert]
-    return queue is not None and queue.oldest_s <= resident.ready_s
+    longest_s = max(rule.max_wait_s, snapshot.load_s(expert))
+    on_s = snapshot.now_s - resident.ready_s
+    return queue is not None and queue.oldest_s <= resident.ready_s and on_s <= longest_s
 
 
 def may_displace(

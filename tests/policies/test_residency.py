@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from itertools import combinations
 from random import Random
 
 import pytest
@@ -126,6 +127,13 @@ def test_requests_that_an_expert_was_loaded_for_are_served_before_it_leaves():
     assert decide_residency(snapshot([just_loaded], later))[0] == Evict("a", wanted_by="b")
 
 
+def test_a_turn_lasts_no_longer_than_anybody_may_wait():
+    """The first in line may be of low priority, and others come before it again and again."""
+    long_ready = held("a", ready_s=30.0)
+    queues = [waiting("a", since_s=29.0), waiting("b", since_s=20.0)]
+    assert decide_residency(snapshot([long_ready], queues))[0] == Evict("a", wanted_by="b")
+
+
 def test_a_swap_waits_until_more_ask_for_it_than_it_delays():
     residents = [held("a", last_used_s=99.0)]
     flow = {"a": 1.0}
@@ -200,6 +208,70 @@ def test_the_expert_expected_soonest_is_prefetched_into_free_memory_only():
 def test_prefetching_never_takes_room_from_who_waits():
     asked = snapshot([held("a")], [waiting("b")], capacity=15, sizes={"c": 5}, next_use_s={"c": 1.0})
     assert decide_residency(asked) == (Evict("a", wanted_by="b"), Wait("b", "memory"))
+
+
+def test_one_expert_at_a_time_is_prefetched():
+    loading = [held("a", state="loading")]
+    assert decide_residency(snapshot(loading, capacity=30, next_use_s={"b": 1.0})) == ()
+    asked = decide_residency(snapshot(queues=[waiting("a")], capacity=30, next_use_s={"b": 1.0}))
+    assert asked == (Load("a", "gpu"),)
+
+
+def test_the_emptier_device_is_taken():
+    devices = (Device("cpu", 20), Device("gpu", 30))
+    loadable = tuple(Loadable(name, 10, 10.0) for name in "ab")
+    asked = Snapshot(0.0, devices, loadable, (), (Queue("b", 1, 0.0),))
+    assert decide_residency(asked) == (Load("b", "gpu"),)
+
+
+def test_of_two_full_devices_the_one_gives_way_whose_experts_are_worth_less():
+    devices = (Device("cpu", 10), Device("gpu", 10))
+    loadable = tuple(Loadable(name, 10, 10.0) for name in "abc")
+    there = (Resident("a", "cpu", 10), Resident("b", "gpu", 10))
+    asked = Snapshot(0.0, devices, loadable, there, (Queue("c", 1, 0.0),), {"a": 5.0, "b": 50.0})
+    assert decide_residency(asked)[0] == Evict("b", wanted_by="c")
+    busy = (there[0], Resident("b", "gpu", 10, n_busy=1, idle_in_s=0.1))
+    asked = Snapshot(0.0, devices, loadable, busy, (Queue("c", 1, 0.0),), {"a": 5.0, "b": 50.0})
+    assert decide_residency(asked)[0] == Evict("a", wanted_by="c")
+
+
+def test_by_recency_an_idle_one_leaves_rather_than_a_busy_one_used_longer_ago():
+    residents = [held("a", n_busy=1, last_used_s=1.0, idle_in_s=0.1), held("b", last_used_s=99.0)]
+    asked = snapshot(residents, [waiting("c")], capacity=20)
+    assert decide_residency(asked, ResidencyRule("lru"))[0] == Evict("b", wanted_by="c")
+
+
+def test_look_ahead_weighs_waiting_for_a_busy_one_against_loading_an_idle_one_again():
+    def leaving(idle_in_s: float) -> Effect:
+        residents = [held("a", n_busy=1, idle_in_s=idle_in_s), held("b")]
+        known = {"b": 1.0}
+        return decide_residency(snapshot(residents, [waiting("c")], capacity=20, next_use_s=known))[0]
+
+    assert leaving(1.0) == Hold("a", wanted_by="c")
+    assert leaving(30.0) == Evict("b", wanted_by="c")
+
+
+def test_higher_priority_goes_first_and_is_not_displaced_by_lower():
+    queues = [waiting("a", n=9), waiting("b", priority=1)]
+    assert decide_residency(snapshot(queues=queues))[0] == Load("b", "gpu")
+    ready = [held("b", ready_s=99.0)]
+    later = [waiting("a", n=9, since_s=99.5), waiting("b", since_s=99.5, priority=1)]
+    assert decide_residency(snapshot(ready, later)) == (Wait("a", "claim"),)
+    urgent = [waiting("a", since_s=99.5, priority=2), waiting("b", n=9, since_s=99.5, priority=1)]
+    assert decide_residency(snapshot(ready, urgent))[0] == Evict("b", wanted_by="a")
+
+
+def test_of_two_who_are_due_the_one_that_waited_longer_has_the_room():
+    ready = [held("a", ready_s=5.0)]
+    both = [waiting("a", since_s=10.0), waiting("b", since_s=20.0)]
+    assert decide_residency(snapshot(ready, both)) == (Wait("b", "claim"),)
+    both = [waiting("a", since_s=20.0), waiting("b", since_s=10.0)]
+    assert decide_residency(snapshot(ready, both))[0] == Evict("a", wanted_by="b")
+
+
+def test_age_counts_among_queues_of_equal_length():
+    queues = [waiting("a", n=2, since_s=99.0), waiting("b", n=2, since_s=90.0)]
+    assert decide_residency(snapshot(queues=queues))[0] == Load("b", "gpu")
 
 
 def test_an_expert_goes_where_nobody_has_to_leave():
@@ -298,6 +370,27 @@ def test_who_leaves_for_somebody_frees_enough_and_nobody_in_vain(at: Snapshot, r
         there = [r for r in at.residents if r.device == device.name and r.state != "leaving"]
         staying = sum(r.size_bytes for r in there if r.expert not in going)
         assert staying + at.by_expert[wanted].size_bytes <= device.capacity_bytes
+
+
+@given(st.integers(0, 2**32))
+def test_no_other_set_that_frees_enough_is_worth_less(seed: int):
+    """With everybody idle and nobody asked for, those who leave are weighed against every other set."""
+    random = Random(seed)
+    sizes = {name: random.randint(1, 6) for name in NAMES}
+    known = {name: random.uniform(1, 100) for name in NAMES}
+    there = [held(name, sizes[name]) for name in NAMES[1:]]
+    capacity = sum(resident.size_bytes for resident in there)
+    asked = snapshot(there, [waiting("a")], capacity, sizes=sizes, next_use_s=known)
+    leaving = evicted(decide_residency(asked))
+
+    def lost(names: Sequence[str]) -> float:
+        return sum(1.0 / (10.0 + known[name]) for name in names)
+
+    sets = [s for n in range(1, 6) for s in combinations(NAMES[1:], n)]
+    enough = [names for names in sets if sum(sizes[name] for name in names) >= sizes["a"]]
+    assert leaving if enough else not leaving
+    if enough:
+        assert lost(leaving) == pytest.approx(min(map(lost, enough)))
 
 
 @given(snapshots(), rules)
