@@ -94,7 +94,8 @@ def may_displace(
     """Whether those who wait for one expert may have the room of another; `first` are the experts due.
 
     They may when they are due, unless the other's are too and waited longer, or have priority, or when their
-    claim exceeds that of the other's and of those who are expected for it while the two are swapped.
+    claim exceeds that of the other's and, if it has been in use since they came, of those who are expected
+    for it while the two are swapped: who asks one expert after the other waits no longer than a swap takes.
     """
     other = snapshot.queue.get(expert)
     if wanting.expert in first:
@@ -104,7 +105,9 @@ def may_displace(
             return False
         if wanting.priority > other.priority:
             return True
+    resident = snapshot.resident[expert]
+    used = resident.n_busy > 0 or resident.last_used_s > wanting.oldest_s
     swap_s = snapshot.load_s(wanting.expert) + snapshot.load_s(expert)
-    delayed = rule.swap_weight * swap_s * snapshot.rate_per_s.get(expert, 0.0)
+    delayed = rule.swap_weight * swap_s * snapshot.rate_per_s.get(expert, 0.0) if used else 0.0
     against = delayed + (claim(other, snapshot.now_s, rule) if other is not None else 0.0)
     return claim(wanting, snapshot.now_s, rule) > against

@@ -135,14 +135,23 @@ def test_a_turn_lasts_no_longer_than_anybody_may_wait():
 
 
 def test_a_swap_waits_until_more_ask_for_it_than_it_delays():
-    residents = [held("a", last_used_s=99.0)]
+    residents = [held("a", last_used_s=99.5)]
     flow = {"a": 1.0}
-    few = snapshot(residents, [waiting("b", n=5)], rate_per_s=flow)
+    few = snapshot(residents, [waiting("b", n=5, since_s=99.0)], rate_per_s=flow)
     assert decide_residency(few) == (Wait("b", "claim"),)
-    many = snapshot(residents, [waiting("b", n=21)], rate_per_s=flow)
+    many = snapshot(residents, [waiting("b", n=21, since_s=99.0)], rate_per_s=flow)
     assert decide_residency(many)[0] == Evict("a", wanted_by="b")
     overdue = snapshot(residents, [waiting("b", since_s=50.0)], rate_per_s=flow)
     assert decide_residency(overdue)[0] == Evict("a", wanted_by="b")
+
+
+def test_a_swap_waits_for_nobody_where_the_other_was_not_used_since():
+    residents = [held("a", last_used_s=98.5)]
+    quiet = snapshot(residents, [waiting("b", since_s=99.0)], rate_per_s={"a": 1.0})
+    assert decide_residency(quiet)[0] == Evict("a", wanted_by="b")
+    answering = [held("a", n_busy=1, last_used_s=98.5)]
+    busy = snapshot(answering, [waiting("b", since_s=99.0)], rate_per_s={"a": 1.0})
+    assert decide_residency(busy) == (Wait("b", "claim"),)
 
 
 def test_look_ahead_evicts_what_is_needed_farthest_in_the_future():
@@ -181,6 +190,28 @@ def test_of_unequal_sizes_the_set_of_least_worth_leaves():
     known = {"a": 9.0, "b": 8.0, "c": 30.0}
     asked = snapshot(residents, [waiting("d")], 16, sizes=sizes, next_use_s=known)
     assert [e.expert for e in decide_residency(asked) if isinstance(e, Evict)] == ["c"]
+
+
+def test_by_recency_two_long_unused_leave_rather_than_one_used_just_now():
+    sizes = {"a": 4, "b": 4, "c": 8, "d": 8}
+    used = {"a": 10.0, "b": 20.0, "c": 99.9}
+    residents = [held(name, sizes[name], last_used_s=at_s) for name, at_s in used.items()]
+    asked = snapshot(residents, [waiting("d")], 16, sizes=sizes)
+    assert evicted(decide_residency(asked, ResidencyRule("lru"))) == ["a", "b"]
+    hardly_longer = [
+        held("a", 4, last_used_s=50.0),
+        held("b", 4, last_used_s=99.0),
+        held("c", 8, last_used_s=99.01),
+    ]
+    asked = snapshot(hardly_longer, [waiting("d")], 16, sizes=sizes)
+    assert evicted(decide_residency(asked, ResidencyRule("lru"))) == ["c"]
+
+
+def test_an_expert_that_somebody_waits_for_is_kept_before_one_that_is_only_expected():
+    residents = [held("a", ready_s=1.0), held("b")]
+    queues = [waiting("a"), waiting("c", since_s=1.0)]
+    asked = snapshot(residents, queues, capacity=20, next_use_s={"b": 5.0})
+    assert evicted(decide_residency(asked)) == ["b"]
 
 
 def test_what_was_not_used_for_its_time_leaves_unless_somebody_asks():
