@@ -33,6 +33,7 @@ NAMES = ("north", "east", "south", "west")
 SEED = 11
 MAX_TOKENS = 16
 N_PARALLEL = 4
+UP = ("ready", "busy")
 
 
 def config_of(folder: Path, n_rooms: int, evict: str) -> Config:
@@ -144,9 +145,9 @@ async def as_they_come(folder: Path, n_rooms: int, lines: list[tuple[str, str]])
 
 
 def may_start(expert: str, asked: Mapping[Any, str], runners: Runners) -> bool:
-    """Whether the next in line can be asked already: its expert is there, and has a free slot."""
+    """Whether the next can be asked already: its expert is there, with a free slot, and nobody loads."""
     n = sum(name == expert for name in asked.values())
-    return n < N_PARALLEL and runners[expert].state in ("ready", "busy")
+    return n < N_PARALLEL and all(runners[name].state in UP for name in (expert, *asked.values()))
 
 
 async def one_call(expert: Expert, prompt: str) -> bytes:
