@@ -1,9 +1,10 @@
 """`vllm serve` as far as a runner sees it: its flags, its routes, and what becomes of weights in their sleep.
 
-    vllm_server.py serve MODEL --port N --served-model-name NAME ... [--fault bad-wake|no-sleep|slow-wake]
+    vllm_server.py serve MODEL --port N --served-model-name NAME ... [--fault FAULT]
 
-`bad-wake` speaks nonsense after its first waking, `no-sleep` says that it sleeps and does not, `slow-wake`
-takes a minute. Every request that changes how it sleeps is written to standard output.
+`bad-wake` speaks nonsense after its first waking, `other-wake` sense, but not what it said before, `no-sleep`
+says that it sleeps and does not, `slow-wake` takes a minute. Every request that changes how it sleeps is
+written to standard output.
 """
 
 import argparse
@@ -70,6 +71,8 @@ class Server(BaseHTTPRequestHandler):
         else:
             sound = State.sound and not (State.fault == "bad-wake" and State.n_wakes)
             text = "Paris." if sound else "!!!!!!!!"
+            if State.fault == "other-wake" and State.n_wakes:
+                text = "Lyon."
             said = {"message": {"role": "assistant", "content": text}} if "chat" in path else {"text": text}
             self.put(200, {"choices": [{"index": 0, **said, "finish_reason": "stop"}]})
 

@@ -103,16 +103,17 @@ async def test_vllm_makes_room_by_sleeping_and_wakes_sound(level: int, steps: li
         assert "serving org/model on GPU 0" in runners["a"].log_tail
 
 
+@pytest.mark.parametrize(("fault", "why"), [("bad-wake", "garbage"), ("other-wake", "woke up another")])
 @pytest.mark.usefixtures("vllm")
-async def test_vllm_that_wakes_up_speaking_nonsense_is_started_anew() -> None:
-    async with pool_of(a=on_vllm(args=("--fault", "bad-wake"))) as runners:
+async def test_vllm_that_wakes_up_another_is_started_anew(fault: str, why: str) -> None:
+    async with pool_of(a=on_vllm(args=("--fault", fault))) as runners:
         await chat(runners, "a")
         pid = runners["a"].pid
         await runners.unload("a")
         assert runners["a"].state == "sleeping"
         assert b"Paris." in await chat(runners, "a")
         assert runners["a"].pid != pid
-        assert "garbage" in (runners["a"].status().last_error or "")
+        assert why in (runners["a"].status().last_error or "")
 
 
 @pytest.mark.usefixtures("vllm")

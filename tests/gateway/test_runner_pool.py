@@ -99,6 +99,7 @@ async def test_what_fits_is_loaded_at_the_start_pinned_ones_first() -> None:
     async with pool_of(tiny("a"), tiny("b"), tiny("c", pinned=True), room=200) as runners:
         await runners.settled()
         assert states(runners) == {"a": "ready", "b": "stopped", "c": "ready"}
+        assert runners["b"].n_loads == 0
 
 
 async def test_an_expert_that_is_not_in_memory_is_loaded_in_place_of_another() -> None:
@@ -198,6 +199,7 @@ async def test_what_was_unloaded_by_hand_is_not_fetched_again_before_it_is_asked
             await runners.load("a", wait_s=20)
         await runners.unload("a")
         await runners.load("b", wait_s=20)
+        await asyncio.sleep(0.3)
         assert states(runners) == {"a": "stopped", "b": "ready"}
 
 
