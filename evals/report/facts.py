@@ -101,7 +101,8 @@ def _short(value: float) -> float:
 
 def _comparisons(routers: Sequence[str], draws: Mapping[str, Mapping[str, Floats]]) -> Facts:
     """router → other → measure → paired difference with its interval."""
-    others = [name for name in (*_BASES, *routers) if name in draws]
+    singles = [name for name in draws if name.startswith("single:")]
+    others = [name for name in (*_BASES, *routers, *singles) if name in draws]
     return {
         router: {
             other: {

@@ -92,13 +92,13 @@ def shown(unit: str, value: float) -> str:
 
 
 def _comparisons(facts: Facts) -> str:
-    """Every pair once: a router against the baselines and the routers after it."""
+    """Every pair once: a router against the learned baselines and the routers after it."""
     compared = facts["comparisons"]
     pairs = [
         (router, other)
         for n, (router, others) in enumerate(compared.items())
         for other in others
-        if other not in list(compared)[:n]
+        if other not in list(compared)[:n] and not other.startswith("single:")
     ]
     known = [name for pair in pairs for name, found in compared[pair[0]][pair[1]].items() if found]
     shown = [name for name in COMPARED if name in known]

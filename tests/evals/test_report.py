@@ -104,6 +104,9 @@ def test_comparisons_are_paired_differences_of_the_figures(told: Facts) -> None:
         "high": 0.0,
     }
     assert "best_single" not in told["comparisons"]
+    singles = [name for name in told["baselines"] if name.startswith("single:")]
+    assert set(singles) <= set(told["comparisons"]["constant"])
+    assert "| single:" not in markdown_of(told).partition("## Differences")[2].partition("##")[0]
 
 
 def test_tasks_count_wins_ties_and_losses(told: Facts) -> None:
