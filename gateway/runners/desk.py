@@ -173,10 +173,17 @@ class Desk:
             ready_s=self.ready_s,
             expires_s=None if ttl_s is None else max(self.last_used_s, self.ready_s) + ttl_s,
             held=self.held,
+            idle_in_s=self.service_s or math.inf,
         )
 
     def queue(self) -> Queue | None:
         if not self.waiting:
             return None
-        oldest_s = min(waiter.since_s for waiter in self.waiting)
-        return Queue(self.name, len(self.waiting), oldest_s, max(w.priority for w in self.waiting))
+        n_waiting = len(self.waiting)
+        return Queue(
+            self.name,
+            n_waiting,
+            oldest_s=min(waiter.since_s for waiter in self.waiting),
+            priority=max(waiter.priority for waiter in self.waiting),
+            drain_s=n_waiting * self.service_s / self.n_slots,
+        )
