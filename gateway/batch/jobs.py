@@ -17,14 +17,14 @@ from typing import Any
 
 from ..ledger import Ledger
 from ..machine import Machine
-from .calling import Courtesy
+from .calling import Courtesy, nap
 from .engines import Engine
 from .errors import BatchEnded, BatchNotKnown
 from .files import Files
 from .lines import EMBEDDED_HERE, LineReader
 from .ordering import Lane
 from .results import Results, discard, errors_beside, publish
-from .running import Halt, Run, Surroundings
+from .running import GRACE_S, Halt, Run, Surroundings
 from .source import Source
 from .store import fresh
 from .types import Batch, LineError, Status
@@ -84,7 +84,7 @@ class Jobs:
         self._room = asyncio.Semaphore(N_AT_ONCE)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._runs: dict[str, Run] = {}
-        self._stopping = False
+        self._stopping = asyncio.Event()
 
     async def start(self) -> None:
         """Take up what an earlier process left unfinished."""
@@ -93,12 +93,12 @@ class Jobs:
 
     async def stop(self) -> None:
         """Stop between two lines; what is not done is taken up another time."""
-        self._stopping = True
+        self._stopping.set()
         for run in self._runs.values():
             run.halt("stopped")
         tasks = list(self._tasks.values())
         if tasks:
-            await asyncio.wait(tasks, timeout=1.5 * RETRY_S)
+            await asyncio.wait(tasks, timeout=GRACE_S + RETRY_S)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -111,7 +111,7 @@ class Jobs:
 
     def take_up(self, batch_id: str) -> None:
         """Work on a batch, unless somebody does."""
-        if batch_id not in self._tasks and not self._stopping:
+        if batch_id not in self._tasks and not self._stopping.is_set():
             self._tasks[batch_id] = task = asyncio.ensure_future(self._keep_at(batch_id))
             task.add_done_callback(lambda _: self._tasks.pop(batch_id, None))
 
@@ -151,13 +151,13 @@ class Jobs:
 
     async def _keep_at(self, batch_id: str) -> None:
         """Work on a batch until it has ended, whatever comes between."""
-        while not self._stopping:
+        while not self._stopping.is_set():
             try:
                 if await self.work(batch_id) is not None:
                     return
             except Exception:  # a full disk, a fault of ours: the batch stays, and is tried again
                 log.exception("batch %s is interrupted", batch_id)
-            await asyncio.sleep(RETRY_S)
+            await nap(self._stopping, RETRY_S)
 
     async def work(self, batch_id: str) -> Batch | None:
         """Work on a batch: as it is when it has ended, or is stopped; None where another process works on it.
@@ -209,7 +209,7 @@ class Jobs:
         run = Run(self._around, reader, source, worklist, results)
         self._runs[batch.id] = run
         try:
-            if self._stopping:
+            if self._stopping.is_set():
                 run.halt("stopped")
             elif batch.status == "cancelling":
                 run.halt("cancelled")

@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,12 +77,17 @@ class Results:
         self._ledger = ledger
         self._queue: asyncio.Queue[Said | Closed] = asyncio.Queue(MAX_WAITING)
         places = Places.of(batch, store)
+        self._writing = threading.Lock()
+        self._closed = False
         self._output = _opened(places.output, batch.output_bytes)
         self._errors = _opened(places.errors, batch.error_bytes)
 
     def close(self) -> None:
-        os.close(self._output)
-        os.close(self._errors)
+        """Write no more; waits for what is being written."""
+        with self._writing:
+            self._closed = True
+            os.close(self._output)
+            os.close(self._errors)
 
     async def put(self, item: Said | Closed) -> None:
         """Take one; waits while the disk is slower than the experts."""
@@ -103,13 +109,15 @@ class Results:
                 await asyncio.sleep(GATHER_S)
             while len(items) < AT_ONCE and not self._queue.empty():
                 items.append(self._queue.get_nowait())
-            await asyncio.shield(asyncio.to_thread(self._enter, items))
+            await asyncio.to_thread(self._enter, items)
             for _ in items:
                 self._queue.task_done()
 
     def _enter(self, items: Sequence[Said | Closed]) -> None:
         entry = _Entry(self.batch)
-        with self._store.transaction() as database:
+        with self._writing, self._store.transaction() as database:
+            if self._closed:
+                return
             for item in items:
                 ending = item.ending if isinstance(item, Closed) else self._settled(database, item)
                 if ending is not None:

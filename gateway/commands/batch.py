@@ -219,13 +219,16 @@ def _found(store: "Store", batch_id: str) -> "Batch":
 
 
 def _refuse_to_overwrite(store: "Store", out: Path) -> None:
+    from ..batch.results import errors_beside
+
     for batch in store.everything():
         if batch.out_path == str(out.absolute()) and not batch.ended:
             raise click.ClickException(
                 f"{batch.id} writes to {out} and is not done: thalamus batch resume {batch.id}"
             )
-    if out.exists():
-        raise click.ClickException(f"{out} is there already: remove it, or choose another name")
+    for path in (out, errors_beside(str(out))):
+        if path.exists():
+            raise click.ClickException(f"{path} is there already: remove it, or choose another name")
 
 
 def _work(
