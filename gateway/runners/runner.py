@@ -298,6 +298,7 @@ class Runner:
         """To sleep and awake again, as often as asked; ends, in words, with what went wrong."""
         while True:
             await self._dozing.wait()
+            self.pulse.beat()  # no question is asked of one that sleeps
             self._address = None
             try:
                 await walk(address, launch, self.headers, self._patience.doze_timeout_s, asleep=True)

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
-from gateway.runners import Patience, Runner, RunnerFailed, Runners, RunnerSettings
+from gateway.runners import Patience, PoolRule, Runner, RunnerFailed, Runners, RunnerSettings
 
 pytest.importorskip("xllamacpp")
 
@@ -121,16 +122,34 @@ async def test_a_child_killed_under_load_serves_again_and_nobody_hangs(
     calls = [asyncio.create_task(ask(http, runner, messages=LONG, max_tokens=400)) for _ in range(6)]
     await asyncio.sleep(0.3)
     os.kill(old_pid, signal.SIGKILL)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(outcome, aiohttp.ClientError) for outcome in outcomes)
-        assert await runner.wait_ready(20, other_than=old_url) != old_url
+        assert await runner.wait_ready(40, other_than=old_url) != old_url
         status, text = await ask(http, runner)
     assert status == 200
     assert "Paris" in text
     assert runner.pid != old_pid
     assert runner.status().n_restarts == 1
     assert "SIGKILL" in (runner.status().last_error or "")
+
+
+async def test_two_that_do_not_fit_take_turns_in_memory(http: aiohttp.ClientSession) -> None:
+    other = replace(SETTINGS, context_tokens=1024)
+    pool = Runners({"a": SETTINGS, "b": other}, rule=PoolRule(each=300 * 10**6))
+    await pool.start()
+    pids = []
+    for name in ("a", "b"):
+        async with pool.lease(name, wait_s=60) as lease:
+            pids.append(pool[name].pid)
+            body = {"model": lease.alias, "temperature": 0, "max_tokens": 8, "messages": CAPITAL}
+            async with http.post(f"{lease.url}/chat/completions", json=body, headers=lease.headers) as answer:
+                assert "Paris" in await answer.text()
+    assert (pool["a"].state, pool["b"].state, pool.n_evictions) == ("stopped", "ready", 1)
+    assert pids[0] is not None
+    assert gone(pids[0], within_s=0.1)
+    assert 100 * 10**6 < (pool["b"].memory_bytes or 0) < 600 * 10**6
+    await pool.stop()
 
 
 async def test_stop_leaves_no_process() -> None:
