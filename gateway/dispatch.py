@@ -111,7 +111,7 @@ class Dispatcher:
                 self._fleet.failed(name, failure)
             elif ended:
                 story.status = 200
-                self._fleet.answered(name, elapsed_s)
+                self._fleet.answered(name, elapsed_s - story.waited_s)
             else:
                 self._fleet.abandoned(name)
             if failure is not None or not ended:

@@ -42,6 +42,7 @@ class Story:
     """What came of an order so far.
 
     `before` is what the experts used whose answers are not the one given; None of one that was stopped.
+    `waited_s` of `first_token_s` a local engine was not there yet.
     `warnings` are the order's, and what turned out under way. `ended_at_s` is when the client had all of a
     stream, on the clock of `perf_counter`.
     """
@@ -52,6 +53,7 @@ class Story:
     answered: str | None = None
     upstream_s: float = 0.0
     first_token_s: float | None = None
+    waited_s: float = 0.0
     streaming_s: float = 0.0
     ended_at_s: float | None = None
     usage: Usage | None = None

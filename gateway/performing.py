@@ -76,6 +76,7 @@ class Performer:
         story.answered, story.usage = step.expert, reply.usage
         if reply.events is not None:
             story.first_token_s = elapsed_s
+            story.waited_s = reply.waited_s
         elif story.before:
             usage = together([*story.before.values(), reply.usage])
             return replace(reply, body=with_usage(reply.body, usage))
@@ -130,7 +131,7 @@ class Performer:
                 told = AttemptRecord(name, "answered", 200, None, elapsed_s, reply.deployment, role)
                 story.records.append(told)
                 if reply.events is None:
-                    self._fleet.answered(name, elapsed_s)
+                    self._fleet.answered(name, elapsed_s - reply.waited_s)
             elif failure is not None:
                 story.records.append(failed_record(name, failure, elapsed_s, role))
                 self._fleet.failed(name, failure)

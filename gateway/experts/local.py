@@ -50,6 +50,7 @@ class LocalExpert:
         reply: Reply | None = None
         try:
             reply = await self._place(lease).call(call, fields)
+            reply.waited_s = lease.waited_s
             lease.heard()
         except UpstreamError as error:
             if error.kind in SILENCES:

@@ -34,13 +34,17 @@ class Call:
 
 @dataclass(slots=True)
 class Reply:
-    """What an expert answered: whole, or as events whose first token is already there."""
+    """What an expert answered: whole, or as events whose first token is already there.
+
+    waited_s: until a local engine was loaded and had room; tells nothing of how quickly it answers
+    """
 
     body: bytes = b""
     events: "EventStream | None" = None
     usage: Usage | None = None
     content_type: bytes = b"application/json"
     deployment: str | None = None
+    waited_s: float = 0.0
 
 
 class Expert(Protocol):

@@ -13,15 +13,23 @@ LOOK_EVERY_S = 0.02
 class Lease:
     """A turn at a runner that is ready. `url` and `headers` say where and how to ask, `alias` for whom.
 
+    It began at `since_s`, after `waited_s` in line.
+
     Give it back with `release`, or by leaving its `with`; once is enough.
     """
 
     def __init__(
-        self, runner: Runner, url: str, since_s: float, give_back: "Callable[[Lease], None]"
+        self,
+        runner: Runner,
+        url: str,
+        since_s: float,
+        give_back: "Callable[[Lease], None]",
+        waited_s: float = 0.0,
     ) -> None:
         self.runner = runner
         self.url = url
         self.since_s = since_s
+        self.waited_s = waited_s
         self._give_back: Callable[[Lease], None] | None = give_back
 
     @property

@@ -171,7 +171,8 @@ class Runners(Mapping[str, Runner]):
                     raise
             if url := desk.runner.base_url:
                 self._learn(desk)
-                return Lease(desk.runner, url, time.monotonic(), self._given_back)
+                began_s = time.monotonic()
+                return Lease(desk.runner, url, began_s, self._given_back, began_s - now_s)
             desk.runner.pulse.end()  # it died between the turn and now
 
     def _learn(self, desk: Desk) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,18 @@ async def test_a_request_for_an_expert_out_of_memory_loads_it_and_models_tells(t
         assert model["thalamus"]["runner"] == {"state": "ready", "away_s": 0}
         status, health = await told(http, "GET", f"{address}/health/ready")
         assert (status, health["experts"]["b"], health["degraded"]) == (200, "stopped", [])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_seconds_of_a_load_do_not_count_as_an_experts_latency(tmp_path: Path, stream: bool) -> None:
+    async with site(tmp_path) as (address, http):
+        body = {"model": "b", "messages": [{"role": "user", "content": "Hi"}], "stream": stream}
+        began_s = time.monotonic()
+        async with http.post(f"{address}/v1/chat/completions", json=body) as response:
+            await response.read()
+        took_s = time.monotonic() - began_s
+        _, model = await told(http, "GET", f"{address}/v1/models/b")
+        assert model["thalamus"]["latency_s"] < took_s / 2
 
 
 async def test_without_the_key_runners_are_nobodys_business(tmp_path: Path) -> None:
