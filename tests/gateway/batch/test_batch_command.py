@@ -66,8 +66,10 @@ async def test_a_file_is_answered_without_a_server(tmp_path: Path) -> None:
         assert ids(tmp_path / "out.errors.jsonl") == ["bad"]
         status, out, err = await thalamus(tmp_path, "status")
         assert "completed: 20 of 21 lines answered, 1 failed, $500.0000" in out
-        status, _, err = await thalamus(tmp_path, "run", "in.jsonl", "out.jsonl")
-        assert (status, "is there already" in err) == (1, True)
+        for there in ("out.jsonl", "out.errors.jsonl"):
+            status, _, err = await thalamus(tmp_path, "run", "in.jsonl", "out.jsonl")
+            assert (status, f"{there} is there already" in err) == (1, True)
+            (tmp_path / there).unlink()
 
 
 async def test_what_is_wrong_with_a_file_is_told_by_line(tmp_path: Path) -> None:
@@ -163,6 +165,7 @@ async def test_a_batch_is_cancelled_from_another_process_or_after_its_own_has_di
             assert ids(tmp_path / "out.jsonl") == ["1"]
             assert ids(tmp_path / "out.errors.jsonl") == ["2"]
             (tmp_path / "out.jsonl").unlink()
+            (tmp_path / "out.errors.jsonl").unlink()
 
 
 async def test_kill_9_costs_no_line_and_doubles_none(tmp_path: Path) -> None:
