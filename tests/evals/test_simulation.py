@@ -15,11 +15,11 @@ KINDS = tuple(SYNTHETIC)
 PLACES = (2, 3, 4, 5)
 
 
-def drawn(kind: str, n: int = 1500, **told: float) -> Trace:
+def drawn(kind: str, n: int = 700, **told: float) -> Trace:
     return SYNTHETIC[kind](Synthetic(n, 8, seed=1, **told))  # type: ignore[arg-type]
 
 
-def paging(kind: str, n: int = 1500) -> Trace:
+def paging(kind: str, n: int = 700) -> Trace:
     """One request a second that takes no time, so that nothing but memory matters."""
     return replace(drawn(kind, n), time_s=np.arange(n) * 1.0, service_s=np.zeros(n))
 
@@ -73,7 +73,7 @@ def test_seeing_32_requests_ahead_hits_within_a_point_of_belady(kind: str, n_pla
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n_places", PLACES)
 def test_seeing_a_few_requests_ahead_hits_no_less_than_lru(kind: str, n_places: int):
-    trace = paging(kind, 800)
+    trace = paging(kind, 400)
     least = by_recency(trace, n_places)
     assert in_order(trace, n_places, LRU).n_loads == least
     assert in_order(trace, n_places).n_loads == least
@@ -101,7 +101,7 @@ def test_a_true_forecast_swaps_as_belady(kind: str):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_measured_of_late_swaps_less_than_lru(kind: str):
-    trace = paging(kind, 3000)
+    trace = paging(kind, 1500)
     assert in_order(trace, 4, forecast=Measured).n_loads < 0.95 * by_recency(trace, 4)
 
 
@@ -110,14 +110,14 @@ def test_what_is_measured_of_late_swaps_less_than_lru(kind: str):
 def test_nobody_waits_past_the_bound_where_everybodys_turn_comes_within_it(
     kind: str, rate_per_s: float, n_places: int
 ):
-    trace = drawn(kind, 1000, rate_per_s=rate_per_s, service_s=3.0)
+    trace = drawn(kind, 500, rate_per_s=rate_per_s, service_s=3.0)
     rule = ResidencyRule(turns=TurnRule(max_wait_s=90.0))
     served = serve(trace, machine(trace, n_places), Scheme("", rule, forecast=Measured))
     assert served.wait_s.max() <= 90.0
 
 
 def test_without_the_bound_and_age_the_rare_starve():
-    trace = SYNTHETIC["zipf"](Synthetic(1500, 4, exponent=3.0, rate_per_s=2.0, service_s=1.0))
+    trace = SYNTHETIC["zipf"](Synthetic(1000, 4, exponent=3.0, rate_per_s=2.0, service_s=1.0))
     longest = {}
     for name, rule in {"length": TurnRule(1e9, 1e9), "bounded": TurnRule(max_wait_s=150.0)}.items():
         served = serve(trace, machine(trace, 1), Scheme("", ResidencyRule(turns=rule)))
@@ -127,7 +127,7 @@ def test_without_the_bound_and_age_the_rare_starve():
 
 
 def test_traffic_a_b_a_a_c_goes_by_turns_with_fewer_swaps_and_a_shorter_tail():
-    trace = SYNTHETIC["zipf"](Synthetic(1500, 3, rate_per_s=0.5, service_s=2.0, seed=3))
+    trace = SYNTHETIC["zipf"](Synthetic(1000, 3, rate_per_s=0.5, service_s=2.0, seed=3))
     first = Figures.of(serve(trace, machine(trace, 1), Scheme("", LRU, in_order=True)))
     turns = Figures.of(serve(trace, machine(trace, 1), Scheme("", LOOKAHEAD, forecast=Measured)))
     assert turns.swaps_per_1k < first.swaps_per_1k / 3

@@ -344,7 +344,10 @@ def drawn(random: Random) -> Snapshot:
         for name, size in sizes.items()
     )
     queues = tuple(
-        Queue(name, random.randint(0, 9), random.uniform(0, 100), random.randint(0, 1))
+        Queue(
+            *(name, random.randint(0, 9), random.uniform(0, 100)),
+            *(random.randint(0, 1), random.choice([0.0, random.uniform(0, 60)])),
+        )
         for name in NAMES
         if random.random() < 0.5
     )
@@ -364,6 +367,8 @@ def drawn_resident(random: Random, expert: str, device: str, size: int) -> Resid
         last_used_s=random.uniform(0, 100),
         ready_s=random.uniform(0, 100),
         expires_s=random.choice([None, random.uniform(0, 200)]),
+        held=state == "ready" and random.random() < 0.2,
+        idle_in_s=random.choice([float("inf"), random.uniform(0, 30)]),
     )
 
 
