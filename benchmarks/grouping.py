@@ -1,6 +1,6 @@
 """A batch over more local experts than memory holds: grouped by expert, beside the same calls as they come.
 
-    python benchmarks/grouping.py [--lines 400] [--rooms 1 2]
+    python benchmarks/grouping.py [--lines 80] [--rooms 1 2]
 
 Four llama.cpp experts on the bundled model, each in a process of its own; memory for one of them, then for
 two. Every line is routed by the engine to one of the four, drawn evenly. "Arrival order" is the same pool,
@@ -171,7 +171,7 @@ async def compare(n_lines: int, rooms: list[int]) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--lines", type=int, default=400)
+    parser.add_argument("--lines", type=int, default=80)
     parser.add_argument("--rooms", type=int, nargs="+", default=[1, 2])
     asked = parser.parse_args()
     asyncio.run(compare(asked.lines, asked.rooms))

@@ -30,7 +30,7 @@ class TooDear(Exception):  # noqa: N818 (the call is)
 
 @dataclass(slots=True)
 class Outage:
-    """Since when an expert fails, and how often; `over` it has given up on where both are too much."""
+    """Since when an expert fails, and how often."""
 
     patience_s: float
     since_s: float | None = None

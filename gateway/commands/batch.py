@@ -39,7 +39,7 @@ CANCELLED_WITHIN_S = 10.0
 INTERRUPTED = 130
 
 
-def ENGINE_OPTIONS(command: Any) -> Any:  # noqa: N802 (a decorator, as the options beside it)
+def engine_options(command: Any) -> Any:
     """Where the calls are made."""
     for option in (
         click.option(
@@ -78,7 +78,7 @@ def command() -> None:
     help="As the lines came, written at the end; or as they finish, written meanwhile.",
 )
 @click.option("--max-usd", type=click.FloatRange(min=0), help="Spend no more than this.")
-@ENGINE_OPTIONS
+@engine_options
 @click.option("--window", default="24h", show_default=True, help="Give up what is left after 30m, 24h, 7d …")
 @JSON_OPTION
 def run(
@@ -124,7 +124,7 @@ def run(
 @click.argument("batch_id", metavar="ID")
 @CONFIG_OPTION
 @click.option("--max-usd", type=click.FloatRange(min=0), help="Spend no more than this in all.")
-@ENGINE_OPTIONS
+@engine_options
 @JSON_OPTION
 def resume(batch_id: str, config_path: Path, max_usd: float | None, as_json: bool, **where: Any) -> None:
     """Go on with a batch that was stopped, where it was stopped."""
