@@ -1,7 +1,7 @@
 """An OpenAI-compatible engine of a few lines, quick to load, that misbehaves on request.
 
     tiny_engine.py --port N [--load-s S] [--answer-s S] [--hold-mb N] [--child PIDFILE] [--path /health]
-                   [--say TEXT] [--stubborn]
+                   [--say TEXT]
 
 `--child` starts a process of its own that ignores SIGTERM, in a session of its own, and writes down its id.
 A prompt of "hang" is never answered, and nothing is after it; "die" ends the process; "slow" takes 3 s. One
@@ -11,7 +11,6 @@ request is answered at a time.
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -80,12 +79,9 @@ def main() -> None:
     options.add_argument("--child", type=Path)
     options.add_argument("--path", default="/health")
     options.add_argument("--say", default="Paris.")
-    options.add_argument("--stubborn", action="store_true")
     asked = options.parse_args()
     sys.stdout.write(f"loading on {asked.port}\n")
     sys.stdout.flush()
-    if asked.stubborn:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if asked.child:
         sleeper = subprocess.Popen([sys.executable, "-S", "-c", SLEEPER], start_new_session=True)
         asked.child.write_text(str(sleeper.pid))

@@ -20,9 +20,9 @@ VLLM = Path(__file__).parents[1] / "fakes" / "vllm_server.py"
 MB = 1_000_000
 QUICK = Patience(
     load_timeout_s=20,
-    wake_timeout_s=1,
-    doze_timeout_s=1,
-    canary_timeout_s=2,
+    wake_timeout_s=2,
+    doze_timeout_s=2,
+    canary_timeout_s=5,
     probe_every_s=0.1,
     grace_s=1,
     first_pause_s=0.01,
@@ -133,7 +133,7 @@ async def test_vllm_that_does_not_wake_in_time_is_started_anew() -> None:
         await chat(runners, "a")
         await runners.unload("a")
         assert b"Paris." in await chat(runners, "a")
-        assert "did not wake up within 1 s" in (runners["a"].status().last_error or "")
+        assert "did not wake up within 2 s" in (runners["a"].status().last_error or "")
 
 
 @pytest.mark.usefixtures("vllm")

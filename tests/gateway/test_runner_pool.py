@@ -331,9 +331,7 @@ def test_a_command_that_cannot_work_is_one_line_naming_the_field(
 
 async def test_the_whole_family_of_a_command_ends_with_it(tmp_path: Path) -> None:
     note = tmp_path / "pid"
-    async with pool_of(
-        tiny("a", "--child", str(note), "--stubborn", "--path", "/up", health_path="/up")
-    ) as r:
+    async with pool_of(tiny("a", "--child", str(note), "--path", "/up", health_path="/up")) as r:
         await r.settled()
         pid = int(note.read_text())
         assert not gone(pid, 0.05)
