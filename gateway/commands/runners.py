@@ -19,7 +19,7 @@ Examples:
 """
 URL_OPTION = click.option("--url", help="Where the gateway listens; server.host and port if left out.")
 TIMEOUT_S = 600.0
-COLUMNS = ("id", "state", "device", "memory", "load s", "in flight", "waiting", "loads", "restarts")
+COLUMNS = ("id", "state", "device", "memory", "load s", "busy", "waiting", "loads", "restarts")
 
 
 @click.group(epilog=EXAMPLES, invoke_without_command=True)
