@@ -141,6 +141,10 @@ class Desk:
         self.last_used_s = now_s
         self.service_s += SERVICE_WEIGHT * (now_s - began_s - self.service_s)
 
+    def to_be_retried(self) -> bool:
+        """Whether it is loaded again at `retry_at_s` though nobody asks for it."""
+        return self.runner.state == "failed" and self.runner.settings.pinned
+
     def away_s(self, now_s: float) -> float:
         """Seconds until it is expected to be loaded; 0 when it is."""
         if self.runner.state in UP and not self.leaving:

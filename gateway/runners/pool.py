@@ -266,8 +266,9 @@ class Runners(Mapping[str, Runner]):
             desk.serve()
         if any(desk.waiting for desk in self._desks.values()):
             return TICK_S
-        expiries = [r.expires_s - snapshot.now_s for r in snapshot.residents if r.expires_s is not None]
-        return max(TICK_S, min(expiries)) if expiries else None
+        due_s = [resident.expires_s for resident in snapshot.residents if resident.expires_s is not None]
+        due_s += [desk.retry_at_s for desk in self._desks.values() if desk.to_be_retried()]
+        return max(TICK_S, min(due_s) - snapshot.now_s) if due_s else None
 
     def look(self) -> Snapshot:
         """All that a decision on memory depends on, now."""

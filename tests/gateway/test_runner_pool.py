@@ -242,6 +242,18 @@ async def test_one_that_keeps_dying_does_not_keep_the_memory_from_others() -> No
         await runners.stop()
 
 
+async def test_a_pinned_one_that_failed_is_tried_again_though_nobody_asks(tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    line = f"test -f {flag} && exec {sys.executable} -S {TINY} --port ${{PORT}}"
+    pinned = RunnerSettings("command", "a", command=("sh", "-c", line), memory_bytes=1, pinned=True)
+    async with pool_of(pinned) as runners:
+        with pytest.raises(RunnerFailed):
+            await runners.settled()
+        flag.touch()
+        while runners["a"].state != "ready":  # noqa: ASYNC110 (the test's own time-out bounds it)
+            await asyncio.sleep(0.05)
+
+
 @pytest.mark.parametrize("said", ["", "!!!!!!", "\ufffd\ufffd?"])
 async def test_an_engine_that_speaks_nonsense_gets_no_traffic(said: str) -> None:
     async with pool_of(tiny("a", "--say", said)) as runners:
