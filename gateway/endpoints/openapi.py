@@ -39,6 +39,7 @@ GETS = {
     "/v1/runners/{name}/logs": "The last lines an engine wrote",
     "/health/live": "The process answers",
     "/health/ready": "Somebody can answer; what is degraded",
+    "/metrics": "Counts and states in Prometheus' text format",
     "/openapi.json": "This document",
 }
 ACTIONS = {

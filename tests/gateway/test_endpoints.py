@@ -181,8 +181,8 @@ async def test_openapi_lists_every_endpoint_there_is(site: Site) -> None:
     assert status == 200
     for path, operations in document["paths"].items():
         for method in operations:
-            got, _ = await (site.get(path) if method == "get" else site.post(path, {}))
-            assert got in (200, 400, 404), path
+            async with site.http.request(method, site.address + path, json={}) as response:
+                assert response.status in (200, 400, 404), path
     refs = [part.split('"')[0] for part in str(document).replace("'", '"').split("#/components/schemas/")[1:]]
     assert set(refs) <= document["components"]["schemas"].keys()
 

@@ -1,0 +1,123 @@
+"""`/metrics`: what the gateway counts and how its experts stand, in Prometheus' text format.
+
+Labels hold names of the configuration only: nothing that a client says becomes a series.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ..machine import Machine
+from ..runners import RunnerState, RunnerStatus
+from .answers import machine_of
+
+Samples = Mapping[Any, float]
+"""Values by their labels, a tuple."""
+
+
+async def metrics(request: Request) -> Response:
+    """Everything, as it is now."""
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Reading(machine_of(request)))
+    return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
+
+
+class _Reading:
+    """The families of one moment, as the client library collects them."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def describe(self) -> list[Any]:
+        """Nothing beforehand: the registry need not look for clashes with others."""
+        return []
+
+    def collect(self) -> Iterator[Any]:
+        yield from _calls(self._machine)
+        yield from _routing(self._machine)
+        yield from _runners(self._machine)
+
+
+def _calls(machine: Machine) -> Iterator[Any]:
+    states = {name: machine.fleet.state(name) for name in machine.experts}
+
+    def of(key: str) -> Samples:
+        return {(name,): float(state[key] or 0) for name, state in states.items()}  # type: ignore[arg-type]
+
+    yield _counter("thalamus_calls_answered", "Calls an expert answered.", ("expert",), of("n_answered"))
+    yield _counter("thalamus_calls_failed", "Calls on which an expert failed.", ("expert",), of("n_failed"))
+    yield _gauge("thalamus_calls_in_flight", "Calls under way.", ("expert",), of("in_flight"))
+    cooling = "Seconds until an expert is tried again."
+    yield _gauge("thalamus_cooldown_seconds", cooling, ("expert",), of("cooldown_s"))
+    usual = "Running mean of how long an answer takes, or its first token in a stream; 0 before the first."
+    yield _gauge("thalamus_latency_seconds", usual, ("expert",), of("latency_s"))
+
+
+def _routing(machine: Machine) -> Iterator[Any]:
+    routing, gatherer, journal = machine.routing, machine.gatherer, machine.journal
+    decided = {(): float(routing.n_decided)}
+    yield _counter("thalamus_decisions", "Requests that were routed.", (), decided)
+    consulted = "Decisions for which the encoder was asked."
+    yield _counter("thalamus_encoder_consulted", consulted, (), {(): float(routing.n_consulted)})
+    busy = {(): gatherer.busy_s if gatherer else 0.0}
+    yield _counter("thalamus_encoder_busy_seconds", "Time the encoder's threads computed.", (), busy)
+    waiting = {(): float(gatherer.n_waiting if gatherer else 0)}
+    yield _gauge("thalamus_encoder_waiting", "Texts that wait for the encoder.", (), waiting)
+    lost = {(): float(journal.dropped)}
+    yield _counter("thalamus_journal_lost", "Records that the journal had no room for.", (), lost)
+
+
+def _runners(machine: Machine) -> Iterator[Any]:
+    if not machine.runners:
+        return
+    statuses = machine.runners.snapshot()
+    states = {
+        (status.alias, state): float(status.state == state)
+        for status in statuses
+        for state in get_args(RunnerState)
+    }
+    yield _gauge("thalamus_runner_state", "1 for the state a runner is in.", ("runner", "state"), states)
+    yield _counter("thalamus_runner_loads", "Times it was loaded.", ("runner",), _each(statuses, "n_loads"))
+    restarts = "Times it died or hung and was started again."
+    yield _counter("thalamus_runner_restarts", restarts, ("runner",), _each(statuses, "n_restarts"))
+    yield _gauge("thalamus_runner_waiting", "Calls that wait.", ("runner",), _each(statuses, "n_waiting"))
+    held = "Memory it holds, or would."
+    yield _gauge("thalamus_runner_memory_bytes", held, ("runner",), _each(statuses, "memory_bytes"))
+    evictions = {(): float(machine.runners.n_evictions)}
+    yield _counter("thalamus_evictions", "Runners that left memory to make room.", (), evictions)
+    devices = machine.runners.memory()
+    bounds = {(one.name,): float(one.capacity_bytes) for one in devices if one.capacity_bytes is not None}
+    yield _gauge("thalamus_device_capacity_bytes", "Memory runners may hold.", ("device",), bounds)
+    taken = {(one.name,): float(one.held_bytes) for one in devices}
+    yield _gauge("thalamus_device_held_bytes", "Memory that runners hold.", ("device",), taken)
+
+
+def _each(statuses: tuple[RunnerStatus, ...], key: str) -> Samples:
+    return {(status.alias,): float(getattr(status, key) or 0) for status in statuses}
+
+
+def _counter(name: str, about: str, labels: tuple[str, ...], samples: Samples) -> Any:
+    from prometheus_client.metrics_core import CounterMetricFamily
+
+    return _filled(CounterMetricFamily(name, about, labels=labels), samples)
+
+
+def _gauge(name: str, about: str, labels: tuple[str, ...], samples: Samples) -> Any:
+    from prometheus_client.metrics_core import GaugeMetricFamily
+
+    return _filled(GaugeMetricFamily(name, about, labels=labels), samples)
+
+
+def _filled(family: Any, samples: Samples) -> Any:
+    for labels, value in samples.items():
+        family.add_metric(labels, value)
+    return family
+
+
+ROUTES = [Route("/metrics", metrics, methods=["GET"])]

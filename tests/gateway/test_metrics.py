@@ -1,0 +1,73 @@
+"""What `/metrics` tells, read as Prometheus reads it."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.fakes.serving import Gateway, gateway
+from tests.fakes.upstream import running_upstream
+
+Told = dict[tuple[str, str], float]
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Gateway]:
+    async with running_upstream() as upstream:
+        place = {"api_base": upstream.base, "api_key": "sk-upstream"}
+        experts = [{"name": name, "model": f"openai/{name}", **place} for name in ("good", "status-500")]
+        runner = {
+            "name": "own",
+            "runner": {"engine": "command", "model": "x", "cmd": "false ${PORT}", "health_path": "/health"},
+        }
+        config = {"experts": [*experts, runner], "runners": {"memory": "1GiB"}}
+        async with gateway(config, str(tmp_path / "j.sqlite3"), "good") as site:
+            yield site
+
+
+async def read(site: Gateway) -> Told:
+    async with site.http.get(site.base.removesuffix("/v1") + "/metrics") as answer:
+        assert answer.status == 200
+        assert answer.headers["content-type"].startswith("text/plain; version=")
+        text = await answer.text()
+    return {
+        (sample.name, "/".join(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def test_calls_are_counted_by_expert(site: Gateway) -> None:
+    for model in ("good", "good", "status-500"):
+        await site.chat(model)
+    told = await read(site)
+    assert told["thalamus_calls_answered_total", "good"] == 2
+    assert told["thalamus_calls_failed_total", "status-500"] == 1
+    assert told["thalamus_calls_in_flight", "good"] == 0
+    assert told["thalamus_latency_seconds", "good"] > 0
+
+
+async def test_a_name_that_nobody_has_is_no_series(site: Gateway) -> None:
+    await site.chat("good")
+    before = (await read(site)).keys()
+    for n in range(3):
+        assert (await site.chat(f"junk-{n}")).status == 404
+    assert (await read(site)).keys() == before
+
+
+async def test_runners_are_told_with_their_state_and_the_memory_they_share(site: Gateway) -> None:
+    told = await read(site)
+    states = {label: value for (name, label), value in told.items() if name == "thalamus_runner_state"}
+    assert sum(states.values()) == 1
+    assert all(label.startswith("own/") for label in states)
+    assert told["thalamus_device_capacity_bytes", "cpu"] == 1 << 30
+
+
+async def test_only_who_has_a_key_reads_them(tmp_path: Path) -> None:
+    config = {"server": {"master_key": "sk-4f9a1c77be02d6e8a5"}}
+    async with (
+        gateway(config, str(tmp_path / "j.sqlite3")) as site,
+        site.http.get(site.base.removesuffix("/v1") + "/metrics") as answer,
+    ):
+        assert answer.status == 401
