@@ -94,14 +94,19 @@ def exactly(artifact: Artifact) -> Artifact:
     return replace(artifact, heads={"static": replace(head, quality=blend._take(members))})  # type: ignore[attr-defined]
 
 
-def median_us(calls: dict[str, Callable[[int], object]], n: int) -> dict[str, tuple[float, float]]:
-    """Median wall and CPU microseconds of each, turn by turn in blocks of queries."""
+Call = Callable[[int, Features], object]
+
+
+def median_us(calls: dict[str, Call], features: Sequence[Features]) -> dict[str, tuple[float, float]]:
+    """Median wall and CPU microseconds of each, turn by turn in blocks of queries never read before."""
+    n = len(features)
     took: dict[str, list[tuple[int, int]]] = {name: [] for name in calls}
     for block in [range(start, min(start + _BLOCK, n)) for start in range(0, n, _BLOCK)] * _ROUNDS:
         for name, call in calls.items():
             for i in block:
+                fresh = replace(features[i])
                 wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
-                call(i)
+                call(i, fresh)
                 took[name].append((time.perf_counter_ns() - wall, time.thread_time_ns() - cpu))
     return {name: tuple((np.median(each, axis=0) / 1e3).tolist()) for name, each in took.items()}  # type: ignore[misc]
 
@@ -127,22 +132,24 @@ def main() -> None:
     features = [extractor.extract([query], "static") for query in queries]
     near, exact = Forecaster(pool, artifact), Forecaster(pool, exactly(artifact))
 
-    def decide(forecaster: Forecaster, i: int) -> Decision:
-        return engine.decide(policy, [queries[i]], forecaster.predict([queries[i]], features[i]), fleet)[0]
+    def decide(forecaster: Forecaster, i: int, read: Features) -> Decision:
+        return engine.decide(policy, [queries[i]], forecaster.predict([queries[i]], read), fleet)[0]
 
     head = artifact.heads["static"]
-    calls: dict[str, Callable[[int], object]] = {
-        "predict + decide": lambda i: decide(near, i),
-        "predict + decide, exact": lambda i: decide(exact, i),
-        "predict": lambda i: near.predict([queries[i]], features[i]),
-        "  blend": lambda i: head.quality.predict(features[i]),
+    calls: dict[str, Call] = {
+        "predict + decide": lambda i, read: decide(near, i, read),
+        "predict + decide, exact": lambda i, read: decide(exact, i, read),
+        "predict": lambda i, read: near.predict([queries[i]], read),
+        "  blend": lambda i, read: head.quality.predict(read),
     }
     for n, member in enumerate(head.quality.members_):  # type: ignore[attr-defined]
-        calls[f"    {n} {type(member).__name__}"] = lambda i, member=member: member.predict(features[i])
+        calls[f"    {n} {type(member).__name__}"] = lambda i, read, member=member: member.predict(read)
     print(f"{len(table)} training queries, {asked.experts} experts, batches of one, median µs (wall, CPU)")
-    for name, (wall, cpu) in median_us(calls, len(queries)).items():
+    for name, (wall, cpu) in median_us(calls, features).items():
         print(f"{name:28s}{wall:8.1f}{cpu:8.1f}")
-    equal = np.mean([decide(near, i).chosen == decide(exact, i).chosen for i in range(len(queries))])
+    equal = np.mean(
+        [decide(near, *each).chosen == decide(exact, *each).chosen for each in enumerate(features)]
+    )
     print(f"decisions equal to the exact ones: {equal:.1%}")
 
 

@@ -4,7 +4,8 @@ Arrays are named by their axes, queries first, then experts. Units are suffixes;
 in [0, 1] or a count.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -78,6 +79,7 @@ class Features:
     dense: Floats32
     lexical: Ints
     form: Floats
+    _derived: dict[Hashable, Floats32] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.dense)
@@ -85,6 +87,13 @@ class Features:
     def take(self, rows: Ints | Bools | slice) -> "Features":
         """The same features for a subset of the queries."""
         return Features(self.tier, self.dense[rows], self.lexical[rows], self.form[rows])
+
+    def once(self, what: Hashable, derive: Callable[["Features"], Floats32]) -> Floats32:
+        """What `derive` makes of them, worked out for the first who asks; shared, so not to be changed."""
+        found = self._derived.get(what)
+        if found is None:
+            found = self._derived[what] = derive(self)
+        return found
 
 
 @dataclass(frozen=True, slots=True)

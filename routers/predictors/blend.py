@@ -1,6 +1,6 @@
 """Several predictors, each wrong in its own way, and a forest that learned whom to believe: the default."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -10,7 +10,6 @@ from ..registry import make_predictor
 from ..types import Estimate, Features, Floats, Floats32
 from .familiarity import Familiarity, fading
 from .forest import Growth
-from .space import Space
 from .stack import Stack, hashed_folds
 from .targets import centred
 
@@ -27,16 +26,6 @@ _MIN_QUERIES = 50
 _FOREST_FADES = 1.0, 1.25
 _MEMBERS_FADE = 1.1, 1.5
 """Strangeness from which on they count less, and at which they count no longer."""
-
-
-@runtime_checkable
-class Located(Protocol):
-    """A predictor that looks at nothing but where queries lie."""
-
-    space_: Space
-
-    def predict_at(self, unit: Floats32) -> Estimate:
-        """What `predict` gives for the queries that lie there, (n_queries, dim + n_form)."""
 
 
 @runtime_checkable
@@ -125,24 +114,21 @@ class Blend:
         shares = np.ones(len(self.members_)) if self.weights is None else np.asarray(self.weights, np.float64)
         self._shares = shares / shares.sum()
         self._twice = np.tile(self._shares, 2)
-        self._located = [member if isinstance(member, Located) else None for member in self.members_]
         return self
 
     def predict(self, features: Features) -> Estimate:
-        units: dict[float, Floats32] = {}
-        estimates = list(self._estimates(features, units))
-        said = [estimate.mean for estimate in estimates]
-        # Means above deviations, squared together: E[x²] − E[x]² of all members in one product.
-        both = np.concatenate((*said, *(estimate.std for estimate in estimates))).reshape(2 * len(said), -1)
-        mean: Floats = self._shares @ both[: len(said)]
-        std = self._twice @ np.square(both, out=both)
+        said = [member.predict(features) for member in self.members_]
+        means, stds = [estimate.mean for estimate in said], [estimate.std for estimate in said]
+        rows = np.concatenate((features.form, *means, *stds), axis=1)
+        both = rows[:, features.form.shape[1] :].reshape(len(rows), 2 * len(said), means[0].shape[1])
+        mean: Floats = np.matmul(self._shares, both[:, : len(said)])
+        # E[x²] − E[x]² of all members: squares of means and of deviations in one product.
+        std = np.matmul(self._twice, np.square(both))
         std -= mean * mean
         np.sqrt(np.maximum(std, 0.0, out=std), out=std)
-        mean, std = mean.reshape(said[0].shape), std.reshape(said[0].shape)
-        correction = None if self.stack_ is None else self.stack_.correction(features, said)
+        correction = None if self.stack_ is None else self.stack_.correction(rows)
         if self.familiarity_ is not None:
-            unit = _unit(self.familiarity_.space, features, units)
-            mean, correction = self._faded(mean, correction, self.familiarity_.strangeness_at(unit))
+            mean, correction = self._faded(mean, correction, self.familiarity_.strangeness(features))
         if correction is not None:
             mean += correction
         return Estimate(mean, std)
@@ -156,14 +142,6 @@ class Blend:
         if correction is not None:
             correction = correction * fading(strangeness, *_FOREST_FADES)
         return self.mean_ + (mean - self.mean_) * fading(strangeness, *_MEMBERS_FADE), correction
-
-    def _estimates(self, features: Features, units: dict[float, Floats32]) -> Iterator[Estimate]:
-        """Each member's; where queries lie is found once for all members of one space."""
-        for member, located in zip(self.members_, self._located, strict=True):
-            if located is None:
-                yield member.predict(features)
-            else:
-                yield located.predict_at(_unit(located.space_, features, units))
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -191,13 +169,6 @@ class Blend:
         if familiar := _part(arrays, "familiar."):
             self.familiarity_, self.mean_ = Familiarity.from_arrays(familiar), familiar["mean"]
         return self._take(member.restore(_part(arrays, f"{n}.")) for n, member in enumerate(self._unfitted()))
-
-
-def _unit(space: Space, features: Features, units: dict[float, Floats32]) -> Floats32:
-    """Where the queries lie, the same in all spaces of one weight."""
-    if space.weight not in units:
-        units[space.weight] = space.unit(features)
-    return units[space.weight]
 
 
 def _part(arrays: Mapping[str, np.ndarray[Any, Any]], prefix: str) -> Arrays:

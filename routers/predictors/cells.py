@@ -28,6 +28,8 @@ class Cells:
         self.centroids = centroids
         self._blocks = np.split(rows, start[1:-1])
         self._places = np.split(np.arange(len(rows)), start[1:-1])
+        self._sizes = np.diff(start).tolist()
+        self._least, self._most = _LEAST * len(rows), _MOST * len(rows)
 
     @classmethod
     def of(cls, rows: Floats32) -> tuple["Cells", Ints]:
@@ -42,18 +44,17 @@ class Cells:
 
     def near(self, row: Floats32, n_least: int = 0) -> tuple[Floats32, Ints]:
         """Cosines with the rows of the nearest cells, at least `n_least`, and which rows those are."""
-        closeness = row @ self.centroids
-        order = closeness.argsort()[::-1]
-        close = closeness.take(order).tolist()
-        least, most = max(n_least, _LEAST * len(self.rows)), max(n_least, _MOST * len(self.rows))
-        far = close[0] - _REACH
+        closeness = row.dot(self.centroids)
+        order, close = (-closeness).argsort().tolist(), closeness.tolist()
+        least, most = max(n_least, self._least), max(n_least, self._most)
+        far = close[order[0]] - _REACH
         similarity, places, n_rows = [], [], 0
-        for cell, how_close in zip(order.tolist(), close, strict=True):
-            if n_rows >= (least if how_close < far else most):
+        for cell in order:
+            if n_rows >= (least if close[cell] < far else most):
                 break
-            similarity.append(self._blocks[cell] @ row)
+            similarity.append(self._blocks[cell].dot(row))
             places.append(self._places[cell])
-            n_rows += len(places[-1])
+            n_rows += self._sizes[cell]
         return np.concatenate(similarity), np.concatenate(places)
 
     def arrays(self) -> Arrays:

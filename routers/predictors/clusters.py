@@ -72,23 +72,19 @@ class Clusters:
 
     def _ready(self) -> Self:
         """Lay out what predicting reads: values, deviations and ones side by side, to be weighed at once."""
-        self._table = np.concatenate((self.value_, self.std_, np.ones((len(self.value_), 1))), axis=1)
+        said = self.mean_ + self.value_
+        self._table = np.concatenate((said, self.std_, np.ones((len(said), 1))), axis=1)
         self._columns = np.ascontiguousarray(self.centroids_.T)
         return self
 
     def predict(self, features: Features) -> Estimate:
-        return self.predict_at(self.space_.unit(features))
-
-    def predict_at(self, unit: Floats32) -> Estimate:
-        """What `predict` gives for the queries that lie there."""
-        share = one_by_one(unit, self._columns).astype(np.float64)
+        share = one_by_one(self.space_.unit(features), self._columns).astype(np.float64)
         share -= np.maximum.reduce(share, axis=1, keepdims=True)
         share *= self.sharpness
-        read = np.exp(share, out=share) @ self._table
-        read[:, :-1] /= read[:, -1:]
-        mean, std = read[:, : len(self.mean_)], read[:, len(self.mean_) : -1]
-        mean += self.mean_
-        return Estimate(mean, std)
+        read = np.exp(share, out=share).dot(self._table)
+        read /= read[:, -1:]
+        n_experts = len(self.mean_)
+        return Estimate(read[:, :n_experts], read[:, n_experts:-1])
 
     def settings(self) -> dict[str, Any]:
         return {

@@ -58,9 +58,9 @@ class Familiarity:
         rates = (1.0 / (radius * usual)).astype(np.float32)
         return cls(space, rates, np.ascontiguousarray(centroids * rates))
 
-    def strangeness_at(self, unit: Floats32) -> Floats32:
-        """(n_queries,), of queries that lie there; below 1 for 95 % of those like the ones learned."""
-        distance = self.rates - one_by_one(unit, self.pulls)
+    def strangeness(self, features: Features) -> Floats32:
+        """(n_queries,), below 1 for 95 % of those like the ones learned."""
+        distance = self.rates - one_by_one(self.space.unit(features), self.pulls)
         strangeness: Floats32 = np.minimum.reduce(distance, axis=1)
         return strangeness
 

@@ -70,19 +70,15 @@ class KNN:
         return self
 
     def predict(self, features: Features) -> Estimate:
-        return self.predict_at(self.space_.unit(features))
-
-    def predict_at(self, unit: Floats32) -> Estimate:
-        """What `predict` gives for the queries that lie there."""
-        shape = len(unit), len(self.mean_)
+        shape = len(features), len(self.mean_)
         mean, std = np.empty(shape), np.empty(shape)
-        mean[:], std[:] = self.mean_, self.std_
         if not len(self.residual_):
+            mean[:], std[:] = self.mean_, self.std_
             return Estimate(mean, std)
-        for row, mean_row, std_row in zip(self.space_.project(unit), mean, std, strict=True):
+        for n, row in enumerate(self.space_.rows(features)):
             pull, share = self._read(row)
-            mean_row += pull
-            std_row *= share
+            np.add(self.mean_, pull, out=mean[n])
+            np.multiply(self.std_, share, out=std[n])
         return Estimate(mean, std)
 
     def _read(self, row: Floats32) -> tuple[Floats32, Floats32 | float]:

@@ -71,11 +71,8 @@ class Linear:
     def predict(self, features: Features) -> Estimate:
         std = np.empty((len(features), len(self.mean_)))
         std[:] = self.std_
-        blocks = [features.dense] if self.dense else []
-        if self.form:
-            blocks.append(self.form_scale_.scaled(features))
-        if blocks:
-            mean = np.concatenate(blocks, axis=1, dtype=np.float64) @ self._weights
+        if self.dense or self.form:
+            mean = self._read(features).astype(np.float64).dot(self._weights)
             mean += self.mean_
         else:
             mean = np.empty_like(std)
@@ -85,6 +82,12 @@ class Linear:
                 places, values = self.lexicon_.row(ids)
                 row += values @ self.lexical_.take(places, axis=0)
         return Estimate(mean, std)
+
+    def _read(self, features: Features) -> Floats32:
+        """The blocks of dense and form that count, side by side."""
+        if not self.form:
+            return features.dense
+        return self.form_scale_.beside(features) if self.dense else self.form_scale_.scaled(features)
 
     def lifted(self, axes: Floats32) -> Self:
         """Itself, reading as dense what it learned as the product of that with axes (n_inputs, n_dims)."""

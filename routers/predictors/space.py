@@ -14,13 +14,18 @@ _CLIP = 3.0
 
 @dataclass(frozen=True, slots=True)
 class FormScale:
-    """Training mean and reciprocal spread of the form features, (n_form,) each."""
+    """Training mean and reciprocal spread of the form features, (n_form,) each.
+
+    key: the same for equal scales, by which what was read of a query is shared by all who read it so
+    """
 
     mean: Floats32
     gain: Floats32
+    key: bytes = field(init=False, repr=False, compare=False)
     _limit: np.float32 = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "key", self.mean.tobytes() + self.gain.tobytes())
         object.__setattr__(self, "_limit", np.float32(_CLIP / np.sqrt(max(len(self.mean), 1))))
 
     @classmethod
@@ -36,11 +41,21 @@ class FormScale:
 
     def scaled(self, features: Features) -> Floats32:
         """(n_queries, n_form) standardised, clipped at 3 spreads."""
-        limit, z = self._limit, features.form.astype(np.float32)
+        return features.once(("form", self.key), self._scaled)
+
+    def beside(self, features: Features) -> Floats32:
+        """(n_queries, dim + n_form) [dense | form]"""
+        return features.once(("dense, form", self.key), self._beside)
+
+    def _scaled(self, features: Features) -> Floats32:
+        z = features.form.astype(np.float32)
         z -= self.mean
         z *= self.gain
-        clipped: Floats32 = np.minimum(np.maximum(z, -limit, out=z), limit, out=z)
+        clipped: Floats32 = np.minimum(np.maximum(z, -self._limit, out=z), self._limit, out=z)
         return clipped
+
+    def _beside(self, features: Features) -> Floats32:
+        return np.concatenate((features.dense, self.scaled(features)), axis=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +80,15 @@ class Space:
 
     def unit(self, features: Features) -> Floats32:
         """(n_queries, dim + n_form) float32 of unit length; the same in every space of one weight."""
-        form = self.scale.scaled(features)
+        return features.once(("unit", self.weight, self.scale.key), self._unit)
+
+    def _unit(self, features: Features) -> Floats32:
+        rows = self.scale.beside(features)
         if self.weight != 1.0:
-            form *= np.float32(self.weight)
-        rows = np.concatenate((features.dense, form), axis=1)
-        rows /= np.sqrt(np.vecdot(rows, rows) + np.float32(1e-12))[:, None]
-        return rows
+            form = self.scale.scaled(features) * np.float32(self.weight)
+            rows = np.concatenate((features.dense, form), axis=1)
+        unit: Floats32 = rows / np.sqrt(np.vecdot(rows, rows) + np.float32(1e-12))[:, None]
+        return unit
 
     def project(self, unit: Floats32) -> Floats32:
         """What `rows` gives for the queries whose unit vectors these are."""
@@ -86,6 +104,10 @@ class Space:
 
 def one_by_one(rows: Floats32, matrix: Floats32) -> Floats32:
     """rows @ matrix with the very bits that each row alone would have, in whatever company it is."""
+    products: Floats32
+    if len(rows) == 1:
+        products = np.dot(rows, matrix)
+        return products
     products = np.empty((len(rows), matrix.shape[1]), np.float32)
     for row, product in zip(rows, products, strict=True):
         np.dot(row, matrix, out=product)

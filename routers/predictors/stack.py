@@ -45,14 +45,18 @@ class Stack:
         column = np.concatenate((np.arange(n_form), experts))
         centre = np.concatenate((np.zeros(n_form), np.tile(parts.mean[order], len(members))))
         scale = np.where(np.arange(len(column)) < n_form, 1.0, unit)
-        rows = (_rows(features, members)[queries][:, column] - centre) / scale
+        rows = np.concatenate((features.form, *members), axis=1)
+        rows = (rows[queries][:, column] - centre) / scale
         known = parts.known[queries]
         residual = np.where(known, targets[queries] - base[queries], 0.0) / unit
         return cls(unit, Forest.grow(rows, residual, known, how).rescaled(column, centre, scale))
 
-    def correction(self, features: Features, members: Sequence[Floats]) -> Floats:
-        """(n_queries, n_experts) what to add, where the members predict this."""
-        found = self.forest.read(_rows(features, members))
+    def correction(self, rows: Floats) -> Floats:
+        """(n_queries, n_experts) what to add.
+
+        rows: (n_queries, n_form + n_members · n_experts or more) form, then each member's prediction
+        """
+        found = self.forest.read(rows)
         found *= self.unit
         return found
 
@@ -68,8 +72,3 @@ def hashed_folds(features: Features, n_folds: int) -> Ints:
     """(n_queries,) by all that is known of a query: equal ones stay together, in whatever order they come."""
     parts = zip(features.dense, features.lexical, features.form, strict=True)
     return np.array([crc32(b"".join(map(bytes, part))) % n_folds for part in parts], np.int64)
-
-
-def _rows(features: Features, members: Sequence[Floats]) -> Floats:
-    """(n_queries, n_form + n_members · n_experts)"""
-    return np.concatenate((features.form, *members), axis=1)

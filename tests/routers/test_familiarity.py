@@ -19,25 +19,21 @@ TOPICS = np.eye(12)[:4]
 SPREAD = np.array([0.05, 0.05, 0.2, 0.2])
 
 
-def strangeness(familiarity: Familiarity, features: Features) -> np.ndarray:
-    return familiarity.strangeness_at(familiarity.space.unit(features))
-
-
 def test_one_in_twenty_of_those_like_the_learned_queries_is_stranger_than_one() -> None:
     familiarity = Familiarity.of(around(TOPICS, SPREAD, 200, 0), 0)
-    found = strangeness(familiarity, around(TOPICS, SPREAD, 200, 1))
+    found = familiarity.strangeness(around(TOPICS, SPREAD, 200, 1))
     assert 0.92 < (found < 1.0).mean() < 0.98
 
 
 def test_another_topic_is_strange() -> None:
     familiarity = Familiarity.of(around(TOPICS, SPREAD, 200, 0), 0)
-    assert np.median(strangeness(familiarity, around(np.eye(12)[4:6], SPREAD[2:], 50, 1))) > 1.4
+    assert np.median(familiarity.strangeness(around(np.eye(12)[4:6], SPREAD[2:], 50, 1))) > 1.4
 
 
 def test_the_same_distance_is_stranger_beside_queries_that_are_all_alike() -> None:
     familiarity = Familiarity.of(around(TOPICS, SPREAD, 200, 0), 0)
     tight, wide = (
-        np.median(strangeness(familiarity, around(TOPICS[[k]], SPREAD[[2]], 50, 1))) for k in (0, 2)
+        np.median(familiarity.strangeness(around(TOPICS[[k]], SPREAD[[2]], 50, 1))) for k in (0, 2)
     )
     assert tight > 1.5 * wide
 
