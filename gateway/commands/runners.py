@@ -19,7 +19,7 @@ Examples:
 """
 URL_OPTION = click.option("--url", help="Where the gateway listens; server.host and port if left out.")
 TIMEOUT_S = 600.0
-COLUMNS = ("id", "state", "device", "memory", "load s", "busy", "waiting", "loads", "restarts")
+COLUMNS = ("runner", "state", "device", "memory", "load s", "busy", "waiting", "loads", "restarts")
 
 
 @click.group(epilog=EXAMPLES, invoke_without_command=True)
@@ -105,7 +105,9 @@ def _list(told: dict[str, Any], as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*COLUMNS)
+    table = Table(box=None, pad_edge=False)
+    for column in COLUMNS:
+        table.add_column(column, no_wrap=True)
     for runner in told["data"]:
         load_s = runner["load_s"]
         table.add_row(
