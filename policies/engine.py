@@ -139,8 +139,6 @@ class Engine:
         """
         if prediction.experts != self.names:
             raise ValueError(f"prediction is for {prediction.experts}, the pool is {self.names}")
-        cost = _dearest_where_unknown(prediction.cost_usd)
-        latency = prediction.latency_s + fleet.wait_s
         decisions = []
         for row, query in enumerate(queries):
             hint = hints[row] if hints else None
@@ -150,14 +148,14 @@ class Engine:
             require = tighten(policy.require, hint.require) if hint else policy.require
             rejections = self._rejections(query, row, prediction, require, fleet)
             eligible = self._eligible(rejections)
-            utility = prediction.quality[row] - self._penalty(objective, cost[row], latency[row])
+            utility = prediction.quality[row] - self._penalty(objective, row, prediction, fleet)
             if objective.goals:
                 utility -= self._attributes.penalty(objective.goals, eligible, prediction.output_tokens[row])
             ranking = self._rank(policy, objective, row, prediction, utility, eligible)
             if policy.mapping:
                 ranking = self._mapped(ranking, policy.mapping, row, prediction)
             if objective.first:
-                ranking = self._lead(ranking, objective, row, prediction, latency[row])
+                ranking = self._lead(ranking, objective, row, prediction, fleet)
             if policy.explore and draws is not None:
                 ranking = _explored(ranking, policy.explore, float(draws[row]))
             plan = self._plan(policy, require, query, ranking.order, prediction, row)
@@ -189,18 +187,24 @@ class Engine:
             )
         return rejections
 
-    def _penalty(self, objective: Objective, cost_usd: Floats, latency_s: Floats) -> Floats:
-        penalty = cost_usd * (objective.cost / self.scale.cost_usd)
+    def _penalty(
+        self, objective: Objective, row: int, prediction: Prediction, fleet: Fleet
+    ) -> Floats | float:
+        """(n_experts,) what cost and latency take from the utility; 0 where neither weighs anything."""
+        penalty: Floats | float = 0.0
+        if objective.cost:
+            dearest = _dearest_where_unknown(prediction.cost_usd[row])
+            penalty = dearest * (objective.cost / self.scale.cost_usd)
         if objective.latency:
-            slowest = _dearest_where_unknown(latency_s)
-            penalty += slowest * (objective.latency / self.scale.latency_s)
+            slowest = _dearest_where_unknown(prediction.latency_s[row] + fleet.wait_s)
+            penalty = penalty + slowest * (objective.latency / self.scale.latency_s)
         return penalty
 
     def _plan(
         self, policy: Policy, require: Require, query: Query, order: Ints, prediction: Prediction, row: int
     ) -> Plan:
         if policy.panel is None:
-            return Single(tuple(self.names[e] for e in order[: 1 + policy.n_fallbacks].tolist()))
+            return Single(tuple([self.names[e] for e in order[: 1 + policy.n_fallbacks].tolist()]))
         candidates = Candidates.of(self.pool, order, prediction, row)
         return recruit(policy.panel, query, candidates, require.max_cost_usd, policy.n_fallbacks)
 
@@ -244,20 +248,25 @@ class Engine:
         eligible: Ints,
     ) -> "_Ranking":
         """Eligible experts, best first, and why the first is. Equal utility: the cheaper, then by name."""
-        wished = objective.goals or objective.first
-        if not wished and (policy.default or not self._guessed) and not prediction.evidence.any():
-            order, reason = self._by_default(policy, eligible)
-            return _Ranking(order, reason, _margin(order, utility))
         # An unknown price, NaN, sorts last among equals.
         order = np.lexsort((self._by_name, prediction.cost_usd[row], -utility))
         if len(eligible) < len(order):
             may = np.zeros(len(order), bool)
             may[eligible] = True
             order = order[may[order]]
-        best = int(order[0])
-        basis = prediction.tier if prediction.evidence[best] else "guess"
-        reason = f"best of {len(order)} by {basis}: quality {float(prediction.quality[row, best]):.2f}"
+        best = order.item(0)
+        measured = prediction.evidence.item(best)
+        if not measured and self._nothing_known(policy, objective, prediction):
+            order, reason = self._by_default(policy, eligible)
+        else:
+            basis = prediction.tier if measured else "guess"
+            reason = f"best of {len(order)} by {basis}: quality {prediction.quality.item(row, best):.2f}"
         return _Ranking(order, reason, _margin(order, utility))
+
+    def _nothing_known(self, policy: Policy, objective: Objective, prediction: Prediction) -> bool:
+        """Whether no outcome, no operator's guess and no wish tells experts apart."""
+        wished = objective.goals or objective.first
+        return not wished and bool(policy.default or not self._guessed) and not prediction.evidence.any()
 
     def _mapped(
         self, ranking: "_Ranking", mapping: Mapping[str, tuple[str, ...]], row: int, prediction: Prediction
@@ -276,11 +285,11 @@ class Engine:
         return ranking._replace(order=order, reason=f"{reason}: mapped to {self.names[first[0]]}")
 
     def _lead(
-        self, ranking: "_Ranking", objective: Objective, row: int, prediction: Prediction, latency_s: Floats
+        self, ranking: "_Ranking", objective: Objective, row: int, prediction: Prediction, fleet: Fleet
     ) -> "_Ranking":
         """What comes before all weights put first."""
         quality = prediction.quality[row]
-        slowest = _dearest_where_unknown(latency_s)
+        slowest = _dearest_where_unknown(prediction.latency_s[row] + fleet.wait_s)
         leads = self._attributes.leads(objective.first, prediction.cost_usd[row], slowest)
         order, margin = lead(ranking.order, quality, leads, objective.within)
         reason = f"{told(objective)} of {len(order)}: quality {quality[order[0]]:.2f}"
@@ -325,7 +334,7 @@ class _Ranking(NamedTuple):
 
 
 def _margin(order: Ints, utility: Floats) -> float:
-    return float(utility[order[0]] - utility[order[1]]) if len(order) > 1 else float("inf")
+    return utility.item(order.item(0)) - utility.item(order.item(1)) if len(order) > 1 else float("inf")
 
 
 def _explored(ranking: _Ranking, share: float, draw: float) -> _Ranking:

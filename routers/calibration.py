@@ -1,7 +1,7 @@
 """Predictions that mean what they say: scores come true on average, deviations are as wide as errors."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -24,6 +24,11 @@ class Calibration:
     slope: Floats
     intercept: Floats
     spread: Floats
+    _width: Floats = field(init=False, repr=False, compare=False)
+    """What a deviation is widened by, (n_experts,)."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_width", self.slope * self.spread)
 
     @classmethod
     def fit(cls, out_of_fold: Estimate, targets: Floats, groups: Ints, *, one_line: bool = False) -> Self:
@@ -43,7 +48,7 @@ class Calibration:
         mean = estimate.mean * self.slope
         mean += self.intercept
         np.minimum(np.maximum(mean, 0.0, out=mean), 1.0, out=mean)
-        return Estimate(mean, estimate.std * (self.slope * self.spread))
+        return Estimate(mean, estimate.std * self._width)
 
     def joined(self, other: "Calibration") -> "Calibration":
         """With the columns of other experts behind."""

@@ -6,7 +6,7 @@ in [0, 1] or a count.
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,8 +96,7 @@ class Features:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A predicted value and its standard deviation, both (n_queries, n_experts)."""
 
     mean: Floats

@@ -45,17 +45,20 @@ class Cells:
     def near(self, row: Floats32, n_least: int = 0) -> tuple[Floats32, Ints]:
         """Cosines with the rows of the nearest cells, at least `n_least`, and which rows those are."""
         closeness = row.dot(self.centroids)
-        order, close = (-closeness).argsort().tolist(), closeness.tolist()
+        order, close = closeness.argsort()[::-1].tolist(), closeness.tolist()
         least, most = max(n_least, self._least), max(n_least, self._most)
         far = close[order[0]] - _REACH
-        similarity, places, n_rows = [], [], 0
+        chosen, places, n_rows = [], [], 0
         for cell in order:
             if n_rows >= (least if close[cell] < far else most):
                 break
-            similarity.append(self._blocks[cell].dot(row))
+            chosen.append((cell, n_rows))
             places.append(self._places[cell])
             n_rows += self._sizes[cell]
-        return np.concatenate(similarity), np.concatenate(places)
+        similarity = np.empty(n_rows, np.float32)
+        for cell, begin in chosen:
+            np.dot(self._blocks[cell], row, out=similarity[begin : begin + self._sizes[cell]])
+        return similarity, np.concatenate(places)
 
     def arrays(self) -> Arrays:
         return {"cell_rows": self.rows, "cell_start": self.start, "cell_centroids": self.centroids}

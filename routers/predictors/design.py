@@ -48,7 +48,7 @@ class Lexicon:
         """What `rows` gives for one query, (n_slots,) each, its padding left out."""
         places = self._place.take(ids[ids >= 0], mode="clip")
         values = self._values.take(places)
-        values /= sqrt(float(values @ values) + 1e-12)
+        values /= sqrt(float(values.dot(values)) + 1e-12)
         return places, values
 
     def matrix(self, lexical: Ints) -> "csr_array":

@@ -88,7 +88,7 @@ class Forest:
         result = np.empty((len(rows), self.leaf.shape[1]))
         for row, answer in zip(rows, result, strict=True):
             place = np.packbits(row.take(columns) > edges) + start
-            answer[:] = ones @ self.leaf.take(place, axis=0)  # adds faster than a sum does
+            answer[:] = ones.dot(self.leaf.take(place, axis=0))  # adds faster than a sum does
         return result
 
     def rescaled(self, column: Ints, centre: Floats, unit: Floats) -> "Forest":

@@ -92,9 +92,9 @@ class KNN:
         residual = self.residual_.take(nearest, axis=0)
         if self.complete_:
             total = float(np.add.reduce(weights)) + self.prior
-            pull = weights @ residual
+            pull = weights.dot(residual)
             pull /= total
-            return pull, sqrt(float(weights @ weights) + self.prior) / total
+            return pull, sqrt(float(weights.dot(weights)) + self.prior) / total
         known = self.known_.take(nearest, axis=0)
         totals = weights @ known + np.float32(self.prior)
         square = (weights * weights) @ known

@@ -80,7 +80,7 @@ class Linear:
         if self.lexical and len(self.lexicon_.ids):
             for ids, row in zip(features.lexical, mean, strict=True):
                 places, values = self.lexicon_.row(ids)
-                row += values @ self.lexical_.take(places, axis=0)
+                row += values.dot(self.lexical_.take(places, axis=0))
         return Estimate(mean, std)
 
     def _read(self, features: Features) -> Floats32:

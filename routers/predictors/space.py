@@ -10,6 +10,7 @@ from ..protocols import Arrays
 from ..types import Features, Floats32
 
 _CLIP = 3.0
+_TINY = np.float32(1e-12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class Space:
         if self.weight != 1.0:
             form = self.scale.scaled(features) * np.float32(self.weight)
             rows = np.concatenate((features.dense, form), axis=1)
-        unit: Floats32 = rows / np.sqrt(np.vecdot(rows, rows) + np.float32(1e-12))[:, None]
+        unit: Floats32 = rows / np.sqrt(np.vecdot(rows, rows) + _TINY)[:, None]
         return unit
 
     def project(self, unit: Floats32) -> Floats32:

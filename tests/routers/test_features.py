@@ -253,6 +253,19 @@ def test_token_estimates(text, low, high):
     assert low <= estimate_tokens(text) <= high
 
 
+def test_what_is_derived_of_features_is_worked_out_once_and_for_each_subset_anew():
+    features = FeatureExtractor(StaticEmbedder()).extract([query_of("one"), query_of("two")], "static")
+    worked: list[int] = []
+
+    def doubled(read):
+        worked.append(len(read))
+        return read.dense * 2
+
+    assert features.once("doubled", doubled) is features.once("doubled", doubled)
+    assert len(features.take(slice(0, 1)).once("doubled", doubled)) == 1
+    assert worked == [2, 1]
+
+
 def test_a_prompt_alone_is_a_query_without_wishes():
     text = "Was ist das und wie geht es?\n```\nx = 1\n```"
     query = query_of(text)
