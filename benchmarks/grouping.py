@@ -10,6 +10,7 @@ in the order of the lines, whoever was used longest ago making room. Loads count
 import argparse
 import asyncio
 import json
+import os
 import random
 import tempfile
 import time
@@ -44,6 +45,7 @@ def config_of(folder: Path, n_rooms: int, evict: str) -> Config:
                 "model": "bundled/smollm2-135m",
                 "context_tokens": 1024 + 64 * n,  # of their own, so that none shares a process
                 "n_parallel": N_PARALLEL,
+                "n_threads": os.cpu_count(),  # nobody else is served
                 "memory": "1GiB",
             },
         }
