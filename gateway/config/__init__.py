@@ -1,20 +1,11 @@
 """`thalamus.yaml`: what it may say (`structs`), read strictly (`file`), every complaint with its line."""
 
+from .expert_structs import DeploymentConfig, ExpertConfig, TimeoutConfig
 from .file import ConfigError, config_warnings, load_config, parse_config
+from .policy_structs import PolicyConfig
 from .secrets import Secret
 from .sizes import size_bytes
-from .structs import (
-    BASE_EMBEDDER,
-    Config,
-    DeploymentConfig,
-    EmbeddingsConfig,
-    ExpertConfig,
-    JournalConfig,
-    PolicyConfig,
-    RedisConfig,
-    ServerConfig,
-    TimeoutConfig,
-)
+from .structs import BASE_EMBEDDER, Config, EmbeddingsConfig, JournalConfig, RedisConfig, ServerConfig
 
 __all__ = [
     "BASE_EMBEDDER",

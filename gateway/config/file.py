@@ -12,9 +12,10 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 
+from .expert_structs import ExpertConfig
 from .rules import violations, warnings_of
 from .secrets import MissingVariableError, Secret, expand
-from .structs import Config, ExpertConfig
+from .structs import Config
 from .yaml_lines import Path as KeyPath
 from .yaml_lines import YamlError, load_with_lines
 

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from datetime import date
 from urllib.parse import urlsplit
 
+from .expert_structs import ExpertConfig, RunnerConfig
 from .secrets import Secret, weakness
 from .sizes import DEVICE, size_bytes
-from .structs import BASE_EMBEDDER, Config, ExpertConfig, RunnerConfig
+from .structs import BASE_EMBEDDER, Config
 from .yaml_lines import Path
 
 Violation = tuple[Path, str]
