@@ -202,6 +202,8 @@ class Runners(Mapping[str, Runner]):
             RunnerUnavailable: it answers somebody, or is on the way.
         """
         desk = self._by_expert[expert]
+        if desk.runner.state == "ready" and desk.move is not None:  # its loading is about to end
+            await asyncio.wait([desk.move])
         state = desk.runner.state
         if state in ("busy", "starting", "stopping") or desk.move:
             raise RunnerUnavailable(f"{desk.name} is {state}")
