@@ -33,19 +33,24 @@ def _either(choose: Callable[[float, float], float], a: float | None, b: float |
     return a if b is None else b if a is None else choose(a, b)
 
 
-def standing_rejections(pool: Sequence[ExpertProfile], require: Require) -> Rejections:
-    """Whom the constraints rule out whatever the query is: by label, by name."""
-    reasons = ((profile.name, _standing_reason(profile, require)) for profile in pool)
-    return {name: reason for name, reason in reasons if reason}
+def standing_rejections(
+    pool: Sequence[ExpertProfile],
+    labels: frozenset[tuple[str, str]],
+    models: frozenset[str] | None,
+    exclude: frozenset[str],
+) -> Rejections:
+    """Whom these parts of a `Require` rule out, whatever the query is: by label, by name."""
 
+    def reason(profile: ExpertProfile) -> str | None:
+        if profile.name in exclude:
+            return "excluded"
+        if models is not None and profile.name not in models:
+            return "not among the models asked for"
+        missing = sorted(labels - profile.labels)
+        return f"lacks label {missing[0][0]}={missing[0][1]}" if missing else None
 
-def _standing_reason(profile: ExpertProfile, require: Require) -> str | None:
-    if profile.name in require.exclude:
-        return "excluded"
-    if require.models is not None and profile.name not in require.models:
-        return "not among the models asked for"
-    missing = sorted(require.labels - profile.labels)
-    return f"lacks label {missing[0][0]}={missing[0][1]}" if missing else None
+    reasons = ((profile.name, reason(profile)) for profile in pool)
+    return {name: why for name, why in reasons if why}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +136,13 @@ def query_rejections(
     if (floor := require.min_quality) is not None:
         quality = prediction.quality[row]
         _reject(found, prediction, quality < floor, lambda e: f"quality {quality[e]:.2f} < floor {floor:.2f}")
-    _reject(
-        found,
-        prediction,
-        ~fleet.available,
-        lambda e: fleet.unavailable.get(prediction.experts[e], "unavailable"),
-    )
+    if not all(fleet.available.tolist()):
+        _reject(
+            found,
+            prediction,
+            ~fleet.available,
+            lambda e: fleet.unavailable.get(prediction.experts[e], "unavailable"),
+        )
     return found
 
 

@@ -7,7 +7,7 @@ else the reason why not. Pure: no clock, no I/O; randomness comes in as `draws`.
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import isnan
 from typing import NamedTuple
 
@@ -70,7 +70,7 @@ class Engine:
         self._guessed = any(profile.quality is not None for profile in pool)
         self._everyone = np.arange(len(self.names))
         self._by_name = np.argsort(np.argsort(self.names))
-        self._standing = lru_cache(maxsize=1024)(lambda require: standing_rejections(self.pool, require))
+        self._standing = lru_cache(maxsize=1024)(partial(standing_rejections, self.pool))
 
     def route(
         self,
@@ -177,7 +177,7 @@ class Engine:
     def _rejections(
         self, query: Query, row: int, prediction: Prediction, require: Require, fleet: Fleet
     ) -> Rejections:
-        standing: Rejections = self._standing(require)
+        standing: Rejections = self._standing(require.labels, require.models, require.exclude)
         passing = query_rejections(query, row, prediction, require, self._limits, fleet)
         rejections = {**passing, **standing} if standing else passing
         if len(rejections) == len(self.names):

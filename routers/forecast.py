@@ -62,6 +62,7 @@ class Forecaster:
         self._price_in, self._price_out = self._prices()
         prefix = np.array([profile.prefix_tokens for profile in self._pool], np.float64)
         self._prefix_cost: Floats = prefix * self._price_in
+        self._prefixed = bool(prefix.any())
         longest = _column(profile.max_output_tokens for profile in self._pool)
         self._longest: Floats | None = None if np.isnan(longest).all() else np.nan_to_num(longest, nan=np.inf)
         self._measure(artifact)
@@ -119,7 +120,8 @@ class Forecaster:
         What stands before every conversation is paid for with each.
         """
         cost = input_tokens * self._price_in
-        cost += self._prefix_cost
+        if self._prefixed:
+            cost += self._prefix_cost
         cost += output_tokens * self._price_out
         return cost if self._all_priced else np.where(self._priced, cost, self._mean_cost)
 

@@ -137,7 +137,7 @@ class Blend:
         self, mean: Floats, correction: Floats | None, strangeness: Floats32
     ) -> tuple[Floats, Floats | None]:
         """What is left of the members' mean and of its correction, (n_queries, n_experts) each."""
-        if np.maximum.reduce(strangeness, initial=0.0) <= _FOREST_FADES[0]:
+        if max(strangeness.tolist(), default=0.0) <= _FOREST_FADES[0]:
             return mean, correction
         if correction is not None:
             correction = correction * fading(strangeness, *_FOREST_FADES)

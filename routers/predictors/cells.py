@@ -28,7 +28,8 @@ class Cells:
         self.centroids = centroids
         self._blocks = np.split(rows, start[1:-1])
         self._places = np.split(np.arange(len(rows)), start[1:-1])
-        self._sizes = np.diff(start).tolist()
+        self._sizes: list[int] = np.diff(start).tolist()
+        self._largest = 1 + max(self._sizes)
         self._least, self._most = _LEAST * len(rows), _MOST * len(rows)
 
     @classmethod
@@ -48,17 +49,16 @@ class Cells:
         order, close = closeness.argsort()[::-1].tolist(), closeness.tolist()
         least, most = max(n_least, self._least), max(n_least, self._most)
         far = close[order[0]] - _REACH
-        chosen, places, n_rows = [], [], 0
+        similarity = np.empty(int(most) + self._largest, np.float32)
+        places, n_rows = [], 0
         for cell in order:
             if n_rows >= (least if close[cell] < far else most):
                 break
-            chosen.append((cell, n_rows))
+            end = n_rows + self._sizes[cell]
+            self._blocks[cell].dot(row, similarity[n_rows:end])
             places.append(self._places[cell])
-            n_rows += self._sizes[cell]
-        similarity = np.empty(n_rows, np.float32)
-        for cell, begin in chosen:
-            np.dot(self._blocks[cell], row, out=similarity[begin : begin + self._sizes[cell]])
-        return similarity, np.concatenate(places)
+            n_rows = end
+        return similarity[:n_rows], np.concatenate(places)
 
     def arrays(self) -> Arrays:
         return {"cell_rows": self.rows, "cell_start": self.start, "cell_centroids": self.centroids}

@@ -10,6 +10,9 @@ from ..types import Estimate, Features, Floats, Floats32
 from .space import Space, one_by_one
 from .targets import centred
 
+_SHARPEST = 300.0
+"""Beyond twice this the exponential of a cosine is no finite number."""
+
 
 class Clusters:
     """Spherical k-means; each cluster's outcomes shrunk to the expert's mean, mixed by nearness.
@@ -35,7 +38,7 @@ class Clusters:
         """Args:
         n_clusters: upper bound; never more than a quarter of the training queries.
         prior: how many outcomes the expert's mean counts for.
-        sharpness: of the softmax over cosines; infinite would take the nearest cluster alone.
+        sharpness: of the softmax over cosines; more than 300 count as 300, which takes the nearest alone.
         form: weight of the form features beside the dense ones.
         n_steps: Lloyd steps.
         """
@@ -72,6 +75,7 @@ class Clusters:
 
     def _ready(self) -> Self:
         """Lay out what predicting reads: values, deviations and ones side by side, to be weighed at once."""
+        self._sharpness = min(self.sharpness, _SHARPEST)
         said = self.mean_ + self.value_
         self._table = np.concatenate((said, self.std_, np.ones((len(said), 1))), axis=1)
         self._columns = np.ascontiguousarray(self.centroids_.T)
@@ -79,8 +83,7 @@ class Clusters:
 
     def predict(self, features: Features) -> Estimate:
         share = one_by_one(self.space_.unit(features), self._columns).astype(np.float64)
-        share -= np.maximum.reduce(share, axis=1, keepdims=True)
-        share *= self.sharpness
+        share *= self._sharpness
         read = np.exp(share, out=share).dot(self._table)
         read /= read[:, -1:]
         n_experts = len(self.mean_)

@@ -69,14 +69,12 @@ class Linear:
         return self._ready()
 
     def predict(self, features: Features) -> Estimate:
-        std = np.empty((len(features), len(self.mean_)))
-        std[:] = self.std_
+        std = self.std_[None].repeat(len(features), axis=0)
         if self.dense or self.form:
             mean = self._read(features).astype(np.float64).dot(self._weights)
             mean += self.mean_
         else:
-            mean = np.empty_like(std)
-            mean[:] = self.mean_
+            mean = self.mean_[None].repeat(len(features), axis=0)
         if self.lexical and len(self.lexicon_.ids):
             for ids, row in zip(features.lexical, mean, strict=True):
                 places, values = self.lexicon_.row(ids)

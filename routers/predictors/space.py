@@ -42,18 +42,15 @@ class FormScale:
 
     def scaled(self, features: Features) -> Floats32:
         """(n_queries, n_form) standardised, clipped at 3 spreads."""
-        return features.once(("form", self.key), self._scaled)
-
-    def beside(self, features: Features) -> Floats32:
-        """(n_queries, dim + n_form) [dense | form]"""
-        return features.once(("dense, form", self.key), self._beside)
-
-    def _scaled(self, features: Features) -> Floats32:
         z = features.form.astype(np.float32)
         z -= self.mean
         z *= self.gain
         clipped: Floats32 = np.minimum(np.maximum(z, -self._limit, out=z), self._limit, out=z)
         return clipped
+
+    def beside(self, features: Features) -> Floats32:
+        """(n_queries, dim + n_form) [dense | form]"""
+        return features.once(self.key, self._beside)
 
     def _beside(self, features: Features) -> Floats32:
         return np.concatenate((features.dense, self.scaled(features)), axis=1)
@@ -81,11 +78,12 @@ class Space:
 
     def unit(self, features: Features) -> Floats32:
         """(n_queries, dim + n_form) float32 of unit length; the same in every space of one weight."""
-        return features.once(("unit", self.weight, self.scale.key), self._unit)
+        return features.once((self.weight, self.scale.key), self._unit)
 
     def _unit(self, features: Features) -> Floats32:
-        rows = self.scale.beside(features)
-        if self.weight != 1.0:
+        if self.weight == 1.0:
+            rows = self.scale.beside(features)
+        else:
             form = self.scale.scaled(features) * np.float32(self.weight)
             rows = np.concatenate((features.dense, form), axis=1)
         unit: Floats32 = rows / np.sqrt(np.vecdot(rows, rows) + _TINY)[:, None]

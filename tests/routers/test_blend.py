@@ -139,6 +139,13 @@ def test_neighbours_all_alike_weigh_alike_however_many_they_are() -> None:
     np.testing.assert_allclose(mean, 0.5, atol=1e-3)
 
 
+def test_clusters_predict_numbers_however_sharp_they_are() -> None:
+    x = made_up(200, 0)
+    y = x.dense[:, :2].astype(np.float64)
+    mean = make_predictor("clusters", {"sharpness": 1e9}).fit(x, y).predict(made_up(20, 1)).mean
+    assert np.isfinite(mean).all()
+
+
 def test_near_cells_decide_as_all_queries_do() -> None:
     x, z = made_up(4000, 0), made_up(400, 1)
     y = (x.dense[:, :4] + 0.3 * np.random.default_rng(0).normal(size=(4000, 4)) > 0).astype(np.float64)
