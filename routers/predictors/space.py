@@ -105,7 +105,7 @@ def one_by_one(rows: Floats32, matrix: Floats32) -> Floats32:
     """rows @ matrix with the very bits that each row alone would have, in whatever company it is."""
     products: Floats32
     if len(rows) == 1:
-        products = np.dot(rows, matrix)
+        products = rows.dot(matrix)
         return products
     products = np.empty((len(rows), matrix.shape[1]), np.float32)
     for row, product in zip(rows, products, strict=True):
