@@ -22,11 +22,15 @@ class BadUpload(BadRequest):
 
 
 class Form:
-    """The parts of an upload: `fields` by name, the file's `filename`; its bytes are in `sink`."""
+    """The parts of an upload: `fields` by name, the file's `filename`; its bytes are in `sink`.
+
+    `ended` says that its last boundary came: what is cut off before it may lack lines.
+    """
 
     def __init__(self, sink: Sink) -> None:
         self.fields: dict[str, str] = {}
         self.filename: str | None = None
+        self.ended = False
         self._sink = sink
         self._header = (bytearray(), bytearray())
         self._headers: dict[bytes, bytes] = {}
@@ -43,10 +47,13 @@ class Form:
             "on_header_end": self._header_end,
             "on_headers_finished": self._headers_end,
             "on_part_data": self._data,
-            "on_part_end": self._end,
+            "on_part_end": self._part_end,
+            "on_end": self._end,
         }
 
     def _begin(self) -> None:
+        if len(self.fields) >= MAX_FIELDS:
+            raise BadUpload(f"an upload has at most {MAX_FIELDS} fields")
         self._headers = {}
         self._value = bytearray()
 
@@ -72,12 +79,15 @@ class Form:
             self._sink.write(data[start:end])
             return
         self._value += data[start:end]
-        if len(self._value) > MAX_FIELD_BYTES or len(self.fields) > MAX_FIELDS:
+        if len(self._value) > MAX_FIELD_BYTES:
             raise BadUpload(f"the field '{self._name[:80]}' is too long", param=self._name[:80])
 
-    def _end(self) -> None:
+    def _part_end(self) -> None:
         if not self._is_file:
             self.fields[self._name] = self._value.decode("utf-8", "replace")
+
+    def _end(self) -> None:
+        self.ended = True
 
 
 async def read_form(content_type: str, pieces: AsyncIterator[bytes], sink: Sink) -> Form:
@@ -104,4 +114,6 @@ async def read_form(content_type: str, pieces: AsyncIterator[bytes], sink: Sink)
         raise BadUpload(f"the upload cannot be read: {error}") from None
     if form.filename is None:
         raise InvalidField("'file' is missing", param="file")
+    if not form.ended:
+        raise BadUpload("the upload is cut off before its last boundary; send it again", param="file")
     return form

@@ -1,6 +1,7 @@
 """`/v1/files`: what batches read and write, each file for the key it belongs to."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 
 from starlette.requests import ClientDisconnect, Request
@@ -18,6 +19,7 @@ from .answers import answer
 DEFAULT_PAGE = 10_000
 SLACK_BYTES = 64 * 1024
 """What a form may have around its file."""
+WHOLE = re.compile("[0-9]{1,9}")
 
 
 def files_of(request: Request) -> Files:
@@ -104,7 +106,7 @@ def page_size(given: str | None, most: int) -> int:
     """
     if given is None:
         return most
-    if not (given.isdigit() and 1 <= int(given) <= most):
+    if not (WHOLE.fullmatch(given) and 1 <= int(given) <= most):
         raise InvalidField(f"'limit' must be a whole number from 1 to {most}", param="limit")
     return int(given)
 

@@ -14,6 +14,8 @@ from gateway.batch.store import NAME, Store
 from tests.fakes.serving import KEY, Gateway, gateway
 
 LINES = b'{"custom_id": "a"}\n{"custom_id": "b"}\n'
+PURPOSE = b'--x\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+FILE = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n' + LINES + b"\r\n"
 
 
 @contextlib.asynccontextmanager
@@ -60,6 +62,15 @@ async def test_files_are_paged_newest_first(tmp_path: Path) -> None:
         assert [file.id async for file in first] == made[::-1]
         assert [file.id async for file in ai.files.list(order="asc", limit=3)] == made
         assert [file.id async for file in ai.files.list(purpose="batch_output")] == []
+
+
+async def test_a_page_size_that_is_none_is_refused(tmp_path: Path) -> None:
+    async with client(tmp_path) as (_, served):
+        for path in ("files", "batches"):
+            for limit in ("0", "²", "٣", "9" * 5000, "1.5", ""):
+                async with served.http.get(f"{served.base}/{path}", params={"limit": limit}) as answer:
+                    assert (answer.status, limit) == (400, limit)
+                    assert (await answer.json())["error"]["param"] == "limit"
 
 
 async def test_a_file_outlives_the_gateway_and_belongs_to_its_key(tmp_path: Path) -> None:
@@ -110,6 +121,13 @@ async def test_a_file_far_too_large_is_refused_before_it_is_read(tmp_path: Path)
             b'--x\r\ncontent-disposition: form-data; name="purpose"\r\n\r\n' + b"y" * 5000 + b"\r\n--x--\r\n",
             "too long",
         ),
+        (
+            "multipart/form-data; boundary=x",
+            b"".join(b'--x\r\ncontent-disposition: form-data; name="%d"\r\n\r\n\r\n' % n for n in range(33)),
+            "at most 32 fields",
+        ),
+        ("multipart/form-data; boundary=x", PURPOSE + FILE, "cut off"),
+        ("multipart/form-data; boundary=x", PURPOSE + FILE[:-12], "cut off"),
     ],
 )
 async def test_a_form_at_fault_is_refused(tmp_path: Path, kind: str, body: bytes, said: str) -> None:
