@@ -1,9 +1,12 @@
 """Calls of a batch: patient where a live request would move on, and within what may be spent."""
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+
+import msgspec
 
 from ..experts.types import Call, Expert, UpstreamError
 from ..fleet import FleetState
@@ -22,6 +25,8 @@ BYTES_PER_TOKEN = 4
 GONE = "is not configured any more"
 OUTPUT_TOKENS = 1000
 """What an answer is taken to have, beforehand, where nobody limits it."""
+
+_count = msgspec.json.Decoder(float | None)
 
 
 class TooDear(Exception):  # noqa: N818 (the call is)
@@ -92,15 +97,27 @@ class Purse:
         n_in = sum(map(len, call.fields.values())) / BYTES_PER_TOKEN
         limit = _limit(call)
         most = n_out or OUTPUT_TOKENS if limit is None else limit
-        return n_in * price.input_usd + most * price.output_usd
+        n_choices = max(1.0, _number(call, "n") or 1.0)
+        output_usd = most * n_choices * price.output_usd if price.output_usd else 0.0
+        return n_in * price.input_usd + output_usd
 
 
-def _limit(call: Call) -> int | None:
+def _limit(call: Call) -> float | None:
+    """The most tokens one choice may have; boundless where a client says what nobody can read."""
     for name in ("max_completion_tokens", "max_tokens"):
-        digits = bytes(call.fields.get(name, b""))
-        if digits.isdigit():
-            return int(digits)
+        if (limit := _number(call, name)) is not None:
+            return limit
     return None
+
+
+def _number(call: Call, name: str) -> float | None:
+    """A field that counts something, None where it is not given."""
+    raw = call.fields.get(name)
+    try:
+        number = None if raw is None else _count.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return math.inf
+    return None if number is None else max(0.0, number)
 
 
 class Caller:

@@ -6,6 +6,8 @@ the results. So it can be stopped at any point, by whatever, and taken up again.
 
 import asyncio
 import contextlib
+import logging
+import sqlite3
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +16,9 @@ from typing import Literal
 from policies import Attempt, Decision, Gather
 
 from ..endpoints.ask import chosen
+from ..errors import GatewayError
 from ..experts.types import Call, UpstreamError
+from ..front import FAILED
 from ..journal import AttemptRecord
 from ..journal_rows import unpack_decision
 from ..ledger import Ledger
@@ -44,6 +48,9 @@ WHY: Mapping[Halt, tuple[str, str]] = {
     "cancelled": ("batch_cancelled", "This request was not made: the batch was cancelled."),
     "expired": ("batch_expired", "This request could not be made before the completion window ended."),
 }
+
+
+log = logging.getLogger("thalamus")
 
 
 class HaltedError(Exception):
@@ -223,6 +230,11 @@ class Run:
         except TooDear as error:
             ending = unasked(row.line.custom_id, "cost_cap_reached", f"This request was not made: {error}.")
             await self._results.put(Closed(row.line, ending))
+        except (OSError, sqlite3.Error):  # the store's or the input's: the batch is tried again
+            raise
+        except Exception:  # a fault of ours in one line is no reason to ask all others again
+            log.exception("line %d of batch %s failed", row.line.n, self._id)
+            await self._results.put(Closed(row.line, refused(row.line.custom_id, GatewayError(FAILED))))
 
     def _order(self, row: Waiting) -> Order:
         _, asked = self._reader.read(self._source.text(row.line))

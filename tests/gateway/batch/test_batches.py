@@ -9,6 +9,9 @@ import openai
 import pytest
 
 from gateway.batch import running
+from gateway.batch.calling import Caller
+from gateway.batch.outcomes import Outcome
+from gateway.experts.types import Call
 from tests.fakes.batches import CHAT, desk, line, said
 from tests.fakes.serving import KEY
 from tests.fakes.upstream import running_upstream
@@ -203,6 +206,45 @@ async def test_no_more_is_spent_than_a_batch_may(tmp_path: Path) -> None:
         assert 0.05 < spent <= 0.1
         assert {row["error"]["code"] for row in errors} == {"cost_cap_reached"}
         assert len(output) + len(errors) == 20
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"max_tokens": int("9" * 400)},
+        {"max_tokens": 5e9},
+        {"max_completion_tokens": None, "max_tokens": "many"},
+        {"max_tokens": 5, "n": 1000},
+        {"max_tokens": 5, "n": int("9" * 400)},
+    ],
+)
+async def test_what_a_line_may_cost_at_most_is_what_it_asks_for(tmp_path: Path, more: dict[str, Any]) -> None:
+    async with desk(tmp_path, ["good"], experts=PRICED) as at:
+        cheap = line("2", "good", max_tokens=5)
+        _, output, errors = await at.run(line("1", "good", **more), cheap, max_usd="1.5")
+        assert [row["error"]["code"] for row in errors] == ["cost_cap_reached"]
+        assert [row["custom_id"] for row in output] == ["2"]
+
+
+async def test_a_line_that_trips_the_gateway_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    called = Caller.call
+
+    async def tripping(self: Caller, name: str, call: Call) -> Outcome:
+        if b"trip" in bytes(call.fields["messages"]):
+            raise ValueError("a fault of ours")
+        return await called(self, name, call)
+
+    monkeypatch.setattr(Caller, "call", tripping)
+    async with desk(tmp_path, ["good"]) as at:
+        lines = [line(str(n), "good", "trip" if n == 3 else "Hi") for n in range(6)]
+        batch, output, errors = await at.run(*lines)
+        assert batch.status == "completed"
+        assert [row["custom_id"] for row in output] == ["0", "1", "2", "4", "5"]
+        assert [(row["custom_id"], row["response"]["status_code"]) for row in errors] == [("3", 500)]
+        assert "a fault of ours" in caplog.text
+        assert at.upstream.n_calls("good") == 5
 
 
 async def test_what_costs_nobody_knows_how_much_is_not_bought_under_a_cap(tmp_path: Path) -> None:
