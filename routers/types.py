@@ -19,6 +19,9 @@ Bools = NDArray[np.bool_]
 Tier = Literal["prior", "static", "encoder"]
 """What a prediction rests on: no look at the text, the cheap embedder, or the encoder."""
 
+MOST_KEPT = 1024
+"""Of more queries nothing derived is kept: there memory counts for more than microseconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
@@ -92,7 +95,9 @@ class Features:
         """What `derive` makes of them, worked out for the first who asks; shared, so not to be changed."""
         found = self._derived.get(what)
         if found is None:
-            found = self._derived[what] = derive(self)
+            found = derive(self)
+            if len(found) <= MOST_KEPT:
+                self._derived[what] = found
         return found
 
 

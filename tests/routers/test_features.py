@@ -266,6 +266,14 @@ def test_what_is_derived_of_features_is_worked_out_once_and_for_each_subset_anew
     assert worked == [2, 1]
 
 
+def test_what_is_derived_of_very_many_queries_is_not_kept():
+    many = FeatureExtractor(StaticEmbedder()).extract([query_of("one")], "static").take(np.zeros(1025, int))
+    few = many.take(slice(0, 1024))
+    kept, fresh = ([read.once("doubled", lambda x: x.dense * 2) for _ in range(2)] for read in (few, many))
+    assert kept[0] is kept[1]
+    assert fresh[0] is not fresh[1]
+
+
 def test_a_prompt_alone_is_a_query_without_wishes():
     text = "Was ist das und wie geht es?\n```\nx = 1\n```"
     query = query_of(text)
