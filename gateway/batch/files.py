@@ -33,6 +33,18 @@ class Files:
             raise FileNotKnown(f"there is no file '{file_id[:80]}'", param="file_id")
         return found
 
+    def located(self, file_id: str, owner: str) -> Path:
+        """Where the bytes of a file of this owner lie.
+
+        Raises:
+            FileNotKnown: as `find`, or its bytes are gone.
+        """
+        self.find(file_id, owner)
+        path = self.path(file_id)
+        if not path.exists():
+            raise FileNotKnown(f"the bytes of '{file_id}' are gone; upload them again", param="file_id")
+        return path
+
     def listed(
         self, owner: str, purpose: str | None, after: str | None, limit: int, newest_first: bool
     ) -> list[StoredFile]:

@@ -61,8 +61,7 @@ async def create(request: Request) -> Response:
     if seconds is None:
         raise InvalidField("'completion_window' must be such as 24h, 30m or 7d", param="completion_window")
     max_usd = _max_usd(wanted)
-    await asyncio.to_thread(jobs.files.find, wanted.input_file_id, owner)
-    path = jobs.files.path(wanted.input_file_id)
+    path = await asyncio.to_thread(jobs.files.located, wanted.input_file_id, owner)
     batch = Batch(
         id=fresh("batch"),
         owner=owner,

@@ -87,8 +87,8 @@ async def one(request: Request) -> Response:
 async def content(request: Request) -> Response:
     """One file's bytes."""
     files, file_id = files_of(request), request.path_params["file_id"]
-    await asyncio.to_thread(files.find, file_id, owner_of(request))
-    return FileResponse(files.path(file_id), media_type="application/octet-stream")
+    path = await asyncio.to_thread(files.located, file_id, owner_of(request))
+    return FileResponse(path, media_type="application/octet-stream")
 
 
 async def delete(request: Request) -> Response:

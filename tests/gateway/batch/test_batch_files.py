@@ -64,6 +64,19 @@ async def test_files_are_paged_newest_first(tmp_path: Path) -> None:
         assert [file.id async for file in ai.files.list(purpose="batch_output")] == []
 
 
+async def test_a_file_whose_bytes_are_gone_is_not_found_but_can_be_deleted(tmp_path: Path) -> None:
+    async with client(tmp_path) as (ai, _):
+        made = await ai.files.create(file=("in.jsonl", LINES), purpose="batch")
+        (tmp_path / "batches" / "files" / made.id).unlink()
+        with pytest.raises(openai.NotFoundError, match="are gone"):
+            await ai.files.content(made.id)
+        with pytest.raises(openai.NotFoundError, match="are gone"):
+            await ai.batches.create(
+                input_file_id=made.id, endpoint="/v1/chat/completions", completion_window="24h"
+            )
+        assert (await ai.files.delete(made.id)).deleted
+
+
 async def test_a_page_size_that_is_none_is_refused(tmp_path: Path) -> None:
     async with client(tmp_path) as (_, served):
         for path in ("files", "batches"):
