@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import CONFIG_OPTION, JSON_OPTION, configuration
+from .options import CONFIG_OPTION, JSON_OPTION, Dollars, configuration
 
 if TYPE_CHECKING:
     from ..batch.engines import Engine
@@ -77,7 +77,7 @@ def command() -> None:
     show_default=True,
     help="As the lines came, written at the end; or as they finish, written meanwhile.",
 )
-@click.option("--max-usd", type=click.FloatRange(min=0), help="Spend no more than this.")
+@click.option("--max-usd", type=Dollars(min=0), help="Spend no more than this.")
 @engine_options
 @click.option("--window", default="24h", show_default=True, help="Give up what is left after 30m, 24h, 7d …")
 @JSON_OPTION
@@ -123,7 +123,7 @@ def run(
 @command.command(epilog=EXAMPLES)
 @click.argument("batch_id", metavar="ID")
 @CONFIG_OPTION
-@click.option("--max-usd", type=click.FloatRange(min=0), help="Spend no more than this in all.")
+@click.option("--max-usd", type=Dollars(min=0), help="Spend no more than this in all.")
 @engine_options
 @JSON_OPTION
 def resume(batch_id: str, config_path: Path, max_usd: float | None, as_json: bool, **where: Any) -> None:

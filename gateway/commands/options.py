@@ -1,7 +1,8 @@
 """What several commands share: where the configuration is, and how its faults are told."""
 
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +20,16 @@ CONFIG_OPTION = click.option(
     help="The configuration to read.",
 )
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+class Dollars(click.FloatRange):
+    """An amount of money; `nan` is none, though it is a float, and would bound nothing."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        usd = float(super().convert(value, param, ctx))
+        if not math.isfinite(usd):
+            self.fail(f"{value!r} is not a number of dollars", param, ctx)
+        return usd
 
 
 class SeveralProblemsError(click.ClickException):

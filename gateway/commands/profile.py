@@ -21,7 +21,7 @@ from ..profiling import Answer, Notebook, Probe, Subject, ask_all, door, outcome
 from ..runner_build import pool_rule, runner_settings
 from ..runners import RunnerError, Runners
 from ..transport import Transport
-from .options import CONFIG_OPTION, JSON_OPTION, configuration
+from .options import CONFIG_OPTION, JSON_OPTION, Dollars, configuration
 
 EXAMPLES = """
 \b
@@ -58,7 +58,7 @@ Examples:
 @click.option("--limit", type=click.IntRange(min=1), help="Ask only the first N probes.")
 @click.option(
     "--max-usd",
-    type=click.FloatRange(min=0),
+    type=Dollars(min=0),
     help="Ask without confirmation if it can cost no more than this.",
 )
 @JSON_OPTION

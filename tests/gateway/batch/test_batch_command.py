@@ -89,6 +89,8 @@ async def test_what_is_wrong_with_a_file_is_told_by_line(tmp_path: Path) -> None
     [
         (("run", "in.jsonl", "nowhere/out.jsonl"), "no folder nowhere"),
         (("run", "in.jsonl", "out.jsonl", "--window", "soon"), "such as 30m"),
+        (("run", "in.jsonl", "out.jsonl", "--max-usd", "nan"), "'nan' is not a number of dollars"),
+        (("run", "in.jsonl", "out.jsonl", "--max-usd", "inf"), "'inf' is not a number of dollars"),
         (("resume", "batch_x"), "no batch 'batch_x'"),
         (("cancel", "batch_x"), "no batch 'batch_x'"),
         (("status", "batch_x"), "no batch 'batch_x'"),
