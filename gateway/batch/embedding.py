@@ -1,5 +1,6 @@
 """Lines whose texts are read here: in the embedders' own threads, a few lines at a time."""
 
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 
 from ..embedding import EmbedderPool
@@ -14,9 +15,16 @@ from ..orders import Story
 from .lines import EMBEDDED_HERE, NO_HEADERS
 from .outcomes import Failure, Outcome
 
+LOOK_AGAIN_S = 0.3
 
-async def embedded_here(call: Call, pool: EmbedderPool | None) -> Outcome:
-    """What came of a line: the very answer a live client gets."""
+
+async def embedded_here(
+    call: Call, pool: EmbedderPool | None, pause: Callable[[float], Awaitable[None]]
+) -> Outcome:
+    """What came of a line: the very answer a live client gets, once there is room for its texts.
+
+    `pause` waits so many seconds, or raises where the batch is to stop.
+    """
     start = perf_counter()
     if pool is None:
         return _failed(GatewayError("no embedder is served here any more"), start)
@@ -25,6 +33,8 @@ async def embedded_here(call: Call, pool: EmbedderPool | None) -> Outcome:
         await ready(pool)
         hints = read_hints(fields, NO_HEADERS)
         asked = read_texts_asked(text_field(fields, "model"), fields, hints, pool)
+        while pool.turns.crowded(len(asked.texts)):
+            await pause(LOOK_AGAIN_S)
         with room(asked, pool):
             order, read = await read_here(asked, fields, hints, pool)
             reply = await read(order, Story(""))

@@ -244,7 +244,7 @@ class Run:
 
     async def _called(self, row: Waiting, order: Order, ask: Ask) -> Outcome:
         if row.expert == EMBEDDED_HERE:
-            return await embedded_here(order.call, self._around.machine.embedders)
+            return await embedded_here(order.call, self._around.machine.embedders, self._pause)
         try:
             call = await self._call(row, order)
         except UpstreamError as error:

@@ -40,9 +40,9 @@ class RunnerConfig(Strict, frozen=True):
 
     `cmd` is the command line of the engine `command`; `${PORT}` in it or in `env` becomes a free port,
     `${API_KEY}` the key that is sent (in `env` no process list shows it). `memory` is what it holds on
-    `device` while loaded; measured where it is not given. `ttl` seconds of idleness unload it; `pinned`, it is
-    loaded at the start and never makes room for another. vLLM is started with further `args` and unloaded by
-    sending it to `sleep` (1, or 2 to drop its weights; 0 ends it). An Ollama daemon is at `url`.
+    `device` while loaded; measured where it is not given. `ttl` seconds of idleness unload it; `pinned`, it
+    is loaded at the start and never makes room for another. vLLM is started with further `args` and unloaded
+    by sending it to `sleep` (1, or 2 to drop its weights; 0 ends it). An Ollama daemon is at `url`.
     """
 
     model: str

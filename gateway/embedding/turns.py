@@ -67,6 +67,10 @@ class Turns:
         finally:
             self.n_waiting -= n_texts
 
+    def crowded(self, n_texts: int) -> bool:
+        """Whether so many more, of somebody who can wait, would take more than half of all places."""
+        return self.n_waiting > 0 and 2 * (self.n_waiting + n_texts) > self._max_waiting
+
     @property
     def wait_s(self) -> float:
         """About how long it takes to read all that waits."""

@@ -331,3 +331,13 @@ async def test_plain_completions_are_answered_too(tmp_path: Path) -> None:
         one = {"custom_id": "1", "method": "POST", "url": url, "body": {"model": "good", "prompt": "x"}}
         _, output, _ = await at.run(one, endpoint=url)
         assert output[0]["response"]["body"]["choices"][0]["text"].startswith("Grüße")
+
+
+async def test_lines_wait_until_the_embedders_have_room(tmp_path: Path) -> None:
+    def texts(n: int) -> dict[str, Any]:
+        body = {"model": "minilm", "input": [f"text {n}", "another"]}
+        return {"custom_id": str(n), "method": "POST", "url": "/v1/embeddings", "body": body}
+
+    async with desk(tmp_path, ["good"], embeddings={"max_waiting": 3}) as at:
+        _, output, errors = await at.run(*(texts(n) for n in range(6)), endpoint="/v1/embeddings")
+        assert (len(output), errors) == (6, [])
