@@ -1,6 +1,7 @@
 """What the processes of a runner write: the last lines in memory, the last two files' worth on disk."""
 
 import logging
+import os
 import re
 from collections import deque
 from pathlib import Path
@@ -37,14 +38,19 @@ class LogTail:
 
     def _keep(self, path: Path, data: bytes) -> None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             if path.exists() and path.stat().st_size > MAX_FILE_BYTES:
                 path.replace(path.with_name(path.name + ".1"))
-            with path.open("ab") as file:
+            with open(path, "ab", opener=_private) as file:
                 file.write(data)
         except OSError as error:
             log.warning("%s: not written any more: %s", path, error.strerror)
             self._path = None
+
+
+def _private(path: str, flags: int) -> int:
+    """Engines write what they are asked, and some their key: for nobody else on this machine."""
+    return os.open(path, flags, 0o600)
 
 
 def log_path(folder: Path, name: str) -> Path:

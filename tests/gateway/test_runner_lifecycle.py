@@ -1,6 +1,7 @@
 import asyncio
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -214,6 +215,13 @@ def test_the_log_tail_is_bounded_however_much_is_written() -> None:
     assert len(lines) <= N_LINES + 1
     assert max(map(len, lines)) <= N_LINE_CHARS
     assert lines[-2].startswith("part999")
+
+
+def test_a_log_on_disk_is_for_nobody_else(tmp_path: Path) -> None:
+    path = tmp_path / "runners" / "a.log"
+    LogTail(path).feed(b"key: hush\n")
+    assert [stat.S_IMODE(one.stat().st_mode) for one in (path.parent, path)] == [0o700, 0o600]
+    assert path.read_bytes() == b"key: hush\n"
 
 
 def test_a_launch_does_not_show_its_secrets() -> None:
