@@ -88,14 +88,26 @@ def _call(method: str, path: str, config_path: Path, url: str | None) -> dict[st
     try:
         with httpx.Client(timeout=TIMEOUT_S, trust_env=False) as http:
             response = http.request(method, f"{base.rstrip('/')}/v1/runners{path}", headers=headers)
-            told: dict[str, Any] = response.json()
+            told: dict[str, Any] = _decoded(response.content)
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise click.ClickException(
             f"no gateway answers at {base}: {error}; `thalamus serve` starts one, --url names another"
         ) from None
     if response.status_code != 200:
-        raise click.ClickException(str(told.get("error", {}).get("message", response.status_code)))
+        raise click.ClickException(told["error"]["message"])
     return told
+
+
+def _decoded(body: bytes) -> dict[str, Any]:
+    """Runners, one of them, or an error of a gateway.
+
+    Raises:
+        ValueError: it is what no gateway says.
+    """
+    match json.loads(body):
+        case {"error": {"message": str()}} | {"object": str()} | {"runner": str()} as told:
+            return dict(told)
+    raise ValueError("what answers there is none")
 
 
 def _list(told: dict[str, Any], as_json: bool) -> None:

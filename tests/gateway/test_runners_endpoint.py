@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import json
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +164,27 @@ def test_no_gateway_is_one_line_that_says_how_to_start_one(
     result = CliRunner().invoke(cli.main, ["runners", "--url", "http://127.0.0.1:9"])
     assert (result.exit_code, result.output.count("\n")) == (1, 1)
     assert "`thalamus serve` starts one" in result.output
+
+
+@pytest.mark.parametrize("body", [b"[]", b'{"detail": "Not Found"}', b'{"error": "not found"}', b"\xff", b""])
+def test_another_server_in_the_gateways_place_is_one_line_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(404)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "thalamus.yaml").write_text("experts: []\n")
+    with HTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        line = ["runners", "--url", f"http://127.0.0.1:{server.server_port}"]
+        result = CliRunner().invoke(cli.main, line)
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert result.output.startswith("Error: no gateway answers at")
