@@ -34,11 +34,6 @@ class Gate:
         self._key_id = None if self._digest is None else self._digest.hex()[:12]
         self._known: set[tuple[bytes, bytes, bytes]] = set()
 
-    @property
-    def needs_key(self) -> bool:
-        """Whether a key is asked for at all."""
-        return self._digest is not None
-
     def admit(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         """The id of the key that was shown (a salted hash), or None where none is needed.
 

@@ -6,13 +6,14 @@ the policy requires.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
 
-from policies import Flag, Goal, Hints, Objective, Require, tighten
+from policies import Flag, Hints, Objective, Require, tighten
 
+from .config import Weights
 from .errors import InvalidField
 
 T = TypeVar("T")
@@ -27,25 +28,6 @@ FlagValue = bool | float | Text
 PREFIX = b"x-thalamus-"
 SESSION_HEADERS = (b"x-thalamus-session-id", b"x-session-id", b"x-litellm-session-id")
 DIAL_TOP = 10.0
-
-
-class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Weights of the soft goals; they stand in for the policy's, all of them."""
-
-    cost: NotNegative = 0.0
-    latency: NotNegative = 0.0
-    size: NotNegative = 0.0
-    recency: NotNegative = 0.0
-    security: NotNegative = 0.0
-    readability: NotNegative = 0.0
-    brevity: NotNegative = 0.0
-    detail: NotNegative = 0.0
-
-    def objective(self) -> Objective:
-        """The same, in the words of `policies`."""
-        weights = {goal: getattr(self, goal) for goal in get_args(Goal)}
-        goals = tuple((goal, weight) for goal, weight in weights.items() if weight)
-        return Objective(cost=self.cost, latency=self.latency, goals=goals)
 
 
 class RouterField(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -85,16 +85,6 @@ def query_of_completion(fields: Mapping[str, msgspec.Raw]) -> Query:
     return _with_wishes(query_of(texts[0]), fields, n_ids + sum(map(estimate_tokens, texts[1:])), False)
 
 
-def query_of_embedding(fields: Mapping[str, msgspec.Raw]) -> Query:
-    """The query in the body of an embedding request: its first input stands for all of them.
-
-    Raises:
-        InvalidField: `input` is missing or malformed.
-    """
-    texts, n_ids = _texts(fields, "input")
-    return _with_wishes(query_of(texts[0]), fields, n_ids + sum(map(estimate_tokens, texts[1:])), False)
-
-
 def read_messages(fields: Mapping[str, msgspec.Raw]) -> list[Message]:
     """The conversation of a chat body.
 

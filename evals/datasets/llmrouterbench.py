@@ -35,12 +35,7 @@ def read_llmrouterbench(source: Path) -> OutcomeTable:
     records = [record for path, run in runs.values() for record in _records(path, run)]
     shared = _shared_prompts(records)
     return table_of(
-        [
-            Record(
-                r.place, {**r.fields, "prompt": r.fields["prompt" if r.fields["id"] in shared else "origin"]}
-            )
-            for r in records
-        ],
+        [record if record.fields["id"] in shared else _by_origin(record) for record in records],
         Provenance(source=f"LLMRouterBench: {source.name}", cost_basis="as the files tell it, USD a call"),
     )
 

@@ -92,11 +92,6 @@ class Batch:
         return self.status in ENDED
 
     @property
-    def n_left(self) -> int:
-        """Lines without a result yet."""
-        return self.n_total - self.n_completed - self.n_failed
-
-    @property
     def expires_at(self) -> float:
         """When what is left is given up, in seconds since 1970."""
         return self.times.get("created_at", 0) + self.window_s

@@ -2,7 +2,7 @@
 
 from .expert_structs import DeploymentConfig, ExpertConfig, TimeoutConfig
 from .file import ConfigError, config_warnings, load_config, parse_config
-from .policy_structs import PolicyConfig
+from .policy_structs import PolicyConfig, Weights
 from .secrets import Secret
 from .sizes import size_bytes
 from .structs import BASE_EMBEDDER, Config, EmbeddingsConfig, JournalConfig, RedisConfig, ServerConfig
@@ -20,6 +20,7 @@ __all__ = [
     "Secret",
     "ServerConfig",
     "TimeoutConfig",
+    "Weights",
     "config_warnings",
     "load_config",
     "parse_config",

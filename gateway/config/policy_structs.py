@@ -1,5 +1,6 @@
 """How to choose."""
 
+from dataclasses import replace
 from typing import Annotated, Literal, get_args
 
 import msgspec
@@ -10,8 +11,8 @@ from policies import Goal, Lead, Objective, PanelRule, Policy, Require
 from .kinds import Labels, NotNegative, Seconds, Share, Strict
 
 
-class ObjectiveConfig(Strict, frozen=True):
-    """Weights of the soft goals, in quality (see `policies.Objective`); `first` comes before all of them."""
+class Weights(Strict, frozen=True):
+    """Weights of the soft goals, in quality (see `policies.Objective`)."""
 
     cost: NotNegative = 0.0
     latency: NotNegative = 0.0
@@ -21,18 +22,25 @@ class ObjectiveConfig(Strict, frozen=True):
     readability: NotNegative = 0.0
     brevity: NotNegative = 0.0
     detail: NotNegative = 0.0
+
+    def objective(self) -> Objective:
+        """The same, in the words of `policies`."""
+        weights = {goal: getattr(self, goal) for goal in get_args(Goal)}
+        goals = tuple((goal, weight) for goal, weight in weights.items() if weight)
+        return Objective(cost=self.cost, latency=self.latency, goals=goals)
+
+
+class ObjectiveConfig(Weights, frozen=True):
+    """Weights of the soft goals, in quality (see `policies.Objective`); `first` comes before all of them."""
+
     first: tuple[Lead, ...] = ()
     within: Share = 0.02
     max_usd_per_1k: NotNegative | None = None
     target_quality: Share | None = None
 
     def objective(self) -> Objective:
-        """The same, in the words of `policies`."""
-        weights = {goal: getattr(self, goal) for goal in get_args(Goal)}
-        return Objective(
-            cost=self.cost,
-            latency=self.latency,
-            goals=tuple((goal, weight) for goal, weight in weights.items() if weight),
+        return replace(
+            Weights.objective(self),
             first=self.first,
             within=self.within,
             max_usd_per_1k=self.max_usd_per_1k,

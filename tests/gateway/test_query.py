@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from gateway.errors import InvalidField
-from gateway.query import TOKENS_PER_IMAGE, query_of_chat, query_of_completion, query_of_embedding
+from gateway.query import TOKENS_PER_IMAGE, query_of_chat, query_of_completion
 from gateway.turns import CONTEXT_CHARS, NOISE_TAGS, routing_text, said
 from routers import Query, estimate_tokens, query_of
 
@@ -45,7 +45,6 @@ def test_a_lone_user_message_is_the_query_of_its_text(prompt: str) -> None:
     assert chat(user(prompt)) == query_of(prompt)
     assert chat(user([{"type": "text", "text": prompt}])) == query_of(prompt)
     assert query_of_completion(raw({"prompt": prompt})) == query_of(prompt)
-    assert query_of_embedding(raw({"input": prompt})) == query_of(prompt)
 
 
 def test_a_short_last_turn_is_read_in_the_light_of_what_was_asked_before() -> None:
@@ -186,7 +185,7 @@ def test_several_prompts_are_routed_by_the_first_and_counted_all() -> None:
 
 @pytest.mark.parametrize(("value", "n_tokens"), [([1, 2, 3], 3), ([[1, 2], [3]], 3)])
 def test_token_ids_cannot_be_read_but_are_counted(value: object, n_tokens: int) -> None:
-    query = query_of_embedding(raw({"input": value}))
+    query = query_of_completion(raw({"prompt": value}))
     assert (query.text, query.n_input_tokens) == ("", n_tokens)
 
 
@@ -213,10 +212,10 @@ def test_a_malformed_conversation_is_refused_where_it_is_malformed(body: dict[st
 
 
 @pytest.mark.parametrize("value", [None, [], 3, {"a": 1}, ["a", 1], [True]])
-def test_a_malformed_input_is_refused(value: object) -> None:
+def test_a_malformed_prompt_is_refused(value: object) -> None:
     with pytest.raises(InvalidField) as caught:
-        query_of_embedding(raw({"input": value}))
-    assert caught.value.param == "input"
+        query_of_completion(raw({"prompt": value}))
+    assert caught.value.param == "prompt"
 
 
 def test_no_turns_make_no_text() -> None:
