@@ -27,8 +27,8 @@ from gateway.batch.store import fresh
 from gateway.batch.types import Batch
 from gateway.config import Config
 from gateway.experts import Call, Expert
+from gateway.experts.transport import Transport
 from gateway.runners import Runner, Runners
-from gateway.transport import Transport
 
 NAMES = ("north", "east", "south", "west")
 SEED = 11

@@ -21,13 +21,13 @@ from starlette.responses import Response
 
 from routers import ExpertProfile
 
-from .auth import Gate
+from .asgi.application import FAILED, Front
+from .asgi.authentication import Gate
 from .batch.engines import Engine
 from .batch.jobs import Jobs
 from .batch.lines import EMBEDDED_HERE
 from .batch.store import Store
 from .config import Config, ExpertConfig
-from .dispatch import Dispatcher
 from .embedding import EmbedderPool
 from .endpoints import (
     batches,
@@ -45,22 +45,22 @@ from .endpoints import (
 )
 from .endpoints.ask import Asking
 from .errors import EndpointNotFound, GatewayError, MethodNotAllowed, to_envelope
+from .execution.accounting import Ledger
+from .execution.responder import Dispatcher
 from .experts import Expert, build_expert
+from .experts.prices import facts_of
+from .experts.profiles import profile_of, profiles
+from .experts.transport import Transport
 from .fleet import FleetState
-from .front import FAILED, Front
 from .journal import Journal
-from .ledger import Ledger
-from .machine import Machine
-from .microbatch import Gatherer
-from .prices import facts_of
-from .profiles import profile_of, profiles
+from .openai.usage import Price
 from .replicas import Replicas
+from .routing.embedding_batcher import Gatherer
 from .runner_build import build_runners
-from .transport import Transport
-from .usage import Price
+from .services import Machine
 
 if TYPE_CHECKING:
-    from .routing import Routing
+    from .routing.router import Routing
 
 RoutingOf = Callable[[Config, Sequence[ExpertProfile]], tuple[Any, Gatherer | None]]
 
@@ -118,7 +118,7 @@ def _replicas(config: Config, fleet: FleetState, experts: Mapping[str, Expert]) 
 
 
 def _routing(config: Config, pool: Sequence[ExpertProfile]) -> "tuple[Routing, Gatherer | None]":
-    from .routing_build import build_routing  # loads the embedders
+    from .routing.build import build_routing  # loads the embedders
 
     return build_routing(config, pool)
 

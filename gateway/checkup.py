@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from .config import Config, ConfigError, config_warnings, load_config
-from .profiles import profiles
+from .experts.profiles import profiles
 
 Outcome = Literal["ok", "warning", "failure"]
 OURS = ("gateway", "routers", "policies", "evals")

@@ -20,7 +20,7 @@ import numpy as np
 from routers import ExpertProfile, OutcomeTable, Provenance, estimate_tokens
 
 from .experts import Call, Expert, UpstreamError
-from .usage import Price, Usage, cost_usd
+from .openai.usage import Price, Usage, cost_usd
 
 
 class Probe(Protocol):

@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from ..dispatch import nobody_answered
+from ..asgi.exchange import fresh_id
 from ..errors import GatewayError, to_envelope
+from ..execution.accounting import Ledger
+from ..execution.panel import together, with_usage
+from ..execution.responder import nobody_answered
+from ..execution.trace import Order, Story
 from ..experts.types import UpstreamError
-from ..ledger import Ledger
-from ..orders import Order, Story
-from ..panels import together, with_usage
-from ..wire import fresh_id
 from .outcomes import Ended, Outcome, story_of
 
 _encode = msgspec.json.encode

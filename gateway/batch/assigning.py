@@ -9,7 +9,7 @@ from policies import Decision, Fleet, Panel
 from ..endpoints.ask import Asked
 from ..errors import GatewayError
 from ..journal_rows import pack_decision
-from ..machine import Machine
+from ..services import Machine
 from .answers import Ending, refused
 from .lines import FaultyLine, LineReader
 from .outcomes import whom

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import msgspec
 
+from ..execution.executor import Performer
+from ..execution.trace import Story
 from ..experts.types import Call, Expert, UpstreamError
 from ..fleet import FleetState
 from ..journal import AttemptRecord
-from ..orders import Story
-from ..performing import Performer
-from ..usage import UNKNOWN_PRICE, Price, cost_usd
+from ..openai.usage import UNKNOWN_PRICE, Price, cost_usd
 from .outcomes import Failure, Outcome
 
 MAX_TRIES = 4

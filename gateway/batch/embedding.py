@@ -5,13 +5,13 @@ from time import perf_counter
 
 from ..embedding import EmbedderPool
 from ..endpoints.embeddings import read_here, ready, room
-from ..endpoints.texts import read_texts_asked
 from ..errors import GatewayError, to_envelope
+from ..execution.trace import Story
 from ..experts.types import Call
-from ..fields import text_field
-from ..hints import read_hints
 from ..journal import AttemptRecord
-from ..orders import Story
+from ..requests.fields import text_field
+from ..requests.options import read_hints
+from ..requests.texts import read_texts_asked
 from .lines import EMBEDDED_HERE, NO_HEADERS
 from .outcomes import Failure, Outcome
 

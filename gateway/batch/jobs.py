@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..ledger import Ledger
-from ..machine import Machine
+from ..execution.accounting import Ledger
+from ..services import Machine
 from .calling import Courtesy, nap
 from .engines import Engine
 from .errors import BatchEnded, BatchNotKnown

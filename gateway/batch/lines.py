@@ -13,13 +13,13 @@ from routers import RoutersError
 
 from ..endpoints import chat, completions, embeddings
 from ..endpoints.ask import NAMED_POLICY, NAMED_REASON, Asked, Door, Reader
-from ..endpoints.texts import read_texts_asked
 from ..errors import GatewayError, InvalidField
+from ..execution.trace import Order
 from ..experts.types import Call, Fields
-from ..fields import read_fields
-from ..hints import read_hints
-from ..machine import Machine
-from ..orders import Order
+from ..requests.fields import read_fields
+from ..requests.options import read_hints
+from ..requests.texts import read_texts_asked
+from ..services import Machine
 
 DOORS: Mapping[str, Door] = {chat.PATH: chat.CHAT, completions.PATH: completions.COMPLETIONS}
 URLS = (*DOORS, embeddings.PATH)

@@ -6,12 +6,12 @@ import msgspec
 
 from policies import Attempt, Gather, Heard, Plan
 
+from ..execution.executor import gathered_of
+from ..execution.trace import Story
 from ..experts.types import Reply, UpstreamError
+from ..experts.upstream import FailureKind
 from ..journal import AttemptRecord
-from ..orders import Story
-from ..performing import gathered_of
-from ..upstream import FailureKind
-from ..usage import Usage
+from ..openai.usage import Usage
 
 
 class Failure(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -16,10 +16,10 @@ import msgspec
 from ..app import limits
 from ..config import Config
 from ..experts import build_expert
+from ..experts.transport import Transport
 from ..experts.types import Call
 from ..fleet import FleetState
 from ..runner_build import build_runners
-from ..transport import Transport
 from .calling import Caller, without
 from .engines import Ask
 from .outcomes import Outcome

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..ledger import Ledger
-from ..orders import Order
+from ..execution.accounting import Ledger
+from ..execution.trace import Order
 from .answers import Ending, concluded
 from .outcomes import Ended, Outcome, next_step, whom
 from .store import Store

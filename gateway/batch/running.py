@@ -15,16 +15,16 @@ from typing import Literal
 
 from policies import Attempt, Decision, Gather
 
+from ..asgi.application import FAILED
 from ..endpoints.ask import chosen
 from ..errors import GatewayError
+from ..execution.accounting import Ledger
+from ..execution.panel import aggregation_call, member_call
+from ..execution.trace import Order
 from ..experts.types import Call, UpstreamError
-from ..front import FAILED
 from ..journal import AttemptRecord
 from ..journal_rows import unpack_decision
-from ..ledger import Ledger
-from ..machine import Machine
-from ..orders import Order
-from ..panels import aggregation_call, member_call
+from ..services import Machine
 from .answers import refused, unasked
 from .assigning import Assigner
 from .calling import Caller, Courtesy, Purse, TooDear, nap

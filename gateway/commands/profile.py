@@ -16,11 +16,11 @@ from routers import OutcomeTable, Provenance, RoutersError
 from ..app import price_of
 from ..config import Config, ExpertConfig
 from ..experts import build_expert
-from ..profiles import profile_of
+from ..experts.profiles import profile_of
+from ..experts.transport import Transport
 from ..profiling import Answer, Notebook, Probe, Subject, ask_all, door, outcome_table, price_usd
 from ..runner_build import pool_rule, runner_settings
 from ..runners import RunnerError, Runners
-from ..transport import Transport
 from .options import CONFIG_OPTION, JSON_OPTION, Dollars, configuration
 
 EXAMPLES = """

@@ -71,11 +71,11 @@ async def _decide(
 
     from ..errors import GatewayError
     from ..experts import Call, ToolExpert, shown_to_tools, solver_of
-    from ..hints import NOTHING
-    from ..inband import wished
-    from ..profiles import profiles
-    from ..query import query_of_chat
-    from ..routing_build import build_routing
+    from ..experts.profiles import profiles
+    from ..requests.flags import wished
+    from ..requests.options import NOTHING
+    from ..requests.query import query_of_chat
+    from ..routing.build import build_routing
 
     policies = config.policies_by_name()
     if policy_name not in policies:

@@ -32,7 +32,7 @@ def command(
     """Serve on http://127.0.0.1:8080, or wherever the configuration says."""
     from msgspec.structs import replace
 
-    from ..auth import is_loopback
+    from ..asgi.authentication import is_loopback
     from ..server import CannotServeError, serve
 
     config = configuration(config_path)

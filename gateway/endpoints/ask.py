@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 from policies import Decision, Hints, Policy, Single
 from routers import Query
 
-from ..dispatch import Dispatcher
+from ..asgi.exchange import Exchange
 from ..errors import InvalidField, ModelNotFound
+from ..execution.responder import Dispatcher
+from ..execution.trace import Order
 from ..experts import Call, Fields, ToolExpert, shown_to_tools
 from ..experts.types import Endpoint
-from ..fields import flag_field, read_fields, text_field
-from ..hints import RequestHints, read_hints
-from ..inband import wished
-from ..machine import Machine
-from ..orders import Order
-from ..wire import Exchange
+from ..requests.fields import flag_field, read_fields, text_field
+from ..requests.flags import wished
+from ..requests.options import RequestHints, read_hints
+from ..services import Machine
 
 NAMED_POLICY = "named"
 NAMED_REASON = "asked for by name"

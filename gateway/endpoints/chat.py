@@ -1,8 +1,8 @@
 """POST /v1/chat/completions"""
 
 from ..experts.types import Fields
-from ..fields import list_field
-from ..query import query_of_chat
+from ..requests.fields import list_field
+from ..requests.query import query_of_chat
 from .ask import Door
 
 PATH = "/v1/chat/completions"

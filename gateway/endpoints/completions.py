@@ -2,7 +2,7 @@
 
 from ..errors import InvalidField
 from ..experts.types import Fields
-from ..query import query_of_completion
+from ..requests.query import query_of_completion
 from .ask import Door
 
 PATH = "/v1/completions"

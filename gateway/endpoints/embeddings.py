@@ -11,21 +11,21 @@ import msgspec
 from policies import Single
 from routers import RoutersError
 
+from ..asgi.exchange import Exchange
 from ..config import BASE_EMBEDDER
-from ..dispatch import Dispatcher
 from ..embedding import Chosen, EmbedderPool, Reading
 from ..errors import InvalidField, ModelNotFound, NothingEligible, Overloaded, Unavailable
+from ..execution.responder import Dispatcher
+from ..execution.trace import Order, Story
 from ..experts.types import Call, Fields, Reply
-from ..fields import read_fields, text_field
-from ..hints import RequestHints, read_hints
 from ..journal import AttemptRecord
-from ..machine import Machine
-from ..microbatch import BusyError
-from ..orders import Order, Story
-from ..usage import Usage
-from ..wire import Exchange
+from ..openai.usage import Usage
+from ..requests.fields import read_fields, text_field
+from ..requests.options import RequestHints, read_hints
+from ..requests.texts import TextsAsked, names_embedder, read_texts_asked
+from ..routing.embedding_batcher import BusyError
+from ..services import Machine
 from .ask import NAMED_POLICY, NAMED_REASON, OURS, expert_names
-from .texts import TextsAsked, names_embedder, read_texts_asked
 
 PATH = "/v1/embeddings"
 

@@ -8,12 +8,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from ..asgi.exchange import ClientGoneError
 from ..batch.errors import FileTooLarge
 from ..batch.files import Files
 from ..batch.types import NOBODY
 from ..batch.uploads import read_form
 from ..errors import InvalidField
-from ..wire import ClientGoneError
 from .answers import answer
 
 DEFAULT_PAGE = 10_000

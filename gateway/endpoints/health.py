@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..machine import Machine
+from ..services import Machine
 from .answers import answer, machine_of
 
 ABLE = ("closed", "half-open", "ready", "busy", "sleeping", "stopping", "stopped")

@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..machine import Machine
 from ..runners import RunnerState, RunnerStatus
+from ..services import Machine
 from .answers import machine_of
 
 Samples = Mapping[Any, float]

@@ -12,8 +12,8 @@ from routers import ExpertProfile
 
 from ..config import BASE_EMBEDDER, ExpertConfig
 from ..embedding import EmbedderPool
-from ..machine import Machine
-from ..profiles import profile_of
+from ..experts.profiles import profile_of
+from ..services import Machine
 from .answers import answer, machine_of
 from .ask import unknown_model
 

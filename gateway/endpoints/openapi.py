@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..hints import RouterField
+from ..requests.options import RouterField
 from .answers import answer
 
 REF = "#/components/schemas/{name}"

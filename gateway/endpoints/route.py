@@ -10,18 +10,18 @@ from starlette.routing import Route
 from policies import decision_record
 from routers import Query
 
+from ..asgi.exchange import ClientGoneError, too_large
 from ..errors import InvalidField
 from ..experts import Call, Fields, shown_to_tools
-from ..fields import read_fields, text_field
-from ..hints import RequestHints, read_hints
-from ..inband import wished
-from ..machine import Machine
-from ..query import query_of_chat, query_of_completion
-from ..wire import ClientGoneError, too_large
+from ..requests.fields import read_fields, text_field
+from ..requests.flags import wished
+from ..requests.options import RequestHints, read_hints
+from ..requests.query import query_of_chat, query_of_completion
+from ..requests.texts import names_embedder, read_texts_asked
+from ..services import Machine
 from .answers import answer, machine_of
 from .ask import expert_names, policy_of, unknown_model
 from .embeddings import choose, ready, room
-from .texts import names_embedder, read_texts_asked
 
 
 async def route(request: Request) -> Response:

@@ -2,12 +2,12 @@
 
 from ..config import ExpertConfig, TimeoutConfig
 from ..runners import Runners
-from ..transport import Transport
 from .lite import LiteLLMExpert
 from .local import LocalExpert
 from .openai import openai_expert
 from .providers import passes_through
 from .tool import ToolExpert, solver_of
+from .transport import Transport
 from .types import Expert
 
 

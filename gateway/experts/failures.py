@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from ..usage import Usage
+from ..openai.usage import Usage
 from .types import Endpoint, UpstreamError
 
 MOVES_ON = frozenset({401, 403, 408, 429})

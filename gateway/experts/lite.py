@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from ..config import DeploymentConfig, ExpertConfig, TimeoutConfig
-from ..sse import EventStream
+from ..openai.events import EventStream
 from .failures import MOVES_ON, SECRET_STATUS, read_whole
 from .regime import Regime
 from .slots import Slots

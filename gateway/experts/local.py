@@ -2,9 +2,9 @@
 
 from ..config import ExpertConfig, TimeoutConfig
 from ..runners import Lease, RunnerBusy, Runners, RunnerUnavailable
-from ..transport import Address, Transport
 from .openai import ENDPOINTS, Place
 from .regime import Regime
+from .transport import Address, Transport
 from .types import Call, Endpoint, Fields, Reply, UpstreamError
 
 DEATHS = frozenset({"connect", "reset", "cut"})

@@ -9,13 +9,13 @@ import msgspec
 from msgspec import Raw
 
 from ..config import DeploymentConfig, ExpertConfig, TimeoutConfig
-from ..sse import EventStream
-from ..transport import Address, Transport
+from ..openai.events import EventStream
 from .breaker import Breaker
 from .failures import read_whole, status_failure, transport_failure
 from .providers import api_base_of, api_key_of
 from .regime import Regime
 from .slots import Slots
+from .transport import Address, Transport
 from .types import Call, Endpoint, Fields, Reply, UpstreamError
 
 ENDPOINTS: tuple[Endpoint, ...] = ("chat/completions", "completions", "embeddings")

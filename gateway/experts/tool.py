@@ -9,8 +9,8 @@ import msgspec
 
 from routers import Query
 
-from ..sse import EventStream
-from ..usage import Usage
+from ..openai.events import EventStream
+from ..openai.usage import Usage
 from .types import Call, Reply, UpstreamError
 
 Solve = Callable[[str], str | None]

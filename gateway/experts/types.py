@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from msgspec import Raw
 
-from ..upstream import UpstreamError
-from ..usage import Usage
+from ..openai.usage import Usage
+from .upstream import UpstreamError
 
 if TYPE_CHECKING:
-    from ..sse import EventStream
+    from ..openai.events import EventStream
 
 __all__ = ["Call", "Endpoint", "Expert", "Fields", "Reply", "UpstreamError"]
 

@@ -9,7 +9,7 @@ from routers import Query
 
 
 class InOrder:
-    """Stands where `gateway.routing.Routing` stands; remembers what it was asked."""
+    """Stands where `gateway.routing.router.Routing` stands; remembers what it was asked."""
 
     degraded = None
     gatherer = None

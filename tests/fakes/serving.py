@@ -13,9 +13,9 @@ from starlette.types import ASGIApp
 
 from gateway.app import front_of, machine_of
 from gateway.config import Config
+from gateway.experts.transport import Transport
 from gateway.joining import JoiningProtocol
-from gateway.machine import Machine
-from gateway.transport import Transport
+from gateway.services import Machine
 from tests.fakes.routing import InOrder
 
 KEY = "sk-test-7d1c0f5be2a94c6688aa"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.auth import MAX_REMEMBERED, Gate, is_loopback
+from gateway.asgi.authentication import MAX_REMEMBERED, Gate, is_loopback
 from gateway.config import Secret, ServerConfig
 from gateway.errors import Forbidden, Unauthenticated
 

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.config import Config, ConfigError, config_warnings, load_config, parse_config
 from gateway.config.secrets import Secret, weakness
-from gateway.profiles import profiles
+from gateway.experts.profiles import profiles
 from policies import Objective
 
 GOOD_KEY = "sk-7f3a9c1e5b2d8046"

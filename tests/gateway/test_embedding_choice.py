@@ -11,11 +11,11 @@ import pytest
 import pytest_asyncio
 
 from gateway import AsyncClient
+from gateway.asgi.exchange import PIECE_BYTES
 from gateway.config import EmbeddingsConfig, parse_config
 from gateway.embedding import EmbedderPool
 from gateway.endpoints.health import degraded
 from gateway.server import application
-from gateway.wire import PIECE_BYTES
 from routers import ArtifactError, EmbedderError, EmbeddingSelection, OnnxEmbedder
 from tests.fakes.embedders import expert_folder, selection_on
 from tests.fakes.serving import Gateway, gateway

@@ -14,9 +14,9 @@ from gateway import AsyncClient, Hints
 from gateway.app import front_of, machine_of
 from gateway.config import Config
 from gateway.errors import InvalidField
-from gateway.hints import NOTHING, read_hints
-from gateway.inband import wished
-from gateway.transport import Transport
+from gateway.experts.transport import Transport
+from gateway.requests.flags import wished
+from gateway.requests.options import NOTHING, read_hints
 from policies import Hints as Asked
 from policies import Objective, Policy, Require
 from tests.fakes.routing import InOrder
@@ -161,7 +161,7 @@ async def test_what_is_routed_by_bears_no_flag(upstream: Upstream, tmp_path: Pat
     async with routed(config, str(tmp_path / "j.sqlite3"), "good") as gateway:
         answer = await gateway.chat("auto", messages=messages, stream=stream)
         assert answer.status == 200
-        (query, *_) = cast("InOrder", gateway.machine.routing).asked[-1]
+        (query, *_) = cast("InOrder", gateway.services.routing).asked[-1]
     assert (query.text, query.n_input_tokens) == ("Why?\n\nIs it so?", 13)
 
 

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from gateway.errors import InvalidField
-from gateway.hints import NOTHING, RequestHints, read_hints
+from gateway.requests.options import NOTHING, RequestHints, read_hints
 from policies import Objective
 
 

@@ -14,7 +14,7 @@ from gateway import surroundings
 from gateway.cli import main
 from gateway.config import parse_config
 from gateway.config.first import Found, first_config
-from gateway.prices import facts_of
+from gateway.experts.prices import facts_of
 from gateway.surroundings import PROVIDERS, Server, providers_with_keys, servers_here
 
 PRICED = [model for provider in PROVIDERS if provider.name != "OpenRouter" for model in provider.models]

@@ -9,10 +9,10 @@ import pytest
 
 from gateway.config import ExpertConfig, TimeoutConfig
 from gateway.experts.local import LocalExpert
+from gateway.experts.transport import Transport
 from gateway.experts.types import Call, UpstreamError
 from gateway.runners import Lease, RunnerBusy, RunnerUnavailable
 from gateway.runners.watchdog import Pulse
-from gateway.transport import Transport
 from tests.fakes.upstream import Upstream, running_upstream, whole
 
 FIELDS = {"messages": msgspec.Raw(b'[{"role":"user","content":"x"}]')}

@@ -10,13 +10,20 @@ import aiohttp
 import msgspec
 import pytest
 
-from gateway import panels
 from gateway.app import front_of, machine_of
 from gateway.config import Config, ConfigError, load_config
+from gateway.execution import panel as panels
+from gateway.execution.panel import (
+    aggregation_call,
+    as_events,
+    events_with_usage,
+    patiently,
+    together,
+    with_usage,
+)
+from gateway.experts.transport import Transport
 from gateway.experts.types import Call, UpstreamError
-from gateway.panels import aggregation_call, as_events, events_with_usage, patiently, together, with_usage
-from gateway.transport import Transport
-from gateway.usage import Usage
+from gateway.openai.usage import Usage
 from policies import PanelRule
 from tests.fakes.serving import Gateway, secret
 from tests.fakes.serving import served as serving

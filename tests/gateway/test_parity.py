@@ -13,7 +13,7 @@ from evals.probes.measured import bundled_outcomes
 from evals.replay import Recorded, replay
 from gateway.app import front_of, machine_of
 from gateway.config import Config
-from gateway.transport import Transport
+from gateway.experts.transport import Transport
 from policies import Objective, Policy, decision_record
 from routers import (
     Artifact,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from gateway.experts import Call, Reply, UpstreamError
+from gateway.openai.usage import Price
 from gateway.profiling import Notebook, Subject, ask_all, outcome_table, price_usd
-from gateway.usage import Price
 from routers import ExpertProfile, Provenance
 
 

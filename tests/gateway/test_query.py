@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from gateway.errors import InvalidField
-from gateway.query import TOKENS_PER_IMAGE, query_of_chat, query_of_completion
-from gateway.turns import CONTEXT_CHARS, NOISE_TAGS, routing_text, said
+from gateway.requests.query import TOKENS_PER_IMAGE, query_of_chat, query_of_completion
+from gateway.requests.user_text import CONTEXT_CHARS, NOISE_TAGS, routing_text, said
 from routers import Query, estimate_tokens, query_of
 
 LONG = "Refactor the parser so that it reports the line of every error, and add tests for it. " * 3

@@ -50,8 +50,8 @@ async def two(config: dict[str, Any], folder: Path) -> AsyncIterator[tuple[Gatew
 
 
 def replicas(gateway: Gateway) -> int:
-    assert gateway.machine.replicas is not None
-    return gateway.machine.replicas.n_replicas
+    assert gateway.services.replicas is not None
+    return gateway.services.replicas.n_replicas
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -87,7 +87,7 @@ async def test_calls_under_way_at_one_replica_are_load_at_the_other(
 
 
 def heard(gateway: Gateway, expert: str) -> object:
-    return gateway.machine.fleet.state(expert)["in_flight_elsewhere"]
+    return gateway.services.fleet.state(expert)["in_flight_elsewhere"]
 
 
 async def test_limits_are_shared_evenly_and_given_back_when_a_replica_leaves(
@@ -102,7 +102,7 @@ async def test_limits_are_shared_evenly_and_given_back_when_a_replica_leaves(
 
 
 def limit(gateway: Gateway) -> int:
-    return gateway.machine.experts["good"].places[0].slots.limit  # type: ignore[attr-defined, no-any-return]
+    return gateway.services.experts["good"].places[0].slots.limit  # type: ignore[attr-defined, no-any-return]
 
 
 async def test_without_redis_answers_go_on_limits_stay_shared_and_readiness_says_so(

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gateway import routing_build
 from gateway.config import Config, parse_config
-from gateway.microbatch import Gatherer
-from gateway.profiles import profiles
-from gateway.routing import Routing
-from gateway.routing_build import build_routing
+from gateway.experts.profiles import profiles
+from gateway.routing.router import build as routing_build
+from gateway.routing.router.build import build_routing
+from gateway.routing.router.embedding_batcher import Gatherer
+from gateway.routing.router.router import Routing
 from policies import Decision, Engine, Fleet, Scale
 from routers import (
     Artifact,

@@ -15,8 +15,8 @@ import psutil
 
 from gateway.app import front_of, machine_of
 from gateway.config import parse_config
+from gateway.experts.transport import Transport
 from gateway.runners import Runners
-from gateway.transport import Transport
 from tests.fakes.routing import InOrder
 from tests.fakes.serving import served
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import sse
 from gateway.experts.types import UpstreamError
-from gateway.sse import EventStream, Splitter, payload_of
+from gateway.openai import events as sse
+from gateway.openai.events import EventStream, Splitter, payload_of
 from tests.fakes.upstream import chunk, events
 
 SPOKEN = chunk("m", {"content": "Grüße 🧠"})

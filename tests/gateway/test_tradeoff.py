@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from gateway import routing_build
 from gateway.cli import main
 from gateway.config import Config, parse_config
 from gateway.errors import InvalidField
-from gateway.profiles import profiles
-from gateway.routing import Routing
-from gateway.routing_build import build_routing
+from gateway.experts.profiles import profiles
+from gateway.routing.router import build as routing_build
+from gateway.routing.router.build import build_routing
+from gateway.routing.router.router import Routing
 from policies import Fleet, Hints, Objective
 from routers import FeatureExtractor, FitSettings, HashingEmbedder, OutcomeTable, fit_artifact, query_of
 

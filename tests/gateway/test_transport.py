@@ -9,7 +9,7 @@ import pytest
 from yarl import URL
 
 from gateway.experts.failures import transport_failure
-from gateway.transport import Address, Transport, proxy_for
+from gateway.experts.transport import Address, Transport, proxy_for
 from tests.fakes.upstream import put, read_head
 
 VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")

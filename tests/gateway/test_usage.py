@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.usage import InputDetails, OutputDetails, Price, Usage, cost_usd
+from gateway.openai.usage import InputDetails, OutputDetails, Price, Usage, cost_usd
 
 PRICE = Price(input_usd=1e-6, output_usd=4e-6)
 

@@ -17,8 +17,8 @@ from gateway.batch.store import fresh
 from gateway.batch.types import Batch
 from gateway.config import Config
 from gateway.experts import Call, Expert, Reply
+from gateway.experts.transport import Transport
 from gateway.runners import Runner
-from gateway.transport import Transport
 from tests.fakes.batches import jsonl, line, rows
 
 N_LINES = 10

@@ -10,7 +10,7 @@ import openai
 from gateway.app import front_of, machine_of
 from gateway.batch.ordering import first_of
 from gateway.config import Config
-from gateway.transport import Transport
+from gateway.experts.transport import Transport
 from policies import Device, Loadable, Resident, Snapshot
 from tests.fakes.batches import CHAT, jsonl, line, rows, said
 from tests.fakes.serving import secret, served

@@ -8,7 +8,7 @@ from functools import lru_cache
 from time import perf_counter, time_ns
 from typing import Any
 
-from .errors import BodyTooLarge, GatewayError, to_envelope
+from ..errors import BodyTooLarge, GatewayError, to_envelope
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

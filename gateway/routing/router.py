@@ -15,8 +15,8 @@ import numpy as np
 from policies import Consult, Decision, Engine, Fleet, Hints, Infeasible, Policy, Unreachable
 from routers import FeatureExtractor, Features, Floats32, Ints, Prediction, Query
 
-from .errors import GatewayError, InvalidField, NothingEligible, Unavailable
-from .microbatch import BusyError, Gatherer
+from ..errors import GatewayError, InvalidField, NothingEligible, Unavailable
+from .embedding_batcher import BusyError, Gatherer
 
 if TYPE_CHECKING:
     from routers import Forecaster

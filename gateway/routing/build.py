@@ -16,9 +16,9 @@ from routers import (
     load_embedder,
 )
 
-from .config import Config
-from .microbatch import Budget, Gatherer
-from .routing import Routing
+from ..config import Config
+from .embedding_batcher import Budget, Gatherer
+from .router import Routing
 
 
 def build_routing(config: Config, pool: Sequence[ExpertProfile]) -> tuple[Routing, Gatherer | None]:

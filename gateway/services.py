@@ -8,16 +8,16 @@ from policies import Policy
 from routers import ExpertProfile
 
 if TYPE_CHECKING:
-    from .auth import Gate
+    from .asgi.authentication import Gate
     from .batch.store import Store
     from .config import Config
     from .embedding import EmbedderPool
     from .experts import Expert
     from .fleet import FleetState
     from .journal import Journal
-    from .microbatch import Gatherer
     from .replicas import Replicas
-    from .routing import Routing
+    from .routing.embedding_batcher import Gatherer
+    from .routing.router import Routing
     from .runners import Runners
 
 

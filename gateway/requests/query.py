@@ -12,8 +12,8 @@ import msgspec
 
 from routers import Query, estimate_tokens, query_of
 
-from .errors import InvalidField
-from .turns import routing_text, said
+from ..errors import InvalidField
+from .user_text import routing_text, said
 
 IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
 TEXT_PARTS = frozenset({"text", "input_text"})

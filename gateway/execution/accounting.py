@@ -3,11 +3,11 @@
 import time
 from collections.abc import Mapping
 
-from .journal import Entry, Journal
-from .orders import Order, Story
-from .panels import together
-from .transcript import answer_of, prompt_of
-from .usage import UNKNOWN_PRICE, Price, Usage, cost_usd
+from ..journal import Entry, Journal
+from ..openai.transcript import answer_of, prompt_of
+from ..openai.usage import UNKNOWN_PRICE, Price, Usage, cost_usd
+from .panel import together
+from .trace import Order, Story
 
 
 class Ledger:

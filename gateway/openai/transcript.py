@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from .experts.types import Call
-from .sse import payload_of, read_chunk
+from ..experts.types import Call
+from .events import payload_of, read_chunk
 
 MAX_BYTES = 1024 * 1024
 ASKED_IN = {"chat/completions": "messages", "completions": "prompt", "embeddings": "input"}

@@ -3,8 +3,8 @@
 import msgspec
 from msgspec import Raw
 
-from .errors import ForbiddenField, InvalidField, InvalidJson
-from .experts.types import Fields
+from ..errors import ForbiddenField, InvalidField, InvalidJson
+from ..experts.types import Fields
 
 FORBIDDEN = frozenset(
     {

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.types import ASGIApp
 
-from .auth import Gate
-from .errors import GatewayError, MethodNotAllowed
-from .wire import ClientGoneError, Exchange, Message, Receive, Scope, Send
+from ..errors import GatewayError, MethodNotAllowed
+from .authentication import Gate
+from .exchange import ClientGoneError, Exchange, Message, Receive, Scope, Send
 
 Handler = Callable[[Exchange], Awaitable[None]]
 FAILED = "the gateway failed; its log says why"

@@ -10,15 +10,15 @@ from time import perf_counter
 
 import msgspec
 
-from .errors import ExpertFailed, GatewayError
-from .experts.types import Expert, Reply, UpstreamError
-from .fleet import FleetState
-from .ledger import Ledger
-from .orders import Order, Story, debug_json
-from .panels import as_events, events_with_usage
-from .performing import Performer, failed_record
-from .sse import EventStream, error_event
-from .wire import Exchange, Headers, fresh_id, header_value
+from ..asgi.exchange import Exchange, Headers, fresh_id, header_value
+from ..errors import ExpertFailed, GatewayError
+from ..experts.types import Expert, Reply, UpstreamError
+from ..fleet import FleetState
+from ..openai.events import EventStream, error_event
+from .accounting import Ledger
+from .executor import Performer, failed_record
+from .panel import as_events, events_with_usage
+from .trace import Order, Story, debug_json
 
 Ask = Callable[[Order, Story], Awaitable[Reply]]
 COST_DIGITS = 10

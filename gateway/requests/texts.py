@@ -13,7 +13,7 @@ from ..config import BASE_EMBEDDER
 from ..embedding import EmbedderPool
 from ..errors import InvalidField
 from ..experts.types import Fields
-from ..hints import RequestHints
+from .options import RequestHints
 
 MAX_TEXTS = 2048
 MAX_TEXT_TOKENS = 8192

@@ -11,13 +11,13 @@ from typing import Literal
 
 from policies import Attempt, Gather, Gathered
 
-from .errors import Unavailable
-from .experts.types import Call, Expert, Reply, UpstreamError
-from .fleet import FleetState
-from .journal_rows import AttemptRecord, Role
-from .orders import Order, Story
-from .panels import aggregation_call, member_call, patiently, together, with_usage
-from .transcript import answer_of
+from ..errors import Unavailable
+from ..experts.types import Call, Expert, Reply, UpstreamError
+from ..fleet import FleetState
+from ..journal_rows import AttemptRecord, Role
+from ..openai.transcript import answer_of
+from .panel import aggregation_call, member_call, patiently, together, with_usage
+from .trace import Order, Story
 
 
 class Performer:

@@ -13,10 +13,10 @@ from msgspec import Raw
 
 from policies import Flag, Hints, Policy, UnknownFlag, known_flags, take_flags, tighten, wish
 
-from .errors import InvalidField
-from .experts.types import Fields
-from .hints import RequestHints
-from .turns import said
+from ..errors import InvalidField
+from ..experts.types import Fields
+from .options import RequestHints
+from .user_text import said
 
 MARKS = (b"[F", b"[f")
 """One of these stands in every body that bears a flag."""

@@ -7,11 +7,11 @@ import msgspec
 
 from policies import Decision, Plan
 
-from .embedding import TextChoice
-from .experts.types import Call
-from .journal import AttemptRecord
-from .journal_rows import record_of
-from .usage import Usage
+from ..embedding import TextChoice
+from ..experts.types import Call
+from ..journal import AttemptRecord
+from ..journal_rows import record_of
+from ..openai.usage import Usage
 
 CLIENT_GONE_STATUS = 499
 MAX_DEBUG_BYTES = 7168

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from routers import ExpertProfile, estimate_tokens, parameters_b
 
-from .config import Config, ExpertConfig
+from ..config import Config, ExpertConfig
+from ..requests.query import TOKENS_PER_TURN
 from .prices import ModelFacts, facts_of
-from .query import TOKENS_PER_TURN
 
 UNKNOWN = ModelFacts()
 PLAIN = frozenset[str]()

@@ -8,9 +8,9 @@ from time import perf_counter
 import msgspec
 from msgspec import Raw
 
-from .experts.types import Call, Endpoint, Fields, UpstreamError
-from .sse import EVENT_END, payload_of
-from .usage import Usage
+from ..experts.types import Call, Endpoint, Fields, UpstreamError
+from ..openai.events import EVENT_END, payload_of
+from ..openai.usage import Usage
 
 PATIENCE_S = 10.0
 MAX_ANSWER_CHARS = 8000

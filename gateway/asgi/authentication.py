@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from .config import ServerConfig
-from .errors import Forbidden, Unauthenticated
+from ..config import ServerConfig
+from ..errors import Forbidden, Unauthenticated
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
 MAX_REMEMBERED = 64

@@ -13,8 +13,8 @@ from msgspec import Meta
 
 from policies import Flag, Hints, Objective, Require, tighten
 
-from .config import Weights
-from .errors import InvalidField
+from ..config import Weights
+from ..errors import InvalidField
 
 T = TypeVar("T")
 NotNegative = Annotated[float, Meta(ge=0)]

@@ -1,0 +1,1 @@
+"""Bytes in, bytes out: the ASGI application, exchanges and authentication. It knows no model."""

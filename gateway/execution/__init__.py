@@ -1,0 +1,1 @@
+"""Decision to response: plans executed, answers sent, requests accounted for."""

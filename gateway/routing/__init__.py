@@ -1,0 +1,1 @@
+"""Query to decision: the router and the embedding batcher."""
