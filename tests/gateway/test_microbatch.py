@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import numpy as np
 import pytest
 
-from gateway.routing.router.embedding_batcher import BURST_S, MAX_BATCH, Budget, BusyError, Gatherer
+from gateway.routing.embedding_batcher import BURST_S, MAX_BATCH, Budget, BusyError, Gatherer
 from routers import Floats32
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from gateway.errors import NothingEligible, Unavailable
-from gateway.routing.router.embedding_batcher import Budget, Gatherer
-from gateway.routing.router.router import Routing
+from gateway.routing.embedding_batcher import Budget, Gatherer
+from gateway.routing.router import Routing
 from policies import Engine, Fleet, Hints, Policy, Require
 from routers import ExpertProfile, FeatureExtractor, Features, Floats32, Prediction, Query, Tier, query_of
 

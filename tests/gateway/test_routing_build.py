@@ -10,9 +10,9 @@ import pytest
 from gateway.config import Config, parse_config
 from gateway.experts.profiles import profiles
 from gateway.routing.router import build as routing_build
-from gateway.routing.router.build import build_routing
-from gateway.routing.router.embedding_batcher import Gatherer
-from gateway.routing.router.router import Routing
+from gateway.routing.build import build_routing
+from gateway.routing.embedding_batcher import Gatherer
+from gateway.routing.router import Routing
 from policies import Decision, Engine, Fleet, Scale
 from routers import (
     Artifact,

@@ -13,8 +13,8 @@ from gateway.config import Config, parse_config
 from gateway.errors import InvalidField
 from gateway.experts.profiles import profiles
 from gateway.routing.router import build as routing_build
-from gateway.routing.router.build import build_routing
-from gateway.routing.router.router import Routing
+from gateway.routing.build import build_routing
+from gateway.routing.router import Routing
 from policies import Fleet, Hints, Objective
 from routers import FeatureExtractor, FitSettings, HashingEmbedder, OutcomeTable, fit_artifact, query_of
 
