@@ -9,7 +9,7 @@ import pytest
 
 from gateway.config import Config, parse_config
 from gateway.experts.profiles import profiles
-from gateway.routing.router import build as routing_build
+from gateway.routing import build as routing_build
 from gateway.routing.build import build_routing
 from gateway.routing.embedding_batcher import Gatherer
 from gateway.routing.router import Routing

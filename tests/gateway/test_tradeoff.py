@@ -12,7 +12,7 @@ from gateway.cli import main
 from gateway.config import Config, parse_config
 from gateway.errors import InvalidField
 from gateway.experts.profiles import profiles
-from gateway.routing.router import build as routing_build
+from gateway.routing import build as routing_build
 from gateway.routing.build import build_routing
 from gateway.routing.router import Routing
 from policies import Fleet, Hints, Objective
