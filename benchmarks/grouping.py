@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.app import ledger_of, limits, machine_of, running
+from gateway.app import build_accounting, build_services, open_services, parallel_limits
 from gateway.batch.jobs import Jobs
 from gateway.batch.source import mark_of
 from gateway.batch.store import fresh
@@ -106,14 +106,14 @@ async def grouped(folder: Path, n_rooms: int, lines: list[tuple[str, str]]) -> t
         times={"created_at": int(time.time())},
     )
     config, transport = config_of(folder, n_rooms, "lookahead"), Transport()
-    machine = machine_of(config, transport)
-    async with running(machine, transport):
-        assert machine.runners is not None
-        await machine.runners.settled()
-        loads = Loads(machine.runners)
+    services = build_services(config, transport)
+    async with open_services(services, transport):
+        assert services.runners is not None
+        await services.runners.settled()
+        loads = Loads(services.runners)
         start = time.perf_counter()
-        machine.store.add_batch(batch)
-        await Jobs(machine, ledger_of(machine), limits(config)).work(batch.id)
+        services.store.add_batch(batch)
+        await Jobs(services, build_accounting(services), parallel_limits(config)).work(batch.id)
         seconds = time.perf_counter() - start
     rows = [json.loads(row) for row in out.open()]
     answered = {row["custom_id"] for row in rows if row["response"]["status_code"] == 200}
@@ -127,21 +127,21 @@ async def grouped(folder: Path, n_rooms: int, lines: list[tuple[str, str]]) -> t
 async def as_they_come(folder: Path, n_rooms: int, lines: list[tuple[str, str]]) -> tuple[float, int, int]:
     """The same as the lines come: the next is asked when its expert is there, or nobody is asked any more."""
     transport = Transport()
-    machine = machine_of(config_of(folder, n_rooms, "lru"), transport)
-    async with running(machine, transport):
-        assert machine.runners is not None
-        await machine.runners.settled()
-        loads = Loads(machine.runners)
+    services = build_services(config_of(folder, n_rooms, "lru"), transport)
+    async with open_services(services, transport):
+        assert services.runners is not None
+        await services.runners.settled()
+        loads = Loads(services.runners)
         start = time.perf_counter()
         asked: dict[asyncio.Task[bytes], str] = {}
         n_answered = 0
         for expert, prompt in lines:
-            while asked and not may_start(expert, asked, machine.runners):
+            while asked and not may_start(expert, asked, services.runners):
                 await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
                 for task in [task for task in asked if task.done()]:
                     del asked[task]
                     n_answered += bool(task.result())
-            asked[asyncio.ensure_future(one_call(machine.experts[expert], prompt))] = expert
+            asked[asyncio.ensure_future(one_call(services.experts[expert], prompt))] = expert
         n_answered += sum(map(bool, await asyncio.gather(*asked)))
         return time.perf_counter() - start, loads.n, n_answered
 

@@ -21,8 +21,8 @@ from starlette.responses import Response
 
 from routers import ExpertProfile
 
-from .asgi.application import FAILED, Front
-from .asgi.authentication import Gate
+from .asgi.application import INTERNAL_ERROR, Application
+from .asgi.authentication import Authenticator
 from .batch.engines import Engine
 from .batch.jobs import Jobs
 from .batch.lines import EMBEDDED_HERE
@@ -45,8 +45,8 @@ from .endpoints import (
 )
 from .endpoints.ask import Asking
 from .errors import EndpointNotFound, GatewayError, MethodNotAllowed, to_envelope
-from .execution.accounting import Ledger
-from .execution.responder import Dispatcher
+from .execution.accounting import Accounting
+from .execution.responder import Responder
 from .experts import Expert, build_expert
 from .experts.prices import facts_of
 from .experts.profiles import profile_of, profiles
@@ -57,15 +57,15 @@ from .openai.usage import Price
 from .replicas import Replicas
 from .routing.embedding_batcher import Gatherer
 from .runner_build import build_runners
-from .services import Machine
+from .services import Services
 
 if TYPE_CHECKING:
-    from .routing.router import Routing
+    from .routing.router import Router
 
-RoutingOf = Callable[[Config, Sequence[ExpertProfile]], tuple[Any, Gatherer | None]]
+RouterFactory = Callable[[Config, Sequence[ExpertProfile]], tuple[Any, Gatherer | None]]
 
 
-def build_app(config: Config) -> Front:
+def create_app(config: Config) -> Application:
     """The gateway as an ASGI application. No connection is made and no runner started before its lifespan.
 
     Raises:
@@ -73,38 +73,40 @@ def build_app(config: Config) -> Front:
         JournalError, StoreError: the journal or the store of batches cannot be opened.
     """
     transport = Transport()
-    return front_of(machine_of(config, transport), transport)
+    return build_application(build_services(config, transport), transport)
 
 
-def machine_of(config: Config, transport: Transport, routing_of: RoutingOf | None = None) -> Machine:
+def build_services(
+    config: Config, transport: Transport, build_router: RouterFactory | None = None
+) -> Services:
     """The parts, made from the configuration and of one another."""
     local = build_runners(config)
     experts = {
         expert.name: build_expert(expert, config.timeouts, transport, local) for expert in config.experts
     }
     pool = profiles(config)
-    routing, gatherer = (routing_of or _routing)(config, pool)
-    fleet = FleetState([profile.name for profile in pool], limits(config), away_s=local.away_s)
+    router, gatherer = (build_router or build_default_router)(config, pool)
+    fleet = FleetState([profile.name for profile in pool], parallel_limits(config), away_s=local.away_s)
     local.on_change.append(fleet.look_again)
     store = Store.open(config.batches_path)
-    return Machine(
+    return Services(
         config=config,
         profiles=pool,
         policies=config.policies_by_name(),
         experts=experts,
         fleet=fleet,
-        routing=routing,
+        router=router,
         gatherer=gatherer,
-        embedders=pool_of(config),
+        embedders=build_embedders(config),
         journal=Journal.open(config.journal),
         runners=local,
-        gate=Gate(config.server, store.salt),
-        replicas=_replicas(config, fleet, experts),
+        gate=Authenticator(config.server, store.salt),
+        replicas=build_replicas(config, fleet, experts),
         store=store,
     )
 
 
-def _replicas(config: Config, fleet: FleetState, experts: Mapping[str, Expert]) -> Replicas | None:
+def build_replicas(config: Config, fleet: FleetState, experts: Mapping[str, Expert]) -> Replicas | None:
     """What is shared through Redis, if one is named: the upstreams that are not this gateway's own."""
     if config.redis is None:
         return None
@@ -117,13 +119,13 @@ def _replicas(config: Config, fleet: FleetState, experts: Mapping[str, Expert]) 
     return Replicas(config.redis, fleet, shared, share)
 
 
-def _routing(config: Config, pool: Sequence[ExpertProfile]) -> "tuple[Routing, Gatherer | None]":
+def build_default_router(config: Config, pool: Sequence[ExpertProfile]) -> "tuple[Router, Gatherer | None]":
     from .routing.build import build_routing  # loads the embedders
 
     return build_routing(config, pool)
 
 
-def pool_of(config: Config) -> EmbedderPool | None:
+def build_embedders(config: Config) -> EmbedderPool | None:
     """The embedders served here, None where the configuration wants none.
 
     Raises:
@@ -138,50 +140,52 @@ def pool_of(config: Config) -> EmbedderPool | None:
     return pool
 
 
-def front_of(machine: Machine, transport: Transport) -> Front:
+def build_application(services: Services, transport: Transport) -> Application:
     """The application around a machine."""
-    ledger = ledger_of(machine)
-    dispatcher = Dispatcher(machine.experts, machine.fleet, ledger)
-    asking = Asking(machine, dispatcher)
+    ledger = build_accounting(services)
+    responder = Responder(services.experts, services.fleet, ledger)
+    asking = Asking(services, responder)
     hot = {
         chat.PATH: asking.handler(chat.CHAT),
         completions.PATH: asking.handler(completions.COMPLETIONS),
-        embeddings.PATH: embeddings.Embedding(machine, dispatcher).handler(),
+        embeddings.PATH: embeddings.Embedding(services, responder).handler(),
     }
-    jobs = Jobs(machine, ledger, limits(machine.config), lambda: front.n_live)
-    front = Front(hot, rest_of(machine, transport, jobs), machine.gate)
+    jobs = Jobs(services, ledger, parallel_limits(services.config), lambda: front.n_in_flight)
+    front = Application(hot, build_starlette_app(services, transport, jobs), services.gate)
     return front
 
 
-def ledger_of(machine: Machine) -> Ledger:
+def build_accounting(services: Services) -> Accounting:
     """What everything costs, and the journal it is told to."""
-    here = (*machine.embedders.names, EMBEDDED_HERE) if machine.embedders else ()
-    costs = {**prices(machine.config), **dict.fromkeys(here, Price(0.0, 0.0))}
-    return Ledger(costs, machine.journal)
+    here = (*services.embedders.names, EMBEDDED_HERE) if services.embedders else ()
+    costs = {**expert_prices(services.config), **dict.fromkeys(here, Price(0.0, 0.0))}
+    return Accounting(costs, services.journal)
 
 
 @contextlib.asynccontextmanager
-async def batches_of(config: Config, calls: bool = True, engine: Engine | None = None) -> AsyncIterator[Jobs]:
+async def open_batches(
+    config: Config, calls: bool = True, engine: Engine | None = None
+) -> AsyncIterator[Jobs]:
     """Batches without a server: the same parts, opened, and closed again however it ends.
 
     Without `calls` no expert can be asked from here, and none is started: enough to cancel, or where an
     `engine` makes the calls.
 
     Raises:
-        ValueError, JournalError, StoreError: as `build_app`.
+        ValueError, JournalError, StoreError: as `create_app`.
     """
     transport = Transport()
-    machine = machine_of(config, transport)
-    async with running(machine, transport) if calls else keeping(machine):
-        yield Jobs(machine, ledger_of(machine), limits(config), engine=engine)
+    services = build_services(config, transport)
+    async with open_services(services, transport) if calls else open_storage(services):
+        yield Jobs(services, build_accounting(services), parallel_limits(config), engine=engine)
 
 
-def rest_of(machine: Machine, transport: Transport, jobs: Jobs) -> Starlette:
+def build_starlette_app(services: Services, transport: Transport, jobs: Jobs) -> Starlette:
     """Everything that is not hot, and the lifespan of all."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with running(machine, transport):
+        async with open_services(services, transport):
             await jobs.start()
             try:
                 yield
@@ -200,47 +204,51 @@ def rest_of(machine: Machine, transport: Transport, jobs: Jobs) -> Starlette:
             *metrics.ROUTES,
             *openapi.ROUTES,
         ],
-        exception_handlers={HTTPException: _refused, GatewayError: _refused, Exception: _failed},
+        exception_handlers={
+            HTTPException: handle_error,
+            GatewayError: handle_error,
+            Exception: handle_failure,
+        },
         lifespan=lifespan,
     )
-    app.state.machine = machine
+    app.state.services = services
     app.state.jobs = jobs
     return app
 
 
 @contextlib.asynccontextmanager
-async def keeping(machine: Machine) -> AsyncIterator[None]:
+async def open_storage(services: Services) -> AsyncIterator[None]:
     """What is kept on disk, open already, closed again however it ends."""
     try:
         yield
     finally:
-        if machine.gatherer is not None:
-            machine.gatherer.close()
-        if machine.embedders is not None:
-            machine.embedders.close()
-        await machine.journal.close()
-        machine.store.close()
+        if services.gatherer is not None:
+            services.gatherer.close()
+        if services.embedders is not None:
+            services.embedders.close()
+        await services.journal.close()
+        services.store.close()
 
 
 @contextlib.asynccontextmanager
-async def running(machine: Machine, transport: Transport) -> AsyncIterator[None]:
+async def open_services(services: Services, transport: Transport) -> AsyncIterator[None]:
     """Everything opened, and closed again however it ends."""
     async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(keeping(machine))
+        await stack.enter_async_context(open_storage(services))
         await transport.open()
         stack.push_async_callback(transport.close)
-        for expert in machine.experts.values():
+        for expert in services.experts.values():
             stack.push_async_callback(expert.close)
-        if machine.runners:
-            stack.push_async_callback(machine.runners.stop)
-            await machine.runners.start()
-        if machine.replicas is not None:
-            stack.push_async_callback(machine.replicas.close)
-            await machine.replicas.start()
+        if services.runners:
+            stack.push_async_callback(services.runners.stop)
+            await services.runners.start()
+        if services.replicas is not None:
+            stack.push_async_callback(services.replicas.close)
+            await services.replicas.start()
         yield
 
 
-def limits(config: Config) -> dict[str, int | None]:
+def parallel_limits(config: Config) -> dict[str, int | None]:
     """How many calls each expert serves at a time; None where there is no bound."""
     return {expert.name: max_parallel(expert) for expert in config.experts}
 
@@ -253,12 +261,12 @@ def max_parallel(expert: ExpertConfig) -> int | None:
     return sum(known) if len(known) == len(bounds) else None
 
 
-def prices(config: Config) -> Mapping[str, Price]:
+def expert_prices(config: Config) -> Mapping[str, Price]:
     """What each expert charges."""
-    return {expert.name: price_of(expert) for expert in config.experts}
+    return {expert.name: expert_price(expert) for expert in config.experts}
 
 
-def price_of(expert: ExpertConfig) -> Price:
+def expert_price(expert: ExpertConfig) -> Price:
     """What an expert charges for a token."""
     profile = profile_of(expert)
     facts = facts_of(expert.model) if expert.input_cost_per_token is None and not expert.is_local else None
@@ -270,19 +278,19 @@ def price_of(expert: ExpertConfig) -> Price:
     )
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def handle_error(request: Request, error: Exception) -> Response:
     """Starlette's refusals and ours, in OpenAI's envelope."""
-    refusal = error if isinstance(error, GatewayError) else _in_our_words(request, error)
+    refusal = error if isinstance(error, GatewayError) else as_gateway_error(request, error)
     headers = {name.decode(): value.decode() for name, value in refusal.headers()}
     return Response(to_envelope(refusal), refusal.status, headers, media_type="application/json")
 
 
-async def _failed(request: Request, error: Exception) -> Response:
+async def handle_failure(request: Request, error: Exception) -> Response:
     """A fault of ours, in the same envelope; Starlette raises it again, and the front logs it."""
-    return await _refused(request, GatewayError(FAILED))
+    return await handle_error(request, GatewayError(INTERNAL_ERROR))
 
 
-def _in_our_words(request: Request, error: Exception) -> GatewayError:
+def as_gateway_error(request: Request, error: Exception) -> GatewayError:
     path, method = request.url.path, request.method
     if isinstance(error, HTTPException) and error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "").split(", ")

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from routers import RoutersError
 
-from .app import build_app
+from .app import create_app
 from .batch.errors import StoreError
 from .config import Config, ConfigError, config_warnings, load_config
 from .greeting import greeting
@@ -71,9 +71,9 @@ def application(config: Config) -> ASGIApp:
     """The gateway, which also answers the browsers of `server.cors_origins` where there are any.
 
     Raises:
-        JournalError, StoreError, RoutersError, ValueError: as `build_app`.
+        JournalError, StoreError, RoutersError, ValueError: as `create_app`.
     """
-    app: ASGIApp = build_app(config)
+    app: ASGIApp = create_app(config)
     if not config.server.cors_origins:
         return app
     origins = [origin.rstrip("/") for origin in config.server.cors_origins]

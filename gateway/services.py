@@ -8,7 +8,7 @@ from policies import Policy
 from routers import ExpertProfile
 
 if TYPE_CHECKING:
-    from .asgi.authentication import Gate
+    from .asgi.authentication import Authenticator
     from .batch.store import Store
     from .config import Config
     from .embedding import EmbedderPool
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
     from .journal import Journal
     from .replicas import Replicas
     from .routing.embedding_batcher import Gatherer
-    from .routing.router import Routing
+    from .routing.router import Router
     from .runners import Runners
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
-    """Built once by `build_app`; endpoints find it at `request.app.state.machine`."""
+class Services:
+    """Built once by `create_app`; endpoints find it at `request.app.state.machine`."""
 
     config: "Config"
     profiles: tuple[ExpertProfile, ...]
     policies: Mapping[str, Policy]
     experts: "Mapping[str, Expert]"
     fleet: "FleetState"
-    routing: "Routing"
+    router: "Router"
     gatherer: "Gatherer | None"
     embedders: "EmbedderPool | None"
     journal: "Journal"
     runners: "Runners"
-    gate: "Gate"
+    gate: "Authenticator"
     replicas: "Replicas | None"
     store: "Store"

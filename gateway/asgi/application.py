@@ -11,24 +11,24 @@ from collections.abc import Awaitable, Callable, Mapping
 from starlette.types import ASGIApp
 
 from ..errors import GatewayError, MethodNotAllowed
-from .authentication import Gate
-from .exchange import ClientGoneError, Exchange, Message, Receive, Scope, Send
+from .authentication import Authenticator
+from .exchange import ClientDisconnectedError, Exchange, Message, Receive, Scope, Send
 
 Handler = Callable[[Exchange], Awaitable[None]]
-FAILED = "the gateway failed; its log says why"
+INTERNAL_ERROR = "the gateway failed; its log says why"
 OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
 
 log = logging.getLogger("thalamus")
 
 
-class Front:
+class Application:
     """ASGI application: POST to a path of `hot` goes straight to its handler, all else to `rest`."""
 
-    def __init__(self, hot: Mapping[str, Handler], rest: ASGIApp, gate: Gate) -> None:
+    def __init__(self, hot: Mapping[str, Handler], rest: ASGIApp, gate: Authenticator) -> None:
         self._hot = dict(hot)
         self._rest = rest
         self._gate = gate
-        self.n_live = 0
+        self.n_in_flight = 0
         """Requests of `hot` being answered now."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,45 +40,45 @@ class Front:
             await self._serve(exchange, receive, send)
         except GatewayError as error:
             await self._refuse(exchange, error)
-        except ClientGoneError:
+        except ClientDisconnectedError:
             pass
         except asyncio.CancelledError:
             if not exchange.gone:
                 raise
         except Exception:
             log.exception("request %s failed", exchange.request_id.decode())
-            await self._refuse(exchange, GatewayError(FAILED))
+            await self._refuse(exchange, GatewayError(INTERNAL_ERROR))
         finally:
             exchange.finish()
 
     async def _serve(self, exchange: Exchange, receive: Receive, send: Send) -> None:
         path = exchange.path
         if path not in OPEN_PATHS:
-            exchange.key_id = self._gate.admit(exchange.scope["headers"])
+            exchange.key_id = self._gate.authenticate(exchange.scope["headers"])
         handler = self._hot.get(path)
         if handler is None:
             exchange.scope.setdefault("state", {})["key_id"] = exchange.key_id
-            await self._rest(exchange.scope, receive, self._marked(exchange, send))
+            await self._rest(exchange.scope, receive, self._with_request_id(exchange, send))
         elif exchange.scope["method"] == "POST":
-            self.n_live += 1
+            self.n_in_flight += 1
             try:
                 await handler(exchange)
             finally:
-                self.n_live -= 1
+                self.n_in_flight -= 1
         else:
             raise MethodNotAllowed(f"{path} takes POST, not {exchange.scope['method']}", ["POST"])
 
     @staticmethod
-    def _marked(exchange: Exchange, send: Send) -> Send:
+    def _with_request_id(exchange: Exchange, send: Send) -> Send:
         """The same `send`, that puts the request's id on the response."""
 
-        async def marked(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.responded = True
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", exchange.request_id)]
             await send(message)
 
-        return marked
+        return send_with_id
 
     @staticmethod
     async def _refuse(exchange: Exchange, error: GatewayError) -> None:

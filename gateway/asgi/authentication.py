@@ -22,7 +22,7 @@ _LOOPBACK_ADDRESS = re.compile(r"127(\.\d{1,3}){3}")
 _WATCHED = frozenset({b"authorization", b"x-api-key", b"host", b"origin"})
 
 
-class Gate:
+class Authenticator:
     """Admits a request or says why not. Ids of keys hang on `salt`: the same as long as that is kept."""
 
     def __init__(self, config: ServerConfig, salt: bytes | None = None) -> None:
@@ -34,7 +34,7 @@ class Gate:
         self._key_id = None if self._digest is None else self._digest.hex()[:12]
         self._known: set[tuple[bytes, bytes, bytes]] = set()
 
-    def admit(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         """The id of the key that was shown (a salted hash), or None where none is needed.
 
         Raises:
@@ -53,21 +53,21 @@ class Gate:
         seen = (key, host, origin)
         if seen in self._known:
             return self._key_id
-        self._examine(key, host, origin)
+        self._check(key, host, origin)
         if len(self._known) >= MAX_REMEMBERED:
             self._known.clear()
         self._known.add(seen)
         return self._key_id
 
-    def _examine(self, key: bytes, host: bytes, origin: bytes) -> None:
+    def _check(self, key: bytes, host: bytes, origin: bytes) -> None:
         if self._digest is not None:
-            self._examine_key(key)
+            self._check_key(key)
         else:
-            self._examine_host(host.decode("latin-1"))
+            self._check_host(host.decode("latin-1"))
         if origin:
-            self._examine_origin(origin.decode("latin-1"), host.decode("latin-1"))
+            self._check_origin(origin.decode("latin-1"), host.decode("latin-1"))
 
-    def _examine_key(self, shown: bytes) -> None:
+    def _check_key(self, shown: bytes) -> None:
         scheme, _, token = shown.partition(b" ")
         if token and scheme.lower() == b"bearer":
             shown = token.strip()
@@ -76,7 +76,7 @@ class Gate:
         if not hmac.compare_digest(self._hash(shown), self._digest or b""):
             raise Unauthenticated("this API key is not accepted here")
 
-    def _examine_host(self, host: str) -> None:
+    def _check_host(self, host: str) -> None:
         name = _without_port(host)
         if not self._is_ours(name):
             raise Forbidden(
@@ -84,7 +84,7 @@ class Gate:
                 f"the request's Host is {name[:80]!r} (server.allowed_hosts in the configuration adds names)"
             )
 
-    def _examine_origin(self, origin: str, host: str) -> None:
+    def _check_origin(self, origin: str, host: str) -> None:
         if origin.rstrip("/").lower() in self._origins:
             return
         try:

@@ -24,7 +24,7 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 UNSAFE = re.compile(r"[^\x20-\x7e]")
 
 
-class ClientGoneError(Exception):
+class ClientDisconnectedError(Exception):
     """The client closed its connection before it had sent its request."""
 
 
@@ -55,7 +55,7 @@ class Exchange:
         self.scope = scope
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.path: str = scope["path"]
-        self.request_id = request_id_of(self.headers.get(b"x-request-id"))
+        self.request_id = choose_request_id(self.headers.get(b"x-request-id"))
         self.key_id: str | None = None
         self.started_s = perf_counter()
         self.responded = False
@@ -75,13 +75,13 @@ class Exchange:
         """
         declared = self.headers.get(b"content-length")
         if declared is not None and declared.isdigit() and int(declared) > max_bytes:
-            raise too_large(max_bytes)
+            raise body_too_large(max_bytes)
         message = await self._receive()
         body: bytes = message.get("body", b"")
         if message.get("more_body") or message["type"] != "http.request":
             body = await self._rest(message, max_bytes)
         if len(body) > max_bytes:
-            raise too_large(max_bytes)
+            raise body_too_large(max_bytes)
         self._task = asyncio.current_task()
         # A watcher is a task; calls that end at once never pay for one.
         self._handle = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._start_watching)
@@ -92,11 +92,11 @@ class Exchange:
         size = 0
         while True:
             if message["type"] != "http.request":
-                raise ClientGoneError
+                raise ClientDisconnectedError
             parts.append(message.get("body", b""))
             size += len(parts[-1])
             if size > max_bytes:
-                raise too_large(max_bytes)
+                raise body_too_large(max_bytes)
             if not message.get("more_body"):
                 return b"".join(parts)
             message = await self._receive()
@@ -153,18 +153,18 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": events})
 
 
-def too_large(max_bytes: int) -> BodyTooLarge:
+def body_too_large(max_bytes: int) -> BodyTooLarge:
     return BodyTooLarge(f"the body is larger than {max_bytes} bytes (server.max_body_bytes)")
 
 
-def request_id_of(given: bytes | None) -> bytes:
+def choose_request_id(given: bytes | None) -> bytes:
     """The client's own id where it is a tame one, else a fresh one."""
     if given is not None and REQUEST_ID.fullmatch(given):
         return given
     return b"req_" + fresh_id().encode()
 
 
-class _Ids:
+class _IdGenerator:
     """Ids that sort by time, so that an index of them grows at its end; one read of randomness for many."""
 
     N_BYTES = 8
@@ -181,7 +181,7 @@ class _Ids:
         return f"{time_ns() >> 16:012x}{self._left.pop()}"
 
 
-fresh_id = _Ids()
+fresh_id = _IdGenerator()
 
 
 @lru_cache(maxsize=1024)

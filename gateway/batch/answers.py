@@ -9,10 +9,10 @@ from msgspec import Raw
 
 from ..asgi.exchange import fresh_id
 from ..errors import GatewayError, to_envelope
-from ..execution.accounting import Ledger
-from ..execution.panel import together, with_usage
-from ..execution.responder import nobody_answered
-from ..execution.trace import Order, Story
+from ..execution.accounting import Accounting
+from ..execution.panel import set_usage, together
+from ..execution.responder import all_experts_failed
+from ..execution.trace import ExecutionRequest, ExecutionTrace
 from ..experts.types import UpstreamError
 from .outcomes import Ended, Outcome, story_of
 
@@ -31,10 +31,10 @@ class Ending:
 
 def concluded(
     custom_id: str,
-    order: Order,
+    order: ExecutionRequest,
     heard: Sequence[Sequence[Outcome]],
     ended: Ended,
-    ledger: Ledger,
+    ledger: Accounting,
     owner: str,
 ) -> Ending:
     """The ending of a line whose plan is through; the journal is told."""
@@ -44,7 +44,7 @@ def concluded(
     if answered is not None and answered.body is not None:
         body = answered.body
         if story.before:
-            body = with_usage(body, together([*story.before.values(), answered.usage]))
+            body = set_usage(body, together([*story.before.values(), answered.usage]))
         if ledger.keeps_content:
             story.said.append(body)
         status = 200
@@ -101,7 +101,7 @@ def _answer(heard: Sequence[Sequence[Outcome]], ended: Ended) -> Outcome | None:
     return last if last.body is not None else None
 
 
-def _failure(heard: Sequence[Sequence[Outcome]], story: Story) -> tuple[int, bytes]:
+def _failure(heard: Sequence[Sequence[Outcome]], story: ExecutionTrace) -> tuple[int, bytes]:
     """Status and body where nobody answered, as a live client would be given them."""
     failures = [outcome.failure for step in heard for outcome in step if outcome.failure is not None]
     error = failures[-1].error() if failures else UpstreamError("empty", "said nothing")
@@ -110,7 +110,7 @@ def _failure(heard: Sequence[Sequence[Outcome]], story: Story) -> tuple[int, byt
         story.status = error.status
         return error.status, error.body
     story.status = error.client_status
-    return error.client_status, to_envelope(nobody_answered(story, error))
+    return error.client_status, to_envelope(all_experts_failed(story, error))
 
 
 def _on_one_line(body: bytes) -> Raw | str:

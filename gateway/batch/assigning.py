@@ -9,7 +9,7 @@ from policies import Decision, Fleet, Panel
 from ..endpoints.ask import Asked
 from ..errors import GatewayError
 from ..journal_rows import pack_decision
-from ..services import Machine
+from ..services import Services
 from .answers import Ending, refused
 from .lines import FaultyLine, LineReader
 from .outcomes import whom
@@ -24,9 +24,9 @@ class Assigner:
     """Routes the lines of one batch."""
 
     def __init__(
-        self, machine: Machine, reader: LineReader, source: Source, worklist: Worklist, results: Results
+        self, services: Services, reader: LineReader, source: Source, worklist: Worklist, results: Results
     ) -> None:
-        self._machine = machine
+        self._services = services
         self._reader = reader
         self._source = source
         self._worklist = worklist
@@ -70,9 +70,9 @@ class Assigner:
         queries = [one.query for one in asked if one.query is not None]
         if policy is None:
             return []
-        everybody = Fleet.idle(len(self._machine.profiles))
+        everybody = Fleet.idle(len(self._services.profiles))
         wishes = [one.wishes for one in asked]
-        return await self._machine.routing.decide_all(queries, policy, wishes, everybody)
+        return await self._services.router.decide_many(queries, policy, wishes, everybody)
 
     def _read(self, lines: Sequence[Line]) -> list[tuple[Line, Asked | Ending]]:
         found: list[tuple[Line, Asked | Ending]] = []

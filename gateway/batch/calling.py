@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from ..execution.executor import Performer
-from ..execution.trace import Story
+from ..execution.executor import PlanExecutor
+from ..execution.trace import ExecutionTrace
 from ..experts.types import Call, Expert, UpstreamError
 from ..fleet import FleetState
 from ..journal import AttemptRecord
@@ -134,7 +134,7 @@ class Caller:
         pause: Callable[[float], Awaitable[None]],
     ) -> None:
         self._known = experts
-        self._performer = Performer(experts, fleet)
+        self._executor = PlanExecutor(experts, fleet)
         self._fleet = fleet
         self._patience_s = patience_s
         self._pause = pause
@@ -145,7 +145,7 @@ class Caller:
         if name not in self._known:
             return without(name)
         outage = self._outages.setdefault(name, Outage(self._patience_s))
-        story = Story("")
+        story = ExecutionTrace("")
         error = UpstreamError("connect", "was not asked")
         for n in range(MAX_TRIES):
             if not await self._admitted(name, outage):
@@ -153,7 +153,7 @@ class Caller:
                     return without(name, f"has failed for {self._patience_s:g} s and is given up")
                 break
             try:
-                reply = await self._performer.call(name, call, story)
+                reply = await self._executor.call(name, call, story)
             except UpstreamError as failure:
                 error = failure
                 if error.faults_expert:
@@ -193,13 +193,13 @@ def without(name: str, why: str = GONE) -> Outcome:
 class Courtesy:
     """How many calls a batch may have under way at one expert, so that live requests keep their latency.
 
-    `n_live` tells how many live requests are being answered now.
+    `n_in_flight` tells how many live requests are being answered now.
     """
 
     QUIET_S = 10.0
 
-    def __init__(self, n_live: Callable[[], int], clock: Callable[[], float] = time.monotonic) -> None:
-        self._n_live = n_live
+    def __init__(self, n_in_flight: Callable[[], int], clock: Callable[[], float] = time.monotonic) -> None:
+        self._n_live = n_in_flight
         self._clock = clock
         self._last_s = float("-inf")
 

@@ -6,12 +6,12 @@ from time import perf_counter
 from ..embedding import EmbedderPool
 from ..endpoints.embeddings import read_here, ready, room
 from ..errors import GatewayError, to_envelope
-from ..execution.trace import Story
+from ..execution.trace import ExecutionTrace
 from ..experts.types import Call
 from ..journal import AttemptRecord
 from ..requests.fields import text_field
-from ..requests.options import read_hints
-from ..requests.texts import read_texts_asked
+from ..requests.options import parse_routing_options
+from ..requests.texts import parse_embedding_request
 from .lines import EMBEDDED_HERE, NO_HEADERS
 from .outcomes import Failure, Outcome
 
@@ -31,13 +31,13 @@ async def embedded_here(
     fields = call.fields
     try:
         await ready(pool)
-        hints = read_hints(fields, NO_HEADERS)
-        asked = read_texts_asked(text_field(fields, "model"), fields, hints, pool)
+        hints = parse_routing_options(fields, NO_HEADERS)
+        asked = parse_embedding_request(text_field(fields, "model"), fields, hints, pool)
         while pool.turns.crowded(len(asked.texts)):
             await pause(LOOK_AGAIN_S)
         with room(asked, pool):
             order, read = await read_here(asked, fields, hints, pool)
-            reply = await read(order, Story(""))
+            reply = await read(order, ExecutionTrace(""))
     except GatewayError as error:
         return _failed(error, start)
     record = AttemptRecord(EMBEDDED_HERE, "answered", 200, None, perf_counter() - start)

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..execution.accounting import Ledger
-from ..services import Machine
+from ..execution.accounting import Accounting
+from ..services import Services
 from .calling import Courtesy, nap
 from .engines import Engine
 from .errors import BatchEnded, BatchNotKnown
@@ -51,34 +51,34 @@ def window_s(text: str) -> float | None:
 
 
 class Jobs:
-    """Works on batches; `n_live` tells how many live requests are being answered now.
+    """Works on batches; `n_in_flight` tells how many live requests are being answered now.
 
     Calls are made here, or by an `engine`.
     """
 
     def __init__(
         self,
-        machine: Machine,
-        ledger: Ledger,
+        services: Services,
+        ledger: Accounting,
         limits: Mapping[str, int | None],
-        n_live: Callable[[], int] = lambda: 0,
+        n_in_flight: Callable[[], int] = lambda: 0,
         engine: Engine | None = None,
     ) -> None:
-        self.files = Files(machine.store, machine.config.batches.max_file_bytes)
-        self._store = machine.store
-        bound = machine.config.batches.max_parallel
+        self.files = Files(services.store, services.config.batches.max_file_bytes)
+        self._store = services.store
+        bound = services.config.batches.max_parallel
         self._around = Surroundings(
-            machine=machine,
-            store=machine.store,
+            services=services,
+            store=services.store,
             ledger=ledger,
             limits={
                 **{name: bound if limit is None else limit for name, limit in limits.items()},
-                **{name: IN_LINE * (limits.get(name) or 1) for name in machine.runners or ()},
+                **{name: IN_LINE * (limits.get(name) or 1) for name in services.runners or ()},
                 EMBEDDED_HERE: N_EMBEDDED_AT_ONCE,
             },
-            local=frozenset(machine.runners or ()),
-            local_lane=Lane(machine.runners),
-            courtesy=Courtesy(n_live),
+            local=frozenset(services.runners or ()),
+            local_lane=Lane(services.runners),
+            courtesy=Courtesy(n_in_flight),
             engine=engine,
         )
         self._room = asyncio.Semaphore(N_AT_ONCE)
@@ -177,7 +177,7 @@ class Jobs:
     async def _worked(self, batch_id: str) -> Batch:
         batch = await self.find(batch_id, None)
         worklist = Worklist(self._store, batch_id)
-        reader = LineReader(self._around.machine, batch.endpoint)
+        reader = LineReader(self._around.services, batch.endpoint)
         if batch.status == "validating":
             batch = await self._validated(batch, reader, worklist)
         if batch.status in ("in_progress", "cancelling"):
@@ -189,7 +189,7 @@ class Jobs:
         return batch
 
     async def _validated(self, batch: Batch, reader: LineReader, worklist: Worklist) -> Batch:
-        most = self._around.machine.config.server.max_body_bytes
+        most = self._around.services.config.server.max_body_bytes
         try:
             n_lines, errors = await asyncio.to_thread(
                 validate, Path(batch.input_path), reader, worklist, most

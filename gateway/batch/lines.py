@@ -14,12 +14,12 @@ from routers import RoutersError
 from ..endpoints import chat, completions, embeddings
 from ..endpoints.ask import NAMED_POLICY, NAMED_REASON, Asked, Door, Reader
 from ..errors import GatewayError, InvalidField
-from ..execution.trace import Order
+from ..execution.trace import ExecutionRequest
 from ..experts.types import Call, Fields
 from ..requests.fields import read_fields
-from ..requests.options import read_hints
-from ..requests.texts import read_texts_asked
-from ..services import Machine
+from ..requests.options import parse_routing_options
+from ..requests.texts import parse_embedding_request
+from ..services import Services
 
 DOORS: Mapping[str, Door] = {chat.PATH: chat.CHAT, completions.PATH: completions.COMPLETIONS}
 URLS = (*DOORS, embeddings.PATH)
@@ -93,24 +93,24 @@ def _rest(file: BinaryIO, head: bytes, max_bytes: int) -> int:
 class LineReader:
     """Reads lines for one batch; `endpoint` is the one url allowed, None for any there is."""
 
-    def __init__(self, machine: Machine, endpoint: str | None) -> None:
+    def __init__(self, services: Services, endpoint: str | None) -> None:
         self._urls = (endpoint,) if endpoint else URLS
-        self._reader = Reader(machine)
-        self._embedders = embeddings.Embedders(machine)
-        self._pool = machine.embedders
+        self._reader = Reader(services)
+        self._embedders = embeddings.Embedders(services)
+        self._pool = services.embedders
 
     def _texts(self, fields: Fields) -> Asked:
         """A line to be embedded; where that is done here, its fields are kept whole."""
         model, expert = self._embedders.whom(fields)
-        hints = read_hints(fields, NO_HEADERS)
+        hints = parse_routing_options(fields, NO_HEADERS)
         if expert is not None:
             return Asked(embeddings.forwarded(fields, expert, hints).call, hints, expert)
         if self._pool is not None:
             self._pool.load()
-            read_texts_asked(model, fields, hints, self._pool)
+            parse_embedding_request(model, fields, hints, self._pool)
         return Asked(Call("embeddings", fields), hints, EMBEDDED_HERE)
 
-    def order(self, asked: Asked) -> Order:
+    def order(self, asked: Asked) -> ExecutionRequest:
         """What is to be done for a line that names its expert.
 
         Raises:
@@ -119,7 +119,7 @@ class LineReader:
         if asked.expert is None:
             raise FaultyLine("model_not_found", "its model was an expert, and is none any more", "body.model")
         if asked.expert == EMBEDDED_HERE:
-            return Order(asked.call, Single((EMBEDDED_HERE,)), NAMED_POLICY, NAMED_REASON)
+            return ExecutionRequest(asked.call, Single((EMBEDDED_HERE,)), NAMED_POLICY, NAMED_REASON)
         try:
             return self._reader.named(asked, asked.expert)
         except GatewayError as error:

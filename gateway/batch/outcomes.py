@@ -6,8 +6,8 @@ import msgspec
 
 from policies import Attempt, Gather, Heard, Plan
 
-from ..execution.executor import gathered_of
-from ..execution.trace import Story
+from ..execution.executor import gather_result
+from ..execution.trace import ExecutionTrace
 from ..experts.types import Reply, UpstreamError
 from ..experts.upstream import FailureKind
 from ..journal import AttemptRecord
@@ -79,15 +79,17 @@ def _told(step: Attempt | Gather, outcomes: Sequence[Outcome]) -> Heard:
     if isinstance(step, Gather):
         replies = {outcome.record.expert: outcome.reply for outcome in outcomes}
         known = {name: reply for name in step.experts if (reply := replies.get(name)) is not None}
-        return gathered_of(known, min(failures, key=lambda error: error.moves_on, default=None))
+        return gather_result(known, min(failures, key=lambda error: error.moves_on, default=None))
     if not failures:
         return "answered"
     return "moved_on" if failures[0].moves_on else "refused"
 
 
-def story_of(decision_id: str, heard: Sequence[Sequence[Outcome]], answered: Outcome | None) -> Story:
+def story_of(
+    decision_id: str, heard: Sequence[Sequence[Outcome]], answered: Outcome | None
+) -> ExecutionTrace:
     """The story of a line that has ended, as the journal wants it."""
-    story = Story(decision_id)
+    story = ExecutionTrace(decision_id)
     for outcome in (outcome for step in heard for outcome in step):
         for record in (*outcome.tries, outcome.record):
             story.records.append(record)

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from ..app import limits
+from ..app import parallel_limits
 from ..config import Config
 from ..experts import build_expert
 from ..experts.transport import Transport
@@ -91,7 +91,7 @@ class Host:
         experts = {one.name: build_expert(one, config.timeouts, transport, runners) for one in config.experts}
         await transport.open()
         await runners.start()
-        fleet = FleetState((), limits(config))
+        fleet = FleetState((), parallel_limits(config))
         return Caller(experts, fleet, config.batches.patience_s, asyncio.sleep)
 
 

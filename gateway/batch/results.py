@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..execution.accounting import Ledger
-from ..execution.trace import Order
+from ..execution.accounting import Accounting
+from ..execution.trace import ExecutionRequest
 from .answers import Ending, concluded
 from .outcomes import Ended, Outcome, next_step, whom
 from .store import Store
@@ -34,7 +34,7 @@ class Said:
 
     line: Line
     step: int
-    order: Order
+    order: ExecutionRequest
     outcome: Outcome
 
 
@@ -70,7 +70,7 @@ def errors_beside(out_path: str) -> Path:
 class Results:
     """The one writer of a batch's results. `batch` tells how far it is, and what it cost."""
 
-    def __init__(self, batch: Batch, store: Store, worklist: Worklist, ledger: Ledger) -> None:
+    def __init__(self, batch: Batch, store: Store, worklist: Worklist, ledger: Accounting) -> None:
         self.batch = batch
         self._store = store
         self._worklist = worklist

@@ -15,16 +15,16 @@ from typing import Literal
 
 from policies import Attempt, Decision, Gather
 
-from ..asgi.application import FAILED
+from ..asgi.application import INTERNAL_ERROR
 from ..endpoints.ask import chosen
 from ..errors import GatewayError
-from ..execution.accounting import Ledger
-from ..execution.panel import aggregation_call, member_call
-from ..execution.trace import Order
+from ..execution.accounting import Accounting
+from ..execution.panel import build_aggregation_call, build_member_call
+from ..execution.trace import ExecutionRequest
 from ..experts.types import Call, UpstreamError
 from ..journal import AttemptRecord
 from ..journal_rows import unpack_decision
-from ..services import Machine
+from ..services import Services
 from .answers import refused, unasked
 from .assigning import Assigner
 from .calling import Caller, Courtesy, Purse, TooDear, nap
@@ -61,9 +61,9 @@ class HaltedError(Exception):
 class Surroundings:
     """What batches of one gateway share. In `local_lane` local experts take turns."""
 
-    machine: Machine
+    services: Services
     store: Store
-    ledger: Ledger
+    ledger: Accounting
     limits: Mapping[str, int]
     local: frozenset[str]
     local_lane: Lane
@@ -77,7 +77,7 @@ class Run:
     def __init__(
         self, around: Surroundings, reader: LineReader, source: Source, worklist: Worklist, results: Results
     ) -> None:
-        machine, batch = around.machine, results.batch
+        services, batch = around.services, results.batch
         self._around = around
         self._reader = reader
         self._source = source
@@ -85,10 +85,10 @@ class Run:
         self._results = results
         self._id = batch.id
         self._expires_at = batch.expires_at
-        self._assigner = Assigner(machine, reader, source, worklist, results)
+        self._assigner = Assigner(services, reader, source, worklist, results)
         self._purse = Purse(around.ledger.prices, batch.max_usd, batch.cost_usd)
-        patience_s = machine.config.batches.patience_s
-        caller = Caller(machine.experts, machine.fleet, patience_s, self._pause)
+        patience_s = services.config.batches.patience_s
+        caller = Caller(services.experts, services.fleet, patience_s, self._pause)
         self._engine: Engine = around.engine or Here(caller)
         self._halted = asyncio.Event()
         self._why: Halt | None = None
@@ -234,17 +234,19 @@ class Run:
             raise
         except Exception:  # a fault of ours in one line is no reason to ask all others again
             log.exception("line %d of batch %s failed", row.line.n, self._id)
-            await self._results.put(Closed(row.line, refused(row.line.custom_id, GatewayError(FAILED))))
+            await self._results.put(
+                Closed(row.line, refused(row.line.custom_id, GatewayError(INTERNAL_ERROR)))
+            )
 
-    def _order(self, row: Waiting) -> Order:
+    def _order(self, row: Waiting) -> ExecutionRequest:
         _, asked = self._reader.read(self._source.text(row.line))
         if row.decision is None:
             return self._reader.order(asked)
         return chosen(asked, unpack_decision(row.decision))
 
-    async def _called(self, row: Waiting, order: Order, ask: Ask) -> Outcome:
+    async def _called(self, row: Waiting, order: ExecutionRequest, ask: Ask) -> Outcome:
         if row.expert == EMBEDDED_HERE:
-            return await embedded_here(order.call, self._around.machine.embedders, self._pause)
+            return await embedded_here(order.call, self._around.services.embedders, self._pause)
         try:
             call = await self._call(row, order)
         except UpstreamError as error:
@@ -261,18 +263,18 @@ class Run:
             self._purse.settle(row, row.expert, outcome)
         return outcome
 
-    async def _call(self, row: Waiting, order: Order) -> Call:
+    async def _call(self, row: Waiting, order: ExecutionRequest) -> Call:
         """What the expert is asked in this step of the plan."""
         if order.plan.kind == "single":
             return order.call
         step = await asyncio.to_thread(self._step, row, order)
         if isinstance(step, Gather):
-            return member_call(order.call)
+            return build_member_call(order.call)
         if isinstance(step, Attempt) and step.answers is not None:
-            return aggregation_call(order.call, step.answers)
+            return build_aggregation_call(order.call, step.answers)
         return order.call
 
-    def _step(self, row: Waiting, order: Order) -> Attempt | Gather | Ended:
+    def _step(self, row: Waiting, order: ExecutionRequest) -> Attempt | Gather | Ended:
         with self._around.store.transaction() as database:
             heard = self._worklist.heard(database, row.line.n)[: row.step]
         return next_step(order.plan, [[one for one in step if one is not None] for step in heard])
@@ -295,7 +297,7 @@ def _not_made(line: Line, why: Halt) -> Closed:
     return Closed(line, unasked(line.custom_id, *WHY[why]))
 
 
-def _expected_tokens(order: Order, expert: str) -> float | None:
+def _expected_tokens(order: ExecutionRequest, expert: str) -> float | None:
     decision = order.decision
     if not isinstance(decision, Decision) or expert not in decision.experts:
         return None

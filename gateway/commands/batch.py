@@ -183,9 +183,9 @@ def cancel(batch_id: str, config_path: Path, as_json: bool) -> None:
 
 
 async def _cancelled(config: "Config", batch_id: str) -> "Batch":
-    from ..app import batches_of
+    from ..app import open_batches
 
-    async with batches_of(config, calls=False) as jobs:
+    async with open_batches(config, calls=False) as jobs:
         batch = await jobs.cancel(batch_id, None)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CANCELLED_WITHIN_S):
@@ -273,10 +273,10 @@ def _engine(
 
 
 async def _worked(config: "Config", batch_id: str, engine: "Engine | None") -> "Batch | None":
-    from ..app import batches_of
+    from ..app import open_batches
 
     loop = asyncio.get_running_loop()
-    async with batches_of(config, calls=engine is None, engine=engine) as jobs:
+    async with open_batches(config, calls=engine is None, engine=engine) as jobs:
         working = asyncio.ensure_future(jobs.work(batch_id))
         stopping: list[asyncio.Task[None]] = []
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from routers import OutcomeTable, Provenance, RoutersError
 
-from ..app import price_of
+from ..app import expert_price
 from ..config import Config, ExpertConfig
 from ..experts import build_expert
 from ..experts.profiles import profile_of
@@ -153,7 +153,7 @@ async def _profile(
         Subject(
             build_expert(expert, config.timeouts, transport, runners),
             profile_of(expert).model,
-            price_of(expert),
+            expert_price(expert),
             logprobs=expert.runner is not None,
             lane=wanted.get(expert.name),
         )

@@ -72,9 +72,9 @@ async def _decide(
     from ..errors import GatewayError
     from ..experts import Call, ToolExpert, shown_to_tools, solver_of
     from ..experts.profiles import profiles
-    from ..requests.flags import wished
+    from ..requests.flags import extract_prompt_flags
     from ..requests.options import NOTHING
-    from ..requests.query import query_of_chat
+    from ..requests.query import parse_chat_query
     from ..routing.build import build_routing
 
     policies = config.policies_by_name()
@@ -86,9 +86,9 @@ async def _decide(
     messages = msgspec.Raw(msgspec.json.encode([{"role": "user", "content": text}]))
     policy = policies[policy_name]
     try:
-        asked = wished({"messages": messages}, NOTHING, policy)
+        asked = extract_prompt_flags({"messages": messages}, NOTHING, policy)
         tools = [ToolExpert(e.name, solver_of(e.tool)) for e in config.experts if e.tool]
-        query = shown_to_tools(query_of_chat(asked.fields), tools, Call("chat/completions", asked.fields))
+        query = shown_to_tools(parse_chat_query(asked.fields), tools, Call("chat/completions", asked.fields))
         routing, gatherer = build_routing(config, pool)
         decision = await routing.decide(query, policy, asked.hints, Fleet.idle(len(pool)))
     except (GatewayError, RoutersError) as error:

@@ -7,15 +7,15 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..services import Machine
+from ..services import Services
 
 
-def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """The value as a JSON response."""
     return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
 
 
-def machine_of(request: Request) -> Machine:
+def get_services(request: Request) -> Services:
     """The gateway that serves this request."""
-    machine: Machine = request.app.state.machine
-    return machine
+    services: Services = request.app.state.services
+    return services

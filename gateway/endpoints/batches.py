@@ -16,7 +16,7 @@ from ..batch.source import mark_of
 from ..batch.store import fresh
 from ..batch.types import Batch
 from ..errors import InvalidField, InvalidJson
-from .answers import answer, machine_of
+from .answers import get_services, json_response
 from .files import owner_of, page, page_size
 from .route import whole_body
 
@@ -54,7 +54,7 @@ async def create(request: Request) -> Response:
         FileNotKnown: the input is no file of the asker.
     """
     jobs, owner = jobs_of(request), owner_of(request)
-    wanted = _read(await whole_body(request, machine_of(request).config.server.max_body_bytes))
+    wanted = _read(await whole_body(request, get_services(request).config.server.max_body_bytes))
     if wanted.endpoint not in URLS:
         raise InvalidField(f"'endpoint' must be {' or '.join(URLS)}", param="endpoint")
     seconds = window_s(wanted.completion_window)
@@ -75,7 +75,7 @@ async def create(request: Request) -> Response:
         metadata=wanted.metadata,
         times={"created_at": int(time.time())},
     )
-    return answer((await jobs.add(batch)).told())
+    return json_response((await jobs.add(batch)).told())
 
 
 def _read(body: bytes) -> Wanted:
@@ -113,21 +113,21 @@ async def listed(request: Request) -> Response:
     """The asker's batches, newest first."""
     asked = request.query_params
     limit = page_size(asked.get("limit"), MAX_PAGE) if "limit" in asked else DEFAULT_PAGE
-    store, owner = machine_of(request).store, owner_of(request)
+    store, owner = get_services(request).store, owner_of(request)
     found = await asyncio.to_thread(store.batches, owner, asked.get("after"), limit + 1)
-    return answer(page([batch.told() for batch in found], limit))
+    return json_response(page([batch.told() for batch in found], limit))
 
 
 async def one(request: Request) -> Response:
     """How far one is."""
     found = await jobs_of(request).find(request.path_params["batch_id"], owner_of(request))
-    return answer(found.told())
+    return json_response(found.told())
 
 
 async def cancel(request: Request) -> Response:
     """Make no more calls for one; what it has got so far is kept."""
     batch = await jobs_of(request).cancel(request.path_params["batch_id"], owner_of(request))
-    return answer(batch.told())
+    return json_response(batch.told())
 
 
 ROUTES = [

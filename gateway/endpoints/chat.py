@@ -2,7 +2,7 @@
 
 from ..experts.types import Fields
 from ..requests.fields import list_field
-from ..requests.query import query_of_chat
+from ..requests.query import parse_chat_query
 from .ask import Door
 
 PATH = "/v1/chat/completions"
@@ -13,4 +13,4 @@ def check(fields: Fields) -> None:
     list_field(fields, "messages")
 
 
-CHAT = Door("chat/completions", check, query_of_chat)
+CHAT = Door("chat/completions", check, parse_chat_query)

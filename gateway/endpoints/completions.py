@@ -2,7 +2,7 @@
 
 from ..errors import InvalidField
 from ..experts.types import Fields
-from ..requests.query import query_of_completion
+from ..requests.query import parse_completion_query
 from .ask import Door
 
 PATH = "/v1/completions"
@@ -17,4 +17,4 @@ def check(fields: Fields) -> None:
         raise InvalidField("'prompt' must be a string or a list", param="prompt")
 
 
-COMPLETIONS = Door("completions", check, query_of_completion)
+COMPLETIONS = Door("completions", check, parse_completion_query)

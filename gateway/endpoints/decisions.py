@@ -5,7 +5,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..errors import EndpointNotFound
-from .answers import answer, machine_of
+from .answers import get_services, json_response
 
 MAX_ID_CHARS = 128
 
@@ -22,12 +22,12 @@ async def decision(request: Request) -> Response:
     """
     decision_id = request.path_params["decision_id"]
     known = len(decision_id) <= MAX_ID_CHARS
-    found = await machine_of(request).journal.get(decision_id) if known else None
+    found = await get_services(request).journal.get(decision_id) if known else None
     if found is None:
         raise DecisionNotFound(
             f"there is no decision '{decision_id[:MAX_ID_CHARS]}' in the journal", param="decision_id"
         )
-    return answer(found)
+    return json_response(found)
 
 
 ROUTES = [Route("/v1/decisions/{decision_id}", decision, methods=["GET"])]

@@ -15,16 +15,16 @@ from ..asgi.exchange import Exchange
 from ..config import BASE_EMBEDDER
 from ..embedding import Chosen, EmbedderPool, Reading
 from ..errors import InvalidField, ModelNotFound, NothingEligible, Overloaded, Unavailable
-from ..execution.responder import Dispatcher
-from ..execution.trace import Order, Story
+from ..execution.responder import Responder
+from ..execution.trace import ExecutionRequest, ExecutionTrace
 from ..experts.types import Call, Fields, Reply
 from ..journal import AttemptRecord
 from ..openai.usage import Usage
 from ..requests.fields import read_fields, text_field
-from ..requests.options import RequestHints, read_hints
-from ..requests.texts import TextsAsked, names_embedder, read_texts_asked
+from ..requests.options import RoutingOptions, parse_routing_options
+from ..requests.texts import EmbeddingRequest, is_embedder_name, parse_embedding_request
 from ..routing.embedding_batcher import BusyError
-from ..services import Machine
+from ..services import Services
 from .ask import NAMED_POLICY, NAMED_REASON, OURS, expert_names
 
 PATH = "/v1/embeddings"
@@ -33,11 +33,11 @@ PATH = "/v1/embeddings"
 class Embedding:
     """Handler of the endpoint."""
 
-    def __init__(self, machine: Machine, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
-        self._pool = machine.embedders
-        self._max_bytes = machine.config.server.max_body_bytes
-        self._embedders = Embedders(machine)
+    def __init__(self, services: Services, responder: Responder) -> None:
+        self._responder = responder
+        self._pool = services.embedders
+        self._max_bytes = services.config.server.max_body_bytes
+        self._embedders = Embedders(services)
 
     def handler(self) -> Callable[[Exchange], Awaitable[None]]:
         return self._handle
@@ -45,30 +45,30 @@ class Embedding:
     async def _handle(self, exchange: Exchange) -> None:
         fields = read_fields(await exchange.body(self._max_bytes))
         model, expert = self._embedders.whom(fields)
-        hints = read_hints(fields, exchange.headers)
+        hints = parse_routing_options(fields, exchange.headers)
         if expert is not None:
-            await self._dispatcher.perform(exchange, forwarded(fields, expert, hints))
+            await self._responder.send(exchange, forwarded(fields, expert, hints))
         elif self._pool is not None:
             await self._serve(exchange, model, fields, hints, self._pool)
 
     async def _serve(
-        self, exchange: Exchange, model: str, fields: Fields, hints: RequestHints, pool: EmbedderPool
+        self, exchange: Exchange, model: str, fields: Fields, hints: RoutingOptions, pool: EmbedderPool
     ) -> None:
         await ready(pool)
-        asked = read_texts_asked(model, fields, hints, pool)
+        asked = parse_embedding_request(model, fields, hints, pool)
         with room(asked, pool):
             order, read = await read_here(asked, fields, hints, pool)
-            await self._dispatcher.perform(exchange, order, read)
+            await self._responder.send(exchange, order, read)
 
 
 class Embedders:
     """Who may be asked to embed: experts, and the embedders served here."""
 
-    def __init__(self, machine: Machine) -> None:
-        self._pool = machine.embedders
-        embedding = {expert.name for expert in machine.config.experts if expert.embeds}
-        self._experts = {asked: name for asked, name in expert_names(machine).items() if name in embedding}
-        self._others = set(machine.experts) - embedding
+    def __init__(self, services: Services) -> None:
+        self._pool = services.embedders
+        embedding = {expert.name for expert in services.config.experts if expert.embeds}
+        self._experts = {asked: name for asked, name in expert_names(services).items() if name in embedding}
+        self._others = set(services.experts) - embedding
 
     def whom(self, fields: Fields) -> tuple[str, str | None]:
         """The model a body names, and the expert of that name; None where it is served here.
@@ -81,7 +81,7 @@ class Embedders:
         if "input" not in fields:
             raise InvalidField("'input' is missing; it must be a string or a list of strings", param="input")
         expert = self._experts.get(model)
-        if expert is None and (self._pool is None or not names_embedder(model, self._pool)):
+        if expert is None and (self._pool is None or not is_embedder_name(model, self._pool)):
             raise self._unknown(model)
         return model, expert
 
@@ -107,7 +107,7 @@ async def ready(pool: EmbedderPool) -> None:
 
 
 @contextmanager
-def room(asked: TextsAsked, pool: EmbedderPool) -> Iterator[None]:
+def room(asked: EmbeddingRequest, pool: EmbedderPool) -> Iterator[None]:
     """A block in which the texts have their places among those that wait to be read.
 
     Raises:
@@ -121,7 +121,7 @@ def room(asked: TextsAsked, pool: EmbedderPool) -> Iterator[None]:
         raise Overloaded(said, retry_after_s=pool.turns.wait_s) from None
 
 
-async def choose(asked: TextsAsked, pool: EmbedderPool) -> Chosen:
+async def choose(asked: EmbeddingRequest, pool: EmbedderPool) -> Chosen:
     """Who reads each text: whoever was named, the base for documents, and for queries whom the pilots say.
 
     Raises:
@@ -142,7 +142,7 @@ async def choose(asked: TextsAsked, pool: EmbedderPool) -> Chosen:
     return Chosen(pool.fixed(BASE_EMBEDDER, asked.texts, asked.policy, reason))
 
 
-def _allowed(names: Sequence[str], asked: TextsAsked) -> list[str]:
+def _allowed(names: Sequence[str], asked: EmbeddingRequest) -> list[str]:
     allowed = [name for name in names if asked.allows(name)]
     if not allowed:
         said = f"router.models and router.exclude leave nobody of {', '.join(names)} to read these texts"
@@ -151,15 +151,15 @@ def _allowed(names: Sequence[str], asked: TextsAsked) -> list[str]:
 
 
 async def read_here(
-    asked: TextsAsked, fields: Fields, hints: RequestHints, pool: EmbedderPool
-) -> "tuple[Order, _Reader]":
+    asked: EmbeddingRequest, fields: Fields, hints: RoutingOptions, pool: EmbedderPool
+) -> "tuple[ExecutionRequest, _Reader]":
     """What is to be done for texts that are read here, and who makes the answer.
 
     Raises:
         NothingEligible, Unavailable: as `choose`.
     """
     chosen = await choose(asked, pool)
-    order = Order(
+    order = ExecutionRequest(
         call=Call("embeddings", {name: raw for name, raw in fields.items() if name not in OURS}),
         plan=chosen.choice.plan,
         policy=chosen.choice.policy,
@@ -174,27 +174,27 @@ async def read_here(
 
 
 class _Reader:
-    """Makes the answer that the dispatcher delivers."""
+    """Makes the answer that the responder delivers."""
 
-    def __init__(self, asked: TextsAsked, chosen: Chosen, pool: EmbedderPool) -> None:
+    def __init__(self, asked: EmbeddingRequest, chosen: Chosen, pool: EmbedderPool) -> None:
         self._asked = asked
         self._chosen = chosen
         self._pool = pool
 
-    async def __call__(self, order: Order, story: Story) -> Reply:
+    async def __call__(self, order: ExecutionRequest, trace: ExecutionTrace) -> Reply:
         asked, pool, start = self._asked, self._pool, perf_counter()
         try:
             with available():
                 readings = await pool.read(asked.texts, self._chosen, asked.as_base64, order.asked is None)
         finally:
-            story.upstream_s = perf_counter() - start
+            trace.upstream_s = perf_counter() - start
         by = tuple(reading.embedder for reading in readings)
-        story.answered = Counter(by).most_common(1)[0][0]
+        trace.answered = Counter(by).most_common(1)[0][0]
         n_tokens = sum(reading.n_tokens for reading in readings)
-        story.usage = Usage(prompt_tokens=n_tokens, total_tokens=n_tokens)
-        story.records += [AttemptRecord(name, "answered", 200) for name in dict.fromkeys(by)]
-        story.warnings += self._warnings(readings)
-        return Reply(body=body_of(readings, n_tokens), usage=story.usage)
+        trace.usage = Usage(prompt_tokens=n_tokens, total_tokens=n_tokens)
+        trace.records += [AttemptRecord(name, "answered", 200) for name in dict.fromkeys(by)]
+        trace.warnings += self._warnings(readings)
+        return Reply(body=body_of(readings, n_tokens), usage=trace.usage)
 
     def _warnings(self, readings: Sequence[Reading]) -> Iterator[str]:
         lost = Counter(
@@ -236,9 +236,9 @@ def available() -> Iterator[None]:
         raise Unavailable(str(error)) from None
 
 
-def forwarded(fields: Fields, expert: str, hints: RequestHints) -> Order:
+def forwarded(fields: Fields, expert: str, hints: RoutingOptions) -> ExecutionRequest:
     """Just this expert, asked as the client asks."""
-    return Order(
+    return ExecutionRequest(
         call=Call("embeddings", {name: value for name, value in fields.items() if name not in OURS}),
         plan=Single((expert,)),
         policy=NAMED_POLICY,

@@ -8,13 +8,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from ..asgi.exchange import ClientGoneError
+from ..asgi.exchange import ClientDisconnectedError
 from ..batch.errors import FileTooLarge
 from ..batch.files import Files
 from ..batch.types import NOBODY
 from ..batch.uploads import read_form
 from ..errors import InvalidField
-from .answers import answer
+from .answers import json_response
 
 DEFAULT_PAGE = 10_000
 SLACK_BYTES = 64 * 1024
@@ -53,7 +53,7 @@ async def upload(request: Request) -> Response:
         file = await asyncio.to_thread(sink.keep, owner_of(request), name, "batch")
     finally:
         sink.close()
-    return answer(file.told())
+    return json_response(file.told())
 
 
 async def _pieces(request: Request) -> AsyncIterator[bytes]:
@@ -61,7 +61,7 @@ async def _pieces(request: Request) -> AsyncIterator[bytes]:
         async for piece in request.stream():
             yield piece
     except ClientDisconnect:
-        raise ClientGoneError from None
+        raise ClientDisconnectedError from None
 
 
 async def listed(request: Request) -> Response:
@@ -75,13 +75,13 @@ async def listed(request: Request) -> Response:
         files_of(request).listed,
         *(owner_of(request), asked.get("purpose"), asked.get("after"), limit + 1, order == "desc"),
     )
-    return answer(page([file.told() for file in found], limit))
+    return json_response(page([file.told() for file in found], limit))
 
 
 async def one(request: Request) -> Response:
     """One file's facts."""
     file_id = request.path_params["file_id"]
-    return answer((await asyncio.to_thread(files_of(request).find, file_id, owner_of(request))).told())
+    return json_response((await asyncio.to_thread(files_of(request).find, file_id, owner_of(request))).told())
 
 
 async def content(request: Request) -> Response:
@@ -95,7 +95,7 @@ async def delete(request: Request) -> Response:
     """Forget one file."""
     file_id = request.path_params["file_id"]
     await asyncio.to_thread(files_of(request).delete, file_id, owner_of(request))
-    return answer({"id": file_id, "object": "file", "deleted": True})
+    return json_response({"id": file_id, "object": "file", "deleted": True})
 
 
 def page_size(given: str | None, most: int) -> int:

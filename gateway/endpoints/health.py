@@ -7,8 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..services import Machine
-from .answers import answer, machine_of
+from ..services import Services
+from .answers import get_services, json_response
 
 ABLE = ("closed", "half-open", "ready", "busy", "sleeping", "stopping", "stopped")
 """A local expert that is not in memory is loaded when it is asked for."""
@@ -16,62 +16,62 @@ ABLE = ("closed", "half-open", "ready", "busy", "sleeping", "stopping", "stopped
 
 async def live(request: Request) -> Response:
     """That the process answers at all."""
-    return answer({"status": "live"})
+    return json_response({"status": "live"})
 
 
 async def ready(request: Request) -> Response:
     """200 when somebody can answer and no local expert is still starting, else 503; and what is degraded."""
-    machine = machine_of(request)
-    waiting = list(_starting(machine))
-    able = bool(machine.experts) and any(_able(machine, name) for name in machine.experts)
-    facts = list(degraded(machine))
+    services = get_services(request)
+    waiting = list(_starting(services))
+    able = bool(services.experts) and any(_able(services, name) for name in services.experts)
+    facts = list(degraded(services))
     status = "starting" if waiting else "unavailable" if not able else "degraded" if facts else "ready"
-    return answer(
+    return json_response(
         {
             "status": status,
             "degraded": facts,
-            "experts": {name: _state(machine, name) for name in machine.experts},
-            "journal": {"waiting": machine.journal.n_waiting, "lost": machine.journal.dropped},
-            "routing": _routing(machine),
+            "experts": {name: _state(services, name) for name in services.experts},
+            "journal": {"waiting": services.journal.n_waiting, "lost": services.journal.dropped},
+            "routing": _routing(services),
         },
         status=200 if able and not waiting else 503,
     )
 
 
-def degraded(machine: Machine) -> Iterator[str]:
+def degraded(services: Services) -> Iterator[str]:
     """What does not work as configured, one line each."""
-    if machine.routing.degraded:
-        yield f"routing: {machine.routing.degraded}"
-    if machine.embedders is not None and machine.embedders.degraded:
-        yield f"embeddings: {machine.embedders.degraded}"
-    if machine.journal.degraded:
-        yield machine.journal.degraded
-    if machine.replicas and machine.replicas.degraded:
-        yield machine.replicas.degraded
-    for name in machine.experts:
-        if (state := _state(machine, name)) not in (*ABLE, "starting"):
+    if services.router.degraded:
+        yield f"routing: {services.router.degraded}"
+    if services.embedders is not None and services.embedders.degraded:
+        yield f"embeddings: {services.embedders.degraded}"
+    if services.journal.degraded:
+        yield services.journal.degraded
+    if services.replicas and services.replicas.degraded:
+        yield services.replicas.degraded
+    for name in services.experts:
+        if (state := _state(services, name)) not in (*ABLE, "starting"):
             yield f"expert {name}: {state}"
 
 
-def _starting(machine: Machine) -> Iterator[str]:
-    for name, runner in machine.runners.items():
-        if runner.state == "starting" and not machine.fleet.state(name)["n_answered"]:
+def _starting(services: Services) -> Iterator[str]:
+    for name, runner in services.runners.items():
+        if runner.state == "starting" and not services.fleet.state(name)["n_answered"]:
             yield name
 
 
-def _able(machine: Machine, name: str) -> bool:
-    return _state(machine, name) in ABLE
+def _able(services: Services, name: str) -> bool:
+    return _state(services, name) in ABLE
 
 
-def _state(machine: Machine, name: str) -> str:
+def _state(services: Services, name: str) -> str:
     """A local expert is as its runner is; any other as its calls went."""
-    called = str(machine.fleet.state(name)["state"])
-    runner = machine.runners.get(name)
+    called = str(services.fleet.state(name)["state"])
+    runner = services.runners.get(name)
     return called if runner is None or called == "open" else str(runner.state)
 
 
-def _routing(machine: Machine) -> dict[str, Any]:
-    routing, gatherer = machine.routing, machine.gatherer
+def _routing(services: Services) -> dict[str, Any]:
+    routing, gatherer = services.router, services.gatherer
     return {
         "decided": routing.n_decided,
         "consulted": routing.n_consulted,

@@ -11,8 +11,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..runners import RunnerState, RunnerStatus
-from ..services import Machine
-from .answers import machine_of
+from ..services import Services
+from .answers import get_services
 
 Samples = Mapping[Any, float]
 """Values by their labels, a tuple."""
@@ -24,28 +24,28 @@ async def metrics(request: Request) -> Response:
     from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Reading(machine_of(request)))
+    registry.register(_Reading(get_services(request)))
     return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
 class _Reading:
     """The families of one moment, as the client library collects them."""
 
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
+    def __init__(self, services: Services) -> None:
+        self._services = services
 
     def describe(self) -> list[Any]:
         """Nothing beforehand: the registry need not look for clashes with others."""
         return []
 
     def collect(self) -> Iterator[Any]:
-        yield from _calls(self._machine)
-        yield from _routing(self._machine)
-        yield from _runners(self._machine)
+        yield from _calls(self._services)
+        yield from _routing(self._services)
+        yield from _runners(self._services)
 
 
-def _calls(machine: Machine) -> Iterator[Any]:
-    states = {name: machine.fleet.state(name) for name in machine.experts}
+def _calls(services: Services) -> Iterator[Any]:
+    states = {name: services.fleet.state(name) for name in services.experts}
 
     def of(key: str) -> Samples:
         return {(name,): float(state[key] or 0) for name, state in states.items()}  # type: ignore[arg-type]
@@ -59,8 +59,8 @@ def _calls(machine: Machine) -> Iterator[Any]:
     yield _gauge("thalamus_latency_seconds", usual, ("expert",), of("latency_s"))
 
 
-def _routing(machine: Machine) -> Iterator[Any]:
-    routing, gatherer, journal = machine.routing, machine.gatherer, machine.journal
+def _routing(services: Services) -> Iterator[Any]:
+    routing, gatherer, journal = services.router, services.gatherer, services.journal
     decided = {(): float(routing.n_decided)}
     yield _counter("thalamus_decisions", "Requests that were routed.", (), decided)
     consulted = "Decisions for which the encoder was asked."
@@ -73,10 +73,10 @@ def _routing(machine: Machine) -> Iterator[Any]:
     yield _counter("thalamus_journal_lost", "Records that the journal had no room for.", (), lost)
 
 
-def _runners(machine: Machine) -> Iterator[Any]:
-    if not machine.runners:
+def _runners(services: Services) -> Iterator[Any]:
+    if not services.runners:
         return
-    statuses = machine.runners.snapshot()
+    statuses = services.runners.snapshot()
     states = {
         (status.alias, state): float(status.state == state)
         for status in statuses
@@ -89,9 +89,9 @@ def _runners(machine: Machine) -> Iterator[Any]:
     yield _gauge("thalamus_runner_waiting", "Calls that wait.", ("runner",), _each(statuses, "n_waiting"))
     held = "Memory it holds, or would."
     yield _gauge("thalamus_runner_memory_bytes", held, ("runner",), _each(statuses, "memory_bytes"))
-    evictions = {(): float(machine.runners.n_evictions)}
+    evictions = {(): float(services.runners.n_evictions)}
     yield _counter("thalamus_evictions", "Runners that left memory to make room.", (), evictions)
-    devices = machine.runners.memory()
+    devices = services.runners.memory()
     bounds = {(one.name,): float(one.capacity_bytes) for one in devices if one.capacity_bytes is not None}
     yield _gauge("thalamus_device_capacity_bytes", "Memory runners may hold.", ("device",), bounds)
     taken = {(one.name,): float(one.held_bytes) for one in devices}

@@ -13,8 +13,8 @@ from routers import ExpertProfile
 from ..config import BASE_EMBEDDER, ExpertConfig
 from ..embedding import EmbedderPool
 from ..experts.profiles import profile_of
-from ..services import Machine
-from .answers import answer, machine_of
+from ..services import Services
+from .answers import get_services, json_response
 from .ask import unknown_model
 
 SINCE = int(time.time())
@@ -22,7 +22,7 @@ SINCE = int(time.time())
 
 async def listed(request: Request) -> Response:
     """All of them, policies first."""
-    return answer({"object": "list", "data": list(models(machine_of(request)))})
+    return json_response({"object": "list", "data": list(models(get_services(request)))})
 
 
 async def one(request: Request) -> Response:
@@ -31,24 +31,24 @@ async def one(request: Request) -> Response:
     Raises:
         ModelNotFound: nothing has that name.
     """
-    machine = machine_of(request)
+    services = get_services(request)
     name = request.path_params["name"]
-    found = next((model for model in models(machine) if model["id"] == name), None)
+    found = next((model for model in models(services) if model["id"] == name), None)
     if found is None:
-        raise unknown_model(name, machine)
-    return answer(found)
+        raise unknown_model(name, services)
+    return json_response(found)
 
 
-def models(machine: Machine) -> Iterator[dict[str, Any]]:
+def models(services: Services) -> Iterator[dict[str, Any]]:
     """Policies as `auto` and `auto:<name>`, the experts, and the embedders served here."""
-    for name, policy in machine.policies.items():
+    for name, policy in services.policies.items():
         about = {"kind": "policy", "policy": name, "encoder": policy.encoder, "default": policy.default}
         yield _model("auto" if name == "auto" else f"auto:{name}", "thalamus", about)
-    for expert in machine.config.experts:
-        yield _model(expert.name, _owner(expert), _about(machine, expert, profile_of(expert)))
-    if machine.embedders is not None:
-        for name in machine.embedders.names:
-            yield _model(name, "local", _about_embedder(machine.embedders, name))
+    for expert in services.config.experts:
+        yield _model(expert.name, _owner(expert), _about(services, expert, profile_of(expert)))
+    if services.embedders is not None:
+        for name in services.embedders.names:
+            yield _model(name, "local", _about_embedder(services.embedders, name))
 
 
 def _model(name: str, owner: str, about: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def _owner(expert: ExpertConfig) -> str:
     return "local" if expert.is_local else expert.provider
 
 
-def _about(machine: Machine, expert: ExpertConfig, profile: ExpertProfile) -> dict[str, Any]:
+def _about(services: Services, expert: ExpertConfig, profile: ExpertProfile) -> dict[str, Any]:
     return {
         "kind": "embedding expert" if expert.embeds else "expert",
         "model": expert.model,
@@ -68,8 +68,8 @@ def _about(machine: Machine, expert: ExpertConfig, profile: ExpertProfile) -> di
         "output_usd_per_token": profile.output_usd_per_token,
         "context_tokens": profile.context_tokens,
         "abilities": None if profile.abilities is None else sorted(profile.abilities),
-        **machine.fleet.state(expert.name),
-        **_residency(machine, expert.name),
+        **services.fleet.state(expert.name),
+        **_residency(services, expert.name),
     }
 
 
@@ -86,12 +86,12 @@ def _about_embedder(pool: EmbedderPool, name: str) -> dict[str, Any]:
     }
 
 
-def _residency(machine: Machine, name: str) -> dict[str, Any]:
+def _residency(services: Services, name: str) -> dict[str, Any]:
     """What only a local engine has: whether it is in memory, and how long it would take."""
-    runner = machine.runners.get(name)
+    runner = services.runners.get(name)
     if runner is None:
         return {}
-    return {"runner": {"state": runner.state, "away_s": round(machine.runners.away_s(name), 3)}}
+    return {"runner": {"state": runner.state, "away_s": round(services.runners.away_s(name), 3)}}
 
 
 ROUTES = [Route("/v1/models", listed, methods=["GET"]), Route("/v1/models/{name:path}", one, methods=["GET"])]

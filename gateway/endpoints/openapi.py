@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..requests.options import RouterField
-from .answers import answer
+from .answers import json_response
 
 REF = "#/components/schemas/{name}"
 OURS = "the expert that answered and why: headers x-thalamus-decision-id, -expert, -policy, -plan, -reason …"
@@ -171,7 +171,7 @@ def _version() -> str:
 
 async def openapi(request: Request) -> Response:
     """The document."""
-    return answer(document())
+    return json_response(document())
 
 
 ROUTES = [Route("/openapi.json", openapi, methods=["GET"])]

@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from ..errors import BadRequest, EndpointNotFound, Unavailable
 from ..runners import Runners, RunnerUnavailable
-from .answers import answer, machine_of
+from .answers import get_services, json_response
 
 PUBLIC = ("engine", "model", "experts", "state", "device", "memory_bytes", "load_s", "up_s", "pid")
 COUNTS = ("n_in_flight", "n_waiting", "n_loads", "n_restarts", "last_error")
@@ -26,10 +26,12 @@ class RunnerInUse(BadRequest):
 
 async def listed(request: Request) -> Response:
     """All of them, and the devices they share."""
-    runners = machine_of(request).runners
+    runners = get_services(request).runners
     data = [_told(runners, status.alias) for status in runners.snapshot()]
     memory = [asdict(device) for device in runners.memory()]
-    return answer({"object": "list", "data": data, "memory": memory, "n_evictions": runners.n_evictions})
+    return json_response(
+        {"object": "list", "data": data, "memory": memory, "n_evictions": runners.n_evictions}
+    )
 
 
 async def load(request: Request) -> Response:
@@ -40,10 +42,10 @@ async def load(request: Request) -> Response:
     """
     runners, name = _named(request)
     try:
-        await runners.load(name, wait_s=machine_of(request).config.timeouts.load_s)
+        await runners.load(name, wait_s=get_services(request).config.timeouts.load_s)
     except RunnerUnavailable as error:
         raise Unavailable(str(error)) from error
-    return answer(_told(runners, name))
+    return json_response(_told(runners, name))
 
 
 async def unload(request: Request) -> Response:
@@ -57,7 +59,7 @@ async def unload(request: Request) -> Response:
         await runners.unload(name)
     except RunnerUnavailable as error:
         raise RunnerInUse(str(error)) from error
-    return answer(_told(runners, name))
+    return json_response(_told(runners, name))
 
 
 async def logs(request: Request) -> Response:
@@ -67,12 +69,12 @@ async def logs(request: Request) -> Response:
         RunnerNotFound: no such local expert.
     """
     runners, name = _named(request)
-    return answer({"runner": runners[name].name, "lines": runners[name].log_tail})
+    return json_response({"runner": runners[name].name, "lines": runners[name].log_tail})
 
 
 def _named(request: Request) -> tuple[Runners, str]:
     """The pool, and the name of an expert or a runner in it."""
-    runners, name = machine_of(request).runners, request.path_params["name"]
+    runners, name = get_services(request).runners, request.path_params["name"]
     for runner in runners.runners:
         if name == runner.name or name in runner.experts:
             return runners, runner.experts[0]

@@ -16,38 +16,42 @@ from ..experts.types import Call, Expert, Reply, UpstreamError
 from ..fleet import FleetState
 from ..journal_rows import AttemptRecord, Role
 from ..openai.transcript import answer_of
-from .panel import aggregation_call, member_call, patiently, together, with_usage
-from .trace import Order, Story
+from .panel import build_aggregation_call, build_member_call, set_usage, together, wait_for_members
+from .trace import ExecutionRequest, ExecutionTrace
 
 
-class Performer:
+class PlanExecutor:
     """Drives plans with the experts and the fleet of one gateway."""
 
     def __init__(self, experts: Mapping[str, Expert], fleet: FleetState) -> None:
         self._experts = experts
         self._fleet = fleet
 
-    async def ask(self, order: Order, story: Story) -> Reply:
+    async def execute(self, request: ExecutionRequest, trace: ExecutionTrace) -> Reply:
         """Drive the plan until somebody answers.
 
         Raises:
             UpstreamError: the last failure, when nobody did.
             Unavailable: nobody could be asked at all.
         """
-        steps = order.plan.attempts()
+        steps = request.plan.attempts()
         step = next(steps)
         gathered: dict[str, Reply] = {}
         failure: UpstreamError | None = None
         while True:
             heard: Gathered | Literal["moved_on", "refused"] = "moved_on"
             if isinstance(step, Gather):
-                gathered, failure = await self._gather(step, order, story)
-                heard = gathered_of(gathered, failure)
+                gathered, failure = await self._gather(step, request, trace)
+                heard = gather_result(gathered, failure)
             else:
                 try:
-                    call = order.call if step.answers is None else aggregation_call(order.call, step.answers)
-                    if self._admit(step.expert, order, story):
-                        return await self._attempt(step, call, story)
+                    call = (
+                        request.call
+                        if step.answers is None
+                        else build_aggregation_call(request.call, step.answers)
+                    )
+                    if self._admit_expert(step.expert, request, trace):
+                        return await self._attempt(step, call, trace)
                 except UpstreamError as error:
                     failure = error
                     heard = "moved_on" if error.moves_on else "refused"
@@ -55,67 +59,67 @@ class Performer:
                 step = steps.send(heard)
             except StopIteration as done:
                 if done.value is not None:
-                    return self._taken(done.value, gathered, story)
-                raise failure or self._nobody(order) from None
+                    return self._taken(done.value, gathered, trace)
+                raise failure or self._nobody(request) from None
 
-    def _admit(self, name: str, order: Order, story: Story) -> bool:
-        if self._fleet.admit(name, insist=order.asked is not None):
+    def _admit_expert(self, name: str, request: ExecutionRequest, trace: ExecutionTrace) -> bool:
+        if self._fleet.admit(name, insist=request.asked is not None):
             return True
-        story.records.append(AttemptRecord(name, "skipped", error="cooling down"))
+        trace.records.append(AttemptRecord(name, "skipped", error="cooling down"))
         return False
 
-    async def _attempt(self, step: Attempt, call: Call, story: Story) -> Reply:
+    async def _attempt(self, step: Attempt, call: Call, trace: ExecutionTrace) -> Reply:
         """One call whose answer goes to the client."""
         start = perf_counter()
         try:
             role: Role | None = None if step.answers is None else "aggregator"
-            reply = await self.call(step.expert, call, story, role)
+            reply = await self.call(step.expert, call, trace, role)
         finally:
             elapsed_s = perf_counter() - start
-            story.upstream_s += elapsed_s
-        story.answered, story.usage = step.expert, reply.usage
+            trace.upstream_s += elapsed_s
+        trace.answered, trace.usage = step.expert, reply.usage
         if reply.events is not None:
-            story.first_token_s = elapsed_s
-            story.waited_s = reply.waited_s
-        elif story.before:
-            usage = together([*story.before.values(), reply.usage])
-            return replace(reply, body=with_usage(reply.body, usage))
+            trace.first_token_s = elapsed_s
+            trace.waited_s = reply.waited_s
+        elif trace.before:
+            usage = together([*trace.before.values(), reply.usage])
+            return replace(reply, body=set_usage(reply.body, usage))
         return reply
 
     async def _gather(
-        self, step: Gather, order: Order, story: Story
+        self, step: Gather, request: ExecutionRequest, trace: ExecutionTrace
     ) -> tuple[dict[str, Reply], UpstreamError | None]:
         """Calls at once; who answered, and the failure that says most where nobody did."""
         start = perf_counter()
-        call = member_call(order.call)
-        asked = [name for name in step.experts if self._admit(name, order, story)]
-        tasks = {name: asyncio.ensure_future(self._member(name, call, story)) for name in asked}
+        call = build_member_call(request.call)
+        asked = [name for name in step.experts if self._admit_expert(name, request, trace)]
+        tasks = {name: asyncio.ensure_future(self._member(name, call, trace)) for name in asked}
         try:
-            await patiently(tasks.values())
+            await wait_for_members(tasks.values())
         finally:
-            story.upstream_s += perf_counter() - start
+            trace.upstream_s += perf_counter() - start
         told = {name: task.result() for name, task in tasks.items() if not task.cancelled()}
         replies = {name: reply for name, reply in told.items() if isinstance(reply, Reply)}
         failures = [failure for failure in told.values() if isinstance(failure, UpstreamError)]
         stopped = dict.fromkeys(name for name, task in tasks.items() if task.cancelled())
-        story.before = {name: reply.usage for name, reply in replies.items()} | stopped
+        trace.before = {name: reply.usage for name, reply in replies.items()} | stopped
         return replies, min(failures, key=lambda error: error.moves_on, default=None)
 
-    async def _member(self, name: str, call: Call, story: Story) -> Reply | UpstreamError:
+    async def _member(self, name: str, call: Call, trace: ExecutionTrace) -> Reply | UpstreamError:
         """One call among others: that it failed is one of the answers."""
         try:
-            return await self.call(name, call, story, role="member")
+            return await self.call(name, call, trace, role="member")
         except UpstreamError as failure:
             return failure
 
-    def _taken(self, name: str, gathered: Mapping[str, Reply], story: Story) -> Reply:
+    def _taken(self, name: str, gathered: Mapping[str, Reply], trace: ExecutionTrace) -> Reply:
         """The answer of one that was asked among others."""
-        usage = together(list(story.before.values()))
-        story.answered, story.usage = name, story.before.pop(name)
+        usage = together(list(trace.before.values()))
+        trace.answered, trace.usage = name, trace.before.pop(name)
         reply = gathered[name]
-        return replace(reply, body=with_usage(reply.body, usage))
+        return replace(reply, body=set_usage(reply.body, usage))
 
-    async def call(self, name: str, call: Call, story: Story, role: Role | None = None) -> Reply:
+    async def call(self, name: str, call: Call, trace: ExecutionTrace, role: Role | None = None) -> Reply:
         """One call, of which fleet and story are told."""
         start = perf_counter()
         failure: UpstreamError | None = None
@@ -129,31 +133,31 @@ class Performer:
             elapsed_s = perf_counter() - start
             if reply is not None:
                 told = AttemptRecord(name, "answered", 200, None, elapsed_s, reply.deployment, role)
-                story.records.append(told)
+                trace.records.append(told)
                 if reply.events is None:
                     self._fleet.answered(name, elapsed_s - reply.waited_s)
             elif failure is not None:
-                story.records.append(failed_record(name, failure, elapsed_s, role))
+                trace.records.append(failure_record(name, failure, elapsed_s, role))
                 self._fleet.failed(name, failure)
             else:
-                story.records.append(AttemptRecord(name, "abandoned", latency_s=elapsed_s, role=role))
+                trace.records.append(AttemptRecord(name, "abandoned", latency_s=elapsed_s, role=role))
                 self._fleet.abandoned(name)
         return reply
 
-    def _nobody(self, order: Order) -> Unavailable:
-        waits = {name: self._fleet.cooldown_s(name) for name in order.plan.experts}
+    def _nobody(self, request: ExecutionRequest) -> Unavailable:
+        waits = {name: self._fleet.cooldown_s(name) for name in request.plan.experts}
         names = ", ".join(f"{name} ({wait:.1f} s)" for name, wait in waits.items())
         return Unavailable(f"cooling down: {names}", retry_after_s=min(waits.values()))
 
 
-def gathered_of(replies: Mapping[str, Reply], failure: UpstreamError | None) -> Gathered:
+def gather_result(replies: Mapping[str, Reply], failure: UpstreamError | None) -> Gathered:
     """What was said; who said nothing counts only where nobody said anything."""
     texts = {name: answer_of([reply.body], streamed=False) or "" for name, reply in replies.items()}
     spoken = {name: text for name, text in texts.items() if text.strip()}
     return Gathered(spoken or texts, refused=failure is not None and not failure.moves_on)
 
 
-def failed_record(
+def failure_record(
     name: str, error: UpstreamError, latency_s: float, role: Role | None = None
 ) -> AttemptRecord:
     """What an attempt that failed leaves behind."""

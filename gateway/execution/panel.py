@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Raw
 
 from ..experts.types import Call, Endpoint, Fields, UpstreamError
-from ..openai.events import EVENT_END, payload_of
+from ..openai.events import EVENT_END, event_payload
 from ..openai.usage import Usage
 
 PATIENCE_S = 10.0
@@ -33,13 +33,13 @@ _encode = msgspec.json.encode
 BAD_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError)
 
 
-def member_call(call: Call) -> Call:
+def build_member_call(call: Call) -> Call:
     """The client's call for one of several: its whole answer, however the client wants the panel's."""
     fields = {name: value for name, value in call.fields.items() if name not in STREAMING}
     return Call(call.endpoint, fields)
 
 
-def aggregation_call(call: Call, answers: Mapping[str, str]) -> Call:
+def build_aggregation_call(call: Call, answers: Mapping[str, str]) -> Call:
     """The client's call with the members' answers under its last question, nobody's name on them.
 
     Raises:
@@ -72,7 +72,7 @@ def _with_question(raw: Raw, asked: str) -> list[dict[str, Raw]]:
     return [*messages[:-1], {**last, "content": Raw(_encode(both))}]
 
 
-async def patiently(tasks: Iterable["asyncio.Task[object]"]) -> None:
+async def wait_for_members(tasks: Iterable["asyncio.Task[object]"]) -> None:
     """Wait for calls made at once; stop those that lag behind, or all where the caller is stopped.
 
     A call that failed gives its `UpstreamError` as result. Once most have ended and one has answered, the
@@ -110,7 +110,7 @@ def together(usages: Sequence[Usage | None]) -> Usage | None:
     return Usage(n_input, n_output, n_input + n_output)
 
 
-def with_usage(body: bytes, usage: Usage | None) -> bytes:
+def set_usage(body: bytes, usage: Usage | None) -> bytes:
     """An answer, or an event's chunk, that tells what the panel used as a whole; as it was where unknown."""
     if usage is None:
         return body
@@ -125,7 +125,7 @@ def with_usage(body: bytes, usage: Usage | None) -> bytes:
         return body
 
 
-def events_with_usage(ready: bytes, before: Sequence[Usage | None]) -> bytes:
+def add_usage_to_events(ready: bytes, before: Sequence[Usage | None]) -> bytes:
     """Complete events; one that tells what its call used tells what it and those before used."""
     if b'"usage"' not in ready:
         return ready
@@ -138,17 +138,17 @@ def _split(ready: bytes) -> list[bytes]:
 
 
 def _told(event: bytes, before: Sequence[Usage | None]) -> bytes:
-    payload = payload_of(event)
+    payload = event_payload(event)
     try:
         usage = msgspec.convert(msgspec.json.decode(payload).get("usage"), Usage | None, strict=False)
     except (*BAD_JSON, AttributeError):
         return event
     if usage is None:
         return event
-    return _event(with_usage(payload, together([*before, usage])))
+    return _event(set_usage(payload, together([*before, usage])))
 
 
-def as_events(body: bytes, endpoint: Endpoint, fields: Fields) -> bytes:
+def convert_to_events(body: bytes, endpoint: Endpoint, fields: Fields) -> bytes:
     """A whole answer as the stream a client wants: what was said, why it ended, and usage if asked for.
 
     Raises:

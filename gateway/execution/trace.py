@@ -18,7 +18,7 @@ MAX_DEBUG_BYTES = 7168
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ExecutionRequest:
     """What is to be done for one request, and on whose word.
 
     `asked` is the expert a client named, None where a policy chose. `explain` puts the facts of the headers
@@ -38,7 +38,7 @@ class Order:
 
 
 @dataclass(slots=True)
-class Story:
+class ExecutionTrace:
     """What came of an order so far.
 
     `before` is what the experts used whose answers are not the one given; None of one that was stopped.
@@ -64,11 +64,11 @@ class Story:
     """The answer as it went out; kept only where the journal keeps content."""
 
 
-def debug_json(order: Order, story: Story) -> bytes:
+def debug_json(request: ExecutionRequest, trace: ExecutionTrace) -> bytes:
     """The whole decision as compact JSON in ASCII; shortened to its outcome where a header cannot hold it."""
-    whole = {"id": story.decision_id, **(record_of(order.decision) if order.decision else {})}
-    whole |= {"policy": order.policy, "reason": order.reason, "experts": list(order.plan.experts)}
-    for record in (whole, {"id": story.decision_id, "policy": order.policy, "truncated": True}):
+    whole = {"id": trace.decision_id, **(record_of(request.decision) if request.decision else {})}
+    whole |= {"policy": request.policy, "reason": request.reason, "experts": list(request.plan.experts)}
+    for record in (whole, {"id": trace.decision_id, "policy": request.policy, "truncated": True}):
         text = ascii_json(record)
         if len(text) <= MAX_DEBUG_BYTES:
             break

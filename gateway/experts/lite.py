@@ -13,7 +13,7 @@ import msgspec
 from ..config import DeploymentConfig, ExpertConfig, TimeoutConfig
 from ..openai.events import EventStream
 from .failures import MOVES_ON, SECRET_STATUS, read_whole
-from .regime import Regime
+from .regime import PromptPreset
 from .slots import Slots
 from .types import Call, Reply, UpstreamError
 
@@ -84,7 +84,7 @@ class LiteLLMExpert:
         self._model = config.model
         self._provider = config.provider
         self._places = [(place, Slots(place.max_parallel)) for place in config.places()]
-        self._regime = Regime(config)
+        self._regime = PromptPreset(config)
         self._timeouts = timeouts
         self._load = load
         self._litellm: Any = None

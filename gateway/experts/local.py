@@ -2,8 +2,8 @@
 
 from ..config import ExpertConfig, TimeoutConfig
 from ..runners import Lease, RunnerBusy, Runners, RunnerUnavailable
-from .openai import ENDPOINTS, Place
-from .regime import Regime
+from .openai import ENDPOINTS, Deployment
+from .regime import PromptPreset
 from .transport import Address, Transport
 from .types import Call, Endpoint, Fields, Reply, UpstreamError
 
@@ -20,7 +20,7 @@ class LocalExpert:
         self, config: ExpertConfig, timeouts: TimeoutConfig, transport: Transport, runners: Runners
     ) -> None:
         self.name = config.name
-        self._regime = Regime(config)
+        self._regime = PromptPreset(config)
         self._timeouts = timeouts
         self._transport = transport
         self._runners = runners
@@ -63,7 +63,7 @@ class LocalExpert:
                 reply.events.closing(lease.release)
         return reply
 
-    def _place(self, lease: Lease) -> Place:
+    def _place(self, lease: Lease) -> Deployment:
         if lease.url != self._url:
             self._url = lease.url
             self._addresses = {
@@ -72,7 +72,7 @@ class LocalExpert:
                 )
                 for endpoint in ENDPOINTS
             }
-        return Place(self.name, lease.alias, self._addresses, self._timeouts, heard=lease.heard)
+        return Deployment(self.name, lease.alias, self._addresses, self._timeouts, heard=lease.heard)
 
     def share(self, n_replicas: int) -> None:
         """The engine is this gateway's own."""

@@ -13,7 +13,7 @@ from ..openai.events import EventStream
 from .breaker import Breaker
 from .failures import read_whole, status_failure, transport_failure
 from .providers import api_base_of, api_key_of
-from .regime import Regime
+from .regime import PromptPreset
 from .slots import Slots
 from .transport import Address, Transport
 from .types import Call, Endpoint, Fields, Reply, UpstreamError
@@ -24,7 +24,7 @@ CLIENT_ERRORS = (aiohttp.ClientError, OSError, ValueError)  # TimeoutError is an
 _encode = msgspec.json.Encoder().encode
 
 
-class Place:
+class Deployment:
     """One deployment of an expert: its addresses, and how it fares."""
 
     def __init__(
@@ -137,7 +137,7 @@ class OpenAIExpert:
     the next is tried, each once.
     """
 
-    def __init__(self, name: str, regime: Regime, places: Sequence[Place]) -> None:
+    def __init__(self, name: str, regime: PromptPreset, places: Sequence[Deployment]) -> None:
         self.name = name
         self.places = tuple(places)
         self._regime = regime
@@ -164,7 +164,7 @@ class OpenAIExpert:
                 place.breaker.succeeded()
                 return reply
 
-    def _pick(self, places: Sequence[Place]) -> Place:
+    def _pick(self, places: Sequence[Deployment]) -> Deployment:
         """The least loaded of those that may be called, in turn among equals; if none may, of all."""
         now = monotonic()
         self._turn += 1
@@ -182,7 +182,7 @@ class OpenAIExpert:
         """Nothing is held: connections are the transport's."""
 
 
-def _note(place: Place, error: UpstreamError) -> None:
+def _note(place: Deployment, error: UpstreamError) -> None:
     if error.faults_expert:
         place.breaker.failed(error, monotonic())
     else:
@@ -198,12 +198,12 @@ def openai_expert(config: ExpertConfig, timeouts: TimeoutConfig, transport: Tran
     places = [
         _place(n, place, config, timeouts, transport) for n, place in enumerate(config.places(), start=1)
     ]
-    return OpenAIExpert(config.name, Regime(config), places)
+    return OpenAIExpert(config.name, PromptPreset(config), places)
 
 
 def _place(
     n: int, place: DeploymentConfig, config: ExpertConfig, timeouts: TimeoutConfig, transport: Transport
-) -> Place:
+) -> Deployment:
     base = api_base_of(config.provider, place.api_base)
     if base is None:
         raise ValueError(
@@ -216,6 +216,6 @@ def _place(
         endpoint: Address(transport, f"{base.rstrip('/')}/{endpoint}", headers, timeouts.connect_s)
         for endpoint in ENDPOINTS
     }
-    return Place(
+    return Deployment(
         f"{config.name}#{n}", place.model or config.upstream_model, addresses, timeouts, place.max_parallel
     )

@@ -14,7 +14,7 @@ SAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tok
 """Two names of one wish: a default must not contradict the request's own."""
 
 
-class Regime:
+class PromptPreset:
     """Turns a client's fields into those the expert is sent; what it does not concern stays byte for byte."""
 
     def __init__(self, config: ExpertConfig) -> None:

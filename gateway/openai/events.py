@@ -26,7 +26,7 @@ class Delta(msgspec.Struct):
     refusal: Any = None
     audio: Any = None
 
-    def speaks(self) -> bool:
+    def has_content(self) -> bool:
         return bool(
             self.content
             or self.tool_calls
@@ -44,8 +44,8 @@ class Choice(msgspec.Struct):
     text: Any = None
     finish_reason: Any = None
 
-    def speaks(self) -> bool:
-        return bool(self.text or self.finish_reason) or (self.delta is not None and self.delta.speaks())
+    def has_content(self) -> bool:
+        return bool(self.text or self.finish_reason) or (self.delta is not None and self.delta.has_content())
 
 
 class Chunk(msgspec.Struct):
@@ -61,7 +61,7 @@ USAGE = msgspec.json.Decoder(Usage | None)
 ODD = Chunk()
 
 
-def read_chunk(payload: bytes) -> Chunk:
+def parse_chunk(payload: bytes) -> Chunk:
     """The payload of one event; a chunk without facts where it is JSON of an unknown shape.
 
     Raises:
@@ -88,7 +88,7 @@ def read_usage(raw: msgspec.Raw) -> Usage | None:
         return None
 
 
-def payload_of(event: bytes) -> bytes:
+def event_payload(event: bytes) -> bytes:
     """The data of one event, its lines joined; empty for comments and other fields."""
     if event.startswith(b"data:"):
         line = event[5:].strip()
@@ -98,7 +98,7 @@ def payload_of(event: bytes) -> bytes:
     return b"\n".join(lines).strip()
 
 
-class Splitter:
+class EventSplitter:
     """Cuts bytes into events as they come in and keeps what they tell.
 
     `feed` gives the complete events, exactly as they came, up to `[DONE]` or the first that is wrong.
@@ -140,19 +140,19 @@ class Splitter:
 
     def _accept(self, event: bytes) -> bool:
         """Take note of an event; False when nothing after it counts."""
-        payload = payload_of(event)
+        payload = event_payload(event)
         if not payload:
             return True
         if payload == b"[DONE]":
             self.done = event
             return False
         try:
-            chunk = read_chunk(payload)
+            chunk = parse_chunk(payload)
         except UpstreamError as failure:
             self.failure = failure
             return False
         if chunk.error:
-            self.failure = UpstreamError("error_event", f"reported an error: {message_of(chunk.error)}")
+            self.failure = UpstreamError("error_event", f"reported an error: {error_message(chunk.error)}")
             return False
         self._note(chunk)
         return True
@@ -162,7 +162,7 @@ class Splitter:
         if not self.spoke:
             self.model = chunk.model if isinstance(chunk.model, str) else self.model
             self.id = chunk.id if isinstance(chunk.id, str) else self.id
-            self.spoke = any(choice.speaks() for choice in chunk.choices or ())
+            self.spoke = any(choice.has_content() for choice in chunk.choices or ())
 
 
 class EventStream:
@@ -184,7 +184,7 @@ class EventStream:
         between_s: float,
         end_at: float,
     ) -> None:
-        self.events = Splitter()
+        self.events = EventSplitter()
         self._read = read
         self._close = close
         self._first_token_at = first_token_at
@@ -265,13 +265,13 @@ def _nothing() -> None:
     """There is nothing left to close."""
 
 
-def message_of(error: Any) -> str:
+def error_message(error: Any) -> str:
     """What an error object says, kept short."""
     said = error.get("message") if isinstance(error, dict) else error
     return str(said)[:300]
 
 
-def error_event(message: str, code: str) -> bytes:
+def build_error_event(message: str, code: str) -> bytes:
     """The event that ends a stream whose expert failed after its first token."""
     error = {"message": message, "type": "upstream_error", "param": None, "code": code}
     return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from ..experts.types import Call
-from .events import payload_of, read_chunk
+from .events import event_payload, parse_chunk
 
 MAX_BYTES = 1024 * 1024
 ASKED_IN = {"chat/completions": "messages", "completions": "prompt", "embeddings": "input"}
@@ -49,10 +49,10 @@ def _whole(body: bytes) -> str:
 def _streamed(body: bytes) -> str:
     said: list[str] = []
     for event in body.replace(b"\r\n", b"\n").split(b"\n\n")[:-1]:
-        payload = payload_of(event)
+        payload = event_payload(event)
         if not payload:
             continue
-        for choice in (read_chunk(payload).choices or ())[:1]:
+        for choice in (parse_chunk(payload).choices or ())[:1]:
             text = choice.delta.content if choice.delta is not None else choice.text
             said.append(text if isinstance(text, str) else "")
     return "".join(said)

@@ -15,8 +15,8 @@ from policies import Flag, Hints, Policy, UnknownFlag, known_flags, take_flags, 
 
 from ..errors import InvalidField
 from ..experts.types import Fields
-from .options import RequestHints
-from .user_text import said
+from .options import RoutingOptions
+from .user_text import strip_noise
 
 MARKS = (b"[F", b"[f")
 """One of these stands in every body that bears a flag."""
@@ -24,7 +24,7 @@ TEXT_PARTS = frozenset({"text", "input_text"})
 
 
 @dataclass(frozen=True, slots=True)
-class Wished:
+class ExtractedFlags:
     """What is asked of the router in all, the body without its flags, and what could not be followed."""
 
     fields: Fields
@@ -32,7 +32,7 @@ class Wished:
     warnings: tuple[str, ...] = ()
 
 
-def wished(fields: Fields, asked: RequestHints, policy: Policy) -> Wished:
+def extract_prompt_flags(fields: Fields, asked: RoutingOptions, policy: Policy) -> ExtractedFlags:
     """The flags of a chat's last message and those beside it, added to what else is asked for.
 
     What the request says of its goals outside of its text wins over what the text says of them; constraints
@@ -43,17 +43,17 @@ def wished(fields: Fields, asked: RequestHints, policy: Policy) -> Wished:
     """
     found: tuple[Flag, ...] = ()
     warnings: list[str] = []
-    if policy.in_band_flags and "messages" in fields and _may_bear_flags(fields["messages"]):
-        fields, found, warnings = _without_flags(fields, policy)
+    if policy.in_band_flags and "messages" in fields and _may_contain_flags(fields["messages"]):
+        fields, found, warnings = _strip_flags(fields, policy)
     if not found and not asked.flags:
-        return Wished(fields, asked.hints, tuple(warnings))
+        return ExtractedFlags(fields, asked.hints, tuple(warnings))
     own = asked.hints or Hints()
     inside = wish(Hints(objective=policy.objective), found)
     beside = _beside(replace(own, objective=own.objective or policy.objective), asked.flags)
     spoken = own.objective is not None or bool(asked.flags)
     objective = beside.objective if spoken else inside.objective
     hints = replace(beside, require=tighten(beside.require, inside.require), objective=objective)
-    return Wished(fields, hints, tuple(warnings))
+    return ExtractedFlags(fields, hints, tuple(warnings))
 
 
 def _beside(hints: Hints, flags: tuple[Flag, ...]) -> Hints:
@@ -63,12 +63,12 @@ def _beside(hints: Hints, flags: tuple[Flag, ...]) -> Hints:
         raise InvalidField(f"router.flags: {error}", param="router.flags") from None
 
 
-def _may_bear_flags(messages: Raw) -> bool:
+def _may_contain_flags(messages: Raw) -> bool:
     text = bytes(messages)
     return any(mark in text for mark in MARKS)
 
 
-def _without_flags(fields: Fields, policy: Policy) -> tuple[Fields, tuple[Flag, ...], list[str]]:
+def _strip_flags(fields: Fields, policy: Policy) -> tuple[Fields, tuple[Flag, ...], list[str]]:
     """The body without flags, those of the last message that are followed, and complaints of the others.
 
     Where one cannot be followed nothing is taken out of its message: whoever wrote it may have meant no flag.
@@ -99,21 +99,21 @@ def _taken(content: Raw | None) -> tuple[Any, tuple[Flag, ...]]:
     """Content without flags, None where nothing is left; and the flags."""
     value = _content.decode(content) if content is not None else None
     if isinstance(value, str):
-        if not said(value):
+        if not strip_noise(value):
             return value, ()
         taken = take_flags(value)
         return taken.text or None, taken.flags
-    return _taken_from_parts(value) if value else (value, ())
+    return _strip_parts(value) if value else (value, ())
 
 
-def _taken_from_parts(parts: list[Raw]) -> tuple[Any, tuple[Flag, ...]]:
+def _strip_parts(parts: list[Raw]) -> tuple[Any, tuple[Flag, ...]]:
     """The first text may begin with flags, the last end with them; a text with nothing else goes."""
     texts = [n for n, raw in enumerate(parts) if _part.decode(raw).type in TEXT_PARTS]
     left: dict[int, Raw | None] = {}
     flags: list[Flag] = []
     for n in dict.fromkeys((*texts[:1], *texts[-1:])):
         text = _part.decode(parts[n]).text or ""
-        taken = take_flags(text, start=n == texts[0], end=n == texts[-1]) if said(text) else None
+        taken = take_flags(text, start=n == texts[0], end=n == texts[-1]) if strip_noise(text) else None
         if taken is not None and taken.flags:
             flags += taken.flags
             left[n] = Raw(_encode({**_object.decode(parts[n]), "text": taken.text})) if taken.text else None

@@ -62,7 +62,7 @@ class AutoRouterPlugin(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class RequestHints:
+class RoutingOptions:
     """What was asked for; `hints` is None when nothing was."""
 
     policy: str | None = None
@@ -74,12 +74,14 @@ class RequestHints:
     flags: tuple[Flag, ...] = ()
 
 
-NOTHING = RequestHints()
+NOTHING = RoutingOptions()
 _body = msgspec.json.Decoder(RouterField | None)
 _plugins = msgspec.json.Decoder(list[AutoRouterPlugin] | None)
 
 
-def read_hints(fields: Mapping[str, msgspec.Raw], headers: Mapping[bytes, bytes]) -> RequestHints:
+def parse_routing_options(
+    fields: Mapping[str, msgspec.Raw], headers: Mapping[bytes, bytes]
+) -> RoutingOptions:
     """What the request asks for, from its body's fields and its headers (names in lower case).
 
     Raises:
@@ -92,13 +94,13 @@ def read_hints(fields: Mapping[str, msgspec.Raw], headers: Mapping[bytes, bytes]
     if body is None and head is None:
         if session is None and not debug:
             return NOTHING
-        return RequestHints(session_id=_session(session), debug=debug)
+        return RoutingOptions(session_id=_session(session), debug=debug)
     given = [field for field in (body, head) if field is not None]
     require = Require()
     for field in given:
         require = tighten(require, _require(field))
     objective = next((wish for field in given if (wish := _objective(field)) is not None), None)
-    return RequestHints(
+    return RoutingOptions(
         policy=next((field.policy for field in given if field.policy), None),
         hints=Hints(require, objective),
         session_id=(body.session_id if body else None) or _session(session),

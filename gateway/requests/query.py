@@ -13,7 +13,7 @@ import msgspec
 from routers import Query, estimate_tokens, query_of
 
 from ..errors import InvalidField
-from .user_text import routing_text, said
+from .user_text import build_routing_text, strip_noise
 
 IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
 TEXT_PARTS = frozenset({"text", "input_text"})
@@ -49,13 +49,13 @@ _limit = msgspec.json.Decoder(int | None)
 _prompts = msgspec.json.Decoder(str | list[Any])
 
 
-def query_of_chat(fields: Mapping[str, msgspec.Raw]) -> Query:
+def parse_chat_query(fields: Mapping[str, msgspec.Raw]) -> Query:
     """The query in the body of a chat completion.
 
     Raises:
         InvalidField: `messages` is missing, empty or malformed; `param` says where.
     """
-    messages = read_messages(fields)
+    messages = parse_messages(fields)
     texts: list[str] = []
     turns: list[str] = []
     n_images = 0
@@ -63,33 +63,33 @@ def query_of_chat(fields: Mapping[str, msgspec.Raw]) -> Query:
         text, images = _content(message.content)
         texts.append(text)
         n_images += images
-        if message.role == "user" and (ask := said(text)):
+        if message.role == "user" and (ask := strip_noise(text)):
             turns.append(ask)
     if not turns:  # nobody asked in so many words: the last thing there is
         turns = [text for text in texts if text][-1:]
-    query = query_of(routing_text(turns))
+    query = query_of(build_routing_text(turns))
     extra = TOKENS_PER_IMAGE * n_images + _tokens_of_tools(fields)
     if query.text is not texts[0] or len(texts) > 1:
         whole = sum(map(estimate_tokens, texts)) + TOKENS_PER_TURN * (len(texts) - 1)
         extra += whole - query.n_input_tokens
-    return _with_wishes(query, fields, extra, n_images > 0)
+    return _add_requirements(query, fields, extra, n_images > 0)
 
 
-def query_of_completion(fields: Mapping[str, msgspec.Raw]) -> Query:
+def parse_completion_query(fields: Mapping[str, msgspec.Raw]) -> Query:
     """The query in the body of a plain completion: its prompt, the first where there are several.
 
     Raises:
         InvalidField: `prompt` is missing or malformed.
     """
     texts, n_ids = _texts(fields, "prompt")
-    return _with_wishes(query_of(texts[0]), fields, n_ids + sum(map(estimate_tokens, texts[1:])), False)
+    return _add_requirements(query_of(texts[0]), fields, n_ids + sum(map(estimate_tokens, texts[1:])), False)
 
 
-def read_messages(fields: Mapping[str, msgspec.Raw]) -> list[Message]:
+def parse_messages(fields: Mapping[str, msgspec.Raw]) -> list[Message]:
     """The conversation of a chat body.
 
     Raises:
-        InvalidField: as `query_of_chat`.
+        InvalidField: as `parse_chat_query`.
     """
     raw = fields.get("messages")
     if raw is None:
@@ -116,12 +116,12 @@ def _tokens_of_tools(fields: Mapping[str, msgspec.Raw]) -> int:
     return sum(len(bytes(fields[name])) for name in TOOL_FIELDS if name in fields) // BYTES_PER_TOKEN
 
 
-def _with_wishes(
+def _add_requirements(
     query: Query, fields: Mapping[str, msgspec.Raw], extra_tokens: int, has_images: bool
 ) -> Query:
     has_tools = any(name in fields and bytes(fields[name]) not in EMPTY for name in TOOL_FIELDS)
     wants_json = "response_format" in fields and _wants_json(fields)
-    limit = _output_limit(fields)
+    limit = _parse_output_limit(fields)
     if not (extra_tokens or has_images or has_tools or wants_json or limit is not None):
         return query
     return replace(
@@ -139,7 +139,7 @@ def _wants_json(fields: Mapping[str, msgspec.Raw]) -> bool:
     return wish is not None and wish.type in ("json_object", "json_schema")
 
 
-def _output_limit(fields: Mapping[str, msgspec.Raw]) -> int | None:
+def _parse_output_limit(fields: Mapping[str, msgspec.Raw]) -> int | None:
     for name in ("max_completion_tokens", "max_tokens"):
         if name in fields and (limit := _decode(_limit, fields, name)) is not None:
             if limit < 0:

@@ -13,7 +13,7 @@ from ..config import BASE_EMBEDDER
 from ..embedding import EmbedderPool
 from ..errors import InvalidField
 from ..experts.types import Fields
-from .options import RequestHints
+from .options import RoutingOptions
 
 MAX_TEXTS = 2048
 MAX_TEXT_TOKENS = 8192
@@ -27,7 +27,7 @@ _whole = msgspec.json.Decoder(int | None)
 
 
 @dataclass(frozen=True, slots=True)
-class TextsAsked:
+class EmbeddingRequest:
     """`named` is the embedder a client named, None for `auto`.
 
     `input_type` is None where the request says nothing of it.
@@ -47,12 +47,14 @@ class TextsAsked:
         return name not in self.require.exclude and (models is None or name in models)
 
 
-def names_embedder(model: str, pool: EmbedderPool) -> bool:
+def is_embedder_name(model: str, pool: EmbedderPool) -> bool:
     """Whether the model is `auto`, `auto:<policy>` or an embedder's name."""
     return model in pool.names or model == "auto" or model.removeprefix("auto:") in RULES
 
 
-def read_texts_asked(model: str, fields: Fields, hints: RequestHints, pool: EmbedderPool) -> TextsAsked:
+def parse_embedding_request(
+    model: str, fields: Fields, hints: RoutingOptions, pool: EmbedderPool
+) -> EmbeddingRequest:
     """The request, checked; `pool` is loaded.
 
     Raises:
@@ -61,7 +63,7 @@ def read_texts_asked(model: str, fields: Fields, hints: RequestHints, pool: Embe
     texts = _texts(fields)
     _check_dimensions(fields, pool.base.dim)
     named = model if model in pool.names else None
-    return TextsAsked(
+    return EmbeddingRequest(
         texts=texts,
         as_base64=_as_base64(fields),
         input_type=_input_type(fields),
@@ -132,7 +134,7 @@ def _word_of(fields: Fields, name: str) -> str | None:
         raise InvalidField(f"'{name}' must be a string", param=name) from None
 
 
-def _policy(model: str, hints: RequestHints, pool: EmbedderPool) -> PilotRule:
+def _policy(model: str, hints: RoutingOptions, pool: EmbedderPool) -> PilotRule:
     """The rule that `auto:<policy>`, the hints or the configuration name."""
     word = model.partition(":")[2] if model.startswith("auto:") else hints.policy
     for rule in RULES:
@@ -146,7 +148,7 @@ def _policy(model: str, hints: RequestHints, pool: EmbedderPool) -> PilotRule:
     )
 
 
-def _require(hints: RequestHints) -> Require:
+def _require(hints: RoutingOptions) -> Require:
     """What an embedder must meet; nothing is foretold of one that a floor could be held against."""
     require = hints.hints.require if hints.hints is not None else Require()
     for name, bound in (("min_quality", require.min_quality), ("max_latency_ms", require.max_latency_s)):
@@ -156,6 +158,6 @@ def _require(hints: RequestHints) -> Require:
     return require
 
 
-def _warnings(hints: RequestHints) -> Iterator[str]:
+def _warnings(hints: RoutingOptions) -> Iterator[str]:
     if hints.flags or (hints.hints is not None and hints.hints.objective is not None):
         yield "flags, weights and dials of cost and quality choose no embedder: not followed"

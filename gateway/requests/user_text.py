@@ -52,14 +52,14 @@ SHORT_TURN_CHARS = 80
 GAP = "\n\n"
 
 
-def said(text: str) -> str:
+def strip_noise(text: str) -> str:
     """The turn without pasted noise; a turn without noise comes back as it is, a tool's output as nothing."""
     if _TOOL_OUTPUT.match(text):
         return ""
     return _without_tags(text) if "<" in text else text
 
 
-def routing_text(turns: Sequence[str]) -> str:
+def build_routing_text(turns: Sequence[str]) -> str:
     """The text to route by, from the user's turns, oldest first.
 
     The last turn leads and weighs most; what was asked before follows, newest first: for a short last turn up

@@ -18,10 +18,10 @@ from routers import (
 
 from ..config import Config
 from .embedding_batcher import Budget, Gatherer
-from .router import Routing
+from .router import Router
 
 
-def build_routing(config: Config, pool: Sequence[ExpertProfile]) -> tuple[Routing, Gatherer | None]:
+def build_routing(config: Config, pool: Sequence[ExpertProfile]) -> tuple[Router, Gatherer | None]:
     """Ready to decide. Without an artifact nothing is embedded; embedders that cannot be loaded degrade it.
 
     Raises:
@@ -46,9 +46,9 @@ def _routing(
     extractor: FeatureExtractor | None,
     gatherer: Gatherer | None,
     lack: str | None,
-) -> Routing:
+) -> Router:
     scale = Scale.of(forecaster.mean_cost_usd, forecaster.mean_latency_s)
-    return Routing(Engine(pool, scale, forecaster.sweep), forecaster, extractor, gatherer, lack)
+    return Router(Engine(pool, scale, forecaster.sweep), forecaster, extractor, gatherer, lack)
 
 
 def _extractor(config: Config) -> tuple[FeatureExtractor | None, Embedder | None, str | None]:

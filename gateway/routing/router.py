@@ -28,7 +28,7 @@ T = TypeVar("T")
 log = logging.getLogger("thalamus")
 
 
-class Routing:
+class Router:
     """Decides for one pool; `degraded` says what is missing now, None when nothing is.
 
     `n_decided` and `n_consulted` count decisions, and those for which the encoder was asked.
@@ -72,7 +72,7 @@ class Routing:
         (decision,) = await self._decided([query], policy, [hints], fleet, patient=False)
         return decision
 
-    async def decide_all(
+    async def decide_many(
         self, queries: Sequence[Query], policy: Policy, hints: Sequence[Hints | None], fleet: Fleet
     ) -> list[Decision | GatewayError]:
         """Who answers each of many queries, or why nobody does; patiently, beside live traffic.
@@ -85,7 +85,7 @@ class Routing:
             if len(queries) == 1:
                 return [error]
         singles = [
-            await self.decide_all([q], policy, [h], fleet) for q, h in zip(queries, hints, strict=True)
+            await self.decide_many([q], policy, [h], fleet) for q, h in zip(queries, hints, strict=True)
         ]
         return [decision for (decision,) in singles]
 
@@ -97,7 +97,7 @@ class Routing:
         fleet: Fleet,
         patient: bool,
     ) -> list[Decision]:
-        deciding = _Deciding(self, queries, policy, patient)
+        deciding = _DecisionContext(self, queries, policy, patient)
         n = len(queries)
         draws = np.array([random.random() for _ in range(n)]) if policy.explore else None  # noqa: S311 (no secret)
         steps = self.engine.route(
@@ -132,7 +132,7 @@ def _advance(
         return decisions
 
 
-class _Deciding:
+class _DecisionContext:
     """Decisions under way: remembers the features it made, and what went wrong.
 
     A patient one computes in worker threads and lets live queries go first.
@@ -140,7 +140,7 @@ class _Deciding:
 
     __slots__ = ("_first", "_lack", "_patient", "_queries", "_routing", "_static")
 
-    def __init__(self, routing: Routing, queries: Sequence[Query], policy: Policy, patient: bool) -> None:
+    def __init__(self, routing: Router, queries: Sequence[Query], policy: Policy, patient: bool) -> None:
         self._routing = routing
         self._queries = queries
         self._patient = patient

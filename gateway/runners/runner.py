@@ -257,8 +257,8 @@ class Runner:
         return self._ready_at_s
 
     async def _sing(self, launch: Launch, address: str) -> str | None:
-        wished = self.settings.canary
-        probe: Probe = "text" if wished == "chat" and launch.completes else wished
+        extract_prompt_flags = self.settings.canary
+        probe: Probe = "text" if extract_prompt_flags == "chat" and launch.completes else extract_prompt_flags
         model, timeout_s = launch.serves or self._alias, self._patience.canary_timeout_s
         return await sing(address, launch.api_path, model, self.headers, probe, timeout_s)
 

@@ -20,7 +20,7 @@ class InOrder:
         self.pool = pool
         self.asked: list[tuple[Query, Policy, Hints | None]] = []
 
-    async def decide_all(
+    async def decide_many(
         self, queries: Sequence[Query], policy: Policy, hints: Sequence[Hints | None], fleet: Fleet
     ) -> list[Decision]:
         return [

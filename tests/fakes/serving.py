@@ -11,11 +11,11 @@ import msgspec
 import uvicorn
 from starlette.types import ASGIApp
 
-from gateway.app import front_of, machine_of
+from gateway.app import build_application, build_services
 from gateway.config import Config
 from gateway.experts.transport import Transport
 from gateway.joining import JoiningProtocol
-from gateway.services import Machine
+from gateway.services import Services
 from tests.fakes.routing import InOrder
 
 KEY = "sk-test-7d1c0f5be2a94c6688aa"
@@ -33,7 +33,7 @@ class Gateway:
     """A running gateway: `base` ends in /v1."""
 
     base: str
-    machine: Machine
+    services: Services
     http: aiohttp.ClientSession
 
     async def post(self, path: str, body: Any, **headers: str) -> "Answer":
@@ -54,7 +54,7 @@ class Gateway:
 
     async def told(self, answer: "Answer") -> dict[str, Any]:
         """What the journal says of an answer."""
-        entry = await self.machine.journal.get(answer.headers["x-thalamus-decision-id"])
+        entry = await self.services.journal.get(answer.headers["x-thalamus-decision-id"])
         assert entry is not None
         return entry
 
@@ -112,9 +112,9 @@ async def gateway(config: dict[str, Any], journal: str, *pool: str) -> AsyncIter
     whole = {**config, "journal": {"path": journal, **config.get("journal", {})}}
     settings = msgspec.convert(whole, Config, dec_hook=secret)
     transport = Transport()
-    machine = machine_of(settings, transport, routing_of=lambda *_: (InOrder(*pool), None))
-    async with served(front_of(machine, transport)) as address, aiohttp.ClientSession() as http:
-        yield Gateway(f"{address}/v1", machine, http)
+    services = build_services(settings, transport, build_router=lambda *_: (InOrder(*pool), None))
+    async with served(build_application(services, transport)) as address, aiohttp.ClientSession() as http:
+        yield Gateway(f"{address}/v1", services, http)
 
 
 def secret(kind: type, value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.asgi.authentication import MAX_REMEMBERED, Gate, is_loopback
+from gateway.asgi.authentication import MAX_REMEMBERED, Authenticator, is_loopback
 from gateway.config import Secret, ServerConfig
 from gateway.errors import Forbidden, Unauthenticated
 
@@ -11,13 +11,13 @@ HOST = (b"host", b"127.0.0.1:8080")
 
 
 @pytest.fixture
-def keyed() -> Gate:
-    return Gate(ServerConfig(master_key=Secret(KEY)))
+def keyed() -> Authenticator:
+    return Authenticator(ServerConfig(master_key=Secret(KEY)))
 
 
 @pytest.fixture
-def keyless() -> Gate:
-    return Gate(ServerConfig())
+def keyless() -> Authenticator:
+    return Authenticator(ServerConfig())
 
 
 def bearer(key: str) -> tuple[bytes, bytes]:
@@ -28,43 +28,43 @@ def bearer(key: str) -> tuple[bytes, bytes]:
     "header",
     [bearer(KEY), (b"authorization", b"bearer  " + KEY.encode()), (b"x-api-key", KEY.encode())],
 )
-def test_the_key_is_taken_as_bearer_or_x_api_key(keyed: Gate, header: tuple[bytes, bytes]) -> None:
-    assert keyed.admit([HOST, header]) == keyed.admit([header, HOST])
+def test_the_key_is_taken_as_bearer_or_x_api_key(keyed: Authenticator, header: tuple[bytes, bytes]) -> None:
+    assert keyed.authenticate([HOST, header]) == keyed.authenticate([header, HOST])
 
 
 @pytest.mark.parametrize(
     "headers", [[], [HOST], [bearer("")], [bearer(KEY[:-1])], [bearer(KEY + "x")], [bearer(KEY.upper())]]
 )
-def test_without_the_key_nobody_is_let_in(keyed: Gate, headers: list[tuple[bytes, bytes]]) -> None:
+def test_without_the_key_nobody_is_let_in(keyed: Authenticator, headers: list[tuple[bytes, bytes]]) -> None:
     for _ in range(2):
         with pytest.raises(Unauthenticated):
-            keyed.admit(headers)
+            keyed.authenticate(headers)
 
 
-def test_a_wrong_key_is_not_let_in_after_a_good_one(keyed: Gate) -> None:
-    keyed.admit([bearer(KEY)])
+def test_a_wrong_key_is_not_let_in_after_a_good_one(keyed: Authenticator) -> None:
+    keyed.authenticate([bearer(KEY)])
     with pytest.raises(Unauthenticated):
-        keyed.admit([bearer(KEY + "x")])
+        keyed.authenticate([bearer(KEY + "x")])
 
 
-def test_the_key_id_tells_nothing_of_the_key_and_changes_with_the_salt(keyed: Gate) -> None:
-    other = Gate(ServerConfig(master_key=Secret(KEY)))
-    ids = {keyed.admit([bearer(KEY)]), other.admit([bearer(KEY)])}
+def test_the_key_id_tells_nothing_of_the_key_and_changes_with_the_salt(keyed: Authenticator) -> None:
+    other = Authenticator(ServerConfig(master_key=Secret(KEY)))
+    ids = {keyed.authenticate([bearer(KEY)]), other.authenticate([bearer(KEY)])}
     assert len(ids) == 2
     assert not any(KEY in str(key_id) for key_id in ids)
 
 
-def test_a_refusal_does_not_repeat_the_key(keyed: Gate) -> None:
+def test_a_refusal_does_not_repeat_the_key(keyed: Authenticator) -> None:
     with pytest.raises(Unauthenticated) as caught:
-        keyed.admit([bearer("sk-wrong-but-private")])
+        keyed.authenticate([bearer("sk-wrong-but-private")])
     assert "private" not in caught.value.message
 
 
 @pytest.mark.parametrize(
     "host", [b"127.0.0.1:8080", b"localhost", b"LOCALHOST:1", b"[::1]:8080", b"127.1.2.3"]
 )
-def test_this_machine_needs_no_key_where_none_is_configured(keyless: Gate, host: bytes) -> None:
-    assert keyless.admit([(b"host", host)]) is None
+def test_this_machine_needs_no_key_where_none_is_configured(keyless: Authenticator, host: bytes) -> None:
+    assert keyless.authenticate([(b"host", host)]) is None
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_this_machine_needs_no_key_where_none_is_configured(keyless: Gate, host:
         b"[::2]",
     ],
 )
-def test_a_name_rebound_to_this_machine_is_refused(keyless: Gate, host: bytes) -> None:
+def test_a_name_rebound_to_this_machine_is_refused(keyless: Authenticator, host: bytes) -> None:
     with pytest.raises(Forbidden, match="Host"):
-        keyless.admit([(b"host", host)])
+        keyless.authenticate([(b"host", host)])
 
 
 @pytest.mark.parametrize(
@@ -94,35 +94,35 @@ def test_a_name_rebound_to_this_machine_is_refused(keyless: Gate, host: bytes) -
         b"http://localhost:8080",
     ],
 )
-def test_a_page_of_another_origin_is_refused(keyless: Gate, origin: bytes) -> None:
+def test_a_page_of_another_origin_is_refused(keyless: Authenticator, origin: bytes) -> None:
     with pytest.raises(Forbidden, match="page"):
-        keyless.admit([HOST, (b"origin", origin)])
+        keyless.authenticate([HOST, (b"origin", origin)])
 
 
-def test_our_own_page_is_let_in(keyless: Gate) -> None:
-    keyless.admit([HOST, (b"origin", b"http://127.0.0.1:8080")])
+def test_our_own_page_is_let_in(keyless: Authenticator) -> None:
+    keyless.authenticate([HOST, (b"origin", b"http://127.0.0.1:8080")])
 
 
-def test_a_foreign_page_is_refused_even_with_the_key(keyed: Gate) -> None:
+def test_a_foreign_page_is_refused_even_with_the_key(keyed: Authenticator) -> None:
     with pytest.raises(Forbidden):
-        keyed.admit([HOST, bearer(KEY), (b"origin", b"https://evil.example")])
+        keyed.authenticate([HOST, bearer(KEY), (b"origin", b"https://evil.example")])
 
 
 def test_configured_hosts_and_origins_are_let_in() -> None:
-    gate = Gate(ServerConfig(allowed_hosts=("Box.local",), cors_origins=("https://app.example/",)))
-    gate.admit([(b"host", b"box.local:8080"), (b"origin", b"https://app.example")])
+    gate = Authenticator(ServerConfig(allowed_hosts=("Box.local",), cors_origins=("https://app.example/",)))
+    gate.authenticate([(b"host", b"box.local:8080"), (b"origin", b"https://app.example")])
 
 
 def test_an_address_is_a_good_host_where_the_gateway_listens_on_one() -> None:
-    gate = Gate(ServerConfig(host="0.0.0.0"))
-    gate.admit([(b"host", b"192.168.1.5:8080")])
+    gate = Authenticator(ServerConfig(host="0.0.0.0"))
+    gate.authenticate([(b"host", b"192.168.1.5:8080")])
     with pytest.raises(Forbidden):
-        gate.admit([(b"host", b"rebound.example:8080")])
+        gate.authenticate([(b"host", b"rebound.example:8080")])
 
 
-def test_what_is_remembered_is_bounded(keyless: Gate) -> None:
+def test_what_is_remembered_is_bounded(keyless: Authenticator) -> None:
     for port in range(3 * MAX_REMEMBERED):
-        keyless.admit([(b"host", f"localhost:{port}".encode())])
+        keyless.authenticate([(b"host", f"localhost:{port}".encode())])
     assert len(keyless._known) <= MAX_REMEMBERED
 
 

@@ -183,7 +183,7 @@ async def test_overhead_and_latency_count_neither_the_streaming_nor_the_wait_aft
     facts = json.loads(answer.events[-2])["thalamus"]
     assert float(facts["overhead_ms"]) / 1000 + streamed_s < elapsed_s
     async with asyncio.timeout(5):
-        while not (told := await served.machine.journal.get(facts["decision_id"])):  # noqa: ASYNC110
+        while not (told := await served.services.journal.get(facts["decision_id"])):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert streamed_s < told["latency_s"] < elapsed_s
     assert 0 < told["overhead_s"] < elapsed_s - streamed_s
@@ -218,7 +218,7 @@ async def test_an_upstreams_wish_to_be_left_alone_is_obeyed_by_the_next_request(
 ) -> None:
     first = await served.chat("rated-1")
     assert (first.status, first.headers["retry-after"]) == (429, "1")
-    assert served.machine.fleet.state("rated-1")["state"] == "open"
+    assert served.services.fleet.state("rated-1")["state"] == "open"
     second = await served.chat("rated-1")
     assert (second.status, second.headers["retry-after"]) == (503, "1")
     assert upstream.n_calls("rated-1") == 1
@@ -285,7 +285,7 @@ async def test_a_fault_of_ours_is_a_500_in_the_envelope_and_in_the_log(
     async def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(served.machine.routing, "decide", broken)
+    monkeypatch.setattr(served.services.router, "decide", broken)
     answer = await served.post(path, {"model": "auto", "messages": [{"role": "user", "content": "Hi"}]})
     assert (answer.status, answer.error["code"]) == (500, "internal_error")
     assert answer.headers["content-type"] == "application/json"

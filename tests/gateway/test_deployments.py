@@ -54,7 +54,7 @@ async def test_where_one_deployment_fails_the_other_answers(tmp_path, bad: str, 
         assert {answer.status for answer in answers} == {200}
         assert len(upstreams[1].calls) == 8
         assert len(upstreams[0].calls) < 4
-        assert served.machine.fleet.state("x")["n_failed"] == 0
+        assert served.services.fleet.state("x")["n_failed"] == 0
 
 
 async def test_a_refused_request_is_not_tried_elsewhere(tmp_path) -> None:
@@ -75,7 +75,7 @@ async def test_no_more_calls_run_at_a_time_than_allowed(tmp_path) -> None:
         await asyncio.sleep(0.04)
         assert len(upstreams[0].calls) == 2
         assert {answer.status for answer in await asyncio.gather(*asking)} == {200}
-        assert served.machine.experts["x"].places[0].slots.in_use == 0
+        assert served.services.experts["x"].places[0].slots.in_use == 0
 
 
 async def test_slots_go_to_those_who_wait_in_order() -> None:

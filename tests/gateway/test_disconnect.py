@@ -33,7 +33,7 @@ async def test_a_client_that_goes_away_is_seen_upstream(
                 asking.cancel()
                 await asyncio.gather(asking, return_exceptions=True)
                 await until(lambda: upstream.aborted == [model], SEEN_WITHIN_S)
-            state = served.machine.fleet.state(model)
+            state = served.services.fleet.state(model)
             assert (state["in_flight"], state["state"], state["n_failed"]) == (0, "closed", 0)
 
 
@@ -46,7 +46,7 @@ async def test_the_journal_tells_of_a_client_that_went_away(tmp_path) -> None:
                 decision = response.headers["x-thalamus-decision-id"]
                 await response.content.readany()
             await until(lambda: bool(upstream.aborted))
-            entry = await served.machine.journal.get(decision)
+            entry = await served.services.journal.get(decision)
             assert entry is not None
             assert (entry["status"], entry["cost_usd"]) == (499, None)
 

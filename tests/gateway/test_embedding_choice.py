@@ -176,7 +176,7 @@ async def test_the_choice_is_on_the_headers_in_the_journal_and_without_reading(s
 
 
 async def test_where_an_expert_fails_the_base_reads_and_says_so(served: Gateway) -> None:
-    pool = served.machine.embedders
+    pool = served.services.embedders
     assert pool is not None
     whole = pool._embedders
     pool._embedders = {**whole, "law": None}  # type: ignore[dict-item]
@@ -186,7 +186,7 @@ async def test_where_an_expert_fails_the_base_reads_and_says_so(served: Gateway)
         assert answer.headers["x-thalamus-warning"] == "law failed: 1 of its texts were read by minilm"
         named = await served.post("embeddings", {"model": "law", "input": "a"})
         assert (named.status, named.error["message"]) == (503, "embedder law failed")
-        assert list(degraded(served.machine)) == ["embeddings: embedder law failed"]
+        assert list(degraded(served.services)) == ["embeddings: embedder law failed"]
     finally:
         pool._embedders = whole
     await ask(served, MIXED)

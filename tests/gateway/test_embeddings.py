@@ -133,7 +133,7 @@ async def test_who_does_not_embed_is_refused_with_who_does(served: Gateway) -> N
 
 
 async def test_a_full_queue_is_a_429_that_leaves_nothing_waiting(served: Gateway) -> None:
-    pool = served.machine.embedders
+    pool = served.services.embedders
     assert pool is not None
     n_waiting, pool.turns._max_waiting = pool.turns._max_waiting, 3
     try:
@@ -146,7 +146,7 @@ async def test_a_full_queue_is_a_429_that_leaves_nothing_waiting(served: Gateway
 
 
 async def test_a_client_that_goes_away_is_read_no_further(served: Gateway) -> None:
-    pool = served.machine.embedders
+    pool = served.services.embedders
     assert pool is not None
     before = pool.turns.n_read
     with pytest.raises(asyncio.TimeoutError):

@@ -135,7 +135,9 @@ async def test_what_an_upstream_says_of_its_key_reaches_nobody(served: Gateway) 
         answer = await served.chat(fault)
         assert b"sk-secret" not in answer.body
         assert "sk-secret" not in str(await served.told(answer))
-    assert "sk-secret" not in str([served.machine.fleet.state(name) for name in ("status-401", "status-403")])
+    assert "sk-secret" not in str(
+        [served.services.fleet.state(name) for name in ("status-401", "status-403")]
+    )
 
 
 async def test_nobody_at_the_address_is_an_error(served: Gateway) -> None:

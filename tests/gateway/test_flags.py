@@ -11,12 +11,12 @@ import pytest
 import pytest_asyncio
 
 from gateway import AsyncClient, Hints
-from gateway.app import front_of, machine_of
+from gateway.app import build_application, build_services
 from gateway.config import Config
 from gateway.errors import InvalidField
 from gateway.experts.transport import Transport
-from gateway.requests.flags import wished
-from gateway.requests.options import NOTHING, read_hints
+from gateway.requests.flags import extract_prompt_flags
+from gateway.requests.options import NOTHING, parse_routing_options
 from policies import Hints as Asked
 from policies import Objective, Policy, Require
 from tests.fakes.routing import InOrder
@@ -54,9 +54,9 @@ async def gateway(upstream: Upstream, tmp_path: Path) -> AsyncIterator[Gateway]:
         "routing": {"artifact": artifact},
     }
     transport = Transport()
-    machine = machine_of(msgspec.convert(config, Config, dec_hook=secret), transport)
-    async with served(front_of(machine, transport)) as address, aiohttp.ClientSession() as http:
-        yield Gateway(f"{address}/v1", machine, http)
+    services = build_services(msgspec.convert(config, Config, dec_hook=secret), transport)
+    async with served(build_application(services, transport)) as address, aiohttp.ClientSession() as http:
+        yield Gateway(f"{address}/v1", services, http)
 
 
 async def ask(gateway: Gateway, content: Any, model: str = "auto", **headers: str) -> Answer:
@@ -161,7 +161,7 @@ async def test_what_is_routed_by_bears_no_flag(upstream: Upstream, tmp_path: Pat
     async with routed(config, str(tmp_path / "j.sqlite3"), "good") as gateway:
         answer = await gateway.chat("auto", messages=messages, stream=stream)
         assert answer.status == 200
-        (query, *_) = cast("InOrder", gateway.services.routing).asked[-1]
+        (query, *_) = cast("InOrder", gateway.services.router).asked[-1]
     assert (query.text, query.n_input_tokens) == ("Why?\n\nIs it so?", 13)
 
 
@@ -181,7 +181,7 @@ def raw(messages: str) -> dict[str, msgspec.Raw]:
 
 
 def rewritten(messages: str) -> str:
-    return bytes(wished(raw(messages), NOTHING, Policy("p")).fields["messages"]).decode()
+    return bytes(extract_prompt_flags(raw(messages), NOTHING, Policy("p")).fields["messages"]).decode()
 
 
 def test_only_a_message_that_bears_a_flag_is_written_anew() -> None:
@@ -194,13 +194,13 @@ def test_only_a_message_that_bears_a_flag_is_written_anew() -> None:
     assert json.loads(whole)[1] == {"role": "user", "name": "z", "content": "now"}
     untouched = f"[{first}, " + '{"role": "user", "content": "now"}]'
     fields = raw(untouched)
-    assert wished(fields, NOTHING, Policy("p")).fields is fields
+    assert extract_prompt_flags(fields, NOTHING, Policy("p")).fields is fields
 
 
 @pytest.mark.parametrize("last", ["now", "now [Flag: latest]", "now [Flag: red team]"])
 def test_a_flag_of_an_earlier_turn_is_not_followed_and_reaches_nobody(last: str) -> None:
     turns = [("user", f"{FLAG} before"), ("assistant", f"well {FLAG}"), ("user", last)]
-    told = wished(
+    told = extract_prompt_flags(
         raw(json.dumps([{"role": role, "content": text} for role, text in turns])), NOTHING, Policy("p")
     )
     contents = [message["content"] for message in json.loads(bytes(told.fields["messages"]))]
@@ -245,17 +245,17 @@ def test_what_the_request_says_beside_its_text_wins_and_constraints_add_up() -> 
     text = '[{"role": "user", "content": "Hi [Flag: Smallest model] [Flag: security = eu]"}]'
     policy = Policy("p", Objective(cost=0.2))
     require = Require(labels=frozenset({("security", "eu")}))
-    plain = wished(raw(text), NOTHING, policy)
+    plain = extract_prompt_flags(raw(text), NOTHING, policy)
     assert plain.hints == Asked(require, Objective(cost=0.2, first=("smallest",)))
     for router, objective in (
         ({"flags": ["latest"]}, Objective(cost=0.2, first=("latest",))),
         ({"weights": {"cost": 0.5}}, Objective(cost=0.5)),
         ({"weights": {"cost": 0.5}, "flags": ["latest"]}, Objective(cost=0.5, first=("latest",))),
     ):
-        asked = read_hints({"router": msgspec.Raw(msgspec.json.encode(router))}, {})
-        assert wished(raw(text), asked, policy).hints == Asked(require, objective)
-    asked = read_hints({}, {b"x-router-flags": b"latest, size = 0.3"})
-    hints = wished(raw(text), asked, policy).hints
+        asked = parse_routing_options({"router": msgspec.Raw(msgspec.json.encode(router))}, {})
+        assert extract_prompt_flags(raw(text), asked, policy).hints == Asked(require, objective)
+    asked = parse_routing_options({}, {b"x-router-flags": b"latest, size = 0.3"})
+    hints = extract_prompt_flags(raw(text), asked, policy).hints
     assert hints is not None
     assert hints.objective == Objective(cost=0.2, first=("latest",), goals=(("size", 0.3),))
 
@@ -282,7 +282,7 @@ def test_messages_without_a_user_or_malformed_are_left_to_whoever_reads_the_quer
 
 def test_a_wrong_value_in_the_text_is_refused_where_the_policy_is_strict() -> None:
     with pytest.raises(InvalidField, match=r"messages\[0\]\.content: the flag 'size' takes a number"):
-        wished(
+        extract_prompt_flags(
             raw('[{"role": "user", "content": "Hi [Flag: size = 3]"}]'),
             NOTHING,
             Policy("p", unknown_flags="refuse"),

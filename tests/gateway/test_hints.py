@@ -4,14 +4,16 @@ import msgspec
 import pytest
 
 from gateway.errors import InvalidField
-from gateway.requests.options import NOTHING, RequestHints, read_hints
+from gateway.requests.options import NOTHING, RoutingOptions, parse_routing_options
 from policies import Objective
 
 
-def read(router: object = None, headers: dict[str, str] | None = None, **fields: object) -> RequestHints:
+def read(router: object = None, headers: dict[str, str] | None = None, **fields: object) -> RoutingOptions:
     body = {**fields, **({} if router is None else {"router": router})}
     raw = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in body.items()}
-    return read_hints(raw, {name.encode(): value.encode() for name, value in (headers or {}).items()})
+    return parse_routing_options(
+        raw, {name.encode(): value.encode() for name, value in (headers or {}).items()}
+    )
 
 
 def test_a_request_without_hints_costs_nothing() -> None:

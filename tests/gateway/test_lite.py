@@ -41,7 +41,7 @@ async def served(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory):
     patience = {"first_token_s": 10, "between_tokens_s": 0.5, "total_s": 10}
     journal = str(tmp_path_factory.mktemp("lite") / "j.sqlite3")
     async with gateway({"experts": experts, "timeouts": patience}, journal, "good") as running:
-        assert isinstance(running.machine.experts["good"], LiteLLMExpert)
+        assert isinstance(running.services.experts["good"], LiteLLMExpert)
         await running.chat("good")  # the import takes its time once
         yield running
 
@@ -139,6 +139,6 @@ async def test_no_more_calls_run_at_a_time_than_allowed(served: Gateway, upstrea
 async def test_a_slot_is_free_again_after_each_end(served: Gateway, name: str) -> None:
     for stream in (True, False, True):
         await served.chat(name, stream=stream)
-    expert = served.machine.experts[name]
+    expert = served.services.experts[name]
     assert isinstance(expert, LiteLLMExpert)
     assert expert.in_use == 0

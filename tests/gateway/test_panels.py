@@ -10,16 +10,16 @@ import aiohttp
 import msgspec
 import pytest
 
-from gateway.app import front_of, machine_of
+from gateway.app import build_application, build_services
 from gateway.config import Config, ConfigError, load_config
 from gateway.execution import panel as panels
 from gateway.execution.panel import (
-    aggregation_call,
-    as_events,
-    events_with_usage,
-    patiently,
+    add_usage_to_events,
+    build_aggregation_call,
+    convert_to_events,
+    set_usage,
     together,
-    with_usage,
+    wait_for_members,
 )
 from gateway.experts.transport import Transport
 from gateway.experts.types import Call, UpstreamError
@@ -57,9 +57,9 @@ async def panel(
             "journal": {"path": str(tmp_path / "j.sqlite3")},
         }
         transport = Transport()
-        machine = machine_of(msgspec.convert(config, Config, dec_hook=secret), transport)
-        async with serving(front_of(machine, transport)) as base, aiohttp.ClientSession() as http:
-            yield Gateway(f"{base}/v1", machine, http), upstream
+        services = build_services(msgspec.convert(config, Config, dec_hook=secret), transport)
+        async with serving(build_application(services, transport)) as base, aiohttp.ClientSession() as http:
+            yield Gateway(f"{base}/v1", services, http), upstream
 
 
 async def ask(served: Gateway, *, stream: bool = False, question: str = QUESTION, **more: Any) -> Any:
@@ -186,7 +186,7 @@ async def test_a_client_that_goes_away_stops_every_call(tmp_path: Any, models: s
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         await until(lambda: len(upstream.aborted) == models.count("hang"))
-        assert all(served.machine.fleet.state(name)["in_flight"] == 0 for name in served.machine.experts)
+        assert all(served.services.fleet.state(name)["in_flight"] == 0 for name in served.services.experts)
 
 
 async def test_a_member_that_lags_far_behind_is_not_waited_for(
@@ -241,7 +241,7 @@ async def test_members_are_voted_on_where_a_request_cannot_show_their_answers(tm
     async with panel(tmp_path, "says-6 says-8 says-8 good", aggregator="d") as (served, upstream):
         answer = await served.post("completions", {"model": "auto", "prompt": [1, 2, 3]})
         assert (answer.status, upstream.n_calls("good")) == (200, 0)
-        assert served.machine.fleet.state("d")["in_flight"] == 0
+        assert served.services.fleet.state("d")["in_flight"] == 0
 
 
 async def test_plain_completions_are_panelled_too(tmp_path: Any) -> None:
@@ -257,7 +257,7 @@ def call_of(**fields: Any) -> Call:
 
 def test_answers_go_under_a_question_of_several_parts() -> None:
     parts = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": "x"}}]
-    asked = aggregation_call(call_of(messages=[{"role": "user", "content": parts}]), {"a": "A cat."})
+    asked = build_aggregation_call(call_of(messages=[{"role": "user", "content": parts}]), {"a": "A cat."})
     content = json.loads(bytes(asked.fields["messages"]))[0]["content"]
     assert content[:2] == parts
     assert "[1] A cat." in content[2]["text"]
@@ -265,7 +265,9 @@ def test_answers_go_under_a_question_of_several_parts() -> None:
 
 def test_answers_follow_a_conversation_that_does_not_end_with_the_user() -> None:
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Well,"}]
-    asked = json.loads(bytes(aggregation_call(call_of(messages=messages), {"a": "x"}).fields["messages"]))
+    asked = json.loads(
+        bytes(build_aggregation_call(call_of(messages=messages), {"a": "x"}).fields["messages"])
+    )
     assert asked[:2] == messages
     assert asked[2]["role"] == "user"
 
@@ -273,34 +275,34 @@ def test_answers_follow_a_conversation_that_does_not_end_with_the_user() -> None
 @pytest.mark.parametrize("messages", [None, "x", [1], [{"role": "user", "content": 7}]])
 def test_a_request_that_answers_cannot_be_put_under_is_declined(messages: Any) -> None:
     with pytest.raises(UpstreamError, match="cannot be shown"):
-        aggregation_call(call_of(messages=messages), {"a": "x"})
+        build_aggregation_call(call_of(messages=messages), {"a": "x"})
 
 
 def test_what_one_call_does_not_say_is_unknown_of_all() -> None:
     assert together([Usage(1, 2, 3), Usage(10, 20, 30)]) == Usage(11, 22, 33)
     assert together([Usage(1, 2, 3), None]) is None
-    assert with_usage(b'{"a":1}', None) == b'{"a":1}'
+    assert set_usage(b'{"a":1}', None) == b'{"a":1}'
 
 
 def test_only_the_chunk_that_tells_the_usage_is_changed() -> None:
     first = b'data: {"choices":[],"usage":null}\n\n'
     last = b'data: {"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}\n\n'
-    changed = events_with_usage(first + last, [Usage(5, 5, 10)])
+    changed = add_usage_to_events(first + last, [Usage(5, 5, 10)])
     assert changed.startswith(first)
     assert json.loads(changed.split(b"data: ")[2])["usage"]["total_tokens"] == 12
 
 
 def test_what_is_no_answer_cannot_be_streamed() -> None:
     with pytest.raises(UpstreamError, match="cannot be streamed"):
-        as_events(b'{"x": 1}', "chat/completions", {})
+        convert_to_events(b'{"x": 1}', "chat/completions", {})
 
 
 def test_usage_is_streamed_where_it_was_asked_for() -> None:
     choice = b'{"message":{"content":"x"},"finish_reason":"stop"}'
     body = b'{"id":"i","choices":[' + choice + b'],"usage":{"total_tokens":3}}'
     fields = {"stream_options": msgspec.Raw(b'{"include_usage":true}')}
-    assert as_events(body, "chat/completions", fields).count(b"data: ") == 3
-    assert as_events(body, "chat/completions", {}).count(b"data: ") == 2
+    assert convert_to_events(body, "chat/completions", fields).count(b"data: ") == 3
+    assert convert_to_events(body, "chat/completions", {}).count(b"data: ") == 2
 
 
 async def test_those_who_lag_are_stopped_only_when_somebody_answered() -> None:
@@ -312,7 +314,7 @@ async def test_those_who_lag_are_stopped_only_when_somebody_answered() -> None:
         return "late"
 
     tasks: list[asyncio.Task[object]] = [asyncio.ensure_future(work) for work in (fail(), fail(), slow())]
-    await patiently(tasks)
+    await wait_for_members(tasks)
     assert tasks[2].result() == "late"
 
 

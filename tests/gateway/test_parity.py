@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from evals.probes.measured import bundled_outcomes
 from evals.replay import Recorded, replay
-from gateway.app import front_of, machine_of
+from gateway.app import build_application, build_services
 from gateway.config import Config
 from gateway.experts.transport import Transport
 from policies import Objective, Policy, decision_record
@@ -89,9 +89,9 @@ async def gateway(
         "journal": {"path": str(tmp_path / "journal.sqlite3")},
     }
     transport = Transport()
-    machine = machine_of(msgspec.convert(config, Config, dec_hook=secret), transport)
-    async with served(front_of(machine, transport)) as address, aiohttp.ClientSession() as http:
-        yield Gateway(f"{address}/v1", machine, http)
+    services = build_services(msgspec.convert(config, Config, dec_hook=secret), transport)
+    async with served(build_application(services, transport)) as address, aiohttp.ClientSession() as http:
+        yield Gateway(f"{address}/v1", services, http)
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from gateway.errors import InvalidField
-from gateway.requests.query import TOKENS_PER_IMAGE, query_of_chat, query_of_completion
-from gateway.requests.user_text import CONTEXT_CHARS, NOISE_TAGS, routing_text, said
+from gateway.requests.query import TOKENS_PER_IMAGE, parse_chat_query, parse_completion_query
+from gateway.requests.user_text import CONTEXT_CHARS, NOISE_TAGS, build_routing_text, strip_noise
 from routers import Query, estimate_tokens, query_of
 
 LONG = "Refactor the parser so that it reports the line of every error, and add tests for it. " * 3
@@ -18,7 +18,7 @@ def raw(body: dict[str, Any]) -> dict[str, msgspec.Raw]:
 
 
 def chat(*messages: Any, **fields: Any) -> Query:
-    return query_of_chat(raw({"messages": messages, **fields}))
+    return parse_chat_query(raw({"messages": messages, **fields}))
 
 
 def user(content: Any) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def assistant(content: Any = "ok") -> dict[str, Any]:
 def test_a_lone_user_message_is_the_query_of_its_text(prompt: str) -> None:
     assert chat(user(prompt)) == query_of(prompt)
     assert chat(user([{"type": "text", "text": prompt}])) == query_of(prompt)
-    assert query_of_completion(raw({"prompt": prompt})) == query_of(prompt)
+    assert parse_completion_query(raw({"prompt": prompt})) == query_of(prompt)
 
 
 def test_a_short_last_turn_is_read_in_the_light_of_what_was_asked_before() -> None:
@@ -91,17 +91,17 @@ def test_what_a_harness_pastes_is_not_the_ask(tag: str) -> None:
 
 def test_several_reminders_are_all_stripped() -> None:
     reminder = "<system-reminder>a</system-reminder>"
-    assert said(f"{reminder}One<bash-stdout x='1'>b</bash-stdout> two{reminder}") == "One two"
+    assert strip_noise(f"{reminder}One<bash-stdout x='1'>b</bash-stdout> two{reminder}") == "One two"
 
 
 def test_a_tag_that_is_never_closed_is_the_users_own_words() -> None:
     text = "What does <system-reminder> mean in a prompt?"
-    assert said(text) == text
+    assert strip_noise(text) == text
 
 
 def test_stripping_takes_linear_time_on_hostile_text() -> None:
     hostile = "".join(f"<{tag}>" for tag in NOISE_TAGS) * 20_000
-    assert said(hostile) == hostile
+    assert strip_noise(hostile) == hostile
 
 
 @pytest.mark.parametrize(
@@ -178,14 +178,14 @@ def test_unknown_fields_and_roles_are_nobodys_business() -> None:
 
 
 def test_several_prompts_are_routed_by_the_first_and_counted_all() -> None:
-    query = query_of_completion(raw({"prompt": ["one", "two" * 100]}))
+    query = parse_completion_query(raw({"prompt": ["one", "two" * 100]}))
     assert query.text == "one"
     assert query.n_input_tokens > 70
 
 
 @pytest.mark.parametrize(("value", "n_tokens"), [([1, 2, 3], 3), ([[1, 2], [3]], 3)])
 def test_token_ids_cannot_be_read_but_are_counted(value: object, n_tokens: int) -> None:
-    query = query_of_completion(raw({"prompt": value}))
+    query = parse_completion_query(raw({"prompt": value}))
     assert (query.text, query.n_input_tokens) == ("", n_tokens)
 
 
@@ -207,23 +207,23 @@ def test_token_ids_cannot_be_read_but_are_counted(value: object, n_tokens: int) 
 )
 def test_a_malformed_conversation_is_refused_where_it_is_malformed(body: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidField) as caught:
-        query_of_chat(raw(body))
+        parse_chat_query(raw(body))
     assert (caught.value.status, caught.value.param) == (400, param)
 
 
 @pytest.mark.parametrize("value", [None, [], 3, {"a": 1}, ["a", 1], [True]])
 def test_a_malformed_prompt_is_refused(value: object) -> None:
     with pytest.raises(InvalidField) as caught:
-        query_of_completion(raw({"prompt": value}))
+        parse_completion_query(raw({"prompt": value}))
     assert caught.value.param == "prompt"
 
 
 def test_no_turns_make_no_text() -> None:
-    assert routing_text([]) == ""
+    assert build_routing_text([]) == ""
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 def test_an_output_limit_beyond_all_measure_is_refused_by_name(name: str) -> None:
     with pytest.raises(InvalidField, match=f"'{name}' must not be more than") as refused:
-        query_of_chat({**raw({"messages": [user("x")]}), name: msgspec.Raw(b"99999999999999999999999999")})
+        parse_chat_query({**raw({"messages": [user("x")]}), name: msgspec.Raw(b"99999999999999999999999999")})
     assert refused.value.param == name

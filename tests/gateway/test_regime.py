@@ -3,13 +3,13 @@ import pytest
 
 from gateway.config import ExpertConfig
 from gateway.experts import Call
-from gateway.experts.regime import Regime
+from gateway.experts.regime import PromptPreset
 
 
 def sent(fields: dict[str, object], **config: object) -> dict[str, object]:
     expert = msgspec.convert({"name": "e", "model": "openai/e", **config}, ExpertConfig)
     raw = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in fields.items()}
-    applied = Regime(expert).apply(Call("chat/completions", raw))
+    applied = PromptPreset(expert).apply(Call("chat/completions", raw))
     return {name: msgspec.json.decode(value) for name, value in applied.items()}
 
 
@@ -38,5 +38,5 @@ def test_the_cap_holds_over_defaults_and_forced_parameters():
 @pytest.mark.parametrize("empty", [b"[]", b"[  ]", b" [\n]"])
 def test_turns_of_the_expert_before_no_turns_of_the_client_are_still_json(empty):
     expert = msgspec.convert({"name": "e", "model": "openai/e", "system": "Be brief."}, ExpertConfig)
-    applied = Regime(expert).apply(Call("chat/completions", {"messages": msgspec.Raw(empty)}))
+    applied = PromptPreset(expert).apply(Call("chat/completions", {"messages": msgspec.Raw(empty)}))
     assert msgspec.json.decode(applied["messages"]) == [{"role": "system", "content": "Be brief."}]

@@ -65,7 +65,7 @@ async def test_a_wait_that_one_replica_was_told_is_kept_by_the_other(
 ) -> None:
     async with two(config_of(upstream, redis), tmp_path) as (first, second):
         assert (await first.chat("rated-30")).status == 429
-        await until(lambda: not second.machine.fleet.snapshot().available[0])
+        await until(lambda: not second.services.fleet.snapshot().available[0])
         n_calls = len(upstream.calls)
         answer = await second.chat("auto")
         assert (answer.status, answer.expert) == (200, "good")
@@ -73,7 +73,7 @@ async def test_a_wait_that_one_replica_was_told_is_kept_by_the_other(
         assert refused.status == 503
         assert 20 < int(refused.headers["retry-after"]) <= 30
         assert [call["model"] for call in upstream.calls[n_calls:]] == ["good"]
-        assert "another replica" in second.machine.fleet.snapshot().unavailable["rated-30"]
+        assert "another replica" in second.services.fleet.snapshot().unavailable["rated-30"]
 
 
 async def test_calls_under_way_at_one_replica_are_load_at_the_other(
@@ -81,7 +81,7 @@ async def test_calls_under_way_at_one_replica_are_load_at_the_other(
 ) -> None:
     async with two(config_of(upstream, redis), tmp_path) as (first, second):
         call = asyncio.ensure_future(first.chat("hang"))
-        await until(lambda: second.machine.fleet.told("hang").in_flight == 0 and heard(second, "hang") == 1)
+        await until(lambda: second.services.fleet.told("hang").in_flight == 0 and heard(second, "hang") == 1)
         call.cancel()
         await until(lambda: heard(second, "hang") == 0)
 
@@ -110,10 +110,10 @@ async def test_without_redis_answers_go_on_limits_stay_shared_and_readiness_says
 ) -> None:
     async with two(config_of(upstream, redis, max_parallel=4), tmp_path) as (first, second):
         await first.chat("rated-30")
-        await until(lambda: not second.machine.fleet.snapshot().available[0])
+        await until(lambda: not second.services.fleet.snapshot().available[0])
         redis.stop()
-        await until(lambda: second.machine.replicas.degraded is not None)  # type: ignore[union-attr]
-        assert second.machine.fleet.snapshot().available[0]
+        await until(lambda: second.services.replicas.degraded is not None)  # type: ignore[union-attr]
+        assert second.services.fleet.snapshot().available[0]
         assert limit(second) == 2
         assert (await second.chat("good")).status == 200
         async with second.http.get(second.base.removesuffix("/v1") + "/health/ready") as answer:
@@ -121,7 +121,7 @@ async def test_without_redis_answers_go_on_limits_stay_shared_and_readiness_says
         assert (answer.status, told["status"]) == (200, "degraded")
         assert any(line.startswith("redis: ") for line in told["degraded"])
         redis.start()
-        await until(lambda: second.machine.replicas.degraded is None)  # type: ignore[union-attr]
+        await until(lambda: second.services.replicas.degraded is None)  # type: ignore[union-attr]
 
 
 async def test_a_gateway_starts_without_its_redis(

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.errors import NothingEligible, Unavailable
 from gateway.routing.embedding_batcher import Budget, Gatherer
-from gateway.routing.router import Routing
+from gateway.routing.router import Router
 from policies import Engine, Fleet, Hints, Policy, Require
 from routers import ExpertProfile, FeatureExtractor, Features, Floats32, Prediction, Query, Tier, query_of
 
@@ -68,7 +68,7 @@ class Made:
         self.extractor = Extractor()
         self.encoder = Encoder()
         self.gatherer = Gatherer(self.encoder, budget=budget) if more.pop("with_encoder", True) else None
-        self.routing = Routing(
+        self.routing = Router(
             Engine(POOL),
             cast("Any", self.forecaster),
             cast("FeatureExtractor", self.extractor),
@@ -182,7 +182,7 @@ async def test_when_everybody_is_out_the_client_is_told_when_to_come_again(made:
 async def test_many_are_decided_at_once_each_with_its_own_refusal(made: Made) -> None:
     strict = Hints(Require(min_quality=0.99))
     queries = [query_of(f"question {n}") for n in range(3)]
-    found = await made.routing.decide_all(queries, Policy("auto"), [None, strict, None], IDLE)
+    found = await made.routing.decide_many(queries, Policy("auto"), [None, strict, None], IDLE)
     assert [getattr(one, "chosen", type(one)) for one in found] == ["large", NothingEligible, "large"]
 
 
@@ -190,9 +190,9 @@ async def test_who_decides_patiently_looks_closely_whatever_the_budget_and_leave
     budget = Budget(n_waiting=8, share=0.1, n_threads=1, clock=lambda: 0.0)
     budget.spend(1000)
     made = Made(budget)
-    (decision,) = await made.routing.decide_all([query_of("hello")], Policy("auto"), [None], IDLE)
+    (decision,) = await made.routing.decide_many([query_of("hello")], Policy("auto"), [None], IDLE)
     assert (decision.chosen, made.routing.n_consulted) == ("large", 1)
     fresh = Budget(n_waiting=8, share=0.1, n_threads=1, clock=lambda: 0.0)
     credit = fresh._credit_s
-    await Made(fresh).routing.decide_all([query_of("hello")] * 5, Policy("auto"), [None] * 5, IDLE)
+    await Made(fresh).routing.decide_many([query_of("hello")] * 5, Policy("auto"), [None] * 5, IDLE)
     assert fresh._credit_s == credit

@@ -12,7 +12,7 @@ from gateway.experts.profiles import profiles
 from gateway.routing import build as routing_build
 from gateway.routing.build import build_routing
 from gateway.routing.embedding_batcher import Gatherer
-from gateway.routing.router import Routing
+from gateway.routing.router import Router
 from policies import Decision, Engine, Fleet, Scale
 from routers import (
     Artifact,
@@ -88,7 +88,7 @@ def folder(tmp_path: Path, fitted: Artifact, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-async def built(folder: Path) -> AsyncIterator[tuple[Routing, Config]]:
+async def built(folder: Path) -> AsyncIterator[tuple[Router, Config]]:
     config = configuration(folder)
     routing, gatherer = build_routing(config, profiles(config))
     assert gatherer is not None
@@ -107,12 +107,12 @@ def offline(config: Config, artifact: Artifact, texts: list[str], tier: Tier, po
 
 
 async def online(
-    routing: Routing, config: Config, texts: list[str], policy: str, in_bulk: bool = False
+    routing: Router, config: Config, texts: list[str], policy: str, in_bulk: bool = False
 ) -> list[Decision]:
     chosen = config.policies_by_name()[policy]
     if in_bulk:
         queries = [query_of(text) for text in texts]
-        found = await routing.decide_all(queries, chosen, [None] * len(texts), Fleet.idle(2))
+        found = await routing.decide_many(queries, chosen, [None] * len(texts), Fleet.idle(2))
         return [decision for decision in found if isinstance(decision, Decision)]
     return [await routing.decide(query_of(text), chosen, None, Fleet.idle(2)) for text in texts]
 
@@ -120,7 +120,7 @@ async def online(
 @pytest.mark.parametrize("in_bulk", [False, True])
 @pytest.mark.parametrize(("policy", "tier"), [("never", "static"), ("always", "encoder")])
 async def test_online_decisions_equal_offline_ones(
-    built: tuple[Routing, Config], fitted: Artifact, policy: str, tier: Tier, in_bulk: bool
+    built: tuple[Router, Config], fitted: Artifact, policy: str, tier: Tier, in_bulk: bool
 ) -> None:
     routing, config = built
     texts = [*SUMS[:5], *FACTS[:5], "What is 99 plus 1?", "Who wrote it?"]
@@ -131,7 +131,7 @@ async def test_online_decisions_equal_offline_ones(
         np.testing.assert_allclose(a.utility, b.utility, atol=1e-6)  # float32 sums in another order
 
 
-async def test_what_was_learned_decides_who_answers(built: tuple[Routing, Config]) -> None:
+async def test_what_was_learned_decides_who_answers(built: tuple[Router, Config]) -> None:
     routing, config = built
     decisions = await online(
         routing, config, ["What is 31 plus 8 times 2?", "Who wrote the new book of Rome?"], "never"

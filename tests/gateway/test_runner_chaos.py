@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from gateway.app import front_of, machine_of
+from gateway.app import build_application, build_services
 from gateway.config import parse_config
 from gateway.experts.transport import Transport
 from gateway.runners import Runners
@@ -54,8 +54,8 @@ async def storm(folder: Path, n_kills: int, every_s: float, seed: int) -> Storm:
     config = parse_config(CONFIG.format(experts=experts, folder=folder), env={})
     draw, found, over = random.Random(seed), Storm(), asyncio.Event()
     transport = Transport()
-    machine = machine_of(config, transport, routing_of=lambda *_: (InOrder(*NAMES), None))
-    async with served(front_of(machine, transport)) as address, aiohttp.ClientSession() as http:
+    services = build_services(config, transport, build_router=lambda *_: (InOrder(*NAMES), None))
+    async with served(build_application(services, transport)) as address, aiohttp.ClientSession() as http:
 
         async def ask(model: str, stream: bool) -> int:
             body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "stream": stream}
@@ -74,7 +74,7 @@ async def storm(folder: Path, n_kills: int, every_s: float, seed: int) -> Storm:
         clients = [asyncio.create_task(client()) for _ in range(6)]
         while found.n_kills < n_kills:
             await asyncio.sleep(every_s * draw.random() * 2)
-            family = engines(machine.runners)
+            family = engines(services.runners)
             found.pids |= family
             if family:
                 with contextlib.suppress(ProcessLookupError):

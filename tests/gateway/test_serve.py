@@ -116,9 +116,9 @@ def test_a_selection_that_cannot_be_served_leaves_the_old_one_in_place(gateway: 
 
 def test_serving_loads_no_torch_and_no_litellm() -> None:
     code = (
-        "import sys, gateway.server; from gateway.app import build_app; "
+        "import sys, gateway.server; from gateway.app import create_app; "
         "from gateway.config import Config, JournalConfig; "
-        "build_app(Config(journal=JournalConfig(enabled=False))); "
+        "create_app(Config(journal=JournalConfig(enabled=False))); "
         "assert not {'torch', 'litellm', 'sklearn', 'sentence_transformers'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

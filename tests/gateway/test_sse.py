@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.experts.types import UpstreamError
 from gateway.openai import events as sse
-from gateway.openai.events import EventStream, Splitter, payload_of
+from gateway.openai.events import EventSplitter, EventStream, event_payload
 from tests.fakes.upstream import chunk, events
 
 SPOKEN = chunk("m", {"content": "Grüße 🧠"})
@@ -18,8 +18,8 @@ ROLE = chunk("m", {"role": "assistant", "content": ""})
 DONE = b"data: [DONE]\n\n"
 
 
-def fed(*parts: bytes) -> tuple[bytes, Splitter]:
-    splitter = Splitter()
+def fed(*parts: bytes) -> tuple[bytes, EventSplitter]:
+    splitter = EventSplitter()
     return b"".join(splitter.feed(part) for part in parts), splitter
 
 
@@ -49,7 +49,7 @@ def test_a_huge_event_in_small_reads_is_not_copied_with_each(
 ) -> None:
     monkeypatch.setattr(Read, "n_copied", 0)
     huge = chunk("m", {"content": "x" * 100_000}).rstrip() + end
-    splitter = Splitter()
+    splitter = EventSplitter()
     out = [splitter.feed(Read(huge[start : start + 101])) for start in range(0, len(huge), 101)]
     assert b"".join(out) == huge
     assert splitter.spoke
@@ -132,7 +132,7 @@ def test_comments_and_other_fields_pass() -> None:
 
 
 def test_data_over_several_lines_is_one_payload() -> None:
-    assert payload_of(b'event: x\ndata: {"a":\ndata: 1}\n\n') == b'{"a":\n1}'
+    assert event_payload(b'event: x\ndata: {"a":\ndata: 1}\n\n') == b'{"a":\n1}'
 
 
 def test_nothing_counts_after_done() -> None:

@@ -14,7 +14,7 @@ from gateway.errors import InvalidField
 from gateway.experts.profiles import profiles
 from gateway.routing import build as routing_build
 from gateway.routing.build import build_routing
-from gateway.routing.router import Routing
+from gateway.routing.router import Router
 from policies import Fleet, Hints, Objective
 from routers import FeatureExtractor, FitSettings, HashingEmbedder, OutcomeTable, fit_artifact, query_of
 
@@ -46,7 +46,7 @@ def source(folder: Path) -> str:
     )
 
 
-def built(folder: Path) -> tuple[Routing, Config]:
+def built(folder: Path) -> tuple[Router, Config]:
     config = parse_config(source(folder))
     return build_routing(config, profiles(config))[0], config
 

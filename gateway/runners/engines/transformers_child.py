@@ -37,10 +37,10 @@ class Job:
     """One request: its prompt, its wishes, and the pieces of text as they come; None ends them."""
 
     def __init__(self, prompt: list[int], body: dict[str, Any], most: int) -> None:
-        wished = body.get("max_completion_tokens") or body.get("max_tokens") or USUAL_TOKENS
+        extract_prompt_flags = body.get("max_completion_tokens") or body.get("max_tokens") or USUAL_TOKENS
         stop = body.get("stop") or []
         self.prompt = prompt
-        self.max_tokens = min(int(wished), most)
+        self.max_tokens = min(int(extract_prompt_flags), most)
         self.temperature = float(1.0 if body.get("temperature") is None else body["temperature"])
         self.top_p = float(body.get("top_p") or 1.0)
         self.stop = [stop] if isinstance(stop, str) else [str(word) for word in stop]

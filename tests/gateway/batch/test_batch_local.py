@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.app import ledger_of, limits, machine_of, running
+from gateway.app import build_accounting, build_services, open_services, parallel_limits
 from gateway.batch.calling import Courtesy
 from gateway.batch.jobs import Jobs
 from gateway.batch.ordering import Lane
@@ -91,25 +91,25 @@ async def test_each_local_expert_is_loaded_once_however(
     tmp_path: Path, batches: list[tuple[str, ...]]
 ) -> None:
     config, transport = configuration(tmp_path), Transport()
-    machine = machine_of(config, transport)
+    services = build_services(config, transport)
     asked: list[str] = []
     together: set[frozenset[str]] = set()
-    watched = {name: Watched(expert, asked, together) for name, expert in machine.experts.items()}
-    machine = replace(machine, experts=watched)
+    watched = {name: Watched(expert, asked, together) for name, expert in services.experts.items()}
+    services = replace(services, experts=watched)
     loaded: list[str] = []
 
     def changed(runner: Runner) -> None:
         if runner.state == "ready" and loaded[-1:] != [runner.name]:
             loaded.append(runner.name)
 
-    assert machine.runners is not None
-    for runner in machine.runners.runners:
+    assert services.runners is not None
+    for runner in services.runners.runners:
         runner.on_change.append(changed)
     entered = [batch_of(tmp_path, str(n), *experts) for n, experts in enumerate(batches)]
-    async with running(machine, transport):
-        jobs = Jobs(machine, ledger_of(machine), limits(config))
+    async with open_services(services, transport):
+        jobs = Jobs(services, build_accounting(services), parallel_limits(config))
         for batch in entered:
-            machine.store.add_batch(batch)
+            services.store.add_batch(batch)
         done = await asyncio.gather(*(jobs.work(batch.id) for batch in entered))
     assert [(one.status, one.n_completed) for one in done if one] == [("completed", N_LINES)] * len(batches)
     for batch, experts in zip(entered, batches, strict=True):

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import openai
 
-from gateway.app import front_of, machine_of
+from gateway.app import build_application, build_services
 from gateway.batch.ordering import first_of
 from gateway.config import Config
 from gateway.experts.transport import Transport
@@ -41,10 +41,10 @@ async def panel(tmp_path: Path, models: str, n_lines: int = 3) -> tuple[list[Any
             "journal": {"path": str(tmp_path / "j.sqlite3")},
         }
         transport = Transport()
-        machine = machine_of(msgspec.convert(config, Config, dec_hook=secret), transport)
+        services = build_services(msgspec.convert(config, Config, dec_hook=secret), transport)
         lines = jsonl(*(line(str(n), "auto", QUESTION) for n in range(n_lines)))
         async with (
-            served(front_of(machine, transport)) as base,
+            served(build_application(services, transport)) as base,
             openai.AsyncOpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0) as ai,
         ):
             file = await ai.files.create(file=("in", lines), purpose="batch")

@@ -10,7 +10,7 @@ import msgspec
 import psutil
 import pytest
 
-from gateway.app import batches_of
+from gateway.app import open_batches
 from gateway.batch.source import mark_of
 from gateway.batch.store import fresh
 from gateway.batch.types import Batch
@@ -64,7 +64,7 @@ async def test_a_batch_on_ray_gives_what_it_gives_here_though_a_worker_dies(tmp_
             times={"created_at": int(time.time())},
         )
         with ray_engine(config, None, 2) as engine:
-            async with batches_of(config, calls=False, engine=engine) as jobs, asyncio.timeout(120):
+            async with open_batches(config, calls=False, engine=engine) as jobs, asyncio.timeout(120):
                 killing = asyncio.ensure_future(killed_one(upstream))
                 await asyncio.to_thread(jobs._store.add_batch, batch)
                 done = await jobs.work(batch.id)

@@ -47,7 +47,7 @@ async def test_auto_is_routed_by_policy_and_journalled(tmp_path: Path) -> None:
     async with desk(tmp_path, ["says-a", "says-b"], ["says-b"]) as at:
         _, output, _ = await at.run(line("1", "auto"), line("2", "says-a"))
         assert [row["thalamus"]["expert"] for row in output] == ["says-b", "says-a"]
-        told = await at.served.machine.journal.get(output[0]["thalamus"]["decision_id"])
+        told = await at.served.services.journal.get(output[0]["thalamus"]["decision_id"])
         assert told is not None
         assert (told["policy"], told["expert_answered"], told["status"]) == ("auto", "says-b", 200)
 
@@ -135,7 +135,7 @@ async def test_who_fails_is_stood_in_for_by_the_next_of_the_plan(tmp_path: Path)
     async with desk(tmp_path, ["status-401", "says-b"], ["status-401", "says-b"]) as at:
         _, output, errors = await at.run(line("1", "auto"))
         assert ([said(row) for row in output], errors) == (["b"], [])
-        told = await at.served.machine.journal.get(output[0]["thalamus"]["decision_id"])
+        told = await at.served.services.journal.get(output[0]["thalamus"]["decision_id"])
         assert told is not None
         assert [one["expert"] for one in told["attempts"]] == ["status-401", "says-b"]
 
@@ -163,7 +163,7 @@ async def test_calls_under_way_keep_to_the_experts_own_limit(tmp_path: Path) -> 
     async with desk(tmp_path, ["slow-50"], experts={"max_parallel": 3}) as at:
         most = 0
         batch = await at.begin(*(line(str(n), "slow-50") for n in range(12)))
-        state = at.served.machine.fleet.state
+        state = at.served.services.fleet.state
         while (await at.ai.batches.retrieve(batch.id)).status != "completed":
             most = max(most, int(str(state("slow-50")["in_flight"])))
         assert most in (2, 3)
@@ -294,8 +294,8 @@ async def test_an_expert_that_is_gone_after_a_restart_is_said_to_be(
             async with asyncio.timeout(5):
                 while len(upstream.calls) < 2:  # noqa: ASYNC110 (nothing tells)
                     await asyncio.sleep(0.01)
-            machine = at.served.machine
-            assert machine.store.batch(batch.id) is not None
+            services = at.served.services
+            assert services.store.batch(batch.id) is not None
         async with desk(tmp_path, ["says-b"], ["says-b"], upstream=upstream) as at:
             output, errors = await at.results(await at.ended(batch))
             assert [row["custom_id"] for row in output] == ["chosen"]
