@@ -28,7 +28,7 @@ from evals.grading import grade
 from evals.probes import Probe, held_out_families, load_probes
 from evals.probes.measured import bundled_outcomes
 from evals.significance import paired_interval
-from gateway.config.first import BUNDLED
+from gateway.config.discovery import BUNDLED
 from routers import FeatureExtractor, StaticEmbedder, fit_artifact, load_embedder
 
 MODELS = ("smollm2", "smollm2-brief", "smollm2-sentence")

@@ -21,7 +21,6 @@ from routers import RoutersError
 from .app import create_app
 from .batch.errors import StoreError
 from .config import Config, ConfigError, config_warnings, load_config
-from .greeting import greeting
 from .joining import JoiningProtocol
 from .journal import JournalError
 from .reload import Reloadable
@@ -44,8 +43,12 @@ class CannotServeError(Exception):
     """The gateway cannot start; the message is one line that says why."""
 
 
-def serve(config_path: Path, config: Config, overrides: Mapping[str, Any]) -> None:
-    """Serve until told to stop. `overrides` stand in for the file's `server` settings, also after a reload.
+def serve(
+    config_path: Path, config: Config, overrides: Mapping[str, Any], banner: Callable[[Config, str], str]
+) -> None:
+    """Serve until a signal stops the process, and print `banner` once the address accepts connections.
+
+    `overrides` replace the file's `server` settings, also after a reload.
 
     Raises:
         CannotServeError: the address is taken, or a part cannot be built.
@@ -59,7 +62,7 @@ def serve(config_path: Path, config: Config, overrides: Mapping[str, Any]) -> No
         listener.close()
         raise CannotServeError(str(error)) from None
     address = _address(listener, config.server.host)
-    server = _Server(_settings(app, config), lambda: print(greeting(config, address), flush=True))  # noqa: T201
+    server = _Server(_settings(app, config), lambda: print(banner(config, address), flush=True))  # noqa: T201
     reading = _Rereading(config_path, config, overrides, app)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_run(server, listener, reading))

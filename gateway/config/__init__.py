@@ -1,11 +1,11 @@
 """`thalamus.yaml`: what it may say (`structs`), read strictly (`file`), every complaint with its line."""
 
-from .expert_structs import DeploymentConfig, ExpertConfig, TimeoutConfig
-from .file import ConfigError, config_warnings, load_config, parse_config
-from .policy_structs import PolicyConfig, Weights
+from .expert_schema import DeploymentConfig, ExpertConfig, TimeoutConfig
+from .loading import ConfigError, config_warnings, load_config, parse_config
+from .policy_schema import PolicyConfig, Weights
+from .schema import BASE_EMBEDDER, Config, EmbeddingsConfig, JournalConfig, RedisConfig, ServerConfig
 from .secrets import Secret
-from .sizes import size_bytes
-from .structs import BASE_EMBEDDER, Config, EmbeddingsConfig, JournalConfig, RedisConfig, ServerConfig
+from .values import size_bytes
 
 __all__ = [
     "BASE_EMBEDDER",

@@ -97,9 +97,8 @@ def test_the_module_runs_as_a_program(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["thalamus", "--help"])
-    monkeypatch.delitem(sys.modules, "gateway.cli")
     with pytest.raises(SystemExit):
-        runpy.run_module("gateway.cli", run_name="__main__")
+        runpy.run_module("gateway.cli.__main__", run_name="__main__")
     assert "Start here" in capsys.readouterr().out
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.config import parse_config
-from gateway.config.litellm import ImportFailedError, import_litellm
+from gateway.config.importers import ImportFailedError, import_litellm
 
 KEY = "sk-7f3a9c1e5b2d8046"
 THEIRS = """\

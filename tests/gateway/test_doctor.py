@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from gateway import checkup
-from gateway.checkup import Finding, examine, packages
-from gateway.cli import main
+from gateway.cli import doctor, main
+from gateway.cli.doctor import Finding, examine, packages
 from routers import FeatureExtractor, FitSettings, HashingEmbedder, OutcomeTable, fit_artifact
 
 GOOD = "experts:\n  - {name: calculator, tool: calculator}\n"
@@ -21,7 +20,7 @@ GOOD = "experts:\n  - {name: calculator, tool: calculator}\n"
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("THALAMUS_CONFIG", raising=False)
-    monkeypatch.setattr(checkup, "_embedders", lambda: iter([Finding("encoder", "ok", "fine")]))
+    monkeypatch.setattr(doctor, "_embedders", lambda: iter([Finding("encoder", "ok", "fine")]))
     return tmp_path
 
 
@@ -134,6 +133,6 @@ def test_a_check_that_breaks_is_a_finding_and_not_a_traceback(
     def broken() -> None:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(checkup, "_embedders", broken)
+    monkeypatch.setattr(doctor, "_embedders", broken)
     (failure,) = found(here, GOOD, "encoder")
     assert (failure.outcome, failure.message) == ("failure", "the check itself failed: RuntimeError: boom")

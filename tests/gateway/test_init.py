@@ -10,12 +10,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from gateway import surroundings
 from gateway.cli import main
-from gateway.config import parse_config
-from gateway.config.first import Found, first_config
+from gateway.config import discovery, parse_config
+from gateway.config.discovery import PROVIDERS, Found, Server, first_config, providers_with_keys, servers_here
 from gateway.experts.prices import facts_of
-from gateway.surroundings import PROVIDERS, Server, providers_with_keys, servers_here
 
 PRICED = [model for provider in PROVIDERS if provider.name != "OpenRouter" for model in provider.models]
 KEY = "sk-very-private-0815"
@@ -29,8 +27,8 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for provider in PROVIDERS:
         for variable in provider.variables:
             monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(surroundings, "PORTS", {})
-    monkeypatch.setattr(surroundings, "has_bundled_model", lambda: False)
+    monkeypatch.setattr(discovery, "PORTS", {})
+    monkeypatch.setattr(discovery, "has_bundled_model", lambda: False)
     return tmp_path
 
 

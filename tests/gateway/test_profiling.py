@@ -6,9 +6,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from gateway.cli.profiling import Notebook, Subject, ask_all, outcome_table, price_usd
 from gateway.experts import Call, Reply, UpstreamError
 from gateway.openai.usage import Price
-from gateway.profiling import Notebook, Subject, ask_all, outcome_table, price_usd
 from routers import ExpertProfile, Provenance
 
 

@@ -4,19 +4,18 @@ from collections.abc import Iterator
 from datetime import date
 from urllib.parse import urlsplit
 
-from .expert_structs import ExpertConfig, RunnerConfig
+from .expert_schema import ExpertConfig, RunnerConfig
+from .schema import BASE_EMBEDDER, Config
 from .secrets import Secret, weakness
-from .sizes import DEVICE, size_bytes
-from .structs import BASE_EMBEDDER, Config
-from .yaml_lines import Path
+from .values import DEVICE_PATTERN, KeyPath, size_bytes
 
-Violation = tuple[Path, str]
+Violation = tuple[KeyPath, str]
 ONLY_OF = {"cmd": "command", "health_path": "command", "args": "vllm", "sleep": "vllm", "url": "ollama"}
 """Keys of a runner that mean something to one engine."""
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
-def violations(config: Config) -> Iterator[Violation]:
+def find_violations(config: Config) -> Iterator[Violation]:
     """Everything that cannot be, with its place."""
     yield from _experts(config)
     yield from _policies(config)
@@ -31,7 +30,7 @@ def violations(config: Config) -> Iterator[Violation]:
 def _experts(config: Config) -> Iterator[Violation]:
     seen: dict[str, int] = {}
     for n, expert in enumerate(config.experts):
-        at: Path = ("experts", n)
+        at: KeyPath = ("experts", n)
         if expert.name in seen:
             yield (
                 (*at, "name"),
@@ -50,7 +49,7 @@ def _experts(config: Config) -> Iterator[Violation]:
                 yield path, f"of '{expert.name}': {why}"
 
 
-def _kind(expert: ExpertConfig, at: Path) -> Iterator[Violation]:
+def _kind(expert: ExpertConfig, at: KeyPath) -> Iterator[Violation]:
     remote = bool(expert.api_base or expert.deployments or expert.api_key)
     if expert.runner and expert.tool:
         yield (*at, "tool"), "an expert is a runner or a tool, not both"
@@ -68,7 +67,7 @@ def _kind(expert: ExpertConfig, at: Path) -> Iterator[Violation]:
         )
 
 
-def _runner(runner: RunnerConfig, at: Path) -> Iterator[Violation]:
+def _runner(runner: RunnerConfig, at: KeyPath) -> Iterator[Violation]:
     for key, engine in ONLY_OF.items():
         given = getattr(runner, key) not in (None, (), "")
         if given and runner.engine != engine:
@@ -78,11 +77,11 @@ def _runner(runner: RunnerConfig, at: Path) -> Iterator[Violation]:
 
 
 def _memory(config: Config) -> Iterator[Violation]:
-    at: Path = ("runners", "memory")
+    at: KeyPath = ("runners", "memory")
     memory = config.runners.memory
     sizes = {None: memory} if isinstance(memory, str) else memory or {}
     for device, size in sizes.items():
-        if device is not None and not DEVICE.fullmatch(device):
+        if device is not None and not DEVICE_PATTERN.fullmatch(device):
             yield at, f"'{device}' is no device; name cpu, cuda:0, cuda:1 …"
         try:
             size_bytes(size)
@@ -117,7 +116,7 @@ def _is_date(text: str) -> bool:
     return True
 
 
-def _bases(expert: ExpertConfig, at: Path) -> Iterator[tuple[Path, str]]:
+def _bases(expert: ExpertConfig, at: KeyPath) -> Iterator[tuple[KeyPath, str]]:
     if expert.api_base:
         yield (*at, "api_base"), expert.api_base
     for n, place in enumerate(expert.deployments):
@@ -129,7 +128,7 @@ def _policies(config: Config) -> Iterator[Violation]:
     names = {expert.name for expert in config.experts}
     tools = {expert.name for expert in config.experts if expert.tool}
     for name, policy in config.policies.items():
-        at: Path = ("policies", name)
+        at: KeyPath = ("policies", name)
         aims = policy.objective
         if aims.cost and (aims.max_usd_per_1k is not None or aims.target_quality is not None):
             yield (*at, "objective", "cost"), "a target stands for this weight; keep one of them"
@@ -160,14 +159,14 @@ def _embedders(config: Config) -> Iterator[Violation]:
             f"'{BASE_EMBEDDER}' is the embedder served here; choose another, or embeddings.enabled: false",
         )
     for name in config.embeddings.experts:
-        at: Path = ("embeddings", "experts", name)
+        at: KeyPath = ("embeddings", "experts", name)
         if name in names:
             yield at, f"'{name}' is already the name of experts[{names[name]}]; names are unique"
         if name in (BASE_EMBEDDER, "auto") or name.startswith("auto:"):
             yield at, f"'{name}' is taken; choose another name"
 
 
-def warnings_of(config: Config) -> Iterator[str]:
+def find_warnings(config: Config) -> Iterator[str]:
     """What is allowed but unwise."""
     if not config.experts:
         yield "no experts are configured: `thalamus init` looks for some"

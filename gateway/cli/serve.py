@@ -34,6 +34,7 @@ def command(
 
     from ..asgi.authentication import is_loopback
     from ..server import CannotServeError, serve
+    from .banner import build_banner
 
     config = configuration(config_path)
     asked = {"host": host, "port": port, "workers": workers}
@@ -49,6 +50,6 @@ def command(
             "(os.environ/THALAMUS_MASTER_KEY), or pass --allow-no-key"
         )
     try:
-        serve(config_path, config, given)
+        serve(config_path, config, given, build_banner)
     except CannotServeError as error:
         raise click.ClickException(str(error)) from None

@@ -1,5 +1,6 @@
 """What values in the configuration may be, and the mapping that all of its structs are."""
 
+import re
 from typing import Annotated
 
 import msgspec
@@ -19,7 +20,26 @@ Size = Annotated[
 DeviceName = Annotated[str, Meta(pattern=r"^(cpu|cuda:\d+)$", description="cpu, cuda:0, cuda:1 …")]
 IsoDate = Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}$", description="a date as 2024-07-18")]
 Labels = dict[str, str]
+KeyPath = tuple[str | int, ...]
 
 
 class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A mapping in the file that knows all its keys."""
+
+
+DEVICE_PATTERN = re.compile(r"cpu|cuda:\d+")
+UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
+UNITS |= {"ki": 1024, "mi": 1024**2, "gi": 1024**3, "ti": 1024**4}
+SIZE_PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", re.IGNORECASE)
+
+
+def size_bytes(text: str) -> int:
+    """The bytes in `16GiB`, `500MB` or `1000000`.
+
+    Raises:
+        ValueError: it is not a size.
+    """
+    match = SIZE_PATTERN.fullmatch(text)
+    if match is None:
+        raise ValueError(f"'{text}' is no size: write it as 16GiB or 500MB")
+    return int(float(match[1]) * UNITS[(match[2] or "").lower()])

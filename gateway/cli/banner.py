@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from .config import Config, ExpertConfig
-from .embedding import embedders_of
+from ..config import Config, ExpertConfig
+from ..embedding import embedders_of
 
 PROMPT = "What is 4817*392?"
 
 
-def greeting(config: Config, address: str) -> str:
+def build_banner(config: Config, address: str) -> str:
     """A few lines for a terminal."""
     base = address.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 (shown, not bound)
     lines = [f"Thalamus listens on {address}", "", *_experts(config), *_embedders(config), ""]

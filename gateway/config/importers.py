@@ -5,8 +5,8 @@ from typing import Any
 
 import yaml
 
+from .loading import YamlError, load_with_lines
 from .secrets import REFERENCE
-from .yaml_lines import YamlError, load_with_lines
 
 PLACE = {
     "api_base": "api_base",

@@ -19,8 +19,8 @@ import numpy as np
 
 from routers import ExpertProfile, OutcomeTable, Provenance, estimate_tokens
 
-from .experts import Call, Expert, UpstreamError
-from .openai.usage import Price, Usage, cost_usd
+from ..experts import Call, Expert, UpstreamError
+from ..openai.usage import Price, Usage, cost_usd
 
 
 class Probe(Protocol):

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from .kinds import Count, DeviceName, IsoDate, Labels, Name, NotNegative, Seconds, Share, Size, Strict
 from .secrets import Secret
+from .values import Count, DeviceName, IsoDate, Labels, Name, NotNegative, Seconds, Share, Size, Strict
 
 
 class TimeoutConfig(Strict, frozen=True):

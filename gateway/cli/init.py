@@ -29,8 +29,14 @@ def command(config_path: Path, force: bool) -> None:
 
     Keys are written as references to the environment, never as values.
     """
-    from ..config.first import Found, first_config
-    from ..surroundings import gpu_here, has_bundled_model, providers_with_keys, servers_here
+    from ..config.discovery import (
+        Found,
+        first_config,
+        gpu_here,
+        has_bundled_model,
+        providers_with_keys,
+        servers_here,
+    )
 
     if config_path.exists() and not force:
         raise click.ClickException(f"{config_path} exists already; --force replaces it")

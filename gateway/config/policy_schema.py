@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from policies import Goal, Lead, Objective, PanelRule, Policy, Require
 
-from .kinds import Labels, NotNegative, Seconds, Share, Strict
+from .values import Labels, NotNegative, Seconds, Share, Strict
 
 
 class Weights(Strict, frozen=True):

@@ -1,16 +1,29 @@
-"""What `thalamus doctor` looks at: each check says how things are, and the line that mends them."""
+"""`thalamus doctor`: look the installation over, and say how to mend what is wrong."""
 
+import json
 import platform
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from .config import Config, ConfigError, config_warnings, load_config
-from .experts.profiles import profiles
+import click
+
+from ..config import Config, ConfigError, config_warnings, load_config
+from ..experts.profiles import profiles
+from .options import CONFIG_OPTION, JSON_OPTION
+
+EXAMPLES = """
+\b
+Examples:
+  thalamus doctor
+  thalamus doctor --json
+"""
+MARKS = {"ok": ("ok      ", "green"), "warning": ("warning ", "yellow"), "failure": ("FAILURE ", "red")}
+
 
 Outcome = Literal["ok", "warning", "failure"]
 OURS = ("gateway", "routers", "policies", "evals")
@@ -25,6 +38,28 @@ class Finding:
     outcome: Outcome
     message: str
     fix: str = ""
+
+
+@click.command(epilog=EXAMPLES)
+@CONFIG_OPTION
+@JSON_OPTION
+def command(config_path: Path, as_json: bool) -> None:
+    """Check Python, packages, configuration, embedders, artifact, local models, address and journal.
+
+    Exits with 1 if anything fails; warnings do not count.
+    """
+    findings = examine(config_path)
+    failed = any(finding.outcome == "failure" for finding in findings)
+    if as_json:
+        click.echo(json.dumps({"ok": not failed, "findings": [asdict(f) for f in findings]}, indent=2))
+    else:
+        for finding in findings:
+            mark, colour = MARKS[finding.outcome]
+            click.echo(click.style(mark, fg=colour) + f"{finding.check:14} {finding.message}")
+            if finding.fix:
+                click.echo(" " * 23 + f"fix: {finding.fix}")
+    if failed:
+        raise SystemExit(1)
 
 
 def examine(config_path: Path) -> list[Finding]:
@@ -103,8 +138,8 @@ def _experts(config: Config) -> Iterator[Finding]:
 
 
 def _runners(config: Config) -> Iterator[Finding]:
-    from .runner_build import build_runners
-    from .runners import RunnerSettingsError
+    from ..runner_build import build_runners
+    from ..runners import RunnerSettingsError
 
     runners = build_runners(config)
     for runner in runners.runners:
@@ -138,7 +173,7 @@ def _embedders() -> Iterator[Finding]:
 def _embeddings(config: Config) -> Iterator[Finding]:
     from routers import RoutersError
 
-    from .embedding import EmbedderPool
+    from ..embedding import EmbedderPool
 
     if not config.embeddings.enabled:
         yield Finding("embeddings", "ok", "disabled")
@@ -204,7 +239,7 @@ def _address(config: Config) -> Iterator[Finding]:
 
 
 def _journal(config: Config) -> Iterator[Finding]:
-    from .journal import JournalError, check_journal
+    from ..journal import JournalError, check_journal
 
     if not config.journal.enabled:
         yield Finding("journal", "ok", "disabled")

@@ -49,7 +49,7 @@ def check(config_path: Path, as_json: bool) -> None:
 @command.command(epilog="\b\nExample:\n  thalamus config schema > thalamus.schema.json")
 def schema() -> None:
     """Print the JSON schema of thalamus.yaml, for editors."""
-    from ..config.json_schema import config_schema
+    from ..config.reference import config_schema
 
     click.echo(json.dumps(config_schema(), indent=2))
 
@@ -68,7 +68,7 @@ def import_litellm(file: Path, out: Path | None) -> None:
     Entries of one name become deployments of one expert. References to the environment stay references. What
     has no counterpart is listed in comments at the top.
     """
-    from ..config.litellm import ImportFailedError, import_litellm
+    from ..config.importers import ImportFailedError, import_litellm
 
     try:
         text, lost = import_litellm(file.read_text(encoding="utf-8"), file.name)

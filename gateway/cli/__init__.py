@@ -76,7 +76,7 @@ def _summary(point: EntryPoint) -> str:
 def _found() -> dict[str, EntryPoint]:
     """Every command by name; ours cannot be replaced by another package's."""
     others = {point.name: point for point in entry_points(group=GROUP)}
-    own = {name: EntryPoint(name, f"gateway.commands.{name}:command", GROUP) for name in OWN}
+    own = {name: EntryPoint(name, f"gateway.cli.{name}:command", GROUP) for name in OWN}
     return {**others, **own}
 
 
@@ -98,7 +98,3 @@ def _broken(name: str, point: EntryPoint, error: Exception) -> click.Command:
 @click.version_option(package_name="thalamus-gateway", prog_name="thalamus")
 def main() -> None:
     """Learns which of your language models answers which prompt best, and sends each prompt there."""
-
-
-if __name__ == "__main__":
-    main()

@@ -18,10 +18,10 @@ from ..config import Config, ExpertConfig
 from ..experts import build_expert
 from ..experts.profiles import profile_of
 from ..experts.transport import Transport
-from ..profiling import Answer, Notebook, Probe, Subject, ask_all, door, outcome_table, price_usd
 from ..runner_build import pool_rule, runner_settings
 from ..runners import RunnerError, Runners
 from .options import CONFIG_OPTION, JSON_OPTION, Dollars, configuration
+from .profiling import Answer, Notebook, Probe, Subject, ask_all, door, outcome_table, price_usd
 
 EXAMPLES = """
 \b

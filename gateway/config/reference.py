@@ -4,8 +4,8 @@ from typing import Any
 
 import msgspec
 
+from .schema import Config
 from .secrets import Secret
-from .structs import Config
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

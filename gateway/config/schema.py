@@ -11,10 +11,10 @@ from msgspec import Meta
 
 from policies import Policy
 
-from .expert_structs import ExpertConfig, RunnersConfig, TimeoutConfig
-from .kinds import Count, Name, Seconds, Share, Strict
-from .policy_structs import PolicyConfig
+from .expert_schema import ExpertConfig, RunnersConfig, TimeoutConfig
+from .policy_schema import PolicyConfig
 from .secrets import Secret
+from .values import Count, Name, Seconds, Share, Strict
 
 BASE_EMBEDDER = "minilm"
 """What the bundled encoder is asked for by; it reads every document."""

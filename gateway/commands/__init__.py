@@ -1,1 +1,0 @@
-"""The sub-commands of `thalamus`, one a module; each exposes `command`."""

