@@ -111,7 +111,7 @@ def query_rejections(
             lambda e: f"context window {limits.context_tokens[e]:.0f} < {n_tokens[e]:.0f} tokens",
         )
     for name in query.declined:
-        found[name] = "is a tool and has no answer to this"
+        found.setdefault(name, "is a tool and has no answer to this")
     if query.has_images:
         _reject(found, prediction, ~limits.sees_images, lambda e: "cannot see images")
     if query.has_tools:

@@ -1,0 +1,165 @@
+"""Promises of the gateway that once had no test; each fails when its promise is broken."""
+
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.app import build_application, build_services
+from gateway.config import Config
+from gateway.experts.breaker import Breaker
+from gateway.experts.transport import Transport
+from gateway.experts.types import UpstreamError
+from gateway.openai import events
+from gateway.openai.usage import InputDetails, OutputDetails, Price, Usage, cost_usd
+from gateway.requests.options import parse_routing_options
+from policies import Objective
+from tests.fakes.serving import Gateway, secret, served
+from tests.fakes.upstream import running_upstream
+
+BROKEN = UpstreamError("status", "answered 500", status=500)
+
+
+def cooldown_s(*errors: UpstreamError) -> float:
+    """How long a deployment is left alone after these failures, all at second 100."""
+    breaker = Breaker()
+    for error in errors:
+        breaker.failed(error, now=100.0)
+    return max(0.0, breaker.until - 100.0)
+
+
+@pytest.mark.parametrize(("asked_s", "obeyed_s"), [(7, 7), (61, 61), (3599, 3599), (3601, 3600), (1e9, 3600)])
+def test_retry_after_of_an_upstream_is_obeyed_for_at_most_an_hour(asked_s: float, obeyed_s: float) -> None:
+    limited = UpstreamError("status", "answered 429", status=429, retry_after_s=asked_s)
+    assert cooldown_s(limited) == obeyed_s
+    assert cooldown_s(limited, BROKEN, BROKEN, BROKEN) >= obeyed_s
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 500, 503, None])
+def test_a_cooldown_that_no_upstream_asked_for_lasts_at_most_a_minute(status: int | None) -> None:
+    failures = [UpstreamError("status", "failed", status=status)] * 50
+    pauses = [cooldown_s(*failures[:n]) for n in range(51)]
+    assert max(pauses) <= 60
+    assert pauses == sorted(pauses)
+    if status not in (401, 403):
+        assert pauses[-1] == 60
+
+
+@contextlib.asynccontextmanager
+async def routed(folder: Path, *experts: dict[str, Any]) -> AsyncIterator[Gateway]:
+    """The gateway with its own router, which knows nothing but the operator's guesses of quality."""
+    config = {
+        "experts": list(experts),
+        "embeddings": {"enabled": False},
+        "routing": {"artifact": str(folder / "none")},
+        "journal": {"path": str(folder / "journal.sqlite3")},
+    }
+    transport = Transport()
+    services = build_services(msgspec.convert(config, Config, dec_hook=secret), transport)
+    async with served(build_application(services, transport)) as address, aiohttp.ClientSession() as http:
+        yield Gateway(f"{address}/v1", services, http)
+
+
+async def test_a_request_gets_503_where_time_helps_and_400_where_it_does_not(tmp_path: Path) -> None:
+    async with running_upstream() as upstream:
+        good = {"name": "good", "model": "openai/good", "api_base": upstream.base, "quality": 0.5}
+        out = {"name": "out", "model": "openai/rated-30", "api_base": upstream.base, "quality": 0.9}
+        async with routed(tmp_path, good, out) as gateway:
+            assert (await gateway.chat("out")).status == 429  # and it is to be left alone for 30 s
+            never = await gateway.chat("auto", router={"min_quality": 0.95})
+            assert (never.status, never.error["type"]) == (400, "invalid_request_error")
+            assert "retry-after" not in never.headers
+            later = await gateway.chat("auto", router={"min_quality": 0.8})
+            assert (later.status, later.headers["retry-after"]) == (503, "5")
+            strict = await gateway.chat("auto", router={"models": ["out"], "min_quality": 0.95})
+            assert strict.status == 400
+            assert (await gateway.chat("auto", router={"min_quality": 0.4})).expert == "good"
+
+
+ASKED: list[tuple[str, Any, str, str, Any]] = [
+    ("policy", "a", "policy", "b", "a"),
+    ("weights", {"cost": 0.3}, "weights", "cost=0.7", Objective(cost=0.3)),
+    ("cost_quality_tradeoff", 3, "weights", "cost=0.7", Objective(cost=0.3)),
+    ("weights", {"cost": 0.3}, "cost-quality-tradeoff", "7", Objective(cost=0.3)),
+    ("max_usd_per_1k", 0.3, "max-usd-per-1k", "0.7", Objective(max_usd_per_1k=0.3)),
+    ("target_quality", 0.3, "target-quality", "0.7", Objective(target_quality=0.3)),
+    ("session_id", "a", "session-id", "b", "a"),
+    ("flags", ["CHEAP"], "flags", "FAST", ("cheap",)),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "header", "text", "expected"), ASKED)
+def test_the_body_wins_over_headers(field: str, value: Any, header: str, text: str, expected: Any) -> None:
+    fields = {"router": msgspec.Raw(msgspec.json.encode({field: value}))}
+    headers = {f"x-thalamus-{header}".encode(): text.encode()}
+    options = parse_routing_options(fields, headers)
+    objective = options.hints.objective if options.hints else None
+    found = {
+        "policy": options.policy,
+        "session_id": options.session_id,
+        "flags": tuple(flag.name for flag in options.flags),
+    }.get(field, objective)
+    assert found == expected
+
+
+COUNTS = st.none() | st.integers(0, 1000)
+
+
+@given(COUNTS, COUNTS, COUNTS, COUNTS, COUNTS, st.none() | st.floats(0, 1), st.none() | st.floats(0, 1))
+def test_cached_tokens_never_make_a_cost_negative(
+    n_input: int | None,
+    n_output: int | None,
+    n_cached: int | None,
+    n_hit: int | None,
+    n_reasoning: int | None,
+    cached_usd: float | None,
+    reasoning_usd: float | None,
+) -> None:
+    usage = Usage(
+        n_input,
+        n_output,
+        None,
+        InputDetails(n_cached),
+        OutputDetails(n_reasoning),
+        prompt_cache_hit_tokens=n_hit,
+    )
+    cost = cost_usd(usage, Price(0.5, 0.5, cached_usd, reasoning_usd))
+    assert cost is None or cost >= 0
+    assert cost_usd(Usage(10, 0, prompt_tokens_details=InputDetails(1000)), Price(1.0, 1.0, 0.0)) == 0
+    thought = Usage(0, 10, completion_tokens_details=OutputDetails(1000))
+    assert cost_usd(thought, Price(1.0, 1.0, reasoning_usd=0.0)) == 0
+
+
+class CountingPattern:
+    """A compiled pattern that counts the bytes it is given to search."""
+
+    def __init__(self, pattern: re.Pattern[bytes]) -> None:
+        self.pattern, self.n_bytes = pattern, 0
+
+    def search(self, data: bytes, start: int = 0) -> re.Match[bytes] | None:
+        self.n_bytes += len(data) - start
+        return self.pattern.search(data, start)
+
+    def finditer(self, data: bytes, start: int = 0) -> Any:
+        self.n_bytes += len(data) - start
+        return self.pattern.finditer(data, start)
+
+
+@pytest.mark.parametrize("n_read", [64, 1000])
+def test_a_huge_event_in_small_reads_is_scanned_once(monkeypatch: pytest.MonkeyPatch, n_read: int) -> None:
+    counting = CountingPattern(events.EVENT_END)
+    monkeypatch.setattr(events, "EVENT_END", counting)
+    content = b"x" * 200_000
+    huge = b'data: {"choices": [{"delta": {"content": "' + content + b'"}}]}\n\n'
+    splitter = events.EventSplitter()
+    out = [splitter.feed(huge[start : start + n_read]) for start in range(0, len(huge), n_read)]
+    assert b"".join(out) == huge
+    # Each read is looked at with the few bytes before it that may begin an end of an event.
+    assert counting.n_bytes < 1.1 * len(huge)
