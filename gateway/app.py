@@ -256,7 +256,7 @@ def parallel_limits(config: Config) -> dict[str, int | None]:
 def max_parallel(expert: ExpertConfig) -> int | None:
     if expert.runner is not None:
         return expert.runner.n_parallel
-    bounds = [place.max_parallel for place in expert.places()]
+    bounds = [place.max_parallel for place in expert.effective_deployments()]
     known = [bound for bound in bounds if bound is not None]
     return sum(known) if len(known) == len(bounds) else None
 

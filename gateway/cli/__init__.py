@@ -16,7 +16,7 @@ import click
 
 GROUP = "thalamus.commands"
 FIRST_LINE = re.compile(r'^"""`thalamus [\w-]+`: (.+?)\.?(?:""")?$')
-OWN = ("init", "serve", "route", "batch", "profile", "runners", "config", "doctor")
+BUILTIN = ("init", "serve", "route", "batch", "profile", "runners", "config", "doctor")
 
 EPILOG = """
 \b
@@ -26,40 +26,40 @@ Start here:
 """
 
 
-class Commands(click.Group):
+class CommandGroup(click.Group):
     """Sub-commands by entry point, loaded one by one."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Our own in the order of a first day, then what others add."""
-        others = sorted(_found().keys() - set(OWN))
-        return [*OWN, *others]
+        others = sorted(_find_commands().keys() - set(BUILTIN))
+        return [*BUILTIN, *others]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name, or one that says why it cannot be loaded."""
-        point = _found().get(cmd_name)
+        point = _find_commands().get(cmd_name)
         if point is None:
             return None
         try:
             command = point.load()
         except Exception as error:  # whatever a plug-in raises on import
-            return _broken(cmd_name, point, error)
+            return _build_broken_command(cmd_name, point, error)
         if isinstance(command, click.Command):
             return command
-        return _broken(cmd_name, point, TypeError(f"{point.value} is no click command"))
+        return _build_broken_command(cmd_name, point, TypeError(f"{point.value} is no click command"))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Name and summary of each."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_summaries(self.list_commands(ctx))))
+        with formatter.section("CommandGroup"):
+            formatter.write_dl(list(_summarize_all(self.list_commands(ctx))))
 
 
-def _summaries(names: list[str]) -> Iterator[tuple[str, str]]:
-    found = _found()
+def _summarize_all(names: list[str]) -> Iterator[tuple[str, str]]:
+    found = _find_commands()
     for name in names:
-        yield name, _summary(found[name])
+        yield name, _summarize(found[name])
 
 
-def _summary(point: EntryPoint) -> str:
+def _summarize(point: EntryPoint) -> str:
     """What the first line of the module says; where it says nothing, the command itself is asked."""
     try:
         spec = find_spec(point.module)
@@ -73,28 +73,28 @@ def _summary(point: EntryPoint) -> str:
     return text[0].upper() + text[1:]
 
 
-def _found() -> dict[str, EntryPoint]:
+def _find_commands() -> dict[str, EntryPoint]:
     """Every command by name; ours cannot be replaced by another package's."""
     others = {point.name: point for point in entry_points(group=GROUP)}
-    own = {name: EntryPoint(name, f"gateway.cli.{name}:command", GROUP) for name in OWN}
-    return {**others, **own}
+    builtin = {name: EntryPoint(name, f"gateway.cli.{name}:command", GROUP) for name in BUILTIN}
+    return {**others, **builtin}
 
 
-def _broken(name: str, point: EntryPoint, error: Exception) -> click.Command:
+def _build_broken_command(name: str, point: EntryPoint, error: Exception) -> click.Command:
     why = f"cannot be loaded from {point.value}: {type(error).__name__}: {error}".splitlines()[0]
 
-    def say_why(**_: Any) -> None:
+    def explain(**_: Any) -> None:
         raise click.ClickException(f"the command '{name}' {why}")
 
     return click.Command(
         name,
-        callback=say_why,
+        callback=explain,
         short_help=why,
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )
 
 
-@click.command(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=CommandGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="thalamus-gateway", prog_name="thalamus")
 def main() -> None:
     """Learns which of your language models answers which prompt best, and sends each prompt there."""

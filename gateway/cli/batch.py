@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import CONFIG_OPTION, JSON_OPTION, Dollars, configuration
+from .options import CONFIG_OPTION, JSON_OPTION, Dollars, read_config
 
 if TYPE_CHECKING:
     from ..batch.engines import Engine
@@ -34,8 +34,8 @@ A line is as OpenAI's batches have it:
   {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions",
    "body": {"model": "auto", "messages": [{"role": "user", "content": "Hi"}]}}
 """
-LOOK_S = 0.25
-CANCELLED_WITHIN_S = 10.0
+POLL_S = 0.25
+CANCEL_TIMEOUT_S = 10.0
 INTERRUPTED = 130
 
 
@@ -89,7 +89,7 @@ def run(
     max_usd: float | None,
     window: str,
     as_json: bool,
-    **where: Any,
+    **engine_choice: Any,
 ) -> None:
     """Answer the requests of IN.jsonl into OUT.jsonl; those that fail go to OUT.errors.jsonl."""
     from ..batch.jobs import window_s
@@ -97,7 +97,7 @@ def run(
     from ..batch.store import fresh
     from ..batch.types import Batch
 
-    config = configuration(config_path, quiet=as_json)
+    config = read_config(config_path, quiet=as_json)
     seconds = window_s(window)
     if seconds is None:
         raise click.BadParameter(f"'{window}' is not such as 30m, 24h or 7d", param_hint="--window")
@@ -114,10 +114,10 @@ def run(
         max_usd=max_usd,
         times={"created_at": int(time.time())},
     )
-    with _store(config) as store:
+    with _open_store(config) as store:
         _refuse_to_overwrite(store, out)
         store.add_batch(batch)
-    _work(config, batch, as_json, **where)
+    _run_and_report(config, batch, as_json, **engine_choice)
 
 
 @command.command(epilog=EXAMPLES)
@@ -126,13 +126,15 @@ def run(
 @click.option("--max-usd", type=Dollars(min=0), help="Spend no more than this in all.")
 @engine_options
 @JSON_OPTION
-def resume(batch_id: str, config_path: Path, max_usd: float | None, as_json: bool, **where: Any) -> None:
+def resume(
+    batch_id: str, config_path: Path, max_usd: float | None, as_json: bool, **engine_choice: Any
+) -> None:
     """Go on with a batch that was stopped, where it was stopped."""
     from ..batch.source import mark_of
 
-    config = configuration(config_path, quiet=as_json)
-    with _store(config) as store:
-        batch = _found(store, batch_id)
+    config = read_config(config_path, quiet=as_json)
+    with _open_store(config) as store:
+        batch = _get_batch(store, batch_id)
         if batch.ended:
             raise click.ClickException(f"{batch_id} is {batch.status}: there is nothing left to do")
         path = Path(batch.input_path)
@@ -140,7 +142,7 @@ def resume(batch_id: str, config_path: Path, max_usd: float | None, as_json: boo
             raise click.ClickException(f"{path} is not as it was when {batch_id} began; begin a new one")
         if max_usd is not None:
             store.change(batch_id, max_usd=max_usd)
-    _work(config, batch, as_json, **where)
+    _run_and_report(config, batch, as_json, **engine_choice)
 
 
 @command.command(epilog=EXAMPLES)
@@ -149,17 +151,17 @@ def resume(batch_id: str, config_path: Path, max_usd: float | None, as_json: boo
 @JSON_OPTION
 def status(batch_id: str | None, config_path: Path, as_json: bool) -> None:
     """How far a batch is, or all of them."""
-    with _store(configuration(config_path, quiet=True)) as store:
-        found = [_found(store, batch_id)] if batch_id else store.everything()
+    with _open_store(read_config(config_path, quiet=True)) as store:
+        found = [_get_batch(store, batch_id)] if batch_id else store.everything()
     if as_json:
-        told = [_told(batch) for batch in found]
+        told = [_batch_json(batch) for batch in found]
         click.echo(json.dumps(told[0] if batch_id else told, indent=2))
         return
     for batch in found:
         began = datetime.fromtimestamp(batch.times.get("created_at", 0))
-        click.echo(f"{batch.id}  {began:%Y-%m-%d %H:%M}  {_line(batch)}")
+        click.echo(f"{batch.id}  {began:%Y-%m-%d %H:%M}  {_format_batch(batch)}")
         for error in batch.errors if batch_id else ():
-            click.echo(f"  {_error(error)}")
+            click.echo(f"  {_format_error(error)}")
     if not found:
         click.echo("no batches yet; `thalamus batch run IN.jsonl OUT.jsonl` begins one")
 
@@ -172,32 +174,32 @@ def cancel(batch_id: str, config_path: Path, as_json: bool) -> None:
     """End a batch: what it has so far is kept, and whoever works on it stops within a second."""
     from ..errors import GatewayError
 
-    config = configuration(config_path, quiet=True)
-    with _store(config) as store:
-        _found(store, batch_id)
+    config = read_config(config_path, quiet=True)
+    with _open_store(config) as store:
+        _get_batch(store, batch_id)
     try:
-        batch = asyncio.run(_cancelled(config, batch_id))
+        batch = asyncio.run(_cancel_batch(config, batch_id))
     except GatewayError as error:
         raise click.ClickException(error.message) from None
-    click.echo(json.dumps(_told(batch)) if as_json else _line(batch))
+    click.echo(json.dumps(_batch_json(batch)) if as_json else _format_batch(batch))
 
 
-async def _cancelled(config: "Config", batch_id: str) -> "Batch":
+async def _cancel_batch(config: "Config", batch_id: str) -> "Batch":
     from ..app import open_batches
 
     async with open_batches(config, calls=False) as jobs:
         batch = await jobs.cancel(batch_id, None)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CANCELLED_WITHIN_S):
+            async with asyncio.timeout(CANCEL_TIMEOUT_S):
                 while not batch.ended:
-                    await asyncio.sleep(LOOK_S)
+                    await asyncio.sleep(POLL_S)
                     batch = await jobs.find(batch_id, None)
         await jobs.stop()
         return batch
 
 
 @contextlib.contextmanager
-def _store(config: "Config") -> "Iterator[Store]":
+def _open_store(config: "Config") -> "Iterator[Store]":
     from ..batch.errors import StoreError
     from ..batch.store import Store
 
@@ -211,7 +213,7 @@ def _store(config: "Config") -> "Iterator[Store]":
         store.close()
 
 
-def _found(store: "Store", batch_id: str) -> "Batch":
+def _get_batch(store: "Store", batch_id: str) -> "Batch":
     batch = store.batch(batch_id)
     if batch is None:
         raise click.ClickException(f"there is no batch '{batch_id}'; `thalamus batch status` lists them")
@@ -231,7 +233,7 @@ def _refuse_to_overwrite(store: "Store", out: Path) -> None:
             raise click.ClickException(f"{path} is there already: remove it, or choose another name")
 
 
-def _work(
+def _run_and_report(
     config: "Config", batch: "Batch", as_json: bool, engine: str, ray_address: str | None, workers: int | None
 ) -> None:
     """Work on a batch and tell how it ended; the exit status says whether every line was answered."""
@@ -243,15 +245,19 @@ def _work(
 
     began = time.monotonic()
     try:
-        with _engine(config, engine, ray_address, workers) as made:
-            done = asyncio.run(_worked(config, batch.id, made))
+        with _open_engine(config, engine, ray_address, workers) as batch_engine:
+            done = asyncio.run(_run_batch(config, batch.id, batch_engine))
     except (OSError, sqlite3.Error, ValueError, JournalError, StoreError, RoutersError, RunnerError) as error:
         raise click.ClickException(f"{error}; go on with: thalamus batch resume {batch.id}") from None
     if done is None:
         raise click.ClickException(f"another process works on {batch.id}; thalamus batch status {batch.id}")
-    click.echo(json.dumps(_told(done)) if as_json else f"{_line(done)}, {time.monotonic() - began:.1f} s")
+    click.echo(
+        json.dumps(_batch_json(done))
+        if as_json
+        else f"{_format_batch(done)}, {time.monotonic() - began:.1f} s"
+    )
     for fault in () if as_json else done.errors:
-        click.echo(_error(fault), err=True)
+        click.echo(_format_error(fault), err=True)
     if not done.ended:
         click.echo(f"stopped; go on with: thalamus batch resume {done.id}", err=True)
         raise SystemExit(INTERRUPTED)
@@ -260,7 +266,7 @@ def _work(
 
 
 @contextlib.contextmanager
-def _engine(
+def _open_engine(
     config: "Config", engine: str, address: str | None, n_workers: int | None
 ) -> "Iterator[Engine | None]":
     if engine == "here":
@@ -268,11 +274,11 @@ def _engine(
         return
     from ..batch.ray_engine import ray_engine
 
-    with ray_engine(config, address, n_workers) as made:
-        yield made
+    with ray_engine(config, address, n_workers) as batch_engine:
+        yield batch_engine
 
 
-async def _worked(config: "Config", batch_id: str, engine: "Engine | None") -> "Batch | None":
+async def _run_batch(config: "Config", batch_id: str, engine: "Engine | None") -> "Batch | None":
     from ..app import open_batches
 
     loop = asyncio.get_running_loop()
@@ -282,14 +288,14 @@ async def _worked(config: "Config", batch_id: str, engine: "Engine | None") -> "
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, lambda: stopping.append(asyncio.ensure_future(jobs.stop())))
         try:
-            await _watched(jobs, batch_id, working)
+            await _show_progress(jobs, batch_id, working)
             return await working
         finally:
             working.cancel()
             await asyncio.gather(working, *stopping, return_exceptions=True)
 
 
-async def _watched(jobs: "Jobs", batch_id: str, working: "asyncio.Task[Batch | None]") -> None:
+async def _show_progress(jobs: "Jobs", batch_id: str, working: "asyncio.Task[Batch | None]") -> None:
     """A bar on a terminal, as long as it goes on."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -308,18 +314,18 @@ async def _watched(jobs: "Jobs", batch_id: str, working: "asyncio.Task[Batch | N
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("checking lines", total=None, money="")
         while not working.done():
-            await asyncio.wait({working}, timeout=LOOK_S)
+            await asyncio.wait({working}, timeout=POLL_S)
             batch = await jobs.find(batch_id, None)
             progress.update(
                 bar,
                 description=jobs.doing(batch_id)[:60],
                 total=batch.n_total or None,
                 completed=batch.n_completed + batch.n_failed,
-                money=_money(batch),
+                money=_format_spending(batch),
             )
 
 
-def _money(batch: "Batch") -> str:
+def _format_spending(batch: "Batch") -> str:
     """Spent so far, and what all of it will have cost at that rate."""
     done = batch.n_completed + batch.n_failed
     if not batch.cost_usd or not done:
@@ -327,7 +333,7 @@ def _money(batch: "Batch") -> str:
     return f"${batch.cost_usd:.4f} of about ${batch.cost_usd / done * batch.n_total:.4f}"
 
 
-def _line(batch: "Batch") -> str:
+def _format_batch(batch: "Batch") -> str:
     """A batch in one line."""
     said = f"{batch.status}: {batch.n_completed} of {batch.n_total} lines answered"
     if batch.n_failed:
@@ -338,10 +344,10 @@ def _line(batch: "Batch") -> str:
     return f"{said} → {batch.out_path}" if batch.out_path else said
 
 
-def _error(error: Any) -> str:
-    where = f"line {error.line}: " if error.line is not None else ""
-    return f"{where}{error.message} ({error.code})"
+def _format_error(error: Any) -> str:
+    engine_choice = f"line {error.line}: " if error.line is not None else ""
+    return f"{engine_choice}{error.message} ({error.code})"
 
 
-def _told(batch: "Batch") -> dict[str, Any]:
+def _batch_json(batch: "Batch") -> dict[str, Any]:
     return {**batch.told(), "input_path": batch.input_path, "out_path": batch.out_path}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from .options import CONFIG_OPTION, JSON_OPTION, SeveralProblemsError
+from .options import CONFIG_OPTION, JSON_OPTION, ConfigProblemsError
 
 EXAMPLES = """
 \b
@@ -32,7 +32,7 @@ def check(config_path: Path, as_json: bool) -> None:
         config = load_config(config_path)
     except ConfigError as error:
         if not as_json:
-            raise SeveralProblemsError(str(error)) from None
+            raise ConfigProblemsError(str(error)) from None
         problems = [{"line": p.line, "field": p.field, "message": p.message} for p in error.problems]
         click.echo(json.dumps({"ok": False, "problems": problems, "warnings": []}, indent=2))
         raise SystemExit(1) from None

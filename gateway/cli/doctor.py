@@ -26,7 +26,7 @@ MARKS = {"ok": ("ok      ", "green"), "warning": ("warning ", "yellow"), "failur
 
 
 Outcome = Literal["ok", "warning", "failure"]
-OURS = ("gateway", "routers", "policies", "evals")
+PACKAGES = ("gateway", "routers", "policies", "evals")
 DISTRIBUTION = "thalamus-gateway"
 
 
@@ -48,7 +48,7 @@ def command(config_path: Path, as_json: bool) -> None:
 
     Exits with 1 if anything fails; warnings do not count.
     """
-    findings = examine(config_path)
+    findings = run_checks(config_path)
     failed = any(finding.outcome == "failure" for finding in findings)
     if as_json:
         click.echo(json.dumps({"ok": not failed, "findings": [asdict(f) for f in findings]}, indent=2))
@@ -62,71 +62,74 @@ def command(config_path: Path, as_json: bool) -> None:
         raise SystemExit(1)
 
 
-def examine(config_path: Path) -> list[Finding]:
+def run_checks(config_path: Path) -> list[Finding]:
     """Everything, in order; a check that itself breaks is a failure, never an exception."""
-    findings = [*_safely("python", _python), *_safely("packages", lambda: packages(packages_distributions()))]
-    findings += _safely("configuration", lambda: _configuration(config_path))
+    findings = [
+        *_run_check("python", _check_python),
+        *_run_check("packages", lambda: check_packages(packages_distributions())),
+    ]
+    findings += _run_check("configuration", lambda: _check_config(config_path))
     try:
         config = load_config(config_path)
     except ConfigError:
-        return [*findings, *_safely("encoder", _embedders)]
+        return [*findings, *_run_check("encoder", _check_embedders)]
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
-        "experts": lambda: _experts(config),
-        "runners": lambda: _runners(config),
-        "encoder": _embedders,
-        "embeddings": lambda: _embeddings(config),
-        "artifact": lambda: _artifact(config),
-        "address": lambda: _address(config),
-        "journal": lambda: _journal(config),
+        "experts": lambda: _check_experts(config),
+        "runners": lambda: _check_runners(config),
+        "encoder": _check_embedders,
+        "embeddings": lambda: _check_embeddings(config),
+        "artifact": lambda: _check_artifact(config),
+        "address": lambda: _check_address(config),
+        "journal": lambda: _check_journal(config),
     }
-    return findings + [finding for name, check in checks.items() for finding in _safely(name, check)]
+    return findings + [finding for name, check in checks.items() for finding in _run_check(name, check)]
 
 
-def _safely(name: str, check: Callable[[], Iterator[Finding]]) -> list[Finding]:
+def _run_check(name: str, check: Callable[[], Iterator[Finding]]) -> list[Finding]:
     try:
         return list(check())
     except Exception as error:  # the doctor must not fall ill
         return [Finding(name, "failure", f"the check itself failed: {type(error).__name__}: {error}")]
 
 
-def _python() -> Iterator[Finding]:
+def _check_python() -> Iterator[Finding]:
     yield Finding("python", "ok", f"Python {platform.python_version()} on {platform.machine()}")
 
 
-def packages(owners: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+def check_packages(distributions: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
     """Whether our top-level packages are ours alone: others have these names, and pip overwrites silently.
 
-    `owners` gives the distributions that hold each top-level package.
+    `distributions` gives the distributions that hold each top-level package.
     """
-    good = True
-    for name in OURS:
-        foreign = sorted(set(owners.get(name, ())) - {DISTRIBUTION})
+    all_ours = True
+    for name in PACKAGES:
+        foreign = sorted(set(distributions.get(name, ())) - {DISTRIBUTION})
         missing = find_spec(name) is None
-        good = good and not foreign and not missing
+        all_ours = all_ours and not foreign and not missing
         if foreign:
             fix = f"pip uninstall {' '.join(foreign)}; pip install --force-reinstall {DISTRIBUTION}"
             yield Finding("packages", "failure", f"the package '{name}' is also {', '.join(foreign)}'s", fix)
         elif missing:
             fix = f"pip install {DISTRIBUTION}"
             yield Finding("packages", "failure", f"the package '{name}' is missing", fix)
-    if good:
-        yield Finding("packages", "ok", f"{', '.join(OURS)} are ours")
+    if all_ours:
+        yield Finding("packages", "ok", f"{', '.join(PACKAGES)} are ours")
 
 
-def _configuration(path: Path) -> Iterator[Finding]:
+def _check_config(path: Path) -> Iterator[Finding]:
     try:
         config = load_config(path)
     except ConfigError as error:
         for problem in error.problems:
             fix = "thalamus init" if "no such file" in problem.message else f"edit line {problem.line}"
-            yield Finding("configuration", "failure", problem.told(str(path)), fix)
+            yield Finding("configuration", "failure", problem.format(str(path)), fix)
         return
     yield Finding("configuration", "ok", f"{path}: {len(config.experts)} experts")
     for warning in config_warnings(config):
         yield Finding("configuration", "warning", warning, f"edit {path}")
 
 
-def _experts(config: Config) -> Iterator[Finding]:
+def _check_experts(config: Config) -> Iterator[Finding]:
     for profile in profiles(config):
         if profile.input_usd_per_token is None or profile.output_usd_per_token is None:
             yield Finding(
@@ -137,7 +140,7 @@ def _experts(config: Config) -> Iterator[Finding]:
             )
 
 
-def _runners(config: Config) -> Iterator[Finding]:
+def _check_runners(config: Config) -> Iterator[Finding]:
     from ..runner_build import build_runners
     from ..runners import RunnerSettingsError
 
@@ -156,7 +159,7 @@ def _runners(config: Config) -> Iterator[Finding]:
                 yield Finding("runners", "failure", why, "raise runners.memory, or take a smaller model")
 
 
-def _embedders() -> Iterator[Finding]:
+def _check_embedders() -> Iterator[Finding]:
     from routers import EmbedderError, load_embedder
 
     for spec in ("static", "minilm"):
@@ -170,7 +173,7 @@ def _embedders() -> Iterator[Finding]:
             yield Finding("encoder", "ok", f"{spec}: {embedder.dim} dimensions, {embedder.fingerprint[:48]}")
 
 
-def _embeddings(config: Config) -> Iterator[Finding]:
+def _check_embeddings(config: Config) -> Iterator[Finding]:
     from routers import RoutersError
 
     from ..embedding import EmbedderPool
@@ -186,11 +189,11 @@ def _embeddings(config: Config) -> Iterator[Finding]:
         return
     pool.close()
     base, *experts = pool.names
-    told = f"; queries also by {', '.join(experts)}" if experts else ""
-    yield Finding("embeddings", "ok", f"{base} reads documents and queries{told}")
+    message = f"; queries also by {', '.join(experts)}" if experts else ""
+    yield Finding("embeddings", "ok", f"{base} reads documents and queries{message}")
 
 
-def _artifact(config: Config) -> Iterator[Finding]:
+def _check_artifact(config: Config) -> Iterator[Finding]:
     from routers import Artifact, ArtifactError, Forecaster
 
     path = config.routing.artifact
@@ -208,28 +211,30 @@ def _artifact(config: Config) -> Iterator[Finding]:
     forecaster = Forecaster(pool, artifact)
     for warning in forecaster.warnings:
         yield Finding("artifact", "warning", warning, "thalamus profile, then thalamus fit")
-    mapped = [name for name, policy in config.policies.items() if policy.mapping]
-    if mapped and not forecaster.tells_categories:
-        told = f"{path} tells no categories: the mapping of {', '.join(mapped)} sends all to `general`"
-        yield Finding("artifact", "warning", told, "thalamus fit TABLE --predictor coe")
-    strangers = [p.name for p in pool if (p.name, p.model) not in known]
-    if strangers:
+    mapping_policies = [name for name, policy in config.policies.items() if policy.mapping]
+    if mapping_policies and not forecaster.tells_categories:
+        message = (
+            f"{path} tells no categories: the mapping of {', '.join(mapping_policies)} sends all to `general`"
+        )
+        yield Finding("artifact", "warning", message, "thalamus fit TABLE --predictor coe")
+    unknown = [p.name for p in pool if (p.name, p.model) not in known]
+    if unknown:
         yield Finding(
             "artifact",
             "warning",
-            f"{path} has no evidence of {', '.join(strangers)}",
-            f"thalamus profile --experts {','.join(strangers)}, then thalamus fit",
+            f"{path} has no evidence of {', '.join(unknown)}",
+            f"thalamus profile --experts {','.join(unknown)}, then thalamus fit",
         )
     else:
         yield Finding("artifact", "ok", f"{path}: tiers {', '.join(artifact.heads)}, fits the configuration")
 
 
-def _address(config: Config) -> Iterator[Finding]:
+def _check_address(config: Config) -> Iterator[Finding]:
     host, port = config.server.host, config.server.port
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            trial.bind((host, port))
+            probe.bind((host, port))
         except OSError as error:
             reason = error.strerror or str(error)
             fix = "thalamus serve --port 0, or stop the program that has it"
@@ -238,7 +243,7 @@ def _address(config: Config) -> Iterator[Finding]:
             yield Finding("address", "ok", f"{host}:{port} is free")
 
 
-def _journal(config: Config) -> Iterator[Finding]:
+def _check_journal(config: Config) -> Iterator[Finding]:
     from ..journal import JournalError, check_journal
 
     if not config.journal.enabled:

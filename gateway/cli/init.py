@@ -30,18 +30,18 @@ def command(config_path: Path, force: bool) -> None:
     Keys are written as references to the environment, never as values.
     """
     from ..config.discovery import (
-        Found,
-        first_config,
-        gpu_here,
+        Discovery,
+        build_first_config,
+        detect_gpu,
+        find_local_servers,
+        find_providers,
         has_bundled_model,
-        providers_with_keys,
-        servers_here,
     )
 
     if config_path.exists() and not force:
         raise click.ClickException(f"{config_path} exists already; --force replaces it")
-    found = Found(providers_with_keys(), servers_here(), has_bundled_model())
-    text, names = first_config(found)
+    found = Discovery(find_providers(), find_local_servers(), has_bundled_model())
+    text, names = build_first_config(found)
     try:
         config_path.parent.mkdir(parents=True, exist_ok=True)
         config_path.write_text(text, encoding="utf-8")
@@ -53,7 +53,7 @@ def command(config_path: Path, force: bool) -> None:
         click.echo(f"found    {server.name} on {server.base}: {', '.join(server.models)}")
     if found.bundled:
         click.echo("found    the bundled local model SmolLM2-135M, and a calculator")
-    if gpu := gpu_here():
+    if gpu := detect_gpu():
         click.echo(f"found    {gpu}")
     if not names:
         click.echo(

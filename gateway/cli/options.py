@@ -32,14 +32,14 @@ class Dollars(click.FloatRange):
         return usd
 
 
-class SeveralProblemsError(click.ClickException):
+class ConfigProblemsError(click.ClickException):
     """Problems that come with their places, one a line; nothing in front of them."""
 
     def show(self, file: object = None) -> None:
         click.echo(self.message, err=True)
 
 
-def configuration(path: Path, quiet: bool = False) -> "Config":
+def read_config(path: Path, quiet: bool = False) -> "Config":
     """The configuration in a file; warnings go to standard error.
 
     Raises:
@@ -50,7 +50,7 @@ def configuration(path: Path, quiet: bool = False) -> "Config":
     try:
         config = load_config(path)
     except ConfigError as error:
-        raise SeveralProblemsError(str(error)) from None
+        raise ConfigProblemsError(str(error)) from None
     if not quiet:
         for warning in config_warnings(config):
             click.echo(f"warning: {warning}", err=True)

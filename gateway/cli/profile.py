@@ -20,8 +20,17 @@ from ..experts.profiles import profile_of
 from ..experts.transport import Transport
 from ..runner_build import pool_rule, runner_settings
 from ..runners import RunnerError, Runners
-from .options import CONFIG_OPTION, JSON_OPTION, Dollars, configuration
-from .profiling import Answer, Notebook, Probe, Subject, ask_all, door, outcome_table, price_usd
+from .options import CONFIG_OPTION, JSON_OPTION, Dollars, read_config
+from .profiling import (
+    AnswerStore,
+    ExpertUnderTest,
+    GradableProbe,
+    GradedAnswer,
+    ask_all,
+    build_outcome_table,
+    load_entry_point,
+    upper_cost_usd,
+)
 
 EXAMPLES = """
 \b
@@ -77,33 +86,33 @@ def command(
     The price is shown before anything is asked. Every answer is kept as it comes in OUT.answers: interrupt it
     whenever you like, run the same command again and it goes on where it stopped.
     """
-    config = configuration(config_path)
-    experts = _chosen(config, names)
-    probes = _probes(probes_path)[:limit]
-    _agree_on_price(probes, experts, max_usd)
+    config = read_config(config_path)
+    experts = _select_experts(config, names)
+    probes = _load_probes(probes_path)[:limit]
+    _confirm_price(probes, experts, max_usd)
     try:
-        notebook = Notebook(out.with_name(out.name + ".answers"))
-        table = asyncio.run(_profile(config, experts, probes, notebook, parallel))
+        store = AnswerStore(out.with_name(out.name + ".answers"))
+        table = asyncio.run(_run_profile(config, experts, probes, store, parallel))
         table.save(out)
     except (RunnerError, RoutersError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
-    _report(table, notebook.errors(), out, as_json)
+    _show_report(table, store.errors(), out, as_json)
 
 
-def _probes(path: Path | None) -> list[Probe]:
+def _load_probes(path: Path | None) -> list[GradableProbe]:
     """Those of a file, or the bundled ones.
 
     Raises:
         ClickException: they cannot be used; names file, line and field.
     """
     try:
-        probes: list[Probe] = door("thalamus.probes")(path)
+        probes: list[GradableProbe] = load_entry_point("thalamus.probes")(path)
     except (LookupError, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from None
     return probes
 
 
-def _chosen(config: Config, names: str | None) -> list[ExpertConfig]:
+def _select_experts(config: Config, names: str | None) -> list[ExpertConfig]:
     """The experts to ask; embedding models have no answers to grade."""
     askable = {expert.name: expert for expert in config.experts if not expert.embeds}
     if not askable:
@@ -116,9 +125,11 @@ def _chosen(config: Config, names: str | None) -> list[ExpertConfig]:
     return [askable[name] for name in wanted]
 
 
-def _agree_on_price(probes: Sequence[Probe], experts: Sequence[ExpertConfig], max_usd: float | None) -> None:
+def _confirm_price(
+    probes: Sequence[GradableProbe], experts: Sequence[ExpertConfig], max_usd: float | None
+) -> None:
     """Say what it can cost at most, and go on only with consent."""
-    most = price_usd(probes, [profile_of(expert) for expert in experts])
+    most = upper_cost_usd(probes, [profile_of(expert) for expert in experts])
     unknown = [name for name, usd in most.items() if usd is None]
     total = sum(usd or 0.0 for usd in most.values())
     paid = ", ".join(f"{name} ${usd:.4f}" for name, usd in most.items() if usd)
@@ -140,17 +151,17 @@ def _agree_on_price(probes: Sequence[Probe], experts: Sequence[ExpertConfig], ma
     click.confirm("Go ahead?", abort=True, err=True)
 
 
-async def _profile(
+async def _run_profile(
     config: Config,
     experts: Sequence[ExpertConfig],
-    probes: Sequence[Probe],
-    notebook: Notebook,
+    probes: Sequence[GradableProbe],
+    store: AnswerStore,
     parallel: int,
 ) -> OutcomeTable:
     wanted = {name: s for name, s in runner_settings(config).items() if name in {e.name for e in experts}}
     transport, runners = Transport(), Runners(wanted, rule=pool_rule(config))
-    subjects = [
-        Subject(
+    candidates = [
+        ExpertUnderTest(
             build_expert(expert, config.timeouts, transport, runners),
             profile_of(expert).model,
             expert_price(expert),
@@ -163,9 +174,9 @@ async def _profile(
     try:
         await runners.start()
         await runners.settled()
-        await _ask(probes, subjects, notebook, parallel)
+        await _ask_experts(probes, candidates, store, parallel)
     finally:
-        await asyncio.gather(*(subject.expert.close() for subject in subjects))
+        await asyncio.gather(*(candidate.expert.close() for candidate in candidates))
         await runners.stop()
         await transport.close()
     where = Provenance(
@@ -173,11 +184,11 @@ async def _profile(
         cost_basis="measured tokens at configured prices",
         notes=f"asked {date.today():%Y-%m-%d}",
     )
-    return outcome_table(probes, subjects, notebook, where)
+    return build_outcome_table(probes, candidates, store, where)
 
 
-async def _ask(
-    probes: Sequence[Probe], subjects: Sequence[Subject], notebook: Notebook, parallel: int
+async def _ask_experts(
+    probes: Sequence[GradableProbe], candidates: Sequence[ExpertUnderTest], store: AnswerStore, parallel: int
 ) -> None:
     columns = (
         TextColumn("{task.description:24}"),
@@ -189,25 +200,32 @@ async def _ask(
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bars: dict[str, TaskID] = {}
         scores: dict[str, list[float]] = {}
-        for subject in subjects:
-            name = subject.expert.name
-            scores[name] = [a.score or 0.0 for probe in probes if (a := notebook.of(probe, subject))]
+        for candidate in candidates:
+            name = candidate.expert.name
+            scores[name] = [a.score or 0.0 for probe in probes if (a := store.find(probe, candidate))]
             bars[name] = progress.add_task(name, total=len(probes), completed=len(scores[name]), score="")
 
-        def told(answer: Answer) -> None:
+        def on_answer(answer: GradedAnswer) -> None:
             so_far = scores[answer.expert]
             so_far.append(answer.score or 0.0)
             progress.update(bars[answer.expert], advance=1, score=f"score {sum(so_far) / len(so_far):.2f}")
 
-        await ask_all(probes, subjects, door("thalamus.graders"), notebook, n_parallel=parallel, told=told)
+        await ask_all(
+            probes,
+            candidates,
+            load_entry_point("thalamus.graders"),
+            store,
+            n_parallel=parallel,
+            on_answer=on_answer,
+        )
 
 
-def _report(table: OutcomeTable, errors: Sequence[Answer], out: Path, as_json: bool) -> None:
+def _show_report(table: OutcomeTable, errors: Sequence[GradedAnswer], out: Path, as_json: bool) -> None:
     means = table.means()
     shown = Table("expert", "score", "seconds", "USD an answer")
     facts = []
     for e, name in enumerate(table.experts):
-        score, latency_s, cost = (_known(means[m][e]) for m in ("score", "latency_s", "cost_usd"))
+        score, latency_s, cost = (_round(means[m][e]) for m in ("score", "latency_s", "cost_usd"))
         facts.append({"expert": name, "score": score, "latency_s": latency_s, "cost_usd": cost})
         shown.add_row(
             name, *("unknown" if value is None else f"{value:g}" for value in (score, latency_s, cost))
@@ -225,5 +243,5 @@ def _report(table: OutcomeTable, errors: Sequence[Answer], out: Path, as_json: b
         )
 
 
-def _known(value: float) -> float | None:
+def _round(value: float) -> float | None:
     return None if value != value else float(f"{value:.4g}")

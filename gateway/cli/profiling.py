@@ -23,7 +23,7 @@ from ..experts import Call, Expert, UpstreamError
 from ..openai.usage import Price, Usage, cost_usd
 
 
-class Probe(Protocol):
+class GradableProbe(Protocol):
     """A prompt whose answer can be graded."""
 
     id: str
@@ -33,20 +33,20 @@ class Probe(Protocol):
     max_tokens: int
 
 
-Grade = Callable[[str, Any], float]
+GradeFunction = Callable[[str, Any], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class GradedAnswer:
     """One expert's answer to one probe; `error` in place of a score where there was none.
 
-    `asked` is the prompt and `model` who answered: an answer to another prompt is not taken up again.
+    `prompt` is the prompt and `model` who answered: an answer to another prompt is not taken up again.
     """
 
     probe: str
     expert: str
     model: str
-    asked: str
+    prompt: str
     score: float | None = None
     text: str | None = None
     cost_usd: float | None = None
@@ -58,7 +58,7 @@ class Answer:
     error: str | None = None
 
 
-def door(group: str) -> Callable[..., Any]:
+def load_entry_point(group: str) -> Callable[..., Any]:
     """What another package put behind an entry point.
 
     Raises:
@@ -72,7 +72,9 @@ def door(group: str) -> Callable[..., Any]:
     )
 
 
-def price_usd(probes: Iterable[Probe], profiles: Iterable[ExpertProfile]) -> dict[str, float | None]:
+def upper_cost_usd(
+    probes: Iterable[GradableProbe], profiles: Iterable[ExpertProfile]
+) -> dict[str, float | None]:
     """The most that asking each expert can cost, every answer at full length; None for an unknown price."""
     sizes = [(estimate_tokens(probe.prompt), probe.max_tokens) for probe in probes]
     n_in, n_out = (sum(column) for column in zip(*sizes, strict=True)) if sizes else (0, 0)
@@ -84,12 +86,12 @@ def price_usd(probes: Iterable[Probe], profiles: Iterable[ExpertProfile]) -> dic
     }
 
 
-class Notebook:
+class AnswerStore:
     """Answers on disk as JSON lines, appended one by one; what stands there is not asked again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._answers: dict[tuple[str, str], Answer] = {}
+        self._answers: dict[tuple[str, str], GradedAnswer] = {}
         self._cut_short = False
         if path.exists():
             text = path.read_text(encoding="utf-8", errors="replace")
@@ -99,12 +101,12 @@ class Notebook:
 
     def _read(self, line: str) -> None:
         try:
-            answer = Answer(**json.loads(line))
+            answer = GradedAnswer(**json.loads(line))
         except (ValueError, TypeError):
             return  # the last line of a run that was killed while writing it
         self._answers[answer.probe, answer.expert] = answer
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: GradedAnswer) -> None:
         self._answers[answer.probe, answer.expert] = answer
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
@@ -112,19 +114,19 @@ class Notebook:
             file.write(start + json.dumps(asdict(answer), ensure_ascii=False) + "\n")
         self._cut_short = False
 
-    def of(self, probe: Probe, subject: "Subject") -> Answer | None:
+    def find(self, probe: GradableProbe, candidate: "ExpertUnderTest") -> GradedAnswer | None:
         """The graded answer of this very expert to this very prompt, if there is one."""
-        answer = self._answers.get((probe.id, subject.expert.name))
-        same = answer and answer.model == subject.model and answer.asked == probe.prompt
+        answer = self._answers.get((probe.id, candidate.expert.name))
+        same = answer and answer.model == candidate.model and answer.prompt == probe.prompt
         return answer if same and answer and answer.error is None else None
 
-    def errors(self) -> list[Answer]:
+    def errors(self) -> list[GradedAnswer]:
         """What could not be asked; asked again the next time."""
         return [answer for answer in self._answers.values() if answer.error]
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class ExpertUnderTest:
     """An expert under examination: whom to ask, whose evidence it becomes, and what its tokens cost.
 
     `logprobs` says that it can tell how sure it was of each token. Subjects of one `lane` are asked one after
@@ -139,52 +141,52 @@ class Subject:
 
 
 async def ask_all(
-    probes: Sequence[Probe],
-    subjects: Sequence[Subject],
-    grade: Grade,
-    notebook: Notebook,
+    probes: Sequence[GradableProbe],
+    candidates: Sequence[ExpertUnderTest],
+    grade: GradeFunction,
+    store: AnswerStore,
     *,
     n_parallel: int = 1,
     timeout_s: float = 120.0,
-    told: Callable[[Answer], None] = lambda answer: None,
+    on_answer: Callable[[GradedAnswer], None] = lambda answer: None,
 ) -> None:
     """Ask every subject each probe it has not answered yet, `n_parallel` at a time, lanes side by side."""
 
-    async def work_off(subject: Subject, todo: list[Probe]) -> None:
+    async def drain_probes(candidate: ExpertUnderTest, todo: list[GradableProbe]) -> None:
         while todo:
             probe = todo.pop()
-            answer = await _ask(probe, subject, timeout_s)
+            answer = await _ask(probe, candidate, timeout_s)
             if answer.error is None:
                 score = await asyncio.to_thread(grade, answer.text or "", probe)
                 answer = replace(answer, score=score)
-            notebook.add(answer)
-            told(answer)
+            store.add(answer)
+            on_answer(answer)
 
-    async def drive(lane: Sequence[Subject]) -> None:
-        for subject in lane:
-            todo = [probe for probe in reversed(probes) if notebook.of(probe, subject) is None]
+    async def ask_lane(lane: Sequence[ExpertUnderTest]) -> None:
+        for candidate in lane:
+            todo = [probe for probe in reversed(probes) if store.find(probe, candidate) is None]
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(n_parallel):
-                    tasks.create_task(work_off(subject, todo))
+                    tasks.create_task(drain_probes(candidate, todo))
 
-    lanes: dict[Hashable, list[Subject]] = {}
-    for subject in subjects:
-        lanes.setdefault(subject.lane or subject.expert.name, []).append(subject)
+    lanes: dict[Hashable, list[ExpertUnderTest]] = {}
+    for candidate in candidates:
+        lanes.setdefault(candidate.lane or candidate.expert.name, []).append(candidate)
     async with asyncio.TaskGroup() as tasks:
         for lane in lanes.values():
-            tasks.create_task(drive(lane))
+            tasks.create_task(ask_lane(lane))
 
 
-async def _ask(probe: Probe, subject: Subject, timeout_s: float) -> Answer:
+async def _ask(probe: GradableProbe, candidate: ExpertUnderTest, timeout_s: float) -> GradedAnswer:
     body = {"messages": [{"role": "user", "content": probe.prompt}], "max_tokens": probe.max_tokens}
-    if subject.logprobs:
+    if candidate.logprobs:
         body["logprobs"] = True
     fields = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in body.items()}
-    blank = Answer(probe.id, subject.expert.name, subject.model, probe.prompt)
+    blank = GradedAnswer(probe.id, candidate.expert.name, candidate.model, probe.prompt)
     start = time.perf_counter()
     try:
         async with asyncio.timeout(timeout_s):
-            reply = await subject.expert.call(Call("chat/completions", fields))
+            reply = await candidate.expert.call(Call("chat/completions", fields))
         latency_s = time.perf_counter() - start
         completion = msgspec.json.decode(reply.body, type=Completion)
         choice = completion.choices[0]
@@ -203,7 +205,7 @@ async def _ask(probe: Probe, subject: Subject, timeout_s: float) -> Answer:
     return replace(
         blank,
         text=choice.message.content or "",
-        cost_usd=cost_usd(usage, subject.price),
+        cost_usd=cost_usd(usage, candidate.price),
         input_tokens=usage.prompt_tokens if usage else None,
         output_tokens=usage.output_tokens if usage else None,
         latency_s=latency_s,
@@ -240,25 +242,28 @@ class Completion(msgspec.Struct):
     usage: Usage | None = None
 
 
-def outcome_table(
-    probes: Sequence[Probe], subjects: Sequence[Subject], notebook: Notebook, provenance: Provenance
+def build_outcome_table(
+    probes: Sequence[GradableProbe],
+    candidates: Sequence[ExpertUnderTest],
+    store: AnswerStore,
+    provenance: Provenance,
 ) -> OutcomeTable:
     """What the notebook holds of these probes and subjects; what was not answered stays unmeasured."""
-    rows = [[notebook.of(probe, subject) for subject in subjects] for probe in probes]
+    rows = [[store.find(probe, candidate) for candidate in candidates] for probe in probes]
 
     def measure(name: str) -> Any:
         values = [[None if a is None else getattr(a, name) for a in row] for row in rows]
-        return np.array(values, dtype=np.float64).reshape(len(probes), len(subjects))
+        return np.array(values, dtype=np.float64).reshape(len(probes), len(candidates))
 
     measures = ("score", "cost_usd", "input_tokens", "output_tokens", "latency_s", "confidence", "declined")
     return OutcomeTable.build(
         [probe.prompt for probe in probes],
-        [subject.expert.name for subject in subjects],
+        [candidate.expert.name for candidate in candidates],
         {name: measure(name) for name in measures},
         ids=[probe.id for probe in probes],
         tasks=[probe.kind for probe in probes],
         families=[probe.family for probe in probes],
-        models=[subject.model for subject in subjects],
+        models=[candidate.model for candidate in candidates],
         answers=[[None if a is None else a.text for a in row] for row in rows],
         provenance=provenance,
     )

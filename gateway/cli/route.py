@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import CONFIG_OPTION, JSON_OPTION, configuration
+from .options import CONFIG_OPTION, JSON_OPTION, read_config
 
 if TYPE_CHECKING:
     from policies import Decision, Objective
@@ -39,16 +39,16 @@ def command(prompt: str, config_path: Path, policy: str, as_json: bool) -> None:
 
     Nothing is called. All experts count as available. `-` reads the prompt from standard input.
     """
-    config = configuration(config_path, quiet=True)
+    config = read_config(config_path, quiet=True)
     text = sys.stdin.read() if prompt == "-" else prompt
-    record = decided(config, text, policy)
+    record = describe_decision(config, text, policy)
     if as_json:
         click.echo(json.dumps(record, indent=2))
     else:
-        show(record)
+        show_decision(record)
 
 
-def decided(config: "Config", text: str, policy_name: str) -> dict[str, Any]:
+def describe_decision(config: "Config", text: str, policy_name: str) -> dict[str, Any]:
     """The decision for a prompt, told in full."""
     from policies import decision_record
 
@@ -96,28 +96,30 @@ async def _decide(
     if gatherer is not None:
         gatherer.close()
     objective = (asked.hints and asked.hints.objective) or policy.objective
-    tradeoff = _tradeoff(objective, routing.forecaster.sweep(decision.tier))
+    tradeoff = _describe_tradeoff(objective, routing.forecaster.sweep(decision.tier))
     return query, decision, tradeoff, [*asked.warnings, *routing.forecaster.warnings]
 
 
-def _tradeoff(objective: "Objective", sweep: "Sweep | None") -> dict[str, Any] | None:
+def _describe_tradeoff(objective: "Objective", sweep: "Sweep | None") -> dict[str, Any] | None:
     """The weight on cost that was used, and what every other would buy."""
     from policies import dialled
 
     return None if sweep is None else {"cost": dialled(objective, sweep).cost, "table": sweep.rows()}
 
 
-def show(record: dict[str, Any]) -> None:
+def show_decision(record: dict[str, Any]) -> None:
     """The decision as lines for people; a reason that does not fit goes below its expert."""
     click.echo(f"{click.style(record['expert'], bold=True)}: {record['reason']}  (policy {record['policy']})")
     candidates = record["candidates"]
     width = max(len("expert"), *(len(candidate["expert"]) for candidate in candidates))
     room = shutil.get_terminal_size().columns
     click.echo(
-        click.style(_line(width, ("expert", "quality", "cost", "latency", "utility")) + "  reason", dim=True)
+        click.style(
+            _format_row(width, ("expert", "quality", "cost", "latency", "utility")) + "  reason", dim=True
+        )
     )
     for candidate in candidates:
-        line = _line(width, _figures(candidate))
+        line = _format_row(width, _format_figures(candidate))
         fits = len(line) + len(candidate["reason"]) + 2 <= room
         text = line + ("  " if fits else "\n" + " " * 4) + candidate["reason"]
         click.echo(text if candidate["eligible"] else click.style(text, dim=True))
@@ -139,23 +141,23 @@ def _show_tradeoff(cost: float, table: list[dict[str, float]]) -> None:
         click.echo(f"{line}  this policy: {cost:.3g}" if n == used else line)
 
 
-def _figures(candidate: dict[str, Any]) -> tuple[str, ...]:
+def _format_figures(candidate: dict[str, Any]) -> tuple[str, ...]:
     spread = candidate["quality_std"]
     return (
         candidate["expert"],
-        _number(candidate["quality"], "{:.2f}") + ("" if spread is None else f" ±{spread:.2f}"),
-        _number(candidate["cost_usd"], "${:.6f}"),
-        _number(candidate["latency_s"], "{:.2f} s"),
-        _number(candidate["utility"], "{:.3f}"),
+        _format_number(candidate["quality"], "{:.2f}") + ("" if spread is None else f" ±{spread:.2f}"),
+        _format_number(candidate["cost_usd"], "${:.6f}"),
+        _format_number(candidate["latency_s"], "{:.2f} s"),
+        _format_number(candidate["utility"], "{:.3f}"),
     )
 
 
-def _line(width: int, cells: tuple[str, ...]) -> str:
+def _format_row(width: int, cells: tuple[str, ...]) -> str:
     name, *figures = cells
     return f"{name:{width}}" + "".join(
         f"{cell:>{n}}" for cell, n in zip(figures, (13, 12, 10, 9), strict=True)
     )
 
 
-def _number(value: float | None, form: str) -> str:
+def _format_number(value: float | None, form: str) -> str:
     return "?" if value is None else form.format(value)

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import click
 
-from .options import CONFIG_OPTION, JSON_OPTION, configuration
+from .options import CONFIG_OPTION, JSON_OPTION, read_config
 
 EXAMPLES = """
 \b
@@ -30,7 +30,7 @@ COLUMNS = ("runner", "state", "device", "memory", "load s", "busy", "waiting", "
 def command(ctx: click.Context, config_path: Path, url: str | None, as_json: bool) -> None:
     """List the local engines of a running gateway; load one, unload one, read its log."""
     if ctx.invoked_subcommand is None:
-        _list(_call("GET", "", config_path, url), as_json)
+        _show_runners(_request("GET", "", config_path, url), as_json)
 
 
 @command.command("list", epilog="\b\nExample:\n  thalamus runners list --json")
@@ -39,7 +39,7 @@ def command(ctx: click.Context, config_path: Path, url: str | None, as_json: boo
 @JSON_OPTION
 def list_(config_path: Path, url: str | None, as_json: bool) -> None:
     """How each stands, and what memory they share."""
-    _list(_call("GET", "", config_path, url), as_json)
+    _show_runners(_request("GET", "", config_path, url), as_json)
 
 
 @command.command(epilog="\b\nExample:\n  thalamus runners load house-llama")
@@ -49,7 +49,7 @@ def list_(config_path: Path, url: str | None, as_json: bool) -> None:
 @JSON_OPTION
 def load(expert: str, config_path: Path, url: str | None, as_json: bool) -> None:
     """Load an expert's engine now, making room as its turn would."""
-    _tell(_call("POST", f"/{quote(expert)}/load", config_path, url), as_json)
+    _show_runner(_request("POST", f"/{quote(expert)}/load", config_path, url), as_json)
 
 
 @command.command(epilog="\b\nExample:\n  thalamus runners unload house-llama")
@@ -59,7 +59,7 @@ def load(expert: str, config_path: Path, url: str | None, as_json: bool) -> None
 @JSON_OPTION
 def unload(expert: str, config_path: Path, url: str | None, as_json: bool) -> None:
     """Free the memory of an expert's engine; it is loaded again when it is asked for."""
-    _tell(_call("POST", f"/{quote(expert)}/unload", config_path, url), as_json)
+    _show_runner(_request("POST", f"/{quote(expert)}/unload", config_path, url), as_json)
 
 
 @command.command(epilog="\b\nExample:\n  thalamus runners logs house-llama")
@@ -69,11 +69,11 @@ def unload(expert: str, config_path: Path, url: str | None, as_json: bool) -> No
 @JSON_OPTION
 def logs(expert: str, config_path: Path, url: str | None, as_json: bool) -> None:
     """The last lines an expert's engine wrote."""
-    told = _call("GET", f"/{quote(expert)}/logs", config_path, url)
-    click.echo(json.dumps(told, indent=2) if as_json else "\n".join(told["lines"]))
+    answer = _request("GET", f"/{quote(expert)}/logs", config_path, url)
+    click.echo(json.dumps(answer, indent=2) if as_json else "\n".join(answer["lines"]))
 
 
-def _call(method: str, path: str, config_path: Path, url: str | None) -> dict[str, Any]:
+def _request(method: str, path: str, config_path: Path, url: str | None) -> dict[str, Any]:
     """What the gateway answers.
 
     Raises:
@@ -81,38 +81,38 @@ def _call(method: str, path: str, config_path: Path, url: str | None) -> dict[st
     """
     import httpx
 
-    server = configuration(config_path, quiet=True).server
+    server = read_config(config_path, quiet=True).server
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 (asked, not bound)
     base = url or f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
     headers = {} if server.master_key is None else {"authorization": f"Bearer {server.master_key.reveal()}"}
     try:
         with httpx.Client(timeout=TIMEOUT_S, trust_env=False) as http:
             response = http.request(method, f"{base.rstrip('/')}/v1/runners{path}", headers=headers)
-            told: dict[str, Any] = _decoded(response.content)
+            answer: dict[str, Any] = _decode_answer(response.content)
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise click.ClickException(
             f"no gateway answers at {base}: {error}; `thalamus serve` starts one, --url names another"
         ) from None
     if response.status_code != 200:
-        raise click.ClickException(told["error"]["message"])
-    return told
+        raise click.ClickException(answer["error"]["message"])
+    return answer
 
 
-def _decoded(body: bytes) -> dict[str, Any]:
+def _decode_answer(body: bytes) -> dict[str, Any]:
     """Runners, one of them, or an error of a gateway.
 
     Raises:
         ValueError: it is what no gateway says.
     """
     match json.loads(body):
-        case {"error": {"message": str()}} | {"object": str()} | {"runner": str()} as told:
-            return dict(told)
+        case {"error": {"message": str()}} | {"object": str()} | {"runner": str()} as answer:
+            return dict(answer)
     raise ValueError("what answers there is none")
 
 
-def _list(told: dict[str, Any], as_json: bool) -> None:
+def _show_runners(answer: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(told, indent=2))
+        click.echo(json.dumps(answer, indent=2))
         return
     from rich.console import Console
     from rich.table import Table
@@ -120,35 +120,37 @@ def _list(told: dict[str, Any], as_json: bool) -> None:
     table = Table(box=None, pad_edge=False)
     for column in COLUMNS:
         table.add_column(column, no_wrap=True)
-    for runner in told["data"]:
+    for runner in answer["data"]:
         load_s = runner["load_s"]
         table.add_row(
             runner["id"] + (" (pinned)" if runner["pinned"] else ""),
             runner["state"],
             runner["device"],
-            _size(runner["memory_bytes"]),
+            _format_size(runner["memory_bytes"]),
             "" if load_s is None else f"{load_s:.2f}",
             *(str(runner[key]) for key in ("n_in_flight", "n_waiting", "n_loads", "n_restarts")),
         )
     Console().print(table)
-    for device in told["memory"]:
-        free = f", {_size(device['free_bytes'])} free on it" if device["free_bytes"] is not None else ""
-        held, capacity = _size(device["held_bytes"]), _size(device["capacity_bytes"])
+    for device in answer["memory"]:
+        free = (
+            f", {_format_size(device['free_bytes'])} free on it" if device["free_bytes"] is not None else ""
+        )
+        held, capacity = _format_size(device["held_bytes"]), _format_size(device["capacity_bytes"])
         click.echo(f"{device['name']}: {held} of {capacity or 'any amount'} held{free}")
-    for runner in told["data"]:
+    for runner in answer["data"]:
         if runner["last_error"]:
             click.echo(f"{runner['id']}: {runner['last_error']}")
 
 
-def _tell(runner: dict[str, Any], as_json: bool) -> None:
+def _show_runner(runner: dict[str, Any], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(runner, indent=2))
     else:
-        held = _size(runner["memory_bytes"])
+        held = _format_size(runner["memory_bytes"])
         click.echo(f"{runner['id']} is {runner['state']}" + (f" ({held})" if held else ""))
 
 
-def _size(n_bytes: int | None) -> str:
+def _format_size(n_bytes: int | None) -> str:
     if n_bytes is None:
         return ""
     return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"

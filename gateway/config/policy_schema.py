@@ -8,10 +8,10 @@ from msgspec import Meta
 
 from policies import Goal, Lead, Objective, PanelRule, Policy, Require
 
-from .values import Labels, NotNegative, Seconds, Share, Strict
+from .values import Labels, NotNegative, Seconds, Share, StrictStruct
 
 
-class Weights(Strict, frozen=True):
+class Weights(StrictStruct, frozen=True):
     """Weights of the soft goals, in quality (see `policies.Objective`)."""
 
     cost: NotNegative = 0.0
@@ -48,14 +48,14 @@ class ObjectiveConfig(Weights, frozen=True):
         )
 
 
-class FlagsConfig(Strict, frozen=True):
+class FlagsConfig(StrictStruct, frozen=True):
     """Whether prompts may bear flags, `[Flag: Smallest model]`, and what an unknown one gets."""
 
     in_band: bool = True
     unknown: Literal["refuse", "warn"] = "warn"
 
 
-class RequireConfig(Strict, frozen=True):
+class RequireConfig(StrictStruct, frozen=True):
     """What an expert must meet to be eligible at all."""
 
     local: bool | None = None
@@ -84,7 +84,7 @@ class RequireConfig(Strict, frozen=True):
         )
 
 
-class PanelConfig(Strict, frozen=True):
+class PanelConfig(StrictStruct, frozen=True):
     """Several experts answer together, and the `aggregator` makes one answer of theirs.
 
     `vote` only counts; `auto` asks the expert expected to be best where counting does not decide; a name asks
@@ -96,7 +96,7 @@ class PanelConfig(Strict, frozen=True):
     max_cost_usd: NotNegative | None = None
 
 
-class PlanConfig(Strict, frozen=True):
+class PlanConfig(StrictStruct, frozen=True):
     """What is done with whom a policy chooses; one expert is asked where nothing is said."""
 
     panel: PanelConfig | None = None
@@ -107,7 +107,7 @@ class PlanConfig(Strict, frozen=True):
         return None if panel is None else PanelRule(panel.k, panel.aggregator, panel.max_cost_usd)
 
 
-class PolicyConfig(Strict, frozen=True):
+class PolicyConfig(StrictStruct, frozen=True):
     """How to choose, by name; `auto` is there even when the file says nothing of it.
 
     `mapping` names the experts of each category, in order; `thalamus plan mapping` finds the best there is.

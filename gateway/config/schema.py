@@ -14,13 +14,13 @@ from policies import Policy
 from .expert_schema import ExpertConfig, RunnersConfig, TimeoutConfig
 from .policy_schema import PolicyConfig
 from .secrets import Secret
-from .values import Count, Name, Seconds, Share, Strict
+from .values import Count, Name, Seconds, Share, StrictStruct
 
 BASE_EMBEDDER = "minilm"
 """What the bundled encoder is asked for by; it reads every document."""
 
 
-class JournalConfig(Strict, frozen=True):
+class JournalConfig(StrictStruct, frozen=True):
     """Where decisions and outcomes are kept, how long, and whether prompts and answers are kept with them."""
 
     path: str = ".thalamus/journal.sqlite3"
@@ -31,7 +31,7 @@ class JournalConfig(Strict, frozen=True):
     max_days: Annotated[float, Meta(gt=0)] = 90.0
 
 
-class RedisConfig(Strict, frozen=True):
+class RedisConfig(StrictStruct, frozen=True):
     """Where gateways in front of the same upstreams tell each other of health, load and limits.
 
     Replicas that give the same `prefix` share one configuration of experts.
@@ -41,7 +41,7 @@ class RedisConfig(Strict, frozen=True):
     prefix: str = "thalamus"
 
 
-class BatchConfig(Strict, frozen=True):
+class BatchConfig(StrictStruct, frozen=True):
     """Files and batches: where they are kept, and how hard a batch may press.
 
     `path` is a folder; beside the journal where none is given. `max_parallel` bounds the calls at a time to
@@ -55,7 +55,7 @@ class BatchConfig(Strict, frozen=True):
     patience_s: Seconds = 300.0
 
 
-class ServerConfig(Strict, frozen=True):
+class ServerConfig(StrictStruct, frozen=True):
     """Where the gateway listens and who may talk to it."""
 
     host: str = "127.0.0.1"
@@ -68,14 +68,14 @@ class ServerConfig(Strict, frozen=True):
     drain_s: Seconds = 30.0
 
 
-class LoadBudgetConfig(Strict, frozen=True):
+class LoadBudgetConfig(StrictStruct, frozen=True):
     """When the encoder may be consulted: at most `n_waiting` queued, `share` of its threads' time spent."""
 
     n_waiting: Count = 8
     share: Share = 0.1
 
 
-class RoutingConfig(Strict, frozen=True):
+class RoutingConfig(StrictStruct, frozen=True):
     """What predictions rest on. `load_budget: off` consults whenever the policy wants to."""
 
     artifact: str = ".thalamus/artifact"
@@ -85,7 +85,7 @@ class RoutingConfig(Strict, frozen=True):
     load_budget: LoadBudgetConfig | Literal["off"] = LoadBudgetConfig()
 
 
-class EmbeddingsConfig(Strict, frozen=True):
+class EmbeddingsConfig(StrictStruct, frozen=True):
     """The embedders served here: the base alone, or with experts that read queries against its index.
 
     `selection` is a directory that `thalamus embedders add` wrote: who reads which queries, by `policy`.
@@ -103,7 +103,7 @@ class EmbeddingsConfig(Strict, frozen=True):
     max_waiting: Count = 8192
 
 
-class Config(Strict, frozen=True):
+class Config(StrictStruct, frozen=True):
     """The whole file."""
 
     experts: tuple[ExpertConfig, ...] = ()

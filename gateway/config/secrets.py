@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 
 REFERENCE = re.compile(r"os\.environ/(\w+)|\$\{(\w+)\}")
-WEAK = frozenset(
+WELL_KNOWN_KEYS = frozenset(
     {
         *(
             "changeme",
@@ -62,7 +62,7 @@ class MissingVariableError(Exception):
     """A reference names an environment variable that is not set; `args[0]` is its name."""
 
 
-def expand(text: str, env: Mapping[str, str]) -> tuple[str, bool]:
+def expand_references(text: str, env: Mapping[str, str]) -> tuple[str, bool]:
     """The text with its references replaced, and whether there were any.
 
     Raises:
@@ -79,9 +79,9 @@ def expand(text: str, env: Mapping[str, str]) -> tuple[str, bool]:
     return expanded, n_references > 0
 
 
-def weakness(key: str) -> str | None:
+def find_weakness(key: str) -> str | None:
     """Why a key must not guard anything, or None."""
-    if key.lower() in WEAK or key.lower().removeprefix("sk-") in WEAK:
+    if key.lower() in WELL_KNOWN_KEYS or key.lower().removeprefix("sk-") in WELL_KNOWN_KEYS:
         return "is a well-known example key"
     if len(key) < MIN_KEY_CHARS:
         return f"is shorter than {MIN_KEY_CHARS} characters"

@@ -6,28 +6,28 @@ from urllib.parse import urlsplit
 
 from .expert_schema import ExpertConfig, RunnerConfig
 from .schema import BASE_EMBEDDER, Config
-from .secrets import Secret, weakness
+from .secrets import Secret, find_weakness
 from .values import DEVICE_PATTERN, KeyPath, size_bytes
 
 Violation = tuple[KeyPath, str]
-ONLY_OF = {"cmd": "command", "health_path": "command", "args": "vllm", "sleep": "vllm", "url": "ollama"}
+ENGINE_KEYS = {"cmd": "command", "health_path": "command", "args": "vllm", "sleep": "vllm", "url": "ollama"}
 """Keys of a runner that mean something to one engine."""
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 def find_violations(config: Config) -> Iterator[Violation]:
     """Everything that cannot be, with its place."""
-    yield from _experts(config)
-    yield from _policies(config)
-    yield from _memory(config)
-    yield from _embedders(config)
-    if (key := config.server.master_key) and (why := weakness(key.reveal())):
+    yield from _check_experts(config)
+    yield from _check_policies(config)
+    yield from _check_memory(config)
+    yield from _check_embedders(config)
+    if (key := config.server.master_key) and (why := find_weakness(key.reveal())):
         yield ("server", "master_key"), f"refused: it {why}; make one with `openssl rand -hex 24`"
     if config.redis and not config.redis.url.reveal().startswith(("redis://", "rediss://", "unix://")):
         yield ("redis", "url"), "not an address of Redis: it must start with redis://, rediss:// or unix://"
 
 
-def _experts(config: Config) -> Iterator[Violation]:
+def _check_experts(config: Config) -> Iterator[Violation]:
     seen: dict[str, int] = {}
     for n, expert in enumerate(config.experts):
         at: KeyPath = ("experts", n)
@@ -39,17 +39,17 @@ def _experts(config: Config) -> Iterator[Violation]:
         seen.setdefault(expert.name, n)
         if expert.name == "auto" or expert.name.startswith("auto:"):
             yield (*at, "name"), "'auto' names the policies; choose another name"
-        yield from _kind(expert, at)
+        yield from _check_kind(expert, at)
         if expert.runner is not None:
-            yield from _runner(expert.runner, (*at, "runner"))
-        if expert.released and not _is_date(expert.released):
+            yield from _check_runner(expert.runner, (*at, "runner"))
+        if expert.released and not is_date(expert.released):
             yield (*at, "released"), f"'{expert.released}' is no day of the calendar; write it as 2024-07-18"
-        for path, base in _bases(expert, at):
-            if why := _fault_of_address(base):
+        for path, base in _list_api_bases(expert, at):
+            if why := _find_address_fault(base):
                 yield path, f"of '{expert.name}': {why}"
 
 
-def _kind(expert: ExpertConfig, at: KeyPath) -> Iterator[Violation]:
+def _check_kind(expert: ExpertConfig, at: KeyPath) -> Iterator[Violation]:
     remote = bool(expert.api_base or expert.deployments or expert.api_key)
     if expert.runner and expert.tool:
         yield (*at, "tool"), "an expert is a runner or a tool, not both"
@@ -67,8 +67,8 @@ def _kind(expert: ExpertConfig, at: KeyPath) -> Iterator[Violation]:
         )
 
 
-def _runner(runner: RunnerConfig, at: KeyPath) -> Iterator[Violation]:
-    for key, engine in ONLY_OF.items():
+def _check_runner(runner: RunnerConfig, at: KeyPath) -> Iterator[Violation]:
+    for key, engine in ENGINE_KEYS.items():
         given = getattr(runner, key) not in (None, (), "")
         if given and runner.engine != engine:
             yield (*at, key), f"is for the engine '{engine}', and this one is '{runner.engine}'"
@@ -76,7 +76,7 @@ def _runner(runner: RunnerConfig, at: KeyPath) -> Iterator[Violation]:
         yield at, "the engine 'command' needs a 'cmd', with ${PORT} in it"
 
 
-def _memory(config: Config) -> Iterator[Violation]:
+def _check_memory(config: Config) -> Iterator[Violation]:
     at: KeyPath = ("runners", "memory")
     memory = config.runners.memory
     sizes = {None: memory} if isinstance(memory, str) else memory or {}
@@ -89,7 +89,7 @@ def _memory(config: Config) -> Iterator[Violation]:
             yield at, str(error)
 
 
-def _fault_of_address(base: str) -> str | None:
+def _find_address_fault(base: str) -> str | None:
     """Why nobody can be called there; never with the address itself, which may hold a password."""
     try:
         parts = urlsplit(base)
@@ -108,7 +108,7 @@ def _fault_of_address(base: str) -> str | None:
     return None
 
 
-def _is_date(text: str) -> bool:
+def is_date(text: str) -> bool:
     try:
         date.fromisoformat(text)
     except ValueError:
@@ -116,7 +116,7 @@ def _is_date(text: str) -> bool:
     return True
 
 
-def _bases(expert: ExpertConfig, at: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+def _list_api_bases(expert: ExpertConfig, at: KeyPath) -> Iterator[tuple[KeyPath, str]]:
     if expert.api_base:
         yield (*at, "api_base"), expert.api_base
     for n, place in enumerate(expert.deployments):
@@ -124,7 +124,7 @@ def _bases(expert: ExpertConfig, at: KeyPath) -> Iterator[tuple[KeyPath, str]]:
             yield (*at, "deployments", n, "api_base"), place.api_base
 
 
-def _policies(config: Config) -> Iterator[Violation]:
+def _check_policies(config: Config) -> Iterator[Violation]:
     names = {expert.name for expert in config.experts}
     tools = {expert.name for expert in config.experts if expert.tool}
     for name, policy in config.policies.items():
@@ -151,7 +151,7 @@ def _policies(config: Config) -> Iterator[Violation]:
                 yield (*at, *key.split(".")), f"no expert is named '{expert}'; there are: {known}"
 
 
-def _embedders(config: Config) -> Iterator[Violation]:
+def _check_embedders(config: Config) -> Iterator[Violation]:
     names = {expert.name: n for n, expert in enumerate(config.experts)}
     if config.embeddings.enabled and BASE_EMBEDDER in names:
         yield (
@@ -171,12 +171,12 @@ def find_warnings(config: Config) -> Iterator[str]:
     if not config.experts:
         yield "no experts are configured: `thalamus init` looks for some"
     for expert in config.experts:
-        yield from _literal(f"experts '{expert.name}'", expert.api_key)
+        yield from _warn_about_literal(f"experts '{expert.name}'", expert.api_key)
         for place in expert.deployments:
-            yield from _literal(f"a deployment of '{expert.name}'", place.api_key)
-    yield from _literal("server.master_key", config.server.master_key)
+            yield from _warn_about_literal(f"a deployment of '{expert.name}'", place.api_key)
+    yield from _warn_about_literal("server.master_key", config.server.master_key)
 
 
-def _literal(where: str, secret: Secret | None) -> Iterator[str]:
+def _warn_about_literal(where: str, secret: Secret | None) -> Iterator[str]:
     if secret is not None and secret.literal and len(secret.reveal()) > 8:
         yield f"{where}: a key is written out in the file; os.environ/NAME keeps it out of version control"

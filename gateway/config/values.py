@@ -23,7 +23,7 @@ Labels = dict[str, str]
 KeyPath = tuple[str | int, ...]
 
 
-class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StrictStruct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A mapping in the file that knows all its keys."""
 
 

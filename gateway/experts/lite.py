@@ -83,7 +83,7 @@ class LiteLLMExpert:
         self.name = config.name
         self._model = config.model
         self._provider = config.provider
-        self._places = [(place, Slots(place.max_parallel)) for place in config.places()]
+        self._places = [(place, Slots(place.max_parallel)) for place in config.effective_deployments()]
         self._regime = PromptPreset(config)
         self._timeouts = timeouts
         self._load = load

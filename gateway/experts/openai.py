@@ -196,7 +196,8 @@ def openai_expert(config: ExpertConfig, timeouts: TimeoutConfig, transport: Tran
         ValueError: nobody says where it is.
     """
     places = [
-        _place(n, place, config, timeouts, transport) for n, place in enumerate(config.places(), start=1)
+        _place(n, place, config, timeouts, transport)
+        for n, place in enumerate(config.effective_deployments(), start=1)
     ]
     return OpenAIExpert(config.name, PromptPreset(config), places)
 

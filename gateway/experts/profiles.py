@@ -35,7 +35,7 @@ def profile_of(expert: ExpertConfig) -> ExpertProfile:
         latency_s=expert.latency_s,
         parameters_b=_first(expert.parameters_b, parameters_b(expert.model)),
         released=expert.released,
-        ratings=expert.ratings.given(),
+        ratings=expert.ratings.as_pairs(),
         prefix_tokens=sum(TOKENS_PER_TURN + estimate_tokens(turn) for turn in _prefix(expert)),
         max_output_tokens=expert.max_output_tokens,
     )
@@ -74,7 +74,7 @@ def _labels(expert: ExpertConfig) -> Iterator[tuple[str, str]]:
     yield "local", "true" if expert.is_local else "false"
     if expert.tool:
         yield "tool", "true"
-    regions = {place.region for place in expert.places()}
+    regions = {place.region for place in expert.effective_deployments()}
     if len(regions) == 1 and (region := regions.pop()):
         yield "region", region
     yield from ((key, value) for key, value in expert.labels.items() if key not in OURS)

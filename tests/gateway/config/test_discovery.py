@@ -12,7 +12,14 @@ from click.testing import CliRunner
 
 from gateway.cli import main
 from gateway.config import discovery, parse_config
-from gateway.config.discovery import PROVIDERS, Found, Server, first_config, providers_with_keys, servers_here
+from gateway.config.discovery import (
+    PROVIDERS,
+    Discovery,
+    LocalServer,
+    build_first_config,
+    find_local_servers,
+    find_providers,
+)
 from gateway.experts.prices import facts_of
 
 PRICED = [model for provider in PROVIDERS if provider.name != "OpenRouter" for model in provider.models]
@@ -92,7 +99,7 @@ def test_where_nothing_is_found_the_file_shows_how_and_still_reads(bare: Path) -
 
 
 def test_the_bundled_model_is_several_experts() -> None:
-    text, names = first_config(Found(bundled=True))
+    text, names = build_first_config(Discovery(bundled=True))
     config = parse_config(text)
     assert [expert.name for expert in config.experts] == names
     assert {"smollm2", "calculator"} < set(names)
@@ -101,10 +108,10 @@ def test_the_bundled_model_is_several_experts() -> None:
 
 
 def test_everything_found_at_once_makes_a_configuration_that_reads() -> None:
-    found = Found(
+    found = Discovery(
         [(provider, provider.variables[0]) for provider in PROVIDERS],
         [
-            Server(
+            LocalServer(
                 "Ollama",
                 "http://127.0.0.1:11434/v1",
                 ("llama3.1:8b", "hf.co/x y/z:Q4", "smollm2", "yes", "123"),
@@ -112,7 +119,7 @@ def test_everything_found_at_once_makes_a_configuration_that_reads() -> None:
         ],
         bundled=True,
     )
-    text, names = first_config(found)
+    text, names = build_first_config(found)
     config = parse_config(text, env={provider.variables[0]: KEY for provider in PROVIDERS})
     assert [expert.name for expert in config.experts] == names
     assert len(set(names)) == len(names)
@@ -122,7 +129,7 @@ def test_everything_found_at_once_makes_a_configuration_that_reads() -> None:
 
 
 def test_what_was_not_measured_is_guessed_better_than_the_bundled_experts() -> None:
-    text, _ = first_config(Found([(PROVIDERS[0], "OPENAI_API_KEY")], bundled=True))
+    text, _ = build_first_config(Discovery([(PROVIDERS[0], "OPENAI_API_KEY")], bundled=True))
     config = parse_config(text, env={"OPENAI_API_KEY": "sk-0f3b6a91c47d2e85"})
     guesses = {expert.name: expert.quality for expert in config.experts}
     assert guesses["gpt-5"] > guesses["gpt-5-mini"] >= 0.9
@@ -130,7 +137,7 @@ def test_what_was_not_measured_is_guessed_better_than_the_bundled_experts() -> N
 
 
 def test_what_is_not_bundled_is_not_in_the_pool_of_a_hosted_configuration() -> None:
-    text, names = first_config(Found([(PROVIDERS[0], "OPENAI_API_KEY")]))
+    text, names = build_first_config(Discovery([(PROVIDERS[0], "OPENAI_API_KEY")]))
     assert "calculator" not in names
     assert "smollm2" not in text
 
@@ -144,15 +151,15 @@ def test_every_model_that_is_suggested_has_a_known_price(model: str) -> None:
 
 
 def test_a_variable_that_is_set_to_nothing_is_no_key() -> None:
-    assert providers_with_keys({"OPENAI_API_KEY": " ", "GROQ_API_KEY": ""}) == []
+    assert find_providers({"OPENAI_API_KEY": " ", "GROQ_API_KEY": ""}) == []
 
 
 @pytest.mark.parametrize(
     "port", [{"object": "list", "data": [{"id": "llama3.1:8b", "owned_by": "library"}]}], indirect=True
 )
 def test_a_server_that_lists_models_is_found(port: int) -> None:
-    assert servers_here({port: "Ollama"}) == [
-        Server("Ollama", f"http://127.0.0.1:{port}/v1", ("llama3.1:8b",))
+    assert find_local_servers({port: "Ollama"}) == [
+        LocalServer("Ollama", f"http://127.0.0.1:{port}/v1", ("llama3.1:8b",))
     ]
 
 
@@ -169,8 +176,8 @@ def test_a_server_that_lists_models_is_found(port: int) -> None:
     indirect=True,
 )
 def test_what_is_no_model_server_is_passed_over(port: int) -> None:
-    assert servers_here({port: "Something"}) == []
+    assert find_local_servers({port: "Something"}) == []
 
 
 def test_ports_where_nobody_listens_are_passed_over() -> None:
-    assert servers_here({1: "Nobody"}) == []
+    assert find_local_servers({1: "Nobody"}) == []

@@ -13,7 +13,7 @@ from typing import IO
 import httpx
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFIG = "experts:\n  - {name: calculator, tool: calculator}\nserver: {port: 0}\n"
 COMMAND = [sys.executable, "-c", "from gateway.cli import main; main()", "serve"]
 

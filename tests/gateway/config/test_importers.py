@@ -51,7 +51,7 @@ def test_the_result_is_a_configuration_of_ours() -> None:
 def test_entries_of_one_name_become_deployments_of_one_expert() -> None:
     text, _ = import_litellm(THEIRS, "proxy.yaml")
     gpt = parse_config(text, env=ENV).experts[0]
-    assert [(p.api_base, p.model) for p in gpt.places()] == [
+    assert [(p.api_base, p.model) for p in gpt.effective_deployments()] == [
         ("https://eu.example", None),
         ("https://us.example", "gpt-us"),
     ]

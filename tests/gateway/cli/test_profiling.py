@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from gateway.cli.profiling import Notebook, Subject, ask_all, outcome_table, price_usd
+from gateway.cli.profiling import AnswerStore, ExpertUnderTest, ask_all, build_outcome_table, upper_cost_usd
 from gateway.experts import Call, Reply, UpstreamError
 from gateway.openai.usage import Price
 from routers import ExpertProfile, Provenance
@@ -30,10 +30,10 @@ class Parrot:
 
     def __init__(self, name: str, says: str = "Paris", n_failures: int = 0, failure: str = "connect") -> None:
         self.name, self.says, self.n_failures, self.failure = name, says, n_failures, failure
-        self.asked: list[dict[str, object]] = []
+        self.prompt: list[dict[str, object]] = []
 
     async def call(self, call: Call) -> Reply:
-        self.asked.append({name: msgspec.json.decode(value) for name, value in call.fields.items()})
+        self.prompt.append({name: msgspec.json.decode(value) for name, value in call.fields.items()})
         if self.n_failures:
             self.n_failures -= 1
             raise UpstreamError(self.failure, "could not be reached")
@@ -52,10 +52,10 @@ def right(answer: str, question: Question) -> float:
 
 
 def profile(path, *experts: Parrot, probes=QUESTIONS):
-    subjects = [Subject(e, f"local/{e.name}", Price(1e-6, 2e-6), logprobs=True) for e in experts]
-    notebook = Notebook(path)
-    asyncio.run(ask_all(probes, subjects, right, notebook))
-    return outcome_table(probes, subjects, notebook, Provenance(source="test"))
+    tested = [ExpertUnderTest(e, f"local/{e.name}", Price(1e-6, 2e-6), logprobs=True) for e in experts]
+    store = AnswerStore(path)
+    asyncio.run(ask_all(probes, tested, right, store))
+    return build_outcome_table(probes, tested, store, Provenance(source="test"))
 
 
 def test_answers_are_graded_priced_and_kept(tmp_path):
@@ -75,7 +75,7 @@ def test_an_interrupted_run_asks_only_what_is_missing(tmp_path):
         file.write('{"probe": "q2", "expert": "a", "mod')  # killed while writing
     again = Parrot("a", says="Rome")
     table = profile(tmp_path / "answers", again)
-    assert [body["messages"][0]["content"] for body in again.asked] == ["Capital of Italy?"]
+    assert [body["messages"][0]["content"] for body in again.prompt] == ["Capital of Italy?"]
     assert table.score[:, 0].tolist() == [1.0, 1.0]
 
 
@@ -84,14 +84,14 @@ def test_a_line_cut_short_does_not_swallow_the_next_answer(tmp_path):
     profile(tmp_path / "answers", Parrot("a"))
     untouched = Parrot("a")
     profile(tmp_path / "answers", untouched)
-    assert untouched.asked == []
+    assert untouched.prompt == []
 
 
 def test_a_changed_prompt_or_model_is_asked_again(tmp_path):
     profile(tmp_path / "answers", Parrot("a"))
     again = Parrot("a")
     profile(tmp_path / "answers", again, probes=[Question("q1", "The capital of France is?", "Paris")])
-    assert len(again.asked) == 1
+    assert len(again.prompt) == 1
 
 
 def test_a_failure_is_unmeasured_and_asked_again(tmp_path):
@@ -110,7 +110,7 @@ def test_a_tool_that_declines_has_answered_nothing_for_free(tmp_path):
 
 def test_the_price_shown_is_the_most_it_can_cost_and_unknown_stays_unknown():
     known = ExpertProfile("a", "a", input_usd_per_token=1e-6, output_usd_per_token=1e-3)
-    prices = price_usd(QUESTIONS, [known, ExpertProfile("b", "b")])
+    prices = upper_cost_usd(QUESTIONS, [known, ExpertProfile("b", "b")])
     assert prices["a"] > 2 * 8 * 1e-3
     assert prices["b"] is None
 
@@ -125,12 +125,12 @@ class Together:
         parrot = Parrot(name)
         answer = parrot.call
 
-        async def call(asked: Call) -> Reply:
+        async def call(prompt: Call) -> Reply:
             self.busy += 1
             self.most = max(self.most, self.busy)
             await asyncio.sleep(0)
             self.busy -= 1
-            return await answer(asked)
+            return await answer(prompt)
 
         parrot.call = call
         return parrot
@@ -139,6 +139,6 @@ class Together:
 @pytest.mark.parametrize(("lane", "most"), [("engine", 1), (None, 3)])
 def test_experts_of_one_lane_are_asked_one_after_another(tmp_path, lane, most):
     engine = Together()
-    subjects = [Subject(engine.expert(name), name, Price(), lane=lane) for name in "abc"]
-    asyncio.run(ask_all(QUESTIONS, subjects, right, Notebook(tmp_path / "answers")))
+    tested = [ExpertUnderTest(engine.expert(name), name, Price(), lane=lane) for name in "abc"]
+    asyncio.run(ask_all(QUESTIONS, tested, right, AnswerStore(tmp_path / "answers")))
     assert engine.most == most

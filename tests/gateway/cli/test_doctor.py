@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from gateway.cli import doctor, main
-from gateway.cli.doctor import Finding, examine, packages
+from gateway.cli.doctor import Finding, check_packages, run_checks
 from routers import FeatureExtractor, FitSettings, HashingEmbedder, OutcomeTable, fit_artifact
 
 GOOD = "experts:\n  - {name: calculator, tool: calculator}\n"
@@ -20,13 +20,13 @@ GOOD = "experts:\n  - {name: calculator, tool: calculator}\n"
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("THALAMUS_CONFIG", raising=False)
-    monkeypatch.setattr(doctor, "_embedders", lambda: iter([Finding("encoder", "ok", "fine")]))
+    monkeypatch.setattr(doctor, "_check_embedders", lambda: iter([Finding("encoder", "ok", "fine")]))
     return tmp_path
 
 
 def found(here: Path, text: str, check: str) -> list[Finding]:
     (here / "thalamus.yaml").write_text(text)
-    return [finding for finding in examine(Path("thalamus.yaml")) if finding.check == check]
+    return [finding for finding in run_checks(Path("thalamus.yaml")) if finding.check == check]
 
 
 def test_a_good_installation_has_no_failure(here: Path) -> None:
@@ -39,22 +39,22 @@ def test_a_good_installation_has_no_failure(here: Path) -> None:
 
 def test_no_configuration_is_a_failure_that_init_mends() -> None:
     result = CliRunner().invoke(main, ["doctor", "--json"])
-    told = json.loads(result.output)
-    assert (result.exit_code, told["ok"]) == (1, False)
-    (failure,) = [f for f in told["findings"] if f["outcome"] == "failure"]
+    message = json.loads(result.output)
+    assert (result.exit_code, message["ok"]) == (1, False)
+    (failure,) = [f for f in message["findings"] if f["outcome"] == "failure"]
     assert failure["fix"] == "thalamus init"
 
 
 def test_a_package_that_another_distribution_overwrites_is_a_failure() -> None:
-    owners = {"gateway": ["thalamus-gateway"], "evals": ["thalamus-gateway", "evals"]}
-    (failure,) = packages(owners)
+    distributions = {"gateway": ["thalamus-gateway"], "evals": ["thalamus-gateway", "evals"]}
+    (failure,) = check_packages(distributions)
     assert failure.outcome == "failure"
     assert "'evals' is also evals's" in failure.message
     assert failure.fix.startswith("pip uninstall evals;")
 
 
 def test_our_packages_are_ours_here() -> None:
-    assert [f.outcome for f in packages({"gateway": ["thalamus-gateway"]})] == ["ok"]
+    assert [f.outcome for f in check_packages({"gateway": ["thalamus-gateway"]})] == ["ok"]
 
 
 def test_an_unknown_price_is_a_warning_with_the_keys_that_mend_it(here: Path) -> None:
@@ -133,6 +133,6 @@ def test_a_check_that_breaks_is_a_finding_and_not_a_traceback(
     def broken() -> None:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(doctor, "_embedders", broken)
+    monkeypatch.setattr(doctor, "_check_embedders", broken)
     (failure,) = found(here, GOOD, "encoder")
     assert (failure.outcome, failure.message) == ("failure", "the check itself failed: RuntimeError: boom")

@@ -5,11 +5,12 @@ import re
 import pytest
 
 from gateway.config import Config, ConfigError, config_warnings, load_config, parse_config
-from gateway.config.secrets import Secret, weakness
+from gateway.config.secrets import Secret, find_weakness
 from gateway.experts.profiles import profiles
 from policies import Objective
 
 GOOD_KEY = "sk-7f3a9c1e5b2d8046"
+EXPERTS = "experts:\n  - {name: a, model: openai/x}\n  - {name: b, model: openai/y}\n"
 
 
 def problems(text: str, **env: str) -> list[str]:
@@ -157,7 +158,7 @@ def test_a_weak_master_key_is_refused(key: str) -> None:
 
 
 def test_a_good_master_key_is_not_weak() -> None:
-    assert weakness(GOOD_KEY) is None
+    assert find_weakness(GOOD_KEY) is None
 
 
 def test_words_that_yaml_1_1_takes_for_booleans_and_numbers_stay_words() -> None:
@@ -207,8 +208,8 @@ def test_deployments_inherit_what_they_do_not_say() -> None:
         ),
         env={"K": "k", "L": "l"},
     ).experts
-    places = a.places()
-    assert [(p.api_base, p.region, p.api_key) for p in places] == [
+    effective_deployments = a.effective_deployments()
+    assert [(p.api_base, p.region, p.api_key) for p in effective_deployments] == [
         ("http://one/v1", "us", Secret("k")),
         ("http://two/v1", "eu", Secret("l")),
     ]
@@ -279,3 +280,18 @@ def test_wrong_attributes_and_weights_are_refused_with_their_place(line: str, co
     (said,) = problems(line + "\n")
     assert said.startswith("thalamus.yaml:1: ")
     assert complaint in said
+
+
+def test_a_policys_mapping_keeps_the_order_of_experts() -> None:
+    config = parse_config(
+        EXPERTS + "policies:\n  coe:\n    mapping:\n      maths: [b, a]\n      general: [a]\n"
+    )
+    by_name = config.policies_by_name()
+    assert by_name["coe"].mapping == {"maths": ("b", "a"), "general": ("a",)}
+    assert by_name["auto"].mapping is None
+
+
+def test_an_expert_that_is_not_there_is_named_with_its_line() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(EXPERTS + "policies:\n  coe:\n    mapping:\n      maths: [b, c]\n")
+    assert "thalamus.yaml:7: policies.coe.mapping.maths: no expert is named 'c'" in str(caught.value)
