@@ -36,7 +36,7 @@ EXPOSED = [
         for n in ("decision-id", "expert", "policy", "plan", "reason", "cost-usd", "overhead-ms")
     ),
 ]
-RESTART_ONLY = ("host", "port", "workers")
+RESTART_ONLY = ("host", "port")
 
 
 class CannotServeError(Exception):

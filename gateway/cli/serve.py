@@ -22,13 +22,10 @@ SIGHUP reads the configuration again; if it is at fault, the old one stays.
 @CONFIG_OPTION
 @click.option("--host", help="Listen on this address; server.host if left out.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Listen on this port; server.port if left out.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes; server.workers if left out.")
 @click.option(
     "--allow-no-key", is_flag=True, help="Let anybody in who reaches an address beyond this machine."
 )
-def command(
-    config_path: Path, host: str | None, port: int | None, workers: int | None, allow_no_key: bool
-) -> None:
+def command(config_path: Path, host: str | None, port: int | None, allow_no_key: bool) -> None:
     """Serve on http://127.0.0.1:8080, or wherever the configuration says."""
     from msgspec.structs import replace
 
@@ -37,13 +34,9 @@ def command(
     from .banner import build_banner
 
     config = read_config(config_path)
-    asked = {"host": host, "port": port, "workers": workers}
+    asked = {"host": host, "port": port}
     given = {name: value for name, value in asked.items() if value is not None}
     server = replace(config.server, **given)
-    if server.workers > 1:
-        raise click.ClickException(
-            f"{server.workers} workers: several worker processes are not supported yet; use 1"
-        )
     if not is_loopback(server.host) and server.master_key is None and not allow_no_key:
         raise click.ClickException(
             f"{server.host} can be reached from other machines and there is no key: set server.master_key "

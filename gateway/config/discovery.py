@@ -152,14 +152,11 @@ policies:
   # What `model: auto` means. Weights are in quality: cost 0.1 gives up 0.1 of quality (of 0 to 1) to go from
   # the dearest expert to a free one.
   auto:
-    predictor: blend
     objective: {{cost: {cost}, latency: 0.0}}
     default: {default}  # answers until there is evidence: `thalamus profile`, then `thalamus fit`
   best:
-    predictor: blend
     default: {default}
   private:
-    predictor: blend
     require: {{local: true}}
 
 # server:

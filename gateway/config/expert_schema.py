@@ -1,4 +1,7 @@
-"""Who can be asked, where, and how local engines share memory."""
+"""The part of `thalamus.yaml` about experts: how each is called, and how local engines share memory.
+
+The text under a field describes the key everywhere: in the JSON schema, in editors and on the reference page.
+"""
 
 from typing import Annotated, Any, Literal
 
@@ -10,130 +13,182 @@ from .values import Count, DeviceName, IsoDate, Labels, Name, NotNegative, Secon
 
 
 class TimeoutConfig(StrictStruct, frozen=True):
-    """Seconds allowed per attempt: for a local engine to be loaded and have room; then to connect, to the
-    first token, between two tokens, and in all.
-    """
+    """Time limits of one attempt, in seconds."""
 
     load_s: Seconds = 180.0
+    """Longest wait until a local engine is loaded and accepts the request."""
     connect_s: Seconds = 5.0
+    """Longest wait for a connection to the upstream."""
     first_token_s: Seconds = 30.0
+    """Longest wait for the first token of the answer."""
     between_tokens_s: Seconds = 30.0
+    """Longest wait between two tokens of the answer."""
     total_s: Seconds = 600.0
+    """Longest duration of the whole attempt."""
 
 
 class DeploymentConfig(StrictStruct, frozen=True):
-    """One place where an expert is served; several are balanced by load and health.
-
-    `model` is the name sent upstream where it differs from the expert's.
-    """
+    """One upstream that serves an expert. Load and health decide which deployment gets a call."""
 
     api_base: str | None = None
+    """Base URL of the OpenAI-compatible API, such as `http://gpu-box:8000/v1`. Default: that of the expert.
+    """
     api_key: Secret | None = None
+    """Key that is sent to the upstream; write it as a reference. Default: that of the expert."""
     model: str | None = None
+    """Model name that is sent to the upstream, where it differs from the expert's."""
     region: str | None = None
+    """Region of the deployment, for `require.region`. Default: that of the expert."""
     headers: dict[str, Secret] = msgspec.field(default_factory=dict)
+    """HTTP headers added to every call; they extend those of the expert."""
     max_parallel: Count | None = None
+    """Most calls at a time. Default: that of the expert; without one there is no limit."""
 
 
 class RunnerConfig(StrictStruct, frozen=True):
-    """A local engine that the gateway starts, watches, loads and unloads.
-
-    `cmd` is the command line of the engine `command`; `${PORT}` in it or in `env` becomes a free port,
-    `${API_KEY}` the key that is sent (in `env` no process list shows it). `memory` is what it holds on
-    `device` while loaded; measured where it is not given. `ttl` seconds of idleness unload it; `pinned`, it
-    is loaded at the start and never makes room for another. vLLM is started with further `args` and unloaded
-    by sending it to `sleep` (1, or 2 to drop its weights; 0 ends it). An Ollama daemon is at `url`.
-    """
+    """A local engine that the gateway starts, supervises, loads and unloads."""
 
     model: str
+    """What the engine loads: a file, a folder, a repository name, or `bundled/smollm2-135m`."""
     engine: Literal["llama.cpp", "transformers", "vllm", "ollama", "command"] = "llama.cpp"
+    """The program that runs the model; `command` runs the command line in `cmd`."""
     context_tokens: Count = 4096
+    """Context window of each request, in tokens."""
     n_threads: Count | None = None
+    """CPU threads. Default: half of the usable cores."""
     n_gpu_layers: Annotated[int, Meta(ge=0)] | None = None
+    """Layers kept on the GPU (llama.cpp). Default: as many as fit."""
     n_parallel: Count = 2
+    """Requests served at a time; further requests wait in the gateway's queue."""
     args: tuple[str, ...] = ()
+    """Further command line arguments (engine `vllm` only)."""
     cmd: str | tuple[str, ...] = ()
+    """Command line (engine `command` only). `${PORT}` becomes a free port, `${API_KEY}` the key that is sent.
+    """
     env: dict[str, Secret] = msgspec.field(default_factory=dict)
+    """Environment variables of the process, with the replacements of `cmd`; hidden from process lists."""
     url: str | None = None
+    """Address of a running daemon (engine `ollama` only)."""
     health_path: Annotated[str, Meta(pattern="^/")] | None = None
+    """Path that answers 200 when the engine is ready (engine `command` only)."""
     device: DeviceName | None = None
+    """Device that holds the model. Default: the engine's choice."""
     memory: Size | None = None
+    """Memory that the loaded model holds on its device. Default: measured at the first load."""
     ttl: Count | None = None
+    """Seconds without a request after which the engine is unloaded. Default: never."""
     pinned: bool = False
+    """Load the engine at the start and never evict it to make room for another."""
     sleep: Literal[0, 1, 2] | None = None
+    """How vLLM is unloaded: 0 ends the process, 1 moves its weights to main memory, 2 drops its weights.
+    Default: 1.
+    """
     canary: bool = True
+    """Ask a test question after each load, and send no traffic before the answer is sound."""
 
 
 class RunnersConfig(StrictStruct, frozen=True):
-    """How the local engines share memory.
-
-    `memory` is what they may hold on each device (`16GiB`, or `{cpu: 16GiB, "cuda:0": 80GiB}`); what a device
-    has, less a tenth, where nothing is said. `evict` says who makes room first, and nobody waits longer than
-    `max_wait_s` while others are served. What the engines write is kept in `logs`.
-    """
+    """How local engines share memory."""
 
     memory: str | dict[str, str] | None = None
+    """What local engines may hold on each device: `16GiB`, or `{cpu: 16GiB, "cuda:0": 80GiB}`. Default: nine
+    tenths of what each device has.
+    """
     evict: Literal["lookahead", "lru", "lfu"] = "lookahead"
+    """Which loaded engine makes room first: the one needed latest, the least recently or the least often
+    used.
+    """
     max_wait_s: Seconds = 60.0
+    """Longest wait for an engine while others are served, in seconds; after it the waiting engine goes first.
+    """
     logs: str = ".thalamus/runners"
+    """Folder for the logs of the engines."""
 
 
 class ExampleTurn(StrictStruct, frozen=True):
-    """One turn shown to the expert before the conversation."""
+    """One exchange that is put before the conversation."""
 
     user: str
+    """What the user says."""
     assistant: str
+    """What the expert answers."""
 
 
 class RatingsConfig(StrictStruct, frozen=True):
-    """The operator's own marks, on any scale: more is better. What weights on these goals go by."""
+    """Marks given by the operator, on any scale: more is better. Weights on these goals use them."""
 
     security: float | None = None
+    """How well the expert does where security matters."""
     readability: float | None = None
+    """How readable the expert's answers are."""
 
     def as_pairs(self) -> frozenset[tuple[str, float]]:
-        """Those that were given, by name."""
+        """The marks that are set, by name."""
         marks = {"security": self.security, "readability": self.readability}
         return frozenset((name, mark) for name, mark in marks.items() if mark is not None)
 
 
 class ExpertConfig(StrictStruct, frozen=True):
-    """A servable model: remote (`model`, `api_base`, `deployments`), local (`runner`), or a tool (`tool`).
-
-    `params` are used where the request says nothing, `override_params` whatever it says; no answer is longer
-    than `max_output_tokens`, whatever either says. `local` declares
-    that prompts sent there do not leave the house; runners and tools are local anyway. `parameters_b` counts
-    billions; where it is not given, a model's name may tell it (`llama-3.1-8b`).
-    """
+    """A model that answers requests: remote (`model`), local (`runner`), or a tool (`tool`)."""
 
     name: Name
+    """The name that clients and policies use."""
     model: str = ""
+    """`provider/model`, such as `openai/gpt-5-mini`. Runners and tools need none."""
     api_base: str | None = None
+    """Base URL of the OpenAI-compatible API. Default: the provider's own."""
     api_key: Secret | None = None
+    """Key that is sent to the upstream; write it as a reference: `os.environ/OPENAI_API_KEY`."""
     headers: dict[str, Secret] = msgspec.field(default_factory=dict)
+    """HTTP headers added to every call."""
     max_parallel: Count | None = None
+    """Most calls at a time to each deployment. Default: no limit."""
     deployments: tuple[DeploymentConfig, ...] = ()
+    """Several upstreams of the same model. What a deployment leaves out, it takes from the expert."""
     runner: RunnerConfig | None = None
+    """A local engine that the gateway runs itself."""
     tool: Literal["calculator"] | None = None
+    """A built-in tool that answers without a language model."""
     system: str | None = None
+    """System message put before every conversation."""
     examples: tuple[ExampleTurn, ...] = ()
+    """Example exchanges put before every conversation."""
     params: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Request fields that are used where the request does not set them, such as `{temperature: 0}`."""
     override_params: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Request fields that replace those of the request."""
     max_output_tokens: Count | None = None
+    """Longest answer in tokens, whatever the request or `params` ask for."""
     input_cost_per_token: NotNegative | None = None
+    """Price of an input token in USD. Default: LiteLLM's price table; 0 for local experts."""
     output_cost_per_token: NotNegative | None = None
+    """Price of an output token in USD. Default: LiteLLM's price table; 0 for local experts."""
     context_window: Count | None = None
+    """Context window in tokens. Default: that of the runner, or LiteLLM's table."""
     abilities: frozenset[Literal["vision", "tools", "json"]] | None = None
+    """What the expert supports beyond text. Default: LiteLLM's table; nothing for local experts."""
     region: str | None = None
+    """Where the expert is served, for `require.region`."""
     local: bool = False
+    """Whether prompts stay with the operator, for `require.local`. Runners and tools are always local."""
     labels: Labels = msgspec.field(default_factory=dict)
+    """Labels of your own, for `require.labels`."""
     quality: Share | None = None
+    """Expected quality from 0 to 1, used until outcomes of this expert are learned."""
     latency_s: Seconds | None = None
+    """Expected latency in seconds, used until outcomes of this expert are learned."""
     parameters_b: Annotated[float, Meta(gt=0)] | None = None
+    """Size in billions of parameters, for the goals `size` and `smallest`. Default: read from a model name
+    such as `llama-3.1-8b`.
+    """
     released: IsoDate | None = None
+    """Release date, for the goals `recency` and `latest`."""
     ratings: RatingsConfig = RatingsConfig()
+    """Your own marks, for the goals `security` and `readability`."""
     timeouts: TimeoutConfig | None = None
+    """Time limits of this expert. Default: the section `timeouts`."""
     embeds: bool = False
+    """Whether this is an embedding model. It is called by name only, never by `auto`."""
 
     @property
     def provider(self) -> str:
@@ -147,7 +202,7 @@ class ExpertConfig(StrictStruct, frozen=True):
 
     @property
     def is_local(self) -> bool:
-        """Whether what is sent there stays here."""
+        """Whether prompts that are sent there stay with the operator."""
         return self.local or self.runner is not None or self.tool is not None
 
     def effective_deployments(self) -> tuple[DeploymentConfig, ...]:
@@ -159,15 +214,15 @@ class ExpertConfig(StrictStruct, frozen=True):
             headers=self.headers,
             max_parallel=self.max_parallel,
         )
-        return tuple(_inherit(place, own) for place in self.deployments) or (own,)
+        return tuple(_inherit(deployment, own) for deployment in self.deployments) or (own,)
 
 
-def _inherit(place: DeploymentConfig, own: DeploymentConfig) -> DeploymentConfig:
+def _inherit(deployment: DeploymentConfig, own: DeploymentConfig) -> DeploymentConfig:
     return DeploymentConfig(
-        api_base=place.api_base or own.api_base,
-        api_key=place.api_key or own.api_key,
-        model=place.model,
-        region=place.region or own.region,
-        headers={**own.headers, **place.headers},
-        max_parallel=place.max_parallel or own.max_parallel,
+        api_base=deployment.api_base or own.api_base,
+        api_key=deployment.api_key or own.api_key,
+        model=deployment.model,
+        region=deployment.region or own.region,
+        headers={**own.headers, **deployment.headers},
+        max_parallel=deployment.max_parallel or own.max_parallel,
     )

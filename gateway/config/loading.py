@@ -15,7 +15,8 @@ import msgspec
 import yaml
 
 from .expert_schema import ExpertConfig
-from .schema import Config
+from .policy_schema import PolicyConfig
+from .schema import Config, JournalConfig, ServerConfig
 from .secrets import MissingVariableError, Secret, expand_references
 from .validation import find_violations, find_warnings
 from .values import KeyPath
@@ -23,6 +24,10 @@ from .values import KeyPath
 VERBATIM_KEYS = frozenset({"system", "examples", "params", "override_params"})
 """Keys whose text is the expert's, not ours: no references are looked for in it."""
 
+# Files that `thalamus init` wrote before 0.1.0 contain `predictor`: say what to do with it.
+REMOVED_KEYS = frozenset(
+    {(PolicyConfig, "predictor"), (JournalConfig, "embeddings"), (ServerConfig, "workers")}
+)
 RUNNER_VARIABLES = {name: "${" + name + "}" for name in ("PORT", "API_KEY")}
 """What a command is told when it is started."""
 
@@ -141,6 +146,11 @@ class _ConfigReader:
             return self._add_problem(path, f"expected a mapping of keys, got {_type_name(value)}")
         fields = _struct_fields(kind)
         for key in value.keys() - fields.keys():
+            if (kind, key) in REMOVED_KEYS:
+                self._add_problem(
+                    path, f"'{key}' was removed: it had no effect; delete this line", at=(*path, key)
+                )
+                continue
             near = get_close_matches(key, fields, n=1, cutoff=0.5)
             hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(fields)}"
             self._add_problem(path, f"unknown key '{key}'; {hint}", at=(*path, key))

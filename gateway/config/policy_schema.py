@@ -1,4 +1,4 @@
-"""How to choose."""
+"""The part of `thalamus.yaml` about policies: how an expert is chosen for a prompt."""
 
 from dataclasses import replace
 from typing import Annotated, Literal, get_args
@@ -12,31 +12,44 @@ from .values import Labels, NotNegative, Seconds, Share, StrictStruct
 
 
 class Weights(StrictStruct, frozen=True):
-    """Weights of the soft goals, in quality (see `policies.Objective`)."""
+    """Weights of the soft goals, in units of quality: 0.1 gives up at most 0.1 of quality (of 0 to 1)."""
 
     cost: NotNegative = 0.0
+    """Quality given up to go from the dearest expert of the pool to a free one."""
     latency: NotNegative = 0.0
+    """Quality given up to go from the slowest expert of the pool to an instant one."""
     size: NotNegative = 0.0
+    """Quality given up to go from the largest eligible expert to the smallest."""
     recency: NotNegative = 0.0
+    """Quality given up to go from the oldest eligible expert to the newest."""
     security: NotNegative = 0.0
+    """Quality given up to go from the worst to the best `ratings.security`."""
     readability: NotNegative = 0.0
+    """Quality given up to go from the worst to the best `ratings.readability`."""
     brevity: NotNegative = 0.0
+    """Quality given up to go from the expert with the longest answers to the one with the shortest."""
     detail: NotNegative = 0.0
+    """Quality given up to go from the expert with the shortest answers to the one with the longest."""
 
     def objective(self) -> Objective:
-        """The same, in the words of `policies`."""
+        """The same as an `Objective` of `policies`."""
         weights = {goal: getattr(self, goal) for goal in get_args(Goal)}
         goals = tuple((goal, weight) for goal, weight in weights.items() if weight)
         return Objective(cost=self.cost, latency=self.latency, goals=goals)
 
 
 class ObjectiveConfig(Weights, frozen=True):
-    """Weights of the soft goals, in quality (see `policies.Objective`); `first` comes before all of them."""
+    """What a policy trades against quality: weights, goals that come first, or a target."""
 
     first: tuple[Lead, ...] = ()
+    """Goals that come before all weights, the most important first, among experts nearly as good as the best.
+    """
     within: Share = 0.02
+    """How far below the best quality an expert may be to count as nearly as good, for `first`."""
     max_usd_per_1k: NotNegative | None = None
+    """Sets the weight on cost so that 1,000 queries are expected to cost no more than this, in USD."""
     target_quality: Share | None = None
+    """Sets the weight on cost so that the expected mean quality is at least this."""
 
     def objective(self) -> Objective:
         return replace(
@@ -49,26 +62,38 @@ class ObjectiveConfig(Weights, frozen=True):
 
 
 class FlagsConfig(StrictStruct, frozen=True):
-    """Whether prompts may bear flags, `[Flag: Smallest model]`, and what an unknown one gets."""
+    """Flags in prompts, such as `[Flag: Smallest model]`."""
 
     in_band: bool = True
+    """Whether prompts may contain flags. Flags are removed before an expert sees the prompt."""
     unknown: Literal["refuse", "warn"] = "warn"
+    """What happens to a prompt with an unknown flag: an error, or an answer with a warning."""
 
 
 class RequireConfig(StrictStruct, frozen=True):
-    """What an expert must meet to be eligible at all."""
+    """Hard constraints: an expert that misses one is not eligible. A request can tighten them, never loosen
+    them.
+    """
 
     local: bool | None = None
+    """Only local experts (`true`) or only remote ones (`false`)."""
     region: str | None = None
+    """Only experts of this region."""
     labels: Labels = msgspec.field(default_factory=dict)
+    """Only experts with all of these labels."""
     max_cost_usd: NotNegative | None = None
+    """Highest expected cost of the request in USD. An expert of unknown price is not eligible."""
     max_latency_s: Seconds | None = None
+    """Highest expected latency in seconds."""
     min_quality: Share | None = None
+    """Lowest expected quality, from 0 to 1."""
     models: tuple[str, ...] | None = None
+    """Only these experts."""
     exclude: tuple[str, ...] = ()
+    """Never these experts."""
 
     def require(self) -> Require:
-        """The same, in the words of `policies`."""
+        """The same as a `Require` of `policies`."""
         labels = set(self.labels.items())
         if self.local is not None:
             labels.add(("local", "true" if self.local else "false"))
@@ -85,47 +110,60 @@ class RequireConfig(StrictStruct, frozen=True):
 
 
 class PanelConfig(StrictStruct, frozen=True):
-    """Several experts answer together, and the `aggregator` makes one answer of theirs.
-
-    `vote` only counts; `auto` asks the expert expected to be best where counting does not decide; a name asks
-    that expert.
-    """
+    """Several experts answer, and one answer is made of theirs."""
 
     k: Annotated[int, Meta(ge=2, le=16)] = 3
+    """How many experts answer."""
     aggregator: str = "auto"
+    """How one answer is made: `vote` counts equal answers; `auto` counts, and asks the expert expected to be
+    best where counting does not decide; the name of an expert asks that expert.
+    """
     max_cost_usd: NotNegative | None = None
+    """Highest expected cost of the whole panel in USD; fewer experts answer where it is exceeded."""
 
 
 class PlanConfig(StrictStruct, frozen=True):
-    """What is done with whom a policy chooses; one expert is asked where nothing is said."""
+    """What is done with the chosen experts. Default: one expert is asked, the next one if it fails."""
 
     panel: PanelConfig | None = None
+    """Ask several experts at once."""
 
     def rule(self) -> PanelRule | None:
-        """The panel, in the words of `policies`."""
+        """The same as a `PanelRule` of `policies`."""
         panel = self.panel
         return None if panel is None else PanelRule(panel.k, panel.aggregator, panel.max_cost_usd)
 
 
 class PolicyConfig(StrictStruct, frozen=True):
-    """How to choose, by name; `auto` is there even when the file says nothing of it.
+    """How an expert is chosen. The policy `auto` exists even where the file does not mention it."""
 
-    `mapping` names the experts of each category, in order; `thalamus plan mapping` finds the best there is.
-    """
-
-    predictor: Literal["blend"] = "blend"
     objective: ObjectiveConfig = ObjectiveConfig()
+    """What is traded against quality."""
     require: RequireConfig = RequireConfig()
+    """What an expert must meet to be eligible."""
     encoder: Literal["always", "adaptive", "never"] = "adaptive"
+    """When the encoder reads the prompt after the static embedder: always, where the decision is close and
+    the machine has time (`adaptive`), or never.
+    """
     default: str | None = None
+    """The expert that answers while nothing has been learned."""
     n_fallbacks: Annotated[int, Meta(ge=0, le=16)] = 2
+    """How many further experts are asked, one after another, when the chosen one fails before its first
+    token.
+    """
     explore: Share = 0.0
+    """Share of requests that go to another eligible expert, so that its outcomes become known."""
     mapping: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
+    """Experts by category of prompt, in order of preference; it goes before the objective. Prompts of other
+    categories go as `general` does. `thalamus plan mapping` computes the best mapping.
+    """
     flags: FlagsConfig = FlagsConfig()
+    """Flags in prompts."""
     plan: PlanConfig = PlanConfig()
+    """What is done with the chosen experts."""
 
     def policy(self, name: str) -> Policy:
-        """The same, in the words of `policies`."""
+        """The same as a `Policy` of `policies`."""
         return Policy(
             name=name,
             objective=self.objective.objective(),

@@ -1,6 +1,6 @@
-"""The configuration: what `thalamus.yaml` may say, as frozen structs.
+"""What `thalamus.yaml` may contain, as frozen structs: the whole file, and what is about the gateway itself.
 
-How a file becomes one of these is in `file.py`; what the pool looks like to a router in `profiles`.
+The text under a field describes the key everywhere: in the JSON schema, in editors and on the reference page.
 """
 
 from pathlib import Path
@@ -21,101 +21,132 @@ BASE_EMBEDDER = "minilm"
 
 
 class JournalConfig(StrictStruct, frozen=True):
-    """Where decisions and outcomes are kept, how long, and whether prompts and answers are kept with them."""
+    """Where decisions and outcomes of requests are kept, and how long."""
 
     path: str = ".thalamus/journal.sqlite3"
+    """SQLite file of the journal."""
     content: bool = False
-    embeddings: bool = False
+    """Whether prompts and answers are kept too."""
     enabled: bool = True
+    """Whether anything is kept at all."""
     max_rows: Count = 1_000_000
+    """Most requests that are kept; older ones are deleted."""
     max_days: Annotated[float, Meta(gt=0)] = 90.0
+    """Days after which a request is deleted."""
 
 
 class RedisConfig(StrictStruct, frozen=True):
-    """Where gateways in front of the same upstreams tell each other of health, load and limits.
-
-    Replicas that give the same `prefix` share one configuration of experts.
-    """
+    """Shared state of several gateways in front of the same upstreams: waits, load and limits."""
 
     url: Secret
+    """Address, `redis://`, `rediss://` or `unix://`; write it as a reference where it holds a password."""
     prefix: str = "thalamus"
+    """Prefix of all keys and channels. Gateways with the same prefix must have the same experts."""
 
 
 class BatchConfig(StrictStruct, frozen=True):
-    """Files and batches: where they are kept, and how hard a batch may press.
-
-    `path` is a folder; beside the journal where none is given. `max_parallel` bounds the calls at a time to
-    an expert that has no bound of its own. One that has failed for `patience_s` without an answer is given
-    up: what is left for it goes to the fallbacks.
-    """
+    """Files and batches."""
 
     path: str | None = None
+    """Folder of files and batches. Default: `batches` beside the journal."""
     max_file_bytes: Count = 512 * 1024 * 1024
+    """Largest file that can be uploaded, in bytes."""
     max_parallel: Count = 16
+    """Most calls of a batch at a time to an expert that has no `max_parallel`."""
     patience_s: Seconds = 300.0
+    """Seconds without an answer after which a failing expert is given up, and its lines go to the fallbacks.
+    """
 
 
 class ServerConfig(StrictStruct, frozen=True):
-    """Where the gateway listens and who may talk to it."""
+    """Where the gateway listens and which clients it admits."""
 
     host: str = "127.0.0.1"
+    """Address to listen on."""
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
+    """Port to listen on; 0 takes a free one."""
     master_key: Secret | None = None
-    workers: Count = 1
+    """Key that clients must send; write it as a reference. Without one, only this machine is admitted."""
     allowed_hosts: tuple[str, ...] = ()
+    """Further values of the `Host` header that are admitted while there is no key."""
     cors_origins: tuple[str, ...] = ()
+    """Origins of web pages that may call the gateway from a browser."""
     max_body_bytes: Count = 64 * 1024 * 1024
+    """Largest request body in bytes."""
     drain_s: Seconds = 30.0
+    """Seconds that running requests are given to end after SIGTERM."""
 
 
 class LoadBudgetConfig(StrictStruct, frozen=True):
-    """When the encoder may be consulted: at most `n_waiting` queued, `share` of its threads' time spent."""
+    """How much load the encoder may add under the setting `encoder: adaptive`."""
 
     n_waiting: Count = 8
+    """Most prompts that wait for the encoder; further ones are decided without it."""
     share: Share = 0.1
+    """Largest share of the time of its threads that the encoder may use."""
 
 
 class RoutingConfig(StrictStruct, frozen=True):
-    """What predictions rest on. `load_budget: off` consults whenever the policy wants to."""
+    """What predictions are made with."""
 
     artifact: str = ".thalamus/artifact"
+    """Folder that `thalamus fit` wrote: what was learned about the experts."""
     embedding_cache: Annotated[int, Meta(ge=0)] = 10_000
+    """How many prompts the encoder remembers; 0 remembers none."""
     encoder: Literal["minilm", "none"] = "minilm"
+    """The encoder that reads prompts after the static embedder; `none` never loads one."""
     encoder_threads: Annotated[int, Meta(ge=1, le=64)] = 1
+    """CPU threads of the encoder."""
     load_budget: LoadBudgetConfig | Literal["off"] = LoadBudgetConfig()
+    """How much load the encoder may add; `off` uses it whenever the policy asks for it."""
 
 
 class EmbeddingsConfig(StrictStruct, frozen=True):
-    """The embedders served here: the base alone, or with experts that read queries against its index.
-
-    `selection` is a directory that `thalamus embedders add` wrote: who reads which queries, by `policy`.
-    `experts` gives folders by name, in place of where the selection has them. `input_type` is what texts are
-    taken for where a request says nothing: only `document` can do an index no harm. At most `max_waiting`
-    texts wait to be read.
-    """
+    """The embedding models served at `/v1/embeddings`: a base, and experts that read queries."""
 
     enabled: bool = True
+    """Whether the gateway serves embeddings itself."""
     selection: str | None = None
+    """Folder that `thalamus embedders add` wrote: which expert reads which queries."""
     experts: dict[Name, str] = msgspec.field(default_factory=dict)
+    """Folders of embedding experts by name, where they have moved since the selection was made."""
     policy: Literal["improved", "paper"] = "improved"
+    """The rule by which `auto` chooses an embedding expert: the published one, or the improved one."""
     input_type: Literal["document", "query"] = "document"
+    """What texts are where a request does not say. A wrong `query` would damage an index; a wrong `document`
+    costs some accuracy.
+    """
     n_threads: Annotated[int, Meta(ge=1, le=64)] = 1
+    """CPU threads of the embedders."""
     max_waiting: Count = 8192
+    """Most texts that wait to be read; further requests get status 429."""
 
 
 class Config(StrictStruct, frozen=True):
     """The whole file."""
 
     experts: tuple[ExpertConfig, ...] = ()
+    """The models that answer requests."""
     policies: dict[Name, PolicyConfig] = msgspec.field(default_factory=dict)
+    """How an expert is chosen, by name: `model: auto` uses the policy `auto`, `model: auto:best` the policy
+    `best`.
+    """
     server: ServerConfig = ServerConfig()
+    """Where the gateway listens and which clients it admits."""
     routing: RoutingConfig = RoutingConfig()
+    """What predictions are made with."""
     embeddings: EmbeddingsConfig = EmbeddingsConfig()
+    """The embedding models served here."""
     journal: JournalConfig = JournalConfig()
+    """Where decisions and outcomes are kept."""
     batches: BatchConfig = BatchConfig()
+    """Files and batches."""
     timeouts: TimeoutConfig = TimeoutConfig()
+    """Time limits of experts that have none of their own."""
     runners: RunnersConfig = RunnersConfig()
+    """How local engines share memory."""
     redis: RedisConfig | None = None
+    """Shared state of several gateways. Default: each gateway is on its own."""
 
     @property
     def batches_path(self) -> Path:

@@ -163,10 +163,6 @@ def test_route_reads_standard_input_and_shows_a_table(here: Path) -> None:
         ),
         (("serve",), "no such file"),
         (
-            ("serve", "--config", "good.yaml", "--workers", "2"),
-            "several worker processes are not supported yet",
-        ),
-        (
             ("serve", "--config", "good.yaml", "--host", "0.0.0.0"),
             "can be reached from other machines and there is no key",
         ),

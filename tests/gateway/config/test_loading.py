@@ -55,8 +55,8 @@ def test_a_key_given_twice_is_refused_with_both_lines() -> None:
         ("journal:\n  content: yes", "2: journal.content: expected 'bool', got text; write true or false"),
         ("routing: {load_budget: of}", "1: routing.load_budget: 'of' is not known here; did you mean 'off'?"),
         (
-            "policies: {auto: {predictor: skills}}",
-            "1: policies.auto.predictor: 'skills' is not known here; known: blend",
+            "policies: {auto: {predictor: blend}}",
+            "1: policies.auto: 'predictor' was removed: it had no effect; delete this line",
         ),
         ("experts:\n  - model: openai/x\n", "2: experts[0]: 'name' is missing"),
         ("- 1", "1: expected a mapping of keys, got a list"),
