@@ -82,7 +82,7 @@ async def _decide(
         raise click.ClickException(f"there is no policy '{policy_name}'; there are: {', '.join(policies)}")
     pool = profiles(config)
     if not pool:
-        raise click.ClickException("no experts are configured: `thalamus init` looks for some")
+        raise click.ClickException("no experts are configured; `thalamus init` finds some")
     messages = msgspec.Raw(msgspec.json.encode([{"role": "user", "content": text}]))
     policy = policies[policy_name]
     try:

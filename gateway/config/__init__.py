@@ -1,4 +1,4 @@
-"""`thalamus.yaml`: what it may say (`structs`), read strictly (`file`), every complaint with its line."""
+"""`thalamus.yaml`: its schema, strict loading with a line in every error, discovery and import."""
 
 from .expert_schema import DeploymentConfig, ExpertConfig, TimeoutConfig
 from .loading import ConfigError, config_warnings, load_config, parse_config

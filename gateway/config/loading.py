@@ -1,4 +1,4 @@
-"""From `thalamus.yaml` to a `Config`: strict, and every complaint names the file, the line and the key."""
+"""Reads `thalamus.yaml` into a `Config`; every error names the file, the line and the key."""
 
 import os
 import re
@@ -22,19 +22,19 @@ from .validation import find_violations, find_warnings
 from .values import KeyPath
 
 VERBATIM_KEYS = frozenset({"system", "examples", "params", "override_params"})
-"""Keys whose text is the expert's, not ours: no references are looked for in it."""
+"""Keys whose text goes to the expert as it is: `${HOME}` in a system message is no reference."""
 
 # Files that `thalamus init` wrote before 0.1.0 contain `predictor`: say what to do with it.
 REMOVED_KEYS = frozenset(
     {(PolicyConfig, "predictor"), (JournalConfig, "embeddings"), (ServerConfig, "workers")}
 )
 RUNNER_VARIABLES = {name: "${" + name + "}" for name in ("PORT", "API_KEY")}
-"""What a command is told when it is started."""
+"""References that are filled in when a runner starts, so they stay as they are here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One complaint: where (`experts[2]`, line) and what."""
+    """One error in the file: its line, the key (`experts[2]`) and the message."""
 
     line: int
     field: str
@@ -46,7 +46,7 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; `str()` is one line a problem.
+    """The configuration cannot be used; `str()` has one line for each problem.
 
     Attributes:
         problems: all of them, in the order of their lines.
@@ -67,10 +67,10 @@ class ConfigError(Exception):
 
 
 def load_config(path: str | Path, env: Mapping[str, str] | None = None) -> Config:
-    """The configuration in a file; relative paths in it stay relative to the working directory.
+    """Return the configuration in a file. Relative paths in it are relative to the working directory.
 
     Raises:
-        ConfigError: the file is missing, not YAML, or says something that cannot be.
+        ConfigError: the file is missing, is not YAML, or has a key or value that is not allowed.
     """
     source = str(path)
     try:
@@ -83,7 +83,7 @@ def load_config(path: str | Path, env: Mapping[str, str] | None = None) -> Confi
 
 
 def parse_config(text: str, source: str = "thalamus.yaml", env: Mapping[str, str] | None = None) -> Config:
-    """The same, from text.
+    """Return the configuration in a text; `source` is its name in errors.
 
     Raises:
         ConfigError: as `load_config`.
@@ -105,12 +105,12 @@ def parse_config(text: str, source: str = "thalamus.yaml", env: Mapping[str, str
 
 
 def config_warnings(config: Config) -> list[str]:
-    """What is allowed but unwise, one line each: secrets written out, experts without a price …"""
+    """Return warnings, one line each, such as a key that is written out in the file."""
     return list(find_warnings(config))
 
 
 def fill_derived_values(config: Config) -> Config:
-    """The configuration with what follows from it filled in: the `model` of runners and tools."""
+    """Return the configuration with the `model` of runners and tools filled in."""
     return msgspec.structs.replace(config, experts=tuple(_fill_model(e) for e in config.experts))
 
 
@@ -123,7 +123,7 @@ def _fill_model(expert: ExpertConfig) -> ExpertConfig:
 
 
 class _ConfigReader:
-    """One walk through the data along the types: collects problems, replaces references."""
+    """Walks through the data along the types, collects problems and replaces references."""
 
     def __init__(self, lines: Mapping[KeyPath, int], env: Mapping[str, str]) -> None:
         self.lines = lines
@@ -152,7 +152,7 @@ class _ConfigReader:
                 )
                 continue
             near = get_close_matches(key, fields, n=1, cutoff=0.5)
-            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(fields)}"
+            hint = f"did you mean '{near[0]}'?" if near else f"allowed: {', '.join(fields)}"
             self._add_problem(path, f"unknown key '{key}'; {hint}", at=(*path, key))
         for name, (_, required) in fields.items():
             if required and name not in value:
@@ -165,12 +165,14 @@ class _ConfigReader:
 
     def _read_leaf(self, value: Any, kind: Any, path: KeyPath) -> Any:
         if value is None and Secret in (kind, *get_args(kind)):
-            return self._add_problem(path, "is empty; name a variable, or leave the key out")
+            return self._add_problem(path, "is empty; write os.environ/NAME, or delete the key")
         if isinstance(value, str) and not VERBATIM_KEYS.intersection(path):
             try:
                 value = self._resolve_references(value, kind, path)
             except MissingVariableError as error:
-                return self._add_problem(path, f"environment variable {error.args[0]} is not set")
+                return self._add_problem(
+                    path, f"environment variable {error.args[0]} is not set; set it, or delete this key"
+                )
         try:
             msgspec.convert(value, kind, dec_hook=_accept_instance)
         except msgspec.ValidationError as error:
@@ -187,7 +189,7 @@ class _ConfigReader:
 
 
 def _choose_union_member(kind: Any, value: Any) -> Any:
-    """The member of a union that this value can only mean; the type itself where it is no union."""
+    """Return the member of a union that fits the value, or the type itself if it is no union."""
     if get_origin(kind) in (types.UnionType, typing.Union):
         members = [member for member in get_args(kind) if member is not type(None)]
         if value is None and type(None) in get_args(kind):
@@ -201,7 +203,7 @@ def _choose_union_member(kind: Any, value: Any) -> Any:
 
 
 def _is_container(kind: Any) -> bool:
-    """Whether a key with nothing under it is as good as none: `experts:`, and every line below a comment."""
+    """Whether an empty key counts as absent, such as `experts:` with every line below it commented out."""
     return get_origin(kind) in (tuple, dict) or (isinstance(kind, type) and issubclass(kind, msgspec.Struct))
 
 
@@ -217,7 +219,7 @@ def _accept_instance(kind: type, value: Any) -> Any:
 
 
 def _literal_words(kind: Any) -> list[str]:
-    """The words a literal type allows, also inside a union."""
+    """Return the words that a literal type allows, also inside a union."""
     if get_origin(kind) is typing.Literal:
         return [str(word) for word in get_args(kind)]
     return [word for member in get_args(kind) for word in _literal_words(member)] if get_args(kind) else []
@@ -242,11 +244,11 @@ _MSGSPEC_WORDS = (
 
 
 def _explain(error: msgspec.ValidationError, value: Any, kind: Any) -> str:
-    """msgspec's complaint in the words of a YAML file; never the value itself where it may be a secret."""
+    """Return msgspec's message in the words of a YAML file, without the value: it may be a secret."""
     if isinstance(value, str) and (words := _literal_words(kind)):
         near = get_close_matches(value, words, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(words)}"
-        return f"'{value}' is not known here; {hint}"
+        hint = f"did you mean '{near[0]}'?" if near else f"allowed: {', '.join(words)}"
+        return f"'{value}' is not allowed here; {hint}"
     text = str(error).split(" - at `")[0].replace("`", "'")
     for word, ours in _MSGSPEC_WORDS:
         text = text.replace(word, ours)
@@ -271,7 +273,7 @@ def _error_reason(error: Exception) -> str:
 
 
 class YamlError(Exception):
-    """Not YAML, or a key given twice; `line` counts from 1."""
+    """The text is not YAML, or a key appears twice; `line` counts from 1."""
 
     def __init__(self, line: int, message: str) -> None:
         super().__init__(message)
@@ -299,7 +301,7 @@ for _name, _pattern, _first in (
 
 
 def load_with_lines(text: str) -> tuple[Any, dict[KeyPath, int]]:
-    """The data, and the line of every value by its path.
+    """Return the data, and the line of every value by its path.
 
     Raises:
         YamlError: the text is not YAML, holds a tag, or gives a key twice.
@@ -323,7 +325,7 @@ def _build_node(
 ) -> Any:
     lines.setdefault(path, node.start_mark.line + 1)
     if id(node) in above:
-        raise YamlError(node.start_mark.line + 1, "an alias that contains itself")
+        raise YamlError(node.start_mark.line + 1, "an alias contains itself; write the value out")
     above = above | {id(node)}
     if isinstance(node, yaml.MappingNode):
         return _build_mapping(loader, node, path, lines, above)
@@ -345,7 +347,9 @@ def _build_mapping(
     for key_node, value_node in node.value:
         key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else None
         if key is None:
-            raise YamlError(key_node.start_mark.line + 1, "a key must be a plain word")
+            raise YamlError(
+                key_node.start_mark.line + 1, "a key must be a single word; put the rest into its value"
+            )
         lines[(*path, key)] = key_node.start_mark.line + 1
         data[key] = _build_node(loader, value_node, (*path, key), lines, above)
     return data
@@ -358,5 +362,7 @@ def _refuse_duplicates(node: yaml.MappingNode) -> None:
         if key.value == "<<" or not isinstance(key, yaml.ScalarNode):
             continue
         if key.value in seen:
-            raise YamlError(line, f"key '{key.value}' is given twice (first on line {seen[key.value]})")
+            raise YamlError(
+                line, f"key '{key.value}' appears twice (first on line {seen[key.value]}); delete one of them"
+            )
         seen[key.value] = line

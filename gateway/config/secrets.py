@@ -1,4 +1,4 @@
-"""Secrets: values that never show themselves, and the references by which a configuration names them."""
+"""Secrets, which are never printed, and the references (`os.environ/NAME`) that stand for them."""
 
 import re
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ MIN_DISTINCT_CHARS = 6
 
 
 class Secret:
-    """A value that prints as `***`; `literal` tells that it stood in the file itself."""
+    """A value that prints as `***`; `literal` is true if it stands in the file itself."""
 
     __slots__ = ("_value", "literal")
 
@@ -43,7 +43,7 @@ class Secret:
         self.literal = literal
 
     def reveal(self) -> str:
-        """The value itself: for the wire, never for a log or a message."""
+        """Return the value: for calls, never for a log or a message."""
         return self._value
 
     def __repr__(self) -> str:
@@ -63,7 +63,7 @@ class MissingVariableError(Exception):
 
 
 def expand_references(text: str, env: Mapping[str, str]) -> tuple[str, bool]:
-    """The text with its references replaced, and whether there were any.
+    """Return the text with its references replaced, and whether it had any.
 
     Raises:
         MissingVariableError: a variable is not set, or empty.
@@ -80,7 +80,7 @@ def expand_references(text: str, env: Mapping[str, str]) -> tuple[str, bool]:
 
 
 def find_weakness(key: str) -> str | None:
-    """Why a key must not guard anything, or None."""
+    """Return why the key is easy to guess, or None."""
     if key.lower() in WELL_KNOWN_KEYS or key.lower().removeprefix("sk-") in WELL_KNOWN_KEYS:
         return "is a well-known example key"
     if len(key) < MIN_KEY_CHARS:

@@ -1,4 +1,4 @@
-"""What a well-formed configuration may still not say, and what it had better not."""
+"""Rules beyond types: values that contradict each other, unknown names, weak keys, bad addresses."""
 
 from collections.abc import Iterator
 from datetime import date
@@ -11,20 +11,20 @@ from .values import DEVICE_PATTERN, KeyPath, size_bytes
 
 Violation = tuple[KeyPath, str]
 ENGINE_KEYS = {"cmd": "command", "health_path": "command", "args": "vllm", "sleep": "vllm", "url": "ollama"}
-"""Keys of a runner that mean something to one engine."""
+"""Keys of a runner that only one engine reads."""
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 def find_violations(config: Config) -> Iterator[Violation]:
-    """Everything that cannot be, with its place."""
+    """Yield every violated rule, with the path of its key."""
     yield from _check_experts(config)
     yield from _check_policies(config)
     yield from _check_memory(config)
     yield from _check_embedders(config)
     if (key := config.server.master_key) and (why := find_weakness(key.reveal())):
-        yield ("server", "master_key"), f"refused: it {why}; make one with `openssl rand -hex 24`"
+        yield ("server", "master_key"), f"this key {why}; make a new one with `openssl rand -hex 24`"
     if config.redis and not config.redis.url.reveal().startswith(("redis://", "rediss://", "unix://")):
-        yield ("redis", "url"), "not an address of Redis: it must start with redis://, rediss:// or unix://"
+        yield ("redis", "url"), "the address must start with redis://, rediss:// or unix://"
 
 
 def _check_experts(config: Config) -> Iterator[Violation]:
@@ -38,12 +38,12 @@ def _check_experts(config: Config) -> Iterator[Violation]:
             )
         seen.setdefault(expert.name, n)
         if expert.name == "auto" or expert.name.startswith("auto:"):
-            yield (*at, "name"), "'auto' names the policies; choose another name"
+            yield (*at, "name"), "'auto' is reserved for policies; choose another name"
         yield from _check_kind(expert, at)
         if expert.runner is not None:
             yield from _check_runner(expert.runner, (*at, "runner"))
         if expert.released and not is_date(expert.released):
-            yield (*at, "released"), f"'{expert.released}' is no day of the calendar; write it as 2024-07-18"
+            yield (*at, "released"), f"'{expert.released}' is not a valid date; write it as 2024-07-18"
         for path, base in _list_api_bases(expert, at):
             if why := _find_address_fault(base):
                 yield path, f"of '{expert.name}': {why}"
@@ -52,18 +52,18 @@ def _check_experts(config: Config) -> Iterator[Violation]:
 def _check_kind(expert: ExpertConfig, at: KeyPath) -> Iterator[Violation]:
     remote = bool(expert.api_base or expert.deployments or expert.api_key)
     if expert.runner and expert.tool:
-        yield (*at, "tool"), "an expert is a runner or a tool, not both"
+        yield (*at, "tool"), "an expert cannot be both a runner and a tool; delete one of them"
     if (expert.runner or expert.tool) and remote:
         yield (
             at,
-            "a runner or a tool is served from here: api_base, api_key and deployments do not go with it",
+            "a runner or a tool runs in this gateway: delete api_base, api_key and deployments",
         )
     if not expert.model:
-        yield at, "needs one of 'model', 'runner' or 'tool'"
+        yield at, "set one of 'model', 'runner' or 'tool'"
     elif not (expert.runner or expert.tool) and "/" not in expert.model:
         yield (
             (*at, "model"),
-            f"'{expert.model}' names no provider; write it as provider/model, such as openai/{expert.model}",
+            f"'{expert.model}' has no provider; write it as provider/model, such as openai/{expert.model}",
         )
 
 
@@ -71,9 +71,9 @@ def _check_runner(runner: RunnerConfig, at: KeyPath) -> Iterator[Violation]:
     for key, engine in ENGINE_KEYS.items():
         given = getattr(runner, key) not in (None, (), "")
         if given and runner.engine != engine:
-            yield (*at, key), f"is for the engine '{engine}', and this one is '{runner.engine}'"
+            yield (*at, key), f"is only for engine '{engine}'; this runner has engine '{runner.engine}'"
     if runner.engine == "command" and not runner.cmd:
-        yield at, "the engine 'command' needs a 'cmd', with ${PORT} in it"
+        yield at, "engine 'command' needs the key 'cmd', with ${PORT} in it"
 
 
 def _check_memory(config: Config) -> Iterator[Violation]:
@@ -82,7 +82,7 @@ def _check_memory(config: Config) -> Iterator[Violation]:
     sizes = {None: memory} if isinstance(memory, str) else memory or {}
     for device, size in sizes.items():
         if device is not None and not DEVICE_PATTERN.fullmatch(device):
-            yield at, f"'{device}' is no device; name cpu, cuda:0, cuda:1 …"
+            yield at, f"'{device}' is not a device; write cpu, cuda:0, cuda:1 …"
         try:
             size_bytes(size)
         except ValueError as error:
@@ -90,7 +90,7 @@ def _check_memory(config: Config) -> Iterator[Violation]:
 
 
 def _find_address_fault(base: str) -> str | None:
-    """Why nobody can be called there; never with the address itself, which may hold a password."""
+    """Return why an address cannot be called, or None; without the address, which may hold a password."""
     try:
         parts = urlsplit(base)
         port = parts.port
@@ -98,13 +98,13 @@ def _find_address_fault(base: str) -> str | None:
         said = str(error) if "out of range" in str(error) else "its host or port cannot be read"
         return f"not an address: {said[0].lower()}{said[1:]}"
     if parts.username is not None or parts.password is not None:
-        return "holds a user name or password: take it out; keys go into api_key or headers"
+        return "the address contains a user name or password; put keys into api_key or headers"
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return "not an address: it must start with http:// or https:// and name a host"
     if port == 0:
-        return "not an address: port 0 is nobody's"
+        return "not an address: port must be 1–65535"
     if any(char.isspace() for char in base):
-        return "not an address: there is a space in it"
+        return "not an address: it contains a space"
     return None
 
 
@@ -119,9 +119,9 @@ def is_date(text: str) -> bool:
 def _list_api_bases(expert: ExpertConfig, at: KeyPath) -> Iterator[tuple[KeyPath, str]]:
     if expert.api_base:
         yield (*at, "api_base"), expert.api_base
-    for n, place in enumerate(expert.deployments):
-        if place.api_base:
-            yield (*at, "deployments", n, "api_base"), place.api_base
+    for n, deployment in enumerate(expert.deployments):
+        if deployment.api_base:
+            yield (*at, "deployments", n, "api_base"), deployment.api_base
 
 
 def _check_policies(config: Config) -> Iterator[Violation]:
@@ -131,7 +131,10 @@ def _check_policies(config: Config) -> Iterator[Violation]:
         at: KeyPath = ("policies", name)
         aims = policy.objective
         if aims.cost and (aims.max_usd_per_1k is not None or aims.target_quality is not None):
-            yield (*at, "objective", "cost"), "a target stands for this weight; keep one of them"
+            yield (
+                (*at, "objective", "cost"),
+                "a target sets this weight; keep either the weight or the target",
+            )
         asked = [("default", policy.default)] if policy.default else []
         asked += [("require.models", model) for model in policy.require.models or ()]
         asked += [("require.exclude", model) for model in policy.require.exclude]
@@ -143,12 +146,12 @@ def _check_policies(config: Config) -> Iterator[Violation]:
             if panel.aggregator in tools:
                 yield (
                     (*at, "plan", "panel", "aggregator"),
-                    f"'{panel.aggregator}' is a tool: it cannot weigh answers; name an expert, vote, or auto",
+                    f"'{panel.aggregator}' is a tool and cannot compare answers; write an expert, vote or auto",
                 )
         for key, expert in asked:
             if expert not in names:
                 known = ", ".join(sorted(names)) or "none"
-                yield (*at, *key.split(".")), f"no expert is named '{expert}'; there are: {known}"
+                yield (*at, *key.split(".")), f"there is no expert '{expert}'; experts: {known}"
 
 
 def _check_embedders(config: Config) -> Iterator[Violation]:
@@ -156,27 +159,27 @@ def _check_embedders(config: Config) -> Iterator[Violation]:
     if config.embeddings.enabled and BASE_EMBEDDER in names:
         yield (
             ("experts", names[BASE_EMBEDDER], "name"),
-            f"'{BASE_EMBEDDER}' is the embedder served here; choose another, or embeddings.enabled: false",
+            f"'{BASE_EMBEDDER}' is the built-in embedder; choose another name, or set embeddings.enabled: false",
         )
     for name in config.embeddings.experts:
         at: KeyPath = ("embeddings", "experts", name)
         if name in names:
             yield at, f"'{name}' is already the name of experts[{names[name]}]; names are unique"
         if name in (BASE_EMBEDDER, "auto") or name.startswith("auto:"):
-            yield at, f"'{name}' is taken; choose another name"
+            yield at, f"'{name}' is reserved; choose another name"
 
 
 def find_warnings(config: Config) -> Iterator[str]:
-    """What is allowed but unwise."""
+    """Yield what is allowed but unwise."""
     if not config.experts:
-        yield "no experts are configured: `thalamus init` looks for some"
+        yield "no experts are configured; `thalamus init` finds some"
     for expert in config.experts:
         yield from _warn_about_literal(f"experts '{expert.name}'", expert.api_key)
-        for place in expert.deployments:
-            yield from _warn_about_literal(f"a deployment of '{expert.name}'", place.api_key)
+        for deployment in expert.deployments:
+            yield from _warn_about_literal(f"a deployment of '{expert.name}'", deployment.api_key)
     yield from _warn_about_literal("server.master_key", config.server.master_key)
 
 
 def _warn_about_literal(where: str, secret: Secret | None) -> Iterator[str]:
     if secret is not None and secret.literal and len(secret.reveal()) > 8:
-        yield f"{where}: a key is written out in the file; os.environ/NAME keeps it out of version control"
+        yield f"{where}: the key stands in the file; write os.environ/NAME to keep it out of version control"

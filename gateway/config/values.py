@@ -1,4 +1,4 @@
-"""What values in the configuration may be, and the mapping that all of its structs are."""
+"""Types of values in the configuration: names, sizes, dates, bounds."""
 
 import re
 from typing import Annotated
@@ -24,7 +24,7 @@ KeyPath = tuple[str | int, ...]
 
 
 class StrictStruct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A mapping in the file that knows all its keys."""
+    """A section of the file; an unknown key in it is an error."""
 
 
 DEVICE_PATTERN = re.compile(r"cpu|cuda:\d+")
@@ -34,12 +34,12 @@ SIZE_PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", re.IGNORECAS
 
 
 def size_bytes(text: str) -> int:
-    """The bytes in `16GiB`, `500MB` or `1000000`.
+    """Return the bytes in `16GiB`, `500MB` or `1000000`.
 
     Raises:
-        ValueError: it is not a size.
+        ValueError: the text is not a size.
     """
     match = SIZE_PATTERN.fullmatch(text)
     if match is None:
-        raise ValueError(f"'{text}' is no size: write it as 16GiB or 500MB")
+        raise ValueError(f"'{text}' is not a size; write it as 16GiB or 500MB")
     return int(float(match[1]) * UNITS[(match[2] or "").lower()])

@@ -334,7 +334,7 @@ def test_a_policy_can_ask_for_a_panel(tmp_path: Any, aggregator: str) -> None:
     assert policy.panel == PanelRule(3, aggregator, 0.5)
 
 
-@pytest.mark.parametrize(("aggregator", "said"), [("b", "no expert is named 'b'"), ("sums", "is a tool")])
+@pytest.mark.parametrize(("aggregator", "said"), [("b", "there is no expert 'b'"), ("sums", "is a tool")])
 def test_an_aggregator_must_be_able_to_weigh_answers(tmp_path: Any, aggregator: str, said: str) -> None:
     with pytest.raises(ConfigError, match=rf"aggregator.*{said}"):
         configured(tmp_path, aggregator)
