@@ -146,7 +146,7 @@ def _check_policies(config: Config) -> Iterator[Violation]:
             if panel.aggregator in tools:
                 yield (
                     (*at, "plan", "panel", "aggregator"),
-                    f"'{panel.aggregator}' is a tool and cannot compare answers; write an expert, vote or auto",
+                    f"'{panel.aggregator}' is a tool and cannot compare answers; name an expert",
                 )
         for key, expert in asked:
             if expert not in names:
@@ -159,7 +159,7 @@ def _check_embedders(config: Config) -> Iterator[Violation]:
     if config.embeddings.enabled and BASE_EMBEDDER in names:
         yield (
             ("experts", names[BASE_EMBEDDER], "name"),
-            f"'{BASE_EMBEDDER}' is the built-in embedder; choose another name, or set embeddings.enabled: false",
+            f"'{BASE_EMBEDDER}' is the built-in embedder; rename it, or set embeddings.enabled: false",
         )
     for name in config.embeddings.experts:
         at: KeyPath = ("embeddings", "experts", name)
