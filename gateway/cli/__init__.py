@@ -1,8 +1,8 @@
-"""The command line: `thalamus COMMAND`, each command found by name when it is called for.
+"""The command line: `thalamus COMMAND`. A command is loaded when it is used.
 
-A command is an entry point of the group `thalamus.commands`; those of this package are known without being
-installed. Only the one that is called is imported: the list of all is made from the first lines of their
-modules, which read "`thalamus NAME`: what it does". One that cannot be loaded says so in a line.
+A command is an entry point of the group `thalamus.commands`; built-in commands need none. The list in
+`thalamus --help` is read from the first lines of the modules, "`thalamus NAME`: what it does", and imports
+none of them. A command that cannot be loaded says so in a line.
 """
 
 import re
@@ -21,34 +21,34 @@ BUILTIN = ("init", "serve", "route", "batch", "profile", "runners", "config", "d
 EPILOG = """
 \b
 Start here:
-  thalamus init        look for API keys and local models, write thalamus.yaml
+  thalamus init        find API keys and local models, write thalamus.yaml
   thalamus serve       serve on http://127.0.0.1:8080
 """
 
 
 class CommandGroup(click.Group):
-    """Sub-commands by entry point, loaded one by one."""
+    """Sub-commands by entry point, loaded one at a time."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Our own in the order of a first day, then what others add."""
+        """Return the built-in commands in the order of first use, then those of other packages."""
         others = sorted(_find_commands().keys() - set(BUILTIN))
         return [*BUILTIN, *others]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name, or one that says why it cannot be loaded."""
+        """Return the command, or one that prints why the command cannot be loaded."""
         point = _find_commands().get(cmd_name)
         if point is None:
             return None
         try:
             command = point.load()
-        except Exception as error:  # whatever a plug-in raises on import
+        except Exception as error:  # a plug-in may raise anything on import
             return _build_broken_command(cmd_name, point, error)
         if isinstance(command, click.Command):
             return command
         return _build_broken_command(cmd_name, point, TypeError(f"{point.value} is no click command"))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Name and summary of each."""
+        """Write the name and summary of each command."""
         with formatter.section("CommandGroup"):
             formatter.write_dl(list(_summarize_all(self.list_commands(ctx))))
 
@@ -60,7 +60,7 @@ def _summarize_all(names: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _summarize(point: EntryPoint) -> str:
-    """What the first line of the module says; where it says nothing, the command itself is asked."""
+    """Return the summary in the first line of the module, else the short help of the command."""
     try:
         spec = find_spec(point.module)
         if spec is None:
@@ -68,13 +68,13 @@ def _summarize(point: EntryPoint) -> str:
         with Path(spec.origin or "").open(encoding="utf-8") as source:
             match = FIRST_LINE.match(source.readline().rstrip())
         text: str = match[1] if match else point.load().get_short_help_str(limit=80)
-    except Exception as error:  # whatever a plug-in raises on import
+    except Exception as error:  # a plug-in may raise anything on import
         return f"cannot be loaded: {type(error).__name__}: {error}".splitlines()[0]
     return text[0].upper() + text[1:]
 
 
 def _find_commands() -> dict[str, EntryPoint]:
-    """Every command by name; ours cannot be replaced by another package's."""
+    """Return every command by name. Another package cannot replace a built-in command."""
     others = {point.name: point for point in entry_points(group=GROUP)}
     builtin = {name: EntryPoint(name, f"gateway.cli.{name}:command", GROUP) for name in BUILTIN}
     return {**others, **builtin}
@@ -97,4 +97,4 @@ def _build_broken_command(name: str, point: EntryPoint, error: Exception) -> cli
 @click.command(cls=CommandGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="thalamus-gateway", prog_name="thalamus")
 def main() -> None:
-    """Learns which of your language models answers which prompt best, and sends each prompt there."""
+    """Learns which language model answers which prompt best, and sends each prompt there."""

@@ -1,4 +1,4 @@
-"""What the gateway says once it listens: where, with whom, and what to do next."""
+"""The text that `thalamus serve` prints: the address, the experts, and the next step."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ EXAMPLE_PROMPT = "What is 4817*392?"
 
 
 def build_banner(config: Config, address: str) -> str:
-    """A few lines for a terminal."""
+    """Return the lines to print once the gateway listens."""
     base = address.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 (shown, not bound)
     lines = [f"Thalamus listens on {address}", "", *_expert_lines(config), *_embedder_lines(config), ""]
     lines += [
@@ -22,7 +22,7 @@ def build_banner(config: Config, address: str) -> str:
 
 def _expert_lines(config: Config) -> list[str]:
     if not config.experts:
-        return ["  no experts: name some in the configuration (`thalamus init` looks for them)"]
+        return ["  no experts: add some to the configuration (`thalamus init` finds them)"]
     width = max(len(expert.name) for expert in config.experts)
     return [f"  {expert.name:{width}}  {_describe_expert(expert)}" for expert in config.experts]
 
@@ -61,7 +61,7 @@ def _next_steps(config: Config) -> list[str]:
         return []
     return [
         "",
-        f"Nothing was learned yet (no {config.routing.artifact}): `auto` asks the policy's default expert.",
-        "Next: thalamus profile   (ask the experts gradable questions)   then: thalamus fit",
-        "  or: thalamus import    (outcomes you already have)            then: thalamus fit",
+        f"Nothing has been learned yet (no {config.routing.artifact}): `auto` asks the policy's default.",
+        "Next: thalamus profile   (measure the experts)                then: thalamus fit",
+        "  or: thalamus import    (read outcomes that you have)        then: thalamus fit",
     ]

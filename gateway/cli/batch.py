@@ -40,18 +40,20 @@ INTERRUPTED = 130
 
 
 def engine_options(command: Any) -> Any:
-    """Where the calls are made."""
+    """Add the options that choose where the calls are made."""
     for option in (
         click.option(
-            "--workers", type=click.IntRange(min=1), help="Places of each local expert on Ray; its nodes."
+            "--workers",
+            type=click.IntRange(min=1),
+            help="Copies of each local expert on Ray. Default: one for each node.",
         ),
-        click.option("--ray-address", help="The cluster; a Ray of this machine where none is given."),
+        click.option("--ray-address", help="Address of the Ray cluster. Default: start Ray on this machine."),
         click.option(
             "--engine",
             type=click.Choice(["here", "ray"]),
             default="here",
             show_default=True,
-            help="Who makes the calls: this process, or actors on Ray (extra `ray`).",
+            help="What makes the calls: this process, or actors on Ray (extra `ray`).",
         ),
     ):
         command = option(command)
@@ -60,9 +62,9 @@ def engine_options(command: Any) -> Any:
 
 @click.group(epilog=EXAMPLES)
 def command() -> None:
-    """Answer a file of requests: all are checked and routed first, then each expert answers its own at once.
+    """Answer a file of requests: check and route all lines first, then let each expert answer its own.
 
-    It needs no server. Whatever stops it, `resume` goes on where it was.
+    No server is needed. After a stop of any kind, `resume` continues where the batch stopped.
     """
 
 
@@ -75,11 +77,16 @@ def command() -> None:
     type=click.Choice(["input", "finished"]),
     default="input",
     show_default=True,
-    help="As the lines came, written at the end; or as they finish, written meanwhile.",
+    help="`input`: in the order of the input, written at the end. `finished`: as answers arrive.",
 )
-@click.option("--max-usd", type=Dollars(min=0), help="Spend no more than this.")
+@click.option("--max-usd", type=Dollars(min=0), help="Highest total cost in USD.")
 @engine_options
-@click.option("--window", default="24h", show_default=True, help="Give up what is left after 30m, 24h, 7d …")
+@click.option(
+    "--window",
+    default="24h",
+    show_default=True,
+    help="Stop lines that are not answered after this time, such as 30m, 24h or 7d.",
+)
 @JSON_OPTION
 def run(
     source: Path,
@@ -100,9 +107,9 @@ def run(
     config = read_config(config_path, quiet=as_json)
     seconds = window_s(window)
     if seconds is None:
-        raise click.BadParameter(f"'{window}' is not such as 30m, 24h or 7d", param_hint="--window")
+        raise click.BadParameter(f"'{window}' is not a duration; write 30m, 24h or 7d", param_hint="--window")
     if not out.parent.is_dir():
-        raise click.ClickException(f"there is no folder {out.parent}")
+        raise click.ClickException(f"the folder {out.parent} does not exist; create it first")
     batch = Batch(
         id=fresh("batch"),
         input_path=str(source.absolute()),
@@ -123,23 +130,25 @@ def run(
 @command.command(epilog=EXAMPLES)
 @click.argument("batch_id", metavar="ID")
 @CONFIG_OPTION
-@click.option("--max-usd", type=Dollars(min=0), help="Spend no more than this in all.")
+@click.option(
+    "--max-usd", type=Dollars(min=0), help="Highest total cost in USD, what was spent before included."
+)
 @engine_options
 @JSON_OPTION
 def resume(
     batch_id: str, config_path: Path, max_usd: float | None, as_json: bool, **engine_choice: Any
 ) -> None:
-    """Go on with a batch that was stopped, where it was stopped."""
+    """Continue a stopped batch where it stopped."""
     from ..batch.source import mark_of
 
     config = read_config(config_path, quiet=as_json)
     with _open_store(config) as store:
         batch = _get_batch(store, batch_id)
         if batch.ended:
-            raise click.ClickException(f"{batch_id} is {batch.status}: there is nothing left to do")
+            raise click.ClickException(f"{batch_id} is {batch.status}; it cannot be resumed")
         path = Path(batch.input_path)
         if not path.exists() or mark_of(path) != batch.input_mark:
-            raise click.ClickException(f"{path} is not as it was when {batch_id} began; begin a new one")
+            raise click.ClickException(f"{path} has changed since {batch_id} began; start a new batch")
         if max_usd is not None:
             store.change(batch_id, max_usd=max_usd)
     _run_and_report(config, batch, as_json, **engine_choice)
@@ -150,7 +159,7 @@ def resume(
 @CONFIG_OPTION
 @JSON_OPTION
 def status(batch_id: str | None, config_path: Path, as_json: bool) -> None:
-    """How far a batch is, or all of them."""
+    """Show the progress of one batch, or of all."""
     with _open_store(read_config(config_path, quiet=True)) as store:
         found = [_get_batch(store, batch_id)] if batch_id else store.everything()
     if as_json:
@@ -163,7 +172,7 @@ def status(batch_id: str | None, config_path: Path, as_json: bool) -> None:
         for error in batch.errors if batch_id else ():
             click.echo(f"  {_format_error(error)}")
     if not found:
-        click.echo("no batches yet; `thalamus batch run IN.jsonl OUT.jsonl` begins one")
+        click.echo("no batches yet; `thalamus batch run IN.jsonl OUT.jsonl` starts one")
 
 
 @command.command(epilog=EXAMPLES)
@@ -171,7 +180,7 @@ def status(batch_id: str | None, config_path: Path, as_json: bool) -> None:
 @CONFIG_OPTION
 @JSON_OPTION
 def cancel(batch_id: str, config_path: Path, as_json: bool) -> None:
-    """End a batch: what it has so far is kept, and whoever works on it stops within a second."""
+    """Cancel a batch. Its answers so far are kept; the process that works on it stops within a second."""
     from ..errors import GatewayError
 
     config = read_config(config_path, quiet=True)
@@ -226,17 +235,17 @@ def _refuse_to_overwrite(store: "Store", out: Path) -> None:
     for batch in store.everything():
         if batch.out_path == str(out.absolute()) and not batch.ended:
             raise click.ClickException(
-                f"{batch.id} writes to {out} and is not done: thalamus batch resume {batch.id}"
+                f"{batch.id} writes to {out} and is not finished: thalamus batch resume {batch.id}"
             )
     for path in (out, errors_beside(str(out))):
         if path.exists():
-            raise click.ClickException(f"{path} is there already: remove it, or choose another name")
+            raise click.ClickException(f"{path} already exists; remove it, or choose another name")
 
 
 def _run_and_report(
     config: "Config", batch: "Batch", as_json: bool, engine: str, ray_address: str | None, workers: int | None
 ) -> None:
-    """Work on a batch and tell how it ended; the exit status says whether every line was answered."""
+    """Run a batch and print how it ended. The exit status is 0 if every line was answered."""
     from routers import RoutersError
 
     from ..batch.errors import StoreError
@@ -248,9 +257,11 @@ def _run_and_report(
         with _open_engine(config, engine, ray_address, workers) as batch_engine:
             done = asyncio.run(_run_batch(config, batch.id, batch_engine))
     except (OSError, sqlite3.Error, ValueError, JournalError, StoreError, RoutersError, RunnerError) as error:
-        raise click.ClickException(f"{error}; go on with: thalamus batch resume {batch.id}") from None
+        raise click.ClickException(f"{error}; continue with: thalamus batch resume {batch.id}") from None
     if done is None:
-        raise click.ClickException(f"another process works on {batch.id}; thalamus batch status {batch.id}")
+        raise click.ClickException(
+            f"another process already works on {batch.id}; see: thalamus batch status {batch.id}"
+        )
     click.echo(
         json.dumps(_batch_json(done))
         if as_json
@@ -259,7 +270,7 @@ def _run_and_report(
     for fault in () if as_json else done.errors:
         click.echo(_format_error(fault), err=True)
     if not done.ended:
-        click.echo(f"stopped; go on with: thalamus batch resume {done.id}", err=True)
+        click.echo(f"stopped; continue with: thalamus batch resume {done.id}", err=True)
         raise SystemExit(INTERRUPTED)
     if done.status != "completed" or done.n_failed:
         raise SystemExit(1)
@@ -296,7 +307,7 @@ async def _run_batch(config: "Config", batch_id: str, engine: "Engine | None") -
 
 
 async def _show_progress(jobs: "Jobs", batch_id: str, working: "asyncio.Task[Batch | None]") -> None:
-    """A bar on a terminal, as long as it goes on."""
+    """Show a progress bar on a terminal until the batch ends."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -326,7 +337,7 @@ async def _show_progress(jobs: "Jobs", batch_id: str, working: "asyncio.Task[Bat
 
 
 def _format_spending(batch: "Batch") -> str:
-    """Spent so far, and what all of it will have cost at that rate."""
+    """Return the cost so far and the expected total cost."""
     done = batch.n_completed + batch.n_failed
     if not batch.cost_usd or not done:
         return f"{batch.n_failed} failed" if batch.n_failed else ""
@@ -334,7 +345,7 @@ def _format_spending(batch: "Batch") -> str:
 
 
 def _format_batch(batch: "Batch") -> str:
-    """A batch in one line."""
+    """Return a batch as one line."""
     said = f"{batch.status}: {batch.n_completed} of {batch.n_total} lines answered"
     if batch.n_failed:
         said += f", {batch.n_failed} failed"

@@ -1,4 +1,4 @@
-"""`thalamus config`: check the configuration, print its schema, bring one over from LiteLLM."""
+"""`thalamus config`: check the configuration, print its schema, import one from LiteLLM."""
 
 import json
 from pathlib import Path
@@ -18,14 +18,14 @@ Examples:
 
 @click.group(epilog=EXAMPLES)
 def command() -> None:
-    """Check the configuration, print its schema, or bring one over from LiteLLM."""
+    """Check the configuration, print its schema, or import one from LiteLLM."""
 
 
 @command.command(epilog="\b\nExample:\n  thalamus config check --config deploy/thalamus.yaml")
 @CONFIG_OPTION
 @JSON_OPTION
 def check(config_path: Path, as_json: bool) -> None:
-    """Read the configuration as the gateway would, and name every fault with its line."""
+    """Read the configuration as the gateway does, and print every error with its line."""
     from ..config import ConfigError, config_warnings, load_config
 
     try:
@@ -48,7 +48,7 @@ def check(config_path: Path, as_json: bool) -> None:
 
 @command.command(epilog="\b\nExample:\n  thalamus config schema > thalamus.schema.json")
 def schema() -> None:
-    """Print the JSON schema of thalamus.yaml, for editors."""
+    """Print the JSON schema of thalamus.yaml: it describes every key, for editors."""
     from ..config.reference import config_schema
 
     click.echo(json.dumps(config_schema(), indent=2))
@@ -80,9 +80,9 @@ def import_litellm(file: Path, out: Path | None) -> None:
     if out is None:
         click.echo(text, nl=False)
     elif out.exists():
-        raise click.ClickException(f"{out} exists already; choose another name")
+        raise click.ClickException(f"{out} already exists; choose another name")
     else:
         out.write_text(text, encoding="utf-8")
-        click.echo(f"wrote {out}; `thalamus config check --config {out}` says whether it is complete")
+        click.echo(f"wrote {out}; `thalamus config check --config {out}` checks it")
     for line in lost:
         click.echo(f"not carried over: {line}", err=True)

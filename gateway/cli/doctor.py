@@ -1,4 +1,4 @@
-"""`thalamus doctor`: look the installation over, and say how to mend what is wrong."""
+"""`thalamus doctor`: check the installation and name the fix of each fault."""
 
 import json
 import platform
@@ -32,7 +32,7 @@ DISTRIBUTION = "thalamus-gateway"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at; `fix` is the command or the edit that mends it."""
+    """The result of one check; `fix` is the command or the edit that repairs it."""
 
     check: str
     outcome: Outcome
@@ -46,7 +46,7 @@ class Finding:
 def command(config_path: Path, as_json: bool) -> None:
     """Check Python, packages, configuration, embedders, artifact, local models, address and journal.
 
-    Exits with 1 if anything fails; warnings do not count.
+    The exit status is 1 if a check fails; warnings do not count.
     """
     findings = run_checks(config_path)
     failed = any(finding.outcome == "failure" for finding in findings)
@@ -63,7 +63,7 @@ def command(config_path: Path, as_json: bool) -> None:
 
 
 def run_checks(config_path: Path) -> list[Finding]:
-    """Everything, in order; a check that itself breaks is a failure, never an exception."""
+    """Run all checks in order. An exception in a check becomes a finding, so that the others still run."""
     findings = [
         *_run_check("python", _check_python),
         *_run_check("packages", lambda: check_packages(packages_distributions())),
@@ -88,7 +88,7 @@ def run_checks(config_path: Path) -> list[Finding]:
 def _run_check(name: str, check: Callable[[], Iterator[Finding]]) -> list[Finding]:
     try:
         return list(check())
-    except Exception as error:  # the doctor must not fall ill
+    except Exception as error:  # one broken check must not hide the others
         return [Finding(name, "failure", f"the check itself failed: {type(error).__name__}: {error}")]
 
 
@@ -97,7 +97,7 @@ def _check_python() -> Iterator[Finding]:
 
 
 def check_packages(distributions: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
-    """Whether our top-level packages are ours alone: others have these names, and pip overwrites silently.
+    """Check that no other distribution owns a top-level package of ours: pip overwrites silently.
 
     `distributions` gives the distributions that hold each top-level package.
     """
@@ -108,12 +108,14 @@ def check_packages(distributions: Mapping[str, Sequence[str]]) -> Iterator[Findi
         all_ours = all_ours and not foreign and not missing
         if foreign:
             fix = f"pip uninstall {' '.join(foreign)}; pip install --force-reinstall {DISTRIBUTION}"
-            yield Finding("packages", "failure", f"the package '{name}' is also {', '.join(foreign)}'s", fix)
+            yield Finding(
+                "packages", "failure", f"the package '{name}' also belongs to {', '.join(foreign)}", fix
+            )
         elif missing:
             fix = f"pip install {DISTRIBUTION}"
             yield Finding("packages", "failure", f"the package '{name}' is missing", fix)
     if all_ours:
-        yield Finding("packages", "ok", f"{', '.join(PACKAGES)} are ours")
+        yield Finding("packages", "ok", f"{', '.join(PACKAGES)} belong to {DISTRIBUTION}")
 
 
 def _check_config(path: Path) -> Iterator[Finding]:
@@ -154,9 +156,9 @@ def _check_runners(config: Config) -> Iterator[Finding]:
             fix = f"pip install {package}" if package else f"edit {error.field} of {name}"
             yield Finding("runners", "failure", f"{name}: {problem}", fix)
         else:
-            yield Finding("runners", "ok", f"{name}: {runner.settings.model} can be run here")
+            yield Finding("runners", "ok", f"{name}: {runner.settings.model} can run here")
             if why := runners.too_large(runner.experts[0]):
-                yield Finding("runners", "failure", why, "raise runners.memory, or take a smaller model")
+                yield Finding("runners", "failure", why, "raise runners.memory, or choose a smaller model")
 
 
 def _check_embedders() -> Iterator[Finding]:
@@ -199,7 +201,7 @@ def _check_artifact(config: Config) -> Iterator[Finding]:
     path = config.routing.artifact
     if not Path(path).exists():
         fix = "thalamus profile (or import), then thalamus fit"
-        yield Finding("artifact", "warning", f"nothing was learned yet: {path} is not there", fix)
+        yield Finding("artifact", "warning", f"nothing has been learned yet: {path} does not exist", fix)
         return
     try:
         artifact = Artifact.load(path)
@@ -213,9 +215,8 @@ def _check_artifact(config: Config) -> Iterator[Finding]:
         yield Finding("artifact", "warning", warning, "thalamus profile, then thalamus fit")
     mapping_policies = [name for name, policy in config.policies.items() if policy.mapping]
     if mapping_policies and not forecaster.tells_categories:
-        message = (
-            f"{path} tells no categories: the mapping of {', '.join(mapping_policies)} sends all to `general`"
-        )
+        names = ", ".join(mapping_policies)
+        message = f"{path} predicts no categories: the mapping of {names} sends all prompts to `general`"
         yield Finding("artifact", "warning", message, "thalamus fit TABLE --predictor coe")
     unknown = [p.name for p in pool if (p.name, p.model) not in known]
     if unknown:
@@ -237,7 +238,7 @@ def _check_address(config: Config) -> Iterator[Finding]:
             probe.bind((host, port))
         except OSError as error:
             reason = error.strerror or str(error)
-            fix = "thalamus serve --port 0, or stop the program that has it"
+            fix = "thalamus serve --port 0, or stop the program that uses it"
             yield Finding("address", "warning", f"{host}:{port}: {reason}", fix)
         else:
             yield Finding("address", "ok", f"{host}:{port} is free")
@@ -252,6 +253,6 @@ def _check_journal(config: Config) -> Iterator[Finding]:
     try:
         check_journal(config.journal)
     except JournalError as error:
-        yield Finding("journal", "failure", str(error), "give journal.path another name")
+        yield Finding("journal", "failure", str(error), "change journal.path")
     else:
         yield Finding("journal", "ok", config.journal.path)

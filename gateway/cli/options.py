@@ -1,4 +1,4 @@
-"""What several commands share: where the configuration is, and how its faults are told."""
+"""Options and helpers of several commands: `--config`, `--json`, amounts of money."""
 
 import math
 from pathlib import Path
@@ -23,27 +23,27 @@ JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 
 class Dollars(click.FloatRange):
-    """An amount of money; `nan` is none, though it is a float, and would bound nothing."""
+    """An amount in USD. `nan` is refused: it is a float, and as a limit it would bound nothing."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         usd = float(super().convert(value, param, ctx))
         if not math.isfinite(usd):
-            self.fail(f"{value!r} is not a number of dollars", param, ctx)
+            self.fail(f"{value!r} is not an amount in USD", param, ctx)
         return usd
 
 
 class ConfigProblemsError(click.ClickException):
-    """Problems that come with their places, one a line; nothing in front of them."""
+    """Configuration errors, one a line, printed without a prefix: each begins with its file and line."""
 
     def show(self, file: object = None) -> None:
         click.echo(self.message, err=True)
 
 
 def read_config(path: Path, quiet: bool = False) -> "Config":
-    """The configuration in a file; warnings go to standard error.
+    """Read the configuration; warnings go to standard error.
 
     Raises:
-        SeveralProblemsError: it cannot be used.
+        ConfigProblemsError: the file has errors.
     """
     from ..config import ConfigError, config_warnings, load_config
 

@@ -47,7 +47,7 @@ Examples:
     "--probes",
     "probes_path",
     type=click.Path(path_type=Path),
-    help="Your own probes, JSON lines; else the bundled ones.",
+    help="File of your own probes, JSON lines. Default: the bundled probes.",
 )
 @click.option("--experts", "names", help="Ask only these, comma-separated.")
 @click.option(
@@ -55,20 +55,20 @@ Examples:
     type=click.Path(path_type=Path),
     default=Path("outcomes.jsonl.gz"),
     show_default=True,
-    help="The outcome table.",
+    help="Outcome table to write.",
 )
 @click.option(
     "--parallel",
     type=click.IntRange(1, 256),
     default=1,
     show_default=True,
-    help="Questions at a time per expert.",
+    help="Calls at a time to each expert.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Ask only the first N probes.")
 @click.option(
     "--max-usd",
     type=Dollars(min=0),
-    help="Ask without confirmation if it can cost no more than this.",
+    help="Start without confirmation if the cost in USD cannot exceed this.",
 )
 @JSON_OPTION
 def command(
@@ -83,8 +83,8 @@ def command(
 ) -> None:
     """Ask the experts gradable probes, grade what they answer, and write an outcome table to learn from.
 
-    The price is shown before anything is asked. Every answer is kept as it comes in OUT.answers: interrupt it
-    whenever you like, run the same command again and it goes on where it stopped.
+    The highest possible price is shown before the first call. Every answer is kept in OUT.answers at once:
+    after an interruption, the same command continues where it stopped.
     """
     config = read_config(config_path)
     experts = _select_experts(config, names)
@@ -100,10 +100,10 @@ def command(
 
 
 def _load_probes(path: Path | None) -> list[GradableProbe]:
-    """Those of a file, or the bundled ones.
+    """Load the probes of a file, or the bundled ones.
 
     Raises:
-        ClickException: they cannot be used; names file, line and field.
+        ClickException: a probe is not valid; the message names file, line and field.
     """
     try:
         probes: list[GradableProbe] = load_entry_point("thalamus.probes")(path)
@@ -113,12 +113,10 @@ def _load_probes(path: Path | None) -> list[GradableProbe]:
 
 
 def _select_experts(config: Config, names: str | None) -> list[ExpertConfig]:
-    """The experts to ask; embedding models have no answers to grade."""
+    """Return the experts to ask; embedding models have no answers to grade."""
     askable = {expert.name: expert for expert in config.experts if not expert.embeds}
     if not askable:
-        raise click.ClickException(
-            "no experts are configured that can be asked; `thalamus init` looks for some"
-        )
+        raise click.ClickException("no experts are configured that can answer; `thalamus init` finds some")
     wanted = [name.strip() for name in names.split(",")] if names else list(askable)
     if unknown := [name for name in wanted if name not in askable]:
         raise click.UsageError(f"no expert {unknown[0]!r} in the configuration; it has {', '.join(askable)}")
@@ -128,7 +126,7 @@ def _select_experts(config: Config, names: str | None) -> list[ExpertConfig]:
 def _confirm_price(
     probes: Sequence[GradableProbe], experts: Sequence[ExpertConfig], max_usd: float | None
 ) -> None:
-    """Say what it can cost at most, and go on only with consent."""
+    """Print the highest possible cost, and continue only with consent."""
     most = upper_cost_usd(probes, [profile_of(expert) for expert in experts])
     unknown = [name for name, usd in most.items() if usd is None]
     total = sum(usd or 0.0 for usd in most.values())
@@ -146,7 +144,7 @@ def _confirm_price(
         return
     if max_usd is not None:
         raise click.ClickException(
-            f"it may cost more than --max-usd {max_usd:g}; ask fewer with --limit or --experts"
+            f"the cost may exceed --max-usd {max_usd:g}; reduce it with --limit or --experts"
         )
     click.confirm("Go ahead?", abort=True, err=True)
 
@@ -239,7 +237,8 @@ def _show_report(table: OutcomeTable, errors: Sequence[GradedAnswer], out: Path,
     if errors:
         first = f"{errors[0].expert}: {errors[0].error}"
         click.echo(
-            f"{len(errors)} questions got no answer ({first} ...); run again to ask them again", err=True
+            f"{len(errors)} probes got no answer ({first} ...); run the command again to repeat them",
+            err=True,
         )
 
 

@@ -1,8 +1,7 @@
-"""Asking the experts a set of gradable probes, and keeping what came of it: outcomes to learn from.
+"""Asks the experts gradable probes and builds an outcome table from the answers.
 
-Every answer is written down as it comes, so that an interrupted run is taken up where it stopped. Probes
-and graders come in through entry points (`thalamus.probes`, `thalamus.graders`): the gateway asks, it does
-not judge.
+Every answer is written to disk at once, so that an interrupted run continues where it stopped. Probes and
+graders come through entry points (`thalamus.probes`, `thalamus.graders`): the gateway may not import evals.
 """
 
 import asyncio
@@ -40,7 +39,7 @@ GradeFunction = Callable[[str, Any], float]
 class GradedAnswer:
     """One expert's answer to one probe; `error` in place of a score where there was none.
 
-    `prompt` is the prompt and `model` who answered: an answer to another prompt is not taken up again.
+    `prompt` and `model` tell whether the answer is still valid: another prompt is asked again.
     """
 
     probe: str
@@ -59,23 +58,21 @@ class GradedAnswer:
 
 
 def load_entry_point(group: str) -> Callable[..., Any]:
-    """What another package put behind an entry point.
+    """Return the object that a package registered at an entry point.
 
     Raises:
-        LookupError: nothing is registered there.
+        LookupError: no package has registered one.
     """
     for entry in entry_points(group=group):
         found: Callable[..., Any] = entry.load()
         return found
-    raise LookupError(
-        f"nothing is registered under the entry point {group}: install the whole of thalamus-gateway"
-    )
+    raise LookupError(f"no package provides the entry point {group}; install thalamus-gateway again")
 
 
 def upper_cost_usd(
     probes: Iterable[GradableProbe], profiles: Iterable[ExpertProfile]
 ) -> dict[str, float | None]:
-    """The most that asking each expert can cost, every answer at full length; None for an unknown price."""
+    """Return the highest possible cost of each expert in USD, None where its price is unknown."""
     sizes = [(estimate_tokens(probe.prompt), probe.max_tokens) for probe in probes]
     n_in, n_out = (sum(column) for column in zip(*sizes, strict=True)) if sizes else (0, 0)
     return {
@@ -87,7 +84,7 @@ def upper_cost_usd(
 
 
 class AnswerStore:
-    """Answers on disk as JSON lines, appended one by one; what stands there is not asked again."""
+    """Answers on disk as JSON lines, appended one by one; a stored answer is not asked for again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -103,7 +100,7 @@ class AnswerStore:
         try:
             answer = GradedAnswer(**json.loads(line))
         except (ValueError, TypeError):
-            return  # the last line of a run that was killed while writing it
+            return  # a killed run may leave half a line at the end
         self._answers[answer.probe, answer.expert] = answer
 
     def add(self, answer: GradedAnswer) -> None:
@@ -115,22 +112,22 @@ class AnswerStore:
         self._cut_short = False
 
     def find(self, probe: GradableProbe, candidate: "ExpertUnderTest") -> GradedAnswer | None:
-        """The graded answer of this very expert to this very prompt, if there is one."""
+        """Return the graded answer of this model to this prompt, or None."""
         answer = self._answers.get((probe.id, candidate.expert.name))
         same = answer and answer.model == candidate.model and answer.prompt == probe.prompt
         return answer if same and answer and answer.error is None else None
 
     def errors(self) -> list[GradedAnswer]:
-        """What could not be asked; asked again the next time."""
+        """Return the answers that failed; the next run repeats them."""
         return [answer for answer in self._answers.values() if answer.error]
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertUnderTest:
-    """An expert under examination: whom to ask, whose evidence it becomes, and what its tokens cost.
+    """An expert with the model that its outcomes belong to and its price.
 
-    `logprobs` says that it can tell how sure it was of each token. Subjects of one `lane` are asked one after
-    another: what shares an engine would only slow each other down and spoil each other's prompt cache.
+    `logprobs` is true if it returns token log-probabilities. Experts of one `lane` share an engine and are
+    asked one after another, because they would slow each other down and evict each other's prompt cache.
     """
 
     expert: Expert
@@ -150,7 +147,7 @@ async def ask_all(
     timeout_s: float = 120.0,
     on_answer: Callable[[GradedAnswer], None] = lambda answer: None,
 ) -> None:
-    """Ask every subject each probe it has not answered yet, `n_parallel` at a time, lanes side by side."""
+    """Ask every expert the probes it has not answered, `n_parallel` at a time, lanes in parallel."""
 
     async def drain_probes(candidate: ExpertUnderTest, todo: list[GradableProbe]) -> None:
         while todo:
@@ -191,9 +188,7 @@ async def _ask(probe: GradableProbe, candidate: ExpertUnderTest, timeout_s: floa
         completion = msgspec.json.decode(reply.body, type=Completion)
         choice = completion.choices[0]
     except UpstreamError as error:
-        if (
-            error.kind == "declined"
-        ):  # a tool that is not made for the question answers nothing, and that is graded
+        if error.kind == "declined":  # a tool that cannot answer counts as an empty answer, which is graded
             took_s = time.perf_counter() - start
             return replace(blank, text="", cost_usd=0.0, latency_s=took_s, declined=1.0)
         return replace(blank, error=error.message)
@@ -230,13 +225,13 @@ class Choice(msgspec.Struct):
     logprobs: Logprobs | None = None
 
     def confidence(self) -> float | None:
-        """Mean token log-probability, ≤ 0."""
+        """Return the mean token log-probability, ≤ 0."""
         values = [token.logprob for token in (self.logprobs.content if self.logprobs else None) or ()]
         return min(0.0, sum(values) / len(values)) if values else None
 
 
 class Completion(msgspec.Struct):
-    """As much of a chat completion as grading needs."""
+    """The fields of a chat completion that grading needs."""
 
     choices: list[Choice]
     usage: Usage | None = None
@@ -248,7 +243,7 @@ def build_outcome_table(
     store: AnswerStore,
     provenance: Provenance,
 ) -> OutcomeTable:
-    """What the notebook holds of these probes and subjects; what was not answered stays unmeasured."""
+    """Build the outcome table of these probes and experts; missing answers are NaN."""
     rows = [[store.find(probe, candidate) for candidate in candidates] for probe in probes]
 
     def measure(name: str) -> Any:

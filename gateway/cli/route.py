@@ -1,4 +1,4 @@
-"""`thalamus route`: say who would answer a prompt, and why."""
+"""`thalamus route`: show which expert would answer a prompt, and why."""
 
 import asyncio
 import json
@@ -35,9 +35,9 @@ Examples:
 @click.option("--policy", default="auto", show_default=True, help="The policy to decide by.")
 @JSON_OPTION
 def command(prompt: str, config_path: Path, policy: str, as_json: bool) -> None:
-    """Say who would answer PROMPT and why: every candidate, what is predicted of it, and its reason.
+    """Show which expert would answer PROMPT and why: every candidate, its prediction and the reason.
 
-    Nothing is called. All experts count as available. `-` reads the prompt from standard input.
+    No expert is called. All experts count as available. `-` reads the prompt from standard input.
     """
     config = read_config(config_path, quiet=True)
     text = sys.stdin.read() if prompt == "-" else prompt
@@ -49,7 +49,7 @@ def command(prompt: str, config_path: Path, policy: str, as_json: bool) -> None:
 
 
 def describe_decision(config: "Config", text: str, policy_name: str) -> dict[str, Any]:
-    """The decision for a prompt, told in full."""
+    """Return the full record of the decision for a prompt."""
     from policies import decision_record
 
     query, decision, tradeoff, notes = asyncio.run(_decide(config, text, policy_name))
@@ -79,7 +79,7 @@ async def _decide(
 
     policies = config.policies_by_name()
     if policy_name not in policies:
-        raise click.ClickException(f"there is no policy '{policy_name}'; there are: {', '.join(policies)}")
+        raise click.ClickException(f"there is no policy '{policy_name}'; policies: {', '.join(policies)}")
     pool = profiles(config)
     if not pool:
         raise click.ClickException("no experts are configured; `thalamus init` finds some")
@@ -101,14 +101,14 @@ async def _decide(
 
 
 def _describe_tradeoff(objective: "Objective", sweep: "Sweep | None") -> dict[str, Any] | None:
-    """The weight on cost that was used, and what every other would buy."""
+    """Return the weight on cost in use, and what every other weight would buy."""
     from policies import dialled
 
     return None if sweep is None else {"cost": dialled(objective, sweep).cost, "table": sweep.rows()}
 
 
 def show_decision(record: dict[str, Any]) -> None:
-    """The decision as lines for people; a reason that does not fit goes below its expert."""
+    """Print the decision; a reason that does not fit on the line goes below its expert."""
     click.echo(f"{click.style(record['expert'], bold=True)}: {record['reason']}  (policy {record['policy']})")
     candidates = record["candidates"]
     width = max(len("expert"), *(len(candidate["expert"]) for candidate in candidates))
@@ -130,7 +130,7 @@ def show_decision(record: dict[str, Any]) -> None:
 
 
 def _show_tradeoff(cost: float, table: list[dict[str, float]]) -> None:
-    """Some rows of the λ table, from best to cheapest, the one in use among them."""
+    """Print some rows of the λ table, from best to cheapest, with the row in use."""
     used = max(n for n, row in enumerate(table) if row["cost"] <= 1.00001 * cost)
     step = max(1, -(-len(table) // MAX_ROWS))
     head = f"{'cost weight':>13}{'$ per 1,000':>14}{'quality':>10}"

@@ -17,7 +17,7 @@ Examples:
   thalamus runners unload house-llama
   thalamus runners logs house-llama --url http://127.0.0.1:9000
 """
-URL_OPTION = click.option("--url", help="Where the gateway listens; server.host and port if left out.")
+URL_OPTION = click.option("--url", help="Address of the gateway. Default: server.host and server.port.")
 TIMEOUT_S = 600.0
 COLUMNS = ("runner", "state", "device", "memory", "load s", "busy", "waiting", "loads", "restarts")
 
@@ -38,7 +38,7 @@ def command(ctx: click.Context, config_path: Path, url: str | None, as_json: boo
 @URL_OPTION
 @JSON_OPTION
 def list_(config_path: Path, url: str | None, as_json: bool) -> None:
-    """How each stands, and what memory they share."""
+    """List the engines, their states and the memory they share."""
     _show_runners(_request("GET", "", config_path, url), as_json)
 
 
@@ -48,7 +48,7 @@ def list_(config_path: Path, url: str | None, as_json: bool) -> None:
 @URL_OPTION
 @JSON_OPTION
 def load(expert: str, config_path: Path, url: str | None, as_json: bool) -> None:
-    """Load an expert's engine now, making room as its turn would."""
+    """Load an engine now; others are evicted to make room."""
     _show_runner(_request("POST", f"/{quote(expert)}/load", config_path, url), as_json)
 
 
@@ -58,7 +58,7 @@ def load(expert: str, config_path: Path, url: str | None, as_json: bool) -> None
 @URL_OPTION
 @JSON_OPTION
 def unload(expert: str, config_path: Path, url: str | None, as_json: bool) -> None:
-    """Free the memory of an expert's engine; it is loaded again when it is asked for."""
+    """Unload an engine; the next request loads it again."""
     _show_runner(_request("POST", f"/{quote(expert)}/unload", config_path, url), as_json)
 
 
@@ -68,16 +68,16 @@ def unload(expert: str, config_path: Path, url: str | None, as_json: bool) -> No
 @URL_OPTION
 @JSON_OPTION
 def logs(expert: str, config_path: Path, url: str | None, as_json: bool) -> None:
-    """The last lines an expert's engine wrote."""
+    """Print the last lines of an engine's log."""
     answer = _request("GET", f"/{quote(expert)}/logs", config_path, url)
     click.echo(json.dumps(answer, indent=2) if as_json else "\n".join(answer["lines"]))
 
 
 def _request(method: str, path: str, config_path: Path, url: str | None) -> dict[str, Any]:
-    """What the gateway answers.
+    """Send a request to the running gateway and return its answer.
 
     Raises:
-        ClickException: there is none, or it refuses.
+        ClickException: no gateway answers, or it refuses.
     """
     import httpx
 
@@ -99,15 +99,15 @@ def _request(method: str, path: str, config_path: Path, url: str | None) -> dict
 
 
 def _decode_answer(body: bytes) -> dict[str, Any]:
-    """Runners, one of them, or an error of a gateway.
+    """Decode an answer of the gateway: runners, one runner, or an error.
 
     Raises:
-        ValueError: it is what no gateway says.
+        ValueError: the answer is not from a gateway.
     """
     match json.loads(body):
         case {"error": {"message": str()}} | {"object": str()} | {"runner": str()} as answer:
             return dict(answer)
-    raise ValueError("what answers there is none")
+    raise ValueError("the server there is not a gateway")
 
 
 def _show_runners(answer: dict[str, Any], as_json: bool) -> None:

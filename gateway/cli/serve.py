@@ -13,20 +13,18 @@ Examples:
   thalamus serve --port 9000
   THALAMUS_MASTER_KEY=$(openssl rand -hex 24) thalamus serve --host 0.0.0.0
 \b
-SIGTERM drains: requests under way are finished, up to server.drain_s seconds.
-SIGHUP reads the configuration again; if it is at fault, the old one stays.
+SIGTERM drains: running requests get server.drain_s seconds to end.
+SIGHUP reads the configuration again; if it has an error, the old one stays in use.
 """
 
 
 @click.command(epilog=EXAMPLES)
 @CONFIG_OPTION
-@click.option("--host", help="Listen on this address; server.host if left out.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Listen on this port; server.port if left out.")
-@click.option(
-    "--allow-no-key", is_flag=True, help="Let anybody in who reaches an address beyond this machine."
-)
+@click.option("--host", help="Address to listen on. Default: server.host.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on. Default: server.port.")
+@click.option("--allow-no-key", is_flag=True, help="Accept clients of other machines without a key.")
 def command(config_path: Path, host: str | None, port: int | None, allow_no_key: bool) -> None:
-    """Serve on http://127.0.0.1:8080, or wherever the configuration says."""
+    """Serve on http://127.0.0.1:8080, or on the address in the configuration."""
     from msgspec.structs import replace
 
     from ..asgi.authentication import is_loopback
@@ -39,7 +37,7 @@ def command(config_path: Path, host: str | None, port: int | None, allow_no_key:
     server = replace(config.server, **given)
     if not is_loopback(server.host) and server.master_key is None and not allow_no_key:
         raise click.ClickException(
-            f"{server.host} can be reached from other machines and there is no key: set server.master_key "
+            f"other machines can reach {server.host} and there is no key: set server.master_key "
             "(os.environ/THALAMUS_MASTER_KEY), or pass --allow-no-key"
         )
     try:

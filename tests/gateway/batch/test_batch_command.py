@@ -68,7 +68,7 @@ async def test_a_file_is_answered_without_a_server(tmp_path: Path) -> None:
         assert "completed: 20 of 21 lines answered, 1 failed, $500.0000" in out
         for there in ("out.jsonl", "out.errors.jsonl"):
             status, _, err = await thalamus(tmp_path, "run", "in.jsonl", "out.jsonl")
-            assert (status, f"{there} is there already" in err) == (1, True)
+            assert (status, f"{there} already exists" in err) == (1, True)
             (tmp_path / there).unlink()
 
 
@@ -87,10 +87,10 @@ async def test_what_is_wrong_with_a_file_is_told_by_line(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("run", "in.jsonl", "nowhere/out.jsonl"), "no folder nowhere"),
-        (("run", "in.jsonl", "out.jsonl", "--window", "soon"), "such as 30m"),
-        (("run", "in.jsonl", "out.jsonl", "--max-usd", "nan"), "'nan' is not a number of dollars"),
-        (("run", "in.jsonl", "out.jsonl", "--max-usd", "inf"), "'inf' is not a number of dollars"),
+        (("run", "in.jsonl", "nowhere/out.jsonl"), "the folder nowhere does not exist"),
+        (("run", "in.jsonl", "out.jsonl", "--window", "soon"), "is not a duration; write 30m"),
+        (("run", "in.jsonl", "out.jsonl", "--max-usd", "nan"), "'nan' is not an amount in USD"),
+        (("run", "in.jsonl", "out.jsonl", "--max-usd", "inf"), "'inf' is not an amount in USD"),
         (("resume", "batch_x"), "no batch 'batch_x'"),
         (("cancel", "batch_x"), "no batch 'batch_x'"),
         (("status", "batch_x"), "no batch 'batch_x'"),
@@ -134,13 +134,13 @@ async def test_ctrl_c_leaves_a_batch_that_can_be_resumed(tmp_path: Path) -> None
         process.send_signal(signal.SIGINT)
         _, err = await asyncio.wait_for(process.communicate(), 10)
         said = err.decode().splitlines()[-1]
-        assert (process.returncode, said.startswith("stopped; go on with: thalamus batch resume")) == (
+        assert (process.returncode, said.startswith("stopped; continue with: thalamus batch resume")) == (
             130,
             True,
         )
         assert not upstream.aborted
         status, _, err_ = await thalamus(tmp_path, "run", "in.jsonl", "out.jsonl")
-        assert (status, "is not done: thalamus batch resume" in err_) == (1, True)
+        assert (status, "is not finished: thalamus batch resume" in err_) == (1, True)
         with (tmp_path / "out.jsonl").open("ab") as out:
             out.write(b'{"what a crash may leave behind": ' * 1000)
         status, _, err_ = await thalamus(tmp_path, "resume", said.split()[-1])
@@ -208,4 +208,4 @@ async def test_an_input_that_has_changed_is_not_resumed(tmp_path: Path) -> None:
         await process.wait()
         write(tmp_path, line("1", "hang"), line("2", "hang"))
         status, _, err = await thalamus(tmp_path, "resume", batch_in(tmp_path))
-        assert (status, "is not as it was" in err) == (1, True)
+        assert (status, "has changed since" in err) == (1, True)

@@ -159,12 +159,12 @@ def test_route_reads_standard_input_and_shows_a_table(here: Path) -> None:
         (("route", "hi", "--config", "empty.yaml"), "no experts are configured"),
         (
             ("route", "hi", "--config", "good.yaml", "--policy", "best"),
-            "there is no policy 'best'; there are: auto",
+            "there is no policy 'best'; policies: auto",
         ),
         (("serve",), "no such file"),
         (
             ("serve", "--config", "good.yaml", "--host", "0.0.0.0"),
-            "can be reached from other machines and there is no key",
+            "other machines can reach 0.0.0.0 and there is no key",
         ),
         (("profile",), "no such file; `thalamus init` writes one"),
         (("profile", "-c", "empty.yaml"), "no experts are configured"),

@@ -49,7 +49,7 @@ def test_a_package_that_another_distribution_overwrites_is_a_failure() -> None:
     distributions = {"gateway": ["thalamus-gateway"], "evals": ["thalamus-gateway", "evals"]}
     (failure,) = check_packages(distributions)
     assert failure.outcome == "failure"
-    assert "'evals' is also evals's" in failure.message
+    assert "'evals' also belongs to evals" in failure.message
     assert failure.fix.startswith("pip uninstall evals;")
 
 
@@ -103,7 +103,7 @@ def test_a_mapping_without_an_artifact_that_tells_categories_is_a_warning(here: 
     policy = "policies: {coe: {mapping: {sum: [calculator]}}}\nrouting: {artifact: art}\n"
     warning, *_ = found(here, GOOD + policy, "artifact")
     assert (warning.outcome, warning.fix) == ("warning", "thalamus fit TABLE --predictor coe")
-    assert "the mapping of coe sends all to `general`" in warning.message
+    assert "the mapping of coe sends all prompts to `general`" in warning.message
 
 
 def test_a_selection_that_cannot_be_served_is_a_failure(here: Path) -> None:
