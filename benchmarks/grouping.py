@@ -21,10 +21,10 @@ from typing import Any
 import msgspec
 
 from gateway.app import build_accounting, build_services, open_services, parallel_limits
-from gateway.batch.jobs import Jobs
-from gateway.batch.source import mark_of
-from gateway.batch.store import fresh
-from gateway.batch.types import Batch
+from gateway.batches.lines import mark_of
+from gateway.batches.service import Jobs
+from gateway.batches.store import fresh
+from gateway.batches.types import Batch
 from gateway.config import Config
 from gateway.experts import Call, Expert
 from gateway.experts.transport import Transport

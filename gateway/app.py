@@ -23,10 +23,10 @@ from routers import ExpertProfile
 
 from .asgi.application import INTERNAL_ERROR, Application
 from .asgi.authentication import Authenticator
-from .batch.engines import Engine
-from .batch.jobs import Jobs
-from .batch.lines import EMBEDDED_HERE
-from .batch.store import Store
+from .batches.calling import Engine
+from .batches.lines import EMBEDDED_HERE
+from .batches.service import Jobs
+from .batches.store import Store
 from .config import Config, ExpertConfig
 from .embedding import EmbedderPool
 from .endpoints import (
@@ -51,13 +51,13 @@ from .experts import Expert, build_expert
 from .experts.prices import facts_of
 from .experts.profiles import profile_of, profiles
 from .experts.transport import Transport
-from .fleet import FleetState
-from .journal import Journal
+from .fleet.health import FleetState
+from .fleet.replicas import Replicas
 from .openai.usage import Price
-from .replicas import Replicas
 from .routing.embedding_batcher import Gatherer
 from .runner_build import build_runners
 from .services import Services
+from .storage.journal import Journal
 
 if TYPE_CHECKING:
     from .routing.router import Router

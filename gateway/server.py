@@ -19,11 +19,11 @@ from starlette.types import ASGIApp
 from routers import RoutersError
 
 from .app import create_app
-from .batch.errors import StoreError
+from .batches.types import StoreError
 from .config import Config, ConfigError, config_warnings, load_config
 from .joining import JoiningProtocol
-from .journal import JournalError
 from .reload import Reloadable
+from .storage.journal import JournalError
 
 log = logging.getLogger("thalamus")
 

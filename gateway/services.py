@@ -9,16 +9,16 @@ from routers import ExpertProfile
 
 if TYPE_CHECKING:
     from .asgi.authentication import Authenticator
-    from .batch.store import Store
+    from .batches.store import Store
     from .config import Config
     from .embedding import EmbedderPool
     from .experts import Expert
-    from .fleet import FleetState
-    from .journal import Journal
-    from .replicas import Replicas
+    from .fleet.health import FleetState
+    from .fleet.replicas import Replicas
     from .routing.embedding_batcher import Gatherer
     from .routing.router import Router
     from .runners import Runners
+    from .storage.journal import Journal
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,10 @@ import click
 from .options import CONFIG_OPTION, JSON_OPTION, Dollars, read_config
 
 if TYPE_CHECKING:
-    from ..batch.engines import Engine
-    from ..batch.jobs import Jobs
-    from ..batch.store import Store
-    from ..batch.types import Batch
+    from ..batches.calling import Engine
+    from ..batches.service import Jobs
+    from ..batches.store import Store
+    from ..batches.types import Batch
     from ..config import Config
 
 EXAMPLES = """
@@ -99,10 +99,10 @@ def run(
     **engine_choice: Any,
 ) -> None:
     """Answer the requests of IN.jsonl into OUT.jsonl; those that fail go to OUT.errors.jsonl."""
-    from ..batch.jobs import window_s
-    from ..batch.source import mark_of
-    from ..batch.store import fresh
-    from ..batch.types import Batch
+    from ..batches.lines import mark_of
+    from ..batches.service import window_s
+    from ..batches.store import fresh
+    from ..batches.types import Batch
 
     config = read_config(config_path, quiet=as_json)
     seconds = window_s(window)
@@ -139,7 +139,7 @@ def resume(
     batch_id: str, config_path: Path, max_usd: float | None, as_json: bool, **engine_choice: Any
 ) -> None:
     """Continue a stopped batch where it stopped."""
-    from ..batch.source import mark_of
+    from ..batches.lines import mark_of
 
     config = read_config(config_path, quiet=as_json)
     with _open_store(config) as store:
@@ -209,8 +209,8 @@ async def _cancel_batch(config: "Config", batch_id: str) -> "Batch":
 
 @contextlib.contextmanager
 def _open_store(config: "Config") -> "Iterator[Store]":
-    from ..batch.errors import StoreError
-    from ..batch.store import Store
+    from ..batches.store import Store
+    from ..batches.types import StoreError
 
     try:
         store = Store.open(config.batches_path)
@@ -230,7 +230,7 @@ def _get_batch(store: "Store", batch_id: str) -> "Batch":
 
 
 def _refuse_to_overwrite(store: "Store", out: Path) -> None:
-    from ..batch.results import errors_beside
+    from ..batches.results import errors_beside
 
     for batch in store.everything():
         if batch.out_path == str(out.absolute()) and not batch.ended:
@@ -248,9 +248,9 @@ def _run_and_report(
     """Run a batch and print how it ended. The exit status is 0 if every line was answered."""
     from routers import RoutersError
 
-    from ..batch.errors import StoreError
-    from ..journal import JournalError
+    from ..batches.types import StoreError
     from ..runners import RunnerError
+    from ..storage.journal import JournalError
 
     began = time.monotonic()
     try:
@@ -283,7 +283,7 @@ def _open_engine(
     if engine == "here":
         yield None
         return
-    from ..batch.ray_engine import ray_engine
+    from ..batches.ray_engine import ray_engine
 
     with ray_engine(config, address, n_workers) as batch_engine:
         yield batch_engine

@@ -245,7 +245,7 @@ def _check_address(config: Config) -> Iterator[Finding]:
 
 
 def _check_journal(config: Config) -> Iterator[Finding]:
-    from ..journal import JournalError, check_journal
+    from ..storage.journal import JournalError, check_journal
 
     if not config.journal.enabled:
         yield Finding("journal", "ok", "disabled")

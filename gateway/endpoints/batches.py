@@ -10,11 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..batch.jobs import Jobs, window_s
-from ..batch.lines import URLS
-from ..batch.source import mark_of
-from ..batch.store import fresh
-from ..batch.types import Batch
+from ..batches.lines import URLS, mark_of
+from ..batches.service import Jobs, window_s
+from ..batches.store import fresh
+from ..batches.types import Batch
 from ..errors import InvalidField, InvalidJson
 from .answers import get_services, json_response
 from .files import owner_of, page, page_size

@@ -18,13 +18,13 @@ from ..errors import InvalidField, ModelNotFound, NothingEligible, Overloaded, U
 from ..execution.responder import Responder
 from ..execution.trace import ExecutionRequest, ExecutionTrace
 from ..experts.types import Call, Fields, Reply
-from ..journal import AttemptRecord
 from ..openai.usage import Usage
 from ..requests.fields import read_fields, text_field
 from ..requests.options import RoutingOptions, parse_routing_options
 from ..requests.texts import EmbeddingRequest, is_embedder_name, parse_embedding_request
 from ..routing.embedding_batcher import BusyError
 from ..services import Services
+from ..storage.journal import AttemptRecord
 from .ask import NAMED_POLICY, NAMED_REASON, OURS, expert_names
 
 PATH = "/v1/embeddings"

@@ -9,10 +9,8 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from ..asgi.exchange import ClientDisconnectedError
-from ..batch.errors import FileTooLarge
-from ..batch.files import Files
-from ..batch.types import NOBODY
-from ..batch.uploads import read_form
+from ..batches.files import Files, read_form
+from ..batches.types import NOBODY, FileTooLarge
 from ..errors import InvalidField
 from .answers import json_response
 

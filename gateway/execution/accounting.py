@@ -3,9 +3,9 @@
 import time
 from collections.abc import Mapping
 
-from ..journal import Entry, Journal
 from ..openai.transcript import answer_of, prompt_of
 from ..openai.usage import UNKNOWN_PRICE, Price, Usage, cost_usd
+from ..storage.journal import Entry, Journal
 from .panel import together
 from .trace import ExecutionRequest, ExecutionTrace
 

@@ -13,9 +13,9 @@ from policies import Attempt, Gather, Gathered
 
 from ..errors import Unavailable
 from ..experts.types import Call, Expert, Reply, UpstreamError
-from ..fleet import FleetState
-from ..journal_rows import AttemptRecord, Role
+from ..fleet.health import FleetState
 from ..openai.transcript import answer_of
+from ..storage.journal_records import AttemptRecord, Role
 from .panel import build_aggregation_call, build_member_call, set_usage, together, wait_for_members
 from .trace import ExecutionRequest, ExecutionTrace
 

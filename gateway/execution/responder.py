@@ -13,7 +13,7 @@ import msgspec
 from ..asgi.exchange import Exchange, Headers, fresh_id, header_value
 from ..errors import ExpertFailed, GatewayError
 from ..experts.types import Expert, Reply, UpstreamError
-from ..fleet import FleetState
+from ..fleet.health import FleetState
 from ..openai.events import EventStream, build_error_event
 from .accounting import Accounting
 from .executor import PlanExecutor, failure_record

@@ -9,9 +9,9 @@ from policies import Decision, Plan
 
 from ..embedding import TextChoice
 from ..experts.types import Call
-from ..journal import AttemptRecord
-from ..journal_rows import record_of
 from ..openai.usage import Usage
+from ..storage.journal import AttemptRecord
+from ..storage.journal_records import record_of
 
 CLIENT_GONE_STATUS = 499
 MAX_DEBUG_BYTES = 7168

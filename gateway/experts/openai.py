@@ -9,8 +9,8 @@ import msgspec
 from msgspec import Raw
 
 from ..config import DeploymentConfig, ExpertConfig, TimeoutConfig
+from ..fleet.circuit_breaker import Breaker
 from ..openai.events import EventStream
-from .breaker import Breaker
 from .failures import read_whole, status_failure, transport_failure
 from .providers import api_base_of, api_key_of
 from .regime import PromptPreset

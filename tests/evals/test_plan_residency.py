@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 from evals.commands.plan import command as plan
 from evals.datasets.journal import read_traffic
 from gateway.config import JournalConfig
-from gateway.journal import AttemptRecord, Entry, Journal
+from gateway.storage.journal import AttemptRecord, Entry, Journal
 
 
 def run(*args: object) -> Result:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from gateway.app import build_application, build_services
 from gateway.config import Config
-from gateway.experts.breaker import Breaker
 from gateway.experts.transport import Transport
 from gateway.experts.types import UpstreamError
+from gateway.fleet.circuit_breaker import Breaker
 from gateway.openai import events
 from gateway.openai.usage import InputDetails, OutputDetails, Price, Usage, cost_usd
 from gateway.requests.options import parse_routing_options

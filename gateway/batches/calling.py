@@ -1,0 +1,296 @@
+"""Calls of a batch: patient where a live request would move on, and within what may be spent."""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import Protocol
+
+import msgspec
+
+from ..embedding import EmbedderPool
+from ..endpoints.embeddings import read_here, ready, room
+from ..errors import GatewayError, to_envelope
+from ..execution.executor import PlanExecutor
+from ..execution.trace import ExecutionTrace
+from ..experts.types import Call, Expert, UpstreamError
+from ..fleet.health import FleetState
+from ..openai.usage import UNKNOWN_PRICE, Price, cost_usd
+from ..requests.fields import text_field
+from ..requests.options import parse_routing_options
+from ..requests.texts import parse_embedding_request
+from ..storage.journal import AttemptRecord
+from .lines import EMBEDDED_HERE, NO_HEADERS
+from .outcomes import Failure, Outcome
+
+MAX_TRIES = 4
+FIRST_PAUSE_S = 0.5
+LOOK_AGAIN_S = 0.2
+LONGEST_WAIT_S = 5.0
+N_FAILURES_TO_GIVE_UP = 3
+BYTES_PER_TOKEN = 4
+GONE = "is not configured any more"
+OUTPUT_TOKENS = 1000
+"""What an answer is taken to have, beforehand, where nobody limits it."""
+
+_count = msgspec.json.Decoder(float | None)
+
+
+class TooDear(Exception):  # noqa: N818 (the call is)
+    """A call that does not fit into what may be spent."""
+
+
+@dataclass(slots=True)
+class Outage:
+    """Since when an expert fails, and how often."""
+
+    patience_s: float
+    since_s: float | None = None
+    n_failures: int = 0
+
+    def failed(self, now_s: float) -> None:
+        self.since_s = now_s if self.since_s is None else self.since_s
+        self.n_failures += 1
+
+    def answered(self) -> None:
+        self.since_s, self.n_failures = None, 0
+
+    def too_long(self, now_s: float) -> bool:
+        return (
+            self.since_s is not None
+            and self.n_failures >= N_FAILURES_TO_GIVE_UP
+            and now_s - self.since_s >= self.patience_s
+        )
+
+
+class Purse:
+    """What a batch may spend; calls under way count as what they may cost at most."""
+
+    def __init__(self, prices: Mapping[str, Price], max_usd: float | None, spent_usd: float) -> None:
+        self._prices = prices
+        self._max_usd = max_usd
+        self._spent_usd = spent_usd
+        self._reserved: dict[object, float] = {}
+
+    def fits(self, ticket: object, expert: str, call: Call, n_out: float | None) -> bool | None:
+        """Reserve what a call may cost; None where that has to wait for others to end.
+
+        Raises:
+            TooDear: it cannot be afforded, or nobody knows what it costs.
+        """
+        if self._max_usd is None:
+            return True
+        usd = self._most_usd(expert, call, n_out)
+        if usd is None:
+            raise TooDear(f"what {expert} costs is unknown, and the batch may spend ${self._max_usd:g}")
+        if self._spent_usd + sum(self._reserved.values()) + usd <= self._max_usd:
+            self._reserved[ticket] = usd
+            return True
+        if self._reserved and usd:
+            return None
+        raise TooDear(f"the batch may spend ${self._max_usd:g}, and ${self._spent_usd:.6g} of that is gone")
+
+    def settle(self, ticket: object, expert: str, outcome: Outcome | None) -> None:
+        """The call has ended; what is not known of its cost counts as it was reserved."""
+        reserved = self._reserved.pop(ticket, 0.0)
+        if outcome is not None and outcome.body is not None:
+            usd = cost_usd(outcome.usage, self._prices.get(expert, UNKNOWN_PRICE))
+            self._spent_usd += reserved if usd is None else usd
+
+    def _most_usd(self, expert: str, call: Call, n_out: float | None) -> float | None:
+        price = self._prices.get(expert, UNKNOWN_PRICE)
+        if price.input_usd is None or price.output_usd is None:
+            return None
+        n_in = sum(map(len, call.fields.values())) / BYTES_PER_TOKEN
+        limit = _limit(call)
+        most = n_out or OUTPUT_TOKENS if limit is None else limit
+        n_choices = max(1.0, _number(call, "n") or 1.0)
+        output_usd = most * n_choices * price.output_usd if price.output_usd else 0.0
+        return n_in * price.input_usd + output_usd
+
+
+def _limit(call: Call) -> float | None:
+    """The most tokens one choice may have; boundless where a client says what nobody can read."""
+    for name in ("max_completion_tokens", "max_tokens"):
+        if (limit := _number(call, name)) is not None:
+            return limit
+    return None
+
+
+def _number(call: Call, name: str) -> float | None:
+    """A field that counts something, None where it is not given."""
+    raw = call.fields.get(name)
+    try:
+        number = None if raw is None else _count.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return math.inf
+    return None if number is None else max(0.0, number)
+
+
+class Caller:
+    """Calls experts, again where that may help. A cooldown is waited for, not gone around.
+
+    `pause` waits so many seconds, or raises where the batch is to stop.
+    """
+
+    def __init__(
+        self,
+        experts: Mapping[str, Expert],
+        fleet: FleetState,
+        patience_s: float,
+        pause: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self._known = experts
+        self._executor = PlanExecutor(experts, fleet)
+        self._fleet = fleet
+        self._patience_s = patience_s
+        self._pause = pause
+        self._outages: dict[str, Outage] = {}
+
+    async def call(self, name: str, call: Call) -> Outcome:
+        """What came of it, at last."""
+        if name not in self._known:
+            return without(name)
+        outage = self._outages.setdefault(name, Outage(self._patience_s))
+        story = ExecutionTrace("")
+        error = UpstreamError("connect", "was not asked")
+        for n in range(MAX_TRIES):
+            if not await self._admitted(name, outage):
+                if not story.records:
+                    return without(name, f"has failed for {self._patience_s:g} s and is given up")
+                break
+            try:
+                reply = await self._executor.call(name, call, story)
+            except UpstreamError as failure:
+                error = failure
+                if error.faults_expert:
+                    outage.failed(time.monotonic())
+                if not _worth_again(error) or n + 1 == MAX_TRIES:
+                    break
+                await self._pause(FIRST_PAUSE_S * 2**n if error.retry_after_s is None else 0.0)
+            else:
+                outage.answered()
+                *tries, record = story.records
+                return Outcome(record, reply.body, reply.usage, tries=tuple(tries))
+        *tries, record = story.records
+        return Outcome(record, failure=Failure.of(error), tries=tuple(tries))
+
+    async def _admitted(self, name: str, outage: Outage) -> bool:
+        """Wait until the expert may be called; False where it has been out for too long."""
+        while not outage.too_long(time.monotonic()):
+            if self._fleet.admit(name):
+                return True
+            await self._pause(min(max(self._fleet.cooldown_s(name), LOOK_AGAIN_S), LONGEST_WAIT_S))
+        return False
+
+
+def _worth_again(error: UpstreamError) -> bool:
+    """Whether the same call may succeed a little later."""
+    return error.moves_on and not (
+        error.context_too_long or error.kind == "declined" or error.status in (401, 403)
+    )
+
+
+def without(name: str, why: str = GONE) -> Outcome:
+    """What came of a call that was not made."""
+    failure = Failure("connect", why, 503)
+    return Outcome(AttemptRecord(name, "skipped", error=why), failure=failure)
+
+
+class Courtesy:
+    """How many calls a batch may have under way at one expert, so that live requests keep their latency.
+
+    `n_in_flight` tells how many live requests are being answered now.
+    """
+
+    QUIET_S = 10.0
+
+    def __init__(self, n_in_flight: Callable[[], int], clock: Callable[[], float] = time.monotonic) -> None:
+        self._n_live = n_in_flight
+        self._clock = clock
+        self._last_s = float("-inf")
+
+    def allowed(self, limit: int) -> int:
+        """Of `limit`: all when it is quiet, half when somebody was here lately, a quarter beside others."""
+        if self._n_live():
+            self._last_s = self._clock()
+            return max(1, limit // 4)
+        return limit if self._clock() - self._last_s > self.QUIET_S else max(1, limit // 2)
+
+
+async def nap(halted: asyncio.Event, seconds: float) -> bool:
+    """Wait; True where it was cut short because the batch is to stop."""
+    if seconds <= 0:
+        return halted.is_set()
+    try:
+        async with asyncio.timeout(seconds):
+            await halted.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+Ask = Callable[[Call], Awaitable[Outcome]]
+
+
+class Engine(Protocol):
+    """Makes the calls to one expert after another."""
+
+    @property
+    def n_workers(self) -> int:
+        """In how many places a local expert answers at a time."""
+
+    def stage(self, expert: str) -> AbstractAsyncContextManager[Ask]:
+        """An expert that can be asked, as long as the block lasts."""
+
+
+class Here:
+    """This process and its runners."""
+
+    n_workers = 1
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    @asynccontextmanager
+    async def stage(self, expert: str) -> AsyncIterator[Ask]:
+        yield partial(self._caller.call, expert)
+
+
+EMBEDDERS_POLL_S = 0.3
+
+
+async def embedded_here(
+    call: Call, pool: EmbedderPool | None, pause: Callable[[float], Awaitable[None]]
+) -> Outcome:
+    """What came of a line: the very answer a live client gets, once there is room for its texts.
+
+    `pause` waits so many seconds, or raises where the batch is to stop.
+    """
+    start = perf_counter()
+    if pool is None:
+        return _failed(GatewayError("no embedder is served here any more"), start)
+    fields = call.fields
+    try:
+        await ready(pool)
+        hints = parse_routing_options(fields, NO_HEADERS)
+        asked = parse_embedding_request(text_field(fields, "model"), fields, hints, pool)
+        while pool.turns.crowded(len(asked.texts)):
+            await pause(EMBEDDERS_POLL_S)
+        with room(asked, pool):
+            order, read = await read_here(asked, fields, hints, pool)
+            reply = await read(order, ExecutionTrace(""))
+    except GatewayError as error:
+        return _failed(error, start)
+    record = AttemptRecord(EMBEDDED_HERE, "answered", 200, None, perf_counter() - start)
+    return Outcome(record, reply.body, reply.usage)
+
+
+def _failed(error: GatewayError, start: float) -> Outcome:
+    record = AttemptRecord(EMBEDDED_HERE, "refused", error.status, error.message, perf_counter() - start)
+    failure = Failure("refused", error.message, error.status, to_envelope(error))
+    return Outcome(record, failure=failure)

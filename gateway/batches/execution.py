@@ -1,0 +1,309 @@
+"""One batch at work: every expert's calls together, local experts one by one, the others side by side.
+
+Nothing is held but the calls under way; what is to be done is asked of the worklist, what was done goes to
+the results. So it can be stopped at any point, by whatever, and taken up again.
+"""
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from policies import Attempt, Decision, Gather
+
+from ..asgi.application import INTERNAL_ERROR
+from ..endpoints.ask import chosen
+from ..errors import GatewayError
+from ..execution.accounting import Accounting
+from ..execution.panel import build_aggregation_call, build_member_call
+from ..execution.trace import ExecutionRequest
+from ..experts.types import Call, UpstreamError
+from ..services import Services
+from ..storage.journal import AttemptRecord
+from ..storage.journal_records import unpack_decision
+from .calling import Ask, Caller, Courtesy, Engine, Here, Purse, TooDear, embedded_here, nap
+from .lines import EMBEDDED_HERE, FaultyLine, LineReader, Source
+from .outcomes import Ended, Failure, Outcome, next_step, refused, unasked
+from .planning import Assigner, Lane, Pairs
+from .results import Closed, Results, Said
+from .store import Store
+from .worklist import Line, Waiting, Worklist
+
+Halt = Literal["stopped", "cancelled", "expired"]
+
+AT_ONCE = 64
+LOOK_S = 0.3
+GRACE_S = 5.0
+START = (0, -1)
+WHY: Mapping[Halt, tuple[str, str]] = {
+    "cancelled": ("batch_cancelled", "This request was not made: the batch was cancelled."),
+    "expired": ("batch_expired", "This request could not be made before the completion window ended."),
+}
+
+
+log = logging.getLogger("thalamus")
+
+
+class HaltedError(Exception):
+    """The batch is to stop before the next call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What batches of one gateway share. In `local_lane` local experts take turns."""
+
+    services: Services
+    store: Store
+    ledger: Accounting
+    limits: Mapping[str, int]
+    local: frozenset[str]
+    local_lane: Lane
+    courtesy: Courtesy
+    engine: Engine | None = None
+
+
+class Run:
+    """A batch from its lines to its results; `results.batch` tells how far it is."""
+
+    def __init__(
+        self, around: Surroundings, reader: LineReader, source: Source, worklist: Worklist, results: Results
+    ) -> None:
+        services, batch = around.services, results.batch
+        self._around = around
+        self._reader = reader
+        self._source = source
+        self._worklist = worklist
+        self._results = results
+        self._id = batch.id
+        self._expires_at = batch.expires_at
+        self._assigner = Assigner(services, reader, source, worklist, results)
+        self._purse = Purse(around.ledger.prices, batch.max_usd, batch.cost_usd)
+        patience_s = services.config.batches.patience_s
+        caller = Caller(services.experts, services.fleet, patience_s, self._pause)
+        self._engine: Engine = around.engine or Here(caller)
+        self._halted = asyncio.Event()
+        self._why: Halt | None = None
+        self._groups: dict[str, asyncio.Task[None]] = {}
+        self._alone_now = ""
+
+    @property
+    def doing(self) -> str:
+        """What is going on, in a few words."""
+        busy = [name for name in self._groups if name not in self._around.local or name == self._alone_now]
+        return f"asking {', '.join(sorted(busy))}" if busy else "routing"
+
+    def halt(self, why: Halt) -> None:
+        """Make no more calls; those under way are given up, unless it is only stopped for now."""
+        if self._why is None:
+            self._why = why
+            self._halted.set()
+            if why != "stopped":
+                for task in self._groups.values():
+                    task.cancel()
+
+    async def work(self) -> Halt | None:
+        """Work it off: None where every line has its result now, else what came between."""
+        writing = asyncio.ensure_future(self._results.write())
+        watching = asyncio.ensure_future(self._watch())
+        working = asyncio.ensure_future(self._work())
+        tasks = (working, writing, watching)
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return self._why
+
+    async def _watch(self) -> None:
+        """Look out for the end of the window, and for a cancel that whatever process asked for."""
+        store = self._around.store
+        while True:
+            batch = await asyncio.to_thread(store.batch, self._id)
+            if batch is None or batch.status == "cancelling":
+                self.halt("cancelled")
+            elif time.time() >= self._expires_at:
+                self.halt("expired")
+            await asyncio.sleep(min(LOOK_S, max(0.0, self._expires_at - time.time()) or LOOK_S))
+
+    async def _work(self) -> None:
+        await self._assigner.assign(self._halted)
+        await self._work_off_all()
+        if self._why == "cancelled" or self._why == "expired":
+            await self._close_all(self._why)
+        await self._results.flushed()
+
+    async def _work_off_all(self) -> None:
+        try:
+            while True:
+                await self._start_groups()
+                if not self._groups:
+                    return
+                await asyncio.wait(self._groups.values(), return_when=asyncio.FIRST_COMPLETED)
+                for name in [name for name, task in self._groups.items() if task.done()]:
+                    task = self._groups.pop(name)
+                    if not task.cancelled():
+                        task.result()
+        finally:
+            for task in self._groups.values():
+                task.cancel()
+            await asyncio.gather(*self._groups.values(), return_exceptions=True)
+
+    async def _start_groups(self) -> None:
+        """Everybody who has calls waiting; local experts take turns."""
+        await self._results.flushed()
+        if self._halted.is_set():
+            return
+        waiting = await asyncio.to_thread(self._worklist.groups)
+        pairs = frozenset[tuple[str, str]]()
+        if waiting.keys() & self._around.local:
+            pairs = frozenset(await asyncio.to_thread(self._worklist.aggregations))
+        for name in waiting.keys() - self._groups.keys():
+            work = self._alone(name, pairs) if name in self._around.local else self._work_off(name)
+            self._groups[name] = asyncio.ensure_future(work)
+
+    async def _alone(self, name: str, pairs: Pairs) -> None:
+        async with self._around.local_lane.turn(name, pairs):
+            self._alone_now = name
+            await self._work_off(name)
+
+    async def _work_off(self, expert: str) -> None:
+        """Make all calls to one expert, those too that come up meanwhile."""
+        async with self._engine.stage(expert) as ask:
+            await self._ask_all(expert, ask)
+
+    async def _ask_all(self, expert: str, ask: Ask) -> None:
+        calls: set[asyncio.Task[None]] = set()
+        after = START
+        try:
+            while not self._halted.is_set():
+                rows = await asyncio.to_thread(self._worklist.waiting, expert, after, AT_ONCE)
+                for row in rows:
+                    await self._turn(expert, calls)
+                    if self._halted.is_set():
+                        break
+                    calls.add(asyncio.ensure_future(self._one(row, ask)))
+                if not rows:
+                    await _ended(calls)
+                    await self._results.flushed()
+                    if after == START:
+                        return
+                after = (rows[-1].line.n, rows[-1].step) if rows else START
+            if calls:
+                await asyncio.wait(calls, timeout=GRACE_S)
+        finally:
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+
+    async def _turn(self, expert: str, calls: set[asyncio.Task[None]]) -> None:
+        """Wait until one more call may be under way."""
+        limit = self._around.limits.get(expert, 1)
+        if expert in self._around.local:
+            limit *= self._engine.n_workers
+        while len(calls) >= self._around.courtesy.allowed(limit) and not self._halted.is_set():
+            done, _ = await asyncio.wait(calls, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+            for call in done:
+                calls.discard(call)
+                call.result()
+
+    async def _one(self, row: Waiting, ask: Ask) -> None:
+        """One call, and what came of it to the results."""
+        try:
+            order = self._order(row)
+            with contextlib.suppress(HaltedError):
+                await self._results.put(Said(row.line, row.step, order, await self._called(row, order, ask)))
+        except FaultyLine as fault:
+            await self._results.put(Closed(row.line, refused(row.line.custom_id, fault.refusal())))
+        except TooDear as error:
+            ending = unasked(row.line.custom_id, "cost_cap_reached", f"This request was not made: {error}.")
+            await self._results.put(Closed(row.line, ending))
+        except (OSError, sqlite3.Error):  # the store's or the input's: the batch is tried again
+            raise
+        except Exception:  # a fault of ours in one line is no reason to ask all others again
+            log.exception("line %d of batch %s failed", row.line.n, self._id)
+            await self._results.put(
+                Closed(row.line, refused(row.line.custom_id, GatewayError(INTERNAL_ERROR)))
+            )
+
+    def _order(self, row: Waiting) -> ExecutionRequest:
+        _, asked = self._reader.read(self._source.text(row.line))
+        if row.decision is None:
+            return self._reader.order(asked)
+        return chosen(asked, unpack_decision(row.decision))
+
+    async def _called(self, row: Waiting, order: ExecutionRequest, ask: Ask) -> Outcome:
+        if row.expert == EMBEDDED_HERE:
+            return await embedded_here(order.call, self._around.services.embedders, self._pause)
+        try:
+            call = await self._call(row, order)
+        except UpstreamError as error:
+            return Outcome(
+                AttemptRecord(row.expert, "moved_on", error=error.message), failure=Failure.of(error)
+            )
+        n_out = _expected_tokens(order, row.expert)
+        while not self._purse.fits(row, row.expert, call, n_out):
+            await self._pause(LOOK_S)
+        outcome = None
+        try:
+            outcome = await ask(replace(call, patient=True))
+        finally:
+            self._purse.settle(row, row.expert, outcome)
+        return outcome
+
+    async def _call(self, row: Waiting, order: ExecutionRequest) -> Call:
+        """What the expert is asked in this step of the plan."""
+        if order.plan.kind == "single":
+            return order.call
+        step = await asyncio.to_thread(self._step, row, order)
+        if isinstance(step, Gather):
+            return build_member_call(order.call)
+        if isinstance(step, Attempt) and step.answers is not None:
+            return build_aggregation_call(order.call, step.answers)
+        return order.call
+
+    def _step(self, row: Waiting, order: ExecutionRequest) -> Attempt | Gather | Ended:
+        with self._around.store.transaction() as database:
+            heard = self._worklist.heard(database, row.line.n)[: row.step]
+        return next_step(order.plan, [[one for one in step if one is not None] for step in heard])
+
+    async def _pause(self, seconds: float) -> None:
+        if await nap(self._halted, seconds):
+            raise HaltedError
+
+    async def _close_all(self, why: Halt) -> None:
+        """An output for every line that has none."""
+        await self._results.flushed()
+        after = 0
+        while lines := await asyncio.to_thread(self._worklist.left, after, AT_ONCE):
+            for line in lines:
+                await self._results.put(_not_made(line, why))
+            after = lines[-1].n
+
+
+def _not_made(line: Line, why: Halt) -> Closed:
+    return Closed(line, unasked(line.custom_id, *WHY[why]))
+
+
+def _expected_tokens(order: ExecutionRequest, expert: str) -> float | None:
+    decision = order.decision
+    if not isinstance(decision, Decision) or expert not in decision.experts:
+        return None
+    n_out = float(decision.output_tokens[decision.experts.index(expert)])
+    return n_out if n_out > 0 else None
+
+
+async def _ended(calls: set[asyncio.Task[None]]) -> None:
+    """Wait for calls under way; whatever went wrong with one goes wrong with all."""
+    while calls:
+        done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        for call in done:
+            calls.discard(call)
+            call.result()

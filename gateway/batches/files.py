@@ -1,0 +1,229 @@
+"""Uploaded files and results: their bytes beside the store, each readable by its owner alone."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Protocol
+
+from ..errors import BadRequest, InvalidField
+from .store import Store, fresh
+from .types import FileInUse, FileNotKnown, FileTooLarge, Purpose, StoredFile
+
+
+class Files:
+    """What is kept under `directory`; ids are paths nobody can guess or choose."""
+
+    def __init__(self, store: Store, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._store = store
+        self._directory = store.directory / "files"
+        self._directory.mkdir(exist_ok=True, mode=0o700)
+
+    def path(self, file_id: str) -> Path:
+        """Where a file's bytes lie."""
+        return self._directory / file_id
+
+    def find(self, file_id: str, owner: str) -> StoredFile:
+        """A file of this owner.
+
+        Raises:
+            FileNotKnown: there is none of that id, or it is somebody else's.
+        """
+        found = self._store.file(file_id, owner)
+        if found is None:
+            raise FileNotKnown(f"there is no file '{file_id[:80]}'", param="file_id")
+        return found
+
+    def located(self, file_id: str, owner: str) -> Path:
+        """Where the bytes of a file of this owner lie.
+
+        Raises:
+            FileNotKnown: as `find`, or its bytes are gone.
+        """
+        self.find(file_id, owner)
+        path = self.path(file_id)
+        if not path.exists():
+            raise FileNotKnown(f"the bytes of '{file_id}' are gone; upload them again", param="file_id")
+        return path
+
+    def listed(
+        self, owner: str, purpose: str | None, after: str | None, limit: int, newest_first: bool
+    ) -> list[StoredFile]:
+        """A page of an owner's files."""
+        return self._store.files(owner, purpose, after, limit, newest_first)
+
+    def begin(self) -> "Upload":
+        """A file whose bytes are still to come."""
+        return Upload(self, fresh("file"))
+
+    def keep(self, file_id: str, owner: str, name: str, purpose: Purpose) -> StoredFile:
+        """Enter a file whose bytes lie where they should."""
+        n_bytes = self.path(file_id).stat().st_size
+        file = StoredFile(file_id, owner, name, purpose, n_bytes, int(time.time()))
+        self._store.add_file(file)
+        return file
+
+    def delete(self, file_id: str, owner: str) -> None:
+        """Forget a file and its bytes.
+
+        Raises:
+            FileNotKnown: as `find`.
+            FileInUse: a batch still reads it.
+        """
+        self.find(file_id, owner)
+        if (batch_id := self._store.uses(file_id)) is not None:
+            raise FileInUse(f"'{file_id}' is read by {batch_id}; cancel that first", param="file_id")
+        self._store.drop_file(file_id)
+        self.path(file_id).unlink(missing_ok=True)
+
+
+class Upload:
+    """Bytes that come in pieces and go to disk at once; gone again unless they are kept."""
+
+    def __init__(self, files: Files, file_id: str) -> None:
+        self.id = file_id
+        self.n_bytes = 0
+        self._files = files
+        self._path = files.path(file_id)
+        self._file = os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+        self._kept = False
+
+    def write(self, piece: bytes) -> None:
+        """Raises:
+        FileTooLarge: there are more of them than a file may have.
+        """
+        self.n_bytes += len(piece)
+        if self.n_bytes > self._files.max_bytes:
+            raise FileTooLarge(
+                f"the file is larger than {self._files.max_bytes} bytes (batches.max_file_bytes)",
+                param="file",
+            )
+        self._file.write(piece)
+
+    def keep(self, owner: str, name: str, purpose: Purpose) -> StoredFile:
+        """All bytes are there."""
+        self._file.close()
+        file = self._files.keep(self.id, owner, name, purpose)
+        self._kept = True
+        return file
+
+    def close(self) -> None:
+        """Leave nothing behind of what was not kept."""
+        self._file.close()
+        if not self._kept:
+            self._path.unlink(missing_ok=True)
+
+
+MAX_FIELD_BYTES = 4096
+MAX_FIELDS = 32
+MAX_NAME_CHARS = 512
+
+
+class Sink(Protocol):
+    """Where the file's bytes go."""
+
+    def write(self, piece: bytes) -> None: ...
+
+
+class BadUpload(BadRequest):
+    code = "invalid_upload"
+
+
+class Form:
+    """The parts of an upload: `fields` by name, the file's `filename`; its bytes are in `sink`.
+
+    `ended` says that its last boundary came: what is cut off before it may lack lines.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        self.fields: dict[str, str] = {}
+        self.filename: str | None = None
+        self.ended = False
+        self._sink = sink
+        self._header = (bytearray(), bytearray())
+        self._headers: dict[bytes, bytes] = {}
+        self._name = ""
+        self._value = bytearray()
+        self._is_file = False
+
+    def callbacks(self) -> dict[str, Callable[..., None]]:
+        """What the parser calls."""
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_end,
+            "on_part_data": self._data,
+            "on_part_end": self._part_end,
+            "on_end": self._end,
+        }
+
+    def _begin(self) -> None:
+        if len(self.fields) >= MAX_FIELDS:
+            raise BadUpload(f"an upload has at most {MAX_FIELDS} fields")
+        self._headers = {}
+        self._value = bytearray()
+
+    def _header_end(self) -> None:
+        name, value = self._header
+        self._headers[bytes(name).lower()] = bytes(value)
+        self._header = (bytearray(), bytearray())
+
+    def _headers_end(self) -> None:
+        from python_multipart.multipart import parse_options_header
+
+        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
+        self._name = options.get(b"name", b"").decode("utf-8", "replace")
+        self._is_file = b"filename" in options
+        if not self._is_file:
+            return
+        if self._name != "file" or self.filename is not None:
+            raise BadUpload("an upload has one file, in the field 'file'", param="file")
+        self.filename = options[b"filename"].decode("utf-8", "replace")[:MAX_NAME_CHARS] or "file.jsonl"
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if self._is_file:
+            self._sink.write(data[start:end])
+            return
+        self._value += data[start:end]
+        if len(self._value) > MAX_FIELD_BYTES:
+            raise BadUpload(f"the field '{self._name[:80]}' is too long", param=self._name[:80])
+
+    def _part_end(self) -> None:
+        if not self._is_file:
+            self.fields[self._name] = self._value.decode("utf-8", "replace")
+
+    def _end(self) -> None:
+        self.ended = True
+
+
+async def read_form(content_type: str, pieces: AsyncIterator[bytes], sink: Sink) -> Form:
+    """Read an upload to its end.
+
+    Raises:
+        BadUpload: it is no multipart form with one file.
+        BadRequest: whatever `sink` refuses.
+    """
+    from python_multipart.exceptions import FormParserError
+    from python_multipart.multipart import MultipartParser, parse_options_header
+
+    kind, options = parse_options_header(content_type)
+    boundary = options.get(b"boundary")
+    if kind != b"multipart/form-data" or not boundary:
+        raise BadUpload("send the file as multipart/form-data, with the fields 'purpose' and 'file'")
+    form = Form(sink)
+    try:
+        parser = MultipartParser(boundary, form.callbacks())  # type: ignore[arg-type, unused-ignore]
+        async for piece in pieces:
+            await asyncio.to_thread(parser.write, piece)
+        parser.finalize()
+    except FormParserError as error:
+        raise BadUpload(f"the upload cannot be read: {error}") from None
+    if form.filename is None:
+        raise InvalidField("'file' is missing", param="file")
+    if not form.ended:
+        raise BadUpload("the upload is cut off before its last boundary; send it again", param="file")
+    return form

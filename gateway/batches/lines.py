@@ -1,0 +1,254 @@
+"""Lines of an input file: found without reading it whole, read as the requests they are."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+from msgspec import Raw
+
+from policies import Single
+from routers import RoutersError
+
+from ..endpoints import chat, completions, embeddings
+from ..endpoints.ask import NAMED_POLICY, NAMED_REASON, Asked, Door, Reader
+from ..errors import GatewayError, InvalidField
+from ..execution.trace import ExecutionRequest
+from ..experts.types import Call, Fields
+from ..requests.fields import read_fields
+from ..requests.options import parse_routing_options
+from ..requests.texts import parse_embedding_request
+from ..services import Services
+from .types import LineError
+from .worklist import Line, Worklist
+
+DOORS: Mapping[str, Door] = {chat.PATH: chat.CHAT, completions.PATH: completions.COMPLETIONS}
+URLS = (*DOORS, embeddings.PATH)
+EMBEDDED_HERE = "embedders here"
+"""Stands where an expert's name stands; no expert can have a name with a space."""
+MAX_ID_CHARS = 512
+NO_HEADERS: Mapping[bytes, bytes] = {}
+MISSING = "missing_required_parameter"
+
+
+class FaultyLine(Exception):  # noqa: N818 (it is the line that is at fault)
+    """A line that is no request; `code` and `param` as OpenAI's errors have them."""
+
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = param
+
+    def refusal(self) -> InvalidField:
+        """The same, as a refusal of the request."""
+        error = InvalidField(self.message, param=self.param)
+        error.code = self.code
+        return error
+
+
+class _Envelope(msgspec.Struct):
+    custom_id: str | None = None
+    method: str | None = None
+    url: str | None = None
+    body: Raw = Raw(b"null")
+
+
+_envelope = msgspec.json.Decoder(_Envelope)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One physical line, counted from 1; `text` is None where it is longer than it may be."""
+
+    n: int
+    offset: int
+    size: int
+    text: bytes | None
+
+
+def lines_of(path: Path, max_bytes: int) -> Iterator[Found]:
+    """The lines of a file that are not blank, one at a time."""
+    with path.open("rb") as file:
+        n = offset = 0
+        while head := file.readline(max_bytes + 1):
+            size = len(head) + _rest(file, head, max_bytes)
+            n += 1
+            text = head.strip()
+            if size > max_bytes and len(text) > max_bytes:
+                yield Found(n, offset, size, None)
+            elif text:
+                yield Found(n, offset, size, text)
+            offset += size
+
+
+def _rest(file: BinaryIO, head: bytes, max_bytes: int) -> int:
+    """Skip what is left of a line of which only the head was read; its size."""
+    skipped = 0
+    while head and not head.endswith(b"\n"):
+        head = file.readline(max_bytes + 1)
+        skipped += len(head)
+    return skipped
+
+
+class LineReader:
+    """Reads lines for one batch; `endpoint` is the one url allowed, None for any there is."""
+
+    def __init__(self, services: Services, endpoint: str | None) -> None:
+        self._urls = (endpoint,) if endpoint else URLS
+        self._reader = Reader(services)
+        self._embedders = embeddings.Embedders(services)
+        self._pool = services.embedders
+
+    def _texts(self, fields: Fields) -> Asked:
+        """A line to be embedded; where that is done here, its fields are kept whole."""
+        model, expert = self._embedders.whom(fields)
+        hints = parse_routing_options(fields, NO_HEADERS)
+        if expert is not None:
+            return Asked(embeddings.forwarded(fields, expert, hints).call, hints, expert)
+        if self._pool is not None:
+            self._pool.load()
+            parse_embedding_request(model, fields, hints, self._pool)
+        return Asked(Call("embeddings", fields), hints, EMBEDDED_HERE)
+
+    def order(self, asked: Asked) -> ExecutionRequest:
+        """What is to be done for a line that names its expert.
+
+        Raises:
+            FaultyLine: it names none, or a fallback is none.
+        """
+        if asked.expert is None:
+            raise FaultyLine("model_not_found", "its model was an expert, and is none any more", "body.model")
+        if asked.expert == EMBEDDED_HERE:
+            return ExecutionRequest(asked.call, Single((EMBEDDED_HERE,)), NAMED_POLICY, NAMED_REASON)
+        try:
+            return self._reader.named(asked, asked.expert)
+        except GatewayError as error:
+            raise _faulty(error) from None
+
+    def read(self, text: bytes) -> tuple[str, Asked]:
+        """A line's custom_id, and what it asks for.
+
+        Raises:
+            FaultyLine: it cannot be asked.
+        """
+        custom_id, url, body = self._envelope(text)
+        try:
+            fields = read_fields(bytes(body))
+            door = DOORS.get(url)
+            asked = self._reader.read(door, fields, NO_HEADERS) if door else self._texts(fields)
+        except GatewayError as error:
+            raise _faulty(error) from None
+        except RoutersError as error:
+            raise FaultyLine("experts_unavailable", str(error), "body.model") from None
+        if asked.call.stream:
+            raise FaultyLine("invalid_value", "a batch has no streams; leave 'stream' out", "body.stream")
+        return custom_id, asked
+
+    def _envelope(self, text: bytes) -> tuple[str, str, Raw]:
+        try:
+            line = _envelope.decode(text)
+        except msgspec.ValidationError as error:
+            raise _misshapen(error) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise FaultyLine("invalid_json_line", f"not valid JSON: {error}") from None
+        if not line.custom_id:
+            raise FaultyLine(MISSING, "'custom_id' is missing; it must be a string of your own", "custom_id")
+        if len(line.custom_id) > MAX_ID_CHARS:
+            raise FaultyLine(
+                "invalid_value", f"'custom_id' has more than {MAX_ID_CHARS} characters", "custom_id"
+            )
+        if line.method != "POST":
+            raise FaultyLine("invalid_method", "'method' must be POST", "method")
+        if line.url not in self._urls:
+            said = "is missing" if line.url is None else f"is {line.url[:80]!r}"
+            raise FaultyLine("invalid_url", f"'url' {said}; it must be {' or '.join(self._urls)}", "url")
+        if bytes(line.body) == b"null":
+            raise FaultyLine(MISSING, "'body' is missing; it must be the request as an object", "body")
+        return line.custom_id, line.url, line.body
+
+
+def _misshapen(error: msgspec.ValidationError) -> FaultyLine:
+    what, _, where = str(error).partition(" - at `$")
+    name = where.strip(".`")
+    said = f"{what[0].lower()}{what[1:]}".replace("`", "'")
+    return FaultyLine("invalid_json_line", f"{name or 'the line'}: {said}", name or None)
+
+
+def _faulty(error: GatewayError) -> FaultyLine:
+    param = f"body.{error.param}" if error.param else "body"
+    return FaultyLine(error.code or "invalid_value", error.message, param)
+
+
+class Source:
+    """An open input file."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDONLY)
+
+    def text(self, line: Line) -> bytes:
+        """A line as it stands there."""
+        return os.pread(self._file, line.size, line.offset).strip()
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def mark_of(path: Path) -> str:
+    """What changes when a file does: its size and when it was written.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    facts = path.stat()
+    return f"{facts.st_size}:{facts.st_mtime_ns}"
+
+
+MAX_TOLD = 200
+LINES_PER_INSERT = 2000
+
+
+def validate(
+    path: Path, reader: LineReader, worklist: Worklist, max_line_bytes: int
+) -> tuple[int, list[LineError]]:
+    """Enter the lines of a file in a worklist: how many there are, and what is wrong with them.
+
+    Nothing is kept in memory but the errors, the first `MAX_TOLD` of them.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    worklist.clear()
+    errors: list[LineError] = []
+    n_lines = 0
+    entered: list[Line] = []
+    for line in _checked(path, reader, max_line_bytes, errors):
+        n_lines += 1
+        entered.append(line)
+        if len(entered) == LINES_PER_INSERT:
+            worklist.add(entered)
+            entered = []
+    worklist.add(entered)
+    errors += worklist.repeated(MAX_TOLD)
+    if not n_lines and not errors:
+        errors.append(LineError("empty_file", "the file has no lines"))
+    told = sorted(errors, key=lambda error: error.line or 0)[:MAX_TOLD]
+    return n_lines, told
+
+
+def _checked(path: Path, reader: LineReader, max_bytes: int, errors: list[LineError]) -> Iterator[Line]:
+    """Every line that can be asked; what is wrong with the others goes to `errors`."""
+    for found in lines_of(path, max_bytes):
+        try:
+            if found.text is None:
+                raise FaultyLine("line_too_long", f"longer than {max_bytes} bytes (server.max_body_bytes)")
+            custom_id, asked = reader.read(found.text)
+            if asked.expert is not None:
+                reader.order(asked)
+        except FaultyLine as fault:
+            if len(errors) < MAX_TOLD:
+                errors.append(LineError(fault.code, fault.message, found.n, fault.param))
+        else:
+            yield Line(found.n, found.offset, found.size, custom_id)

@@ -1,0 +1,215 @@
+"""What calls of a batch came to, and what follows: the plan of a line walked from what is written down."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from policies import Attempt, Gather, Heard, Plan
+
+from ..asgi.exchange import fresh_id
+from ..errors import GatewayError, to_envelope
+from ..execution.accounting import Accounting
+from ..execution.executor import gather_result
+from ..execution.panel import set_usage, together
+from ..execution.responder import all_experts_failed
+from ..execution.trace import ExecutionRequest, ExecutionTrace
+from ..experts.types import Reply, UpstreamError
+from ..experts.upstream import FailureKind
+from ..openai.usage import Usage
+from ..storage.journal import AttemptRecord
+
+
+class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An `UpstreamError`, to be kept."""
+
+    kind: FailureKind
+    message: str
+    status: int | None = None
+    body: bytes | None = None
+    context_too_long: bool = False
+
+    @classmethod
+    def of(cls, error: UpstreamError) -> "Failure":
+        return cls(error.kind, error.message, error.status, error.body, error.context_too_long)
+
+    def error(self) -> UpstreamError:
+        return UpstreamError(
+            self.kind,
+            self.message,
+            status=self.status,
+            body=self.body,
+            context_too_long=self.context_too_long,
+        )
+
+
+class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one call came to: an answer, or a failure; and the tries that were made before."""
+
+    record: AttemptRecord
+    body: bytes | None = None
+    usage: Usage | None = None
+    failure: Failure | None = None
+    tries: tuple[AttemptRecord, ...] = ()
+
+    @property
+    def reply(self) -> Reply | None:
+        return None if self.body is None else Reply(body=self.body, usage=self.usage)
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """The plan is through: whose gathered answer is given; None where it is that of the last attempt."""
+
+    taken: str | None = None
+
+
+def next_step(plan: Plan, heard: Sequence[Sequence[Outcome]]) -> Attempt | Gather | Ended:
+    """What a plan wants, given what its steps so far have come to."""
+    steps = plan.attempts()
+    step = next(steps)
+    for outcomes in heard:
+        try:
+            step = steps.send(_told(step, outcomes))
+        except StopIteration as done:
+            return Ended(done.value)
+    return step
+
+
+def whom(step: Attempt | Gather) -> tuple[str, ...]:
+    """The experts a step calls."""
+    return step.experts if isinstance(step, Gather) else (step.expert,)
+
+
+def _told(step: Attempt | Gather, outcomes: Sequence[Outcome]) -> Heard:
+    failures = [outcome.failure.error() for outcome in outcomes if outcome.failure is not None]
+    if isinstance(step, Gather):
+        replies = {outcome.record.expert: outcome.reply for outcome in outcomes}
+        known = {name: reply for name in step.experts if (reply := replies.get(name)) is not None}
+        return gather_result(known, min(failures, key=lambda error: error.moves_on, default=None))
+    if not failures:
+        return "answered"
+    return "moved_on" if failures[0].moves_on else "refused"
+
+
+def story_of(
+    decision_id: str, heard: Sequence[Sequence[Outcome]], answered: Outcome | None
+) -> ExecutionTrace:
+    """The story of a line that has ended, as the journal wants it."""
+    story = ExecutionTrace(decision_id)
+    for outcome in (outcome for step in heard for outcome in step):
+        for record in (*outcome.tries, outcome.record):
+            story.records.append(record)
+            story.upstream_s += record.latency_s or 0.0
+        if outcome is not answered and outcome.body is not None:
+            story.before[outcome.record.expert] = outcome.usage
+    if answered is not None:
+        story.answered, story.usage, story.status = answered.record.expert, answered.usage, 200
+    return story
+
+
+_encode = msgspec.json.encode
+_raw = msgspec.json.Decoder(Raw)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """A line's one line of output; `cost_usd` is None where it is unknown."""
+
+    text: bytes
+    failed: bool
+    cost_usd: float | None = 0.0
+
+
+def concluded(
+    custom_id: str,
+    order: ExecutionRequest,
+    heard: Sequence[Sequence[Outcome]],
+    ended: Ended,
+    ledger: Accounting,
+    owner: str,
+) -> Ending:
+    """The ending of a line whose plan is through; the journal is told."""
+    answered = _answer(heard, ended)
+    story = story_of("dec_" + fresh_id(), heard, answered)
+    failed = answered is None
+    if answered is not None and answered.body is not None:
+        body = answered.body
+        if story.before:
+            body = set_usage(body, together([*story.before.values(), answered.usage]))
+        if ledger.keeps_content:
+            story.said.append(body)
+        status = 200
+    else:
+        status, body = _failure(heard, story)
+    request_id = "batch_req_" + fresh_id()
+    ledger.record(order, story, story.upstream_s, request_id, owner or None)
+    cost_usd = ledger.cost_usd(story) if story.answered is not None or story.before else 0.0
+    facts = {
+        "decision_id": story.decision_id,
+        "expert": story.answered,
+        "policy": order.policy,
+        "plan": order.plan.kind,
+        "cost_usd": cost_usd,
+    }
+    response = {"status_code": status, "request_id": story.decision_id, "body": _on_one_line(body)}
+    return Ending(_line(request_id, custom_id, response, None, facts), failed, cost_usd)
+
+
+def refused(custom_id: str, error: GatewayError) -> Ending:
+    """The ending of a line that cannot be asked."""
+    request_id = "batch_req_" + fresh_id()
+    response = {"status_code": error.status, "request_id": request_id, "body": Raw(to_envelope(error))}
+    return Ending(_line(request_id, custom_id, response, None), failed=True)
+
+
+def unasked(custom_id: str, code: str, message: str) -> Ending:
+    """The ending of a line that was not asked: cancelled, expired, or beyond the money."""
+    error = {"code": code, "message": message}
+    return Ending(_line("batch_req_" + fresh_id(), custom_id, None, error), failed=True)
+
+
+def _line(
+    request_id: str,
+    custom_id: str,
+    response: dict[str, Any] | None,
+    error: dict[str, str] | None,
+    facts: dict[str, Any] | None = None,
+) -> bytes:
+    told = {"id": request_id, "custom_id": custom_id, "response": response, "error": error}
+    return _encode({**told, "thalamus": facts} if facts else told) + b"\n"
+
+
+def _answer(heard: Sequence[Sequence[Outcome]], ended: Ended) -> Outcome | None:
+    """The outcome whose answer is given, if there is one."""
+    if ended.taken is not None:
+        return next(
+            outcome
+            for step in heard
+            for outcome in step
+            if outcome.record.expert == ended.taken and outcome.body is not None
+        )
+    last = heard[-1][-1]
+    return last if last.body is not None else None
+
+
+def _failure(heard: Sequence[Sequence[Outcome]], story: ExecutionTrace) -> tuple[int, bytes]:
+    """Status and body where nobody answered, as a live client would be given them."""
+    failures = [outcome.failure for step in heard for outcome in step if outcome.failure is not None]
+    error = failures[-1].error() if failures else UpstreamError("empty", "said nothing")
+    story.error = error.message
+    if error.body is not None and error.status is not None:
+        story.status = error.status
+        return error.status, error.body
+    story.status = error.client_status
+    return error.client_status, to_envelope(all_experts_failed(story, error))
+
+
+def _on_one_line(body: bytes) -> Raw | str:
+    """JSON without line breaks, which are only space there; what is no JSON as a string."""
+    try:
+        _raw.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return body.decode("utf-8", "replace")
+    return Raw(body.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in body or b"\r" in body else body)

@@ -1,0 +1,157 @@
+"""Every line to its expert, before anything is called: with the engine, the predictions and the policies of
+live traffic, but as if all experts were there and idle, and many at a time."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+
+from policies import Decision, Fleet, Group, Panel, Snapshot, order_groups
+
+from ..endpoints.ask import Asked
+from ..errors import GatewayError
+from ..runners import Runners
+from ..services import Services
+from ..storage.journal_records import pack_decision
+from .lines import FaultyLine, LineReader, Source
+from .outcomes import Ending, refused, whom
+from .results import Closed, Results
+from .worklist import Line, Routed, Worklist
+
+AT_ONCE = 64
+
+
+class Assigner:
+    """Routes the lines of one batch."""
+
+    def __init__(
+        self, services: Services, reader: LineReader, source: Source, worklist: Worklist, results: Results
+    ) -> None:
+        self._services = services
+        self._reader = reader
+        self._source = source
+        self._worklist = worklist
+        self._results = results
+
+    async def assign(self, halted: asyncio.Event) -> None:
+        """Route all lines that are not yet, or as many as there is time for."""
+        while not halted.is_set():
+            lines = await asyncio.to_thread(self._worklist.unrouted, AT_ONCE)
+            if not lines:
+                return
+            routed, closed = await self._decided(lines)
+            await asyncio.to_thread(self._worklist.route, routed)
+            for item in closed:
+                await self._results.put(item)
+            if closed:
+                await self._results.flushed()
+
+    async def _decided(self, lines: Sequence[Line]) -> tuple[list[Routed], list[Closed]]:
+        routed: list[Routed] = []
+        closed: list[Closed] = []
+        by_policy: dict[str, list[tuple[Line, Asked]]] = {}
+        for line, asked in await asyncio.to_thread(self._read, lines):
+            if isinstance(asked, Ending):
+                closed.append(Closed(line, asked))
+            elif asked.policy is not None:
+                by_policy.setdefault(asked.policy.name, []).append((line, asked))
+            else:
+                routed.append(Routed(line.n, self._reader.order(asked).plan.experts[:1]))
+        for alike in by_policy.values():
+            for (line, _), decision in zip(alike, await self._chosen(alike), strict=True):
+                if isinstance(decision, Decision):
+                    routed.append(_routed(line, decision))
+                else:
+                    closed.append(Closed(line, refused(line.custom_id, decision)))
+        return routed, closed
+
+    async def _chosen(self, alike: Sequence[tuple[Line, Asked]]) -> list[Decision | GatewayError]:
+        asked = [one for _, one in alike]
+        policy = asked[0].policy
+        queries = [one.query for one in asked if one.query is not None]
+        if policy is None:
+            return []
+        everybody = Fleet.idle(len(self._services.profiles))
+        wishes = [one.wishes for one in asked]
+        return await self._services.router.decide_many(queries, policy, wishes, everybody)
+
+    def _read(self, lines: Sequence[Line]) -> list[tuple[Line, Asked | Ending]]:
+        found: list[tuple[Line, Asked | Ending]] = []
+        for line in lines:
+            try:
+                _, asked = self._reader.read(self._source.text(line))
+                if asked.policy is None:
+                    self._reader.order(asked)
+            except FaultyLine as fault:
+                found.append((line, refused(line.custom_id, fault.refusal())))
+            else:
+                found.append((line, asked))
+        return found
+
+
+def _routed(line: Line, decision: Decision) -> Routed:
+    plan = decision.plan
+    step = next(plan.attempts())
+    aggregator = plan.aggregator if isinstance(plan, Panel) else None
+    return Routed(line.n, whom(step), pack_decision(decision), aggregator)
+
+
+Pairs = frozenset[tuple[str, str]]
+"""An expert that calls wait for, and one that is to aggregate what it says."""
+
+
+class Lane:
+    """Local experts take turns, one at a time, whichever batches their calls are of."""
+
+    def __init__(self, runners: Runners | None) -> None:
+        self._runners = runners
+        self._waiting: dict[asyncio.Future[None], tuple[str, Pairs]] = {}
+        self._taken = False
+
+    @contextlib.asynccontextmanager
+    async def turn(self, expert: str, pairs: Pairs) -> AsyncIterator[None]:
+        """The expert's turn, as long as the block lasts. `pairs` are those of its batch."""
+        loop = asyncio.get_running_loop()
+        called: asyncio.Future[None] = loop.create_future()
+        self._waiting[called] = (expert, pairs)
+        loop.call_soon(self._next)  # whoever else is about to stand in line is counted in
+        try:
+            await called
+            yield
+        finally:
+            self._waiting.pop(called, None)
+            if called.done() and not called.cancelled():
+                self._taken = False
+                self._next()
+
+    def _next(self) -> None:
+        in_line = {called: entry for called, entry in self._waiting.items() if not called.done()}
+        if self._taken or not in_line:
+            return
+        experts = {expert for expert, _ in in_line.values()}
+        pairs = frozenset[tuple[str, str]]().union(*(pairs for _, pairs in in_line.values()))
+        first = first_local(experts, pairs, self._runners)
+        self._taken = True
+        next(called for called, (expert, _) in in_line.items() if expert == first).set_result(None)
+
+
+def first_local(waiting: Iterable[str], pairs: Pairs, runners: Runners | None) -> str:
+    """The local expert to work off now; aggregators' calls are counted in before there are any."""
+    if not runners:
+        return min(waiting)
+    names = {name: runners[name].name for name in runners}
+    return first_of(waiting, pairs, names, runners.look())
+
+
+def first_of(waiting: Iterable[str], pairs: Pairs, runner_of: Mapping[str, str], snapshot: Snapshot) -> str:
+    """The same, from what is known of the memory; experts may share a runner."""
+    members: dict[str, set[str]] = {}
+    for member, aggregator in pairs:
+        members.setdefault(aggregator, set()).add(member)
+    groups = [Group(name, runner_of.get(name, name)) for name in sorted(waiting)]
+    there = {group.name for group in groups}
+    for name, asked in sorted(members.items()):
+        groups.append(Group(f"{name} of answers", runner_of.get(name, name), frozenset(asked & there)))
+    capacity_bytes = sum(device.capacity_bytes for device in snapshot.devices)
+    there_or_coming = {one.expert for one in snapshot.residents if one.state != "leaving"}
+    order = order_groups(groups, snapshot.loadable, capacity_bytes, frozenset(there_or_coming))
+    return next(group.name for group in order if group.name in there)

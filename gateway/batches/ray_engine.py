@@ -1,0 +1,116 @@
+"""A batch on a Ray cluster: each expert's calls by a pool of actors that lives as long as they last.
+
+Lines, routing, store and results stay with the process that runs the batch; an actor is given a call and
+gives back what came of it. One that dies is started again, and its calls are made again, by Ray.
+"""
+
+import asyncio
+import contextlib
+import importlib
+from collections.abc import AsyncIterator, Iterator
+from itertools import cycle
+from typing import Any
+
+import msgspec
+
+from ..app import parallel_limits
+from ..config import Config
+from ..experts import build_expert
+from ..experts.transport import Transport
+from ..experts.types import Call
+from ..fleet.health import FleetState
+from ..runner_build import build_runners
+from .calling import Ask, Caller, without
+from .outcomes import Outcome
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Outcome).decode
+
+
+class RayEngine:
+    """Local experts are spread over `n_workers` actors; hosted ones, whose limits are theirs, have one."""
+
+    def __init__(self, ray: Any, config: Config, n_workers: int) -> None:
+        self.n_workers = n_workers
+        self._ray = ray
+        self._config = config
+        self._local = {expert.name for expert in config.experts if expert.runner is not None}
+
+    @contextlib.asynccontextmanager
+    async def stage(self, expert: str) -> AsyncIterator[Ask]:
+        """A pool of actors that host the expert."""
+        alone = [one for one in self._config.experts if one.name == expert]
+        config = msgspec.structs.replace(self._config, experts=tuple(alone))
+        options = {
+            "max_restarts": -1,
+            "max_task_retries": -1,
+            "max_concurrency": 1000,
+            "num_cpus": 0,
+            "scheduling_strategy": "SPREAD",
+        }
+        host = self._ray.remote(Host).options(**options)
+        n_actors = self.n_workers if expert in self._local else len(alone)
+        actors = [host.remote(config) for _ in range(n_actors)]
+        turns = cycle(actors)
+
+        async def ask(call: Call) -> Outcome:
+            if not alone:
+                return without(expert)
+            fields = {name: bytes(raw) for name, raw in call.fields.items()}
+            outcome: Outcome = _decode(await next(turns).call.remote(expert, call.endpoint, fields))
+            return outcome
+
+        try:
+            yield ask
+        finally:
+            for actor in actors:
+                with contextlib.suppress(Exception):  # whatever state it is in, it is not needed any more
+                    self._ray.kill(actor)
+
+
+class Host:
+    """What an actor does: one expert, opened when it is first asked."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._caller: Caller | None = None
+        self._opening = asyncio.Lock()
+
+    async def call(self, expert: str, endpoint: Any, fields: dict[str, bytes]) -> bytes:
+        """What came of a call, packed."""
+        async with self._opening:
+            if self._caller is None:
+                self._caller = await self._opened()
+        raw = {name: msgspec.Raw(value) for name, value in fields.items()}
+        return _encode(await self._caller.call(expert, Call(endpoint, raw, patient=True)))
+
+    async def _opened(self) -> Caller:
+        config, transport = self._config, Transport()
+        runners = build_runners(config)
+        experts = {one.name: build_expert(one, config.timeouts, transport, runners) for one in config.experts}
+        await transport.open()
+        await runners.start()
+        fleet = FleetState((), parallel_limits(config))
+        return Caller(experts, fleet, config.batches.patience_s, asyncio.sleep)
+
+
+@contextlib.contextmanager
+def ray_engine(config: Config, address: str | None, n_workers: int | None) -> Iterator[RayEngine]:
+    """An engine on the cluster at `address`, or on a Ray of this machine; as many workers as it has nodes.
+
+    Raises:
+        ValueError: Ray is not installed, or not to be reached.
+    """
+    try:
+        ray: Any = importlib.import_module("ray")
+    except ImportError:
+        raise ValueError("Ray is not installed: pip install 'thalamus-gateway[ray]'") from None
+    try:
+        ray.init(address=address, include_dashboard=None if address else False, log_to_driver=False)
+    except Exception as error:  # Ray's own, of many kinds
+        raise ValueError(f"Ray cannot be reached: {str(error).splitlines()[0]}") from None
+    try:
+        n_nodes = sum(node["Alive"] for node in ray.nodes())
+        yield RayEngine(ray, config, n_workers or n_nodes)
+    finally:
+        ray.shutdown()

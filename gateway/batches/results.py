@@ -1,0 +1,265 @@
+"""Results as they come: appended to their file and entered in the store together, or not at all.
+
+The store knows how many bytes of each file count. What a crash leaves behind them is cut off when the batch
+is taken up again, so that every line of the input has one line of output, whatever happens.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..execution.accounting import Accounting
+from ..execution.trace import ExecutionRequest
+from .outcomes import Ended, Ending, Outcome, concluded, next_step, whom
+from .store import Store
+from .types import Batch
+from .worklist import ANSWERED, FAILED, Line, Worklist
+
+MAX_WAITING = 512
+AT_ONCE = 256
+GATHER_S = 0.05
+COPY_AT_ONCE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What came of one call of a line."""
+
+    line: Line
+    step: int
+    order: ExecutionRequest
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A line that ends without an answer, whatever it waited for."""
+
+    line: Line
+    ending: Ending
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the results of a batch are written as they come, those that failed apart."""
+
+    output: Path
+    errors: Path
+
+    @classmethod
+    def of(cls, batch: Batch, store: Store) -> "Places":
+        work = store.directory / "work"
+        work.mkdir(exist_ok=True, mode=0o700)
+        if batch.out_path and batch.line_order == "finished":
+            return cls(Path(batch.out_path), errors_beside(batch.out_path))
+        return cls(work / f"{batch.id}.output", work / f"{batch.id}.errors")
+
+
+def errors_beside(out_path: str) -> Path:
+    """Where the command line writes what failed: OUT.errors.jsonl."""
+    return Path(out_path).with_suffix(".errors.jsonl")
+
+
+class Results:
+    """The one writer of a batch's results. `batch` tells how far it is, and what it cost."""
+
+    def __init__(self, batch: Batch, store: Store, worklist: Worklist, ledger: Accounting) -> None:
+        self.batch = batch
+        self._store = store
+        self._worklist = worklist
+        self._ledger = ledger
+        self._queue: asyncio.Queue[Said | Closed] = asyncio.Queue(MAX_WAITING)
+        places = Places.of(batch, store)
+        self._writing = threading.Lock()
+        self._closed = False
+        self._output = _opened(places.output, batch.output_bytes)
+        self._errors = _opened(places.errors, batch.error_bytes)
+
+    def close(self) -> None:
+        """Write no more; waits for what is being written."""
+        with self._writing:
+            self._closed = True
+            os.close(self._output)
+            os.close(self._errors)
+
+    async def put(self, item: Said | Closed) -> None:
+        """Take one; waits while the disk is slower than the experts."""
+        await self._queue.put(item)
+
+    async def flushed(self) -> None:
+        """Wait until everything taken so far is on disk."""
+        await self._queue.join()
+
+    async def write(self) -> None:
+        """Keep writing, until cancelled.
+
+        Raises:
+            OSError, sqlite3.Error: it cannot be written; nothing of it counts then.
+        """
+        while True:
+            items = [await self._queue.get()]
+            if len(items) + self._queue.qsize() < AT_ONCE:
+                await asyncio.sleep(GATHER_S)
+            while len(items) < AT_ONCE and not self._queue.empty():
+                items.append(self._queue.get_nowait())
+            await asyncio.to_thread(self._enter, items)
+            for _ in items:
+                self._queue.task_done()
+
+    def _enter(self, items: Sequence[Said | Closed]) -> None:
+        entry = _Entry(self.batch)
+        with self._writing, self._store.transaction() as database:
+            if self._closed:
+                return
+            for item in items:
+                ending = item.ending if isinstance(item, Closed) else self._settled(database, item)
+                if ending is not None:
+                    at, length = entry.add(ending)
+                    state = FAILED if ending.failed else ANSWERED
+                    self._worklist.end(database, item.line.n, state, at, length)
+            _append(self._output, self.batch.output_bytes, entry.output)
+            _append(self._errors, self.batch.error_bytes, entry.errors)
+            database.execute(
+                "UPDATE batches SET n_completed = ?, n_failed = ?, cost_usd = ?, n_unpriced = ?, "
+                "output_bytes = ?, error_bytes = ? WHERE id = ?",
+                entry.counts(),
+            )
+        self.batch = entry.batch()
+
+    def _settled(self, database: sqlite3.Connection, said: Said) -> Ending | None:
+        """How a line ends, now that this was heard; None where its plan has more calls to make."""
+        n, plan = said.line.n, said.order.plan
+        heard = [[said.outcome]]
+        alone = said.step == 0 and plan.kind == "single"
+        if not alone:
+            heard = self._heard_all(database, said)
+            if not heard:
+                return None
+        step = next_step(plan, heard)
+        if isinstance(step, Ended):
+            return concluded(said.line.custom_id, said.order, heard, step, self._ledger, self.batch.owner)
+        if alone:
+            self._worklist.hear(database, n, said.step, said.outcome)
+        self._worklist.call(database, n, said.step + 1, whom(step))
+        return None
+
+    def _heard_all(self, database: sqlite3.Connection, said: Said) -> list[list[Outcome]]:
+        """Everything heard for a line, this too; nothing while another call of its step is under way."""
+        self._worklist.hear(database, said.line.n, said.step, said.outcome)
+        steps = self._worklist.heard(database, said.line.n)
+        known = [[outcome for outcome in step if outcome is not None] for step in steps]
+        return known if all(len(k) == len(s) for k, s in zip(known, steps, strict=True)) else []
+
+
+class _Entry:
+    """What one transaction adds."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        self.output = bytearray()
+        self.errors = bytearray()
+        self._n_completed = batch.n_completed
+        self._n_failed = batch.n_failed
+        self._cost_usd = batch.cost_usd
+        self._n_unpriced = batch.n_unpriced
+
+    def add(self, ending: Ending) -> tuple[int, int]:
+        """Where a result will lie, and how long it is."""
+        if ending.cost_usd is None:
+            self._n_unpriced += 1
+        else:
+            self._cost_usd += ending.cost_usd
+        if ending.failed:
+            self._n_failed += 1
+            at = self._batch.error_bytes + len(self.errors)
+            self.errors += ending.text
+        else:
+            self._n_completed += 1
+            at = self._batch.output_bytes + len(self.output)
+            self.output += ending.text
+        return at, len(ending.text)
+
+    def counts(self) -> tuple[object, ...]:
+        batch = self.batch()
+        return (
+            *(batch.n_completed, batch.n_failed, batch.cost_usd, batch.n_unpriced),
+            *(batch.output_bytes, batch.error_bytes, batch.id),
+        )
+
+    def batch(self) -> Batch:
+        """The batch, once this is entered."""
+        return replace(
+            self._batch,
+            n_completed=self._n_completed,
+            n_failed=self._n_failed,
+            cost_usd=self._cost_usd,
+            n_unpriced=self._n_unpriced,
+            output_bytes=self._batch.output_bytes + len(self.output),
+            error_bytes=self._batch.error_bytes + len(self.errors),
+        )
+
+
+def _opened(path: Path, n_bytes: int) -> int:
+    """A file for results, cut to what counts of it."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    os.ftruncate(file, n_bytes)
+    return file
+
+
+def _append(file: int, at: int, data: bytes | bytearray) -> None:
+    left = memoryview(data)
+    while left:
+        n = os.pwrite(file, left, at)
+        left, at = left[n:], at + n
+    if data:
+        os.fdatasync(file)
+
+
+def publish(batch: Batch, store: Store, worklist: Worklist, output: Path, errors: Path) -> None:
+    """Put the results where they are to be found, in the order asked for; nothing where there are none.
+
+    May be done again: what was written as it came stays until `discard`.
+    """
+    places = Places.of(batch, store)
+    for source, target, state, n_bytes in (
+        (places.output, output, ANSWERED, batch.output_bytes),
+        (places.errors, errors, FAILED, batch.error_bytes),
+    ):
+        if source == target:
+            if not n_bytes and state == FAILED:
+                source.unlink(missing_ok=True)
+        elif n_bytes or (batch.out_path and state == ANSWERED):
+            half = target.with_name(target.name + ".part")
+            with source.open("rb") as read, half.open("wb") as write:
+                if batch.line_order == "input":
+                    for at, length in _in_order(worklist, state):
+                        read.seek(at)
+                        write.write(read.read(length))
+                else:
+                    shutil.copyfileobj(read, write)
+                write.flush()
+                os.fsync(write.fileno())
+            half.replace(target)
+
+
+def _in_order(worklist: Worklist, state: int) -> Iterator[tuple[int, int]]:
+    n = 0
+    while places := worklist.places(state, n, COPY_AT_ONCE):
+        yield from ((at, length) for _, at, length in places)
+        n = places[-1][0]
+
+
+def discard(batch: Batch, store: Store, worklist: Worklist) -> None:
+    """What is not needed once the results are published."""
+    worklist.clear()
+    places = Places.of(batch, store)
+    if places.output.parent == store.directory / "work":
+        for path in (places.output, places.errors):
+            with contextlib.suppress(OSError):
+                path.unlink()

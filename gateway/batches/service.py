@@ -1,0 +1,266 @@
+"""The batches of one gateway: taken in, worked off, taken up again after a restart, stopped in good order.
+
+Whoever works on a batch holds its lock, which the system gives back when a process dies. So several
+processes may share a store: a server, its successor, the command line.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..execution.accounting import Accounting
+from ..services import Services
+from .calling import Courtesy, Engine, nap
+from .execution import GRACE_S, Halt, Run, Surroundings
+from .files import Files
+from .lines import EMBEDDED_HERE, LineReader, Source, validate
+from .planning import Lane
+from .results import Results, discard, errors_beside, publish
+from .store import fresh
+from .types import Batch, BatchEnded, BatchNotKnown, LineError, Status
+from .worklist import Worklist
+
+N_AT_ONCE = 4
+N_EMBEDDED_AT_ONCE = 8
+IN_LINE = 2
+"""Calls to a local expert for each that it serves at a time: who has a line in front is not unloaded."""
+RETRY_S = 5.0
+WINDOW = re.compile(r"(\d{1,6})([smhd])")
+UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+GONE = LineError("file_not_found", "the input file is not there any more")
+
+log = logging.getLogger("thalamus")
+
+
+def window_s(text: str) -> float | None:
+    """The seconds of a completion window, as 24h, 30m, 7d; None where it is none."""
+    match = WINDOW.fullmatch(text)
+    return float(int(match[1]) * UNIT_S[match[2]]) or None if match else None
+
+
+class Jobs:
+    """Works on batches; `n_in_flight` tells how many live requests are being answered now.
+
+    Calls are made here, or by an `engine`.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        ledger: Accounting,
+        limits: Mapping[str, int | None],
+        n_in_flight: Callable[[], int] = lambda: 0,
+        engine: Engine | None = None,
+    ) -> None:
+        self.files = Files(services.store, services.config.batches.max_file_bytes)
+        self._store = services.store
+        bound = services.config.batches.max_parallel
+        self._around = Surroundings(
+            services=services,
+            store=services.store,
+            ledger=ledger,
+            limits={
+                **{name: bound if limit is None else limit for name, limit in limits.items()},
+                **{name: IN_LINE * (limits.get(name) or 1) for name in services.runners or ()},
+                EMBEDDED_HERE: N_EMBEDDED_AT_ONCE,
+            },
+            local=frozenset(services.runners or ()),
+            local_lane=Lane(services.runners),
+            courtesy=Courtesy(n_in_flight),
+            engine=engine,
+        )
+        self._room = asyncio.Semaphore(N_AT_ONCE)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._runs: dict[str, Run] = {}
+        self._stopping = asyncio.Event()
+
+    async def start(self) -> None:
+        """Take up what an earlier process left unfinished."""
+        for batch_id in await asyncio.to_thread(self._store.unfinished):
+            self.take_up(batch_id)
+
+    async def stop(self) -> None:
+        """Stop between two lines; what is not done is taken up another time."""
+        self._stopping.set()
+        for run in self._runs.values():
+            run.halt("stopped")
+        tasks = list(self._tasks.values())
+        if tasks:
+            await asyncio.wait(tasks, timeout=GRACE_S + RETRY_S)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def add(self, batch: Batch) -> Batch:
+        """Enter a batch, to be worked on at once."""
+        await asyncio.to_thread(self._store.add_batch, batch)
+        self.take_up(batch.id)
+        return batch
+
+    def take_up(self, batch_id: str) -> None:
+        """Work on a batch, unless somebody does."""
+        if batch_id not in self._tasks and not self._stopping.is_set():
+            self._tasks[batch_id] = task = asyncio.ensure_future(self._keep_at(batch_id))
+            task.add_done_callback(lambda _: self._tasks.pop(batch_id, None))
+
+    async def find(self, batch_id: str, owner: str | None) -> Batch:
+        """A batch of this owner; of anybody where none is named.
+
+        Raises:
+            BatchNotKnown: there is none of that id, or it is somebody else's.
+        """
+        found = await asyncio.to_thread(self._store.batch, batch_id, owner)
+        if found is None:
+            raise BatchNotKnown(f"there is no batch '{batch_id[:80]}'", param="batch_id")
+        return found
+
+    async def cancel(self, batch_id: str, owner: str | None) -> Batch:
+        """Ask for no more calls; whoever works on it sees that soon.
+
+        Raises:
+            BatchNotKnown: as `find`.
+            BatchEnded: there is nothing to cancel any more.
+        """
+        batch = await self.find(batch_id, owner)
+        if batch.status != "cancelling":
+            now = {"cancelling_at": int(time.time())}
+            ended = ("failed", "completed", "expired", "cancelled", "finalizing")
+            if not await asyncio.to_thread(
+                lambda: self._store.change(batch_id, ended, status="cancelling", times=now)
+            ):
+                raise BatchEnded(f"'{batch_id}' is {batch.status} already", param="batch_id")
+        self.take_up(batch_id)
+        return await self.find(batch_id, owner)
+
+    def doing(self, batch_id: str) -> str:
+        """What is going on in a batch that is worked on here, in a few words."""
+        run = self._runs.get(batch_id)
+        return run.doing if run is not None else "checking lines"
+
+    async def _keep_at(self, batch_id: str) -> None:
+        """Work on a batch until it has ended, whatever comes between."""
+        while not self._stopping.is_set():
+            try:
+                if await self.work(batch_id) is not None:
+                    return
+            except Exception:  # a full disk, a fault of ours: the batch stays, and is tried again
+                log.exception("batch %s is interrupted", batch_id)
+            await nap(self._stopping, RETRY_S)
+
+    async def work(self, batch_id: str) -> Batch | None:
+        """Work on a batch: as it is when it has ended, or is stopped; None where another process works on it.
+
+        Raises:
+            OSError, sqlite3.Error: its files cannot be read or written.
+        """
+        async with self._room:
+            with held(self._lock_path(batch_id)) as mine:
+                if not mine:
+                    return None
+                batch = await self._worked(batch_id)
+            if batch.ended:
+                self._lock_path(batch_id).unlink(missing_ok=True)
+            return batch
+
+    async def _worked(self, batch_id: str) -> Batch:
+        batch = await self.find(batch_id, None)
+        worklist = Worklist(self._store, batch_id)
+        reader = LineReader(self._around.services, batch.endpoint)
+        if batch.status == "validating":
+            batch = await self._validated(batch, reader, worklist)
+        if batch.status in ("in_progress", "cancelling"):
+            batch = await self._run(batch, reader, worklist)
+        if batch.status == "finalizing":
+            batch = await asyncio.to_thread(self._publish, batch, worklist)
+        if batch.ended:
+            await asyncio.to_thread(discard, batch, self._store, worklist)
+        return batch
+
+    async def _validated(self, batch: Batch, reader: LineReader, worklist: Worklist) -> Batch:
+        most = self._around.services.config.server.max_body_bytes
+        try:
+            n_lines, errors = await asyncio.to_thread(
+                validate, Path(batch.input_path), reader, worklist, most
+            )
+        except FileNotFoundError:
+            n_lines, errors = 0, [GONE]
+        if errors:
+            return await self._now(batch, "failed", errors=tuple(errors), n_total=n_lines)
+        return await self._now(batch, "in_progress", n_total=n_lines)
+
+    async def _run(self, batch: Batch, reader: LineReader, worklist: Worklist) -> Batch:
+        try:
+            source = Source(Path(batch.input_path))
+        except FileNotFoundError:
+            return await self._now(batch, "failed", errors=(GONE,))
+        results = await asyncio.to_thread(Results, batch, self._store, worklist, self._around.ledger)
+        run = Run(self._around, reader, source, worklist, results)
+        self._runs[batch.id] = run
+        try:
+            if self._stopping.is_set():
+                run.halt("stopped")
+            elif batch.status == "cancelling":
+                run.halt("cancelled")
+            halted = await run.work()
+        finally:
+            del self._runs[batch.id]
+            results.close()
+            source.close()
+        if halted == "stopped":
+            return results.batch
+        ids = {"output_file_id": fresh("file"), "error_file_id": fresh("file")}
+        return await self._now(results.batch, "finalizing", outcome=halted, **ids)
+
+    async def _now(self, batch: Batch, status: Status, outcome: Halt | None = None, **changes: Any) -> Batch:
+        """The batch in another status, unless it is to be cancelled."""
+        times = {f"{status}_at": int(time.time())}
+        if outcome is not None:
+            times[f"{outcome}_at"] = int(time.time())
+        unless = ("cancelling",) if status == "in_progress" else ()
+        await asyncio.to_thread(
+            lambda: self._store.change(batch.id, unless, status=status, times=times, **changes)
+        )
+        return await self.find(batch.id, None)
+
+    def _publish(self, batch: Batch, worklist: Worklist) -> Batch:
+        """Results where they are looked for, and the batch in its last status."""
+        ends: tuple[Status, ...] = ("cancelled", "expired")
+        status = next((end for end in ends if f"{end}_at" in batch.times), "completed")
+        if batch.out_path is not None:
+            output, errors = Path(batch.out_path), errors_beside(batch.out_path)
+            publish(batch, self._store, worklist, output, errors)
+        elif batch.output_file_id and batch.error_file_id:
+            output_id, error_id = batch.output_file_id, batch.error_file_id
+            publish(batch, self._store, worklist, self.files.path(output_id), self.files.path(error_id))
+            if batch.output_bytes:
+                self.files.keep(output_id, batch.owner, f"{batch.id}_output.jsonl", "batch_output")
+            if batch.error_bytes:
+                self.files.keep(error_id, batch.owner, f"{batch.id}_error.jsonl", "batch_output")
+        self._store.change(batch.id, status=status, times={f"{status}_at": int(time.time())})
+        return self._store.batch(batch.id) or batch
+
+    def _lock_path(self, batch_id: str) -> Path:
+        return self._store.directory / f"{batch_id}.lock"
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[bool]:
+    """Whether the lock could be had; it is held until the end, or until the process dies."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(file)

@@ -1,0 +1,224 @@
+"""Files and batches on disk: one SQLite database in WAL mode, opened by any number of processes.
+
+Methods block for milliseconds: from an event loop they are called in a thread. One connection, one lock.
+"""
+
+import contextlib
+import os
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .types import ENDED, Batch, LineError, StoredFile, StoreError
+
+SCHEMA_VERSION = 1
+NAME = "batches.sqlite3"
+BUSY_S = 10.0
+SALT_BYTES = 16
+
+_SCHEMA = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE files (
+  seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, name TEXT NOT NULL,
+  purpose TEXT NOT NULL, n_bytes INTEGER NOT NULL, created_at INTEGER NOT NULL);
+CREATE TABLE batches (
+  seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, endpoint TEXT, input_file_id TEXT,
+  input_path TEXT NOT NULL, input_mark TEXT NOT NULL, out_path TEXT, line_order TEXT NOT NULL,
+  window_s REAL NOT NULL, window TEXT NOT NULL, max_usd REAL, metadata BLOB, status TEXT NOT NULL,
+  errors BLOB NOT NULL, n_total INTEGER NOT NULL, n_completed INTEGER NOT NULL, n_failed INTEGER NOT NULL,
+  cost_usd REAL NOT NULL, n_unpriced INTEGER NOT NULL, output_bytes INTEGER NOT NULL,
+  error_bytes INTEGER NOT NULL, output_file_id TEXT, error_file_id TEXT, times BLOB NOT NULL);
+CREATE TABLE lines (
+  batch TEXT NOT NULL, n INTEGER NOT NULL, offset INTEGER NOT NULL, size INTEGER NOT NULL,
+  custom_id TEXT NOT NULL, state INTEGER NOT NULL, decision BLOB, aggregator TEXT, at INTEGER,
+  length INTEGER,
+  PRIMARY KEY (batch, n)) WITHOUT ROWID;
+CREATE TABLE calls (
+  batch TEXT NOT NULL, n INTEGER NOT NULL, step INTEGER NOT NULL, expert TEXT NOT NULL, outcome BLOB,
+  PRIMARY KEY (batch, n, step, expert)) WITHOUT ROWID;
+CREATE INDEX waiting ON calls (batch, expert, n) WHERE outcome IS NULL;
+"""
+_ENCODED = frozenset({"errors", "metadata", "times"})
+_COLUMNS = tuple(field.name for field in fields(Batch))
+_FILE = "id, owner, name, purpose, n_bytes, created_at"
+_errors = msgspec.json.Decoder(tuple[LineError, ...])
+
+
+class Store:
+    """The database; `transaction` gives its connection to one thread at a time."""
+
+    def __init__(self, directory: Path, database: sqlite3.Connection, salt: bytes) -> None:
+        self.directory = directory
+        self.salt = salt
+        self._database = database
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, directory: Path) -> "Store":
+        """The store in a directory, made where there is none.
+
+        Raises:
+            StoreError: it cannot be made, or is none of this version.
+        """
+        path = directory / NAME
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.touch(mode=0o600, exist_ok=True)
+            database = sqlite3.connect(path, timeout=BUSY_S, check_same_thread=False, isolation_level=None)
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"{path}: the store of batches cannot be opened: {error}") from None
+        try:
+            _prepare(database, path)
+            salt = database.execute("SELECT value FROM facts WHERE name = 'salt'").fetchone()[0]
+        except (sqlite3.Error, StoreError) as error:
+            database.close()
+            raise StoreError(f"{path}: the store of batches cannot be used: {error}") from None
+        return cls(directory, database, salt)
+
+    def close(self) -> None:
+        with self._lock:
+            self._database.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Everything done in it is done together or not at all."""
+        with self._lock:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+            self._database.execute("COMMIT")
+
+    def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """What a query finds."""
+        with self._lock:
+            return self._database.execute(query, values).fetchall()
+
+    def add_file(self, file: StoredFile) -> None:
+        """Keep a file's facts; one of the same id gives way."""
+        row = (file.id, file.owner, file.name, file.purpose, file.n_bytes, file.created_at)
+        with self.transaction() as database:
+            database.execute(f"INSERT OR REPLACE INTO files ({_FILE}) VALUES (?, ?, ?, ?, ?, ?)", row)  # noqa: S608
+
+    def file(self, file_id: str, owner: str) -> StoredFile | None:
+        found = self.rows(f"SELECT {_FILE} FROM files WHERE id = ? AND owner = ?", file_id, owner)  # noqa: S608
+        return StoredFile(*found[0]) if found else None
+
+    def files(
+        self, owner: str, purpose: str | None, after: str | None, limit: int, newest_first: bool = True
+    ) -> list[StoredFile]:
+        """A page of an owner's files, beginning behind `after`."""
+        side, order = ("<", "DESC") if newest_first else (">", "ASC")
+        found = self.rows(
+            f"SELECT {_FILE} FROM files WHERE owner = ? AND (? IS NULL OR purpose = ?) "  # noqa: S608
+            f"AND (? IS NULL OR seq {side} (SELECT seq FROM files WHERE id = ?)) "
+            f"ORDER BY seq {order} LIMIT ?",
+            *(owner, purpose, purpose, after, after, limit),
+        )
+        return [StoredFile(*row) for row in found]
+
+    def drop_file(self, file_id: str) -> None:
+        with self.transaction() as database:
+            database.execute("DELETE FROM files WHERE id = ?", (file_id,))
+
+    def uses(self, file_id: str) -> str | None:
+        """The id of a batch that still reads a file."""
+        found = self.rows("SELECT id, status FROM batches WHERE input_file_id = ?", file_id)
+        return next((batch_id for batch_id, status in found if status not in ENDED), None)
+
+    def add_batch(self, batch: Batch) -> None:
+        values = [_encoded(name, getattr(batch, name)) for name in _COLUMNS]
+        places = ", ".join("?" * len(_COLUMNS))
+        with self.transaction() as database:
+            database.execute(f"INSERT INTO batches ({', '.join(_COLUMNS)}) VALUES ({places})", values)  # noqa: S608
+
+    def batch(self, batch_id: str, owner: str | None = None) -> Batch | None:
+        """A batch, if it is this owner's; of anybody where none is named."""
+        found = self._batches("id = ? AND (? IS NULL OR owner = ?)", batch_id, owner, owner)
+        return found[0] if found else None
+
+    def batches(self, owner: str, after: str | None, limit: int) -> list[Batch]:
+        """A page of an owner's batches, newest first, without those of the command line."""
+        return self._batches(
+            "owner = ? AND out_path IS NULL AND (? IS NULL OR seq < (SELECT seq FROM batches WHERE id = ?)) "
+            "ORDER BY seq DESC LIMIT ?",
+            *(owner, after, after, limit),
+        )
+
+    def everything(self) -> list[Batch]:
+        """All batches of everybody, oldest first."""
+        return self._batches("1 ORDER BY seq")
+
+    def unfinished(self) -> list[str]:
+        """Ids of the batches a server is to take up again, oldest first."""
+        found = self.rows("SELECT id, status FROM batches WHERE out_path IS NULL ORDER BY seq")
+        return [batch_id for batch_id, status in found if status not in ENDED]
+
+    def change(self, batch_id: str, unless: Sequence[str] = (), **changes: Any) -> bool:
+        """Set columns of a batch, unless its status is one of those; `times` are added to those it has."""
+        with self.transaction() as database:
+            row = database.execute("SELECT status, times FROM batches WHERE id = ?", (batch_id,)).fetchone()
+            if row is None or row[0] in unless:
+                return False
+            if "times" in changes:
+                changes["times"] = {**msgspec.json.decode(row[1]), **changes["times"]}
+            values = [_encoded(name, value) for name, value in changes.items()]
+            places = ", ".join(f"{name} = ?" for name in changes)
+            database.execute(f"UPDATE batches SET {places} WHERE id = ?", (*values, batch_id))  # noqa: S608
+        return True
+
+    def _batches(self, where: str, *values: Any) -> list[Batch]:
+        found = self.rows(f"SELECT {', '.join(_COLUMNS)} FROM batches WHERE {where}", *values)  # noqa: S608
+        return [_decoded(row) for row in found]
+
+
+def _encoded(name: str, value: Any) -> Any:
+    return msgspec.json.encode(value) if name in _ENCODED else value
+
+
+def _decoded(row: tuple[Any, ...]) -> Batch:
+    values = dict(zip(_COLUMNS, row, strict=True))
+    values["errors"] = _errors.decode(values["errors"])
+    for name in ("metadata", "times"):
+        values[name] = msgspec.json.decode(values[name])
+    return Batch(**values)
+
+
+def _prepare(database: sqlite3.Connection, path: Path) -> None:
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute("PRAGMA synchronous=NORMAL")
+    database.execute("BEGIN IMMEDIATE")
+    with contextlib.ExitStack() as undo:
+        undo.callback(database.execute, "ROLLBACK")
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"written by a newer Thalamus (schema {version}, not {SCHEMA_VERSION}); update Thalamus, or "
+                "give batches.path another name"
+            )
+        if version == 0:
+            _create(database)
+        undo.pop_all()
+        database.execute("COMMIT")
+
+
+def _create(database: sqlite3.Connection) -> None:
+    if database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        raise StoreError("it is another program's database")
+    for statement in _SCHEMA.split(";"):
+        database.execute(statement)
+    database.execute("INSERT INTO facts VALUES ('salt', ?)", (os.urandom(SALT_BYTES),))
+    database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+
+def fresh(kind: str) -> str:
+    """An id that cannot be guessed: `file-…`, `batch_…`."""
+    return f"{kind}{'-' if kind == 'file' else '_'}{secrets.token_hex(16)}"

@@ -1,0 +1,1 @@
+"""The health and load of every expert, and what replicas of the gateway tell each other of it."""

@@ -1,0 +1,152 @@
+"""Gateways in front of the same upstreams tell each other, through Redis, how their experts stand.
+
+Each writes one line of its own, which expires when it is not renewed, and reads the others'. What is told
+comes from its own calls only, never from what it heard: otherwise two replicas would keep a rumour alive.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from secrets import token_hex
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from .health import Elsewhere, FleetState
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from ..config import RedisConfig
+
+log = logging.getLogger("thalamus")
+
+EVERY_S = 0.5
+EXPIRES_S = 3.0
+PATIENCE_S = 1.0
+
+Line = dict[str, Elsewhere]
+_read_line = msgspec.json.Decoder(Line)
+
+
+class Replicas:
+    """The single teller and listener of one gateway.
+
+    With Redis gone each replica keeps its last known share of the limits and forgets what it heard of health
+    and load; `degraded` says so until it is back.
+    """
+
+    def __init__(
+        self, config: "RedisConfig", fleet: FleetState, shared: Iterable[str], share: Callable[[int], None]
+    ) -> None:
+        """Args:
+        shared: experts whose upstream the replicas have in common.
+        share: told the number of replicas whenever it changes.
+
+        Raises:
+            ValueError: `redis.url` cannot be read; does not show it.
+        """
+        self._redis = _connection(config.url.reveal())
+        self._prefix = config.prefix
+        self._fleet = fleet
+        self._shared = tuple(shared)
+        self._share = share
+        self._name = token_hex(8)
+        self._task: asyncio.Task[None] | None = None
+        self.n_replicas = 1
+        self.degraded: str | None = None
+
+    async def start(self) -> None:
+        """Begin to tell and listen; an unreachable Redis does not keep the gateway from starting."""
+        await self._turn()
+        self._task = asyncio.create_task(self._keep_on())
+
+    async def close(self) -> None:
+        """Say goodbye, so that the others need not wait for the line to expire."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(PATIENCE_S):
+                await self._redis.delete(self._key(self._name))
+                await self._redis.srem(self._everybody, self._name)
+        await self._redis.aclose()
+
+    async def _keep_on(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY_S)
+            await self._turn()
+
+    async def _turn(self) -> None:
+        """Tell and listen once, in bounded time, whatever happens."""
+        try:
+            async with asyncio.timeout(2 * PATIENCE_S):
+                lines = await self._exchange()
+        except Exception as error:  # a library's many ways to say that nobody is there
+            if self.degraded is None:
+                log.warning("redis: %s: replicas do not hear of each other", type(error).__name__)
+            self.degraded = f"redis: {type(error).__name__}: limits are shared as last known, health is not"
+            self._fleet.hear({})
+            return
+        self.degraded = None
+        self._fleet.hear(together(lines))
+        if len(lines) + 1 != self.n_replicas:
+            self.n_replicas = len(lines) + 1
+            self._share(self.n_replicas)
+
+    async def _exchange(self) -> list[Line]:
+        """What every other replica says."""
+        mine = msgspec.json.encode({name: self._fleet.told(name) for name in self._shared})
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.set(self._key(self._name), mine, px=int(EXPIRES_S * 1000))
+            pipe.sadd(self._everybody, self._name)
+            pipe.smembers(self._everybody)
+            names = (await pipe.execute())[-1]
+        others = [name.decode() for name in names if name.decode() != self._name]
+        if not others:
+            return []
+        told = await self._redis.mget([self._key(name) for name in others])
+        if gone := [name for name, line in zip(others, told, strict=True) if line is None]:
+            await self._redis.srem(self._everybody, *gone)
+        return [line for raw in told if raw is not None and (line := _line_of(raw)) is not None]
+
+    @property
+    def _everybody(self) -> str:
+        return f"{{{self._prefix}}}:replicas"
+
+    def _key(self, name: str) -> str:
+        return f"{{{self._prefix}}}:replica:{name}"
+
+
+def together(lines: Iterable[Mapping[str, Elsewhere]]) -> Line:
+    """What several replicas say, as one: calls added up, the longest wait, anybody's trouble."""
+    heard: Line = {}
+    for line in lines:
+        for name, told in line.items():
+            known = heard.get(name, Elsewhere())
+            heard[name] = Elsewhere(
+                known.in_flight + told.in_flight,
+                max(known.wait_s, told.wait_s),
+                known.failing or told.failing,
+            )
+    return heard
+
+
+def _line_of(raw: bytes | str) -> Line | None:
+    """A line; None for one that is not ours or of another version."""
+    try:
+        return _read_line.decode(raw)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _connection(url: str) -> "Redis":
+    """Nothing is connected yet; every call will be bounded in time."""
+    from redis.asyncio import Redis
+
+    try:
+        return Redis.from_url(url, socket_timeout=PATIENCE_S, socket_connect_timeout=PATIENCE_S)
+    except ValueError:
+        raise ValueError("redis.url: cannot be read; write it as redis://HOST:PORT/DB") from None

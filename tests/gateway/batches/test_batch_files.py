@@ -1,0 +1,182 @@
+"""`/v1/files` through OpenAI's own client: kept on disk as they come, each for its owner alone."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from gateway.batches.store import NAME, Store
+from gateway.batches.types import StoreError
+from tests.fakes.serving import KEY, Gateway, gateway
+
+LINES = b'{"custom_id": "a"}\n{"custom_id": "b"}\n'
+PURPOSE = b'--x\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+FILE = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n' + LINES + b"\r\n"
+
+
+@contextlib.asynccontextmanager
+async def client(
+    tmp_path: Path, key: str | None = None, **batches: Any
+) -> AsyncIterator[tuple[openai.AsyncOpenAI, Gateway]]:
+    server = {"master_key": key} if key else {}
+    config = {"experts": [], "server": server, "batches": batches}
+    async with (
+        gateway(config, str(tmp_path / "j.sqlite3")) as served,
+        openai.AsyncOpenAI(base_url=served.base, api_key=key or "none", max_retries=0) as made,
+    ):
+        yield made, served
+
+
+def kept(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in (tmp_path / "batches" / "files").iterdir())
+
+
+async def test_a_file_is_kept_listed_read_and_deleted(tmp_path: Path) -> None:
+    async with client(tmp_path) as (ai, _):
+        made = await ai.files.create(file=("in.jsonl", LINES), purpose="batch")
+        assert (made.filename, made.bytes, made.purpose, made.status) == (
+            "in.jsonl",
+            len(LINES),
+            "batch",
+            "processed",
+        )
+        assert await ai.files.retrieve(made.id) == made
+        assert (await ai.files.content(made.id)).content == LINES
+        assert [file.id async for file in ai.files.list()] == [made.id]
+        assert (await ai.files.delete(made.id)).deleted
+        assert [file.id async for file in ai.files.list()] == []
+        assert kept(tmp_path) == []
+        with pytest.raises(openai.NotFoundError, match="no file"):
+            await ai.files.content(made.id)
+
+
+async def test_files_are_paged_newest_first(tmp_path: Path) -> None:
+    async with client(tmp_path) as (ai, _):
+        made = [(await ai.files.create(file=(f"{n}", LINES), purpose="batch")).id for n in range(5)]
+        first = await ai.files.list(limit=2)
+        assert ([file.id for file in first.data], first.has_more) == (made[:2:-1], True)
+        assert [file.id async for file in first] == made[::-1]
+        assert [file.id async for file in ai.files.list(order="asc", limit=3)] == made
+        assert [file.id async for file in ai.files.list(purpose="batch_output")] == []
+
+
+async def test_a_file_whose_bytes_are_gone_is_not_found_but_can_be_deleted(tmp_path: Path) -> None:
+    async with client(tmp_path) as (ai, _):
+        made = await ai.files.create(file=("in.jsonl", LINES), purpose="batch")
+        (tmp_path / "batches" / "files" / made.id).unlink()
+        with pytest.raises(openai.NotFoundError, match="are gone"):
+            await ai.files.content(made.id)
+        with pytest.raises(openai.NotFoundError, match="are gone"):
+            await ai.batches.create(
+                input_file_id=made.id, endpoint="/v1/chat/completions", completion_window="24h"
+            )
+        assert (await ai.files.delete(made.id)).deleted
+
+
+async def test_a_page_size_that_is_none_is_refused(tmp_path: Path) -> None:
+    async with client(tmp_path) as (_, served):
+        for path in ("files", "batches"):
+            for limit in ("0", "²", "٣", "9" * 5000, "1.5", ""):
+                async with served.http.get(f"{served.base}/{path}", params={"limit": limit}) as answer:
+                    assert (answer.status, limit) == (400, limit)
+                    assert (await answer.json())["error"]["param"] == "limit"
+
+
+async def test_a_file_outlives_the_gateway_and_belongs_to_its_key(tmp_path: Path) -> None:
+    async with client(tmp_path, KEY) as (ai, _):
+        made = await ai.files.create(file=("in.jsonl", LINES), purpose="batch")
+    async with client(tmp_path, KEY + "-another") as (ai, _):
+        assert [file.id async for file in ai.files.list()] == []
+        for refused in (ai.files.retrieve, ai.files.content, ai.files.delete):
+            with pytest.raises(openai.NotFoundError):
+                await refused(made.id)
+    async with client(tmp_path, KEY) as (ai, _):
+        assert (await ai.files.content(made.id)).content == LINES
+
+
+@pytest.mark.parametrize(
+    ("file", "purpose", "said"),
+    [(("a", LINES), "fine-tune", "'purpose' must be"), (("a", b"x" * 101), "batch", "larger than 100")],
+)
+async def test_what_cannot_be_kept_leaves_nothing_behind(
+    tmp_path: Path, file: Any, purpose: Any, said: str
+) -> None:
+    async with client(tmp_path, max_file_bytes=100) as (ai, _):
+        with pytest.raises(openai.APIStatusError, match=said) as refused:
+            await ai.files.create(file=file, purpose=purpose)
+        assert refused.value.status_code in (400, 413)
+        assert kept(tmp_path) == []
+
+
+async def test_a_file_far_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    async with client(tmp_path, max_file_bytes=100) as (_, served):
+        head = f"POST /v1/files HTTP/1.1\r\nhost: {served.base[7:-3]}\r\ncontent-length: 9999999999\r\n\r\n"
+        host, _, port = served.base[7:-3].partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(head.encode())
+        assert b" 413 " in await asyncio.wait_for(reader.readline(), 2)
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "said"),
+    [
+        ("application/json", b"{}", "multipart/form-data"),
+        ("multipart/form-data", b"", "multipart/form-data"),
+        ("multipart/form-data; boundary=x", b"nothing like it", "cannot be read"),
+        ("multipart/form-data; boundary=x", b"--x--\r\n", "'file' is missing"),
+        (
+            "multipart/form-data; boundary=x",
+            b'--x\r\ncontent-disposition: form-data; name="purpose"\r\n\r\n' + b"y" * 5000 + b"\r\n--x--\r\n",
+            "too long",
+        ),
+        (
+            "multipart/form-data; boundary=x",
+            b"".join(b'--x\r\ncontent-disposition: form-data; name="%d"\r\n\r\n\r\n' % n for n in range(33)),
+            "at most 32 fields",
+        ),
+        ("multipart/form-data; boundary=x", PURPOSE + FILE, "cut off"),
+        ("multipart/form-data; boundary=x", PURPOSE + FILE[:-12], "cut off"),
+    ],
+)
+async def test_a_form_at_fault_is_refused(tmp_path: Path, kind: str, body: bytes, said: str) -> None:
+    async with client(tmp_path) as (_, served):
+        answer = await served.post("files", body, content_type=kind)
+        assert (answer.status, said in answer.error["message"]) == (400, True), answer.error
+        assert kept(tmp_path) == []
+
+
+async def test_a_client_that_goes_away_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with client(tmp_path) as (_, served):
+        host, _, port = served.base[7:-3].partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        head = f"POST /v1/files HTTP/1.1\r\nhost: {host}\r\ncontent-type: multipart/form-data; boundary=x\r\n"
+        part = '--x\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\nabc'
+        writer.write((head + "content-length: 5000\r\n\r\n" + part).encode())
+        await writer.drain()
+        async with asyncio.timeout(5):
+            while not kept(tmp_path):  # noqa: ASYNC110 (nothing tells)
+                await asyncio.sleep(0.01)
+            writer.transport.abort()
+            while kept(tmp_path):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert await reader.read() == b""
+
+
+def test_another_programs_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(b"not a database at all, and longer than its header would be" * 20)
+    with pytest.raises(StoreError, match="cannot be used"):
+        Store.open(tmp_path)
+
+
+def test_a_newer_store_is_refused(tmp_path: Path) -> None:
+    store = Store.open(tmp_path)
+    with store.transaction() as database:
+        database.execute("PRAGMA user_version=99")
+    store.close()
+    with pytest.raises(StoreError, match="newer Thalamus"):
+        Store.open(tmp_path)

@@ -1,0 +1,194 @@
+"""Several gateways in front of the same upstreams, and what they tell each other through a real Redis."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config import ConfigError, RedisConfig, Secret, parse_config
+from gateway.experts.slots import Slots
+from gateway.experts.types import UpstreamError
+from gateway.fleet.circuit_breaker import N_FAILURES_TO_OPEN
+from gateway.fleet.health import Elsewhere, FleetState
+from gateway.fleet.replicas import Replicas, together
+from tests.fakes.redis_server import RedisServer, redis_server
+from tests.fakes.serving import Gateway, gateway
+from tests.fakes.upstream import Upstream, running_upstream
+
+BROKEN = UpstreamError("status", "answered 500", status=500)
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    async with running_upstream() as upstream:
+        yield upstream
+
+
+def config_of(upstream: Upstream, redis: RedisServer, **fields: Any) -> dict[str, Any]:
+    place = {"api_base": upstream.base, "api_key": "sk-upstream", **fields}
+    experts = [{"name": name, "model": f"openai/{name}", **place} for name in ("rated-30", "good", "hang")]
+    return {"experts": experts, "redis": {"url": redis.url}}
+
+
+@contextlib.asynccontextmanager
+async def two(config: dict[str, Any], folder: Path) -> AsyncIterator[tuple[Gateway, Gateway]]:
+    async with (
+        gateway(config, str(folder / "1.sqlite3"), "rated-30", "good") as first,
+        gateway(config, str(folder / "2.sqlite3"), "rated-30", "good") as second,
+    ):
+        await until(lambda: replicas(first) == replicas(second) == 2)
+        yield first, second
+
+
+def replicas(gateway: Gateway) -> int:
+    assert gateway.services.replicas is not None
+    return gateway.services.replicas.n_replicas
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110 - what changes has no event to wait for
+            await asyncio.sleep(0.02)
+
+
+async def test_a_wait_that_one_replica_was_told_is_kept_by_the_other(
+    upstream: Upstream, redis: RedisServer, tmp_path: Path
+) -> None:
+    async with two(config_of(upstream, redis), tmp_path) as (first, second):
+        assert (await first.chat("rated-30")).status == 429
+        await until(lambda: not second.services.fleet.snapshot().available[0])
+        n_calls = len(upstream.calls)
+        answer = await second.chat("auto")
+        assert (answer.status, answer.expert) == (200, "good")
+        refused = await second.chat("rated-30")
+        assert refused.status == 503
+        assert 20 < int(refused.headers["retry-after"]) <= 30
+        assert [call["model"] for call in upstream.calls[n_calls:]] == ["good"]
+        assert "another replica" in second.services.fleet.snapshot().unavailable["rated-30"]
+
+
+async def test_calls_under_way_at_one_replica_are_load_at_the_other(
+    upstream: Upstream, redis: RedisServer, tmp_path: Path
+) -> None:
+    async with two(config_of(upstream, redis), tmp_path) as (first, second):
+        call = asyncio.ensure_future(first.chat("hang"))
+        await until(lambda: second.services.fleet.told("hang").in_flight == 0 and heard(second, "hang") == 1)
+        call.cancel()
+        await until(lambda: heard(second, "hang") == 0)
+
+
+def heard(gateway: Gateway, expert: str) -> object:
+    return gateway.services.fleet.state(expert)["in_flight_elsewhere"]
+
+
+async def test_limits_are_shared_evenly_and_given_back_when_a_replica_leaves(
+    upstream: Upstream, redis: RedisServer, tmp_path: Path
+) -> None:
+    config = config_of(upstream, redis, max_parallel=5)
+    async with gateway(config, str(tmp_path / "0.sqlite3"), "good") as stays:
+        async with gateway(config, str(tmp_path / "1.sqlite3"), "good") as leaves:
+            await until(lambda: replicas(stays) == replicas(leaves) == 2)
+            assert limit(stays) == limit(leaves) == 2
+        await until(lambda: limit(stays) == 5)
+
+
+def limit(gateway: Gateway) -> int:
+    return gateway.services.experts["good"].places[0].slots.limit  # type: ignore[attr-defined, no-any-return]
+
+
+async def test_without_redis_answers_go_on_limits_stay_shared_and_readiness_says_so(
+    upstream: Upstream, redis: RedisServer, tmp_path: Path
+) -> None:
+    async with two(config_of(upstream, redis, max_parallel=4), tmp_path) as (first, second):
+        await first.chat("rated-30")
+        await until(lambda: not second.services.fleet.snapshot().available[0])
+        redis.stop()
+        await until(lambda: second.services.replicas.degraded is not None)  # type: ignore[union-attr]
+        assert second.services.fleet.snapshot().available[0]
+        assert limit(second) == 2
+        assert (await second.chat("good")).status == 200
+        async with second.http.get(second.base.removesuffix("/v1") + "/health/ready") as answer:
+            told = await answer.json()
+        assert (answer.status, told["status"]) == (200, "degraded")
+        assert any(line.startswith("redis: ") for line in told["degraded"])
+        redis.start()
+        await until(lambda: second.services.replicas.degraded is None)  # type: ignore[union-attr]
+
+
+async def test_a_gateway_starts_without_its_redis(
+    upstream: Upstream, redis: RedisServer, tmp_path: Path
+) -> None:
+    redis.stop()
+    async with gateway(config_of(upstream, redis), str(tmp_path / "j.sqlite3"), "good") as alone:
+        assert (await alone.chat("auto")).status == 200
+
+
+def test_trouble_elsewhere_is_a_suspicion_that_one_failure_confirms() -> None:
+    fleet = FleetState(["a"], {"a": None})
+    fleet.hear({"a": Elsewhere(failing=True)})
+    assert fleet.snapshot().available[0]
+    fleet.admit("a")
+    fleet.failed("a", BROKEN)
+    assert not fleet.snapshot().available[0]
+
+
+def test_what_is_told_is_what_the_own_calls_showed() -> None:
+    fleet = FleetState(["a"], {"a": None})
+    fleet.hear({"a": Elsewhere(in_flight=3, wait_s=9.0, failing=True)})
+    assert fleet.told("a") == Elsewhere()
+    for _ in range(N_FAILURES_TO_OPEN):
+        fleet.hear({})
+        fleet.admit("a")
+        fleet.failed("a", BROKEN)
+    assert fleet.told("a").failing
+
+
+def test_calls_elsewhere_count_against_the_limit() -> None:
+    fleet = FleetState(["a"], {"a": 2})
+    fleet.admit("a")
+    fleet.answered("a", 4.0)
+    assert fleet.snapshot().wait_s[0] == 0.0
+    fleet.hear({"a": Elsewhere(in_flight=3)})
+    assert fleet.snapshot().wait_s[0] == 4.0
+
+
+def test_several_replicas_are_heard_as_one() -> None:
+    lines = [{"a": Elsewhere(1, 3.0)}, {"a": Elsewhere(2, 5.0, failing=True), "b": Elsewhere(1)}]
+    assert together(lines) == {"a": Elsewhere(3, 5.0, failing=True), "b": Elsewhere(1)}
+
+
+async def test_a_smaller_share_takes_nothing_back_and_a_larger_one_lets_waiting_calls_go() -> None:
+    slots = Slots(4)
+    for _ in range(4):
+        await slots.take(1)
+    slots.share(4)
+    waiting = asyncio.ensure_future(slots.take(5))
+    await asyncio.sleep(0)
+    slots.give_back()
+    await asyncio.sleep(0)
+    assert (slots.in_use, waiting.done()) == (3, False)
+    slots.share(1)
+    await waiting
+    assert slots.in_use == 4
+
+
+@pytest.mark.parametrize("url", ["redis://:hunter2@cache:port", "redis://:hunter2@cache/0?db=x"])
+def test_an_address_that_cannot_be_read_is_refused_without_showing_it(url: str) -> None:
+    with pytest.raises(ValueError, match=r"redis\.url") as refusal:
+        Replicas(RedisConfig(Secret(url)), FleetState([], {}), (), lambda n: None)
+    assert "hunter2" not in str(refusal.value)
+
+
+def test_an_address_that_is_no_redis_is_refused_without_showing_it() -> None:
+    with pytest.raises(ConfigError, match=r"redis\.url") as refusal:
+        parse_config("redis: {url: 'http://:hunter2@cache'}", env={})
+    assert "hunter2" not in str(refusal.value)

@@ -1,0 +1,259 @@
+"""The journal keeps what happened, and never costs a request anything."""
+
+import asyncio
+import sqlite3
+import stat
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gateway.config import JournalConfig
+from gateway.storage import journal as journal_module
+from gateway.storage.journal import AttemptRecord, Entry, Journal, JournalError, _prepare
+from policies import Decision, Single, decision_record
+
+
+def decision() -> Decision:
+    return Decision(
+        policy="auto",
+        experts=("a", "b"),
+        chosen="b",
+        plan=Single(("b", "a")),
+        tier="static",
+        reason="best of 2 by static: quality 0.80",
+        order=np.array([1, 0]),
+        utility=np.array([0.5, 0.8]),
+        quality=np.array([0.5, 0.8]),
+        quality_std=np.array([0.1, 0.1]),
+        output_tokens=np.array([10.0, 20.0]),
+        cost_usd=np.array([np.nan, 0.001]),
+        latency_s=np.array([1.0, 2.0]),
+        evidence=np.array([True, False]),
+        rejections={},
+        margin=0.3,
+        propensity=0.9,
+    )
+
+
+def entry(decision_id: str = "d1", **changes: Any) -> Entry:
+    fields: dict[str, Any] = {
+        "decision_id": decision_id,
+        "request_id": "r1",
+        "time": time.time(),
+        "policy": "auto",
+        "expert_asked": None,
+        "expert_answered": "b",
+        "plan": "single",
+        "status": 200,
+        "decision": decision(),
+        "attempts": (AttemptRecord("b", "answered", status=200, latency_s=0.5),),
+        "input_tokens": 3,
+        "cost_usd": None,
+        "prompt": "PRIVATE ask",
+        "answer": "PRIVATE answer",
+    }
+    return Entry(**{**fields, **changes})
+
+
+@pytest.fixture
+async def opened(tmp_path: Path) -> AsyncIterator[Callable[..., Journal]]:
+    journals: list[Journal] = []
+
+    def open_(max_waiting: int = 1000, **settings: Any) -> Journal:
+        config = JournalConfig(**{"path": str(tmp_path / "sub" / "j.sqlite3"), **settings})
+        journals.append(Journal.open(config, max_waiting))
+        return journals[-1]
+
+    yield open_
+    for journal in journals:
+        await journal.close()
+
+
+def rows(journal: Journal, what: str = "count(*)") -> Any:
+    database = sqlite3.connect(journal._config.path)
+    try:
+        return database.execute(f"SELECT {what} FROM decisions").fetchone()[0]
+    finally:
+        database.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 (what is waited for happens in a thread)
+            await asyncio.sleep(0.01)
+
+
+async def test_an_entry_is_told_the_same_before_and_after_it_is_written(
+    opened: Callable[..., Journal],
+) -> None:
+    journal = opened()
+    journal.record(entry())
+    before = await journal.get("d1")
+    await until(lambda: journal.n_waiting == 0)
+    after = await journal.get("d1")
+    assert before == after
+    assert after is not None
+    assert after["decision"] == {"id": "d1", **decision_record(decision())}
+    assert after["attempts"][0]["verdict"] == "answered"
+    assert after["cost_usd"] is None
+
+
+async def test_an_unknown_decision_is_none(opened: Callable[..., Journal]) -> None:
+    assert await opened().get("nope") is None
+
+
+async def test_every_record_carries_a_propensity(opened: Callable[..., Journal]) -> None:
+    journal = opened()
+    journal.record(entry("d1"))
+    journal.record(entry("d2", decision=None, policy=None, expert_asked="a"))
+    await until(lambda: journal.n_waiting == 0)
+    assert rows(journal, "group_concat(propensity)") == "0.9,1.0"
+    told = await journal.get("d2")
+    assert told is not None
+    assert (told["decision"]["expert"], told["decision"]["propensity"]) == ("a", 1.0)
+
+
+@pytest.mark.parametrize(("content", "kept"), [(False, False), (True, True)])
+async def test_prompts_and_answers_are_kept_only_when_asked_for(
+    opened: Callable[..., Journal], content: bool, kept: bool
+) -> None:
+    journal = opened(content=content)
+    journal.record(entry())
+    await journal.close()
+    on_disk = b"".join(path.read_bytes() for path in Path(journal._config.path).parent.iterdir())
+    assert (b"PRIVATE ask" in on_disk, b"PRIVATE answer" in on_disk) == (kept, kept)
+
+
+async def test_closing_writes_what_waits(opened: Callable[..., Journal]) -> None:
+    journal = opened()
+    for n in range(700):
+        journal.record(entry(f"d{n}"))
+    await journal.close()
+    assert rows(journal) == 700
+
+
+async def test_a_journal_opens_again_where_it_left_off(opened: Callable[..., Journal]) -> None:
+    first = opened()
+    first.record(entry("d1"))
+    await first.close()
+    second = opened()
+    second.record(entry("d2"))
+    await second.close()
+    assert rows(second) == 2
+
+
+def test_only_its_owner_may_read_the_file(tmp_path: Path) -> None:
+    _prepare(tmp_path / "j.sqlite3")
+    assert stat.S_IMODE((tmp_path / "j.sqlite3").stat().st_mode) == 0o600
+
+
+async def test_a_disabled_journal_keeps_nothing(opened: Callable[..., Journal], tmp_path: Path) -> None:
+    journal = opened(enabled=False)
+    journal.record(entry())
+    assert await journal.get("d1") is None
+    assert not (tmp_path / "sub").exists()
+
+
+async def test_a_locked_file_delays_entries_and_says_so(
+    opened: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "BUSY_S", 0.01)
+    journal = opened()
+    other = sqlite3.connect(journal._config.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    journal.record(entry("d1"))
+    await until(lambda: journal.degraded is not None)
+    assert "locked" in str(journal.degraded)
+    assert await journal.get("d1") is not None
+    other.execute("ROLLBACK")
+    other.close()
+    await until(lambda: journal.n_waiting == 0)
+    assert (journal.degraded, journal.dropped, rows(journal)) == (None, 0, 1)
+
+
+async def test_a_full_disk_loses_entries_counts_them_and_raises_nothing(
+    opened: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = opened(max_waiting=10)
+
+    def full(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(sqlite3, "connect", full)
+    for n in range(25):
+        journal.record(entry(f"d{n}"))
+    await until(lambda: "disk is full" in str(journal.degraded))
+    assert journal.dropped == 15
+    assert "15 entries lost" in str(journal.degraded)
+
+
+async def test_an_entry_that_cannot_be_encoded_does_not_stop_the_others(
+    opened: Callable[..., Journal],
+) -> None:
+    journal = opened()
+    journal.record(entry("bad", attempts=(object(),)))
+    journal.record(entry("good"))
+    await until(lambda: journal.n_waiting == 0)
+    assert (rows(journal, "group_concat(id)"), journal.dropped) == ("good", 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "left"), [({"max_rows": 3}, "d7,d8,d9"), ({"max_days": 5.5}, "d5,d6,d7,d8,d9")]
+)
+async def test_old_entries_make_room(
+    opened: Callable[..., Journal], settings: dict[str, Any], left: str
+) -> None:
+    journal = opened(**settings)
+    now = time.time()
+    for n in range(10):
+        journal.record(entry(f"d{n}", time=now - (10 - n) * 86_400 + 3600))
+    await journal.close()
+    again = opened(**settings)
+    again.record(entry("d9", time=now))
+    await until(lambda: again.n_waiting == 0 and rows(again) == left.count("d"))
+    assert rows(again, "group_concat(id)") == left
+
+
+async def test_a_journal_of_a_newer_version_is_refused(opened: Callable[..., Journal]) -> None:
+    path = opened()._config.path
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA user_version=99")
+    database.close()
+    with pytest.raises(JournalError, match=r"newer Thalamus \(schema 99, not 1\)"):
+        opened()
+
+
+async def test_another_programs_database_is_left_alone(
+    opened: Callable[..., Journal], tmp_path: Path
+) -> None:
+    path = tmp_path / "theirs.db"
+    database = sqlite3.connect(path)
+    database.execute("CREATE TABLE theirs (x)")
+    database.close()
+    with pytest.raises(JournalError, match="another program's"):
+        opened(path=str(path))
+
+
+async def test_a_file_that_is_no_database_is_refused(opened: Callable[..., Journal], tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("not a database" * 100)
+    with pytest.raises(JournalError, match="cannot be opened"):
+        opened(path=str(tmp_path / "text"))
+
+
+async def test_a_folder_that_cannot_be_made_is_refused(
+    opened: Callable[..., Journal], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JournalError):
+        opened(path=str(tmp_path / "file" / "j.sqlite3"))
+
+
+async def test_the_writer_thread_ends_with_the_journal(opened: Callable[..., Journal]) -> None:
+    journal = opened()
+    await journal.close()
+    assert "journal" not in {thread.name for thread in threading.enumerate()}
