@@ -66,6 +66,7 @@ def _summarize(point: EntryPoint) -> str:
         if spec is None:
             return f"cannot be loaded: there is no module {point.module}"
         with Path(spec.origin or "").open(encoding="utf-8") as source:
+            # Importing every command for a list would load numpy, starlette and aiohttp.
             match = FIRST_LINE.match(source.readline().rstrip())
         text: str = match[1] if match else point.load().get_short_help_str(limit=80)
     except Exception as error:  # a plug-in may raise anything on import

@@ -36,7 +36,7 @@ A line is as OpenAI's batches have it:
 """
 POLL_S = 0.25
 CANCEL_TIMEOUT_S = 10.0
-INTERRUPTED = 130
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 def engine_options(command: Any) -> Any:
@@ -163,8 +163,8 @@ def status(batch_id: str | None, config_path: Path, as_json: bool) -> None:
     with _open_store(read_config(config_path, quiet=True)) as store:
         found = [_get_batch(store, batch_id)] if batch_id else store.everything()
     if as_json:
-        told = [_batch_json(batch) for batch in found]
-        click.echo(json.dumps(told[0] if batch_id else told, indent=2))
+        records = [_batch_json(batch) for batch in found]
+        click.echo(json.dumps(records[0] if batch_id else records, indent=2))
         return
     for batch in found:
         began = datetime.fromtimestamp(batch.times.get("created_at", 0))
@@ -294,6 +294,7 @@ async def _run_batch(config: "Config", batch_id: str, engine: "Engine | None") -
 
     loop = asyncio.get_running_loop()
     async with open_batches(config, calls=engine is None, engine=engine) as jobs:
+        # A signal stops the batch in order; cancelling the task would lose the answers of running calls.
         working = asyncio.ensure_future(jobs.work(batch_id))
         stopping: list[asyncio.Task[None]] = []
         for number in (signal.SIGINT, signal.SIGTERM):

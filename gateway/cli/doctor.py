@@ -233,6 +233,7 @@ def _check_artifact(config: Config) -> Iterator[Finding]:
 def _check_address(config: Config) -> Iterator[Finding]:
     host, port = config.server.host, config.server.port
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As the server does: a port in TIME_WAIT counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

@@ -39,7 +39,7 @@ GradeFunction = Callable[[str, Any], float]
 class GradedAnswer:
     """One expert's answer to one probe; `error` in place of a score where there was none.
 
-    `prompt` and `model` tell whether the answer is still valid: another prompt is asked again.
+    `prompt` and `model` tell whether the answer is still valid: another prompt is sent again.
     """
 
     probe: str
@@ -89,7 +89,7 @@ class AnswerStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._answers: dict[tuple[str, str], GradedAnswer] = {}
-        self._cut_short = False
+        self._cut_short = False  # the file ends in half a line, so that the next one needs a line break first
         if path.exists():
             text = path.read_text(encoding="utf-8", errors="replace")
             self._cut_short = bool(text) and not text.endswith("\n")
@@ -161,6 +161,7 @@ async def ask_all(
 
     async def ask_lane(lane: Sequence[ExpertUnderTest]) -> None:
         for candidate in lane:
+            # Reversed, because `drain_probes` takes from the end: probes are asked in the order of the file.
             todo = [probe for probe in reversed(probes) if store.find(probe, candidate) is None]
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(n_parallel):

@@ -86,18 +86,20 @@ async def _decide(
     messages = msgspec.Raw(msgspec.json.encode([{"role": "user", "content": text}]))
     policy = policies[policy_name]
     try:
-        asked = extract_prompt_flags({"messages": messages}, NOTHING, policy)
+        extracted = extract_prompt_flags({"messages": messages}, NOTHING, policy)
         tools = [ToolExpert(e.name, solver_of(e.tool)) for e in config.experts if e.tool]
-        query = shown_to_tools(parse_chat_query(asked.fields), tools, Call("chat/completions", asked.fields))
+        query = shown_to_tools(
+            parse_chat_query(extracted.fields), tools, Call("chat/completions", extracted.fields)
+        )
         routing, gatherer = build_routing(config, pool)
-        decision = await routing.decide(query, policy, asked.hints, Fleet.idle(len(pool)))
+        decision = await routing.decide(query, policy, extracted.hints, Fleet.idle(len(pool)))
     except (GatewayError, RoutersError) as error:
         raise click.ClickException(str(error)) from None
     if gatherer is not None:
         gatherer.close()
-    objective = (asked.hints and asked.hints.objective) or policy.objective
+    objective = (extracted.hints and extracted.hints.objective) or policy.objective
     tradeoff = _describe_tradeoff(objective, routing.forecaster.sweep(decision.tier))
-    return query, decision, tradeoff, [*asked.warnings, *routing.forecaster.warnings]
+    return query, decision, tradeoff, [*extracted.warnings, *routing.forecaster.warnings]
 
 
 def _describe_tradeoff(objective: "Objective", sweep: "Sweep | None") -> dict[str, Any] | None:

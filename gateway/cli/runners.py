@@ -82,7 +82,8 @@ def _request(method: str, path: str, config_path: Path, url: str | None) -> dict
     import httpx
 
     server = read_config(config_path, quiet=True).server
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 (asked, not bound)
+    # A wildcard address can be listened on, not called. trust_env=False keeps proxies out of the call.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 (called, not bound)
     base = url or f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
     headers = {} if server.master_key is None else {"authorization": f"Bearer {server.master_key.reveal()}"}
     try:

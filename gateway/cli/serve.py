@@ -32,8 +32,8 @@ def command(config_path: Path, host: str | None, port: int | None, allow_no_key:
     from .banner import build_banner
 
     config = read_config(config_path)
-    asked = {"host": host, "port": port}
-    given = {name: value for name, value in asked.items() if value is not None}
+    options = {"host": host, "port": port}
+    given = {name: value for name, value in options.items() if value is not None}
     server = replace(config.server, **given)
     if not is_loopback(server.host) and server.master_key is None and not allow_no_key:
         raise click.ClickException(

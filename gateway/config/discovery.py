@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+# A local server answers in milliseconds; `init` must not hang on a port that accepts and stays silent.
 PROBE_TIMEOUT_S = 0.5
 MAX_ANSWER_BYTES = 1_000_000
 MAX_MODELS = 6
@@ -104,6 +105,7 @@ def _list_models(port: int) -> tuple[str, ...]:
 
 
 def _model_ids(models: Sequence[Mapping[str, object]]) -> Iterable[str]:
+    # A running gateway lists its policies as models: as an expert of another gateway it would call itself.
     if any(model.get("owned_by") == "thalamus" for model in models):
         return ()
     return [str(model["id"]) for model in models]

@@ -158,7 +158,7 @@ class ExpertConfig(StrictStruct, frozen=True):
     override_params: dict[str, Any] = msgspec.field(default_factory=dict)
     """Request fields that replace those of the request."""
     max_output_tokens: Count | None = None
-    """Longest answer in tokens, whatever the request or `params` ask for."""
+    """Longest answer in tokens; it limits the request and `params` too."""
     input_cost_per_token: NotNegative | None = None
     """Price of an input token in USD. Default: LiteLLM's price table; 0 for local experts."""
     output_cost_per_token: NotNegative | None = None

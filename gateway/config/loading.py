@@ -180,6 +180,7 @@ class _ConfigReader:
         return value
 
     def _resolve_references(self, value: str, kind: Any, path: KeyPath) -> Any:
+        # The port and the key of a runner exist only once it starts.
         env = {**self.env, **RUNNER_VARIABLES} if "runner" in path else self.env
         expanded, by_reference = expand_references(value, env)
         return Secret(expanded, literal=not by_reference) if kind is Secret else expanded
@@ -249,6 +250,7 @@ def _explain(error: msgspec.ValidationError, value: Any, kind: Any) -> str:
         near = get_close_matches(value, words, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"allowed: {', '.join(words)}"
         return f"'{value}' is not allowed here; {hint}"
+    # The path that msgspec appends is relative to the value; ours names the place in the file.
     text = str(error).split(" - at `")[0].replace("`", "'")
     for word, ours in _MSGSPEC_WORDS:
         text = text.replace(word, ours)
@@ -285,6 +287,8 @@ class _YamlLoader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (declared so upstream)
 
 
+# YAML 1.1, which PyYAML follows, reads `no` as false (the "Norway problem") and `1e-6` as text. These are the
+# resolvers of YAML 1.2's core schema, https://yaml.org/spec/1.2.2/#103-core-schema, without dates.
 _TAG = "tag:yaml.org,2002:"
 for _name, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
@@ -324,6 +328,7 @@ def _build_node(
     loader: _YamlLoader, node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], above: frozenset[int]
 ) -> Any:
     lines.setdefault(path, node.start_mark.line + 1)
+    # An anchor may refer to its own parent (`&a [*a]`): without this check the walk would never end.
     if id(node) in above:
         raise YamlError(node.start_mark.line + 1, "an alias contains itself; write the value out")
     above = above | {id(node)}
@@ -341,6 +346,7 @@ def _build_mapping(
     lines: dict[KeyPath, int],
     above: frozenset[int],
 ) -> dict[str, Any]:
+    # Before merging: `<<` may repeat a key on purpose, the file itself may not.
     _refuse_duplicates(node)
     loader.flatten_mapping(node)
     data: dict[str, Any] = {}

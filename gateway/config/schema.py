@@ -17,7 +17,7 @@ from .secrets import Secret
 from .values import Count, Name, Seconds, Share, StrictStruct
 
 BASE_EMBEDDER = "minilm"
-"""What the bundled encoder is asked for by; it reads every document."""
+"""Name of the built-in embedder, which reads every document."""
 
 
 class JournalConfig(StrictStruct, frozen=True):

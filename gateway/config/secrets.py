@@ -85,6 +85,7 @@ def find_weakness(key: str) -> str | None:
         return "is a well-known example key"
     if len(key) < MIN_KEY_CHARS:
         return f"is shorter than {MIN_KEY_CHARS} characters"
+    # `sk-` is OpenAI's prefix and adds nothing that is hard to guess.
     if len(set(key.lower().removeprefix("sk-"))) < MIN_DISTINCT_CHARS:
         return "repeats a few characters"
     if (

@@ -10,6 +10,7 @@ from .secrets import Secret, find_weakness
 from .values import DEVICE_PATTERN, KeyPath, size_bytes
 
 Violation = tuple[KeyPath, str]
+# An unused key is an error, not a warning: `args` under llama.cpp would be ignored in silence.
 ENGINE_KEYS = {"cmd": "command", "health_path": "command", "args": "vllm", "sleep": "vllm", "url": "ollama"}
 """Keys of a runner that only one engine reads."""
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -95,6 +96,7 @@ def _find_address_fault(base: str) -> str | None:
         parts = urlsplit(base)
         port = parts.port
     except ValueError as error:
+        # Only "Port out of range" is repeated: other messages of urllib quote the address.
         said = str(error) if "out of range" in str(error) else "its host or port cannot be read"
         return f"not an address: {said[0].lower()}{said[1:]}"
     if parts.username is not None or parts.password is not None:
@@ -135,20 +137,20 @@ def _check_policies(config: Config) -> Iterator[Violation]:
                 (*at, "objective", "cost"),
                 "a target sets this weight; keep either the weight or the target",
             )
-        asked = [("default", policy.default)] if policy.default else []
-        asked += [("require.models", model) for model in policy.require.models or ()]
-        asked += [("require.exclude", model) for model in policy.require.exclude]
+        mentioned = [("default", policy.default)] if policy.default else []
+        mentioned += [("require.models", model) for model in policy.require.models or ()]
+        mentioned += [("require.exclude", model) for model in policy.require.exclude]
         for category, mapped in policy.mapping.items():
-            asked += [(f"mapping.{category}", expert) for expert in mapped]
+            mentioned += [(f"mapping.{category}", expert) for expert in mapped]
         panel = policy.plan.panel
         if panel is not None and panel.aggregator not in ("auto", "vote"):
-            asked.append(("plan.panel.aggregator", panel.aggregator))
+            mentioned.append(("plan.panel.aggregator", panel.aggregator))
             if panel.aggregator in tools:
                 yield (
                     (*at, "plan", "panel", "aggregator"),
                     f"'{panel.aggregator}' is a tool and cannot compare answers; name an expert",
                 )
-        for key, expert in asked:
+        for key, expert in mentioned:
             if expert not in names:
                 known = ", ".join(sorted(names)) or "none"
                 yield (*at, *key.split(".")), f"there is no expert '{expert}'; experts: {known}"

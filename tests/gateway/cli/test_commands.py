@@ -116,8 +116,8 @@ def test_config_check_names_every_fault_and_fails(here: Path) -> None:
         "thalamus.yaml:1: unknown key 'exprets'; did you mean 'experts'?",
         "thalamus.yaml:2: server.port: expected a whole number, got text",
     ]
-    told = json.loads(run("config", "check", "--json").output)
-    assert (told["ok"], [p["line"] for p in told["problems"]]) == (False, [1, 2])
+    answer = json.loads(run("config", "check", "--json").output)
+    assert (answer["ok"], [p["line"] for p in answer["problems"]]) == (False, [1, 2])
 
 
 def test_config_check_passes_a_good_file(here: Path) -> None:

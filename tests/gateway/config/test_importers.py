@@ -79,14 +79,14 @@ def test_references_stay_references_and_are_never_resolved(monkeypatch: pytest.M
     ],
 )
 def test_what_could_not_come_along_is_listed(lost: str) -> None:
-    text, told = import_litellm(THEIRS, "proxy.yaml")
-    assert lost in told
+    text, dropped = import_litellm(THEIRS, "proxy.yaml")
+    assert lost in dropped
     assert f"# not carried over: {lost}\n" in text
 
 
 def test_a_written_out_master_key_is_not_copied() -> None:
-    text, told = import_litellm(f"model_list: []\ngeneral_settings: {{master_key: {KEY}}}", "p.yaml")
-    assert KEY not in text + "".join(told)
+    text, dropped = import_litellm(f"model_list: []\ngeneral_settings: {{master_key: {KEY}}}", "p.yaml")
+    assert KEY not in text + "".join(dropped)
     assert "os.environ/THALAMUS_MASTER_KEY" in text
 
 

@@ -34,8 +34,8 @@ def test_an_unknown_key_near_nothing_lists_what_is_known() -> None:
 
 
 def test_all_problems_are_told_at_once_in_the_order_of_lines() -> None:
-    told = problems("server:\n  port: 99999\n  hots: x\nexprets: []\n")
-    assert [line.split(":")[1] for line in told] == ["2", "3", "4"]
+    lines = problems("server:\n  port: 99999\n  hots: x\nexprets: []\n")
+    assert [line.split(":")[1] for line in lines] == ["2", "3", "4"]
 
 
 def test_a_key_given_twice_is_refused_with_both_lines() -> None:
@@ -104,9 +104,9 @@ def test_what_is_no_plain_yaml_is_one_line(text: str) -> None:
     ],
 )
 def test_what_cannot_be_is_refused_at_its_line(text: str, line: int, said: str) -> None:
-    (told,) = problems(text)
-    assert told.startswith(f"thalamus.yaml:{line}: ")
-    assert said in told
+    (problem,) = problems(text)
+    assert problem.startswith(f"thalamus.yaml:{line}: ")
+    assert said in problem
 
 
 @pytest.mark.parametrize("reference", ["os.environ/OPENAI_API_KEY", "${OPENAI_API_KEY}"])
@@ -145,9 +145,9 @@ def test_secrets_never_show_in_a_repr_or_in_an_error() -> None:
 @pytest.mark.parametrize("who", ["me:hunter2-hunter2", ":hunter2-hunter2", "hunter2-hunter2"])
 @pytest.mark.parametrize("port", ["", ":443", ":hunter2-hunter2"])
 def test_a_password_in_an_address_is_refused_without_being_shown(who: str, port: str) -> None:
-    (told,) = problems(expert(f"    api_base: https://{who}@box{port}/v1\n"))
-    assert told.startswith("thalamus.yaml:4: experts[0].api_base: of 'a': ")
-    assert "hunter2" not in told
+    (problem,) = problems(expert(f"    api_base: https://{who}@box{port}/v1\n"))
+    assert problem.startswith("thalamus.yaml:4: experts[0].api_base: of 'a': ")
+    assert "hunter2" not in problem
 
 
 def test_prompts_keep_what_looks_like_a_reference() -> None:
@@ -160,9 +160,9 @@ def test_prompts_keep_what_looks_like_a_reference() -> None:
     ["sk-1234", "changeme", "short", "a" * 40, "sk-aaaaabbbbbbbbbbbb", "sk-0123456789012345", "password"],
 )
 def test_a_weak_master_key_is_refused(key: str) -> None:
-    (told,) = problems(f"server:\n  master_key: {key}\n")
-    assert told.startswith("thalamus.yaml:2: server.master_key: this key ")
-    assert not re.search(rf"\b{re.escape(key)}\b", told.partition("this key")[2])
+    (problem,) = problems(f"server:\n  master_key: {key}\n")
+    assert problem.startswith("thalamus.yaml:2: server.master_key: this key ")
+    assert not re.search(rf"\b{re.escape(key)}\b", problem.partition("this key")[2])
 
 
 def test_a_good_master_key_is_not_weak() -> None:
@@ -253,7 +253,7 @@ def test_attributes_of_experts_and_weights_on_them_are_read() -> None:
         "policies: {auto: {objective: {size: 0.1, cost: 0.2, first: [latest]}, flags: {in_band: false}}}\n"
     )
     a, b = profiles(config)
-    assert (a.parameters_b, a.released, a.ratings) == (8, "2024-07-18", {("security", 3)})
+    assert (a.parameters_b, a.released, a.ratings) == (8, "2024-07-18", frozenset({("security", 3.0)}))
     assert (b.parameters_b, b.released, b.ratings) == (9, None, frozenset())
     assert (a.prefix_tokens, a.max_output_tokens) == (0, None)
     auto = config.policies_by_name()["auto"]
