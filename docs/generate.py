@@ -1,5 +1,6 @@
 """Makes the reference pages from the code when the site is built, so that they cannot differ from it."""
 
+import ast
 import html
 import re
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import click
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 from gateway.cli import main
 from gateway.config.reference import ConfigKey, list_keys
@@ -38,6 +40,21 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Writes the table of rooms into the architecture page; MkDocs calls this hook."""
+    return re.sub(r"<!-- rooms:.*?-->", lambda _: rooms_table(), markdown)
+
+
+def rooms_table() -> str:
+    """The packages of `gateway` with the first sentence of their docstrings."""
+    lines = ["| room | holds |", "|---|---|"]
+    for path in sorted((ROOT / "gateway").glob("*/__init__.py")):
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        first = " ".join(docstring.split("\n\n")[0].split())
+        lines.append(f"| `{path.parent.name}` | {first} |")
+    return "\n".join(lines)
 
 
 def copied_page(name: str) -> str:
