@@ -186,7 +186,7 @@ async def _ask(probe: GradableProbe, candidate: ExpertUnderTest, timeout_s: floa
         async with asyncio.timeout(timeout_s):
             reply = await candidate.expert.call(Call("chat/completions", fields))
         latency_s = time.perf_counter() - start
-        completion = msgspec.json.decode(reply.body, type=Completion)
+        completion = msgspec.json.decode(reply.body, type=AnswerCompletion)
         choice = completion.choices[0]
     except UpstreamError as error:
         if error.kind == "declined":  # a tool that cannot answer counts as an empty answer, which is graded
@@ -213,17 +213,17 @@ class TokenLogprob(msgspec.Struct):
     logprob: float
 
 
-class Logprobs(msgspec.Struct):
+class AnswerLogprobs(msgspec.Struct):
     content: list[TokenLogprob] | None = None
 
 
-class Message(msgspec.Struct):
+class AnswerMessage(msgspec.Struct):
     content: str | None = None
 
 
-class Choice(msgspec.Struct):
-    message: Message
-    logprobs: Logprobs | None = None
+class AnswerChoice(msgspec.Struct):
+    message: AnswerMessage
+    logprobs: AnswerLogprobs | None = None
 
     def confidence(self) -> float | None:
         """Return the mean token log-probability, ≤ 0."""
@@ -231,10 +231,10 @@ class Choice(msgspec.Struct):
         return min(0.0, sum(values) / len(values)) if values else None
 
 
-class Completion(msgspec.Struct):
+class AnswerCompletion(msgspec.Struct):
     """The fields of a chat completion that grading needs."""
 
-    choices: list[Choice]
+    choices: list[AnswerChoice]
     usage: Usage | None = None
 
 

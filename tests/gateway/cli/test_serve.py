@@ -18,7 +18,7 @@ CONFIG = "experts:\n  - {name: calculator, tool: calculator}\nserver: {port: 0}\
 COMMAND = [sys.executable, "-c", "from gateway.cli import main; main()", "serve"]
 
 
-class Process:
+class ServeProcess:
     """The gateway in a folder of its own."""
 
     def __init__(self, folder: Path, *args: str) -> None:
@@ -61,18 +61,18 @@ class Process:
 
 
 @pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[Process]:
+def gateway(tmp_path: Path) -> Iterator[ServeProcess]:
     (tmp_path / "thalamus.yaml").write_text(CONFIG)
-    process = Process(tmp_path)
+    process = ServeProcess(tmp_path)
     yield process
     process.end()
 
 
-def models(gateway: Process) -> list[str]:
+def models(gateway: ServeProcess) -> list[str]:
     return [m["id"] for m in httpx.get(f"{gateway.address}/v1/models").json()["data"]]
 
 
-def test_it_greets_with_experts_a_call_to_try_and_what_to_do_next(gateway: Process) -> None:
+def test_it_greets_with_experts_a_call_to_try_and_what_to_do_next(gateway: ServeProcess) -> None:
     assert "calculator  tool: calculator" in gateway.said
     assert "embeddings: minilm" in gateway.said
     assert f"curl -i {gateway.address}/v1/chat/completions" in gateway.said
@@ -83,12 +83,14 @@ def test_it_greets_with_experts_a_call_to_try_and_what_to_do_next(gateway: Proce
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_well_when_told_to(gateway: Process, number: signal.Signals) -> None:
+def test_it_ends_well_when_told_to(gateway: ServeProcess, number: signal.Signals) -> None:
     assert gateway.end(number) == 0
     assert "Traceback" not in gateway.logged
 
 
-def test_it_reads_its_configuration_again_and_keeps_the_old_one_if_that_is_at_fault(gateway: Process) -> None:
+def test_it_reads_its_configuration_again_and_keeps_the_old_one_if_that_is_at_fault(
+    gateway: ServeProcess,
+) -> None:
     file = gateway.folder / "thalamus.yaml"
     file.write_text(CONFIG + "policies: {best: {}}\n")
     gateway.process.send_signal(signal.SIGHUP)
@@ -102,7 +104,7 @@ def test_it_reads_its_configuration_again_and_keeps_the_old_one_if_that_is_at_fa
     assert "Traceback" not in gateway.logged
 
 
-def test_a_selection_that_cannot_be_served_leaves_the_old_one_in_place(gateway: Process) -> None:
+def test_a_selection_that_cannot_be_served_leaves_the_old_one_in_place(gateway: ServeProcess) -> None:
     (gateway.folder / "thalamus.yaml").write_text(CONFIG + "embeddings: {selection: nowhere}\n")
     gateway.process.send_signal(signal.SIGHUP)
     gateway.until(lambda: "the old one stays" in gateway.logged)
@@ -125,10 +127,10 @@ def test_serving_loads_no_torch_and_no_litellm() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_port_that_is_taken_is_one_line(gateway: Process, tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_one_line(gateway: ServeProcess, tmp_path: Path) -> None:
     (tmp_path / "second").mkdir()
     (tmp_path / "second" / "thalamus.yaml").write_text(CONFIG)
-    second = Process(tmp_path / "second", "--port", gateway.address.rpartition(":")[2])
+    second = ServeProcess(tmp_path / "second", "--port", gateway.address.rpartition(":")[2])
     assert second.end() == 1
     assert second.logged.startswith("Error: cannot listen on 127.0.0.1:")
     assert second.logged.count("\n") == 1
