@@ -49,7 +49,7 @@ class CommandGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the name and summary of each command."""
-        with formatter.section("CommandGroup"):
+        with formatter.section("Commands"):
             formatter.write_dl(list(_summarize_all(self.list_commands(ctx))))
 
 

@@ -45,6 +45,7 @@ def test_help_lists_every_command_with_what_it_does() -> None:
     for name in cli.BUILTIN:
         assert f"\n  {name} " in result.output
     assert "cannot be loaded" not in result.output
+    assert "\nCommands:\n" in result.output
 
 
 @pytest.mark.parametrize("name", cli.BUILTIN)
