@@ -21,9 +21,9 @@ from typing import Any
 import msgspec
 
 from gateway.app import build_accounting, build_services, open_services, parallel_limits
-from gateway.batches.lines import mark_of
-from gateway.batches.service import Jobs
-from gateway.batches.store import fresh
+from gateway.batches.lines import read_file_mark
+from gateway.batches.service import BatchService
+from gateway.batches.store import new_id
 from gateway.batches.types import Batch
 from gateway.config import Config
 from gateway.experts import Call, Expert
@@ -63,7 +63,7 @@ def config_of(folder: Path, n_rooms: int, evict: str) -> Config:
     )
 
 
-def lines_of(n: int) -> list[tuple[str, str]]:
+def read_lines(n: int) -> list[tuple[str, str]]:
     """Expert and prompt of each line."""
     draw = random.Random(SEED)
     return [
@@ -99,9 +99,9 @@ async def grouped(folder: Path, n_rooms: int, lines: list[tuple[str, str]]) -> t
             row = {"custom_id": str(n), "method": "POST", "url": "/v1/chat/completions", "body": body}
             file.write(json.dumps(row) + "\n")
     batch = Batch(
-        id=fresh("batch"),
+        id=new_id("batch"),
         input_path=str(source),
-        input_mark=mark_of(source),
+        input_mark=read_file_mark(source),
         out_path=str(out),
         times={"created_at": int(time.time())},
     )
@@ -113,7 +113,7 @@ async def grouped(folder: Path, n_rooms: int, lines: list[tuple[str, str]]) -> t
         loads = Loads(services.runners)
         start = time.perf_counter()
         services.store.add_batch(batch)
-        await Jobs(services, build_accounting(services), parallel_limits(config)).work(batch.id)
+        await BatchService(services, build_accounting(services), parallel_limits(config)).work(batch.id)
         seconds = time.perf_counter() - start
     rows = [json.loads(row) for row in out.open()]
     answered = {row["custom_id"] for row in rows if row["response"]["status_code"] == 200}
@@ -159,7 +159,7 @@ async def one_call(expert: Expert, prompt: str) -> bytes:
 
 
 async def compare(n_lines: int, rooms: list[int]) -> None:
-    lines = lines_of(n_lines)
+    lines = read_lines(n_lines)
     print(f"{n_lines} lines over {len(NAMES)} experts, max_tokens {MAX_TOKENS}")
     print(f"{'room for':>9}{'':4}{'':14}{'s':>8}{'loads':>7}{'answered':>10}")
     for n_rooms in rooms:

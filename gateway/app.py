@@ -23,10 +23,10 @@ from routers import ExpertProfile
 
 from .asgi.application import INTERNAL_ERROR, Application
 from .asgi.authentication import Authenticator
-from .batches.calling import Engine
+from .batches.calling import BatchExecutor
 from .batches.lines import EMBEDDED_HERE
-from .batches.service import Jobs
-from .batches.store import Store
+from .batches.service import BatchService
+from .batches.store import BatchStore
 from .config import Config, ExpertConfig
 from .embedding import EmbedderPool
 from .endpoints import (
@@ -87,8 +87,8 @@ def build_services(
     pool = profiles(config)
     router, gatherer = (build_router or build_default_router)(config, pool)
     fleet = FleetState([profile.name for profile in pool], parallel_limits(config), away_s=local.away_s)
-    local.on_change.append(fleet.look_again)
-    store = Store.open(config.batches_path)
+    local.on_change.append(fleet.invalidate)
+    store = BatchStore.open(config.batches_path)
     return Services(
         config=config,
         profiles=pool,
@@ -150,7 +150,7 @@ def build_application(services: Services, transport: Transport) -> Application:
         completions.PATH: asking.handler(completions.COMPLETIONS),
         embeddings.PATH: embeddings.Embedding(services, responder).handler(),
     }
-    jobs = Jobs(services, ledger, parallel_limits(services.config), lambda: front.n_in_flight)
+    jobs = BatchService(services, ledger, parallel_limits(services.config), lambda: front.n_in_flight)
     front = Application(hot, build_starlette_app(services, transport, jobs), services.gate)
     return front
 
@@ -164,8 +164,8 @@ def build_accounting(services: Services) -> Accounting:
 
 @contextlib.asynccontextmanager
 async def open_batches(
-    config: Config, calls: bool = True, engine: Engine | None = None
-) -> AsyncIterator[Jobs]:
+    config: Config, calls: bool = True, engine: BatchExecutor | None = None
+) -> AsyncIterator[BatchService]:
     """Batches without a server: the same parts, opened, and closed again however it ends.
 
     Without `calls` no expert can be asked from here, and none is started: enough to cancel, or where an
@@ -177,10 +177,10 @@ async def open_batches(
     transport = Transport()
     services = build_services(config, transport)
     async with open_services(services, transport) if calls else open_storage(services):
-        yield Jobs(services, build_accounting(services), parallel_limits(config), engine=engine)
+        yield BatchService(services, build_accounting(services), parallel_limits(config), engine=engine)
 
 
-def build_starlette_app(services: Services, transport: Transport, jobs: Jobs) -> Starlette:
+def build_starlette_app(services: Services, transport: Transport, jobs: BatchService) -> Starlette:
     """Everything that is not hot, and the lifespan of all."""
 
     @contextlib.asynccontextmanager

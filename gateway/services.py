@@ -9,7 +9,7 @@ from routers import ExpertProfile
 
 if TYPE_CHECKING:
     from .asgi.authentication import Authenticator
-    from .batches.store import Store
+    from .batches.store import BatchStore
     from .config import Config
     from .embedding import EmbedderPool
     from .experts import Expert
@@ -37,4 +37,4 @@ class Services:
     runners: "Runners"
     gate: "Authenticator"
     replicas: "Replicas | None"
-    store: "Store"
+    store: "BatchStore"

@@ -25,7 +25,7 @@ from ..requests.options import parse_routing_options
 from ..requests.texts import parse_embedding_request
 from ..storage.journal import AttemptRecord
 from .lines import EMBEDDED_HERE, NO_HEADERS
-from .outcomes import Failure, Outcome
+from .outcomes import CallFailure, CallOutcome
 
 MAX_TRIES = 4
 FIRST_PAUSE_S = 0.5
@@ -40,12 +40,12 @@ OUTPUT_TOKENS = 1000
 _count = msgspec.json.Decoder(float | None)
 
 
-class TooDear(Exception):  # noqa: N818 (the call is)
+class SpendCapExceeded(Exception):  # noqa: N818 (the call is)
     """A call that does not fit into what may be spent."""
 
 
 @dataclass(slots=True)
-class Outage:
+class OutageTimer:
     """Since when an expert fails, and how often."""
 
     patience_s: float
@@ -67,7 +67,7 @@ class Outage:
         )
 
 
-class Purse:
+class SpendCap:
     """What a batch may spend; calls under way count as what they may cost at most."""
 
     def __init__(self, prices: Mapping[str, Price], max_usd: float | None, spent_usd: float) -> None:
@@ -86,15 +86,19 @@ class Purse:
             return True
         usd = self._most_usd(expert, call, n_out)
         if usd is None:
-            raise TooDear(f"what {expert} costs is unknown, and the batch may spend ${self._max_usd:g}")
+            raise SpendCapExceeded(
+                f"what {expert} costs is unknown, and the batch may spend ${self._max_usd:g}"
+            )
         if self._spent_usd + sum(self._reserved.values()) + usd <= self._max_usd:
             self._reserved[ticket] = usd
             return True
         if self._reserved and usd:
             return None
-        raise TooDear(f"the batch may spend ${self._max_usd:g}, and ${self._spent_usd:.6g} of that is gone")
+        raise SpendCapExceeded(
+            f"the batch may spend ${self._max_usd:g}, and ${self._spent_usd:.6g} of that is gone"
+        )
 
-    def settle(self, ticket: object, expert: str, outcome: Outcome | None) -> None:
+    def settle(self, ticket: object, expert: str, outcome: CallOutcome | None) -> None:
         """The call has ended; what is not known of its cost counts as it was reserved."""
         reserved = self._reserved.pop(ticket, 0.0)
         if outcome is not None and outcome.body is not None:
@@ -131,7 +135,7 @@ def _number(call: Call, name: str) -> float | None:
     return None if number is None else max(0.0, number)
 
 
-class Caller:
+class RetryingCaller:
     """Calls experts, again where that may help. A cooldown is waited for, not gone around.
 
     `pause` waits so many seconds, or raises where the batch is to stop.
@@ -149,19 +153,19 @@ class Caller:
         self._fleet = fleet
         self._patience_s = patience_s
         self._pause = pause
-        self._outages: dict[str, Outage] = {}
+        self._outages: dict[str, OutageTimer] = {}
 
-    async def call(self, name: str, call: Call) -> Outcome:
+    async def call(self, name: str, call: Call) -> CallOutcome:
         """What came of it, at last."""
         if name not in self._known:
-            return without(name)
-        outage = self._outages.setdefault(name, Outage(self._patience_s))
+            return skip_call(name)
+        outage = self._outages.setdefault(name, OutageTimer(self._patience_s))
         story = ExecutionTrace("")
         error = UpstreamError("connect", "was not asked")
         for n in range(MAX_TRIES):
             if not await self._admitted(name, outage):
                 if not story.records:
-                    return without(name, f"has failed for {self._patience_s:g} s and is given up")
+                    return skip_call(name, f"has failed for {self._patience_s:g} s and is given up")
                 break
             try:
                 reply = await self._executor.call(name, call, story)
@@ -175,11 +179,11 @@ class Caller:
             else:
                 outage.answered()
                 *tries, record = story.records
-                return Outcome(record, reply.body, reply.usage, tries=tuple(tries))
+                return CallOutcome(record, reply.body, reply.usage, tries=tuple(tries))
         *tries, record = story.records
-        return Outcome(record, failure=Failure.of(error), tries=tuple(tries))
+        return CallOutcome(record, failure=CallFailure.of(error), tries=tuple(tries))
 
-    async def _admitted(self, name: str, outage: Outage) -> bool:
+    async def _admitted(self, name: str, outage: OutageTimer) -> bool:
         """Wait until the expert may be called; False where it has been out for too long."""
         while not outage.too_long(time.monotonic()):
             if self._fleet.admit(name):
@@ -195,13 +199,13 @@ def _worth_again(error: UpstreamError) -> bool:
     )
 
 
-def without(name: str, why: str = GONE) -> Outcome:
+def skip_call(name: str, why: str = GONE) -> CallOutcome:
     """What came of a call that was not made."""
-    failure = Failure("connect", why, 503)
-    return Outcome(AttemptRecord(name, "skipped", error=why), failure=failure)
+    failure = CallFailure("connect", why, 503)
+    return CallOutcome(AttemptRecord(name, "skipped", error=why), failure=failure)
 
 
-class Courtesy:
+class LiveTrafficThrottle:
     """How many calls a batch may have under way at one expert, so that live requests keep their latency.
 
     `n_in_flight` tells how many live requests are being answered now.
@@ -222,7 +226,7 @@ class Courtesy:
         return limit if self._clock() - self._last_s > self.QUIET_S else max(1, limit // 2)
 
 
-async def nap(halted: asyncio.Event, seconds: float) -> bool:
+async def pause_unless_halted(halted: asyncio.Event, seconds: float) -> bool:
     """Wait; True where it was cut short because the batch is to stop."""
     if seconds <= 0:
         return halted.is_set()
@@ -234,39 +238,39 @@ async def nap(halted: asyncio.Event, seconds: float) -> bool:
     return True
 
 
-Ask = Callable[[Call], Awaitable[Outcome]]
+ExpertCaller = Callable[[Call], Awaitable[CallOutcome]]
 
 
-class Engine(Protocol):
+class BatchExecutor(Protocol):
     """Makes the calls to one expert after another."""
 
     @property
     def n_workers(self) -> int:
         """In how many places a local expert answers at a time."""
 
-    def stage(self, expert: str) -> AbstractAsyncContextManager[Ask]:
+    def stage(self, expert: str) -> AbstractAsyncContextManager[ExpertCaller]:
         """An expert that can be asked, as long as the block lasts."""
 
 
-class Here:
+class LocalExecutor:
     """This process and its runners."""
 
     n_workers = 1
 
-    def __init__(self, caller: Caller) -> None:
+    def __init__(self, caller: RetryingCaller) -> None:
         self._caller = caller
 
     @asynccontextmanager
-    async def stage(self, expert: str) -> AsyncIterator[Ask]:
+    async def stage(self, expert: str) -> AsyncIterator[ExpertCaller]:
         yield partial(self._caller.call, expert)
 
 
 EMBEDDERS_POLL_S = 0.3
 
 
-async def embedded_here(
+async def embed_line(
     call: Call, pool: EmbedderPool | None, pause: Callable[[float], Awaitable[None]]
-) -> Outcome:
+) -> CallOutcome:
     """What came of a line: the very answer a live client gets, once there is room for its texts.
 
     `pause` waits so many seconds, or raises where the batch is to stop.
@@ -287,10 +291,10 @@ async def embedded_here(
     except GatewayError as error:
         return _failed(error, start)
     record = AttemptRecord(EMBEDDED_HERE, "answered", 200, None, perf_counter() - start)
-    return Outcome(record, reply.body, reply.usage)
+    return CallOutcome(record, reply.body, reply.usage)
 
 
-def _failed(error: GatewayError, start: float) -> Outcome:
+def _failed(error: GatewayError, start: float) -> CallOutcome:
     record = AttemptRecord(EMBEDDED_HERE, "refused", error.status, error.message, perf_counter() - start)
-    failure = Failure("refused", error.message, error.status, to_envelope(error))
-    return Outcome(record, failure=failure)
+    failure = CallFailure("refused", error.message, error.status, to_envelope(error))
+    return CallOutcome(record, failure=failure)

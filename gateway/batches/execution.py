@@ -25,13 +25,23 @@ from ..experts.types import Call, UpstreamError
 from ..services import Services
 from ..storage.journal import AttemptRecord
 from ..storage.journal_records import unpack_decision
-from .calling import Ask, Caller, Courtesy, Engine, Here, Purse, TooDear, embedded_here, nap
-from .lines import EMBEDDED_HERE, FaultyLine, LineReader, Source
-from .outcomes import Ended, Failure, Outcome, next_step, refused, unasked
-from .planning import Assigner, Lane, Pairs
-from .results import Closed, Results, Said
-from .store import Store
-from .worklist import Line, Waiting, Worklist
+from .calling import (
+    BatchExecutor,
+    ExpertCaller,
+    LiveTrafficThrottle,
+    LocalExecutor,
+    RetryingCaller,
+    SpendCap,
+    SpendCapExceeded,
+    embed_line,
+    pause_unless_halted,
+)
+from .lines import EMBEDDED_HERE, FaultyLine, InputFile, LineReader
+from .outcomes import CallFailure, CallOutcome, PlanEnded, build_refusal_line, build_skipped_line, next_step
+from .planning import LineRouter, LocalExpertQueue, Pairs
+from .results import CallResult, ClosedLine, Results
+from .store import BatchStore
+from .worklist import BatchLine, PendingCall, Worklist
 
 Halt = Literal["stopped", "cancelled", "expired"]
 
@@ -53,24 +63,29 @@ class HaltedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class BatchContext:
     """What batches of one gateway share. In `local_lane` local experts take turns."""
 
     services: Services
-    store: Store
+    store: BatchStore
     ledger: Accounting
     limits: Mapping[str, int]
     local: frozenset[str]
-    local_lane: Lane
-    courtesy: Courtesy
-    engine: Engine | None = None
+    local_lane: LocalExpertQueue
+    throttle: LiveTrafficThrottle
+    engine: BatchExecutor | None = None
 
 
-class Run:
+class BatchRun:
     """A batch from its lines to its results; `results.batch` tells how far it is."""
 
     def __init__(
-        self, around: Surroundings, reader: LineReader, source: Source, worklist: Worklist, results: Results
+        self,
+        around: BatchContext,
+        reader: LineReader,
+        source: InputFile,
+        worklist: Worklist,
+        results: Results,
     ) -> None:
         services, batch = around.services, results.batch
         self._around = around
@@ -80,11 +95,11 @@ class Run:
         self._results = results
         self._id = batch.id
         self._expires_at = batch.expires_at
-        self._assigner = Assigner(services, reader, source, worklist, results)
-        self._purse = Purse(around.ledger.prices, batch.max_usd, batch.cost_usd)
+        self._assigner = LineRouter(services, reader, source, worklist, results)
+        self._purse = SpendCap(around.ledger.prices, batch.max_usd, batch.cost_usd)
         patience_s = services.config.batches.patience_s
-        caller = Caller(services.experts, services.fleet, patience_s, self._pause)
-        self._engine: Engine = around.engine or Here(caller)
+        caller = RetryingCaller(services.experts, services.fleet, patience_s, self._pause)
+        self._engine: BatchExecutor = around.engine or LocalExecutor(caller)
         self._halted = asyncio.Event()
         self._why: Halt | None = None
         self._groups: dict[str, asyncio.Task[None]] = {}
@@ -179,7 +194,7 @@ class Run:
         async with self._engine.stage(expert) as ask:
             await self._ask_all(expert, ask)
 
-    async def _ask_all(self, expert: str, ask: Ask) -> None:
+    async def _ask_all(self, expert: str, ask: ExpertCaller) -> None:
         calls: set[asyncio.Task[None]] = set()
         after = START
         try:
@@ -208,45 +223,51 @@ class Run:
         limit = self._around.limits.get(expert, 1)
         if expert in self._around.local:
             limit *= self._engine.n_workers
-        while len(calls) >= self._around.courtesy.allowed(limit) and not self._halted.is_set():
+        while len(calls) >= self._around.throttle.allowed(limit) and not self._halted.is_set():
             done, _ = await asyncio.wait(calls, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
             for call in done:
                 calls.discard(call)
                 call.result()
 
-    async def _one(self, row: Waiting, ask: Ask) -> None:
+    async def _one(self, row: PendingCall, ask: ExpertCaller) -> None:
         """One call, and what came of it to the results."""
         try:
             order = self._order(row)
             with contextlib.suppress(HaltedError):
-                await self._results.put(Said(row.line, row.step, order, await self._called(row, order, ask)))
+                await self._results.put(
+                    CallResult(row.line, row.step, order, await self._called(row, order, ask))
+                )
         except FaultyLine as fault:
-            await self._results.put(Closed(row.line, refused(row.line.custom_id, fault.refusal())))
-        except TooDear as error:
-            ending = unasked(row.line.custom_id, "cost_cap_reached", f"This request was not made: {error}.")
-            await self._results.put(Closed(row.line, ending))
+            await self._results.put(
+                ClosedLine(row.line, build_refusal_line(row.line.custom_id, fault.refusal()))
+            )
+        except SpendCapExceeded as error:
+            ending = build_skipped_line(
+                row.line.custom_id, "cost_cap_reached", f"This request was not made: {error}."
+            )
+            await self._results.put(ClosedLine(row.line, ending))
         except (OSError, sqlite3.Error):  # the store's or the input's: the batch is tried again
             raise
         except Exception:  # a fault of ours in one line is no reason to ask all others again
             log.exception("line %d of batch %s failed", row.line.n, self._id)
             await self._results.put(
-                Closed(row.line, refused(row.line.custom_id, GatewayError(INTERNAL_ERROR)))
+                ClosedLine(row.line, build_refusal_line(row.line.custom_id, GatewayError(INTERNAL_ERROR)))
             )
 
-    def _order(self, row: Waiting) -> ExecutionRequest:
+    def _order(self, row: PendingCall) -> ExecutionRequest:
         _, asked = self._reader.read(self._source.text(row.line))
         if row.decision is None:
             return self._reader.order(asked)
         return chosen(asked, unpack_decision(row.decision))
 
-    async def _called(self, row: Waiting, order: ExecutionRequest, ask: Ask) -> Outcome:
+    async def _called(self, row: PendingCall, order: ExecutionRequest, ask: ExpertCaller) -> CallOutcome:
         if row.expert == EMBEDDED_HERE:
-            return await embedded_here(order.call, self._around.services.embedders, self._pause)
+            return await embed_line(order.call, self._around.services.embedders, self._pause)
         try:
             call = await self._call(row, order)
         except UpstreamError as error:
-            return Outcome(
-                AttemptRecord(row.expert, "moved_on", error=error.message), failure=Failure.of(error)
+            return CallOutcome(
+                AttemptRecord(row.expert, "moved_on", error=error.message), failure=CallFailure.of(error)
             )
         n_out = _expected_tokens(order, row.expert)
         while not self._purse.fits(row, row.expert, call, n_out):
@@ -258,7 +279,7 @@ class Run:
             self._purse.settle(row, row.expert, outcome)
         return outcome
 
-    async def _call(self, row: Waiting, order: ExecutionRequest) -> Call:
+    async def _call(self, row: PendingCall, order: ExecutionRequest) -> Call:
         """What the expert is asked in this step of the plan."""
         if order.plan.kind == "single":
             return order.call
@@ -269,13 +290,13 @@ class Run:
             return build_aggregation_call(order.call, step.answers)
         return order.call
 
-    def _step(self, row: Waiting, order: ExecutionRequest) -> Attempt | Gather | Ended:
+    def _step(self, row: PendingCall, order: ExecutionRequest) -> Attempt | Gather | PlanEnded:
         with self._around.store.transaction() as database:
             heard = self._worklist.heard(database, row.line.n)[: row.step]
         return next_step(order.plan, [[one for one in step if one is not None] for step in heard])
 
     async def _pause(self, seconds: float) -> None:
-        if await nap(self._halted, seconds):
+        if await pause_unless_halted(self._halted, seconds):
             raise HaltedError
 
     async def _close_all(self, why: Halt) -> None:
@@ -288,8 +309,8 @@ class Run:
             after = lines[-1].n
 
 
-def _not_made(line: Line, why: Halt) -> Closed:
-    return Closed(line, unasked(line.custom_id, *WHY[why]))
+def _not_made(line: BatchLine, why: Halt) -> ClosedLine:
+    return ClosedLine(line, build_skipped_line(line.custom_id, *WHY[why]))
 
 
 def _expected_tokens(order: ExecutionRequest, expert: str) -> float | None:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Protocol
 
 from ..errors import BadRequest, InvalidField
-from .store import Store, fresh
+from .store import BatchStore, new_id
 from .types import FileInUse, FileNotKnown, FileTooLarge, Purpose, StoredFile
 
 
-class Files:
+class FileStore:
     """What is kept under `directory`; ids are paths nobody can guess or choose."""
 
-    def __init__(self, store: Store, max_bytes: int) -> None:
+    def __init__(self, store: BatchStore, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._store = store
         self._directory = store.directory / "files"
@@ -36,7 +36,7 @@ class Files:
             raise FileNotKnown(f"there is no file '{file_id[:80]}'", param="file_id")
         return found
 
-    def located(self, file_id: str, owner: str) -> Path:
+    def find_path(self, file_id: str, owner: str) -> Path:
         """Where the bytes of a file of this owner lie.
 
         Raises:
@@ -48,7 +48,7 @@ class Files:
             raise FileNotKnown(f"the bytes of '{file_id}' are gone; upload them again", param="file_id")
         return path
 
-    def listed(
+    def list_page(
         self, owner: str, purpose: str | None, after: str | None, limit: int, newest_first: bool
     ) -> list[StoredFile]:
         """A page of an owner's files."""
@@ -56,7 +56,7 @@ class Files:
 
     def begin(self) -> "Upload":
         """A file whose bytes are still to come."""
-        return Upload(self, fresh("file"))
+        return Upload(self, new_id("file"))
 
     def keep(self, file_id: str, owner: str, name: str, purpose: Purpose) -> StoredFile:
         """Enter a file whose bytes lie where they should."""
@@ -82,7 +82,7 @@ class Files:
 class Upload:
     """Bytes that come in pieces and go to disk at once; gone again unless they are kept."""
 
-    def __init__(self, files: Files, file_id: str) -> None:
+    def __init__(self, files: FileStore, file_id: str) -> None:
         self.id = file_id
         self.n_bytes = 0
         self._files = files
@@ -121,23 +121,23 @@ MAX_FIELDS = 32
 MAX_NAME_CHARS = 512
 
 
-class Sink(Protocol):
+class UploadSink(Protocol):
     """Where the file's bytes go."""
 
     def write(self, piece: bytes) -> None: ...
 
 
-class BadUpload(BadRequest):
+class InvalidUpload(BadRequest):
     code = "invalid_upload"
 
 
-class Form:
+class UploadForm:
     """The parts of an upload: `fields` by name, the file's `filename`; its bytes are in `sink`.
 
     `ended` says that its last boundary came: what is cut off before it may lack lines.
     """
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: UploadSink) -> None:
         self.fields: dict[str, str] = {}
         self.filename: str | None = None
         self.ended = False
@@ -163,7 +163,7 @@ class Form:
 
     def _begin(self) -> None:
         if len(self.fields) >= MAX_FIELDS:
-            raise BadUpload(f"an upload has at most {MAX_FIELDS} fields")
+            raise InvalidUpload(f"an upload has at most {MAX_FIELDS} fields")
         self._headers = {}
         self._value = bytearray()
 
@@ -181,7 +181,7 @@ class Form:
         if not self._is_file:
             return
         if self._name != "file" or self.filename is not None:
-            raise BadUpload("an upload has one file, in the field 'file'", param="file")
+            raise InvalidUpload("an upload has one file, in the field 'file'", param="file")
         self.filename = options[b"filename"].decode("utf-8", "replace")[:MAX_NAME_CHARS] or "file.jsonl"
 
     def _data(self, data: bytes, start: int, end: int) -> None:
@@ -190,7 +190,7 @@ class Form:
             return
         self._value += data[start:end]
         if len(self._value) > MAX_FIELD_BYTES:
-            raise BadUpload(f"the field '{self._name[:80]}' is too long", param=self._name[:80])
+            raise InvalidUpload(f"the field '{self._name[:80]}' is too long", param=self._name[:80])
 
     def _part_end(self) -> None:
         if not self._is_file:
@@ -200,7 +200,7 @@ class Form:
         self.ended = True
 
 
-async def read_form(content_type: str, pieces: AsyncIterator[bytes], sink: Sink) -> Form:
+async def read_form(content_type: str, pieces: AsyncIterator[bytes], sink: UploadSink) -> UploadForm:
     """Read an upload to its end.
 
     Raises:
@@ -213,17 +213,17 @@ async def read_form(content_type: str, pieces: AsyncIterator[bytes], sink: Sink)
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
-        raise BadUpload("send the file as multipart/form-data, with the fields 'purpose' and 'file'")
-    form = Form(sink)
+        raise InvalidUpload("send the file as multipart/form-data, with the fields 'purpose' and 'file'")
+    form = UploadForm(sink)
     try:
         parser = MultipartParser(boundary, form.callbacks())  # type: ignore[arg-type, unused-ignore]
         async for piece in pieces:
             await asyncio.to_thread(parser.write, piece)
         parser.finalize()
     except FormParserError as error:
-        raise BadUpload(f"the upload cannot be read: {error}") from None
+        raise InvalidUpload(f"the upload cannot be read: {error}") from None
     if form.filename is None:
         raise InvalidField("'file' is missing", param="file")
     if not form.ended:
-        raise BadUpload("the upload is cut off before its last boundary; send it again", param="file")
+        raise InvalidUpload("the upload is cut off before its last boundary; send it again", param="file")
     return form

@@ -22,7 +22,7 @@ from ..requests.options import parse_routing_options
 from ..requests.texts import parse_embedding_request
 from ..services import Services
 from .types import LineError
-from .worklist import Line, Worklist
+from .worklist import BatchLine, Worklist
 
 DOORS: Mapping[str, Door] = {chat.PATH: chat.CHAT, completions.PATH: completions.COMPLETIONS}
 URLS = (*DOORS, embeddings.PATH)
@@ -60,7 +60,7 @@ _envelope = msgspec.json.Decoder(_Envelope)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundLine:
     """One physical line, counted from 1; `text` is None where it is longer than it may be."""
 
     n: int
@@ -69,7 +69,7 @@ class Found:
     text: bytes | None
 
 
-def lines_of(path: Path, max_bytes: int) -> Iterator[Found]:
+def read_lines(path: Path, max_bytes: int) -> Iterator[FoundLine]:
     """The lines of a file that are not blank, one at a time."""
     with path.open("rb") as file:
         n = offset = 0
@@ -78,9 +78,9 @@ def lines_of(path: Path, max_bytes: int) -> Iterator[Found]:
             n += 1
             text = head.strip()
             if size > max_bytes and len(text) > max_bytes:
-                yield Found(n, offset, size, None)
+                yield FoundLine(n, offset, size, None)
             elif text:
-                yield Found(n, offset, size, text)
+                yield FoundLine(n, offset, size, text)
             offset += size
 
 
@@ -182,13 +182,13 @@ def _faulty(error: GatewayError) -> FaultyLine:
     return FaultyLine(error.code or "invalid_value", error.message, param)
 
 
-class Source:
+class InputFile:
     """An open input file."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDONLY)
 
-    def text(self, line: Line) -> bytes:
+    def text(self, line: BatchLine) -> bytes:
         """A line as it stands there."""
         return os.pread(self._file, line.size, line.offset).strip()
 
@@ -196,7 +196,7 @@ class Source:
         os.close(self._file)
 
 
-def mark_of(path: Path) -> str:
+def read_file_mark(path: Path) -> str:
     """What changes when a file does: its size and when it was written.
 
     Raises:
@@ -223,7 +223,7 @@ def validate(
     worklist.clear()
     errors: list[LineError] = []
     n_lines = 0
-    entered: list[Line] = []
+    entered: list[BatchLine] = []
     for line in _checked(path, reader, max_line_bytes, errors):
         n_lines += 1
         entered.append(line)
@@ -238,9 +238,9 @@ def validate(
     return n_lines, told
 
 
-def _checked(path: Path, reader: LineReader, max_bytes: int, errors: list[LineError]) -> Iterator[Line]:
+def _checked(path: Path, reader: LineReader, max_bytes: int, errors: list[LineError]) -> Iterator[BatchLine]:
     """Every line that can be asked; what is wrong with the others goes to `errors`."""
-    for found in lines_of(path, max_bytes):
+    for found in read_lines(path, max_bytes):
         try:
             if found.text is None:
                 raise FaultyLine("line_too_long", f"longer than {max_bytes} bytes (server.max_body_bytes)")
@@ -251,4 +251,4 @@ def _checked(path: Path, reader: LineReader, max_bytes: int, errors: list[LineEr
             if len(errors) < MAX_TOLD:
                 errors.append(LineError(fault.code, fault.message, found.n, fault.param))
         else:
-            yield Line(found.n, found.offset, found.size, custom_id)
+            yield BatchLine(found.n, found.offset, found.size, custom_id)

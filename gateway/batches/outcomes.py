@@ -22,7 +22,7 @@ from ..openai.usage import Usage
 from ..storage.journal import AttemptRecord
 
 
-class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
+class CallFailure(msgspec.Struct, frozen=True, omit_defaults=True):
     """An `UpstreamError`, to be kept."""
 
     kind: FailureKind
@@ -32,7 +32,7 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
     context_too_long: bool = False
 
     @classmethod
-    def of(cls, error: UpstreamError) -> "Failure":
+    def of(cls, error: UpstreamError) -> "CallFailure":
         return cls(error.kind, error.message, error.status, error.body, error.context_too_long)
 
     def error(self) -> UpstreamError:
@@ -45,13 +45,13 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
         )
 
 
-class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
+class CallOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one call came to: an answer, or a failure; and the tries that were made before."""
 
     record: AttemptRecord
     body: bytes | None = None
     usage: Usage | None = None
-    failure: Failure | None = None
+    failure: CallFailure | None = None
     tries: tuple[AttemptRecord, ...] = ()
 
     @property
@@ -59,13 +59,13 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
         return None if self.body is None else Reply(body=self.body, usage=self.usage)
 
 
-class Ended(msgspec.Struct, frozen=True):
+class PlanEnded(msgspec.Struct, frozen=True):
     """The plan is through: whose gathered answer is given; None where it is that of the last attempt."""
 
     taken: str | None = None
 
 
-def next_step(plan: Plan, heard: Sequence[Sequence[Outcome]]) -> Attempt | Gather | Ended:
+def next_step(plan: Plan, heard: Sequence[Sequence[CallOutcome]]) -> Attempt | Gather | PlanEnded:
     """What a plan wants, given what its steps so far have come to."""
     steps = plan.attempts()
     step = next(steps)
@@ -73,16 +73,16 @@ def next_step(plan: Plan, heard: Sequence[Sequence[Outcome]]) -> Attempt | Gathe
         try:
             step = steps.send(_told(step, outcomes))
         except StopIteration as done:
-            return Ended(done.value)
+            return PlanEnded(done.value)
     return step
 
 
-def whom(step: Attempt | Gather) -> tuple[str, ...]:
+def list_experts(step: Attempt | Gather) -> tuple[str, ...]:
     """The experts a step calls."""
     return step.experts if isinstance(step, Gather) else (step.expert,)
 
 
-def _told(step: Attempt | Gather, outcomes: Sequence[Outcome]) -> Heard:
+def _told(step: Attempt | Gather, outcomes: Sequence[CallOutcome]) -> Heard:
     failures = [outcome.failure.error() for outcome in outcomes if outcome.failure is not None]
     if isinstance(step, Gather):
         replies = {outcome.record.expert: outcome.reply for outcome in outcomes}
@@ -93,8 +93,8 @@ def _told(step: Attempt | Gather, outcomes: Sequence[Outcome]) -> Heard:
     return "moved_on" if failures[0].moves_on else "refused"
 
 
-def story_of(
-    decision_id: str, heard: Sequence[Sequence[Outcome]], answered: Outcome | None
+def build_trace(
+    decision_id: str, heard: Sequence[Sequence[CallOutcome]], answered: CallOutcome | None
 ) -> ExecutionTrace:
     """The story of a line that has ended, as the journal wants it."""
     story = ExecutionTrace(decision_id)
@@ -114,7 +114,7 @@ _raw = msgspec.json.Decoder(Raw)
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class OutputLine:
     """A line's one line of output; `cost_usd` is None where it is unknown."""
 
     text: bytes
@@ -122,17 +122,17 @@ class Ending:
     cost_usd: float | None = 0.0
 
 
-def concluded(
+def build_output_line(
     custom_id: str,
     order: ExecutionRequest,
-    heard: Sequence[Sequence[Outcome]],
-    ended: Ended,
+    heard: Sequence[Sequence[CallOutcome]],
+    ended: PlanEnded,
     ledger: Accounting,
     owner: str,
-) -> Ending:
+) -> OutputLine:
     """The ending of a line whose plan is through; the journal is told."""
     answered = _answer(heard, ended)
-    story = story_of("dec_" + fresh_id(), heard, answered)
+    story = build_trace("dec_" + fresh_id(), heard, answered)
     failed = answered is None
     if answered is not None and answered.body is not None:
         body = answered.body
@@ -154,20 +154,20 @@ def concluded(
         "cost_usd": cost_usd,
     }
     response = {"status_code": status, "request_id": story.decision_id, "body": _on_one_line(body)}
-    return Ending(_line(request_id, custom_id, response, None, facts), failed, cost_usd)
+    return OutputLine(_line(request_id, custom_id, response, None, facts), failed, cost_usd)
 
 
-def refused(custom_id: str, error: GatewayError) -> Ending:
+def build_refusal_line(custom_id: str, error: GatewayError) -> OutputLine:
     """The ending of a line that cannot be asked."""
     request_id = "batch_req_" + fresh_id()
     response = {"status_code": error.status, "request_id": request_id, "body": Raw(to_envelope(error))}
-    return Ending(_line(request_id, custom_id, response, None), failed=True)
+    return OutputLine(_line(request_id, custom_id, response, None), failed=True)
 
 
-def unasked(custom_id: str, code: str, message: str) -> Ending:
+def build_skipped_line(custom_id: str, code: str, message: str) -> OutputLine:
     """The ending of a line that was not asked: cancelled, expired, or beyond the money."""
     error = {"code": code, "message": message}
-    return Ending(_line("batch_req_" + fresh_id(), custom_id, None, error), failed=True)
+    return OutputLine(_line("batch_req_" + fresh_id(), custom_id, None, error), failed=True)
 
 
 def _line(
@@ -181,7 +181,7 @@ def _line(
     return _encode({**told, "thalamus": facts} if facts else told) + b"\n"
 
 
-def _answer(heard: Sequence[Sequence[Outcome]], ended: Ended) -> Outcome | None:
+def _answer(heard: Sequence[Sequence[CallOutcome]], ended: PlanEnded) -> CallOutcome | None:
     """The outcome whose answer is given, if there is one."""
     if ended.taken is not None:
         return next(
@@ -194,7 +194,7 @@ def _answer(heard: Sequence[Sequence[Outcome]], ended: Ended) -> Outcome | None:
     return last if last.body is not None else None
 
 
-def _failure(heard: Sequence[Sequence[Outcome]], story: ExecutionTrace) -> tuple[int, bytes]:
+def _failure(heard: Sequence[Sequence[CallOutcome]], story: ExecutionTrace) -> tuple[int, bytes]:
     """Status and body where nobody answered, as a live client would be given them."""
     failures = [outcome.failure for step in heard for outcome in step if outcome.failure is not None]
     error = failures[-1].error() if failures else UpstreamError("empty", "said nothing")

@@ -12,19 +12,19 @@ from ..errors import GatewayError
 from ..runners import Runners
 from ..services import Services
 from ..storage.journal_records import pack_decision
-from .lines import FaultyLine, LineReader, Source
-from .outcomes import Ending, refused, whom
-from .results import Closed, Results
-from .worklist import Line, Routed, Worklist
+from .lines import FaultyLine, InputFile, LineReader
+from .outcomes import OutputLine, build_refusal_line, list_experts
+from .results import ClosedLine, Results
+from .worklist import BatchLine, RoutedLine, Worklist
 
 AT_ONCE = 64
 
 
-class Assigner:
+class LineRouter:
     """Routes the lines of one batch."""
 
     def __init__(
-        self, services: Services, reader: LineReader, source: Source, worklist: Worklist, results: Results
+        self, services: Services, reader: LineReader, source: InputFile, worklist: Worklist, results: Results
     ) -> None:
         self._services = services
         self._reader = reader
@@ -45,26 +45,26 @@ class Assigner:
             if closed:
                 await self._results.flushed()
 
-    async def _decided(self, lines: Sequence[Line]) -> tuple[list[Routed], list[Closed]]:
-        routed: list[Routed] = []
-        closed: list[Closed] = []
-        by_policy: dict[str, list[tuple[Line, Asked]]] = {}
+    async def _decided(self, lines: Sequence[BatchLine]) -> tuple[list[RoutedLine], list[ClosedLine]]:
+        routed: list[RoutedLine] = []
+        closed: list[ClosedLine] = []
+        by_policy: dict[str, list[tuple[BatchLine, Asked]]] = {}
         for line, asked in await asyncio.to_thread(self._read, lines):
-            if isinstance(asked, Ending):
-                closed.append(Closed(line, asked))
+            if isinstance(asked, OutputLine):
+                closed.append(ClosedLine(line, asked))
             elif asked.policy is not None:
                 by_policy.setdefault(asked.policy.name, []).append((line, asked))
             else:
-                routed.append(Routed(line.n, self._reader.order(asked).plan.experts[:1]))
+                routed.append(RoutedLine(line.n, self._reader.order(asked).plan.experts[:1]))
         for alike in by_policy.values():
             for (line, _), decision in zip(alike, await self._chosen(alike), strict=True):
                 if isinstance(decision, Decision):
                     routed.append(_routed(line, decision))
                 else:
-                    closed.append(Closed(line, refused(line.custom_id, decision)))
+                    closed.append(ClosedLine(line, build_refusal_line(line.custom_id, decision)))
         return routed, closed
 
-    async def _chosen(self, alike: Sequence[tuple[Line, Asked]]) -> list[Decision | GatewayError]:
+    async def _chosen(self, alike: Sequence[tuple[BatchLine, Asked]]) -> list[Decision | GatewayError]:
         asked = [one for _, one in alike]
         policy = asked[0].policy
         queries = [one.query for one in asked if one.query is not None]
@@ -74,32 +74,32 @@ class Assigner:
         wishes = [one.wishes for one in asked]
         return await self._services.router.decide_many(queries, policy, wishes, everybody)
 
-    def _read(self, lines: Sequence[Line]) -> list[tuple[Line, Asked | Ending]]:
-        found: list[tuple[Line, Asked | Ending]] = []
+    def _read(self, lines: Sequence[BatchLine]) -> list[tuple[BatchLine, Asked | OutputLine]]:
+        found: list[tuple[BatchLine, Asked | OutputLine]] = []
         for line in lines:
             try:
                 _, asked = self._reader.read(self._source.text(line))
                 if asked.policy is None:
                     self._reader.order(asked)
             except FaultyLine as fault:
-                found.append((line, refused(line.custom_id, fault.refusal())))
+                found.append((line, build_refusal_line(line.custom_id, fault.refusal())))
             else:
                 found.append((line, asked))
         return found
 
 
-def _routed(line: Line, decision: Decision) -> Routed:
+def _routed(line: BatchLine, decision: Decision) -> RoutedLine:
     plan = decision.plan
     step = next(plan.attempts())
     aggregator = plan.aggregator if isinstance(plan, Panel) else None
-    return Routed(line.n, whom(step), pack_decision(decision), aggregator)
+    return RoutedLine(line.n, list_experts(step), pack_decision(decision), aggregator)
 
 
 Pairs = frozenset[tuple[str, str]]
 """An expert that calls wait for, and one that is to aggregate what it says."""
 
 
-class Lane:
+class LocalExpertQueue:
     """Local experts take turns, one at a time, whichever batches their calls are of."""
 
     def __init__(self, runners: Runners | None) -> None:
@@ -129,20 +129,22 @@ class Lane:
             return
         experts = {expert for expert, _ in in_line.values()}
         pairs = frozenset[tuple[str, str]]().union(*(pairs for _, pairs in in_line.values()))
-        first = first_local(experts, pairs, self._runners)
+        first = choose_local_expert(experts, pairs, self._runners)
         self._taken = True
         next(called for called, (expert, _) in in_line.items() if expert == first).set_result(None)
 
 
-def first_local(waiting: Iterable[str], pairs: Pairs, runners: Runners | None) -> str:
+def choose_local_expert(waiting: Iterable[str], pairs: Pairs, runners: Runners | None) -> str:
     """The local expert to work off now; aggregators' calls are counted in before there are any."""
     if not runners:
         return min(waiting)
     names = {name: runners[name].name for name in runners}
-    return first_of(waiting, pairs, names, runners.look())
+    return choose_local_group(waiting, pairs, names, runners.look())
 
 
-def first_of(waiting: Iterable[str], pairs: Pairs, runner_of: Mapping[str, str], snapshot: Snapshot) -> str:
+def choose_local_group(
+    waiting: Iterable[str], pairs: Pairs, runner_of: Mapping[str, str], snapshot: Snapshot
+) -> str:
     """The same, from what is known of the memory; experts may share a runner."""
     members: dict[str, set[str]] = {}
     for member, aggregator in pairs:

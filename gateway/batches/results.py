@@ -16,10 +16,10 @@ from pathlib import Path
 
 from ..execution.accounting import Accounting
 from ..execution.trace import ExecutionRequest
-from .outcomes import Ended, Ending, Outcome, concluded, next_step, whom
-from .store import Store
+from .outcomes import CallOutcome, OutputLine, PlanEnded, build_output_line, list_experts, next_step
+from .store import BatchStore
 from .types import Batch
-from .worklist import ANSWERED, FAILED, Line, Worklist
+from .worklist import ANSWERED, FAILED, BatchLine, Worklist
 
 MAX_WAITING = 512
 AT_ONCE = 256
@@ -28,32 +28,32 @@ COPY_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class CallResult:
     """What came of one call of a line."""
 
-    line: Line
+    line: BatchLine
     step: int
     order: ExecutionRequest
-    outcome: Outcome
+    outcome: CallOutcome
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
+class ClosedLine:
     """A line that ends without an answer, whatever it waited for."""
 
-    line: Line
-    ending: Ending
+    line: BatchLine
+    ending: OutputLine
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class ResultPaths:
     """Where the results of a batch are written as they come, those that failed apart."""
 
     output: Path
     errors: Path
 
     @classmethod
-    def of(cls, batch: Batch, store: Store) -> "Places":
+    def of(cls, batch: Batch, store: BatchStore) -> "ResultPaths":
         work = store.directory / "work"
         work.mkdir(exist_ok=True, mode=0o700)
         if batch.out_path and batch.line_order == "finished":
@@ -69,13 +69,13 @@ def errors_beside(out_path: str) -> Path:
 class Results:
     """The one writer of a batch's results. `batch` tells how far it is, and what it cost."""
 
-    def __init__(self, batch: Batch, store: Store, worklist: Worklist, ledger: Accounting) -> None:
+    def __init__(self, batch: Batch, store: BatchStore, worklist: Worklist, ledger: Accounting) -> None:
         self.batch = batch
         self._store = store
         self._worklist = worklist
         self._ledger = ledger
-        self._queue: asyncio.Queue[Said | Closed] = asyncio.Queue(MAX_WAITING)
-        places = Places.of(batch, store)
+        self._queue: asyncio.Queue[CallResult | ClosedLine] = asyncio.Queue(MAX_WAITING)
+        places = ResultPaths.of(batch, store)
         self._writing = threading.Lock()
         self._closed = False
         self._output = _opened(places.output, batch.output_bytes)
@@ -88,7 +88,7 @@ class Results:
             os.close(self._output)
             os.close(self._errors)
 
-    async def put(self, item: Said | Closed) -> None:
+    async def put(self, item: CallResult | ClosedLine) -> None:
         """Take one; waits while the disk is slower than the experts."""
         await self._queue.put(item)
 
@@ -112,13 +112,13 @@ class Results:
             for _ in items:
                 self._queue.task_done()
 
-    def _enter(self, items: Sequence[Said | Closed]) -> None:
+    def _enter(self, items: Sequence[CallResult | ClosedLine]) -> None:
         entry = _Entry(self.batch)
         with self._writing, self._store.transaction() as database:
             if self._closed:
                 return
             for item in items:
-                ending = item.ending if isinstance(item, Closed) else self._settled(database, item)
+                ending = item.ending if isinstance(item, ClosedLine) else self._settled(database, item)
                 if ending is not None:
                     at, length = entry.add(ending)
                     state = FAILED if ending.failed else ANSWERED
@@ -132,7 +132,7 @@ class Results:
             )
         self.batch = entry.batch()
 
-    def _settled(self, database: sqlite3.Connection, said: Said) -> Ending | None:
+    def _settled(self, database: sqlite3.Connection, said: CallResult) -> OutputLine | None:
         """How a line ends, now that this was heard; None where its plan has more calls to make."""
         n, plan = said.line.n, said.order.plan
         heard = [[said.outcome]]
@@ -142,14 +142,16 @@ class Results:
             if not heard:
                 return None
         step = next_step(plan, heard)
-        if isinstance(step, Ended):
-            return concluded(said.line.custom_id, said.order, heard, step, self._ledger, self.batch.owner)
+        if isinstance(step, PlanEnded):
+            return build_output_line(
+                said.line.custom_id, said.order, heard, step, self._ledger, self.batch.owner
+            )
         if alone:
             self._worklist.hear(database, n, said.step, said.outcome)
-        self._worklist.call(database, n, said.step + 1, whom(step))
+        self._worklist.call(database, n, said.step + 1, list_experts(step))
         return None
 
-    def _heard_all(self, database: sqlite3.Connection, said: Said) -> list[list[Outcome]]:
+    def _heard_all(self, database: sqlite3.Connection, said: CallResult) -> list[list[CallOutcome]]:
         """Everything heard for a line, this too; nothing while another call of its step is under way."""
         self._worklist.hear(database, said.line.n, said.step, said.outcome)
         steps = self._worklist.heard(database, said.line.n)
@@ -169,7 +171,7 @@ class _Entry:
         self._cost_usd = batch.cost_usd
         self._n_unpriced = batch.n_unpriced
 
-    def add(self, ending: Ending) -> tuple[int, int]:
+    def add(self, ending: OutputLine) -> tuple[int, int]:
         """Where a result will lie, and how long it is."""
         if ending.cost_usd is None:
             self._n_unpriced += 1
@@ -221,12 +223,12 @@ def _append(file: int, at: int, data: bytes | bytearray) -> None:
         os.fdatasync(file)
 
 
-def publish(batch: Batch, store: Store, worklist: Worklist, output: Path, errors: Path) -> None:
+def publish(batch: Batch, store: BatchStore, worklist: Worklist, output: Path, errors: Path) -> None:
     """Put the results where they are to be found, in the order asked for; nothing where there are none.
 
     May be done again: what was written as it came stays until `discard`.
     """
-    places = Places.of(batch, store)
+    places = ResultPaths.of(batch, store)
     for source, target, state, n_bytes in (
         (places.output, output, ANSWERED, batch.output_bytes),
         (places.errors, errors, FAILED, batch.error_bytes),
@@ -255,10 +257,10 @@ def _in_order(worklist: Worklist, state: int) -> Iterator[tuple[int, int]]:
         n = places[-1][0]
 
 
-def discard(batch: Batch, store: Store, worklist: Worklist) -> None:
+def discard(batch: Batch, store: BatchStore, worklist: Worklist) -> None:
     """What is not needed once the results are published."""
     worklist.clear()
-    places = Places.of(batch, store)
+    places = ResultPaths.of(batch, store)
     if places.output.parent == store.directory / "work":
         for path in (places.output, places.errors):
             with contextlib.suppress(OSError):

@@ -17,13 +17,13 @@ from typing import Any
 
 from ..execution.accounting import Accounting
 from ..services import Services
-from .calling import Courtesy, Engine, nap
-from .execution import GRACE_S, Halt, Run, Surroundings
-from .files import Files
-from .lines import EMBEDDED_HERE, LineReader, Source, validate
-from .planning import Lane
+from .calling import BatchExecutor, LiveTrafficThrottle, pause_unless_halted
+from .execution import GRACE_S, BatchContext, BatchRun, Halt
+from .files import FileStore
+from .lines import EMBEDDED_HERE, InputFile, LineReader, validate
+from .planning import LocalExpertQueue
 from .results import Results, discard, errors_beside, publish
-from .store import fresh
+from .store import new_id
 from .types import Batch, BatchEnded, BatchNotKnown, LineError, Status
 from .worklist import Worklist
 
@@ -40,13 +40,13 @@ GONE = LineError("file_not_found", "the input file is not there any more")
 log = logging.getLogger("thalamus")
 
 
-def window_s(text: str) -> float | None:
+def parse_window(text: str) -> float | None:
     """The seconds of a completion window, as 24h, 30m, 7d; None where it is none."""
     match = WINDOW.fullmatch(text)
     return float(int(match[1]) * UNIT_S[match[2]]) or None if match else None
 
 
-class Jobs:
+class BatchService:
     """Works on batches; `n_in_flight` tells how many live requests are being answered now.
 
     Calls are made here, or by an `engine`.
@@ -58,12 +58,12 @@ class Jobs:
         ledger: Accounting,
         limits: Mapping[str, int | None],
         n_in_flight: Callable[[], int] = lambda: 0,
-        engine: Engine | None = None,
+        engine: BatchExecutor | None = None,
     ) -> None:
-        self.files = Files(services.store, services.config.batches.max_file_bytes)
+        self.files = FileStore(services.store, services.config.batches.max_file_bytes)
         self._store = services.store
         bound = services.config.batches.max_parallel
-        self._around = Surroundings(
+        self._around = BatchContext(
             services=services,
             store=services.store,
             ledger=ledger,
@@ -73,13 +73,13 @@ class Jobs:
                 EMBEDDED_HERE: N_EMBEDDED_AT_ONCE,
             },
             local=frozenset(services.runners or ()),
-            local_lane=Lane(services.runners),
-            courtesy=Courtesy(n_in_flight),
+            local_lane=LocalExpertQueue(services.runners),
+            throttle=LiveTrafficThrottle(n_in_flight),
             engine=engine,
         )
         self._room = asyncio.Semaphore(N_AT_ONCE)
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._runs: dict[str, Run] = {}
+        self._runs: dict[str, BatchRun] = {}
         self._stopping = asyncio.Event()
 
     async def start(self) -> None:
@@ -153,7 +153,7 @@ class Jobs:
                     return
             except Exception:  # a full disk, a fault of ours: the batch stays, and is tried again
                 log.exception("batch %s is interrupted", batch_id)
-            await nap(self._stopping, RETRY_S)
+            await pause_unless_halted(self._stopping, RETRY_S)
 
     async def work(self, batch_id: str) -> Batch | None:
         """Work on a batch: as it is when it has ended, or is stopped; None where another process works on it.
@@ -162,7 +162,7 @@ class Jobs:
             OSError, sqlite3.Error: its files cannot be read or written.
         """
         async with self._room:
-            with held(self._lock_path(batch_id)) as mine:
+            with lock_file(self._lock_path(batch_id)) as mine:
                 if not mine:
                     return None
                 batch = await self._worked(batch_id)
@@ -198,11 +198,11 @@ class Jobs:
 
     async def _run(self, batch: Batch, reader: LineReader, worklist: Worklist) -> Batch:
         try:
-            source = Source(Path(batch.input_path))
+            source = InputFile(Path(batch.input_path))
         except FileNotFoundError:
             return await self._now(batch, "failed", errors=(GONE,))
         results = await asyncio.to_thread(Results, batch, self._store, worklist, self._around.ledger)
-        run = Run(self._around, reader, source, worklist, results)
+        run = BatchRun(self._around, reader, source, worklist, results)
         self._runs[batch.id] = run
         try:
             if self._stopping.is_set():
@@ -216,7 +216,7 @@ class Jobs:
             source.close()
         if halted == "stopped":
             return results.batch
-        ids = {"output_file_id": fresh("file"), "error_file_id": fresh("file")}
+        ids = {"output_file_id": new_id("file"), "error_file_id": new_id("file")}
         return await self._now(results.batch, "finalizing", outcome=halted, **ids)
 
     async def _now(self, batch: Batch, status: Status, outcome: Halt | None = None, **changes: Any) -> Batch:
@@ -252,7 +252,7 @@ class Jobs:
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[bool]:
+def lock_file(path: Path) -> Iterator[bool]:
     """Whether the lock could be had; it is held until the end, or until the process dies."""
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:

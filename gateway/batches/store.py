@@ -50,7 +50,7 @@ _FILE = "id, owner, name, purpose, n_bytes, created_at"
 _errors = msgspec.json.Decoder(tuple[LineError, ...])
 
 
-class Store:
+class BatchStore:
     """The database; `transaction` gives its connection to one thread at a time."""
 
     def __init__(self, directory: Path, database: sqlite3.Connection, salt: bytes) -> None:
@@ -60,7 +60,7 @@ class Store:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, directory: Path) -> "Store":
+    def open(cls, directory: Path) -> "BatchStore":
         """The store in a directory, made where there is none.
 
         Raises:
@@ -153,7 +153,7 @@ class Store:
             *(owner, after, after, limit),
         )
 
-    def everything(self) -> list[Batch]:
+    def all_batches(self) -> list[Batch]:
         """All batches of everybody, oldest first."""
         return self._batches("1 ORDER BY seq")
 
@@ -219,6 +219,6 @@ def _create(database: sqlite3.Connection) -> None:
     database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
 
-def fresh(kind: str) -> str:
+def new_id(kind: str) -> str:
     """An id that cannot be guessed: `file-…`, `batch_…`."""
     return f"{kind}{'-' if kind == 'file' else '_'}{secrets.token_hex(16)}"

@@ -15,7 +15,7 @@ Status = Literal[
 LineOrder = Literal["input", "finished"]
 
 ENDED: frozenset[Status] = frozenset({"failed", "completed", "expired", "cancelled"})
-NOBODY = ""
+NO_OWNER = ""
 """Owner of what is asked for where no key is needed."""
 
 
@@ -30,7 +30,7 @@ class StoredFile:
     n_bytes: int
     created_at: int
 
-    def told(self) -> dict[str, Any]:
+    def to_openai(self) -> dict[str, Any]:
         """As OpenAI's file object."""
         return {
             "id": self.id,
@@ -64,7 +64,7 @@ class Batch:
     """
 
     id: str
-    owner: str = NOBODY
+    owner: str = NO_OWNER
     endpoint: str | None = None
     input_file_id: str | None = None
     input_path: str = ""
@@ -98,7 +98,7 @@ class Batch:
         """When what is left is given up, in seconds since 1970."""
         return self.times.get("created_at", 0) + self.window_s
 
-    def told(self) -> dict[str, Any]:
+    def to_openai(self) -> dict[str, Any]:
         """As OpenAI's batch object; `thalamus` holds what theirs has no place for."""
         errors = [msgspec.to_builtins(error) for error in self.errors]
         moments = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")

@@ -10,19 +10,19 @@ from dataclasses import dataclass
 
 import msgspec
 
-from .outcomes import Outcome
-from .store import Store
+from .outcomes import CallOutcome
+from .store import BatchStore
 from .types import LineError
 
 UNROUTED, WAITING, ANSWERED, FAILED = range(4)
 """States of a line; beyond `WAITING` it has its one line of output."""
 
-_decode = msgspec.msgpack.Decoder(Outcome).decode
+_decode = msgspec.msgpack.Decoder(CallOutcome).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class BatchLine:
     """Where a line lies in the input, counted from 1, and whose it is."""
 
     n: int
@@ -32,17 +32,17 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class PendingCall:
     """A call that can be made now; `decision` is what routed its line, None where that names its expert."""
 
-    line: Line
+    line: BatchLine
     step: int
     expert: str
     decision: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
-class Routed:
+class RoutedLine:
     """A line that is decided on: whom its first step calls, and who will make one answer of theirs."""
 
     n: int
@@ -54,7 +54,7 @@ class Routed:
 class Worklist:
     """The lines of one batch."""
 
-    def __init__(self, store: Store, batch_id: str) -> None:
+    def __init__(self, store: BatchStore, batch_id: str) -> None:
         self._store = store
         self._id = batch_id
 
@@ -64,7 +64,7 @@ class Worklist:
             database.execute("DELETE FROM calls WHERE batch = ?", (self._id,))
             database.execute("DELETE FROM lines WHERE batch = ?", (self._id,))
 
-    def add(self, lines: Iterable[Line]) -> None:
+    def add(self, lines: Iterable[BatchLine]) -> None:
         rows = ((self._id, line.n, line.offset, line.size, line.custom_id, UNROUTED) for line in lines)
         with self._store.transaction() as database:
             database.executemany(
@@ -86,15 +86,15 @@ class Worklist:
             for n, first, name in found
         ]
 
-    def unrouted(self, limit: int) -> list[Line]:
+    def unrouted(self, limit: int) -> list[BatchLine]:
         """The next lines nobody has decided on."""
         found = self._store.rows(
             "SELECT n, offset, size, custom_id FROM lines WHERE batch = ? AND state = ? ORDER BY n LIMIT ?",
             *(self._id, UNROUTED, limit),
         )
-        return [Line(*row) for row in found]
+        return [BatchLine(*row) for row in found]
 
-    def route(self, routed: Iterable[Routed]) -> None:
+    def route(self, routed: Iterable[RoutedLine]) -> None:
         """Lines are decided on: the calls of their first step wait."""
         with self._store.transaction() as database:
             for one in routed:
@@ -128,7 +128,7 @@ class Worklist:
         )
         return {(member, aggregator) for member, aggregator in found}
 
-    def waiting(self, expert: str, after: tuple[int, int], limit: int) -> list[Waiting]:
+    def waiting(self, expert: str, after: tuple[int, int], limit: int) -> list[PendingCall]:
         """The next calls for an expert, by line and step, behind `after`."""
         found = self._store.rows(
             "SELECT l.n, l.offset, l.size, l.custom_id, c.step, c.expert, l.decision FROM calls c "
@@ -136,30 +136,30 @@ class Worklist:
             "AND c.outcome IS NULL AND (c.n, c.step) > (?, ?) ORDER BY c.n, c.step LIMIT ?",
             *(self._id, expert, *after, limit),
         )
-        return [Waiting(Line(*row[:4]), *row[4:]) for row in found]
+        return [PendingCall(BatchLine(*row[:4]), *row[4:]) for row in found]
 
-    def left(self, after: int, limit: int) -> list[Line]:
+    def left(self, after: int, limit: int) -> list[BatchLine]:
         """The next lines without an output, behind line `after`."""
         found = self._store.rows(
             "SELECT n, offset, size, custom_id FROM lines WHERE batch = ? AND state <= ? AND n > ? "
             "ORDER BY n LIMIT ?",
             *(self._id, WAITING, after, limit),
         )
-        return [Line(*row) for row in found]
+        return [BatchLine(*row) for row in found]
 
-    def heard(self, database: sqlite3.Connection, n: int) -> list[list[Outcome | None]]:
+    def heard(self, database: sqlite3.Connection, n: int) -> list[list[CallOutcome | None]]:
         """Step by step what was heard for a line; None of a call still under way."""
         found = database.execute(
             "SELECT step, outcome FROM calls WHERE batch = ? AND n = ? ORDER BY step, expert", (self._id, n)
         )
-        steps: list[list[Outcome | None]] = []
+        steps: list[list[CallOutcome | None]] = []
         for step, outcome in found:
             while len(steps) <= step:
                 steps.append([])
             steps[step].append(None if outcome is None else _decode(outcome))
         return steps
 
-    def hear(self, database: sqlite3.Connection, n: int, step: int, outcome: Outcome) -> None:
+    def hear(self, database: sqlite3.Connection, n: int, step: int, outcome: CallOutcome) -> None:
         database.execute(
             "UPDATE calls SET outcome = ? WHERE batch = ? AND n = ? AND step = ? AND expert = ?",
             (_encode(outcome), self._id, n, step, outcome.record.expert),

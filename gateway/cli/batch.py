@@ -16,9 +16,9 @@ import click
 from .options import CONFIG_OPTION, JSON_OPTION, Dollars, read_config
 
 if TYPE_CHECKING:
-    from ..batches.calling import Engine
-    from ..batches.service import Jobs
-    from ..batches.store import Store
+    from ..batches.calling import BatchExecutor
+    from ..batches.service import BatchService
+    from ..batches.store import BatchStore
     from ..batches.types import Batch
     from ..config import Config
 
@@ -99,21 +99,21 @@ def run(
     **engine_choice: Any,
 ) -> None:
     """Answer the requests of IN.jsonl into OUT.jsonl; those that fail go to OUT.errors.jsonl."""
-    from ..batches.lines import mark_of
-    from ..batches.service import window_s
-    from ..batches.store import fresh
+    from ..batches.lines import read_file_mark
+    from ..batches.service import parse_window
+    from ..batches.store import new_id
     from ..batches.types import Batch
 
     config = read_config(config_path, quiet=as_json)
-    seconds = window_s(window)
+    seconds = parse_window(window)
     if seconds is None:
         raise click.BadParameter(f"'{window}' is not a duration; write 30m, 24h or 7d", param_hint="--window")
     if not out.parent.is_dir():
         raise click.ClickException(f"the folder {out.parent} does not exist; create it first")
     batch = Batch(
-        id=fresh("batch"),
+        id=new_id("batch"),
         input_path=str(source.absolute()),
-        input_mark=mark_of(source),
+        input_mark=read_file_mark(source),
         out_path=str(out.absolute()),
         line_order=order,
         window=window,
@@ -139,7 +139,7 @@ def resume(
     batch_id: str, config_path: Path, max_usd: float | None, as_json: bool, **engine_choice: Any
 ) -> None:
     """Continue a stopped batch where it stopped."""
-    from ..batches.lines import mark_of
+    from ..batches.lines import read_file_mark
 
     config = read_config(config_path, quiet=as_json)
     with _open_store(config) as store:
@@ -147,7 +147,7 @@ def resume(
         if batch.ended:
             raise click.ClickException(f"{batch_id} is {batch.status}; it cannot be resumed")
         path = Path(batch.input_path)
-        if not path.exists() or mark_of(path) != batch.input_mark:
+        if not path.exists() or read_file_mark(path) != batch.input_mark:
             raise click.ClickException(f"{path} has changed since {batch_id} began; start a new batch")
         if max_usd is not None:
             store.change(batch_id, max_usd=max_usd)
@@ -161,7 +161,7 @@ def resume(
 def status(batch_id: str | None, config_path: Path, as_json: bool) -> None:
     """Show the progress of one batch, or of all."""
     with _open_store(read_config(config_path, quiet=True)) as store:
-        found = [_get_batch(store, batch_id)] if batch_id else store.everything()
+        found = [_get_batch(store, batch_id)] if batch_id else store.all_batches()
     if as_json:
         records = [_batch_json(batch) for batch in found]
         click.echo(json.dumps(records[0] if batch_id else records, indent=2))
@@ -208,12 +208,12 @@ async def _cancel_batch(config: "Config", batch_id: str) -> "Batch":
 
 
 @contextlib.contextmanager
-def _open_store(config: "Config") -> "Iterator[Store]":
-    from ..batches.store import Store
+def _open_store(config: "Config") -> "Iterator[BatchStore]":
+    from ..batches.store import BatchStore
     from ..batches.types import StoreError
 
     try:
-        store = Store.open(config.batches_path)
+        store = BatchStore.open(config.batches_path)
     except StoreError as error:
         raise click.ClickException(str(error)) from None
     try:
@@ -222,17 +222,17 @@ def _open_store(config: "Config") -> "Iterator[Store]":
         store.close()
 
 
-def _get_batch(store: "Store", batch_id: str) -> "Batch":
+def _get_batch(store: "BatchStore", batch_id: str) -> "Batch":
     batch = store.batch(batch_id)
     if batch is None:
         raise click.ClickException(f"there is no batch '{batch_id}'; `thalamus batch status` lists them")
     return batch
 
 
-def _refuse_to_overwrite(store: "Store", out: Path) -> None:
+def _refuse_to_overwrite(store: "BatchStore", out: Path) -> None:
     from ..batches.results import errors_beside
 
-    for batch in store.everything():
+    for batch in store.all_batches():
         if batch.out_path == str(out.absolute()) and not batch.ended:
             raise click.ClickException(
                 f"{batch.id} writes to {out} and is not finished: thalamus batch resume {batch.id}"
@@ -279,17 +279,17 @@ def _run_and_report(
 @contextlib.contextmanager
 def _open_engine(
     config: "Config", engine: str, address: str | None, n_workers: int | None
-) -> "Iterator[Engine | None]":
+) -> "Iterator[BatchExecutor | None]":
     if engine == "here":
         yield None
         return
-    from ..batches.ray_engine import ray_engine
+    from ..batches.ray_executor import ray_executor
 
-    with ray_engine(config, address, n_workers) as batch_engine:
+    with ray_executor(config, address, n_workers) as batch_engine:
         yield batch_engine
 
 
-async def _run_batch(config: "Config", batch_id: str, engine: "Engine | None") -> "Batch | None":
+async def _run_batch(config: "Config", batch_id: str, engine: "BatchExecutor | None") -> "Batch | None":
     from ..app import open_batches
 
     loop = asyncio.get_running_loop()
@@ -307,7 +307,7 @@ async def _run_batch(config: "Config", batch_id: str, engine: "Engine | None") -
             await asyncio.gather(working, *stopping, return_exceptions=True)
 
 
-async def _show_progress(jobs: "Jobs", batch_id: str, working: "asyncio.Task[Batch | None]") -> None:
+async def _show_progress(jobs: "BatchService", batch_id: str, working: "asyncio.Task[Batch | None]") -> None:
     """Show a progress bar on a terminal until the batch ends."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -362,4 +362,4 @@ def _format_error(error: Any) -> str:
 
 
 def _batch_json(batch: "Batch") -> dict[str, Any]:
-    return {**batch.told(), "input_path": batch.input_path, "out_path": batch.out_path}
+    return {**batch.to_openai(), "input_path": batch.input_path, "out_path": batch.out_path}

@@ -10,13 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..batches.lines import URLS, mark_of
-from ..batches.service import Jobs, window_s
-from ..batches.store import fresh
+from ..batches.lines import URLS, read_file_mark
+from ..batches.service import BatchService, parse_window
+from ..batches.store import new_id
 from ..batches.types import Batch
 from ..errors import InvalidField, InvalidJson
 from .answers import get_services, json_response
-from .files import owner_of, page, page_size
+from .files import get_owner, page, page_size
 from .route import whole_body
 
 MAX_PAGE = 100
@@ -27,7 +27,7 @@ MAX_USD = "max_usd"
 Short = Annotated[str, Meta(max_length=512)]
 
 
-class Wanted(msgspec.Struct):
+class BatchRequest(msgspec.Struct):
     """The body of a new batch."""
 
     input_file_id: str
@@ -36,12 +36,12 @@ class Wanted(msgspec.Struct):
     metadata: Annotated[dict[Annotated[str, Meta(max_length=64)], Short], Meta(max_length=16)] | None = None
 
 
-_wanted = msgspec.json.Decoder(Wanted)
+_wanted = msgspec.json.Decoder(BatchRequest)
 
 
-def jobs_of(request: Request) -> Jobs:
+def get_batch_service(request: Request) -> BatchService:
     """The batches of the gateway that serves this request."""
-    jobs: Jobs = request.app.state.jobs
+    jobs: BatchService = request.app.state.jobs
     return jobs
 
 
@@ -52,32 +52,32 @@ async def create(request: Request) -> Response:
         InvalidField: a field is at fault.
         FileNotKnown: the input is no file of the asker.
     """
-    jobs, owner = jobs_of(request), owner_of(request)
+    jobs, owner = get_batch_service(request), get_owner(request)
     wanted = _read(await whole_body(request, get_services(request).config.server.max_body_bytes))
     if wanted.endpoint not in URLS:
         raise InvalidField(f"'endpoint' must be {' or '.join(URLS)}", param="endpoint")
-    seconds = window_s(wanted.completion_window)
+    seconds = parse_window(wanted.completion_window)
     if seconds is None:
         raise InvalidField("'completion_window' must be such as 24h, 30m or 7d", param="completion_window")
     max_usd = _max_usd(wanted)
-    path = await asyncio.to_thread(jobs.files.located, wanted.input_file_id, owner)
+    path = await asyncio.to_thread(jobs.files.find_path, wanted.input_file_id, owner)
     batch = Batch(
-        id=fresh("batch"),
+        id=new_id("batch"),
         owner=owner,
         endpoint=wanted.endpoint,
         input_file_id=wanted.input_file_id,
         input_path=str(path.absolute()),
-        input_mark=mark_of(path),
+        input_mark=read_file_mark(path),
         window=wanted.completion_window,
         window_s=seconds,
         max_usd=max_usd,
         metadata=wanted.metadata,
         times={"created_at": int(time.time())},
     )
-    return json_response((await jobs.add(batch)).told())
+    return json_response((await jobs.add(batch)).to_openai())
 
 
-def _read(body: bytes) -> Wanted:
+def _read(body: bytes) -> BatchRequest:
     try:
         return _wanted.decode(body)
     except msgspec.ValidationError as error:
@@ -88,7 +88,7 @@ def _read(body: bytes) -> Wanted:
         raise InvalidJson("the body must be a JSON object") from None
 
 
-def _max_usd(wanted: Wanted) -> float | None:
+def _max_usd(wanted: BatchRequest) -> float | None:
     """What the batch may cost, if its metadata say so.
 
     Raises:
@@ -108,30 +108,30 @@ def _max_usd(wanted: Wanted) -> float | None:
     return usd
 
 
-async def listed(request: Request) -> Response:
+async def list_page(request: Request) -> Response:
     """The asker's batches, newest first."""
     asked = request.query_params
     limit = page_size(asked.get("limit"), MAX_PAGE) if "limit" in asked else DEFAULT_PAGE
-    store, owner = get_services(request).store, owner_of(request)
+    store, owner = get_services(request).store, get_owner(request)
     found = await asyncio.to_thread(store.batches, owner, asked.get("after"), limit + 1)
-    return json_response(page([batch.told() for batch in found], limit))
+    return json_response(page([batch.to_openai() for batch in found], limit))
 
 
 async def one(request: Request) -> Response:
     """How far one is."""
-    found = await jobs_of(request).find(request.path_params["batch_id"], owner_of(request))
-    return json_response(found.told())
+    found = await get_batch_service(request).find(request.path_params["batch_id"], get_owner(request))
+    return json_response(found.to_openai())
 
 
 async def cancel(request: Request) -> Response:
     """Make no more calls for one; what it has got so far is kept."""
-    batch = await jobs_of(request).cancel(request.path_params["batch_id"], owner_of(request))
-    return json_response(batch.told())
+    batch = await get_batch_service(request).cancel(request.path_params["batch_id"], get_owner(request))
+    return json_response(batch.to_openai())
 
 
 ROUTES = [
     Route("/v1/batches", create, methods=["POST"]),
-    Route("/v1/batches", listed, methods=["GET"]),
+    Route("/v1/batches", list_page, methods=["GET"]),
     Route("/v1/batches/{batch_id}", one, methods=["GET"]),
     Route("/v1/batches/{batch_id}/cancel", cancel, methods=["POST"]),
 ]

@@ -9,8 +9,8 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from ..asgi.exchange import ClientDisconnectedError
-from ..batches.files import Files, read_form
-from ..batches.types import NOBODY, FileTooLarge
+from ..batches.files import FileStore, read_form
+from ..batches.types import NO_OWNER, FileTooLarge
 from ..errors import InvalidField
 from .answers import json_response
 
@@ -20,16 +20,16 @@ SLACK_BYTES = 64 * 1024
 WHOLE = re.compile("[0-9]{1,9}")
 
 
-def files_of(request: Request) -> Files:
+def get_file_store(request: Request) -> FileStore:
     """The files of the gateway that serves this request."""
-    files: Files = request.app.state.jobs.files
+    files: FileStore = request.app.state.jobs.files
     return files
 
 
-def owner_of(request: Request) -> str:
+def get_owner(request: Request) -> str:
     """Who asks: the id of their key."""
     owner: str | None = request.state.key_id
-    return owner or NOBODY
+    return owner or NO_OWNER
 
 
 async def upload(request: Request) -> Response:
@@ -38,7 +38,7 @@ async def upload(request: Request) -> Response:
     Raises:
         BadRequest: the form is at fault, its purpose unknown, or the file too large.
     """
-    files = files_of(request)
+    files = get_file_store(request)
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > files.max_bytes + SLACK_BYTES:
         raise FileTooLarge(f"more than {files.max_bytes} bytes (batches.max_file_bytes)", param="file")
@@ -48,10 +48,10 @@ async def upload(request: Request) -> Response:
         if form.fields.get("purpose") != "batch":
             raise InvalidField("'purpose' must be 'batch'", param="purpose")
         name = form.filename or ""
-        file = await asyncio.to_thread(sink.keep, owner_of(request), name, "batch")
+        file = await asyncio.to_thread(sink.keep, get_owner(request), name, "batch")
     finally:
         sink.close()
-    return json_response(file.told())
+    return json_response(file.to_openai())
 
 
 async def _pieces(request: Request) -> AsyncIterator[bytes]:
@@ -62,7 +62,7 @@ async def _pieces(request: Request) -> AsyncIterator[bytes]:
         raise ClientDisconnectedError from None
 
 
-async def listed(request: Request) -> Response:
+async def list_page(request: Request) -> Response:
     """The asker's files, newest first; `purpose`, `after`, `limit` and `order` as OpenAI has them."""
     asked = request.query_params
     limit = page_size(asked.get("limit"), DEFAULT_PAGE)
@@ -70,29 +70,31 @@ async def listed(request: Request) -> Response:
     if order not in ("asc", "desc"):
         raise InvalidField("'order' must be asc or desc", param="order")
     found = await asyncio.to_thread(
-        files_of(request).listed,
-        *(owner_of(request), asked.get("purpose"), asked.get("after"), limit + 1, order == "desc"),
+        get_file_store(request).list_page,
+        *(get_owner(request), asked.get("purpose"), asked.get("after"), limit + 1, order == "desc"),
     )
-    return json_response(page([file.told() for file in found], limit))
+    return json_response(page([file.to_openai() for file in found], limit))
 
 
 async def one(request: Request) -> Response:
     """One file's facts."""
     file_id = request.path_params["file_id"]
-    return json_response((await asyncio.to_thread(files_of(request).find, file_id, owner_of(request))).told())
+    return json_response(
+        (await asyncio.to_thread(get_file_store(request).find, file_id, get_owner(request))).to_openai()
+    )
 
 
 async def content(request: Request) -> Response:
     """One file's bytes."""
-    files, file_id = files_of(request), request.path_params["file_id"]
-    path = await asyncio.to_thread(files.located, file_id, owner_of(request))
+    files, file_id = get_file_store(request), request.path_params["file_id"]
+    path = await asyncio.to_thread(files.find_path, file_id, get_owner(request))
     return FileResponse(path, media_type="application/octet-stream")
 
 
 async def delete(request: Request) -> Response:
     """Forget one file."""
     file_id = request.path_params["file_id"]
-    await asyncio.to_thread(files_of(request).delete, file_id, owner_of(request))
+    await asyncio.to_thread(get_file_store(request).delete, file_id, get_owner(request))
     return json_response({"id": file_id, "object": "file", "deleted": True})
 
 
@@ -123,7 +125,7 @@ def page(told: list[dict[str, object]], limit: int) -> dict[str, object]:
 
 ROUTES = [
     Route("/v1/files", upload, methods=["POST"]),
-    Route("/v1/files", listed, methods=["GET"]),
+    Route("/v1/files", list_page, methods=["GET"]),
     Route("/v1/files/{file_id}", one, methods=["GET"]),
     Route("/v1/files/{file_id}", delete, methods=["DELETE"]),
     Route("/v1/files/{file_id}/content", content, methods=["GET"]),

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from ..openai.transcript import answer_of, prompt_of
 from ..openai.usage import UNKNOWN_PRICE, Price, Usage, cost_usd
-from ..storage.journal import Entry, Journal
+from ..storage.journal import Journal, JournalEntry
 from .panel import together
 from .trace import ExecutionRequest, ExecutionTrace
 
@@ -45,7 +45,7 @@ class Accounting:
         usage = together([trace.usage, *trace.before.values()]) if trace.before else trace.usage
         content = self._journal.content
         self._journal.record(
-            Entry(
+            JournalEntry(
                 decision_id=trace.decision_id,
                 request_id=request_id,
                 time=time.time(),

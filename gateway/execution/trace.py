@@ -11,7 +11,7 @@ from ..embedding import TextChoice
 from ..experts.types import Call
 from ..openai.usage import Usage
 from ..storage.journal import AttemptRecord
-from ..storage.journal_records import record_of
+from ..storage.journal_records import describe_decision
 
 CLIENT_GONE_STATUS = 499
 MAX_DEBUG_BYTES = 7168
@@ -66,7 +66,7 @@ class ExecutionTrace:
 
 def debug_json(request: ExecutionRequest, trace: ExecutionTrace) -> bytes:
     """The whole decision as compact JSON in ASCII; shortened to its outcome where a header cannot hold it."""
-    whole = {"id": trace.decision_id, **(record_of(request.decision) if request.decision else {})}
+    whole = {"id": trace.decision_id, **(describe_decision(request.decision) if request.decision else {})}
     whole |= {"policy": request.policy, "reason": request.reason, "experts": list(request.plan.experts)}
     for record in (whole, {"id": trace.decision_id, "policy": request.policy, "truncated": True}):
         text = ascii_json(record)

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Raw
 
 from ..config import DeploymentConfig, ExpertConfig, TimeoutConfig
-from ..fleet.circuit_breaker import Breaker
+from ..fleet.circuit_breaker import CircuitBreaker
 from ..openai.events import EventStream
 from .failures import read_whole, status_failure, transport_failure
 from .providers import api_base_of, api_key_of
@@ -38,7 +38,7 @@ class Deployment:
     ) -> None:
         """`heard` is called whenever something comes of a call."""
         self.name = name
-        self.breaker = Breaker()
+        self.breaker = CircuitBreaker()
         self.slots = Slots(max_parallel)
         self._model = Raw(_encode(model))
         self._addresses = addresses

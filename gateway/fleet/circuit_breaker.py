@@ -14,7 +14,7 @@ PROBE_LOST_S = 120.0
 State = Literal["closed", "open", "half-open"]
 
 
-class Breaker:
+class CircuitBreaker:
     """Whether one place may be called. Times are seconds of a monotonic clock, given by the caller."""
 
     __slots__ = ("asked_to_wait", "last_error", "n_failures", "n_opened", "probe_since", "until")

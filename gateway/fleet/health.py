@@ -1,7 +1,7 @@
 """The health and load of every expert: one writer, read as snapshots.
 
 An expert that keeps failing is left alone for a while, then tried by a single request (the probe) before
-anybody else is sent there. An upstream that names the seconds it wants to be left alone is obeyed, whichever
+other requests are sent to it. An upstream that names the seconds it wants to be left alone is obeyed, whichever
 replica of the gateway it told; of other trouble elsewhere an expert is only suspected, for it may be theirs.
 """
 
@@ -14,13 +14,13 @@ import numpy as np
 from policies import Fleet
 
 from ..experts.types import UpstreamError
-from .circuit_breaker import PROBE_LOST_S, Breaker
+from .circuit_breaker import PROBE_LOST_S, CircuitBreaker
 
 LATENCY_WEIGHT = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Elsewhere:
+class PeerReport:
     """How an expert stands with other replicas: calls under way, seconds they were asked to wait."""
 
     in_flight: int = 0
@@ -28,16 +28,16 @@ class Elsewhere:
     failing: bool = False
 
 
-NOWHERE = Elsewhere()
+NO_REPORT = PeerReport()
 
 
-class Standing:
+class ExpertHealth:
     """What is known of one expert."""
 
     __slots__ = (
         "asked_until",
         "breaker",
-        "elsewhere",
+        "peers",
         "in_flight",
         "latency_s",
         "limit",
@@ -46,10 +46,10 @@ class Standing:
     )
 
     def __init__(self, limit: int | None) -> None:
-        self.breaker = Breaker()
+        self.breaker = CircuitBreaker()
         self.limit = limit
         self.in_flight = 0
-        self.elsewhere = NOWHERE
+        self.peers = NO_REPORT
         self.asked_until = 0.0
         self.latency_s: float | None = None
         self.n_answered = 0
@@ -57,7 +57,7 @@ class Standing:
 
     def wait_s(self) -> float:
         """Expected queueing before a further call starts."""
-        in_flight = self.in_flight + self.elsewhere.in_flight
+        in_flight = self.in_flight + self.peers.in_flight
         if self.limit is None or in_flight < self.limit:
             return 0.0
         return (self.latency_s or 0.0) * (in_flight - self.limit + 1) / self.limit
@@ -81,15 +81,15 @@ class FleetState:
         self._away_s = away_s
         self._pool = tuple(pool)
         self._clock = clock
-        self._standings = {name: Standing(limits.get(name)) for name in {*limits, *pool}}
+        self._health = {name: ExpertHealth(limits.get(name)) for name in {*limits, *pool}}
         self._snapshot: Fleet | None = None
         self._stale_at = float("inf")
 
     def admit(self, expert: str, insist: bool = False) -> bool:
         """Claim a call. `insist` goes through a cooldown that the upstream did not ask for."""
-        standing = self._standings[expert]
-        breaker = standing.breaker
-        if standing.asked_until and self._clock() < standing.asked_until:
+        health = self._health[expert]
+        breaker = health.breaker
+        if health.asked_until and self._clock() < health.asked_until:
             return False
         if breaker.until:
             now = self._clock()
@@ -98,26 +98,26 @@ class FleetState:
             ):
                 return False
             self._snapshot = None
-        standing.in_flight += 1
-        if standing.limit is not None:
+        health.in_flight += 1
+        if health.limit is not None:
             self._snapshot = None
         return True
 
     def answered(self, expert: str, latency_s: float) -> None:
-        standing = self._end(expert)
-        standing.n_answered += 1
-        known = standing.latency_s
-        standing.latency_s = latency_s if known is None else known + LATENCY_WEIGHT * (latency_s - known)
-        if standing.breaker.succeeded():
+        health = self._end(expert)
+        health.n_answered += 1
+        known = health.latency_s
+        health.latency_s = latency_s if known is None else known + LATENCY_WEIGHT * (latency_s - known)
+        if health.breaker.succeeded():
             self._snapshot = None
 
     def failed(self, expert: str, error: UpstreamError) -> None:
-        standing = self._end(expert)
+        health = self._end(expert)
         if not error.faults_expert:
-            changed = standing.breaker.abandoned()
+            changed = health.breaker.abandoned()
         else:
-            standing.n_failed += 1
-            changed = standing.breaker.failed(error, self._clock())
+            health.n_failed += 1
+            changed = health.breaker.failed(error, self._clock())
         if changed:
             self._snapshot = None
 
@@ -126,33 +126,33 @@ class FleetState:
         if self._end(expert).breaker.abandoned():
             self._snapshot = None
 
-    def _end(self, expert: str) -> Standing:
-        standing = self._standings[expert]
-        standing.in_flight -= 1
-        if standing.limit is not None:
+    def _end(self, expert: str) -> ExpertHealth:
+        health = self._health[expert]
+        health.in_flight -= 1
+        if health.limit is not None:
             self._snapshot = None
-        return standing
+        return health
 
-    def told(self, expert: str) -> Elsewhere:
+    def export(self, expert: str) -> PeerReport:
         """What this gateway's own calls tell the other replicas."""
-        standing = self._standings[expert]
-        breaker = standing.breaker
+        health = self._health[expert]
+        breaker = health.breaker
         asked_s = self._cooling_s(breaker) if breaker.asked_to_wait else 0.0
-        return Elsewhere(standing.in_flight, asked_s, bool(breaker.until) and not breaker.asked_to_wait)
+        return PeerReport(health.in_flight, asked_s, bool(breaker.until) and not breaker.asked_to_wait)
 
-    def hear(self, others: Mapping[str, Elsewhere]) -> None:
+    def merge_peers(self, others: Mapping[str, PeerReport]) -> None:
         """Take note of how experts stand with the other replicas; who is not named there has no news."""
         now = self._clock()
-        for name, standing in self._standings.items():
-            heard = others.get(name, NOWHERE)
+        for name, health in self._health.items():
+            heard = others.get(name, NO_REPORT)
             if heard.failing:
-                standing.breaker.suspect()
-            if heard != standing.elsewhere:
-                standing.elsewhere = heard
-                standing.asked_until = now + heard.wait_s if heard.wait_s else 0.0
+                health.breaker.suspect()
+            if heard != health.peers:
+                health.peers = heard
+                health.asked_until = now + heard.wait_s if heard.wait_s else 0.0
                 self._snapshot = None
 
-    def look_again(self) -> None:
+    def invalidate(self) -> None:
         """Something changed that only others know of: an expert was loaded or unloaded."""
         self._snapshot = None
 
@@ -164,58 +164,53 @@ class FleetState:
 
     def _look(self) -> Fleet:
         now = self._clock()
-        pool = [self._standings[name] for name in self._pool]
+        pool = [self._health[name] for name in self._pool]
         unavailable = {
-            name: self._why(standing, now)
-            for name, standing in zip(self._pool, pool, strict=True)
-            if now < standing.asked_until or not standing.breaker.available(now)
+            name: self._why(health, now)
+            for name, health in zip(self._pool, pool, strict=True)
+            if now < health.asked_until or not health.breaker.available(now)
         }
-        untils = [until for standing in pool for until in (standing.breaker.until, standing.asked_until)]
+        untils = [until for health in pool for until in (health.breaker.until, health.asked_until)]
         ends = [until for until in untils if until > now]
-        probes = [
-            standing.breaker.probe_since for standing in pool if standing.breaker.probe_since is not None
-        ]
+        probes = [health.breaker.probe_since for health in pool if health.breaker.probe_since is not None]
         self._stale_at = min([*ends, *(since + PROBE_LOST_S for since in probes)], default=float("inf"))
         return Fleet(
             available=np.array([name not in unavailable for name in self._pool], bool),
             wait_s=np.array(
-                [
-                    standing.wait_s() + self._away_s(name)
-                    for name, standing in zip(self._pool, pool, strict=True)
-                ],
+                [health.wait_s() + self._away_s(name) for name, health in zip(self._pool, pool, strict=True)],
                 np.float64,
             ),
             unavailable=unavailable,
         )
 
     @staticmethod
-    def _why(standing: Standing, now: float) -> str:
-        breaker = standing.breaker
-        if now < standing.asked_until:
-            return f"another replica was asked to wait {standing.asked_until - now:.1f} s"
+    def _why(health: ExpertHealth, now: float) -> str:
+        breaker = health.breaker
+        if now < health.asked_until:
+            return f"another replica was asked to wait {health.asked_until - now:.1f} s"
         if breaker.state(now) == "half-open":
             return "being tried again"
         return f"cooling down for {breaker.until - now:.1f} s: {breaker.last_error}"
 
     def cooldown_s(self, expert: str) -> float:
         """Seconds until the expert may be tried again, 0 when it may be now."""
-        standing = self._standings[expert]
-        return max(self._cooling_s(standing.breaker), standing.asked_until - self._clock())
+        health = self._health[expert]
+        return max(self._cooling_s(health.breaker), health.asked_until - self._clock())
 
-    def _cooling_s(self, breaker: Breaker) -> float:
+    def _cooling_s(self, breaker: CircuitBreaker) -> float:
         return max(0.0, breaker.until - self._clock())
 
     def state(self, expert: str) -> dict[str, object]:
         """How one expert stands, for people: JSON-able."""
-        standing, now = self._standings[expert], self._clock()
-        breaker = standing.breaker
+        health, now = self._health[expert], self._clock()
+        breaker = health.breaker
         return {
             "state": breaker.state(now),
             "cooldown_s": round(self.cooldown_s(expert), 3),
-            "in_flight": standing.in_flight,
-            "in_flight_elsewhere": standing.elsewhere.in_flight,
-            "latency_s": standing.latency_s,
-            "n_answered": standing.n_answered,
-            "n_failed": standing.n_failed,
+            "in_flight": health.in_flight,
+            "in_flight_elsewhere": health.peers.in_flight,
+            "latency_s": health.latency_s,
+            "n_answered": health.n_answered,
+            "n_failed": health.n_failed,
             "last_error": breaker.last_error,
         }

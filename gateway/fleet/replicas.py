@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from .health import Elsewhere, FleetState
+from .health import FleetState, PeerReport
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -26,7 +26,7 @@ EVERY_S = 0.5
 EXPIRES_S = 3.0
 PATIENCE_S = 1.0
 
-Line = dict[str, Elsewhere]
+Line = dict[str, PeerReport]
 _read_line = msgspec.json.Decoder(Line)
 
 
@@ -59,7 +59,7 @@ class Replicas:
 
     async def start(self) -> None:
         """Begin to tell and listen; an unreachable Redis does not keep the gateway from starting."""
-        await self._turn()
+        await self._exchange_once()
         self._task = asyncio.create_task(self._keep_on())
 
     async def close(self) -> None:
@@ -71,15 +71,15 @@ class Replicas:
         with contextlib.suppress(Exception):
             async with asyncio.timeout(PATIENCE_S):
                 await self._redis.delete(self._key(self._name))
-                await self._redis.srem(self._everybody, self._name)
+                await self._redis.srem(self._members_key, self._name)
         await self._redis.aclose()
 
     async def _keep_on(self) -> None:
         while True:
             await asyncio.sleep(EVERY_S)
-            await self._turn()
+            await self._exchange_once()
 
-    async def _turn(self) -> None:
+    async def _exchange_once(self) -> None:
         """Tell and listen once, in bounded time, whatever happens."""
         try:
             async with asyncio.timeout(2 * PATIENCE_S):
@@ -88,48 +88,48 @@ class Replicas:
             if self.degraded is None:
                 log.warning("redis: %s: replicas do not hear of each other", type(error).__name__)
             self.degraded = f"redis: {type(error).__name__}: limits are shared as last known, health is not"
-            self._fleet.hear({})
+            self._fleet.merge_peers({})
             return
         self.degraded = None
-        self._fleet.hear(together(lines))
+        self._fleet.merge_peers(merge_reports(lines))
         if len(lines) + 1 != self.n_replicas:
             self.n_replicas = len(lines) + 1
             self._share(self.n_replicas)
 
     async def _exchange(self) -> list[Line]:
         """What every other replica says."""
-        mine = msgspec.json.encode({name: self._fleet.told(name) for name in self._shared})
+        mine = msgspec.json.encode({name: self._fleet.export(name) for name in self._shared})
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.set(self._key(self._name), mine, px=int(EXPIRES_S * 1000))
-            pipe.sadd(self._everybody, self._name)
-            pipe.smembers(self._everybody)
+            pipe.sadd(self._members_key, self._name)
+            pipe.smembers(self._members_key)
             names = (await pipe.execute())[-1]
         others = [name.decode() for name in names if name.decode() != self._name]
         if not others:
             return []
-        told = await self._redis.mget([self._key(name) for name in others])
-        if gone := [name for name, line in zip(others, told, strict=True) if line is None]:
-            await self._redis.srem(self._everybody, *gone)
-        return [line for raw in told if raw is not None and (line := _line_of(raw)) is not None]
+        raw_reports = await self._redis.mget([self._key(name) for name in others])
+        if gone := [name for name, line in zip(others, raw_reports, strict=True) if line is None]:
+            await self._redis.srem(self._members_key, *gone)
+        return [line for raw in raw_reports if raw is not None and (line := _line_of(raw)) is not None]
 
     @property
-    def _everybody(self) -> str:
+    def _members_key(self) -> str:
         return f"{{{self._prefix}}}:replicas"
 
     def _key(self, name: str) -> str:
         return f"{{{self._prefix}}}:replica:{name}"
 
 
-def together(lines: Iterable[Mapping[str, Elsewhere]]) -> Line:
+def merge_reports(lines: Iterable[Mapping[str, PeerReport]]) -> Line:
     """What several replicas say, as one: calls added up, the longest wait, anybody's trouble."""
     heard: Line = {}
     for line in lines:
-        for name, told in line.items():
-            known = heard.get(name, Elsewhere())
-            heard[name] = Elsewhere(
-                known.in_flight + told.in_flight,
-                max(known.wait_s, told.wait_s),
-                known.failing or told.failing,
+        for name, report in line.items():
+            known = heard.get(name, PeerReport())
+            heard[name] = PeerReport(
+                known.in_flight + report.in_flight,
+                max(known.wait_s, report.wait_s),
+                known.failing or report.failing,
             )
     return heard
 

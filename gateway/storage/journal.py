@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import JournalConfig
-from .journal_records import COLUMNS, NAMES, AttemptRecord, Entry, as_told, to_row, told
+from .journal_records import COLUMNS, NAMES, AttemptRecord, JournalEntry, describe_entry, row_to_json, to_row
 
 SCHEMA_VERSION = 1
 MAX_WAITING = 20_000
@@ -45,7 +45,7 @@ class Journal:
         self.dropped = 0
         self._config = config
         self._max_waiting = max_waiting
-        self._waiting: dict[str, Entry] = {}
+        self._waiting: dict[str, JournalEntry] = {}
         self._trouble: str | None = None
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -76,7 +76,7 @@ class Journal:
         """Entries not yet on disk."""
         return len(self._waiting)
 
-    def record(self, entry: Entry) -> None:
+    def record(self, entry: JournalEntry) -> None:
         """Take an entry; never blocks and never raises. A full queue loses it, and counts that."""
         if self._thread is None:
             return
@@ -91,7 +91,7 @@ class Journal:
     async def get(self, decision_id: str) -> dict[str, Any] | None:
         """The decision and its outcome, written or still waiting; None where there is no such entry."""
         if (entry := self._waiting.get(decision_id)) is not None:
-            return as_told(entry, self.content)
+            return describe_entry(entry, self.content)
         if self._thread is None:
             return None
         return await asyncio.to_thread(self._read, decision_id)
@@ -110,7 +110,7 @@ class Journal:
     def _read(self, decision_id: str) -> dict[str, Any] | None:
         with contextlib.suppress(sqlite3.Error), _connection(Path(self._config.path)) as database:
             row = database.execute(_SELECT, (decision_id,)).fetchone()
-            return told(row) if row else None
+            return row_to_json(row) if row else None
         return None
 
     def _write(self) -> None:
@@ -159,7 +159,7 @@ class Journal:
                 self._database.close()
             self._database = None
 
-    def _row(self, entry: Entry) -> tuple[Any, ...] | None:
+    def _row(self, entry: JournalEntry) -> tuple[Any, ...] | None:
         try:
             return to_row(entry, self.content)
         except Exception:  # whatever was handed in, the others must reach the disk
@@ -246,4 +246,4 @@ def _create(database: sqlite3.Connection) -> None:
     database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
 
-__all__ = ["AttemptRecord", "Entry", "Journal", "JournalError"]
+__all__ = ["AttemptRecord", "Journal", "JournalEntry", "JournalError"]

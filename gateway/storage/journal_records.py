@@ -31,7 +31,7 @@ class AttemptRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class JournalEntry:
     """One request as the journal keeps it; None is unknown, never 0. `time` is seconds since 1970.
 
     `prompt` and `answer` are kept only where the configuration says so, whatever is handed in.
@@ -92,7 +92,7 @@ COLUMNS = (
 NAMES = tuple(column.partition(" ")[0] for column in COLUMNS)
 
 
-def to_row(entry: Entry, content: bool) -> tuple[Any, ...]:
+def to_row(entry: JournalEntry, content: bool) -> tuple[Any, ...]:
     """The values of `COLUMNS`. A request that named its expert was not chosen for: propensity 1, no tier."""
     decision = entry.decision
     return (
@@ -124,7 +124,7 @@ def to_row(entry: Entry, content: bool) -> tuple[Any, ...]:
     )
 
 
-def told(row: tuple[Any, ...]) -> dict[str, Any]:
+def row_to_json(row: tuple[Any, ...]) -> dict[str, Any]:
     """A row as JSON-able values, its decision in full."""
     values = dict(zip(NAMES, row, strict=True))
     decision_id = values.pop("id")
@@ -146,11 +146,11 @@ def told(row: tuple[Any, ...]) -> dict[str, Any]:
             "candidates": [],
         }
     values["stream"] = bool(values["stream"])
-    told_ = {"id": decision_id, "object": "decision", **values, "attempts": attempts}
-    return {**told_, "decision": {"id": decision_id, **story}}
+    entry_json = {"id": decision_id, "object": "decision", **values, "attempts": attempts}
+    return {**entry_json, "decision": {"id": decision_id, **story}}
 
 
-def record_of(decision: Decision | TextChoice) -> dict[str, Any]:
+def describe_decision(decision: Decision | TextChoice) -> dict[str, Any]:
     """A decision told in full, whichever kind it is."""
     return decision.record() if isinstance(decision, TextChoice) else decision_record(decision)
 
@@ -198,6 +198,6 @@ def _plan(kind: str, **parts: Any) -> Plan:
     return Panel(**whole) if kind == "panel" else Single(**whole)
 
 
-def as_told(entry: Entry, content: bool) -> dict[str, Any]:
+def describe_entry(entry: JournalEntry, content: bool) -> dict[str, Any]:
     """An entry that is not in the database yet, told as if it were."""
-    return told(to_row(entry, content))
+    return row_to_json(to_row(entry, content))

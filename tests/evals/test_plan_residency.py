@@ -8,15 +8,15 @@ from click.testing import CliRunner, Result
 from evals.commands.plan import command as plan
 from evals.datasets.journal import read_traffic
 from gateway.config import JournalConfig
-from gateway.storage.journal import AttemptRecord, Entry, Journal
+from gateway.storage.journal import AttemptRecord, Journal, JournalEntry
 
 
 def run(*args: object) -> Result:
     return CliRunner().invoke(plan, ["residency", *(str(arg) for arg in args)])
 
 
-def entry(n: int, expert: str | None, *attempts: AttemptRecord, took_s: float = 2.0) -> Entry:
-    return Entry(
+def entry(n: int, expert: str | None, *attempts: AttemptRecord, took_s: float = 2.0) -> JournalEntry:
+    return JournalEntry(
         decision_id=f"d{n}",
         request_id=f"r{n}",
         time=1_000.0 + n,
@@ -30,7 +30,7 @@ def entry(n: int, expert: str | None, *attempts: AttemptRecord, took_s: float = 
     )
 
 
-async def journal(path: Path, *entries: Entry) -> Path:
+async def journal(path: Path, *entries: JournalEntry) -> Path:
     kept = Journal.open(JournalConfig(path=str(path)))
     for one in entries:
         kept.record(one)

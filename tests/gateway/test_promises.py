@@ -16,7 +16,7 @@ from gateway.app import build_application, build_services
 from gateway.config import Config
 from gateway.experts.transport import Transport
 from gateway.experts.types import UpstreamError
-from gateway.fleet.circuit_breaker import Breaker
+from gateway.fleet.circuit_breaker import CircuitBreaker
 from gateway.openai import events
 from gateway.openai.usage import InputDetails, OutputDetails, Price, Usage, cost_usd
 from gateway.requests.options import parse_routing_options
@@ -29,7 +29,7 @@ BROKEN = UpstreamError("status", "answered 500", status=500)
 
 def cooldown_s(*errors: UpstreamError) -> float:
     """How long a deployment is left alone after these failures, all at second 100."""
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     for error in errors:
         breaker.failed(error, now=100.0)
     return max(0.0, breaker.until - 100.0)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gateway.batches.store import Store
+from gateway.batches.store import BatchStore
 from tests.fakes.batches import jsonl, line, rows
 from tests.fakes.upstream import Upstream, running_upstream
 
@@ -113,8 +113,8 @@ async def until(tmp_path: Path, n_answered: int) -> None:
 
 def batch_in(tmp_path: Path) -> str:
     """The id of the last batch of the store."""
-    store = Store.open(tmp_path / "state" / "batches")
-    last = store.everything()[-1].id
+    store = BatchStore.open(tmp_path / "state" / "batches")
+    last = store.all_batches()[-1].id
     store.close()
     return last
 

@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from gateway.batches.store import NAME, Store
+from gateway.batches.store import NAME, BatchStore
 from gateway.batches.types import StoreError
 from tests.fakes.serving import KEY, Gateway, gateway
 
@@ -91,9 +91,9 @@ async def test_a_file_outlives_the_gateway_and_belongs_to_its_key(tmp_path: Path
         made = await ai.files.create(file=("in.jsonl", LINES), purpose="batch")
     async with client(tmp_path, KEY + "-another") as (ai, _):
         assert [file.id async for file in ai.files.list()] == []
-        for refused in (ai.files.retrieve, ai.files.content, ai.files.delete):
+        for build_refusal_line in (ai.files.retrieve, ai.files.content, ai.files.delete):
             with pytest.raises(openai.NotFoundError):
-                await refused(made.id)
+                await build_refusal_line(made.id)
     async with client(tmp_path, KEY) as (ai, _):
         assert (await ai.files.content(made.id)).content == LINES
 
@@ -106,9 +106,9 @@ async def test_what_cannot_be_kept_leaves_nothing_behind(
     tmp_path: Path, file: Any, purpose: Any, said: str
 ) -> None:
     async with client(tmp_path, max_file_bytes=100) as (ai, _):
-        with pytest.raises(openai.APIStatusError, match=said) as refused:
+        with pytest.raises(openai.APIStatusError, match=said) as build_refusal_line:
             await ai.files.create(file=file, purpose=purpose)
-        assert refused.value.status_code in (400, 413)
+        assert build_refusal_line.value.status_code in (400, 413)
         assert kept(tmp_path) == []
 
 
@@ -170,13 +170,13 @@ async def test_a_client_that_goes_away_leaves_nothing_behind(tmp_path: Path) -> 
 def test_another_programs_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(b"not a database at all, and longer than its header would be" * 20)
     with pytest.raises(StoreError, match="cannot be used"):
-        Store.open(tmp_path)
+        BatchStore.open(tmp_path)
 
 
 def test_a_newer_store_is_refused(tmp_path: Path) -> None:
-    store = Store.open(tmp_path)
+    store = BatchStore.open(tmp_path)
     with store.transaction() as database:
         database.execute("PRAGMA user_version=99")
     store.close()
     with pytest.raises(StoreError, match="newer Thalamus"):
-        Store.open(tmp_path)
+        BatchStore.open(tmp_path)

@@ -9,11 +9,11 @@ import msgspec
 import pytest
 
 from gateway.app import build_accounting, build_services, open_services, parallel_limits
-from gateway.batches.calling import Courtesy
-from gateway.batches.lines import mark_of
-from gateway.batches.planning import Lane
-from gateway.batches.service import Jobs
-from gateway.batches.store import fresh
+from gateway.batches.calling import LiveTrafficThrottle
+from gateway.batches.lines import read_file_mark
+from gateway.batches.planning import LocalExpertQueue
+from gateway.batches.service import BatchService
+from gateway.batches.store import new_id
 from gateway.batches.types import Batch
 from gateway.config import Config
 from gateway.experts import Call, Expert, Reply
@@ -74,9 +74,9 @@ def batch_of(tmp_path: Path, name: str, *experts: str) -> Batch:
     lines = (line(str(n), experts[n % len(experts)], max_tokens=2) for n in range(N_LINES))
     source.write_bytes(jsonl(*lines))
     return Batch(
-        id=fresh("batch"),
+        id=new_id("batch"),
         input_path=str(source),
-        input_mark=mark_of(source),
+        input_mark=read_file_mark(source),
         out_path=str(tmp_path / f"{name}.out"),
         times={"created_at": int(time.time())},
     )
@@ -107,7 +107,7 @@ async def test_each_local_expert_is_loaded_once_however(
         runner.on_change.append(changed)
     entered = [batch_of(tmp_path, str(n), *experts) for n, experts in enumerate(batches)]
     async with open_services(services, transport):
-        jobs = Jobs(services, build_accounting(services), parallel_limits(config))
+        jobs = BatchService(services, build_accounting(services), parallel_limits(config))
         for batch in entered:
             services.store.add_batch(batch)
         done = await asyncio.gather(*(jobs.work(batch.id) for batch in entered))
@@ -120,7 +120,7 @@ async def test_each_local_expert_is_loaded_once_however(
 
 
 async def test_one_at_a_time_has_its_turn_and_whoever_leaves_the_line_holds_up_nobody() -> None:
-    lane, order, n_inside = Lane(None), [], 0
+    lane, order, n_inside = LocalExpertQueue(None), [], 0
 
     async def turn(name: str) -> None:
         nonlocal n_inside
@@ -143,9 +143,9 @@ async def test_one_at_a_time_has_its_turn_and_whoever_leaves_the_line_holds_up_n
 
 def test_a_batch_takes_less_beside_live_requests_and_a_while_after() -> None:
     live, now = 1, 100.0
-    courtesy = Courtesy(lambda: live, lambda: now)
-    assert (courtesy.allowed(16), courtesy.allowed(1)) == (4, 1)
+    throttle = LiveTrafficThrottle(lambda: live, lambda: now)
+    assert (throttle.allowed(16), throttle.allowed(1)) == (4, 1)
     live, now = 0, 105.0
-    assert courtesy.allowed(16) == 8
+    assert throttle.allowed(16) == 8
     now = 111.0
-    assert courtesy.allowed(16) == 16
+    assert throttle.allowed(16) == 16

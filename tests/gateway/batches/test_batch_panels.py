@@ -8,7 +8,7 @@ import msgspec
 import openai
 
 from gateway.app import build_application, build_services
-from gateway.batches.planning import first_of
+from gateway.batches.planning import choose_local_group
 from gateway.config import Config
 from gateway.experts.transport import Transport
 from policies import Device, Loadable, Resident, Snapshot
@@ -98,11 +98,11 @@ def memory(*ready: str) -> Snapshot:
 
 def test_who_is_loaded_comes_first_and_members_before_whoever_aggregates_them() -> None:
     names = {name: name for name in "abc"}
-    assert first_of("abc", frozenset(), names, memory("b")) == "b"
+    assert choose_local_group("abc", frozenset(), names, memory("b")) == "b"
     order: list[str] = []
     waiting = set("abc")
     while waiting:
         pairs = frozenset((member, "a") for member in waiting)
-        order.append(first_of(waiting, pairs, names, memory(*order[-1:])))
+        order.append(choose_local_group(waiting, pairs, names, memory(*order[-1:])))
         waiting.discard(order[-1])
     assert order[-1] == "a"

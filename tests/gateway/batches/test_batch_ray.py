@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from gateway.app import open_batches
-from gateway.batches.lines import mark_of
-from gateway.batches.store import fresh
+from gateway.batches.lines import read_file_mark
+from gateway.batches.store import new_id
 from gateway.batches.types import Batch
 from gateway.config import Config
 from tests.fakes.batches import jsonl, line, rows, said
@@ -37,7 +37,7 @@ async def killed_one(upstream: Any) -> None:
 
 
 async def test_a_batch_on_ray_gives_what_it_gives_here_though_a_worker_dies(tmp_path: Path) -> None:
-    from gateway.batches.ray_engine import ray_engine
+    from gateway.batches.ray_executor import ray_executor
 
     async with running_upstream() as upstream:
         experts: list[dict[str, Any]] = [
@@ -57,13 +57,13 @@ async def test_a_batch_on_ray_gives_what_it_gives_here_though_a_worker_dies(tmp_
         names = ("slow-300", "says-b", "local")
         source.write_bytes(jsonl(*(line(str(n), names[n % 3], max_tokens=2) for n in range(N_LINES))))
         batch = Batch(
-            id=fresh("batch"),
+            id=new_id("batch"),
             input_path=str(source),
-            input_mark=mark_of(source),
+            input_mark=read_file_mark(source),
             out_path=str(out),
             times={"created_at": int(time.time())},
         )
-        with ray_engine(config, None, 2) as engine:
+        with ray_executor(config, None, 2) as engine:
             async with open_batches(config, calls=False, engine=engine) as jobs, asyncio.timeout(120):
                 killing = asyncio.ensure_future(killed_one(upstream))
                 await asyncio.to_thread(jobs._store.add_batch, batch)
@@ -71,7 +71,7 @@ async def test_a_batch_on_ray_gives_what_it_gives_here_though_a_worker_dies(tmp_
                 await killing
         assert done is not None
         assert (done.status, done.n_completed, done.n_failed) == ("completed", N_LINES, 0), json.dumps(
-            done.told()
+            done.to_openai()
         )
         output = rows(out.read_bytes())
         assert [row["custom_id"] for row in output] == [str(n) for n in range(N_LINES)]

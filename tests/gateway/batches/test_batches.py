@@ -9,8 +9,8 @@ import openai
 import pytest
 
 from gateway.batches import execution as running
-from gateway.batches.calling import Caller
-from gateway.batches.outcomes import Outcome
+from gateway.batches.calling import RetryingCaller
+from gateway.batches.outcomes import CallOutcome
 from gateway.experts.types import Call
 from tests.fakes.batches import CHAT, desk, line, said
 from tests.fakes.serving import KEY
@@ -61,9 +61,9 @@ async def test_batches_are_listed_newest_first_and_belong_to_their_key(tmp_path:
             assert [batch.id async for batch in first] == made[::-1]
         async with desk(tmp_path, ["good"], key=KEY + "2", upstream=upstream) as at:
             assert [batch.id async for batch in at.ai.batches.list()] == []
-            for refused in (at.ai.batches.retrieve, at.ai.batches.cancel):
+            for build_refusal_line in (at.ai.batches.retrieve, at.ai.batches.cancel):
                 with pytest.raises(openai.NotFoundError):
-                    await refused(made[0])
+                    await build_refusal_line(made[0])
 
 
 async def test_everything_wrong_with_a_file_is_told_by_line(tmp_path: Path) -> None:
@@ -109,9 +109,9 @@ async def test_a_batch_that_cannot_be_is_refused(tmp_path: Path, change: Any, pa
     async with desk(tmp_path, ["good"]) as at:
         file = await at.ai.files.create(file=("in.jsonl", b"{}"), purpose="batch")
         wanted = {"input_file_id": file.id, "endpoint": CHAT, "completion_window": "24h", **change}
-        with pytest.raises(openai.APIStatusError) as refused:
+        with pytest.raises(openai.APIStatusError) as build_refusal_line:
             await at.ai.batches.create(**wanted)
-        assert str(refused.value.param).startswith(param), refused.value.param
+        assert str(build_refusal_line.value.param).startswith(param), build_refusal_line.value.param
 
 
 async def test_failures_go_to_the_error_file_as_a_live_client_would_see_them(tmp_path: Path) -> None:
@@ -229,14 +229,14 @@ async def test_what_a_line_may_cost_at_most_is_what_it_asks_for(tmp_path: Path, 
 async def test_a_line_that_trips_the_gateway_fails_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    called = Caller.call
+    called = RetryingCaller.call
 
-    async def tripping(self: Caller, name: str, call: Call) -> Outcome:
+    async def tripping(self: RetryingCaller, name: str, call: Call) -> CallOutcome:
         if b"trip" in bytes(call.fields["messages"]):
             raise ValueError("a fault of ours")
         return await called(self, name, call)
 
-    monkeypatch.setattr(Caller, "call", tripping)
+    monkeypatch.setattr(RetryingCaller, "call", tripping)
     async with desk(tmp_path, ["good"]) as at:
         lines = [line(str(n), "good", "trip" if n == 3 else "Hi") for n in range(6)]
         batch, output, errors = await at.run(*lines)

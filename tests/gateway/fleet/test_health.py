@@ -154,5 +154,5 @@ def test_an_expert_out_of_memory_is_waited_for_as_long_as_it_takes_to_load(clock
     fleet = FleetState(["a", "b"], {"a": None, "b": 2}, clock, lambda name: away.get(name, 0.0))
     assert fleet.snapshot().wait_s.tolist() == [0, 8]
     away.clear()
-    fleet.look_again()
+    fleet.invalidate()
     assert fleet.snapshot().wait_s.tolist() == [0, 0]

@@ -12,8 +12,8 @@ from gateway.config import ConfigError, RedisConfig, Secret, parse_config
 from gateway.experts.slots import Slots
 from gateway.experts.types import UpstreamError
 from gateway.fleet.circuit_breaker import N_FAILURES_TO_OPEN
-from gateway.fleet.health import Elsewhere, FleetState
-from gateway.fleet.replicas import Replicas, together
+from gateway.fleet.health import FleetState, PeerReport
+from gateway.fleet.replicas import Replicas, merge_reports
 from tests.fakes.redis_server import RedisServer, redis_server
 from tests.fakes.serving import Gateway, gateway
 from tests.fakes.upstream import Upstream, running_upstream
@@ -81,7 +81,9 @@ async def test_calls_under_way_at_one_replica_are_load_at_the_other(
 ) -> None:
     async with two(config_of(upstream, redis), tmp_path) as (first, second):
         call = asyncio.ensure_future(first.chat("hang"))
-        await until(lambda: second.services.fleet.told("hang").in_flight == 0 and heard(second, "hang") == 1)
+        await until(
+            lambda: second.services.fleet.export("hang").in_flight == 0 and heard(second, "hang") == 1
+        )
         call.cancel()
         await until(lambda: heard(second, "hang") == 0)
 
@@ -117,9 +119,9 @@ async def test_without_redis_answers_go_on_limits_stay_shared_and_readiness_says
         assert limit(second) == 2
         assert (await second.chat("good")).status == 200
         async with second.http.get(second.base.removesuffix("/v1") + "/health/ready") as answer:
-            told = await answer.json()
-        assert (answer.status, told["status"]) == (200, "degraded")
-        assert any(line.startswith("redis: ") for line in told["degraded"])
+            export = await answer.json()
+        assert (answer.status, export["status"]) == (200, "degraded")
+        assert any(line.startswith("redis: ") for line in export["degraded"])
         redis.start()
         await until(lambda: second.services.replicas.degraded is None)  # type: ignore[union-attr]
 
@@ -134,7 +136,7 @@ async def test_a_gateway_starts_without_its_redis(
 
 def test_trouble_elsewhere_is_a_suspicion_that_one_failure_confirms() -> None:
     fleet = FleetState(["a"], {"a": None})
-    fleet.hear({"a": Elsewhere(failing=True)})
+    fleet.merge_peers({"a": PeerReport(failing=True)})
     assert fleet.snapshot().available[0]
     fleet.admit("a")
     fleet.failed("a", BROKEN)
@@ -143,13 +145,13 @@ def test_trouble_elsewhere_is_a_suspicion_that_one_failure_confirms() -> None:
 
 def test_what_is_told_is_what_the_own_calls_showed() -> None:
     fleet = FleetState(["a"], {"a": None})
-    fleet.hear({"a": Elsewhere(in_flight=3, wait_s=9.0, failing=True)})
-    assert fleet.told("a") == Elsewhere()
+    fleet.merge_peers({"a": PeerReport(in_flight=3, wait_s=9.0, failing=True)})
+    assert fleet.export("a") == PeerReport()
     for _ in range(N_FAILURES_TO_OPEN):
-        fleet.hear({})
+        fleet.merge_peers({})
         fleet.admit("a")
         fleet.failed("a", BROKEN)
-    assert fleet.told("a").failing
+    assert fleet.export("a").failing
 
 
 def test_calls_elsewhere_count_against_the_limit() -> None:
@@ -157,13 +159,13 @@ def test_calls_elsewhere_count_against_the_limit() -> None:
     fleet.admit("a")
     fleet.answered("a", 4.0)
     assert fleet.snapshot().wait_s[0] == 0.0
-    fleet.hear({"a": Elsewhere(in_flight=3)})
+    fleet.merge_peers({"a": PeerReport(in_flight=3)})
     assert fleet.snapshot().wait_s[0] == 4.0
 
 
 def test_several_replicas_are_heard_as_one() -> None:
-    lines = [{"a": Elsewhere(1, 3.0)}, {"a": Elsewhere(2, 5.0, failing=True), "b": Elsewhere(1)}]
-    assert together(lines) == {"a": Elsewhere(3, 5.0, failing=True), "b": Elsewhere(1)}
+    lines = [{"a": PeerReport(1, 3.0)}, {"a": PeerReport(2, 5.0, failing=True), "b": PeerReport(1)}]
+    assert merge_reports(lines) == {"a": PeerReport(3, 5.0, failing=True), "b": PeerReport(1)}
 
 
 async def test_a_smaller_share_takes_nothing_back_and_a_larger_one_lets_waiting_calls_go() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from gateway.config import JournalConfig
 from gateway.storage import journal as journal_module
-from gateway.storage.journal import AttemptRecord, Entry, Journal, JournalError, _prepare
+from gateway.storage.journal import AttemptRecord, Journal, JournalEntry, JournalError, _prepare
 from policies import Decision, Single, decision_record
 
 
@@ -40,7 +40,7 @@ def decision() -> Decision:
     )
 
 
-def entry(decision_id: str = "d1", **changes: Any) -> Entry:
+def entry(decision_id: str = "d1", **changes: Any) -> JournalEntry:
     fields: dict[str, Any] = {
         "decision_id": decision_id,
         "request_id": "r1",
@@ -57,7 +57,7 @@ def entry(decision_id: str = "d1", **changes: Any) -> Entry:
         "prompt": "PRIVATE ask",
         "answer": "PRIVATE answer",
     }
-    return Entry(**{**fields, **changes})
+    return JournalEntry(**{**fields, **changes})
 
 
 @pytest.fixture
@@ -113,9 +113,9 @@ async def test_every_record_carries_a_propensity(opened: Callable[..., Journal])
     journal.record(entry("d2", decision=None, policy=None, expert_asked="a"))
     await until(lambda: journal.n_waiting == 0)
     assert rows(journal, "group_concat(propensity)") == "0.9,1.0"
-    told = await journal.get("d2")
-    assert told is not None
-    assert (told["decision"]["expert"], told["decision"]["propensity"]) == ("a", 1.0)
+    row_to_json = await journal.get("d2")
+    assert row_to_json is not None
+    assert (row_to_json["decision"]["expert"], row_to_json["decision"]["propensity"]) == ("a", 1.0)
 
 
 @pytest.mark.parametrize(("content", "kept"), [(False, False), (True, True)])

@@ -20,14 +20,14 @@ from ..experts.transport import Transport
 from ..experts.types import Call
 from ..fleet.health import FleetState
 from ..runner_build import build_runners
-from .calling import Ask, Caller, without
-from .outcomes import Outcome
+from .calling import ExpertCaller, RetryingCaller, skip_call
+from .outcomes import CallOutcome
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Outcome).decode
+_decode = msgspec.msgpack.Decoder(CallOutcome).decode
 
 
-class RayEngine:
+class RayExecutor:
     """Local experts are spread over `n_workers` actors; hosted ones, whose limits are theirs, have one."""
 
     def __init__(self, ray: Any, config: Config, n_workers: int) -> None:
@@ -37,7 +37,7 @@ class RayEngine:
         self._local = {expert.name for expert in config.experts if expert.runner is not None}
 
     @contextlib.asynccontextmanager
-    async def stage(self, expert: str) -> AsyncIterator[Ask]:
+    async def stage(self, expert: str) -> AsyncIterator[ExpertCaller]:
         """A pool of actors that host the expert."""
         alone = [one for one in self._config.experts if one.name == expert]
         config = msgspec.structs.replace(self._config, experts=tuple(alone))
@@ -48,16 +48,16 @@ class RayEngine:
             "num_cpus": 0,
             "scheduling_strategy": "SPREAD",
         }
-        host = self._ray.remote(Host).options(**options)
+        host = self._ray.remote(ExpertActor).options(**options)
         n_actors = self.n_workers if expert in self._local else len(alone)
         actors = [host.remote(config) for _ in range(n_actors)]
         turns = cycle(actors)
 
-        async def ask(call: Call) -> Outcome:
+        async def ask(call: Call) -> CallOutcome:
             if not alone:
-                return without(expert)
+                return skip_call(expert)
             fields = {name: bytes(raw) for name, raw in call.fields.items()}
-            outcome: Outcome = _decode(await next(turns).call.remote(expert, call.endpoint, fields))
+            outcome: CallOutcome = _decode(await next(turns).call.remote(expert, call.endpoint, fields))
             return outcome
 
         try:
@@ -68,12 +68,12 @@ class RayEngine:
                     self._ray.kill(actor)
 
 
-class Host:
+class ExpertActor:
     """What an actor does: one expert, opened when it is first asked."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._caller: Caller | None = None
+        self._caller: RetryingCaller | None = None
         self._opening = asyncio.Lock()
 
     async def call(self, expert: str, endpoint: Any, fields: dict[str, bytes]) -> bytes:
@@ -84,18 +84,18 @@ class Host:
         raw = {name: msgspec.Raw(value) for name, value in fields.items()}
         return _encode(await self._caller.call(expert, Call(endpoint, raw, patient=True)))
 
-    async def _opened(self) -> Caller:
+    async def _opened(self) -> RetryingCaller:
         config, transport = self._config, Transport()
         runners = build_runners(config)
         experts = {one.name: build_expert(one, config.timeouts, transport, runners) for one in config.experts}
         await transport.open()
         await runners.start()
         fleet = FleetState((), parallel_limits(config))
-        return Caller(experts, fleet, config.batches.patience_s, asyncio.sleep)
+        return RetryingCaller(experts, fleet, config.batches.patience_s, asyncio.sleep)
 
 
 @contextlib.contextmanager
-def ray_engine(config: Config, address: str | None, n_workers: int | None) -> Iterator[RayEngine]:
+def ray_executor(config: Config, address: str | None, n_workers: int | None) -> Iterator[RayExecutor]:
     """An engine on the cluster at `address`, or on a Ray of this machine; as many workers as it has nodes.
 
     Raises:
@@ -111,6 +111,6 @@ def ray_engine(config: Config, address: str | None, n_workers: int | None) -> It
         raise ValueError(f"Ray cannot be reached: {str(error).splitlines()[0]}") from None
     try:
         n_nodes = sum(node["Alive"] for node in ray.nodes())
-        yield RayEngine(ray, config, n_workers or n_nodes)
+        yield RayExecutor(ray, config, n_workers or n_nodes)
     finally:
         ray.shutdown()
