@@ -1,8 +1,8 @@
 """The health and load of every expert: one writer, read as snapshots.
 
-An expert that keeps failing is left alone for a while, then tried by a single request (the probe) before
-other requests are sent to it. An upstream that names the seconds it wants to be left alone is obeyed, whichever
-replica of the gateway it told; of other trouble elsewhere an expert is only suspected, for it may be theirs.
+An expert that keeps failing is not called for a while. Then a single request, the probe, tests it before
+other requests are sent to it. A wait that an upstream asked for is obeyed, whichever replica received it.
+Other failures that a peer reports only make an expert suspect: the peer's own network may be the cause.
 """
 
 import time
@@ -37,12 +37,12 @@ class ExpertHealth:
     __slots__ = (
         "asked_until",
         "breaker",
-        "peers",
         "in_flight",
         "latency_s",
         "limit",
         "n_answered",
         "n_failed",
+        "peers",
     )
 
     def __init__(self, limit: int | None) -> None:
