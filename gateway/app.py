@@ -70,7 +70,7 @@ def create_app(config: Config) -> Application:
 
     Raises:
         ValueError: an expert cannot be called as configured; says which and why.
-        JournalError, StoreError: the journal or the store of batches cannot be opened.
+        StorageError: the journal or the store of batches cannot be opened.
     """
     transport = Transport()
     return build_application(build_services(config, transport), transport)
@@ -172,7 +172,7 @@ async def open_batches(
     `engine` makes the calls.
 
     Raises:
-        ValueError, JournalError, StoreError: as `create_app`.
+        ValueError, StorageError: as `create_app`.
     """
     transport = Transport()
     services = build_services(config, transport)

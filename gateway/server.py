@@ -19,11 +19,10 @@ from starlette.types import ASGIApp
 from routers import RoutersError
 
 from .app import create_app
-from .batches.types import StoreError
 from .config import Config, ConfigError, config_warnings, load_config
 from .joining import JoiningProtocol
 from .reload import Reloadable
-from .storage.journal import JournalError
+from .storage.sqlite import StorageError
 
 log = logging.getLogger("thalamus")
 
@@ -58,7 +57,7 @@ def serve(
     listener = _listener(config.server.host, config.server.port)
     try:
         app = Reloadable(application(config))
-    except (JournalError, StoreError, RoutersError, ValueError) as error:
+    except (StorageError, RoutersError, ValueError) as error:
         listener.close()
         raise CannotServeError(str(error)) from None
     address = _address(listener, config.server.host)
@@ -74,7 +73,7 @@ def application(config: Config) -> ASGIApp:
     """The gateway, which also answers the browsers of `server.cors_origins` where there are any.
 
     Raises:
-        JournalError, StoreError, RoutersError, ValueError: as `create_app`.
+        StorageError, RoutersError, ValueError: as `create_app`.
     """
     app: ASGIApp = create_app(config)
     if not config.server.cors_origins:
@@ -157,7 +156,7 @@ class _Rereading:
             for line in str(error).splitlines():
                 log.error("%s", line)
             log.error("configuration not reloaded: the old one stays")
-            if not isinstance(error, (ConfigError, JournalError, StoreError, RoutersError, ValueError)):
+            if not isinstance(error, (ConfigError, StorageError, RoutersError, ValueError)):
                 log.exception("reload failed")
             return
         self._config = fresh

@@ -15,14 +15,15 @@ from typing import Any
 
 import msgspec
 
-from .types import ENDED, Batch, LineError, StoredFile, StoreError
+from ..storage.sqlite import Schema, StorageError, connect, prepare
+from .types import ENDED, Batch, LineError, StoredFile
 
 SCHEMA_VERSION = 1
 NAME = "batches.sqlite3"
 BUSY_S = 10.0
 SALT_BYTES = 16
 
-_SCHEMA = """
+_TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE files (
   seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, name TEXT NOT NULL,
@@ -64,21 +65,16 @@ class BatchStore:
         """The store in a directory, made where there is none.
 
         Raises:
-            StoreError: it cannot be made, or is none of this version.
+            StorageError: it cannot be created, or has a version this code cannot read.
         """
         path = directory / NAME
+        prepare(path, SCHEMA, BUSY_S, directory_mode=0o700)
+        database = connect(path, BUSY_S, autocommit=True)
         try:
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path.touch(mode=0o600, exist_ok=True)
-            database = sqlite3.connect(path, timeout=BUSY_S, check_same_thread=False, isolation_level=None)
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"{path}: the store of batches cannot be opened: {error}") from None
-        try:
-            _prepare(database, path)
             salt = database.execute("SELECT value FROM facts WHERE name = 'salt'").fetchone()[0]
-        except (sqlite3.Error, StoreError) as error:
+        except sqlite3.Error as error:
             database.close()
-            raise StoreError(f"{path}: the store of batches cannot be used: {error}") from None
+            raise StorageError(f"{path}: {SCHEMA.name} cannot be read: {error}") from None
         return cls(directory, database, salt)
 
     def close(self) -> None:
@@ -192,31 +188,13 @@ def _decoded(row: tuple[Any, ...]) -> Batch:
     return Batch(**values)
 
 
-def _prepare(database: sqlite3.Connection, path: Path) -> None:
-    database.execute("PRAGMA journal_mode=WAL")
-    database.execute("PRAGMA synchronous=NORMAL")
-    database.execute("BEGIN IMMEDIATE")
-    with contextlib.ExitStack() as undo:
-        undo.callback(database.execute, "ROLLBACK")
-        version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise StoreError(
-                f"written by a newer Thalamus (schema {version}, not {SCHEMA_VERSION}); update Thalamus, or "
-                "give batches.path another name"
-            )
-        if version == 0:
-            _create(database)
-        undo.pop_all()
-        database.execute("COMMIT")
-
-
 def _create(database: sqlite3.Connection) -> None:
-    if database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        raise StoreError("it is another program's database")
-    for statement in _SCHEMA.split(";"):
+    for statement in _TABLES.split(";"):
         database.execute(statement)
     database.execute("INSERT INTO facts VALUES ('salt', ?)", (os.urandom(SALT_BYTES),))
-    database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+
+SCHEMA = Schema("the store of batches", "batches.path", SCHEMA_VERSION, _create)
 
 
 def new_id(kind: str) -> str:

@@ -129,10 +129,6 @@ class Batch:
         }
 
 
-class StoreError(Exception):
-    """The store cannot be opened; the message says what to do."""
-
-
 class FileNotKnown(EndpointNotFound):
     code = "file_not_found"
 

@@ -210,11 +210,11 @@ async def _cancel_batch(config: "Config", batch_id: str) -> "Batch":
 @contextlib.contextmanager
 def _open_store(config: "Config") -> "Iterator[BatchStore]":
     from ..batches.store import BatchStore
-    from ..batches.types import StoreError
+    from ..storage.sqlite import StorageError
 
     try:
         store = BatchStore.open(config.batches_path)
-    except StoreError as error:
+    except StorageError as error:
         raise click.ClickException(str(error)) from None
     try:
         yield store
@@ -248,15 +248,14 @@ def _run_and_report(
     """Run a batch and print how it ended. The exit status is 0 if every line was answered."""
     from routers import RoutersError
 
-    from ..batches.types import StoreError
     from ..runners import RunnerError
-    from ..storage.journal import JournalError
+    from ..storage.sqlite import StorageError
 
     began = time.monotonic()
     try:
         with _open_engine(config, engine, ray_address, workers) as batch_engine:
             done = asyncio.run(_run_batch(config, batch.id, batch_engine))
-    except (OSError, sqlite3.Error, ValueError, JournalError, StoreError, RoutersError, RunnerError) as error:
+    except (OSError, sqlite3.Error, ValueError, StorageError, RoutersError, RunnerError) as error:
         raise click.ClickException(f"{error}; continue with: thalamus batch resume {batch.id}") from None
     if done is None:
         raise click.ClickException(

@@ -246,14 +246,15 @@ def _check_address(config: Config) -> Iterator[Finding]:
 
 
 def _check_journal(config: Config) -> Iterator[Finding]:
-    from ..storage.journal import JournalError, check_journal
+    from ..storage.journal import check_journal
+    from ..storage.sqlite import StorageError
 
     if not config.journal.enabled:
         yield Finding("journal", "ok", "disabled")
         return
     try:
         check_journal(config.journal)
-    except JournalError as error:
+    except StorageError as error:
         yield Finding("journal", "failure", str(error), "change journal.path")
     else:
         yield Finding("journal", "ok", config.journal.path)

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..config import JournalConfig
 from .journal_records import COLUMNS, NAMES, AttemptRecord, JournalEntry, describe_entry, row_to_json, to_row
+from .sqlite import Schema, connect, prepare
 
 SCHEMA_VERSION = 1
 MAX_WAITING = 20_000
@@ -31,10 +32,6 @@ _PLACES = ", ".join("?" * len(NAMES))
 _NAMED = ", ".join(NAMES)
 _INSERT = f"INSERT OR IGNORE INTO decisions ({_NAMED}) VALUES ({_PLACES})"  # noqa: S608 (our own column names)
 _SELECT = f"SELECT {_NAMED} FROM decisions WHERE id = ?"  # noqa: S608
-
-
-class JournalError(Exception):
-    """The journal cannot be opened; the message says what to do."""
 
 
 class Journal:
@@ -57,11 +54,11 @@ class Journal:
         """A journal that keeps what it is given; nothing at all where the configuration disables it.
 
         Raises:
-            JournalError: the file cannot be made or is no journal of this version.
+            StorageError: the file cannot be made or is no journal of this version.
         """
         journal = cls(config, max_waiting)
         if config.enabled:
-            _prepare(Path(config.path))
+            prepare(Path(config.path), SCHEMA, BUSY_S)
             journal._thread = threading.Thread(target=journal._write, name="journal", daemon=True)
             journal._thread.start()
         return journal
@@ -187,11 +184,11 @@ def check_journal(config: JournalConfig) -> None:
     """See whether the journal could be opened, and leave no file behind that was not there.
 
     Raises:
-        JournalError: as `Journal.open`.
+        StorageError: as `Journal.open`.
     """
     path = Path(config.path)
     there = path.exists()
-    _prepare(path)
+    prepare(path, SCHEMA, BUSY_S)
     if not there:
         path.unlink()
 
@@ -208,42 +205,15 @@ def _connection(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=BUSY_S)
-    database.execute("PRAGMA synchronous=NORMAL")
+    database = connect(path, BUSY_S)
     database.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
     return database
 
 
-def _prepare(path: Path) -> None:
-    """Make the file, or see that it is a journal of this version.
-
-    Raises:
-        JournalError: neither is possible.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600, exist_ok=True)
-        with _connection(path) as database:
-            version = database.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                _create(database)
-            elif version > SCHEMA_VERSION:
-                raise JournalError(
-                    f"{path}: written by a newer Thalamus (schema {version}, not {SCHEMA_VERSION}); "
-                    "update Thalamus, or give journal.path another name"
-                )
-    except (sqlite3.Error, OSError) as error:
-        raise JournalError(f"{path}: the journal cannot be opened: {error}") from None
-
-
 def _create(database: sqlite3.Connection) -> None:
-    if database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        raise sqlite3.DatabaseError("it is another program's database")
-    database.execute("PRAGMA synchronous=OFF")  # nothing is in it yet that could be lost
-    database.execute("PRAGMA auto_vacuum=INCREMENTAL")
-    database.execute("PRAGMA journal_mode=WAL")
     database.execute(f"CREATE TABLE decisions (seq INTEGER PRIMARY KEY, {', '.join(COLUMNS)})")
-    database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
 
-__all__ = ["AttemptRecord", "Journal", "JournalEntry", "JournalError"]
+SCHEMA = Schema("the journal", "journal.path", SCHEMA_VERSION, _create)
+
+__all__ = ["AttemptRecord", "Journal", "JournalEntry"]

@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from gateway.batches.store import NAME, BatchStore
-from gateway.batches.types import StoreError
+from gateway.storage.sqlite import StorageError
 from tests.fakes.serving import KEY, Gateway, gateway
 
 LINES = b'{"custom_id": "a"}\n{"custom_id": "b"}\n'
@@ -169,7 +169,7 @@ async def test_a_client_that_goes_away_leaves_nothing_behind(tmp_path: Path) -> 
 
 def test_another_programs_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(b"not a database at all, and longer than its header would be" * 20)
-    with pytest.raises(StoreError, match="cannot be used"):
+    with pytest.raises(StorageError, match="cannot be opened"):
         BatchStore.open(tmp_path)
 
 
@@ -178,5 +178,5 @@ def test_a_newer_store_is_refused(tmp_path: Path) -> None:
     with store.transaction() as database:
         database.execute("PRAGMA user_version=99")
     store.close()
-    with pytest.raises(StoreError, match="newer Thalamus"):
+    with pytest.raises(StorageError, match="newer Thalamus"):
         BatchStore.open(tmp_path)

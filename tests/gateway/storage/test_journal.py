@@ -14,7 +14,8 @@ import pytest
 
 from gateway.config import JournalConfig
 from gateway.storage import journal as journal_module
-from gateway.storage.journal import AttemptRecord, Journal, JournalEntry, JournalError, _prepare
+from gateway.storage.journal import SCHEMA, AttemptRecord, Journal, JournalEntry
+from gateway.storage.sqlite import StorageError, prepare
 from policies import Decision, Single, decision_record
 
 
@@ -148,7 +149,7 @@ async def test_a_journal_opens_again_where_it_left_off(opened: Callable[..., Jou
 
 
 def test_only_its_owner_may_read_the_file(tmp_path: Path) -> None:
-    _prepare(tmp_path / "j.sqlite3")
+    prepare(tmp_path / "j.sqlite3", SCHEMA, 1.0)
     assert stat.S_IMODE((tmp_path / "j.sqlite3").stat().st_mode) == 0o600
 
 
@@ -224,7 +225,7 @@ async def test_a_journal_of_a_newer_version_is_refused(opened: Callable[..., Jou
     database = sqlite3.connect(path)
     database.execute("PRAGMA user_version=99")
     database.close()
-    with pytest.raises(JournalError, match=r"newer Thalamus \(schema 99, not 1\)"):
+    with pytest.raises(StorageError, match=r"newer Thalamus \(schema 99, not 1\)"):
         opened()
 
 
@@ -235,13 +236,13 @@ async def test_another_programs_database_is_left_alone(
     database = sqlite3.connect(path)
     database.execute("CREATE TABLE theirs (x)")
     database.close()
-    with pytest.raises(JournalError, match="another program's"):
+    with pytest.raises(StorageError, match="another program's"):
         opened(path=str(path))
 
 
 async def test_a_file_that_is_no_database_is_refused(opened: Callable[..., Journal], tmp_path: Path) -> None:
     (tmp_path / "text").write_text("not a database" * 100)
-    with pytest.raises(JournalError, match="cannot be opened"):
+    with pytest.raises(StorageError, match="cannot be opened"):
         opened(path=str(tmp_path / "text"))
 
 
@@ -249,7 +250,7 @@ async def test_a_folder_that_cannot_be_made_is_refused(
     opened: Callable[..., Journal], tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(JournalError):
+    with pytest.raises(StorageError):
         opened(path=str(tmp_path / "file" / "j.sqlite3"))
 
 

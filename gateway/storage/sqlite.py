@@ -1,0 +1,88 @@
+"""How every SQLite file of the gateway is opened: private to its owner, in WAL mode, of a known version."""
+
+import contextlib
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class StorageError(Exception):
+    """A database cannot be opened; the message names the file and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What a database holds. `name` stands in errors; `setting` is the configuration key of its location.
+
+    `create` makes the tables inside a transaction.
+    """
+
+    name: str
+    setting: str
+    version: int
+    create: Callable[[sqlite3.Connection], None]
+
+
+def connect(path: Path, busy_s: float, autocommit: bool = False) -> sqlite3.Connection:
+    """A connection that waits at most `busy_s` seconds for the locks of others.
+
+    With `autocommit` the caller begins its own transactions, and any thread may use the connection in turn.
+    """
+    database = sqlite3.connect(path, timeout=busy_s, check_same_thread=not autocommit)
+    if autocommit:
+        database.isolation_level = None
+    # In WAL mode NORMAL cannot corrupt the file. A power cut may lose the last commits, a crash of the
+    # process none of them (https://sqlite.org/pragma.html#pragma_synchronous).
+    database.execute("PRAGMA synchronous=NORMAL")
+    return database
+
+
+def prepare(path: Path, schema: Schema, busy_s: float, directory_mode: int = 0o777) -> None:
+    """Create the file with its tables, or check that it has this schema and a version this code can read.
+
+    Raises:
+        StorageError: neither is possible.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=directory_mode)
+        # SQLite would create the file with the umask's mode. Its -wal and -shm files copy this mode.
+        path.touch(mode=0o600, exist_ok=True)
+        with contextlib.closing(connect(path, busy_s, autocommit=True)) as database:
+            _ensure_schema(database, schema)
+    except (sqlite3.Error, OSError, StorageError) as error:
+        raise StorageError(f"{path}: {schema.name} cannot be opened: {error}") from None
+
+
+def _ensure_schema(database: sqlite3.Connection, schema: Schema) -> None:
+    if _needs_tables(database, schema):
+        # Both are properties of the file and cannot change inside a transaction.
+        database.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        database.execute("PRAGMA journal_mode=WAL")
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        # Asked again under the lock: another process may have created the tables meanwhile.
+        if _needs_tables(database, schema):
+            schema.create(database)
+            database.execute(f"PRAGMA user_version={schema.version}")
+    except BaseException:
+        database.execute("ROLLBACK")
+        raise
+    database.execute("COMMIT")
+
+
+def _needs_tables(database: sqlite3.Connection, schema: Schema) -> bool:
+    """Whether the file is empty.
+
+    Raises:
+        StorageError: it has a newer version, or tables that are not ours.
+    """
+    version = database.execute("PRAGMA user_version").fetchone()[0]
+    if version > schema.version:
+        raise StorageError(
+            f"it was written by a newer Thalamus (schema {version}, not {schema.version}); "
+            f"update Thalamus, or change {schema.setting}"
+        )
+    if version == 0 and database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        raise StorageError(f"it is another program's database; change {schema.setting}")
+    return bool(version == 0)
