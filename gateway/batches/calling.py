@@ -52,14 +52,14 @@ class OutageTimer:
     since_s: float | None = None
     n_failures: int = 0
 
-    def failed(self, now_s: float) -> None:
+    def record_failure(self, now_s: float) -> None:
         self.since_s = now_s if self.since_s is None else self.since_s
         self.n_failures += 1
 
-    def answered(self) -> None:
+    def record_success(self) -> None:
         self.since_s, self.n_failures = None, 0
 
-    def too_long(self, now_s: float) -> bool:
+    def is_too_long(self, now_s: float) -> bool:
         return (
             self.since_s is not None
             and self.n_failures >= N_FAILURES_TO_GIVE_UP
@@ -172,12 +172,12 @@ class RetryingCaller:
             except UpstreamError as failure:
                 error = failure
                 if error.faults_expert:
-                    outage.failed(time.monotonic())
+                    outage.record_failure(time.monotonic())
                 if not _worth_again(error) or n + 1 == MAX_TRIES:
                     break
                 await self._pause(FIRST_PAUSE_S * 2**n if error.retry_after_s is None else 0.0)
             else:
-                outage.answered()
+                outage.record_success()
                 *tries, record = story.records
                 return CallOutcome(record, reply.body, reply.usage, tries=tuple(tries))
         *tries, record = story.records
@@ -185,7 +185,7 @@ class RetryingCaller:
 
     async def _admitted(self, name: str, outage: OutageTimer) -> bool:
         """Wait until the expert may be called; False where it has been out for too long."""
-        while not outage.too_long(time.monotonic()):
+        while not outage.is_too_long(time.monotonic()):
             if self._fleet.admit(name):
                 return True
             await self._pause(min(max(self._fleet.cooldown_s(name), LOOK_AGAIN_S), LONGEST_WAIT_S))

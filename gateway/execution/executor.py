@@ -135,13 +135,13 @@ class PlanExecutor:
                 told = AttemptRecord(name, "answered", 200, None, elapsed_s, reply.deployment, role)
                 trace.records.append(told)
                 if reply.events is None:
-                    self._fleet.answered(name, elapsed_s - reply.waited_s)
+                    self._fleet.record_success(name, elapsed_s - reply.waited_s)
             elif failure is not None:
                 trace.records.append(failure_record(name, failure, elapsed_s, role))
-                self._fleet.failed(name, failure)
+                self._fleet.record_failure(name, failure)
             else:
                 trace.records.append(AttemptRecord(name, "abandoned", latency_s=elapsed_s, role=role))
-                self._fleet.abandoned(name)
+                self._fleet.release(name)
         return reply
 
     def _nobody(self, request: ExecutionRequest) -> Unavailable:

@@ -116,12 +116,12 @@ class Responder:
             if failure is not None:
                 trace.status, trace.error = failure.client_status, failure.message
                 trace.records[-1] = failure_record(name, failure, elapsed_s, trace.records[-1].role)
-                self._fleet.failed(name, failure)
+                self._fleet.record_failure(name, failure)
             elif ended:
                 trace.status = 200
-                self._fleet.answered(name, elapsed_s - trace.waited_s)
+                self._fleet.record_success(name, elapsed_s - trace.waited_s)
             else:
-                self._fleet.abandoned(name)
+                self._fleet.release(name)
             if failure is not None or not ended:
                 events.close()
         await events.drain()

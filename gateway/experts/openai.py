@@ -158,17 +158,17 @@ class OpenAIExpert:
                 if not error.moves_on or error.context_too_long or not untried:
                     raise
             except BaseException:
-                place.breaker.abandoned()
+                place.breaker.release()
                 raise
             else:
-                place.breaker.succeeded()
+                place.breaker.record_success()
                 return reply
 
     def _pick(self, places: Sequence[Deployment]) -> Deployment:
         """The least loaded of those that may be called, in turn among equals; if none may, of all."""
         now = monotonic()
         self._turn += 1
-        ready = [place for place in places if place.breaker.available(now)] or places
+        ready = [place for place in places if place.breaker.is_available(now)] or places
         n = self._turn % len(ready)
         chosen = min([*ready[n:], *ready[:n]], key=lambda place: place.slots.load)
         chosen.breaker.admit(now)
@@ -184,9 +184,9 @@ class OpenAIExpert:
 
 def _note(place: Deployment, error: UpstreamError) -> None:
     if error.faults_expert:
-        place.breaker.failed(error, monotonic())
+        place.breaker.record_failure(error, monotonic())
     else:
-        place.breaker.abandoned()
+        place.breaker.release()
 
 
 def openai_expert(config: ExpertConfig, timeouts: TimeoutConfig, transport: Transport) -> OpenAIExpert:

@@ -1,8 +1,6 @@
-"""When to leave an expert, or one deployment of it, alone, and how to find out that it is back."""
+"""When to stop calling an expert or one of its deployments, and how to learn that it has recovered."""
 
-from typing import Literal
-
-from ..experts.types import UpstreamError
+from typing import Literal, Protocol
 
 N_FAILURES_TO_OPEN = 3
 FIRST_COOLDOWN_S = 5.0
@@ -14,8 +12,24 @@ PROBE_LOST_S = 120.0
 State = Literal["closed", "open", "half-open"]
 
 
+class CallError(Protocol):
+    """What a breaker needs to know of a failed call. Experts raise it as `UpstreamError`.
+
+    A protocol and not the class itself, because the experts import this module.
+    """
+
+    @property
+    def message(self) -> str: ...
+    @property
+    def status(self) -> int | None: ...
+    @property
+    def retry_after_s(self) -> float | None: ...
+    @property
+    def faults_expert(self) -> bool: ...
+
+
 class CircuitBreaker:
-    """Whether one place may be called. Times are seconds of a monotonic clock, given by the caller."""
+    """Whether one expert or deployment may be called. Times are seconds of the caller's monotonic clock."""
 
     __slots__ = ("asked_to_wait", "last_error", "n_failures", "n_opened", "probe_since", "until")
 
@@ -32,7 +46,7 @@ class CircuitBreaker:
             return "closed"
         return "open" if now < self.until else "half-open"
 
-    def available(self, now: float) -> bool:
+    def is_available(self, now: float) -> bool:
         """Whether a call would be admitted, without asking for it."""
         if not self.until:
             return True
@@ -42,12 +56,12 @@ class CircuitBreaker:
         """Claim a call; after a cooldown only one at a time."""
         if not self.until:
             return True
-        if not self.available(now):
+        if not self.is_available(now):
             return False
         self.probe_since = now
         return True
 
-    def succeeded(self) -> bool:
+    def record_success(self) -> bool:
         """Note a success; True when that changed the state."""
         if not self.n_failures and not self.until:
             return False
@@ -57,7 +71,7 @@ class CircuitBreaker:
         self.probe_since = None
         return True
 
-    def failed(self, error: UpstreamError, now: float) -> bool:
+    def record_failure(self, error: CallError, now: float) -> bool:
         """Note a failure; True when that changed the state."""
         self.n_failures += 1
         self.last_error = error.message
@@ -71,17 +85,19 @@ class CircuitBreaker:
         return True
 
     def suspect(self) -> None:
-        """Somebody else has trouble here: the next failure counts as if it were the last of a row."""
+        """A peer reports failures: the next failure here opens the breaker at once."""
         self.n_failures = max(self.n_failures, N_FAILURES_TO_OPEN - 1)
 
-    def abandoned(self) -> bool:
+    def release(self) -> bool:
         """Note a call that ended without a verdict."""
         probing, self.probe_since = self.probe_since is not None, None
         return probing
 
-    def _pause_s(self, error: UpstreamError) -> float:
+    def _pause_s(self, error: CallError) -> float:
+        # RFC 9110, section 10.2.3: Retry-After says when to come back. The cap bounds a mistaken date.
         if error.retry_after_s is not None:
             return min(error.retry_after_s, MAX_RETRY_AFTER_S)
+        # A rejected key does not heal with time, but its owner may replace it while the gateway runs.
         if error.status in (401, 403):
             return KEY_COOLDOWN_S
         if error.status != 429 and not self.until and self.n_failures < N_FAILURES_TO_OPEN:

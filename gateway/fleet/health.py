@@ -13,15 +13,14 @@ import numpy as np
 
 from policies import Fleet
 
-from ..experts.types import UpstreamError
-from .circuit_breaker import PROBE_LOST_S, CircuitBreaker
+from .circuit_breaker import PROBE_LOST_S, CallError, CircuitBreaker
 
 LATENCY_WEIGHT = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class PeerReport:
-    """How an expert stands with other replicas: calls under way, seconds they were asked to wait."""
+    """One expert as other replicas see it: their calls in flight, and the seconds they were asked to wait."""
 
     in_flight: int = 0
     wait_s: float = 0.0
@@ -64,7 +63,7 @@ class ExpertHealth:
 
 
 class FleetState:
-    """Every admitted call ends in exactly one of `answered`, `failed` and `abandoned`.
+    """Every admitted call ends in exactly one of `record_success`, `record_failure` and `release`.
 
     `pool` names the experts `auto` chooses from, in order; `limits` gives every expert the number of calls it
     serves at a time, None for no limit; `away_s` the seconds until it could serve at all, which is how long a
@@ -103,27 +102,27 @@ class FleetState:
             self._snapshot = None
         return True
 
-    def answered(self, expert: str, latency_s: float) -> None:
+    def record_success(self, expert: str, latency_s: float) -> None:
         health = self._end(expert)
         health.n_answered += 1
         known = health.latency_s
         health.latency_s = latency_s if known is None else known + LATENCY_WEIGHT * (latency_s - known)
-        if health.breaker.succeeded():
+        if health.breaker.record_success():
             self._snapshot = None
 
-    def failed(self, expert: str, error: UpstreamError) -> None:
+    def record_failure(self, expert: str, error: CallError) -> None:
         health = self._end(expert)
         if not error.faults_expert:
-            changed = health.breaker.abandoned()
+            changed = health.breaker.release()
         else:
             health.n_failed += 1
-            changed = health.breaker.failed(error, self._clock())
+            changed = health.breaker.record_failure(error, self._clock())
         if changed:
             self._snapshot = None
 
-    def abandoned(self, expert: str) -> None:
-        """The call ended without telling anything of the expert: its client went away."""
-        if self._end(expert).breaker.abandoned():
+    def release(self, expert: str) -> None:
+        """The call ended without a verdict on the expert: the client disconnected."""
+        if self._end(expert).breaker.release():
             self._snapshot = None
 
     def _end(self, expert: str) -> ExpertHealth:
@@ -134,14 +133,14 @@ class FleetState:
         return health
 
     def export(self, expert: str) -> PeerReport:
-        """What this gateway's own calls tell the other replicas."""
+        """What this gateway's own calls showed, for the other replicas."""
         health = self._health[expert]
         breaker = health.breaker
         asked_s = self._cooling_s(breaker) if breaker.asked_to_wait else 0.0
         return PeerReport(health.in_flight, asked_s, bool(breaker.until) and not breaker.asked_to_wait)
 
     def merge_peers(self, others: Mapping[str, PeerReport]) -> None:
-        """Take note of how experts stand with the other replicas; who is not named there has no news."""
+        """Replace what peers reported; an expert that is not named has no report."""
         now = self._clock()
         for name, health in self._health.items():
             heard = others.get(name, NO_REPORT)
@@ -153,11 +152,11 @@ class FleetState:
                 self._snapshot = None
 
     def invalidate(self) -> None:
-        """Something changed that only others know of: an expert was loaded or unloaded."""
+        """Drop the cached snapshot, because an expert was loaded or unloaded."""
         self._snapshot = None
 
     def snapshot(self) -> Fleet:
-        """How the pool stands now; the same object until something changes."""
+        """The state of the pool now; the same object until something changes."""
         if self._snapshot is None or (self._stale_at != float("inf") and self._clock() >= self._stale_at):
             self._snapshot = self._look()
         return self._snapshot
@@ -168,7 +167,7 @@ class FleetState:
         unavailable = {
             name: self._why(health, now)
             for name, health in zip(self._pool, pool, strict=True)
-            if now < health.asked_until or not health.breaker.available(now)
+            if now < health.asked_until or not health.breaker.is_available(now)
         }
         untils = [until for health in pool for until in (health.breaker.until, health.asked_until)]
         ends = [until for until in untils if until > now]
@@ -201,7 +200,7 @@ class FleetState:
         return max(0.0, breaker.until - self._clock())
 
     def state(self, expert: str) -> dict[str, object]:
-        """How one expert stands, for people: JSON-able."""
+        """The state of one expert as JSON values, for people to read."""
         health, now = self._health[expert], self._clock()
         breaker = health.breaker
         return {

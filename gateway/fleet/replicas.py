@@ -1,7 +1,7 @@
-"""Gateways in front of the same upstreams tell each other, through Redis, how their experts stand.
+"""Gateways in front of the same upstreams share the health of their experts through Redis.
 
-Each writes one line of its own, which expires when it is not renewed, and reads the others'. What is told
-comes from its own calls only, never from what it heard: otherwise two replicas would keep a rumour alive.
+Each writes one report, which expires unless it is renewed, and reads those of its peers. A report holds what
+the gateway's own calls showed, never what a peer reported: two replicas would keep an old failure alive.
 """
 
 import asyncio
@@ -26,15 +26,15 @@ EVERY_S = 0.5
 EXPIRES_S = 3.0
 PATIENCE_S = 1.0
 
-Line = dict[str, PeerReport]
-_read_line = msgspec.json.Decoder(Line)
+Report = dict[str, PeerReport]
+_report_decoder = msgspec.json.Decoder(Report)
 
 
 class Replicas:
-    """The single teller and listener of one gateway.
+    """Exchanges reports with the other replicas; one task per gateway.
 
-    With Redis gone each replica keeps its last known share of the limits and forgets what it heard of health
-    and load; `degraded` says so until it is back.
+    With Redis gone each replica keeps its last known share of the limits and forgets what peers
+    reported of health and load; `degraded` says so until Redis is back.
     """
 
     def __init__(
@@ -42,12 +42,12 @@ class Replicas:
     ) -> None:
         """Args:
         shared: experts whose upstream the replicas have in common.
-        share: told the number of replicas whenever it changes.
+        share: called with the number of replicas whenever it changes.
 
         Raises:
             ValueError: `redis.url` cannot be read; does not show it.
         """
-        self._redis = _connection(config.url.reveal())
+        self._redis = _create_client(config.url.reveal())
         self._prefix = config.prefix
         self._fleet = fleet
         self._shared = tuple(shared)
@@ -58,12 +58,12 @@ class Replicas:
         self.degraded: str | None = None
 
     async def start(self) -> None:
-        """Begin to tell and listen; an unreachable Redis does not keep the gateway from starting."""
+        """Begin to exchange reports; an unreachable Redis does not keep the gateway from starting."""
         await self._exchange_once()
-        self._task = asyncio.create_task(self._keep_on())
+        self._task = asyncio.create_task(self._exchange_forever())
 
     async def close(self) -> None:
-        """Say goodbye, so that the others need not wait for the line to expire."""
+        """Remove the own report, so that peers need not wait for it to expire."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -74,19 +74,19 @@ class Replicas:
                 await self._redis.srem(self._members_key, self._name)
         await self._redis.aclose()
 
-    async def _keep_on(self) -> None:
+    async def _exchange_forever(self) -> None:
         while True:
             await asyncio.sleep(EVERY_S)
             await self._exchange_once()
 
     async def _exchange_once(self) -> None:
-        """Tell and listen once, in bounded time, whatever happens."""
+        """Write and read reports once, in bounded time; never raises."""
         try:
             async with asyncio.timeout(2 * PATIENCE_S):
                 lines = await self._exchange()
-        except Exception as error:  # a library's many ways to say that nobody is there
+        except Exception as error:  # redis-py raises many unrelated types when the server is away
             if self.degraded is None:
-                log.warning("redis: %s: replicas do not hear of each other", type(error).__name__)
+                log.warning("redis: %s: replicas cannot exchange the health of experts", type(error).__name__)
             self.degraded = f"redis: {type(error).__name__}: limits are shared as last known, health is not"
             self._fleet.merge_peers({})
             return
@@ -96,8 +96,8 @@ class Replicas:
             self.n_replicas = len(lines) + 1
             self._share(self.n_replicas)
 
-    async def _exchange(self) -> list[Line]:
-        """What every other replica says."""
+    async def _exchange(self) -> list[Report]:
+        """The report of every other replica."""
         mine = msgspec.json.encode({name: self._fleet.export(name) for name in self._shared})
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.set(self._key(self._name), mine, px=int(EXPIRES_S * 1000))
@@ -110,7 +110,7 @@ class Replicas:
         raw_reports = await self._redis.mget([self._key(name) for name in others])
         if gone := [name for name, line in zip(others, raw_reports, strict=True) if line is None]:
             await self._redis.srem(self._members_key, *gone)
-        return [line for raw in raw_reports if raw is not None and (line := _line_of(raw)) is not None]
+        return [line for raw in raw_reports if raw is not None and (line := _decode_report(raw)) is not None]
 
     @property
     def _members_key(self) -> str:
@@ -120,9 +120,9 @@ class Replicas:
         return f"{{{self._prefix}}}:replica:{name}"
 
 
-def merge_reports(lines: Iterable[Mapping[str, PeerReport]]) -> Line:
-    """What several replicas say, as one: calls added up, the longest wait, anybody's trouble."""
-    heard: Line = {}
+def merge_reports(lines: Iterable[Mapping[str, PeerReport]]) -> Report:
+    """The reports of several replicas as one: calls added up, the longest wait, any failure."""
+    heard: Report = {}
     for line in lines:
         for name, report in line.items():
             known = heard.get(name, PeerReport())
@@ -134,16 +134,16 @@ def merge_reports(lines: Iterable[Mapping[str, PeerReport]]) -> Line:
     return heard
 
 
-def _line_of(raw: bytes | str) -> Line | None:
-    """A line; None for one that is not ours or of another version."""
+def _decode_report(raw: bytes | str) -> Report | None:
+    """A decoded report; None if another program or version wrote it."""
     try:
-        return _read_line.decode(raw)
+        return _report_decoder.decode(raw)
     except msgspec.MsgspecError:
         return None
 
 
-def _connection(url: str) -> "Redis":
-    """Nothing is connected yet; every call will be bounded in time."""
+def _create_client(url: str) -> "Redis":
+    """A client that is not connected yet; each of its calls is bounded in time."""
     from redis.asyncio import Redis
 
     try:

@@ -1,7 +1,7 @@
 """The journal: an append-only record of decisions and outcomes, in SQLite.
 
 `record` takes microseconds and never raises: entries wait in a bounded queue for one writer thread, which
-encodes and inserts them in batches. What could not be kept is counted in `dropped`, and said in `degraded`.
+encodes and inserts them in batches. Lost entries are counted in `dropped` and reported in `degraded`.
 """
 
 import asyncio
@@ -159,7 +159,7 @@ class Journal:
     def _row(self, entry: JournalEntry) -> tuple[Any, ...] | None:
         try:
             return to_row(entry, self.content)
-        except Exception:  # whatever was handed in, the others must reach the disk
+        except Exception:  # a malformed entry must not keep the others from the disk
             self.dropped += 1
             return None
 

@@ -1,9 +1,11 @@
-"""How a journal entry lies in the database, and how it is told again.
+"""The columns of the journal, and an entry as JSON again.
 
-The decision is kept as its arrays, which is quick to write; the story of every candidate is made when read.
+A decision is kept as its arrays, which is quick to write; the record of every candidate is built on reading.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from typing import Any, Literal
 
 import msgspec
@@ -19,7 +21,7 @@ BY_NAME = "asked for by name"
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """One call to one expert, and what came of it; `role` is its part in a panel."""
+    """One call to one expert with its result; `role` is its part in a panel."""
 
     expert: str
     verdict: str
@@ -34,7 +36,7 @@ class AttemptRecord:
 class JournalEntry:
     """One request as the journal keeps it; None is unknown, never 0. `time` is seconds since 1970.
 
-    `prompt` and `answer` are kept only where the configuration says so, whatever is handed in.
+    `prompt` and `answer` are kept only where the configuration says so, even if a caller passes them.
     """
 
     decision_id: str
@@ -62,65 +64,45 @@ class JournalEntry:
     answer: str | None = None
 
 
-COLUMNS = (
-    "id TEXT NOT NULL UNIQUE",
-    "request_id TEXT NOT NULL",
-    "time REAL NOT NULL",
-    "endpoint TEXT NOT NULL",
-    "policy TEXT",
-    "expert_asked TEXT",
-    "expert_answered TEXT",
-    "plan TEXT NOT NULL",
-    "tier TEXT",
-    "propensity REAL NOT NULL",
-    "decision BLOB",
-    "attempts BLOB",
-    "status INTEGER NOT NULL",
-    "error TEXT",
-    "input_tokens INTEGER",
-    "output_tokens INTEGER",
-    "cost_usd REAL",
-    "latency_s REAL",
-    "first_token_s REAL",
-    "overhead_s REAL",
-    "stream INTEGER NOT NULL",
-    "key_id TEXT",
-    "session_id TEXT",
-    "prompt TEXT",
-    "answer TEXT",
+# What each column holds, in the order of the table: its SQL and how it derives from an entry. The names are
+# the format on disk. A request that named its expert was not routed: propensity 1, no tier.
+_COLUMNS: tuple[tuple[str, Callable[[JournalEntry], Any]], ...] = (
+    ("id TEXT NOT NULL UNIQUE", attrgetter("decision_id")),
+    ("request_id TEXT NOT NULL", attrgetter("request_id")),
+    ("time REAL NOT NULL", attrgetter("time")),
+    ("endpoint TEXT NOT NULL", attrgetter("endpoint")),
+    ("policy TEXT", attrgetter("policy")),
+    ("expert_asked TEXT", attrgetter("expert_asked")),
+    ("expert_answered TEXT", attrgetter("expert_answered")),
+    ("plan TEXT NOT NULL", attrgetter("plan")),
+    ("tier TEXT", lambda entry: entry.decision.tier if entry.decision else None),
+    ("propensity REAL NOT NULL", lambda entry: entry.decision.propensity if entry.decision else 1.0),
+    ("decision BLOB", lambda entry: _packed(entry.decision) if entry.decision else None),
+    ("attempts BLOB", lambda entry: msgspec.json.encode(entry.attempts)),
+    ("status INTEGER NOT NULL", attrgetter("status")),
+    ("error TEXT", attrgetter("error")),
+    ("input_tokens INTEGER", attrgetter("input_tokens")),
+    ("output_tokens INTEGER", attrgetter("output_tokens")),
+    ("cost_usd REAL", attrgetter("cost_usd")),
+    ("latency_s REAL", attrgetter("latency_s")),
+    ("first_token_s REAL", attrgetter("first_token_s")),
+    ("overhead_s REAL", attrgetter("overhead_s")),
+    ("stream INTEGER NOT NULL", lambda entry: int(entry.stream)),
+    ("key_id TEXT", attrgetter("key_id")),
+    ("session_id TEXT", attrgetter("session_id")),
+    ("prompt TEXT", attrgetter("prompt")),
+    ("answer TEXT", attrgetter("answer")),
 )
-NAMES = tuple(column.partition(" ")[0] for column in COLUMNS)
+COLUMNS = tuple(sql for sql, _ in _COLUMNS)
+NAMES = tuple(sql.partition(" ")[0] for sql in COLUMNS)
+_CONTENT = frozenset({"prompt", "answer"})
 
 
 def to_row(entry: JournalEntry, content: bool) -> tuple[Any, ...]:
-    """The values of `COLUMNS`. A request that named its expert was not chosen for: propensity 1, no tier."""
-    decision = entry.decision
-    return (
-        entry.decision_id,
-        entry.request_id,
-        entry.time,
-        entry.endpoint,
-        entry.policy,
-        entry.expert_asked,
-        entry.expert_answered,
-        entry.plan,
-        decision.tier if decision else None,
-        decision.propensity if decision else 1.0,
-        _packed(decision) if decision else None,
-        msgspec.json.encode(entry.attempts),
-        entry.status,
-        entry.error,
-        entry.input_tokens,
-        entry.output_tokens,
-        entry.cost_usd,
-        entry.latency_s,
-        entry.first_token_s,
-        entry.overhead_s,
-        int(entry.stream),
-        entry.key_id,
-        entry.session_id,
-        entry.prompt if content else None,
-        entry.answer if content else None,
+    """The values of `COLUMNS`; prompt and answer only with `content`."""
+    return tuple(
+        derive(entry) if content or name not in _CONTENT else None
+        for name, (_, derive) in zip(NAMES, _COLUMNS, strict=True)
     )
 
 
@@ -132,10 +114,10 @@ def row_to_json(row: tuple[Any, ...]) -> dict[str, Any]:
     attempts = msgspec.json.decode(values.pop("attempts") or b"[]")
     tier, propensity = values.pop("tier"), values.pop("propensity")
     if packed is not None:
-        story = _story(packed)
+        record = _unpack_record(packed)
     else:
         asked = values["expert_asked"]
-        story = {
+        record = {
             "policy": values["policy"] or "",
             "expert": asked or values["expert_answered"] or "",
             "plan": {"kind": values["plan"], "experts": [asked] if asked else []},
@@ -147,11 +129,11 @@ def row_to_json(row: tuple[Any, ...]) -> dict[str, Any]:
         }
     values["stream"] = bool(values["stream"])
     entry_json = {"id": decision_id, "object": "decision", **values, "attempts": attempts}
-    return {**entry_json, "decision": {"id": decision_id, **story}}
+    return {**entry_json, "decision": {"id": decision_id, **record}}
 
 
 def describe_decision(decision: Decision | TextChoice) -> dict[str, Any]:
-    """A decision told in full, whichever kind it is."""
+    """A decision of either kind as JSON values, in full."""
     return decision.record() if isinstance(decision, TextChoice) else decision_record(decision)
 
 
@@ -161,7 +143,7 @@ def _packed(decision: Decision | TextChoice) -> bytes:
     return pack_decision(decision)
 
 
-def _story(packed: bytes) -> dict[str, Any]:
+def _unpack_record(packed: bytes) -> dict[str, Any]:
     plain: dict[str, Any] = msgspec.msgpack.decode(packed)
     return plain["record"] if "record" in plain else decision_record(unpack_decision(packed))
 
@@ -199,5 +181,5 @@ def _plan(kind: str, **parts: Any) -> Plan:
 
 
 def describe_entry(entry: JournalEntry, content: bool) -> dict[str, Any]:
-    """An entry that is not in the database yet, told as if it were."""
+    """An entry that is not in the database yet, as JSON values like one that is."""
     return row_to_json(to_row(entry, content))

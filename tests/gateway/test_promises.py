@@ -31,7 +31,7 @@ def cooldown_s(*errors: UpstreamError) -> float:
     """How long a deployment is left alone after these failures, all at second 100."""
     breaker = CircuitBreaker()
     for error in errors:
-        breaker.failed(error, now=100.0)
+        breaker.record_failure(error, now=100.0)
     return max(0.0, breaker.until - 100.0)
 
 

@@ -31,7 +31,7 @@ def fleet(clock: Clock) -> FleetState:
 def fail(fleet: FleetState, error: UpstreamError, times: int = 1) -> None:
     for _ in range(times):
         assert fleet.admit("a")
-        fleet.failed("a", error)
+        fleet.record_failure("a", error)
 
 
 def test_a_single_failure_changes_nothing(fleet: FleetState) -> None:
@@ -51,7 +51,7 @@ def test_repeated_failures_are_a_cooldown_that_everybody_sees(fleet: FleetState)
 def test_a_success_in_between_starts_the_count_again(fleet: FleetState) -> None:
     fail(fleet, BROKEN, N_FAILURES_TO_OPEN - 1)
     fleet.admit("a")
-    fleet.answered("a", 0.1)
+    fleet.record_success("a", 0.1)
     fail(fleet, BROKEN, N_FAILURES_TO_OPEN - 1)
     assert fleet.snapshot().available[0]
 
@@ -83,7 +83,7 @@ def test_a_probe_that_succeeds_opens_the_way(fleet: FleetState, clock: Clock) ->
     fail(fleet, BROKEN, N_FAILURES_TO_OPEN)
     clock.now += FIRST_COOLDOWN_S
     fleet.admit("a")
-    fleet.answered("a", 0.1)
+    fleet.record_success("a", 0.1)
     assert fleet.state("a")["state"] == "closed"
     assert fleet.admit("a")
     assert fleet.admit("a")
@@ -100,7 +100,7 @@ def test_an_abandoned_probe_lets_the_next_one_try(fleet: FleetState, clock: Cloc
     fail(fleet, BROKEN, N_FAILURES_TO_OPEN)
     clock.now += FIRST_COOLDOWN_S
     fleet.admit("a")
-    fleet.abandoned("a")
+    fleet.release("a")
     assert fleet.snapshot().available[0]
     assert fleet.admit("a")
 
@@ -131,16 +131,16 @@ def test_a_request_at_fault_does_not_tell_on_the_expert(fleet: FleetState, error
 def test_the_snapshot_is_the_same_until_something_changes(fleet: FleetState) -> None:
     first = fleet.snapshot()
     fleet.admit("a")
-    fleet.answered("a", 0.2)
+    fleet.record_success("a", 0.2)
     assert fleet.snapshot() is first
 
 
 def test_a_full_expert_is_expected_to_keep_one_waiting(fleet: FleetState) -> None:
     for _ in range(3):
         fleet.admit("b")
-    fleet.answered("b", 4.0)
+    fleet.record_success("b", 4.0)
     assert fleet.snapshot().wait_s.tolist() == [0.0, 2.0]
-    fleet.answered("b", 4.0)
+    fleet.record_success("b", 4.0)
     assert fleet.snapshot().wait_s.tolist() == [0.0, 0.0]
 
 

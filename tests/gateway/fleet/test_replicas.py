@@ -139,7 +139,7 @@ def test_trouble_elsewhere_is_a_suspicion_that_one_failure_confirms() -> None:
     fleet.merge_peers({"a": PeerReport(failing=True)})
     assert fleet.snapshot().available[0]
     fleet.admit("a")
-    fleet.failed("a", BROKEN)
+    fleet.record_failure("a", BROKEN)
     assert not fleet.snapshot().available[0]
 
 
@@ -150,14 +150,14 @@ def test_what_is_told_is_what_the_own_calls_showed() -> None:
     for _ in range(N_FAILURES_TO_OPEN):
         fleet.merge_peers({})
         fleet.admit("a")
-        fleet.failed("a", BROKEN)
+        fleet.record_failure("a", BROKEN)
     assert fleet.export("a").failing
 
 
 def test_calls_elsewhere_count_against_the_limit() -> None:
     fleet = FleetState(["a"], {"a": 2})
     fleet.admit("a")
-    fleet.answered("a", 4.0)
+    fleet.record_success("a", 4.0)
     assert fleet.snapshot().wait_s[0] == 0.0
     fleet.merge_peers({"a": PeerReport(in_flight=3)})
     assert fleet.snapshot().wait_s[0] == 4.0
