@@ -10,6 +10,7 @@ EXAMPLE_PROMPT = "What is 4817*392?"
 
 def build_banner(config: Config, address: str) -> str:
     """Return the lines to print once the gateway listens."""
+    # The example must work when it is copied: 0.0.0.0 is no address to call.
     base = address.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 (shown, not bound)
     lines = [f"Thalamus listens on {address}", "", *_expert_lines(config), *_embedder_lines(config), ""]
     lines += [

@@ -35,6 +35,7 @@ def check(config_path: Path, as_json: bool) -> None:
             raise ConfigProblemsError(str(error)) from None
         problems = [{"line": p.line, "field": p.field, "message": p.message} for p in error.problems]
         click.echo(json.dumps({"ok": False, "problems": problems, "warnings": []}, indent=2))
+        # The exit status is that of the plain output, so that scripts can use either.
         raise SystemExit(1) from None
     warnings = config_warnings(config)
     if as_json:

@@ -27,6 +27,7 @@ class Dollars(click.FloatRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         usd = float(super().convert(value, param, ctx))
+        # FloatRange lets nan pass, because every comparison with nan is false.
         if not math.isfinite(usd):
             self.fail(f"{value!r} is not an amount in USD", param, ctx)
         return usd

@@ -140,6 +140,7 @@ def _confirm_price(
             f"price unknown: {', '.join(unknown)} (set input_cost_per_token and output_cost_per_token)",
             err=True,
         )
+    # Free experts need no consent. An unknown price always does: --max-usd cannot bound it.
     if (not unknown and total == 0) or (max_usd is not None and not unknown and total <= max_usd):
         return
     if max_usd is not None:
@@ -164,6 +165,7 @@ async def _run_profile(
             profile_of(expert).model,
             expert_price(expert),
             logprobs=expert.runner is not None,
+            # Equal settings share one process, so that they also share a lane.
             lane=wanted.get(expert.name),
         )
         for expert in experts
@@ -171,6 +173,7 @@ async def _run_profile(
     await transport.open()
     try:
         await runners.start()
+        # The first question would otherwise measure the time of the load.
         await runners.settled()
         await _ask_experts(probes, candidates, store, parallel)
     finally:

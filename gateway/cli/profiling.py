@@ -154,6 +154,7 @@ async def ask_all(
             probe = todo.pop()
             answer = await _ask(probe, candidate, timeout_s)
             if answer.error is None:
+                # In a thread: grading code starts a child process and would block the other calls.
                 score = await asyncio.to_thread(grade, answer.text or "", probe)
                 answer = replace(answer, score=score)
             store.add(answer)
@@ -228,6 +229,7 @@ class AnswerChoice(msgspec.Struct):
     def confidence(self) -> float | None:
         """Return the mean token log-probability, ≤ 0."""
         values = [token.logprob for token in (self.logprobs.content if self.logprobs else None) or ()]
+        # Rounding in an engine can give a log-probability slightly above 0.
         return min(0.0, sum(values) / len(values)) if values else None
 
 

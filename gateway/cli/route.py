@@ -114,6 +114,7 @@ def show_decision(record: dict[str, Any]) -> None:
     click.echo(f"{click.style(record['expert'], bold=True)}: {record['reason']}  (policy {record['policy']})")
     candidates = record["candidates"]
     width = max(len("expert"), *(len(candidate["expert"]) for candidate in candidates))
+    # On a narrow terminal the table stays readable if a long reason moves to its own line.
     room = shutil.get_terminal_size().columns
     click.echo(
         click.style(
@@ -133,6 +134,7 @@ def show_decision(record: dict[str, Any]) -> None:
 
 def _show_tradeoff(cost: float, table: list[dict[str, float]]) -> None:
     """Print some rows of the λ table, from best to cheapest, with the row in use."""
+    # A weight that passed through JSON or arithmetic differs in its last digits: hence the tolerance.
     used = max(n for n, row in enumerate(table) if row["cost"] <= 1.00001 * cost)
     step = max(1, -(-len(table) // MAX_ROWS))
     head = f"{'cost weight':>13}{'$ per 1,000':>14}{'quality':>10}"

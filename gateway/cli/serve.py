@@ -35,6 +35,7 @@ def command(config_path: Path, host: str | None, port: int | None, allow_no_key:
     options = {"host": host, "port": port}
     given = {name: value for name, value in options.items() if value is not None}
     server = replace(config.server, **given)
+    # An open gateway spends the operator's money for every caller: refuse unless it is asked for by name.
     if not is_loopback(server.host) and server.master_key is None and not allow_no_key:
         raise click.ClickException(
             f"other machines can reach {server.host} and there is no key: set server.master_key "

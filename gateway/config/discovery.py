@@ -82,6 +82,7 @@ def find_local_servers(ports: Mapping[int, str] | None = None) -> list[LocalServ
     candidates = PORTS if ports is None else ports
     if not candidates:
         return []
+    # All ports at once: one that does not answer costs its timeout only once.
     with ThreadPoolExecutor(len(candidates)) as pool:
         answers = pool.map(_list_models, candidates)
     return [
@@ -188,6 +189,7 @@ def build_first_config(found: Discovery) -> tuple[str, list[str]]:
         names += BUNDLED_NAMES
     if not names:
         return HEADER + "experts:\n" + EXAMPLE_EXPERTS, []
+    # Local experts are all free: a weight on cost would only add noise.
     cost = 0.3 if found.providers else 0.0
     return HEADER + "experts:\n" + "".join(blocks) + TAIL.format(cost=cost, default=_quote(names[0])), names
 

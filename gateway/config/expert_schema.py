@@ -214,6 +214,7 @@ class ExpertConfig(StrictStruct, frozen=True):
             headers=self.headers,
             max_parallel=self.max_parallel,
         )
+        # `or (own,)`: callers loop over deployments and need no case for an expert without a list.
         return tuple(_inherit(deployment, own) for deployment in self.deployments) or (own,)
 
 

@@ -66,6 +66,7 @@ class _LiteLLMImport:
         for n, entry in enumerate(model_list):
             if not isinstance(entry, dict) or not isinstance(entry.get("litellm_params"), dict):
                 self.dropped.append(f"line {lines[n]}: model_list[{n}] has no litellm_params")
+            # LiteLLM routes `openai/*` to any model; a router needs a closed set to learn about.
             elif "*" in str(entry.get("model_name", "*")):
                 self.dropped.append(
                     f"line {lines[n]}: the wildcard {entry.get('model_name')!s}; name each model"
@@ -107,6 +108,7 @@ class _LiteLLMImport:
         if "max_parallel" in deployment:
             deployment["max_parallel"] = int(params["max_parallel_requests"])
         own = str(params.get("model", model))
+        # Deployments of one name may serve different snapshots: keep the name that differs.
         if own not in (model, model.partition("/")[2]):
             deployment["model"] = own.partition("/")[2] or own
             if "/" in own and own.partition("/")[0] != model.partition("/")[0]:
@@ -126,6 +128,7 @@ class _LiteLLMImport:
         key = general.get("master_key")
         if not isinstance(key, str):
             return {}
+        # A key that is written out must not be copied into a second file.
         if REFERENCE.search(key):
             return {"master_key": key}
         self.dropped.append(
@@ -153,6 +156,7 @@ class _LiteLLMImport:
             (len(rest) for c in chains for rest in c.values() if isinstance(rest, list)),
             default=0,
         )
+        # Two is our default already; 16 is the most that the schema allows.
         auto = {"n_fallbacks": min(longest, 16)} if longest > 2 else {}
         first = next((name for c in chains for name in c if name in names), None)
         return {"auto": {"default": first, **auto}} if first else {}

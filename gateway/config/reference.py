@@ -42,6 +42,7 @@ class ConfigKey:
 def config_schema() -> dict[str, Any]:
     """The JSON schema of the file; a secret is a string."""
     schema = msgspec.json.schema(Config, schema_hook=_secret_schema)
+    # msgspec knows the docstring of a struct, not the text under its fields.
     for kind in list_structs(Config):
         for key, text in describe_fields(kind).items():
             schema["$defs"][kind.__name__]["properties"][key]["description"] = text
@@ -76,6 +77,7 @@ def describe_fields(kind: type[msgspec.Struct]) -> dict[str, str]:
     Python keeps no docstring of a class attribute, so the source is read; it is part of the wheel.
     """
     found: dict[str, str] = {}
+    # From the base down, so that a subclass can describe an inherited field anew.
     for base in reversed(kind.__mro__):
         if not issubclass(base, msgspec.Struct) or not base.__annotations__:
             continue

@@ -29,6 +29,7 @@ class StrictStruct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 DEVICE_PATTERN = re.compile(r"cpu|cuda:\d+")
 UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
+# Decimal and binary prefixes (IEC 80000-13): GPU memory is sold in GB and reported in GiB.
 UNITS |= {"ki": 1024, "mi": 1024**2, "gi": 1024**3, "ti": 1024**4}
 SIZE_PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", re.IGNORECASE)
 
