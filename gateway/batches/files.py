@@ -13,7 +13,7 @@ from .types import FileInUse, FileNotKnown, FileTooLarge, Purpose, StoredFile
 
 
 class FileStore:
-    """What is kept under `directory`; ids are paths nobody can guess or choose."""
+    """Files in one directory. An id is also a file name; it is random, so that clients cannot guess or choose it."""
 
     def __init__(self, store: BatchStore, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -29,7 +29,7 @@ class FileStore:
         """A file of this owner.
 
         Raises:
-            FileNotKnown: there is none of that id, or it is somebody else's.
+            FileNotKnown: the owner has no file of that id.
         """
         found = self._store.file(file_id, owner)
         if found is None:
@@ -59,14 +59,14 @@ class FileStore:
         return Upload(self, new_id("file"))
 
     def keep(self, file_id: str, owner: str, name: str, purpose: Purpose) -> StoredFile:
-        """Enter a file whose bytes lie where they should."""
+        """Register a file whose bytes are complete."""
         n_bytes = self.path(file_id).stat().st_size
         file = StoredFile(file_id, owner, name, purpose, n_bytes, int(time.time()))
         self._store.add_file(file)
         return file
 
     def delete(self, file_id: str, owner: str) -> None:
-        """Forget a file and its bytes.
+        """Delete a file and its bytes.
 
         Raises:
             FileNotKnown: as `find`.
@@ -74,13 +74,15 @@ class FileStore:
         """
         self.find(file_id, owner)
         if (batch_id := self._store.uses(file_id)) is not None:
-            raise FileInUse(f"'{file_id}' is read by {batch_id}; cancel that first", param="file_id")
+            raise FileInUse(
+                f"'{file_id}' is the input of {batch_id}; cancel the batch first", param="file_id"
+            )
         self._store.drop_file(file_id)
         self.path(file_id).unlink(missing_ok=True)
 
 
 class Upload:
-    """Bytes that come in pieces and go to disk at once; gone again unless they are kept."""
+    """An upload that is written piece by piece, and deleted on `close` unless it was kept."""
 
     def __init__(self, files: FileStore, file_id: str) -> None:
         self.id = file_id
@@ -92,7 +94,7 @@ class Upload:
 
     def write(self, piece: bytes) -> None:
         """Raises:
-        FileTooLarge: there are more of them than a file may have.
+        FileTooLarge: the file is larger than `batches.max_file_bytes`.
         """
         self.n_bytes += len(piece)
         if self.n_bytes > self._files.max_bytes:
@@ -103,14 +105,14 @@ class Upload:
         self._file.write(piece)
 
     def keep(self, owner: str, name: str, purpose: Purpose) -> StoredFile:
-        """All bytes are there."""
+        """Register the file; all bytes have been written."""
         self._file.close()
         file = self._files.keep(self.id, owner, name, purpose)
         self._kept = True
         return file
 
     def close(self) -> None:
-        """Leave nothing behind of what was not kept."""
+        """Delete the file unless it was kept."""
         self._file.close()
         if not self._kept:
             self._path.unlink(missing_ok=True)
@@ -205,7 +207,7 @@ async def read_form(content_type: str, pieces: AsyncIterator[bytes], sink: Uploa
 
     Raises:
         BadUpload: it is no multipart form with one file.
-        BadRequest: whatever `sink` refuses.
+        BadRequest: `sink` refuses the bytes.
     """
     from python_multipart.exceptions import FormParserError
     from python_multipart.multipart import MultipartParser, parse_options_header

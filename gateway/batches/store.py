@@ -83,8 +83,10 @@ class BatchStore:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Everything done in it is done together or not at all."""
+        """A transaction: committed at the end, rolled back on an exception."""
         with self._lock:
+            # IMMEDIATE takes the write lock now. A deferred transaction that reads first and then writes fails at
+            # once with SQLITE_BUSY if another process wrote meanwhile, without waiting BUSY_S.
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield self._database
@@ -99,7 +101,7 @@ class BatchStore:
             return self._database.execute(query, values).fetchall()
 
     def add_file(self, file: StoredFile) -> None:
-        """Keep a file's facts; one of the same id gives way."""
+        """Insert a file's row, or replace the row of the same id."""
         row = (file.id, file.owner, file.name, file.purpose, file.n_bytes, file.created_at)
         with self.transaction() as database:
             database.execute(f"INSERT OR REPLACE INTO files ({_FILE}) VALUES (?, ?, ?, ?, ?, ?)", row)  # noqa: S608
@@ -112,6 +114,7 @@ class BatchStore:
         self, owner: str, purpose: str | None, after: str | None, limit: int, newest_first: bool = True
     ) -> list[StoredFile]:
         """A page of an owner's files, beginning behind `after`."""
+        # `seq` and not `created_at` is the cursor: several files can have the same second.
         side, order = ("<", "DESC") if newest_first else (">", "ASC")
         found = self.rows(
             f"SELECT {_FILE} FROM files WHERE owner = ? AND (? IS NULL OR purpose = ?) "  # noqa: S608
@@ -137,7 +140,7 @@ class BatchStore:
             database.execute(f"INSERT INTO batches ({', '.join(_COLUMNS)}) VALUES ({places})", values)  # noqa: S608
 
     def batch(self, batch_id: str, owner: str | None = None) -> Batch | None:
-        """A batch, if it is this owner's; of anybody where none is named."""
+        """A batch of this owner, or of any owner if none is given."""
         found = self._batches("id = ? AND (? IS NULL OR owner = ?)", batch_id, owner, owner)
         return found[0] if found else None
 
@@ -150,11 +153,11 @@ class BatchStore:
         )
 
     def all_batches(self) -> list[Batch]:
-        """All batches of everybody, oldest first."""
+        """The batches of all owners, oldest first."""
         return self._batches("1 ORDER BY seq")
 
     def unfinished(self) -> list[str]:
-        """Ids of the batches a server is to take up again, oldest first."""
+        """Ids of the batches a server resumes after a restart, oldest first."""
         found = self.rows("SELECT id, status FROM batches WHERE out_path IS NULL ORDER BY seq")
         return [batch_id for batch_id, status in found if status not in ENDED]
 

@@ -1,4 +1,4 @@
-"""What of a batch is still to be done: its lines, and the calls that each of them waits for.
+"""The open work of a batch: its lines, and the calls that each line waits for.
 
 A line has one or more calls under way, all of the same step of its plan; each call belongs to the expert it
 is for, so that experts can be worked off one after another. What was heard stays here until the line ends.
@@ -23,7 +23,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class BatchLine:
-    """Where a line lies in the input, counted from 1, and whose it is."""
+    """The position of a line in the input, counted from 1, and its custom_id."""
 
     n: int
     offset: int
@@ -33,7 +33,7 @@ class BatchLine:
 
 @dataclass(frozen=True, slots=True)
 class PendingCall:
-    """A call that can be made now; `decision` is what routed its line, None where that names its expert."""
+    """A call that can be made now; `decision` is None if the line names its expert."""
 
     line: BatchLine
     step: int
@@ -43,7 +43,7 @@ class PendingCall:
 
 @dataclass(frozen=True, slots=True)
 class RoutedLine:
-    """A line that is decided on: whom its first step calls, and who will make one answer of theirs."""
+    """A routed line: the experts of its first step, and the aggregator of a panel."""
 
     n: int
     experts: tuple[str, ...]
@@ -59,7 +59,7 @@ class Worklist:
         self._id = batch_id
 
     def clear(self) -> None:
-        """Forget all lines: they will be read again, or are not needed any more."""
+        """Delete all lines and calls."""
         with self._store.transaction() as database:
             database.execute("DELETE FROM calls WHERE batch = ?", (self._id,))
             database.execute("DELETE FROM lines WHERE batch = ?", (self._id,))
@@ -87,7 +87,7 @@ class Worklist:
         ]
 
     def unrouted(self, limit: int) -> list[BatchLine]:
-        """The next lines nobody has decided on."""
+        """The next lines that are not routed."""
         found = self._store.rows(
             "SELECT n, offset, size, custom_id FROM lines WHERE batch = ? AND state = ? ORDER BY n LIMIT ?",
             *(self._id, UNROUTED, limit),
@@ -95,7 +95,7 @@ class Worklist:
         return [BatchLine(*row) for row in found]
 
     def route(self, routed: Iterable[RoutedLine]) -> None:
-        """Lines are decided on: the calls of their first step wait."""
+        """Store decisions, and enqueue the calls of each first step."""
         with self._store.transaction() as database:
             for one in routed:
                 database.execute(
@@ -105,7 +105,7 @@ class Worklist:
                 self.call(database, one.n, 0, one.experts)
 
     def call(self, database: sqlite3.Connection, n: int, step: int, experts: Iterable[str]) -> None:
-        """Calls of a step wait."""
+        """Enqueue the calls of a step."""
         rows = [(self._id, n, step, expert) for expert in experts]
         database.executemany("INSERT INTO calls (batch, n, step, expert) VALUES (?, ?, ?, ?)", rows)
 
@@ -148,7 +148,7 @@ class Worklist:
         return [BatchLine(*row) for row in found]
 
     def heard(self, database: sqlite3.Connection, n: int) -> list[list[CallOutcome | None]]:
-        """Step by step what was heard for a line; None of a call still under way."""
+        """The outcomes of a line by step; None for a call in progress."""
         found = database.execute(
             "SELECT step, outcome FROM calls WHERE batch = ? AND n = ? ORDER BY step, expert", (self._id, n)
         )
@@ -166,7 +166,7 @@ class Worklist:
         )
 
     def end(self, database: sqlite3.Connection, n: int, state: int, at: int, length: int) -> None:
-        """A line has its output: where in its file that lies."""
+        """Mark a line as ended, with the position of its output in the file."""
         database.execute("DELETE FROM calls WHERE batch = ? AND n = ?", (self._id, n))
         database.execute(
             "UPDATE lines SET state = ?, at = ?, length = ?, decision = NULL WHERE batch = ? AND n = ?",

@@ -191,7 +191,7 @@ async def test_kill_9_costs_no_line_and_doubles_none(tmp_path: Path) -> None:
 
 
 async def asked_again(upstream: Upstream) -> None:
-    """Until the upstream hears of somebody."""
+    """Wait until the upstream receives a request."""
     n_seen = len(upstream.calls)
     async with asyncio.timeout(30):
         while len(upstream.calls) == n_seen:  # noqa: ASYNC110 (nothing tells)

@@ -119,7 +119,7 @@ async def test_each_local_expert_is_loaded_once_however(
     assert together == {frozenset({"north"}), frozenset({"south"})}
 
 
-async def test_one_at_a_time_has_its_turn_and_whoever_leaves_the_line_holds_up_nobody() -> None:
+async def test_local_experts_run_one_at_a_time_and_a_cancelled_waiter_does_not_block_the_others() -> None:
     lane, order, n_inside = LocalExpertQueue(None), [], 0
 
     async def turn(name: str) -> None:

@@ -21,7 +21,7 @@ PRICE = 1e-3
 
 
 async def panel(tmp_path: Path, models: str, n_lines: int = 3) -> tuple[list[Any], list[Any], list[str]]:
-    """Output and errors of a batch for a panel of the first three models, and whom the upstream was asked."""
+    """Output and errors of a batch for a panel of the first three models, and the models the upstream was asked for."""
     async with running_upstream() as upstream:
         experts = [
             {
@@ -96,7 +96,7 @@ def memory(*ready: str) -> Snapshot:
     )
 
 
-def test_who_is_loaded_comes_first_and_members_before_whoever_aggregates_them() -> None:
+def test_loaded_experts_come_first_and_members_before_their_aggregator() -> None:
     names = {name: name for name in "abc"}
     assert choose_local_group("abc", frozenset(), names, memory("b")) == "b"
     order: list[str] = []

@@ -247,7 +247,7 @@ async def test_a_line_that_trips_the_gateway_fails_alone(
         assert at.upstream.n_calls("good") == 5
 
 
-async def test_what_costs_nobody_knows_how_much_is_not_bought_under_a_cap(tmp_path: Path) -> None:
+async def test_an_expert_without_a_price_is_not_called_under_a_cap(tmp_path: Path) -> None:
     async with desk(tmp_path, ["good"]) as at:
         _, output, errors = await at.run(line("1", "good"), max_usd="1")
         assert (output, [row["error"]["code"] for row in errors]) == ([], ["cost_cap_reached"])

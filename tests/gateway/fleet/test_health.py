@@ -39,7 +39,7 @@ def test_a_single_failure_changes_nothing(fleet: FleetState) -> None:
     assert fleet.snapshot().available.tolist() == [True, True]
 
 
-def test_repeated_failures_are_a_cooldown_that_everybody_sees(fleet: FleetState) -> None:
+def test_repeated_failures_start_a_cooldown_in_the_snapshot(fleet: FleetState) -> None:
     fail(fleet, BROKEN, N_FAILURES_TO_OPEN)
     snapshot = fleet.snapshot()
     assert snapshot.available.tolist() == [False, True]
@@ -64,7 +64,7 @@ def test_an_upstream_that_names_its_seconds_is_obeyed_at_once(fleet: FleetState,
     assert fleet.admit("a")
 
 
-def test_who_insists_goes_through_a_cooldown_nobody_asked_for(fleet: FleetState) -> None:
+def test_insist_ignores_a_cooldown_the_upstream_did_not_ask_for(fleet: FleetState) -> None:
     fail(fleet, BROKEN, N_FAILURES_TO_OPEN)
     assert fleet.admit("a", insist=True)
 
@@ -105,7 +105,7 @@ def test_an_abandoned_probe_lets_the_next_one_try(fleet: FleetState, clock: Cloc
     assert fleet.admit("a")
 
 
-def test_a_probe_nobody_hears_of_again_blocks_for_a_while_only(fleet: FleetState, clock: Clock) -> None:
+def test_a_lost_probe_blocks_other_probes_for_a_while_only(fleet: FleetState, clock: Clock) -> None:
     fail(fleet, BROKEN, N_FAILURES_TO_OPEN)
     clock.now += FIRST_COOLDOWN_S
     fleet.admit("a")
