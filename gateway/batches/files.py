@@ -13,7 +13,7 @@ from .types import FileInUse, FileNotKnown, FileTooLarge, Purpose, StoredFile
 
 
 class FileStore:
-    """Files in one directory. An id is also a file name; it is random, so that clients cannot guess or choose it."""
+    """Files in one directory. An id is the file name too, random so that clients cannot guess it."""
 
     def __init__(self, store: BatchStore, max_bytes: int) -> None:
         self.max_bytes = max_bytes

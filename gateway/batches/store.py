@@ -85,8 +85,8 @@ class BatchStore:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """A transaction: committed at the end, rolled back on an exception."""
         with self._lock:
-            # IMMEDIATE takes the write lock now. A deferred transaction that reads first and then writes fails at
-            # once with SQLITE_BUSY if another process wrote meanwhile, without waiting BUSY_S.
+            # IMMEDIATE takes the write lock now. A deferred transaction that reads and then writes fails at
+            # once with SQLITE_BUSY if another process wrote meanwhile: it does not wait BUSY_S.
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield self._database

@@ -21,7 +21,7 @@ PRICE = 1e-3
 
 
 async def panel(tmp_path: Path, models: str, n_lines: int = 3) -> tuple[list[Any], list[Any], list[str]]:
-    """Output and errors of a batch for a panel of the first three models, and the models the upstream was asked for."""
+    """Output and errors of a batch for a panel of the first three models, and the models called."""
     async with running_upstream() as upstream:
         experts = [
             {
