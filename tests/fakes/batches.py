@@ -5,14 +5,14 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import openai
 
 from tests.fakes.serving import KEY, Gateway, gateway
 from tests.fakes.upstream import Upstream, running_upstream
 
-CHAT = "/v1/chat/completions"
+CHAT: Final = "/v1/chat/completions"
 
 
 def line(custom_id: str, model: str, text: str = "Hi", **more: Any) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def said(row: dict[str, Any]) -> str:
     return str(row["response"]["body"]["choices"][0]["message"]["content"])
 
 
-class Desk:
+class BatchTestGateway:
     """OpenAI's client, a gateway and the upstream behind it."""
 
     def __init__(self, ai: openai.AsyncOpenAI, served: Gateway, upstream: Upstream) -> None:
@@ -72,7 +72,7 @@ class Desk:
 
 
 @contextlib.asynccontextmanager
-async def desk(
+async def open_batch_gateway(
     tmp_path: Path,
     models: Sequence[str],
     pool: Sequence[str] = (),
@@ -80,7 +80,7 @@ async def desk(
     upstream: Upstream | None = None,
     experts: dict[str, Any] | None = None,
     **config: Any,
-) -> AsyncIterator[Desk]:
+) -> AsyncIterator[BatchTestGateway]:
     """A gateway whose experts are these models of the fake upstream, each by its own name."""
     async with contextlib.AsyncExitStack() as stack:
         behind = upstream or await stack.enter_async_context(running_upstream())
@@ -91,4 +91,4 @@ async def desk(
         whole = {"experts": named, "server": {"master_key": key}, **config}
         served = await stack.enter_async_context(gateway(whole, str(tmp_path / "j.sqlite3"), *pool))
         ai = openai.AsyncOpenAI(base_url=served.base, api_key=key, max_retries=0)
-        yield Desk(await stack.enter_async_context(ai), served, behind)
+        yield BatchTestGateway(await stack.enter_async_context(ai), served, behind)

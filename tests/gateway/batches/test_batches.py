@@ -12,7 +12,7 @@ from gateway.batches import execution as running
 from gateway.batches.calling import RetryingCaller
 from gateway.batches.outcomes import CallOutcome
 from gateway.experts.types import Call
-from tests.fakes.batches import CHAT, desk, line, said
+from tests.fakes.batches import CHAT, BatchTestGateway, line, open_batch_gateway, said
 from tests.fakes.serving import KEY
 from tests.fakes.upstream import running_upstream
 
@@ -22,7 +22,7 @@ PRICED = {"input_cost_per_token": PRICE, "output_cost_per_token": PRICE}
 
 async def test_every_line_is_answered_once_in_the_order_of_the_input(tmp_path: Path) -> None:
     names = ["says-a", "says-b", "says-c"]
-    async with desk(tmp_path, names) as at:
+    async with open_batch_gateway(tmp_path, names) as at:
         lines = [line(f"c{n}", names[n % 3]) for n in range(30)]
         batch, output, errors = await at.run(*lines, project="x")
         assert (batch.status, batch.object, batch.endpoint, batch.metadata) == (
@@ -44,7 +44,7 @@ async def test_every_line_is_answered_once_in_the_order_of_the_input(tmp_path: P
 
 
 async def test_auto_is_routed_by_policy_and_journalled(tmp_path: Path) -> None:
-    async with desk(tmp_path, ["says-a", "says-b"], ["says-b"]) as at:
+    async with open_batch_gateway(tmp_path, ["says-a", "says-b"], ["says-b"]) as at:
         _, output, _ = await at.run(line("1", "auto"), line("2", "says-a"))
         assert [row["thalamus"]["expert"] for row in output] == ["says-b", "says-a"]
         told = await at.served.services.journal.get(output[0]["thalamus"]["decision_id"])
@@ -54,12 +54,12 @@ async def test_auto_is_routed_by_policy_and_journalled(tmp_path: Path) -> None:
 
 async def test_batches_are_listed_newest_first_and_belong_to_their_key(tmp_path: Path) -> None:
     async with running_upstream() as upstream:
-        async with desk(tmp_path, ["good"], upstream=upstream) as at:
+        async with open_batch_gateway(tmp_path, ["good"], upstream=upstream) as at:
             made = [(await at.run(line("1", "good")))[0].id for _ in range(3)]
             first = await at.ai.batches.list(limit=2)
             assert ([batch.id for batch in first.data], first.has_more) == (made[:0:-1], True)
             assert [batch.id async for batch in first] == made[::-1]
-        async with desk(tmp_path, ["good"], key=KEY + "2", upstream=upstream) as at:
+        async with open_batch_gateway(tmp_path, ["good"], key=KEY + "2", upstream=upstream) as at:
             assert [batch.id async for batch in at.ai.batches.list()] == []
             for build_refusal_line in (at.ai.batches.retrieve, at.ai.batches.cancel):
                 with pytest.raises(openai.NotFoundError):
@@ -67,7 +67,7 @@ async def test_batches_are_listed_newest_first_and_belong_to_their_key(tmp_path:
 
 
 async def test_everything_wrong_with_a_file_is_told_by_line(tmp_path: Path) -> None:
-    async with desk(tmp_path, ["good"]) as at:
+    async with open_batch_gateway(tmp_path, ["good"]) as at:
         wrong: list[tuple[Any, str]] = [
             (b"{not json", "invalid_json_line"),
             (b"[1]", "invalid_json_line"),
@@ -106,7 +106,7 @@ async def test_everything_wrong_with_a_file_is_told_by_line(tmp_path: Path) -> N
     ],
 )
 async def test_a_batch_that_cannot_be_is_refused(tmp_path: Path, change: Any, param: str) -> None:
-    async with desk(tmp_path, ["good"]) as at:
+    async with open_batch_gateway(tmp_path, ["good"]) as at:
         file = await at.ai.files.create(file=("in.jsonl", b"{}"), purpose="batch")
         wanted = {"input_file_id": file.id, "endpoint": CHAT, "completion_window": "24h", **change}
         with pytest.raises(openai.APIStatusError) as build_refusal_line:
@@ -115,7 +115,7 @@ async def test_a_batch_that_cannot_be_is_refused(tmp_path: Path, change: Any, pa
 
 
 async def test_failures_go_to_the_error_file_as_a_live_client_would_see_them(tmp_path: Path) -> None:
-    async with desk(tmp_path, ["good", "status-400", "status-401"]) as at:
+    async with open_batch_gateway(tmp_path, ["good", "status-400", "status-401"]) as at:
         names = ["status-400", "good", "status-401"]
         batch, output, errors = await at.run(*(line(name, name) for name in names))
         assert (batch.status, batch.request_counts.completed, batch.request_counts.failed) == (
@@ -132,7 +132,7 @@ async def test_failures_go_to_the_error_file_as_a_live_client_would_see_them(tmp
 
 
 async def test_who_fails_is_stood_in_for_by_the_next_of_the_plan(tmp_path: Path) -> None:
-    async with desk(tmp_path, ["status-401", "says-b"], ["status-401", "says-b"]) as at:
+    async with open_batch_gateway(tmp_path, ["status-401", "says-b"], ["status-401", "says-b"]) as at:
         _, output, errors = await at.run(line("1", "auto"))
         assert ([said(row) for row in output], errors) == (["b"], [])
         told = await at.served.services.journal.get(output[0]["thalamus"]["decision_id"])
@@ -141,7 +141,7 @@ async def test_who_fails_is_stood_in_for_by_the_next_of_the_plan(tmp_path: Path)
 
 
 async def test_what_an_upstream_asks_to_wait_is_waited(tmp_path: Path) -> None:
-    async with desk(tmp_path, ["rated-1"]) as at:
+    async with open_batch_gateway(tmp_path, ["rated-1"]) as at:
         batch = await at.begin(line("1", "rated-1"))
         async with asyncio.timeout(5):
             while not at.upstream.calls:  # noqa: ASYNC110 (nothing tells)
@@ -152,7 +152,7 @@ async def test_what_an_upstream_asks_to_wait_is_waited(tmp_path: Path) -> None:
 
 
 async def test_an_expert_that_stays_out_is_given_up(tmp_path: Path) -> None:
-    async with desk(tmp_path, ["rated-0.05"], batches={"patience_s": 0.2}) as at:
+    async with open_batch_gateway(tmp_path, ["rated-0.05"], batches={"patience_s": 0.2}) as at:
         lines = [line(str(n), "rated-0.05") for n in range(40)]
         batch, output, errors = await at.run(*lines)
         assert (batch.status, output, len(errors)) == ("completed", [], 40)
@@ -160,7 +160,7 @@ async def test_an_expert_that_stays_out_is_given_up(tmp_path: Path) -> None:
 
 
 async def test_calls_under_way_keep_to_the_experts_own_limit(tmp_path: Path) -> None:
-    async with desk(tmp_path, ["slow-50"], experts={"max_parallel": 3}) as at:
+    async with open_batch_gateway(tmp_path, ["slow-50"], experts={"max_parallel": 3}) as at:
         most = 0
         batch = await at.begin(*(line(str(n), "slow-50") for n in range(12)))
         state = at.served.services.fleet.state
@@ -169,11 +169,16 @@ async def test_calls_under_way_keep_to_the_experts_own_limit(tmp_path: Path) -> 
         assert most in (2, 3)
 
 
+async def n_completed(at: BatchTestGateway, batch_id: str) -> int:
+    counts = (await at.ai.batches.retrieve(batch_id)).request_counts
+    return counts.completed if counts else 0
+
+
 async def test_a_cancelled_batch_keeps_what_it_has(tmp_path: Path) -> None:
-    async with desk(tmp_path, ["says-a", "hang"]) as at:
+    async with open_batch_gateway(tmp_path, ["says-a", "hang"]) as at:
         batch = await at.begin(*(line(f"{name}{n}", name) for n in range(4) for name in ("says-a", "hang")))
         async with asyncio.timeout(5):
-            while (await at.ai.batches.retrieve(batch.id)).request_counts.completed < 4:  # noqa: ASYNC110
+            while await n_completed(at, batch.id) < 4:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert (await at.ai.batches.cancel(batch.id)).status == "cancelling"
         batch = await at.ended(batch)
@@ -189,7 +194,7 @@ async def test_a_cancelled_batch_keeps_what_it_has(tmp_path: Path) -> None:
 
 
 async def test_a_batch_expires_at_the_end_of_its_window(tmp_path: Path) -> None:
-    async with desk(tmp_path, ["says-a", "hang"]) as at:
+    async with open_batch_gateway(tmp_path, ["says-a", "hang"]) as at:
         batch, output, errors = await at.run(line("1", "says-a"), line("2", "hang"), window="1s")
         assert batch.status == "expired"
         assert batch.expired_at >= batch.expires_at
@@ -198,7 +203,7 @@ async def test_a_batch_expires_at_the_end_of_its_window(tmp_path: Path) -> None:
 
 
 async def test_no_more_is_spent_than_a_batch_may(tmp_path: Path) -> None:
-    async with desk(tmp_path, ["good"], experts=PRICED) as at:
+    async with open_batch_gateway(tmp_path, ["good"], experts=PRICED) as at:
         lines = [line(str(n), "good", "Hi" * 30, max_tokens=5) for n in range(20)]
         batch, output, errors = await at.run(*lines, max_usd="0.1")
         spent = batch.model_extra["thalamus"]["cost_usd"]
@@ -219,7 +224,7 @@ async def test_no_more_is_spent_than_a_batch_may(tmp_path: Path) -> None:
     ],
 )
 async def test_what_a_line_may_cost_at_most_is_what_it_asks_for(tmp_path: Path, more: dict[str, Any]) -> None:
-    async with desk(tmp_path, ["good"], experts=PRICED) as at:
+    async with open_batch_gateway(tmp_path, ["good"], experts=PRICED) as at:
         cheap = line("2", "good", max_tokens=5)
         _, output, errors = await at.run(line("1", "good", **more), cheap, max_usd="1.5")
         assert [row["error"]["code"] for row in errors] == ["cost_cap_reached"]
@@ -237,7 +242,7 @@ async def test_a_line_that_trips_the_gateway_fails_alone(
         return await called(self, name, call)
 
     monkeypatch.setattr(RetryingCaller, "call", tripping)
-    async with desk(tmp_path, ["good"]) as at:
+    async with open_batch_gateway(tmp_path, ["good"]) as at:
         lines = [line(str(n), "good", "trip" if n == 3 else "Hi") for n in range(6)]
         batch, output, errors = await at.run(*lines)
         assert batch.status == "completed"
@@ -248,14 +253,14 @@ async def test_a_line_that_trips_the_gateway_fails_alone(
 
 
 async def test_an_expert_without_a_price_is_not_called_under_a_cap(tmp_path: Path) -> None:
-    async with desk(tmp_path, ["good"]) as at:
+    async with open_batch_gateway(tmp_path, ["good"]) as at:
         _, output, errors = await at.run(line("1", "good"), max_usd="1")
         assert (output, [row["error"]["code"] for row in errors]) == ([], ["cost_cap_reached"])
         assert "unknown" in errors[0]["error"]["message"]
 
 
 async def test_a_file_that_is_being_read_is_not_deleted(tmp_path: Path) -> None:
-    async with desk(tmp_path, ["hang"]) as at:
+    async with open_batch_gateway(tmp_path, ["hang"]) as at:
         batch = await at.begin(line("1", "hang"))
         with pytest.raises(openai.ConflictError, match=batch.id):
             await at.ai.files.delete(batch.input_file_id)
@@ -266,14 +271,16 @@ async def test_a_file_that_is_being_read_is_not_deleted(tmp_path: Path) -> None:
 
 async def test_a_restart_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     async with running_upstream() as upstream:
-        async with desk(tmp_path, ["slow-30"], upstream=upstream, experts={"max_parallel": 4}) as at:
+        async with open_batch_gateway(
+            tmp_path, ["slow-30"], upstream=upstream, experts={"max_parallel": 4}
+        ) as at:
             batch = await at.begin(*(line(str(n), "slow-30") for n in range(60)))
             async with asyncio.timeout(10):
-                while not (await at.ai.batches.retrieve(batch.id)).request_counts.completed:  # noqa: ASYNC110
+                while not await n_completed(at, batch.id):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
         n_before = len(upstream.calls)
         assert 0 < n_before < 60
-        async with desk(tmp_path, ["slow-30"], upstream=upstream) as at:
+        async with open_batch_gateway(tmp_path, ["slow-30"], upstream=upstream) as at:
             batch = await at.ended(batch)
             output, errors = await at.results(batch)
             assert [row["custom_id"] for row in output] == [str(n) for n in range(60)]
@@ -289,14 +296,16 @@ async def test_an_expert_that_is_gone_after_a_restart_is_said_to_be(
 ) -> None:
     monkeypatch.setattr(running, "GRACE_S", 0.1)
     async with running_upstream() as upstream:
-        async with desk(tmp_path, ["hang", "says-b"], ["hang", "says-b"], upstream=upstream) as at:
+        async with open_batch_gateway(
+            tmp_path, ["hang", "says-b"], ["hang", "says-b"], upstream=upstream
+        ) as at:
             batch = await at.begin(line("named", "hang"), line("chosen", "auto"))
             async with asyncio.timeout(5):
                 while len(upstream.calls) < 2:  # noqa: ASYNC110 (nothing tells)
                     await asyncio.sleep(0.01)
             services = at.served.services
             assert services.store.batch(batch.id) is not None
-        async with desk(tmp_path, ["says-b"], ["says-b"], upstream=upstream) as at:
+        async with open_batch_gateway(tmp_path, ["says-b"], ["says-b"], upstream=upstream) as at:
             output, errors = await at.results(await at.ended(batch))
             assert [row["custom_id"] for row in output] == ["chosen"]
             assert [row["response"]["body"]["error"]["code"] for row in errors] == ["model_not_found"]
@@ -307,7 +316,7 @@ async def test_texts_are_embedded_here_or_by_an_expert_as_live(tmp_path: Path) -
         body = {"model": model, "input": f"text {custom_id}", **more}
         return {"custom_id": custom_id, "method": "POST", "url": "/v1/embeddings", "body": body}
 
-    async with desk(tmp_path, ["embedder", "good"], experts={"embeds": True}) as at:
+    async with open_batch_gateway(tmp_path, ["embedder", "good"], experts={"embeds": True}) as at:
         url = "/v1/embeddings"
         lines = [text("1", "minilm"), text("2", "embedder"), text("3", "minilm")]
         _, output, errors = await at.run(*lines, endpoint=url)
@@ -326,7 +335,7 @@ async def test_texts_are_embedded_here_or_by_an_expert_as_live(tmp_path: Path) -
 
 
 async def test_plain_completions_are_answered_too(tmp_path: Path) -> None:
-    async with desk(tmp_path, ["good"]) as at:
+    async with open_batch_gateway(tmp_path, ["good"]) as at:
         url = "/v1/completions"
         one = {"custom_id": "1", "method": "POST", "url": url, "body": {"model": "good", "prompt": "x"}}
         _, output, _ = await at.run(one, endpoint=url)
@@ -338,6 +347,6 @@ async def test_lines_wait_until_the_embedders_have_room(tmp_path: Path) -> None:
         body = {"model": "minilm", "input": [f"text {n}", "another"]}
         return {"custom_id": str(n), "method": "POST", "url": "/v1/embeddings", "body": body}
 
-    async with desk(tmp_path, ["good"], embeddings={"max_waiting": 3}) as at:
+    async with open_batch_gateway(tmp_path, ["good"], embeddings={"max_waiting": 3}) as at:
         _, output, errors = await at.run(*(texts(n) for n in range(6)), endpoint="/v1/embeddings")
         assert (len(output), errors) == (6, [])
