@@ -58,7 +58,7 @@ wheel-test: $(VENV)/.ready-dev
 	@$(PYTHON) -m venv build/venv
 	@build/venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps build/wheel/*.whl
 	@$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > "$$(build/venv/bin/python -c 'import site; print(site.getsitepackages()[0])')/borrowed.pth"
-	@mkdir -p build/away && cp -r tests build/away/
+	@mkdir -p build/away && cp -r tests studies build/away/
 	cd build/away && ../venv/bin/python -m pytest -q -c ../../pyproject.toml --rootdir=. -o pythonpath= -o cache_dir=.cache tests -m "not source"
 
 bench: $(VENV)/.ready-dev

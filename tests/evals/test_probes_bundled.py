@@ -9,7 +9,7 @@ import pytest
 from evals.grading import grade
 from evals.probes import Probe, held_out_families, load_probes
 from evals.probes.files import BUNDLED
-from evals.probes.generate import as_jsonl, generate
+from studies.generate_probes import as_jsonl, generate
 
 PROBES = load_probes()
 KINDS = sorted({probe.kind for probe in PROBES})

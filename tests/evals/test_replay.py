@@ -7,9 +7,9 @@ import pytest
 
 from evals.baselines import cheapest, mean_of_four, task_table
 from evals.replay import Recorded, pool_of, replay
-from evals.tiers import compare, render
 from policies import EncoderUse, Objective, PanelRule, Policy
 from routers import Artifact, ExpertProfile, Features, OutcomeTable, Query, Tier, fit_artifact, query_of
+from studies.tiers import compare, render
 
 WORDS = ["sum", "add", "times", "capital", "river", "poem"]
 

@@ -17,8 +17,8 @@ from evals.commands.embedders import command
 from evals.datasets.retrieval import RetrievalSet, joined, read_retrieval
 from evals.ranking import ndcg
 from evals.readers import Measured, held_out, measure
-from evals.retrieval import build, compare, main, mean_over_sets, render, told
 from routers import DataError, EmbeddingSelection, Floats32, OnnxEmbedder
+from studies.retrieval import build, compare, main, mean_over_sets, render, told
 from tests.fakes.embedders import expert_folder
 
 CORPUS = {"doc_id": ["a", "b", "c"], "title": ["A", None, ""], "text": ["one", "two", None]}

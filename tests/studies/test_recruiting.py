@@ -1,8 +1,8 @@
 import numpy as np
 
-from evals.recruiting import recruited, render
 from evals.replay import Recorded
 from routers import FeatureExtractor, HashingEmbedder, OutcomeTable
+from studies.recruiting import recruited, render
 
 
 def table(n: int = 200) -> OutcomeTable:

@@ -1,4 +1,4 @@
-"""What routing is worth on template families nobody was fitted on: `python -m evals.heldout`.
+"""What routing is worth on template families nobody was fitted on: `python -m studies.heldout`.
 
 The bundled experts answered the bundled probes; an artifact is fitted on 70 % of the template families of
 every kind, and the engine that serves decides the rest. Beside it: every single expert, the rules somebody
@@ -13,14 +13,14 @@ from pathlib import Path
 import click
 import numpy as np
 
+from evals.commands.telling import checked, progress
+from evals.probes.measured import bundled_outcomes
+from evals.replay import Recorded, queries_of, replay
+from evals.significance import interval, paired_interval
 from policies import Policy
 from routers import FeatureExtractor, Floats, OutcomeTable, StaticEmbedder, fit_artifact, load_embedder
 
-from .bars import bar_chart
-from .commands.telling import checked, progress
-from .probes.measured import bundled_outcomes
-from .replay import Recorded, queries_of, replay
-from .significance import interval, paired_interval
+from .svg_chart import bar_chart
 
 RULES = (
     (r"\d\s*[-+*/×÷^]\s*\d|%|\bdays?\b.*\b(between|after|before)\b|\bconvert\b", "calculator"),

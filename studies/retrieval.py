@@ -1,6 +1,6 @@
 """Embedding experts over one frozen index, and the choice among them: nDCG@10 beside what it is held against.
 
-`python -m evals.retrieval DATA… --expert NAME=FOLDER … --multi-task FOLDER`
+`python -m studies.retrieval DATA… --expert NAME=FOLDER … --multi-task FOLDER`
 """
 
 import json
@@ -11,12 +11,11 @@ from pathlib import Path
 import click
 import numpy as np
 
+from evals.commands.telling import checked, progress
+from evals.datasets.retrieval import read_retrieval
+from evals.readers import BASE, Measured, document_vectors, held_out, measure, named_folder
+from evals.significance import Interval
 from routers import EmbeddingSelection, Floats, PilotRule, dataset_oracle, instance_oracle, load_embedder
-
-from .commands.telling import checked, progress
-from .datasets.retrieval import read_retrieval
-from .readers import BASE, Measured, document_vectors, held_out, measure, named_folder
-from .significance import Interval
 
 ROUTED = "routed, improved"
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...grading import GRADERS
+from evals.grading import GRADERS
 
 
 @dataclass(frozen=True, slots=True)

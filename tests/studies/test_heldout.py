@@ -1,9 +1,9 @@
 import numpy as np
 
-from evals.bars import bar_chart
-from evals.heldout import by_keywords, compare, render, told
 from evals.probes import held_out_families, load_probes
 from evals.probes.measured import bundled_outcomes
+from studies.heldout import by_keywords, compare, render, told
+from studies.svg_chart import bar_chart
 
 
 def test_the_bundled_outcomes_answer_every_bundled_probe_and_hold_whole_families_out():

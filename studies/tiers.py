@@ -1,4 +1,4 @@
-"""What each embedder tier is worth: `python -m evals.tiers DATA`.
+"""What each embedder tier is worth: `python -m studies.tiers DATA`.
 
 Per fold an artifact is fitted on the other folds, calibration and adaptive margin included, and the engine
 replays the fold with `encoder: never`, `adaptive` and `always`, beside the simple ensemble `mean_of_four`.
@@ -12,6 +12,13 @@ from pathlib import Path
 import click
 import numpy as np
 
+from evals.baselines import mean_of_four, task_table
+from evals.commands.import_ import bucket_set
+from evals.commands.telling import Tell, checked, progress
+from evals.datasets import read_outcomes
+from evals.metrics import Reading, Split, pool, read_split, summary
+from evals.replay import Recorded, Replay, replay
+from evals.significance import paired_interval
 from policies import EncoderUse, Policy
 from routers import (
     FeatureExtractor,
@@ -26,14 +33,6 @@ from routers import (
     make_predictor,
     query_of,
 )
-
-from .baselines import mean_of_four, task_table
-from .commands.import_ import bucket_set
-from .commands.telling import Tell, checked, progress
-from .datasets import read_outcomes
-from .metrics import Reading, Split, pool, read_split, summary
-from .replay import Recorded, Replay, replay
-from .significance import paired_interval
 
 USES: tuple[EncoderUse, ...] = ("never", "adaptive", "always")
 Quality = Callable[[OutcomeTable, OutcomeTable], Floats]

@@ -1,11 +1,12 @@
-"""Writes the bundled probe set: `python -m evals.probes.generate`."""
+"""Writes the bundled probe set: `python -m studies.generate_probes`."""
 
 import json
 from dataclasses import asdict
 
-from .families import FAMILIES
-from .files import BUNDLED
-from .types import Probe
+from evals.probes.files import BUNDLED
+from evals.probes.types import Probe
+
+from .probe_families import FAMILIES
 
 
 def generate() -> list[Probe]:

@@ -1,4 +1,4 @@
-"""What panels would be worth: `python -m evals.recruiting DATA`.
+"""What panels would be worth: `python -m studies.recruiting DATA`.
 
 Per fold profiles are learned on the other folds and experts are recruited for the fold by every rule there
 is. Where nobody wrote down the answers a panel counts as right where more than half of its votes score at
@@ -11,6 +11,13 @@ from pathlib import Path
 import click
 import numpy as np
 
+from evals.commands.import_ import bucket_set
+from evals.commands.telling import checked, progress
+from evals.datasets import read_outcomes
+from evals.panels import majority_right, oracle_of
+from evals.replay import Recorded
+from evals.significance import paired_interval
+from evals.vectors import KeptVectors
 from routers import (
     Embedder,
     Extractor,
@@ -25,14 +32,6 @@ from routers import (
     query_of,
     skills,
 )
-
-from .commands.import_ import bucket_set
-from .commands.telling import checked, progress
-from .datasets import read_outcomes
-from .panels import majority_right, oracle_of
-from .replay import Recorded
-from .significance import paired_interval
-from .vectors import KeptVectors
 
 MASS = 0.8
 PRIOR = 5.0
