@@ -35,12 +35,12 @@ N_FAILURES_TO_GIVE_UP = 3
 BYTES_PER_TOKEN = 4
 GONE = "is not configured any more"
 OUTPUT_TOKENS = 1000
-"""What an answer is taken to have, beforehand, where nobody limits it."""
+"""Assumed length of an answer when neither the request nor a forecast limits it."""
 
 _count = msgspec.json.Decoder(float | None)
 
 
-class SpendCapExceeded(Exception):  # noqa: N818 (the call is)
+class SpendCapExceeded(Exception):  # noqa: N818
     """A call that does not fit into what may be spent."""
 
 
@@ -68,7 +68,7 @@ class OutageTimer:
 
 
 class SpendCap:
-    """What a batch may spend; calls under way count as what they may cost at most."""
+    """The amount a batch may spend; calls in progress count with the most they can cost."""
 
     def __init__(self, prices: Mapping[str, Price], max_usd: float | None, spent_usd: float) -> None:
         self._prices = prices
@@ -80,14 +80,14 @@ class SpendCap:
         """Reserve what a call may cost; None where that has to wait for others to end.
 
         Raises:
-            TooDear: it cannot be afforded, or nobody knows what it costs.
+            TooDear: the cap does not allow it, or the price is unknown.
         """
         if self._max_usd is None:
             return True
         usd = self._most_usd(expert, call, n_out)
         if usd is None:
             raise SpendCapExceeded(
-                f"what {expert} costs is unknown, and the batch may spend ${self._max_usd:g}"
+                f"the price of {expert} is unknown, and the batch may spend at most ${self._max_usd:g}"
             )
         if self._spent_usd + sum(self._reserved.values()) + usd <= self._max_usd:
             self._reserved[ticket] = usd
@@ -95,7 +95,7 @@ class SpendCap:
         if self._reserved and usd:
             return None
         raise SpendCapExceeded(
-            f"the batch may spend ${self._max_usd:g}, and ${self._spent_usd:.6g} of that is gone"
+            f"the batch may spend ${self._max_usd:g}, and ${self._spent_usd:.6g} of it is spent"
         )
 
     def settle(self, ticket: object, expert: str, outcome: CallOutcome | None) -> None:
@@ -118,7 +118,7 @@ class SpendCap:
 
 
 def _limit(call: Call) -> float | None:
-    """The most tokens one choice may have; boundless where a client says what nobody can read."""
+    """The most tokens one choice may have; infinite if the client's value cannot be read."""
     for name in ("max_completion_tokens", "max_tokens"):
         if (limit := _number(call, name)) is not None:
             return limit
@@ -219,7 +219,7 @@ class LiveTrafficThrottle:
         self._last_s = float("-inf")
 
     def allowed(self, limit: int) -> int:
-        """Of `limit`: all when it is quiet, half when somebody was here lately, a quarter beside others."""
+        """Calls allowed of `limit`: a quarter beside live requests, half for 10 s after one, else all."""
         if self._n_live():
             self._last_s = self._clock()
             return max(1, limit // 4)

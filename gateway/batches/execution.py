@@ -1,7 +1,7 @@
 """One batch at work: every expert's calls together, local experts one by one, the others side by side.
 
 Nothing is held but the calls under way; what is to be done is asked of the worklist, what was done goes to
-the results. So it can be stopped at any point, by whatever, and taken up again.
+the results. So it can be stopped at any point, a crash included, and resumed.
 """
 
 import asyncio
@@ -138,7 +138,7 @@ class BatchRun:
         return self._why
 
     async def _watch(self) -> None:
-        """Look out for the end of the window, and for a cancel that whatever process asked for."""
+        """Watch for the end of the window and for a cancellation by any process."""
         store = self._around.store
         while True:
             batch = await asyncio.to_thread(store.batch, self._id)
@@ -172,7 +172,7 @@ class BatchRun:
             await asyncio.gather(*self._groups.values(), return_exceptions=True)
 
     async def _start_groups(self) -> None:
-        """Everybody who has calls waiting; local experts take turns."""
+        """Start every expert that has open calls; local experts take turns."""
         await self._results.flushed()
         if self._halted.is_set():
             return
@@ -322,7 +322,7 @@ def _expected_tokens(order: ExecutionRequest, expert: str) -> float | None:
 
 
 async def _ended(calls: set[asyncio.Task[None]]) -> None:
-    """Wait for calls under way; whatever went wrong with one goes wrong with all."""
+    """Wait for all calls in progress. Raises the first exception of one."""
     while calls:
         done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
         for call in done:

@@ -73,7 +73,7 @@ class FileStore:
             FileInUse: a batch still reads it.
         """
         self.find(file_id, owner)
-        if (batch_id := self._store.uses(file_id)) is not None:
+        if (batch_id := self._store.find_batch_reading(file_id)) is not None:
             raise FileInUse(
                 f"'{file_id}' is the input of {batch_id}; cancel the batch first", param="file_id"
             )

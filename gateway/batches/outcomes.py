@@ -153,7 +153,7 @@ def build_output_line(
         "plan": order.plan.kind,
         "cost_usd": cost_usd,
     }
-    response = {"status_code": status, "request_id": story.decision_id, "body": _on_one_line(body)}
+    response = {"status_code": status, "request_id": story.decision_id, "body": _to_one_line(body)}
     return OutputLine(_line(request_id, custom_id, response, None, facts), failed, cost_usd)
 
 
@@ -195,7 +195,7 @@ def _answer(heard: Sequence[Sequence[CallOutcome]], ended: PlanEnded) -> CallOut
 
 
 def _failure(heard: Sequence[Sequence[CallOutcome]], story: ExecutionTrace) -> tuple[int, bytes]:
-    """Status and body where nobody answered, as a live client would be given them."""
+    """Status and body when no expert answered, as a live client receives them."""
     failures = [outcome.failure for step in heard for outcome in step if outcome.failure is not None]
     error = failures[-1].error() if failures else UpstreamError("empty", "said nothing")
     story.error = error.message
@@ -206,7 +206,7 @@ def _failure(heard: Sequence[Sequence[CallOutcome]], story: ExecutionTrace) -> t
     return error.client_status, to_envelope(all_experts_failed(story, error))
 
 
-def _on_one_line(body: bytes) -> Raw | str:
+def _to_one_line(body: bytes) -> Raw | str:
     """JSON without line breaks, which are only space there; what is no JSON as a string."""
     try:
         _raw.decode(body)

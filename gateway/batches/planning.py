@@ -113,7 +113,9 @@ class LocalExpertQueue:
         loop = asyncio.get_running_loop()
         called: asyncio.Future[None] = loop.create_future()
         self._waiting[called] = (expert, pairs)
-        loop.call_soon(self._next)  # whoever else is about to stand in line is counted in
+        loop.call_soon(
+            self._next
+        )  # after the current iteration, so that tasks about to enter are compared too
         try:
             await called
             yield

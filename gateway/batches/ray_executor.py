@@ -64,7 +64,7 @@ class RayExecutor:
             yield ask
         finally:
             for actor in actors:
-                with contextlib.suppress(Exception):  # whatever state it is in, it is not needed any more
+                with contextlib.suppress(Exception):  # a dead actor raises, and is as good as killed
                     self._ray.kill(actor)
 
 

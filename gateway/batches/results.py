@@ -1,7 +1,7 @@
 """Results as they come: appended to their file and entered in the store together, or not at all.
 
 The store knows how many bytes of each file count. What a crash leaves behind them is cut off when the batch
-is taken up again, so that every line of the input has one line of output, whatever happens.
+is resumed, so that every line of the input has exactly one line of output after any crash.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ class CallResult:
 
 @dataclass(frozen=True, slots=True)
 class ClosedLine:
-    """A line that ends without an answer, whatever it waited for."""
+    """A line that ends without an answer; its open calls are dropped."""
 
     line: BatchLine
     ending: OutputLine
@@ -78,8 +78,8 @@ class Results:
         places = ResultPaths.of(batch, store)
         self._writing = threading.Lock()
         self._closed = False
-        self._output = _opened(places.output, batch.output_bytes)
-        self._errors = _opened(places.errors, batch.error_bytes)
+        self._output = _open_file(places.output, batch.output_bytes)
+        self._errors = _open_file(places.errors, batch.error_bytes)
 
     def close(self) -> None:
         """Write no more; waits for what is being written."""
@@ -108,17 +108,17 @@ class Results:
                 await asyncio.sleep(GATHER_S)
             while len(items) < AT_ONCE and not self._queue.empty():
                 items.append(self._queue.get_nowait())
-            await asyncio.to_thread(self._enter, items)
+            await asyncio.to_thread(self._write_items, items)
             for _ in items:
                 self._queue.task_done()
 
-    def _enter(self, items: Sequence[CallResult | ClosedLine]) -> None:
+    def _write_items(self, items: Sequence[CallResult | ClosedLine]) -> None:
         entry = _Entry(self.batch)
         with self._writing, self._store.transaction() as database:
             if self._closed:
                 return
             for item in items:
-                ending = item.ending if isinstance(item, ClosedLine) else self._settled(database, item)
+                ending = item.ending if isinstance(item, ClosedLine) else self._settle(database, item)
                 if ending is not None:
                     at, length = entry.add(ending)
                     state = FAILED if ending.failed else ANSWERED
@@ -132,13 +132,13 @@ class Results:
             )
         self.batch = entry.batch()
 
-    def _settled(self, database: sqlite3.Connection, said: CallResult) -> OutputLine | None:
+    def _settle(self, database: sqlite3.Connection, said: CallResult) -> OutputLine | None:
         """How a line ends, now that this was heard; None where its plan has more calls to make."""
         n, plan = said.line.n, said.order.plan
         heard = [[said.outcome]]
         alone = said.step == 0 and plan.kind == "single"
         if not alone:
-            heard = self._heard_all(database, said)
+            heard = self._load_outcomes(database, said)
             if not heard:
                 return None
         step = next_step(plan, heard)
@@ -151,7 +151,7 @@ class Results:
         self._worklist.call(database, n, said.step + 1, list_experts(step))
         return None
 
-    def _heard_all(self, database: sqlite3.Connection, said: CallResult) -> list[list[CallOutcome]]:
+    def _load_outcomes(self, database: sqlite3.Connection, said: CallResult) -> list[list[CallOutcome]]:
         """Everything heard for a line, this too; nothing while another call of its step is under way."""
         self._worklist.hear(database, said.line.n, said.step, said.outcome)
         steps = self._worklist.heard(database, said.line.n)
@@ -207,9 +207,10 @@ class _Entry:
         )
 
 
-def _opened(path: Path, n_bytes: int) -> int:
+def _open_file(path: Path, n_bytes: int) -> int:
     """A file for results, cut to what counts of it."""
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    # Bytes beyond the committed length were written by a process that died before its commit.
     os.ftruncate(file, n_bytes)
     return file
 
@@ -219,6 +220,7 @@ def _append(file: int, at: int, data: bytes | bytearray) -> None:
     while left:
         n = os.pwrite(file, left, at)
         left, at = left[n:], at + n
+    # Synced before the transaction commits: a committed length never points past what is on disk.
     if data:
         os.fdatasync(file)
 

@@ -1,6 +1,6 @@
 """The batches of one gateway: taken in, worked off, taken up again after a restart, stopped in good order.
 
-Whoever works on a batch holds its lock, which the system gives back when a process dies. So several
+The process that runs a batch holds its lock, which the system releases when the process dies. So several
 processes may share a store: a server, its successor, the command line.
 """
 
@@ -84,8 +84,8 @@ class BatchService:
 
     async def start(self) -> None:
         """Take up what an earlier process left unfinished."""
-        for batch_id in await asyncio.to_thread(self._store.unfinished):
-            self.take_up(batch_id)
+        for batch_id in await asyncio.to_thread(self._store.list_unfinished):
+            self.resume(batch_id)
 
     async def stop(self) -> None:
         """Stop between two lines; what is not done is taken up another time."""
@@ -102,20 +102,20 @@ class BatchService:
     async def add(self, batch: Batch) -> Batch:
         """Enter a batch, to be worked on at once."""
         await asyncio.to_thread(self._store.add_batch, batch)
-        self.take_up(batch.id)
+        self.resume(batch.id)
         return batch
 
-    def take_up(self, batch_id: str) -> None:
-        """Work on a batch, unless somebody does."""
+    def resume(self, batch_id: str) -> None:
+        """Work on a batch, unless this process already does."""
         if batch_id not in self._tasks and not self._stopping.is_set():
-            self._tasks[batch_id] = task = asyncio.ensure_future(self._keep_at(batch_id))
+            self._tasks[batch_id] = task = asyncio.ensure_future(self._work_until_ended(batch_id))
             task.add_done_callback(lambda _: self._tasks.pop(batch_id, None))
 
     async def find(self, batch_id: str, owner: str | None) -> Batch:
-        """A batch of this owner; of anybody where none is named.
+        """A batch of this owner, or of any owner if none is given.
 
         Raises:
-            BatchNotKnown: there is none of that id, or it is somebody else's.
+            BatchNotKnown: the owner has no batch of that id.
         """
         found = await asyncio.to_thread(self._store.batch, batch_id, owner)
         if found is None:
@@ -123,7 +123,7 @@ class BatchService:
         return found
 
     async def cancel(self, batch_id: str, owner: str | None) -> Batch:
-        """Ask for no more calls; whoever works on it sees that soon.
+        """Request the end of a batch; the process that runs it reads the status every 0.3 s.
 
         Raises:
             BatchNotKnown: as `find`.
@@ -137,7 +137,7 @@ class BatchService:
                 lambda: self._store.change(batch_id, ended, status="cancelling", times=now)
             ):
                 raise BatchEnded(f"'{batch_id}' is {batch.status} already", param="batch_id")
-        self.take_up(batch_id)
+        self.resume(batch_id)
         return await self.find(batch_id, owner)
 
     def doing(self, batch_id: str) -> str:
@@ -145,8 +145,8 @@ class BatchService:
         run = self._runs.get(batch_id)
         return run.doing if run is not None else "checking lines"
 
-    async def _keep_at(self, batch_id: str) -> None:
-        """Work on a batch until it has ended, whatever comes between."""
+    async def _work_until_ended(self, batch_id: str) -> None:
+        """Work on a batch until it has ended; retry after an exception."""
         while not self._stopping.is_set():
             try:
                 if await self.work(batch_id) is not None:
@@ -165,17 +165,17 @@ class BatchService:
             with lock_file(self._lock_path(batch_id)) as mine:
                 if not mine:
                     return None
-                batch = await self._worked(batch_id)
+                batch = await self._work_locked(batch_id)
             if batch.ended:
                 self._lock_path(batch_id).unlink(missing_ok=True)
             return batch
 
-    async def _worked(self, batch_id: str) -> Batch:
+    async def _work_locked(self, batch_id: str) -> Batch:
         batch = await self.find(batch_id, None)
         worklist = Worklist(self._store, batch_id)
         reader = LineReader(self._around.services, batch.endpoint)
         if batch.status == "validating":
-            batch = await self._validated(batch, reader, worklist)
+            batch = await self._validate_lines(batch, reader, worklist)
         if batch.status in ("in_progress", "cancelling"):
             batch = await self._run(batch, reader, worklist)
         if batch.status == "finalizing":
@@ -184,7 +184,7 @@ class BatchService:
             await asyncio.to_thread(discard, batch, self._store, worklist)
         return batch
 
-    async def _validated(self, batch: Batch, reader: LineReader, worklist: Worklist) -> Batch:
+    async def _validate_lines(self, batch: Batch, reader: LineReader, worklist: Worklist) -> Batch:
         most = self._around.services.config.server.max_body_bytes
         try:
             n_lines, errors = await asyncio.to_thread(
@@ -193,14 +193,14 @@ class BatchService:
         except FileNotFoundError:
             n_lines, errors = 0, [GONE]
         if errors:
-            return await self._now(batch, "failed", errors=tuple(errors), n_total=n_lines)
-        return await self._now(batch, "in_progress", n_total=n_lines)
+            return await self._set_status(batch, "failed", errors=tuple(errors), n_total=n_lines)
+        return await self._set_status(batch, "in_progress", n_total=n_lines)
 
     async def _run(self, batch: Batch, reader: LineReader, worklist: Worklist) -> Batch:
         try:
             source = InputFile(Path(batch.input_path))
         except FileNotFoundError:
-            return await self._now(batch, "failed", errors=(GONE,))
+            return await self._set_status(batch, "failed", errors=(GONE,))
         results = await asyncio.to_thread(Results, batch, self._store, worklist, self._around.ledger)
         run = BatchRun(self._around, reader, source, worklist, results)
         self._runs[batch.id] = run
@@ -217,9 +217,11 @@ class BatchService:
         if halted == "stopped":
             return results.batch
         ids = {"output_file_id": new_id("file"), "error_file_id": new_id("file")}
-        return await self._now(results.batch, "finalizing", outcome=halted, **ids)
+        return await self._set_status(results.batch, "finalizing", outcome=halted, **ids)
 
-    async def _now(self, batch: Batch, status: Status, outcome: Halt | None = None, **changes: Any) -> Batch:
+    async def _set_status(
+        self, batch: Batch, status: Status, outcome: Halt | None = None, **changes: Any
+    ) -> Batch:
         """The batch in another status, unless it is to be cancelled."""
         times = {f"{status}_at": int(time.time())}
         if outcome is not None:
@@ -256,6 +258,7 @@ def lock_file(path: Path) -> Iterator[bool]:
     """Whether the lock could be had; it is held until the end, or until the process dies."""
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
+        # flock and not a row in the store: the system releases it even after kill -9.
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -128,13 +128,13 @@ class BatchStore:
         with self.transaction() as database:
             database.execute("DELETE FROM files WHERE id = ?", (file_id,))
 
-    def uses(self, file_id: str) -> str | None:
+    def find_batch_reading(self, file_id: str) -> str | None:
         """The id of a batch that still reads a file."""
         found = self.rows("SELECT id, status FROM batches WHERE input_file_id = ?", file_id)
         return next((batch_id for batch_id, status in found if status not in ENDED), None)
 
     def add_batch(self, batch: Batch) -> None:
-        values = [_encoded(name, getattr(batch, name)) for name in _COLUMNS]
+        values = [_encode_column(name, getattr(batch, name)) for name in _COLUMNS]
         places = ", ".join("?" * len(_COLUMNS))
         with self.transaction() as database:
             database.execute(f"INSERT INTO batches ({', '.join(_COLUMNS)}) VALUES ({places})", values)  # noqa: S608
@@ -156,7 +156,7 @@ class BatchStore:
         """The batches of all owners, oldest first."""
         return self._batches("1 ORDER BY seq")
 
-    def unfinished(self) -> list[str]:
+    def list_unfinished(self) -> list[str]:
         """Ids of the batches a server resumes after a restart, oldest first."""
         found = self.rows("SELECT id, status FROM batches WHERE out_path IS NULL ORDER BY seq")
         return [batch_id for batch_id, status in found if status not in ENDED]
@@ -169,21 +169,21 @@ class BatchStore:
                 return False
             if "times" in changes:
                 changes["times"] = {**msgspec.json.decode(row[1]), **changes["times"]}
-            values = [_encoded(name, value) for name, value in changes.items()]
+            values = [_encode_column(name, value) for name, value in changes.items()]
             places = ", ".join(f"{name} = ?" for name in changes)
             database.execute(f"UPDATE batches SET {places} WHERE id = ?", (*values, batch_id))  # noqa: S608
         return True
 
     def _batches(self, where: str, *values: Any) -> list[Batch]:
         found = self.rows(f"SELECT {', '.join(_COLUMNS)} FROM batches WHERE {where}", *values)  # noqa: S608
-        return [_decoded(row) for row in found]
+        return [_decode_batch(row) for row in found]
 
 
-def _encoded(name: str, value: Any) -> Any:
+def _encode_column(name: str, value: Any) -> Any:
     return msgspec.json.encode(value) if name in _ENCODED else value
 
 
-def _decoded(row: tuple[Any, ...]) -> Batch:
+def _decode_batch(row: tuple[Any, ...]) -> Batch:
     values = dict(zip(_COLUMNS, row, strict=True))
     values["errors"] = _errors.decode(values["errors"])
     for name in ("metadata", "times"):
