@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import openai
 
+from gateway.testing import FakeUpstream
 from tests.fakes.serving import KEY, Gateway, gateway
-from tests.fakes.upstream import Upstream, running_upstream
 
 CHAT: Final = "/v1/chat/completions"
 
@@ -38,7 +38,7 @@ def said(row: dict[str, Any]) -> str:
 class BatchTestGateway:
     """OpenAI's client, a gateway and the upstream behind it."""
 
-    def __init__(self, ai: openai.AsyncOpenAI, served: Gateway, upstream: Upstream) -> None:
+    def __init__(self, ai: openai.AsyncOpenAI, served: Gateway, upstream: FakeUpstream) -> None:
         self.ai = ai
         self.served = served
         self.upstream = upstream
@@ -77,15 +77,15 @@ async def open_batch_gateway(
     models: Sequence[str],
     pool: Sequence[str] = (),
     key: str = KEY,
-    upstream: Upstream | None = None,
+    upstream: FakeUpstream | None = None,
     experts: dict[str, Any] | None = None,
     **config: Any,
 ) -> AsyncIterator[BatchTestGateway]:
     """A gateway whose experts are these models of the fake upstream, each by its own name."""
     async with contextlib.AsyncExitStack() as stack:
-        behind = upstream or await stack.enter_async_context(running_upstream())
+        behind = upstream or await stack.enter_async_context(FakeUpstream())
         named = [
-            {"name": name, "model": f"openai/{name}", "api_base": behind.base, **(experts or {})}
+            {"name": name, "model": f"openai/{name}", "api_base": behind.base_url, **(experts or {})}
             for name in models
         ]
         whole = {"experts": named, "server": {"master_key": key}, **config}

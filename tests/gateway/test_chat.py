@@ -10,8 +10,8 @@ import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.testing import FakeUpstream, build_completion, build_stream
 from tests.fakes.serving import KEY, Gateway, gateway
-from tests.fakes.upstream import Upstream, events, running_upstream, whole
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -20,14 +20,14 @@ WINDOW = {"context_window": 1000, "abilities": []}
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def upstream():
-    async with running_upstream() as running:
+    async with FakeUpstream() as running:
         yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def served(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory):
+async def served(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory):
     journal = str(tmp_path_factory.mktemp("chat") / "j.sqlite3")
-    async with gateway(config_of(upstream.base), journal, "good", "other") as running:
+    async with gateway(config_of(upstream.base_url), journal, "good", "other") as running:
         yield running
 
 
@@ -66,36 +66,38 @@ def config_of(base: str) -> dict[str, object]:
 
 async def test_a_whole_answer_passes_byte_for_byte(served: Gateway) -> None:
     answer = await served.chat("good")
-    assert (answer.status, answer.body) == (200, whole("good"))
+    assert (answer.status, answer.body) == (200, build_completion("good"))
 
 
 @pytest.mark.parametrize("model", ["good", "crlf", "unicode", "tools", "thinking"])
 async def test_a_stream_passes_byte_for_byte(served: Gateway, model: str) -> None:
     answer = await served.chat(model, stream=True)
-    assert (answer.status, answer.body) == (200, b"".join(events(model)))
+    assert (answer.status, answer.body) == (200, b"".join(build_stream(model)))
     assert answer.headers["content-type"].startswith("text/event-stream")
 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_plain_completions_pass_too(served: Gateway, stream: bool) -> None:
     answer = await served.post("completions", {"model": "good", "prompt": "x", "stream": stream})
-    assert answer.body == (b"".join(events("good", chat=False)) if stream else whole("good", chat=False))
+    assert answer.body == (
+        b"".join(build_stream("good", chat=False)) if stream else build_completion("good", chat=False)
+    )
 
 
 @pytest.mark.parametrize("model", ["tools", "thinking", "good"])
 async def test_every_delta_is_passed_on_as_it_comes(
-    served: Gateway, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, model: str
+    served: Gateway, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
-    monkeypatch.setattr(upstream, "chunk_s", 0.03)
+    monkeypatch.setattr(upstream, "chunk_interval_s", 0.03)
     body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "x"}]}
     async with served.http.post(f"{served.base}/chat/completions", json=body) as response:
         parts = [part async for part in response.content.iter_any()]
-    assert len(parts) >= len(events(model)) - 1
-    assert b"".join(parts) == b"".join(events(model))
+    assert len(parts) >= len(build_stream(model)) - 1
+    assert b"".join(parts) == b"".join(build_stream(model))
 
 
 async def test_unknown_fields_travel_unchanged_and_ours_stay_here(
-    served: Gateway, upstream: Upstream
+    served: Gateway, upstream: FakeUpstream
 ) -> None:
     messages = b'"messages": [{"role": "user", "content": "x"}]'
     body = b'{"model": "good", "x_new":  {"a": [1.50, "\\u00fc"]}, "router": {}, ' + messages + b"}"
@@ -106,10 +108,10 @@ async def test_unknown_fields_travel_unchanged_and_ours_stay_here(
         "x_new": {"a": [1.5, "ü"]},
         "messages": [{"role": "user", "content": "x"}],
     }
-    assert upstream.heads[-1]["authorization"] == "Bearer sk-upstream"
+    assert upstream.headers[-1]["authorization"] == "Bearer sk-upstream"
 
 
-async def test_auto_asks_whom_the_decision_names(served: Gateway, upstream: Upstream) -> None:
+async def test_auto_asks_whom_the_decision_names(served: Gateway, upstream: FakeUpstream) -> None:
     answer = await served.chat("auto")
     assert (answer.expert, answer.headers["x-thalamus-policy"]) == ("good", "auto")
     assert answer.headers["x-thalamus-reason"] == "first in order"
@@ -169,17 +171,17 @@ async def test_a_stream_tells_the_facts_before_done_when_asked(served: Gateway) 
     assert answer.events[-1] == b"[DONE]"
     facts = json.loads(answer.events[-2])
     assert (facts["choices"], facts["thalamus"]["expert"]) == ([], "good")
-    assert answer.body.startswith(b"".join(events("good")[:-1]))
+    assert answer.body.startswith(b"".join(build_stream("good")[:-1]))
 
 
 async def test_overhead_and_latency_count_neither_the_streaming_nor_the_wait_after_it(
-    served: Gateway, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+    served: Gateway, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upstream, "chunk_s", 0.05)
+    monkeypatch.setattr(upstream, "chunk_interval_s", 0.05)
     start = perf_counter()
     answer = await served.chat("good", stream=True, router={"explain": True})
     elapsed_s = perf_counter() - start
-    streamed_s = 0.05 * (len(events("good")) - 1)
+    streamed_s = 0.05 * (len(build_stream("good")) - 1)
     facts = json.loads(answer.events[-2])["thalamus"]
     assert float(facts["overhead_ms"]) / 1000 + streamed_s < elapsed_s
     async with asyncio.timeout(5):
@@ -189,7 +191,7 @@ async def test_overhead_and_latency_count_neither_the_streaming_nor_the_wait_aft
     assert 0 < told["overhead_s"] < elapsed_s - streamed_s
 
 
-async def test_a_regime_is_put_around_the_conversation(served: Gateway, upstream: Upstream) -> None:
+async def test_a_regime_is_put_around_the_conversation(served: Gateway, upstream: FakeUpstream) -> None:
     await served.chat("regime", temperature=1, max_completion_tokens=9, seed=1)
     sent = upstream.calls[-1]
     assert [turn["content"] for turn in sent["messages"]] == ["Be brief.", "u", "a", "Hi"]
@@ -214,7 +216,7 @@ async def test_a_tool_that_has_no_answer_lets_the_next_one_speak(served: Gateway
 
 
 async def test_an_upstreams_wish_to_be_left_alone_is_obeyed_by_the_next_request(
-    served: Gateway, upstream: Upstream
+    served: Gateway, upstream: FakeUpstream
 ) -> None:
     first = await served.chat("rated-1")
     assert (first.status, first.headers["retry-after"]) == (429, "1")
@@ -227,7 +229,7 @@ async def test_an_upstreams_wish_to_be_left_alone_is_obeyed_by_the_next_request(
 
 @pytest.mark.parametrize("field", ["api_base", "base_url", "api_key", "extra_headers", "custom_llm_provider"])
 async def test_a_client_never_says_where_its_request_goes(
-    served: Gateway, upstream: Upstream, field: str
+    served: Gateway, upstream: FakeUpstream, field: str
 ) -> None:
     n_calls = len(upstream.calls)
     answer = await served.chat("good", **{field: "http://127.0.0.1:1"})
@@ -235,10 +237,12 @@ async def test_a_client_never_says_where_its_request_goes(
     assert len(upstream.calls) == n_calls
 
 
-async def test_headers_of_ours_from_a_client_are_not_believed(served: Gateway, upstream: Upstream) -> None:
+async def test_headers_of_ours_from_a_client_are_not_believed(
+    served: Gateway, upstream: FakeUpstream
+) -> None:
     answer = await served.chat("good", headers={"x-thalamus-expert": "other", "x-thalamus-cost-usd": "0"})
     assert answer.expert == "good"
-    assert not any(name.startswith("x-thalamus") for name in upstream.heads[-1])
+    assert not any(name.startswith("x-thalamus") for name in upstream.headers[-1])
 
 
 WRONG = [
@@ -270,8 +274,8 @@ async def test_a_wrong_body_is_a_400_that_names_the_field(
     assert (answer.status, answer.error["code"], answer.error["param"]) == (400, code, param)
 
 
-async def test_too_large_a_body_is_a_413(upstream: Upstream, tmp_path) -> None:
-    config = {**config_of(upstream.base), "server": {"max_body_bytes": 1000}}
+async def test_too_large_a_body_is_a_413(upstream: FakeUpstream, tmp_path) -> None:
+    config = {**config_of(upstream.base_url), "server": {"max_body_bytes": 1000}}
     async with gateway(config, str(tmp_path / "j.sqlite3"), "good") as served:
         answer = await served.chat("good", more="x" * 1000)
         assert (answer.status, answer.error["code"]) == (413, "body_too_large")
@@ -306,15 +310,15 @@ async def test_a_wrong_method_is_a_405_in_the_envelope(served: Gateway, path: st
         assert (await response.json())["error"]["code"] == "method_not_allowed"
 
 
-async def test_a_key_is_asked_for_where_one_is_set(upstream: Upstream, tmp_path) -> None:
-    config = {**config_of(upstream.base), "server": {"master_key": KEY}}
+async def test_a_key_is_asked_for_where_one_is_set(upstream: FakeUpstream, tmp_path) -> None:
+    config = {**config_of(upstream.base_url), "server": {"master_key": KEY}}
     async with gateway(config, str(tmp_path / "j.sqlite3"), "good") as served:
         n_calls = len(upstream.calls)
         refused = await served.chat("good", headers={"authorization": "Bearer wrong"})
         assert (refused.status, refused.error["code"]) == (401, "invalid_api_key")
         assert len(upstream.calls) == n_calls
         assert (await served.chat("good", headers={"authorization": f"Bearer {KEY}"})).status == 200
-        assert KEY not in str(upstream.heads)
+        assert KEY not in str(upstream.headers)
 
 
 json_values = st.recursive(

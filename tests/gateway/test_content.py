@@ -2,16 +2,16 @@
 
 import pytest
 
+from gateway.testing import WORDS, FakeUpstream
 from tests.fakes.serving import gateway
-from tests.fakes.upstream import WORDS, running_upstream
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("kept", [False, True])
 async def test_content_is_kept_only_where_it_is_asked_for(tmp_path, kept: bool, stream: bool) -> None:
-    async with running_upstream() as upstream:
+    async with FakeUpstream() as upstream:
         config = {
-            "experts": [{"name": "good", "model": "openai/good", "api_base": upstream.base}],
+            "experts": [{"name": "good", "model": "openai/good", "api_base": upstream.base_url}],
             "journal": {"content": kept},
         }
         async with gateway(config, str(tmp_path / "j.sqlite3"), "good") as served:

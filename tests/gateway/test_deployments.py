@@ -8,19 +8,19 @@ import pytest
 
 from gateway.experts.slots import MAX_WAITING_PER_SLOT, Slots
 from gateway.experts.types import UpstreamError
+from gateway.testing import FakeUpstream
 from tests.fakes.serving import Gateway, gateway
-from tests.fakes.upstream import Upstream, running_upstream
 
 
 @contextlib.asynccontextmanager
 async def spread(
     journal: object, *models: str, **more: object
-) -> AsyncIterator[tuple[Gateway, list[Upstream]]]:
+) -> AsyncIterator[tuple[Gateway, list[FakeUpstream]]]:
     """An expert with one deployment, on an upstream of its own, for each of the models."""
     async with contextlib.AsyncExitStack() as stack:
-        upstreams = [await stack.enter_async_context(running_upstream()) for _ in models]
+        upstreams = [await stack.enter_async_context(FakeUpstream()) for _ in models]
         places = [
-            {"api_base": upstream.base, "model": model, **more}
+            {"api_base": upstream.base_url, "model": model, **more}
             for upstream, model in zip(upstreams, models, strict=True)
         ]
         experts = [{"name": "x", "model": "openai/x", "deployments": places}]

@@ -5,8 +5,8 @@ import asyncio
 import aiohttp
 import pytest
 
+from gateway.testing import FakeUpstream
 from tests.fakes.serving import gateway
-from tests.fakes.upstream import running_upstream
 
 SEEN_WITHIN_S = 2.0
 
@@ -16,8 +16,8 @@ SEEN_WITHIN_S = 2.0
 async def test_a_client_that_goes_away_is_seen_upstream(
     tmp_path, path: str, model: str, stream: bool
 ) -> None:
-    async with running_upstream() as upstream:
-        experts = [{"name": model, "model": f"openai/{model}", "api_base": upstream.base}]
+    async with FakeUpstream() as upstream:
+        experts = [{"name": model, "model": f"openai/{model}", "api_base": upstream.base_url}]
         async with gateway({"experts": experts}, str(tmp_path / "j.sqlite3")) as served:
             body = {
                 "model": model,
@@ -38,8 +38,8 @@ async def test_a_client_that_goes_away_is_seen_upstream(
 
 
 async def test_the_journal_tells_of_a_client_that_went_away(tmp_path) -> None:
-    async with running_upstream() as upstream:
-        experts = [{"name": "stall-2", "model": "openai/stall-2", "api_base": upstream.base}]
+    async with FakeUpstream() as upstream:
+        experts = [{"name": "stall-2", "model": "openai/stall-2", "api_base": upstream.base_url}]
         async with gateway({"experts": experts}, str(tmp_path / "j.sqlite3")) as served:
             body = {"model": "stall-2", "stream": True, "messages": [{"role": "user", "content": "x"}]}
             async with served.http.post(f"{served.base}/chat/completions", json=body) as response:

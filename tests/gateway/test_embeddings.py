@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
+from gateway.testing import FakeUpstream
 from routers import OnnxEmbedder
 from tests.fakes.serving import Gateway, gateway
-from tests.fakes.upstream import running_upstream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 MANY = ["a text about a cat that sat on a mat " * 4] * 100
@@ -18,10 +18,10 @@ MANY = ["a text about a cat that sat on a mat " * 4] * 100
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served(tmp_path_factory: pytest.TempPathFactory):
-    async with running_upstream() as upstream:
+    async with FakeUpstream() as upstream:
         experts = [
-            {"name": "vectors", "model": "openai/vectors", "api_base": upstream.base, "embeds": True},
-            {"name": "good", "model": "openai/good", "api_base": upstream.base},
+            {"name": "vectors", "model": "openai/vectors", "api_base": upstream.base_url, "embeds": True},
+            {"name": "good", "model": "openai/good", "api_base": upstream.base_url},
         ]
         journal = str(tmp_path_factory.mktemp("embeddings") / "j.sqlite3")
         async with gateway({"experts": experts}, journal, "good") as running:

@@ -3,8 +3,8 @@
 import pytest
 import pytest_asyncio
 
+from gateway.testing import FakeUpstream, build_completion, build_stream
 from tests.fakes.serving import Gateway, gateway
-from tests.fakes.upstream import Upstream, events, running_upstream, whole
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -47,14 +47,14 @@ def experts(base: str) -> list[dict[str, object]]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def upstream():
-    async with running_upstream() as running:
+    async with FakeUpstream() as running:
         yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def served(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory):
+async def served(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory):
     journal = str(tmp_path_factory.mktemp("faults") / "journal.sqlite3")
-    config = {"experts": experts(upstream.base), "timeouts": PATIENCE}
+    config = {"experts": experts(upstream.base_url), "timeouts": PATIENCE}
     async with gateway(config, journal, "good") as running:
         yield running
 
@@ -87,7 +87,7 @@ async def test_a_fault_before_the_first_token_moves_on_to_the_fallback(
 ) -> None:
     answer = await served.chat(fault, stream=stream, router={"fallbacks": ["good"]})
     assert (answer.status, answer.expert) == (200, "good")
-    assert answer.body == (b"".join(events("good")) if stream else whole("good"))
+    assert answer.body == (b"".join(build_stream("good")) if stream else build_completion("good"))
     told = await served.told(answer)
     assert [attempt["verdict"] for attempt in told["attempts"]] == ["moved_on", "answered"]
 
@@ -95,17 +95,17 @@ async def test_a_fault_before_the_first_token_moves_on_to_the_fallback(
 @pytest.mark.parametrize("fault", ONLY_STREAMS)
 async def test_a_stream_that_fails_before_its_first_token_falls_back(served: Gateway, fault: str) -> None:
     answer = await served.chat(fault, stream=True, router={"fallbacks": ["good"]})
-    assert (answer.status, answer.expert, answer.body) == (200, "good", b"".join(events("good")))
+    assert (answer.status, answer.expert, answer.body) == (200, "good", b"".join(build_stream("good")))
 
 
 @pytest.mark.parametrize("fallbacks", [[], ["good"]])
 @pytest.mark.parametrize("fault", AFTER)
 async def test_after_the_first_token_nothing_is_retried_and_the_stream_says_so(
-    served: Gateway, upstream: Upstream, fault: str, fallbacks: list[str]
+    served: Gateway, upstream: FakeUpstream, fault: str, fallbacks: list[str]
 ) -> None:
     n_good, n_fault = upstream.n_calls("good"), upstream.n_calls(fault)
     answer = await served.chat(fault, stream=True, router={"fallbacks": fallbacks})
-    sent = [event for event in events(fault) if b"[DONE]" not in event]
+    sent = [event for event in build_stream(fault) if b"[DONE]" not in event]
     kept = b"".join(sent if fault == "nodone" else sent[:2])
     assert answer.status == 200
     assert answer.body.startswith(kept)

@@ -17,28 +17,28 @@ from gateway.errors import InvalidField
 from gateway.experts.transport import Transport
 from gateway.requests.flags import extract_prompt_flags
 from gateway.requests.options import NOTHING, parse_routing_options
+from gateway.testing import FakeUpstream
 from policies import Hints as Asked
 from policies import Objective, Policy, Require
 from tests.fakes.routing import InOrder
 from tests.fakes.serving import Answer, Gateway, secret, served
 from tests.fakes.serving import gateway as routed
-from tests.fakes.upstream import Upstream, running_upstream
 
 LARGE, SMALL = "large-70b", "small-1b"
 FLAG = "[Flag: Smallest model]"
 
 
 @pytest_asyncio.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with running_upstream() as running:
+async def upstream() -> AsyncIterator[FakeUpstream]:
+    async with FakeUpstream() as running:
         yield running
 
 
 @pytest_asyncio.fixture
-async def gateway(upstream: Upstream, tmp_path: Path) -> AsyncIterator[Gateway]:
+async def gateway(upstream: FakeUpstream, tmp_path: Path) -> AsyncIterator[Gateway]:
     """A gateway that routes for itself, by the operator's guesses: the larger is a little better."""
     experts = [
-        {"name": name, "model": f"openai/{name}", "api_base": upstream.base, "quality": quality}
+        {"name": name, "model": f"openai/{name}", "api_base": upstream.base_url, "quality": quality}
         for name, quality in ((LARGE, 0.71), (SMALL, 0.70))
     ]
     policies = {
@@ -70,7 +70,7 @@ async def test_without_a_flag_the_larger_answers(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize("text", [f"Hi {FLAG}", f"{FLAG} Hi", f"{FLAG.upper()}\n\nHi\n"])
 async def test_a_flag_changes_who_answers_and_does_not_reach_the_expert(
-    gateway: Gateway, upstream: Upstream, text: str
+    gateway: Gateway, upstream: FakeUpstream, text: str
 ) -> None:
     answer = await ask(gateway, text)
     assert (answer.status, answer.expert) == (200, SMALL)
@@ -90,21 +90,25 @@ async def test_a_flag_changes_who_answers_and_does_not_reach_the_expert(
     ],
 )
 async def test_a_quoted_or_fenced_flag_is_text_for_the_expert(
-    gateway: Gateway, upstream: Upstream, text: str
+    gateway: Gateway, upstream: FakeUpstream, text: str
 ) -> None:
     answer = await ask(gateway, text)
     assert answer.expert == LARGE
     assert upstream.calls[-1]["messages"][0]["content"] == text
 
 
-async def test_a_policy_may_forbid_flags_and_then_they_are_text(gateway: Gateway, upstream: Upstream) -> None:
+async def test_a_policy_may_forbid_flags_and_then_they_are_text(
+    gateway: Gateway, upstream: FakeUpstream
+) -> None:
     answer = await ask(gateway, f"Hi {FLAG}", "auto:none")
     assert answer.expert == LARGE
     assert upstream.calls[-1]["messages"][0]["content"] == f"Hi {FLAG}"
     assert (await ask(gateway, "Hi", "auto:none", x_router_flags="smallest")).expert == SMALL
 
 
-async def test_an_unknown_flag_stays_and_is_said_or_is_refused(gateway: Gateway, upstream: Upstream) -> None:
+async def test_an_unknown_flag_stays_and_is_said_or_is_refused(
+    gateway: Gateway, upstream: FakeUpstream
+) -> None:
     text = f"{FLAG} Hi [Flag: red team]"
     answer = await ask(gateway, text)
     assert (answer.status, answer.expert) == (200, LARGE)
@@ -115,7 +119,7 @@ async def test_an_unknown_flag_stays_and_is_said_or_is_refused(gateway: Gateway,
 
 
 async def test_an_expert_asked_for_by_name_gets_the_text_as_it_is(
-    gateway: Gateway, upstream: Upstream
+    gateway: Gateway, upstream: FakeUpstream
 ) -> None:
     await ask(gateway, f"Hi {FLAG}", LARGE)
     assert upstream.calls[-1]["messages"][0]["content"] == f"Hi {FLAG}"
@@ -154,8 +158,8 @@ async def test_the_dry_run_reads_the_same_flags(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_is_routed_by_bears_no_flag(upstream: Upstream, tmp_path: Path, stream: bool) -> None:
-    config = {"experts": [{"name": "good", "model": "openai/good", "api_base": upstream.base}]}
+async def test_what_is_routed_by_bears_no_flag(upstream: FakeUpstream, tmp_path: Path, stream: bool) -> None:
+    config = {"experts": [{"name": "good", "model": "openai/good", "api_base": upstream.base_url}]}
     turns = [("user", f"Is it so? {FLAG}"), ("assistant", "Yes."), ("user", f"{FLAG} Why?")]
     messages = [{"role": role, "content": text} for role, text in turns]
     async with routed(config, str(tmp_path / "j.sqlite3"), "good") as gateway:

@@ -7,8 +7,8 @@ import pytest
 import pytest_asyncio
 
 from gateway.experts.lite import LiteLLMExpert
+from gateway.testing import WORDS, FakeUpstream
 from tests.fakes.serving import Gateway, gateway
-from tests.fakes.upstream import WORDS, Upstream, running_upstream
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -29,13 +29,13 @@ NAMES = [
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def upstream():
-    async with running_upstream() as running:
+    async with FakeUpstream() as running:
         yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def served(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory):
-    place = {"api_base": upstream.base, "api_key": "sk-upstream-secret", "max_parallel": 1}
+async def served(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory):
+    place = {"api_base": upstream.base_url, "api_key": "sk-upstream-secret", "max_parallel": 1}
     experts = [{"name": name, "model": f"litellm_proxy/{name}", **place} for name in NAMES]
     experts.append({"name": "vectors", "model": "litellm_proxy/vectors", "embeds": True, **place})
     patience = {"first_token_s": 10, "between_tokens_s": 0.5, "total_s": 10}
@@ -66,12 +66,12 @@ async def test_embeddings(served: Gateway) -> None:
     assert [item["embedding"] for item in answer.json()["data"]] == [[0.5, 0.25]] * 2
 
 
-async def test_only_known_parameters_are_handed_over(served: Gateway, upstream: Upstream) -> None:
+async def test_only_known_parameters_are_handed_over(served: Gateway, upstream: FakeUpstream) -> None:
     await served.chat("good", temperature=0.5, mock_response="stolen", callbacks=["x"], metadata={"a": 1})
     sent = upstream.calls[-1]
     assert sent["temperature"] == 0.5
     assert not {"mock_response", "callbacks", "metadata"} & set(sent)
-    assert upstream.heads[-1]["authorization"] == "Bearer sk-upstream-secret"
+    assert upstream.headers[-1]["authorization"] == "Bearer sk-upstream-secret"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ async def test_a_stream_that_breaks_off_says_so(served: Gateway, name: str) -> N
 
 @pytest.mark.parametrize(("name", "stream"), [("hang", False), ("stall-2", True)])
 async def test_a_client_that_goes_away_is_seen_upstream(
-    served: Gateway, upstream: Upstream, name: str, stream: bool
+    served: Gateway, upstream: FakeUpstream, name: str, stream: bool
 ) -> None:
     before, n_calls = upstream.aborted.count(name), upstream.n_calls(name)
     asking = asyncio.ensure_future(served.chat(name, stream=stream))
@@ -118,13 +118,13 @@ async def test_a_client_that_goes_away_is_seen_upstream(
             await asyncio.sleep(0.01)
 
 
-async def until_called(upstream: Upstream, name: str, n_calls: int) -> None:
+async def until_called(upstream: FakeUpstream, name: str, n_calls: int) -> None:
     async with asyncio.timeout(5):
         while upstream.n_calls(name) < n_calls:  # noqa: ASYNC110 (nothing tells)
             await asyncio.sleep(0.01)
 
 
-async def test_no_more_calls_run_at_a_time_than_allowed(served: Gateway, upstream: Upstream) -> None:
+async def test_no_more_calls_run_at_a_time_than_allowed(served: Gateway, upstream: FakeUpstream) -> None:
     before = upstream.n_calls("hang")
     asking = [asyncio.ensure_future(served.chat("hang", stream=stream)) for stream in (False, True)]
     for n in range(2):

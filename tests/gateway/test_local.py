@@ -13,7 +13,7 @@ from gateway.experts.transport import Transport
 from gateway.experts.types import Call, UpstreamError
 from gateway.runners import Lease, RunnerBusy, RunnerUnavailable
 from gateway.runners.watchdog import Pulse
-from tests.fakes.upstream import Upstream, running_upstream, whole
+from gateway.testing import FakeUpstream, build_completion
 
 FIELDS = {"messages": msgspec.Raw(b'[{"role":"user","content":"x"}]')}
 CALL = Call("chat/completions", FIELDS)
@@ -61,17 +61,17 @@ def expert_on(process: Process, transport: Transport) -> LocalExpert:
 
 
 async def test_it_is_asked_under_the_runners_name_and_key(transport: Transport) -> None:
-    async with running_upstream() as upstream:
-        reply = await expert_on(Process(upstream.base), transport).call(CALL)
-        assert reply.body == whole("good")
+    async with FakeUpstream() as upstream:
+        reply = await expert_on(Process(upstream.base_url), transport).call(CALL)
+        assert reply.body == build_completion("good")
         assert upstream.calls[-1]["model"] == "good"
-        assert upstream.heads[-1]["authorization"] == "Bearer once"
+        assert upstream.headers[-1]["authorization"] == "Bearer once"
 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_its_turn_is_given_back_when_the_answer_is_over(transport: Transport, stream: bool) -> None:
-    async with running_upstream() as upstream:
-        process = Process(upstream.base)
+    async with FakeUpstream() as upstream:
+        process = Process(upstream.base_url)
         fields = {**FIELDS, "stream": msgspec.Raw(b"true" if stream else b"false")}
         reply = await expert_on(process, transport).call(Call("chat/completions", fields, stream))
         if reply.events is not None:
@@ -82,8 +82,8 @@ async def test_its_turn_is_given_back_when_the_answer_is_over(transport: Transpo
 
 
 async def test_an_answer_that_never_comes_makes_the_runner_suspect(transport: Transport) -> None:
-    async with running_upstream() as upstream:
-        process = Process(upstream.base, alias="hang")
+    async with FakeUpstream() as upstream:
+        process = Process(upstream.base_url, alias="hang")
         with pytest.raises(UpstreamError):
             await expert_on(process, transport).call(CALL)
         assert process.pulse.suspected
@@ -102,9 +102,9 @@ async def test_too_long_a_line_is_a_429_that_says_when_to_come_back(transport: T
 
 
 async def test_a_call_waits_for_a_start_under_way(transport: Transport) -> None:
-    async with running_upstream() as upstream:
-        reply = await expert_on(Process(None, upstream.base), transport).call(CALL)
-        assert reply.body == whole("good")
+    async with FakeUpstream() as upstream:
+        reply = await expert_on(Process(None, upstream.base_url), transport).call(CALL)
+        assert reply.body == build_completion("good")
 
 
 async def test_who_is_not_coming_back_moves_on(transport: Transport) -> None:
@@ -115,14 +115,14 @@ async def test_who_is_not_coming_back_moves_on(transport: Transport) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_death_before_the_first_token_is_survived(transport: Transport, stream: bool) -> None:
-    async with running_upstream() as dying, running_upstream() as reborn:
-        process = Process(dying.base, reborn.base, alias="hang")
+    async with FakeUpstream() as dying, FakeUpstream() as reborn:
+        process = Process(dying.base_url, reborn.base_url, alias="hang")
         fields = {**FIELDS, "stream": msgspec.Raw(b"true" if stream else b"false")}
         call = Call("chat/completions", fields, stream)
         asking = asyncio.ensure_future(expert_on(process, transport).call(call))
         await seen(dying)
         process.base_url, process.alias = None, "good"
-        dying.hang_up()
+        dying.drop_connections()
         reply = await asking
         assert len(reborn.calls) == 1
         if reply.events is not None:
@@ -130,13 +130,13 @@ async def test_a_death_before_the_first_token_is_survived(transport: Transport, 
 
 
 async def test_a_failure_of_a_living_process_is_not_asked_again(transport: Transport) -> None:
-    async with running_upstream() as upstream:
+    async with FakeUpstream() as upstream:
         with pytest.raises(UpstreamError):
-            await expert_on(Process(upstream.base, alias="reset"), transport).call(CALL)
+            await expert_on(Process(upstream.base_url, alias="reset"), transport).call(CALL)
         assert len(upstream.calls) == 1
 
 
-async def seen(upstream: Upstream) -> None:
+async def seen(upstream: FakeUpstream) -> None:
     async with asyncio.timeout(2):
         while not upstream.calls:  # noqa: ASYNC110 (nothing tells)
             await asyncio.sleep(0.005)

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.testing import FakeUpstream
 from tests.fakes.serving import Gateway, gateway
-from tests.fakes.upstream import running_upstream
 
 Told = dict[tuple[str, str], float]
 
 
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Gateway]:
-    async with running_upstream() as upstream:
-        place = {"api_base": upstream.base, "api_key": "sk-upstream"}
+    async with FakeUpstream() as upstream:
+        place = {"api_base": upstream.base_url, "api_key": "sk-upstream"}
         experts = [{"name": name, "model": f"openai/{name}", **place} for name in ("good", "status-500")]
         runner = {
             "name": "own",

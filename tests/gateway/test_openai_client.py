@@ -4,8 +4,8 @@ import openai
 import pytest
 import pytest_asyncio
 
+from gateway.testing import WORDS, FakeUpstream
 from tests.fakes.serving import KEY, Gateway, gateway
-from tests.fakes.upstream import WORDS, running_upstream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 ASKED = [{"role": "user", "content": "Hi"}]
@@ -14,8 +14,8 @@ ASKED = [{"role": "user", "content": "Hi"}]
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served(tmp_path_factory: pytest.TempPathFactory):
     names = ["good", "cut-2", "status-500", "status-400", "embedder"]
-    async with running_upstream() as upstream:
-        experts = [{"name": n, "model": f"openai/{n}", "api_base": upstream.base} for n in names]
+    async with FakeUpstream() as upstream:
+        experts = [{"name": n, "model": f"openai/{n}", "api_base": upstream.base_url} for n in names]
         experts[-1]["embeds"] = True
         config = {"experts": experts, "server": {"master_key": KEY}}
         journal = str(tmp_path_factory.mktemp("openai") / "j.sqlite3")
@@ -60,7 +60,7 @@ async def test_a_cut_stream_is_an_error_and_no_silent_end(client: openai.AsyncOp
 
     with pytest.raises(openai.APIError, match="cut-2"):
         await read()
-    assert said == WORDS[:2]
+    assert said == list(WORDS[:2])
 
 
 async def test_errors_come_by_class(client: openai.AsyncOpenAI) -> None:

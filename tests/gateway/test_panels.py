@@ -24,10 +24,10 @@ from gateway.execution.panel import (
 from gateway.experts.transport import Transport
 from gateway.experts.types import Call, UpstreamError
 from gateway.openai.usage import Usage
+from gateway.testing import FakeUpstream
 from policies import PanelRule
 from tests.fakes.serving import Gateway, secret
 from tests.fakes.serving import served as serving
-from tests.fakes.upstream import Upstream, running_upstream
 
 PRICE = 1e-3
 QUESTION = "How many legs has a spider?"
@@ -36,14 +36,14 @@ QUESTION = "How many legs has a spider?"
 @contextlib.asynccontextmanager
 async def panel(
     tmp_path: Any, models: str, *, aggregator: str = "auto", free: str = "", **more: Any
-) -> AsyncIterator[tuple[Gateway, Upstream]]:
+) -> AsyncIterator[tuple[Gateway, FakeUpstream]]:
     """A gateway whose `auto` is a panel of the first three of these models, the first expected to be best."""
-    async with running_upstream() as upstream:
+    async with FakeUpstream() as upstream:
         experts = [
             {
                 "name": name,
                 "model": f"openai/{model}",
-                "api_base": upstream.base,
+                "api_base": upstream.base_url,
                 "quality": 0.8 - 0.01 * n,
                 "input_cost_per_token": 0.0 if name in free else PRICE,
                 "output_cost_per_token": 0.0 if name in free else PRICE,

@@ -14,6 +14,7 @@ from evals.replay import Recorded, replay
 from gateway.app import build_application, build_services
 from gateway.config import Config
 from gateway.experts.transport import Transport
+from gateway.testing import FakeUpstream
 from policies import Objective, Policy, decision_record
 from routers import (
     Artifact,
@@ -25,7 +26,6 @@ from routers import (
     load_embedder,
 )
 from tests.fakes.serving import Gateway, secret, served
-from tests.fakes.upstream import Upstream, running_upstream
 
 POLICIES = (
     Policy("always", encoder="always"),
@@ -68,18 +68,19 @@ def artifact(
 
 
 @pytest_asyncio.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with running_upstream() as running:
+async def upstream() -> AsyncIterator[FakeUpstream]:
+    async with FakeUpstream() as running:
         yield running
 
 
 @pytest_asyncio.fixture
 async def gateway(
-    outcomes: OutcomeTable, artifact: tuple[Path, Artifact], upstream: Upstream, tmp_path: Path
+    outcomes: OutcomeTable, artifact: tuple[Path, Artifact], upstream: FakeUpstream, tmp_path: Path
 ) -> AsyncIterator[Gateway]:
     config = {
         "experts": [
-            {"name": name, "model": f"openai/{name}", "api_base": upstream.base} for name in outcomes.experts
+            {"name": name, "model": f"openai/{name}", "api_base": upstream.base_url}
+            for name in outcomes.experts
         ],
         "policies": {
             policy.name: {"encoder": policy.encoder, "objective": {"cost": policy.objective.cost}}
@@ -101,7 +102,7 @@ async def test_every_decision_over_http_is_the_one_of_a_replay(
     read: Recorded,
     artifact: tuple[Path, Artifact],
     gateway: Gateway,
-    upstream: Upstream,
+    upstream: FakeUpstream,
 ) -> None:
     asked = outcomes.take(np.arange(N_ASKED))
     came = replay(asked, artifact[1], read, policy)

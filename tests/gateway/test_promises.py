@@ -20,9 +20,9 @@ from gateway.fleet.circuit_breaker import CircuitBreaker
 from gateway.openai import events
 from gateway.openai.usage import InputDetails, OutputDetails, Price, Usage, cost_usd
 from gateway.requests.options import parse_routing_options
+from gateway.testing import FakeUpstream
 from policies import Objective
 from tests.fakes.serving import Gateway, secret, served
-from tests.fakes.upstream import running_upstream
 
 BROKEN = UpstreamError("status", "answered 500", status=500)
 
@@ -68,9 +68,9 @@ async def routed(folder: Path, *experts: dict[str, Any]) -> AsyncIterator[Gatewa
 
 
 async def test_a_request_gets_503_where_time_helps_and_400_where_it_does_not(tmp_path: Path) -> None:
-    async with running_upstream() as upstream:
-        good = {"name": "good", "model": "openai/good", "api_base": upstream.base, "quality": 0.5}
-        out = {"name": "out", "model": "openai/rated-30", "api_base": upstream.base, "quality": 0.9}
+    async with FakeUpstream() as upstream:
+        good = {"name": "good", "model": "openai/good", "api_base": upstream.base_url, "quality": 0.5}
+        out = {"name": "out", "model": "openai/rated-30", "api_base": upstream.base_url, "quality": 0.9}
         async with routed(tmp_path, good, out) as gateway:
             assert (await gateway.chat("out")).status == 429  # and it is to be left alone for 30 s
             never = await gateway.chat("auto", router={"min_quality": 0.95})

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from gateway.experts.types import UpstreamError
 from gateway.openai import events as sse
 from gateway.openai.events import EventSplitter, EventStream, event_payload
-from tests.fakes.upstream import chunk, events
+from gateway.testing import build_chunk, build_stream
 
-SPOKEN = chunk("m", {"content": "Grüße 🧠"})
-ROLE = chunk("m", {"role": "assistant", "content": ""})
+SPOKEN = build_chunk("m", {"content": "Grüße 🧠"})
+ROLE = build_chunk("m", {"role": "assistant", "content": ""})
 DONE = b"data: [DONE]\n\n"
 
 
@@ -25,7 +25,7 @@ def fed(*parts: bytes) -> tuple[bytes, EventSplitter]:
 
 @given(cuts=st.lists(st.integers(0, 900), max_size=40), crlf=st.booleans())
 def test_bytes_come_out_as_they_went_in_however_they_were_cut(cuts: list[int], crlf: bool) -> None:
-    whole = b"".join(events("crlf" if crlf else "good"))
+    whole = b"".join(build_stream("crlf" if crlf else "good"))
     edges = [0, *sorted(cut for cut in cuts if cut < len(whole)), len(whole)]
     out, splitter = fed(*(whole[a:b] for a, b in pairwise(edges)))
     assert (out + splitter.done).strip() == whole.strip()
@@ -48,7 +48,7 @@ def test_a_huge_event_in_small_reads_is_not_copied_with_each(
     monkeypatch: pytest.MonkeyPatch, end: bytes
 ) -> None:
     monkeypatch.setattr(Read, "n_copied", 0)
-    huge = chunk("m", {"content": "x" * 100_000}).rstrip() + end
+    huge = build_chunk("m", {"content": "x" * 100_000}).rstrip() + end
     splitter = EventSplitter()
     out = [splitter.feed(Read(huge[start : start + 101])) for start in range(0, len(huge), 101)]
     assert b"".join(out) == huge
@@ -86,7 +86,7 @@ def test_an_event_waits_for_its_end() -> None:
     ],
 )
 def test_any_kind_of_delta_is_a_first_token(delta: dict[str, object]) -> None:
-    assert fed(chunk("m", delta))[1].spoke
+    assert fed(build_chunk("m", delta))[1].spoke
 
 
 def test_a_role_alone_is_no_first_token() -> None:
@@ -94,11 +94,11 @@ def test_a_role_alone_is_no_first_token() -> None:
 
 
 def test_a_finish_without_a_word_is_an_answer() -> None:
-    assert fed(chunk("m", {}, "stop"))[1].spoke
+    assert fed(build_chunk("m", {}, "stop"))[1].spoke
 
 
 def test_text_of_a_plain_completion_is_a_first_token() -> None:
-    assert fed(chunk("m", {"content": "x"}, chat=False))[1].spoke
+    assert fed(build_chunk("m", {"content": "x"}, chat=False))[1].spoke
 
 
 @pytest.mark.parametrize(

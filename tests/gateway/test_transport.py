@@ -10,7 +10,7 @@ from yarl import URL
 
 from gateway.experts.failures import transport_failure
 from gateway.experts.transport import Address, Transport, proxy_for
-from tests.fakes.upstream import put, read_head
+from gateway.testing import read_head, write_response
 
 VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
 
@@ -48,7 +48,7 @@ async def test_calls_go_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> No
 
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         seen.append(await read_head(reader))
-        put(writer, 200, b"{}")
+        write_response(writer, 200, b"{}")
         writer.close()
 
     server = await asyncio.start_server(proxy, "127.0.0.1", 0)
@@ -84,7 +84,7 @@ async def test_ssl_cert_file_names_authorities(
 ) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_head(reader)
-        put(writer, 200, b"{}")
+        write_response(writer, 200, b"{}")
         await writer.drain()
         writer.close()
 

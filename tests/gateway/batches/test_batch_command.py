@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 
 from gateway.batches.store import BatchStore
+from gateway.testing import FakeUpstream
 from tests.fakes.batches import jsonl, line, rows
-from tests.fakes.upstream import Upstream, running_upstream
 
 SEED = 20
 
 
-def configure(tmp_path: Path, upstream: Upstream, *models: str, **expert: Any) -> None:
+def configure(tmp_path: Path, upstream: FakeUpstream, *models: str, **expert: Any) -> None:
     experts = [
-        {"name": name, "model": f"openai/{name}", "api_base": upstream.base, **expert} for name in models
+        {"name": name, "model": f"openai/{name}", "api_base": upstream.base_url, **expert} for name in models
     ]
     journal = {"path": str(tmp_path / "state" / "j.sqlite3")}
     config = {"experts": experts, "journal": journal, "embeddings": {"enabled": False}}
@@ -54,7 +54,7 @@ def ids(path: Path) -> list[str]:
 
 
 async def test_a_file_is_answered_without_a_server(tmp_path: Path) -> None:
-    async with running_upstream() as upstream:
+    async with FakeUpstream() as upstream:
         configure(tmp_path, upstream, "says-a", "status-400", input_cost_per_token=1, output_cost_per_token=1)
         write(tmp_path, *(line(str(n), "says-a") for n in range(20)), line("bad", "status-400"))
         status, out, err = await thalamus(tmp_path, "run", "in.jsonl", "out.jsonl", "--json")
@@ -73,7 +73,7 @@ async def test_a_file_is_answered_without_a_server(tmp_path: Path) -> None:
 
 
 async def test_what_is_wrong_with_a_file_is_told_by_line(tmp_path: Path) -> None:
-    async with running_upstream() as upstream:
+    async with FakeUpstream() as upstream:
         configure(tmp_path, upstream, "good")
         write(tmp_path, line("1", "good"), line("2", "nobody"), b"{")
         status, out, err = await thalamus(tmp_path, "run", "in.jsonl", "out.jsonl")
@@ -97,7 +97,7 @@ async def test_what_is_wrong_with_a_file_is_told_by_line(tmp_path: Path) -> None
     ],
 )
 async def test_a_mistake_is_one_clear_line(tmp_path: Path, args: Sequence[str], said: str) -> None:
-    async with running_upstream() as upstream:
+    async with FakeUpstream() as upstream:
         configure(tmp_path, upstream, "good")
         write(tmp_path, line("1", "good"))
         status, _, err = await thalamus(tmp_path, *args)
@@ -126,7 +126,7 @@ def ids_so_far(tmp_path: Path) -> list[str]:
 
 
 async def test_ctrl_c_leaves_a_batch_that_can_be_resumed(tmp_path: Path) -> None:
-    async with running_upstream() as upstream:
+    async with FakeUpstream() as upstream:
         configure(tmp_path, upstream, "slow-50", max_parallel=2)
         write(tmp_path, *(line(str(n), "slow-50") for n in range(30)))
         process = await begin(tmp_path, "run", "in.jsonl", "out.jsonl", "--order", "finished")
@@ -150,7 +150,7 @@ async def test_ctrl_c_leaves_a_batch_that_can_be_resumed(tmp_path: Path) -> None
 
 
 async def test_a_batch_is_cancelled_from_another_process_or_after_its_own_has_died(tmp_path: Path) -> None:
-    async with running_upstream() as upstream:
+    async with FakeUpstream() as upstream:
         configure(tmp_path, upstream, "says-a", "hang")
         write(tmp_path, line("1", "says-a"), line("2", "hang"))
         for kill in (False, True):
@@ -172,7 +172,7 @@ async def test_a_batch_is_cancelled_from_another_process_or_after_its_own_has_di
 
 async def test_kill_9_costs_no_line_and_doubles_none(tmp_path: Path) -> None:
     n, n_kills, draw = 120, 3, random.Random(SEED)
-    async with running_upstream() as upstream:
+    async with FakeUpstream() as upstream:
         configure(tmp_path, upstream, "slow-30", "says-b", "status-400", max_parallel=4)
         models = ["slow-30", "says-b", "slow-30", "status-400"]
         write(tmp_path, *(line(str(k), models[k % 4]) for k in range(n)))
@@ -190,7 +190,7 @@ async def test_kill_9_costs_no_line_and_doubles_none(tmp_path: Path) -> None:
         assert ids(tmp_path / "out.errors.jsonl") == [str(k) for k in range(n) if k % 4 == 3]
 
 
-async def asked_again(upstream: Upstream) -> None:
+async def asked_again(upstream: FakeUpstream) -> None:
     """Wait until the upstream receives a request."""
     n_seen = len(upstream.calls)
     async with asyncio.timeout(30):
@@ -199,7 +199,7 @@ async def asked_again(upstream: Upstream) -> None:
 
 
 async def test_an_input_that_has_changed_is_not_resumed(tmp_path: Path) -> None:
-    async with running_upstream() as upstream:
+    async with FakeUpstream() as upstream:
         configure(tmp_path, upstream, "hang")
         write(tmp_path, line("1", "hang"))
         process = await begin(tmp_path, "run", "in.jsonl", "out.jsonl")

@@ -11,10 +11,10 @@ from gateway.app import build_application, build_services
 from gateway.batches.planning import choose_local_group
 from gateway.config import Config
 from gateway.experts.transport import Transport
+from gateway.testing import FakeUpstream
 from policies import Device, Loadable, Resident, Snapshot
 from tests.fakes.batches import CHAT, jsonl, line, rows, said
 from tests.fakes.serving import secret, served
-from tests.fakes.upstream import running_upstream
 
 QUESTION = "How many legs has a spider?"
 PRICE = 1e-3
@@ -22,12 +22,12 @@ PRICE = 1e-3
 
 async def panel(tmp_path: Path, models: str, n_lines: int = 3) -> tuple[list[Any], list[Any], list[str]]:
     """Output and errors of a batch for a panel of the first three models, and the models called."""
-    async with running_upstream() as upstream:
+    async with FakeUpstream() as upstream:
         experts = [
             {
                 "name": name,
                 "model": f"openai/{model}",
-                "api_base": upstream.base,
+                "api_base": upstream.base_url,
                 "quality": 0.8 - 0.01 * n,
                 "input_cost_per_token": PRICE,
                 "output_cost_per_token": PRICE,

@@ -15,8 +15,8 @@ from gateway.batches.lines import read_file_mark
 from gateway.batches.store import new_id
 from gateway.batches.types import Batch
 from gateway.config import Config
+from gateway.testing import FakeUpstream
 from tests.fakes.batches import jsonl, line, rows, said
-from tests.fakes.upstream import running_upstream
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -39,9 +39,9 @@ async def killed_one(upstream: Any) -> None:
 async def test_a_batch_on_ray_gives_what_it_gives_here_though_a_worker_dies(tmp_path: Path) -> None:
     from gateway.batches.ray_executor import ray_executor
 
-    async with running_upstream() as upstream:
+    async with FakeUpstream() as upstream:
         experts: list[dict[str, Any]] = [
-            {"name": name, "model": f"openai/{name}", "api_base": upstream.base, "max_parallel": 4}
+            {"name": name, "model": f"openai/{name}", "api_base": upstream.base_url, "max_parallel": 4}
             for name in ("slow-300", "says-b")
         ]
         experts.append({"name": "local", "runner": {"model": "bundled/smollm2-135m", "context_tokens": 256}})

@@ -12,9 +12,9 @@ from gateway.batches import execution as running
 from gateway.batches.calling import RetryingCaller
 from gateway.batches.outcomes import CallOutcome
 from gateway.experts.types import Call
+from gateway.testing import FakeUpstream
 from tests.fakes.batches import CHAT, BatchTestGateway, line, open_batch_gateway, said
 from tests.fakes.serving import KEY
-from tests.fakes.upstream import running_upstream
 
 PRICE = 1e-3
 PRICED = {"input_cost_per_token": PRICE, "output_cost_per_token": PRICE}
@@ -53,7 +53,7 @@ async def test_auto_is_routed_by_policy_and_journalled(tmp_path: Path) -> None:
 
 
 async def test_batches_are_listed_newest_first_and_belong_to_their_key(tmp_path: Path) -> None:
-    async with running_upstream() as upstream:
+    async with FakeUpstream() as upstream:
         async with open_batch_gateway(tmp_path, ["good"], upstream=upstream) as at:
             made = [(await at.run(line("1", "good")))[0].id for _ in range(3)]
             first = await at.ai.batches.list(limit=2)
@@ -270,7 +270,7 @@ async def test_a_file_that_is_being_read_is_not_deleted(tmp_path: Path) -> None:
 
 
 async def test_a_restart_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
-    async with running_upstream() as upstream:
+    async with FakeUpstream() as upstream:
         async with open_batch_gateway(
             tmp_path, ["slow-30"], upstream=upstream, experts={"max_parallel": 4}
         ) as at:
@@ -295,7 +295,7 @@ async def test_an_expert_that_is_gone_after_a_restart_is_said_to_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running, "GRACE_S", 0.1)
-    async with running_upstream() as upstream:
+    async with FakeUpstream() as upstream:
         async with open_batch_gateway(
             tmp_path, ["hang", "says-b"], ["hang", "says-b"], upstream=upstream
         ) as at:

@@ -17,21 +17,21 @@ from gateway import (
     ServerError,
     StreamError,
 )
+from gateway.testing import WORDS, FakeUpstream
 from tests.fakes.serving import KEY, Gateway, gateway
-from tests.fakes.upstream import WORDS, Upstream, running_upstream
 
 NAMES = ("good", "other", "cut-2", "status-500", "status-429", "hang", "usage")
 
 
 @pytest_asyncio.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with running_upstream() as running:
+async def upstream() -> AsyncIterator[FakeUpstream]:
+    async with FakeUpstream() as running:
         yield running
 
 
 @pytest_asyncio.fixture
-async def served(upstream: Upstream, tmp_path: Path) -> AsyncIterator[Gateway]:
-    experts = [{"name": name, "model": f"openai/{name}", "api_base": upstream.base} for name in NAMES]
+async def served(upstream: FakeUpstream, tmp_path: Path) -> AsyncIterator[Gateway]:
+    experts = [{"name": name, "model": f"openai/{name}", "api_base": upstream.base_url} for name in NAMES]
     config = {"experts": experts, "server": {"master_key": KEY}}
     async with gateway(config, str(tmp_path / "journal.sqlite3"), "good", "other") as running:
         yield running
@@ -60,14 +60,14 @@ async def test_a_streamed_answer_is_the_same_text(client: AsyncClient) -> None:
 
 async def test_a_cut_upstream_raises_after_the_text_that_came(client: AsyncClient) -> None:
     async with await client.chat("Hi", "cut-2", stream=True) as stream:
-        assert [(await anext(stream)).text for _ in range(2)] == WORDS[:2]
+        assert [(await anext(stream)).text for _ in range(2)] == list(WORDS[:2])
         with pytest.raises(StreamError) as caught:
             await anext(stream)
     assert caught.value.code == "stream_cut"
 
 
-async def test_leaving_a_stream_reaches_the_upstream(client: AsyncClient, upstream: Upstream) -> None:
-    upstream.chunk_s = 0.05
+async def test_leaving_a_stream_reaches_the_upstream(client: AsyncClient, upstream: FakeUpstream) -> None:
+    upstream.chunk_interval_s = 0.05
     async with await client.chat("Hi", "good", stream=True) as stream:
         await anext(stream)
     for _ in range(500):
@@ -116,7 +116,9 @@ async def test_every_hint_is_understood(served: Gateway, client: AsyncClient) ->
     assert hints.require.exclude == frozenset({"hang"})
 
 
-async def test_route_names_every_candidate_and_calls_nobody(client: AsyncClient, upstream: Upstream) -> None:
+async def test_route_names_every_candidate_and_calls_nobody(
+    client: AsyncClient, upstream: FakeUpstream
+) -> None:
     decision = await client.route("Hi")
     assert (decision.expert, decision.plan.experts, decision.margin) == ("good", ("good", "other"), None)
     assert [candidate.expert for candidate in decision.candidates] == ["good", "other"]

@@ -14,9 +14,9 @@ from gateway.experts.types import UpstreamError
 from gateway.fleet.circuit_breaker import N_FAILURES_TO_OPEN
 from gateway.fleet.health import FleetState, PeerReport
 from gateway.fleet.replicas import Replicas, merge_reports
+from gateway.testing import FakeUpstream
 from tests.fakes.redis_server import RedisServer, redis_server
 from tests.fakes.serving import Gateway, gateway
-from tests.fakes.upstream import Upstream, running_upstream
 
 BROKEN = UpstreamError("status", "answered 500", status=500)
 
@@ -28,13 +28,13 @@ def redis() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with running_upstream() as upstream:
+async def upstream() -> AsyncIterator[FakeUpstream]:
+    async with FakeUpstream() as upstream:
         yield upstream
 
 
-def config_of(upstream: Upstream, redis: RedisServer, **fields: Any) -> dict[str, Any]:
-    place = {"api_base": upstream.base, "api_key": "sk-upstream", **fields}
+def config_of(upstream: FakeUpstream, redis: RedisServer, **fields: Any) -> dict[str, Any]:
+    place = {"api_base": upstream.base_url, "api_key": "sk-upstream", **fields}
     experts = [{"name": name, "model": f"openai/{name}", **place} for name in ("rated-30", "good", "hang")]
     return {"experts": experts, "redis": {"url": redis.url}}
 
@@ -61,7 +61,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 async def test_a_wait_that_one_replica_was_told_is_kept_by_the_other(
-    upstream: Upstream, redis: RedisServer, tmp_path: Path
+    upstream: FakeUpstream, redis: RedisServer, tmp_path: Path
 ) -> None:
     async with two(config_of(upstream, redis), tmp_path) as (first, second):
         assert (await first.chat("rated-30")).status == 429
@@ -77,7 +77,7 @@ async def test_a_wait_that_one_replica_was_told_is_kept_by_the_other(
 
 
 async def test_calls_under_way_at_one_replica_are_load_at_the_other(
-    upstream: Upstream, redis: RedisServer, tmp_path: Path
+    upstream: FakeUpstream, redis: RedisServer, tmp_path: Path
 ) -> None:
     async with two(config_of(upstream, redis), tmp_path) as (first, second):
         call = asyncio.ensure_future(first.chat("hang"))
@@ -93,7 +93,7 @@ def heard(gateway: Gateway, expert: str) -> object:
 
 
 async def test_limits_are_shared_evenly_and_given_back_when_a_replica_leaves(
-    upstream: Upstream, redis: RedisServer, tmp_path: Path
+    upstream: FakeUpstream, redis: RedisServer, tmp_path: Path
 ) -> None:
     config = config_of(upstream, redis, max_parallel=5)
     async with gateway(config, str(tmp_path / "0.sqlite3"), "good") as stays:
@@ -108,7 +108,7 @@ def limit(gateway: Gateway) -> int:
 
 
 async def test_without_redis_answers_go_on_limits_stay_shared_and_readiness_says_so(
-    upstream: Upstream, redis: RedisServer, tmp_path: Path
+    upstream: FakeUpstream, redis: RedisServer, tmp_path: Path
 ) -> None:
     async with two(config_of(upstream, redis, max_parallel=4), tmp_path) as (first, second):
         await first.chat("rated-30")
@@ -127,7 +127,7 @@ async def test_without_redis_answers_go_on_limits_stay_shared_and_readiness_says
 
 
 async def test_a_gateway_starts_without_its_redis(
-    upstream: Upstream, redis: RedisServer, tmp_path: Path
+    upstream: FakeUpstream, redis: RedisServer, tmp_path: Path
 ) -> None:
     redis.stop()
     async with gateway(config_of(upstream, redis), str(tmp_path / "j.sqlite3"), "good") as alone:
