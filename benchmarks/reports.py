@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from evals.contenders import contenders_of
-from evals.gather import ground_of, runs_of
-from evals.layouts import holdout
+from evals.aggregate import aggregate_runs, build_ground
 from evals.replay import Recorded
 from evals.report import Asked, facts_of, page_of
-from evals.trials import jobs_of, run_jobs
+from evals.router_specs import parse_router_specs
+from evals.run_all import list_jobs, run_jobs
+from evals.splits import holdout
 from routers import FeatureExtractor, HashingEmbedder, OutcomeTable
 
 N_WORKERS = 2
@@ -51,13 +51,13 @@ def main(n_queries: int = 20_000, n_experts: int = 30, router: str = "blend") ->
     layout = holdout(synthetic(n_queries, n_experts), [0], range(80, 100))
     read = Recorded.of(layout.table.texts, FeatureExtractor(HashingEmbedder(64), HashingEmbedder(384)))
     lap("table and features", started)
-    jobs = jobs_of(layout, contenders_of(router, ["static", "encoder"]))
+    jobs = list_jobs(layout, parse_router_specs(router, ["static", "encoder"]))
     done = []
     for job, trial in run_jobs(layout, read, jobs, lambda *told: None, N_WORKERS):
         done.append((job, trial))
-        if job.contender is not None or job.name == "mean_of_four":
+        if job.router_spec is not None or job.name == "mean_of_four":
             lap(f"{job.name} (of {len(jobs)} jobs)", started)
-    ground, runs = ground_of(layout), runs_of(layout, jobs, done)
+    ground, runs = build_ground(layout), aggregate_runs(layout, jobs, done)
     facts = facts_of(layout, ground, runs, Asked("bench", "bench", "", "hashing"))
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "report.html").write_text(page_of(facts), "utf-8")

@@ -1,4 +1,4 @@
-"""What came of plans by what was recorded: panels included, nobody called."""
+"""Replays plans, panels included, on recorded outcomes; no expert is called."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ RIGHT = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one plan came to. `cost_usd` is of every call; NaN where somebody's is not known.
+    """What one plan came to. `cost_usd` is of every call; NaN where the cost of one call is not known.
 
     pick: column of the expert whose answer it is; of the first member where that cannot be told
     by_proxy: whether the score stands for a vote on answers that were not recorded
@@ -27,7 +27,7 @@ class Outcome:
 
 
 def carry_out(plan: Plan, table: OutcomeTable, row: int) -> Outcome:
-    """Drive a plan with the outcomes recorded for one query; whoever was not measured failed.
+    """Drive a plan with the outcomes recorded for one query; one without a measurement failed.
 
     What an aggregator would say was never recorded: it fails, and the vote counts. Where answers were not
     recorded either, a panel scores 1 if more than half of its members' scores are at least 0.5, else 0.
@@ -76,7 +76,7 @@ def _answers(table: OutcomeTable, row: int, asked: Sequence[int]) -> dict[int, s
 def majority_right(score: Floats, votes: Floats | Ints | Bools) -> Floats:
     """(n_queries,) 1 where more than half of the votes score at least 0.5: the proxy for a vote on answers.
 
-    votes: (n_queries, n_experts) how often each is asked; whoever was not measured has none
+    votes: (n_queries, n_experts) how often each is asked; an expert without a measurement has none
     """
     counted = np.where(np.isnan(score), 0, votes)
     right = np.where(score >= RIGHT, counted, 0).sum(axis=1)

@@ -98,7 +98,7 @@ def queries_of(table: OutcomeTable) -> list[Query]:
 
 
 def replay(table: OutcomeTable, artifact: Artifact, extractor: Extractor, policy: Policy) -> Replay:
-    """Decide every query as the server would with everybody idle, and look up what came of it."""
+    """Decide every query as the server would with every expert idle, and look up the outcome."""
     pool = pool_of(table)
     forecaster = Forecaster(pool, artifact)
     engine = Engine(pool, Scale.of(forecaster.mean_cost_usd, forecaster.mean_latency_s), forecaster.sweep)

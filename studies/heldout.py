@@ -1,7 +1,7 @@
-"""What routing is worth on template families nobody was fitted on: `python -m studies.heldout`.
+"""What routing is worth on template families that no router was fitted on: `python -m studies.heldout`.
 
 The bundled experts answered the bundled probes; an artifact is fitted on 70 % of the template families of
-every kind, and the engine that serves decides the rest. Beside it: every single expert, the rules somebody
+every kind, and the engine that serves decides the rest. Beside it: every single expert, the rules a person
 would write by hand, and the oracle, who asks the right expert each time.
 """
 

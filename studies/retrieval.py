@@ -13,7 +13,7 @@ import numpy as np
 
 from evals.commands.telling import checked, progress
 from evals.datasets.retrieval import read_retrieval
-from evals.readers import BASE, Measured, document_vectors, held_out, measure, named_folder
+from evals.embedder_eval import BASE, Measured, document_vectors, held_out, measure, named_folder
 from evals.significance import Interval
 from routers import EmbeddingSelection, Floats, PilotRule, dataset_oracle, instance_oracle, load_embedder
 

@@ -20,8 +20,8 @@ from routers import (
 )
 
 from ..datasets.retrieval import RetrievalSet, joined, read_retrieval
+from ..embedder_eval import BASE, FACTS, document_vectors, named_folder, with_expert
 from ..ranking import ndcg
-from ..readers import BASE, FACTS, document_vectors, named_folder, with_expert
 from .telling import Tell, checked, progress, say_facts
 
 EXAMPLES = """
@@ -139,7 +139,7 @@ def add(
     """Put an expert among those that queries may be read by; nobody is trained.
 
     Every expert reads the training queries of DATA. Of sets that SELECTION knows only the newcomer's pilots
-    are added, of others everybody's. A SELECTION that is not there is begun, with the base embedder in it.
+    are added, of others those of all experts. A SELECTION that is not there is begun, with the base embedder in it.
     """
     name, folder = named_folder(expert)
     found = _opened(selection)

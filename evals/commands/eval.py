@@ -20,14 +20,14 @@ from routers import (
     merge_outcomes,
 )
 
-from ..contenders import Contender, contenders_of
+from ..aggregate import aggregate_runs, build_ground
 from ..datasets import FORMATS, read_outcomes, source_splits
-from ..gather import ground_of, runs_of
-from ..layouts import Layout, holdout, kfold, routellm, routerdc
 from ..probes.measured import bundled_outcomes
 from ..replay import Recorded
 from ..report import Asked, Facts, facts_of, markdown_of, page_of
-from ..trials import jobs_of, run_jobs
+from ..router_specs import RouterSpec, parse_router_specs
+from ..run_all import list_jobs, run_jobs
+from ..splits import Layout, holdout, kfold, routellm, routerdc
 from ..vectors import KeptVectors
 from .fit import BUNDLED
 from .import_ import bucket_set
@@ -111,7 +111,7 @@ def command(
     slow = None if encoder == "none" else load_embedder(encoder, n_threads=2)
     kept = KeptVectors(slow, vectors) if slow is not None and vectors is not None else None
     extractor = FeatureExtractor(StaticEmbedder(), kept or slow)
-    contenders = contenders_of(routers, list(extractor.fingerprints))
+    router_specs = parse_router_specs(routers, list(extractor.fingerprints))
     layout = _layout(protocol, table, chosen, seeds_of(seeds), data, held_out, labels, experts)
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; --out names a folder")
@@ -127,25 +127,25 @@ def command(
         read = Recorded.of(layout.texts(), extractor, tell)
         if kept is not None:
             kept.save()
-        facts = evaluate(layout, contenders, read, asked, tell, jobs)
+        facts = evaluate(layout, router_specs, read, asked, tell, jobs)
     _write(out, facts)
     _say(facts, out, as_json)
 
 
 def evaluate(
     layout: Layout,
-    contenders: Sequence[Contender],
+    router_specs: Sequence[RouterSpec],
     read: Recorded,
     asked: Asked,
     tell: Tell,
     n_workers: int,
 ) -> Facts:
     """From a laid-out protocol to the facts of its report."""
-    jobs = jobs_of(layout, contenders)
+    jobs = list_jobs(layout, router_specs)
     done = list(run_jobs(layout, read, jobs, tell, n_workers))
     tell("drawing intervals", 0, 1)
-    ground = ground_of(layout)
-    return facts_of(layout, ground, runs_of(layout, jobs, done), asked)
+    ground = build_ground(layout)
+    return facts_of(layout, ground, aggregate_runs(layout, jobs, done), asked)
 
 
 def seeds_of(told: str) -> list[int]:
@@ -198,13 +198,13 @@ def _write(out: Path, facts: Facts) -> None:
 
 
 def _say(facts: Facts, out: Path, as_json: bool) -> None:
-    everybody = {**facts["routers"], **facts["baselines"]}
+    all_routers = {**facts["routers"], **facts["baselines"]}
     if as_json:
         click.echo(
             json.dumps({"report": str(out), "routers": facts["routers"], "baselines": facts["baselines"]})
         )
         return
-    for name, figures in everybody.items():
+    for name, figures in all_routers.items():
         told = [
             f"{key} {figures[key]['value']:.4f}"
             for key in ("accuracy", "area", "cost_saved", "apgr")

@@ -8,8 +8,8 @@ import numpy as np
 
 from routers import Floats
 
-from ..layouts import Layout
 from ..measures import MEASURES, Ground, Run, interval_of, reliability, resampled
+from ..splits import Layout
 from .details import by_task, shares, worst_regrets
 
 SCHEMA = "thalamus.report/1"

@@ -57,11 +57,11 @@ def _summary(facts: Facts) -> str:
 
 
 def _figures(facts: Facts) -> str:
-    everybody = {**facts["routers"], **facts["baselines"]}
-    shown = [name for name in SHOWN if any(figures.get(name) for figures in everybody.values())]
+    all_routers = {**facts["routers"], **facts["baselines"]}
+    shown = [name for name in SHOWN if any(figures.get(name) for figures in all_routers.values())]
     rows = [
         [_name(facts, name), *(_cell(facts, key, figures.get(key)) for key in shown)]
-        for name, figures in everybody.items()
+        for name, figures in all_routers.items()
     ]
     return _table(["", *shown], rows)
 

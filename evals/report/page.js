@@ -1,6 +1,6 @@
 const facts = JSON.parse(document.getElementById("facts").textContent);
 const routers = Object.keys(facts.routers);
-const everybody = { ...facts.routers, ...facts.baselines };
+const allRouters = { ...facts.routers, ...facts.baselines };
 const kindOf = (name) => (name in facts.routers ? "router" : facts.references.includes(name) ? "reference" : "baseline");
 const short = (name) => name.replace(/^single:/, "");
 let chosen = routers[0];
@@ -98,17 +98,17 @@ function frontier() {
 }
 
 function spread() {
-  const names = Object.keys(everybody).filter((name) => everybody[name].accuracy && !facts.references.includes(name))
-    .sort((a, b) => everybody[b].accuracy.value - everybody[a].accuracy.value).slice(0, 16);
+  const names = Object.keys(allRouters).filter((name) => allRouters[name].accuracy && !facts.references.includes(name))
+    .sort((a, b) => allRouters[b].accuracy.value - allRouters[a].accuracy.value).slice(0, 16);
   const width = wide(), row = 26, left = width < 560 ? 132 : 230;
-  const low = Math.min(...names.map((name) => everybody[name].accuracy.low)), high = Math.max(...names.map((name) => everybody[name].accuracy.high));
+  const low = Math.min(...names.map((name) => allRouters[name].accuracy.low)), high = Math.max(...names.map((name) => allRouters[name].accuracy.high));
   const height = names.length * row + 52;
   const x = scale(low, high, left, width - 16);
   const svg = frame(width, height, x, (value) => value, { left, right: width - 16, top: 8, bottom: height - 38 }, {
     label: "Accuracy of every router with its 95 % interval", x: "accuracy, 95 % interval", y: "", yTicks: [], yText: String,
     xTicks: ticks(low, high), xText: (value) => `${Math.round(1000 * value) / 10} %` });
   names.forEach((name, n) => {
-    const own = everybody[name].accuracy, middle = 8 + row * n + row / 2, mine = name in facts.routers;
+    const own = allRouters[name].accuracy, middle = 8 + row * n + row / 2, mine = name in facts.routers;
     const ink = mine ? "var(--accent)" : "var(--soft)";
     const limit = Math.floor((left - 14) / 7), label = short(name);
     svg.append(draw("text", { x: left - 10, y: middle + 4, "text-anchor": "end", class: mine ? "strong" : "" },
@@ -123,7 +123,7 @@ function spread() {
 function heat() {
   const mode = document.querySelector('input[name="heat"]:checked').value;
   const singles = document.getElementById("heat-singles").checked;
-  const columns = Object.keys(everybody).filter((name) => !["cheapest", "random"].includes(name)
+  const columns = Object.keys(allRouters).filter((name) => !["cheapest", "random"].includes(name)
     && (singles || !name.startsWith("single:")) && (mode === "score" || name !== "best_single"));
   const head = el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "task"), ...columns.map((name) => el("th", { scope: "col" }, short(name)))));
   const rows = facts.tasks.map((row) => {

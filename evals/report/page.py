@@ -55,10 +55,10 @@ def _counted(n: int, what: str) -> str:
 
 def _figures(facts: Facts) -> str:
     """The headline table, readable without scripts."""
-    everybody = {**facts["routers"], **facts["baselines"]}
-    columns = [name for name in SHOWN if any(figures.get(name) for figures in everybody.values())]
+    all_routers = {**facts["routers"], **facts["baselines"]}
+    columns = [name for name in SHOWN if any(figures.get(name) for figures in all_routers.values())]
     heads = "".join(_head(facts, key) for key in columns)
-    rows = "".join(_row(facts, name, figures, columns) for name, figures in everybody.items())
+    rows = "".join(_row(facts, name, figures, columns) for name, figures in all_routers.items())
     return f'<thead><tr><th scope="col">router</th>{heads}</tr></thead><tbody>{rows}</tbody>'
 
 

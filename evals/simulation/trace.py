@@ -67,7 +67,7 @@ def sessions(told: Synthetic) -> Trace:
 
 
 def phases(told: Synthetic) -> Trace:
-    """Zipf, but ten times along the way everybody's popularity is drawn anew."""
+    """Zipf, but ten times along the way the popularity of every expert is drawn anew."""
     rng = np.random.default_rng(told.seed)
     rank = rng.choice(told.n_experts, told.n_requests, p=_popularity(told))
     names = np.array([rng.permutation(told.n_experts) for _ in range(N_PHASES)])

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evals.contenders import Contender
-from evals.gather import ground_of, runs_of
-from evals.layouts import kfold
+from evals.aggregate import aggregate_runs, build_ground
 from evals.replay import Recorded
 from evals.report import SCHEMA, Asked, Facts, facts_of, markdown_of, page_of
-from evals.trials import jobs_of, run_jobs
+from evals.router_specs import RouterSpec
+from evals.run_all import list_jobs, run_jobs
+from evals.splits import kfold
 from routers import FeatureExtractor, HashingEmbedder, OutcomeTable, Provenance
 
 CHROMIUM = shutil.which("chromium")
@@ -47,14 +47,14 @@ def table(with_costs: bool = True) -> OutcomeTable:
 
 def facts(held: OutcomeTable, asked: Asked = ASKED) -> Facts:
     layout = kfold(held, [0])
-    jobs = jobs_of(
+    jobs = list_jobs(
         layout,
-        [Contender("knn:k=5", "knn", {"k": 5}, "static"), Contender("constant", "constant", {}, "static")],
+        [RouterSpec("knn:k=5", "knn", {"k": 5}, "static"), RouterSpec("constant", "constant", {}, "static")],
     )
     jobs = [job for job in jobs if job.name != "mean_of_four"]
     read = Recorded.of(held.texts, FeatureExtractor(HashingEmbedder()))
-    runs = runs_of(layout, jobs, run_jobs(layout, read, jobs, lambda *told: None, n_workers=1))
-    return facts_of(layout, ground_of(layout), runs, asked)
+    runs = aggregate_runs(layout, jobs, run_jobs(layout, read, jobs, lambda *told: None, n_workers=1))
+    return facts_of(layout, build_ground(layout), runs, asked)
 
 
 @pytest.fixture(scope="module")

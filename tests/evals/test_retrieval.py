@@ -12,11 +12,11 @@ import pytest
 import scipy.sparse
 from click.testing import CliRunner
 
-import evals.readers
+import evals.embedder_eval
 from evals.commands.embedders import command
 from evals.datasets.retrieval import RetrievalSet, joined, read_retrieval
+from evals.embedder_eval import Measured, held_out, measure
 from evals.ranking import ndcg
-from evals.readers import Measured, held_out, measure
 from routers import DataError, EmbeddingSelection, Floats32, OnnxEmbedder
 from studies.retrieval import build, compare, main, mean_over_sets, render, told
 from tests.fakes.embedders import expert_folder
@@ -104,7 +104,7 @@ class Marked:
 def test_pilots_lead_each_set_to_the_expert_that_reads_it_best(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(evals.readers, "load_embedder", Marked)
+    monkeypatch.setattr(evals.embedder_eval, "load_embedder", Marked)
     documents = np.array([[0, 1], [0, -1]] + [[1, 0], [-1, 0]] * 10, np.float32)
     gains = np.zeros((4, 22))
     gains[:, 0] = 1.0

@@ -107,7 +107,7 @@ def test_what_is_measured_of_late_swaps_less_than_lru(kind: str):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("rate_per_s", "n_places"), [(0.3, 2), (0.3, 4), (1.0, 2), (1.0, 4)])
-def test_nobody_waits_past_the_bound_where_everybodys_turn_comes_within_it(
+def test_no_request_waits_past_the_bound_where_every_turn_comes_within_it(
     kind: str, rate_per_s: float, n_places: int
 ):
     trace = drawn(kind, 500, rate_per_s=rate_per_s, service_s=3.0)

@@ -8,9 +8,9 @@ import numpy as np
 from policies import Objective, Policy
 from routers import Bools, Extractor, FitSettings, Floats, Ints, OutcomeTable, cross_fit
 
-from .contenders import Contender
 from .metrics import LAMBDAS, N_BUDGETS, choose_lambdas, route, taken
 from .replay import Replay, replay
+from .router_specs import RouterSpec
 
 FRONTIER: Floats = LAMBDAS[::8]
 """The λ that a frontier is drawn at."""
@@ -40,26 +40,26 @@ class Trial:
     rate: float = 0.0
 
 
-def contend(
-    train: OutcomeTable, test: OutcomeTable, contender: Contender, read: Extractor, seed: int
+def evaluate_router(
+    train: OutcomeTable, test: OutcomeTable, router_spec: RouterSpec, read: Extractor, seed: int
 ) -> Trial:
     """Fit, choose every λ out of fold on the training part, and let the engine decide the test part.
 
     λ = 0 and the λ of `cost_saved` are the engine's decisions; the budgets in between are the same rule on
     the same predictions, all queries at once.
     """
-    settings = FitSettings(contender.predictor, contender.settings, seed=seed, tiers=(contender.tier,))
+    settings = FitSettings(router_spec.predictor, router_spec.settings, seed=seed, tiers=(router_spec.tier,))
     artifact, out_of_fold = cross_fit(train, read, settings)
-    policy = Policy(contender.name, encoder="always" if contender.tier == "encoder" else "never")
+    policy = Policy(router_spec.name, encoder="always" if router_spec.tier == "encoder" else "never")
     started = time.perf_counter()
     free = replay(test, artifact, read, policy)
     rate = len(test) / max(time.perf_counter() - started, 1e-9)
     quality = np.array([decision.quality for decision in free.decisions]).reshape(test.score.shape)
     barred = _barred(free, test.experts)
-    judged = judge(train, test, out_of_fold[contender.tier], np.where(barred, NEVER, quality))
+    judged = judge(train, test, out_of_fold[router_spec.tier], np.where(barred, NEVER, quality))
     trial = _as_decided(judged, free, np.where(barred, np.nan, quality), rate)
     cost = train.means()["cost_usd"]
-    saving = None if np.isnan(cost).any() else choose_lambdas(train, out_of_fold[contender.tier]).saving
+    saving = None if np.isnan(cost).any() else choose_lambdas(train, out_of_fold[router_spec.tier]).saving
     if not saving:
         return trial
     weight = saving * cost.max() / cost.mean()  # the engine weighs costs against the dearest expert's

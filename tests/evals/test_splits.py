@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evals.layouts import IN_DOMAIN, OUT_OF_DOMAIN, Layout, holdout, kfold, routellm, routerdc
+from evals.splits import IN_DOMAIN, OUT_OF_DOMAIN, Layout, holdout, kfold, routellm, routerdc
 from routers import DataError, OutcomeTable
 
 

@@ -6,15 +6,15 @@ import numpy as np
 
 from routers import Floats, Ints
 
-from .layouts import Layout
+from .evaluate import FRONTIER, Trial
 from .measures import Ground, Kind, Run
-from .trial import FRONTIER, Trial
-from .trials import REFERENCES, Job
+from .run_all import REFERENCES, Job
+from .splits import Layout
 
 _ARRAYS = ("score", "cost_usd", "at_budget", "at_budget_usd", "saving", "saving_usd")
 
 
-def ground_of(layout: Layout) -> Ground:
+def build_ground(layout: Layout) -> Ground:
     """What all runs of the layout stand on."""
     strong = np.full(len(layout.seeds), -1, np.int64)
     if layout.table.n_experts == 2:
@@ -23,13 +23,13 @@ def ground_of(layout: Layout) -> Ground:
     return Ground(layout.table, layout.domains, strong)
 
 
-def runs_of(layout: Layout, jobs: Sequence[Job], done: Iterable[tuple[Job, Trial]]) -> list[Run]:
+def aggregate_runs(layout: Layout, jobs: Sequence[Job], done: Iterable[tuple[Job, Trial]]) -> list[Run]:
     """One run a router, in the order of the jobs."""
     trials: dict[str, dict[int, Trial]] = {}
     routers: set[str] = set()
     for job, trial in done:
         trials.setdefault(job.name, {})[job.cut] = trial
-        routers |= {job.name} if job.contender is not None else set()
+        routers |= {job.name} if job.router_spec is not None else set()
     singles = _singles(layout)
     runs = [_run(layout, name, _kind(name, routers), parts, singles) for name, parts in trials.items()]
     shown = list(dict.fromkeys(job.name for job in jobs))

@@ -1,4 +1,4 @@
-"""Every contender and every baseline on every cut, over both cores."""
+"""Runs every router and every baseline on every cut, over both cores."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
@@ -10,10 +10,10 @@ import numpy as np
 from routers import Features, Floats, OutcomeTable, Tier, query_of, worker_pool
 
 from .baselines import cheapest, mean_of_four, naive_ridge, task_table
-from .contenders import Contender
-from .layouts import Layout
+from .evaluate import NEVER, Trial, chance, evaluate_router, fixed, judge
 from .replay import Recorded
-from .trial import NEVER, Trial, chance, contend, fixed, judge
+from .router_specs import RouterSpec
+from .splits import Layout
 
 REFERENCES = ("true_task", "oracle")
 """Upper references: they know what no router can."""
@@ -25,19 +25,19 @@ _LEARNED: Mapping[str, _Learned] = {"mean_of_four": mean_of_four, "naive_ridge":
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One unit of work: a router by name, or a contender, on the cut of that number."""
+    """One unit of work: a baseline by name, or a router by its spec, on the cut of that number."""
 
     cut: int
     name: str
-    contender: Contender | None = None
+    router_spec: RouterSpec | None = None
 
 
-def jobs_of(layout: Layout, contenders: Sequence[Contender]) -> list[Job]:
+def list_jobs(layout: Layout, router_specs: Sequence[RouterSpec]) -> list[Job]:
     """All work of a protocol, in the order a report shows it."""
     singles = [f"single:{expert}" for expert in layout.table.experts]
     names = ["best_single", *_LEARNED, "cheapest", "random", *singles, *REFERENCES]
     cuts = range(len(layout.cuts))
-    routers = [Job(cut, contender.name, contender) for contender in contenders for cut in cuts]
+    routers = [Job(cut, router_spec.name, router_spec) for router_spec in router_specs for cut in cuts]
     return routers + [Job(cut, name) for name in names for cut in cuts]
 
 
@@ -73,8 +73,8 @@ def perform(layout: Layout, read: Recorded, job: Job) -> Trial:
     """Do one job."""
     cut = layout.cuts[job.cut]
     train, test = layout.table.take(cut.train), layout.table.take(cut.test)
-    if job.contender is not None:
-        return contend(train, test, job.contender, read, cut.seed)
+    if job.router_spec is not None:
+        return evaluate_router(train, test, job.router_spec, read, cut.seed)
     return _baseline(train, test, job.name, read)
 
 

@@ -3,17 +3,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evals.contenders import Contender
-from evals.gather import ground_of, runs_of
-from evals.layouts import holdout, kfold
+from evals.aggregate import aggregate_runs, build_ground
+from evals.evaluate import FRONTIER, chance, evaluate_router, fixed, judge
 from evals.measures import MEASURES, Run
 from evals.replay import Recorded
-from evals.trial import FRONTIER, chance, contend, fixed, judge
-from evals.trials import jobs_of, run_jobs
+from evals.router_specs import RouterSpec
+from evals.run_all import list_jobs, run_jobs
+from evals.splits import holdout, kfold
 from routers import PREDICTORS, FeatureExtractor, FitSettings, HashingEmbedder, OutcomeTable, cross_fit
 
-CONSTANT = Contender("constant", "constant", {}, "static")
-KNN = Contender("knn:k=20", "knn", {"k": 20}, "static")
+CONSTANT = RouterSpec("constant", "constant", {}, "static")
+KNN = RouterSpec("knn:k=20", "knn", {"k": 20}, "static")
 
 
 def table(n: int = 120) -> OutcomeTable:
@@ -43,18 +43,18 @@ def read(outcomes: OutcomeTable) -> Recorded:
 @pytest.fixture(scope="module")
 def runs(outcomes: OutcomeTable, read: Recorded) -> dict[str, Run]:
     layout = kfold(outcomes, [0, 1])
-    jobs = [job for job in jobs_of(layout, [KNN, CONSTANT]) if job.name != "mean_of_four"]
+    jobs = [job for job in list_jobs(layout, [KNN, CONSTANT]) if job.name != "mean_of_four"]
     done = run_jobs(layout, read, jobs, lambda what, n, total: None, n_workers=1)
-    return {run.name: run for run in runs_of(layout, jobs, done)}
+    return {run.name: run for run in aggregate_runs(layout, jobs, done)}
 
 
 def measured(runs: dict[str, Run], outcomes: OutcomeTable, name: str, measure: str) -> float:
-    ground = ground_of(kfold(outcomes, [0, 1]))
+    ground = build_ground(kfold(outcomes, [0, 1]))
     return float(MEASURES[measure].of(runs[name], ground, np.ones((1, len(outcomes))))[0])
 
 
 def test_all_routers_baselines_and_references_are_there(outcomes: OutcomeTable) -> None:
-    jobs = jobs_of(kfold(outcomes, [0, 1]), [KNN, CONSTANT])
+    jobs = list_jobs(kfold(outcomes, [0, 1]), [KNN, CONSTANT])
     assert len(jobs) == 11 * 10
     assert list(dict.fromkeys(job.name for job in jobs)) == [
         "knn:k=20",
@@ -93,9 +93,9 @@ def test_the_best_single_expert_is_the_one_that_the_training_part_names(
 ) -> None:
     turned = replace(outcomes, score=np.where(outcomes.bucket[:, None] < 80, [[1.0, 0.0]], [[0.0, 1.0]]))
     layout = holdout(turned, [0], range(80, 100))
-    jobs = [job for job in jobs_of(layout, [CONSTANT]) if job.name in ("constant", "best_single")]
+    jobs = [job for job in list_jobs(layout, [CONSTANT]) if job.name in ("constant", "best_single")]
     done = run_jobs(layout, read, jobs, lambda what, n, total: None, n_workers=1)
-    for run in runs_of(layout, jobs, done):
+    for run in aggregate_runs(layout, jobs, done):
         tested = run.single[0, turned.bucket >= 80]
         assert (tested == 0).all(), run.name
         np.testing.assert_array_equal(run.score[0, turned.bucket >= 80], tested)
@@ -119,7 +119,7 @@ def test_a_constant_router_is_the_best_single_in_all_it_does(
 
 def test_the_engine_and_the_bare_rule_decide_alike(outcomes: OutcomeTable, read: Recorded) -> None:
     train, test = outcomes.take(outcomes.bucket < 80), outcomes.take(outcomes.bucket >= 80)
-    decided = contend(train, test, KNN, read, 0)
+    decided = evaluate_router(train, test, KNN, read, 0)
     assert decided.quality is not None
     _, out_of_fold = cross_fit(train, read, FitSettings("knn", {"k": 20}, tiers=("static",)))
     bare = judge(train, test, out_of_fold["static"], decided.quality)
@@ -143,7 +143,7 @@ def test_seeds_are_tested_each_and_the_frontier_ends_at_the_cheapest(
 
 def test_without_costs_there_is_no_frontier_and_no_saving(outcomes: OutcomeTable, read: Recorded) -> None:
     bare = replace(outcomes, cost_usd=np.full_like(outcomes.cost_usd, np.nan))
-    trial = contend(bare, bare, CONSTANT, read, 0)
+    trial = evaluate_router(bare, bare, CONSTANT, read, 0)
     assert np.isnan(trial.at_budget).all()
     assert np.isnan(trial.frontier).all()
     assert trial.score.mean() == pytest.approx(2 / 3)
@@ -154,22 +154,22 @@ def test_partial_tables_work_throughout(outcomes: OutcomeTable, read: Recorded) 
     holes[::4, 0] = np.nan
     partial = replace(outcomes, score=holes)
     layout = kfold(partial, [0])
-    jobs = [job for job in jobs_of(layout, [KNN]) if job.cut == 0]
+    jobs = [job for job in list_jobs(layout, [KNN]) if job.cut == 0]
     found = {
         run.name: run
-        for run in runs_of(layout, jobs, run_jobs(layout, read, jobs, lambda *told: None, n_workers=1))
+        for run in aggregate_runs(layout, jobs, run_jobs(layout, read, jobs, lambda *told: None, n_workers=1))
     }
     ones = np.ones((1, len(partial)))
     for name, run in found.items():
-        accuracy = float(MEASURES["accuracy"].of(run, ground_of(layout), ones)[0])
+        accuracy = float(MEASURES["accuracy"].of(run, build_ground(layout), ones)[0])
         assert 0 <= accuracy <= 1, name
-    known = float(MEASURES["measured"].of(found["single:calc"], ground_of(layout), ones)[0])
+    known = float(MEASURES["measured"].of(found["single:calc"], build_ground(layout), ones)[0])
     assert known == pytest.approx(0.75, abs=0.05)
 
 
 def test_two_processes_find_what_one_does(outcomes: OutcomeTable, read: Recorded) -> None:
     layout = kfold(outcomes, [0])
-    jobs = [job for job in jobs_of(layout, [KNN]) if job.name in ("knn:k=20", "true_task")]
+    jobs = [job for job in list_jobs(layout, [KNN]) if job.name in ("knn:k=20", "true_task")]
     ticks: list[tuple[str, int, int]] = []
     alone = list(run_jobs(layout, read, jobs, lambda *told: None, n_workers=1))
     both = list(run_jobs(layout, read, jobs, lambda *told: ticks.append(told), n_workers=2))
@@ -187,9 +187,11 @@ def test_simple_rules_pick_what_they_say(outcomes: OutcomeTable) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(PREDICTORS))
-def test_whatever_is_in_the_registry_contends(name: str, outcomes: OutcomeTable, read: Recorded) -> None:
+def test_every_predictor_in_the_registry_can_be_evaluated(
+    name: str, outcomes: OutcomeTable, read: Recorded
+) -> None:
     train, test = outcomes.take(outcomes.bucket < 40), outcomes.take(outcomes.bucket >= 80)
-    trial = contend(train, test, Contender(name, name, {}, "static"), read, 0)
+    trial = evaluate_router(train, test, RouterSpec(name, name, {}, "static"), read, 0)
     assert trial.quality is not None
     assert trial.quality.shape == test.score.shape
     assert not np.isnan(trial.score).any()

@@ -9,7 +9,7 @@ from routers import PREDICTORS, ArtifactError, DataError, Tier, make_predictor
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
+class RouterSpec:
     """A predictor of the registry with settings, on an embedder tier; `name` is how it was asked for."""
 
     name: str
@@ -18,7 +18,7 @@ class Contender:
     tier: Tier
 
 
-def contenders_of(told: str, tiers: Sequence[Tier]) -> list[Contender]:
+def parse_router_specs(told: str, tiers: Sequence[Tier]) -> list[RouterSpec]:
     """Routers from their names, comma-separated: `NAME[:MODE][:KEY=VALUE]…[@static|@encoder]`.
 
     A bare word is a mode, as in `coe:paper`. Without `@` a router works on the best of the tiers there are.
@@ -31,10 +31,10 @@ def contenders_of(told: str, tiers: Sequence[Tier]) -> list[Contender]:
         raise DataError("--routers: name one at least")
     if len(set(names)) < len(names):
         raise DataError(f"--routers: {next(n for n in names if names.count(n) > 1)!r} is named twice")
-    return [_contender(name, tiers) for name in names]
+    return [_parse_spec(name, tiers) for name in names]
 
 
-def _contender(name: str, tiers: Sequence[Tier]) -> Contender:
+def _parse_spec(name: str, tiers: Sequence[Tier]) -> RouterSpec:
     body, _, asked = name.partition("@")
     predictor, *pairs = body.split(":")
     if predictor not in PREDICTORS:
@@ -47,7 +47,7 @@ def _contender(name: str, tiers: Sequence[Tier]) -> Contender:
         make_predictor(predictor, settings)
     except (ArtifactError, ValueError) as error:
         raise DataError(f"--routers: {name!r}: {error}") from None
-    return Contender(name, predictor, settings, tier)
+    return RouterSpec(name, predictor, settings, tier)
 
 
 def _setting(name: str, pair: str) -> tuple[str, Any]:

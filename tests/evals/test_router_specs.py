@@ -1,13 +1,13 @@
 import pytest
 
-from evals.contenders import contenders_of
+from evals.router_specs import parse_router_specs
 from routers import DataError, Tier
 
 TIERS: list[Tier] = ["static", "encoder"]
 
 
 def test_a_router_is_named_with_settings_and_a_tier() -> None:
-    blend, knn = contenders_of("blend, knn:k=50:form=0.5@static", TIERS)
+    blend, knn = parse_router_specs("blend, knn:k=50:form=0.5@static", TIERS)
     assert (blend.predictor, dict(blend.settings), blend.tier) == ("blend", {}, "encoder")
     assert (knn.name, knn.predictor, knn.tier) == ("knn:k=50:form=0.5@static", "knn", "static")
     assert dict(knn.settings) == {"k": 50, "form": 0.5}
@@ -15,12 +15,12 @@ def test_a_router_is_named_with_settings_and_a_tier() -> None:
 
 @pytest.mark.parametrize("name", ["tryage", "coe", "pilots", "skills", "factorization"])
 def test_a_bare_word_is_the_mode_of_a_system(name: str) -> None:
-    (paper,) = contenders_of(f"{name}:paper", TIERS)
+    (paper,) = parse_router_specs(f"{name}:paper", TIERS)
     assert (paper.name, dict(paper.settings)) == (f"{name}:paper", {"mode": "paper"})
 
 
 def test_without_an_encoder_the_cheap_tier_is_the_best_there_is() -> None:
-    assert contenders_of("constant", ["static"])[0].tier == "static"
+    assert parse_router_specs("constant", ["static"])[0].tier == "static"
 
 
 @pytest.mark.parametrize(
@@ -38,4 +38,4 @@ def test_without_an_encoder_the_cheap_tier_is_the_best_there_is() -> None:
 )
 def test_a_router_that_cannot_be_is_refused_by_name(told: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        contenders_of(told, TIERS)
+        parse_router_specs(told, TIERS)
