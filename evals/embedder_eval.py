@@ -77,7 +77,7 @@ def with_expert(
 ) -> EmbeddingSelection:
     """The selection with one expert more, told by the training queries of these sets.
 
-    In sets it knows the others' pilots stay as they are; sets it does not know are added with those of all experts.
+    In sets it knows the others' pilots stay as they are; sets it does not know get those of all experts.
     """
     pool = {**selection.sources, name: source}
     found = {}

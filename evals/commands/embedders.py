@@ -139,7 +139,8 @@ def add(
     """Put an expert among those that queries may be read by; nobody is trained.
 
     Every expert reads the training queries of DATA. Of sets that SELECTION knows only the newcomer's pilots
-    are added, of others those of all experts. A SELECTION that is not there is begun, with the base embedder in it.
+    are added, of others those of all experts. A SELECTION that is not there is begun, with the base
+    embedder in it.
     """
     name, folder = named_folder(expert)
     found = _opened(selection)

@@ -187,9 +187,7 @@ def test_simple_rules_pick_what_they_say(outcomes: OutcomeTable) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(PREDICTORS))
-def test_every_predictor_in_the_registry_can_be_evaluated(
-    name: str, outcomes: OutcomeTable, read: Recorded
-) -> None:
+def test_every_predictor_can_be_evaluated(name: str, outcomes: OutcomeTable, read: Recorded) -> None:
     train, test = outcomes.take(outcomes.bucket < 40), outcomes.take(outcomes.bucket >= 80)
     trial = evaluate_router(train, test, RouterSpec(name, name, {}, "static"), read, 0)
     assert trial.quality is not None
