@@ -220,12 +220,14 @@ async def read_form(content_type: str, pieces: AsyncIterator[bytes], sink: Uploa
     try:
         parser = MultipartParser(boundary, form.callbacks())  # type: ignore[arg-type, unused-ignore]
         async for piece in pieces:
+            # The parser writes to disk, which must not block the event loop of live requests.
             await asyncio.to_thread(parser.write, piece)
         parser.finalize()
     except FormParserError as error:
         raise InvalidUpload(f"the upload cannot be read: {error}") from None
     if form.filename is None:
         raise InvalidField("'file' is missing", param="file")
+    # A client that disconnects may end exactly between two lines: only the last boundary proves completeness.
     if not form.ended:
         raise InvalidUpload("the upload is cut off before its last boundary; send it again", param="file")
     return form

@@ -163,6 +163,7 @@ class BatchStore:
 
     def change(self, batch_id: str, unless: Sequence[str] = (), **changes: Any) -> bool:
         """Set columns of a batch, unless its status is one of those; `times` are added to those it has."""
+        # Compare and set in one transaction: another process may cancel the batch at the same moment.
         with self.transaction() as database:
             row = database.execute("SELECT status, times FROM batches WHERE id = ?", (batch_id,)).fetchone()
             if row is None or row[0] in unless:

@@ -73,6 +73,7 @@ class Worklist:
 
     def repeated(self, limit: int) -> list[LineError]:
         """Lines whose custom_id an earlier line has already."""
+        # In SQL and not with a set in memory: a file may have millions of lines.
         found = self._store.rows(
             "SELECT n, first, custom_id FROM (SELECT n, custom_id, "
             "min(n) OVER (PARTITION BY custom_id) AS first FROM lines WHERE batch = ?) "

@@ -57,6 +57,7 @@ class ExpertHealth:
     def wait_s(self) -> float:
         """Expected queueing before a further call starts."""
         in_flight = self.in_flight + self.peers.in_flight
+        # Calls of peers use the same upstream limit, so they queue before a further call as well.
         if self.limit is None or in_flight < self.limit:
             return 0.0
         return (self.latency_s or 0.0) * (in_flight - self.limit + 1) / self.limit
@@ -105,6 +106,7 @@ class FleetState:
     def record_success(self, expert: str, latency_s: float) -> None:
         health = self._end(expert)
         health.n_answered += 1
+        # An exponential moving average: it forgets a slow start without keeping a window of samples.
         known = health.latency_s
         health.latency_s = latency_s if known is None else known + LATENCY_WEIGHT * (latency_s - known)
         if health.breaker.record_success():
@@ -157,6 +159,7 @@ class FleetState:
 
     def snapshot(self) -> Fleet:
         """The state of the pool now; the same object until something changes."""
+        # Most requests find nothing changed: the arrays are built once per change, not per request.
         if self._snapshot is None or (self._stale_at != float("inf") and self._clock() >= self._stale_at):
             self._snapshot = self._look()
         return self._snapshot

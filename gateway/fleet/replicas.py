@@ -48,6 +48,7 @@ class Replicas:
             ValueError: `redis.url` cannot be read; does not show it.
         """
         self._redis = _create_client(config.url.reveal())
+        # Held in braces as a hash tag: Redis Cluster then keeps all keys of a pipeline in one slot.
         self._prefix = config.prefix
         self._fleet = fleet
         self._shared = tuple(shared)
@@ -82,6 +83,7 @@ class Replicas:
     async def _exchange_once(self) -> None:
         """Write and read reports once, in bounded time; never raises."""
         try:
+            # Two round trips at most: the pipeline, then the peers' reports.
             async with asyncio.timeout(2 * PATIENCE_S):
                 lines = await self._exchange()
         except Exception as error:  # redis-py raises many unrelated types when the server is away

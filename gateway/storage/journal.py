@@ -42,6 +42,7 @@ class Journal:
         self.dropped = 0
         self._config = config
         self._max_waiting = max_waiting
+        # A dict and not a queue, because `get` must find entries that are not written yet.
         self._waiting: dict[str, JournalEntry] = {}
         self._trouble: str | None = None
         self._wake = threading.Event()
@@ -82,6 +83,7 @@ class Journal:
             self._trouble = self._trouble or "the writer cannot keep up"
             return
         self._waiting[entry.decision_id] = entry
+        # Reading the flag needs no lock; setting it does, and would cost every request a few microseconds.
         if not self._wake.is_set():
             self._wake.set()
 
@@ -114,6 +116,7 @@ class Journal:
         tidied = -TIDY_EVERY_S
         while True:
             self._wake.wait(timeout=60.0)
+            # Collects entries for one transaction; a commit per request would cost a sync each.
             self._stopping.wait(GATHER_S)
             self._wake.clear()
             written = self._flush()
@@ -135,6 +138,7 @@ class Journal:
                 rows = [row for entry in batch if (row := self._row(entry))]
                 with self._connected() as database:
                     database.executemany(_INSERT, rows)
+                # Only now: until the commit `get` must find them here. Written twice is harmless (OR IGNORE).
                 for entry in batch:
                     self._waiting.pop(entry.decision_id, None)
         except (sqlite3.Error, OSError) as error:
