@@ -83,7 +83,7 @@ class Replicas:
     async def _exchange_once(self) -> None:
         """Write and read reports once, in bounded time; never raises."""
         try:
-            # Two round trips at most: the pipeline, then the peers' reports.
+            # Usually two round trips: the pipeline, then the reports of peers.
             async with asyncio.timeout(2 * PATIENCE_S):
                 lines = await self._exchange()
         except Exception as error:  # redis-py raises many unrelated types when the server is away
