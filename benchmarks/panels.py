@@ -25,9 +25,9 @@ from resilience import gateway
 
 from evals.commands.telling import progress
 from evals.grading import grade
+from evals.measures.bootstrap import paired_interval
 from evals.probes import Probe, held_out_families, load_probes
 from evals.probes.measured import bundled_outcomes
-from evals.significance import paired_interval
 from gateway.config.discovery import BUNDLED
 from routers import FeatureExtractor, StaticEmbedder, fit_artifact, load_embedder
 

@@ -14,9 +14,9 @@ import click
 import numpy as np
 
 from evals.commands.telling import checked, progress
+from evals.measures.bootstrap import interval, paired_interval
 from evals.probes.measured import bundled_outcomes
 from evals.replay import Recorded, queries_of, replay
-from evals.significance import interval, paired_interval
 from policies import Policy
 from routers import FeatureExtractor, Floats, OutcomeTable, StaticEmbedder, fit_artifact, load_embedder
 

@@ -9,12 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
-import numpy as np
 
 from evals.commands.telling import checked, progress
 from evals.datasets.retrieval import read_retrieval
 from evals.embedder_eval import BASE, Measured, document_vectors, held_out, measure, named_folder
-from evals.significance import Interval
+from evals.measures.bootstrap import Interval, mean_over_sets
 from routers import EmbeddingSelection, Floats, PilotRule, dataset_oracle, instance_oracle, load_embedder
 
 ROUTED = "routed, improved"
@@ -109,16 +108,6 @@ def told(scores: Mapping[str, Sequence[Floats]]) -> dict[str, Told]:
         )
         for name, parts in scores.items()
     }
-
-
-def mean_over_sets(parts: Sequence[Floats], *, n_draws: int = 2000, seed: int = 0) -> Interval:
-    """The mean of the sets' means and its 95 % bootstrap interval: queries drawn anew within each set."""
-    rng = np.random.default_rng(seed)
-    draws = np.mean(
-        [part[rng.integers(len(part), size=(n_draws, len(part)))].mean(axis=1) for part in parts], axis=0
-    )
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Interval(float(np.mean([part.mean() for part in parts])), float(low), float(high))
 
 
 def render(names: Sequence[str], figures: Mapping[str, Told]) -> str:

@@ -16,9 +16,9 @@ from evals.baselines import mean_of_four, task_table
 from evals.commands.import_ import bucket_set
 from evals.commands.telling import Tell, checked, progress
 from evals.datasets import read_outcomes
+from evals.measures.bootstrap import paired_interval
 from evals.metrics import Reading, Split, pool, read_split, summary
 from evals.replay import Recorded, Replay, replay
-from evals.significance import paired_interval
 from policies import EncoderUse, Policy
 from routers import (
     FeatureExtractor,

@@ -6,11 +6,10 @@ from typing import Literal
 
 from routers import Floats
 
-from ..significance import Interval
 from . import accuracy, apgr, arena, calibration, choice, cost
+from .bootstrap import Interval, interval_of, resampled, weighted_mean
 from .calibration import reliability
 from .run import Ground, Kind, Run
-from .weighing import interval_of, resampled, weighted_mean
 
 Unit = Literal["share", "points", "usd", "score"]
 

@@ -4,8 +4,8 @@ import numpy as np
 
 from routers import Floats
 
+from .bootstrap import weighted_mean
 from .run import Ground, Run
-from .weighing import weighted_mean
 
 
 def accuracy(run: Run, ground: Ground, weights: Floats) -> Floats:

@@ -8,8 +8,8 @@ import numpy as np
 
 from routers import Floats
 
+from .bootstrap import weighted_mean
 from .run import Ground, Run
-from .weighing import weighted_mean
 
 BETA = 0.1
 DEAREST, CHEAPEST = 200.0, 0.0044

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from evals.measures.bootstrap import interval, paired_interval
 from evals.metrics import Split, pool, read_split, route, summary, taken
-from evals.significance import interval, paired_interval
 from routers import OutcomeTable
 
 
