@@ -1,6 +1,6 @@
 """Batches: lines a second and memory, beside a plain asyncio loop over OpenAI's client on the same file.
 
-    python benchmarks/batches.py --mock PATH/TO/mock_upstream.py [--lines 50000] [--parallel 16]
+    python benchmarks/batches.py [--lines 50000] [--parallel 16]
 
 Everything runs in processes of its own, one after another, against one upstream on loopback: the batch at a
 tenth of the lines and at all of them, then the plain client at a tenth. Quote the ratios: absolute numbers
@@ -98,11 +98,13 @@ def wait_for(url: str) -> None:
     raise SystemExit(f"no answer from {url}")
 
 
-def compare(mock: Path, n_lines: int, n_parallel: int) -> None:
+def compare(n_lines: int, n_parallel: int) -> None:
     """Print the table."""
     port = free_port()
     base = f"http://127.0.0.1:{port}/v1"
-    upstream = subprocess.Popen([sys.executable, str(mock), str(port), "--tokens", "16"])
+    upstream = subprocess.Popen(
+        [sys.executable, "-m", "gateway.testing", "--port", str(port), "--words", "16"]
+    )
     try:
         with tempfile.TemporaryDirectory() as name:
             wait_for(f"http://127.0.0.1:{port}/v1/models")
@@ -151,17 +153,14 @@ def run_plainly(folder: Path, n: int, base: str, n_parallel: int) -> tuple[str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--mock", type=Path)
-    parser.add_argument("--lines", type=int, default=50_000)
+    parser.add_argument("--lines", type=int, default=5_000)
     parser.add_argument("--parallel", type=int, default=16)
     parser.add_argument("--plain", metavar="BASE", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.plain:
         asyncio.run(ask_plainly(Path("in.jsonl"), Path("plain.jsonl"), asked.plain, asked.parallel))
-    elif asked.mock is None:
-        print("skipped: name an upstream with --mock")
     else:
-        compare(asked.mock, asked.lines, asked.parallel)
+        compare(asked.lines, asked.parallel)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A batch and live traffic through hundreds of `kill -9`: every line one output, no orphan, no endless wait.
 
-    python benchmarks/chaos.py --mock PATH/TO/mock_upstream.py [--lines 5000] [--kills 200]
+    python benchmarks/chaos.py [--lines 5000] [--kills 200]
 
 A real `thalamus serve` works on a batch, most of it for a remote expert, some for a local llama.cpp engine,
 while clients ask live. At random moments the gateway or its engine is killed; a gateway is started again at
@@ -154,9 +154,11 @@ async def torment(gateway: Gateway, client: openai.AsyncOpenAI, batch_id: str, n
     return killed
 
 
-async def run(mock: Path, n_lines: int, n_kills: int) -> None:
+async def run(n_lines: int, n_kills: int) -> None:
     port = free_port()
-    upstream = await asyncio.create_subprocess_exec(sys.executable, str(mock), str(port), "--tokens", "4")
+    upstream = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway.testing", "--port", str(port), "--words", "4"
+    )
     with tempfile.TemporaryDirectory() as name:
         remote = {
             "name": "remote",
@@ -205,11 +207,7 @@ async def run(mock: Path, n_lines: int, n_kills: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--mock", type=Path)
-    parser.add_argument("--lines", type=int, default=5000)
-    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--lines", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=5)
     asked = parser.parse_args()
-    if asked.mock is None:
-        print("skipped: name an upstream with --mock")
-    else:
-        asyncio.run(run(asked.mock, asked.lines, asked.kills))
+    asyncio.run(run(asked.lines, asked.kills))

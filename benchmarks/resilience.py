@@ -1,14 +1,13 @@
 """What a client gets when things go wrong, and how soon: run against a real gateway process.
 
-    python benchmarks/resilience.py --mock PATH/TO/mock_upstream.py [--only faults,disconnect,jitter,kill]
+    python benchmarks/resilience.py [--only faults,disconnect,jitter,kill]
 
 faults      every fault of the mock × plain and streaming, alone and with a good expert behind it
 disconnect  how soon the upstream sees that a client went away
 jitter      gaps between the chunks of one stream while 32 connections embed long prompts
 kill        kill -9 of the llama.cpp child under load: how soon it answers again, and that nothing hangs
 
-The mock is any server that plays a fault by model name (slow-MS, status-CODE, flaky-PCT, cut-N, stall-N,
-badchunk-N, garbage, reset) and tells /stats. All load stays on loopback and is bounded.
+The fake upstream is `gateway.testing`. All load stays on loopback and is bounded.
 """
 
 import argparse
@@ -34,6 +33,7 @@ FAULTS = [
     "status-429", "status-500", "status-502", "status-503", "flaky-50", "cut-0", "cut-3", "stall-0",
     "stall-3", "badchunk-0", "badchunk-3", "garbage", "reset",
 ]  # fmt: skip
+FAKE = (sys.executable, "-m", "gateway.testing", "--port")
 TIMEOUTS = {"connect_s": 1, "first_token_s": 2, "between_tokens_s": 2, "total_s": 5}
 
 
@@ -250,28 +250,21 @@ async def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--mock", help="a faulty upstream to start: python MOCK PORT [--chunk-ms N --tokens N]"
-    )
     parser.add_argument("--artifact", help="route with this artifact during the jitter measurement")
     parser.add_argument("--only", default="faults,disconnect,jitter,kill")
     args = parser.parse_args()
-    if not args.mock:
-        print("give --mock PATH of a faulty upstream; nothing was measured")
-        return
     parts = args.only.split(",")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         fast, slow = free_port(), free_port()
         with (
-            process(sys.executable, args.mock, str(fast), log=folder / "fast.log"),
+            process(*FAKE, str(fast), log=folder / "fast.log"),
             process(
-                sys.executable,
-                args.mock,
+                *FAKE,
                 str(slow),
                 "--chunk-ms",
                 "20",
-                "--tokens",
+                "--words",
                 "400",
                 log=folder / "slow.log",
             ),
