@@ -69,15 +69,17 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
+if not TYPE_CHECKING:  # so that a type checker refuses a name that is misspelt
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        for home in ("errors", "values", "clients"):  # cheapest first: only `clients` imports httpx
+            found = getattr(import_module(f".client.{home}", __name__), name, None)
+            if found is not None:
+                globals()[name] = found
+                return found
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    for home in ("errors", "values", "clients"):  # cheapest first: only `clients` imports httpx
-        found = getattr(import_module(f".client.{home}", __name__), name, None)
-        if found is not None:
-            globals()[name] = found
-            return found
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -46,6 +46,8 @@ Heard = Verdict | Gathered
 
 
 class Plan(Protocol):
+    """Which experts are asked for one request, and in which order."""
+
     @property
     def kind(self) -> str: ...
 

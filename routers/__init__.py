@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .registry import PREDICTORS, fit_predictor, make_predictor
     from .sizes import parameters_b
     from .sweep import Sweep
+    from .workers import worker_pool
 
 _LAZY = {
     "GENERAL": "categories",
@@ -150,9 +151,11 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_LAZY[name]}", __name__), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # so that a type checker refuses a name that is misspelt
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f".{_LAZY[name]}", __name__), name)
+        globals()[name] = value
+        return value

@@ -29,6 +29,7 @@ def test_every_public_name_is_sorted_importable_and_documented(package: str) -> 
 def test_mypy_refuses_misspelt_public_names(tmp_path: Path) -> None:
     lines = (
         "from gateway import Clinet",
+        "from routers import OutcomeTabel",
         "from policies import Enigne",
         "from gateway.testing import FakeUpstrem",
     )
@@ -47,5 +48,5 @@ def test_mypy_refuses_misspelt_public_names(tmp_path: Path) -> None:
         cwd=tmp_path,
         env={**os.environ, "MYPYPATH": str(ROOT)},
     )
-    for name in ("Clinet", "Enigne", "FakeUpstrem"):
+    for name in ("Clinet", "OutcomeTabel", "Enigne", "FakeUpstrem"):
         assert f'has no attribute "{name}"' in found.stdout
