@@ -11,7 +11,7 @@ from routers import DataError, EmbeddingSelection, Floats, Floats32, PilotRule, 
 
 from .commands.telling import Tell
 from .datasets.retrieval import RetrievalSet
-from .ranking import ndcg
+from .measures.ranking import ndcg
 from .vectors import KeptVectors
 
 BASE = "minilm"

@@ -8,7 +8,7 @@ import numpy as np
 from policies import Objective, Policy
 from routers import Bools, Extractor, FitSettings, Floats, Ints, OutcomeTable, cross_fit
 
-from .metrics import LAMBDAS, N_BUDGETS, choose_lambdas, route, taken
+from .measures.budgets import LAMBDAS, N_BUDGETS, choose_lambdas, route, taken
 from .replay import Replay, replay
 from .router_specs import RouterSpec
 

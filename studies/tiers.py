@@ -17,7 +17,7 @@ from evals.commands.import_ import bucket_set
 from evals.commands.telling import Tell, checked, progress
 from evals.datasets import read_outcomes
 from evals.measures.bootstrap import paired_interval
-from evals.metrics import Reading, Split, pool, read_split, summary
+from evals.measures.budgets import Reading, Split, pool, read_split, summary
 from evals.replay import Recorded, Replay, replay
 from policies import EncoderUse, Policy
 from routers import (

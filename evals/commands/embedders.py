@@ -21,7 +21,7 @@ from routers import (
 
 from ..datasets.retrieval import RetrievalSet, joined, read_retrieval
 from ..embedder_eval import BASE, FACTS, document_vectors, named_folder, with_expert
-from ..ranking import ndcg
+from ..measures.ranking import ndcg
 from .telling import Tell, checked, progress, say_facts
 
 EXAMPLES = """

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from evals.measures.bootstrap import interval, paired_interval
-from evals.metrics import Split, pool, read_split, route, summary, taken
+from evals.measures.budgets import Split, pool, read_split, route, summary, taken
 from routers import OutcomeTable
 
 
