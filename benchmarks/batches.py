@@ -1,6 +1,6 @@
 """Batches: lines a second and memory, beside a plain asyncio loop over OpenAI's client on the same file.
 
-    python benchmarks/batches.py [--lines 50000] [--parallel 16]
+    python benchmarks/batches.py [--lines 5000] [--parallel 16]
 
 Everything runs in processes of its own, one after another, against one upstream on loopback: the batch at a
 tenth of the lines and at all of them, then the plain client at a tenth. Quote the ratios: absolute numbers

@@ -1,6 +1,6 @@
 """A batch and live traffic through hundreds of `kill -9`: every line one output, no orphan, no endless wait.
 
-    python benchmarks/chaos.py [--lines 5000] [--kills 200]
+    python benchmarks/chaos.py [--lines 200] [--kills 5]
 
 A real `thalamus serve` works on a batch, most of it for a remote expert, some for a local llama.cpp engine,
 while clients ask live. At random moments the gateway or its engine is killed; a gateway is started again at
