@@ -26,7 +26,7 @@ class Outcome:
     by_proxy: bool = False
 
 
-def carry_out(plan: Plan, table: OutcomeTable, row: int) -> Outcome:
+def replay_plan(plan: Plan, table: OutcomeTable, row: int) -> Outcome:
     """Drive a plan with the outcomes recorded for one query; one without a measurement failed.
 
     What an aggregator would say was never recorded: it fails, and the vote counts. Where answers were not

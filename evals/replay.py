@@ -21,7 +21,7 @@ from routers import (
     query_of,
 )
 
-from .panels import carry_out
+from .panels import replay_plan
 
 
 class Recorded:
@@ -109,7 +109,7 @@ def replay(table: OutcomeTable, artifact: Artifact, extractor: Extractor, policy
     score, cost_usd = table.score[rows, picks], table.cost_usd[rows, picks]
     by_proxy = np.zeros(len(table), bool)
     for n in rows[[decision.plan.kind == "panel" for decision in decisions]].tolist():
-        came = carry_out(decisions[n].plan, table, n)
+        came = replay_plan(decisions[n].plan, table, n)
         picks[n], score[n], cost_usd[n], by_proxy[n] = came.pick, came.score, came.cost_usd, came.by_proxy
     return Replay(
         decisions=tuple(decisions),

@@ -20,7 +20,7 @@ ROUTED = "routed, improved"
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class RetrievalResult:
     """What one way of reading queries reaches: per set, over sets, and the routed one's lead over it."""
 
     sets: tuple[float, ...]
@@ -98,10 +98,10 @@ def compare(
     return scores
 
 
-def told(scores: Mapping[str, Sequence[Floats]]) -> dict[str, Told]:
+def told(scores: Mapping[str, Sequence[Floats]]) -> dict[str, RetrievalResult]:
     """nDCG@10 per set and over sets, and by how much the routed one is better, in pairs."""
     return {
-        name: Told(
+        name: RetrievalResult(
             tuple(float(each.mean()) for each in parts),
             mean_over_sets(parts),
             mean_over_sets([ours - each for ours, each in zip(scores[ROUTED], parts, strict=True)]),
@@ -110,7 +110,7 @@ def told(scores: Mapping[str, Sequence[Floats]]) -> dict[str, Told]:
     }
 
 
-def render(names: Sequence[str], figures: Mapping[str, Told]) -> str:
+def render(names: Sequence[str], figures: Mapping[str, RetrievalResult]) -> str:
     """Markdown: nDCG@10 in hundredths, and the routed one's lead over each with its interval."""
     lines = [
         f"| | {' | '.join(names)} | mean | {ROUTED} over it, 95 % |",

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evals.panels import carry_out, majority_right, oracle_of
+from evals.panels import majority_right, oracle_of, replay_plan
 from policies import Panel, Single
 from routers import OutcomeTable
 
@@ -18,38 +18,38 @@ PANEL = Panel(("a", "b", "c"), (0.5, 0.5, 0.5), "d", ("d",), form="number")
 
 
 def test_one_expert_is_looked_up():
-    told = carry_out(Single(("c", "a")), table(), 0)
+    told = replay_plan(Single(("c", "a")), table(), 0)
     assert (told.pick, told.score, told.cost_usd, told.by_proxy) == (2, 1.0, 4.0, False)
 
 
 def test_whoever_was_not_measured_failed():
-    assert carry_out(Single(("a", "c")), table(), 1).pick == 2
+    assert replay_plan(Single(("a", "c")), table(), 1).pick == 2
 
 
 def test_without_answers_a_panel_is_right_where_most_members_are():
-    told = carry_out(PANEL, table(), 0)
+    told = replay_plan(PANEL, table(), 0)
     assert (told.pick, told.score, told.cost_usd, told.by_proxy) == (0, 1.0, 7.0, True)
-    assert carry_out(PANEL, table(), 1).score == 0.0  # one of the two that were measured is not most
+    assert replay_plan(PANEL, table(), 1).score == 0.0  # one of the two that were measured is not most
 
 
 def test_with_answers_the_vote_itself_is_scored():
     answers = [["8", "six", "It has 8 legs.", "8"], [None, "4", "6", "6"], [None] * 4]
-    told = carry_out(PANEL, table(answers), 0)
+    told = replay_plan(PANEL, table(answers), 0)
     assert (told.pick, told.score, told.cost_usd, told.by_proxy) == (0, 1.0, 7.0, False)
 
 
 def test_an_aggregator_was_never_recorded_so_the_vote_counts():
     answers = [["8", "6", "7", "8"], [None] * 4, [None] * 4]
-    assert carry_out(PANEL, table(answers), 0).pick == 0
+    assert replay_plan(PANEL, table(answers), 0).pick == 0
 
 
 def test_fallbacks_are_looked_up_where_no_member_was_measured():
-    told = carry_out(PANEL, table(), 2)
+    told = replay_plan(PANEL, table(), 2)
     assert (told.pick, told.score, told.cost_usd) == (3, 0.7, 8.0)
 
 
 def test_nobody_measured_is_unknown():
-    assert np.isnan(carry_out(Single(("a",)), table(), 2).score)
+    assert np.isnan(replay_plan(Single(("a",)), table(), 2).score)
 
 
 @pytest.mark.parametrize(
