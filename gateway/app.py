@@ -54,7 +54,7 @@ from .experts.transport import Transport
 from .fleet.health import FleetState
 from .fleet.replicas import Replicas
 from .openai.usage import Price
-from .routing.embedding_batcher import Gatherer
+from .routing.embedding_batcher import EmbeddingBatcher
 from .runner_build import build_runners
 from .services import Services
 from .storage.journal import Journal
@@ -62,7 +62,7 @@ from .storage.journal import Journal
 if TYPE_CHECKING:
     from .routing.router import Router
 
-RouterFactory = Callable[[Config, Sequence[ExpertProfile]], tuple[Any, Gatherer | None]]
+RouterFactory = Callable[[Config, Sequence[ExpertProfile]], tuple[Any, EmbeddingBatcher | None]]
 
 
 def create_app(config: Config) -> Application:
@@ -85,8 +85,8 @@ def build_services(
         expert.name: build_expert(expert, config.timeouts, transport, local) for expert in config.experts
     }
     pool = profiles(config)
-    router, gatherer = (build_router or build_default_router)(config, pool)
-    fleet = FleetState([profile.name for profile in pool], parallel_limits(config), away_s=local.away_s)
+    router, batcher = (build_router or build_default_router)(config, pool)
+    fleet = FleetState([profile.name for profile in pool], parallel_limits(config), away_s=local.loads_in_s)
     local.on_change.append(fleet.invalidate)
     store = BatchStore.open(config.batches_path)
     return Services(
@@ -96,7 +96,7 @@ def build_services(
         experts=experts,
         fleet=fleet,
         router=router,
-        gatherer=gatherer,
+        batcher=batcher,
         embedders=build_embedders(config),
         journal=Journal.open(config.journal),
         runners=local,
@@ -119,7 +119,9 @@ def build_replicas(config: Config, fleet: FleetState, experts: Mapping[str, Expe
     return Replicas(config.redis, fleet, shared, share)
 
 
-def build_default_router(config: Config, pool: Sequence[ExpertProfile]) -> "tuple[Router, Gatherer | None]":
+def build_default_router(
+    config: Config, pool: Sequence[ExpertProfile]
+) -> "tuple[Router, EmbeddingBatcher | None]":
     from .routing.build import build_routing  # loads the embedders
 
     return build_routing(config, pool)
@@ -222,8 +224,8 @@ async def open_storage(services: Services) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        if services.gatherer is not None:
-            services.gatherer.close()
+        if services.batcher is not None:
+            services.batcher.close()
         if services.embedders is not None:
             services.embedders.close()
         await services.journal.close()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .experts import Expert
     from .fleet.health import FleetState
     from .fleet.replicas import Replicas
-    from .routing.embedding_batcher import Gatherer
+    from .routing.embedding_batcher import EmbeddingBatcher
     from .routing.router import Router
     from .runners import Runners
     from .storage.journal import Journal
@@ -31,7 +31,7 @@ class Services:
     experts: "Mapping[str, Expert]"
     fleet: "FleetState"
     router: "Router"
-    gatherer: "Gatherer | None"
+    batcher: "EmbeddingBatcher | None"
     embedders: "EmbedderPool | None"
     journal: "Journal"
     runners: "Runners"

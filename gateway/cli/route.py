@@ -91,12 +91,12 @@ async def _decide(
         query = shown_to_tools(
             parse_chat_query(extracted.fields), tools, Call("chat/completions", extracted.fields)
         )
-        routing, gatherer = build_routing(config, pool)
+        routing, batcher = build_routing(config, pool)
         decision = await routing.decide(query, policy, extracted.hints, Fleet.idle(len(pool)))
     except (GatewayError, RoutersError) as error:
         raise click.ClickException(str(error)) from None
-    if gatherer is not None:
-        gatherer.close()
+    if batcher is not None:
+        batcher.close()
     objective = (extracted.hints and extracted.hints.objective) or policy.objective
     tradeoff = _describe_tradeoff(objective, routing.forecaster.sweep(decision.tier))
     return query, decision, tradeoff, [*extracted.warnings, *routing.forecaster.warnings]

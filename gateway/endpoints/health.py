@@ -71,12 +71,12 @@ def _state(services: Services, name: str) -> str:
 
 
 def _routing(services: Services) -> dict[str, Any]:
-    routing, gatherer = services.router, services.gatherer
+    routing, batcher = services.router, services.batcher
     return {
         "decided": routing.n_decided,
         "consulted": routing.n_consulted,
-        "encoder_waiting": gatherer.n_waiting if gatherer else 0,
-        "encoder_busy_s": round(gatherer.busy_s, 3) if gatherer else 0.0,
+        "encoder_waiting": batcher.n_waiting if batcher else 0,
+        "encoder_busy_s": round(batcher.busy_s, 3) if batcher else 0.0,
     }
 
 

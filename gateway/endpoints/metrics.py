@@ -60,14 +60,14 @@ def _calls(services: Services) -> Iterator[Any]:
 
 
 def _routing(services: Services) -> Iterator[Any]:
-    routing, gatherer, journal = services.router, services.gatherer, services.journal
+    routing, batcher, journal = services.router, services.batcher, services.journal
     decided = {(): float(routing.n_decided)}
     yield _counter("thalamus_decisions", "Requests that were routed.", (), decided)
     consulted = "Decisions for which the encoder was asked."
     yield _counter("thalamus_encoder_consulted", consulted, (), {(): float(routing.n_consulted)})
-    busy = {(): gatherer.busy_s if gatherer else 0.0}
+    busy = {(): batcher.busy_s if batcher else 0.0}
     yield _counter("thalamus_encoder_busy_seconds", "Time the encoder's threads computed.", (), busy)
-    waiting = {(): float(gatherer.n_waiting if gatherer else 0)}
+    waiting = {(): float(batcher.n_waiting if batcher else 0)}
     yield _gauge("thalamus_encoder_waiting", "Texts that wait for the encoder.", (), waiting)
     lost = {(): float(journal.dropped)}
     yield _counter("thalamus_journal_lost", "Records that the journal had no room for.", (), lost)

@@ -91,7 +91,7 @@ def _residency(services: Services, name: str) -> dict[str, Any]:
     runner = services.runners.get(name)
     if runner is None:
         return {}
-    return {"runner": {"state": runner.state, "away_s": round(services.runners.away_s(name), 3)}}
+    return {"runner": {"state": runner.state, "away_s": round(services.runners.loads_in_s(name), 3)}}
 
 
 ROUTES = [Route("/v1/models", listed, methods=["GET"]), Route("/v1/models/{name:path}", one, methods=["GET"])]

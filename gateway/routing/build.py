@@ -17,11 +17,11 @@ from routers import (
 )
 
 from ..config import Config
-from .embedding_batcher import Budget, Gatherer
+from .embedding_batcher import Budget, EmbeddingBatcher
 from .router import Router
 
 
-def build_routing(config: Config, pool: Sequence[ExpertProfile]) -> tuple[Router, Gatherer | None]:
+def build_routing(config: Config, pool: Sequence[ExpertProfile]) -> tuple[Router, EmbeddingBatcher | None]:
     """Ready to decide. Without an artifact nothing is embedded; embedders that cannot be loaded degrade it.
 
     Raises:
@@ -32,23 +32,23 @@ def build_routing(config: Config, pool: Sequence[ExpertProfile]) -> tuple[Router
         return _routing(pool, Forecaster(pool, None), None, None, None), None
     extractor, encoder, lack = _extractor(config)
     artifact = Artifact.load(path, extractor.fingerprints if extractor else None)
-    gatherer = None
+    batcher = None
     if encoder is not None and "encoder" in artifact.heads:
-        gatherer = Gatherer(encoder, config.routing.encoder_threads, budget=_budget(config))
+        batcher = EmbeddingBatcher(encoder, config.routing.encoder_threads, budget=_budget(config))
     if lack is not None and extractor is not None and "encoder" not in artifact.heads:
         lack = None
-    return _routing(pool, Forecaster(pool, artifact), extractor, gatherer, lack), gatherer
+    return _routing(pool, Forecaster(pool, artifact), extractor, batcher, lack), batcher
 
 
 def _routing(
     pool: Sequence[ExpertProfile],
     forecaster: Forecaster,
     extractor: FeatureExtractor | None,
-    gatherer: Gatherer | None,
+    batcher: EmbeddingBatcher | None,
     lack: str | None,
 ) -> Router:
     scale = Scale.of(forecaster.mean_cost_usd, forecaster.mean_latency_s)
-    return Router(Engine(pool, scale, forecaster.sweep), forecaster, extractor, gatherer, lack)
+    return Router(Engine(pool, scale, forecaster.sweep), forecaster, extractor, batcher, lack)
 
 
 def _extractor(config: Config) -> tuple[FeatureExtractor | None, Embedder | None, str | None]:

@@ -63,7 +63,7 @@ class Budget:
         self._credit_s -= seconds
 
 
-class Gatherer:
+class EmbeddingBatcher:
     """Embeds in worker threads; one event loop asks.
 
     `n_consulted`, `n_batches` and `busy_s` count since the start; `n_busy` threads run now.

@@ -16,7 +16,7 @@ from policies import Consult, Decision, Engine, Fleet, Hints, Infeasible, Policy
 from routers import FeatureExtractor, Features, Floats32, Ints, Prediction, Query
 
 from ..errors import GatewayError, InvalidField, NothingEligible, Unavailable
-from .embedding_batcher import BusyError, Gatherer
+from .embedding_batcher import BusyError, EmbeddingBatcher
 
 if TYPE_CHECKING:
     from routers import Forecaster
@@ -39,12 +39,12 @@ class Router:
         engine: Engine,
         forecaster: "Forecaster",
         extractor: FeatureExtractor | None,
-        gatherer: Gatherer | None,
+        batcher: EmbeddingBatcher | None,
         degraded: str | None = None,
     ) -> None:
         self.engine = engine
         self.forecaster = forecaster
-        self.gatherer = gatherer
+        self.batcher = batcher
         self.n_decided = 0
         self.n_consulted = 0
         self._extractor = extractor
@@ -53,7 +53,7 @@ class Router:
         self._tiers = tuple(
             tier
             for tier in forecaster.tiers
-            if (tier == "static" and extractor is not None) or (tier == "encoder" and gatherer is not None)
+            if (tier == "static" and extractor is not None) or (tier == "encoder" and batcher is not None)
         )
 
     @property
@@ -176,8 +176,8 @@ class _DecisionContext:
         return replace(decision, reason=f"{decision.reason}; degraded: {self._lack}")
 
     def _has_time(self) -> bool:
-        gatherer = self._routing.gatherer
-        return gatherer is not None and (self._patient or gatherer.has_time())
+        batcher = self._routing.batcher
+        return batcher is not None and (self._patient or batcher.has_time())
 
     async def _predict(self, rows: Ints, features: Features | None) -> Prediction:
         queries = [self._queries[n] for n in rows.tolist()]
@@ -195,12 +195,12 @@ class _DecisionContext:
         return self._static
 
     async def _encode(self, rows: Ints) -> Floats32 | None:
-        gatherer = self._routing.gatherer
-        if gatherer is None:
+        batcher = self._routing.batcher
+        if batcher is None:
             return None
         texts = [self._queries[n].text for n in rows.tolist()]
         try:
-            vectors = await gatherer.embed_all(texts, self._patient)
+            vectors = await batcher.embed_all(texts, self._patient)
         except BusyError:
             self._lack = "the encoder is overloaded"
             return None

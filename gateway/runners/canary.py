@@ -11,8 +11,8 @@ import json
 import math
 from typing import Any
 
-from .asking import ask
 from .errors import RunnerError
+from .local_http import ask
 from .types import Probe
 
 LENGTH: dict[str, Any] = {"max_tokens": 4, "temperature": 0}
@@ -26,7 +26,7 @@ ASKED: dict[Probe, tuple[str, dict[str, Any]]] = {
 }
 
 
-async def sing(
+async def smoke_test(
     address: str, api_path: str, model: str, headers: dict[str, str], probe: Probe, timeout_s: float
 ) -> str | None:
     """What the server answers, None where nothing is to be asked.

@@ -21,15 +21,15 @@ from policies import (
     decide_residency,
 )
 
-from .books import Books
-from .desk import UP, Desk
+from .demand_forecast import DemandForecast
+from .device_memory import DeviceMemory
 from .engines import LaunchBuilder
 from .errors import RunnerFailed, RunnerSettingsError, RunnerTooLarge, RunnerUnavailable
-from .foresight import Foresight
 from .lease import Lease
 from .log import LogTail, log_path
+from .queue import UP, RunnerQueue
 from .runner import Runner
-from .types import DeviceMemory, Patience, PoolRule, RunnerSettings, RunnerStatus
+from .types import DeviceMemoryStatus, Patience, PoolRule, RunnerSettings, RunnerStatus
 from .weights import short_name
 
 log = logging.getLogger("thalamus")
@@ -54,10 +54,10 @@ class Runners(Mapping[str, Runner]):
         self.on_change: list[Callable[[], None]] = []
         self._patience = patience or Patience()
         self._rule = rule or PoolRule()
-        self._by_expert: dict[str, Desk] = {}
-        self._desks: dict[str, Desk] = {}
-        self._books = Books(self._rule)
-        self._foresight = Foresight()
+        self._by_expert: dict[str, RunnerQueue] = {}
+        self._queues: dict[str, RunnerQueue] = {}
+        self._memory = DeviceMemory(self._rule)
+        self._forecast = DemandForecast()
         self._moves: set[asyncio.Task[None]] = set()
         self._stirred = asyncio.Event()
         self._scheduler: asyncio.Task[None] | None = None
@@ -69,8 +69,8 @@ class Runners(Mapping[str, Runner]):
             alias = experts[0] if len(experts) == 1 else short_name(settings.model)
             runner = Runner(settings, alias, tuple(experts), self._patience, engines, self._log_of(alias))
             runner.on_change.append(self._noticed)
-            desk = self._desks[alias] = Desk(runner, time.monotonic())
-            self._by_expert.update(dict.fromkeys(experts, desk))
+            queue = self._queues[alias] = RunnerQueue(runner, time.monotonic())
+            self._by_expert.update(dict.fromkeys(experts, queue))
 
     def _log_of(self, name: str) -> LogTail:
         folder = self._rule.log_folder
@@ -88,7 +88,7 @@ class Runners(Mapping[str, Runner]):
     @property
     def runners(self) -> tuple[Runner, ...]:
         """Each once, in the order of the configuration."""
-        return tuple(desk.runner for desk in self._desks.values())
+        return tuple(queue.runner for queue in self._queues.values())
 
     def check(self) -> None:
         """Whether all can be started as configured.
@@ -110,11 +110,11 @@ class Runners(Mapping[str, Runner]):
             RunnerSettingsError: one cannot be started as configured; then none is.
         """
         self.check()
-        desks = self._desks.values()
-        await asyncio.to_thread(self._books.open, desks)
-        for desk in self._books.first(desks):
-            await desk.runner.start()
-            self._move(desk, self._load(desk))
+        queues = self._queues.values()
+        await asyncio.to_thread(self._memory.open, queues)
+        for queue in self._memory.fitting_first(queues):
+            await queue.runner.start()
+            self._move(queue, self._load(queue))
         self._scheduler = asyncio.create_task(self._run(), name="runner pool")
 
     def too_large(self, expert: str) -> str | None:
@@ -123,8 +123,8 @@ class Runners(Mapping[str, Runner]):
         Raises:
             RunnerSettingsError: it cannot be started as configured.
         """
-        desk = self._by_expert[expert]
-        return None if self._books.fits(desk) else self._books.why_not(desk)
+        queue = self._by_expert[expert]
+        return None if self._memory.fits(queue) else self._memory.explain_misfit(queue)
 
     async def stop(self) -> None:
         """End all at once; returns when every process is gone."""
@@ -132,8 +132,8 @@ class Runners(Mapping[str, Runner]):
         if scheduler is not None:
             scheduler.cancel()
             await asyncio.wait({scheduler})
-        for desk in self._desks.values():
-            desk.refuse(RunnerUnavailable(f"{desk.name} is stopped"))
+        for queue in self._queues.values():
+            queue.refuse(RunnerUnavailable(f"{queue.name} is stopped"))
         await asyncio.gather(*(runner.stop() for runner in self.runners))
         if self._moves:
             await asyncio.wait(self._moves)
@@ -153,38 +153,38 @@ class Runners(Mapping[str, Runner]):
             RunnerUnavailable: not within `wait_s`; RunnerBusy: too many wait; RunnerFailed: it cannot be
                 loaded; RunnerTooLarge: it never fits.
         """
-        desk, now_s = self._by_expert[expert], time.monotonic()
+        queue, now_s = self._by_expert[expert], time.monotonic()
         until_s = now_s + wait_s
-        self._foresight.came(desk.name, now_s)
+        self._forecast.note_arrival(queue.name, now_s)
         while True:
             if self._scheduler is None:
-                raise RunnerUnavailable(f"{desk.name} is stopped")
-            if not desk.waiting and desk.serves():
-                desk.runner.pulse.begin()
+                raise RunnerUnavailable(f"{queue.name} is stopped")
+            if not queue.waiting and queue.can_serve():
+                queue.runner.pulse.begin()
             else:
-                waiter = desk.line_up(now_s, priority, wait_s)
+                waiter = queue.join(now_s, priority, wait_s)
                 self._stir()
                 try:
-                    await desk.turn_of(waiter, until_s - time.monotonic())
+                    await queue.wait_turn(waiter, until_s - time.monotonic())
                 except BaseException:
                     self._stir()
                     raise
-            if url := desk.runner.base_url:
-                self._learn(desk)
+            if url := queue.runner.base_url:
+                self._learn(queue)
                 began_s = time.monotonic()
-                return Lease(desk.runner, url, began_s, self._given_back, began_s - now_s)
-            desk.runner.pulse.end()  # it died between the turn and now
+                return Lease(queue.runner, url, began_s, self._given_back, began_s - now_s)
+            queue.runner.pulse.end()  # it died between the turn and now
 
-    def _learn(self, desk: Desk) -> None:
-        if self._rule.residency.evict == "lookahead" and self._books.scarce(self._desks.values()):
-            self._foresight.began(desk.name, self.look)
+    def _learn(self, queue: RunnerQueue) -> None:
+        if self._rule.residency.evict == "lookahead" and self._memory.is_scarce(self._queues.values()):
+            self._forecast.note_start(queue.name, self.look)
 
     def _given_back(self, lease: Lease) -> None:
-        desk = self._desks[lease.runner.name]
-        desk.runner.pulse.end()
-        desk.used(lease.since_s, time.monotonic())
-        desk.serve()
-        if any(other.waiting for other in self._desks.values()):
+        queue = self._queues[lease.runner.name]
+        queue.runner.pulse.end()
+        queue.used(lease.since_s, time.monotonic())
+        queue.serve()
+        if any(other.waiting for other in self._queues.values()):
             self._stir()
 
     async def load(self, expert: str, *, wait_s: float) -> None:
@@ -201,15 +201,15 @@ class Runners(Mapping[str, Runner]):
         Raises:
             RunnerUnavailable: it answers somebody, or is on the way.
         """
-        desk = self._by_expert[expert]
-        if desk.runner.state == "ready" and desk.move is not None:  # its loading is about to end
-            await asyncio.wait([desk.move])
-        state = desk.runner.state
-        if state in ("busy", "starting", "stopping") or desk.move:
-            raise RunnerUnavailable(f"{desk.name} is {state}")
+        queue = self._by_expert[expert]
+        if queue.runner.state == "ready" and queue.move is not None:  # its loading is about to end
+            await asyncio.wait([queue.move])
+        state = queue.runner.state
+        if state in ("busy", "starting", "stopping") or queue.move:
+            raise RunnerUnavailable(f"{queue.name} is {state}")
         if state == "ready":
-            self._foresight.dismissed.add(desk.name)
-            await asyncio.shield(self._move(desk, self._unload(desk), leaving=True))
+            self._forecast.dismissed.add(queue.name)
+            await asyncio.shield(self._move(queue, self._unload(queue), leaving=True))
 
     async def settled(self) -> None:
         """When nothing is being loaded or unloaded any more.
@@ -223,19 +223,19 @@ class Runners(Mapping[str, Runner]):
             if runner.state == "failed":
                 raise RunnerFailed(f"{runner.name}: {runner.status().last_error}")
 
-    def away_s(self, expert: str) -> float:
+    def loads_in_s(self, expert: str) -> float:
         """Seconds until this expert is expected to be loaded; 0 when it is, or is no local one."""
-        desk = self._by_expert.get(expert)
-        return 0.0 if desk is None else desk.away_s(time.monotonic())
+        queue = self._by_expert.get(expert)
+        return 0.0 if queue is None else queue.loads_in_s(time.monotonic())
 
-    def memory(self) -> tuple[DeviceMemory, ...]:
+    def memory(self) -> tuple[DeviceMemoryStatus, ...]:
         """What each device may hold, holds, and has free."""
-        return self._books.told(self._desks.values())
+        return self._memory.report(self._queues.values())
 
     def snapshot(self) -> tuple[RunnerStatus, ...]:
         """How each stands now."""
         return tuple(
-            replace(desk.runner.status(), n_waiting=len(desk.waiting)) for desk in self._desks.values()
+            replace(queue.runner.status(), n_waiting=len(queue.waiting)) for queue in self._queues.values()
         )
 
     async def _run(self) -> None:
@@ -255,94 +255,96 @@ class Runners(Mapping[str, Runner]):
 
     def _decide(self) -> float | None:
         """One decision, carried out; the seconds until the next one is due, unless somebody stirs."""
-        for desk in self._desks.values():
-            desk.serve()
+        for queue in self._queues.values():
+            queue.serve()
         snapshot = self.look()
-        effects = decide_residency(snapshot, self._rule.residency, self._foresight.shadow.kept)
+        effects = decide_residency(snapshot, self._rule.residency, self._forecast.shadow.kept)
         holds = {effect.expert for effect in effects if isinstance(effect, Hold)}
-        for desk in self._desks.values():
-            desk.held = desk.name in holds
+        for queue in self._queues.values():
+            queue.held = queue.name in holds
         for effect in effects:
             self._perform(effect)
-        for desk in self._desks.values():
-            desk.serve()
-        if any(desk.waiting for desk in self._desks.values()):
+        for queue in self._queues.values():
+            queue.serve()
+        if any(queue.waiting for queue in self._queues.values()):
             return TICK_S
         due_s = [resident.expires_s for resident in snapshot.residents if resident.expires_s is not None]
-        due_s += [desk.retry_at_s for desk in self._desks.values() if desk.to_be_retried()]
+        due_s += [queue.retry_at_s for queue in self._queues.values() if queue.is_retry_due()]
         return max(TICK_S, min(due_s) - snapshot.now_s) if due_s else None
 
     def look(self) -> Snapshot:
         """All that a decision on memory depends on, now."""
         now_s = time.monotonic()
-        desks = self._desks.values()
+        queues = self._queues.values()
         return Snapshot(
             now_s=now_s,
-            devices=self._books.devices(now_s),
+            devices=self._memory.devices(now_s),
             loadable=tuple(
-                desk.loadable() for desk in desks if desk.runner.state != "failed" or now_s >= desk.retry_at_s
+                queue.loadable()
+                for queue in queues
+                if queue.runner.state != "failed" or now_s >= queue.retry_at_s
             ),
-            residents=tuple(resident for desk in desks if (resident := desk.resident())),
-            queues=tuple(queue for desk in desks if (queue := desk.queue())),
-            next_use_s=self._foresight.next_use_s(now_s),
-            rate_per_s=self._foresight.arrivals.rate_per_s(now_s),
+            residents=tuple(resident for queue in queues if (resident := queue.resident())),
+            queues=tuple(demand for queue in queues if (demand := queue.demand())),
+            next_use_s=self._forecast.next_use_s(now_s),
+            rate_per_s=self._forecast.arrivals.rate_per_s(now_s),
         )
 
     def _perform(self, effect: Effect) -> None:
-        desk = self._desks[effect.expert]
-        if isinstance(effect, Evict) and (desk.move is None or desk.runner.pausing):
+        queue = self._queues[effect.expert]
+        if isinstance(effect, Evict) and (queue.move is None or queue.runner.pausing):
             if effect.wanted_by is None:
-                self._foresight.dismissed.add(desk.name)
+                self._forecast.dismissed.add(queue.name)
             else:
                 self.n_evictions += 1
-            self._move(desk, self._unload(desk), leaving=True)
-        elif isinstance(effect, Load) and desk.move is None:
-            self._move(desk, self._load(desk))
+            self._move(queue, self._unload(queue), leaving=True)
+        elif isinstance(effect, Load) and queue.move is None:
+            self._move(queue, self._load(queue))
         elif isinstance(effect, Refuse):
-            desk.refuse(RunnerTooLarge(self._books.why_not(desk)))
+            queue.refuse(RunnerTooLarge(self._memory.explain_misfit(queue)))
 
     def _move(
-        self, desk: Desk, how: Coroutine[None, None, None], *, leaving: bool = False
+        self, queue: RunnerQueue, how: Coroutine[None, None, None], *, leaving: bool = False
     ) -> asyncio.Task[None]:
-        desk.leaving = leaving
-        desk.move = move = asyncio.create_task(how)
+        queue.leaving = leaving
+        queue.move = move = asyncio.create_task(how)
         self._moves.add(move)
 
         def moved(task: asyncio.Task[None]) -> None:
-            if desk.move is task:
-                desk.move, desk.leaving = None, False
+            if queue.move is task:
+                queue.move, queue.leaving = None, False
             self._moves.discard(task)
             self._stir()
 
         move.add_done_callback(moved)
         return move
 
-    async def _load(self, desk: Desk) -> None:
-        desk.loading_since_s = time.monotonic()
+    async def _load(self, queue: RunnerQueue) -> None:
+        queue.loading_since_s = time.monotonic()
         try:
-            await desk.runner.start()
-            await desk.runner.wait_ready(None)
+            await queue.runner.start()
+            await queue.runner.wait_ready(None)
         except (RunnerFailed, RunnerSettingsError) as error:
             log.warning("%s", error)
-            desk.refuse(RunnerFailed(str(error)))
+            queue.refuse(RunnerFailed(str(error)))
         except RunnerUnavailable:
-            log.info("%s was stopped while it was being loaded", desk.name)
+            log.info("%s was stopped while it was being loaded", queue.name)
 
-    async def _unload(self, desk: Desk) -> None:
-        if not await desk.runner.doze():
-            await desk.runner.stop()
-        self._books.unloaded(desk.device)
+    async def _unload(self, queue: RunnerQueue) -> None:
+        if not await queue.runner.sleep():
+            await queue.runner.stop()
+        self._memory.note_unload(queue.device)
 
     def _noticed(self, runner: Runner) -> None:
         """A runner changed its state."""
-        desk, now_s = self._desks[runner.name], time.monotonic()
+        queue, now_s = self._queues[runner.name], time.monotonic()
         if runner.state in UP:
-            desk.ready_s = now_s
+            queue.ready_s = now_s
         elif runner.state == "starting":
-            desk.loading_since_s = now_s
+            queue.loading_since_s = now_s
         elif runner.state == "failed":
-            desk.retry_at_s = now_s + self._patience.retry_failed_s
-            desk.refuse(RunnerFailed(f"{runner.name}: {runner.status().last_error}"))
+            queue.retry_at_s = now_s + self._patience.retry_failed_s
+            queue.refuse(RunnerFailed(f"{runner.name}: {runner.status().last_error}"))
         self._stir()
         for tell in self.on_change:
             tell()

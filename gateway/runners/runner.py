@@ -2,11 +2,11 @@
 
     stopped ─start─▶ starting ─▶ ready ⇄ busy          each arrow has its time-out in `Patience`; where one
        ▲                ▲  │       │                    runs out the process is ended and a fresh one started,
-       │                │  ▼       ├─doze─▶ stopping ─▶ sleeping ─start─▶ starting
+       │                │  ▼       ├─sleep▶ stopping ─▶ sleeping ─start─▶ starting
        │                │ failed   │
        └────── stopping ┴──────────┘
 
-The supervisor's task alone moves a runner from state to state; everybody else asks it to.
+The supervisor's task alone moves a runner from state to state; other tasks ask it to.
 """
 
 import asyncio
@@ -15,13 +15,13 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 
-from .canary import sing
+from .canary import smoke_test
 from .engines import LaunchBuilder, launch_for
 from .errors import RunnerError, RunnerFailed, RunnerUnavailable
 from .log import LogTail
 from .memory import held_bytes
 from .process import Report, ServerProcess
-from .sleep import walk
+from .sleep import transition
 from .types import Launch, Patience, Probe, RunnerSettings, RunnerState, RunnerStatus
 from .watchdog import Pulse, until_hung
 
@@ -57,13 +57,13 @@ class Runner:
         self._log = log or LogTail()
         self._state: RunnerState = "stopped"
         self._changed = asyncio.Event()
-        self._dozing = asyncio.Event()
-        self._rousing = asyncio.Event()
+        self._sleep_requested = asyncio.Event()
+        self._wake_requested = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
         self._child: ServerProcess | None = None
         self._address: str | None = None
         self._launch: Launch | None = None
-        self._song: str | None = None
+        self._baseline_answer: str | None = None
         self._n_starts = 0
         self._load_s: float | None = None
         self._ready_at_s = 0.0
@@ -130,7 +130,7 @@ class Runner:
         self.plan()
         if self._state == "sleeping":
             self._set("starting")
-            self._rousing.set()
+            self._wake_requested.set()
         elif self._supervisor is None or self._supervisor.done():
             self._n_starts = 0
             self._set("starting")
@@ -157,15 +157,15 @@ class Runner:
             raise RunnerUnavailable(f"{self._alias} is {self._state}")
         raise RunnerUnavailable(f"{self._alias} did not get ready within {timeout_s or 0:g} s")
 
-    async def doze(self) -> bool:
+    async def sleep(self) -> bool:
         """Let go of its memory without ending the process; whether it now sleeps.
 
         False where the engine cannot, or it did not get there: then `stop` unloads it.
         """
-        able = self.state == "ready" and self._launch is not None and bool(self._launch.doze)
+        able = self.state == "ready" and self._launch is not None and bool(self._launch.sleep)
         if not able:
             return False
-        self._dozing.set()
+        self._sleep_requested.set()
         self._set("stopping")
         while self.state == "stopping":
             await self._changed.wait()
@@ -233,7 +233,7 @@ class Runner:
             self._child = await ServerProcess.spawn(launch, self._log)
             report = await self._child.ready(launch.message, self._patience.load_timeout_s)
             self._launch = launch
-            self._song = await self._sing(launch, report.address)
+            self._baseline_answer = await self._smoke_test(launch, report.address)
             await self._measure(self._child, launch.device, report)
             ready_s = self._serve(report.address, began_s)
             self._last_error = await self._until_lost(self._child, report.address, launch)
@@ -243,7 +243,7 @@ class Runner:
             grace_s = self._patience.grace_s
             raise
         finally:
-            await self._bury(launch.grace_s if launch and launch.grace_s is not None else grace_s)
+            await self._reap(launch.grace_s if launch and launch.grace_s is not None else grace_s)
         return None if ready_s is None else time.monotonic() - ready_s
 
     def _serve(self, address: str, began_s: float) -> float:
@@ -251,16 +251,16 @@ class Runner:
         self._address, self._ready_at_s = address, time.monotonic()
         self._load_s = self._ready_at_s - began_s
         self.n_loads += 1
-        self._dozing.clear()
-        self._rousing.clear()
+        self._sleep_requested.clear()
+        self._wake_requested.clear()
         self._set("ready")
         return self._ready_at_s
 
-    async def _sing(self, launch: Launch, address: str) -> str | None:
-        extract_prompt_flags = self.settings.canary
-        probe: Probe = "text" if extract_prompt_flags == "chat" and launch.completes else extract_prompt_flags
+    async def _smoke_test(self, launch: Launch, address: str) -> str | None:
+        configured = self.settings.canary
+        probe: Probe = "text" if configured == "chat" and launch.completes else configured
         model, timeout_s = launch.serves or self._alias, self._patience.canary_timeout_s
-        return await sing(address, launch.api_path, model, self.headers, probe, timeout_s)
+        return await smoke_test(address, launch.api_path, model, self.headers, probe, timeout_s)
 
     async def _measure(self, child: ServerProcess, device: str, report: Report) -> None:
         held = report.memory_bytes or await asyncio.to_thread(held_bytes, child.pid, device)
@@ -280,50 +280,50 @@ class Runner:
                 self._patience,
                 self.pulse,
                 self.settings.n_parallel,
-                lambda: self._sing(launch, address),
+                lambda: self._smoke_test(launch, address),
             )
         )
-        nights = asyncio.create_task(self._nights(address, launch))
+        cycling = asyncio.create_task(self._sleep_cycle(address, launch))
         try:
-            await asyncio.wait({ended, hung, nights}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ended, hung, cycling}, return_when=asyncio.FIRST_COMPLETED)
             if ended.done():
                 return self._with_last_words(ended.result())
-            return hung.result() if hung.done() else nights.result()
+            return hung.result() if hung.done() else cycling.result()
         finally:
-            for task in (ended, hung, nights):
+            for task in (ended, hung, cycling):
                 task.cancel()
-            await asyncio.gather(ended, hung, nights, return_exceptions=True)
+            await asyncio.gather(ended, hung, cycling, return_exceptions=True)
 
-    async def _nights(self, address: str, launch: Launch) -> str:
+    async def _sleep_cycle(self, address: str, launch: Launch) -> str:
         """To sleep and awake again, as often as asked; ends, in words, with what went wrong."""
         while True:
-            await self._dozing.wait()
+            await self._sleep_requested.wait()
             self.pulse.beat()  # no question is asked of one that sleeps
             self._address = None
             try:
-                await walk(address, launch, self.headers, self._patience.doze_timeout_s, asleep=True)
+                await transition(address, launch, self.headers, self._patience.sleep_timeout_s, asleep=True)
                 self._set("sleeping")
-                await self._rousing.wait()
+                await self._wake_requested.wait()
                 began_s = time.monotonic()
-                await walk(address, launch, self.headers, self._patience.wake_timeout_s, asleep=False)
-                await self._sing_again(launch, address)
+                await transition(address, launch, self.headers, self._patience.wake_timeout_s, asleep=False)
+                await self._check_after_waking(launch, address)
             except RunnerError as error:
                 return str(error)
             self._serve(address, began_s)
 
-    async def _sing_again(self, launch: Launch, address: str) -> None:
+    async def _check_after_waking(self, launch: Launch, address: str) -> None:
         """After waking: the same answer as after the load, at the second try at last.
 
         Raises:
             RunnerError: it is another one, or none that makes sense.
         """
         for _ in range(2):
-            song = await self._sing(launch, address)
-            if song == self._song:
+            answer = await self._smoke_test(launch, address)
+            if answer == self._baseline_answer:
                 return
-        raise RunnerError(f"woke up another: {song!r} where it said {self._song!r} after the load")
+        raise RunnerError(f"answers {answer!r} after waking, expected {self._baseline_answer!r}")
 
-    async def _bury(self, grace_s: float) -> None:
+    async def _reap(self, grace_s: float) -> None:
         """Nobody is sent to a process that is being ended, and it is gone when this returns."""
         child, self._child, self._address = self._child, None, None
         if self._state in ("ready", "sleeping"):

@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Mapping
 
-from .asking import ask
 from .errors import RunnerError
+from .local_http import ask
 from .types import Launch
 
 
-async def walk(
+async def transition(
     address: str, launch: Launch, headers: Mapping[str, str], timeout_s: float, *, asleep: bool
 ) -> None:
     """Have it fall asleep, or wake up.
@@ -19,7 +19,7 @@ async def walk(
     what = "fall asleep" if asleep else "wake up"
     try:
         async with asyncio.timeout(timeout_s):
-            for step in launch.doze if asleep else launch.rouse:
+            for step in launch.sleep if asleep else launch.wake:
                 status, _ = await ask(address, step.path, step.body or {}, headers)
                 if status != 200:
                     raise RunnerError(f"did not {what}: {step.path} was answered {status}")

@@ -77,8 +77,8 @@ class Launch:
     `message` goes through a private socket as one line of JSON, so that secrets in it show neither in the
     process list nor in the environment. The process answers on that socket with the address it listens on.
 
-    `device` is where it holds `memory_bytes`, as far as that can be told before it runs. A server with `doze`
-    can be sent to sleep by these requests, and woken by `rouse`. `serves` is the name it answers to; it
+    `device` is where it holds `memory_bytes`, as far as that is known before it runs. `sleep` are the
+    requests that put the server to sleep, `wake` those that wake it. `serves` is the name it answers to; it
     `completes` where it answers `/completions` too. One with a family of processes is given `grace_s` seconds
     to end them itself, however it came to its end.
     """
@@ -89,8 +89,8 @@ class Launch:
     api_path: str = "/v1"
     device: str = "cpu"
     memory_bytes: int | None = None
-    doze: tuple[Step, ...] = ()
-    rouse: tuple[Step, ...] = ()
+    sleep: tuple[Step, ...] = ()
+    wake: tuple[Step, ...] = ()
     asleep_path: str = "/is_sleeping"
     serves: str | None = None
     grace_s: float | None = None
@@ -109,7 +109,7 @@ class Patience:
 
     load_timeout_s: float = 180.0
     wake_timeout_s: float = 60.0
-    doze_timeout_s: float = 60.0
+    sleep_timeout_s: float = 60.0
     canary_timeout_s: float = 60.0
     probe_every_s: float = 2.0
     probe_timeout_s: float = 5.0
@@ -168,7 +168,7 @@ class RunnerStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceMemory:
+class DeviceMemoryStatus:
     """A device at one moment; None where nothing bounds it, or nothing measures it."""
 
     name: str

@@ -9,8 +9,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from .asking import answers
 from .errors import RunnerError
+from .local_http import answers
 from .types import Patience
 
 

@@ -12,7 +12,7 @@ class InOrder:
     """Stands where `gateway.routing.router.Routing` stands; remembers what it was asked."""
 
     degraded = None
-    gatherer = None
+    batcher = None
     n_decided = 0
     n_consulted = 0
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gateway.errors import NothingEligible, Unavailable
-from gateway.routing.embedding_batcher import Budget, Gatherer
+from gateway.routing.embedding_batcher import Budget, EmbeddingBatcher
 from gateway.routing.router import Router
 from policies import Engine, Fleet, Hints, Policy, Require
 from routers import ExpertProfile, FeatureExtractor, Features, Floats32, Prediction, Query, Tier, query_of
@@ -67,12 +67,14 @@ class Made:
         self.forecaster = TwoMinds(tiers)
         self.extractor = Extractor()
         self.encoder = Encoder()
-        self.gatherer = Gatherer(self.encoder, budget=budget) if more.pop("with_encoder", True) else None
+        self.batcher = (
+            EmbeddingBatcher(self.encoder, budget=budget) if more.pop("with_encoder", True) else None
+        )
         self.routing = Router(
             Engine(POOL),
             cast("Any", self.forecaster),
             cast("FeatureExtractor", self.extractor),
-            self.gatherer,
+            self.batcher,
             **more,
         )
 
@@ -84,8 +86,8 @@ class Made:
 async def made() -> AsyncIterator[Made]:
     made = Made()
     yield made
-    assert made.gatherer is not None
-    made.gatherer.close()
+    assert made.batcher is not None
+    made.batcher.close()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from gateway.config import Config, parse_config
 from gateway.experts.profiles import profiles
 from gateway.routing import build as routing_build
 from gateway.routing.build import build_routing
-from gateway.routing.embedding_batcher import Gatherer
+from gateway.routing.embedding_batcher import EmbeddingBatcher
 from gateway.routing.router import Router
 from policies import Decision, Engine, Fleet, Scale
 from routers import (
@@ -90,10 +90,10 @@ def folder(tmp_path: Path, fitted: Artifact, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 async def built(folder: Path) -> AsyncIterator[tuple[Router, Config]]:
     config = configuration(folder)
-    routing, gatherer = build_routing(config, profiles(config))
-    assert gatherer is not None
+    routing, batcher = build_routing(config, profiles(config))
+    assert batcher is not None
     yield routing, config
-    gatherer.close()
+    batcher.close()
 
 
 def offline(config: Config, artifact: Artifact, texts: list[str], tier: Tier, policy: str) -> list[Decision]:
@@ -145,8 +145,8 @@ async def test_without_an_artifact_nothing_is_embedded(
 ) -> None:
     monkeypatch.setattr(routing_build, "StaticEmbedder", lambda: pytest.fail("an embedder was loaded"))
     config = configuration(tmp_path)
-    routing, gatherer = build_routing(config, profiles(config))
-    assert gatherer is None
+    routing, batcher = build_routing(config, profiles(config))
+    assert batcher is None
     (decision,) = await online(routing, config, ["hi"], "auto")
     assert (decision.tier, routing.degraded) == ("prior", None)
     assert "no evidence" in decision.reason
@@ -161,8 +161,8 @@ async def test_an_encoder_that_cannot_be_loaded_degrades_and_is_said(
 ) -> None:
     monkeypatch.setattr(routing_build, "load_embedder", no_embedder)
     config = configuration(folder)
-    routing, gatherer = build_routing(config, profiles(config))
-    assert gatherer is None
+    routing, batcher = build_routing(config, profiles(config))
+    assert batcher is None
     assert routing.degraded == "no encoder: install the weights"
     (decision,) = await online(routing, config, SUMS[:1], "always")
     assert (decision.chosen, decision.tier) == ("sums", "static")
@@ -187,8 +187,8 @@ def test_an_encoder_nobody_asks_for_is_not_loaded(
 ) -> None:
     monkeypatch.setattr(routing_build, "load_embedder", lambda _: pytest.fail("the encoder was loaded"))
     config = configuration(folder, more, policies)
-    routing, gatherer = build_routing(config, profiles(config))
-    assert (gatherer, routing.degraded) == (None, None)
+    routing, batcher = build_routing(config, profiles(config))
+    assert (batcher, routing.degraded) == (None, None)
 
 
 def test_an_artifact_of_another_embedder_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +201,7 @@ def test_an_artifact_of_another_embedder_is_refused(folder: Path, monkeypatch: p
 @pytest.mark.parametrize(("more", "limited"), [("", True), (", load_budget: off", False)])
 def test_the_load_budget_is_there_unless_it_is_off(folder: Path, more: str, limited: bool) -> None:
     config = configuration(folder, more)
-    gatherer: Gatherer | None = build_routing(config, profiles(config))[1]
-    assert gatherer is not None
-    assert (gatherer.budget is not None) is limited
-    gatherer.close()
+    batcher: EmbeddingBatcher | None = build_routing(config, profiles(config))[1]
+    assert batcher is not None
+    assert (batcher.budget is not None) is limited
+    batcher.close()

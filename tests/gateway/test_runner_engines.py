@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from gateway.runners import Patience, PoolRule, RunnerFailed, Runners, RunnerSettings, RunnerSettingsError
-from gateway.runners.asking import ask
-from gateway.runners.engines.vllm import ROUSE
+from gateway.runners.engines.vllm import WAKE_STEPS
+from gateway.runners.local_http import ask
 from tests.fakes.ollama_daemon import KNOWN, OllamaDaemon
 
 VLLM = Path(__file__).parents[1] / "fakes" / "vllm_server.py"
@@ -21,7 +21,7 @@ MB = 1_000_000
 QUICK = Patience(
     load_timeout_s=20,
     wake_timeout_s=2,
-    doze_timeout_s=2,
+    sleep_timeout_s=2,
     canary_timeout_s=5,
     probe_every_s=0.1,
     grace_s=1,
@@ -103,7 +103,9 @@ async def test_vllm_makes_room_by_sleeping_and_wakes_sound(level: int, steps: li
         assert "serving org/model on GPU 0" in runners["a"].log_tail
 
 
-@pytest.mark.parametrize(("fault", "why"), [("bad-wake", "garbage"), ("other-wake", "woke up another")])
+@pytest.mark.parametrize(
+    ("fault", "why"), [("bad-wake", "garbage"), ("other-wake", "after waking")]
+)
 @pytest.mark.usefixtures("vllm")
 async def test_vllm_that_wakes_up_another_is_started_anew(fault: str, why: str) -> None:
     async with pool_of(a=on_vllm(args=("--fault", fault))) as runners:
@@ -118,8 +120,8 @@ async def test_vllm_that_wakes_up_another_is_started_anew(fault: str, why: str) 
 
 @pytest.mark.usefixtures("vllm")
 async def test_weights_that_are_not_put_back_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    lazy = tuple(step for step in ROUSE[2] if step.path != "/collective_rpc")
-    monkeypatch.setitem(ROUSE, 2, lazy)
+    lazy = tuple(step for step in WAKE_STEPS[2] if step.path != "/collective_rpc")
+    monkeypatch.setitem(WAKE_STEPS, 2, lazy)
     async with pool_of(a=on_vllm(sleep_level=2)) as runners:
         await chat(runners, "a")
         await runners.unload("a")

@@ -26,8 +26,8 @@ from gateway.runners import (
     RunnerTooLarge,
     RunnerUnavailable,
 )
-from gateway.runners.asking import ask
-from gateway.runners.desk import MAX_WAITING_PER_SLOT
+from gateway.runners.local_http import ask
+from gateway.runners.queue import MAX_WAITING_PER_SLOT
 from policies import ResidencyRule, TurnRule
 
 ROOT = Path(__file__).parents[2]
@@ -307,10 +307,10 @@ async def test_unloading_by_hand_spares_who_answers() -> None:
 async def test_how_long_an_expert_is_away_is_learned_from_its_loads() -> None:
     async with pool_of(tiny("a"), tiny("b", "--load-s", "0.5")) as runners:
         await runners.load("b", wait_s=20)
-        assert runners.away_s("b") == 0
+        assert runners.loads_in_s("b") == 0
         await runners.load("a", wait_s=20)
-        assert 0.5 < runners.away_s("b") < 5
-        assert runners.away_s("somebody remote") == 0
+        assert 0.5 < runners.loads_in_s("b") < 5
+        assert runners.loads_in_s("somebody remote") == 0
 
 
 async def test_memory_is_measured_where_nobody_declares_it() -> None:

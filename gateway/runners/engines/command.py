@@ -35,8 +35,8 @@ def supervised(
     memory_bytes: int | None = None,
     grace_s: float = 3.0,
     completes: bool = False,
-    doze: tuple[Step, ...] = (),
-    rouse: tuple[Step, ...] = (),
+    sleep: tuple[Step, ...] = (),
+    wake: tuple[Step, ...] = (),
 ) -> Launch:
     """A command line behind the script that gives it a port, waits until it is healthy, and ends it.
 
@@ -53,8 +53,8 @@ def supervised(
         health_path=health_path,
         device=settings.device or device,
         memory_bytes=memory_bytes,
-        doze=doze,
-        rouse=rouse,
+        sleep=sleep,
+        wake=wake,
         serves=serves,
         completes=completes,
         grace_s=grace_s + AFTERWARDS_S,

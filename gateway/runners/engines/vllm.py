@@ -16,7 +16,7 @@ DEFAULT_LEVEL = 1
 USUAL_SHARE = 0.9
 """What vLLM takes of a GPU where it is not told."""
 GRACE_S = 10.0
-ROUSE = {
+WAKE_STEPS = {
     1: (Step("/wake_up"),),
     2: (
         Step("/wake_up?tags=weights"),
@@ -59,6 +59,6 @@ def vllm(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
         grace_s=GRACE_S,
         completes=True,
         memory_bytes=int(USUAL_SHARE * total) if total else None,
-        doze=(Step(f"/sleep?level={level}"),) if level else (),
-        rouse=ROUSE.get(level, ()),
+        sleep=(Step(f"/sleep?level={level}"),) if level else (),
+        wake=WAKE_STEPS.get(level, ()),
     )

@@ -7,19 +7,19 @@ from policies import Arrivals, Shadow, Snapshot
 
 
 @dataclass(slots=True)
-class Foresight:
+class DemandForecast:
     """Learns from every request; `dismissed` are not expected before they are asked for again."""
 
     arrivals: Arrivals = field(default_factory=Arrivals)
     shadow: Shadow = field(default_factory=Shadow)
     dismissed: set[str] = field(default_factory=set)
 
-    def came(self, name: str, now_s: float) -> None:
+    def note_arrival(self, name: str, now_s: float) -> None:
         """A request for a runner came."""
         self.arrivals = self.arrivals.after(name, now_s)
         self.dismissed.discard(name)
 
-    def began(self, name: str, look: Callable[[], Snapshot]) -> None:
+    def note_start(self, name: str, look: Callable[[], Snapshot]) -> None:
         """A request begins to be answered: what would either rule have loaded for it?"""
         self.shadow = self.shadow.after(name, look())
 

@@ -6,15 +6,15 @@ from collections.abc import Collection
 
 from policies import Device
 
-from .desk import Desk
 from .memory import free_bytes, total_bytes
-from .types import DeviceMemory, PoolRule
+from .queue import RunnerQueue
+from .types import DeviceMemoryStatus, PoolRule
 
 SETTLED_AFTER_S = 10.0
 """After an unload, for so long, memory that is missing is waited for."""
 
 
-class Books:
+class DeviceMemory:
     """The memory of the devices that some desks share."""
 
     def __init__(self, rule: PoolRule) -> None:
@@ -22,46 +22,46 @@ class Books:
         self._capacity: dict[str, int] = {}
         self._unloaded_s: dict[str, float] = {}
 
-    def open(self, desks: Collection[Desk]) -> None:
+    def open(self, queues: Collection[RunnerQueue]) -> None:
         """Take stock of their devices; may ask a driver, which takes a moment."""
-        self._capacity = {device: self.room(device) for device in sorted({desk.device for desk in desks})}
+        self._capacity = {device: self.room(device) for device in sorted({queue.device for queue in queues})}
 
     def room(self, device: str) -> int:
         """What may be held on a device; without bound where nobody says and nothing measures it."""
         declared = self._rule.memory.get(device, self._rule.each)
         return (total_bytes(device) if declared is None else declared) or sys.maxsize
 
-    def first(self, desks: Collection[Desk]) -> list[Desk]:
+    def fitting_first(self, queues: Collection[RunnerQueue]) -> list[RunnerQueue]:
         """Those that fit together into what is free, pinned ones before the others."""
         left = {
             device: room if (free := free_bytes(device)) is None else min(room, free)
             for device, room in self._capacity.items()
         }
         fitting = []
-        for desk in sorted(desks, key=lambda desk: not desk.runner.settings.pinned):
-            if desk.size_bytes <= left[desk.device]:
-                left[desk.device] -= desk.size_bytes
-                fitting.append(desk)
+        for queue in sorted(queues, key=lambda queue: not queue.runner.settings.pinned):
+            if queue.size_bytes <= left[queue.device]:
+                left[queue.device] -= queue.size_bytes
+                fitting.append(queue)
         return fitting
 
-    def fits(self, desk: Desk) -> bool:
+    def fits(self, queue: RunnerQueue) -> bool:
         """Whether its device is large enough for it, as far as is known."""
-        return desk.size_bytes <= self.room(desk.device)
+        return queue.size_bytes <= self.room(queue.device)
 
-    def why_not(self, desk: Desk) -> str:
+    def explain_misfit(self, queue: RunnerQueue) -> str:
         """What to say of one that never gets room."""
-        beside = " and what is pinned there stays" if self.fits(desk) else ""
-        room = self.room(desk.device)
-        return f"{desk.name} needs {desk.size_bytes} bytes; {desk.device} may hold {room}{beside}"
+        beside = " and what is pinned there stays" if self.fits(queue) else ""
+        room = self.room(queue.device)
+        return f"{queue.name} needs {queue.size_bytes} bytes; {queue.device} may hold {room}{beside}"
 
-    def scarce(self, desks: Collection[Desk]) -> bool:
+    def is_scarce(self, queues: Collection[RunnerQueue]) -> bool:
         """Whether not all fit."""
         needed: dict[str, int] = {}
-        for desk in desks:
-            needed[desk.device] = needed.get(desk.device, 0) + desk.size_bytes
+        for queue in queues:
+            needed[queue.device] = needed.get(queue.device, 0) + queue.size_bytes
         return any(needed[device] > self._capacity.get(device, 0) for device in needed)
 
-    def unloaded(self, device: str) -> None:
+    def note_unload(self, device: str) -> None:
         """Something left it just now."""
         self._unloaded_s[device] = time.monotonic()
 
@@ -77,13 +77,13 @@ class Books:
             for name, capacity in self._capacity.items()
         )
 
-    def told(self, desks: Collection[Desk]) -> tuple[DeviceMemory, ...]:
+    def report(self, queues: Collection[RunnerQueue]) -> tuple[DeviceMemoryStatus, ...]:
         """As people see them."""
         held = dict.fromkeys(self._capacity, 0)
-        for desk in desks:
-            if (resident := desk.resident()) is not None:
+        for queue in queues:
+            if (resident := queue.resident()) is not None:
                 held[resident.device] += resident.size_bytes
         return tuple(
-            DeviceMemory(name, None if room == sys.maxsize else room, held[name], free_bytes(name))
+            DeviceMemoryStatus(name, None if room == sys.maxsize else room, held[name], free_bytes(name))
             for name, room in self._capacity.items()
         )

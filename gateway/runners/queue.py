@@ -12,7 +12,7 @@ from .runner import Runner
 from .types import Launch, RunnerState
 
 MAX_WAITING_PER_SLOT = 64
-GUESSED_LOAD_S = 5.0
+ASSUMED_LOAD_S = 5.0
 SERVICE_WEIGHT = 0.2
 UP: frozenset[RunnerState] = frozenset({"ready", "busy"})
 
@@ -26,7 +26,7 @@ class Waiter:
     turn: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
-class Desk:
+class RunnerQueue:
     """The line in front of one runner; all its times are of the pool's clock.
 
     `held`: gives no turns, so that the runner falls idle. `move`: its loading or unloading by the pool,
@@ -72,14 +72,14 @@ class Desk:
     def load_s(self) -> float:
         """Seconds a load is expected to take."""
         known = self.runner.load_s
-        return GUESSED_LOAD_S if known is None else known
+        return ASSUMED_LOAD_S if known is None else known
 
-    def serves(self) -> bool:
+    def can_serve(self) -> bool:
         """Whether a request could be sent to it now."""
         up = self.runner.state in UP and not (self.held or self.leaving)
         return up and self.runner.pulse.n_in_flight < self.n_slots
 
-    def line_up(self, now_s: float, priority: int, wait_s: float) -> Waiter:
+    def join(self, now_s: float, priority: int, wait_s: float) -> Waiter:
         """Take a place in line, unless it is known to be too long for who waits `wait_s` at most.
 
         Raises:
@@ -87,7 +87,7 @@ class Desk:
         """
         if self.runner.state == "failed" and now_s < self.retry_at_s:
             raise RunnerFailed(f"{self.name}: {self.runner.status().last_error}")
-        ahead_s = 0.0 if self.runner.load_s is None else self.away_s(now_s)
+        ahead_s = 0.0 if self.runner.load_s is None else self.loads_in_s(now_s)
         n_busy = self.runner.pulse.n_in_flight
         line = Line(len(self.waiting), n_busy, self.n_slots, self.service_s, ahead_s)
         answer = admit(line, AdmissionRule(self.n_slots * MAX_WAITING_PER_SLOT, wait_s))
@@ -101,7 +101,7 @@ class Desk:
         self.waiting.append(waiter)
         return waiter
 
-    async def turn_of(self, waiter: Waiter, wait_s: float) -> None:
+    async def wait_turn(self, waiter: Waiter, wait_s: float) -> None:
         """Until it is the waiter's turn, which then counts as in flight.
 
         Raises:
@@ -122,7 +122,7 @@ class Desk:
     def serve(self) -> None:
         """Give turns to those in line, as far as the runner has room: by priority, then in order."""
         self.waiting = [waiter for waiter in self.waiting if not waiter.turn.done()]
-        while self.waiting and self.serves():
+        while self.waiting and self.can_serve():
             first = min(self.waiting, key=lambda waiter: (-waiter.priority, waiter.since_s))
             self.waiting.remove(first)
             self.runner.pulse.begin()
@@ -141,11 +141,11 @@ class Desk:
         self.last_used_s = now_s
         self.service_s += SERVICE_WEIGHT * (now_s - began_s - self.service_s)
 
-    def to_be_retried(self) -> bool:
+    def is_retry_due(self) -> bool:
         """Whether it is loaded again at `retry_at_s` though nobody asks for it."""
         return self.runner.state == "failed" and self.runner.settings.pinned
 
-    def away_s(self, now_s: float) -> float:
+    def loads_in_s(self, now_s: float) -> float:
         """Seconds until it is expected to be loaded; 0 when it is."""
         if self.runner.state in UP and not self.leaving:
             return 0.0
@@ -180,7 +180,7 @@ class Desk:
             idle_in_s=self.service_s or math.inf,
         )
 
-    def queue(self) -> Queue | None:
+    def demand(self) -> Queue | None:
         if not self.waiting:
             return None
         n_waiting = len(self.waiting)

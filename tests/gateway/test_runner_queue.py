@@ -3,32 +3,32 @@
 import math
 
 from gateway.runners import RunnerSettings
-from gateway.runners.desk import Desk
+from gateway.runners.queue import RunnerQueue
 from gateway.runners.runner import Runner
 
 
-def desk(n_parallel: int = 2) -> Desk:
+def make_queue(n_parallel: int = 2) -> RunnerQueue:
     settings = RunnerSettings(
         "command", "a", command=("true", "${PORT}"), memory_bytes=1, n_parallel=n_parallel
     )
-    return Desk(Runner(settings, "a", ("a",)), clock=0.0)
+    return RunnerQueue(Runner(settings, "a", ("a",)), clock=0.0)
 
 
 async def test_a_line_tells_how_long_it_takes_once_answers_were_timed():
-    one = desk(n_parallel=2)
+    one = make_queue(n_parallel=2)
     for now_s, priority in ((10.0, 0), (12.0, 1), (13.0, 0)):
-        one.line_up(now_s, priority, wait_s=60.0)
-    queue = one.queue()
+        one.join(now_s, priority, wait_s=60.0)
+    queue = one.demand()
     assert queue is not None
     assert (queue.n_waiting, queue.oldest_s, queue.priority, queue.drain_s) == (3, 10.0, 1, 0.0)
     one.service_s = 4.0
-    queue = one.queue()
+    queue = one.demand()
     assert queue is not None
     assert queue.drain_s == 6.0
 
 
 async def test_a_runner_tells_when_it_should_be_idle_once_answers_were_timed():
-    one = desk()
+    one = make_queue()
     one.move = object()  # type: ignore[assignment]  # being loaded: it holds memory
     resident = one.resident()
     assert resident is not None

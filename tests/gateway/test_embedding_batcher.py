@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import numpy as np
 import pytest
 
-from gateway.routing.embedding_batcher import BURST_S, MAX_BATCH, Budget, BusyError, Gatherer
+from gateway.routing.embedding_batcher import BURST_S, MAX_BATCH, Budget, BusyError, EmbeddingBatcher
 from routers import Floats32
 
 
@@ -36,52 +36,58 @@ def slow() -> Slow:
 
 
 @pytest.fixture
-async def gatherer(slow: Slow) -> AsyncIterator[Gatherer]:
-    gatherer = Gatherer(slow, n_threads=1, max_waiting=50)
-    yield gatherer
+async def batcher(slow: Slow) -> AsyncIterator[EmbeddingBatcher]:
+    batcher = EmbeddingBatcher(slow, n_threads=1, max_waiting=50)
+    yield batcher
     slow.go.release(1000)
-    gatherer.close()
+    batcher.close()
 
 
-async def asked(gatherer: Gatherer, texts: Sequence[str]) -> "list[asyncio.Task[Floats32]]":
-    tasks = [asyncio.create_task(gatherer.embed(text)) for text in texts]
+async def asked(batcher: EmbeddingBatcher, texts: Sequence[str]) -> "list[asyncio.Task[Floats32]]":
+    tasks = [asyncio.create_task(batcher.embed(text)) for text in texts]
     await asyncio.sleep(0.02)
     return tasks
 
 
-async def test_a_lone_query_starts_at_once(gatherer: Gatherer, slow: Slow) -> None:
-    (task,) = await asked(gatherer, ["hello"])
+async def test_a_lone_query_starts_at_once(batcher: EmbeddingBatcher, slow: Slow) -> None:
+    (task,) = await asked(batcher, ["hello"])
     assert slow.batches == [["hello"]]
     slow.go.release()
     assert (await task).tolist() == [[5.0]]
 
 
-async def test_those_who_wait_go_together_by_length_oldest_first(gatherer: Gatherer, slow: Slow) -> None:
-    tasks = await asked(gatherer, ["first", "b" * 1000, "c" * 10, "d" * 1100, "e" * 12])
+async def test_those_who_wait_go_together_by_length_oldest_first(
+    batcher: EmbeddingBatcher, slow: Slow
+) -> None:
+    tasks = await asked(batcher, ["first", "b" * 1000, "c" * 10, "d" * 1100, "e" * 12])
     slow.go.release(3)
     vectors = await asyncio.gather(*tasks)
     assert [[len(text) for text in batch] for batch in slow.batches] == [[5], [1000, 1100], [10, 12]]
     assert [v.item() for v in vectors] == [5, 1000, 10, 1100, 12]
 
 
-async def test_a_batch_is_bounded(gatherer: Gatherer, slow: Slow) -> None:
-    tasks = await asked(gatherer, ["a"] * (2 + 2 * MAX_BATCH))
+async def test_a_batch_is_bounded(batcher: EmbeddingBatcher, slow: Slow) -> None:
+    tasks = await asked(batcher, ["a"] * (2 + 2 * MAX_BATCH))
     slow.go.release(10)
     await asyncio.gather(*tasks)
     assert max(map(len, slow.batches)) == MAX_BATCH
-    assert (gatherer.n_consulted, gatherer.n_busy, gatherer.n_waiting) == (2 + 2 * MAX_BATCH, 0, 0)
+    assert (batcher.n_consulted, batcher.n_busy, batcher.n_waiting) == (
+        2 + 2 * MAX_BATCH,
+        0,
+        0,
+    )
 
 
-async def test_a_full_queue_refuses(gatherer: Gatherer, slow: Slow) -> None:
-    tasks = await asked(gatherer, ["a"] * 51)
+async def test_a_full_queue_refuses(batcher: EmbeddingBatcher, slow: Slow) -> None:
+    tasks = await asked(batcher, ["a"] * 51)
     with pytest.raises(BusyError):
-        await gatherer.embed("b")
+        await batcher.embed("b")
     slow.go.release(100)
     await asyncio.gather(*tasks)
 
 
-async def test_who_goes_away_while_waiting_is_not_embedded(gatherer: Gatherer, slow: Slow) -> None:
-    first, second, third = await asked(gatherer, ["a", "bb", "ccc"])
+async def test_who_goes_away_while_waiting_is_not_embedded(batcher: EmbeddingBatcher, slow: Slow) -> None:
+    first, second, third = await asked(batcher, ["a", "bb", "ccc"])
     second.cancel()
     await asyncio.sleep(0)
     slow.go.release(2)
@@ -90,8 +96,10 @@ async def test_who_goes_away_while_waiting_is_not_embedded(gatherer: Gatherer, s
     await first
 
 
-async def test_who_goes_away_while_running_leaves_the_others_alone(gatherer: Gatherer, slow: Slow) -> None:
-    first, second, third = await asked(gatherer, ["a", "bb", "ccc"])
+async def test_who_goes_away_while_running_leaves_the_others_alone(
+    batcher: EmbeddingBatcher, slow: Slow
+) -> None:
+    first, second, third = await asked(batcher, ["a", "bb", "ccc"])
     slow.go.release()
     await first
     await asyncio.sleep(0.02)
@@ -101,10 +109,10 @@ async def test_who_goes_away_while_running_leaves_the_others_alone(gatherer: Gat
 
 
 async def test_a_failure_reaches_everybody_of_its_batch_and_nobody_else(
-    gatherer: Gatherer, slow: Slow
+    batcher: EmbeddingBatcher, slow: Slow
 ) -> None:
     slow.fail = True
-    tasks = await asked(gatherer, ["a", "bb", "ccc"])
+    tasks = await asked(batcher, ["a", "bb", "ccc"])
     slow.go.release(2)
     with pytest.raises(RuntimeError):
         await tasks[0]
@@ -113,11 +121,11 @@ async def test_a_failure_reaches_everybody_of_its_batch_and_nobody_else(
             await task
     slow.fail = False
     slow.go.release()
-    assert (await gatherer.embed("dddd")).item() == 4
+    assert (await batcher.embed("dddd")).item() == 4
 
 
-async def test_the_event_loop_goes_on_while_a_thread_embeds(gatherer: Gatherer, slow: Slow) -> None:
-    (task,) = await asked(gatherer, ["a"])
+async def test_the_event_loop_goes_on_while_a_thread_embeds(batcher: EmbeddingBatcher, slow: Slow) -> None:
+    (task,) = await asked(batcher, ["a"])
     ticks = 0
     for _ in range(50):
         await asyncio.sleep(0.001)
@@ -154,13 +162,13 @@ def test_a_queue_too_long_exhausts_the_budget() -> None:
     assert not budget.allows(4)
 
 
-async def test_patient_ones_are_taken_when_nobody_else_waits(gatherer: Gatherer, slow: Slow) -> None:
-    first = asyncio.create_task(gatherer.embed("first"))
+async def test_patient_ones_are_taken_when_nobody_else_waits(batcher: EmbeddingBatcher, slow: Slow) -> None:
+    first = asyncio.create_task(batcher.embed("first"))
     await asyncio.sleep(0.02)
-    patient = asyncio.create_task(gatherer.embed_all(["p", "q"], patient=True))
+    patient = asyncio.create_task(batcher.embed_all(["p", "q"], patient=True))
     await asyncio.sleep(0.02)
-    live = await asked(gatherer, ["live"])
-    assert gatherer.n_waiting == 1
+    live = await asked(batcher, ["live"])
+    assert batcher.n_waiting == 1
     slow.go.release(3)
     assert (await patient).tolist() == [[1.0], [1.0]]
     await asyncio.gather(first, *live)
