@@ -103,9 +103,7 @@ async def test_vllm_makes_room_by_sleeping_and_wakes_sound(level: int, steps: li
         assert "serving org/model on GPU 0" in runners["a"].log_tail
 
 
-@pytest.mark.parametrize(
-    ("fault", "why"), [("bad-wake", "garbage"), ("other-wake", "after waking")]
-)
+@pytest.mark.parametrize(("fault", "why"), [("bad-wake", "garbage"), ("other-wake", "after waking")])
 @pytest.mark.usefixtures("vllm")
 async def test_vllm_that_wakes_up_another_is_started_anew(fault: str, why: str) -> None:
     async with pool_of(a=on_vllm(args=("--fault", fault))) as runners:
