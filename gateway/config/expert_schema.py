@@ -147,8 +147,8 @@ class ExpertConfig(StrictStruct, frozen=True):
     """Several upstreams of the same model. What a deployment leaves out, it takes from the expert."""
     runner: RunnerConfig | None = None
     """A local engine that the gateway runs itself."""
-    tool: Literal["calculator"] | None = None
-    """A built-in tool that answers without a language model."""
+    tool: str | None = None
+    """A tool that answers without a language model: `calculator`, or one that an installed package offers."""
     system: str | None = None
     """System message put before every conversation."""
     examples: tuple[ExampleTurn, ...] = ()

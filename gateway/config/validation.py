@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import date
+from importlib.metadata import entry_points
 from urllib.parse import urlsplit
 
 from .expert_schema import ExpertConfig, RunnerConfig
@@ -13,6 +14,8 @@ Violation = tuple[KeyPath, str]
 # An unused key is an error, not a warning: `args` under llama.cpp would be ignored in silence.
 ENGINE_KEYS = {"cmd": "command", "health_path": "command", "args": "vllm", "sleep": "vllm", "url": "ollama"}
 """Keys of a runner that only one engine reads."""
+TOOL_GROUP = "thalamus.tools"
+"""Entry points of the tools that installed packages offer."""
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -58,6 +61,12 @@ def _check_kind(expert: ExpertConfig, at: KeyPath) -> Iterator[Violation]:
         yield (
             at,
             "a runner or a tool runs in this gateway: delete api_base, api_key and deployments",
+        )
+    # Reading the entry points opens files of every installed package: only where a tool is named.
+    if expert.tool and expert.tool not in (tools := entry_points(group=TOOL_GROUP).names):
+        yield (
+            (*at, "tool"),
+            f"'{expert.tool}' is not an installed tool; installed: {', '.join(sorted(tools)) or 'none'}",
         )
     if not expert.model:
         yield at, "set one of 'model', 'runner' or 'tool'"

@@ -4,11 +4,13 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from importlib.metadata import entry_points
 
 import msgspec
 
 from routers import Query
 
+from ..config.validation import TOOL_GROUP
 from ..openai.events import EventStream
 from ..openai.usage import Usage
 from .types import Call, Reply, UpstreamError
@@ -123,8 +125,12 @@ def _head(name: str, kind: str) -> dict[str, object]:
 
 
 def solver_of(tool: str) -> Solve:
-    """The tool of that name."""
-    from .. import tools
+    """Load the installed tool of that name.
 
-    solve: Solve = getattr(tools, tool)
-    return solve
+    Raises:
+        ValueError: no installed distribution offers it in the entry-point group `thalamus.tools`.
+    """
+    for point in entry_points(group=TOOL_GROUP, name=tool):
+        solve: Solve = point.load()
+        return solve
+    raise ValueError(f"tool {tool!r} is not installed; install a package that offers it in {TOOL_GROUP!r}")

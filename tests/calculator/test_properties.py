@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.tools import answer
-from gateway.tools.numbers import SMALL_WORDS, number_from_words, root, written
-from gateway.tools.types import Directives
+from calculator import answer
+from calculator.numbers import SMALL_WORDS, number_from_words, root, written
+from calculator.types import Directives
 
 TODAY = date(2025, 6, 11)
 SIGNS = {"+": ("+", " plus "), "-": (" - ", " minus "), "*": ("*", " × ", " times "), "/": (" / ", " ÷ ")}

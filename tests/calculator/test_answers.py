@@ -2,7 +2,7 @@ from datetime import date
 
 import pytest
 
-from gateway.tools import Answer, answer, calculator
+from calculator import Answer, answer, calculator
 
 TODAY = date(2025, 6, 11)
 
