@@ -17,7 +17,7 @@ from ..execution.panel import set_usage, together
 from ..execution.responder import all_experts_failed
 from ..execution.trace import ExecutionRequest, ExecutionTrace
 from ..experts.types import Reply, UpstreamError
-from ..experts.upstream import FailureKind
+from ..openai.upstream import FailureKind
 from ..openai.usage import Usage
 from ..storage.journal import AttemptRecord
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from msgspec import Raw
 
+from ..openai.upstream import UpstreamError
 from ..openai.usage import Usage
-from .upstream import UpstreamError
 
 if TYPE_CHECKING:
     from ..openai.events import EventStream

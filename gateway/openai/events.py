@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ..experts.upstream import UpstreamError
+from .upstream import UpstreamError
 from .usage import Usage
 
 EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
