@@ -55,7 +55,7 @@ from .fleet.health import FleetState
 from .fleet.replicas import Replicas
 from .openai.usage import Price
 from .routing.embedding_batcher import EmbeddingBatcher
-from .runner_build import build_runners
+from .runners.build import build_runners
 from .services import Services
 from .storage.journal import Journal
 

@@ -19,7 +19,7 @@ from ..experts import build_expert
 from ..experts.transport import Transport
 from ..experts.types import Call
 from ..fleet.health import FleetState
-from ..runner_build import build_runners
+from ..runners.build import build_runners
 from .calling import ExpertCaller, RetryingCaller, skip_call
 from .outcomes import CallOutcome
 

@@ -143,8 +143,8 @@ def _check_experts(config: Config) -> Iterator[Finding]:
 
 
 def _check_runners(config: Config) -> Iterator[Finding]:
-    from ..runner_build import build_runners
     from ..runners import RunnerSettingsError
+    from ..runners.build import build_runners
 
     runners = build_runners(config)
     for runner in runners.runners:

@@ -18,8 +18,8 @@ from ..config import Config, ExpertConfig
 from ..experts import build_expert
 from ..experts.profiles import profile_of
 from ..experts.transport import Transport
-from ..runner_build import pool_rule, runner_settings
 from ..runners import RunnerError, Runners
+from ..runners.build import pool_rule, runner_settings
 from .options import CONFIG_OPTION, JSON_OPTION, Dollars, read_config
 from .profiling import (
     AnswerStore,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from policies import ResidencyRule, TurnRule
 
-from .config import Config, ExpertConfig, size_bytes
-from .runners import PoolRule, Runners, RunnerSettings
-from .runners.types import Probe
+from ..config import Config, ExpertConfig, size_bytes
+from . import PoolRule, Runners, RunnerSettings
+from .types import Probe
 
 
 def build_runners(config: Config) -> Runners:

@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.config import ConfigError, parse_config
-from gateway.runner_build import pool_rule, runner_settings
+from gateway.runners.build import pool_rule, runner_settings
 
 WHOLE = """
 experts:
