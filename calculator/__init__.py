@@ -15,8 +15,8 @@ __all__ = ["Answer", "answer", "calculator"]
 def answer(text: str, today: date) -> Answer | None:
     """The answer to a question that is wholly a computation; None for everything else.
 
-    A word problem, a question with a second part, or anything with a word that the tools do not know is not
-    theirs. A computation without a result (a division by zero, a number of a million digits) is answered by
+    A word problem, a question with a second part, or anything with a word that the tools do not know is left
+    to other experts. A computation without a result (a division by zero, a huge number) is answered by
     saying so. Pure, and bounded in time for any text.
     """
     try:

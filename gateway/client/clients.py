@@ -95,7 +95,7 @@ class Client:
         router: Router = None,
         **params: Any,
     ) -> Embeddings:
-        """One vector per text, and who made it: of `query` texts whoever is chosen, of documents the base."""
+        """One vector per text, and its embedder: the chosen one for `query` texts, the base for documents."""
         return self._ask(exchange.embeddings_call(input, model, input_type, router, params))
 
     def route(
@@ -113,7 +113,7 @@ class Client:
         return self._ask(exchange.decision_call(decision_id))
 
     def health(self) -> Health:
-        """Whether the gateway would take traffic now; ConnectionFailed if nobody is there."""
+        """Whether the gateway would take traffic now; ConnectionFailed if no gateway listens."""
         return self._ask(exchange.health_call())
 
     def close(self) -> None:
@@ -258,7 +258,7 @@ class AsyncClient:
         router: Router = None,
         **params: Any,
     ) -> Embeddings:
-        """One vector per text, and who made it: of `query` texts whoever is chosen, of documents the base."""
+        """One vector per text, and its embedder: the chosen one for `query` texts, the base for documents."""
         return await self._ask(exchange.embeddings_call(input, model, input_type, router, params))
 
     async def route(
@@ -276,7 +276,7 @@ class AsyncClient:
         return await self._ask(exchange.decision_call(decision_id))
 
     async def health(self) -> Health:
-        """Whether the gateway would take traffic now; ConnectionFailed if nobody is there."""
+        """Whether the gateway would take traffic now; ConnectionFailed if no gateway listens."""
         return await self._ask(exchange.health_call())
 
     async def aclose(self) -> None:

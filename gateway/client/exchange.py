@@ -216,7 +216,7 @@ def connection_error(failure: httpx.RequestError) -> ThalamusError:
 
 
 def status_error(response: httpx.Response) -> StatusError:
-    """The refusal as an error, whatever its body looks like; a key echoed in it is struck out."""
+    """The refusal as an error, for any body; a key echoed in it is struck out."""
     facts = envelope(response.content)
     message = str(facts.get("message") or f"the gateway answered {response.reason_phrase or 'no'}")
     key = response.request.headers.get("authorization", "").removeprefix("Bearer ")

@@ -242,7 +242,7 @@ class PlanSummary:
 
 @dataclass(frozen=True, slots=True)
 class RouteDecision:
-    """Whom the router chose for one query, and why nobody else.
+    """The expert that the router chose for one query, and why not the others.
 
     `tier` is what the predictions rest on: prior (no look at the text), static or encoder. `margin` separates
     the first two candidates, in quality; None when there is no second. `propensity` is the probability with

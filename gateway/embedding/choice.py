@@ -10,7 +10,7 @@ from policies import Single
 
 @dataclass(frozen=True, slots=True)
 class TextChoice:
-    """One request's embedders: `embedders` is everybody, `chosen` the name for each text.
+    """One request's embedders: `embedders` are all of them, `chosen` the name for each text.
 
     `rejections` gives for each embedder that could not be chosen the reason.
     """

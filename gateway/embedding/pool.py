@@ -62,7 +62,7 @@ class EmbedderPool:
 
     @property
     def readers(self) -> tuple[str, ...]:
-        """Whom `auto` may ask to read queries: those who have pilots, or the base where nobody has."""
+        """Embedders that `auto` may choose for queries: those with pilots, or the base where none has."""
         owners = self._selection.experts if self._selection is not None else ()
         return tuple(self._wire(name) for name in owners) or (BASE,)
 
@@ -77,14 +77,14 @@ class EmbedderPool:
 
     @property
     def degraded(self) -> str | None:
-        """Who fails now; None where nobody does."""
+        """Names of the embedders that fail now; None where none does."""
         return next(iter(self._failing.values()), None)
 
     def load(self) -> None:
-        """Load everybody who is not there yet.
+        """Load the embedders that are not loaded yet.
 
         Raises:
-            ArtifactError, EmbedderError: somebody cannot be loaded, or does not search the base's index.
+            ArtifactError, EmbedderError: one cannot be loaded, or does not search the base's index.
         """
         with self._lock:
             if not self._embedders:
@@ -107,7 +107,7 @@ class EmbedderPool:
         return Chosen(choice, tuple(vector for _, vector in found))
 
     def fixed(self, name: str, texts: Sequence[str], policy: str, reason: str) -> TextChoice:
-        """One embedder for all texts, whatever is in them."""
+        """One embedder for all texts."""
         others = {other: reason for other in self.names if other != name}
         return TextChoice(policy, reason, self.names, (name,) * len(texts), others)
 
@@ -117,7 +117,7 @@ class EmbedderPool:
         """Every text by its embedder. Where one fails the base may stand in: it searches the same index.
 
         Raises:
-            EmbedderError: an embedder failed, and nobody stood in.
+            EmbedderError: an embedder failed and no other could replace it.
         """
         vectors = chosen.base or (None,) * len(texts)
         items = list(zip(range(len(texts)), texts, chosen.choice.chosen, vectors, strict=True))
@@ -137,7 +137,7 @@ class EmbedderPool:
     def _choice(self, text: str, policy: PilotRule, among: Sequence[str]) -> tuple[str, Floats32]:
         selection = self._selection
         if selection is None:
-            raise ValueError("there is nobody to choose among")
+            raise ValueError("there is no embedder to choose among")
         vector = self._embed(BASE, text)
         eligible = [name for name in selection.experts if self._wire(name) in among]
         place = selection.choose(vector[None], policy, eligible)[0]
@@ -168,7 +168,7 @@ class EmbedderPool:
         return vector
 
     def _wire(self, name: str) -> str:
-        """What a client knows an expert of the selection by: whoever is the base has the base's name."""
+        """What a client knows an expert of the selection by: the base keeps the base's name."""
         selection = self._selection
         return BASE if selection is not None and selection.sources[name] == BASE else name
 

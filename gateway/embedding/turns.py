@@ -1,7 +1,7 @@
 """Reads the texts of concurrent requests in worker threads, a few of each request in turn.
 
-A request of thousands of texts does not keep one of a single text waiting, and what nobody waits for any more
-is not read.
+A request of thousands of texts does not keep one of a single text waiting, and texts of a cancelled request are
+not read.
 """
 
 import asyncio
@@ -68,7 +68,7 @@ class Turns:
             self.n_waiting -= n_texts
 
     def crowded(self, n_texts: int) -> bool:
-        """Whether so many more, of somebody who can wait, would take more than half of all places."""
+        """Whether so many more, of a request that can wait, would take more than half of all places."""
         return self.n_waiting > 0 and 2 * (self.n_waiting + n_texts) > self._max_waiting
 
     @property
@@ -78,7 +78,7 @@ class Turns:
         return self.n_waiting * each_s / self._n_threads
 
     async def map(self, read: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """`read` of every item, in order, in the worker threads; whatever it raises ends the request."""
+        """`read` of every item, in order, in the worker threads; any exception it raises ends the request."""
         if not items:
             return []
         job = _Job(read, items, asyncio.get_running_loop().create_future())
@@ -91,7 +91,7 @@ class Turns:
                 self._jobs.remove(job)
 
     def close(self) -> None:
-        """Let running turns end; nobody may wait any more."""
+        """Let running turns end; no request may be waiting."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _start(self) -> None:

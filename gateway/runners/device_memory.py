@@ -15,7 +15,7 @@ SETTLED_AFTER_S = 10.0
 
 
 class DeviceMemory:
-    """The memory of the devices that some desks share."""
+    """The memory of the devices that some runner queues share."""
 
     def __init__(self, rule: PoolRule) -> None:
         self._rule = rule
@@ -27,7 +27,7 @@ class DeviceMemory:
         self._capacity = {device: self.room(device) for device in sorted({queue.device for queue in queues})}
 
     def room(self, device: str) -> int:
-        """What may be held on a device; without bound where nobody says and nothing measures it."""
+        """What may be held on a device; without bound where it is neither configured nor measured."""
         declared = self._rule.memory.get(device, self._rule.each)
         return (total_bytes(device) if declared is None else declared) or sys.maxsize
 

@@ -30,7 +30,7 @@ async def ask(
     """Status and body of the answer; a GET, or a POST where there is a `body`. Takes as long as it takes.
 
     Raises:
-        OSError: nobody answers, or not in HTTP.
+        OSError: no server answers, or not in HTTP.
     """
     place = urlsplit(address)
     data = b"" if body is None else json.dumps(dict(body)).encode()

@@ -49,7 +49,7 @@ class LogTail:
 
 
 def _private(path: str, flags: int) -> int:
-    """Engines write what they are asked, and some their key: for nobody else on this machine."""
+    """Mode 0600, because engines log prompts and some log their key."""
     return os.open(path, flags, 0o600)
 
 

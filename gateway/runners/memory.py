@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from typing import Any
 
 MARGIN = 0.1
-"""Share of a device left to everybody else, where nobody says how much may be used."""
+"""Share of a device left to other processes where no limit is configured."""
 
 
 def total_bytes(device: str) -> int | None:
@@ -20,7 +20,7 @@ def device_bytes(device: str) -> int | None:
 
 
 def free_bytes(device: str) -> int | None:
-    """What is free on a device now, whoever holds the rest; None where that cannot be told."""
+    """What is free on a device now, in bytes; None where that is unknown."""
     return _read(device, "free")
 
 

@@ -188,7 +188,7 @@ class Runners(Mapping[str, Runner]):
             self._stir()
 
     async def load(self, expert: str, *, wait_s: float) -> None:
-        """Have it loaded, as if somebody asked for it.
+        """Have it loaded, as a request would.
 
         Raises:
             RunnerUnavailable: as `take`.
@@ -199,7 +199,7 @@ class Runners(Mapping[str, Runner]):
         """Free its memory now; it is loaded again when asked for.
 
         Raises:
-            RunnerUnavailable: it answers somebody, or is on the way.
+            RunnerUnavailable: it answers a request, or is being loaded.
         """
         queue = self._by_expert[expert]
         if queue.runner.state == "ready" and queue.move is not None:  # its loading is about to end
@@ -243,7 +243,7 @@ class Runners(Mapping[str, Runner]):
             self._stirred.clear()
             try:
                 pause_s = self._decide()
-            except Exception:  # whatever it is, those in line must not wait for ever
+            except Exception:  # any failure: waiting requests must not wait for ever
                 log.exception("the runner pool could not decide")
                 pause_s = 1.0
             with contextlib.suppress(TimeoutError):
@@ -254,7 +254,7 @@ class Runners(Mapping[str, Runner]):
         self._stirred.set()
 
     def _decide(self) -> float | None:
-        """One decision, carried out; the seconds until the next one is due, unless somebody stirs."""
+        """Carry out one decision; return the seconds until the next, unless something changes first."""
         for queue in self._queues.values():
             queue.serve()
         snapshot = self.look()

@@ -56,7 +56,7 @@ class RunnerQueue:
 
     @property
     def size_bytes(self) -> int:
-        """What it holds when loaded: as declared, else as measured, else as guessed; 0 where nobody knows."""
+        """Bytes it holds when loaded: as declared, else as measured, else as guessed; 0 if unknown."""
         known = self.runner.settings.memory_bytes or self.runner.memory_bytes
         return known or self._plan.memory_bytes or 0
 
@@ -105,7 +105,7 @@ class RunnerQueue:
         """Until it is the waiter's turn, which then counts as in flight.
 
         Raises:
-            RunnerUnavailable: not within `wait_s`; whatever the line is refused with.
+            RunnerUnavailable: not within `wait_s`, or the queue was refused with it.
         """
         turn = waiter.turn
         try:
@@ -129,7 +129,7 @@ class RunnerQueue:
             first.turn.set_result(None)
 
     def refuse(self, error: RunnerUnavailable) -> None:
-        """Send everybody in line away."""
+        """Refuse every waiting request."""
         waiting, self.waiting = self.waiting, []
         for waiter in waiting:
             if not waiter.turn.done():
@@ -142,7 +142,7 @@ class RunnerQueue:
         self.service_s += SERVICE_WEIGHT * (now_s - began_s - self.service_s)
 
     def is_retry_due(self) -> bool:
-        """Whether it is loaded again at `retry_at_s` though nobody asks for it."""
+        """Whether it is loaded again at `retry_at_s` without a request."""
         return self.runner.state == "failed" and self.runner.settings.pinned
 
     def loads_in_s(self, now_s: float) -> float:

@@ -15,13 +15,12 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 
-from .canary import smoke_test
+from .checks import smoke_test, transition
 from .engines import LaunchBuilder, launch_for
 from .errors import RunnerError, RunnerFailed, RunnerUnavailable
 from .log import LogTail
 from .memory import held_bytes
 from .process import Report, ServerProcess
-from .sleep import transition
 from .types import Launch, Patience, Probe, RunnerSettings, RunnerState, RunnerStatus
 from .watchdog import Pulse, until_hung
 
@@ -95,7 +94,7 @@ class Runner:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What every request must carry: nobody else on this machine may use the server."""
+        """What every request must carry: no other user of this machine may use the server."""
         return {"authorization": f"Bearer {self._api_key}"}
 
     @property
@@ -122,7 +121,7 @@ class Runner:
         return launch_for(self.settings, self._alias, self._api_key, self._engines)
 
     async def start(self) -> None:
-        """Begin to get ready, from whatever state; returns before the server is ready.
+        """Begin to get ready, from any state; returns before the server is ready.
 
         Raises:
             RunnerSettingsError: it cannot be started as configured.
@@ -324,7 +323,7 @@ class Runner:
         raise RunnerError(f"answers {answer!r} after waking, expected {self._baseline_answer!r}")
 
     async def _reap(self, grace_s: float) -> None:
-        """Nobody is sent to a process that is being ended, and it is gone when this returns."""
+        """End the process; it gets no new requests and is gone when this returns."""
         child, self._child, self._address = self._child, None, None
         if self._state in ("ready", "sleeping"):
             self._set("starting")
@@ -335,7 +334,7 @@ class Runner:
             await asyncio.shield(ending)
         except RunnerError as error:
             self._last_error = str(error)
-        except asyncio.CancelledError:  # stopped while burying: finish that first
+        except asyncio.CancelledError:  # stopped while reaping: finish that first
             await asyncio.wait({ending})
             raise
 

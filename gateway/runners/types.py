@@ -14,7 +14,7 @@ RunnerState = Literal["stopped", "starting", "ready", "busy", "sleeping", "stopp
 means that it will not be tried again by itself."""
 
 Probe = Literal["chat", "text", "embeddings", "none"]
-"""What the canary asks before anybody else may; text is the cheapest, where the engine completes text."""
+"""What the canary asks before the first request; text is the cheapest, where the engine completes text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Patience:
 
     A death is answered at once, further ones after pauses that double from `first_pause_s` to `max_pause_s`,
     until the process has served for `stable_s`. `n_failed_starts` in a row that never got ready are the end,
-    until somebody asks for it `retry_failed_s` later. A server that has said nothing for `silent_s` with
+    until a request comes `retry_failed_s` later. A server that has said nothing for `silent_s` with
     requests in flight is asked something short; one that has said nothing for `hung_s` is replaced unasked.
     """
 

@@ -44,7 +44,7 @@ class Pulse:
         self.suspected = True
 
     def silence_s(self) -> float:
-        """Seconds without a word though somebody waits for one."""
+        """Seconds without output while a request waits for it."""
         return time.monotonic() - self.at_s if self.n_in_flight else 0.0
 
 
@@ -73,7 +73,7 @@ async def until_hung(
 
 
 async def _speaks(pulse: Pulse, question: Callable[[], Awaitable[object]]) -> bool:
-    """Whether it says anything, to somebody else or to a question of ours."""
+    """Whether it answers anything, a request or the watchdog's own probe."""
     asked_s = time.monotonic()
     try:
         await question()

@@ -59,7 +59,7 @@ def main() -> None:
         control.sendall(json.dumps({"address": server.listening_address}).encode() + b"\n")
         while orders.readline():
             pass
-    os._exit(0)  # no destructor: it would wait for requests nobody reads any more
+    os._exit(0)  # no destructor: it would wait for requests whose clients are gone
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The process around a server that knows nothing of us: gives it a port, waits until it is healthy, ends it.
 
 Run as a script with a socket for standard input. It imports nothing of the gateway. What it starts ends with
-it, and it ends with the gateway, whoever is killed: the server is told by the kernel (PR_SET_PDEATHSIG), the
+it, and it ends with the gateway, whichever process is killed: the kernel signals the server
+(PR_SET_PDEATHSIG), the
 supervisor by the end of its socket, and what the server leaves behind is adopted here and killed.
 """
 
@@ -65,7 +66,7 @@ def healthy(port: int, path: str) -> bool:
 
 
 def end(server: subprocess.Popen[bytes], grace_s: float) -> None:
-    """The server and whatever it started, politely first."""
+    """End the server and its children, first by SIGTERM."""
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, signal.SIG_IGN)
     if server.poll() is None:
