@@ -1,7 +1,7 @@
 """Reads the texts of concurrent requests in worker threads, a few of each request in turn.
 
-A request of thousands of texts does not keep one of a single text waiting, and texts of a cancelled request are
-not read.
+A request of thousands of texts does not keep one of a single text waiting, and texts of a cancelled request
+are not read.
 """
 
 import asyncio
