@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from .expressions import Reader, divided
+from .expressions import ExpressionParser, divided
 from .numbers import limited, power, written
 from .tokens import tokenise
 from .types import Directives, NotComputable
@@ -110,14 +110,14 @@ def _stripped(core: str) -> str:
 
 
 def _value(text: str) -> tuple[Fraction, int]:
-    reader = Reader(tokenise(text))
+    reader = ExpressionParser(tokenise(text))
     value = _statement(reader)
     reader.take("together")
     reader.done()
     return value, reader.n_operations
 
 
-def _statement(reader: Reader) -> Fraction:
+def _statement(reader: ExpressionParser) -> Fraction:
     """An expression, or an order such as `subtract 5 from 12`."""
     verb = reader.take(*_ORDERS)
     if not verb:
@@ -126,7 +126,7 @@ def _statement(reader: Reader) -> Fraction:
     return limited(_ORDERS[verb](reader))
 
 
-def _added(reader: Reader) -> Fraction:
+def _added(reader: ExpressionParser) -> Fraction:
     values = reader.items()
     if reader.take("to", "with"):
         values.append(reader.sum())
@@ -135,31 +135,31 @@ def _added(reader: Reader) -> Fraction:
     return sum(values, Fraction(0))
 
 
-def _subtracted(reader: Reader) -> Fraction:
+def _subtracted(reader: ExpressionParser) -> Fraction:
     what = reader.sum()
     reader.need("from")
     return reader.sum() - what
 
 
-def _multiplied(reader: Reader) -> Fraction:
+def _multiplied(reader: ExpressionParser) -> Fraction:
     left = reader.sum()
     reader.need("by", "and", "with")
     return left * reader.sum()
 
 
-def _quotient(reader: Reader) -> Fraction:
+def _quotient(reader: ExpressionParser) -> Fraction:
     left = reader.sum()
     if reader.need("by", "into") == "into":
         return divided(reader.sum(), left)
     return divided(left, reader.sum())
 
 
-def _raised(reader: Reader) -> Fraction:
+def _raised(reader: ExpressionParser) -> Fraction:
     return reader.sum()
 
 
-def _grown(sign: int) -> Callable[[Reader], Fraction]:
-    def by(reader: Reader) -> Fraction:
+def _grown(sign: int) -> Callable[[ExpressionParser], Fraction]:
+    def by(reader: ExpressionParser) -> Fraction:
         value = reader.sum()
         reader.need("by")
         change = reader.sum()
@@ -168,7 +168,7 @@ def _grown(sign: int) -> Callable[[Reader], Fraction]:
     return by
 
 
-_ORDERS: dict[str, Callable[[Reader], Fraction]] = {
+_ORDERS: dict[str, Callable[[ExpressionParser], Fraction]] = {
     "add": _added,
     "subtract": _subtracted,
     "multiply": _multiplied,

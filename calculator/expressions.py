@@ -94,7 +94,7 @@ SHARES = {
 PARTS = {"thirds": 3, "quarters": 4, "fifths": 5, "eighths": 8, "tenths": 10}
 
 
-class Reader:
+class ExpressionParser:
     """Reads tokens from left to right; `n_operations` counts what was computed."""
 
     def __init__(self, tokens: list[Token]) -> None:

@@ -2,6 +2,6 @@
 
 from .choice import TextChoice
 from .pool import Chosen, EmbedderPool, Reading, embedders_of
-from .turns import Turns
+from .turns import TextQueue
 
-__all__ = ["Chosen", "EmbedderPool", "Reading", "TextChoice", "Turns", "embedders_of"]
+__all__ = ["Chosen", "EmbedderPool", "Reading", "TextChoice", "TextQueue", "embedders_of"]

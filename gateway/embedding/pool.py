@@ -13,7 +13,7 @@ from routers import ArtifactError, EmbedderError, EmbeddingSelection, Floats32, 
 from ..config import BASE_EMBEDDER as BASE
 from ..config import EmbeddingsConfig
 from .choice import TextChoice, told_counts
-from .turns import Turns
+from .turns import TextQueue
 
 log = logging.getLogger("thalamus")
 
@@ -46,7 +46,7 @@ class EmbedderPool:
         """Raises: ArtifactError, EmbedderError: a selection or an expert that cannot be served."""
         self.policy: PilotRule = config.policy
         self.input_type = config.input_type
-        self.turns = Turns(config.n_threads, config.max_waiting)
+        self.turns = TextQueue(config.n_threads, config.max_waiting)
         self._selection = _selection(config)
         self._sources = _sources(config, self._selection)
         self._embedders: dict[str, OnnxEmbedder] = {}

@@ -39,7 +39,7 @@ class _Job:
     found: dict[int, Any] = field(default_factory=dict)
 
 
-class Turns:
+class TextQueue:
     """One event loop asks. `n_waiting` texts have a place, `n_read` were read in `busy_s` since the start."""
 
     def __init__(self, n_threads: int, max_waiting: int) -> None:

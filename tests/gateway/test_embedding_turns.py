@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.embedding.turns import TEXTS_A_TURN, Turns
+from gateway.embedding.turns import TEXTS_A_TURN, TextQueue
 from gateway.routing.embedding_batcher import BusyError
 
 
@@ -31,27 +31,27 @@ def reader() -> Reader:
 
 
 @pytest.fixture
-async def turns(reader: Reader) -> AsyncIterator[Turns]:
-    turns = Turns(n_threads=1, max_waiting=20)
+async def turns(reader: Reader) -> AsyncIterator[TextQueue]:
+    turns = TextQueue(n_threads=1, max_waiting=20)
     yield turns
     reader.go.release(1000)
     turns.close()
 
 
-async def test_results_come_in_the_order_of_the_items(turns: Turns, reader: Reader) -> None:
+async def test_results_come_in_the_order_of_the_items(turns: TextQueue, reader: Reader) -> None:
     reader.go.release(100)
     assert await turns.map(reader, range(10)) == [item * 10 for item in range(10)]
     assert (turns.n_read, await turns.map(reader, [])) == (10, [])
 
 
 async def test_threads_share_a_request_and_the_order_holds(reader: Reader) -> None:
-    turns = Turns(n_threads=3, max_waiting=100)
+    turns = TextQueue(n_threads=3, max_waiting=100)
     reader.go.release(100)
     assert await turns.map(reader, range(50)) == [item * 10 for item in range(50)]
     turns.close()
 
 
-async def test_requests_take_turns(turns: Turns, reader: Reader) -> None:
+async def test_requests_take_turns(turns: TextQueue, reader: Reader) -> None:
     long = asyncio.create_task(turns.map(reader, range(10)))
     await asyncio.sleep(0)
     short = asyncio.create_task(turns.map(reader, [100]))
@@ -61,7 +61,7 @@ async def test_requests_take_turns(turns: Turns, reader: Reader) -> None:
     assert reader.seen.index(100) <= 2 * TEXTS_A_TURN
 
 
-async def test_nothing_is_read_for_who_has_gone_away(turns: Turns, reader: Reader) -> None:
+async def test_nothing_is_read_for_who_has_gone_away(turns: TextQueue, reader: Reader) -> None:
     gone = asyncio.create_task(turns.map(reader, range(10)))
     await asyncio.sleep(0.01)
     gone.cancel()
@@ -71,7 +71,7 @@ async def test_nothing_is_read_for_who_has_gone_away(turns: Turns, reader: Reade
     assert reader.seen == [*range(TEXTS_A_TURN), 100]
 
 
-async def test_a_failure_ends_its_request_alone(turns: Turns, reader: Reader) -> None:
+async def test_a_failure_ends_its_request_alone(turns: TextQueue, reader: Reader) -> None:
     reader.go.release(100)
     bad = asyncio.create_task(turns.map(reader, [-1, *range(20)]))
     good = asyncio.create_task(turns.map(reader, [1]))
@@ -82,7 +82,7 @@ async def test_a_failure_ends_its_request_alone(turns: Turns, reader: Reader) ->
     assert len(reader.seen) < 20
 
 
-async def test_places_are_bounded_and_given_back(turns: Turns) -> None:
+async def test_places_are_bounded_and_given_back(turns: TextQueue) -> None:
     with turns.room(15):
         with pytest.raises(BusyError), turns.room(6):
             pass
