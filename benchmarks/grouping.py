@@ -27,7 +27,7 @@ from gateway.batches.store import new_id
 from gateway.batches.types import Batch
 from gateway.config import Config
 from gateway.experts import Call, Expert
-from gateway.experts.transport import Transport
+from gateway.experts.upstream import Transport
 from gateway.runners import Runner, Runners
 
 NAMES = ("north", "east", "south", "west")

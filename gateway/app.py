@@ -31,10 +31,8 @@ from .config import Config, ExpertConfig
 from .embedding import EmbedderPool
 from .endpoints import (
     batches,
-    chat,
     completions,
     decisions,
-    embeddings,
     files,
     health,
     metrics,
@@ -43,18 +41,17 @@ from .endpoints import (
     route,
     runners,
 )
-from .endpoints.ask import Asking
 from .errors import EndpointNotFound, GatewayError, MethodNotAllowed, to_envelope
-from .execution.accounting import Accounting
+from .execution.executor import PlanExecutor
 from .execution.responder import Responder
+from .execution.trace import Accounting
 from .experts import Expert, build_expert
-from .experts.prices import facts_of
-from .experts.profiles import profile_of, profiles
-from .experts.transport import Transport
+from .experts.profiles import facts_of, profile_of, profiles
+from .experts.upstream import Transport
 from .fleet.health import FleetState
 from .fleet.replicas import Replicas
 from .openai.usage import Price
-from .routing.embedding_batcher import EmbeddingBatcher
+from .requests.parsing import SPECS, RequestParser
 from .runners.build import build_runners
 from .services import Services
 from .storage.journal import Journal
@@ -62,7 +59,7 @@ from .storage.journal import Journal
 if TYPE_CHECKING:
     from .routing.router import Router
 
-RouterFactory = Callable[[Config, Sequence[ExpertProfile]], tuple[Any, EmbeddingBatcher | None]]
+RouterFactory = Callable[[Config, Sequence[ExpertProfile]], Any]
 
 
 def create_app(config: Config) -> Application:
@@ -85,19 +82,19 @@ def build_services(
         expert.name: build_expert(expert, config.timeouts, transport, local) for expert in config.experts
     }
     pool = profiles(config)
-    router, batcher = (build_router or build_default_router)(config, pool)
+    policies, embedders = config.policies_by_name(), build_embedders(config)
     fleet = FleetState([profile.name for profile in pool], parallel_limits(config), away_s=local.loads_in_s)
     local.on_change.append(fleet.invalidate)
     store = BatchStore.open(config.batches_path)
     return Services(
         config=config,
         profiles=pool,
-        policies=config.policies_by_name(),
+        policies=policies,
         experts=experts,
         fleet=fleet,
-        router=router,
-        batcher=batcher,
-        embedders=build_embedders(config),
+        router=(build_router or build_default_router)(config, pool),
+        parser=RequestParser(config, policies, experts, embedders),
+        embedders=embedders,
         journal=Journal.open(config.journal),
         runners=local,
         gate=Authenticator(config.server, store.salt),
@@ -119,12 +116,11 @@ def build_replicas(config: Config, fleet: FleetState, experts: Mapping[str, Expe
     return Replicas(config.redis, fleet, shared, share)
 
 
-def build_default_router(
-    config: Config, pool: Sequence[ExpertProfile]
-) -> "tuple[Router, EmbeddingBatcher | None]":
-    from .routing.build import build_routing  # loads the embedders
+def build_default_router(config: Config, pool: Sequence[ExpertProfile]) -> "Router":
+    """The router that the configuration asks for."""
+    from .routing.build import build_router  # loads numpy's and ONNX Runtime's libraries: a second
 
-    return build_routing(config, pool)
+    return build_router(config, pool)
 
 
 def build_embedders(config: Config) -> EmbedderPool | None:
@@ -143,18 +139,18 @@ def build_embedders(config: Config) -> EmbedderPool | None:
 
 
 def build_application(services: Services, transport: Transport) -> Application:
-    """The application around a machine."""
-    ledger = build_accounting(services)
-    responder = Responder(services.experts, services.fleet, ledger)
-    asking = Asking(services, responder)
-    hot = {
-        chat.PATH: asking.handler(chat.CHAT),
-        completions.PATH: asking.handler(completions.COMPLETIONS),
-        embeddings.PATH: embeddings.Embedding(services, responder).handler(),
+    """The ASGI application around services."""
+    accounting = build_accounting(services)
+    executor = PlanExecutor(services.experts, services.fleet)
+    responder = Responder(executor, services.fleet, accounting)
+    handlers = {
+        path: completions.CompletionEndpoint(spec, services, responder).handle for path, spec in SPECS.items()
     }
-    jobs = BatchService(services, ledger, parallel_limits(services.config), lambda: front.n_in_flight)
-    front = Application(hot, build_starlette_app(services, transport, jobs), services.gate)
-    return front
+    jobs = BatchService(
+        services, accounting, parallel_limits(services.config), lambda: application.n_in_flight
+    )
+    application = Application(handlers, build_starlette_app(services, transport, jobs), services.gate)
+    return application
 
 
 def build_accounting(services: Services) -> Accounting:
@@ -224,8 +220,7 @@ async def open_storage(services: Services) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        if services.batcher is not None:
-            services.batcher.close()
+        services.router.close()
         if services.embedders is not None:
             services.embedders.close()
         await services.journal.close()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .experts import Expert
     from .fleet.health import FleetState
     from .fleet.replicas import Replicas
-    from .routing.embedding_batcher import EmbeddingBatcher
+    from .requests.parsing import RequestParser
     from .routing.router import Router
     from .runners import Runners
     from .storage.journal import Journal
@@ -30,8 +30,8 @@ class Services:
     policies: Mapping[str, Policy]
     experts: "Mapping[str, Expert]"
     fleet: "FleetState"
+    parser: "RequestParser"
     router: "Router"
-    batcher: "EmbeddingBatcher | None"
     embedders: "EmbedderPool | None"
     journal: "Journal"
     runners: "Runners"

@@ -13,18 +13,16 @@ from typing import Protocol
 import msgspec
 
 from ..embedding import EmbedderPool
-from ..endpoints.embeddings import read_here, ready, room
 from ..errors import GatewayError, to_envelope
+from ..execution.embedding import EmbeddingExecutor, choose_embedders, load_embedders, reserve_places
 from ..execution.executor import PlanExecutor
 from ..execution.trace import ExecutionTrace
 from ..experts.types import Call, Expert, UpstreamError
 from ..fleet.health import FleetState
 from ..openai.usage import UNKNOWN_PRICE, Price, cost_usd
-from ..requests.fields import text_field
-from ..requests.options import parse_routing_options
-from ..requests.texts import parse_embedding_request
+from ..requests.parsing import ToEmbedder
 from ..storage.journal import AttemptRecord
-from .lines import EMBEDDED_HERE, NO_HEADERS
+from .lines import EMBEDDED_HERE
 from .outcomes import CallFailure, CallOutcome
 
 MAX_TRIES = 4
@@ -164,7 +162,7 @@ class RetryingCaller:
         error = UpstreamError("connect", "was not asked")
         for n in range(MAX_TRIES):
             if not await self._admitted(name, outage):
-                if not story.records:
+                if not story.attempts:
                     return skip_call(name, f"has failed for {self._patience_s:g} s and is given up")
                 break
             try:
@@ -178,9 +176,9 @@ class RetryingCaller:
                 await self._pause(FIRST_PAUSE_S * 2**n if error.retry_after_s is None else 0.0)
             else:
                 outage.record_success()
-                *tries, record = story.records
+                *tries, record = story.attempts
                 return CallOutcome(record, reply.body, reply.usage, tries=tuple(tries))
-        *tries, record = story.records
+        *tries, record = story.attempts
         return CallOutcome(record, failure=CallFailure.of(error), tries=tuple(tries))
 
     async def _admitted(self, name: str, outage: OutageTimer) -> bool:
@@ -269,25 +267,22 @@ EMBEDDERS_POLL_S = 0.3
 
 
 async def embed_line(
-    call: Call, pool: EmbedderPool | None, pause: Callable[[float], Awaitable[None]]
+    parsed: ToEmbedder, pool: EmbedderPool | None, pause: Callable[[float], Awaitable[None]]
 ) -> CallOutcome:
-    """What came of a line: the very answer a live client gets, once there is room for its texts.
+    """The outcome of a line: the answer a live client gets, once there is room for its texts.
 
     `pause` waits so many seconds, or raises where the batch is to stop.
     """
     start = perf_counter()
     if pool is None:
         return _failed(GatewayError("no embedder is served here any more"), start)
-    fields = call.fields
     try:
-        await ready(pool)
-        hints = parse_routing_options(fields, NO_HEADERS)
-        asked = parse_embedding_request(text_field(fields, "model"), fields, hints, pool)
-        while pool.turns.crowded(len(asked.texts)):
+        await load_embedders(pool)
+        while pool.turns.crowded(len(parsed.input.texts)):
             await pause(EMBEDDERS_POLL_S)
-        with room(asked, pool):
-            order, read = await read_here(asked, fields, hints, pool)
-            reply = await read(order, ExecutionTrace(""))
+        with reserve_places(parsed.input, pool):
+            executor = EmbeddingExecutor(parsed, await choose_embedders(parsed.input, pool), pool)
+            reply = await executor.execute(executor.request, ExecutionTrace(""))
     except GatewayError as error:
         return _failed(error, start)
     record = AttemptRecord(EMBEDDED_HERE, "answered", 200, None, perf_counter() - start)

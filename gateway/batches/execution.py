@@ -16,12 +16,11 @@ from typing import Literal
 from policies import Attempt, Decision, Gather
 
 from ..asgi.application import INTERNAL_ERROR
-from ..endpoints.ask import chosen
 from ..errors import GatewayError
-from ..execution.accounting import Accounting
 from ..execution.panel import build_aggregation_call, build_member_call
-from ..execution.trace import ExecutionRequest
+from ..execution.trace import Accounting, ExecutionRequest
 from ..experts.types import Call, UpstreamError
+from ..requests.parsing import ParsedRequest, ToEmbedder, ToPolicy
 from ..services import Services
 from ..storage.journal import AttemptRecord
 from ..storage.journal_records import unpack_decision
@@ -232,11 +231,10 @@ class BatchRun:
     async def _one(self, row: PendingCall, ask: ExpertCaller) -> None:
         """One call, and what came of it to the results."""
         try:
-            order = self._order(row)
+            parsed, order = self._order(row)
             with contextlib.suppress(HaltedError):
-                await self._results.put(
-                    CallResult(row.line, row.step, order, await self._called(row, order, ask))
-                )
+                outcome = await self._called(row, parsed, order, ask)
+                await self._results.put(CallResult(row.line, row.step, order, outcome))
         except FaultyLine as fault:
             await self._results.put(
                 ClosedLine(row.line, build_refusal_line(row.line.custom_id, fault.refusal()))
@@ -254,15 +252,17 @@ class BatchRun:
                 ClosedLine(row.line, build_refusal_line(row.line.custom_id, GatewayError(INTERNAL_ERROR)))
             )
 
-    def _order(self, row: PendingCall) -> ExecutionRequest:
-        _, asked = self._reader.read(self._source.text(row.line))
-        if row.decision is None:
-            return self._reader.order(asked)
-        return chosen(asked, unpack_decision(row.decision))
+    def _order(self, row: PendingCall) -> tuple[ParsedRequest, ExecutionRequest]:
+        _, parsed = self._reader.read(self._source.text(row.line))
+        if row.decision is None or not isinstance(parsed, ToPolicy):
+            return parsed, self._reader.order(parsed)
+        return parsed, ExecutionRequest.for_decision(parsed, unpack_decision(row.decision))
 
-    async def _called(self, row: PendingCall, order: ExecutionRequest, ask: ExpertCaller) -> CallOutcome:
-        if row.expert == EMBEDDED_HERE:
-            return await embed_line(order.call, self._around.services.embedders, self._pause)
+    async def _called(
+        self, row: PendingCall, parsed: ParsedRequest, order: ExecutionRequest, ask: ExpertCaller
+    ) -> CallOutcome:
+        if isinstance(parsed, ToEmbedder) and row.expert == EMBEDDED_HERE:
+            return await embed_line(parsed, self._around.services.embedders, self._pause)
         try:
             call = await self._call(row, order)
         except UpstreamError as error:

@@ -12,20 +12,14 @@ from msgspec import Raw
 from policies import Single
 from routers import RoutersError
 
-from ..endpoints import chat, completions, embeddings
-from ..endpoints.ask import NAMED_POLICY, NAMED_REASON, Asked, Door, Reader
 from ..errors import GatewayError, InvalidField
-from ..execution.trace import ExecutionRequest
-from ..experts.types import Call, Fields
-from ..requests.fields import read_fields
-from ..requests.options import parse_routing_options
-from ..requests.texts import parse_embedding_request
+from ..execution.trace import NAMED_POLICY, NAMED_REASON, ExecutionRequest
+from ..requests.parsing import SPECS, ParsedRequest, ToEmbedder, ToExpert, parse_body
 from ..services import Services
 from .types import LineError
 from .worklist import BatchLine, Worklist
 
-DOORS: Mapping[str, Door] = {chat.PATH: chat.CHAT, completions.PATH: completions.COMPLETIONS}
-URLS = (*DOORS, embeddings.PATH)
+URLS = tuple(SPECS)
 EMBEDDED_HERE = "embedders here"
 """Stands where an expert's name stands; no expert can have a name with a space."""
 MAX_ID_CHARS = 512
@@ -98,54 +92,40 @@ class LineReader:
 
     def __init__(self, services: Services, endpoint: str | None) -> None:
         self._urls = (endpoint,) if endpoint else URLS
-        self._reader = Reader(services)
-        self._embedders = embeddings.Embedders(services)
+        self._parser = services.parser
         self._pool = services.embedders
 
-    def _texts(self, fields: Fields) -> Asked:
-        """A line to be embedded; where that is done here, its fields are kept whole."""
-        model, expert = self._embedders.whom(fields)
-        hints = parse_routing_options(fields, NO_HEADERS)
-        if expert is not None:
-            return Asked(embeddings.forwarded(fields, expert, hints).call, hints, expert)
-        if self._pool is not None:
-            self._pool.load()
-            parse_embedding_request(model, fields, hints, self._pool)
-        return Asked(Call("embeddings", fields), hints, EMBEDDED_HERE)
-
-    def order(self, asked: Asked) -> ExecutionRequest:
-        """What is to be done for a line that names its expert.
+    def order(self, parsed: ParsedRequest) -> ExecutionRequest:
+        """The execution of a line that names its expert, or goes to the gateway's own embedders.
 
         Raises:
-            FaultyLine: it names none, or a fallback is none.
+            FaultyLine: the line names no expert.
         """
-        if asked.expert is None:
-            raise FaultyLine("model_not_found", "its model was an expert, and is none any more", "body.model")
-        if asked.expert == EMBEDDED_HERE:
-            return ExecutionRequest(asked.call, Single((EMBEDDED_HERE,)), NAMED_POLICY, NAMED_REASON)
-        try:
-            return self._reader.named(asked, asked.expert)
-        except GatewayError as error:
-            raise _faulty(error) from None
+        if isinstance(parsed, ToExpert):
+            return ExecutionRequest.for_expert(parsed)
+        if isinstance(parsed, ToEmbedder):
+            return ExecutionRequest(parsed.call, Single((EMBEDDED_HERE,)), NAMED_POLICY, NAMED_REASON)
+        raise FaultyLine("model_not_found", "its model was an expert, and is none any more", "body.model")
 
-    def read(self, text: bytes) -> tuple[str, Asked]:
-        """A line's custom_id, and what it asks for.
+    def read(self, text: bytes) -> tuple[str, ParsedRequest]:
+        """A line's custom_id, and its request.
 
         Raises:
-            FaultyLine: it cannot be asked.
+            FaultyLine: the line is no request that can be served.
         """
         custom_id, url, body = self._envelope(text)
         try:
-            fields = read_fields(bytes(body))
-            door = DOORS.get(url)
-            asked = self._reader.read(door, fields, NO_HEADERS) if door else self._texts(fields)
+            parsed = self._parser.parse(SPECS[url], parse_body(bytes(body)), NO_HEADERS)
+            if isinstance(parsed, ToEmbedder) and self._pool is not None:
+                self._pool.load()
+                parsed.input.check_dimensions(self._pool.base.dim)
         except GatewayError as error:
             raise _faulty(error) from None
         except RoutersError as error:
             raise FaultyLine("experts_unavailable", str(error), "body.model") from None
-        if asked.call.stream:
+        if parsed.call.stream:
             raise FaultyLine("invalid_value", "a batch has no streams; leave 'stream' out", "body.stream")
-        return custom_id, asked
+        return custom_id, parsed
 
     def _envelope(self, text: bytes) -> tuple[str, str, Raw]:
         try:
@@ -244,9 +224,7 @@ def _checked(path: Path, reader: LineReader, max_bytes: int, errors: list[LineEr
         try:
             if found.text is None:
                 raise FaultyLine("line_too_long", f"longer than {max_bytes} bytes (server.max_body_bytes)")
-            custom_id, asked = reader.read(found.text)
-            if asked.expert is not None:
-                reader.order(asked)
+            custom_id, _ = reader.read(found.text)
         except FaultyLine as fault:
             if len(errors) < MAX_TOLD:
                 errors.append(LineError(fault.code, fault.message, found.n, fault.param))

@@ -10,15 +10,12 @@ from msgspec import Raw
 from policies import Attempt, Gather, Heard, Plan
 
 from ..asgi.exchange import fresh_id
-from ..errors import GatewayError, to_envelope
-from ..execution.accounting import Accounting
+from ..errors import FailureKind, GatewayError, to_envelope
 from ..execution.executor import gather_result
-from ..execution.panel import set_usage, together
 from ..execution.responder import all_experts_failed
-from ..execution.trace import ExecutionRequest, ExecutionTrace
+from ..execution.trace import Accounting, ExecutionRequest, ExecutionTrace
 from ..experts.types import Reply, UpstreamError
-from ..openai.upstream import FailureKind
-from ..openai.usage import Usage
+from ..openai.usage import Usage, set_usage, sum_usages
 from ..storage.journal import AttemptRecord
 
 
@@ -100,10 +97,10 @@ def build_trace(
     story = ExecutionTrace(decision_id)
     for outcome in (outcome for step in heard for outcome in step):
         for record in (*outcome.tries, outcome.record):
-            story.records.append(record)
+            story.attempts.append(record)
             story.upstream_s += record.latency_s or 0.0
         if outcome is not answered and outcome.body is not None:
-            story.before[outcome.record.expert] = outcome.usage
+            story.other_usage[outcome.record.expert] = outcome.usage
     if answered is not None:
         story.answered, story.usage, story.status = answered.record.expert, answered.usage, 200
     return story
@@ -136,16 +133,16 @@ def build_output_line(
     failed = answered is None
     if answered is not None and answered.body is not None:
         body = answered.body
-        if story.before:
-            body = set_usage(body, together([*story.before.values(), answered.usage]))
+        if story.other_usage:
+            body = set_usage(body, sum_usages([*story.other_usage.values(), answered.usage]))
         if ledger.keeps_content:
-            story.said.append(body)
+            story.answer_parts.append(body)
         status = 200
     else:
         status, body = _failure(heard, story)
     request_id = "batch_req_" + fresh_id()
     ledger.record(order, story, story.upstream_s, request_id, owner or None)
-    cost_usd = ledger.cost_usd(story) if story.answered is not None or story.before else 0.0
+    cost_usd = ledger.cost_usd(story) if story.answered is not None or story.other_usage else 0.0
     facts = {
         "decision_id": story.decision_id,
         "expert": story.answered,

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
 from policies import Decision, Fleet, Group, Panel, Snapshot, order_groups
 
-from ..endpoints.ask import Asked
 from ..errors import GatewayError
+from ..requests.parsing import ParsedRequest, ToPolicy
 from ..runners import Runners
 from ..services import Services
 from ..storage.journal_records import pack_decision
@@ -48,11 +48,11 @@ class LineRouter:
     async def _decided(self, lines: Sequence[BatchLine]) -> tuple[list[RoutedLine], list[ClosedLine]]:
         routed: list[RoutedLine] = []
         closed: list[ClosedLine] = []
-        by_policy: dict[str, list[tuple[BatchLine, Asked]]] = {}
+        by_policy: dict[str, list[tuple[BatchLine, ToPolicy]]] = {}
         for line, asked in await asyncio.to_thread(self._read, lines):
             if isinstance(asked, OutputLine):
                 closed.append(ClosedLine(line, asked))
-            elif asked.policy is not None:
+            elif isinstance(asked, ToPolicy):
                 by_policy.setdefault(asked.policy.name, []).append((line, asked))
             else:
                 routed.append(RoutedLine(line.n, self._reader.order(asked).plan.experts[:1]))
@@ -64,22 +64,16 @@ class LineRouter:
                     closed.append(ClosedLine(line, build_refusal_line(line.custom_id, decision)))
         return routed, closed
 
-    async def _chosen(self, alike: Sequence[tuple[BatchLine, Asked]]) -> list[Decision | GatewayError]:
-        asked = [one for _, one in alike]
-        policy = asked[0].policy
-        queries = [one.query for one in asked if one.query is not None]
-        if policy is None:
-            return []
-        everybody = Fleet.idle(len(self._services.profiles))
-        wishes = [one.wishes for one in asked]
-        return await self._services.router.decide_many(queries, policy, wishes, everybody)
+    async def _chosen(self, alike: Sequence[tuple[BatchLine, ToPolicy]]) -> list[Decision | GatewayError]:
+        idle = Fleet.idle(len(self._services.profiles))
+        return await self._services.router.decide_many([parsed for _, parsed in alike], idle)
 
-    def _read(self, lines: Sequence[BatchLine]) -> list[tuple[BatchLine, Asked | OutputLine]]:
-        found: list[tuple[BatchLine, Asked | OutputLine]] = []
+    def _read(self, lines: Sequence[BatchLine]) -> list[tuple[BatchLine, ParsedRequest | OutputLine]]:
+        found: list[tuple[BatchLine, ParsedRequest | OutputLine]] = []
         for line in lines:
             try:
                 _, asked = self._reader.read(self._source.text(line))
-                if asked.policy is None:
+                if not isinstance(asked, ToPolicy):
                     self._reader.order(asked)
             except FaultyLine as fault:
                 found.append((line, build_refusal_line(line.custom_id, fault.refusal())))

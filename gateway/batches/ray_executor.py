@@ -16,8 +16,8 @@ import msgspec
 from ..app import parallel_limits
 from ..config import Config
 from ..experts import build_expert
-from ..experts.transport import Transport
 from ..experts.types import Call
+from ..experts.upstream import Transport
 from ..fleet.health import FleetState
 from ..runners.build import build_runners
 from .calling import ExpertCaller, RetryingCaller, skip_call

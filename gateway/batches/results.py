@@ -14,8 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..execution.accounting import Accounting
-from ..execution.trace import ExecutionRequest
+from ..execution.trace import Accounting, ExecutionRequest
 from .outcomes import CallOutcome, OutputLine, PlanEnded, build_output_line, list_experts, next_step
 from .store import BatchStore
 from .types import Batch

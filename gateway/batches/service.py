@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..execution.accounting import Accounting
+from ..execution.trace import Accounting
 from ..services import Services
 from .calling import BatchExecutor, LiveTrafficThrottle, pause_unless_halted
 from .execution import GRACE_S, BatchContext, BatchRun, Halt

@@ -17,7 +17,7 @@ from ..app import expert_price
 from ..config import Config, ExpertConfig
 from ..experts import build_expert
 from ..experts.profiles import profile_of
-from ..experts.transport import Transport
+from ..experts.upstream import Transport
 from ..runners import RunnerError, Runners
 from ..runners.build import pool_rule, runner_settings
 from .options import CONFIG_OPTION, JSON_OPTION, Dollars, read_config

@@ -70,12 +70,10 @@ async def _decide(
     from routers import RoutersError
 
     from ..errors import GatewayError
-    from ..experts import Call, ToolExpert, shown_to_tools, solver_of
+    from ..experts import ToolExpert, load_tool
     from ..experts.profiles import profiles
-    from ..requests.flags import extract_prompt_flags
-    from ..requests.options import NOTHING
-    from ..requests.query import parse_chat_query
-    from ..routing.build import build_routing
+    from ..requests.parsing import CHAT, RequestParser, ToPolicy
+    from ..routing.build import build_router
 
     policies = config.policies_by_name()
     if policy_name not in policies:
@@ -83,23 +81,28 @@ async def _decide(
     pool = profiles(config)
     if not pool:
         raise click.ClickException("no experts are configured; `thalamus init` finds some")
-    messages = msgspec.Raw(msgspec.json.encode([{"role": "user", "content": text}]))
-    policy = policies[policy_name]
+    fields = {
+        "model": msgspec.Raw(msgspec.json.encode(f"auto:{policy_name}")),
+        "messages": msgspec.Raw(msgspec.json.encode([{"role": "user", "content": text}])),
+    }
+    tools = {
+        expert.name: ToolExpert(expert.name, load_tool(expert.tool))
+        for expert in config.experts
+        if expert.tool
+    }
     try:
-        extracted = extract_prompt_flags({"messages": messages}, NOTHING, policy)
-        tools = [ToolExpert(e.name, solver_of(e.tool)) for e in config.experts if e.tool]
-        query = shown_to_tools(
-            parse_chat_query(extracted.fields), tools, Call("chat/completions", extracted.fields)
-        )
-        routing, batcher = build_routing(config, pool)
-        decision = await routing.decide(query, policy, extracted.hints, Fleet.idle(len(pool)))
+        parsed = RequestParser(config, policies, tools, None).parse(CHAT, fields, {})
+        assert isinstance(parsed, ToPolicy), "auto:<policy> names no expert"  # noqa: S101
+        router = build_router(config, pool)
+        decision = await router.decide(parsed, Fleet.idle(len(pool)))
     except (GatewayError, RoutersError) as error:
         raise click.ClickException(str(error)) from None
-    if batcher is not None:
-        batcher.close()
-    objective = (extracted.hints and extracted.hints.objective) or policy.objective
-    tradeoff = _describe_tradeoff(objective, routing.forecaster.sweep(decision.tier))
-    return query, decision, tradeoff, [*extracted.warnings, *routing.forecaster.warnings]
+    router.close()
+    query, policy = parsed.query, parsed.policy
+    objective = (parsed.hints and parsed.hints.objective) or policy.objective
+    tradeoff = _describe_tradeoff(objective, router.forecaster.sweep(decision.tier))
+    notes = [*parsed.warnings, *router.forecaster.warnings]
+    return query, decision, tradeoff, notes
 
 
 def _describe_tradeoff(objective: "Objective", sweep: "Sweep | None") -> dict[str, Any] | None:

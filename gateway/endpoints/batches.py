@@ -17,7 +17,7 @@ from ..batches.types import Batch
 from ..errors import InvalidField, InvalidJson
 from .answers import get_services, json_response
 from .files import get_owner, page, page_size
-from .route import whole_body
+from .route import read_body
 
 MAX_PAGE = 100
 DEFAULT_PAGE = 20
@@ -53,7 +53,7 @@ async def create(request: Request) -> Response:
         FileNotKnown: the input is no file of the asker.
     """
     jobs, owner = get_batch_service(request), get_owner(request)
-    wanted = _read(await whole_body(request, get_services(request).config.server.max_body_bytes))
+    wanted = _read(await read_body(request, get_services(request).config.server.max_body_bytes))
     if wanted.endpoint not in URLS:
         raise InvalidField(f"'endpoint' must be {' or '.join(URLS)}", param="endpoint")
     seconds = parse_window(wanted.completion_window)

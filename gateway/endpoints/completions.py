@@ -1,20 +1,41 @@
-"""POST /v1/completions"""
+"""`/v1/chat/completions`, `/v1/completions`, `/v1/embeddings`: parse, decide, execute, respond."""
 
-from ..errors import InvalidField
-from ..experts.types import Fields
-from ..requests.query import parse_completion_query
-from .ask import Door
-
-PATH = "/v1/completions"
-
-
-def check(fields: Fields) -> None:
-    """What every completion must have: a prompt, as text, texts, or tokens."""
-    raw = fields.get("prompt")
-    if raw is None:
-        raise InvalidField("'prompt' is missing; it must be a string or a list", param="prompt")
-    if bytes(memoryview(raw)[:1]) not in (b'"', b"["):
-        raise InvalidField("'prompt' must be a string or a list", param="prompt")
+from ..asgi.exchange import Exchange
+from ..execution.embedding import EmbeddingExecutor, choose_embedders, load_embedders, reserve_places
+from ..execution.responder import Responder
+from ..execution.trace import ExecutionRequest
+from ..requests.parsing import EndpointSpec, ToEmbedder, ToPolicy, parse_body
+from ..services import Services
 
 
-COMPLETIONS = Door("completions", check, parse_completion_query)
+class CompletionEndpoint:
+    """Handles the requests of one inference endpoint."""
+
+    def __init__(self, spec: EndpointSpec, services: Services, responder: Responder) -> None:
+        self._spec = spec
+        self._services = services
+        self._responder = responder
+        self._max_bytes = services.config.server.max_body_bytes
+
+    async def handle(self, exchange: Exchange) -> None:
+        """The way of one request: body → parsed request → decision → response."""
+        services = self._services
+        fields = parse_body(await exchange.body(self._max_bytes))
+        parsed = services.parser.parse(self._spec, fields, exchange.headers)
+        if isinstance(parsed, ToEmbedder):
+            await self._embed(exchange, parsed)
+            return
+        if isinstance(parsed, ToPolicy):
+            decision = await services.router.decide(parsed, services.fleet.snapshot())
+            request = ExecutionRequest.for_decision(parsed, decision)
+        else:
+            request = ExecutionRequest.for_expert(parsed)
+        await self._responder.send(exchange, request)
+
+    async def _embed(self, exchange: Exchange, parsed: ToEmbedder) -> None:
+        pool = self._services.embedders
+        assert pool is not None, "the parser gives a ToEmbedder only where there are embedders"  # noqa: S101
+        await load_embedders(pool)
+        with reserve_places(parsed.input, pool):
+            executor = EmbeddingExecutor(parsed, await choose_embedders(parsed.input, pool), pool)
+            await self._responder.send(exchange, executor.request, executor.execute)

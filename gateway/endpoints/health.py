@@ -71,10 +71,11 @@ def _state(services: Services, name: str) -> str:
 
 
 def _routing(services: Services) -> dict[str, Any]:
-    routing, batcher = services.router, services.batcher
+    router = services.router
+    batcher = router.batcher
     return {
-        "decided": routing.n_decided,
-        "consulted": routing.n_consulted,
+        "decided": router.n_decided,
+        "consulted": router.n_consulted,
         "encoder_waiting": batcher.n_waiting if batcher else 0,
         "encoder_busy_s": round(batcher.busy_s, 3) if batcher else 0.0,
     }

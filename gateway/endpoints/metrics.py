@@ -60,11 +60,12 @@ def _calls(services: Services) -> Iterator[Any]:
 
 
 def _routing(services: Services) -> Iterator[Any]:
-    routing, batcher, journal = services.router, services.batcher, services.journal
-    decided = {(): float(routing.n_decided)}
+    router, journal = services.router, services.journal
+    batcher = router.batcher
+    decided = {(): float(router.n_decided)}
     yield _counter("thalamus_decisions", "Requests that were routed.", (), decided)
     consulted = "Decisions for which the encoder was asked."
-    yield _counter("thalamus_encoder_consulted", consulted, (), {(): float(routing.n_consulted)})
+    yield _counter("thalamus_encoder_consulted", consulted, (), {(): float(router.n_consulted)})
     busy = {(): batcher.busy_s if batcher else 0.0}
     yield _counter("thalamus_encoder_busy_seconds", "Time the encoder's threads computed.", (), busy)
     waiting = {(): float(batcher.n_waiting if batcher else 0)}

@@ -15,7 +15,6 @@ from ..embedding import EmbedderPool
 from ..experts.profiles import profile_of
 from ..services import Services
 from .answers import get_services, json_response
-from .ask import unknown_model
 
 SINCE = int(time.time())
 
@@ -35,7 +34,7 @@ async def one(request: Request) -> Response:
     name = request.path_params["name"]
     found = next((model for model in models(services) if model["id"] == name), None)
     if found is None:
-        raise unknown_model(name, services)
+        raise services.parser.unknown_model(name)
     return json_response(found)
 
 

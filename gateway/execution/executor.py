@@ -1,7 +1,4 @@
-"""Performs plans: calls the experts a decision names, one by one or at once, until there is an answer.
-
-Until an expert has spoken its failure moves the plan on. Whatever happens is told to the fleet and the story.
-"""
+"""The plan executor: calls the experts a plan names, one by one or at once, until one answers."""
 
 import asyncio
 from collections.abc import Mapping
@@ -14,59 +11,81 @@ from policies import Attempt, Gather, Gathered
 from ..errors import Unavailable
 from ..experts.types import Call, Expert, Reply, UpstreamError
 from ..fleet.health import FleetState
-from ..openai.transcript import answer_of
+from ..openai.answers import answer_text
+from ..openai.usage import set_usage, sum_usages
 from ..storage.journal_records import AttemptRecord, Role
-from .panel import build_aggregation_call, build_member_call, set_usage, together, wait_for_members
+from .panel import build_aggregation_call, build_member_call, wait_for_members
 from .trace import ExecutionRequest, ExecutionTrace
 
 
 class PlanExecutor:
-    """Drives plans with the experts and the fleet of one gateway."""
+    """Drives plans with the experts and the fleet of one gateway. README.md says who tries again and when."""
 
     def __init__(self, experts: Mapping[str, Expert], fleet: FleetState) -> None:
         self._experts = experts
         self._fleet = fleet
 
     async def execute(self, request: ExecutionRequest, trace: ExecutionTrace) -> Reply:
-        """Drive the plan until somebody answers.
+        """Drive the plan until an expert answers.
 
         Raises:
-            UpstreamError: the last failure, when nobody did.
-            Unavailable: nobody could be asked at all.
+            UpstreamError: every expert failed; this is the last failure.
+            Unavailable: every expert of the plan is cooling down.
         """
         steps = request.plan.attempts()
         step = next(steps)
         gathered: dict[str, Reply] = {}
         failure: UpstreamError | None = None
         while True:
-            heard: Gathered | Literal["moved_on", "refused"] = "moved_on"
+            outcome: Gathered | Literal["moved_on", "refused"] = "moved_on"
             if isinstance(step, Gather):
                 gathered, failure = await self._gather(step, request, trace)
-                heard = gather_result(gathered, failure)
+                outcome = gather_result(gathered, failure)
             else:
                 try:
-                    call = (
-                        request.call
-                        if step.answers is None
-                        else build_aggregation_call(request.call, step.answers)
-                    )
-                    if self._admit_expert(step.expert, request, trace):
+                    # The call is built first: an admitted expert must be called, or its slot would leak.
+                    call = request.call
+                    if step.answers is not None:
+                        call = build_aggregation_call(call, step.answers)
+                    if self._fleet.admit(step.expert, insist=request.asked is not None):
                         return await self._attempt(step, call, trace)
+                    trace.attempts.append(AttemptRecord(step.expert, "skipped", error="cooling down"))
                 except UpstreamError as error:
                     failure = error
-                    heard = "moved_on" if error.moves_on else "refused"
+                    outcome = "moved_on" if error.moves_on else "refused"
             try:
-                step = steps.send(heard)
+                step = steps.send(outcome)
             except StopIteration as done:
                 if done.value is not None:
-                    return self._taken(done.value, gathered, trace)
-                raise failure or self._nobody(request) from None
+                    return self._use_member(done.value, gathered, trace)
+                raise failure or self._unavailable(request) from None
 
-    def _admit_expert(self, name: str, request: ExecutionRequest, trace: ExecutionTrace) -> bool:
-        if self._fleet.admit(name, insist=request.asked is not None):
-            return True
-        trace.records.append(AttemptRecord(name, "skipped", error="cooling down"))
-        return False
+    async def call(self, name: str, call: Call, trace: ExecutionTrace, role: Role | None = None) -> Reply:
+        """Call one expert; the trace and the fleet record what came of it.
+
+        A stream has only begun when this returns: the responder records it when it ends.
+        """
+        start = perf_counter()
+        try:
+            reply = await self._experts[name].call(call)
+        except UpstreamError as error:
+            trace.attempts.append(failure_record(name, error, perf_counter() - start, role))
+            self._fleet.record_failure(name, error)
+            raise
+        except BaseException:  # the client left, or a panel has its answer: says nothing of the expert
+            elapsed_s = perf_counter() - start
+            trace.attempts.append(AttemptRecord(name, "abandoned", latency_s=elapsed_s, role=role))
+            self._fleet.release(name)
+            raise
+        elapsed_s = perf_counter() - start
+        record = AttemptRecord(name, "answered", 200, None, elapsed_s, reply.deployment, role)
+        if reply.events is not None:
+            trace.streaming = record
+        else:
+            trace.attempts.append(record)
+            # Loading an engine is no property of the expert's speed.
+            self._fleet.record_success(name, elapsed_s - reply.waited_s)
+        return reply
 
     async def _attempt(self, step: Attempt, call: Call, trace: ExecutionTrace) -> Reply:
         """One call whose answer goes to the client."""
@@ -81,78 +100,58 @@ class PlanExecutor:
         if reply.events is not None:
             trace.first_token_s = elapsed_s
             trace.waited_s = reply.waited_s
-        elif trace.before:
-            usage = together([*trace.before.values(), reply.usage])
+        elif trace.other_usage:
+            usage = sum_usages([*trace.other_usage.values(), reply.usage])
             return replace(reply, body=set_usage(reply.body, usage))
         return reply
 
     async def _gather(
         self, step: Gather, request: ExecutionRequest, trace: ExecutionTrace
     ) -> tuple[dict[str, Reply], UpstreamError | None]:
-        """Calls at once; who answered, and the failure that says most where nobody did."""
+        """Calls at once: the replies by expert, and the most telling failure."""
         start = perf_counter()
         call = build_member_call(request.call)
-        asked = [name for name in step.experts if self._admit_expert(name, request, trace)]
-        tasks = {name: asyncio.ensure_future(self._member(name, call, trace)) for name in asked}
+        tasks: dict[str, asyncio.Task[Reply | UpstreamError]] = {}
+        for name in step.experts:
+            if self._fleet.admit(name, insist=request.asked is not None):
+                tasks[name] = asyncio.ensure_future(self._call_member(name, call, trace))
+            else:
+                trace.attempts.append(AttemptRecord(name, "skipped", error="cooling down"))
         try:
             await wait_for_members(tasks.values())
         finally:
             trace.upstream_s += perf_counter() - start
-        told = {name: task.result() for name, task in tasks.items() if not task.cancelled()}
-        replies = {name: reply for name, reply in told.items() if isinstance(reply, Reply)}
-        failures = [failure for failure in told.values() if isinstance(failure, UpstreamError)]
+        results = {name: task.result() for name, task in tasks.items() if not task.cancelled()}
+        replies = {name: reply for name, reply in results.items() if isinstance(reply, Reply)}
+        failures = [failure for failure in results.values() if isinstance(failure, UpstreamError)]
         stopped = dict.fromkeys(name for name, task in tasks.items() if task.cancelled())
-        trace.before = {name: reply.usage for name, reply in replies.items()} | stopped
+        trace.other_usage = {name: reply.usage for name, reply in replies.items()} | stopped
+        # A refusal of the request says more than an outage: no other expert would take it either.
         return replies, min(failures, key=lambda error: error.moves_on, default=None)
 
-    async def _member(self, name: str, call: Call, trace: ExecutionTrace) -> Reply | UpstreamError:
-        """One call among others: that it failed is one of the answers."""
+    async def _call_member(self, name: str, call: Call, trace: ExecutionTrace) -> Reply | UpstreamError:
+        """One call of a panel: a failure is one of its results."""
         try:
             return await self.call(name, call, trace, role="member")
         except UpstreamError as failure:
             return failure
 
-    def _taken(self, name: str, gathered: Mapping[str, Reply], trace: ExecutionTrace) -> Reply:
-        """The answer of one that was asked among others."""
-        usage = together(list(trace.before.values()))
-        trace.answered, trace.usage = name, trace.before.pop(name)
+    def _use_member(self, name: str, gathered: Mapping[str, Reply], trace: ExecutionTrace) -> Reply:
+        """A member's answer, sent as the panel's."""
+        usage = sum_usages(list(trace.other_usage.values()))
+        trace.answered, trace.usage = name, trace.other_usage.pop(name)
         reply = gathered[name]
         return replace(reply, body=set_usage(reply.body, usage))
 
-    async def call(self, name: str, call: Call, trace: ExecutionTrace, role: Role | None = None) -> Reply:
-        """One call, of which fleet and story are told."""
-        start = perf_counter()
-        failure: UpstreamError | None = None
-        reply: Reply | None = None
-        try:
-            reply = await self._experts[name].call(call)
-        except UpstreamError as error:
-            failure = error
-            raise
-        finally:
-            elapsed_s = perf_counter() - start
-            if reply is not None:
-                told = AttemptRecord(name, "answered", 200, None, elapsed_s, reply.deployment, role)
-                trace.records.append(told)
-                if reply.events is None:
-                    self._fleet.record_success(name, elapsed_s - reply.waited_s)
-            elif failure is not None:
-                trace.records.append(failure_record(name, failure, elapsed_s, role))
-                self._fleet.record_failure(name, failure)
-            else:
-                trace.records.append(AttemptRecord(name, "abandoned", latency_s=elapsed_s, role=role))
-                self._fleet.release(name)
-        return reply
-
-    def _nobody(self, request: ExecutionRequest) -> Unavailable:
+    def _unavailable(self, request: ExecutionRequest) -> Unavailable:
         waits = {name: self._fleet.cooldown_s(name) for name in request.plan.experts}
         names = ", ".join(f"{name} ({wait:.1f} s)" for name, wait in waits.items())
         return Unavailable(f"cooling down: {names}", retry_after_s=min(waits.values()))
 
 
 def gather_result(replies: Mapping[str, Reply], failure: UpstreamError | None) -> Gathered:
-    """What was said; who said nothing counts only where nobody said anything."""
-    texts = {name: answer_of([reply.body], streamed=False) or "" for name, reply in replies.items()}
+    """The members' texts. Empty ones count only where all are empty."""
+    texts = {name: answer_text(reply.body) for name, reply in replies.items()}
     spoken = {name: text for name, text in texts.items() if text.strip()}
     return Gathered(spoken or texts, refused=failure is not None and not failure.moves_on)
 
@@ -160,6 +159,6 @@ def gather_result(replies: Mapping[str, Reply], failure: UpstreamError | None) -
 def failure_record(
     name: str, error: UpstreamError, latency_s: float, role: Role | None = None
 ) -> AttemptRecord:
-    """What an attempt that failed leaves behind."""
+    """The record of an attempt that failed."""
     verdict = "moved_on" if error.moves_on else "refused"
     return AttemptRecord(name, verdict, error.status, error.message, latency_s, role=role)

@@ -1,7 +1,7 @@
-"""Whoever answers: remote, local or a tool, behind one protocol."""
+"""Experts: remote, local or a tool, behind one protocol."""
 
 from .build import build_expert
-from .tool import ToolExpert, shown_to_tools, solver_of
+from .tool import ToolExpert, load_tool
 from .types import Call, Expert, Fields, Reply, UpstreamError
 
 __all__ = [
@@ -12,6 +12,5 @@ __all__ = [
     "ToolExpert",
     "UpstreamError",
     "build_expert",
-    "shown_to_tools",
-    "solver_of",
+    "load_tool",
 ]

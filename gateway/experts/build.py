@@ -2,13 +2,13 @@
 
 from ..config import ExpertConfig, TimeoutConfig
 from ..runners import Runners
-from .lite import LiteLLMExpert
+from .litellm import LiteLLMExpert
 from .local import LocalExpert
-from .openai import openai_expert
+from .openai_compatible import openai_expert
 from .providers import passes_through
-from .tool import ToolExpert, solver_of
-from .transport import Transport
+from .tool import ToolExpert, load_tool
 from .types import Expert
+from .upstream import Transport
 
 
 def build_expert(
@@ -21,7 +21,7 @@ def build_expert(
     """
     patience = config.timeouts or timeouts
     if config.tool is not None:
-        return ToolExpert(config.name, solver_of(config.tool))
+        return ToolExpert(config.name, load_tool(config.tool))
     if config.runner is not None:
         return LocalExpert(config, patience, transport, runners)
     if passes_through(config.provider):

@@ -2,10 +2,10 @@
 
 from ..config import ExpertConfig, TimeoutConfig
 from ..runners import Lease, RunnerBusy, Runners, RunnerUnavailable
-from .openai import ENDPOINTS, Deployment
-from .regime import PromptPreset
-from .transport import Address, Transport
+from .openai_compatible import ENDPOINTS, Deployment
+from .prompt_preset import PromptPreset
 from .types import Call, Endpoint, Fields, Reply, UpstreamError
+from .upstream import Address, Transport
 
 DEATHS = frozenset({"connect", "reset", "cut"})
 SILENCES = frozenset({"timeout", "stall"})
@@ -20,7 +20,7 @@ class LocalExpert:
         self, config: ExpertConfig, timeouts: TimeoutConfig, transport: Transport, runners: Runners
     ) -> None:
         self.name = config.name
-        self._regime = PromptPreset(config)
+        self._preset = PromptPreset(config)
         self._timeouts = timeouts
         self._transport = transport
         self._runners = runners
@@ -28,7 +28,7 @@ class LocalExpert:
         self._addresses: dict[Endpoint, Address] = {}
 
     async def call(self, call: Call) -> Reply:
-        fields = self._regime.apply(call)
+        fields = self._preset.apply(call)
         lease = await self._take(self._timeouts.load_s, call)
         try:
             return await self._ask(lease, call, fields)

@@ -1,20 +1,16 @@
-"""The seam between dispatch and whoever answers: a call, a reply, or an `UpstreamError`."""
+"""The seam between execution and experts: a call, and a reply or an `UpstreamError`."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from msgspec import Raw
-
-from ..openai.upstream import UpstreamError
+from ..errors import UpstreamError
+from ..openai.messages import Fields
 from ..openai.usage import Usage
 
 if TYPE_CHECKING:
     from ..openai.events import EventStream
 
 __all__ = ["Call", "Endpoint", "Expert", "Fields", "Reply", "UpstreamError"]
-
-Fields = dict[str, Raw]
-"""A request body by field, each value as its own bytes: what is not looked at travels unchanged."""
 
 Endpoint = Literal["chat/completions", "completions", "embeddings"]
 

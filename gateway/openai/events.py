@@ -1,22 +1,29 @@
-"""Server-sent events of OpenAI's streams: split, checked, watched, and passed on byte for byte."""
+"""Server-sent events of OpenAI's streams: split, checked, watched, passed on byte for byte, and made.
+
+The grammar is WHATWG's (HTML, section 9.2): lines end with CR, LF or both, an empty line ends an event.
+"""
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
-from .upstream import UpstreamError
-from .usage import Usage
+from ..errors import UpstreamError
+from .messages import BAD_JSON, Fields, decode_object, encode
+from .usage import Usage, set_usage, sum_usages
 
+DONE = b"data: [DONE]\n\n"
 EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 LONGEST_END = 4
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 DRAIN_S = 0.25
 
 
-class Delta(msgspec.Struct):
+class ChunkDelta(msgspec.Struct):
     content: Any = None
     tool_calls: Any = None
     function_call: Any = None
@@ -39,8 +46,8 @@ class Delta(msgspec.Struct):
         )
 
 
-class Choice(msgspec.Struct):
-    delta: Delta | None = None
+class ChunkChoice(msgspec.Struct):
+    delta: ChunkDelta | None = None
     text: Any = None
     finish_reason: Any = None
 
@@ -48,20 +55,20 @@ class Choice(msgspec.Struct):
         return bool(self.text or self.finish_reason) or (self.delta is not None and self.delta.has_content())
 
 
-class Chunk(msgspec.Struct):
+class CompletionChunk(msgspec.Struct):
     id: Any = None
     model: Any = None
-    choices: list[Choice] | None = None
+    choices: list[ChunkChoice] | None = None
     usage: msgspec.Raw = msgspec.Raw()
     error: Any = None
 
 
-CHUNK = msgspec.json.Decoder(Chunk)
+CHUNK = msgspec.json.Decoder(CompletionChunk)
 USAGE = msgspec.json.Decoder(Usage | None)
-ODD = Chunk()
+UNKNOWN_CHUNK = CompletionChunk()
 
 
-def parse_chunk(payload: bytes) -> Chunk:
+def parse_chunk(payload: bytes) -> CompletionChunk:
     """The payload of one event; a chunk without facts where it is JSON of an unknown shape.
 
     Raises:
@@ -71,20 +78,20 @@ def parse_chunk(payload: bytes) -> Chunk:
         return CHUNK.decode(payload)
     except msgspec.ValidationError:
         pass
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except BAD_JSON as error:
         raise UpstreamError("bad_chunk", "sent a chunk that is not JSON") from error
     try:
         msgspec.json.decode(payload)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except BAD_JSON as error:
         raise UpstreamError("bad_chunk", "sent a chunk that is not JSON") from error
-    return ODD
+    return UNKNOWN_CHUNK
 
 
 def read_usage(raw: msgspec.Raw) -> Usage | None:
     """The counts of a chunk; None where there are none, or none of the known shape."""
     try:
         return USAGE.decode(raw) if raw else None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except BAD_JSON:
         return None
 
 
@@ -157,7 +164,7 @@ class EventSplitter:
         self._note(chunk)
         return True
 
-    def _note(self, chunk: Chunk) -> None:
+    def _note(self, chunk: CompletionChunk) -> None:
         self.usage = read_usage(chunk.usage) or self.usage
         if not self.spoke:
             self.model = chunk.model if isinstance(chunk.model, str) else self.model
@@ -266,12 +273,69 @@ def _nothing() -> None:
 
 
 def error_message(error: Any) -> str:
-    """What an error object says, kept short."""
-    said = error.get("message") if isinstance(error, dict) else error
-    return str(said)[:300]
+    """The message of an error object, at most 300 characters of it."""
+    message = error.get("message") if isinstance(error, dict) else error
+    return str(message)[:300]
+
+
+def encode_event(payload: bytes) -> bytes:
+    """One event. Line breaks in JSON stand between tokens only, never in strings: spaces mean the same."""
+    return b"data: " + payload.replace(b"\r", b" ").replace(b"\n", b" ") + b"\n\n"
 
 
 def build_error_event(message: str, code: str) -> bytes:
     """The event that ends a stream whose expert failed after its first token."""
     error = {"message": message, "type": "upstream_error", "param": None, "code": code}
-    return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
+    return encode_event(encode({"error": error}))
+
+
+def add_usage_to_events(ready: bytes, earlier: Sequence[Usage | None]) -> bytes:
+    """Complete events, in which a chunk's `usage` also counts the calls made earlier for the same answer."""
+    if b'"usage"' not in ready:
+        return ready
+    ends = [0, *(match.end() for match in EVENT_END.finditer(ready)), len(ready)]
+    events = [ready[start:end] for start, end in pairwise(ends) if end > start]
+    return b"".join(_add_usage(event, earlier) for event in events)
+
+
+def _add_usage(event: bytes, earlier: Sequence[Usage | None]) -> bytes:
+    payload = event_payload(event)
+    try:
+        usage = msgspec.convert(msgspec.json.decode(payload).get("usage"), Usage | None, strict=False)
+    except (*BAD_JSON, AttributeError):
+        return event
+    if usage is None:
+        return event
+    return encode_event(set_usage(payload, sum_usages([*earlier, usage])))
+
+
+def convert_to_events(body: bytes, endpoint: str, fields: Fields) -> bytes:
+    """A whole answer as the events of a stream: its content, its finish reason, its usage if asked for.
+
+    Raises:
+        UpstreamError: the body is no answer.
+    """
+    try:
+        whole = decode_object(body)
+        choices = _choices.decode(whole["choices"])
+    except (*BAD_JSON, KeyError) as error:
+        raise UpstreamError("garbage", "answered with what cannot be streamed") from error
+    is_chat = endpoint == "chat/completions"
+    head: dict[str, Raw] = {name: whole[name] for name in ("id", "created", "model") if name in whole}
+    head["object"] = Raw(b'"chat.completion.chunk"' if is_chat else b'"text_completion"')
+    content, ends = [], []
+    for choice in choices:
+        said: dict[str, object] = (
+            {"delta": choice.get("message", {})} if is_chat else {"text": choice.get("text", "")}
+        )
+        end: dict[str, object] = {"delta": {}} if is_chat else {"text": ""}
+        index = {"index": choice.get("index", 0)}
+        content.append({**index, **said, "finish_reason": None})
+        ends.append({**index, **end, "finish_reason": choice.get("finish_reason", "stop")})
+    chunks = [{**head, "choices": content}, {**head, "choices": ends}]
+    if "usage" in whole and b'"include_usage"' in bytes(fields.get("stream_options", b"")):
+        chunks.append({**head, "choices": [], "usage": whole["usage"]})
+    return b"".join(encode_event(encode(chunk)) for chunk in chunks)
+
+
+_choices = msgspec.json.Decoder(list[dict[str, Raw]])

@@ -1,5 +1,6 @@
 """What a call used, as the provider counted it, and what that cost."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -76,3 +77,31 @@ def cost_usd(usage: Usage | None, price: Price) -> float | None:
         + (n_output - n_reasoning) * output_usd
         + n_reasoning * reasoning_usd
     )
+
+
+def sum_usages(usages: Sequence[Usage | None]) -> Usage | None:
+    """The sum of several calls; None where one of them is unknown."""
+    known = [usage for usage in usages if usage is not None and usage.prompt_tokens is not None]
+    if not known or len(known) < len(usages):
+        return None
+    n_input = sum(usage.prompt_tokens or 0 for usage in known)
+    n_output = sum(usage.output_tokens or 0 for usage in known)
+    return Usage(n_input, n_output, n_input + n_output)
+
+
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def set_usage(body: bytes, usage: Usage | None) -> bytes:
+    """An answer, or a chunk, with this `usage`; unchanged where the usage is unknown."""
+    if usage is None:
+        return body
+    counts = {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+    }
+    try:
+        return msgspec.json.encode({**_object.decode(body), "usage": counts})
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return body

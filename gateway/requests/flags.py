@@ -4,7 +4,6 @@ Those of earlier turns had their say then: they are taken out too, and not follo
 a flag is written anew; everything else stays as it came.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,13 +13,21 @@ from msgspec import Raw
 from policies import Flag, Hints, Policy, UnknownFlag, known_flags, take_flags, tighten, wish
 
 from ..errors import InvalidField
-from ..experts.types import Fields
+from ..openai.messages import (
+    TEXT_PARTS,
+    Fields,
+    decode_list,
+    decode_object,
+    decode_raw_content,
+    decode_raw_message,
+    decode_raw_part,
+    encode,
+)
 from .options import RoutingOptions
 from .user_text import strip_noise
 
 MARKS = (b"[F", b"[f")
 """One of these stands in every body that bears a flag."""
-TEXT_PARTS = frozenset({"text", "input_text"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +81,10 @@ def _strip_flags(fields: Fields, policy: Policy) -> tuple[Fields, tuple[Flag, ..
     Where one cannot be followed nothing is taken out of its message: whoever wrote it may have meant no flag.
     """
     try:
-        messages = _list.decode(fields["messages"])
-        users = [n for n, raw in enumerate(messages) if _role.decode(raw).role == "user"]
-        told = {n: _object.decode(messages[n]) for n in users}
-        taken = {n: _taken(message.get("content")) for n, message in told.items()}
+        messages = decode_list(fields["messages"])
+        users = [n for n, raw in enumerate(messages) if decode_raw_message(raw).role == "user"]
+        told = {n: decode_object(messages[n]) for n in users}
+        taken = {n: _strip_content(message.get("content")) for n, message in told.items()}
         last = max(users)
     except (msgspec.MsgspecError, ValueError):
         return fields, (), []  # whoever reads the query says what is wrong
@@ -90,14 +97,14 @@ def _strip_flags(fields: Fields, policy: Policy) -> tuple[Fields, tuple[Flag, ..
         raise InvalidField(f"{where}: nothing is left of the message without its flags", param=where)
     for n, content in left.items():
         if content is not None:
-            messages[n] = Raw(_encode({**told[n], "content": content}))
-    changed = {**fields, "messages": Raw(_encode(messages))} if left else fields
+            messages[n] = Raw(encode({**told[n], "content": content}))
+    changed = {**fields, "messages": Raw(encode(messages))} if left else fields
     return changed, () if complaints else good, complaints
 
 
-def _taken(content: Raw | None) -> tuple[Any, tuple[Flag, ...]]:
+def _strip_content(content: Raw | None) -> tuple[Any, tuple[Flag, ...]]:
     """Content without flags, None where nothing is left; and the flags."""
-    value = _content.decode(content) if content is not None else None
+    value = decode_raw_content(content) if content is not None else None
     if isinstance(value, str):
         if not strip_noise(value):
             return value, ()
@@ -108,34 +115,14 @@ def _taken(content: Raw | None) -> tuple[Any, tuple[Flag, ...]]:
 
 def _strip_parts(parts: list[Raw]) -> tuple[Any, tuple[Flag, ...]]:
     """The first text may begin with flags, the last end with them; a text with nothing else goes."""
-    texts = [n for n, raw in enumerate(parts) if _part.decode(raw).type in TEXT_PARTS]
+    texts = [n for n, raw in enumerate(parts) if decode_raw_part(raw).type in TEXT_PARTS]
     left: dict[int, Raw | None] = {}
     flags: list[Flag] = []
     for n in dict.fromkeys((*texts[:1], *texts[-1:])):
-        text = _part.decode(parts[n]).text or ""
+        text = decode_raw_part(parts[n]).text or ""
         taken = take_flags(text, start=n == texts[0], end=n == texts[-1]) if strip_noise(text) else None
         if taken is not None and taken.flags:
             flags += taken.flags
-            left[n] = Raw(_encode({**_object.decode(parts[n]), "text": taken.text})) if taken.text else None
+            left[n] = Raw(encode({**decode_object(parts[n]), "text": taken.text})) if taken.text else None
     kept = [part for n, raw in enumerate(parts) if (part := left.get(n, raw)) is not None]
     return kept or None, tuple(flags)
-
-
-class _Role(msgspec.Struct):
-    role: str = ""
-
-
-class _Part(msgspec.Struct):
-    type: str = ""
-    text: str | None = None
-
-
-_list = msgspec.json.Decoder(list[Raw])
-_object = msgspec.json.Decoder(dict[str, Raw])
-_content = msgspec.json.Decoder(str | list[Raw] | None)
-_role = msgspec.json.Decoder(_Role)
-_part = msgspec.json.Decoder(_Part)
-
-
-def _encode(value: list[Raw] | Mapping[str, Any]) -> bytes:
-    return msgspec.json.encode(value)

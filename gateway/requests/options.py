@@ -74,7 +74,7 @@ class RoutingOptions:
     flags: tuple[Flag, ...] = ()
 
 
-NOTHING = RoutingOptions()
+NO_OPTIONS = RoutingOptions()
 _body = msgspec.json.Decoder(RouterField | None)
 _plugins = msgspec.json.Decoder(list[AutoRouterPlugin] | None)
 
@@ -93,7 +93,7 @@ def parse_routing_options(
     debug = headers.get(b"x-thalamus-debug", b"").lower() in (b"true", b"1")
     if body is None and head is None:
         if session is None and not debug:
-            return NOTHING
+            return NO_OPTIONS
         return RoutingOptions(session_id=_session(session), debug=debug)
     given = [field for field in (body, head) if field is not None]
     require = Require()

@@ -13,10 +13,9 @@ import msgspec
 from routers import Query, estimate_tokens, query_of
 
 from ..errors import InvalidField
+from ..openai.messages import IMAGE_PARTS, TEXT_PARTS, ChatMessage, ContentPart, decode_messages
 from .user_text import build_routing_text, strip_noise
 
-IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
-TEXT_PARTS = frozenset({"text", "input_text"})
 TOOL_FIELDS = ("tools", "functions")
 TOKENS_PER_IMAGE = 800
 TOKENS_PER_TURN = 4
@@ -25,25 +24,10 @@ BYTES_PER_TOKEN = 4
 EMPTY = (b"null", b"[]", b"{}")
 
 
-class Part(msgspec.Struct):
-    """One part of a message's content; pictures are only counted, never decoded."""
-
-    type: str
-    text: str | None = None
-
-
-class Message(msgspec.Struct):
-    """One turn, as far as routing reads it."""
-
-    role: str
-    content: str | list[Part] | None = None
-
-
 class ResponseFormat(msgspec.Struct):
     type: str = "text"
 
 
-_messages = msgspec.json.Decoder(list[Message])
 _format = msgspec.json.Decoder(ResponseFormat | None)
 _limit = msgspec.json.Decoder(int | None)
 _prompts = msgspec.json.Decoder(str | list[Any])
@@ -85,7 +69,7 @@ def parse_completion_query(fields: Mapping[str, msgspec.Raw]) -> Query:
     return _add_requirements(query_of(texts[0]), fields, n_ids + sum(map(estimate_tokens, texts[1:])), False)
 
 
-def parse_messages(fields: Mapping[str, msgspec.Raw]) -> list[Message]:
+def parse_messages(fields: Mapping[str, msgspec.Raw]) -> list[ChatMessage]:
     """The conversation of a chat body.
 
     Raises:
@@ -95,7 +79,7 @@ def parse_messages(fields: Mapping[str, msgspec.Raw]) -> list[Message]:
     if raw is None:
         raise InvalidField("'messages' is missing", param="messages")
     try:
-        messages = _messages.decode(raw)
+        messages = decode_messages(raw)
     except msgspec.MsgspecError as error:
         raise _refusal(error, "messages") from None
     if not messages:
@@ -103,7 +87,7 @@ def parse_messages(fields: Mapping[str, msgspec.Raw]) -> list[Message]:
     return messages
 
 
-def _content(content: str | list[Part] | None) -> tuple[str, int]:
+def _content(content: str | list[ContentPart] | None) -> tuple[str, int]:
     if isinstance(content, str):
         return content, 0
     if not content:

@@ -21,37 +21,30 @@ from .embedding_batcher import Budget, EmbeddingBatcher
 from .router import Router
 
 
-def build_routing(config: Config, pool: Sequence[ExpertProfile]) -> tuple[Router, EmbeddingBatcher | None]:
-    """Ready to decide. Without an artifact nothing is embedded; embedders that cannot be loaded degrade it.
+def build_router(config: Config, pool: Sequence[ExpertProfile]) -> Router:
+    """The router of a configuration. Without an artifact nothing is embedded.
+
+    An embedder that cannot be loaded degrades the router; the gateway still starts.
 
     Raises:
         ArtifactError: the artifact is damaged, or was fitted on another embedder.
     """
     path = Path(config.routing.artifact)
     if not path.exists():
-        return _routing(pool, Forecaster(pool, None), None, None, None), None
-    extractor, encoder, lack = _extractor(config)
-    artifact = Artifact.load(path, extractor.fingerprints if extractor else None)
-    batcher = None
-    if encoder is not None and "encoder" in artifact.heads:
-        batcher = EmbeddingBatcher(encoder, config.routing.encoder_threads, budget=_budget(config))
-    if lack is not None and extractor is not None and "encoder" not in artifact.heads:
-        lack = None
-    return _routing(pool, Forecaster(pool, artifact), extractor, batcher, lack), batcher
-
-
-def _routing(
-    pool: Sequence[ExpertProfile],
-    forecaster: Forecaster,
-    extractor: FeatureExtractor | None,
-    batcher: EmbeddingBatcher | None,
-    lack: str | None,
-) -> Router:
+        forecaster, extractor, batcher, missing = Forecaster(pool, None), None, None, None
+    else:
+        extractor, encoder, missing = _build_extractor(config)
+        artifact = Artifact.load(path, extractor.fingerprints if extractor else None)
+        forecaster, batcher = Forecaster(pool, artifact), None
+        if encoder is not None and "encoder" in artifact.heads:
+            batcher = EmbeddingBatcher(encoder, config.routing.encoder_threads, budget=_budget(config))
+        if extractor is not None and "encoder" not in artifact.heads:
+            missing = None
     scale = Scale.of(forecaster.mean_cost_usd, forecaster.mean_latency_s)
-    return Router(Engine(pool, scale, forecaster.sweep), forecaster, extractor, batcher, lack)
+    return Router(Engine(pool, scale, forecaster.sweep), forecaster, extractor, batcher, missing)
 
 
-def _extractor(config: Config) -> tuple[FeatureExtractor | None, Embedder | None, str | None]:
+def _build_extractor(config: Config) -> tuple[FeatureExtractor | None, Embedder | None, str | None]:
     """The extractor, its encoder, and what could not be loaded."""
     try:
         static = StaticEmbedder()

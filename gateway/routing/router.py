@@ -1,21 +1,23 @@
-"""Drives the engine online: answers its consultations, and says when it had to make do with less.
+"""Query to decision: the router drives the engine, predicts for it, and degrades where an embedder fails.
 
-The static tier is answered at once, in the event loop; the encoder in worker threads, within the load budget.
+The static tier is computed at once, in the event loop: it costs some 100 µs, a thread would cost as much. The
+encoder runs in worker threads, within the load budget of the `EmbeddingBatcher`.
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from policies import Consult, Decision, Engine, Fleet, Hints, Infeasible, Policy, Unreachable
-from routers import FeatureExtractor, Features, Floats32, Ints, Prediction, Query
+from policies import Consult, Decision, Engine, Fleet, Infeasible, Unreachable
+from routers import FeatureExtractor, Features, Floats32, Ints, Prediction
 
 from ..errors import GatewayError, InvalidField, NothingEligible, Unavailable
+from ..requests.parsing import ToPolicy
 from .embedding_batcher import BusyError, EmbeddingBatcher
 
 if TYPE_CHECKING:
@@ -23,15 +25,14 @@ if TYPE_CHECKING:
 
 RETRY_AFTER_S = 5.0
 
-T = TypeVar("T")
-
 log = logging.getLogger("thalamus")
 
 
 class Router:
-    """Decides for one pool; `degraded` says what is missing now, None when nothing is.
+    """Decides for one pool of experts.
 
-    `n_decided` and `n_consulted` count decisions, and those for which the encoder was asked.
+    `n_decided` counts decisions, `n_consulted` those for which the encoder was run. `degraded` says what
+    predictions have to do without now, None when nothing is missing.
     """
 
     def __init__(
@@ -44,13 +45,13 @@ class Router:
     ) -> None:
         self.engine = engine
         self.forecaster = forecaster
+        self.extractor = extractor
         self.batcher = batcher
         self.n_decided = 0
         self.n_consulted = 0
-        self._extractor = extractor
-        self._missing = degraded
+        self.missing = degraded
         self._failing: dict[str, str] = {}
-        self._tiers = tuple(
+        self.tiers = tuple(
             tier
             for tier in forecaster.tiers
             if (tier == "static" and extractor is not None) or (tier == "encoder" and batcher is not None)
@@ -58,67 +59,81 @@ class Router:
 
     @property
     def degraded(self) -> str | None:
-        """What predictions have to do without, for readiness and for the reasons of decisions."""
-        return next(iter(self._failing.values()), self._missing)
+        return next(iter(self._failing.values()), self.missing)
 
-    async def decide(self, query: Query, policy: Policy, hints: Hints | None, fleet: Fleet) -> Decision:
-        """Who answers this query.
+    def close(self) -> None:
+        """Stop the encoder's threads."""
+        if self.batcher is not None:
+            self.batcher.close()
+
+    async def decide(self, request: ToPolicy, fleet: Fleet) -> Decision:
+        """The decision for one request.
 
         Raises:
             NothingEligible: no expert meets the constraints; `param` is "router".
             InvalidField: a target in dollars or quality is out of reach.
-            Unavailable: those who do are all out for now.
+            Unavailable: the experts that meet the constraints are all cooling down.
         """
-        (decision,) = await self._decided([query], policy, [hints], fleet, patient=False)
-        return decision
+        return (await self._decide([request], fleet, patient=False))[0]
 
-    async def decide_many(
-        self, queries: Sequence[Query], policy: Policy, hints: Sequence[Hints | None], fleet: Fleet
-    ) -> list[Decision | GatewayError]:
-        """Who answers each of many queries, or why nobody does; patiently, beside live traffic.
+    async def decide_many(self, requests: Sequence[ToPolicy], fleet: Fleet) -> list[Decision | GatewayError]:
+        """A decision for each request of one policy, or its refusal.
 
-        The closer look is had wherever the policy wants it: a batch has the time.
+        Live traffic goes first: this computes in worker threads, and always takes the time to run the encoder
+        where the policy wants it.
         """
         try:
-            return [*await self._decided(queries, policy, hints, fleet, patient=True)]
+            return [*await self._decide(requests, fleet, patient=True)]
         except GatewayError as error:
-            if len(queries) == 1:
+            if len(requests) == 1:
                 return [error]
-        singles = [
-            await self.decide_many([q], policy, [h], fleet) for q, h in zip(queries, hints, strict=True)
-        ]
-        return [decision for (decision,) in singles]
+        # The engine refuses a batch as a whole: one by one shows which requests are at fault.
+        return [decision for request in requests for decision in await self.decide_many([request], fleet)]
 
-    async def _decided(
-        self,
-        queries: Sequence[Query],
-        policy: Policy,
-        hints: Sequence[Hints | None],
-        fleet: Fleet,
-        patient: bool,
-    ) -> list[Decision]:
-        deciding = _DecisionContext(self, queries, policy, patient)
-        n = len(queries)
-        draws = np.array([random.random() for _ in range(n)]) if policy.explore else None  # noqa: S311 (no secret)
+    async def _decide(self, requests: Sequence[ToPolicy], fleet: Fleet, patient: bool) -> list[Decision]:
+        policy = requests[0].policy
+        hints = [request.hints for request in requests]
+        context = _DecisionContext(self, requests, patient)
         steps = self.engine.route(
             policy,
-            queries,
+            [request.query for request in requests],
             fleet,
             hints if any(hint is not None for hint in hints) else None,
-            tiers=self._tiers,
+            tiers=self.tiers,
             margin=self.forecaster.margin,
-            draws=draws,
+            # Exploration needs no secret; None spares the draws where the policy does not explore.
+            draws=np.array([random.random() for _ in requests]) if policy.explore else None,  # noqa: S311
         )
         try:
-            reached = await deciding.run(_advance, steps, None)
-            while isinstance(reached, Consult):
-                reached = await deciding.run(_advance, steps, await deciding.answer(reached))
+            step = await asyncio.to_thread(_advance, steps, None) if patient else _advance(steps, None)
+            while isinstance(step, Consult):
+                prediction = await context.predict(step)
+                step = (
+                    await asyncio.to_thread(_advance, steps, prediction)
+                    if patient
+                    else _advance(steps, prediction)
+                )
         except Infeasible as error:
-            raise _refusal(error) from None
+            if error.temporary:
+                raise Unavailable(str(error), retry_after_s=RETRY_AFTER_S) from None
+            raise NothingEligible(str(error), param="router") from None
         except Unreachable as error:
             raise InvalidField(str(error), param="router") from None
-        self.n_decided += n
-        return [deciding.signed(decision) for decision in reached]
+        self.n_decided += len(requests)
+        if context.missing is None:
+            return step
+        return [replace(d, reason=f"{d.reason}; degraded: {context.missing}") for d in step]
+
+    def note_failure(self, part: str, problem: str, error: Exception) -> None:
+        """Remember that an embedder fails; the log gets one line until it works again."""
+        if part not in self._failing:
+            log.warning("%s: %s: %s", problem, type(error).__name__, error)
+        self._failing[part] = problem
+
+    def note_success(self, part: str) -> None:
+        """Forget an earlier failure of an embedder."""
+        if self._failing:
+            self._failing.pop(part, None)
 
 
 def _advance(
@@ -133,91 +148,71 @@ def _advance(
 
 
 class _DecisionContext:
-    """Decisions under way: remembers the features it made, and what went wrong.
+    """The predictions of one call of the engine: keeps the features, and what was missing."""
 
-    A patient one computes in worker threads and lets live queries go first.
-    """
+    __slots__ = ("_is_first", "_patient", "_queries", "_router", "_static", "missing")
 
-    __slots__ = ("_first", "_lack", "_patient", "_queries", "_routing", "_static")
-
-    def __init__(self, routing: Router, queries: Sequence[Query], policy: Policy, patient: bool) -> None:
-        self._routing = routing
-        self._queries = queries
+    def __init__(self, router: Router, requests: Sequence[ToPolicy], patient: bool) -> None:
+        self._router = router
+        self._queries = [request.query for request in requests]
         self._patient = patient
         self._static: Features | None = None
-        self._first = True
-        self._lack = routing._missing if policy.encoder != "never" else None
+        self._is_first = True
+        self.missing = router.missing if requests[0].policy.encoder != "never" else None
 
-    async def run(self, work: Callable[..., T], *given: Any) -> T:
-        """Do something that computes."""
-        return await asyncio.to_thread(work, *given) if self._patient else work(*given)
+    async def predict(self, consult: Consult) -> Prediction | None:
+        """The prediction the engine asks for, or one of a lower tier where an embedder fails.
 
-    async def answer(self, consult: Consult) -> Prediction | None:
-        """The prediction asked for, one of a lower tier where that fails, None where there is no time."""
-        first, self._first = self._first, False
-        rows = consult.rows
-        if consult.tier != "encoder":
-            return await self._predict(rows, await self._features() if consult.tier == "static" else None)
-        if not first and not self._has_time():
+        None declines the second stage (the encoder), where there is no time for it.
+        """
+        router, rows = self._router, consult.rows
+        is_first, self._is_first = self._is_first, False
+        if consult.tier == "encoder" and not is_first and not self._has_time():
             return None
-        static = await self._features()
-        vectors = await self._encode(rows) if static is not None else None
-        if vectors is not None and static is not None:
-            features = Features("encoder", vectors, static.lexical[rows], static.form[rows])
-            return await self._predict(rows, features)
-        if not first:
-            return None
-        return await self._predict(rows, static if "static" in self._routing._tiers else None)
-
-    def signed(self, decision: Decision) -> Decision:
-        """The decision, whose reason admits what was lacking."""
-        if self._lack is None:
-            return decision
-        return replace(decision, reason=f"{decision.reason}; degraded: {self._lack}")
+        static = await self._extract_static() if consult.tier != "prior" else None
+        features = static if "static" in router.tiers else None
+        if consult.tier == "encoder":
+            vectors = await self._encode(rows) if static is not None else None
+            if vectors is not None and static is not None:
+                features = Features("encoder", vectors, static.lexical[rows], static.form[rows])
+            elif not is_first:
+                return None
+        queries = self._queries if len(rows) == len(self._queries) else [self._queries[n] for n in rows]
+        if not self._patient:
+            return router.forecaster.predict(queries, features)
+        return await asyncio.to_thread(router.forecaster.predict, queries, features)
 
     def _has_time(self) -> bool:
-        batcher = self._routing.batcher
+        batcher = self._router.batcher
         return batcher is not None and (self._patient or batcher.has_time())
 
-    async def _predict(self, rows: Ints, features: Features | None) -> Prediction:
-        queries = [self._queries[n] for n in rows.tolist()]
-        prediction: Prediction = await self.run(self._routing.forecaster.predict, queries, features)
-        return prediction
-
-    async def _features(self) -> Features | None:
-        extractor = self._routing._extractor
+    async def _extract_static(self) -> Features | None:
+        extractor = self._router.extractor
         if self._static is None and extractor is not None:
             try:
-                self._static = await self.run(extractor.extract, self._queries, "static")
-                self._routing._failing.pop("static", None)
-            except Exception as error:  # whatever an embedder raises must not cost the answer
-                self._fail("static", "the static embedder failed", error)
+                if self._patient:
+                    self._static = await asyncio.to_thread(extractor.extract, self._queries, "static")
+                else:
+                    self._static = extractor.extract(self._queries, "static")
+                self._router.note_success("static")
+            except Exception as error:  # an embedder's bug must not cost the client its answer
+                self.missing = "the static embedder failed"
+                self._router.note_failure("static", self.missing, error)
         return self._static
 
     async def _encode(self, rows: Ints) -> Floats32 | None:
-        batcher = self._routing.batcher
+        router, batcher = self._router, self._router.batcher
         if batcher is None:
             return None
-        texts = [self._queries[n].text for n in rows.tolist()]
         try:
-            vectors = await batcher.embed_all(texts, self._patient)
+            vectors = await batcher.embed_all([self._queries[n].text for n in rows.tolist()], self._patient)
         except BusyError:
-            self._lack = "the encoder is overloaded"
+            self.missing = "the encoder is overloaded"
             return None
-        except Exception as error:  # whatever an embedder raises must not cost the answer
-            self._fail("encoder", "the encoder failed", error)
+        except Exception as error:  # an embedder's bug must not cost the client its answer
+            self.missing = "the encoder failed"
+            router.note_failure("encoder", self.missing, error)
             return None
-        self._routing._failing.pop("encoder", None)
-        self._routing.n_consulted += len(texts)
+        router.note_success("encoder")
+        router.n_consulted += len(rows)
         return vectors
-
-    def _fail(self, part: str, what: str, error: Exception) -> None:
-        if part not in self._routing._failing:
-            log.warning("%s: %s: %s", what, type(error).__name__, error)
-        self._lack = self._routing._failing[part] = what
-
-
-def _refusal(error: Infeasible) -> NothingEligible | Unavailable:
-    if error.temporary:
-        return Unavailable(str(error), retry_after_s=RETRY_AFTER_S)
-    return NothingEligible(str(error), param="router")

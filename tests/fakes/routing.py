@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from policies import Decision, Fleet, Hints, Policy, Single
-from routers import Query
+from gateway.requests.parsing import ToPolicy
+from policies import Decision, Fleet, Single
 
 
 class InOrder:
@@ -18,23 +18,22 @@ class InOrder:
 
     def __init__(self, *pool: str) -> None:
         self.pool = pool
-        self.asked: list[tuple[Query, Policy, Hints | None]] = []
+        self.asked: list[ToPolicy] = []
 
-    async def decide_many(
-        self, queries: Sequence[Query], policy: Policy, hints: Sequence[Hints | None], fleet: Fleet
-    ) -> list[Decision]:
-        return [
-            await self.decide(query, policy, wish, fleet) for query, wish in zip(queries, hints, strict=True)
-        ]
+    def close(self) -> None:
+        """Nothing is held."""
 
-    async def decide(self, query: Query, policy: Policy, hints: Hints | None, fleet: Fleet) -> Decision:
-        self.asked.append((query, policy, hints))
+    async def decide_many(self, requests: Sequence[ToPolicy], fleet: Fleet) -> list[Decision]:
+        return [await self.decide(request, fleet) for request in requests]
+
+    async def decide(self, request: ToPolicy, fleet: Fleet) -> Decision:
+        self.asked.append(request)
         n = len(self.pool)
         order = [e for e in range(n) if fleet.available[e]]
         names = [self.pool[e] for e in order] or list(self.pool)
         zeros = np.zeros(n)
         return Decision(
-            policy=policy.name,
+            policy=request.policy.name,
             experts=self.pool,
             chosen=names[0],
             plan=Single(tuple(names)),

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from gateway.app import build_application, build_services
 from gateway.config import Config
-from gateway.experts.transport import Transport
+from gateway.experts.upstream import Transport
 from gateway.joining import JoiningProtocol
 from gateway.services import Services
 from tests.fakes.routing import InOrder
@@ -112,7 +112,7 @@ async def gateway(config: dict[str, Any], journal: str, *pool: str) -> AsyncIter
     whole = {**config, "journal": {"path": journal, **config.get("journal", {})}}
     settings = msgspec.convert(whole, Config, dec_hook=secret)
     transport = Transport()
-    services = build_services(settings, transport, build_router=lambda *_: (InOrder(*pool), None))
+    services = build_services(settings, transport, build_router=lambda *_: InOrder(*pool))
     async with served(build_application(services, transport)) as address, aiohttp.ClientSession() as http:
         yield Gateway(f"{address}/v1", services, http)
 

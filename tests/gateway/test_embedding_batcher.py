@@ -71,11 +71,7 @@ async def test_a_batch_is_bounded(batcher: EmbeddingBatcher, slow: Slow) -> None
     slow.go.release(10)
     await asyncio.gather(*tasks)
     assert max(map(len, slow.batches)) == MAX_BATCH
-    assert (batcher.n_consulted, batcher.n_busy, batcher.n_waiting) == (
-        2 + 2 * MAX_BATCH,
-        0,
-        0,
-    )
+    assert (batcher.n_consulted, batcher.n_busy, batcher.n_waiting) == (2 + 2 * MAX_BATCH, 0, 0)
 
 
 async def test_a_full_queue_refuses(batcher: EmbeddingBatcher, slow: Slow) -> None:

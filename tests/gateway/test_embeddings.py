@@ -98,7 +98,7 @@ async def test_a_wrong_body_is_a_400_that_names_the_field(
 async def test_texts_that_are_too_long_together_are_refused(
     served: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.requests.texts.MAX_TOKENS", 10)
+    monkeypatch.setattr("gateway.requests.embedding.MAX_TOKENS", 10)
     answer = await served.post("embeddings", {"model": "auto", "input": ["a" * 21, "b" * 21]})
     assert (answer.status, answer.error["param"]) == (400, "input")
     assert "about 12 tokens; 10 are the most" in answer.error["message"]

@@ -14,9 +14,9 @@ from gateway import AsyncClient, Hints
 from gateway.app import build_application, build_services
 from gateway.config import Config
 from gateway.errors import InvalidField
-from gateway.experts.transport import Transport
+from gateway.experts.upstream import Transport
 from gateway.requests.flags import extract_prompt_flags
-from gateway.requests.options import NOTHING, parse_routing_options
+from gateway.requests.options import NO_OPTIONS, parse_routing_options
 from gateway.testing import FakeUpstream
 from policies import Hints as Asked
 from policies import Objective, Policy, Require
@@ -165,7 +165,7 @@ async def test_what_is_routed_by_bears_no_flag(upstream: FakeUpstream, tmp_path:
     async with routed(config, str(tmp_path / "j.sqlite3"), "good") as gateway:
         answer = await gateway.chat("auto", messages=messages, stream=stream)
         assert answer.status == 200
-        (query, *_) = cast("InOrder", gateway.services.router).asked[-1]
+        query = cast("InOrder", gateway.services.router).asked[-1].query
     assert (query.text, query.n_input_tokens) == ("Why?\n\nIs it so?", 13)
 
 
@@ -185,7 +185,7 @@ def raw(messages: str) -> dict[str, msgspec.Raw]:
 
 
 def rewritten(messages: str) -> str:
-    return bytes(extract_prompt_flags(raw(messages), NOTHING, Policy("p")).fields["messages"]).decode()
+    return bytes(extract_prompt_flags(raw(messages), NO_OPTIONS, Policy("p")).fields["messages"]).decode()
 
 
 def test_only_a_message_that_bears_a_flag_is_written_anew() -> None:
@@ -198,14 +198,14 @@ def test_only_a_message_that_bears_a_flag_is_written_anew() -> None:
     assert json.loads(whole)[1] == {"role": "user", "name": "z", "content": "now"}
     untouched = f"[{first}, " + '{"role": "user", "content": "now"}]'
     fields = raw(untouched)
-    assert extract_prompt_flags(fields, NOTHING, Policy("p")).fields is fields
+    assert extract_prompt_flags(fields, NO_OPTIONS, Policy("p")).fields is fields
 
 
 @pytest.mark.parametrize("last", ["now", "now [Flag: latest]", "now [Flag: red team]"])
 def test_a_flag_of_an_earlier_turn_is_not_followed_and_reaches_nobody(last: str) -> None:
     turns = [("user", f"{FLAG} before"), ("assistant", f"well {FLAG}"), ("user", last)]
     told = extract_prompt_flags(
-        raw(json.dumps([{"role": role, "content": text} for role, text in turns])), NOTHING, Policy("p")
+        raw(json.dumps([{"role": role, "content": text} for role, text in turns])), NO_OPTIONS, Policy("p")
     )
     contents = [message["content"] for message in json.loads(bytes(told.fields["messages"]))]
     assert contents == ["before", f"well {FLAG}", last.removesuffix(" [Flag: latest]")]
@@ -249,7 +249,7 @@ def test_what_the_request_says_beside_its_text_wins_and_constraints_add_up() -> 
     text = '[{"role": "user", "content": "Hi [Flag: Smallest model] [Flag: security = eu]"}]'
     policy = Policy("p", Objective(cost=0.2))
     require = Require(labels=frozenset({("security", "eu")}))
-    plain = extract_prompt_flags(raw(text), NOTHING, policy)
+    plain = extract_prompt_flags(raw(text), NO_OPTIONS, policy)
     assert plain.hints == Asked(require, Objective(cost=0.2, first=("smallest",)))
     for router, objective in (
         ({"flags": ["latest"]}, Objective(cost=0.2, first=("latest",))),
@@ -288,6 +288,6 @@ def test_a_wrong_value_in_the_text_is_refused_where_the_policy_is_strict() -> No
     with pytest.raises(InvalidField, match=r"messages\[0\]\.content: the flag 'size' takes a number"):
         extract_prompt_flags(
             raw('[{"role": "user", "content": "Hi [Flag: size = 3]"}]'),
-            NOTHING,
+            NO_OPTIONS,
             Policy("p", unknown_flags="refuse"),
         )

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from gateway.errors import InvalidField
-from gateway.requests.options import NOTHING, RoutingOptions, parse_routing_options
+from gateway.requests.options import NO_OPTIONS, RoutingOptions, parse_routing_options
 from policies import Objective
 
 
@@ -17,7 +17,7 @@ def read(router: object = None, headers: dict[str, str] | None = None, **fields:
 
 
 def test_a_request_without_hints_costs_nothing() -> None:
-    assert read(headers={"content-type": "x", "authorization": "y"}) is NOTHING
+    assert read(headers={"content-type": "x", "authorization": "y"}) is NO_OPTIONS
 
 
 def test_the_router_object_says_policy_limits_weights_and_session() -> None:
@@ -90,7 +90,7 @@ def test_the_cost_quality_dial_is_a_weight_on_cost(dial: int, cost: float) -> No
 
 
 def test_plugins_without_a_dial_ask_nothing() -> None:
-    assert read(plugins=[{"id": "web", "max_results": 3}]) is NOTHING
+    assert read(plugins=[{"id": "web", "max_results": 3}]) is NO_OPTIONS
 
 
 @pytest.mark.parametrize(

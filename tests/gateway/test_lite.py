@@ -6,7 +6,7 @@ import json
 import pytest
 import pytest_asyncio
 
-from gateway.experts.lite import LiteLLMExpert
+from gateway.experts.litellm import LiteLLMExpert
 from gateway.testing import WORDS, FakeUpstream
 from tests.fakes.serving import Gateway, gateway
 

@@ -9,8 +9,8 @@ import pytest
 
 from gateway.config import ExpertConfig, TimeoutConfig
 from gateway.experts.local import LocalExpert
-from gateway.experts.transport import Transport
 from gateway.experts.types import Call, UpstreamError
+from gateway.experts.upstream import Transport
 from gateway.runners import Lease, RunnerBusy, RunnerUnavailable
 from gateway.runners.watchdog import Pulse
 from gateway.testing import FakeUpstream, build_completion

@@ -13,17 +13,11 @@ import pytest
 from gateway.app import build_application, build_services
 from gateway.config import Config, ConfigError, load_config
 from gateway.execution import panel as panels
-from gateway.execution.panel import (
-    add_usage_to_events,
-    build_aggregation_call,
-    convert_to_events,
-    set_usage,
-    together,
-    wait_for_members,
-)
-from gateway.experts.transport import Transport
+from gateway.execution.panel import build_aggregation_call, wait_for_members
 from gateway.experts.types import Call, UpstreamError
-from gateway.openai.usage import Usage
+from gateway.experts.upstream import Transport
+from gateway.openai.events import add_usage_to_events, convert_to_events
+from gateway.openai.usage import Usage, set_usage, sum_usages
 from gateway.testing import FakeUpstream
 from policies import PanelRule
 from tests.fakes.serving import Gateway, secret
@@ -279,8 +273,8 @@ def test_a_request_that_answers_cannot_be_put_under_is_declined(messages: Any) -
 
 
 def test_what_one_call_does_not_say_is_unknown_of_all() -> None:
-    assert together([Usage(1, 2, 3), Usage(10, 20, 30)]) == Usage(11, 22, 33)
-    assert together([Usage(1, 2, 3), None]) is None
+    assert sum_usages([Usage(1, 2, 3), Usage(10, 20, 30)]) == Usage(11, 22, 33)
+    assert sum_usages([Usage(1, 2, 3), None]) is None
     assert set_usage(b'{"a":1}', None) == b'{"a":1}'
 
 

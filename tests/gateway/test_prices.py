@@ -8,9 +8,8 @@ import msgspec
 import pytest
 
 from gateway.config import parse_config
-from gateway.experts import prices
-from gateway.experts.prices import ModelFacts, facts_of, price_table
-from gateway.experts.profiles import profiles
+from gateway.experts import profiles as prices
+from gateway.experts.profiles import ModelFacts, facts_of, price_table, profiles
 
 
 @pytest.fixture
@@ -63,7 +62,7 @@ def test_a_damaged_table_leaves_prices_unknown(tmp_path: Path, monkeypatch: pyte
 
 def test_prices_are_read_without_importing_litellm() -> None:
     code = (
-        "import sys; from gateway.experts.prices import facts_of; assert facts_of('openai/gpt-4o-mini'); "
+        "import sys; from gateway.experts.profiles import facts_of; assert facts_of('openai/gpt-4o-mini'); "
         "assert 'litellm' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

@@ -3,7 +3,7 @@ import pytest
 
 from gateway.config import ExpertConfig
 from gateway.experts import Call
-from gateway.experts.regime import PromptPreset
+from gateway.experts.prompt_preset import PromptPreset
 
 
 def sent(fields: dict[str, object], **config: object) -> dict[str, object]:

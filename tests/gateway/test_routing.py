@@ -10,7 +10,8 @@ from gateway.errors import NothingEligible, Unavailable
 from gateway.routing.embedding_batcher import Budget, EmbeddingBatcher
 from gateway.routing.router import Router
 from policies import Engine, Fleet, Hints, Policy, Require
-from routers import ExpertProfile, FeatureExtractor, Features, Floats32, Prediction, Query, Tier, query_of
+from routers import ExpertProfile, FeatureExtractor, Features, Floats32, Prediction, Query, Tier
+from tests.fakes.parsed import to_policy
 
 POOL = (ExpertProfile("small", "p/small", 0.0, 0.0), ExpertProfile("large", "p/large", 1e-6, 1e-6))
 IDLE = Fleet.idle(2)
@@ -79,7 +80,7 @@ class Made:
         )
 
     async def decide(self, hints: Hints | None = None, fleet: Fleet = IDLE, **policy: Any) -> Any:
-        return await self.routing.decide(query_of("hello there"), Policy("auto", **policy), hints, fleet)
+        return await self.routing.decide(to_policy("hello there", Policy("auto", **policy), hints), fleet)
 
 
 @pytest.fixture
@@ -183,8 +184,9 @@ async def test_when_everybody_is_out_the_client_is_told_when_to_come_again(made:
 
 async def test_many_are_decided_at_once_each_with_its_own_refusal(made: Made) -> None:
     strict = Hints(Require(min_quality=0.99))
-    queries = [query_of(f"question {n}") for n in range(3)]
-    found = await made.routing.decide_many(queries, Policy("auto"), [None, strict, None], IDLE)
+    hints = [None, strict, None]
+    requests = [to_policy(f"question {n}", Policy("auto"), hint) for n, hint in enumerate(hints)]
+    found = await made.routing.decide_many(requests, IDLE)
     assert [getattr(one, "chosen", type(one)) for one in found] == ["large", NothingEligible, "large"]
 
 
@@ -192,9 +194,9 @@ async def test_who_decides_patiently_looks_closely_whatever_the_budget_and_leave
     budget = Budget(n_waiting=8, share=0.1, n_threads=1, clock=lambda: 0.0)
     budget.spend(1000)
     made = Made(budget)
-    (decision,) = await made.routing.decide_many([query_of("hello")], Policy("auto"), [None], IDLE)
+    (decision,) = await made.routing.decide_many([to_policy("hello", Policy("auto"))], IDLE)
     assert (decision.chosen, made.routing.n_consulted) == ("large", 1)
     fresh = Budget(n_waiting=8, share=0.1, n_threads=1, clock=lambda: 0.0)
     credit = fresh._credit_s
-    await Made(fresh).routing.decide_many([query_of("hello")] * 5, Policy("auto"), [None] * 5, IDLE)
+    await Made(fresh).routing.decide_many([to_policy("hello", Policy("auto"))] * 5, IDLE)
     assert fresh._credit_s == credit

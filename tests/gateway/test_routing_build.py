@@ -10,7 +10,7 @@ import pytest
 from gateway.config import Config, parse_config
 from gateway.experts.profiles import profiles
 from gateway.routing import build as routing_build
-from gateway.routing.build import build_routing
+from gateway.routing.build import build_router
 from gateway.routing.embedding_batcher import EmbeddingBatcher
 from gateway.routing.router import Router
 from policies import Decision, Engine, Fleet, Scale
@@ -27,6 +27,7 @@ from routers import (
     fit_artifact,
     query_of,
 )
+from tests.fakes.parsed import to_policy
 
 SUMS = [f"What is {a} plus {b} times {a + b}?" for a in range(2, 14) for b in (3, 7)]
 FACTS = [
@@ -90,10 +91,10 @@ def folder(tmp_path: Path, fitted: Artifact, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 async def built(folder: Path) -> AsyncIterator[tuple[Router, Config]]:
     config = configuration(folder)
-    routing, batcher = build_routing(config, profiles(config))
-    assert batcher is not None
+    routing = build_router(config, profiles(config))
+    assert routing.batcher is not None
     yield routing, config
-    batcher.close()
+    routing.close()
 
 
 def offline(config: Config, artifact: Artifact, texts: list[str], tier: Tier, policy: str) -> list[Decision]:
@@ -111,10 +112,9 @@ async def online(
 ) -> list[Decision]:
     chosen = config.policies_by_name()[policy]
     if in_bulk:
-        queries = [query_of(text) for text in texts]
-        found = await routing.decide_many(queries, chosen, [None] * len(texts), Fleet.idle(2))
+        found = await routing.decide_many([to_policy(text, chosen) for text in texts], Fleet.idle(2))
         return [decision for decision in found if isinstance(decision, Decision)]
-    return [await routing.decide(query_of(text), chosen, None, Fleet.idle(2)) for text in texts]
+    return [await routing.decide(to_policy(text, chosen), Fleet.idle(2)) for text in texts]
 
 
 @pytest.mark.parametrize("in_bulk", [False, True])
@@ -145,8 +145,8 @@ async def test_without_an_artifact_nothing_is_embedded(
 ) -> None:
     monkeypatch.setattr(routing_build, "StaticEmbedder", lambda: pytest.fail("an embedder was loaded"))
     config = configuration(tmp_path)
-    routing, batcher = build_routing(config, profiles(config))
-    assert batcher is None
+    routing = build_router(config, profiles(config))
+    assert routing.batcher is None
     (decision,) = await online(routing, config, ["hi"], "auto")
     assert (decision.tier, routing.degraded) == ("prior", None)
     assert "no evidence" in decision.reason
@@ -161,8 +161,8 @@ async def test_an_encoder_that_cannot_be_loaded_degrades_and_is_said(
 ) -> None:
     monkeypatch.setattr(routing_build, "load_embedder", no_embedder)
     config = configuration(folder)
-    routing, batcher = build_routing(config, profiles(config))
-    assert batcher is None
+    routing = build_router(config, profiles(config))
+    assert routing.batcher is None
     assert routing.degraded == "no encoder: install the weights"
     (decision,) = await online(routing, config, SUMS[:1], "always")
     assert (decision.chosen, decision.tier) == ("sums", "static")
@@ -172,7 +172,7 @@ async def test_an_encoder_that_cannot_be_loaded_degrades_and_is_said(
 async def test_without_any_embedder_the_prior_decides(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routing_build, "StaticEmbedder", no_embedder)
     config = configuration(folder)
-    routing, _ = build_routing(config, profiles(config))
+    routing = build_router(config, profiles(config))
     (decision,) = await online(routing, config, SUMS[:1], "auto")
     assert decision.tier == "prior"
     assert "degraded: no embedder: install the weights" in decision.reason
@@ -187,21 +187,21 @@ def test_an_encoder_nobody_asks_for_is_not_loaded(
 ) -> None:
     monkeypatch.setattr(routing_build, "load_embedder", lambda _: pytest.fail("the encoder was loaded"))
     config = configuration(folder, more, policies)
-    routing, batcher = build_routing(config, profiles(config))
-    assert (batcher, routing.degraded) == (None, None)
+    routing = build_router(config, profiles(config))
+    assert (routing.batcher, routing.degraded) == (None, None)
 
 
 def test_an_artifact_of_another_embedder_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routing_build, "StaticEmbedder", lambda: HashingEmbedder(32))
     config = configuration(folder)
     with pytest.raises(ArtifactError, match="thalamus fit"):
-        build_routing(config, profiles(config))
+        build_router(config, profiles(config))
 
 
 @pytest.mark.parametrize(("more", "limited"), [("", True), (", load_budget: off", False)])
 def test_the_load_budget_is_there_unless_it_is_off(folder: Path, more: str, limited: bool) -> None:
     config = configuration(folder, more)
-    batcher: EmbeddingBatcher | None = build_routing(config, profiles(config))[1]
+    batcher: EmbeddingBatcher | None = build_router(config, profiles(config)).batcher
     assert batcher is not None
     assert (batcher.budget is not None) is limited
     batcher.close()

@@ -13,10 +13,11 @@ from gateway.config import Config, parse_config
 from gateway.errors import InvalidField
 from gateway.experts.profiles import profiles
 from gateway.routing import build as routing_build
-from gateway.routing.build import build_routing
+from gateway.routing.build import build_router
 from gateway.routing.router import Router
 from policies import Fleet, Hints, Objective
-from routers import FeatureExtractor, FitSettings, HashingEmbedder, OutcomeTable, fit_artifact, query_of
+from routers import FeatureExtractor, FitSettings, HashingEmbedder, OutcomeTable, fit_artifact
+from tests.fakes.parsed import to_policy
 
 TEXT = "What is 4 plus 7?"
 
@@ -48,13 +49,13 @@ def source(folder: Path) -> str:
 
 def built(folder: Path) -> tuple[Router, Config]:
     config = parse_config(source(folder))
-    return build_routing(config, profiles(config))[0], config
+    return build_router(config, profiles(config)), config
 
 
 async def chosen(folder: Path, policy: str = "auto", **target: Any) -> str:
     routing, config = built(folder)
     hints = Hints(objective=Objective(**target)) if target else None
-    decision = await routing.decide(query_of(TEXT), config.policies_by_name()[policy], hints, Fleet.idle(2))
+    decision = await routing.decide(to_policy(TEXT, config.policies_by_name()[policy], hints), Fleet.idle(2))
     return decision.chosen
 
 

@@ -17,7 +17,7 @@ from gateway.batches.store import new_id
 from gateway.batches.types import Batch
 from gateway.config import Config
 from gateway.experts import Call, Expert, Reply
-from gateway.experts.transport import Transport
+from gateway.experts.upstream import Transport
 from gateway.runners import Runner
 from tests.fakes.batches import jsonl, line, rows
 

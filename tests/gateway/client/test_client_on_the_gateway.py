@@ -108,7 +108,7 @@ async def test_every_hint_is_understood(served: Gateway, client: AsyncClient) ->
             session_id="s-1",
         ),
     )
-    _, _, hints = served.services.router.asked[-1]  # type: ignore[attr-defined]
+    hints = served.services.router.asked[-1].hints  # type: ignore[attr-defined]
     assert hints is not None
     assert hints.objective is not None
     assert (hints.objective.cost, hints.require.max_cost_usd, hints.require.max_latency_s) == (0.2, 1.0, 5.0)

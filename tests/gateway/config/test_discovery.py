@@ -20,7 +20,7 @@ from gateway.config.discovery import (
     find_local_servers,
     find_providers,
 )
-from gateway.experts.prices import facts_of
+from gateway.experts.profiles import facts_of
 
 PRICED = [model for provider in PROVIDERS if provider.name != "OpenRouter" for model in provider.models]
 KEY = "sk-very-private-0815"

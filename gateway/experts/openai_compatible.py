@@ -10,13 +10,13 @@ from msgspec import Raw
 
 from ..config import DeploymentConfig, ExpertConfig, TimeoutConfig
 from ..fleet.circuit_breaker import CircuitBreaker
+from ..openai.answers import check_answer
 from ..openai.events import EventStream
-from .failures import read_whole, status_failure, transport_failure
+from .prompt_preset import PromptPreset
 from .providers import api_base_of, api_key_of
-from .regime import PromptPreset
 from .slots import Slots
-from .transport import Address, Transport
 from .types import Call, Endpoint, Fields, Reply, UpstreamError
+from .upstream import Address, Transport, status_failure, transport_failure
 
 ENDPOINTS: tuple[Endpoint, ...] = ("chat/completions", "completions", "embeddings")
 CLIENT_ERRORS = (aiohttp.ClientError, OSError, ValueError)  # TimeoutError is an OSError
@@ -76,7 +76,7 @@ class Deployment:
                 raise
         if response.status != 200:
             raise _failure(response, answer)
-        return Reply(body=answer, usage=read_whole(answer, endpoint), deployment=self.name)
+        return Reply(body=answer, usage=check_answer(answer, endpoint == "embeddings"), deployment=self.name)
 
     async def _stream(self, address: Address, body: bytes) -> Reply:
         start = asyncio.get_running_loop().time()
@@ -137,14 +137,14 @@ class OpenAIExpert:
     the next is tried, each once.
     """
 
-    def __init__(self, name: str, regime: PromptPreset, places: Sequence[Deployment]) -> None:
+    def __init__(self, name: str, preset: PromptPreset, places: Sequence[Deployment]) -> None:
         self.name = name
         self.places = tuple(places)
-        self._regime = regime
+        self._preset = preset
         self._turn = 0
 
     async def call(self, call: Call) -> Reply:
-        fields = self._regime.apply(call)
+        fields = self._preset.apply(call)
         if len(self.places) == 1:
             return await self.places[0].call(call, fields)
         untried = list(self.places)

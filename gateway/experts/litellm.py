@@ -11,11 +11,12 @@ from typing import Any
 import msgspec
 
 from ..config import DeploymentConfig, ExpertConfig, TimeoutConfig
+from ..openai.answers import check_answer
 from ..openai.events import EventStream
-from .failures import MOVES_ON, SECRET_STATUS, read_whole
-from .regime import PromptPreset
+from .prompt_preset import PromptPreset
 from .slots import Slots
 from .types import Call, Reply, UpstreamError
+from .upstream import MOVES_ON, SECRET_STATUS
 
 PARAMETERS = frozenset(
     {
@@ -84,7 +85,7 @@ class LiteLLMExpert:
         self._model = config.model
         self._provider = config.provider
         self._places = [(place, Slots(place.max_parallel)) for place in config.effective_deployments()]
-        self._regime = PromptPreset(config)
+        self._preset = PromptPreset(config)
         self._timeouts = timeouts
         self._load = load
         self._litellm: Any = None
@@ -122,7 +123,7 @@ class LiteLLMExpert:
             raise failure_of(error) from error
         if not call.stream:
             body = answer.model_dump_json(exclude_none=True).encode()
-            return Reply(body=body, usage=read_whole(body, call.endpoint))
+            return Reply(body=body, usage=check_answer(body, call.endpoint == "embeddings"))
         return Reply(events=await self._open(answer, start, slots))
 
     async def _module(self) -> Any:
@@ -133,7 +134,7 @@ class LiteLLMExpert:
     def _arguments(self, call: Call, place: DeploymentConfig) -> dict[str, Any]:
         arguments: dict[str, Any] = {
             name: msgspec.json.decode(value)
-            for name, value in self._regime.apply(call).items()
+            for name, value in self._preset.apply(call).items()
             if name in PARAMETERS
         }
         arguments |= {

@@ -1,0 +1,299 @@
+"""A request body, parsed: which expert, policy or embedder is asked, and how.
+
+`RequestParser.parse` is the one place where a body becomes a request. Endpoints, the dry run, batches and the
+command line all call it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from policies import Hints, Policy
+from routers import Query
+
+from ..config import Config
+from ..embedding import EmbedderPool
+from ..errors import ForbiddenField, InvalidField, InvalidJson, ModelNotFound
+from ..experts import Call, Expert, Fields, ToolExpert
+from ..experts.types import Endpoint
+from .embedding import EmbeddingInput, is_embedder_name, parse_embedding_input
+from .flags import extract_prompt_flags
+from .options import RoutingOptions, parse_routing_options
+from .query import parse_chat_query, parse_completion_query
+
+OWN_FIELDS = ("model", "router")
+"""Fields for Thalamus itself: no expert receives them."""
+
+FORBIDDEN = frozenset(
+    {
+        "api_base",
+        "base_url",
+        "api_key",
+        "api_version",
+        "api_type",
+        "azure_ad_token",
+        "azure_ad_token_provider",
+        "azure_endpoint",
+        "custom_llm_provider",
+        "default_headers",
+        "extra_headers",
+        "aws_access_key_id",
+        "aws_bedrock_runtime_endpoint",
+        "aws_profile_name",
+        "aws_region_name",
+        "aws_role_name",
+        "aws_secret_access_key",
+        "aws_session_name",
+        "aws_session_token",
+        "aws_sts_endpoint",
+        "aws_web_identity_token",
+        "litellm_credential_name",
+        "litellm_params",
+        "vertex_ai_credentials",
+        "vertex_ai_location",
+        "vertex_ai_project",
+        "vertex_credentials",
+        "vertex_location",
+        "vertex_project",
+    }
+)
+"""Fields by which a client would choose where its request goes, or with whose key (LiteLLM reads them)."""
+
+_fields = msgspec.json.Decoder(Fields)
+_text = msgspec.json.Decoder(str)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSpec:
+    """One inference endpoint: its path, the upstream path of its calls, and how its body is read."""
+
+    path: str
+    endpoint: Endpoint
+    check: Callable[[Fields], None]
+    query: Callable[[Fields], Query] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ToExpert:
+    """A request for an expert that the client named. `fallbacks` are the experts to try after it."""
+
+    call: Call
+    options: RoutingOptions
+    expert: str
+    fallbacks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToPolicy:
+    """A request whose expert a policy chooses, by `query` and under `hints`."""
+
+    call: Call
+    options: RoutingOptions
+    policy: Policy
+    query: Query
+    hints: Hints | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToEmbedder:
+    """A request for the gateway's own embedders."""
+
+    call: Call
+    options: RoutingOptions
+    input: EmbeddingInput
+
+
+ParsedRequest = ToExpert | ToPolicy | ToEmbedder
+
+
+class RequestParser:
+    """Parses bodies against one configuration; it decides and calls nothing."""
+
+    def __init__(
+        self,
+        config: Config,
+        policies: Mapping[str, Policy],
+        experts: Mapping[str, Expert],
+        embedders: EmbedderPool | None,
+    ) -> None:
+        self._policies = policies
+        self._embedders = embedders
+        self._tools = tuple(expert for expert in experts.values() if isinstance(expert, ToolExpert))
+        self._experts = tuple(experts)
+        # An expert answers to its name, and to `provider/model`: the first in the file that has it.
+        models: dict[str, str] = {}
+        for expert in config.experts:
+            models.setdefault(expert.model, expert.name)
+        models.pop("", None)
+        self._names: dict[str, str] = models | {name: name for name in experts}
+        self._embedding_experts = {expert.name for expert in config.experts if expert.embeds}
+
+    def parse(self, spec: EndpointSpec, fields: Fields, headers: Mapping[bytes, bytes]) -> ParsedRequest:
+        """The request in a body's fields and its headers (names in lower case).
+
+        Raises:
+            BadRequest: the body or a header is at fault; `param` names the field.
+        """
+        model = text_field(fields, "model")
+        stream = spec.query is not None and flag_field(fields, "stream")
+        spec.check(fields)
+        options = parse_routing_options(fields, headers)
+        sent = {name: value for name, value in fields.items() if name not in OWN_FIELDS}
+        call = Call(spec.endpoint, sent, stream)
+        if spec.query is None:
+            return self._parse_embedding(model, call, options)
+        expert = self._names.get(model)
+        if expert is not None:
+            return ToExpert(call, options, expert, self._fallbacks(options))
+        policy = self._policy(model, options)
+        flags = extract_prompt_flags(sent, options, policy)
+        if flags.fields is not sent:
+            call = replace(call, fields=flags.fields)
+        query = spec.query(flags.fields)
+        # A tool is asked before routing: that it has no answer is a fact, not a prediction.
+        if self._tools:
+            declined = frozenset(tool.name for tool in self._tools if tool.declines(call))
+            query = replace(query, declined=declined) if declined else query
+        return ToPolicy(call, options, policy, query, flags.hints, flags.warnings)
+
+    def unknown_model(self, model: str) -> ModelNotFound:
+        """The refusal of a model that is not configured; it lists the names that are."""
+        policies = (f"auto:{name}" for name in self._policies if name != "auto")
+        listed = ", ".join(["auto", *policies, *self._experts])
+        return ModelNotFound(f"there is no model '{model[:128]}'; there are: {listed}", param="model")
+
+    def _parse_embedding(self, model: str, call: Call, options: RoutingOptions) -> ToExpert | ToEmbedder:
+        expert = self._names.get(model)
+        if expert in self._embedding_experts:
+            return ToExpert(call, options, str(expert))
+        pool = self._embedders
+        if pool is None or not is_embedder_name(model, pool.names):
+            raise self._unknown_embedder(model)
+        return ToEmbedder(call, options, parse_embedding_input(model, call.fields, options, pool.names))
+
+    def _unknown_embedder(self, model: str) -> ModelNotFound:
+        if model in self._experts and model not in self._embedding_experts:
+            hint = "use an expert with `embeds: true`"
+            return ModelNotFound(f"'{model}' is not an embedding model; {hint}", param="model")
+        own = ("auto", *self._embedders.names) if self._embedders else ()
+        listed = ", ".join([*own, *sorted(self._embedding_experts)]) or "none"
+        return ModelNotFound(
+            f"there is no embedding model '{model[:128]}'; there are: {listed}", param="model"
+        )
+
+    def _policy(self, model: str, options: RoutingOptions) -> Policy:
+        """The policy that `auto`, `auto:<policy>` or the routing options name."""
+        prefix, _, named = model.partition(":")
+        if prefix != "auto" or model == "auto:" or (named and named not in self._policies):
+            raise self.unknown_model(model)
+        name = named or options.policy or "auto"
+        if name not in self._policies:
+            known = ", ".join(self._policies)
+            raise InvalidField(f"there is no policy '{name}'; there are: {known}", param="router.policy")
+        return self._policies[name]
+
+    def _fallbacks(self, options: RoutingOptions) -> tuple[str, ...]:
+        for name in options.fallbacks:
+            if name not in self._names:
+                known = ", ".join(self._experts)
+                raise InvalidField(
+                    f"there is no expert '{name}'; there are: {known}", param="router.fallbacks"
+                )
+        return tuple(dict.fromkeys(self._names[name] for name in options.fallbacks))
+
+
+def parse_body(body: bytes) -> Fields:
+    """The fields of a JSON object, each as its own bytes: a field that is not read travels unchanged.
+
+    Raises:
+        InvalidJson: the body is not a JSON object, or not UTF-8.
+        ForbiddenField: the body names an upstream address or a key.
+    """
+    try:
+        if not body.isascii():
+            body.decode()  # msgspec.Raw skips over strings without decoding them
+        fields = _fields.decode(body)
+    except msgspec.ValidationError:
+        raise InvalidJson("the body must be a JSON object") from None
+    except UnicodeDecodeError as error:
+        raise InvalidJson(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
+    except msgspec.DecodeError as error:
+        raise InvalidJson(f"the body is not valid JSON: {error}" if body else "the body is empty") from None
+    except RecursionError:
+        raise InvalidJson("the body is nested too deeply") from None
+    for name in FORBIDDEN.intersection(fields):
+        raise ForbiddenField(
+            f"'{name}' is not for clients to choose: the operator sets upstreams and keys; leave it out",
+            param=name,
+        )
+    return fields
+
+
+def text_field(fields: Fields, name: str) -> str:
+    """A required field that must be a non-empty string.
+
+    Raises:
+        InvalidField: the field is missing, empty or of another type.
+    """
+    raw = fields.get(name)
+    if raw is None:
+        raise InvalidField(f"'{name}' is missing; it must be a string", param=name)
+    try:
+        text = _text.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise InvalidField(f"'{name}' must be a string", param=name) from None
+    if not text:
+        raise InvalidField(f"'{name}' must not be empty", param=name)
+    return text
+
+
+def flag_field(fields: Fields, name: str) -> bool:
+    """An optional boolean; missing and null are False.
+
+    Raises:
+        InvalidField: the field is something else.
+    """
+    raw = fields.get(name)
+    if raw is None:
+        return False
+    word = bytes(memoryview(raw)[:6])
+    if word == b"true":
+        return True
+    if word in (b"false", b"null"):
+        return False
+    raise InvalidField(f"'{name}' must be true or false", param=name)
+
+
+def check_chat(fields: Fields) -> None:
+    """Check that `messages` is a non-empty list; its items are left to the query and the expert."""
+    raw = fields.get("messages")
+    if raw is None:
+        raise InvalidField("'messages' is missing; it must be a list", param="messages")
+    head = bytes(memoryview(raw)[:32])
+    if not head.startswith(b"["):
+        raise InvalidField("'messages' must be a list", param="messages")
+    if head[1:].lstrip().startswith(b"]"):
+        raise InvalidField("'messages' must not be empty", param="messages")
+
+
+def check_completion(fields: Fields) -> None:
+    """Check that `prompt` is a text or a list: of texts, or of token ids."""
+    raw = fields.get("prompt")
+    if raw is None:
+        raise InvalidField("'prompt' is missing; it must be a string or a list", param="prompt")
+    if bytes(memoryview(raw)[:1]) not in (b'"', b"["):
+        raise InvalidField("'prompt' must be a string or a list", param="prompt")
+
+
+def check_embedding(fields: Fields) -> None:
+    """Check that there is an `input`."""
+    if "input" not in fields:
+        raise InvalidField("'input' is missing; it must be a string or a list of strings", param="input")
+
+
+CHAT = EndpointSpec("/v1/chat/completions", "chat/completions", check_chat, parse_chat_query)
+COMPLETIONS = EndpointSpec("/v1/completions", "completions", check_completion, parse_completion_query)
+EMBEDDINGS = EndpointSpec("/v1/embeddings", "embeddings", check_embedding, None)
+SPECS = {spec.path: spec for spec in (CHAT, COMPLETIONS, EMBEDDINGS)}
