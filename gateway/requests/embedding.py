@@ -174,4 +174,4 @@ def _parse_require(options: RoutingOptions) -> Require:
 
 def _warnings(options: RoutingOptions) -> Iterator[str]:
     if options.flags or (options.hints is not None and options.hints.objective is not None):
-        yield "flags, weights, cost and quality targets are ignored for embedding models"
+        yield "flags, weights, and targets of cost and quality are ignored for embedding models"

@@ -183,7 +183,7 @@ async def test_where_an_expert_fails_the_base_reads_and_says_so(served: Gateway)
     try:
         answer = await served.post("embeddings", {"model": "auto", "input": MIXED, "input_type": "query"})
         assert [item["embedder"] for item in answer.json()["data"]] == ["minilm", "food", "minilm"]
-        assert answer.headers["x-thalamus-warning"] == "law failed: 1 of its texts were read by minilm"
+        assert answer.headers["x-thalamus-warning"] == "law failed: minilm embedded 1 of its texts"
         named = await served.post("embeddings", {"model": "law", "input": "a"})
         assert (named.status, named.error["message"]) == (503, "embedder law failed")
         assert list(degraded(served.services)) == ["embeddings: embedder law failed"]

@@ -120,7 +120,7 @@ async def test_what_chooses_no_embedder_is_told(served: Gateway) -> None:
     answer = await served.post(
         "embeddings", {"model": "auto", "input": "a", "router": {"weights": {"cost": 1}}}
     )
-    assert answer.headers["x-thalamus-warning"].endswith("not followed")
+    assert "are ignored for embedding models" in answer.headers["x-thalamus-warning"]
 
 
 async def test_who_does_not_embed_is_refused_with_who_does(served: Gateway) -> None:
@@ -129,7 +129,7 @@ async def test_who_does_not_embed_is_refused_with_who_does(served: Gateway) -> N
         assert answer.status == 404
         assert "auto, minilm, vectors" in answer.error["message"]
     answer = await served.post("embeddings", {"model": "good", "input": "a"})
-    assert "does not embed" in answer.error["message"]
+    assert "is not an embedding model" in answer.error["message"]
 
 
 async def test_a_full_queue_is_a_429_that_leaves_nothing_waiting(served: Gateway) -> None:

@@ -54,7 +54,7 @@ async def storm(folder: Path, n_kills: int, every_s: float, seed: int) -> Storm:
     config = parse_config(CONFIG.format(experts=experts, folder=folder), env={})
     draw, found, over = random.Random(seed), Storm(), asyncio.Event()
     transport = Transport()
-    services = build_services(config, transport, build_router=lambda *_: (InOrder(*NAMES), None))
+    services = build_services(config, transport, build_router=lambda *_: InOrder(*NAMES))
     async with served(build_application(services, transport)) as address, aiohttp.ClientSession() as http:
 
         async def ask(model: str, stream: bool) -> int:
