@@ -108,7 +108,7 @@ def replay(table: OutcomeTable, artifact: Artifact, extractor: Extractor, policy
     rows = np.arange(len(table))
     score, cost_usd = table.score[rows, picks], table.cost_usd[rows, picks]
     by_proxy = np.zeros(len(table), bool)
-    for n in rows[[decision.plan.kind == "panel" for decision in decisions]].tolist():
+    for n in rows[[not decision.plan.is_sequential for decision in decisions]].tolist():
         came = replay_plan(decisions[n].plan, table, n)
         picks[n], score[n], cost_usd[n], by_proxy[n] = came.pick, came.score, came.cost_usd, came.by_proxy
     return Replay(

@@ -25,7 +25,20 @@ from .memory import (
 )
 from .objectives import dialled
 from .panel import Panel
-from .plans import Attempt, Gather, Gathered, Heard, Plan, Single, Step, Verdict
+from .plans import (
+    PLANS,
+    Attempt,
+    Gather,
+    Gathered,
+    Heard,
+    Plan,
+    PlanBase,
+    Single,
+    Step,
+    Verdict,
+    decode_plan,
+    register_plan,
+)
 from .record import decision_record, explain
 from .recruiting import PanelRule
 from .residency import ResidencyRule, decide_residency
@@ -35,6 +48,7 @@ from .types import Decision, EncoderUse, Fleet, Goal, Hints, Lead, Objective, Po
 from .voting import form_asked, said, vote
 
 __all__ = [
+    "PLANS",
     "Admission",
     "AdmissionRule",
     "Admitted",
@@ -68,6 +82,7 @@ __all__ = [
     "Panel",
     "PanelRule",
     "Plan",
+    "PlanBase",
     "PoliciesError",
     "Policy",
     "Queue",
@@ -91,11 +106,13 @@ __all__ = [
     "claim",
     "decide_residency",
     "decision_record",
+    "decode_plan",
     "dialled",
     "explain",
     "form_asked",
     "known_flags",
     "order_groups",
+    "register_plan",
     "said",
     "serving_order",
     "take_flags",

@@ -159,8 +159,8 @@ class Engine:
             if policy.explore and draws is not None:
                 ranking = _explored(ranking, policy.explore, float(draws[row]))
             plan = self._plan(policy, require, query, ranking.order, prediction, row)
-            if plan.kind == "panel":
-                ranking = ranking._replace(reason=f"panel; {ranking.reason}")
+            if not plan.is_sequential:
+                ranking = ranking._replace(reason=f"{plan.kind}; {ranking.reason}")
             decisions.append(self._decision(policy, row, prediction, plan, ranking, utility, rejections))
         return decisions
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from .plans import Attempt, Gather, Gathered, Heard, Single, Step
+from .plans import Attempt, Gather, Gathered, Heard, PlanBase, Single, Step, register_plan
 from .voting import Form, Vote, vote
 
 
 @dataclass(frozen=True, slots=True)
-class Panel:
+class Panel(PlanBase):
     """Members answer in parallel; a vote where it decides, else an aggregator, makes the one answer.
 
     No member is asked twice. Whoever fails is left out; one answer alone is the answer. Where the aggregator
@@ -37,6 +38,13 @@ class Panel:
         return "panel"
 
     @property
+    def is_sequential(self) -> bool:
+        return False
+
+    def summary(self) -> dict[str, Any]:
+        return {"experts": list(self.experts), "members": list(self.members), "aggregator": self.aggregator}
+
+    @property
     def experts(self) -> tuple[str, ...]:
         last = () if self.aggregator is None else (self.aggregator,)
         return tuple(dict.fromkeys((*self.members, *last, *self.fallbacks)))
@@ -63,6 +71,9 @@ class Panel:
     def _ranked(self) -> list[str]:
         quality = self._quality()
         return sorted(self.members, key=lambda name: -quality[name])
+
+
+register_plan("panel", Panel)
 
 
 def decides(count: Vote) -> bool:

@@ -6,8 +6,8 @@ the same way.
 """
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol, Self
 
 Verdict = Literal["answered", "moved_on", "refused"]
 """answered: an expert spoke; moved_on: it failed as another may not; refused: the request is at fault."""
@@ -46,22 +46,72 @@ Heard = Verdict | Gathered
 
 
 class Plan(Protocol):
-    """Which experts are asked for one request, and in which order."""
+    """Which experts are asked for one request, and in which order.
+
+    A new plan implements this and is registered with `register_plan`; no other code tests for its class.
+    """
 
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """The name it is written down and decoded by."""
 
     @property
     def experts(self) -> tuple[str, ...]:
-        """Whom the plan may call, in order."""
+        """The experts that the plan may call, in order."""
+
+    @property
+    def aggregator(self) -> str | None:
+        """The expert called with the answers of the first calls; None if there is no such call."""
+
+    @property
+    def is_sequential(self) -> bool:
+        """Whether each step is one call with the query as it is, so that no step needs earlier answers."""
+
+    def parts(self) -> dict[str, Any]:
+        """Its fields as values that msgpack and JSON can hold."""
+
+    @classmethod
+    def from_parts(cls, parts: Mapping[str, Any]) -> Self:
+        """The plan whose `parts` were written down; sequences may have become lists."""
+
+    def summary(self) -> dict[str, Any]:
+        """What a decision record tells of it."""
 
     def attempts(self) -> Generator[Step, Heard, str | None]:
         """Ends once an attempt was answered, or with the name of a gathered expert whose answer it is to be,
-        or, with None and nothing answered, because nobody is left."""
+        or, with None and nothing answered, because no expert is left."""
+
+
+PLANS: dict[str, type[Plan]] = {}
+"""The class of each kind of plan, by which plans in the journal and in batches are decoded."""
+
+
+def register_plan(kind: str, plan: type[Plan]) -> None:
+    """Make plans of this kind decodable."""
+    PLANS[kind] = plan
+
+
+def decode_plan(kind: str, parts: Mapping[str, Any]) -> Plan:
+    """The plan of this kind with these parts. Raises: KeyError if no class is registered for the kind."""
+    return PLANS[kind].from_parts(parts)
+
+
+class PlanBase:
+    """What plans that are dataclasses share: their parts are their fields."""
+
+    __slots__ = ()
+
+    def parts(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    @classmethod
+    def from_parts(cls, parts: Mapping[str, Any]) -> Self:
+        # msgpack and JSON know no tuples; a frozen plan holds no lists.
+        return cls(**{name: tuple(part) if isinstance(part, list) else part for name, part in parts.items()})
 
 
 @dataclass(frozen=True, slots=True)
-class Single:
+class Single(PlanBase):
     """One expert, then its fallbacks, until one answers or the request itself is refused."""
 
     experts: tuple[str, ...]
@@ -70,8 +120,22 @@ class Single:
     def kind(self) -> str:
         return "single"
 
+    @property
+    def aggregator(self) -> None:
+        return None
+
+    @property
+    def is_sequential(self) -> bool:
+        return True
+
+    def summary(self) -> dict[str, Any]:
+        return {"experts": list(self.experts)}
+
     def attempts(self) -> Generator[Attempt, Heard, None]:
         for n, expert in enumerate(self.experts, start=1):
             verdict = yield Attempt(expert, last=n == len(self.experts))
             if verdict != "moved_on":
                 return
+
+
+register_plan("single", Single)

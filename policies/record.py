@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from .panel import Panel
-from .plans import Plan
 from .types import Decision
 
 
@@ -19,20 +17,13 @@ def decision_record(decision: Decision) -> dict[str, Any]:
     return {
         "policy": decision.policy,
         "expert": decision.chosen,
-        "plan": _plan(decision.plan),
+        "plan": {"kind": decision.plan.kind, **decision.plan.summary()},
         "tier": decision.tier,
         "reason": decision.reason,
         "margin": _number(decision.margin),
         "propensity": decision.propensity,
         "candidates": explain(decision),
     }
-
-
-def _plan(plan: Plan) -> dict[str, Any]:
-    told: dict[str, Any] = {"kind": plan.kind, "experts": list(plan.experts)}
-    if isinstance(plan, Panel):
-        told |= {"members": list(plan.members), "aggregator": plan.aggregator}
-    return told
 
 
 def _candidate(decision: Decision, name: str) -> dict[str, Any]:

@@ -281,7 +281,7 @@ class BatchRun:
 
     async def _call(self, row: PendingCall, order: ExecutionRequest) -> Call:
         """What the expert is asked in this step of the plan."""
-        if order.plan.kind == "single":
+        if order.plan.is_sequential:
             return order.call
         step = await asyncio.to_thread(self._step, row, order)
         if isinstance(step, Gather):

@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
-from policies import Decision, Fleet, Group, Panel, Snapshot, order_groups
+from policies import Decision, Fleet, Group, Snapshot, order_groups
 
 from ..errors import GatewayError
 from ..requests.parsing import ParsedRequest, ToPolicy
@@ -85,8 +85,7 @@ class LineRouter:
 def _routed(line: BatchLine, decision: Decision) -> RoutedLine:
     plan = decision.plan
     step = next(plan.attempts())
-    aggregator = plan.aggregator if isinstance(plan, Panel) else None
-    return RoutedLine(line.n, list_experts(step), pack_decision(decision), aggregator)
+    return RoutedLine(line.n, list_experts(step), pack_decision(decision), plan.aggregator)
 
 
 Pairs = frozenset[tuple[str, str]]

@@ -135,7 +135,7 @@ class Results:
         """How a line ends, now that this was heard; None where its plan has more calls to make."""
         n, plan = said.line.n, said.order.plan
         heard = [[said.outcome]]
-        alone = said.step == 0 and plan.kind == "single"
+        alone = said.step == 0 and plan.is_sequential
         if not alone:
             heard = self._load_outcomes(database, said)
             if not heard:

@@ -4,14 +4,14 @@ A decision is kept as its arrays, which is quick to write; the record of every c
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
-from policies import Decision, Panel, Plan, Single, decision_record
+from policies import Decision, decision_record, decode_plan
 
 from ..embedding import TextChoice
 
@@ -151,8 +151,7 @@ def _unpack_record(packed: bytes) -> dict[str, Any]:
 def pack_decision(decision: Decision) -> bytes:
     plain = {name: getattr(decision, name) for name in Decision.__slots__}
     plan = decision.plan
-    parts = asdict(plan) if isinstance(plan, Panel) else {"experts": plan.experts}
-    plain["plan"] = {"kind": plan.kind, **parts}
+    plain["plan"] = {"kind": plan.kind, **plan.parts()}
     return msgspec.msgpack.encode(plain, enc_hook=_plain)
 
 
@@ -164,20 +163,14 @@ def _plain(value: Any) -> Any:
 
 def unpack_decision(packed: bytes) -> Decision:
     plain = msgspec.msgpack.decode(packed)
-    plain["plan"] = _plan(**plain["plan"])
+    parts = plain["plan"]
+    plain["plan"] = decode_plan(parts.pop("kind"), parts)
     plain["experts"] = tuple(plain["experts"])
     for name, value in plain.items():
         if isinstance(value, list):
             kind = {"order": np.int64, "evidence": np.bool_}.get(name, np.float64)
             plain[name] = np.array(value, dtype=kind)
     return Decision(**plain)
-
-
-def _plan(kind: str, **parts: Any) -> Plan:
-    whole: dict[str, Any] = {
-        name: tuple(part) if isinstance(part, list) else part for name, part in parts.items()
-    }
-    return Panel(**whole) if kind == "panel" else Single(**whole)
 
 
 def describe_entry(entry: JournalEntry, content: bool) -> dict[str, Any]:
