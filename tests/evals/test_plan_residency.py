@@ -42,7 +42,7 @@ def answered(expert: str, latency_s: float = 0.5, **told) -> AttemptRecord:
     return AttemptRecord(expert, "answered", latency_s=latency_s, **told)
 
 
-async def test_a_journal_tells_when_each_answered_call_came_and_how_long_it_took(tmp_path: Path):
+async def test_a_journal_tells_when_each_answered_call_came_and_how_long_it_took(tmp_path: Path) -> None:
     path = await journal(
         tmp_path / "j.sqlite3",
         entry(0, "a", AttemptRecord("b", "moved_on", latency_s=1.0), answered("a")),
@@ -56,7 +56,7 @@ async def test_a_journal_tells_when_each_answered_call_came_and_how_long_it_took
     assert trace.time_s.tolist() == [0.0, 7.0]
 
 
-async def test_members_of_a_panel_and_its_aggregator_count_each(tmp_path: Path):
+async def test_members_of_a_panel_and_its_aggregator_count_each(tmp_path: Path) -> None:
     path = await journal(
         tmp_path / "j.sqlite3",
         entry(
@@ -73,7 +73,7 @@ async def test_members_of_a_panel_and_its_aggregator_count_each(tmp_path: Path):
     assert told == [(0.0, 0, 1.0), (0.0, 1, 2.0), (2.0, 0, 3.0)]
 
 
-async def test_a_journal_is_replayed_for_the_experts_whose_size_is_told(tmp_path: Path):
+async def test_a_journal_is_replayed_for_the_experts_whose_size_is_told(tmp_path: Path) -> None:
     entries = [entry(20 * n, "ab"[n % 2], answered("ab"[n % 2])) for n in range(40)]
     path = await journal(tmp_path / "j.sqlite3", *entries, entry(900, "far", answered("far")))
     args = ("--trace", path, "--size", "a=5", "--size", "b=4", "--memory", 5, "--memory", 9, "--json")
@@ -86,14 +86,14 @@ async def test_a_journal_is_replayed_for_the_experts_whose_size_is_told(tmp_path
     assert swaps[9.0, "lookahead"] == 50.0
 
 
-async def test_a_journal_without_sizes_says_which_experts_there_are(tmp_path: Path):
+async def test_a_journal_without_sizes_says_which_experts_there_are(tmp_path: Path) -> None:
     path = await journal(tmp_path / "j.sqlite3", entry(0, "a", answered("a")))
     result = run("--trace", path)
     assert result.exit_code == 1
     assert "--size NAME=GB each; there are a (1 requests)" in result.output
 
 
-def test_the_table_has_a_row_for_each_rule_and_memory():
+def test_the_table_has_a_row_for_each_rule_and_memory() -> None:
     result = run("--synthetic", "sessions", "--requests", 300, "--memory", 2, "--memory", 4)
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
@@ -104,7 +104,7 @@ def test_the_table_has_a_row_for_each_rule_and_memory():
     assert len(lines) == 12
 
 
-def test_rules_can_be_chosen_and_facts_are_the_same_for_the_same_seed():
+def test_rules_can_be_chosen_and_facts_are_the_same_for_the_same_seed() -> None:
     args = ("--synthetic", "zipf", "--requests", 200, "--rule", "lookahead", "--memory", 3, "--json")
     first, second = run(*args), run(*args)
     assert first.output == second.output
@@ -125,14 +125,14 @@ def test_rules_can_be_chosen_and_facts_are_the_same_for_the_same_seed():
         (["--trace", "absent.sqlite3"], "absent.sqlite3: no such file"),
     ],
 )
-def test_what_cannot_be_planned_fails_in_one_line(args: list[object], message: str):
+def test_what_cannot_be_planned_fails_in_one_line(args: list[object], message: str) -> None:
     result = run(*args)
     assert result.exit_code != 0
     assert message in result.output
     assert "Traceback" not in result.output
 
 
-def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(tmp_path: Path):
+def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     text, other = tmp_path / "notes.txt", tmp_path / "other.sqlite3"
     text.write_text("not a database, and long enough to be read as one" * 20)
     with sqlite3.connect(other) as database:

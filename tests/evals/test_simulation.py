@@ -63,7 +63,7 @@ def by_recency(trace: Trace, n_places: int) -> int:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n_places", PLACES)
-def test_seeing_32_requests_ahead_hits_within_a_point_of_belady(kind: str, n_places: int):
+def test_seeing_32_requests_ahead_hits_within_a_point_of_belady(kind: str, n_places: int) -> None:
     trace = paging(kind).all_at_once()
     ahead = in_order(trace, n_places, window=32)
     assert ahead.hit.mean() >= 1.0 - belady(trace, n_places) / len(trace) - 0.01
@@ -72,7 +72,7 @@ def test_seeing_32_requests_ahead_hits_within_a_point_of_belady(kind: str, n_pla
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n_places", PLACES)
-def test_seeing_a_few_requests_ahead_hits_no_less_than_lru(kind: str, n_places: int):
+def test_seeing_a_few_requests_ahead_hits_no_less_than_lru(kind: str, n_places: int) -> None:
     trace = paging(kind, 400)
     least = by_recency(trace, n_places)
     assert in_order(trace, n_places, LRU).n_loads == least
@@ -84,7 +84,7 @@ def test_seeing_a_few_requests_ahead_hits_no_less_than_lru(kind: str, n_places: 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n_places", PLACES)
-def test_a_lying_forecast_swaps_as_lru_and_at_most_its_places_more_a_phase(kind: str, n_places: int):
+def test_a_lying_forecast_swaps_as_lru_and_at_most_its_places_more_a_phase(kind: str, n_places: int) -> None:
     trace = paging(kind)
     misled = in_order(trace, n_places, forecast=Liar)
     assert misled.n_loads <= by_recency(trace, n_places) + n_places * misled.n_phases
@@ -94,13 +94,13 @@ def test_a_lying_forecast_swaps_as_lru_and_at_most_its_places_more_a_phase(kind:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_true_forecast_swaps_as_belady(kind: str):
+def test_a_true_forecast_swaps_as_belady(kind: str) -> None:
     trace = paging(kind)
     assert in_order(trace, 3, forecast=Oracle).n_loads == belady(trace, 3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_measured_of_late_swaps_less_than_lru(kind: str):
+def test_what_is_measured_of_late_swaps_less_than_lru(kind: str) -> None:
     trace = paging(kind, 1500)
     assert in_order(trace, 4, forecast=Measured).n_loads < 0.95 * by_recency(trace, 4)
 
@@ -109,14 +109,14 @@ def test_what_is_measured_of_late_swaps_less_than_lru(kind: str):
 @pytest.mark.parametrize(("rate_per_s", "n_places"), [(0.3, 2), (0.3, 4), (1.0, 2), (1.0, 4)])
 def test_no_request_waits_past_the_bound_where_every_turn_comes_within_it(
     kind: str, rate_per_s: float, n_places: int
-):
+) -> None:
     trace = drawn(kind, 500, rate_per_s=rate_per_s, service_s=3.0)
     rule = ResidencyRule(turns=TurnRule(max_wait_s=90.0))
     served = serve(trace, machine(trace, n_places), Scheme("", rule, forecast=Measured))
     assert served.wait_s.max() <= 90.0
 
 
-def test_without_the_bound_and_age_the_rare_starve():
+def test_without_the_bound_and_age_the_rare_starve() -> None:
     trace = SYNTHETIC["zipf"](Synthetic(1000, 4, exponent=3.0, rate_per_s=2.0, service_s=1.0))
     longest = {}
     for name, rule in {"length": TurnRule(1e9, 1e9), "bounded": TurnRule(max_wait_s=150.0)}.items():
@@ -126,7 +126,7 @@ def test_without_the_bound_and_age_the_rare_starve():
     assert longest["length"] > 2 * longest["bounded"]
 
 
-def test_traffic_a_b_a_a_c_goes_by_turns_with_fewer_swaps_and_a_shorter_tail():
+def test_traffic_a_b_a_a_c_goes_by_turns_with_fewer_swaps_and_a_shorter_tail() -> None:
     trace = SYNTHETIC["zipf"](Synthetic(1000, 3, rate_per_s=0.5, service_s=2.0, seed=3))
     first = Figures.of(serve(trace, machine(trace, 1), Scheme("", LRU, in_order=True)))
     turns = Figures.of(serve(trace, machine(trace, 1), Scheme("", LOOKAHEAD, forecast=Measured)))
@@ -136,7 +136,7 @@ def test_traffic_a_b_a_a_c_goes_by_turns_with_fewer_swaps_and_a_shorter_tail():
 
 @pytest.mark.parametrize("rule", ["lookahead", "lru", "lfu"])
 @pytest.mark.parametrize("in_order", [False, True])
-def test_every_request_is_answered_once_and_in_its_time(rule: str, in_order: bool):
+def test_every_request_is_answered_once_and_in_its_time(rule: str, in_order: bool) -> None:
     trace = drawn("sessions", 500, rate_per_s=0.5)
     loadable = tuple(Loadable(name, 1 + e % 4, 5.0 + e) for e, name in enumerate(trace.experts))
     scheme = Scheme("", ResidencyRule(rule), in_order=in_order, forecast=Measured)  # type: ignore[arg-type]
@@ -147,14 +147,14 @@ def test_every_request_is_answered_once_and_in_its_time(rule: str, in_order: boo
     assert (waited >= 5.0).all()
 
 
-def test_the_same_trace_is_served_the_same_way():
+def test_the_same_trace_is_served_the_same_way() -> None:
     trace = drawn("phases", 300)
     scheme = Scheme("", LOOKAHEAD, forecast=Measured)
     first, second = (serve(trace, machine(trace, 3), scheme) for _ in range(2))
     assert (first.latency_s == second.latency_s).all()
 
 
-def test_seeds_draw_the_same_trace_again_and_another():
+def test_seeds_draw_the_same_trace_again_and_another() -> None:
     one, same, other = (SYNTHETIC["sessions"](Synthetic(200, seed=seed)) for seed in (1, 1, 2))
     assert (one.expert == same.expert).all()
     assert (one.time_s == same.time_s).all()
@@ -162,7 +162,7 @@ def test_seeds_draw_the_same_trace_again_and_another():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_drawn_comes_in_order_at_about_its_rate(kind: str):
+def test_what_is_drawn_comes_in_order_at_about_its_rate(kind: str) -> None:
     trace = drawn(kind, 8000, rate_per_s=2.0)
     assert len(trace) == 8000
     assert (np.diff(trace.time_s) >= 0).all()
@@ -170,7 +170,7 @@ def test_what_is_drawn_comes_in_order_at_about_its_rate(kind: str):
     assert trace.service_s.mean() == pytest.approx(1.0, rel=0.1)
 
 
-def test_popularity_changes_with_the_phase_and_sessions_stay_with_their_expert():
+def test_popularity_changes_with_the_phase_and_sessions_stay_with_their_expert() -> None:
     phases = drawn("phases", 5000)
     often = [np.bincount(part, minlength=8).argmax() for part in np.array_split(phases.expert, 10)]
     assert len(set(often)) > 2

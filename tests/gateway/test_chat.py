@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 from time import perf_counter
 
 import msgspec
@@ -274,7 +275,7 @@ async def test_a_wrong_body_is_a_400_that_names_the_field(
     assert (answer.status, answer.error["code"], answer.error["param"]) == (400, code, param)
 
 
-async def test_too_large_a_body_is_a_413(upstream: FakeUpstream, tmp_path) -> None:
+async def test_too_large_a_body_is_a_413(upstream: FakeUpstream, tmp_path: Path) -> None:
     config = {**config_of(upstream.base_url), "server": {"max_body_bytes": 1000}}
     async with gateway(config, str(tmp_path / "j.sqlite3"), "good") as served:
         answer = await served.chat("good", more="x" * 1000)
@@ -310,7 +311,7 @@ async def test_a_wrong_method_is_a_405_in_the_envelope(served: Gateway, path: st
         assert (await response.json())["error"]["code"] == "method_not_allowed"
 
 
-async def test_a_key_is_asked_for_where_one_is_set(upstream: FakeUpstream, tmp_path) -> None:
+async def test_a_key_is_asked_for_where_one_is_set(upstream: FakeUpstream, tmp_path: Path) -> None:
     config = {**config_of(upstream.base_url), "server": {"master_key": KEY}}
     async with gateway(config, str(tmp_path / "j.sqlite3"), "good") as served:
         n_calls = len(upstream.calls)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -28,14 +29,14 @@ async def spread(
         yield served, upstreams
 
 
-async def test_deployments_take_turns(tmp_path) -> None:
+async def test_deployments_take_turns(tmp_path: Path) -> None:
     async with spread(tmp_path / "j", "good", "good", "good") as (served, upstreams):
         for _ in range(9):
             assert (await served.chat("x")).status == 200
         assert [len(upstream.calls) for upstream in upstreams] == [3, 3, 3]
 
 
-async def test_the_less_loaded_deployment_is_asked(tmp_path) -> None:
+async def test_the_less_loaded_deployment_is_asked(tmp_path: Path) -> None:
     async with spread(tmp_path / "j", "slow-400", "good") as (served, upstreams):
         first = [asyncio.ensure_future(served.chat("x")) for _ in range(2)]
         await asyncio.sleep(0.1)
@@ -48,7 +49,7 @@ async def test_the_less_loaded_deployment_is_asked(tmp_path) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("bad", ["status-500", "reset", "status-401", "garbage"])
-async def test_where_one_deployment_fails_the_other_answers(tmp_path, bad: str, stream: bool) -> None:
+async def test_where_one_deployment_fails_the_other_answers(tmp_path: Path, bad: str, stream: bool) -> None:
     async with spread(tmp_path / "j", bad, "good") as (served, upstreams):
         answers = [await served.chat("x", stream=stream) for _ in range(8)]
         assert {answer.status for answer in answers} == {200}
@@ -57,19 +58,19 @@ async def test_where_one_deployment_fails_the_other_answers(tmp_path, bad: str, 
         assert served.services.fleet.state("x")["n_failed"] == 0
 
 
-async def test_a_refused_request_is_not_tried_elsewhere(tmp_path) -> None:
+async def test_a_refused_request_is_not_tried_elsewhere(tmp_path: Path) -> None:
     async with spread(tmp_path / "j", "status-400", "status-400") as (served, upstreams):
         assert (await served.chat("x")).status == 400
         assert sum(len(upstream.calls) for upstream in upstreams) == 1
 
 
-async def test_the_expert_fails_when_all_its_deployments_do(tmp_path) -> None:
+async def test_the_expert_fails_when_all_its_deployments_do(tmp_path: Path) -> None:
     async with spread(tmp_path / "j", "status-500", "reset") as (served, upstreams):
         assert (await served.chat("x")).status == 502
         assert [len(upstream.calls) for upstream in upstreams] == [1, 1]
 
 
-async def test_no_more_calls_run_at_a_time_than_allowed(tmp_path) -> None:
+async def test_no_more_calls_run_at_a_time_than_allowed(tmp_path: Path) -> None:
     async with spread(tmp_path / "j", "slow-60", max_parallel=2) as (served, upstreams):
         asking = [asyncio.ensure_future(served.chat("x", stream=n % 2 == 0)) for n in range(6)]
         await asyncio.sleep(0.04)

@@ -1,6 +1,7 @@
 """A client that goes away stops the upstream, whole or streaming."""
 
 import asyncio
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -14,7 +15,7 @@ SEEN_WITHIN_S = 2.0
 @pytest.mark.parametrize("path", ["chat/completions", "completions"])
 @pytest.mark.parametrize(("model", "stream"), [("hang", False), ("hang", True), ("stall-2", True)])
 async def test_a_client_that_goes_away_is_seen_upstream(
-    tmp_path, path: str, model: str, stream: bool
+    tmp_path: Path, path: str, model: str, stream: bool
 ) -> None:
     async with FakeUpstream() as upstream:
         experts = [{"name": model, "model": f"openai/{model}", "api_base": upstream.base_url}]
@@ -37,7 +38,7 @@ async def test_a_client_that_goes_away_is_seen_upstream(
             assert (state["in_flight"], state["state"], state["n_failed"]) == (0, "closed", 0)
 
 
-async def test_the_journal_tells_of_a_client_that_went_away(tmp_path) -> None:
+async def test_the_journal_tells_of_a_client_that_went_away(tmp_path: Path) -> None:
     async with FakeUpstream() as upstream:
         experts = [{"name": "stall-2", "model": "openai/stall-2", "api_base": upstream.base_url}]
         async with gateway({"experts": experts}, str(tmp_path / "j.sqlite3")) as served:

@@ -26,17 +26,17 @@ def sent(fields: dict[str, object], **config: object) -> dict[str, object]:
         ({"max_tokens": 99, "max_completion_tokens": 8}, {"max_tokens": 24, "max_completion_tokens": 8}),
     ],
 )
-def test_no_answer_is_longer_than_the_expert_gives_and_a_shorter_wish_is_kept(asked, expected):
+def test_no_answer_is_longer_than_the_expert_gives_and_a_shorter_wish_is_kept(asked, expected) -> None:
     assert sent(asked, max_output_tokens=24) == expected
 
 
-def test_the_cap_holds_over_defaults_and_forced_parameters():
+def test_the_cap_holds_over_defaults_and_forced_parameters() -> None:
     assert sent({}, max_output_tokens=24, params={"max_tokens": 99}) == {"max_tokens": 24}
     assert sent({}, max_output_tokens=24, override_params={"max_tokens": 99}) == {"max_tokens": 24}
 
 
 @pytest.mark.parametrize("empty", [b"[]", b"[  ]", b" [\n]"])
-def test_turns_of_the_expert_before_no_turns_of_the_client_are_still_json(empty):
+def test_turns_of_the_expert_before_no_turns_of_the_client_are_still_json(empty) -> None:
     expert = msgspec.convert({"name": "e", "model": "openai/e", "system": "Be brief."}, ExpertConfig)
     applied = PromptPreset(expert).apply(Call("chat/completions", {"messages": msgspec.Raw(empty)}))
     assert msgspec.json.decode(applied["messages"]) == [{"role": "system", "content": "Be brief."}]

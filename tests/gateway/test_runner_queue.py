@@ -14,7 +14,7 @@ def make_queue(n_parallel: int = 2) -> RunnerQueue:
     return RunnerQueue(Runner(settings, "a", ("a",)), clock=0.0)
 
 
-async def test_a_line_tells_how_long_it_takes_once_answers_were_timed():
+async def test_a_line_tells_how_long_it_takes_once_answers_were_timed() -> None:
     one = make_queue(n_parallel=2)
     for now_s, priority in ((10.0, 0), (12.0, 1), (13.0, 0)):
         one.join(now_s, priority, wait_s=60.0)
@@ -27,7 +27,7 @@ async def test_a_line_tells_how_long_it_takes_once_answers_were_timed():
     assert queue.drain_s == 6.0
 
 
-async def test_a_runner_tells_when_it_should_be_idle_once_answers_were_timed():
+async def test_a_runner_tells_when_it_should_be_idle_once_answers_were_timed() -> None:
     one = make_queue()
     one.move = object()  # type: ignore[assignment]  # being loaded: it holds memory
     resident = one.resident()

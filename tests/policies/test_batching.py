@@ -57,22 +57,22 @@ def orders(groups: Sequence[Group], done: tuple[Group, ...] = ()) -> Iterator[tu
             yield from orders(groups, (*done, group))
 
 
-def test_the_resident_expert_comes_first():
+def test_the_resident_expert_comes_first() -> None:
     groups = [Group("a", "a"), Group("b", "b")]
     assert names(order_groups(groups, local("ab"), 10, frozenset("b"))) == ["b", "a"]
 
 
-def test_groups_of_one_expert_stay_together():
+def test_groups_of_one_expert_stay_together() -> None:
     groups = [Group("a1", "a"), Group("b", "b"), Group("a2", "a")]
     assert names(order_groups(groups, local("ab"), 10)) == ["a1", "a2", "b"]
 
 
-def test_an_aggregator_comes_after_its_members():
+def test_an_aggregator_comes_after_its_members() -> None:
     groups = [Group("aggregate", "a", frozenset({"b", "c"})), Group("b", "b"), Group("c", "c")]
     assert names(order_groups(groups, local("abc"), 10))[-1] == "aggregate"
 
 
-def test_a_member_that_also_aggregates_is_put_off_until_it_can_do_both():
+def test_a_member_that_also_aggregates_is_put_off_until_it_can_do_both() -> None:
     groups = [
         Group("a", "a"),
         Group("b", "b"),
@@ -82,7 +82,7 @@ def test_a_member_that_also_aggregates_is_put_off_until_it_can_do_both():
     assert names(order_groups(groups, local("abc"), 10)) == ["b", "c", "a", "aggregate"]
 
 
-def test_with_room_for_two_the_one_needed_again_is_kept():
+def test_with_room_for_two_the_one_needed_again_is_kept() -> None:
     groups = [
         Group("a", "a"),
         Group("b", "b"),
@@ -94,25 +94,25 @@ def test_with_room_for_two_the_one_needed_again_is_kept():
     assert load_seconds(order, local("abc"), 20) == 30.0
 
 
-def test_who_is_dear_to_load_is_kept_rather_than_loaded_twice():
+def test_who_is_dear_to_load_is_kept_rather_than_loaded_twice() -> None:
     groups = [Group("a", "a"), Group("b", "b", frozenset("a")), Group("a2", "a", frozenset("b"))]
     loadable = [Loadable("a", 10, 30.0), Loadable("b", 10, 5.0), Loadable("c", 10, 5.0)]
     assert load_seconds(order_groups(groups, loadable, 20), loadable, 20) == 35.0
 
 
-def test_remote_experts_are_asked_as_early_as_may_be():
+def test_remote_experts_are_asked_as_early_as_may_be() -> None:
     groups = [Group("a", "a"), Group("far", "far"), Group("judge", "far", frozenset({"a"}))]
     assert names(order_groups(groups, local("a"), 10)) == ["far", "a", "judge"]
 
 
 @pytest.mark.parametrize("after", ["b", "absent"])
-def test_what_can_never_begin_is_said(after: str):
+def test_what_can_never_begin_is_said(after: str) -> None:
     groups = [Group("a", "a", frozenset({after})), Group("b", "b", frozenset("a"))]
     with pytest.raises(PoliciesError, match="wait for each other or for one that is not there: a, b"):
         order_groups(groups, local("ab"), 10)
 
 
-def test_a_hundred_experts_and_panels_are_ordered_with_each_loaded_once():
+def test_a_hundred_experts_and_panels_are_ordered_with_each_loaded_once() -> None:
     experts = [f"e{n}" for n in range(100)]
     loadable = [Loadable(name, 10, 10.0) for name in experts]
     groups = [Group(name, name) for name in experts]
@@ -121,7 +121,7 @@ def test_a_hundred_experts_and_panels_are_ordered_with_each_loaded_once():
     assert load_seconds(order, loadable, 20) == 1000.0
 
 
-def test_a_panel_of_everybody_by_everybody_keeps_what_it_can():
+def test_a_panel_of_everybody_by_everybody_keeps_what_it_can() -> None:
     experts = [f"e{n}" for n in range(12)]
     groups = [Group(name, name) for name in experts]
     groups += [Group(f"{name} aggregates", name, frozenset(experts)) for name in experts]
@@ -131,7 +131,7 @@ def test_a_panel_of_everybody_by_everybody_keeps_what_it_can():
 
 @settings(max_examples=60)
 @given(st.integers(0, 2**32))
-def test_no_order_that_may_be_takes_less_loading(seed: int):
+def test_no_order_that_may_be_takes_less_loading(seed: int) -> None:
     random = Random(seed)
     loadable = [Loadable(name, random.randint(1, 3), random.choice([5.0, 10.0])) for name in "abc"]
     groups: list[Group] = []

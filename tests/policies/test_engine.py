@@ -33,53 +33,53 @@ def decide(prediction: Prediction, policy: Policy | None = None, **given):
     return engine.decide(policy or Policy("auto"), [query], prediction, fleet, **given)[0]
 
 
-def test_without_weights_the_best_predicted_expert_is_chosen():
+def test_without_weights_the_best_predicted_expert_is_chosen() -> None:
     assert decide(predict([0.5, 0.9, 0.7])).chosen == "medium"
 
 
-def test_a_cost_weight_trades_quality_for_money():
+def test_a_cost_weight_trades_quality_for_money() -> None:
     prediction = predict([0.90, 0.89, 0.20])
     assert decide(prediction).chosen == "large"
     assert decide(prediction, Policy("p", Objective(cost=0.1))).chosen == "medium"
 
 
-def test_a_latency_weight_counts_the_wait_before_the_call():
+def test_a_latency_weight_counts_the_wait_before_the_call() -> None:
     prediction = predict([0.9, 0.9, 0.9], cost=[1, 1, 1], latency=[1, 1, 1])
     fleet = Fleet(np.ones(3, bool), np.array([9.0, 0.0, 9.0]))
     assert decide(prediction, Policy("p", Objective(latency=0.5)), fleet=fleet).chosen == "medium"
 
 
-def test_fallbacks_follow_in_order_of_utility():
+def test_fallbacks_follow_in_order_of_utility() -> None:
     plan = decide(predict([0.5, 0.9, 0.7]), Policy("auto", n_fallbacks=1)).plan
     assert plan.experts == ("medium", "small")
 
 
-def test_equal_utility_goes_to_the_cheaper_then_by_name():
+def test_equal_utility_goes_to_the_cheaper_then_by_name() -> None:
     assert decide(predict([0.5, 0.5, 0.5])).chosen == "small"
     assert decide(predict([0.5, 0.5, 0.5], cost=[1, 1, 1])).chosen == "large"
 
 
-def test_an_unknown_price_counts_as_the_dearest():
+def test_an_unknown_price_counts_as_the_dearest() -> None:
     prediction = predict([0.8, 0.8, 0.1], cost=[np.nan, 2.0, 1.0])
     decision = decide(prediction, Policy("p", Objective(cost=0.3)))
     assert decision.chosen == "medium"
 
 
-def test_an_unknown_price_fails_every_cap():
+def test_an_unknown_price_fails_every_cap() -> None:
     policy = Policy("p", require=Require(max_cost_usd=100.0))
     decision = decide(predict([0.9, 0.8, 0.1], cost=[np.nan, 2.0, 1.0]), policy)
     assert decision.chosen == "medium"
     assert "price unknown" in decision.rejections["large"]
 
 
-def test_unhealthy_experts_are_never_planned():
+def test_unhealthy_experts_are_never_planned() -> None:
     fleet = Fleet(np.array([False, True, True]), np.zeros(3), {"large": "cooling down for 4 s"})
     decision = decide(predict([0.9, 0.5, 0.4]), fleet=fleet)
     assert "large" not in decision.plan.experts
     assert decision.rejections["large"] == "cooling down for 4 s"
 
 
-def test_nobody_left_is_infeasible_and_says_whether_time_helps():
+def test_nobody_left_is_infeasible_and_says_whether_time_helps() -> None:
     fleet = Fleet(np.zeros(3, bool), np.zeros(3), dict.fromkeys(NAMES, "cooling down"))
     with pytest.raises(Infeasible) as caught:
         decide(predict([0.9, 0.5, 0.4]), fleet=fleet)
@@ -98,7 +98,7 @@ def test_nobody_left_is_infeasible_and_says_whether_time_helps():
         (Query("x", 9, has_tools=True), "tools"),
     ],
 )
-def test_what_an_expert_cannot_carry_rules_it_out(query, word):
+def test_what_an_expert_cannot_carry_rules_it_out(query, word) -> None:
     small = ExpertProfile("small", "small", context_tokens=1000, abilities=frozenset())
     engine = Engine([ExpertProfile("large", "large"), small])
     prediction = predict([0.1, 0.9], [1, 1], [1, 1], names=("large", "small"))
@@ -118,7 +118,7 @@ def test_what_an_expert_cannot_carry_rules_it_out(query, word):
         ({"prefix_tokens": 101}, None, False),
     ],
 )
-def test_a_window_holds_what_stands_before_the_conversation_and_the_longest_answer(profile, asked, fits):
+def test_a_window_holds_the_conversation_and_the_longest_answer(profile, asked, fits) -> None:
     small = ExpertProfile("small", "small", context_tokens=1000, **profile)
     engine = Engine([ExpertProfile("large", "large"), small])
     prediction = predict([0.1, 0.9], [1, 1], [1, 1], names=("large", "small"))
@@ -129,13 +129,13 @@ def test_a_window_holds_what_stands_before_the_conversation_and_the_longest_answ
         assert decision.rejections == {"small": "context window 1000 < 1001 tokens"}
 
 
-def test_a_tool_that_has_no_answer_is_left_out():
+def test_a_tool_that_has_no_answer_is_left_out() -> None:
     decision = decide(predict([0.9, 0.5, 0.4]), query=Query("x", 1, declined=frozenset({"large"})))
     assert decision.chosen == "medium"
     assert "no answer" in decision.rejections["large"]
 
 
-def test_labels_are_required_of_every_planned_expert():
+def test_labels_are_required_of_every_planned_expert() -> None:
     pool = [ExpertProfile("a", "a"), ExpertProfile("b", "b", labels=frozenset({("region", "eu")}))]
     policy = Policy("p", require=Require(labels=frozenset({("region", "eu")})))
     prediction = predict([0.9, 0.1], [1, 1], [1, 1], names=("a", "b"))
@@ -144,14 +144,14 @@ def test_labels_are_required_of_every_planned_expert():
     assert decision.rejections == {"a": "lacks label region=eu"}
 
 
-def test_a_hint_tightens_and_never_loosens():
+def test_a_hint_tightens_and_never_loosens() -> None:
     policy = Policy("p", require=Require(exclude=frozenset({"large"}), max_cost_usd=2.5))
     hint = Hints(Require(max_cost_usd=9.0, models=frozenset({"large", "medium"})))
     decision = decide(predict([0.9, 0.5, 0.4]), policy, hints=[hint])
     assert decision.plan.experts == ("medium",)
 
 
-def test_without_evidence_the_default_expert_answers_and_says_so():
+def test_without_evidence_the_default_expert_answers_and_says_so() -> None:
     prediction = predict([0.5, 0.5, 0.5], tier="prior", evidence=False)
     decision = decide(prediction, Policy("auto", default="medium"))
     assert decision.chosen == "medium"
@@ -159,13 +159,13 @@ def test_without_evidence_the_default_expert_answers_and_says_so():
     assert decide(prediction).chosen == "large"
 
 
-def test_without_evidence_operator_guesses_are_weighed():
+def test_without_evidence_operator_guesses_are_weighed() -> None:
     pool = [ExpertProfile("a", "a", quality=0.2), ExpertProfile("b", "b", quality=0.8)]
     prediction = predict([0.2, 0.8], [1, 1], [1, 1], names=("a", "b"), tier="prior", evidence=False)
     assert Engine(pool).decide(Policy("p"), [QUERY], prediction, Fleet.idle(2))[0].chosen == "b"
 
 
-def test_every_candidate_is_explained():
+def test_every_candidate_is_explained() -> None:
     fleet = Fleet(np.array([True, False, True]), np.zeros(3), {"medium": "down"})
     told = explain(decide(predict([0.9, 0.5, 0.4]), fleet=fleet))
     assert [(c["expert"], c["eligible"]) for c in told] == [
@@ -195,7 +195,7 @@ def drive(
         return end.value, consulted
 
 
-def test_adaptive_looks_twice_only_where_the_margin_is_small():
+def test_adaptive_looks_twice_only_where_the_margin_is_small() -> None:
     close, clear = predict([0.50, 0.52, 0.1]), predict([0.9, 0.1, 0.1])
     (decision,), consulted = drive(
         Policy("auto"), {"static": close, "encoder": predict([0.9, 0.1, 0.1], tier="encoder")}
@@ -207,7 +207,7 @@ def test_adaptive_looks_twice_only_where_the_margin_is_small():
 
 
 @pytest.mark.parametrize(("static", "n_looks"), [([0.9, 0.1, 0.2], 1), ([0.50, 0.52, 0.1], 2)])
-def test_adaptive_exploration_is_as_probable_as_it_says_and_consults_no_more(static, n_looks):
+def test_adaptive_exploration_is_as_probable_as_it_says_and_consults_no_more(static, n_looks) -> None:
     policy, n_draws = Policy("p", explore=0.3), 1000
     answers = {"static": predict(static), "encoder": predict([0.1, 0.2, 0.9], tier="encoder")}
     told: dict[str, list[float]] = {name: [] for name in NAMES}
@@ -221,13 +221,13 @@ def test_adaptive_exploration_is_as_probable_as_it_says_and_consults_no_more(sta
     assert {name: len(told[name]) for name in NAMES} == {name: 800 if name == best else 100 for name in NAMES}
 
 
-def test_a_declined_second_look_leaves_the_first_decision():
+def test_a_declined_second_look_leaves_the_first_decision() -> None:
     (decision,), consulted = drive(Policy("auto"), {"static": predict([0.50, 0.52, 0.1]), "encoder": None})
     assert (decision.chosen, decision.tier, len(consulted)) == ("medium", "static", 2)
 
 
 @pytest.mark.parametrize(("use", "tier"), [("always", "encoder"), ("never", "static")])
-def test_always_and_never_look_once(use, tier):
+def test_always_and_never_look_once(use, tier) -> None:
     _, consulted = drive(Policy("p", encoder=use), {tier: predict([0.5, 0.5, 0.5], tier=tier)})
     assert consulted == [(tier, [0])]
 
@@ -237,7 +237,7 @@ three = st.tuples(unit, unit, unit)
 
 
 @given(quality=three, cost=three, weight=unit, expert=st.integers(0, 2), more=unit)
-def test_a_dearer_expert_never_ranks_higher_for_being_dearer(quality, cost, weight, expert, more):
+def test_a_dearer_expert_never_ranks_higher_for_being_dearer(quality, cost, weight, expert, more) -> None:
     policy = Policy("p", Objective(cost=weight))
     before = decide(predict(quality, cost), policy).order.tolist().index(expert)
     dearer = [c + more * (e == expert) for e, c in enumerate(cost)]
@@ -245,7 +245,7 @@ def test_a_dearer_expert_never_ranks_higher_for_being_dearer(quality, cost, weig
 
 
 @given(quality=three, cost=three, weight=unit, cap=unit, tighter=unit)
-def test_a_tighter_cap_never_spends_more(quality, cost, weight, cap, tighter):
+def test_a_tighter_cap_never_spends_more(quality, cost, weight, cap, tighter) -> None:
     def spend(limit: float) -> float | None:
         try:
             decision = decide(predict(quality, cost), Policy("p", require=Require(max_cost_usd=limit)))
@@ -258,7 +258,7 @@ def test_a_tighter_cap_never_spends_more(quality, cost, weight, cap, tighter):
 
 
 @given(quality=three, cost=three, weight=unit, out=st.sampled_from(NAMES))
-def test_leaving_an_expert_out_never_reorders_the_others(quality, cost, weight, out):
+def test_leaving_an_expert_out_never_reorders_the_others(quality, cost, weight, out) -> None:
     policy = Policy("p", Objective(cost=weight), n_fallbacks=2)
     all_three = [name for name in decide(predict(quality, cost), policy).plan.experts if name != out]
     without = decide(predict(quality, cost), policy, hints=[Hints(Require(exclude=frozenset({out})))])
@@ -266,7 +266,7 @@ def test_leaving_an_expert_out_never_reorders_the_others(quality, cost, weight, 
 
 
 @given(rows=st.lists(three, min_size=1, max_size=5))
-def test_a_batch_equals_its_singles(rows):
+def test_a_batch_equals_its_singles(rows) -> None:
     engine, n = Engine(POOL), len(rows)
     one = predict([0, 0, 0])
     batch = Prediction(
@@ -281,7 +281,7 @@ def test_a_batch_equals_its_singles(rows):
 
 
 @given(share=st.floats(0.01, 1), draws=st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=20))
-def test_propensities_of_all_ranks_sum_to_one(share, draws):
+def test_propensities_of_all_ranks_sum_to_one(share, draws) -> None:
     policy = Policy("p", explore=share)
     prediction = predict([0.9, 0.5, 0.4])
     seen = {
@@ -294,7 +294,7 @@ def test_propensities_of_all_ranks_sum_to_one(share, draws):
         assert propensity == pytest.approx(1 - share + others if name == "large" else others)
 
 
-def test_exploration_reaches_every_eligible_expert_and_nobody_else():
+def test_exploration_reaches_every_eligible_expert_and_nobody_else() -> None:
     policy = Policy("p", explore=1.0, require=Require(exclude=frozenset({"small"})))
     chosen = {
         decide(predict([0.9, 0.5, 0.4]), policy, draws=np.array([u])).chosen
@@ -303,14 +303,14 @@ def test_exploration_reaches_every_eligible_expert_and_nobody_else():
     assert chosen == {"large", "medium"}
 
 
-def test_a_prediction_for_another_pool_is_refused():
+def test_a_prediction_for_another_pool_is_refused() -> None:
     with pytest.raises(ValueError, match="pool"):
         Engine(POOL).decide(
             Policy("p"), [QUERY], predict([1, 0], [1, 1], [1, 1], names=("x", "y")), Fleet.idle(2)
         )
 
 
-def test_a_scale_ignores_what_is_unknown_and_never_divides_by_nothing():
+def test_a_scale_ignores_what_is_unknown_and_never_divides_by_nothing() -> None:
     nan = float("nan")
     assert Scale.of(np.array([nan, 2.0, 1.0]), np.array([0.0, 0.0])) == Scale(2.0, 1.0)
     assert Scale.of(np.array([nan, nan]), np.array([nan, 3.0])) == Scale(1.0, 3.0)

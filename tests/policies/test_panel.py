@@ -47,15 +47,15 @@ def panel(aggregator: str | None = "judge", **more) -> Panel:
     return Panel(("a", "b", "c"), (0.6, 0.6, 0.6), aggregator, form="number", **more)
 
 
-def test_members_who_agree_need_no_aggregator():
+def test_members_who_agree_need_no_aggregator() -> None:
     assert perform(panel(), {"a": "4", "b": "5", "c": "5", "judge": "9"}) == ("b", ["a", "b", "c"])
 
 
-def test_members_who_do_not_agree_go_to_the_aggregator():
+def test_members_who_do_not_agree_go_to_the_aggregator() -> None:
     assert perform(panel(), {"a": "4", "b": "5", "c": "6", "judge": "9"})[0] == "judge"
 
 
-def test_the_aggregator_reads_what_was_answered_best_member_first():
+def test_the_aggregator_reads_what_was_answered_best_member_first() -> None:
     steps = Panel(("a", "b"), (0.2, 0.9), "judge").attempts()
     next(steps)
     asked = steps.send(Gathered({"a": "first\nguess", "b": "second\nguess"}))
@@ -64,44 +64,44 @@ def test_the_aggregator_reads_what_was_answered_best_member_first():
     assert list(asked.answers or ()) == ["b", "a"]
 
 
-def test_an_aggregator_that_was_named_is_asked_even_when_members_agree():
+def test_an_aggregator_that_was_named_is_asked_even_when_members_agree() -> None:
     assert perform(panel(ballot=False), {"a": "4", "b": "4", "c": "4", "judge": "9"})[0] == "judge"
 
 
-def test_the_vote_counts_where_the_aggregator_fails():
+def test_the_vote_counts_where_the_aggregator_fails() -> None:
     spoken = {"a": "4", "b": "5", "c": "5"}
     assert perform(panel(ballot=False), spoken) == ("b", ["a", "b", "c", "judge"])
 
 
-def test_the_best_member_is_heard_where_aggregator_and_vote_fail():
+def test_the_best_member_is_heard_where_aggregator_and_vote_fail() -> None:
     plan = Panel(("a", "b"), (0.2, 0.9), "judge")
     assert perform(plan, {"a": "long\nprose", "b": "other\nprose"})[0] == "b"
 
 
-def test_an_answer_that_can_be_read_does_not_go_before_a_better_one_that_cannot():
+def test_an_answer_that_can_be_read_does_not_go_before_a_better_one_that_cannot() -> None:
     plan = Panel(("a", "b", "c"), (0.4, 0.9, 0.5), None)
     assert perform(plan, {"a": "four", "b": "it depends\non the beast", "c": "two\nlines"})[0] == "b"
 
 
-def test_without_an_aggregator_the_larger_vote_wins():
+def test_without_an_aggregator_the_larger_vote_wins() -> None:
     assert perform(panel(None), {"a": "4", "b": "5", "c": "6"})[0] == "a"
 
 
 @pytest.mark.parametrize("ballot", [False, True])
-def test_one_answer_alone_is_the_answer(ballot):
+def test_one_answer_alone_is_the_answer(ballot) -> None:
     assert perform(panel(ballot=ballot), {"b": "5", "judge": "9"}) == ("b", ["a", "b", "c"])
 
 
-def test_fallbacks_are_asked_when_every_member_failed():
+def test_fallbacks_are_asked_when_every_member_failed() -> None:
     plan = panel(fallbacks=("d", "e"))
     assert perform(plan, {"e": "7", "judge": "9"}) == ("e", ["a", "b", "c", "d", "e"])
 
 
-def test_nobody_answers_when_all_failed():
+def test_nobody_answers_when_all_failed() -> None:
     assert perform(panel(), {}) == (None, ["a", "b", "c"])
 
 
-def test_a_refused_request_is_not_taken_elsewhere():
+def test_a_refused_request_is_not_taken_elsewhere() -> None:
     assert perform(panel(fallbacks=("d",)), {"d": "7"}, refused=True) == (None, ["a", "b", "c"])
 
 
@@ -113,7 +113,7 @@ ANSWERS = st.sampled_from(["1", "2", "so it is 2", "I do not know", ""])
     st.sampled_from([None, "a", "d", "g"]),
     st.booleans(),
 )
-def test_whoever_fails_somebody_answers_while_one_can(spoken, aggregator, ballot):
+def test_whoever_fails_somebody_answers_while_one_can(spoken, aggregator, ballot) -> None:
     plan = Panel(("a", "b", "c"), (0.7, 0.5, 0.3), aggregator, ("e", "f"), ballot, "number")
     given_by, called = perform(plan, spoken)
     asked = called[: len(called) - 1] if aggregator in called[3:] else called
@@ -147,66 +147,66 @@ def decide(rule: PanelRule, quality, cost, *, hints=None, query=None, pool=None,
     return Engine(pool).decide(policy, [asked], told, Fleet.idle(len(quality)), hints and [hints])[0]
 
 
-def test_the_best_k_are_recruited_and_the_rest_stand_behind():
+def test_the_best_k_are_recruited_and_the_rest_stand_behind() -> None:
     decision = decide(PanelRule(k=2), [0.1, 0.9, 0.5, 0.7], [1, 1, 1, 1])
     assert decision.plan == Panel(("b", "d"), (0.9, 0.7), "b", ("c", "a"), True, None)
     assert (decision.chosen, decision.reason.partition(";")[0]) == ("b", "panel")
 
 
-def test_a_decision_tells_members_and_aggregator():
+def test_a_decision_tells_members_and_aggregator() -> None:
     told = decision_record(decide(PanelRule(k=2, aggregator="c"), [0.1, 0.9, 0.5], [1, 1, 1]))["plan"]
     assert told == {"kind": "panel", "experts": ["b", "c", "a"], "members": ["b", "c"], "aggregator": "c"}
 
 
 @pytest.mark.parametrize(("aggregator", "ballot"), [("vote", True), ("auto", True), ("c", False)])
-def test_a_named_aggregator_goes_before_the_vote(aggregator, ballot):
+def test_a_named_aggregator_goes_before_the_vote(aggregator, ballot) -> None:
     assert decide(PanelRule(2, aggregator), [0.1, 0.9, 0.5], [1, 1, 1]).plan.ballot is ballot
 
 
-def test_a_panel_that_votes_has_no_aggregator():
+def test_a_panel_that_votes_has_no_aggregator() -> None:
     assert decide(PanelRule(2, "vote"), [0.1, 0.9, 0.5], [1, 1, 1]).plan.aggregator is None
 
 
-def test_nobody_aggregates_who_is_more_often_wrong_than_right_unless_named():
+def test_nobody_aggregates_who_is_more_often_wrong_than_right_unless_named() -> None:
     assert decide(PanelRule(2), [0.3, 0.4], [1, 1]).plan.aggregator is None
     assert decide(PanelRule(2, "a"), [0.3, 0.4], [1, 1]).plan.aggregator == "a"
 
 
-def test_a_tool_answers_but_does_not_aggregate():
+def test_a_tool_answers_but_does_not_aggregate() -> None:
     pool = [ExpertProfile("a", "m"), ExpertProfile("b", "m", labels=frozenset({("tool", "true")}))]
     plan = decide(PanelRule(2), [0.5, 0.9], [0, 0], pool=pool).plan
     assert (plan.members, plan.aggregator) == (("b", "a"), "a")
 
 
-def test_a_request_with_tools_is_for_one_expert():
+def test_a_request_with_tools_is_for_one_expert() -> None:
     decision = decide(PanelRule(3), [0.1, 0.9, 0.5], [1, 1, 1], query=Query("Do it", 10, has_tools=True))
     assert decision.plan == Single(("b", "c", "a"))
 
 
-def test_a_cap_leaves_out_who_would_exceed_it():
+def test_a_cap_leaves_out_who_would_exceed_it() -> None:
     plan = decide(PanelRule(3, max_cost_usd=2.5), [0.9, 0.8, 0.7, 0.6], [1, 9, 1, 1]).plan
     assert plan.members == ("a", "c")
     assert plan.aggregator is None
     assert "b" not in plan.experts
 
 
-def test_without_a_cap_prices_nobody_knows_keep_nobody_out():
+def test_without_a_cap_prices_nobody_knows_keep_nobody_out() -> None:
     plan = decide(PanelRule(2), [0.9, 0.8], [np.nan, np.nan], prices=None).plan
     assert (plan.members, plan.aggregator) == (("a", "b"), "a")
 
 
-def test_an_unknown_price_fits_under_no_cap():
+def test_an_unknown_price_fits_under_no_cap() -> None:
     plan = decide(PanelRule(3, max_cost_usd=5), [0.9, 0.8, 0.7], [1, np.nan, 1]).plan
     assert "b" not in plan.experts
 
 
-def test_a_request_can_lower_the_cap_of_the_whole_panel():
+def test_a_request_can_lower_the_cap_of_the_whole_panel() -> None:
     hints = Hints(require=Require(max_cost_usd=2.0))
     plan = decide(PanelRule(3, max_cost_usd=9), [0.9, 0.8, 0.7], [1, 1, 1], hints=hints).plan
     assert plan.members == ("a", "b")
 
 
-def test_a_cap_nobody_fits_under_is_refused_with_its_reason():
+def test_a_cap_nobody_fits_under_is_refused_with_its_reason() -> None:
     with pytest.raises(Infeasible, match="over the panel's cap"):
         decide(PanelRule(3, max_cost_usd=0.5), [0.9, 0.8], [1, 1])
 
@@ -215,7 +215,7 @@ COSTS = st.lists(st.floats(0, 1) | st.just(float("nan")), min_size=2, max_size=8
 
 
 @given(COSTS, st.floats(0, 3), st.integers(1, 5), st.sampled_from(["auto", "vote", "a"]), st.data())
-def test_what_a_panel_is_expected_to_cost_is_under_its_cap(cost, cap, k, aggregator, data):
+def test_what_a_panel_is_expected_to_cost_is_under_its_cap(cost, cap, k, aggregator, data) -> None:
     quality = [data.draw(st.floats(0, 1)) for _ in cost]
     price = data.draw(st.sampled_from([0.0, 1e-3]))
     try:

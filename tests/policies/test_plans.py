@@ -16,20 +16,20 @@ def walk(plan: Single, verdicts: list[str]) -> list[str]:
     return asked
 
 
-def test_an_answer_ends_the_ladder():
+def test_an_answer_ends_the_ladder() -> None:
     assert walk(Single(("a", "b", "c")), ["answered"]) == ["a"]
 
 
-def test_a_refusal_is_not_taken_elsewhere():
+def test_a_refusal_is_not_taken_elsewhere() -> None:
     assert walk(Single(("a", "b")), ["refused"]) == ["a"]
 
 
-def test_each_failure_moves_one_rung_down():
+def test_each_failure_moves_one_rung_down() -> None:
     assert walk(Single(("a", "b", "c")), ["moved_on", "moved_on", "moved_on"]) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_only_the_last_attempt_says_it_is_the_last(n):
+def test_only_the_last_attempt_says_it_is_the_last(n) -> None:
     steps = Single(tuple("abc"[:n])).attempts()
     attempts = [next(steps)] + [steps.send("moved_on") for _ in range(n - 1)]
     assert [a.last for a in attempts] == [False] * (n - 1) + [True]

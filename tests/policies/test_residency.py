@@ -52,74 +52,74 @@ def waiting(expert: str, n: int = 1, since_s: float = 100.0, priority: int = 0) 
     return Queue(expert, n, since_s, priority)
 
 
-def test_an_expert_that_fits_is_loaded():
+def test_an_expert_that_fits_is_loaded() -> None:
     assert decide_residency(snapshot(queues=[waiting("a")])) == (Load("a", "gpu"),)
 
 
-def test_a_resident_that_is_asked_for_needs_nothing():
+def test_a_resident_that_is_asked_for_needs_nothing() -> None:
     assert decide_residency(snapshot([held("a")], [waiting("a")])) == ()
 
 
-def test_eviction_comes_first_and_loading_waits_for_it():
+def test_eviction_comes_first_and_loading_waits_for_it() -> None:
     effects = decide_residency(snapshot([held("a")], [waiting("b")]))
     assert effects == (Evict("a", wanted_by="b"), Wait("b", "memory"))
 
 
-def test_nothing_is_loaded_before_the_memory_is_measured_as_free():
+def test_nothing_is_loaded_before_the_memory_is_measured_as_free() -> None:
     lagging = snapshot(queues=[waiting("b")], free=3, settled=False)
     assert decide_residency(lagging) == (Wait("b", "memory"),)
     assert decide_residency(snapshot(queues=[waiting("b")], free=10)) == (Load("b", "gpu"),)
 
 
-def test_memory_still_on_its_way_back_costs_nobody_else_their_place():
+def test_memory_still_on_its_way_back_costs_nobody_else_their_place() -> None:
     lagging = snapshot([held("a")], [waiting("b")], capacity=20, free=2, settled=False)
     assert decide_residency(lagging) == (Wait("b", "memory"),)
 
 
-def test_memory_that_somebody_else_took_is_made_up_for():
+def test_memory_that_somebody_else_took_is_made_up_for() -> None:
     taken = snapshot([held("a")], [waiting("b")], capacity=20, free=2)
     assert decide_residency(taken)[0] == Evict("a", wanted_by="b")
 
 
-def test_nobody_leaves_for_an_expert_that_would_not_fit_even_so():
+def test_nobody_leaves_for_an_expert_that_would_not_fit_even_so() -> None:
     taken = snapshot([held("a")], [waiting("b", since_s=0.0)], capacity=30, free=0, sizes={"b": 25})
     assert decide_residency(taken) == (Wait("b", "taken"),)
 
 
-def test_what_is_being_loaded_is_not_given_away_while_it_does_not_show_yet():
+def test_what_is_being_loaded_is_not_given_away_while_it_does_not_show_yet() -> None:
     loading = snapshot([held("a", state="loading")], [waiting("b")], capacity=30, free=19)
     assert decide_residency(loading)[-1] == Wait("b", "turn")
     loading = snapshot([held("a", state="loading")], [waiting("b")], capacity=30, free=20)
     assert decide_residency(loading) == (Load("b", "gpu"),)
 
 
-def test_an_expert_larger_than_every_device_is_refused():
+def test_an_expert_larger_than_every_device_is_refused() -> None:
     assert decide_residency(snapshot(queues=[waiting("a")], sizes={"a": 11})) == (Refuse("a", 11),)
 
 
-def test_an_expert_that_pinned_ones_leave_no_room_for_is_refused():
+def test_an_expert_that_pinned_ones_leave_no_room_for_is_refused() -> None:
     full = snapshot([held("a")], [waiting("b")], pinned="a")
     assert decide_residency(full) == (Refuse("b", 10),)
 
 
-def test_a_busy_resident_is_held_until_it_falls_idle_and_evicted_then():
+def test_a_busy_resident_is_held_until_it_falls_idle_and_evicted_then() -> None:
     busy = snapshot([held("a", n_busy=1)], [waiting("b")])
     assert decide_residency(busy) == (Hold("a", wanted_by="b"), Wait("b", "busy"))
     idle = snapshot([held("a", held=True)], [waiting("b"), waiting("a", n=9)])
     assert decide_residency(idle)[0] == Evict("a", wanted_by="b")
 
 
-def test_a_resident_once_held_goes_before_the_others():
+def test_a_resident_once_held_goes_before_the_others() -> None:
     both = [held("a", held=True, last_used_s=99.0), held("b", last_used_s=1.0)]
     assert decide_residency(snapshot(both, [waiting("c")], capacity=20))[0] == Evict("a", wanted_by="c")
 
 
-def test_an_idle_resident_leaves_rather_than_a_busy_one():
+def test_an_idle_resident_leaves_rather_than_a_busy_one() -> None:
     residents = [held("a", n_busy=1, last_used_s=1.0), held("b", last_used_s=99.0)]
     assert decide_residency(snapshot(residents, [waiting("c")], capacity=20))[0] == Evict("b", "c")
 
 
-def test_requests_that_an_expert_was_loaded_for_are_served_before_it_leaves():
+def test_requests_that_an_expert_was_loaded_for_are_served_before_it_leaves() -> None:
     just_loaded = held("a", ready_s=95.0)
     queues = [waiting("a", since_s=90.0), waiting("b", n=50, since_s=1.0)]
     assert decide_residency(snapshot([just_loaded], queues)) == (Wait("b", "turn"),)
@@ -127,14 +127,14 @@ def test_requests_that_an_expert_was_loaded_for_are_served_before_it_leaves():
     assert decide_residency(snapshot([just_loaded], later))[0] == Evict("a", wanted_by="b")
 
 
-def test_a_turn_lasts_no_longer_than_anybody_may_wait():
+def test_a_turn_lasts_no_longer_than_anybody_may_wait() -> None:
     """The first in line may be of low priority, and others come before it again and again."""
     long_ready = held("a", ready_s=30.0)
     queues = [waiting("a", since_s=29.0), waiting("b", since_s=20.0)]
     assert decide_residency(snapshot([long_ready], queues))[0] == Evict("a", wanted_by="b")
 
 
-def test_a_swap_waits_until_more_ask_for_it_than_it_delays():
+def test_a_swap_waits_until_more_ask_for_it_than_it_delays() -> None:
     residents = [held("a", last_used_s=99.5)]
     flow = {"a": 1.0}
     few = snapshot(residents, [waiting("b", n=5, since_s=99.0)], rate_per_s=flow)
@@ -145,7 +145,7 @@ def test_a_swap_waits_until_more_ask_for_it_than_it_delays():
     assert decide_residency(overdue)[0] == Evict("a", wanted_by="b")
 
 
-def test_a_swap_waits_for_nobody_where_the_other_was_not_used_since():
+def test_a_swap_waits_for_nobody_where_the_other_was_not_used_since() -> None:
     residents = [held("a", last_used_s=98.5)]
     quiet = snapshot(residents, [waiting("b", since_s=99.0)], rate_per_s={"a": 1.0})
     assert decide_residency(quiet)[0] == Evict("a", wanted_by="b")
@@ -154,7 +154,7 @@ def test_a_swap_waits_for_nobody_where_the_other_was_not_used_since():
     assert decide_residency(busy) == (Wait("b", "claim"),)
 
 
-def test_look_ahead_evicts_what_is_needed_farthest_in_the_future():
+def test_look_ahead_evicts_what_is_needed_farthest_in_the_future() -> None:
     residents = [held("a", last_used_s=1.0), held("b", last_used_s=99.0)]
     known = {"a": 5.0, "b": 50.0}
     asked = snapshot(residents, [waiting("c")], capacity=20, next_use_s=known)
@@ -163,25 +163,25 @@ def test_look_ahead_evicts_what_is_needed_farthest_in_the_future():
     assert decide_residency(asked, by_recency)[0] == Evict("a", wanted_by="c")
 
 
-def test_look_ahead_that_is_not_trusted_goes_back_to_what_recency_would_keep():
+def test_look_ahead_that_is_not_trusted_goes_back_to_what_recency_would_keep() -> None:
     residents = [held("a", last_used_s=1.0), held("b", last_used_s=99.0)]
     asked = snapshot(residents, [waiting("c")], capacity=20, next_use_s={"b": 5.0})
     assert decide_residency(asked)[0] == Evict("a", wanted_by="c")
     assert decide_residency(asked, kept=frozenset("ac"))[0] == Evict("b", wanted_by="c")
 
 
-def test_among_experts_of_no_known_use_the_longest_unused_leaves():
+def test_among_experts_of_no_known_use_the_longest_unused_leaves() -> None:
     residents = [held("a", last_used_s=50.0), held("b", last_used_s=2.0)]
     assert decide_residency(snapshot(residents, [waiting("c")], capacity=20))[0] == Evict("b", "c")
 
 
-def test_the_least_often_used_leaves_by_frequency():
+def test_the_least_often_used_leaves_by_frequency() -> None:
     residents = [held("a", n_uses=1, last_used_s=99.0), held("b", n_uses=9, last_used_s=1.0)]
     asked = snapshot(residents, [waiting("c")], capacity=20)
     assert decide_residency(asked, ResidencyRule("lfu"))[0] == Evict("a", wanted_by="c")
 
 
-def test_of_unequal_sizes_the_set_of_least_worth_leaves():
+def test_of_unequal_sizes_the_set_of_least_worth_leaves() -> None:
     sizes = {"a": 4, "b": 4, "c": 8, "d": 6}
     residents = [held("a", 4), held("b", 4), held("c", 8)]
     known = {"a": 90.0, "b": 80.0, "c": 30.0}
@@ -192,7 +192,7 @@ def test_of_unequal_sizes_the_set_of_least_worth_leaves():
     assert [e.expert for e in decide_residency(asked) if isinstance(e, Evict)] == ["c"]
 
 
-def test_by_recency_two_long_unused_leave_rather_than_one_used_just_now():
+def test_by_recency_two_long_unused_leave_rather_than_one_used_just_now() -> None:
     sizes = {"a": 4, "b": 4, "c": 8, "d": 8}
     used = {"a": 10.0, "b": 20.0, "c": 99.9}
     residents = [held(name, sizes[name], last_used_s=at_s) for name, at_s in used.items()]
@@ -207,14 +207,14 @@ def test_by_recency_two_long_unused_leave_rather_than_one_used_just_now():
     assert evicted(decide_residency(asked, ResidencyRule("lru"))) == ["c"]
 
 
-def test_an_expert_that_somebody_waits_for_is_kept_before_one_that_is_only_expected():
+def test_an_expert_that_somebody_waits_for_is_kept_before_one_that_is_only_expected() -> None:
     residents = [held("a", ready_s=1.0), held("b")]
     queues = [waiting("a"), waiting("c", since_s=1.0)]
     asked = snapshot(residents, queues, capacity=20, next_use_s={"b": 5.0})
     assert evicted(decide_residency(asked)) == ["b"]
 
 
-def test_what_was_not_used_for_its_time_leaves_unless_somebody_asks():
+def test_what_was_not_used_for_its_time_leaves_unless_somebody_asks() -> None:
     expired = held("a", expires_s=99.0)
     assert decide_residency(snapshot([expired])) == (Evict("a"),)
     assert decide_residency(snapshot([expired], [waiting("a")])) == ()
@@ -222,13 +222,13 @@ def test_what_was_not_used_for_its_time_leaves_unless_somebody_asks():
     assert decide_residency(snapshot([held("a", expires_s=99.0, n_busy=1)])) == ()
 
 
-def test_a_pinned_expert_is_loaded_unasked_and_after_those_who_wait():
+def test_a_pinned_expert_is_loaded_unasked_and_after_those_who_wait() -> None:
     assert decide_residency(snapshot(pinned="a")) == (Load("a", "gpu"),)
     asked = decide_residency(snapshot(queues=[waiting("b")], pinned="a"))
     assert asked == (Load("b", "gpu"), Wait("a", "turn"))
 
 
-def test_the_expert_expected_soonest_is_prefetched_into_free_memory_only():
+def test_the_expert_expected_soonest_is_prefetched_into_free_memory_only() -> None:
     soon = {"b": 30.0, "c": 20.0}
     assert decide_residency(snapshot(next_use_s=soon)) == (Load("c", "gpu", prefetch=True),)
     assert decide_residency(snapshot([held("a")], next_use_s=soon)) == ()
@@ -236,26 +236,26 @@ def test_the_expert_expected_soonest_is_prefetched_into_free_memory_only():
     assert decide_residency(snapshot(next_use_s=soon), ResidencyRule("lru")) == ()
 
 
-def test_prefetching_never_takes_room_from_who_waits():
+def test_prefetching_never_takes_room_from_who_waits() -> None:
     asked = snapshot([held("a")], [waiting("b")], capacity=15, sizes={"c": 5}, next_use_s={"c": 1.0})
     assert decide_residency(asked) == (Evict("a", wanted_by="b"), Wait("b", "memory"))
 
 
-def test_one_expert_at_a_time_is_prefetched():
+def test_one_expert_at_a_time_is_prefetched() -> None:
     loading = [held("a", state="loading")]
     assert decide_residency(snapshot(loading, capacity=30, next_use_s={"b": 1.0})) == ()
     asked = decide_residency(snapshot(queues=[waiting("a")], capacity=30, next_use_s={"b": 1.0}))
     assert asked == (Load("a", "gpu"),)
 
 
-def test_the_emptier_device_is_taken():
+def test_the_emptier_device_is_taken() -> None:
     devices = (Device("cpu", 20), Device("gpu", 30))
     loadable = tuple(Loadable(name, 10, 10.0) for name in "ab")
     asked = Snapshot(0.0, devices, loadable, (), (Queue("b", 1, 0.0),))
     assert decide_residency(asked) == (Load("b", "gpu"),)
 
 
-def test_of_two_full_devices_the_one_gives_way_whose_experts_are_worth_less():
+def test_of_two_full_devices_the_one_gives_way_whose_experts_are_worth_less() -> None:
     devices = (Device("cpu", 10), Device("gpu", 10))
     loadable = tuple(Loadable(name, 10, 10.0) for name in "abc")
     there = (Resident("a", "cpu", 10), Resident("b", "gpu", 10))
@@ -266,13 +266,13 @@ def test_of_two_full_devices_the_one_gives_way_whose_experts_are_worth_less():
     assert decide_residency(asked)[0] == Evict("a", wanted_by="c")
 
 
-def test_by_recency_an_idle_one_leaves_rather_than_a_busy_one_used_longer_ago():
+def test_by_recency_an_idle_one_leaves_rather_than_a_busy_one_used_longer_ago() -> None:
     residents = [held("a", n_busy=1, last_used_s=1.0, idle_in_s=0.1), held("b", last_used_s=99.0)]
     asked = snapshot(residents, [waiting("c")], capacity=20)
     assert decide_residency(asked, ResidencyRule("lru"))[0] == Evict("b", wanted_by="c")
 
 
-def test_look_ahead_weighs_waiting_for_a_busy_one_against_loading_an_idle_one_again():
+def test_look_ahead_weighs_waiting_for_a_busy_one_against_loading_an_idle_one_again() -> None:
     def leaving(idle_in_s: float) -> Effect:
         residents = [held("a", n_busy=1, idle_in_s=idle_in_s), held("b")]
         known = {"b": 1.0}
@@ -282,7 +282,7 @@ def test_look_ahead_weighs_waiting_for_a_busy_one_against_loading_an_idle_one_ag
     assert leaving(30.0) == Evict("b", wanted_by="c")
 
 
-def test_higher_priority_goes_first_and_is_not_displaced_by_lower():
+def test_higher_priority_goes_first_and_is_not_displaced_by_lower() -> None:
     queues = [waiting("a", n=9), waiting("b", priority=1)]
     assert decide_residency(snapshot(queues=queues))[0] == Load("b", "gpu")
     ready = [held("b", ready_s=99.0)]
@@ -292,7 +292,7 @@ def test_higher_priority_goes_first_and_is_not_displaced_by_lower():
     assert decide_residency(snapshot(ready, urgent))[0] == Evict("b", wanted_by="a")
 
 
-def test_of_two_who_are_due_the_one_that_waited_longer_has_the_room():
+def test_of_two_who_are_due_the_one_that_waited_longer_has_the_room() -> None:
     ready = [held("a", ready_s=5.0)]
     both = [waiting("a", since_s=10.0), waiting("b", since_s=20.0)]
     assert decide_residency(snapshot(ready, both)) == (Wait("b", "claim"),)
@@ -300,26 +300,26 @@ def test_of_two_who_are_due_the_one_that_waited_longer_has_the_room():
     assert decide_residency(snapshot(ready, both))[0] == Evict("a", wanted_by="b")
 
 
-def test_age_counts_among_queues_of_equal_length():
+def test_age_counts_among_queues_of_equal_length() -> None:
     queues = [waiting("a", n=2, since_s=99.0), waiting("b", n=2, since_s=90.0)]
     assert decide_residency(snapshot(queues=queues))[0] == Load("b", "gpu")
 
 
-def test_an_expert_goes_where_nobody_has_to_leave():
+def test_an_expert_goes_where_nobody_has_to_leave() -> None:
     devices = (Device("cpu", 10), Device("gpu", 10))
     loadable = tuple(Loadable(name, 10, 10.0) for name in "ab")
     asked = Snapshot(0.0, devices, loadable, (Resident("a", "cpu", 10),), (Queue("b", 1, 0.0),))
     assert decide_residency(asked) == (Load("b", "gpu"),)
 
 
-def test_an_expert_bound_to_a_device_waits_for_that_one():
+def test_an_expert_bound_to_a_device_waits_for_that_one() -> None:
     devices = (Device("cpu", 10), Device("gpu", 10))
     loadable = (Loadable("a", 10, 10.0), Loadable("b", 10, 10.0, devices=("cpu",)))
     asked = Snapshot(0.0, devices, loadable, (Resident("a", "cpu", 10),), (Queue("b", 1, 0.0),))
     assert decide_residency(asked)[0] == Evict("a", wanted_by="b")
 
 
-def test_a_large_expert_is_not_starved_by_small_ones_behind_it():
+def test_a_large_expert_is_not_starved_by_small_ones_behind_it() -> None:
     sizes = {"a": 10, "b": 5, "c": 5}
     residents = [held("b", 5, n_busy=1)]
     queues = [waiting("a", n=9), waiting("c")]
@@ -384,7 +384,7 @@ def evicted(effects: Sequence[Effect]) -> list[str]:
 
 
 @given(snapshots(), rules)
-def test_neither_busy_nor_pinned_nor_unready_residents_are_evicted(at: Snapshot, rule: ResidencyRule):
+def test_neither_busy_nor_pinned_nor_unready_residents_are_evicted(at: Snapshot, rule: ResidencyRule) -> None:
     for expert in evicted(decide_residency(at, rule)):
         resident = at.resident[expert]
         assert resident.state == "ready"
@@ -393,7 +393,7 @@ def test_neither_busy_nor_pinned_nor_unready_residents_are_evicted(at: Snapshot,
 
 
 @given(snapshots(), rules)
-def test_who_leaves_for_somebody_frees_enough_and_nobody_in_vain(at: Snapshot, rule: ResidencyRule):
+def test_who_leaves_for_somebody_frees_enough_and_nobody_in_vain(at: Snapshot, rule: ResidencyRule) -> None:
     effects = decide_residency(at, rule)
     for wanted in {e.wanted_by for e in effects if isinstance(e, Evict) and e.wanted_by}:
         leaving = [at.resident[e.expert] for e in effects if getattr(e, "wanted_by", None) == wanted]
@@ -409,7 +409,7 @@ def test_who_leaves_for_somebody_frees_enough_and_nobody_in_vain(at: Snapshot, r
 
 
 @given(st.integers(0, 2**32))
-def test_no_other_set_that_frees_enough_is_worth_less(seed: int):
+def test_no_other_set_that_frees_enough_is_worth_less(seed: int) -> None:
     """With everybody idle and nobody asked for, those who leave are weighed against every other set."""
     random = Random(seed)
     sizes = {name: random.randint(1, 6) for name in NAMES}
@@ -430,7 +430,9 @@ def test_no_other_set_that_frees_enough_is_worth_less(seed: int):
 
 
 @given(snapshots(), rules)
-def test_what_is_loaded_fits_into_what_is_free_by_books_and_by_measure(at: Snapshot, rule: ResidencyRule):
+def test_loads_fit_into_memory_that_is_free_by_books_and_by_measure(
+    at: Snapshot, rule: ResidencyRule
+) -> None:
     loads = [effect for effect in decide_residency(at, rule) if isinstance(effect, Load)]
     for device in at.devices:
         size = sum(at.by_expert[load.expert].size_bytes for load in loads if load.device == device.name)
@@ -442,7 +444,7 @@ def test_what_is_loaded_fits_into_what_is_free_by_books_and_by_measure(at: Snaps
 
 
 @given(snapshots(), rules)
-def test_where_nothing_is_needed_nothing_is_done(at: Snapshot, rule: ResidencyRule):
+def test_where_nothing_is_needed_nothing_is_done(at: Snapshot, rule: ResidencyRule) -> None:
     loadable = tuple(Loadable(one.expert, one.size_bytes, one.load_s) for one in at.loadable)
     residents = tuple(Resident(r.expert, r.device, r.size_bytes, r.state, r.n_busy) for r in at.residents)
     asked = tuple(
@@ -452,7 +454,7 @@ def test_where_nothing_is_needed_nothing_is_done(at: Snapshot, rule: ResidencyRu
 
 
 @given(snapshots(), rules, st.randoms(use_true_random=False))
-def test_the_order_in_which_things_are_told_changes_nothing(at: Snapshot, rule: ResidencyRule, random):
+def test_the_order_of_the_snapshot_changes_nothing(at: Snapshot, rule: ResidencyRule, random) -> None:
     def shuffled(values: Sequence) -> tuple:
         return tuple(random.sample(values, len(values)))
 
@@ -469,7 +471,7 @@ def test_the_order_in_which_things_are_told_changes_nothing(at: Snapshot, rule: 
 
 
 @given(snapshots(), rules)
-def test_everybody_who_waits_is_resident_or_hears_why_not(at: Snapshot, rule: ResidencyRule):
+def test_everybody_who_waits_is_resident_or_hears_why_not(at: Snapshot, rule: ResidencyRule) -> None:
     effects = decide_residency(at, rule)
     told = {e.expert for e in effects if isinstance(e, Load | Wait | Refuse)}
     for queue in at.queues:
@@ -480,7 +482,7 @@ def test_everybody_who_waits_is_resident_or_hears_why_not(at: Snapshot, rule: Re
 
 @pytest.mark.parametrize("rule", ["lookahead", "lru", "lfu"])
 @given(at=snapshots())
-def test_performed_again_and_again_whoever_is_due_gets_in(at: Snapshot, rule: str):
+def test_performed_again_and_again_whoever_is_due_gets_in(at: Snapshot, rule: str) -> None:
     """Requests are answered as soon as their expert is ready and not held; memory comes back at once."""
     wanted = {q.expert for q in at.queues if q.n_waiting}
     devices = tuple(Device(d.name, d.capacity_bytes) for d in at.devices)

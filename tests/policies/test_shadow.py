@@ -81,23 +81,23 @@ places = st.integers(1, 5)
 
 
 @given(requests, places)
-def test_with_the_future_known_it_swaps_as_seldom_as_can_be(requests: str, n_places: int):
+def test_with_the_future_known_it_swaps_as_seldom_as_can_be(requests: str, n_places: int) -> None:
     assert paged(requests, n_places, truth, Shadow()) == (belady(requests, n_places), 0)
 
 
 @given(requests, places)
-def test_with_nothing_known_it_is_a_cache_by_recency(requests: str, n_places: int):
+def test_with_nothing_known_it_is_a_cache_by_recency(requests: str, n_places: int) -> None:
     assert paged(requests, n_places, nothing, Shadow())[0] == by_recency(requests, n_places)
 
 
 @given(requests, places)
-def test_a_predictor_that_lies_costs_no_more_than_its_places_a_phase(requests: str, n_places: int):
+def test_a_predictor_that_lies_costs_no_more_than_its_places_a_phase(requests: str, n_places: int) -> None:
     n_loads, n_phases = paged(requests, n_places, lies, Shadow())
     assert n_loads <= by_recency(requests, n_places) + n_places * n_phases
     assert n_phases <= 1 + len(requests) // 20
 
 
-def test_without_a_shadow_the_same_lies_cost_many_swaps():
+def test_without_a_shadow_the_same_lies_cost_many_swaps() -> None:
     told = "".join(Random(1).choices(NAMES, weights=[32, 16, 8, 4, 2, 1], k=400))
     unguarded, _ = paged(told, 3, lies, None)
     guarded, _ = paged(told, 3, lies, Shadow())
@@ -105,7 +105,7 @@ def test_without_a_shadow_the_same_lies_cost_many_swaps():
     assert guarded <= by_recency(told, 3) + 3
 
 
-def test_a_predictor_that_comes_to_its_senses_is_trusted_again():
+def test_a_predictor_that_comes_to_its_senses_is_trusted_again() -> None:
     told = "".join(Random(2).choices(NAMES, weights=[32, 16, 8, 4, 2, 1], k=600))
 
     def converted(requests: str, now: int) -> Mapping[str, float]:
@@ -120,7 +120,7 @@ def test_a_predictor_that_comes_to_its_senses_is_trusted_again():
     assert all(trusted[300:])
 
 
-def test_costs_are_seconds_of_loading_not_counts():
+def test_costs_are_seconds_of_loading_not_counts() -> None:
     """Look-ahead misses twice as often, but what it keeps takes a hundred times as long to load."""
     loadable = (Loadable("big", 1, 100.0), Loadable("b", 1, 1.0), Loadable("c", 1, 1.0))
     shadow = Shadow()
@@ -132,12 +132,12 @@ def test_costs_are_seconds_of_loading_not_counts():
     assert "big" in {resident.expert for resident in shadow.ahead}
 
 
-def test_an_expert_that_is_not_loadable_changes_nothing():
+def test_an_expert_that_is_not_loadable_changes_nothing() -> None:
     at = snapshot({}, "a", 0, 2, {})
     assert Shadow().after("far", at) == Shadow()
 
 
-def test_an_expert_is_expected_after_its_usual_gap():
+def test_an_expert_is_expected_after_its_usual_gap() -> None:
     arrivals = Arrivals(weight=0.5)
     for now_s in (0.0, 10.0, 30.0):
         arrivals = arrivals.after("a", now_s)
@@ -145,17 +145,17 @@ def test_an_expert_is_expected_after_its_usual_gap():
     assert arrivals.rate_per_s(30.0) == {"a": pytest.approx(1 / 15.0)}
 
 
-def test_an_expert_not_asked_any_more_is_expected_ever_later():
+def test_an_expert_not_asked_any_more_is_expected_ever_later() -> None:
     arrivals = Arrivals().after("a", 0.0).after("a", 10.0)
     assert arrivals.next_use_s(12.0) == {"a": 10.0}
     assert arrivals.next_use_s(110.0) == {"a": 100.0}
 
 
-def test_an_expert_asked_once_is_not_forecast():
+def test_an_expert_asked_once_is_not_forecast() -> None:
     assert Arrivals().after("a", 0.0).next_use_s(5.0) == {}
 
 
-def test_experts_asked_more_often_of_late_are_kept():
+def test_experts_asked_more_often_of_late_are_kept() -> None:
     arrivals = Arrivals()
     for now_s, expert in [(0, "a"), (1, "b"), (5, "b"), (9, "b"), (90, "a"), (91, "c"), (92, "c")]:
         arrivals = arrivals.after(expert, now_s)

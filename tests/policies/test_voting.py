@@ -20,7 +20,7 @@ EVEN = dict.fromkeys("abcde", 0.5)
         ("Who wrote Faust?", None),
     ],
 )
-def test_the_form_a_question_asks_for(question, form):
+def test_the_form_a_question_asks_for(question, form) -> None:
     assert form_asked(question) == form
 
 
@@ -52,42 +52,42 @@ def test_the_form_a_question_asks_for(question, form):
         ("...", None, None),
     ],
 )
-def test_what_an_answer_comes_down_to(answer, form, meant):
+def test_what_an_answer_comes_down_to(answer, form, meant) -> None:
     assert said(answer, form) == meant
 
 
 @given(st.text(max_size=200), st.sampled_from([None, "number", "choice", "yes_no", "text"]))
-def test_any_text_is_read_without_an_error(answer, form):
+def test_any_text_is_read_without_an_error(answer, form) -> None:
     assert said(answer, form) != ""
 
 
-def test_most_votes_win_when_all_are_equally_good():
+def test_most_votes_win_when_all_are_equally_good() -> None:
     won = vote({"a": "4", "b": "5", "c": "5."}, EVEN, "number")
     assert won is not None
     assert (won.answer, won.voters) == ("5", ("b", "c"))
     assert won.share == pytest.approx(2 / 3)
 
 
-def test_an_expert_that_is_nearly_always_right_outvotes_two_that_are_not():
+def test_an_expert_that_is_nearly_always_right_outvotes_two_that_are_not() -> None:
     won = vote({"a": "4", "b": "5", "c": "5"}, {"a": 0.99, "b": 0.6, "c": 0.6}, "number")
     assert won is not None
     assert won.answer == "4"
     assert won.share == pytest.approx((log(99) + log(9)) / (log(99) + log(9) + 2 * (log(0.6 / 0.4) + log(9))))
 
 
-def test_of_equal_votes_the_better_experts_answer_wins():
+def test_of_equal_votes_the_better_experts_answer_wins() -> None:
     won = vote({"a": "4", "b": "5"}, EVEN, "number")
     assert won is not None
     assert won.answer == "4"
 
 
-def test_the_best_voter_speaks_for_an_answer():
+def test_the_best_voter_speaks_for_an_answer() -> None:
     won = vote({"a": "4", "b": "4"}, {"a": 0.3, "b": 0.8}, "number")
     assert won is not None
     assert won.voters == ("b", "a")
 
 
-def test_what_cannot_be_read_has_no_vote_but_counts_against_the_share():
+def test_what_cannot_be_read_has_no_vote_but_counts_against_the_share() -> None:
     won = vote({"a": "yes", "b": "well, it depends", "c": "hard to say"}, EVEN, "yes_no")
     assert won is not None
     assert won.share == pytest.approx(1 / 3)
@@ -95,7 +95,7 @@ def test_what_cannot_be_read_has_no_vote_but_counts_against_the_share():
 
 
 @given(st.dictionaries(st.sampled_from("abcde"), st.sampled_from(["1", "2", "?"]), min_size=1), st.data())
-def test_the_winner_is_an_answer_somebody_gave(answers, data):
+def test_the_winner_is_an_answer_somebody_gave(answers, data) -> None:
     quality = {name: data.draw(st.floats(0, 1)) for name in answers}
     won = vote(answers, quality, "number")
     if won is None:

@@ -17,12 +17,12 @@ def outcomes(n: int, skill: float, seed: int = 0):
     return predicted, (rng.random((n, 2)) < chance).astype(float), np.arange(n) % 50
 
 
-def test_differences_that_come_true_are_trusted():
+def test_differences_that_come_true_are_trusted() -> None:
     predicted, true, clusters = outcomes(4000, skill=1.0)
     assert Advantage.fit(predicted, true, clusters, BOTH).reliability > 0.8
 
 
-def test_differences_that_do_not_come_true_leave_the_best_on_average_first():
+def test_differences_that_do_not_come_true_leave_the_best_on_average_first() -> None:
     predicted, true, clusters = outcomes(4000, skill=0.0)
     advantage = Advantage.fit(predicted, true, clusters, BOTH)
     assert advantage.reliability < 0.1
@@ -30,7 +30,7 @@ def test_differences_that_do_not_come_true_leave_the_best_on_average_first():
     assert (routed == 0).mean() > 0.99 > (predicted.argmax(axis=1) == 0).mean()
 
 
-def test_the_reliability_is_the_slope_less_one_standard_error():
+def test_the_reliability_is_the_slope_less_one_standard_error() -> None:
     """Advantages .1, −.1, .2, −.2 come true by half, give or take: Σxy / Σx² = .5, error √.00001 / .2."""
     predicted = np.array([[0.6, 0.4], [0.4, 0.6], [0.7, 0.3], [0.3, 0.7]])
     true = np.array([[0.54, 0.46], [0.44, 0.56], [0.6, 0.4], [0.4, 0.6]])
@@ -38,25 +38,25 @@ def test_the_reliability_is_the_slope_less_one_standard_error():
     assert advantage.reliability == pytest.approx(0.5 - 1e-5**0.5 / 0.2)
 
 
-def test_few_like_queries_are_trusted_less_than_many():
+def test_few_like_queries_are_trusted_less_than_many() -> None:
     few, many = (Advantage.fit(*outcomes(n, skill=0.7, seed=3), BOTH).reliability for n in (200, 8000))
     assert few < many
 
 
-def test_easy_and_hard_queries_stay_easy_and_hard():
+def test_easy_and_hard_queries_stay_easy_and_hard() -> None:
     predicted = np.array([[0.9, 0.9], [0.1, 0.1]])
     shrunk = Advantage(np.array([0.5, 0.5]), BOTH, 0.0).apply(predicted)
     assert shrunk == pytest.approx(predicted)
 
 
-def test_a_tool_that_declines_is_left_as_it_is():
+def test_a_tool_that_declines_is_left_as_it_is() -> None:
     predicted = np.array([[0.9, 0.2, 1.0], [0.1, 0.8, 1.0]])
     shrunk = Advantage(np.array([0.5, 0.5, 1.0]), np.array([True, True, False]), 0.0).apply(predicted)
     assert shrunk[:, 2].tolist() == [1.0, 1.0]
     assert shrunk[:, 0] == pytest.approx(shrunk[:, 1])
 
 
-def test_who_was_added_later_is_left_as_it_is_and_changes_nobody():
+def test_who_was_added_later_is_left_as_it_is_and_changes_nobody() -> None:
     old, new = Advantage(np.array([0.6, 0.4]), BOTH, 0.1), Advantage(np.array([0.9]), BOTH[:1], 1.0)
     quality = np.array([[0.9, 0.2, 0.8], [0.1, 0.8, 0.3]])
     together = old.joined(new).apply(quality)
@@ -64,20 +64,20 @@ def test_who_was_added_later_is_left_as_it_is_and_changes_nobody():
     np.testing.assert_array_equal(together[:, :2], old.apply(quality[:, :2]))
 
 
-def test_a_table_with_gaps_is_learned_from():
+def test_a_table_with_gaps_is_learned_from() -> None:
     predicted, true, clusters = outcomes(4000, skill=1.0)
     true[::3, 0] = np.nan
     assert Advantage.fit(predicted, true, clusters, BOTH).reliability > 0.5
 
 
-def test_a_single_expert_has_nothing_to_be_compared_with():
+def test_a_single_expert_has_nothing_to_be_compared_with() -> None:
     one = np.array([[0.5], [0.7]])
     advantage = Advantage.fit(one, one, np.array([0, 1]), np.array([True]))
     assert advantage.apply(one) is one
 
 
 @given(st.floats(0, 1), st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=6))
-def test_a_batch_equals_its_singles_and_stays_in_range(reliability, rows):
+def test_a_batch_equals_its_singles_and_stays_in_range(reliability, rows) -> None:
     advantage = Advantage(np.array([0.6, 0.4]), BOTH, reliability)
     quality = np.array(rows)
     together = advantage.apply(quality)

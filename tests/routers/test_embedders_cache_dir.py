@@ -13,18 +13,18 @@ from routers.embedders.cache_dir import built, cache_dir, content_hash
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch) -> Path:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("THALAMUS_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
-def test_the_directory_is_chosen_by_the_environment(cache, monkeypatch):
+def test_the_directory_is_chosen_by_the_environment(cache, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_dir() == cache
     monkeypatch.delenv("THALAMUS_CACHE")
     assert cache_dir() == Path.home() / ".cache" / "thalamus"
 
 
-def test_a_file_is_built_once(cache):
+def test_a_file_is_built_once(cache) -> None:
     calls: list[Path] = []
 
     def build(path: Path) -> None:
@@ -36,7 +36,7 @@ def test_a_file_is_built_once(cache):
     assert len(calls) == 1
 
 
-def test_two_builders_at_once_both_get_a_whole_file(cache):
+def test_two_builders_at_once_both_get_a_whole_file(cache) -> None:
     both_inside = threading.Barrier(2, timeout=10)
     found: list[str] = []
 
@@ -56,7 +56,7 @@ def test_two_builders_at_once_both_get_a_whole_file(cache):
     assert os.listdir(cache) == ["b.bin"]
 
 
-def test_two_processes_that_build_the_encoder_at_once_both_succeed(cache):
+def test_two_processes_that_build_the_encoder_at_once_both_succeed(cache) -> None:
     script = (
         "from routers.embedders import OnnxEmbedder; print(OnnxEmbedder().embed(['hello'])[0, :4].tolist())"
     )
@@ -73,7 +73,7 @@ def test_two_processes_that_build_the_encoder_at_once_both_succeed(cache):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_an_interrupted_build_leaves_nothing(cache, error):
+def test_an_interrupted_build_leaves_nothing(cache, error) -> None:
     def build(path: Path) -> None:
         path.write_text("half")
         raise error
@@ -83,14 +83,14 @@ def test_an_interrupted_build_leaves_nothing(cache, error):
     assert os.listdir(cache) == []
 
 
-def test_a_cache_that_cannot_be_written_is_one_clear_line(tmp_path, monkeypatch):
+def test_an_unwritable_cache_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("THALAMUS_CACHE", str(tmp_path / "file"))
     with pytest.raises(EmbedderError, match="THALAMUS_CACHE"):
         built("d.bin", lambda path: None)
 
 
-def test_the_hash_follows_the_content_not_the_name(tmp_path):
+def test_the_hash_follows_the_content_not_the_name(tmp_path: Path) -> None:
     one, two, three = (tmp_path / name for name in "123")
     one.write_text("same")
     two.write_text("same")

@@ -1,5 +1,7 @@
 """The distilled table and its embedder; distilling itself runs on a small vocabulary."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -15,56 +17,56 @@ def static() -> StaticEmbedder:
     return StaticEmbedder()
 
 
-def test_rows_are_unit_vectors(static):
+def test_rows_are_unit_vectors(static) -> None:
     found = static.embed(TEXTS)
     assert found.shape == (5, 256)
     assert found.dtype == np.float32
     assert np.linalg.norm(found, axis=1) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_no_text_gives_no_rows(static):
+def test_no_text_gives_no_rows(static) -> None:
     assert static.embed([]).shape == (0, 256)
 
 
-def test_a_batch_equals_its_singles_to_the_bit(static):
+def test_a_batch_equals_its_singles_to_the_bit(static) -> None:
     batch = static.embed(TEXTS)
     assert np.array_equal(batch, np.concatenate([static.embed([text]) for text in TEXTS]))
     assert np.array_equal(static.embed(TEXTS[::-1]), batch[::-1])
 
 
-def test_like_texts_are_nearer_than_unlike_ones(static):
+def test_like_texts_are_nearer_than_unlike_ones(static) -> None:
     tower, product, sort, spire, _ = static.embed(TEXTS)
     assert tower @ spire > max(tower @ product, tower @ sort) + 0.2
 
 
-def test_rare_words_outweigh_common_ones(static):
+def test_rare_words_outweigh_common_ones(static) -> None:
     full, rare, common = static.embed(["the of and , photosynthesis .", "photosynthesis", "the of and , ."])
     assert full @ rare > full @ common
 
 
-def test_long_texts_keep_head_and_tail():
+def test_long_texts_keep_head_and_tail() -> None:
     short = StaticEmbedder(max_tokens=8)
     assert np.array_equal(short.embed(["a b c d e f g h i j k l"]), short.embed(["a b c d e f k l"]))
 
 
 @pytest.mark.parametrize("junk", ["\ud800", "\x00\x07", "\u200d" * 30, "🙂", "y" * 100_000])
-def test_junk_gives_unit_rows(static, junk):
+def test_junk_gives_unit_rows(static, junk) -> None:
     assert np.linalg.norm(static.embed([junk])) == pytest.approx(1.0, abs=1e-5)
 
 
 @pytest.mark.parametrize("settings", [{"dim": 0}, {"dim": 385}, {"max_tokens": 0}])
-def test_settings_out_of_bounds_are_named(settings):
+def test_settings_out_of_bounds_are_named(settings) -> None:
     with pytest.raises(EmbedderError, match=next(iter(settings))):
         StaticEmbedder(**settings)
 
 
-def test_fingerprints_name_dimensions_and_limit(static):
+def test_fingerprints_name_dimensions_and_limit(static) -> None:
     assert static.fingerprint == StaticEmbedder().fingerprint
     assert static.fingerprint != StaticEmbedder(max_tokens=64).fingerprint
     assert "d256" in static.fingerprint
 
 
-def test_distilling_reports_progress_and_is_cached(tmp_path, monkeypatch):
+def test_distilling_reports_progress_and_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THALAMUS_CACHE", str(tmp_path))
     monkeypatch.setattr(distill, "_token_vectors", lambda source, progress: few_vectors(progress))
     heard: list[tuple[int, int]] = []
@@ -81,7 +83,9 @@ def few_vectors(progress):
     return (np.random.default_rng(1).normal(size=(30_522, 24)) * scales).astype(np.float32)
 
 
-def test_each_token_goes_through_the_encoder_between_the_special_tokens(tmp_path, monkeypatch):
+def test_each_token_is_encoded_between_the_special_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     graph = SumGraph()
     monkeypatch.setattr(distill, "EncoderGraph", lambda source, precision, n_threads: graph)
     source = find_source("minilm")
@@ -100,7 +104,7 @@ class SumGraph:
         return np.stack([ids[:, 1], ids[:, 0] * 1000 + ids[:, 2]], axis=1).astype(np.float32)
 
 
-def test_principal_components_do_not_depend_on_the_sign_the_solver_chose():
+def test_principal_components_do_not_depend_on_the_sign_the_solver_chose() -> None:
     vectors = few_vectors(lambda done, total: None)
     found = distill.principal(vectors, 24)
     assert found.var(axis=0).argsort()[::-1].tolist() == list(range(24))
@@ -109,14 +113,14 @@ def test_principal_components_do_not_depend_on_the_sign_the_solver_chose():
     assert np.allclose(found, -mirrored)
 
 
-def test_weights_grow_with_rank_and_approach_one():
+def test_weights_grow_with_rank_and_approach_one() -> None:
     weights = distill.rarity(["[PAD]", "!", "a", "the", "of", *(f"w{n}" for n in range(30_000))])
     assert (np.diff(weights[3:]) > 0).all()
     assert weights[0] == weights[2] == weights[3] < 0.01
     assert 0.9 < weights[-1] < 1
 
 
-def test_the_vocabulary_is_as_large_as_the_table(static):
+def test_the_vocabulary_is_as_large_as_the_table(static) -> None:
     vocabulary = static.tokenizer.vocabulary()
     assert len(vocabulary) == find_source("minilm").config["vocab_size"]
     assert vocabulary[static.tokenizer.id_of("[UNK]")] == "[UNK]"

@@ -23,17 +23,17 @@ def real_ids(text: str) -> list[int]:
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
-def test_ids_equal_the_real_tokenizers_for_any_text(text):
+def test_ids_equal_the_real_tokenizers_for_any_text(text) -> None:
     assert QUICK.ids(text, 10_000) == real_ids(text)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.sampled_from("aB9.'-_ \n‐–—‘’“”•…‧、。〈「】！（），．：；？一今鿿é"), max_size=40))
-def test_ids_equal_the_real_tokenizers_for_signs_and_han(text):
+def test_ids_equal_the_real_tokenizers_for_signs_and_han(text) -> None:
     assert QUICK.ids(text, 10_000) == real_ids(text)
 
 
-def test_every_sign_treated_as_a_separator_is_one():
+def test_every_sign_treated_as_a_separator_is_one() -> None:
     codes = [*range(0x2010, 0x2028), *map(ord, "、。"), *range(0x3008, 0x3012), *map(ord, "！（），．：；？")]
     for code in codes:
         assert QUICK.ids(f"ab{chr(code)}cd 今{chr(code)}天", 100) == real_ids(
@@ -43,7 +43,7 @@ def test_every_sign_treated_as_a_separator_is_one():
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.characters(max_codepoint=255), max_size=60))
-def test_ids_equal_the_real_tokenizers_for_latin_text(text):
+def test_ids_equal_the_real_tokenizers_for_latin_text(text) -> None:
     assert QUICK.ids(text, 10_000) == real_ids(text)
 
 
@@ -58,21 +58,21 @@ def test_ids_equal_the_real_tokenizers_for_latin_text(text):
         "x" * 300,
     ],
 )
-def test_ids_equal_the_real_tokenizers(text):
+def test_ids_equal_the_real_tokenizers(text) -> None:
     assert QUICK.ids(text, 10_000) == real_ids(text)
 
 
-def test_the_budget_goes_three_quarters_to_the_head():
+def test_the_budget_goes_three_quarters_to_the_head() -> None:
     words = [f"{n}" for n in range(100, 200)]
     ids = QUICK.ids(" ".join(words), 40)
     assert ids == real_ids(" ".join(words[:30] + words[-10:]))
 
 
-def test_half_a_character_counts_as_unknown():
+def test_half_a_character_counts_as_unknown() -> None:
     assert QUICK.ids("\ud800", 10) == real_ids("?")
 
 
-def test_the_memory_of_words_is_bounded(monkeypatch):
+def test_the_memory_of_words_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "MAX_WORDS", 10)
     small = Tokenizer(find_source("minilm").tokenizer)
     text = " ".join(f"word{n}" for n in range(100))
@@ -80,13 +80,13 @@ def test_the_memory_of_words_is_bounded(monkeypatch):
     assert len(small._known) <= 10
 
 
-def test_a_missing_token_is_an_error():
+def test_a_missing_token_is_an_error() -> None:
     with pytest.raises(EmbedderError, match="no-such-token"):
         QUICK.id_of("no-such-token")
 
 
 @given(st.text(max_size=50), st.integers(1, 60))
-def test_head_and_tail_never_exceed_the_budget_by_more_than_the_space_between(text, n_chars):
+def test_head_and_tail_never_exceed_the_budget_by_more_than_the_space_between(text, n_chars) -> None:
     cut = head_and_tail(text, n_chars)
     assert len(cut) <= n_chars + 1
     assert text.startswith(cut[: n_chars - n_chars // 4])

@@ -39,7 +39,7 @@ def extractor() -> FeatureExtractor:
 
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.text(st.characters(), max_size=80), max_size=4))
-def test_form_is_bounded_and_finite_whatever_the_text(texts):
+def test_form_is_bounded_and_finite_whatever_the_text(texts) -> None:
     form = form_features(texts)
     assert form.shape == (len(texts), len(FORM_NAMES))
     assert np.isfinite(form).all()
@@ -48,7 +48,7 @@ def test_form_is_bounded_and_finite_whatever_the_text(texts):
 
 
 @pytest.mark.parametrize("repeated", ["9", "A", "(", "$", "\n", "? ", '"', "A. x\n", "- x\n", "5 km ", "é"])
-def test_form_stays_bounded_for_texts_of_one_thing(repeated):
+def test_form_stays_bounded_for_texts_of_one_thing(repeated) -> None:
     form = form_features([repeated * 20_000])
     assert 0.99 < form.max() <= 1.0
 
@@ -81,22 +81,22 @@ def test_form_stays_bounded_for_texts_of_one_thing(repeated):
         ("stepwise", "Think step by step.", "Think."),
     ],
 )
-def test_form_tells(name, has, has_not):
+def test_form_tells(name, has, has_not) -> None:
     assert form_of(has)[name] > form_of(has_not)[name]
 
 
-def test_a_batch_of_forms_equals_its_singles():
+def test_a_batch_of_forms_equals_its_singles() -> None:
     assert np.array_equal(form_features(TEXTS), np.concatenate([form_features([text]) for text in TEXTS]))
 
 
-def test_a_slot_is_a_token_or_a_pair_of_neighbours():
+def test_a_slot_is_a_token_or_a_pair_of_neighbours() -> None:
     ab, ba, a = lexical_slots([[5, 6], [6, 5], [5]], ["", "", ""])
     assert (ab >= 0).sum() == 3
     assert set(a[a >= 0]) < set(ab)
     assert len(set(ab) & set(ba)) == 2
 
 
-def test_slots_are_distinct_ascending_and_padded_with_minus_one():
+def test_slots_are_distinct_ascending_and_padded_with_minus_one() -> None:
     slots = lexical_slots([[7, 7, 7], [], [1, 2, 3, 4]], ["", "", ""])
     assert slots.dtype == np.int64
     assert slots.shape == (3, 7)
@@ -108,11 +108,11 @@ def test_slots_are_distinct_ascending_and_padded_with_minus_one():
         assert (row[len(found) :] == -1).all()
 
 
-def test_no_text_gives_no_slots():
+def test_no_text_gives_no_slots() -> None:
     assert lexical_slots([], []).shape == (0, 0)
 
 
-def test_characters_unknown_to_the_vocabulary_still_tell_texts_apart():
+def test_characters_unknown_to_the_vocabulary_still_tell_texts_apart() -> None:
     static = StaticEmbedder()
     texts = ["龘靐齉", "麤龖龗"]
     ids = [static.ids(text) for text in texts]
@@ -121,11 +121,11 @@ def test_characters_unknown_to_the_vocabulary_still_tell_texts_apart():
     assert len(one - other) >= 3
 
 
-def test_accents_and_typographic_quotes_add_no_characters():
+def test_accents_and_typographic_quotes_add_no_characters() -> None:
     assert np.array_equal(lexical_slots([[1]], ["“café” – 5 €"]), lexical_slots([[1]], ["cafe"]))
 
 
-def test_features_have_a_row_per_query_and_unit_vectors(extractor):
+def test_features_have_a_row_per_query_and_unit_vectors(extractor) -> None:
     queries = [query_of(text) for text in TEXTS]
     features = extractor.extract(queries, "static")
     assert features.tier == "static"
@@ -134,7 +134,7 @@ def test_features_have_a_row_per_query_and_unit_vectors(extractor):
     assert np.linalg.norm(features.dense, axis=1) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_words_and_form_are_the_same_in_both_tiers(extractor):
+def test_words_and_form_are_the_same_in_both_tiers(extractor) -> None:
     queries = [query_of(text) for text in TEXTS]
     static, encoder = extractor.extract(queries, "static"), extractor.extract(queries, "encoder")
     assert encoder.tier == "encoder"
@@ -144,7 +144,7 @@ def test_words_and_form_are_the_same_in_both_tiers(extractor):
 
 
 @pytest.mark.parametrize("tier", ["static", "encoder"])
-def test_reused_words_and_form_are_not_extracted_again(extractor, tier):
+def test_reused_words_and_form_are_not_extracted_again(extractor, tier) -> None:
     queries = [query_of(text) for text in TEXTS]
     first = extractor.extract(queries, "static")
     again = extractor.extract(queries, tier, reuse=first)
@@ -153,14 +153,14 @@ def test_reused_words_and_form_are_not_extracted_again(extractor, tier):
     assert np.array_equal(again.dense, extractor.extract(queries, tier).dense)
 
 
-def test_features_of_other_queries_cannot_be_reused(extractor):
+def test_features_of_other_queries_cannot_be_reused(extractor) -> None:
     first = extractor.extract([query_of("a")], "static")
     with pytest.raises(ValueError, match="1 queries, not 2"):
         extractor.extract([query_of("a"), query_of("b")], "encoder", reuse=first)
 
 
 @pytest.mark.parametrize("tier", ["static", "encoder"])
-def test_an_empty_batch_gives_empty_features(extractor, tier):
+def test_an_empty_batch_gives_empty_features(extractor, tier) -> None:
     features = extractor.extract([], tier)
     assert len(features) == 0
     assert features.form.shape == (0, len(FORM_NAMES))
@@ -168,12 +168,12 @@ def test_an_empty_batch_gives_empty_features(extractor, tier):
 
 
 @pytest.mark.parametrize("tier", ["prior", "encoder"])
-def test_a_tier_that_cannot_be_extracted_is_an_error(tier):
+def test_a_tier_that_cannot_be_extracted_is_an_error(tier) -> None:
     with pytest.raises(EmbedderError, match=tier):
         FeatureExtractor(HashingEmbedder(8)).extract([query_of("a")], tier)
 
 
-def test_fingerprints_follow_the_embedders_and_tell_the_tiers_apart(extractor):
+def test_fingerprints_follow_the_embedders_and_tell_the_tiers_apart(extractor) -> None:
     names = extractor.fingerprints
     assert set(names) == {"static", "encoder"}
     assert names["static"] != names["encoder"]
@@ -183,7 +183,7 @@ def test_fingerprints_follow_the_embedders_and_tell_the_tiers_apart(extractor):
     assert set(FeatureExtractor(HashingEmbedder(8)).fingerprints) == {"static"}
 
 
-def test_a_batch_of_features_equals_its_singles_with_the_real_embedders():
+def test_a_batch_of_features_equals_its_singles_with_the_real_embedders() -> None:
     extractor = FeatureExtractor(StaticEmbedder(), load_embedder("minilm"))
     queries = [query_of(text) for text in TEXTS]
     for tier in ("static", "encoder"):
@@ -220,7 +220,7 @@ def test_a_batch_of_features_equals_its_singles_with_the_real_embedders():
         ("\ud800", "und"),
     ],
 )
-def test_languages(text, language):
+def test_languages(text, language) -> None:
     assert guess_language(text) == language
 
 
@@ -236,7 +236,7 @@ def test_languages(text, language):
         ("Once upon a time:\n- a dog\n- a cat", 0, 0),
     ],
 )
-def test_code_share(text, low, high):
+def test_code_share(text, low, high) -> None:
     assert low <= code_share(text) <= high
 
 
@@ -249,11 +249,11 @@ def test_code_share(text, low, high):
         ("今天的天气怎么样", 6, 10),
     ],
 )
-def test_token_estimates(text, low, high):
+def test_token_estimates(text, low, high) -> None:
     assert low <= estimate_tokens(text) <= high
 
 
-def test_what_is_derived_of_features_is_worked_out_once_and_for_each_subset_anew():
+def test_what_is_derived_of_features_is_worked_out_once_and_for_each_subset_anew() -> None:
     features = FeatureExtractor(StaticEmbedder()).extract([query_of("one"), query_of("two")], "static")
     worked: list[int] = []
 
@@ -266,7 +266,7 @@ def test_what_is_derived_of_features_is_worked_out_once_and_for_each_subset_anew
     assert worked == [2, 1]
 
 
-def test_what_is_derived_of_very_many_queries_is_not_kept():
+def test_what_is_derived_of_very_many_queries_is_not_kept() -> None:
     many = FeatureExtractor(StaticEmbedder()).extract([query_of("one")], "static").take(np.zeros(1025, int))
     few = many.take(slice(0, 1024))
     kept, fresh = ([read.once("doubled", lambda x: x.dense * 2) for _ in range(2)] for read in (few, many))
@@ -274,7 +274,7 @@ def test_what_is_derived_of_very_many_queries_is_not_kept():
     assert fresh[0] is not fresh[1]
 
 
-def test_a_prompt_alone_is_a_query_without_wishes():
+def test_a_prompt_alone_is_a_query_without_wishes() -> None:
     text = "Was ist das und wie geht es?\n```\nx = 1\n```"
     query = query_of(text)
     assert query == Query(text, query.n_input_tokens, language="de", code_share=query.code_share)
@@ -285,7 +285,7 @@ def test_a_prompt_alone_is_a_query_without_wishes():
 @pytest.mark.parametrize(
     "piece", [" ", "\t", "a", "9", "9.", "\n", "`", "```", "(", "x=", "</a", "A.", "é", "今", "_"]
 )
-def test_long_texts_of_one_thing_get_bounded_features(piece):
+def test_long_texts_of_one_thing_get_bounded_features(piece) -> None:
     """A pattern that backtracks over the whole of one of these would not come back for minutes."""
     query = query_of(piece * (400_000 // len(piece)))
     features = FeatureExtractor(StaticEmbedder()).extract([query], "static")
@@ -296,7 +296,7 @@ def test_long_texts_of_one_thing_get_bounded_features(piece):
 
 @settings(deadline=None, max_examples=100)
 @given(st.text(st.characters(), max_size=200))
-def test_a_query_can_be_made_of_any_text(text):
+def test_a_query_can_be_made_of_any_text(text) -> None:
     query = query_of(text)
     assert 0 <= query.code_share <= 1
     assert query.n_input_tokens >= (1 if text else 0)

@@ -17,39 +17,39 @@ def fitted(mode: str):
     return make_predictor("skills", {"mode": mode, "catalogue": CATALOGUE}).fit(features(), SCORES)
 
 
-def test_a_skill_is_mentioned_where_one_of_its_phrases_stands_whole():
+def test_a_skill_is_mentioned_where_one_of_its_phrases_stands_whole() -> None:
     tags = fitted("paper").tags(features())
     np.testing.assert_array_equal(tags[:3], MENTIONED[:3])
     assert tags[3].sum() == 1  # mentions none: the nearest
 
 
-def test_paper_mode_recruits_by_the_papers_arithmetic():
+def test_paper_mode_recruits_by_the_papers_arithmetic() -> None:
     model = fitted("paper")
     np.testing.assert_array_equal(model.profile_, counts(MENTIONED, SCORES))
     told = model.predict(features()).mean[:3]
     np.testing.assert_allclose(told, paper_probabilities(MENTIONED[:3], counts(MENTIONED, SCORES)))
 
 
-def test_improved_profiles_are_the_means_of_beta_posteriors():
+def test_improved_profiles_are_the_means_of_beta_posteriors() -> None:
     model = fitted("improved")
     np.testing.assert_allclose(
         model.mean_ + model.profile_, Posteriors.of(MENTIONED, SCORES, model.prior).mean
     )
 
 
-def test_a_query_of_one_skill_gets_the_posteriors_of_that_skill():
+def test_a_query_of_one_skill_gets_the_posteriors_of_that_skill() -> None:
     model = fitted("improved")
     told = model.predict(features()).mean
     np.testing.assert_allclose(told[[0, 2]], model.mean_ + model.profile_, atol=0.005)
 
 
-def test_a_query_far_from_every_skill_gets_the_accuracy_on_everything():
+def test_a_query_far_from_every_skill_gets_the_accuracy_on_everything() -> None:
     model = fitted("improved")
     far = Features("static", -np.ones((1, 4), np.float32) / 2, np.array([[7]]), np.zeros((1, 2)))
     np.testing.assert_allclose(model.predict(far).mean[0], SCORES.mean(axis=0))
 
 
-def test_without_a_catalogue_skills_are_the_ngrams_that_tell_experts_apart():
+def test_without_a_catalogue_skills_are_the_ngrams_that_tell_experts_apart() -> None:
     rng = np.random.default_rng(0)
     slots = np.sort(rng.integers(10, 30, (200, 4)), axis=1)
     slots[:100, 0] = 1

@@ -14,7 +14,7 @@ def table(n: int = 200) -> OutcomeTable:
     return OutcomeTable.build(texts, "abcd", {"score": right, "cost_usd": cost}, bucket=buckets)
 
 
-def test_every_rule_asks_as_many_as_it_says_and_improved_ones_nobody_twice():
+def test_every_rule_asks_as_many_as_it_says_and_improved_ones_nobody_twice() -> None:
     whole = table()
     read = Recorded.of(whole.texts, FeatureExtractor(HashingEmbedder()))
     votes = recruited(whole, whole.bucket // 20, read, HashingEmbedder(), "static", 3)

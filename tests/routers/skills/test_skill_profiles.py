@@ -15,20 +15,20 @@ SCORES = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
 PROFILE = np.array([[2.0, 0.0], [0.0, 2.0]])
 
 
-def test_a_profile_counts_right_answers_up_and_wrong_ones_down():
+def test_a_profile_counts_right_answers_up_and_wrong_ones_down() -> None:
     np.testing.assert_array_equal(counts(TAGS, SCORES), PROFILE)
 
 
-def test_half_right_counts_nothing_and_unmeasured_neither():
+def test_half_right_counts_nothing_and_unmeasured_neither() -> None:
     np.testing.assert_array_equal(counts(TAGS, np.array([[0.5, np.nan]] * 3)), np.zeros((2, 2)))
 
 
-def test_suitability_adds_up_the_querys_skills():
+def test_suitability_adds_up_the_querys_skills() -> None:
     asked = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
     np.testing.assert_array_equal(suitability(asked, PROFILE), [[2, 0], [2, 2], [0, 0]])
 
 
-def test_competency_is_the_share_of_all_counts():
+def test_competency_is_the_share_of_all_counts() -> None:
     np.testing.assert_array_equal(competency(np.array([[3.0, 1.0], [2.0, -1.0]])), [1.0, 0.0])
     np.testing.assert_array_equal(competency(np.array([[1.0, -1.0]])), [0.5, 0.5])
 
@@ -41,7 +41,7 @@ def test_competency_is_the_share_of_all_counts():
         (PROFILE, [0.0, 0.0], 0.5),
     ],
 )
-def test_the_papers_probabilities_are_a_softmax_at_temperature_a_half(profile, asked, first):
+def test_the_papers_probabilities_are_a_softmax_at_temperature_a_half(profile, asked, first) -> None:
     told = paper_probabilities(np.array([asked]), np.array(profile))
     np.testing.assert_allclose(told, [[first, 1 - first]])
 
@@ -55,12 +55,12 @@ def test_the_papers_probabilities_are_a_softmax_at_temperature_a_half(profile, a
         ([[2.0, 1.0], [0.0, -4.0]], [1.0, 0.0], [2 * 36 / 73, 1 / 73]),  # totals (2, −3) shifted to (6, 1)
     ],
 )
-def test_the_released_code_squares_the_totals_and_normalises_linearly(profile, asked, shares):
+def test_the_released_code_squares_the_totals_and_normalises_linearly(profile, asked, shares) -> None:
     told = code_probabilities(np.array([asked]), np.array(profile))
     np.testing.assert_allclose(told, [shares])
 
 
-def test_a_posterior_starts_at_the_experts_accuracy_on_everything():
+def test_a_posterior_starts_at_the_experts_accuracy_on_everything() -> None:
     told = Posteriors.of(np.array([[1.0], [1.0], [0.0], [0.0]]), np.array([[1.0], [1.0], [0.0], [0.0]]), 4.0)
     assert told.overall.tolist() == [0.5]
     assert (told.right.tolist(), told.wrong.tolist()) == ([[4.0]], [[2.0]])
@@ -68,12 +68,12 @@ def test_a_posterior_starts_at_the_experts_accuracy_on_everything():
     assert told.std[0, 0] == pytest.approx((4 * 2 / (36 * 7)) ** 0.5)
 
 
-def test_an_expert_never_measured_is_expected_to_be_as_the_pool():
+def test_an_expert_never_measured_is_expected_to_be_as_the_pool() -> None:
     told = Posteriors.of(np.ones((2, 1)), np.array([[1.0, np.nan], [0.0, np.nan]]), 4.0)
     assert told.mean[0].tolist() == [0.5, 0.5]
 
 
-def test_draws_from_a_posterior_scatter_around_its_mean_as_widely_as_it_says():
+def test_draws_from_a_posterior_scatter_around_its_mean_as_widely_as_it_says() -> None:
     told = Posteriors.of(np.ones((20, 1)), np.r_[np.ones((15, 1)), np.zeros((5, 1))], 1.0)
     rng = np.random.default_rng(0)
     drawn = np.array([told.drawn(rng)[0, 0] for _ in range(4000)])
@@ -81,7 +81,7 @@ def test_draws_from_a_posterior_scatter_around_its_mean_as_widely_as_it_says():
     assert drawn.std() == pytest.approx(told.std[0, 0], rel=0.05)
 
 
-def test_the_lead_over_the_pool_weighs_rare_skills_most():
+def test_the_lead_over_the_pool_weighs_rare_skills_most() -> None:
     accuracy = np.array([[0.8, 0.6], [0.2, 0.6]])
     tags, idf = np.array([[1.0, 1.0], [0.0, 0.5], [0.0, 0.0]]), np.array([3.0, 1.0])
     ahead = (3 * 0.1 + 1 * -0.2) / 4
@@ -92,7 +92,7 @@ PROFILES = st.lists(st.lists(st.integers(-9, 9), min_size=3, max_size=3), min_si
 
 
 @given(PROFILES, st.data())
-def test_whom_to_recruit_is_always_a_distribution(profile, data):
+def test_whom_to_recruit_is_always_a_distribution(profile, data) -> None:
     tags = np.array([[data.draw(st.sampled_from([0.0, 1.0])) for _ in profile]])
     for told in (paper_probabilities, code_probabilities):
         shares = told(tags, np.array(profile, np.float64))

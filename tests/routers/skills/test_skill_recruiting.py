@@ -8,16 +8,16 @@ from routers.skills import Aggregators, best, enough, trimmed, with_replacement
 SHARES = np.array([[0.5, 0.3, 0.2]])
 
 
-def test_draws_fall_on_experts_by_their_shares_and_may_fall_on_one_twice():
+def test_draws_fall_on_experts_by_their_shares_and_may_fall_on_one_twice() -> None:
     drawn = with_replacement(SHARES, np.array([[0.0, 0.49, 0.5, 0.79, 0.81, 0.999]]))
     assert drawn.tolist() == [[0, 0, 1, 1, 2, 2]]
 
 
-def test_a_draw_beyond_shares_whose_sum_is_rounded_falls_on_the_last():
+def test_a_draw_beyond_shares_whose_sum_is_rounded_falls_on_the_last() -> None:
     assert with_replacement(np.full((1, 10), 0.1), np.array([[np.nextafter(1.0, 0.0)]])).tolist() == [[9]]
 
 
-def test_who_is_recruited_for_too_few_queries_is_replaced_by_the_others():
+def test_who_is_recruited_for_too_few_queries_is_replaced_by_the_others() -> None:
     shares = np.repeat(SHARES, 40, axis=0)
     recruited = np.zeros((40, 3), np.int64)
     recruited[:20, 1] = 1
@@ -27,14 +27,14 @@ def test_who_is_recruited_for_too_few_queries_is_replaced_by_the_others():
     np.testing.assert_array_equal(kept[1:], recruited[1:])
 
 
-def test_an_expert_at_the_share_stays():
+def test_an_expert_at_the_share_stays() -> None:
     recruited = np.zeros((20, 1), np.int64)
     recruited[0, 0] = 1
     assert trimmed(recruited, np.full((20, 2), 0.5), np.zeros((20, 1))).tolist() == recruited.tolist()
 
 
 @given(st.integers(0, 99), st.integers(1, 60), st.integers(1, 5))
-def test_nobody_below_the_share_is_left(seed, n, n_experts):
+def test_nobody_below_the_share_is_left(seed, n, n_experts) -> None:
     rng = np.random.default_rng(seed)
     shares = rng.dirichlet(np.full(n_experts, 0.3), n)
     recruited = with_replacement(shares, rng.random((n, 3)))
@@ -45,7 +45,7 @@ def test_nobody_below_the_share_is_left(seed, n, n_experts):
     assert all(often[e] for e in np.unique(kept)) or not any(often)
 
 
-def test_the_best_are_recruited_once_each_the_first_of_equals_first():
+def test_the_best_are_recruited_once_each_the_first_of_equals_first() -> None:
     assert best(np.array([[0.2, 0.9, 0.2, 0.5]]), 3).tolist() == [[1, 3, 0]]
 
 
@@ -53,11 +53,11 @@ def test_the_best_are_recruited_once_each_the_first_of_equals_first():
     ("mass", "k_max", "asked"),
     [(0.5, 3, [1, 0, 0]), (0.6, 3, [1, 1, 0]), (1.0, 3, [1, 1, 1]), (1.0, 2, [1, 1, 0]), (0.0, 3, [1, 0, 0])],
 )
-def test_as_many_are_asked_as_have_the_mass_between_them(mass, k_max, asked):
+def test_as_many_are_asked_as_have_the_mass_between_them(mass, k_max, asked) -> None:
     assert enough(SHARES, mass, k_max).astype(int).tolist() == [asked]
 
 
-def test_aggregators_are_chosen_by_category_and_tried_ones_elsewhere_count():
+def test_aggregators_are_chosen_by_category_and_tried_ones_elsewhere_count() -> None:
     trials = {"math": np.array([[1.0, 0.0]] * 20), "law": np.array([[0.0, 1.0]] * 20)}
     table = Aggregators.of(("a", "b"), trials, np.array([0.5, 0.5]))
     assert (table.best("math"), table.best("law"), table.best("math", among=["b"])) == ("a", "b", "b")
@@ -65,16 +65,16 @@ def test_aggregators_are_chosen_by_category_and_tried_ones_elsewhere_count():
     assert table.mean("cooking").tolist() == [0.5, 0.5]
 
 
-def test_without_trials_the_most_accurate_expert_aggregates():
+def test_without_trials_the_most_accurate_expert_aggregates() -> None:
     table = Aggregators.of(("a", "b"), {"math": np.full((0, 2), np.nan)}, np.array([0.3, 0.7]))
     assert table.best("math") == "b"
 
 
-def test_an_aggregator_nobody_tried_in_a_category_is_not_left_out():
+def test_an_aggregator_nobody_tried_in_a_category_is_not_left_out() -> None:
     trials = {"math": np.array([[0.0, np.nan]] * 5)}
     assert Aggregators.of(("a", "b"), trials, np.array([0.5, 0.5])).best("math") == "b"
 
 
-def test_no_aggregator_to_choose_from_is_an_error():
+def test_no_aggregator_to_choose_from_is_an_error() -> None:
     with pytest.raises(ValueError, match="no aggregator"):
         Aggregators.of(("a",), {}, np.array([0.5])).best("math", among=["z"])
