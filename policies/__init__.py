@@ -1,4 +1,4 @@
-"""Decisions as values: who answers, under which constraints, at what price, and why nobody else."""
+"""Decisions as values: who answers, under which constraints, at what price, and why no other expert."""
 
 from .admission import Admission, AdmissionRule, Admitted, Line, Rejected, admit
 from .arrivals import Arrivals

@@ -338,7 +338,7 @@ def _margin(order: Ints, utility: Floats) -> float:
 
 
 def _explored(ranking: _Ranking, share: float, draw: float) -> _Ranking:
-    """Somebody else first now and then; the margin stays the ranking's: being unsure hangs on no draw."""
+    """Epsilon-greedy exploration. The margin is that of the unexplored ranking."""
     rank, propensity = _explore(share, len(ranking.order), draw)
     if not rank:
         return ranking._replace(propensity=propensity)

@@ -1,4 +1,4 @@
-"""Plans as values: what to do, said without doing it.
+"""Plans as values: what to do, described without being carried out.
 
 A plan is driven: `attempts()` yields a step, is sent what came of it, and ends when there is nothing more to
 try. The gateway drives it with calls, replay with recorded outcomes, a test with a list, so that all walk
@@ -34,7 +34,7 @@ class Gather:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """What came of a `Gather`: the text of whoever answered; `refused` where the request was at fault."""
+    """What came of a `Gather`: the text of each expert that answered; `refused` where the request was at fault."""
 
     answers: Mapping[str, str] = field(default_factory=dict)
     refused: bool = False
