@@ -12,7 +12,7 @@ from .voting import Form, Vote, vote
 class Panel(PlanBase):
     """Members answer in parallel; a vote where it decides, else an aggregator, makes the one answer.
 
-    No member is asked twice. A member that fails is left out; one answer alone is the answer. Where the aggregator
+    No member is asked twice. Failed members are left out; a lone answer is the answer. If the aggregator
     fails, the answer that several members agree on counts, else the best member's. Where every member fails
     the fallbacks are asked in turn.
 

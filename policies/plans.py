@@ -34,7 +34,7 @@ class Gather:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """What came of a `Gather`: the text of each expert that answered; `refused` where the request was at fault."""
+    """What came of a `Gather`: each answer, by expert; `refused` where the request was at fault."""
 
     answers: Mapping[str, str] = field(default_factory=dict)
     refused: bool = False
