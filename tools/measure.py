@@ -82,11 +82,11 @@ def print_table(roots: list[Path], results: list[dict[str, Any]]) -> None:
         print(f"{name:20}{cells}  {target:6}  {definition}")
     print("\nlines of code (no blanks, docstrings, comments); comments per 100 of them, target ≥ 3")
     for top in sorted({top for result in results for top in result["lines"]}):
-        cells = []
+        row = []
         for result in results:
             _, code, comments = result["lines"].get(top, (0, 0, 0))
-            cells.append(f"{code} | {100 * comments / code:.1f}" if code else "-")
-        print(f"{top:20}" + "".join(f"{cell:>{width + 2}}" for cell in cells))
+            row.append(f"{code} | {100 * comments / code:.1f}" if code else "-")
+        print(f"{top:20}" + "".join(f"{cell:>{width + 2}}" for cell in row))
 
 
 def main() -> None:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -62,7 +64,7 @@ def test_nobody_measured_is_unknown() -> None:
         (1, [3, 0, 1, 0], 1),
     ],
 )
-def test_more_than_half_must_be_right_and_twice_counts_twice(row, votes, right) -> None:
+def test_more_than_half_must_be_right_and_twice_counts_twice(row: Any, votes: Any, right: Any) -> None:
     assert majority_right(SCORE[[row]], np.array([votes])).tolist() == [right]
 
 

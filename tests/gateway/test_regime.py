@@ -1,3 +1,5 @@
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -26,7 +28,9 @@ def sent(fields: dict[str, object], **config: object) -> dict[str, object]:
         ({"max_tokens": 99, "max_completion_tokens": 8}, {"max_tokens": 24, "max_completion_tokens": 8}),
     ],
 )
-def test_no_answer_is_longer_than_the_expert_gives_and_a_shorter_wish_is_kept(asked, expected) -> None:
+def test_no_answer_is_longer_than_the_expert_gives_and_a_shorter_wish_is_kept(
+    asked: Any, expected: Any
+) -> None:
     assert sent(asked, max_output_tokens=24) == expected
 
 
@@ -36,7 +40,7 @@ def test_the_cap_holds_over_defaults_and_forced_parameters() -> None:
 
 
 @pytest.mark.parametrize("empty", [b"[]", b"[  ]", b" [\n]"])
-def test_turns_of_the_expert_before_no_turns_of_the_client_are_still_json(empty) -> None:
+def test_turns_of_the_expert_before_no_turns_of_the_client_are_still_json(empty: Any) -> None:
     expert = msgspec.convert({"name": "e", "model": "openai/e", "system": "Be brief."}, ExpertConfig)
     applied = PromptPreset(expert).apply(Call("chat/completions", {"messages": msgspec.Raw(empty)}))
     assert msgspec.json.decode(applied["messages"]) == [{"role": "system", "content": "Be brief."}]

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,7 +99,7 @@ def test_nobody_left_is_infeasible_and_says_whether_time_helps() -> None:
         (Query("x", 9, has_tools=True), "tools"),
     ],
 )
-def test_what_an_expert_cannot_carry_rules_it_out(query, word) -> None:
+def test_what_an_expert_cannot_carry_rules_it_out(query: Query, word: str) -> None:
     small = ExpertProfile("small", "small", context_tokens=1000, abilities=frozenset())
     engine = Engine([ExpertProfile("large", "large"), small])
     prediction = predict([0.1, 0.9], [1, 1], [1, 1], names=("large", "small"))
@@ -118,7 +119,9 @@ def test_what_an_expert_cannot_carry_rules_it_out(query, word) -> None:
         ({"prefix_tokens": 101}, None, False),
     ],
 )
-def test_a_window_holds_the_conversation_and_the_longest_answer(profile, asked, fits) -> None:
+def test_a_window_holds_the_conversation_and_the_longest_answer(
+    profile: dict[str, Any], asked: Any, fits: Any
+) -> None:
     small = ExpertProfile("small", "small", context_tokens=1000, **profile)
     engine = Engine([ExpertProfile("large", "large"), small])
     prediction = predict([0.1, 0.9], [1, 1], [1, 1], names=("large", "small"))
@@ -207,7 +210,9 @@ def test_adaptive_looks_twice_only_where_the_margin_is_small() -> None:
 
 
 @pytest.mark.parametrize(("static", "n_looks"), [([0.9, 0.1, 0.2], 1), ([0.50, 0.52, 0.1], 2)])
-def test_adaptive_exploration_is_as_probable_as_it_says_and_consults_no_more(static, n_looks) -> None:
+def test_adaptive_exploration_is_as_probable_as_it_says_and_consults_no_more(
+    static: Any, n_looks: int
+) -> None:
     policy, n_draws = Policy("p", explore=0.3), 1000
     answers = {"static": predict(static), "encoder": predict([0.1, 0.2, 0.9], tier="encoder")}
     told: dict[str, list[float]] = {name: [] for name in NAMES}
@@ -227,7 +232,7 @@ def test_a_declined_second_look_leaves_the_first_decision() -> None:
 
 
 @pytest.mark.parametrize(("use", "tier"), [("always", "encoder"), ("never", "static")])
-def test_always_and_never_look_once(use, tier) -> None:
+def test_always_and_never_look_once(use: Any, tier: Tier) -> None:
     _, consulted = drive(Policy("p", encoder=use), {tier: predict([0.5, 0.5, 0.5], tier=tier)})
     assert consulted == [(tier, [0])]
 
@@ -237,7 +242,9 @@ three = st.tuples(unit, unit, unit)
 
 
 @given(quality=three, cost=three, weight=unit, expert=st.integers(0, 2), more=unit)
-def test_a_dearer_expert_never_ranks_higher_for_being_dearer(quality, cost, weight, expert, more) -> None:
+def test_a_dearer_expert_never_ranks_higher_for_being_dearer(
+    quality: Any, cost: Any, weight: float, expert: Any, more: Any
+) -> None:
     policy = Policy("p", Objective(cost=weight))
     before = decide(predict(quality, cost), policy).order.tolist().index(expert)
     dearer = [c + more * (e == expert) for e, c in enumerate(cost)]
@@ -245,7 +252,9 @@ def test_a_dearer_expert_never_ranks_higher_for_being_dearer(quality, cost, weig
 
 
 @given(quality=three, cost=three, weight=unit, cap=unit, tighter=unit)
-def test_a_tighter_cap_never_spends_more(quality, cost, weight, cap, tighter) -> None:
+def test_a_tighter_cap_never_spends_more(
+    quality: Any, cost: Any, weight: float, cap: float, tighter: float
+) -> None:
     def spend(limit: float) -> float | None:
         try:
             decision = decide(predict(quality, cost), Policy("p", require=Require(max_cost_usd=limit)))
@@ -258,7 +267,9 @@ def test_a_tighter_cap_never_spends_more(quality, cost, weight, cap, tighter) ->
 
 
 @given(quality=three, cost=three, weight=unit, out=st.sampled_from(NAMES))
-def test_leaving_an_expert_out_never_reorders_the_others(quality, cost, weight, out) -> None:
+def test_leaving_an_expert_out_never_reorders_the_others(
+    quality: Any, cost: Any, weight: float, out: int
+) -> None:
     policy = Policy("p", Objective(cost=weight), n_fallbacks=2)
     all_three = [name for name in decide(predict(quality, cost), policy).plan.experts if name != out]
     without = decide(predict(quality, cost), policy, hints=[Hints(Require(exclude=frozenset({out})))])
@@ -266,7 +277,7 @@ def test_leaving_an_expert_out_never_reorders_the_others(quality, cost, weight, 
 
 
 @given(rows=st.lists(three, min_size=1, max_size=5))
-def test_a_batch_equals_its_singles(rows) -> None:
+def test_a_batch_equals_its_singles(rows: Any) -> None:
     engine, n = Engine(POOL), len(rows)
     one = predict([0, 0, 0])
     batch = Prediction(
@@ -281,7 +292,7 @@ def test_a_batch_equals_its_singles(rows) -> None:
 
 
 @given(share=st.floats(0.01, 1), draws=st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=20))
-def test_propensities_of_all_ranks_sum_to_one(share, draws) -> None:
+def test_propensities_of_all_ranks_sum_to_one(share: float, draws: int) -> None:
     policy = Policy("p", explore=share)
     prediction = predict([0.9, 0.5, 0.4])
     seen = {

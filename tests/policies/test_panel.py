@@ -1,6 +1,7 @@
 """Panels as plans, driven by lists; and how they are recruited."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_without_an_aggregator_the_larger_vote_wins() -> None:
 
 
 @pytest.mark.parametrize("ballot", [False, True])
-def test_one_answer_alone_is_the_answer(ballot) -> None:
+def test_one_answer_alone_is_the_answer(ballot: Any) -> None:
     assert perform(panel(ballot=ballot), {"b": "5", "judge": "9"}) == ("b", ["a", "b", "c"])
 
 
@@ -113,7 +114,9 @@ ANSWERS = st.sampled_from(["1", "2", "so it is 2", "I do not know", ""])
     st.sampled_from([None, "a", "d", "g"]),
     st.booleans(),
 )
-def test_whoever_fails_somebody_answers_while_one_can(spoken, aggregator, ballot) -> None:
+def test_whoever_fails_somebody_answers_while_one_can(
+    spoken: Any, aggregator: str | None, ballot: Any
+) -> None:
     plan = Panel(("a", "b", "c"), (0.7, 0.5, 0.3), aggregator, ("e", "f"), ballot, "number")
     given_by, called = perform(plan, spoken)
     asked = called[: len(called) - 1] if aggregator in called[3:] else called
@@ -159,7 +162,7 @@ def test_a_decision_tells_members_and_aggregator() -> None:
 
 
 @pytest.mark.parametrize(("aggregator", "ballot"), [("vote", True), ("auto", True), ("c", False)])
-def test_a_named_aggregator_goes_before_the_vote(aggregator, ballot) -> None:
+def test_a_named_aggregator_goes_before_the_vote(aggregator: str | None, ballot: Any) -> None:
     assert decide(PanelRule(2, aggregator), [0.1, 0.9, 0.5], [1, 1, 1]).plan.ballot is ballot
 
 
@@ -215,7 +218,9 @@ COSTS = st.lists(st.floats(0, 1) | st.just(float("nan")), min_size=2, max_size=8
 
 
 @given(COSTS, st.floats(0, 3), st.integers(1, 5), st.sampled_from(["auto", "vote", "a"]), st.data())
-def test_what_a_panel_is_expected_to_cost_is_under_its_cap(cost, cap, k, aggregator, data) -> None:
+def test_what_a_panel_is_expected_to_cost_is_under_its_cap(
+    cost: Any, cap: float, k: int, aggregator: str | None, data: st.DataObject
+) -> None:
     quality = [data.draw(st.floats(0, 1)) for _ in cost]
     price = data.draw(st.sampled_from([0.0, 1e-3]))
     try:

@@ -29,7 +29,7 @@ def test_each_failure_moves_one_rung_down() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_only_the_last_attempt_says_it_is_the_last(n) -> None:
+def test_only_the_last_attempt_says_it_is_the_last(n: int) -> None:
     steps = Single(tuple("abc"[:n])).attempts()
     attempts = [next(steps)] + [steps.send("moved_on") for _ in range(n - 1)]
     assert [a.last for a in attempts] == [False] * (n - 1) + [True]

@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 from itertools import combinations
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -454,7 +455,7 @@ def test_where_nothing_is_needed_nothing_is_done(at: Snapshot, rule: ResidencyRu
 
 
 @given(snapshots(), rules, st.randoms(use_true_random=False))
-def test_the_order_of_the_snapshot_changes_nothing(at: Snapshot, rule: ResidencyRule, random) -> None:
+def test_the_order_of_the_snapshot_changes_nothing(at: Snapshot, rule: ResidencyRule, random: Any) -> None:
     def shuffled(values: Sequence) -> tuple:
         return tuple(random.sample(values, len(values)))
 

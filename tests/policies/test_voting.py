@@ -20,7 +20,7 @@ EVEN = dict.fromkeys("abcde", 0.5)
         ("Who wrote Faust?", None),
     ],
 )
-def test_the_form_a_question_asks_for(question, form) -> None:
+def test_the_form_a_question_asks_for(question: str, form: str) -> None:
     assert form_asked(question) == form
 
 
@@ -52,12 +52,12 @@ def test_the_form_a_question_asks_for(question, form) -> None:
         ("...", None, None),
     ],
 )
-def test_what_an_answer_comes_down_to(answer, form, meant) -> None:
+def test_what_an_answer_comes_down_to(answer: str, form: str, meant: str) -> None:
     assert said(answer, form) == meant
 
 
 @given(st.text(max_size=200), st.sampled_from([None, "number", "choice", "yes_no", "text"]))
-def test_any_text_is_read_without_an_error(answer, form) -> None:
+def test_any_text_is_read_without_an_error(answer: str, form: str) -> None:
     assert said(answer, form) != ""
 
 
@@ -95,7 +95,7 @@ def test_what_cannot_be_read_has_no_vote_but_counts_against_the_share() -> None:
 
 
 @given(st.dictionaries(st.sampled_from("abcde"), st.sampled_from(["1", "2", "?"]), min_size=1), st.data())
-def test_the_winner_is_an_answer_somebody_gave(answers, data) -> None:
+def test_the_winner_is_an_answer_somebody_gave(answers: list[str], data: st.DataObject) -> None:
     quality = {name: data.draw(st.floats(0, 1)) for name in answers}
     won = vote(answers, quality, "number")
     if won is None:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -77,7 +79,7 @@ def test_a_single_expert_has_nothing_to_be_compared_with() -> None:
 
 
 @given(st.floats(0, 1), st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=6))
-def test_a_batch_equals_its_singles_and_stays_in_range(reliability, rows) -> None:
+def test_a_batch_equals_its_singles_and_stays_in_range(reliability: Any, rows: Any) -> None:
     advantage = Advantage(np.array([0.6, 0.4]), BOTH, reliability)
     quality = np.array(rows)
     together = advantage.apply(quality)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,13 +19,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_the_directory_is_chosen_by_the_environment(cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_directory_is_chosen_by_the_environment(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_dir() == cache
     monkeypatch.delenv("THALAMUS_CACHE")
     assert cache_dir() == Path.home() / ".cache" / "thalamus"
 
 
-def test_a_file_is_built_once(cache) -> None:
+def test_a_file_is_built_once(cache: Path) -> None:
     calls: list[Path] = []
 
     def build(path: Path) -> None:
@@ -36,7 +37,7 @@ def test_a_file_is_built_once(cache) -> None:
     assert len(calls) == 1
 
 
-def test_two_builders_at_once_both_get_a_whole_file(cache) -> None:
+def test_two_builders_at_once_both_get_a_whole_file(cache: Path) -> None:
     both_inside = threading.Barrier(2, timeout=10)
     found: list[str] = []
 
@@ -56,7 +57,7 @@ def test_two_builders_at_once_both_get_a_whole_file(cache) -> None:
     assert os.listdir(cache) == ["b.bin"]
 
 
-def test_two_processes_that_build_the_encoder_at_once_both_succeed(cache) -> None:
+def test_two_processes_that_build_the_encoder_at_once_both_succeed(cache: Path) -> None:
     script = (
         "from routers.embedders import OnnxEmbedder; print(OnnxEmbedder().embed(['hello'])[0, :4].tolist())"
     )
@@ -73,7 +74,7 @@ def test_two_processes_that_build_the_encoder_at_once_both_succeed(cache) -> Non
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_an_interrupted_build_leaves_nothing(cache, error) -> None:
+def test_an_interrupted_build_leaves_nothing(cache: Path, error: Any) -> None:
     def build(path: Path) -> None:
         path.write_text("half")
         raise error

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from routers.embedders.source import find_source
         (str(find_source("minilm").folder), 384, "int8"),
     ],
 )
-def test_specifications_name_embedders(spec, dim, name) -> None:
+def test_specifications_name_embedders(spec: str, dim: Any, name: str) -> None:
     embedder = load_embedder(spec)
     assert isinstance(embedder, Embedder)
     assert embedder.dim == dim
@@ -34,7 +35,7 @@ def test_specifications_name_embedders(spec, dim, name) -> None:
 @pytest.mark.parametrize(
     "spec", ["", "minlm", "minilm:int4", "hashing:many", "hashing:0", "hashing:²", "static:9999", "/no/such"]
 )
-def test_a_wrong_specification_is_an_error_that_names_it(spec) -> None:
+def test_a_wrong_specification_is_an_error_that_names_it(spec: str) -> None:
     with pytest.raises(EmbedderError):
         load_embedder(spec)
 

@@ -1,6 +1,7 @@
 """The distilled table and its embedder; distilling itself runs on a small vocabulary."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,29 +18,29 @@ def static() -> StaticEmbedder:
     return StaticEmbedder()
 
 
-def test_rows_are_unit_vectors(static) -> None:
+def test_rows_are_unit_vectors(static: StaticEmbedder) -> None:
     found = static.embed(TEXTS)
     assert found.shape == (5, 256)
     assert found.dtype == np.float32
     assert np.linalg.norm(found, axis=1) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_no_text_gives_no_rows(static) -> None:
+def test_no_text_gives_no_rows(static: StaticEmbedder) -> None:
     assert static.embed([]).shape == (0, 256)
 
 
-def test_a_batch_equals_its_singles_to_the_bit(static) -> None:
+def test_a_batch_equals_its_singles_to_the_bit(static: StaticEmbedder) -> None:
     batch = static.embed(TEXTS)
     assert np.array_equal(batch, np.concatenate([static.embed([text]) for text in TEXTS]))
     assert np.array_equal(static.embed(TEXTS[::-1]), batch[::-1])
 
 
-def test_like_texts_are_nearer_than_unlike_ones(static) -> None:
+def test_like_texts_are_nearer_than_unlike_ones(static: StaticEmbedder) -> None:
     tower, product, sort, spire, _ = static.embed(TEXTS)
     assert tower @ spire > max(tower @ product, tower @ sort) + 0.2
 
 
-def test_rare_words_outweigh_common_ones(static) -> None:
+def test_rare_words_outweigh_common_ones(static: StaticEmbedder) -> None:
     full, rare, common = static.embed(["the of and , photosynthesis .", "photosynthesis", "the of and , ."])
     assert full @ rare > full @ common
 
@@ -50,17 +51,17 @@ def test_long_texts_keep_head_and_tail() -> None:
 
 
 @pytest.mark.parametrize("junk", ["\ud800", "\x00\x07", "\u200d" * 30, "🙂", "y" * 100_000])
-def test_junk_gives_unit_rows(static, junk) -> None:
+def test_junk_gives_unit_rows(static: StaticEmbedder, junk: str) -> None:
     assert np.linalg.norm(static.embed([junk])) == pytest.approx(1.0, abs=1e-5)
 
 
 @pytest.mark.parametrize("settings", [{"dim": 0}, {"dim": 385}, {"max_tokens": 0}])
-def test_settings_out_of_bounds_are_named(settings) -> None:
+def test_settings_out_of_bounds_are_named(settings: dict[str, Any]) -> None:
     with pytest.raises(EmbedderError, match=next(iter(settings))):
         StaticEmbedder(**settings)
 
 
-def test_fingerprints_name_dimensions_and_limit(static) -> None:
+def test_fingerprints_name_dimensions_and_limit(static: StaticEmbedder) -> None:
     assert static.fingerprint == StaticEmbedder().fingerprint
     assert static.fingerprint != StaticEmbedder(max_tokens=64).fingerprint
     assert "d256" in static.fingerprint
@@ -120,7 +121,7 @@ def test_weights_grow_with_rank_and_approach_one() -> None:
     assert 0.9 < weights[-1] < 1
 
 
-def test_the_vocabulary_is_as_large_as_the_table(static) -> None:
+def test_the_vocabulary_is_as_large_as_the_table(static: StaticEmbedder) -> None:
     vocabulary = static.tokenizer.vocabulary()
     assert len(vocabulary) == find_source("minilm").config["vocab_size"]
     assert vocabulary[static.tokenizer.id_of("[UNK]")] == "[UNK]"

@@ -23,13 +23,13 @@ def real_ids(text: str) -> list[int]:
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
-def test_ids_equal_the_real_tokenizers_for_any_text(text) -> None:
+def test_ids_equal_the_real_tokenizers_for_any_text(text: str) -> None:
     assert QUICK.ids(text, 10_000) == real_ids(text)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.sampled_from("aB9.'-_ \n‐–—‘’“”•…‧、。〈「】！（），．：；？一今鿿é"), max_size=40))
-def test_ids_equal_the_real_tokenizers_for_signs_and_han(text) -> None:
+def test_ids_equal_the_real_tokenizers_for_signs_and_han(text: str) -> None:
     assert QUICK.ids(text, 10_000) == real_ids(text)
 
 
@@ -43,7 +43,7 @@ def test_every_sign_treated_as_a_separator_is_one() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.characters(max_codepoint=255), max_size=60))
-def test_ids_equal_the_real_tokenizers_for_latin_text(text) -> None:
+def test_ids_equal_the_real_tokenizers_for_latin_text(text: str) -> None:
     assert QUICK.ids(text, 10_000) == real_ids(text)
 
 
@@ -58,7 +58,7 @@ def test_ids_equal_the_real_tokenizers_for_latin_text(text) -> None:
         "x" * 300,
     ],
 )
-def test_ids_equal_the_real_tokenizers(text) -> None:
+def test_ids_equal_the_real_tokenizers(text: str) -> None:
     assert QUICK.ids(text, 10_000) == real_ids(text)
 
 
@@ -86,7 +86,9 @@ def test_a_missing_token_is_an_error() -> None:
 
 
 @given(st.text(max_size=50), st.integers(1, 60))
-def test_head_and_tail_never_exceed_the_budget_by_more_than_the_space_between(text, n_chars) -> None:
+def test_head_and_tail_never_exceed_the_budget_by_more_than_the_space_between(
+    text: str, n_chars: int
+) -> None:
     cut = head_and_tail(text, n_chars)
     assert len(cut) <= n_chars + 1
     assert text.startswith(cut[: n_chars - n_chars // 4])

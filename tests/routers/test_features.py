@@ -1,5 +1,7 @@
 """Form, words, language, and the extractor that puts them beside the vectors."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -39,7 +41,7 @@ def extractor() -> FeatureExtractor:
 
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.text(st.characters(), max_size=80), max_size=4))
-def test_form_is_bounded_and_finite_whatever_the_text(texts) -> None:
+def test_form_is_bounded_and_finite_whatever_the_text(texts: list[str]) -> None:
     form = form_features(texts)
     assert form.shape == (len(texts), len(FORM_NAMES))
     assert np.isfinite(form).all()
@@ -48,7 +50,7 @@ def test_form_is_bounded_and_finite_whatever_the_text(texts) -> None:
 
 
 @pytest.mark.parametrize("repeated", ["9", "A", "(", "$", "\n", "? ", '"', "A. x\n", "- x\n", "5 km ", "é"])
-def test_form_stays_bounded_for_texts_of_one_thing(repeated) -> None:
+def test_form_stays_bounded_for_texts_of_one_thing(repeated: Any) -> None:
     form = form_features([repeated * 20_000])
     assert 0.99 < form.max() <= 1.0
 
@@ -81,7 +83,7 @@ def test_form_stays_bounded_for_texts_of_one_thing(repeated) -> None:
         ("stepwise", "Think step by step.", "Think."),
     ],
 )
-def test_form_tells(name, has, has_not) -> None:
+def test_form_tells(name: str, has: Any, has_not: Any) -> None:
     assert form_of(has)[name] > form_of(has_not)[name]
 
 
@@ -125,7 +127,7 @@ def test_accents_and_typographic_quotes_add_no_characters() -> None:
     assert np.array_equal(lexical_slots([[1]], ["“café” – 5 €"]), lexical_slots([[1]], ["cafe"]))
 
 
-def test_features_have_a_row_per_query_and_unit_vectors(extractor) -> None:
+def test_features_have_a_row_per_query_and_unit_vectors(extractor: FeatureExtractor) -> None:
     queries = [query_of(text) for text in TEXTS]
     features = extractor.extract(queries, "static")
     assert features.tier == "static"
@@ -134,7 +136,7 @@ def test_features_have_a_row_per_query_and_unit_vectors(extractor) -> None:
     assert np.linalg.norm(features.dense, axis=1) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_words_and_form_are_the_same_in_both_tiers(extractor) -> None:
+def test_words_and_form_are_the_same_in_both_tiers(extractor: FeatureExtractor) -> None:
     queries = [query_of(text) for text in TEXTS]
     static, encoder = extractor.extract(queries, "static"), extractor.extract(queries, "encoder")
     assert encoder.tier == "encoder"
@@ -144,7 +146,7 @@ def test_words_and_form_are_the_same_in_both_tiers(extractor) -> None:
 
 
 @pytest.mark.parametrize("tier", ["static", "encoder"])
-def test_reused_words_and_form_are_not_extracted_again(extractor, tier) -> None:
+def test_reused_words_and_form_are_not_extracted_again(extractor: FeatureExtractor, tier: Any) -> None:
     queries = [query_of(text) for text in TEXTS]
     first = extractor.extract(queries, "static")
     again = extractor.extract(queries, tier, reuse=first)
@@ -153,14 +155,14 @@ def test_reused_words_and_form_are_not_extracted_again(extractor, tier) -> None:
     assert np.array_equal(again.dense, extractor.extract(queries, tier).dense)
 
 
-def test_features_of_other_queries_cannot_be_reused(extractor) -> None:
+def test_features_of_other_queries_cannot_be_reused(extractor: FeatureExtractor) -> None:
     first = extractor.extract([query_of("a")], "static")
     with pytest.raises(ValueError, match="1 queries, not 2"):
         extractor.extract([query_of("a"), query_of("b")], "encoder", reuse=first)
 
 
 @pytest.mark.parametrize("tier", ["static", "encoder"])
-def test_an_empty_batch_gives_empty_features(extractor, tier) -> None:
+def test_an_empty_batch_gives_empty_features(extractor: FeatureExtractor, tier: Any) -> None:
     features = extractor.extract([], tier)
     assert len(features) == 0
     assert features.form.shape == (0, len(FORM_NAMES))
@@ -168,12 +170,12 @@ def test_an_empty_batch_gives_empty_features(extractor, tier) -> None:
 
 
 @pytest.mark.parametrize("tier", ["prior", "encoder"])
-def test_a_tier_that_cannot_be_extracted_is_an_error(tier) -> None:
+def test_a_tier_that_cannot_be_extracted_is_an_error(tier: Any) -> None:
     with pytest.raises(EmbedderError, match=tier):
         FeatureExtractor(HashingEmbedder(8)).extract([query_of("a")], tier)
 
 
-def test_fingerprints_follow_the_embedders_and_tell_the_tiers_apart(extractor) -> None:
+def test_fingerprints_follow_the_embedders_and_tell_the_tiers_apart(extractor: FeatureExtractor) -> None:
     names = extractor.fingerprints
     assert set(names) == {"static", "encoder"}
     assert names["static"] != names["encoder"]
@@ -220,7 +222,7 @@ def test_a_batch_of_features_equals_its_singles_with_the_real_embedders() -> Non
         ("\ud800", "und"),
     ],
 )
-def test_languages(text, language) -> None:
+def test_languages(text: str, language: str) -> None:
     assert guess_language(text) == language
 
 
@@ -236,7 +238,7 @@ def test_languages(text, language) -> None:
         ("Once upon a time:\n- a dog\n- a cat", 0, 0),
     ],
 )
-def test_code_share(text, low, high) -> None:
+def test_code_share(text: str, low: float, high: float) -> None:
     assert low <= code_share(text) <= high
 
 
@@ -249,7 +251,7 @@ def test_code_share(text, low, high) -> None:
         ("今天的天气怎么样", 6, 10),
     ],
 )
-def test_token_estimates(text, low, high) -> None:
+def test_token_estimates(text: str, low: float, high: float) -> None:
     assert low <= estimate_tokens(text) <= high
 
 
@@ -285,7 +287,7 @@ def test_a_prompt_alone_is_a_query_without_wishes() -> None:
 @pytest.mark.parametrize(
     "piece", [" ", "\t", "a", "9", "9.", "\n", "`", "```", "(", "x=", "</a", "A.", "é", "今", "_"]
 )
-def test_long_texts_of_one_thing_get_bounded_features(piece) -> None:
+def test_long_texts_of_one_thing_get_bounded_features(piece: str) -> None:
     """A pattern that backtracks over the whole of one of these would not come back for minutes."""
     query = query_of(piece * (400_000 // len(piece)))
     features = FeatureExtractor(StaticEmbedder()).extract([query], "static")
@@ -296,7 +298,7 @@ def test_long_texts_of_one_thing_get_bounded_features(piece) -> None:
 
 @settings(deadline=None, max_examples=100)
 @given(st.text(st.characters(), max_size=200))
-def test_a_query_can_be_made_of_any_text(text) -> None:
+def test_a_query_can_be_made_of_any_text(text: str) -> None:
     query = query_of(text)
     assert 0 <= query.code_share <= 1
     assert query.n_input_tokens >= (1 if text else 0)

@@ -1,6 +1,7 @@
 """Symbolic-MoE's arithmetic by cases small enough to be computed by hand."""
 
 from math import exp
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,9 @@ def test_competency_is_the_share_of_all_counts() -> None:
         (PROFILE, [0.0, 0.0], 0.5),
     ],
 )
-def test_the_papers_probabilities_are_a_softmax_at_temperature_a_half(profile, asked, first) -> None:
+def test_the_papers_probabilities_are_a_softmax_at_temperature_a_half(
+    profile: dict[str, Any], asked: Any, first: Any
+) -> None:
     told = paper_probabilities(np.array([asked]), np.array(profile))
     np.testing.assert_allclose(told, [[first, 1 - first]])
 
@@ -55,7 +58,9 @@ def test_the_papers_probabilities_are_a_softmax_at_temperature_a_half(profile, a
         ([[2.0, 1.0], [0.0, -4.0]], [1.0, 0.0], [2 * 36 / 73, 1 / 73]),  # totals (2, −3) shifted to (6, 1)
     ],
 )
-def test_the_released_code_squares_the_totals_and_normalises_linearly(profile, asked, shares) -> None:
+def test_the_released_code_squares_the_totals_and_normalises_linearly(
+    profile: dict[str, Any], asked: Any, shares: Any
+) -> None:
     told = code_probabilities(np.array([asked]), np.array(profile))
     np.testing.assert_allclose(told, [shares])
 
@@ -92,7 +97,7 @@ PROFILES = st.lists(st.lists(st.integers(-9, 9), min_size=3, max_size=3), min_si
 
 
 @given(PROFILES, st.data())
-def test_whom_to_recruit_is_always_a_distribution(profile, data) -> None:
+def test_whom_to_recruit_is_always_a_distribution(profile: dict[str, Any], data: st.DataObject) -> None:
     tags = np.array([[data.draw(st.sampled_from([0.0, 1.0])) for _ in profile]])
     for told in (paper_probabilities, code_probabilities):
         shares = told(tags, np.array(profile, np.float64))

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -34,7 +36,7 @@ def test_an_expert_at_the_share_stays() -> None:
 
 
 @given(st.integers(0, 99), st.integers(1, 60), st.integers(1, 5))
-def test_nobody_below_the_share_is_left(seed, n, n_experts) -> None:
+def test_nobody_below_the_share_is_left(seed: int, n: int, n_experts: int) -> None:
     rng = np.random.default_rng(seed)
     shares = rng.dirichlet(np.full(n_experts, 0.3), n)
     recruited = with_replacement(shares, rng.random((n, 3)))
@@ -53,7 +55,7 @@ def test_the_best_are_recruited_once_each_the_first_of_equals_first() -> None:
     ("mass", "k_max", "asked"),
     [(0.5, 3, [1, 0, 0]), (0.6, 3, [1, 1, 0]), (1.0, 3, [1, 1, 1]), (1.0, 2, [1, 1, 0]), (0.0, 3, [1, 0, 0])],
 )
-def test_as_many_are_asked_as_have_the_mass_between_them(mass, k_max, asked) -> None:
+def test_as_many_are_asked_as_have_the_mass_between_them(mass: Any, k_max: int, asked: Any) -> None:
     assert enough(SHARES, mass, k_max).astype(int).tolist() == [asked]
 
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -26,7 +28,7 @@ from routers.skills.lexicon import SUBJECTS
         ("", []),
     ],
 )
-def test_keywords_are_read_from_the_line_asked_for(reply, found) -> None:
+def test_keywords_are_read_from_the_line_asked_for(reply: str, found: Any) -> None:
     assert parse_keywords(reply) == found
 
 
@@ -45,7 +47,7 @@ def test_subjects_come_first_then_the_phrases_of_the_text() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "the of and", "12 + 7 = ?", "???"])
-def test_a_text_about_nothing_has_no_keywords(text) -> None:
+def test_a_text_about_nothing_has_no_keywords(text: str) -> None:
     assert keywords(text) == []
 
 
