@@ -113,7 +113,7 @@ async def grouped(folder: Path, n_rooms: int, lines: list[tuple[str, str]]) -> t
         loads = Loads(services.runners)
         start = time.perf_counter()
         services.store.add_batch(batch)
-        await BatchService(services, build_accounting(services), parallel_limits(config)).work(batch.id)
+        await BatchService(services, build_accounting(services), parallel_limits(config)).run(batch.id)
         seconds = time.perf_counter() - start
     rows = [json.loads(row) for row in out.open()]
     answered = {row["custom_id"] for row in rows if row["response"]["status_code"] == 200}

@@ -27,11 +27,11 @@ from .outcomes import CallFailure, CallOutcome
 
 MAX_TRIES = 4
 FIRST_PAUSE_S = 0.5
-LOOK_AGAIN_S = 0.2
+MIN_PAUSE_S = 0.2
 LONGEST_WAIT_S = 5.0
 N_FAILURES_TO_GIVE_UP = 3
 BYTES_PER_TOKEN = 4
-GONE = "is not configured any more"
+NOT_CONFIGURED = "is not configured any more"
 OUTPUT_TOKENS = 1000
 """Assumed length of an answer when neither the request nor a forecast limits it."""
 
@@ -74,7 +74,7 @@ class SpendCap:
         self._spent_usd = spent_usd
         self._reserved: dict[object, float] = {}
 
-    def fits(self, ticket: object, expert: str, call: Call, n_out: float | None) -> bool | None:
+    def reserve(self, ticket: object, expert: str, call: Call, n_out: float | None) -> bool | None:
         """Reserve what a call may cost; None where that has to wait for others to end.
 
         Raises:
@@ -82,7 +82,7 @@ class SpendCap:
         """
         if self._max_usd is None:
             return True
-        usd = self._most_usd(expert, call, n_out)
+        usd = self._max_cost_usd(expert, call, n_out)
         if usd is None:
             raise SpendCapExceeded(
                 f"the price of {expert} is unknown, and the batch may spend at most ${self._max_usd:g}"
@@ -103,19 +103,19 @@ class SpendCap:
             usd = cost_usd(outcome.usage, self._prices.get(expert, UNKNOWN_PRICE))
             self._spent_usd += reserved if usd is None else usd
 
-    def _most_usd(self, expert: str, call: Call, n_out: float | None) -> float | None:
+    def _max_cost_usd(self, expert: str, call: Call, n_out: float | None) -> float | None:
         price = self._prices.get(expert, UNKNOWN_PRICE)
         if price.input_usd is None or price.output_usd is None:
             return None
         n_in = sum(map(len, call.fields.values())) / BYTES_PER_TOKEN
-        limit = _limit(call)
+        limit = _output_limit(call)
         most = n_out or OUTPUT_TOKENS if limit is None else limit
         n_choices = max(1.0, _number(call, "n") or 1.0)
         output_usd = most * n_choices * price.output_usd if price.output_usd else 0.0
         return n_in * price.input_usd + output_usd
 
 
-def _limit(call: Call) -> float | None:
+def _output_limit(call: Call) -> float | None:
     """The most tokens one choice may have; infinite if the client's value cannot be read."""
     for name in ("max_completion_tokens", "max_tokens"):
         if (limit := _number(call, name)) is not None:
@@ -156,48 +156,50 @@ class RetryingCaller:
     async def call(self, name: str, call: Call) -> CallOutcome:
         """What came of it, at last."""
         if name not in self._known:
-            return skip_call(name)
+            return build_skipped_outcome(name)
         outage = self._outages.setdefault(name, OutageTimer(self._patience_s))
-        story = ExecutionTrace("")
+        trace = ExecutionTrace("")
         error = UpstreamError("connect", "was not asked")
         for n in range(MAX_TRIES):
-            if not await self._admitted(name, outage):
-                if not story.attempts:
-                    return skip_call(name, f"has failed for {self._patience_s:g} s and is given up")
+            if not await self._wait_for_admission(name, outage):
+                if not trace.attempts:
+                    return build_skipped_outcome(
+                        name, f"has failed for {self._patience_s:g} s and is given up"
+                    )
                 break
             try:
-                reply = await self._executor.call(name, call, story)
+                reply = await self._executor.call(name, call, trace)
             except UpstreamError as failure:
                 error = failure
                 if error.faults_expert:
                     outage.record_failure(time.monotonic())
-                if not _worth_again(error) or n + 1 == MAX_TRIES:
+                if not _can_succeed_later(error) or n + 1 == MAX_TRIES:
                     break
                 await self._pause(FIRST_PAUSE_S * 2**n if error.retry_after_s is None else 0.0)
             else:
                 outage.record_success()
-                *tries, record = story.attempts
+                *tries, record = trace.attempts
                 return CallOutcome(record, reply.body, reply.usage, tries=tuple(tries))
-        *tries, record = story.attempts
+        *tries, record = trace.attempts
         return CallOutcome(record, failure=CallFailure.of(error), tries=tuple(tries))
 
-    async def _admitted(self, name: str, outage: OutageTimer) -> bool:
+    async def _wait_for_admission(self, name: str, outage: OutageTimer) -> bool:
         """Wait until the expert may be called; False where it has been out for too long."""
         while not outage.is_too_long(time.monotonic()):
             if self._fleet.admit(name):
                 return True
-            await self._pause(min(max(self._fleet.cooldown_s(name), LOOK_AGAIN_S), LONGEST_WAIT_S))
+            await self._pause(min(max(self._fleet.cooldown_s(name), MIN_PAUSE_S), LONGEST_WAIT_S))
         return False
 
 
-def _worth_again(error: UpstreamError) -> bool:
+def _can_succeed_later(error: UpstreamError) -> bool:
     """Whether the same call may succeed a little later."""
     return error.moves_on and not (
         error.context_too_long or error.kind == "declined" or error.status in (401, 403)
     )
 
 
-def skip_call(name: str, why: str = GONE) -> CallOutcome:
+def build_skipped_outcome(name: str, why: str = NOT_CONFIGURED) -> CallOutcome:
     """What came of a call that was not made."""
     failure = CallFailure("connect", why, 503)
     return CallOutcome(AttemptRecord(name, "skipped", error=why), failure=failure)
@@ -216,7 +218,7 @@ class LiveTrafficThrottle:
         self._clock = clock
         self._last_s = float("-inf")
 
-    def allowed(self, limit: int) -> int:
+    def max_calls(self, limit: int) -> int:
         """Calls allowed of `limit`: a quarter beside live requests, half for 10 s after one, else all."""
         if self._n_live():
             self._last_s = self._clock()
@@ -275,7 +277,7 @@ async def embed_line(
     """
     start = perf_counter()
     if pool is None:
-        return _failed(GatewayError("no embedder is served here any more"), start)
+        return _embedding_failure(GatewayError("no embedder is served here any more"), start)
     try:
         await load_embedders(pool)
         while pool.turns.crowded(len(parsed.input.texts)):
@@ -284,12 +286,12 @@ async def embed_line(
             executor = EmbeddingExecutor(parsed, await choose_embedders(parsed.input, pool), pool)
             reply = await executor.execute(executor.request, ExecutionTrace(""))
     except GatewayError as error:
-        return _failed(error, start)
+        return _embedding_failure(error, start)
     record = AttemptRecord(EMBEDDED_HERE, "answered", 200, None, perf_counter() - start)
     return CallOutcome(record, reply.body, reply.usage)
 
 
-def _failed(error: GatewayError, start: float) -> CallOutcome:
+def _embedding_failure(error: GatewayError, start: float) -> CallOutcome:
     record = AttemptRecord(EMBEDDED_HERE, "refused", error.status, error.message, perf_counter() - start)
     failure = CallFailure("refused", error.message, error.status, to_envelope(error))
     return CallOutcome(record, failure=failure)

@@ -44,11 +44,11 @@ from .worklist import BatchLine, PendingCall, Worklist
 
 Halt = Literal["stopped", "cancelled", "expired"]
 
-AT_ONCE = 64
-LOOK_S = 0.3
+CALLS_PER_QUERY = 64
+POLL_S = 0.3
 GRACE_S = 5.0
 START = (0, -1)
-WHY: Mapping[Halt, tuple[str, str]] = {
+SKIP_REASONS: Mapping[Halt, tuple[str, str]] = {
     "cancelled": ("batch_cancelled", "This request was not made: the batch was cancelled."),
     "expired": ("batch_expired", "This request could not be made before the completion window ended."),
 }
@@ -63,14 +63,14 @@ class HaltedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BatchContext:
-    """What batches of one gateway share. In `local_lane` local experts take turns."""
+    """What batches of one gateway share. In `local_queue` local experts take turns."""
 
     services: Services
     store: BatchStore
-    ledger: Accounting
+    accounting: Accounting
     limits: Mapping[str, int]
     local: frozenset[str]
-    local_lane: LocalExpertQueue
+    local_queue: LocalExpertQueue
     throttle: LiveTrafficThrottle
     engine: BatchExecutor | None = None
 
@@ -80,50 +80,50 @@ class BatchRun:
 
     def __init__(
         self,
-        around: BatchContext,
+        context: BatchContext,
         reader: LineReader,
         source: InputFile,
         worklist: Worklist,
         results: Results,
     ) -> None:
-        services, batch = around.services, results.batch
-        self._around = around
+        services, batch = context.services, results.batch
+        self._context = context
         self._reader = reader
         self._source = source
         self._worklist = worklist
         self._results = results
         self._id = batch.id
         self._expires_at = batch.expires_at
-        self._assigner = LineRouter(services, reader, source, worklist, results)
-        self._purse = SpendCap(around.ledger.prices, batch.max_usd, batch.cost_usd)
+        self._line_router = LineRouter(services, reader, source, worklist, results)
+        self._spend_cap = SpendCap(context.accounting.prices, batch.max_usd, batch.cost_usd)
         patience_s = services.config.batches.patience_s
         caller = RetryingCaller(services.experts, services.fleet, patience_s, self._pause)
-        self._engine: BatchExecutor = around.engine or LocalExecutor(caller)
+        self._engine: BatchExecutor = context.engine or LocalExecutor(caller)
         self._halted = asyncio.Event()
-        self._why: Halt | None = None
+        self._halt_reason: Halt | None = None
         self._groups: dict[str, asyncio.Task[None]] = {}
-        self._alone_now = ""
+        self._local_now = ""
 
     @property
-    def doing(self) -> str:
+    def activity(self) -> str:
         """What is going on, in a few words."""
-        busy = [name for name in self._groups if name not in self._around.local or name == self._alone_now]
+        busy = [name for name in self._groups if name not in self._context.local or name == self._local_now]
         return f"asking {', '.join(sorted(busy))}" if busy else "routing"
 
     def halt(self, why: Halt) -> None:
         """Make no more calls; those under way are given up, unless it is only stopped for now."""
-        if self._why is None:
-            self._why = why
+        if self._halt_reason is None:
+            self._halt_reason = why
             self._halted.set()
             if why != "stopped":
                 for task in self._groups.values():
                     task.cancel()
 
-    async def work(self) -> Halt | None:
+    async def execute(self) -> Halt | None:
         """Work it off: None where every line has its result now, else what came between."""
         writing = asyncio.ensure_future(self._results.write())
         watching = asyncio.ensure_future(self._watch())
-        working = asyncio.ensure_future(self._work())
+        working = asyncio.ensure_future(self._execute())
         tasks = (working, writing, watching)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -134,27 +134,27 @@ class BatchRun:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        return self._why
+        return self._halt_reason
 
     async def _watch(self) -> None:
         """Watch for the end of the window and for a cancellation by any process."""
-        store = self._around.store
+        store = self._context.store
         while True:
-            batch = await asyncio.to_thread(store.batch, self._id)
+            batch = await asyncio.to_thread(store.find_batch, self._id)
             if batch is None or batch.status == "cancelling":
                 self.halt("cancelled")
             elif time.time() >= self._expires_at:
                 self.halt("expired")
-            await asyncio.sleep(min(LOOK_S, max(0.0, self._expires_at - time.time()) or LOOK_S))
+            await asyncio.sleep(min(POLL_S, max(0.0, self._expires_at - time.time()) or POLL_S))
 
-    async def _work(self) -> None:
-        await self._assigner.assign(self._halted)
-        await self._work_off_all()
-        if self._why == "cancelled" or self._why == "expired":
-            await self._close_all(self._why)
-        await self._results.flushed()
+    async def _execute(self) -> None:
+        await self._line_router.route_open_lines(self._halted)
+        await self._run_all_groups()
+        if self._halt_reason == "cancelled" or self._halt_reason == "expired":
+            await self._close_open_lines(self._halt_reason)
+        await self._results.wait_until_written()
 
-    async def _work_off_all(self) -> None:
+    async def _run_all_groups(self) -> None:
         try:
             while True:
                 await self._start_groups()
@@ -172,41 +172,43 @@ class BatchRun:
 
     async def _start_groups(self) -> None:
         """Start every expert that has open calls; local experts take turns."""
-        await self._results.flushed()
+        await self._results.wait_until_written()
         if self._halted.is_set():
             return
-        waiting = await asyncio.to_thread(self._worklist.groups)
+        waiting = await asyncio.to_thread(self._worklist.count_waiting)
         pairs = frozenset[tuple[str, str]]()
-        if waiting.keys() & self._around.local:
-            pairs = frozenset(await asyncio.to_thread(self._worklist.aggregations))
+        if waiting.keys() & self._context.local:
+            pairs = frozenset(await asyncio.to_thread(self._worklist.list_aggregations))
         for name in waiting.keys() - self._groups.keys():
-            work = self._alone(name, pairs) if name in self._around.local else self._work_off(name)
-            self._groups[name] = asyncio.ensure_future(work)
+            calls = (
+                self._run_local_group(name, pairs) if name in self._context.local else self._run_group(name)
+            )
+            self._groups[name] = asyncio.ensure_future(calls)
 
-    async def _alone(self, name: str, pairs: Pairs) -> None:
-        async with self._around.local_lane.turn(name, pairs):
-            self._alone_now = name
-            await self._work_off(name)
+    async def _run_local_group(self, name: str, pairs: Pairs) -> None:
+        async with self._context.local_queue.turn(name, pairs):
+            self._local_now = name
+            await self._run_group(name)
 
-    async def _work_off(self, expert: str) -> None:
+    async def _run_group(self, expert: str) -> None:
         """Make all calls to one expert, those too that come up meanwhile."""
-        async with self._engine.stage(expert) as ask:
-            await self._ask_all(expert, ask)
+        async with self._engine.stage(expert) as call_expert:
+            await self._make_calls(expert, call_expert)
 
-    async def _ask_all(self, expert: str, ask: ExpertCaller) -> None:
+    async def _make_calls(self, expert: str, call_expert: ExpertCaller) -> None:
         calls: set[asyncio.Task[None]] = set()
         after = START
         try:
             while not self._halted.is_set():
-                rows = await asyncio.to_thread(self._worklist.waiting, expert, after, AT_ONCE)
+                rows = await asyncio.to_thread(self._worklist.list_waiting, expert, after, CALLS_PER_QUERY)
                 for row in rows:
-                    await self._turn(expert, calls)
+                    await self._wait_for_slot(expert, calls)
                     if self._halted.is_set():
                         break
-                    calls.add(asyncio.ensure_future(self._one(row, ask)))
+                    calls.add(asyncio.ensure_future(self._make_call(row, call_expert)))
                 if not rows:
-                    await _ended(calls)
-                    await self._results.flushed()
+                    await _drain(calls)
+                    await self._results.wait_until_written()
                     if after == START:
                         return
                 after = (rows[-1].line.n, rows[-1].step) if rows else START
@@ -217,33 +219,33 @@ class BatchRun:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
 
-    async def _turn(self, expert: str, calls: set[asyncio.Task[None]]) -> None:
+    async def _wait_for_slot(self, expert: str, calls: set[asyncio.Task[None]]) -> None:
         """Wait until one more call may be under way."""
-        limit = self._around.limits.get(expert, 1)
-        if expert in self._around.local:
+        limit = self._context.limits.get(expert, 1)
+        if expert in self._context.local:
             limit *= self._engine.n_workers
-        while len(calls) >= self._around.throttle.allowed(limit) and not self._halted.is_set():
-            done, _ = await asyncio.wait(calls, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+        while len(calls) >= self._context.throttle.max_calls(limit) and not self._halted.is_set():
+            done, _ = await asyncio.wait(calls, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
             for call in done:
                 calls.discard(call)
                 call.result()
 
-    async def _one(self, row: PendingCall, ask: ExpertCaller) -> None:
+    async def _make_call(self, row: PendingCall, call_expert: ExpertCaller) -> None:
         """One call, and what came of it to the results."""
         try:
-            parsed, order = self._order(row)
+            parsed, request = self._read_request(row)
             with contextlib.suppress(HaltedError):
-                outcome = await self._called(row, parsed, order, ask)
-                await self._results.put(CallResult(row.line, row.step, order, outcome))
+                outcome = await self._execute_call(row, parsed, request, call_expert)
+                await self._results.put(CallResult(row.line, row.step, request, outcome))
         except FaultyLine as fault:
             await self._results.put(
-                ClosedLine(row.line, build_refusal_line(row.line.custom_id, fault.refusal()))
+                ClosedLine(row.line, build_refusal_line(row.line.custom_id, fault.to_gateway_error()))
             )
         except SpendCapExceeded as error:
-            ending = build_skipped_line(
+            output_line = build_skipped_line(
                 row.line.custom_id, "cost_cap_reached", f"This request was not made: {error}."
             )
-            await self._results.put(ClosedLine(row.line, ending))
+            await self._results.put(ClosedLine(row.line, output_line))
         except (OSError, sqlite3.Error):  # the store's or the input's: the batch is tried again
             raise
         except Exception:  # a fault of ours in one line is no reason to ask all others again
@@ -252,76 +254,76 @@ class BatchRun:
                 ClosedLine(row.line, build_refusal_line(row.line.custom_id, GatewayError(INTERNAL_ERROR)))
             )
 
-    def _order(self, row: PendingCall) -> tuple[ParsedRequest, ExecutionRequest]:
+    def _read_request(self, row: PendingCall) -> tuple[ParsedRequest, ExecutionRequest]:
         _, parsed = self._reader.read(self._source.text(row.line))
         if row.decision is None or not isinstance(parsed, ToPolicy):
-            return parsed, self._reader.order(parsed)
+            return parsed, self._reader.build_request(parsed)
         return parsed, ExecutionRequest.for_decision(parsed, unpack_decision(row.decision))
 
-    async def _called(
-        self, row: PendingCall, parsed: ParsedRequest, order: ExecutionRequest, ask: ExpertCaller
+    async def _execute_call(
+        self, row: PendingCall, parsed: ParsedRequest, request: ExecutionRequest, call_expert: ExpertCaller
     ) -> CallOutcome:
         if isinstance(parsed, ToEmbedder) and row.expert == EMBEDDED_HERE:
-            return await embed_line(parsed, self._around.services.embedders, self._pause)
+            return await embed_line(parsed, self._context.services.embedders, self._pause)
         try:
-            call = await self._call(row, order)
+            call = await self._build_call(row, request)
         except UpstreamError as error:
             return CallOutcome(
                 AttemptRecord(row.expert, "moved_on", error=error.message), failure=CallFailure.of(error)
             )
-        n_out = _expected_tokens(order, row.expert)
-        while not self._purse.fits(row, row.expert, call, n_out):
-            await self._pause(LOOK_S)
+        n_out = _expected_tokens(request, row.expert)
+        while not self._spend_cap.reserve(row, row.expert, call, n_out):
+            await self._pause(POLL_S)
         outcome = None
         try:
-            outcome = await ask(replace(call, patient=True))
+            outcome = await call_expert(replace(call, patient=True))
         finally:
-            self._purse.settle(row, row.expert, outcome)
+            self._spend_cap.settle(row, row.expert, outcome)
         return outcome
 
-    async def _call(self, row: PendingCall, order: ExecutionRequest) -> Call:
+    async def _build_call(self, row: PendingCall, request: ExecutionRequest) -> Call:
         """What the expert is asked in this step of the plan."""
-        if order.plan.is_sequential:
-            return order.call
-        step = await asyncio.to_thread(self._step, row, order)
+        if request.plan.is_sequential:
+            return request.call
+        step = await asyncio.to_thread(self._current_step, row, request)
         if isinstance(step, Gather):
-            return build_member_call(order.call)
+            return build_member_call(request.call)
         if isinstance(step, Attempt) and step.answers is not None:
-            return build_aggregation_call(order.call, step.answers)
-        return order.call
+            return build_aggregation_call(request.call, step.answers)
+        return request.call
 
-    def _step(self, row: PendingCall, order: ExecutionRequest) -> Attempt | Gather | PlanEnded:
-        with self._around.store.transaction() as database:
-            heard = self._worklist.heard(database, row.line.n)[: row.step]
-        return next_step(order.plan, [[one for one in step if one is not None] for step in heard])
+    def _current_step(self, row: PendingCall, request: ExecutionRequest) -> Attempt | Gather | PlanEnded:
+        with self._context.store.transaction() as database:
+            history = self._worklist.load_history(database, row.line.n)[: row.step]
+        return next_step(request.plan, [[one for one in step if one is not None] for step in history])
 
     async def _pause(self, seconds: float) -> None:
         if await pause_unless_halted(self._halted, seconds):
             raise HaltedError
 
-    async def _close_all(self, why: Halt) -> None:
+    async def _close_open_lines(self, why: Halt) -> None:
         """An output for every line that has none."""
-        await self._results.flushed()
+        await self._results.wait_until_written()
         after = 0
-        while lines := await asyncio.to_thread(self._worklist.left, after, AT_ONCE):
+        while lines := await asyncio.to_thread(self._worklist.list_open, after, CALLS_PER_QUERY):
             for line in lines:
-                await self._results.put(_not_made(line, why))
+                await self._results.put(_build_unmade_line(line, why))
             after = lines[-1].n
 
 
-def _not_made(line: BatchLine, why: Halt) -> ClosedLine:
-    return ClosedLine(line, build_skipped_line(line.custom_id, *WHY[why]))
+def _build_unmade_line(line: BatchLine, why: Halt) -> ClosedLine:
+    return ClosedLine(line, build_skipped_line(line.custom_id, *SKIP_REASONS[why]))
 
 
-def _expected_tokens(order: ExecutionRequest, expert: str) -> float | None:
-    decision = order.decision
+def _expected_tokens(request: ExecutionRequest, expert: str) -> float | None:
+    decision = request.decision
     if not isinstance(decision, Decision) or expert not in decision.experts:
         return None
     n_out = float(decision.output_tokens[decision.experts.index(expert)])
     return n_out if n_out > 0 else None
 
 
-async def _ended(calls: set[asyncio.Task[None]]) -> None:
+async def _drain(calls: set[asyncio.Task[None]]) -> None:
     """Wait for all calls in progress. Raises the first exception of one."""
     while calls:
         done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)

@@ -31,7 +31,7 @@ class FileStore:
         Raises:
             FileNotKnown: the owner has no file of that id.
         """
-        found = self._store.file(file_id, owner)
+        found = self._store.find_file(file_id, owner)
         if found is None:
             raise FileNotKnown(f"there is no file '{file_id[:80]}'", param="file_id")
         return found
@@ -52,7 +52,7 @@ class FileStore:
         self, owner: str, purpose: str | None, after: str | None, limit: int, newest_first: bool
     ) -> list[StoredFile]:
         """A page of an owner's files."""
-        return self._store.files(owner, purpose, after, limit, newest_first)
+        return self._store.list_files(owner, purpose, after, limit, newest_first)
 
     def begin(self) -> "Upload":
         """A file whose bytes are still to come."""
@@ -77,7 +77,7 @@ class FileStore:
             raise FileInUse(
                 f"'{file_id}' is the input of {batch_id}; cancel the batch first", param="file_id"
             )
-        self._store.drop_file(file_id)
+        self._store.delete_file(file_id)
         self.path(file_id).unlink(missing_ok=True)
 
 

@@ -36,7 +36,7 @@ class FaultyLine(Exception):  # noqa: N818 (it is the line that is at fault)
         self.message = message
         self.param = param
 
-    def refusal(self) -> InvalidField:
+    def to_gateway_error(self) -> InvalidField:
         """The same, as a refusal of the request."""
         error = InvalidField(self.message, param=self.param)
         error.code = self.code
@@ -50,7 +50,7 @@ class _Envelope(msgspec.Struct):
     body: Raw = Raw(b"null")
 
 
-_envelope = msgspec.json.Decoder(_Envelope)
+_envelope_decoder = msgspec.json.Decoder(_Envelope)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def read_lines(path: Path, max_bytes: int) -> Iterator[FoundLine]:
     with path.open("rb") as file:
         n = offset = 0
         while head := file.readline(max_bytes + 1):
-            size = len(head) + _rest(file, head, max_bytes)
+            size = len(head) + _skip_rest(file, head, max_bytes)
             n += 1
             text = head.strip()
             if size > max_bytes and len(text) > max_bytes:
@@ -78,7 +78,7 @@ def read_lines(path: Path, max_bytes: int) -> Iterator[FoundLine]:
             offset += size
 
 
-def _rest(file: BinaryIO, head: bytes, max_bytes: int) -> int:
+def _skip_rest(file: BinaryIO, head: bytes, max_bytes: int) -> int:
     """Skip what is left of a line of which only the head was read; its size."""
     skipped = 0
     while head and not head.endswith(b"\n"):
@@ -95,7 +95,7 @@ class LineReader:
         self._parser = services.parser
         self._pool = services.embedders
 
-    def order(self, parsed: ParsedRequest) -> ExecutionRequest:
+    def build_request(self, parsed: ParsedRequest) -> ExecutionRequest:
         """The execution of a line that names its expert, or goes to the gateway's own embedders.
 
         Raises:
@@ -113,25 +113,25 @@ class LineReader:
         Raises:
             FaultyLine: the line is no request that can be served.
         """
-        custom_id, url, body = self._envelope(text)
+        custom_id, url, body = self._decode_envelope(text)
         try:
             parsed = self._parser.parse(SPECS[url], parse_body(bytes(body)), NO_HEADERS)
             if isinstance(parsed, ToEmbedder) and self._pool is not None:
                 self._pool.load()
                 parsed.input.check_dimensions(self._pool.base.dim)
         except GatewayError as error:
-            raise _faulty(error) from None
+            raise _as_faulty_line(error) from None
         except RoutersError as error:
             raise FaultyLine("experts_unavailable", str(error), "body.model") from None
         if parsed.call.stream:
             raise FaultyLine("invalid_value", "a batch has no streams; leave 'stream' out", "body.stream")
         return custom_id, parsed
 
-    def _envelope(self, text: bytes) -> tuple[str, str, Raw]:
+    def _decode_envelope(self, text: bytes) -> tuple[str, str, Raw]:
         try:
-            line = _envelope.decode(text)
+            line = _envelope_decoder.decode(text)
         except msgspec.ValidationError as error:
-            raise _misshapen(error) from None
+            raise _shape_error(error) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise FaultyLine("invalid_json_line", f"not valid JSON: {error}") from None
         if not line.custom_id:
@@ -150,14 +150,14 @@ class LineReader:
         return line.custom_id, line.url, line.body
 
 
-def _misshapen(error: msgspec.ValidationError) -> FaultyLine:
+def _shape_error(error: msgspec.ValidationError) -> FaultyLine:
     what, _, where = str(error).partition(" - at `$")
     name = where.strip(".`")
     said = f"{what[0].lower()}{what[1:]}".replace("`", "'")
     return FaultyLine("invalid_json_line", f"{name or 'the line'}: {said}", name or None)
 
 
-def _faulty(error: GatewayError) -> FaultyLine:
+def _as_faulty_line(error: GatewayError) -> FaultyLine:
     param = f"body.{error.param}" if error.param else "body"
     return FaultyLine(error.code or "invalid_value", error.message, param)
 
@@ -186,7 +186,7 @@ def read_file_mark(path: Path) -> str:
     return f"{facts.st_size}:{facts.st_mtime_ns}"
 
 
-MAX_TOLD = 200
+MAX_ERRORS = 200
 LINES_PER_INSERT = 2000
 
 
@@ -195,7 +195,7 @@ def validate(
 ) -> tuple[int, list[LineError]]:
     """Enter the lines of a file in a worklist: how many there are, and what is wrong with them.
 
-    Nothing is kept in memory but the errors, the first `MAX_TOLD` of them.
+    Nothing is kept in memory but the errors, the first `MAX_ERRORS` of them.
 
     Raises:
         OSError: the file cannot be read.
@@ -204,21 +204,23 @@ def validate(
     errors: list[LineError] = []
     n_lines = 0
     entered: list[BatchLine] = []
-    for line in _checked(path, reader, max_line_bytes, errors):
+    for line in _check_lines(path, reader, max_line_bytes, errors):
         n_lines += 1
         entered.append(line)
         if len(entered) == LINES_PER_INSERT:
             worklist.add(entered)
             entered = []
     worklist.add(entered)
-    errors += worklist.repeated(MAX_TOLD)
+    errors += worklist.find_repeated(MAX_ERRORS)
     if not n_lines and not errors:
         errors.append(LineError("empty_file", "the file has no lines"))
-    told = sorted(errors, key=lambda error: error.line or 0)[:MAX_TOLD]
-    return n_lines, told
+    shown = sorted(errors, key=lambda error: error.line or 0)[:MAX_ERRORS]
+    return n_lines, shown
 
 
-def _checked(path: Path, reader: LineReader, max_bytes: int, errors: list[LineError]) -> Iterator[BatchLine]:
+def _check_lines(
+    path: Path, reader: LineReader, max_bytes: int, errors: list[LineError]
+) -> Iterator[BatchLine]:
     """Every line that can be asked; what is wrong with the others goes to `errors`."""
     for found in read_lines(path, max_bytes):
         try:
@@ -226,7 +228,7 @@ def _checked(path: Path, reader: LineReader, max_bytes: int, errors: list[LineEr
                 raise FaultyLine("line_too_long", f"longer than {max_bytes} bytes (server.max_body_bytes)")
             custom_id, _ = reader.read(found.text)
         except FaultyLine as fault:
-            if len(errors) < MAX_TOLD:
+            if len(errors) < MAX_ERRORS:
                 errors.append(LineError(fault.code, fault.message, found.n, fault.param))
         else:
             yield BatchLine(found.n, found.offset, found.size, custom_id)

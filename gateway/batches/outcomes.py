@@ -59,16 +59,16 @@ class CallOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
 class PlanEnded(msgspec.Struct, frozen=True):
     """The plan is through: whose gathered answer is given; None where it is that of the last attempt."""
 
-    taken: str | None = None
+    chosen_expert: str | None = None
 
 
-def next_step(plan: Plan, heard: Sequence[Sequence[CallOutcome]]) -> Attempt | Gather | PlanEnded:
+def next_step(plan: Plan, history: Sequence[Sequence[CallOutcome]]) -> Attempt | Gather | PlanEnded:
     """What a plan wants, given what its steps so far have come to."""
     steps = plan.attempts()
     step = next(steps)
-    for outcomes in heard:
+    for outcomes in history:
         try:
-            step = steps.send(_told(step, outcomes))
+            step = steps.send(_step_result(step, outcomes))
         except StopIteration as done:
             return PlanEnded(done.value)
     return step
@@ -79,7 +79,7 @@ def list_experts(step: Attempt | Gather) -> tuple[str, ...]:
     return step.experts if isinstance(step, Gather) else (step.expert,)
 
 
-def _told(step: Attempt | Gather, outcomes: Sequence[CallOutcome]) -> Heard:
+def _step_result(step: Attempt | Gather, outcomes: Sequence[CallOutcome]) -> Heard:
     failures = [outcome.failure.error() for outcome in outcomes if outcome.failure is not None]
     if isinstance(step, Gather):
         replies = {outcome.record.expert: outcome.reply for outcome in outcomes}
@@ -91,19 +91,19 @@ def _told(step: Attempt | Gather, outcomes: Sequence[CallOutcome]) -> Heard:
 
 
 def build_trace(
-    decision_id: str, heard: Sequence[Sequence[CallOutcome]], answered: CallOutcome | None
+    decision_id: str, history: Sequence[Sequence[CallOutcome]], answered: CallOutcome | None
 ) -> ExecutionTrace:
     """The story of a line that has ended, as the journal wants it."""
-    story = ExecutionTrace(decision_id)
-    for outcome in (outcome for step in heard for outcome in step):
+    trace = ExecutionTrace(decision_id)
+    for outcome in (outcome for step in history for outcome in step):
         for record in (*outcome.tries, outcome.record):
-            story.attempts.append(record)
-            story.upstream_s += record.latency_s or 0.0
+            trace.attempts.append(record)
+            trace.upstream_s += record.latency_s or 0.0
         if outcome is not answered and outcome.body is not None:
-            story.other_usage[outcome.record.expert] = outcome.usage
+            trace.other_usage[outcome.record.expert] = outcome.usage
     if answered is not None:
-        story.answered, story.usage, story.status = answered.record.expert, answered.usage, 200
-    return story
+        trace.answered, trace.usage, trace.status = answered.record.expert, answered.usage, 200
+    return trace
 
 
 _encode = msgspec.json.encode
@@ -121,86 +121,86 @@ class OutputLine:
 
 def build_output_line(
     custom_id: str,
-    order: ExecutionRequest,
-    heard: Sequence[Sequence[CallOutcome]],
+    request: ExecutionRequest,
+    history: Sequence[Sequence[CallOutcome]],
     ended: PlanEnded,
-    ledger: Accounting,
+    accounting: Accounting,
     owner: str,
 ) -> OutputLine:
     """The ending of a line whose plan is through; the journal is told."""
-    answered = _answer(heard, ended)
-    story = build_trace("dec_" + fresh_id(), heard, answered)
+    answered = _find_answer(history, ended)
+    trace = build_trace("dec_" + fresh_id(), history, answered)
     failed = answered is None
     if answered is not None and answered.body is not None:
         body = answered.body
-        if story.other_usage:
-            body = set_usage(body, sum_usages([*story.other_usage.values(), answered.usage]))
-        if ledger.keeps_content:
-            story.answer_parts.append(body)
+        if trace.other_usage:
+            body = set_usage(body, sum_usages([*trace.other_usage.values(), answered.usage]))
+        if accounting.keeps_content:
+            trace.answer_parts.append(body)
         status = 200
     else:
-        status, body = _failure(heard, story)
+        status, body = _describe_failure(history, trace)
     request_id = "batch_req_" + fresh_id()
-    ledger.record(order, story, story.upstream_s, request_id, owner or None)
-    cost_usd = ledger.cost_usd(story) if story.answered is not None or story.other_usage else 0.0
+    accounting.record(request, trace, trace.upstream_s, request_id, owner or None)
+    cost_usd = accounting.cost_usd(trace) if trace.answered is not None or trace.other_usage else 0.0
     facts = {
-        "decision_id": story.decision_id,
-        "expert": story.answered,
-        "policy": order.policy,
-        "plan": order.plan.kind,
+        "decision_id": trace.decision_id,
+        "expert": trace.answered,
+        "policy": request.policy,
+        "plan": request.plan.kind,
         "cost_usd": cost_usd,
     }
-    response = {"status_code": status, "request_id": story.decision_id, "body": _to_one_line(body)}
-    return OutputLine(_line(request_id, custom_id, response, None, facts), failed, cost_usd)
+    response = {"status_code": status, "request_id": trace.decision_id, "body": _to_one_line(body)}
+    return OutputLine(_encode_line(request_id, custom_id, response, None, facts), failed, cost_usd)
 
 
 def build_refusal_line(custom_id: str, error: GatewayError) -> OutputLine:
     """The ending of a line that cannot be asked."""
     request_id = "batch_req_" + fresh_id()
     response = {"status_code": error.status, "request_id": request_id, "body": Raw(to_envelope(error))}
-    return OutputLine(_line(request_id, custom_id, response, None), failed=True)
+    return OutputLine(_encode_line(request_id, custom_id, response, None), failed=True)
 
 
 def build_skipped_line(custom_id: str, code: str, message: str) -> OutputLine:
     """The ending of a line that was not asked: cancelled, expired, or beyond the money."""
     error = {"code": code, "message": message}
-    return OutputLine(_line("batch_req_" + fresh_id(), custom_id, None, error), failed=True)
+    return OutputLine(_encode_line("batch_req_" + fresh_id(), custom_id, None, error), failed=True)
 
 
-def _line(
+def _encode_line(
     request_id: str,
     custom_id: str,
     response: dict[str, Any] | None,
     error: dict[str, str] | None,
     facts: dict[str, Any] | None = None,
 ) -> bytes:
-    told = {"id": request_id, "custom_id": custom_id, "response": response, "error": error}
-    return _encode({**told, "thalamus": facts} if facts else told) + b"\n"
+    line = {"id": request_id, "custom_id": custom_id, "response": response, "error": error}
+    return _encode({**line, "thalamus": facts} if facts else line) + b"\n"
 
 
-def _answer(heard: Sequence[Sequence[CallOutcome]], ended: PlanEnded) -> CallOutcome | None:
+def _find_answer(history: Sequence[Sequence[CallOutcome]], ended: PlanEnded) -> CallOutcome | None:
     """The outcome whose answer is given, if there is one."""
-    if ended.taken is not None:
+    if ended.chosen_expert is not None:
         return next(
             outcome
-            for step in heard
+            for step in history
             for outcome in step
-            if outcome.record.expert == ended.taken and outcome.body is not None
+            if outcome.record.expert == ended.chosen_expert and outcome.body is not None
         )
-    last = heard[-1][-1]
+    last = history[-1][-1]
     return last if last.body is not None else None
 
 
-def _failure(heard: Sequence[Sequence[CallOutcome]], story: ExecutionTrace) -> tuple[int, bytes]:
+def _describe_failure(history: Sequence[Sequence[CallOutcome]], trace: ExecutionTrace) -> tuple[int, bytes]:
     """Status and body when no expert answered, as a live client receives them."""
-    failures = [outcome.failure for step in heard for outcome in step if outcome.failure is not None]
+    failures = [outcome.failure for step in history for outcome in step if outcome.failure is not None]
     error = failures[-1].error() if failures else UpstreamError("empty", "said nothing")
-    story.error = error.message
+    trace.error = error.message
     if error.body is not None and error.status is not None:
-        story.status = error.status
+        trace.status = error.status
         return error.status, error.body
-    story.status = error.client_status
-    return error.client_status, to_envelope(all_experts_failed(story, error))
+    trace.status = error.client_status
+    return error.client_status, to_envelope(all_experts_failed(trace, error))
 
 
 def _to_one_line(body: bytes) -> Raw | str:

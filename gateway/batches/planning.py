@@ -17,7 +17,7 @@ from .outcomes import OutputLine, build_refusal_line, list_experts
 from .results import ClosedLine, Results
 from .worklist import BatchLine, RoutedLine, Worklist
 
-AT_ONCE = 64
+LINES_PER_DECISION = 64
 
 
 class LineRouter:
@@ -32,57 +32,59 @@ class LineRouter:
         self._worklist = worklist
         self._results = results
 
-    async def assign(self, halted: asyncio.Event) -> None:
+    async def route_open_lines(self, halted: asyncio.Event) -> None:
         """Route all lines that are not yet, or as many as there is time for."""
         while not halted.is_set():
-            lines = await asyncio.to_thread(self._worklist.unrouted, AT_ONCE)
+            lines = await asyncio.to_thread(self._worklist.list_unrouted, LINES_PER_DECISION)
             if not lines:
                 return
-            routed, closed = await self._decided(lines)
+            routed, closed = await self._decide_lines(lines)
             await asyncio.to_thread(self._worklist.route, routed)
             for item in closed:
                 await self._results.put(item)
             if closed:
-                await self._results.flushed()
+                await self._results.wait_until_written()
 
-    async def _decided(self, lines: Sequence[BatchLine]) -> tuple[list[RoutedLine], list[ClosedLine]]:
+    async def _decide_lines(self, lines: Sequence[BatchLine]) -> tuple[list[RoutedLine], list[ClosedLine]]:
         routed: list[RoutedLine] = []
         closed: list[ClosedLine] = []
         by_policy: dict[str, list[tuple[BatchLine, ToPolicy]]] = {}
-        for line, asked in await asyncio.to_thread(self._read, lines):
-            if isinstance(asked, OutputLine):
-                closed.append(ClosedLine(line, asked))
-            elif isinstance(asked, ToPolicy):
-                by_policy.setdefault(asked.policy.name, []).append((line, asked))
+        for line, parsed in await asyncio.to_thread(self._read, lines):
+            if isinstance(parsed, OutputLine):
+                closed.append(ClosedLine(line, parsed))
+            elif isinstance(parsed, ToPolicy):
+                by_policy.setdefault(parsed.policy.name, []).append((line, parsed))
             else:
-                routed.append(RoutedLine(line.n, self._reader.order(asked).plan.experts[:1]))
-        for alike in by_policy.values():
-            for (line, _), decision in zip(alike, await self._chosen(alike), strict=True):
+                routed.append(RoutedLine(line.n, self._reader.build_request(parsed).plan.experts[:1]))
+        for group in by_policy.values():
+            for (line, _), decision in zip(group, await self._choose_experts(group), strict=True):
                 if isinstance(decision, Decision):
-                    routed.append(_routed(line, decision))
+                    routed.append(_to_routed_line(line, decision))
                 else:
                     closed.append(ClosedLine(line, build_refusal_line(line.custom_id, decision)))
         return routed, closed
 
-    async def _chosen(self, alike: Sequence[tuple[BatchLine, ToPolicy]]) -> list[Decision | GatewayError]:
+    async def _choose_experts(
+        self, group: Sequence[tuple[BatchLine, ToPolicy]]
+    ) -> list[Decision | GatewayError]:
         idle = Fleet.idle(len(self._services.profiles))
-        return await self._services.router.decide_many([parsed for _, parsed in alike], idle)
+        return await self._services.router.decide_many([parsed for _, parsed in group], idle)
 
     def _read(self, lines: Sequence[BatchLine]) -> list[tuple[BatchLine, ParsedRequest | OutputLine]]:
         found: list[tuple[BatchLine, ParsedRequest | OutputLine]] = []
         for line in lines:
             try:
-                _, asked = self._reader.read(self._source.text(line))
-                if not isinstance(asked, ToPolicy):
-                    self._reader.order(asked)
+                _, parsed = self._reader.read(self._source.text(line))
+                if not isinstance(parsed, ToPolicy):
+                    self._reader.build_request(parsed)
             except FaultyLine as fault:
-                found.append((line, build_refusal_line(line.custom_id, fault.refusal())))
+                found.append((line, build_refusal_line(line.custom_id, fault.to_gateway_error())))
             else:
-                found.append((line, asked))
+                found.append((line, parsed))
         return found
 
 
-def _routed(line: BatchLine, decision: Decision) -> RoutedLine:
+def _to_routed_line(line: BatchLine, decision: Decision) -> RoutedLine:
     plan = decision.plan
     step = next(plan.attempts())
     return RoutedLine(line.n, list_experts(step), pack_decision(decision), plan.aggregator)
@@ -98,35 +100,35 @@ class LocalExpertQueue:
     def __init__(self, runners: Runners | None) -> None:
         self._runners = runners
         self._waiting: dict[asyncio.Future[None], tuple[str, Pairs]] = {}
-        self._taken = False
+        self._is_busy = False
 
     @contextlib.asynccontextmanager
     async def turn(self, expert: str, pairs: Pairs) -> AsyncIterator[None]:
         """The expert's turn, as long as the block lasts. `pairs` are those of its batch."""
         loop = asyncio.get_running_loop()
-        called: asyncio.Future[None] = loop.create_future()
-        self._waiting[called] = (expert, pairs)
+        granted: asyncio.Future[None] = loop.create_future()
+        self._waiting[granted] = (expert, pairs)
         loop.call_soon(
             self._next
         )  # after the current iteration, so that tasks about to enter are compared too
         try:
-            await called
+            await granted
             yield
         finally:
-            self._waiting.pop(called, None)
-            if called.done() and not called.cancelled():
-                self._taken = False
+            self._waiting.pop(granted, None)
+            if granted.done() and not granted.cancelled():
+                self._is_busy = False
                 self._next()
 
     def _next(self) -> None:
-        in_line = {called: entry for called, entry in self._waiting.items() if not called.done()}
-        if self._taken or not in_line:
+        queued = {granted: entry for granted, entry in self._waiting.items() if not granted.done()}
+        if self._is_busy or not queued:
             return
-        experts = {expert for expert, _ in in_line.values()}
-        pairs = frozenset[tuple[str, str]]().union(*(pairs for _, pairs in in_line.values()))
+        experts = {expert for expert, _ in queued.values()}
+        pairs = frozenset[tuple[str, str]]().union(*(pairs for _, pairs in queued.values()))
         first = choose_local_expert(experts, pairs, self._runners)
-        self._taken = True
-        next(called for called, (expert, _) in in_line.items() if expert == first).set_result(None)
+        self._is_busy = True
+        next(granted for granted, (expert, _) in queued.items() if expert == first).set_result(None)
 
 
 def choose_local_expert(waiting: Iterable[str], pairs: Pairs, runners: Runners | None) -> str:
@@ -145,10 +147,10 @@ def choose_local_group(
     for member, aggregator in pairs:
         members.setdefault(aggregator, set()).add(member)
     groups = [Group(name, runner_of.get(name, name)) for name in sorted(waiting)]
-    there = {group.name for group in groups}
-    for name, asked in sorted(members.items()):
-        groups.append(Group(f"{name} of answers", runner_of.get(name, name), frozenset(asked & there)))
+    present = {group.name for group in groups}
+    for name, panel in sorted(members.items()):
+        groups.append(Group(f"{name} of answers", runner_of.get(name, name), frozenset(panel & present)))
     capacity_bytes = sum(device.capacity_bytes for device in snapshot.devices)
-    there_or_coming = {one.expert for one in snapshot.residents if one.state != "leaving"}
-    order = order_groups(groups, snapshot.loadable, capacity_bytes, frozenset(there_or_coming))
-    return next(group.name for group in order if group.name in there)
+    loaded = {one.expert for one in snapshot.residents if one.state != "leaving"}
+    order = order_groups(groups, snapshot.loadable, capacity_bytes, frozenset(loaded))
+    return next(group.name for group in order if group.name in present)

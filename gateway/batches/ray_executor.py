@@ -20,7 +20,7 @@ from ..experts.types import Call
 from ..experts.upstream import Transport
 from ..fleet.health import FleetState
 from ..runners.build import build_runners
-from .calling import ExpertCaller, RetryingCaller, skip_call
+from .calling import ExpertCaller, RetryingCaller, build_skipped_outcome
 from .outcomes import CallOutcome
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -39,8 +39,8 @@ class RayExecutor:
     @contextlib.asynccontextmanager
     async def stage(self, expert: str) -> AsyncIterator[ExpertCaller]:
         """A pool of actors that host the expert."""
-        alone = [one for one in self._config.experts if one.name == expert]
-        config = msgspec.structs.replace(self._config, experts=tuple(alone))
+        configured = [one for one in self._config.experts if one.name == expert]
+        config = msgspec.structs.replace(self._config, experts=tuple(configured))
         options = {
             "max_restarts": -1,
             "max_task_retries": -1,
@@ -49,19 +49,19 @@ class RayExecutor:
             "scheduling_strategy": "SPREAD",
         }
         host = self._ray.remote(ExpertActor).options(**options)
-        n_actors = self.n_workers if expert in self._local else len(alone)
+        n_actors = self.n_workers if expert in self._local else len(configured)
         actors = [host.remote(config) for _ in range(n_actors)]
-        turns = cycle(actors)
+        next_actors = cycle(actors)
 
-        async def ask(call: Call) -> CallOutcome:
-            if not alone:
-                return skip_call(expert)
+        async def call_expert(call: Call) -> CallOutcome:
+            if not configured:
+                return build_skipped_outcome(expert)
             fields = {name: bytes(raw) for name, raw in call.fields.items()}
-            outcome: CallOutcome = _decode(await next(turns).call.remote(expert, call.endpoint, fields))
+            outcome: CallOutcome = _decode(await next(next_actors).call.remote(expert, call.endpoint, fields))
             return outcome
 
         try:
-            yield ask
+            yield call_expert
         finally:
             for actor in actors:
                 with contextlib.suppress(Exception):  # a dead actor raises, and is as good as killed
@@ -80,11 +80,11 @@ class ExpertActor:
         """What came of a call, packed."""
         async with self._opening:
             if self._caller is None:
-                self._caller = await self._opened()
+                self._caller = await self._open()
         raw = {name: msgspec.Raw(value) for name, value in fields.items()}
         return _encode(await self._caller.call(expert, Call(endpoint, raw, patient=True)))
 
-    async def _opened(self) -> RetryingCaller:
+    async def _open(self) -> RetryingCaller:
         config, transport = self._config, Transport()
         runners = build_runners(config)
         experts = {one.name: build_expert(one, config.timeouts, transport, runners) for one in config.experts}

@@ -21,9 +21,9 @@ from .types import Batch
 from .worklist import ANSWERED, FAILED, BatchLine, Worklist
 
 MAX_WAITING = 512
-AT_ONCE = 256
+MAX_PER_WRITE = 256
 GATHER_S = 0.05
-COPY_AT_ONCE = 1000
+SPANS_PER_QUERY = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class CallResult:
 
     line: BatchLine
     step: int
-    order: ExecutionRequest
+    request: ExecutionRequest
     outcome: CallOutcome
 
 
@@ -41,7 +41,7 @@ class ClosedLine:
     """A line that ends without an answer; its open calls are dropped."""
 
     line: BatchLine
-    ending: OutputLine
+    output_line: OutputLine
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +56,11 @@ class ResultPaths:
         work = store.directory / "work"
         work.mkdir(exist_ok=True, mode=0o700)
         if batch.out_path and batch.line_order == "finished":
-            return cls(Path(batch.out_path), errors_beside(batch.out_path))
+            return cls(Path(batch.out_path), errors_path(batch.out_path))
         return cls(work / f"{batch.id}.output", work / f"{batch.id}.errors")
 
 
-def errors_beside(out_path: str) -> Path:
+def errors_path(out_path: str) -> Path:
     """Where the command line writes what failed: OUT.errors.jsonl."""
     return Path(out_path).with_suffix(".errors.jsonl")
 
@@ -68,17 +68,17 @@ def errors_beside(out_path: str) -> Path:
 class Results:
     """The one writer of a batch's results. `batch` tells how far it is, and what it cost."""
 
-    def __init__(self, batch: Batch, store: BatchStore, worklist: Worklist, ledger: Accounting) -> None:
+    def __init__(self, batch: Batch, store: BatchStore, worklist: Worklist, accounting: Accounting) -> None:
         self.batch = batch
         self._store = store
         self._worklist = worklist
-        self._ledger = ledger
+        self._accounting = accounting
         self._queue: asyncio.Queue[CallResult | ClosedLine] = asyncio.Queue(MAX_WAITING)
-        places = ResultPaths.of(batch, store)
+        paths = ResultPaths.of(batch, store)
         self._writing = threading.Lock()
         self._closed = False
-        self._output = _open_file(places.output, batch.output_bytes)
-        self._errors = _open_file(places.errors, batch.error_bytes)
+        self._output = _open_file(paths.output, batch.output_bytes)
+        self._errors = _open_file(paths.errors, batch.error_bytes)
 
     def close(self) -> None:
         """Write no more; waits for what is being written."""
@@ -91,7 +91,7 @@ class Results:
         """Take one; waits while the disk is slower than the experts."""
         await self._queue.put(item)
 
-    async def flushed(self) -> None:
+    async def wait_until_written(self) -> None:
         """Wait until everything taken so far is on disk."""
         await self._queue.join()
 
@@ -103,62 +103,64 @@ class Results:
         """
         while True:
             items = [await self._queue.get()]
-            if len(items) + self._queue.qsize() < AT_ONCE:
+            if len(items) + self._queue.qsize() < MAX_PER_WRITE:
                 await asyncio.sleep(GATHER_S)
-            while len(items) < AT_ONCE and not self._queue.empty():
+            while len(items) < MAX_PER_WRITE and not self._queue.empty():
                 items.append(self._queue.get_nowait())
             await asyncio.to_thread(self._write_items, items)
             for _ in items:
                 self._queue.task_done()
 
     def _write_items(self, items: Sequence[CallResult | ClosedLine]) -> None:
-        entry = _Entry(self.batch)
+        pending = _PendingWrite(self.batch)
         with self._writing, self._store.transaction() as database:
             if self._closed:
                 return
             for item in items:
-                ending = item.ending if isinstance(item, ClosedLine) else self._settle(database, item)
-                if ending is not None:
-                    at, length = entry.add(ending)
-                    state = FAILED if ending.failed else ANSWERED
-                    self._worklist.end(database, item.line.n, state, at, length)
-            _append(self._output, self.batch.output_bytes, entry.output)
-            _append(self._errors, self.batch.error_bytes, entry.errors)
+                output_line = (
+                    item.output_line if isinstance(item, ClosedLine) else self._settle(database, item)
+                )
+                if output_line is not None:
+                    at, length = pending.add(output_line)
+                    state = FAILED if output_line.failed else ANSWERED
+                    self._worklist.close_line(database, item.line.n, state, at, length)
+            _append(self._output, self.batch.output_bytes, pending.output)
+            _append(self._errors, self.batch.error_bytes, pending.errors)
             database.execute(
                 "UPDATE batches SET n_completed = ?, n_failed = ?, cost_usd = ?, n_unpriced = ?, "
                 "output_bytes = ?, error_bytes = ? WHERE id = ?",
-                entry.counts(),
+                pending.counts(),
             )
-        self.batch = entry.batch()
+        self.batch = pending.batch()
 
-    def _settle(self, database: sqlite3.Connection, said: CallResult) -> OutputLine | None:
+    def _settle(self, database: sqlite3.Connection, result: CallResult) -> OutputLine | None:
         """How a line ends, now that this was heard; None where its plan has more calls to make."""
-        n, plan = said.line.n, said.order.plan
-        heard = [[said.outcome]]
-        alone = said.step == 0 and plan.is_sequential
-        if not alone:
-            heard = self._load_outcomes(database, said)
-            if not heard:
+        n, plan = result.line.n, result.request.plan
+        history = [[result.outcome]]
+        is_only_call = result.step == 0 and plan.is_sequential
+        if not is_only_call:
+            history = self._load_outcomes(database, result)
+            if not history:
                 return None
-        step = next_step(plan, heard)
+        step = next_step(plan, history)
         if isinstance(step, PlanEnded):
             return build_output_line(
-                said.line.custom_id, said.order, heard, step, self._ledger, self.batch.owner
+                result.line.custom_id, result.request, history, step, self._accounting, self.batch.owner
             )
-        if alone:
-            self._worklist.hear(database, n, said.step, said.outcome)
-        self._worklist.call(database, n, said.step + 1, list_experts(step))
+        if is_only_call:
+            self._worklist.record_outcome(database, n, result.step, result.outcome)
+        self._worklist.add_calls(database, n, result.step + 1, list_experts(step))
         return None
 
-    def _load_outcomes(self, database: sqlite3.Connection, said: CallResult) -> list[list[CallOutcome]]:
+    def _load_outcomes(self, database: sqlite3.Connection, result: CallResult) -> list[list[CallOutcome]]:
         """Everything heard for a line, this too; nothing while another call of its step is under way."""
-        self._worklist.hear(database, said.line.n, said.step, said.outcome)
-        steps = self._worklist.heard(database, said.line.n)
+        self._worklist.record_outcome(database, result.line.n, result.step, result.outcome)
+        steps = self._worklist.load_history(database, result.line.n)
         known = [[outcome for outcome in step if outcome is not None] for step in steps]
         return known if all(len(k) == len(s) for k, s in zip(known, steps, strict=True)) else []
 
 
-class _Entry:
+class _PendingWrite:
     """What one transaction adds."""
 
     def __init__(self, batch: Batch) -> None:
@@ -170,21 +172,21 @@ class _Entry:
         self._cost_usd = batch.cost_usd
         self._n_unpriced = batch.n_unpriced
 
-    def add(self, ending: OutputLine) -> tuple[int, int]:
+    def add(self, output_line: OutputLine) -> tuple[int, int]:
         """Where a result will lie, and how long it is."""
-        if ending.cost_usd is None:
+        if output_line.cost_usd is None:
             self._n_unpriced += 1
         else:
-            self._cost_usd += ending.cost_usd
-        if ending.failed:
+            self._cost_usd += output_line.cost_usd
+        if output_line.failed:
             self._n_failed += 1
             at = self._batch.error_bytes + len(self.errors)
-            self.errors += ending.text
+            self.errors += output_line.text
         else:
             self._n_completed += 1
             at = self._batch.output_bytes + len(self.output)
-            self.output += ending.text
-        return at, len(ending.text)
+            self.output += output_line.text
+        return at, len(output_line.text)
 
     def counts(self) -> tuple[object, ...]:
         batch = self.batch()
@@ -229,40 +231,40 @@ def publish(batch: Batch, store: BatchStore, worklist: Worklist, output: Path, e
 
     May be done again: what was written as it came stays until `discard`.
     """
-    places = ResultPaths.of(batch, store)
+    paths = ResultPaths.of(batch, store)
     for source, target, state, n_bytes in (
-        (places.output, output, ANSWERED, batch.output_bytes),
-        (places.errors, errors, FAILED, batch.error_bytes),
+        (paths.output, output, ANSWERED, batch.output_bytes),
+        (paths.errors, errors, FAILED, batch.error_bytes),
     ):
         if source == target:
             if not n_bytes and state == FAILED:
                 source.unlink(missing_ok=True)
         elif n_bytes or (batch.out_path and state == ANSWERED):
-            half = target.with_name(target.name + ".part")
-            with source.open("rb") as read, half.open("wb") as write:
+            partial = target.with_name(target.name + ".part")
+            with source.open("rb") as read, partial.open("wb") as write:
                 if batch.line_order == "input":
-                    for at, length in _in_order(worklist, state):
+                    for at, length in _iter_in_input_order(worklist, state):
                         read.seek(at)
                         write.write(read.read(length))
                 else:
                     shutil.copyfileobj(read, write)
                 write.flush()
                 os.fsync(write.fileno())
-            half.replace(target)
+            partial.replace(target)
 
 
-def _in_order(worklist: Worklist, state: int) -> Iterator[tuple[int, int]]:
+def _iter_in_input_order(worklist: Worklist, state: int) -> Iterator[tuple[int, int]]:
     n = 0
-    while places := worklist.places(state, n, COPY_AT_ONCE):
-        yield from ((at, length) for _, at, length in places)
-        n = places[-1][0]
+    while spans := worklist.output_spans(state, n, SPANS_PER_QUERY):
+        yield from ((at, length) for _, at, length in spans)
+        n = spans[-1][0]
 
 
 def discard(batch: Batch, store: BatchStore, worklist: Worklist) -> None:
     """What is not needed once the results are published."""
     worklist.clear()
-    places = ResultPaths.of(batch, store)
-    if places.output.parent == store.directory / "work":
-        for path in (places.output, places.errors):
+    paths = ResultPaths.of(batch, store)
+    if paths.output.parent == store.directory / "work":
+        for path in (paths.output, paths.errors):
             with contextlib.suppress(OSError):
                 path.unlink()

@@ -22,20 +22,20 @@ from .execution import GRACE_S, BatchContext, BatchRun, Halt
 from .files import FileStore
 from .lines import EMBEDDED_HERE, InputFile, LineReader, validate
 from .planning import LocalExpertQueue
-from .results import Results, discard, errors_beside, publish
+from .results import Results, discard, errors_path, publish
 from .store import new_id
 from .types import Batch, BatchEnded, BatchNotKnown, LineError, Status
 from .worklist import Worklist
 
-N_AT_ONCE = 4
-N_EMBEDDED_AT_ONCE = 8
-IN_LINE = 2
+MAX_RUNNING_BATCHES = 4
+MAX_EMBEDDED_LINES = 8
+QUEUED_PER_SLOT = 2
 """Calls to a local expert for each that it serves at a time: who has a line in front is not unloaded."""
 RETRY_S = 5.0
 WINDOW = re.compile(r"(\d{1,6})([smhd])")
 UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
-GONE = LineError("file_not_found", "the input file is not there any more")
+INPUT_GONE = LineError("file_not_found", "the input file is not there any more")
 
 log = logging.getLogger("thalamus")
 
@@ -55,7 +55,7 @@ class BatchService:
     def __init__(
         self,
         services: Services,
-        ledger: Accounting,
+        accounting: Accounting,
         limits: Mapping[str, int | None],
         n_in_flight: Callable[[], int] = lambda: 0,
         engine: BatchExecutor | None = None,
@@ -63,21 +63,21 @@ class BatchService:
         self.files = FileStore(services.store, services.config.batches.max_file_bytes)
         self._store = services.store
         bound = services.config.batches.max_parallel
-        self._around = BatchContext(
+        self._context = BatchContext(
             services=services,
             store=services.store,
-            ledger=ledger,
+            accounting=accounting,
             limits={
                 **{name: bound if limit is None else limit for name, limit in limits.items()},
-                **{name: IN_LINE * (limits.get(name) or 1) for name in services.runners or ()},
-                EMBEDDED_HERE: N_EMBEDDED_AT_ONCE,
+                **{name: QUEUED_PER_SLOT * (limits.get(name) or 1) for name in services.runners or ()},
+                EMBEDDED_HERE: MAX_EMBEDDED_LINES,
             },
             local=frozenset(services.runners or ()),
-            local_lane=LocalExpertQueue(services.runners),
+            local_queue=LocalExpertQueue(services.runners),
             throttle=LiveTrafficThrottle(n_in_flight),
             engine=engine,
         )
-        self._room = asyncio.Semaphore(N_AT_ONCE)
+        self._slots = asyncio.Semaphore(MAX_RUNNING_BATCHES)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._runs: dict[str, BatchRun] = {}
         self._stopping = asyncio.Event()
@@ -117,7 +117,7 @@ class BatchService:
         Raises:
             BatchNotKnown: the owner has no batch of that id.
         """
-        found = await asyncio.to_thread(self._store.batch, batch_id, owner)
+        found = await asyncio.to_thread(self._store.find_batch, batch_id, owner)
         if found is None:
             raise BatchNotKnown(f"there is no batch '{batch_id[:80]}'", param="batch_id")
         return found
@@ -140,30 +140,30 @@ class BatchService:
         self.resume(batch_id)
         return await self.find(batch_id, owner)
 
-    def doing(self, batch_id: str) -> str:
+    def describe_activity(self, batch_id: str) -> str:
         """What is going on in a batch that is worked on here, in a few words."""
         run = self._runs.get(batch_id)
-        return run.doing if run is not None else "checking lines"
+        return run.activity if run is not None else "checking lines"
 
     async def _work_until_ended(self, batch_id: str) -> None:
         """Work on a batch until it has ended; retry after an exception."""
         while not self._stopping.is_set():
             try:
-                if await self.work(batch_id) is not None:
+                if await self.run(batch_id) is not None:
                     return
             except Exception:  # a full disk, a fault of ours: the batch stays, and is tried again
                 log.exception("batch %s is interrupted", batch_id)
             await pause_unless_halted(self._stopping, RETRY_S)
 
-    async def work(self, batch_id: str) -> Batch | None:
+    async def run(self, batch_id: str) -> Batch | None:
         """Work on a batch: as it is when it has ended, or is stopped; None where another process works on it.
 
         Raises:
             OSError, sqlite3.Error: its files cannot be read or written.
         """
-        async with self._room:
-            with lock_file(self._lock_path(batch_id)) as mine:
-                if not mine:
+        async with self._slots:
+            with lock_file(self._lock_path(batch_id)) as acquired:
+                if not acquired:
                     return None
                 batch = await self._work_locked(batch_id)
             if batch.ended:
@@ -173,11 +173,11 @@ class BatchService:
     async def _work_locked(self, batch_id: str) -> Batch:
         batch = await self.find(batch_id, None)
         worklist = Worklist(self._store, batch_id)
-        reader = LineReader(self._around.services, batch.endpoint)
+        reader = LineReader(self._context.services, batch.endpoint)
         if batch.status == "validating":
             batch = await self._validate_lines(batch, reader, worklist)
         if batch.status in ("in_progress", "cancelling"):
-            batch = await self._run(batch, reader, worklist)
+            batch = await self._execute(batch, reader, worklist)
         if batch.status == "finalizing":
             batch = await asyncio.to_thread(self._publish, batch, worklist)
         if batch.ended:
@@ -185,31 +185,31 @@ class BatchService:
         return batch
 
     async def _validate_lines(self, batch: Batch, reader: LineReader, worklist: Worklist) -> Batch:
-        most = self._around.services.config.server.max_body_bytes
+        most = self._context.services.config.server.max_body_bytes
         try:
             n_lines, errors = await asyncio.to_thread(
                 validate, Path(batch.input_path), reader, worklist, most
             )
         except FileNotFoundError:
-            n_lines, errors = 0, [GONE]
+            n_lines, errors = 0, [INPUT_GONE]
         if errors:
             return await self._set_status(batch, "failed", errors=tuple(errors), n_total=n_lines)
         return await self._set_status(batch, "in_progress", n_total=n_lines)
 
-    async def _run(self, batch: Batch, reader: LineReader, worklist: Worklist) -> Batch:
+    async def _execute(self, batch: Batch, reader: LineReader, worklist: Worklist) -> Batch:
         try:
             source = InputFile(Path(batch.input_path))
         except FileNotFoundError:
-            return await self._set_status(batch, "failed", errors=(GONE,))
-        results = await asyncio.to_thread(Results, batch, self._store, worklist, self._around.ledger)
-        run = BatchRun(self._around, reader, source, worklist, results)
+            return await self._set_status(batch, "failed", errors=(INPUT_GONE,))
+        results = await asyncio.to_thread(Results, batch, self._store, worklist, self._context.accounting)
+        run = BatchRun(self._context, reader, source, worklist, results)
         self._runs[batch.id] = run
         try:
             if self._stopping.is_set():
                 run.halt("stopped")
             elif batch.status == "cancelling":
                 run.halt("cancelled")
-            halted = await run.work()
+            halted = await run.execute()
         finally:
             del self._runs[batch.id]
             results.close()
@@ -237,7 +237,7 @@ class BatchService:
         ends: tuple[Status, ...] = ("cancelled", "expired")
         status = next((end for end in ends if f"{end}_at" in batch.times), "completed")
         if batch.out_path is not None:
-            output, errors = Path(batch.out_path), errors_beside(batch.out_path)
+            output, errors = Path(batch.out_path), errors_path(batch.out_path)
             publish(batch, self._store, worklist, output, errors)
         elif batch.output_file_id and batch.error_file_id:
             output_id, error_id = batch.output_file_id, batch.error_file_id
@@ -247,7 +247,7 @@ class BatchService:
             if batch.error_bytes:
                 self.files.keep(error_id, batch.owner, f"{batch.id}_error.jsonl", "batch_output")
         self._store.change(batch.id, status=status, times={f"{status}_at": int(time.time())})
-        return self._store.batch(batch.id) or batch
+        return self._store.find_batch(batch.id) or batch
 
     def _lock_path(self, batch_id: str) -> Path:
         return self._store.directory / f"{batch_id}.lock"

@@ -106,11 +106,11 @@ class BatchStore:
         with self.transaction() as database:
             database.execute(f"INSERT OR REPLACE INTO files ({_FILE}) VALUES (?, ?, ?, ?, ?, ?)", row)  # noqa: S608
 
-    def file(self, file_id: str, owner: str) -> StoredFile | None:
+    def find_file(self, file_id: str, owner: str) -> StoredFile | None:
         found = self.rows(f"SELECT {_FILE} FROM files WHERE id = ? AND owner = ?", file_id, owner)  # noqa: S608
         return StoredFile(*found[0]) if found else None
 
-    def files(
+    def list_files(
         self, owner: str, purpose: str | None, after: str | None, limit: int, newest_first: bool = True
     ) -> list[StoredFile]:
         """A page of an owner's files, beginning behind `after`."""
@@ -124,7 +124,7 @@ class BatchStore:
         )
         return [StoredFile(*row) for row in found]
 
-    def drop_file(self, file_id: str) -> None:
+    def delete_file(self, file_id: str) -> None:
         with self.transaction() as database:
             database.execute("DELETE FROM files WHERE id = ?", (file_id,))
 
@@ -139,22 +139,22 @@ class BatchStore:
         with self.transaction() as database:
             database.execute(f"INSERT INTO batches ({', '.join(_COLUMNS)}) VALUES ({places})", values)  # noqa: S608
 
-    def batch(self, batch_id: str, owner: str | None = None) -> Batch | None:
+    def find_batch(self, batch_id: str, owner: str | None = None) -> Batch | None:
         """A batch of this owner, or of any owner if none is given."""
-        found = self._batches("id = ? AND (? IS NULL OR owner = ?)", batch_id, owner, owner)
+        found = self._select_batches("id = ? AND (? IS NULL OR owner = ?)", batch_id, owner, owner)
         return found[0] if found else None
 
-    def batches(self, owner: str, after: str | None, limit: int) -> list[Batch]:
+    def list_batches(self, owner: str, after: str | None, limit: int) -> list[Batch]:
         """A page of an owner's batches, newest first, without those of the command line."""
-        return self._batches(
+        return self._select_batches(
             "owner = ? AND out_path IS NULL AND (? IS NULL OR seq < (SELECT seq FROM batches WHERE id = ?)) "
             "ORDER BY seq DESC LIMIT ?",
             *(owner, after, after, limit),
         )
 
-    def all_batches(self) -> list[Batch]:
+    def list_all(self) -> list[Batch]:
         """The batches of all owners, oldest first."""
-        return self._batches("1 ORDER BY seq")
+        return self._select_batches("1 ORDER BY seq")
 
     def list_unfinished(self) -> list[str]:
         """Ids of the batches a server resumes after a restart, oldest first."""
@@ -175,7 +175,7 @@ class BatchStore:
             database.execute(f"UPDATE batches SET {places} WHERE id = ?", (*values, batch_id))  # noqa: S608
         return True
 
-    def _batches(self, where: str, *values: Any) -> list[Batch]:
+    def _select_batches(self, where: str, *values: Any) -> list[Batch]:
         found = self.rows(f"SELECT {', '.join(_COLUMNS)} FROM batches WHERE {where}", *values)  # noqa: S608
         return [_decode_batch(row) for row in found]
 

@@ -71,7 +71,7 @@ class Worklist:
                 "INSERT INTO lines (batch, n, offset, size, custom_id, state) VALUES (?, ?, ?, ?, ?, ?)", rows
             )
 
-    def repeated(self, limit: int) -> list[LineError]:
+    def find_repeated(self, limit: int) -> list[LineError]:
         """Lines whose custom_id an earlier line has already."""
         # In SQL and not with a set in memory: a file may have millions of lines.
         found = self._store.rows(
@@ -87,7 +87,7 @@ class Worklist:
             for n, first, name in found
         ]
 
-    def unrouted(self, limit: int) -> list[BatchLine]:
+    def list_unrouted(self, limit: int) -> list[BatchLine]:
         """The next lines that are not routed."""
         found = self._store.rows(
             "SELECT n, offset, size, custom_id FROM lines WHERE batch = ? AND state = ? ORDER BY n LIMIT ?",
@@ -103,14 +103,14 @@ class Worklist:
                     "UPDATE lines SET state = ?, decision = ?, aggregator = ? WHERE batch = ? AND n = ?",
                     (WAITING, one.decision, one.aggregator, self._id, one.n),
                 )
-                self.call(database, one.n, 0, one.experts)
+                self.add_calls(database, one.n, 0, one.experts)
 
-    def call(self, database: sqlite3.Connection, n: int, step: int, experts: Iterable[str]) -> None:
+    def add_calls(self, database: sqlite3.Connection, n: int, step: int, experts: Iterable[str]) -> None:
         """Enqueue the calls of a step."""
         rows = [(self._id, n, step, expert) for expert in experts]
         database.executemany("INSERT INTO calls (batch, n, step, expert) VALUES (?, ?, ?, ?)", rows)
 
-    def groups(self) -> dict[str, int]:
+    def count_waiting(self) -> dict[str, int]:
         """How many calls wait for each expert."""
         found = self._store.rows(
             "SELECT expert, count(*) FROM calls WHERE batch = ? AND outcome IS NULL "
@@ -119,7 +119,7 @@ class Worklist:
         )
         return dict(found)
 
-    def aggregations(self) -> set[tuple[str, str]]:
+    def list_aggregations(self) -> set[tuple[str, str]]:
         """Pairs of an expert that calls wait for and one that is to aggregate what it says."""
         found = self._store.rows(
             "SELECT DISTINCT c.expert, l.aggregator FROM calls c JOIN lines l ON l.batch = c.batch "
@@ -129,7 +129,7 @@ class Worklist:
         )
         return {(member, aggregator) for member, aggregator in found}
 
-    def waiting(self, expert: str, after: tuple[int, int], limit: int) -> list[PendingCall]:
+    def list_waiting(self, expert: str, after: tuple[int, int], limit: int) -> list[PendingCall]:
         """The next calls for an expert, by line and step, behind `after`."""
         found = self._store.rows(
             "SELECT l.n, l.offset, l.size, l.custom_id, c.step, c.expert, l.decision FROM calls c "
@@ -139,7 +139,7 @@ class Worklist:
         )
         return [PendingCall(BatchLine(*row[:4]), *row[4:]) for row in found]
 
-    def left(self, after: int, limit: int) -> list[BatchLine]:
+    def list_open(self, after: int, limit: int) -> list[BatchLine]:
         """The next lines without an output, behind line `after`."""
         found = self._store.rows(
             "SELECT n, offset, size, custom_id FROM lines WHERE batch = ? AND state <= ? AND n > ? "
@@ -148,7 +148,7 @@ class Worklist:
         )
         return [BatchLine(*row) for row in found]
 
-    def heard(self, database: sqlite3.Connection, n: int) -> list[list[CallOutcome | None]]:
+    def load_history(self, database: sqlite3.Connection, n: int) -> list[list[CallOutcome | None]]:
         """The outcomes of a line by step; None for a call in progress."""
         found = database.execute(
             "SELECT step, outcome FROM calls WHERE batch = ? AND n = ? ORDER BY step, expert", (self._id, n)
@@ -160,13 +160,13 @@ class Worklist:
             steps[step].append(None if outcome is None else _decode(outcome))
         return steps
 
-    def hear(self, database: sqlite3.Connection, n: int, step: int, outcome: CallOutcome) -> None:
+    def record_outcome(self, database: sqlite3.Connection, n: int, step: int, outcome: CallOutcome) -> None:
         database.execute(
             "UPDATE calls SET outcome = ? WHERE batch = ? AND n = ? AND step = ? AND expert = ?",
             (_encode(outcome), self._id, n, step, outcome.record.expert),
         )
 
-    def end(self, database: sqlite3.Connection, n: int, state: int, at: int, length: int) -> None:
+    def close_line(self, database: sqlite3.Connection, n: int, state: int, at: int, length: int) -> None:
         """Mark a line as ended, with the position of its output in the file."""
         database.execute("DELETE FROM calls WHERE batch = ? AND n = ?", (self._id, n))
         database.execute(
@@ -174,7 +174,7 @@ class Worklist:
             (state, at, length, self._id, n),
         )
 
-    def places(self, state: int, after: int, limit: int) -> list[tuple[int, int, int]]:
+    def output_spans(self, state: int, after: int, limit: int) -> list[tuple[int, int, int]]:
         """(line, offset, length) of outputs of one kind, in the order of the input."""
         found = self._store.rows(
             "SELECT n, at, length FROM lines WHERE batch = ? AND state = ? AND n > ? ORDER BY n LIMIT ?",

@@ -161,7 +161,7 @@ def resume(
 def status(batch_id: str | None, config_path: Path, as_json: bool) -> None:
     """Show the progress of one batch, or of all."""
     with _open_store(read_config(config_path, quiet=True)) as store:
-        found = [_get_batch(store, batch_id)] if batch_id else store.all_batches()
+        found = [_get_batch(store, batch_id)] if batch_id else store.list_all()
     if as_json:
         records = [_batch_json(batch) for batch in found]
         click.echo(json.dumps(records[0] if batch_id else records, indent=2))
@@ -223,21 +223,21 @@ def _open_store(config: "Config") -> "Iterator[BatchStore]":
 
 
 def _get_batch(store: "BatchStore", batch_id: str) -> "Batch":
-    batch = store.batch(batch_id)
+    batch = store.find_batch(batch_id)
     if batch is None:
         raise click.ClickException(f"there is no batch '{batch_id}'; `thalamus batch status` lists them")
     return batch
 
 
 def _refuse_to_overwrite(store: "BatchStore", out: Path) -> None:
-    from ..batches.results import errors_beside
+    from ..batches.results import errors_path
 
-    for batch in store.all_batches():
+    for batch in store.list_all():
         if batch.out_path == str(out.absolute()) and not batch.ended:
             raise click.ClickException(
                 f"{batch.id} writes to {out} and is not finished: thalamus batch resume {batch.id}"
             )
-    for path in (out, errors_beside(str(out))):
+    for path in (out, errors_path(str(out))):
         if path.exists():
             raise click.ClickException(f"{path} already exists; remove it, or choose another name")
 
@@ -294,7 +294,7 @@ async def _run_batch(config: "Config", batch_id: str, engine: "BatchExecutor | N
     loop = asyncio.get_running_loop()
     async with open_batches(config, calls=engine is None, engine=engine) as jobs:
         # A signal stops the batch in order; cancelling the task would lose the answers of running calls.
-        working = asyncio.ensure_future(jobs.work(batch_id))
+        working = asyncio.ensure_future(jobs.run(batch_id))
         stopping: list[asyncio.Task[None]] = []
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, lambda: stopping.append(asyncio.ensure_future(jobs.stop())))
@@ -329,7 +329,7 @@ async def _show_progress(jobs: "BatchService", batch_id: str, working: "asyncio.
             batch = await jobs.find(batch_id, None)
             progress.update(
                 bar,
-                description=jobs.doing(batch_id)[:60],
+                description=jobs.describe_activity(batch_id)[:60],
                 total=batch.n_total or None,
                 completed=batch.n_completed + batch.n_failed,
                 money=_format_spending(batch),

@@ -113,7 +113,7 @@ async def list_page(request: Request) -> Response:
     asked = request.query_params
     limit = page_size(asked.get("limit"), MAX_PAGE) if "limit" in asked else DEFAULT_PAGE
     store, owner = get_services(request).store, get_owner(request)
-    found = await asyncio.to_thread(store.batches, owner, asked.get("after"), limit + 1)
+    found = await asyncio.to_thread(store.list_batches, owner, asked.get("after"), limit + 1)
     return json_response(page([batch.to_openai() for batch in found], limit))
 
 

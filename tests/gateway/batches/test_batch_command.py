@@ -114,7 +114,7 @@ async def until(tmp_path: Path, n_answered: int) -> None:
 def batch_in(tmp_path: Path) -> str:
     """The id of the last batch of the store."""
     store = BatchStore.open(tmp_path / "state" / "batches")
-    last = store.all_batches()[-1].id
+    last = store.list_all()[-1].id
     store.close()
     return last
 

@@ -91,9 +91,9 @@ async def test_a_file_outlives_the_gateway_and_belongs_to_its_key(tmp_path: Path
         made = await ai.files.create(file=("in.jsonl", LINES), purpose="batch")
     async with client(tmp_path, KEY + "-another") as (ai, _):
         assert [file.id async for file in ai.files.list()] == []
-        for build_refusal_line in (ai.files.retrieve, ai.files.content, ai.files.delete):
+        for refused in (ai.files.retrieve, ai.files.content, ai.files.delete):
             with pytest.raises(openai.NotFoundError):
-                await build_refusal_line(made.id)
+                await refused(made.id)
     async with client(tmp_path, KEY) as (ai, _):
         assert (await ai.files.content(made.id)).content == LINES
 
@@ -106,9 +106,9 @@ async def test_what_cannot_be_kept_leaves_nothing_behind(
     tmp_path: Path, file: Any, purpose: Any, said: str
 ) -> None:
     async with client(tmp_path, max_file_bytes=100) as (ai, _):
-        with pytest.raises(openai.APIStatusError, match=said) as build_refusal_line:
+        with pytest.raises(openai.APIStatusError, match=said) as refused:
             await ai.files.create(file=file, purpose=purpose)
-        assert build_refusal_line.value.status_code in (400, 413)
+        assert refused.value.status_code in (400, 413)
         assert kept(tmp_path) == []
 
 

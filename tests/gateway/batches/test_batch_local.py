@@ -110,7 +110,7 @@ async def test_each_local_expert_is_loaded_once_however(
         jobs = BatchService(services, build_accounting(services), parallel_limits(config))
         for batch in entered:
             services.store.add_batch(batch)
-        done = await asyncio.gather(*(jobs.work(batch.id) for batch in entered))
+        done = await asyncio.gather(*(jobs.run(batch.id) for batch in entered))
     assert [(one.status, one.n_completed) for one in done if one] == [("completed", N_LINES)] * len(batches)
     for batch, experts in zip(entered, batches, strict=True):
         output = rows(await asyncio.to_thread(Path(batch.out_path or "").read_bytes))
@@ -144,8 +144,8 @@ async def test_local_experts_run_one_at_a_time_and_a_cancelled_waiter_does_not_b
 def test_a_batch_takes_less_beside_live_requests_and_a_while_after() -> None:
     live, now = 1, 100.0
     throttle = LiveTrafficThrottle(lambda: live, lambda: now)
-    assert (throttle.allowed(16), throttle.allowed(1)) == (4, 1)
+    assert (throttle.max_calls(16), throttle.allowed(1)) == (4, 1)
     live, now = 0, 105.0
-    assert throttle.allowed(16) == 8
+    assert throttle.max_calls(16) == 8
     now = 111.0
-    assert throttle.allowed(16) == 16
+    assert throttle.max_calls(16) == 16

@@ -67,7 +67,7 @@ async def test_a_batch_on_ray_gives_what_it_gives_here_though_a_worker_dies(tmp_
             async with open_batches(config, calls=False, engine=engine) as jobs, asyncio.timeout(120):
                 killing = asyncio.ensure_future(killed_one(upstream))
                 await asyncio.to_thread(jobs._store.add_batch, batch)
-                done = await jobs.work(batch.id)
+                done = await jobs.run(batch.id)
                 await killing
         assert done is not None
         assert (done.status, done.n_completed, done.n_failed) == ("completed", N_LINES, 0), json.dumps(

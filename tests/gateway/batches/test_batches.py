@@ -304,7 +304,7 @@ async def test_an_expert_that_is_gone_after_a_restart_is_said_to_be(
                 while len(upstream.calls) < 2:  # noqa: ASYNC110 (nothing tells)
                     await asyncio.sleep(0.01)
             services = at.served.services
-            assert services.store.batch(batch.id) is not None
+            assert services.store.find_batch(batch.id) is not None
         async with open_batch_gateway(tmp_path, ["says-b"], ["says-b"], upstream=upstream) as at:
             output, errors = await at.results(await at.ended(batch))
             assert [row["custom_id"] for row in output] == ["chosen"]
