@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence
 
 from routers import FeatureExtractor, StaticEmbedder, query_of
 from routers.embedders import OnnxEmbedder
-from routers.features import form_features
-from routers.lexical import lexical_slots
+from routers.features import form_features, lexical_slots
 
 PROMPTS = {
     "one line": "Which planet of the solar system has the most moons, and how many are known?",

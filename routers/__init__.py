@@ -19,6 +19,7 @@ from .types import (
     Prediction,
     Query,
     Tier,
+    parameters_b,
 )
 
 if TYPE_CHECKING:
@@ -33,18 +34,14 @@ if TYPE_CHECKING:
         solve_mapping,
     )
     from .embedders import CachedEmbedder, HashingEmbedder, OnnxEmbedder, StaticEmbedder, load_embedder
-    from .embedders.finetune import finetune_encoder
-    from .embedders.query_side import QuerySide, QuerySideSettings
+    from .embedders.finetune import QuerySide, QuerySideSettings, finetune_encoder
     from .embedding_selection import EmbeddingSelection, PilotRule, dataset_oracle, instance_oracle
-    from .extend import add_experts
     from .features import FORM_NAMES, FeatureExtractor
-    from .fit import FitSettings, cross_fit, fit_artifact
+    from .fit import FitSettings, add_experts, cross_fit, fit_artifact
     from .forecast import Forecaster
-    from .outcome_merge import merge_outcomes
-    from .outcomes import OutcomeTable, Provenance
+    from .outcomes import OutcomeTable, Provenance, merge_outcomes
     from .query import estimate_tokens, query_of
     from .registry import PREDICTORS, fit_predictor, make_predictor
-    from .sizes import parameters_b
     from .sweep import Sweep
     from .workers import worker_pool
 
@@ -66,11 +63,11 @@ _LAZY = {
     "OnnxEmbedder": "embedders",
     "OutcomeTable": "outcomes",
     "Provenance": "outcomes",
-    "QuerySide": "embedders.query_side",
-    "QuerySideSettings": "embedders.query_side",
+    "QuerySide": "embedders.finetune",
+    "QuerySideSettings": "embedders.finetune",
     "StaticEmbedder": "embedders",
     "Sweep": "sweep",
-    "add_experts": "extend",
+    "add_experts": "fit",
     "cross_fit": "fit",
     "budget_curve": "categories",
     "dataset_oracle": "embedding_selection",
@@ -82,8 +79,7 @@ _LAZY = {
     "load_embedder": "embedders",
     "make_predictor": "registry",
     "mapping_problem": "categories",
-    "merge_outcomes": "outcome_merge",
-    "parameters_b": "sizes",
+    "merge_outcomes": "outcomes",
     "query_of": "query",
     "solve_mapping": "categories",
     "worker_pool": "workers",

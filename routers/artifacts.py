@@ -15,8 +15,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from .advantage import Advantage
-from .calibration import Calibration
+from .calibration import Advantage, Calibration
 from .errors import ArtifactError
 from .protocols import Arrays, Predictor
 from .registry import make_predictor

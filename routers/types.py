@@ -4,6 +4,7 @@ Arrays are named by their axes, queries first, then experts. Units are suffixes;
 in [0, 1] or a count.
 """
 
+import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -133,3 +134,15 @@ class Prediction:
 
     def __len__(self) -> int:
         return len(self.quality)
+
+
+_SIZE = re.compile(r"(?<![a-z0-9.])(?:(\d{1,3})x)?(\d{1,4}(?:\.\d{1,3})?)([bm])(?![a-z0-9])")
+
+
+def parameters_b(model: str) -> float | None:
+    """Billions of parameters in all; None where the name does not say."""
+    found = _SIZE.search(model.lower())
+    if found is None:
+        return None
+    unit = 1.0 if found[3] == "b" else 1e-3
+    return float(f"{int(found[1] or 1) * float(found[2]) * unit:.6g}")

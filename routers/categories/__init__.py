@@ -3,9 +3,15 @@
 Importing this package loads numpy alone; solving loads SciPy.
 """
 
-from .budget import CategoryMapping, MappingBudget, MappingProblem
-from .mapping import budget_curve, solve_mapping, upper_bound
-from .problem import mapping_problem
+from .mapping import (
+    CategoryMapping,
+    MappingBudget,
+    MappingProblem,
+    budget_curve,
+    mapping_problem,
+    solve_mapping,
+    upper_bound,
+)
 from .taxonomy import GENERAL, Taxonomy
 
 __all__ = [

@@ -1,12 +1,15 @@
 """Category classifiers: rows of a space → posterior over categories. Each is small enough to read at once."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 
+from ..logistic import fit_softmax, softmax
 from ..protocols import Arrays
 from ..types import Floats, Floats32, Ints
+from .taxonomy import UNKNOWN
 
 Kind = Literal["knn", "logistic", "centroid"]
 
@@ -93,16 +96,12 @@ class Logistic:
         self.penalty = penalty
 
     def fit(self, rows: Floats32, labels: Ints, n_categories: int) -> Self:
-        from ..predictors.logistic import fit_softmax
-
         wide = _with_one(rows)
         penalty = np.full(wide.shape[1], self.penalty)
         self.weights_ = fit_softmax(wide, np.eye(n_categories)[labels], penalty)
         return self
 
     def posterior(self, rows: Floats32) -> Floats:
-        from ..predictors.logistic import softmax
-
         return softmax(_with_one(rows) @ self.weights_)
 
     def arrays(self) -> Arrays:
@@ -156,3 +155,60 @@ def shares(labels: Ints, n_categories: int) -> Floats:
 
 def _with_one(rows: Floats32) -> Floats:
     return np.column_stack((rows.astype(np.float64), np.ones(len(rows))))
+
+
+_PRIOR_STEPS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Propagation:
+    """How to spread labels.
+
+    rounds:      each labels more neighbours of what the one before labelled
+    confidence:  posterior a label needs to be taken
+    temperature: below 1 sharpens posteriors, above 1 flattens them
+    k:           neighbours that vote
+    """
+
+    rounds: int = 3
+    confidence: float = 0.8
+    temperature: float = 1.0
+    k: int = 15
+
+    def spread(self, rows: Floats32, labels: Ints, n_categories: int) -> Ints:
+        """(n_queries,) labels with confident ones filled in; what was labelled keeps its label."""
+        found = labels.copy()
+        for _ in range(self.rounds):
+            known = found != UNKNOWN
+            if known.all() or not known.any():
+                break
+            voted = Neighbours(self.k).fit(rows[known], found[known], n_categories).posterior(rows[~known])
+            certain = self.sharpened(voted)
+            certain = with_prior_of_pool(certain, shares(found[known], n_categories))
+            best = certain.argmax(axis=1)
+            sure = certain[np.arange(len(best)), best] >= self.confidence
+            found[np.flatnonzero(~known)[sure]] = best[sure]
+        return found
+
+    def sharpened(self, posterior: Floats) -> Floats:
+        """Posteriors p^(1/temperature), renormalised."""
+        raised = posterior ** (1.0 / self.temperature)
+        normal: Floats = raised / raised.sum(axis=1, keepdims=True)
+        return normal
+
+
+def with_prior_of_pool(posterior: Floats, trained: Floats) -> Floats:
+    """Posteriors as they would be had the classifier known the pool's class shares.
+
+    posterior: (n_queries, n_categories) learned where the classes had shares `trained` (n_categories,)
+
+    Reference: Saerens, Latinne and Decaestecker, Neural Computation 14 (2002): EM over the pool's shares.
+    """
+    share = trained.copy()
+    likelihood = np.divide(posterior, trained, out=np.zeros_like(posterior), where=trained > 0)
+    adjusted = posterior
+    for _ in range(_PRIOR_STEPS):
+        joint = likelihood * share
+        adjusted = joint / np.maximum(joint.sum(axis=1, keepdims=True), 1e-300)
+        share = adjusted.mean(axis=0)
+    return adjusted

@@ -36,10 +36,12 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name], __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # so that a type checker refuses a name that is misspelt
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _class(name)
 
 
 def load_embedder(spec: str, n_threads: int = 1) -> Embedder:
@@ -67,7 +69,7 @@ def load_embedder(spec: str, n_threads: int = 1) -> Embedder:
 
 
 def _class(name: str) -> Callable[..., Embedder]:
-    found: Callable[..., Embedder] = __getattr__(name)
+    found: Callable[..., Embedder] = getattr(import_module(_HOMES[name], __name__), name)
     return found
 
 

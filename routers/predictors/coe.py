@@ -5,10 +5,8 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from ..categories.classify import Classifier, Kind, make_classifier
-from ..categories.propagate import Propagation
-from ..categories.scores import CategoryScores
-from ..categories.taxonomy import UNKNOWN, Taxonomy
+from ..categories.classify import Classifier, Kind, Propagation, make_classifier
+from ..categories.taxonomy import UNKNOWN, CategoryScores, Taxonomy
 from ..categories.uncertainty import Novelty, Uncertainty
 from ..protocols import Arrays
 from ..types import Estimate, Features, Floats, Floats32, Ints

@@ -5,10 +5,10 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from ..logistic import fit_sigmoids, sigmoid, softmax
 from ..protocols import Arrays
 from ..types import Estimate, Features, Floats, Floats32
 from .clusters import spherical_kmeans
-from .logistic import fit_sigmoids, sigmoid, softmax
 from .space import Space
 from .targets import centred
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from ..protocols import Arrays
 from ..types import Estimate, Features, Floats, Floats32
-from .canonical import query_order
 from .linear import Linear
 from .space import Space
+from .targets import query_order
 
 _CHUNK = 512
 _SMALLEST = 1e-6

@@ -7,8 +7,7 @@ import numpy as np
 
 from ..protocols import Arrays
 from ..types import Estimate, Features, Floats, Floats32, Ints
-from .conjugate import solve_ridge
-from .design import Design, Lexicon
+from .design import Design, Lexicon, solve_ridge
 from .space import FormScale
 from .targets import centred
 

@@ -8,9 +8,8 @@ from numpy.random import Generator
 
 from ..protocols import Arrays
 from ..types import Estimate, Features, Floats, Floats32
-from .canonical import expert_order, query_order
-from .inputs import Inputs
-from .targets import centred
+from .design import Inputs
+from .targets import centred, expert_order, query_order
 
 _BATCH = 128
 _MIN_STEPS = 400

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from ..lexical import N_SLOTS
+from ..features import N_SLOTS
 from ..protocols import Arrays
 from ..skills.profiles import code_probabilities, counts, paper_probabilities
 from ..types import Bools, Estimate, Features, Floats, Floats32, Ints

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..types import Bools, Floats
+from ..types import Bools, Features, Floats, Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +40,21 @@ def centred(targets: Floats) -> Centred:
         (variance * count + pooled) / (count + 1)
     )  # one pseudo-observation: 2 equal outcomes prove little
     return Centred(mean, std, count, known, residual)
+
+
+_N_KEYS = 32
+"""Dense columns that order queries alike in form."""
+
+
+def query_order(features: Features) -> Ints:
+    """(n_queries,) rows in an order of their own."""
+    order: Ints = np.lexsort(np.concatenate((features.form, features.dense[:, :_N_KEYS]), axis=1).T)
+    return order
+
+
+def expert_order(targets: Floats) -> Ints:
+    """(n_experts,) columns by what they hold; those that hold the same stay as they came."""
+    if not len(targets):
+        return np.arange(targets.shape[1])
+    order: Ints = np.lexsort(np.where(np.isnan(targets), np.inf, targets)[::-1])
+    return order

@@ -7,9 +7,8 @@ import numpy as np
 
 from ..protocols import Arrays
 from ..types import Estimate, Features, Floats, Floats32, Ints
-from .canonical import expert_order, query_order
-from .inputs import Inputs
-from .targets import Centred, centred
+from .design import Inputs
+from .targets import Centred, centred, expert_order, query_order
 
 _CHUNK = 128
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from ..errors import ArtifactError
-from ..form import FORM_NAMES
+from ..features import FORM_NAMES
 from ..protocols import Arrays, Predictor
 from ..registry import make_predictor
 from ..types import Estimate, Features, Floats

@@ -1,11 +1,16 @@
 """Symbolic-MoE: which skills a query asks for, which experts have them, and whom to recruit."""
 
-from .aggregators import Aggregators
-from .asking import N_SAMPLES, SAMPLING_TEMPERATURE, consistent_keywords, keyword_prompt, parse_keywords
 from .catalogue import Catalogue, Tagger
-from .keywords import keywords
+from .keywords import (
+    N_SAMPLES,
+    SAMPLING_TEMPERATURE,
+    consistent_keywords,
+    keyword_prompt,
+    keywords,
+    parse_keywords,
+)
 from .profiles import Posteriors, code_probabilities, counts, lead, paper_probabilities
-from .recruiting import best, enough, trimmed, with_replacement
+from .recruiting import Aggregators, best, enough, trimmed, with_replacement
 
 __all__ = [
     "N_SAMPLES",

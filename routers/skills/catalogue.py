@@ -9,8 +9,7 @@ import numpy as np
 from ..protocols import Embedder, Extractor
 from ..query import query_of
 from ..types import Floats, Floats32
-from .keywords import idf_of, keywords, subjects
-from .lexicon import SUBJECTS
+from .keywords import SUBJECTS, idf_of, keywords, subjects
 
 FLOOR = 0.45
 N_NEAR = 3

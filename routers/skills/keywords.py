@@ -6,9 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from math import log
 
-from .asking import MAX_KEYWORD_CHARS
-from .lexicon import SUBJECTS
-
 MAX_WORDS = 3
 MAX_CHARS = 8000
 
@@ -109,3 +106,126 @@ def _rank() -> dict[str, int]:
 def _lexicon_pattern() -> re.Pattern[str]:
     longest_first = sorted(_skills_of(), key=len, reverse=True)
     return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)", re.IGNORECASE)
+
+
+N_SAMPLES = 5
+SAMPLING_TEMPERATURE = 0.7
+MAX_KEYWORD_CHARS = 20
+MAX_QUESTION_CHARS = 6000
+
+_PROMPT = """\
+Name the knowledge, subjects and skills that somebody needs in order to answer the question below. Do not \
+answer it. Give two to five keywords of at most three words each, separated by commas, in one line that \
+begins with "Keywords:".
+
+Question:
+{question}"""
+
+_LINE = re.compile(r"keywords?\s*\**\s*:\s*\**\s*(.+)", re.IGNORECASE)
+_EDGES = " \t\r\n.;:*`'\"<>[]()-"
+
+
+def keyword_prompt(question: str) -> str:
+    """What to ask a language model, `N_SAMPLES` times at `SAMPLING_TEMPERATURE`."""
+    return _PROMPT.format(question=question[:MAX_QUESTION_CHARS])
+
+
+def parse_keywords(reply: str) -> list[str]:
+    """Keywords of one reply, in lower case, each once, in order; none where its form is another."""
+    found = _LINE.findall(reply)
+    if not found:
+        return []
+    words = (" ".join(word.strip(_EDGES).lower().split()) for word in found[-1].split(","))
+    return [word for word in dict.fromkeys(words) if 0 < len(word) <= MAX_KEYWORD_CHARS]
+
+
+def consistent_keywords(replies: Sequence[str]) -> list[str]:
+    """Keywords that more than one reply names, most often named first; of equals in order of first mention.
+
+    Reference: Symbolic-MoE (arXiv 2503.05641), section 3.1: five samples, T 0.7, what occurs more than once.
+    Differs: a keyword that one reply repeats counts once.
+    """
+    named = Counter(word for reply in replies for word in parse_keywords(reply))
+    return [word for word, n in named.most_common() if n > 1]
+
+
+SUBJECTS: Mapping[str, tuple[str, ...]] = {
+    "arithmetic": ("sum of", "product of", "divided by", "multiplied by", "percent", "remainder", "fraction"),
+    "word problem": ("how many", "how much", "each day", "per week", "in total", "altogether", "left over"),
+    "algebra": ("equation", "polynomial", "solve for", "quadratic", "variable", "inequality", "exponent"),
+    "abstract algebra": (
+        "subgroup",
+        "homomorphism",
+        "abelian",
+        "quotient ring",
+        "finite field",
+        "isomorphic",
+    ),
+    "geometry": ("triangle", "circle", "radius", "perimeter", "polygon", "angle", "rectangle", "diagonal"),
+    "number theory": ("prime", "divisible", "modulo", "integer", "greatest common", "digits"),
+    "calculus": ("derivative", "integral", "limit", "differentiable", "differential", "converges"),
+    "probability": ("probability", "dice", "coin", "randomly", "expected value", "at random"),
+    "statistics": ("variance", "standard deviation", "regression", "sample size", "hypothesis", "p-value"),
+    "combinatorics": ("how many ways", "permutation", "combination", "arrangements", "choose"),
+    "linear algebra": ("matrix", "eigenvalue", "vector space", "determinant", "linear map"),
+    "logic": ("premise", "conclusion", "implies", "valid argument", "truth table", "syllogism", "fallacy"),
+    "puzzle": ("puzzle", "riddle", "knights", "liar", "sits next to", "in order from"),
+    "mechanics": ("velocity", "acceleration", "force", "friction", "momentum", "torque", "kinetic energy"),
+    "electricity": ("voltage", "current", "resistor", "capacitor", "circuit", "magnetic field"),
+    "thermodynamics": ("entropy", "temperature", "heat", "ideal gas", "adiabatic", "pressure"),
+    "quantum physics": ("quantum", "photon", "wave function", "electron", "wavelength", "spin"),
+    "astronomy": ("planet", "star", "galaxy", "orbit", "telescope", "solar system", "redshift"),
+    "chemistry": ("molecule", "reaction", "acid", "solution", "molar", "oxidation", "bond", "catalyst"),
+    "organic chemistry": ("alkene", "ketone", "synthesis", "benzene", "stereoisomer", "nmr", "reagent"),
+    "cell biology": ("cell", "membrane", "protein", "mitochondria", "enzyme", "receptor"),
+    "genetics": ("gene", "dna", "chromosome", "allele", "mutation", "genotype", "rna"),
+    "ecology": ("species", "population", "ecosystem", "habitat", "predator", "evolution"),
+    "anatomy": ("muscle", "nerve", "artery", "bone", "organ", "tissue", "spinal"),
+    "medicine": ("patient", "diagnosis", "symptoms", "treatment", "disease", "year-old", "clinical"),
+    "pharmacology": ("drug", "dose", "side effect", "inhibitor", "antibiotic", "medication"),
+    "nutrition": ("diet", "vitamin", "calories", "nutrient", "fasting"),
+    "psychology": ("behavior", "cognitive", "personality", "therapist", "memory", "motivation", "freud"),
+    "sociology": ("society", "social class", "gender", "inequality", "culture", "norms"),
+    "economics": ("demand", "supply", "inflation", "gdp", "monopoly", "elasticity", "interest rate"),
+    "accounting": ("balance sheet", "depreciation", "revenue", "assets", "audit", "net income"),
+    "finance": ("investment", "bond", "stock", "portfolio", "dividend", "loan"),
+    "management": ("organization", "leadership", "employees", "stakeholders", "strategy", "marketing"),
+    "law": ("court", "plaintiff", "defendant", "contract", "statute", "liable", "constitution"),
+    "politics": ("election", "president", "congress", "government", "treaty", "parliament", "policy"),
+    "world history": ("war", "empire", "century", "revolution", "king", "dynasty", "colonial"),
+    "prehistory": ("neolithic", "archaeological", "hominid", "fossil", "stone tools", "excavation"),
+    "geography": ("capital of", "river", "continent", "population of", "mountain", "border"),
+    "philosophy": ("kant", "moral", "utilitarian", "epistemology", "plato", "virtue", "metaphysics"),
+    "ethics": ("morally wrong", "ethical", "scenario", "moral standards", "rights"),
+    "religion": ("god", "bible", "buddhist", "islam", "christian", "hindu", "prophet"),
+    "literature": ("novel", "poem", "author", "shakespeare", "character", "poet"),
+    "music and film": ("song", "album", "film", "movie", "actor", "band", "director"),
+    "sports": ("team", "player", "game", "olympic", "score", "league"),
+    "everyday sense": ("kitchen", "most likely", "would you", "what happens", "in order to"),
+    "reading": ("passage", "according to", "paragraph", "the text", "following article"),
+    "word meaning": ("synonym", "antonym", "meaning of", "definition", "refers to", "pronoun"),
+    "grammar": ("sentence", "verb", "noun", "grammatical", "tense", "plural"),
+    "translation": ("translate", "in french", "in spanish", "in german", "in chinese"),
+    "spelling": ("spell", "letters", "backwards", "reverse", "alphabetical", "vowels"),
+    "extraction": ("extract", "list all", "find the", "identify", "entities"),
+    "summarising": ("summarize", "summary", "in one sentence", "main idea", "shorten"),
+    "formatting": ("json", "bullet", "table", "format", "markdown", "csv"),
+    "writing": ("write a", "story", "essay", "letter", "email", "poem about"),
+    "python": ("python", "def", "list comprehension", "numpy", "pandas", "return"),
+    "javascript": ("javascript", "typescript", "react", "html", "css", "function"),
+    "systems languages": ("c++", "rust", "pointer", "java", "golang", "compile"),
+    "sql": ("sql", "select", "query", "join", "database", "primary key"),
+    "algorithms": ("algorithm", "array", "binary", "sort", "complexity", "graph", "recursive"),
+    "debugging": ("error", "bug", "exception", "fix the", "traceback", "does not work"),
+    "machine learning": ("neural network", "training data", "classifier", "gradient", "overfitting"),
+    "computer security": ("encryption", "attack", "password", "vulnerability", "malware", "tcp"),
+    "operating systems": ("kernel", "process", "thread", "cache", "memory", "scheduling"),
+    "engineering": ("voltage regulator", "transistor", "beam", "load", "signal", "amplifier"),
+    "dates and times": ("how many days", "o'clock", "calendar", "weekday", "hours", "minutes"),
+    "units": ("convert", "kilometers", "miles", "celsius", "kilograms", "gallons"),
+    "bias and fairness": ("stereotype", "race", "gay", "grandfather", "immigrant"),
+    "health advice": ("cure", "healthy", "weight loss", "is it safe", "doctor"),
+    "misconceptions": ("myth", "true that", "is it true", "really", "proven"),
+    "multiple choice": ("which of the following", "choose the correct", "correct answer", "options"),
+}
+"""Skill → phrases in lower case; a phrase counts where it stands in the text as whole words."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..logistic import softmax
 from ..types import Floats
 
 TEMPERATURE = 0.5
@@ -48,7 +49,7 @@ def paper_probabilities(tags: Floats, profile: Floats) -> Floats:
 
     Reference: Symbolic-MoE (arXiv 2503.05641), section 3.2.
     """
-    return _softmax(competency(profile) * suitability(tags, profile) / TEMPERATURE)
+    return softmax(competency(profile) * suitability(tags, profile) / TEMPERATURE)
 
 
 def code_probabilities(tags: Floats, profile: Floats) -> Floats:
@@ -67,12 +68,6 @@ def code_probabilities(tags: Floats, profile: Floats) -> Floats:
     shifted = totals + max(0.0, 1.0 - float(totals.min()))
     weights = positive * shifted ** (1 / TEMPERATURE)
     shares: Floats = weights / weights.sum(axis=1, keepdims=True)
-    return shares
-
-
-def _softmax(values: Floats) -> Floats:
-    raised = np.exp(values - values.max(axis=1, keepdims=True))
-    shares: Floats = raised / raised.sum(axis=1, keepdims=True)
     return shares
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routers.advantage import Advantage
+from routers.calibration import Advantage
 
 BOTH = np.array([True, True])
 

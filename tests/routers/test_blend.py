@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from routers import Features, make_predictor
-from routers.predictors.cells import Cells
 from routers.predictors.forest import Forest, Growth
+from routers.predictors.knn import Cells
 
 
 def made_up(n: int, seed: int, dim: int = 24) -> Features:

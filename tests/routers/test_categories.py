@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 
 from routers.categories import GENERAL, Taxonomy
-from routers.categories.classify import Kind, Neighbours, make_classifier
-from routers.categories.propagate import Propagation, with_prior_of_pool
-from routers.categories.scores import CategoryScores
-from routers.categories.taxonomy import UNKNOWN
+from routers.categories.classify import Kind, Neighbours, Propagation, make_classifier, with_prior_of_pool
+from routers.categories.taxonomy import UNKNOWN, CategoryScores
 from routers.categories.uncertainty import (
     Novelty,
     Ranks,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from routers import EmbedderError, StaticEmbedder
-from routers.embedders import distill
+from routers.embedders import static as distill
 from routers.embedders.source import find_source
 
 TEXTS = ["How tall is the tower?", "What is 17 * 23?", "Sort a list in Python.", "How high is the spire?", ""]

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from routers import Features, make_predictor
+from routers.logistic import fit_sigmoids, fit_softmax, sigmoid, softmax
 from routers.predictors.factorization import Factorization
-from routers.predictors.logistic import fit_sigmoids, fit_softmax, sigmoid, softmax
 from routers.types import Floats
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from routers import Features, make_predictor
-from routers.predictors.familiarity import Familiarity, fading
+from routers.predictors.blend import Familiarity, fading
 
 
 def around(topics: np.ndarray, spread: np.ndarray, n: int, seed: int) -> Features:

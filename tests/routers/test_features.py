@@ -18,8 +18,7 @@ from routers import (
     load_embedder,
     query_of,
 )
-from routers.features import N_SLOTS, code_share, form_features, guess_language
-from routers.lexical import MAX_CHARS, lexical_slots
+from routers.features import MAX_CHARS, N_SLOTS, code_share, form_features, guess_language, lexical_slots
 
 TEXTS = [
     "What is 17 * 23?",

@@ -22,7 +22,7 @@ from routers import (
     fit_artifact,
     query_of,
 )
-from routers.advantage import Advantage
+from routers.calibration import Advantage
 from routers.fit import choose_margin, cross_fit
 from routers.predictors.blend import Blend
 

@@ -12,8 +12,7 @@ from routers.skills import (
     keywords,
     parse_keywords,
 )
-from routers.skills.keywords import idf_of, subjects
-from routers.skills.lexicon import SUBJECTS
+from routers.skills.keywords import SUBJECTS, idf_of, subjects
 
 
 @pytest.mark.parametrize(

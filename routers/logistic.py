@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..types import Floats
+from .types import Floats
 
 Loss = Callable[[Floats], tuple[float, Floats]]
 """Logits (n_queries, n_outputs) → value, and its gradient by the logits."""
