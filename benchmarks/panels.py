@@ -23,11 +23,11 @@ import yaml
 from openai import APIStatusError, AsyncOpenAI
 from resilience import gateway
 
-from evals.commands.telling import progress
+from evals.console import progress
 from evals.grading import grade
 from evals.measures.bootstrap import paired_interval
 from evals.probes import Probe, held_out_families, load_probes
-from evals.probes.measured import bundled_outcomes
+from evals.probes.files import bundled_outcomes
 from gateway.config.discovery import BUNDLED
 from routers import FeatureExtractor, StaticEmbedder, fit_artifact, load_embedder
 

@@ -20,7 +20,7 @@ import numpy as np
 from aiohttp import web
 from resilience import gateway
 
-from evals.commands.telling import Tell, progress
+from evals.console import Tell, progress
 from evals.datasets import read_outcomes
 from evals.replay import replay
 from evals.vectors import KeptVectors

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from evals.aggregate import aggregate_runs, build_ground
+from evals.evaluate import parse_router_specs
 from evals.replay import Recorded
 from evals.report import Asked, facts_of, page_of
-from evals.router_specs import parse_router_specs
-from evals.run_all import list_jobs, run_jobs
+from evals.run_all import aggregate_runs, build_ground, list_jobs, run_jobs
 from evals.splits import holdout
 from routers import FeatureExtractor, HashingEmbedder, OutcomeTable
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from routers import DataError, EmbeddingSelection, Floats, Floats32, PilotRule, load_embedder
 
-from .commands.telling import Tell
+from .console import Tell
 from .datasets.retrieval import RetrievalSet
-from .measures.ranking import ndcg
+from .measures.formulas import ndcg
 from .vectors import KeptVectors
 
 BASE = "minilm"

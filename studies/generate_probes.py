@@ -3,8 +3,7 @@
 import json
 from dataclasses import asdict
 
-from evals.probes.files import BUNDLED
-from evals.probes.types import Probe
+from evals.probes.files import BUNDLED, Probe
 
 from .probe_families import FAMILIES
 

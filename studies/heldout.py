@@ -13,9 +13,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-from evals.commands.telling import checked, progress
+from evals.console import checked, progress
 from evals.measures.bootstrap import interval, paired_interval
-from evals.probes.measured import bundled_outcomes
+from evals.probes.files import bundled_outcomes
 from evals.replay import Recorded, queries_of, replay
 from policies import Policy
 from routers import FeatureExtractor, Floats, OutcomeTable, StaticEmbedder, fit_artifact, load_embedder

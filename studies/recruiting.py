@@ -12,11 +12,10 @@ import click
 import numpy as np
 
 from evals.commands.import_ import bucket_set
-from evals.commands.telling import checked, progress
+from evals.console import checked, progress
 from evals.datasets import read_outcomes
 from evals.measures.bootstrap import paired_interval
-from evals.panels import majority_right, oracle_of
-from evals.replay import Recorded
+from evals.replay import Recorded, majority_right, oracle_of
 from evals.vectors import KeptVectors
 from routers import (
     Embedder,

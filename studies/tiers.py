@@ -14,7 +14,7 @@ import numpy as np
 
 from evals.baselines import mean_of_four, task_table
 from evals.commands.import_ import bucket_set
-from evals.commands.telling import Tell, checked, progress
+from evals.console import Tell, checked, progress
 from evals.datasets import read_outcomes
 from evals.measures.bootstrap import paired_interval
 from evals.measures.budgets import Reading, Split, pool, read_split, summary

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from evals.panels import replay_plan
+from evals.replay import replay_plan
 from gateway.batches.outcomes import next_step
 from policies import PLANS, Attempt, Plan, PlanBase, decode_plan, register_plan
 from policies.plans import Heard

@@ -19,10 +19,10 @@ from routers import (
     load_embedder,
 )
 
+from ..console import Tell, checked, progress, say_facts
 from ..datasets.retrieval import RetrievalSet, joined, read_retrieval
 from ..embedder_eval import BASE, FACTS, document_vectors, named_folder, with_expert
-from ..measures.ranking import ndcg
-from .telling import Tell, checked, progress, say_facts
+from ..measures.formulas import ndcg
 
 EXAMPLES = """
 \b

@@ -20,18 +20,17 @@ from routers import (
     merge_outcomes,
 )
 
-from ..aggregate import aggregate_runs, build_ground
+from ..console import Tell, checked, progress
 from ..datasets import FORMATS, read_outcomes, source_splits
-from ..probes.measured import bundled_outcomes
+from ..evaluate import RouterSpec, parse_router_specs
+from ..probes.files import bundled_outcomes
 from ..replay import Recorded
 from ..report import Asked, Facts, facts_of, markdown_of, page_of
-from ..router_specs import RouterSpec, parse_router_specs
-from ..run_all import list_jobs, run_jobs
+from ..run_all import aggregate_runs, build_ground, list_jobs, run_jobs
 from ..splits import Layout, holdout, kfold, routellm, routerdc
 from ..vectors import KeptVectors
 from .fit import BUNDLED
 from .import_ import bucket_set
-from .telling import Tell, checked, progress
 
 EXAMPLES = """
 \b

@@ -20,8 +20,8 @@ from routers import (
     load_embedder,
 )
 
-from ..probes.measured import bundled_outcomes
-from .telling import checked, progress, say_facts
+from ..console import checked, progress, say_facts
+from ..probes.files import bundled_outcomes
 
 BUNDLED = "bundled"
 _WORTH_WORKERS = 1000

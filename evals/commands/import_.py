@@ -10,8 +10,8 @@ import numpy as np
 
 from routers import DataError, OutcomeTable, merge_outcomes
 
+from ..console import checked, say_facts, table_facts
 from ..datasets import FORMATS, read_outcomes
-from .telling import checked, say_facts, table_facts
 
 EXAMPLES = """
 \b

@@ -5,12 +5,10 @@ from types import MappingProxyType
 
 from .code import CODE
 from .coverage import KEYWORDS, MEMBERS, ORDER
-from .decision import CHOICE, YES_NO
 from .form import BULLETS, JSON, LITERAL, PATTERN
 from .number import NUMBER
-from .reading import without_echo
-from .text import EXACT, TEXT, TRANSLATION
-from .types import ExpectedError, Gradable, Grader
+from .reading import ExpectedError, Gradable, Grader, without_echo
+from .text import CHOICE, EXACT, TEXT, TRANSLATION, YES_NO
 
 __all__ = ["GRADERS", "ExpectedError", "Gradable", "Grader", "check_expected", "grade"]
 

@@ -4,8 +4,18 @@ import re
 from itertools import pairwise
 from typing import Any
 
-from .reading import evades, fold, mentions, negated, sentences, without_echo
-from .types import ExpectedError, Grader, require, require_words
+from .reading import (
+    ExpectedError,
+    Grader,
+    evades,
+    fold,
+    mentions,
+    negated,
+    require,
+    require_words,
+    sentences,
+    without_echo,
+)
 
 MAX_STRANGERS_RATIO = 0.5
 """Of the items an answer lists, at most this share may lie outside the pool."""

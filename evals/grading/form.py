@@ -5,8 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from .reading import bare, fold, mentions, plain
-from .types import ExpectedError, Grader, require, require_words
+from .reading import ExpectedError, Grader, bare, fold, mentions, plain, require, require_words
 
 _WRAPPING = " \t\"'`.,;:!*"
 _ANNOUNCED = re.compile(r"^[^\n]{0,80}?(?:\bis|:|=|->|→)\s*")

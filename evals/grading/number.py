@@ -3,8 +3,7 @@
 import re
 from typing import Any
 
-from .reading import hedged
-from .types import ExpectedError, Grader, require
+from .reading import ExpectedError, Grader, hedged, require
 
 _UNITS = [
     "zero",

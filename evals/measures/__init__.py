@@ -6,9 +6,9 @@ from typing import Literal
 
 from routers import Floats
 
-from . import accuracy, apgr, arena, calibration, choice, cost
+from . import formulas
 from .bootstrap import Interval, interval_of, resampled, weighted_mean
-from .calibration import reliability
+from .formulas import reliability
 from .run import Ground, Kind, Run
 
 Unit = Literal["share", "points", "usd", "score"]
@@ -24,24 +24,24 @@ class Measure:
 
 
 MEASURES: Mapping[str, Measure] = {
-    "accuracy": Measure(accuracy.accuracy, "share"),
-    "gain": Measure(accuracy.gain, "points"),
-    "accuracy_in_domain": Measure(accuracy.accuracy_in_domain, "share"),
-    "accuracy_out_of_domain": Measure(accuracy.accuracy_out_of_domain, "share"),
-    "area": Measure(cost.area, "share"),
-    "area_usd": Measure(cost.area_usd, "usd", False),
-    "cost_saved": Measure(cost.cost_saved, "share"),
-    "cost_saved_score": Measure(cost.cost_saved_score, "points"),
-    "cost_usd": Measure(cost.cost_usd, "usd", False),
-    "apgr": Measure(apgr.apgr, "score"),
-    "apgr_10": Measure(apgr.apgr_10, "score"),
-    "router_arena": Measure(arena.router_arena, "score"),
-    "optimal": Measure(choice.optimal, "share"),
-    "optimal_strict": Measure(choice.optimal_strict, "share"),
-    "regret": Measure(choice.regret, "score", False),
-    "brier": Measure(calibration.brier, "score", False),
-    "calibration_error": Measure(calibration.calibration_error, "score", False),
-    "measured": Measure(choice.measured, "share"),
+    "accuracy": Measure(formulas.accuracy, "share"),
+    "gain": Measure(formulas.gain, "points"),
+    "accuracy_in_domain": Measure(formulas.accuracy_in_domain, "share"),
+    "accuracy_out_of_domain": Measure(formulas.accuracy_out_of_domain, "share"),
+    "area": Measure(formulas.area, "share"),
+    "area_usd": Measure(formulas.area_usd, "usd", False),
+    "cost_saved": Measure(formulas.cost_saved, "share"),
+    "cost_saved_score": Measure(formulas.cost_saved_score, "points"),
+    "cost_usd": Measure(formulas.cost_usd, "usd", False),
+    "apgr": Measure(formulas.apgr, "score"),
+    "apgr_10": Measure(formulas.apgr_10, "score"),
+    "router_arena": Measure(formulas.router_arena, "score"),
+    "optimal": Measure(formulas.optimal, "share"),
+    "optimal_strict": Measure(formulas.optimal_strict, "share"),
+    "regret": Measure(formulas.regret, "score", False),
+    "brier": Measure(formulas.brier, "score", False),
+    "calibration_error": Measure(formulas.calibration_error, "score", False),
+    "measured": Measure(formulas.measured, "share"),
 }
 """Name in a report → measure, in the order they are shown."""
 

@@ -1,7 +1,5 @@
 """Probes: prompts whose answers code can grade, in kinds and template families. See README.md."""
 
-from .files import load_probes
-from .split import held_out_families
-from .types import Probe, ProbeError
+from .files import Probe, ProbeError, held_out_families, load_probes
 
 __all__ = ["Probe", "ProbeError", "held_out_families", "load_probes"]

@@ -1,15 +1,43 @@
-"""Probes from JSON lines: the bundled set, or a user's own."""
+"""Probe files (JSON lines), the families held out from fitting, and the bundled outcomes."""
 
+import hashlib
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from routers import Bools, OutcomeTable
+
 from ..grading import ExpectedError, check_expected
-from .types import Probe, ProbeError
 
 BUNDLED = Path(__file__).with_name("probes.jsonl")
 _TEXT_FIELDS = ("id", "kind", "family", "prompt", "grader")
 _OPTIONAL = {"expected", "max_tokens", "reference"}
+
+
+class ProbeError(ValueError):
+    """A probe file is not usable; the message names file, line and field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One gradable prompt.
+
+    `family` is the template it was made from, `kind` the ability it asks for; `expected` is JSON-able and
+    read by the grader of that name; `reference` is an answer that scores 1. Ids are unique in a set.
+    """
+
+    id: str
+    kind: str
+    family: str
+    prompt: str
+    grader: str
+    expected: Any = field(hash=False)
+    max_tokens: int = 64
+    reference: str = ""
 
 
 def load_probes(path: Path | None = None) -> list[Probe]:
@@ -69,3 +97,43 @@ def _require_text(fields: dict[str, Any], name: str) -> None:
         raise ProbeError(f"field {name!r} is missing")
     if not isinstance(fields[name], str) or not fields[name].strip():
         raise ProbeError(f"field {name!r} must be a non-empty string")
+
+
+def held_out_families(probes: Iterable[Probe], share: float = 0.3, seed: int = 7) -> frozenset[str]:
+    """About `share` of the families of every kind, at least one of two or more, never all of a kind.
+
+    A family's place depends on its name and the seed alone, so that other kinds and the order of
+    probes do not matter; a kind of one family is never held out.
+
+    Raises:
+        ValueError: if `share` is not in [0, 1).
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"share must be in [0, 1), not {share}")
+    kinds: dict[str, set[str]] = {}
+    for probe in probes:
+        kinds.setdefault(probe.kind, set()).add(probe.family)
+    held: set[str] = set()
+    for families in kinds.values():
+        ranked = sorted(families, key=lambda family: _rank(family, seed))
+        n_held = min(max(round(share * len(ranked)), 1 if share else 0), len(ranked) - 1)
+        held.update(ranked[:n_held])
+    return frozenset(held)
+
+
+def _rank(family: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed}:{family}".encode()).hexdigest()
+
+
+OUTCOMES = Path(__file__).with_name("outcomes.jsonl.gz")
+
+
+def bundled_outcomes() -> tuple[OutcomeTable, OutcomeTable]:
+    """The families that are fitted on, and those that are held out, never fitted on."""
+    table = OutcomeTable.load(OUTCOMES)
+    held = _held_out(table)
+    return table.take(~held), table.take(held)
+
+
+def _held_out(table: OutcomeTable) -> Bools:
+    return np.isin(table.families, sorted(held_out_families(load_probes())))

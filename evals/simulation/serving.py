@@ -2,8 +2,8 @@
 
 import heapq
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -27,8 +27,7 @@ from policies import (
 )
 from routers import Bools, Floats
 
-from .forecasts import Forecast, Unknown
-from .trace import Trace
+from .trace import Forecast, Trace, Unknown
 
 TICK_S = 1.0
 MEMORY = "memory"
@@ -298,3 +297,44 @@ class _Serving:
             if at < last:
                 told[local.name] = (at - head) * self._step_s
         return told
+
+
+PERCENTILES = (50, 95, 99)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One scheme on one memory.
+
+    hit_ratio:   requests that found their expert ready
+    swaps_per_1k: loads for a thousand requests
+    latency_s:   percentiles, by name
+    longest_s:   the longest that a request waited before its answer began: starvation
+    """
+
+    hit_ratio: float
+    swaps_per_1k: float
+    mean_s: float
+    latency_s: Mapping[str, float]
+    longest_s: float
+
+    @classmethod
+    def of(cls, served: Served) -> "Figures":
+        percentiles = np.percentile(served.latency_s, PERCENTILES).tolist()
+        return cls(
+            float(served.hit.mean()),
+            1000.0 * served.n_loads / len(served.hit),
+            float(served.latency_s.mean()),
+            {f"p{p}": value for p, value in zip(PERCENTILES, percentiles, strict=True)},
+            float(served.wait_s.max()),
+        )
+
+    def facts(self) -> dict[str, object]:
+        """JSON-able, six significant digits."""
+
+        def short(value: float) -> float:
+            return float(f"{value:.6g}")
+
+        told = asdict(self)
+        told["latency_s"] = {name: short(value) for name, value in self.latency_s.items()}
+        return {name: short(value) if isinstance(value, float) else value for name, value in told.items()}

@@ -1,11 +1,17 @@
-"""Requests for local experts: as a journal has them, or drawn."""
+"""Traces: requests for local experts from a journal or drawn at random, and forecasts of the next request."""
 
-from collections.abc import Callable, Mapping
+import json
+import sqlite3
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
-from routers import Floats, Ints
+from policies import Arrivals
+from routers import DataError, Floats, Ints
 
 N_TURNS, PAUSE_S = 8.0, 20.0
 """Of a drawn session: its mean length in requests, and the mean pause between two of them."""
@@ -92,3 +98,135 @@ def _trace(told: Synthetic, expert: Ints, time_s: Floats, rng: np.random.Generat
     service_s = told.service_s * rng.lognormal(-0.125, 0.5, len(expert))
     names = tuple(f"e{n:02d}" for n in range(told.n_experts))
     return Trace(names, expert.astype(np.int64), time_s - time_s[0], service_s)
+
+
+NEVER_S = 1e9
+
+
+class Forecast(Protocol):
+    def seen(self, request: int, now_s: float) -> None:
+        """A request of the trace came."""
+
+    def next_use_s(self, now_s: float) -> Mapping[str, float]:
+        """Seconds until each expert's next request; what is not known is left out."""
+
+
+class Unknown:
+    """Tells nothing."""
+
+    def __init__(self, trace: Trace) -> None:
+        pass
+
+    def seen(self, request: int, now_s: float) -> None:
+        pass
+
+    def next_use_s(self, now_s: float) -> Mapping[str, float]:
+        return {}
+
+
+class Measured:
+    """What the gateway itself expects, from how often each was asked of late."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self.arrivals = Arrivals()
+
+    def seen(self, request: int, now_s: float) -> None:
+        self.arrivals = self.arrivals.after(self._trace.experts[self._trace.expert[request]], now_s)
+
+    def next_use_s(self, now_s: float) -> Mapping[str, float]:
+        return self.arrivals.next_use_s(now_s)
+
+
+class Oracle:
+    """The future as it will be, up to a horizon; with `spread`, wrong by factors drawn log-normally."""
+
+    def __init__(self, trace: Trace, horizon_s: float = NEVER_S, spread: float = 0.0, seed: int = 0) -> None:
+        self._horizon_s = horizon_s
+        self._names = trace.experts
+        self._expert = trace.expert.tolist()
+        self._next = [NEVER_S] * len(trace)
+        first = [NEVER_S] * len(trace.experts)
+        for request in range(len(trace) - 1, -1, -1):
+            self._next[request] = first[self._expert[request]]
+            first[self._expert[request]] = float(trace.time_s[request])
+        self._coming = first
+        self._rng = np.random.default_rng(seed) if spread else None
+        self._spread = spread
+
+    def seen(self, request: int, now_s: float) -> None:
+        self._coming[self._expert[request]] = self._next[request]
+
+    def next_use_s(self, now_s: float) -> Mapping[str, float]:
+        told = {
+            name: max(0.0, at_s - now_s)
+            for name, at_s in zip(self._names, self._coming, strict=True)
+            if at_s < NEVER_S and at_s - now_s <= self._horizon_s
+        }
+        if self._rng is None:
+            return told
+        return {
+            name: in_s * float(np.exp(self._rng.normal(0.0, self._spread))) for name, in_s in told.items()
+        }
+
+
+class Liar(Oracle):
+    """Whoever is needed soonest is said to be needed last."""
+
+    def next_use_s(self, now_s: float) -> Mapping[str, float]:
+        true = super().next_use_s(now_s)
+        return {name: 1e4 / (1.0 + in_s) for name, in_s in true.items()}
+
+
+_SELECT = "SELECT time, latency_s, expert_answered, attempts FROM decisions ORDER BY seq"
+
+
+def read_traffic(source: Path, experts: Collection[str] = ()) -> Trace:
+    """Every call that an expert answered: when it came, and how long the answer took.
+
+    Members of a panel and its aggregator count each for themselves. `experts` leaves out all others; empty,
+    all are kept.
+
+    Raises:
+        DataError: no such file, no journal, or nothing in it.
+    """
+    if not source.is_file():
+        raise DataError(f"{source}: no such file")
+    try:
+        with closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            calls = sorted(call for row in database.execute(_SELECT) for call in _calls(*row))
+    except sqlite3.Error as error:
+        raise DataError(f"{source}: not a journal that can be read: {error}") from None
+    calls = [call for call in calls if not experts or call[1] in experts]
+    if not calls:
+        asked = f" for {', '.join(sorted(experts))}" if experts else ""
+        raise DataError(f"{source}: no answered request{asked} in this journal")
+    names = tuple(sorted({name for _, name, _ in calls}))
+    index = {name: e for e, name in enumerate(names)}
+    came_s = np.array([at_s for at_s, _, _ in calls])
+    return Trace(
+        names,
+        np.array([index[name] for _, name, _ in calls]),
+        came_s - came_s[0],
+        np.array([took_s for _, _, took_s in calls]),
+    )
+
+
+def _calls(
+    ended_s: float, latency_s: float | None, answered: str | None, attempts: bytes | None
+) -> Iterator[tuple[float, str, float]]:
+    """When each call of one request came, whom it asked, and the seconds it took.
+
+    An attempt is timed until a stream began; the whole answer is in the entry itself.
+    """
+    told: list[dict[str, Any]] = json.loads(attempts or b"[]")
+    whole_s = latency_s or 0.0
+    for attempt in told:
+        took_s = attempt.get("latency_s") or 0.0
+        if attempt["verdict"] != "answered":
+            continue
+        if attempt.get("role") == "member":
+            yield ended_s - whole_s, attempt["expert"], took_s
+        elif attempt["expert"] == answered:
+            took_s = took_s if attempt.get("role") else whole_s
+            yield ended_s - took_s, attempt["expert"], took_s

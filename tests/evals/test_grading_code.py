@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from evals.grading import grade
-from evals.grading.code import code_of
-from evals.grading.sandbox import run_tests
+from evals.grading.code import code_of, run_tests
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evals.panels import majority_right, oracle_of, replay_plan
+from evals.replay import majority_right, oracle_of, replay_plan
 from policies import Panel, Single
 from routers import OutcomeTable
 

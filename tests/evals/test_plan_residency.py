@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from evals.commands.plan import command as plan
-from evals.datasets.journal import read_traffic
+from evals.simulation.trace import read_traffic
 from gateway.config import JournalConfig
 from gateway.storage.journal import AttemptRecord, Journal, JournalEntry
 

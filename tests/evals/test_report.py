@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evals.aggregate import aggregate_runs, build_ground
+from evals.evaluate import RouterSpec
 from evals.replay import Recorded
 from evals.report import SCHEMA, Asked, Facts, facts_of, markdown_of, page_of
-from evals.router_specs import RouterSpec
-from evals.run_all import list_jobs, run_jobs
+from evals.run_all import aggregate_runs, build_ground, list_jobs, run_jobs
 from evals.splits import kfold
 from routers import FeatureExtractor, HashingEmbedder, OutcomeTable, Provenance
 

@@ -17,7 +17,7 @@ from evals.commands.embedders import command
 from evals.datasets.retrieval import RetrievalSet, joined, read_retrieval
 from evals.embedder_eval import Measured, held_out, measure
 from evals.measures.bootstrap import mean_over_sets
-from evals.measures.ranking import ndcg
+from evals.measures.formulas import ndcg
 from routers import DataError, EmbeddingSelection, Floats32, OnnxEmbedder
 from studies.retrieval import build, compare, main, render, told
 from tests.fakes.embedders import expert_folder

@@ -1,6 +1,6 @@
 import pytest
 
-from evals.router_specs import parse_router_specs
+from evals.evaluate import parse_router_specs
 from routers import DataError, Tier
 
 TIERS: list[Tier] = ["static", "encoder"]

@@ -3,12 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evals.aggregate import aggregate_runs, build_ground
-from evals.evaluate import FRONTIER, chance, evaluate_router, fixed, judge
+from evals.evaluate import FRONTIER, RouterSpec, chance, evaluate_router, fixed, judge
 from evals.measures import MEASURES, Run
 from evals.replay import Recorded
-from evals.router_specs import RouterSpec
-from evals.run_all import list_jobs, run_jobs
+from evals.run_all import aggregate_runs, build_ground, list_jobs, run_jobs
 from evals.splits import holdout, kfold
 from routers import PREDICTORS, FeatureExtractor, FitSettings, HashingEmbedder, OutcomeTable, cross_fit
 

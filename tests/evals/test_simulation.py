@@ -4,10 +4,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from evals.simulation.figures import Figures
-from evals.simulation.forecasts import Liar, Measured, Oracle
-from evals.simulation.serving import Machine, Scheme, Served, serve
-from evals.simulation.trace import SYNTHETIC, Synthetic, Trace
+from evals.simulation.serving import Figures, Machine, Scheme, Served, serve
+from evals.simulation.trace import SYNTHETIC, Liar, Measured, Oracle, Synthetic, Trace
 from policies import Loadable, ResidencyRule, TurnRule
 
 LRU, LOOKAHEAD = ResidencyRule("lru"), ResidencyRule("lookahead")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from evals.probes.measured import bundled_outcomes
+from evals.probes.files import bundled_outcomes
 from evals.replay import Recorded, replay
 from gateway.app import build_application, build_services
 from gateway.config import Config

@@ -1,7 +1,7 @@
 import numpy as np
 
 from evals.probes import held_out_families, load_probes
-from evals.probes.measured import bundled_outcomes
+from evals.probes.files import bundled_outcomes
 from studies.heldout import by_keywords, compare, render, told
 from studies.svg_chart import bar_chart
 

@@ -28,9 +28,9 @@ from routers import (
     solve_mapping,
 )
 
+from ...console import checked
 from ...datasets import FORMATS, read_outcomes
 from ..import_ import bucket_set
-from ..telling import checked
 from .pairs import numbers, pairs
 
 EXAMPLES = """

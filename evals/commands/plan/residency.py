@@ -10,12 +10,9 @@ import numpy as np
 from policies import Loadable, ResidencyRule, TurnRule
 from routers import DataError
 
-from ...datasets.journal import read_traffic
-from ...simulation.figures import Figures
-from ...simulation.forecasts import Measured, Oracle
-from ...simulation.serving import Machine, Scheme, Told, serve
-from ...simulation.trace import SYNTHETIC, Synthetic, Trace
-from ..telling import Tell, checked, progress
+from ...console import Tell, checked, progress
+from ...simulation.serving import Figures, Machine, Scheme, Told, serve
+from ...simulation.trace import SYNTHETIC, Measured, Oracle, Synthetic, Trace, read_traffic
 from .pairs import numbers
 
 GB = 10**9
