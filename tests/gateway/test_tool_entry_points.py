@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config import ConfigError, load_config
-from gateway.experts import solver_of
+from gateway.experts import load_tool
 
 GATEWAY = Path(__file__).parents[2] / "gateway"
 
@@ -32,7 +32,7 @@ def config_naming(tool: str, folder: Path) -> Path:
 def test_an_installed_tool_is_named_in_the_configuration_and_loaded(shouting: str, tmp_path: Path) -> None:
     config = load_config(config_naming(shouting, tmp_path))
     assert config.experts[0].tool == shouting
-    assert solver_of(shouting)("hello") == "HELLO"
+    assert load_tool(shouting)("hello") == "HELLO"
 
 
 def test_a_tool_that_is_not_installed_is_refused_with_those_that_are(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_a_tool_that_is_not_installed_is_refused_with_those_that_are(tmp_path: P
 
 
 def test_the_calculator_is_found_by_its_entry_point() -> None:
-    assert solver_of("calculator")("What is 6 times 7?") == "42"
+    assert load_tool("calculator")("What is 6 times 7?") == "42"
 
 
 @pytest.mark.source
