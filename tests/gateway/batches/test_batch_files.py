@@ -91,9 +91,9 @@ async def test_a_file_outlives_the_gateway_and_belongs_to_its_key(tmp_path: Path
         made = await ai.files.create(file=("in.jsonl", LINES), purpose="batch")
     async with client(tmp_path, KEY + "-another") as (ai, _):
         assert [file.id async for file in ai.files.list()] == []
-        for refused in (ai.files.retrieve, ai.files.content, ai.files.delete):
+        for act in (ai.files.retrieve, ai.files.content, ai.files.delete):
             with pytest.raises(openai.NotFoundError):
-                await refused(made.id)
+                await act(made.id)
     async with client(tmp_path, KEY) as (ai, _):
         assert (await ai.files.content(made.id)).content == LINES
 

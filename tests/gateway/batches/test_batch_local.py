@@ -144,7 +144,7 @@ async def test_local_experts_run_one_at_a_time_and_a_cancelled_waiter_does_not_b
 def test_a_batch_takes_less_beside_live_requests_and_a_while_after() -> None:
     live, now = 1, 100.0
     throttle = LiveTrafficThrottle(lambda: live, lambda: now)
-    assert (throttle.max_calls(16), throttle.allowed(1)) == (4, 1)
+    assert (throttle.max_calls(16), throttle.max_calls(1)) == (4, 1)
     live, now = 0, 105.0
     assert throttle.max_calls(16) == 8
     now = 111.0

@@ -61,9 +61,9 @@ async def test_batches_are_listed_newest_first_and_belong_to_their_key(tmp_path:
             assert [batch.id async for batch in first] == made[::-1]
         async with open_batch_gateway(tmp_path, ["good"], key=KEY + "2", upstream=upstream) as at:
             assert [batch.id async for batch in at.ai.batches.list()] == []
-            for build_refusal_line in (at.ai.batches.retrieve, at.ai.batches.cancel):
+            for act in (at.ai.batches.retrieve, at.ai.batches.cancel):
                 with pytest.raises(openai.NotFoundError):
-                    await build_refusal_line(made[0])
+                    await act(made[0])
 
 
 async def test_everything_wrong_with_a_file_is_told_by_line(tmp_path: Path) -> None:
@@ -109,9 +109,9 @@ async def test_a_batch_that_cannot_be_is_refused(tmp_path: Path, change: Any, pa
     async with open_batch_gateway(tmp_path, ["good"]) as at:
         file = await at.ai.files.create(file=("in.jsonl", b"{}"), purpose="batch")
         wanted = {"input_file_id": file.id, "endpoint": CHAT, "completion_window": "24h", **change}
-        with pytest.raises(openai.APIStatusError) as build_refusal_line:
+        with pytest.raises(openai.APIStatusError) as refused:
             await at.ai.batches.create(**wanted)
-        assert str(build_refusal_line.value.param).startswith(param), build_refusal_line.value.param
+        assert str(refused.value.param).startswith(param), refused.value.param
 
 
 async def test_failures_go_to_the_error_file_as_a_live_client_would_see_them(tmp_path: Path) -> None:
