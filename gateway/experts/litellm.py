@@ -13,8 +13,8 @@ import msgspec
 from ..config import DeploymentConfig, ExpertConfig, TimeoutConfig
 from ..openai.answers import check_answer
 from ..openai.events import EventStream
+from ..waiting import ConcurrencyLimit
 from .prompt_preset import PromptPreset
-from .slots import Slots
 from .types import Call, Reply, UpstreamError
 from .upstream import MOVES_ON, SECRET_STATUS
 
@@ -84,7 +84,9 @@ class LiteLLMExpert:
         self.name = config.name
         self._model = config.model
         self._provider = config.provider
-        self._places = [(place, Slots(place.max_parallel)) for place in config.effective_deployments()]
+        self._places = [
+            (place, ConcurrencyLimit(place.max_parallel)) for place in config.effective_deployments()
+        ]
         self._preset = PromptPreset(config)
         self._timeouts = timeouts
         self._load = load
@@ -99,16 +101,16 @@ class LiteLLMExpert:
     async def call(self, call: Call) -> Reply:
         litellm = await self._module()
         place, slots = self._next_place()
-        await slots.take(self._timeouts.first_token_s)
+        await slots.acquire(self._timeouts.first_token_s)
         reply: Reply | None = None
         try:
             reply = await self._ask(litellm, call, place, slots)
         finally:
             if reply is None or reply.events is None:
-                slots.give_back()
+                slots.release()
         return reply
 
-    async def _ask(self, litellm: Any, call: Call, place: DeploymentConfig, slots: Slots) -> Reply:
+    async def _ask(self, litellm: Any, call: Call, place: DeploymentConfig, slots: ConcurrencyLimit) -> Reply:
         """Ask one deployment; the end of a stream gives its slot back."""
         ask = getattr(litellm, FUNCTIONS[call.endpoint])
         arguments = self._arguments(call, place)
@@ -154,17 +156,17 @@ class LiteLLMExpert:
             arguments["extra_headers"] = {name: value.reveal() for name, value in place.headers.items()}
         return arguments
 
-    def _next_place(self) -> tuple[DeploymentConfig, Slots]:
+    def _next_place(self) -> tuple[DeploymentConfig, ConcurrencyLimit]:
         """The least loaded, in turn among equals."""
         self._turn = (self._turn + 1) % len(self._places)
         return min([*self._places[self._turn :], *self._places[: self._turn]], key=lambda p: p[1].load)
 
-    async def _open(self, answer: Any, start: float, slots: Slots) -> EventStream:
+    async def _open(self, answer: Any, start: float, slots: ConcurrencyLimit) -> EventStream:
         stop = _closer(answer)
 
         def close() -> None:
             stop()
-            slots.give_back()
+            slots.release()
 
         events = EventStream(
             _reader(answer),

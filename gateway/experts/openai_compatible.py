@@ -12,9 +12,9 @@ from ..config import DeploymentConfig, ExpertConfig, TimeoutConfig
 from ..fleet.circuit_breaker import CircuitBreaker
 from ..openai.answers import check_answer
 from ..openai.events import EventStream
+from ..waiting import ConcurrencyLimit
 from .prompt_preset import PromptPreset
 from .providers import api_base_of, api_key_of
-from .slots import Slots
 from .types import Call, Endpoint, Fields, Reply, UpstreamError
 from .upstream import Address, Transport, status_failure, transport_failure
 
@@ -39,7 +39,7 @@ class Deployment:
         """`heard` is called whenever something comes of a call."""
         self.name = name
         self.breaker = CircuitBreaker()
-        self.slots = Slots(max_parallel)
+        self.slots = ConcurrencyLimit(max_parallel)
         self._model = Raw(_encode(model))
         self._addresses = addresses
         self._timeouts = timeouts
@@ -53,7 +53,7 @@ class Deployment:
         """
         body = _encode({"model": self._model, **fields})
         address = self._addresses[call.endpoint]
-        await self.slots.take(self._timeouts.first_token_s)
+        await self.slots.acquire(self._timeouts.first_token_s)
         reply: Reply | None = None
         try:
             reply = await (
@@ -63,7 +63,7 @@ class Deployment:
             raise transport_failure(error) from error
         finally:
             if reply is None or reply.events is None:
-                self.slots.give_back()
+                self.slots.release()
         return reply
 
     async def _whole(self, address: Address, body: bytes, endpoint: Endpoint) -> Reply:
@@ -105,7 +105,7 @@ class Deployment:
     def _closer(self, response: aiohttp.ClientResponse) -> Callable[[], None]:
         def close() -> None:
             response.close()
-            self.slots.give_back()
+            self.slots.release()
 
         return close
 

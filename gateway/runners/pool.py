@@ -159,7 +159,7 @@ class Runners(Mapping[str, Runner]):
         while True:
             if self._scheduler is None:
                 raise RunnerUnavailable(f"{queue.name} is stopped")
-            if not queue.waiting and queue.can_serve():
+            if not queue.n_waiting and queue.can_serve():
                 queue.runner.pulse.begin()
             else:
                 waiter = queue.join(now_s, priority, wait_s)
@@ -184,7 +184,7 @@ class Runners(Mapping[str, Runner]):
         queue.runner.pulse.end()
         queue.used(lease.since_s, time.monotonic())
         queue.serve()
-        if any(other.waiting for other in self._queues.values()):
+        if any(other.n_waiting for other in self._queues.values()):
             self._stir()
 
     async def load(self, expert: str, *, wait_s: float) -> None:
@@ -235,7 +235,7 @@ class Runners(Mapping[str, Runner]):
     def snapshot(self) -> tuple[RunnerStatus, ...]:
         """How each stands now."""
         return tuple(
-            replace(queue.runner.status(), n_waiting=len(queue.waiting)) for queue in self._queues.values()
+            replace(queue.runner.status(), n_waiting=queue.n_waiting) for queue in self._queues.values()
         )
 
     async def _run(self) -> None:
@@ -266,7 +266,7 @@ class Runners(Mapping[str, Runner]):
             self._perform(effect)
         for queue in self._queues.values():
             queue.serve()
-        if any(queue.waiting for queue in self._queues.values()):
+        if any(queue.n_waiting for queue in self._queues.values()):
             return TICK_S
         due_s = [resident.expires_s for resident in snapshot.residents if resident.expires_s is not None]
         due_s += [queue.retry_at_s for queue in self._queues.values() if queue.is_retry_due()]

@@ -2,28 +2,18 @@
 
 import asyncio
 import math
-from dataclasses import dataclass, field
 from functools import cached_property
 
 from policies import AdmissionRule, Line, Loadable, Queue, Rejected, Resident, admit
 
+from ..waiting import MAX_WAITING_PER_SLOT, Waiter, WaitingLine
 from .errors import RunnerBusy, RunnerFailed, RunnerUnavailable
 from .runner import Runner
 from .types import Launch, RunnerState
 
-MAX_WAITING_PER_SLOT = 64
 ASSUMED_LOAD_S = 5.0
 SERVICE_WEIGHT = 0.2
 UP: frozenset[RunnerState] = frozenset({"ready", "busy"})
-
-
-@dataclass(slots=True, eq=False)
-class Waiter:
-    """One request in line."""
-
-    since_s: float
-    priority: int
-    turn: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class RunnerQueue:
@@ -35,7 +25,7 @@ class RunnerQueue:
 
     def __init__(self, runner: Runner, clock: float) -> None:
         self.runner = runner
-        self.waiting: list[Waiter] = []
+        self._line = WaitingLine(self.can_serve, runner.pulse.begin, runner.pulse.end)
         self.held = False
         self.move: asyncio.Task[None] | None = None
         self.leaving = False
@@ -49,6 +39,10 @@ class RunnerQueue:
     @property
     def name(self) -> str:
         return self.runner.name
+
+    @property
+    def n_waiting(self) -> int:
+        return len(self._line.waiting)
 
     @property
     def n_slots(self) -> int:
@@ -89,17 +83,15 @@ class RunnerQueue:
             raise RunnerFailed(f"{self.name}: {self.runner.status().last_error}")
         ahead_s = 0.0 if self.runner.load_s is None else self.loads_in_s(now_s)
         n_busy = self.runner.pulse.n_in_flight
-        line = Line(len(self.waiting), n_busy, self.n_slots, self.service_s, ahead_s)
+        line = Line(self.n_waiting, n_busy, self.n_slots, self.service_s, ahead_s)
         answer = admit(line, AdmissionRule(self.n_slots * MAX_WAITING_PER_SLOT, wait_s))
         if isinstance(answer, Rejected):
             raise RunnerBusy(
-                f"{self.name} answers {self.n_slots} at a time and {len(self.waiting)} wait: about "
+                f"{self.name} answers {self.n_slots} at a time and {self.n_waiting} wait: about "
                 f"{line.wait_s():.0f} s until its turn",
                 retry_after_s=math.ceil(answer.retry_after_s),
             )
-        waiter = Waiter(now_s, priority)
-        self.waiting.append(waiter)
-        return waiter
+        return self._line.enter(now_s, priority)
 
     async def wait_turn(self, waiter: Waiter, wait_s: float) -> None:
         """Until it is the waiter's turn, which then counts as in flight.
@@ -107,33 +99,18 @@ class RunnerQueue:
         Raises:
             RunnerUnavailable: not within `wait_s`, or the queue was refused with it.
         """
-        turn = waiter.turn
         try:
-            async with asyncio.timeout(wait_s):
-                await turn
-        except BaseException as error:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.runner.pulse.end()
-            turn.cancel()
-            if isinstance(error, TimeoutError):
-                raise RunnerUnavailable(f"{self.name} was not loaded and free within {wait_s:g} s") from None
-            raise
+            await self._line.wait(waiter, wait_s)
+        except TimeoutError:
+            raise RunnerUnavailable(f"{self.name} was not loaded and free within {wait_s:g} s") from None
 
     def serve(self) -> None:
-        """Give turns to those in line, as far as the runner has room: by priority, then in order."""
-        self.waiting = [waiter for waiter in self.waiting if not waiter.turn.done()]
-        while self.waiting and self.can_serve():
-            first = min(self.waiting, key=lambda waiter: (-waiter.priority, waiter.since_s))
-            self.waiting.remove(first)
-            self.runner.pulse.begin()
-            first.turn.set_result(None)
+        """Give turns to those in line, as far as the runner has room."""
+        self._line.serve()
 
     def refuse(self, error: RunnerUnavailable) -> None:
         """Refuse every waiting request."""
-        waiting, self.waiting = self.waiting, []
-        for waiter in waiting:
-            if not waiter.turn.done():
-                waiter.turn.set_exception(error)
+        self._line.refuse(error)
 
     def used(self, began_s: float, now_s: float) -> None:
         """A request is over."""
@@ -181,13 +158,13 @@ class RunnerQueue:
         )
 
     def demand(self) -> Queue | None:
-        if not self.waiting:
+        waiting = self._line.waiting
+        if not waiting:
             return None
-        n_waiting = len(self.waiting)
         return Queue(
             self.name,
-            n_waiting,
-            oldest_s=min(waiter.since_s for waiter in self.waiting),
-            priority=max(waiter.priority for waiter in self.waiting),
-            drain_s=n_waiting * self.service_s / self.n_slots,
+            len(waiting),
+            oldest_s=min(waiter.since_s for waiter in waiting),
+            priority=waiting[0].priority,
+            drain_s=len(waiting) * self.service_s / self.n_slots,
         )

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.experts.slots import MAX_WAITING_PER_SLOT, Slots
 from gateway.experts.types import UpstreamError
 from gateway.testing import FakeUpstream
+from gateway.waiting import MAX_WAITING_PER_SLOT, ConcurrencyLimit
 from tests.fakes.serving import Gateway, gateway
 
 
@@ -80,39 +80,39 @@ async def test_no_more_calls_run_at_a_time_than_allowed(tmp_path: Path) -> None:
 
 
 async def test_slots_go_to_those_who_wait_in_order() -> None:
-    slots, order = Slots(1), []
-    await slots.take(1)
+    slots, order = ConcurrencyLimit(1), []
+    await slots.acquire(1)
 
     async def work(n: int) -> None:
-        await slots.take(5)
+        await slots.acquire(5)
         order.append(n)
-        slots.give_back()
+        slots.release()
 
     tasks = [asyncio.ensure_future(work(n)) for n in range(4)]
     await asyncio.sleep(0)
     tasks[1].cancel()
-    slots.give_back()
+    slots.release()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert (order, slots.in_use) == ([0, 2, 3], 0)
 
 
 async def test_nobody_waits_for_a_slot_for_ever() -> None:
-    slots = Slots(1)
-    await slots.take(1)
+    slots = ConcurrencyLimit(1)
+    await slots.acquire(1)
     with pytest.raises(UpstreamError) as caught:
-        await slots.take(0.01)
+        await slots.acquire(0.01)
     assert caught.value.kind == "busy"
-    slots.give_back()
+    slots.release()
     assert slots.in_use == 0
 
 
 async def test_a_queue_has_an_end() -> None:
-    slots = Slots(1)
-    await slots.take(1)
-    waiting = [asyncio.ensure_future(slots.take(5)) for _ in range(MAX_WAITING_PER_SLOT)]
+    slots = ConcurrencyLimit(1)
+    await slots.acquire(1)
+    waiting = [asyncio.ensure_future(slots.acquire(5)) for _ in range(MAX_WAITING_PER_SLOT)]
     await asyncio.sleep(0)
     with pytest.raises(UpstreamError):
-        await slots.take(5)
+        await slots.acquire(5)
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)

@@ -27,7 +27,7 @@ from gateway.runners import (
     RunnerUnavailable,
 )
 from gateway.runners.local_http import ask
-from gateway.runners.queue import MAX_WAITING_PER_SLOT
+from gateway.waiting import MAX_WAITING_PER_SLOT
 from policies import ResidencyRule, TurnRule
 
 ROOT = Path(__file__).parents[2]

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from gateway.config import ConfigError, RedisConfig, Secret, parse_config
-from gateway.experts.slots import Slots
 from gateway.experts.types import UpstreamError
 from gateway.fleet.circuit_breaker import N_FAILURES_TO_OPEN
 from gateway.fleet.health import FleetState, PeerReport
 from gateway.fleet.replicas import Replicas, merge_reports
 from gateway.testing import FakeUpstream
+from gateway.waiting import ConcurrencyLimit
 from tests.fakes.redis_server import RedisServer, redis_server
 from tests.fakes.serving import Gateway, gateway
 
@@ -169,13 +169,13 @@ def test_several_replicas_are_heard_as_one() -> None:
 
 
 async def test_a_smaller_share_takes_nothing_back_and_a_larger_one_lets_waiting_calls_go() -> None:
-    slots = Slots(4)
+    slots = ConcurrencyLimit(4)
     for _ in range(4):
-        await slots.take(1)
+        await slots.acquire(1)
     slots.share(4)
-    waiting = asyncio.ensure_future(slots.take(5))
+    waiting = asyncio.ensure_future(slots.acquire(5))
     await asyncio.sleep(0)
-    slots.give_back()
+    slots.release()
     await asyncio.sleep(0)
     assert (slots.in_use, waiting.done()) == (3, False)
     slots.share(1)

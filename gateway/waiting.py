@@ -1,0 +1,146 @@
+"""The waiting line of the gateway: who waits for a slot, in which order, and how a waiter gives up."""
+
+import asyncio
+import bisect
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+
+from .errors import UpstreamError
+
+# Far more than an upstream works off within a first-token time-out; a longer line only holds memory.
+MAX_WAITING_PER_SLOT = 64
+
+_arrivals = count()
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """One request in line. `turn` is done when it has its slot, or was refused."""
+
+    since_s: float
+    priority: int
+    turn: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    n_arrival: int = field(default_factory=lambda: next(_arrivals))
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Sort key: higher priorities first, then in order of arrival."""
+        return -self.priority, self.n_arrival
+
+
+class WaitingLine:
+    """Gives slots to waiting requests by priority, then in order of arrival.
+
+    The owner counts the slots: `has_room` says whether one is free, `begin` takes one, `end` returns one.
+
+    Invariant: a slot is begun once for every request that returns from `wait`, for no other. A request
+    can be cancelled, or time out, after its slot was given and before it runs again; `wait` returns that slot.
+    """
+
+    def __init__(
+        self, has_room: Callable[[], bool], begin: Callable[[], None], end: Callable[[], None]
+    ) -> None:
+        self._has_room = has_room
+        self._begin = begin
+        self._end = end
+        # A sorted list, not a heap: those that give up leave from the middle, and the lead is read often.
+        self.waiting: list[Waiter] = []
+
+    def enter(self, since_s: float = 0.0, priority: int = 0) -> Waiter:
+        """Join the line; call `wait` with what it returns."""
+        waiter = Waiter(since_s, priority)
+        bisect.insort(self.waiting, waiter, key=lambda other: other.rank)
+        return waiter
+
+    async def wait(self, waiter: Waiter, timeout_s: float) -> None:
+        """Wait for the turn of `waiter`; the caller then holds a slot.
+
+        Raises:
+            TimeoutError: no slot came free within `timeout_s` seconds.
+            Exception: what `refuse` was called with.
+        """
+        turn = waiter.turn
+        try:
+            async with asyncio.timeout(timeout_s):
+                await turn
+        except BaseException:
+            # BaseException, because a cancelled request must return its slot too.
+            with contextlib.suppress(ValueError):
+                self.waiting.remove(waiter)
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._end()
+                self.serve()
+            turn.cancel()
+            raise
+
+    def serve(self) -> None:
+        """Give free slots to those in line."""
+        while self.waiting and self._has_room():
+            waiter = self.waiting.pop(0)
+            # A cancelled task cancels the future it awaits, but leaves the line only when it runs again.
+            if not waiter.turn.done():
+                self._begin()
+                waiter.turn.set_result(None)
+
+    def refuse(self, error: Exception) -> None:
+        """Raise `error` in every waiting request."""
+        waiting, self.waiting = self.waiting, []
+        for waiter in waiting:
+            if not waiter.turn.done():
+                waiter.turn.set_exception(error)
+
+
+class ConcurrencyLimit:
+    """At most `limit` calls run at a time, None for any number; a bounded number of others wait in line."""
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = self._configured = limit
+        self.in_use = 0
+        self._line = WaitingLine(self._has_room, self._begin, self._end)
+
+    @property
+    def load(self) -> float:
+        """Running and waiting calls per slot."""
+        return (self.in_use + len(self._line.waiting)) / (self.limit or 1)
+
+    async def acquire(self, timeout_s: float) -> None:
+        """Wait for a slot; call `release` once when done with it.
+
+        Raises:
+            UpstreamError: too many calls wait already, or no slot came free within `timeout_s` seconds.
+        """
+        limit = self.limit
+        # Serving on every release keeps the line empty while there is room, so this call overtakes none.
+        if limit is None or self.in_use < limit:
+            self.in_use += 1
+            return
+        if len(self._line.waiting) >= limit * MAX_WAITING_PER_SLOT:
+            raise UpstreamError(
+                "busy", f"serves {limit} at a time and too many wait already", retry_after_s=1
+            )
+        try:
+            await self._line.wait(self._line.enter(), timeout_s)
+        except TimeoutError:
+            raise UpstreamError("busy", f"had no free slot within {timeout_s:g} s", retry_after_s=1) from None
+
+    def release(self) -> None:
+        """Return a slot; the next call in line takes it."""
+        self.in_use -= 1
+        self._line.serve()
+
+    def share(self, n_replicas: int) -> None:
+        """Use an even share of the configured limit, at least one: other replicas call the same upstream."""
+        if self._configured is not None:
+            self.limit = max(1, self._configured // n_replicas)
+            self._line.serve()
+
+    def _has_room(self) -> bool:
+        return self.limit is None or self.in_use < self.limit
+
+    def _begin(self) -> None:
+        self.in_use += 1
+
+    def _end(self) -> None:
+        self.in_use -= 1
