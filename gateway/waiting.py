@@ -36,7 +36,7 @@ class WaitingLine:
     The owner counts the slots: `has_room` says whether one is free, `begin` takes one, `end` returns one.
 
     Invariant: a slot is begun once for every request that returns from `wait`, for no other. A request
-    can be cancelled, or time out, after its slot was given and before it runs again; `wait` returns that slot.
+    can be cancelled, or time out, after its slot was given and before it runs again; `wait` returns it then.
     """
 
     def __init__(
