@@ -10,7 +10,7 @@ import numpy as np
 from routers import DataError, EmbeddingSelection, Floats, Floats32, PilotRule, load_embedder
 
 from .console import Tell
-from .datasets.retrieval import RetrievalSet
+from .datasets.parquet import RetrievalSet
 from .measures.formulas import ndcg
 from .vectors import KeptVectors
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from evals.console import checked, progress
-from evals.datasets.retrieval import read_retrieval
+from evals.datasets.parquet import read_retrieval
 from evals.embedder_eval import BASE, Measured, document_vectors, held_out, measure, named_folder
 from evals.measures.bootstrap import Interval, mean_over_sets
 from routers import EmbeddingSelection, Floats, PilotRule, dataset_oracle, instance_oracle, load_embedder

@@ -20,7 +20,7 @@ from routers import (
 )
 
 from ..console import Tell, checked, progress, say_facts
-from ..datasets.retrieval import RetrievalSet, joined, read_retrieval
+from ..datasets.parquet import RetrievalSet, joined, read_retrieval
 from ..embedder_eval import BASE, FACTS, document_vectors, named_folder, with_expert
 from ..measures.formulas import ndcg
 

@@ -1,4 +1,4 @@
-"""Reading other people's outcomes: a reader per format, each a function from path to `OutcomeTable`."""
+"""Readers of outcome files: one function per format, from a path to an `OutcomeTable`."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -8,13 +8,13 @@ from routers import DataError, OutcomeTable
 
 FORMATS: Mapping[str, str] = {
     "csv": "flat:read_csv",
-    "folder": "folder:read_folder",
+    "folder": "parquet:read_folder",
     "jsonl": "flat:read_jsonl",
-    "llmrouterbench": "llmrouterbench:read_llmrouterbench",
+    "llmrouterbench": "published:read_llmrouterbench",
     "logs": "logs:read_logs",
-    "routellm": "routellm:read_routellm",
-    "routerbench": "routerbench:read_routerbench",
-    "table": "table:read_table",
+    "routellm": "published:read_routellm",
+    "routerbench": "published:read_routerbench",
+    "table": "flat:read_table",
 }
 """Name → module:function of this package; `auto` finds the name by `detect`."""
 
@@ -82,7 +82,7 @@ def source_splits(source: Path, table: OutcomeTable) -> tuple[str, ...]:
     """
     if not source.is_dir() or not (source / "prompts.parquet").exists():
         raise DataError(f"{source}: only a folder with prompts.parquet tells its own train and test parts")
-    from .folder import read_column
+    from .parquet import read_column
 
     parts = read_column(source, "source_split")
     return tuple(str(parts[key]) for key in table.ids)

@@ -145,3 +145,8 @@ def _text(source: Path) -> str:
         raise DataError(f"{source}: {error.strerror or error}") from None
     except (EOFError, UnicodeDecodeError) as error:
         raise DataError(f"{source}: damaged or not UTF-8 text: {error}") from None
+
+
+def read_table(source: Path) -> OutcomeTable:
+    """An outcome table as `OutcomeTable.save` writes it."""
+    return OutcomeTable.load(source)

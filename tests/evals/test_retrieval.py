@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 import evals.embedder_eval
 from evals.commands.embedders import command
-from evals.datasets.retrieval import RetrievalSet, joined, read_retrieval
+from evals.datasets.parquet import RetrievalSet, joined, read_retrieval
 from evals.embedder_eval import Measured, held_out, measure
 from evals.measures.bootstrap import mean_over_sets
 from evals.measures.formulas import ndcg

@@ -28,10 +28,9 @@ from routers import (
     solve_mapping,
 )
 
-from ...console import checked
+from ...console import checked, numbers, pairs
 from ...datasets import FORMATS, read_outcomes
 from ..import_ import bucket_set
-from .pairs import numbers, pairs
 
 EXAMPLES = """
 \b

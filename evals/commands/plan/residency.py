@@ -10,10 +10,9 @@ import numpy as np
 from policies import Loadable, ResidencyRule, TurnRule
 from routers import DataError
 
-from ...console import Tell, checked, progress
+from ...console import Tell, checked, numbers, progress
 from ...simulation.serving import Figures, Machine, Scheme, Told, serve
 from ...simulation.trace import SYNTHETIC, Measured, Oracle, Synthetic, Trace, read_traffic
-from .pairs import numbers
 
 GB = 10**9
 EXAMPLES = """
