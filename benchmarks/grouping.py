@@ -20,13 +20,14 @@ from typing import Any
 
 import msgspec
 
-from gateway.app import build_accounting, build_services, open_services, parallel_limits
+from gateway.app import build_accounting, build_services, open_services
 from gateway.batches.lines import read_file_mark
 from gateway.batches.service import BatchService
 from gateway.batches.store import new_id
 from gateway.batches.types import Batch
 from gateway.config import Config
 from gateway.experts import Call, Expert
+from gateway.experts.build import read_parallel_limits
 from gateway.experts.upstream import Transport
 from gateway.runners import Runner, Runners
 
@@ -113,7 +114,7 @@ async def grouped(folder: Path, n_rooms: int, lines: list[tuple[str, str]]) -> t
         loads = Loads(services.runners)
         start = time.perf_counter()
         services.store.add_batch(batch)
-        await BatchService(services, build_accounting(services), parallel_limits(config)).run(batch.id)
+        await BatchService(services, build_accounting(services), read_parallel_limits(config)).run(batch.id)
         seconds = time.perf_counter() - start
     rows = [json.loads(row) for row in out.open()]
     answered = {row["custom_id"] for row in rows if row["response"]["status_code"] == 200}

@@ -15,7 +15,7 @@ from mkdocs.structure.pages import Page
 
 from gateway.cli import main
 from gateway.config.reference import ConfigKey, list_keys
-from gateway.endpoints.openapi import document
+from gateway.endpoints.openapi import build_document
 
 ROOT = Path(__file__).parents[1]
 
@@ -143,7 +143,7 @@ def describe_command(command: click.Command, parent: click.Context, name: str, l
 
 def endpoints_page() -> str:
     """Every endpoint with its body, from the document that `/openapi.json` serves."""
-    spec = document()
+    spec = build_document()
     lines = [
         "# Endpoints",
         "",

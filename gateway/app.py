@@ -21,7 +21,7 @@ from starlette.responses import Response
 
 from routers import ExpertProfile
 
-from .asgi.application import INTERNAL_ERROR, Application
+from .asgi.application import Application
 from .asgi.authentication import Authenticator
 from .batches.calling import BatchExecutor
 from .batches.lines import EMBEDDED_HERE
@@ -41,11 +41,12 @@ from .endpoints import (
     route,
     runners,
 )
-from .errors import EndpointNotFound, GatewayError, MethodNotAllowed, to_envelope
+from .errors import INTERNAL_ERROR, EndpointNotFound, GatewayError, MethodNotAllowed, to_envelope
 from .execution.executor import PlanExecutor
 from .execution.responder import Responder
 from .execution.trace import Accounting
 from .experts import Expert, build_expert
+from .experts.build import read_parallel_limits
 from .experts.profiles import facts_of, profile_of, profiles
 from .experts.upstream import Transport
 from .fleet.health import FleetState
@@ -83,7 +84,9 @@ def build_services(
     }
     pool = profiles(config)
     policies, embedders = config.policies_by_name(), build_embedders(config)
-    fleet = FleetState([profile.name for profile in pool], parallel_limits(config), away_s=local.loads_in_s)
+    fleet = FleetState(
+        [profile.name for profile in pool], read_parallel_limits(config), away_s=local.loads_in_s
+    )
     local.on_change.append(fleet.invalidate)
     store = BatchStore.open(config.batches_path)
     return Services(
@@ -146,10 +149,12 @@ def build_application(services: Services, transport: Transport) -> Application:
     handlers = {
         path: completions.CompletionEndpoint(spec, services, responder).handle for path, spec in SPECS.items()
     }
-    jobs = BatchService(
-        services, accounting, parallel_limits(services.config), lambda: application.n_in_flight
+    batch_service = BatchService(
+        services, accounting, read_parallel_limits(services.config), lambda: application.n_in_flight
     )
-    application = Application(handlers, build_starlette_app(services, transport, jobs), services.gate)
+    application = Application(
+        handlers, build_starlette_app(services, transport, batch_service), services.gate
+    )
     return application
 
 
@@ -175,20 +180,20 @@ async def open_batches(
     transport = Transport()
     services = build_services(config, transport)
     async with open_services(services, transport) if calls else open_storage(services):
-        yield BatchService(services, build_accounting(services), parallel_limits(config), engine=engine)
+        yield BatchService(services, build_accounting(services), read_parallel_limits(config), engine=engine)
 
 
-def build_starlette_app(services: Services, transport: Transport, jobs: BatchService) -> Starlette:
+def build_starlette_app(services: Services, transport: Transport, batch_service: BatchService) -> Starlette:
     """Everything that is not hot, and the lifespan of all."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with open_services(services, transport):
-            await jobs.start()
+            await batch_service.start()
             try:
                 yield
             finally:
-                await jobs.stop()
+                await batch_service.stop()
 
     app = Starlette(
         routes=[
@@ -210,7 +215,7 @@ def build_starlette_app(services: Services, transport: Transport, jobs: BatchSer
         lifespan=lifespan,
     )
     app.state.services = services
-    app.state.jobs = jobs
+    app.state.batches = batch_service
     return app
 
 
@@ -243,19 +248,6 @@ async def open_services(services: Services, transport: Transport) -> AsyncIterat
             stack.push_async_callback(services.replicas.close)
             await services.replicas.start()
         yield
-
-
-def parallel_limits(config: Config) -> dict[str, int | None]:
-    """How many calls each expert serves at a time; None where there is no bound."""
-    return {expert.name: max_parallel(expert) for expert in config.experts}
-
-
-def max_parallel(expert: ExpertConfig) -> int | None:
-    if expert.runner is not None:
-        return expert.runner.n_parallel
-    bounds = [place.max_parallel for place in expert.effective_deployments()]
-    known = [bound for bound in bounds if bound is not None]
-    return sum(known) if len(known) == len(bounds) else None
 
 
 def expert_prices(config: Config) -> Mapping[str, Price]:

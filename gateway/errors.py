@@ -22,6 +22,8 @@ from typing import ClassVar, Literal
 
 import msgspec
 
+INTERNAL_ERROR = "the gateway failed; its log says why"
+
 
 class GatewayError(Exception):
     """A refusal with an HTTP status. `param` names the request field at fault, `retry_after_s` is seconds."""

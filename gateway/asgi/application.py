@@ -10,12 +10,11 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.types import ASGIApp
 
-from ..errors import GatewayError, MethodNotAllowed
+from ..errors import INTERNAL_ERROR, GatewayError, MethodNotAllowed
 from .authentication import Authenticator
 from .exchange import ClientDisconnectedError, Exchange, Message, Receive, Scope, Send
 
 Handler = Callable[[Exchange], Awaitable[None]]
-INTERNAL_ERROR = "the gateway failed; its log says why"
 OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
 
 log = logging.getLogger("thalamus")

@@ -15,8 +15,7 @@ from typing import Literal
 
 from policies import Attempt, Decision, Gather
 
-from ..asgi.application import INTERNAL_ERROR
-from ..errors import GatewayError
+from ..errors import INTERNAL_ERROR, GatewayError
 from ..execution.panel import build_aggregation_call, build_member_call
 from ..execution.trace import Accounting, ExecutionRequest
 from ..experts.types import Call, UpstreamError

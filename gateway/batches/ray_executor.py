@@ -13,9 +13,8 @@ from typing import Any
 
 import msgspec
 
-from ..app import parallel_limits
 from ..config import Config
-from ..experts import build_expert
+from ..experts.build import build_expert, read_parallel_limits
 from ..experts.types import Call
 from ..experts.upstream import Transport
 from ..fleet.health import FleetState
@@ -90,7 +89,7 @@ class ExpertActor:
         experts = {one.name: build_expert(one, config.timeouts, transport, runners) for one in config.experts}
         await transport.open()
         await runners.start()
-        fleet = FleetState((), parallel_limits(config))
+        fleet = FleetState((), read_parallel_limits(config))
         return RetryingCaller(experts, fleet, config.batches.patience_s, asyncio.sleep)
 
 

@@ -14,7 +14,7 @@ class DecisionNotFound(EndpointNotFound):
     code = "decision_not_found"
 
 
-async def decision(request: Request) -> Response:
+async def get_decision(request: Request) -> Response:
     """The journal's entry.
 
     Raises:
@@ -30,4 +30,4 @@ async def decision(request: Request) -> Response:
     return json_response(found)
 
 
-ROUTES = [Route("/v1/decisions/{decision_id}", decision, methods=["GET"])]
+ROUTES = [Route("/v1/decisions/{decision_id}", get_decision, methods=["GET"])]

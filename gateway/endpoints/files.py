@@ -15,14 +15,14 @@ from ..errors import InvalidField
 from .answers import json_response
 
 DEFAULT_PAGE = 10_000
-SLACK_BYTES = 64 * 1024
+MAX_FORM_OVERHEAD_BYTES = 64 * 1024
 """What a form may have around its file."""
-WHOLE = re.compile("[0-9]{1,9}")
+WHOLE_NUMBER = re.compile("[0-9]{1,9}")
 
 
 def get_file_store(request: Request) -> FileStore:
     """The files of the gateway that serves this request."""
-    files: FileStore = request.app.state.jobs.files
+    files: FileStore = request.app.state.batches.files
     return files
 
 
@@ -32,7 +32,7 @@ def get_owner(request: Request) -> str:
     return owner or NO_OWNER
 
 
-async def upload(request: Request) -> Response:
+async def upload_file(request: Request) -> Response:
     """Keep a file.
 
     Raises:
@@ -40,11 +40,11 @@ async def upload(request: Request) -> Response:
     """
     files = get_file_store(request)
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > files.max_bytes + SLACK_BYTES:
+    if declared.isdigit() and int(declared) > files.max_bytes + MAX_FORM_OVERHEAD_BYTES:
         raise FileTooLarge(f"more than {files.max_bytes} bytes (batches.max_file_bytes)", param="file")
     sink = files.begin()
     try:
-        form = await read_form(request.headers.get("content-type", ""), _pieces(request), sink)
+        form = await read_form(request.headers.get("content-type", ""), _iter_body(request), sink)
         if form.fields.get("purpose") != "batch":
             raise InvalidField("'purpose' must be 'batch'", param="purpose")
         name = form.filename or ""
@@ -54,7 +54,7 @@ async def upload(request: Request) -> Response:
     return json_response(file.to_openai())
 
 
-async def _pieces(request: Request) -> AsyncIterator[bytes]:
+async def _iter_body(request: Request) -> AsyncIterator[bytes]:
     try:
         async for piece in request.stream():
             yield piece
@@ -62,21 +62,21 @@ async def _pieces(request: Request) -> AsyncIterator[bytes]:
         raise ClientDisconnectedError from None
 
 
-async def list_page(request: Request) -> Response:
+async def list_files(request: Request) -> Response:
     """The asker's files, newest first; `purpose`, `after`, `limit` and `order` as OpenAI has them."""
-    asked = request.query_params
-    limit = page_size(asked.get("limit"), DEFAULT_PAGE)
-    order = asked.get("order", "desc")
+    query = request.query_params
+    limit = read_page_size(query.get("limit"), DEFAULT_PAGE)
+    order = query.get("order", "desc")
     if order not in ("asc", "desc"):
         raise InvalidField("'order' must be asc or desc", param="order")
     found = await asyncio.to_thread(
         get_file_store(request).list_page,
-        *(get_owner(request), asked.get("purpose"), asked.get("after"), limit + 1, order == "desc"),
+        *(get_owner(request), query.get("purpose"), query.get("after"), limit + 1, order == "desc"),
     )
-    return json_response(page([file.to_openai() for file in found], limit))
+    return json_response(build_page([file.to_openai() for file in found], limit))
 
 
-async def one(request: Request) -> Response:
+async def get_file(request: Request) -> Response:
     """One file's facts."""
     file_id = request.path_params["file_id"]
     return json_response(
@@ -84,49 +84,49 @@ async def one(request: Request) -> Response:
     )
 
 
-async def content(request: Request) -> Response:
+async def download_file(request: Request) -> Response:
     """One file's bytes."""
     files, file_id = get_file_store(request), request.path_params["file_id"]
     path = await asyncio.to_thread(files.find_path, file_id, get_owner(request))
     return FileResponse(path, media_type="application/octet-stream")
 
 
-async def delete(request: Request) -> Response:
+async def delete_file(request: Request) -> Response:
     """Forget one file."""
     file_id = request.path_params["file_id"]
     await asyncio.to_thread(get_file_store(request).delete, file_id, get_owner(request))
     return json_response({"id": file_id, "object": "file", "deleted": True})
 
 
-def page_size(given: str | None, most: int) -> int:
+def read_page_size(given: str | None, max_items: int) -> int:
     """How many items a page may have.
 
     Raises:
-        InvalidField: no whole number from 1 to `most`.
+        InvalidField: no whole number from 1 to `max_items`.
     """
     if given is None:
-        return most
-    if not (WHOLE.fullmatch(given) and 1 <= int(given) <= most):
-        raise InvalidField(f"'limit' must be a whole number from 1 to {most}", param="limit")
+        return max_items
+    if not (WHOLE_NUMBER.fullmatch(given) and 1 <= int(given) <= max_items):
+        raise InvalidField(f"'limit' must be a whole number from 1 to {max_items}", param="limit")
     return int(given)
 
 
-def page(told: list[dict[str, object]], limit: int) -> dict[str, object]:
-    """A list as OpenAI pages it; `told` has one more than fit where there are more."""
-    shown = told[:limit]
+def build_page(items: list[dict[str, object]], limit: int) -> dict[str, object]:
+    """A list as OpenAI pages it; `items` has one more than fit where there are more."""
+    shown = items[:limit]
     return {
         "object": "list",
         "data": shown,
         "first_id": shown[0]["id"] if shown else None,
         "last_id": shown[-1]["id"] if shown else None,
-        "has_more": len(told) > limit,
+        "has_more": len(items) > limit,
     }
 
 
 ROUTES = [
-    Route("/v1/files", upload, methods=["POST"]),
-    Route("/v1/files", list_page, methods=["GET"]),
-    Route("/v1/files/{file_id}", one, methods=["GET"]),
-    Route("/v1/files/{file_id}", delete, methods=["DELETE"]),
-    Route("/v1/files/{file_id}/content", content, methods=["GET"]),
+    Route("/v1/files", upload_file, methods=["POST"]),
+    Route("/v1/files", list_files, methods=["GET"]),
+    Route("/v1/files/{file_id}", get_file, methods=["GET"]),
+    Route("/v1/files/{file_id}", delete_file, methods=["DELETE"]),
+    Route("/v1/files/{file_id}/content", download_file, methods=["GET"]),
 ]

@@ -10,35 +10,35 @@ from starlette.routing import Route
 from ..services import Services
 from .answers import get_services, json_response
 
-ABLE = ("closed", "half-open", "ready", "busy", "sleeping", "stopping", "stopped")
+READY_STATES = ("closed", "half-open", "ready", "busy", "sleeping", "stopping", "stopped")
 """A local expert that is not in memory is loaded when it is asked for."""
 
 
-async def live(request: Request) -> Response:
+async def get_liveness(request: Request) -> Response:
     """That the process answers at all."""
     return json_response({"status": "live"})
 
 
-async def ready(request: Request) -> Response:
-    """200 when somebody can answer and no local expert is still starting, else 503; and what is degraded."""
+async def get_readiness(request: Request) -> Response:
+    """200 when an expert can answer and no local expert is starting, else 503; lists what is degraded."""
     services = get_services(request)
-    waiting = list(_starting(services))
-    able = bool(services.experts) and any(_able(services, name) for name in services.experts)
-    facts = list(degraded(services))
-    status = "starting" if waiting else "unavailable" if not able else "degraded" if facts else "ready"
+    starting = list(_list_starting(services))
+    can_answer = bool(services.experts) and any(_can_answer(services, name) for name in services.experts)
+    facts = list(list_degraded(services))
+    status = "starting" if starting else "unavailable" if not can_answer else "degraded" if facts else "ready"
     return json_response(
         {
             "status": status,
             "degraded": facts,
-            "experts": {name: _state(services, name) for name in services.experts},
+            "experts": {name: _describe_state(services, name) for name in services.experts},
             "journal": {"waiting": services.journal.n_waiting, "lost": services.journal.dropped},
-            "routing": _routing(services),
+            "routing": _describe_routing(services),
         },
-        status=200 if able and not waiting else 503,
+        status=200 if can_answer and not starting else 503,
     )
 
 
-def degraded(services: Services) -> Iterator[str]:
+def list_degraded(services: Services) -> Iterator[str]:
     """What does not work as configured, one line each."""
     if services.router.degraded:
         yield f"routing: {services.router.degraded}"
@@ -49,28 +49,28 @@ def degraded(services: Services) -> Iterator[str]:
     if services.replicas and services.replicas.degraded:
         yield services.replicas.degraded
     for name in services.experts:
-        if (state := _state(services, name)) not in (*ABLE, "starting"):
+        if (state := _describe_state(services, name)) not in (*READY_STATES, "starting"):
             yield f"expert {name}: {state}"
 
 
-def _starting(services: Services) -> Iterator[str]:
+def _list_starting(services: Services) -> Iterator[str]:
     for name, runner in services.runners.items():
         if runner.state == "starting" and not services.fleet.state(name)["n_answered"]:
             yield name
 
 
-def _able(services: Services, name: str) -> bool:
-    return _state(services, name) in ABLE
+def _can_answer(services: Services, name: str) -> bool:
+    return _describe_state(services, name) in READY_STATES
 
 
-def _state(services: Services, name: str) -> str:
+def _describe_state(services: Services, name: str) -> str:
     """A local expert is as its runner is; any other as its calls went."""
     called = str(services.fleet.state(name)["state"])
     runner = services.runners.get(name)
     return called if runner is None or called == "open" else str(runner.state)
 
 
-def _routing(services: Services) -> dict[str, Any]:
+def _describe_routing(services: Services) -> dict[str, Any]:
     router = services.router
     batcher = router.batcher
     return {
@@ -82,6 +82,6 @@ def _routing(services: Services) -> dict[str, Any]:
 
 
 ROUTES = [
-    Route("/health/live", live, methods=["GET"]),
-    Route("/health/ready", ready, methods=["GET"]),
+    Route("/health/live", get_liveness, methods=["GET"]),
+    Route("/health/ready", get_readiness, methods=["GET"]),
 ]

@@ -18,17 +18,17 @@ Samples = Mapping[Any, float]
 """Values by their labels, a tuple."""
 
 
-async def metrics(request: Request) -> Response:
+async def get_metrics(request: Request) -> Response:
     """Everything, as it is now."""
     from prometheus_client import CollectorRegistry
     from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Reading(get_services(request)))
+    registry.register(_MetricsCollector(get_services(request)))
     return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
-class _Reading:
+class _MetricsCollector:
     """The families of one moment, as the client library collects them."""
 
     def __init__(self, services: Services) -> None:
@@ -39,42 +39,46 @@ class _Reading:
         return []
 
     def collect(self) -> Iterator[Any]:
-        yield from _calls(self._services)
-        yield from _routing(self._services)
-        yield from _runners(self._services)
+        yield from _collect_calls(self._services)
+        yield from _collect_routing(self._services)
+        yield from _collect_runners(self._services)
 
 
-def _calls(services: Services) -> Iterator[Any]:
+def _collect_calls(services: Services) -> Iterator[Any]:
     states = {name: services.fleet.state(name) for name in services.experts}
 
-    def of(key: str) -> Samples:
+    def samples_of(key: str) -> Samples:
         return {(name,): float(state[key] or 0) for name, state in states.items()}  # type: ignore[arg-type]
 
-    yield _counter("thalamus_calls_answered", "Calls an expert answered.", ("expert",), of("n_answered"))
-    yield _counter("thalamus_calls_failed", "Calls on which an expert failed.", ("expert",), of("n_failed"))
-    yield _gauge("thalamus_calls_in_flight", "Calls under way.", ("expert",), of("in_flight"))
-    cooling = "Seconds until an expert is tried again."
-    yield _gauge("thalamus_cooldown_seconds", cooling, ("expert",), of("cooldown_s"))
+    yield _build_counter(
+        "thalamus_calls_answered", "Calls an expert answered.", ("expert",), samples_of("n_answered")
+    )
+    yield _build_counter(
+        "thalamus_calls_failed", "Calls on which an expert failed.", ("expert",), samples_of("n_failed")
+    )
+    yield _build_gauge("thalamus_calls_in_flight", "Calls under way.", ("expert",), samples_of("in_flight"))
+    about = "Seconds until an expert is tried again."
+    yield _build_gauge("thalamus_cooldown_seconds", about, ("expert",), samples_of("cooldown_s"))
     usual = "Running mean of how long an answer takes, or its first token in a stream; 0 before the first."
-    yield _gauge("thalamus_latency_seconds", usual, ("expert",), of("latency_s"))
+    yield _build_gauge("thalamus_latency_seconds", usual, ("expert",), samples_of("latency_s"))
 
 
-def _routing(services: Services) -> Iterator[Any]:
+def _collect_routing(services: Services) -> Iterator[Any]:
     router, journal = services.router, services.journal
     batcher = router.batcher
     decided = {(): float(router.n_decided)}
-    yield _counter("thalamus_decisions", "Requests that were routed.", (), decided)
+    yield _build_counter("thalamus_decisions", "Requests that were routed.", (), decided)
     consulted = "Decisions for which the encoder was asked."
-    yield _counter("thalamus_encoder_consulted", consulted, (), {(): float(router.n_consulted)})
+    yield _build_counter("thalamus_encoder_consulted", consulted, (), {(): float(router.n_consulted)})
     busy = {(): batcher.busy_s if batcher else 0.0}
-    yield _counter("thalamus_encoder_busy_seconds", "Time the encoder's threads computed.", (), busy)
+    yield _build_counter("thalamus_encoder_busy_seconds", "Time the encoder's threads computed.", (), busy)
     waiting = {(): float(batcher.n_waiting if batcher else 0)}
-    yield _gauge("thalamus_encoder_waiting", "Texts that wait for the encoder.", (), waiting)
+    yield _build_gauge("thalamus_encoder_waiting", "Texts that wait for the encoder.", (), waiting)
     lost = {(): float(journal.dropped)}
-    yield _counter("thalamus_journal_lost", "Records that the journal had no room for.", (), lost)
+    yield _build_counter("thalamus_journal_lost", "Records that the journal had no room for.", (), lost)
 
 
-def _runners(services: Services) -> Iterator[Any]:
+def _collect_runners(services: Services) -> Iterator[Any]:
     if not services.runners:
         return
     statuses = services.runners.snapshot()
@@ -83,42 +87,52 @@ def _runners(services: Services) -> Iterator[Any]:
         for status in statuses
         for state in get_args(RunnerState)
     }
-    yield _gauge("thalamus_runner_state", "1 for the state a runner is in.", ("runner", "state"), states)
-    yield _counter("thalamus_runner_loads", "Times it was loaded.", ("runner",), _each(statuses, "n_loads"))
+    yield _build_gauge(
+        "thalamus_runner_state", "1 for the state a runner is in.", ("runner", "state"), states
+    )
+    yield _build_counter(
+        "thalamus_runner_loads", "Times it was loaded.", ("runner",), _samples_by_runner(statuses, "n_loads")
+    )
     restarts = "Times it died or hung and was started again."
-    yield _counter("thalamus_runner_restarts", restarts, ("runner",), _each(statuses, "n_restarts"))
-    yield _gauge("thalamus_runner_waiting", "Calls that wait.", ("runner",), _each(statuses, "n_waiting"))
+    yield _build_counter(
+        "thalamus_runner_restarts", restarts, ("runner",), _samples_by_runner(statuses, "n_restarts")
+    )
+    yield _build_gauge(
+        "thalamus_runner_waiting", "Calls that wait.", ("runner",), _samples_by_runner(statuses, "n_waiting")
+    )
     held = "Memory it holds, or would."
-    yield _gauge("thalamus_runner_memory_bytes", held, ("runner",), _each(statuses, "memory_bytes"))
+    yield _build_gauge(
+        "thalamus_runner_memory_bytes", held, ("runner",), _samples_by_runner(statuses, "memory_bytes")
+    )
     evictions = {(): float(services.runners.n_evictions)}
-    yield _counter("thalamus_evictions", "Runners that left memory to make room.", (), evictions)
+    yield _build_counter("thalamus_evictions", "Runners that left memory to make room.", (), evictions)
     devices = services.runners.memory()
     bounds = {(one.name,): float(one.capacity_bytes) for one in devices if one.capacity_bytes is not None}
-    yield _gauge("thalamus_device_capacity_bytes", "Memory runners may hold.", ("device",), bounds)
+    yield _build_gauge("thalamus_device_capacity_bytes", "Memory runners may hold.", ("device",), bounds)
     taken = {(one.name,): float(one.held_bytes) for one in devices}
-    yield _gauge("thalamus_device_held_bytes", "Memory that runners hold.", ("device",), taken)
+    yield _build_gauge("thalamus_device_held_bytes", "Memory that runners hold.", ("device",), taken)
 
 
-def _each(statuses: tuple[RunnerStatus, ...], key: str) -> Samples:
+def _samples_by_runner(statuses: tuple[RunnerStatus, ...], key: str) -> Samples:
     return {(status.alias,): float(getattr(status, key) or 0) for status in statuses}
 
 
-def _counter(name: str, about: str, labels: tuple[str, ...], samples: Samples) -> Any:
+def _build_counter(name: str, description: str, labels: tuple[str, ...], samples: Samples) -> Any:
     from prometheus_client.metrics_core import CounterMetricFamily
 
-    return _filled(CounterMetricFamily(name, about, labels=labels), samples)
+    return _add_samples(CounterMetricFamily(name, description, labels=labels), samples)
 
 
-def _gauge(name: str, about: str, labels: tuple[str, ...], samples: Samples) -> Any:
+def _build_gauge(name: str, description: str, labels: tuple[str, ...], samples: Samples) -> Any:
     from prometheus_client.metrics_core import GaugeMetricFamily
 
-    return _filled(GaugeMetricFamily(name, about, labels=labels), samples)
+    return _add_samples(GaugeMetricFamily(name, description, labels=labels), samples)
 
 
-def _filled(family: Any, samples: Samples) -> Any:
+def _add_samples(family: Any, samples: Samples) -> Any:
     for labels, value in samples.items():
         family.add_metric(labels, value)
     return family
 
 
-ROUTES = [Route("/metrics", metrics, methods=["GET"])]
+ROUTES = [Route("/metrics", get_metrics, methods=["GET"])]

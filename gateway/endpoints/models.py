@@ -16,15 +16,15 @@ from ..experts.profiles import profile_of
 from ..services import Services
 from .answers import get_services, json_response
 
-SINCE = int(time.time())
+STARTED_AT = int(time.time())
 
 
-async def listed(request: Request) -> Response:
+async def list_models(request: Request) -> Response:
     """All of them, policies first."""
-    return json_response({"object": "list", "data": list(models(get_services(request)))})
+    return json_response({"object": "list", "data": list(describe_models(get_services(request)))})
 
 
-async def one(request: Request) -> Response:
+async def get_model(request: Request) -> Response:
     """One of them, by name.
 
     Raises:
@@ -32,33 +32,35 @@ async def one(request: Request) -> Response:
     """
     services = get_services(request)
     name = request.path_params["name"]
-    found = next((model for model in models(services) if model["id"] == name), None)
+    found = next((model for model in describe_models(services) if model["id"] == name), None)
     if found is None:
         raise services.parser.unknown_model(name)
     return json_response(found)
 
 
-def models(services: Services) -> Iterator[dict[str, Any]]:
+def describe_models(services: Services) -> Iterator[dict[str, Any]]:
     """Policies as `auto` and `auto:<name>`, the experts, and the embedders served here."""
     for name, policy in services.policies.items():
-        about = {"kind": "policy", "policy": name, "encoder": policy.encoder, "default": policy.default}
-        yield _model("auto" if name == "auto" else f"auto:{name}", "thalamus", about)
+        facts = {"kind": "policy", "policy": name, "encoder": policy.encoder, "default": policy.default}
+        yield _to_openai("auto" if name == "auto" else f"auto:{name}", "thalamus", facts)
     for expert in services.config.experts:
-        yield _model(expert.name, _owner(expert), _about(services, expert, profile_of(expert)))
+        yield _to_openai(
+            expert.name, _owned_by(expert), _describe_expert(services, expert, profile_of(expert))
+        )
     if services.embedders is not None:
         for name in services.embedders.names:
-            yield _model(name, "local", _about_embedder(services.embedders, name))
+            yield _to_openai(name, "local", _describe_embedder(services.embedders, name))
 
 
-def _model(name: str, owner: str, about: dict[str, Any]) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": SINCE, "owned_by": owner, "thalamus": about}
+def _to_openai(name: str, owner: str, facts: dict[str, Any]) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": STARTED_AT, "owned_by": owner, "thalamus": facts}
 
 
-def _owner(expert: ExpertConfig) -> str:
+def _owned_by(expert: ExpertConfig) -> str:
     return "local" if expert.is_local else expert.provider
 
 
-def _about(services: Services, expert: ExpertConfig, profile: ExpertProfile) -> dict[str, Any]:
+def _describe_expert(services: Services, expert: ExpertConfig, profile: ExpertProfile) -> dict[str, Any]:
     return {
         "kind": "embedding expert" if expert.embeds else "expert",
         "model": expert.model,
@@ -68,11 +70,11 @@ def _about(services: Services, expert: ExpertConfig, profile: ExpertProfile) -> 
         "context_tokens": profile.context_tokens,
         "abilities": None if profile.abilities is None else sorted(profile.abilities),
         **services.fleet.state(expert.name),
-        **_residency(services, expert.name),
+        **_describe_runner(services, expert.name),
     }
 
 
-def _about_embedder(pool: EmbedderPool, name: str) -> dict[str, Any]:
+def _describe_embedder(pool: EmbedderPool, name: str) -> dict[str, Any]:
     """What it reads, and how its vectors lie: those of one index may be held against each other."""
     return {
         "kind": "embedder",
@@ -85,7 +87,7 @@ def _about_embedder(pool: EmbedderPool, name: str) -> dict[str, Any]:
     }
 
 
-def _residency(services: Services, name: str) -> dict[str, Any]:
+def _describe_runner(services: Services, name: str) -> dict[str, Any]:
     """What only a local engine has: whether it is in memory, and how long it would take."""
     runner = services.runners.get(name)
     if runner is None:
@@ -93,4 +95,7 @@ def _residency(services: Services, name: str) -> dict[str, Any]:
     return {"runner": {"state": runner.state, "away_s": round(services.runners.loads_in_s(name), 3)}}
 
 
-ROUTES = [Route("/v1/models", listed, methods=["GET"]), Route("/v1/models/{name:path}", one, methods=["GET"])]
+ROUTES = [
+    Route("/v1/models", list_models, methods=["GET"]),
+    Route("/v1/models/{name:path}", get_model, methods=["GET"]),
+]

@@ -13,20 +13,22 @@ from ..requests.options import RouterField
 from .answers import json_response
 
 REF = "#/components/schemas/{name}"
-OURS = "the expert that answered and why: headers x-thalamus-decision-id, -expert, -policy, -plan, -reason …"
-POSTS = {
+ROUTING_HEADERS = (
+    "the expert that answered and why: headers x-thalamus-decision-id, -expert, -policy, -plan, -reason …"
+)
+POST_ENDPOINTS = {
     "/v1/chat/completions": (
         "Chat",
-        f"A chat answer, streamed as server-sent events on `stream: true`; {OURS}",
+        f"A chat answer, streamed as server-sent events on `stream: true`; {ROUTING_HEADERS}",
     ),
-    "/v1/completions": ("Completion", f"A plain completion; {OURS}"),
+    "/v1/completions": ("Completion", f"A plain completion; {ROUTING_HEADERS}"),
     "/v1/embeddings": (
         "Embedding",
         "One vector per input, and the embedder that read it; `auto` chooses one for each query",
     ),
     "/v1/route": ("Route", "The decision without the call: every candidate, its prediction and the reason"),
 }
-GETS = {
+GET_ENDPOINTS = {
     "/v1/models": "Every name that may be asked for: policies and experts, and how each expert stands",
     "/v1/models/{name}": "One of them",
     "/v1/files": "The asker's files, newest first; a multipart POST with `purpose=batch` adds one",
@@ -38,15 +40,15 @@ GETS = {
     "/v1/runners": "The local engines: state, memory, requests; and the devices they share",
     "/v1/runners/{name}/logs": "The last lines an engine wrote",
     "/health/live": "The process answers",
-    "/health/ready": "Somebody can answer; what is degraded",
+    "/health/ready": "Whether an expert can answer, and what is degraded",
     "/metrics": "Counts and states in Prometheus' text format",
     "/openapi.json": "This document",
 }
 ACTIONS = {
     "/v1/runners/{name}/load": "Load an engine now",
-    "/v1/runners/{name}/unload": "Free an engine's memory; refused while it answers somebody",
+    "/v1/runners/{name}/unload": "Free an engine's memory; refused while it answers a request",
 }
-OPEN = ("/health/live", "/health/ready")
+UNAUTHENTICATED = ("/health/live", "/health/ready")
 MODEL = {"type": "string", "description": "`auto`, `auto:<policy>`, an expert's name, or its provider/model"}
 TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {}}]}
 MESSAGES = {
@@ -61,22 +63,25 @@ MESSAGES = {
 
 
 @cache
-def document() -> dict[str, Any]:
+def build_document() -> dict[str, Any]:
     """The whole document, OpenAPI 3.1."""
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Thalamus",
-            "version": _version(),
+            "version": _read_version(),
             "description": "Learned routing between language models",
         },
         "paths": {
-            **{path: {"post": _post(name, does)} for path, (name, does) in POSTS.items()},
-            **{path: {"get": _get(path, does)} for path, does in GETS.items()},
-            **{path: {"post": _get(path, does)} for path, does in ACTIONS.items()},
+            **{
+                path: {"post": _describe_post(name, summary)}
+                for path, (name, summary) in POST_ENDPOINTS.items()
+            },
+            **{path: {"get": _describe_get(path, summary)} for path, summary in GET_ENDPOINTS.items()},
+            **{path: {"post": _describe_get(path, summary)} for path, summary in ACTIONS.items()},
         },
         "components": {
-            "schemas": _schemas(),
+            "schemas": _build_schemas(),
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
@@ -86,7 +91,7 @@ def document() -> dict[str, Any]:
     }
 
 
-def _schemas() -> dict[str, Any]:
+def _build_schemas() -> dict[str, Any]:
     _, router = msgspec.json.schema_components([RouterField], ref_template=REF)
     ours = {"model": MODEL, "router": {"$ref": REF.format(name="RouterField")}}
     bodies: dict[str, tuple[list[str], dict[str, Any]]] = {
@@ -134,27 +139,27 @@ _ERROR = {
 }
 
 
-def _post(name: str, does: str) -> dict[str, Any]:
+def _describe_post(name: str, summary: str) -> dict[str, Any]:
     schema = {"schema": {"$ref": REF.format(name=name)}}
     return {
-        "summary": does,
+        "summary": summary,
         "operationId": name.lower(),
         "requestBody": {"required": True, "content": {"application/json": schema}},
-        "responses": _responses(),
+        "responses": _describe_responses(),
     }
 
 
-def _get(path: str, does: str) -> dict[str, Any]:
+def _describe_get(path: str, summary: str) -> dict[str, Any]:
     names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
-    operation: dict[str, Any] = {"summary": does, "responses": _responses()}
+    operation: dict[str, Any] = {"summary": summary, "responses": _describe_responses()}
     if names:
         operation["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
         ]
-    return {**operation, "security": []} if path in OPEN else operation
+    return {**operation, "security": []} if path in UNAUTHENTICATED else operation
 
 
-def _responses() -> dict[str, Any]:
+def _describe_responses() -> dict[str, Any]:
     error = {"application/json": {"schema": {"$ref": REF.format(name="Error")}}}
     return {
         "200": {"description": "The answer", "content": {"application/json": {"schema": {"type": "object"}}}},
@@ -162,16 +167,16 @@ def _responses() -> dict[str, Any]:
     }
 
 
-def _version() -> str:
+def _read_version() -> str:
     try:
         return version("thalamus-gateway")
     except PackageNotFoundError:
         return "0"
 
 
-async def openapi(request: Request) -> Response:
+async def get_openapi(request: Request) -> Response:
     """The document."""
-    return json_response(document())
+    return json_response(build_document())
 
 
-ROUTES = [Route("/openapi.json", openapi, methods=["GET"])]
+ROUTES = [Route("/openapi.json", get_openapi, methods=["GET"])]

@@ -11,8 +11,8 @@ from ..errors import BadRequest, EndpointNotFound, Unavailable
 from ..runners import Runners, RunnerUnavailable
 from .answers import get_services, json_response
 
-PUBLIC = ("engine", "model", "experts", "state", "device", "memory_bytes", "load_s", "up_s", "pid")
-COUNTS = ("n_in_flight", "n_waiting", "n_loads", "n_restarts", "last_error")
+STATE_FIELDS = ("engine", "model", "experts", "state", "device", "memory_bytes", "load_s", "up_s", "pid")
+COUNT_FIELDS = ("n_in_flight", "n_waiting", "n_loads", "n_restarts", "last_error")
 
 
 class RunnerNotFound(EndpointNotFound):
@@ -24,78 +24,78 @@ class RunnerInUse(BadRequest):
     code = "runner_in_use"
 
 
-async def listed(request: Request) -> Response:
+async def list_runners(request: Request) -> Response:
     """All of them, and the devices they share."""
     runners = get_services(request).runners
-    data = [_told(runners, status.alias) for status in runners.snapshot()]
+    data = [_describe_runner(runners, status.alias) for status in runners.snapshot()]
     memory = [asdict(device) for device in runners.memory()]
     return json_response(
         {"object": "list", "data": data, "memory": memory, "n_evictions": runners.n_evictions}
     )
 
 
-async def load(request: Request) -> Response:
+async def load_runner(request: Request) -> Response:
     """Load an expert's engine and answer when it is ready.
 
     Raises:
         RunnerNotFound: no such local expert. Unavailable: it cannot be loaded now.
     """
-    runners, name = _named(request)
+    runners, name = _find_runner(request)
     try:
         await runners.load(name, wait_s=get_services(request).config.timeouts.load_s)
     except RunnerUnavailable as error:
         raise Unavailable(str(error)) from error
-    return json_response(_told(runners, name))
+    return json_response(_describe_runner(runners, name))
 
 
-async def unload(request: Request) -> Response:
+async def unload_runner(request: Request) -> Response:
     """Free the memory of an expert's engine; the next request for it loads it again.
 
     Raises:
-        RunnerNotFound: no such local expert. RunnerInUse: it answers somebody, or is on the way.
+        RunnerNotFound: no such local expert. RunnerInUse: it answers a request, or is being loaded.
     """
-    runners, name = _named(request)
+    runners, name = _find_runner(request)
     try:
         await runners.unload(name)
     except RunnerUnavailable as error:
         raise RunnerInUse(str(error)) from error
-    return json_response(_told(runners, name))
+    return json_response(_describe_runner(runners, name))
 
 
-async def logs(request: Request) -> Response:
+async def get_logs(request: Request) -> Response:
     """The last lines an expert's engine wrote.
 
     Raises:
         RunnerNotFound: no such local expert.
     """
-    runners, name = _named(request)
+    runners, name = _find_runner(request)
     return json_response({"runner": runners[name].name, "lines": runners[name].log_tail})
 
 
-def _named(request: Request) -> tuple[Runners, str]:
+def _find_runner(request: Request) -> tuple[Runners, str]:
     """The pool, and the name of an expert or a runner in it."""
     runners, name = get_services(request).runners, request.path_params["name"]
     for runner in runners.runners:
         if name == runner.name or name in runner.experts:
             return runners, runner.experts[0]
-    there = ", ".join(runners) or "none"
-    raise RunnerNotFound(f"there is no local expert '{name[:128]}'; there are: {there}", param="name")
+    known = ", ".join(runners) or "none"
+    raise RunnerNotFound(f"there is no local expert '{name[:128]}'; there are: {known}", param="name")
 
 
-def _told(runners: Runners, name: str) -> dict[str, Any]:
+def _describe_runner(runners: Runners, name: str) -> dict[str, Any]:
     status = next(s for s in runners.snapshot() if name == s.alias or name in s.experts)
     facts = asdict(status)
     return {
         "id": status.alias,
         "object": "runner",
-        **{key: facts[key] for key in (*PUBLIC, *COUNTS)},
+        **{key: facts[key] for key in (*STATE_FIELDS, *COUNT_FIELDS)},
         "pinned": runners[status.experts[0]].settings.pinned,
     }
 
 
 ROUTES = [
-    Route("/v1/runners", listed, methods=["GET"]),
-    Route("/v1/runners/{name:path}/load", load, methods=["POST"]),
-    Route("/v1/runners/{name:path}/unload", unload, methods=["POST"]),
-    Route("/v1/runners/{name:path}/logs", logs, methods=["GET"]),
+    Route("/v1/runners", list_runners, methods=["GET"]),
+    Route("/v1/runners/{name:path}/load", load_runner, methods=["POST"]),
+    Route("/v1/runners/{name:path}/unload", unload_runner, methods=["POST"]),
+    Route("/v1/runners/{name:path}/logs", get_logs, methods=["GET"]),
 ]

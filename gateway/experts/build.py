@@ -1,6 +1,6 @@
 """From a configuration to the expert it describes."""
 
-from ..config import ExpertConfig, TimeoutConfig
+from ..config import Config, ExpertConfig, TimeoutConfig
 from ..runners import Runners
 from .litellm import LiteLLMExpert
 from .local import LocalExpert
@@ -17,7 +17,7 @@ def build_expert(
     """The expert that a configuration describes; `timeouts` hold where it has none of its own.
 
     Raises:
-        ValueError: nobody says where it is.
+        ValueError: its address is neither given nor known.
     """
     patience = config.timeouts or timeouts
     if config.tool is not None:
@@ -27,3 +27,17 @@ def build_expert(
     if passes_through(config.provider):
         return openai_expert(config, patience, transport)
     return LiteLLMExpert(config, patience)
+
+
+def read_parallel_limits(config: Config) -> dict[str, int | None]:
+    """How many calls each expert serves at a time; None where there is no bound."""
+    return {expert.name: _sum_parallel(expert) for expert in config.experts}
+
+
+def _sum_parallel(expert: ExpertConfig) -> int | None:
+    """The sum over its deployments; None as soon as one of them has no bound."""
+    if expert.runner is not None:
+        return expert.runner.n_parallel
+    bounds = [place.max_parallel for place in expert.effective_deployments()]
+    known = [bound for bound in bounds if bound is not None]
+    return sum(known) if len(known) == len(bounds) else None

@@ -14,7 +14,7 @@ from gateway import AsyncClient
 from gateway.asgi.exchange import PIECE_BYTES
 from gateway.config import EmbeddingsConfig, parse_config
 from gateway.embedding import EmbedderPool
-from gateway.endpoints.health import degraded
+from gateway.endpoints.health import list_degraded
 from gateway.server import application
 from routers import ArtifactError, EmbedderError, EmbeddingSelection, OnnxEmbedder
 from tests.fakes.embedders import expert_folder, selection_on
@@ -186,7 +186,7 @@ async def test_where_an_expert_fails_the_base_reads_and_says_so(served: Gateway)
         assert answer.headers["x-thalamus-warning"] == "law failed: minilm embedded 1 of its texts"
         named = await served.post("embeddings", {"model": "law", "input": "a"})
         assert (named.status, named.error["message"]) == (503, "embedder law failed")
-        assert list(degraded(served.services)) == ["embeddings: embedder law failed"]
+        assert list(list_degraded(served.services)) == ["embeddings: embedder law failed"]
     finally:
         pool._embedders = whole
     await ask(served, MIXED)

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.app import build_accounting, build_services, open_services, parallel_limits
+from gateway.app import build_accounting, build_services, open_services
 from gateway.batches.calling import LiveTrafficThrottle
 from gateway.batches.lines import read_file_mark
 from gateway.batches.planning import LocalExpertQueue
@@ -17,6 +17,7 @@ from gateway.batches.store import new_id
 from gateway.batches.types import Batch
 from gateway.config import Config
 from gateway.experts import Call, Expert, Reply
+from gateway.experts.build import read_parallel_limits
 from gateway.experts.upstream import Transport
 from gateway.runners import Runner
 from tests.fakes.batches import jsonl, line, rows
@@ -107,7 +108,7 @@ async def test_each_local_expert_is_loaded_once_however(
         runner.on_change.append(changed)
     entered = [batch_of(tmp_path, str(n), *experts) for n, experts in enumerate(batches)]
     async with open_services(services, transport):
-        jobs = BatchService(services, build_accounting(services), parallel_limits(config))
+        jobs = BatchService(services, build_accounting(services), read_parallel_limits(config))
         for batch in entered:
             services.store.add_batch(batch)
         done = await asyncio.gather(*(jobs.run(batch.id) for batch in entered))
