@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gateway.runners import Patience, PoolRule, RunnerFailed, Runners, RunnerSettings, RunnerSettingsError
-from gateway.runners.engines.vllm import WAKE_STEPS
+from gateway.runners.engines.vllm import VLLM_WAKE_STEPS
 from gateway.runners.local_http import ask
 from tests.fakes.ollama_daemon import KNOWN, OllamaDaemon
 
@@ -118,8 +118,8 @@ async def test_vllm_that_wakes_up_another_is_started_anew(fault: str, why: str) 
 
 @pytest.mark.usefixtures("vllm")
 async def test_weights_that_are_not_put_back_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    lazy = tuple(step for step in WAKE_STEPS[2] if step.path != "/collective_rpc")
-    monkeypatch.setitem(WAKE_STEPS, 2, lazy)
+    lazy = tuple(step for step in VLLM_WAKE_STEPS[2] if step.path != "/collective_rpc")
+    monkeypatch.setitem(VLLM_WAKE_STEPS, 2, lazy)
     async with pool_of(a=on_vllm(sleep_level=2)) as runners:
         await chat(runners, "a")
         await runners.unload("a")

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 
 from ..errors import RunnerSettingsError
 from ..types import Launch, RunnerSettings
-from .command import command
-from .llamacpp import llamacpp
-from .ollama import ollama
-from .transformers import transformers
-from .vllm import vllm
+from .command import build_command_launch
+from .llamacpp import build_llamacpp_launch
+from .ollama import build_ollama_launch
+from .transformers import build_transformers_launch
+from .vllm import build_vllm_launch
 
 __all__ = ["ENGINES", "LaunchBuilder", "launch_for"]
 
@@ -16,11 +16,11 @@ LaunchBuilder = Callable[[RunnerSettings, str, str], Launch]
 """(settings, alias, api_key) → how to start the process that serves them."""
 
 ENGINES: Mapping[str, LaunchBuilder] = {
-    "llama.cpp": llamacpp,
-    "transformers": transformers,
-    "vllm": vllm,
-    "ollama": ollama,
-    "command": command,
+    "llama.cpp": build_llamacpp_launch,
+    "transformers": build_transformers_launch,
+    "vllm": build_vllm_launch,
+    "ollama": build_ollama_launch,
+    "command": build_command_launch,
 }
 
 

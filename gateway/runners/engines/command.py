@@ -4,14 +4,14 @@ import shutil
 
 from ..errors import RunnerSettingsError
 from ..types import Launch, RunnerSettings, Step
-from .scripts import script
+from .scripts import child_argv
 
 HEALTH_PATH = "/health"
 AFTERWARDS_S = 2.0
 """What the supervisor needs for whom the server left behind."""
 
 
-def command(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
+def build_command_launch(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
     """A supervisor around the command; requests name the model as the settings do.
 
     Raises:
@@ -21,10 +21,10 @@ def command(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
         raise RunnerSettingsError("runner.cmd", 'the engine "command" needs one, with ${PORT} in it')
     if not any("${PORT}" in word for word in (*settings.command, *(value for _, value in settings.env))):
         raise RunnerSettingsError("runner.cmd", "has no ${PORT}: the server must listen where it is told to")
-    return supervised(settings, settings.command, dict(settings.env), api_key, serves=settings.model)
+    return build_supervised_launch(settings, settings.command, dict(settings.env), api_key, serves=settings.model)
 
 
-def supervised(
+def build_supervised_launch(
     settings: RunnerSettings,
     argv: tuple[str, ...],
     env: dict[str, str],
@@ -48,7 +48,7 @@ def supervised(
     health_path = settings.health_path or HEALTH_PATH
     message = {"argv": argv, "env": env, "health_path": health_path, "api_key": api_key, "grace_s": grace_s}
     return Launch(
-        script("supervisor_child.py"),
+        child_argv("supervisor_child.py"),
         message,
         health_path=health_path,
         device=settings.device or device,

@@ -7,14 +7,14 @@ from pathlib import Path
 from ..errors import RunnerSettingsError
 from ..types import Launch, RunnerSettings
 from ..weights import find_weights
-from .scripts import script
+from .scripts import child_argv
 
 OVERHEAD_BYTES = 100 * 1000**2
 KV_BYTES_PER_WEIGHT_BYTE = 1 / 16384
 """What a token of context holds against the weights' size, roughly, until a load is measured."""
 
 
-def llamacpp(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
+def build_llamacpp_launch(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
     """A process around its server.
 
     Raises:
@@ -36,15 +36,15 @@ def llamacpp(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
         "gpu": settings.device.partition(":")[2] if settings.device else "",
     }
     return Launch(
-        script("llamacpp_child.py"),
+        child_argv("llamacpp_child.py"),
         message,
         completes=True,
         device=settings.device or "cpu",
-        memory_bytes=_guess_bytes(weights, settings.context_tokens * settings.n_parallel),
+        memory_bytes=_estimate_llamacpp_bytes(weights, settings.context_tokens * settings.n_parallel),
     )
 
 
-def _guess_bytes(weights: Path, n_tokens: int) -> int:
+def _estimate_llamacpp_bytes(weights: Path, n_tokens: int) -> int:
     size = weights.stat().st_size
     return int(size * (1 + n_tokens * KV_BYTES_PER_WEIGHT_BYTE)) + OVERHEAD_BYTES
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 
-def script(name: str) -> tuple[str, ...]:
+def child_argv(name: str) -> tuple[str, ...]:
     """The command line of one of them.
 
     A script, not `-m`: the child then imports nothing of the gateway. -P, because the script's folder must

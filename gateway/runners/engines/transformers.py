@@ -7,13 +7,13 @@ from ..errors import RunnerSettingsError
 from ..types import Launch, RunnerSettings
 from ..weights import find_weights
 from .llamacpp import default_threads
-from .scripts import script
+from .scripts import child_argv
 
 LIBRARY_BYTES = 600 * 1000**2
 """What the libraries hold in main memory before there is a model."""
 
 
-def transformers(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
+def build_transformers_launch(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
     """A process around a model of the hub, of a folder, or of a GGUF file.
 
     Raises:
@@ -42,15 +42,15 @@ def transformers(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
         "device": settings.device or "cpu",
     }
     return Launch(
-        script("transformers_child.py"),
+        child_argv("transformers_child.py"),
         message,
         completes=True,
         device=settings.device or "cpu",
-        memory_bytes=_guess_bytes(Path(model)) if weights_file is None else None,
+        memory_bytes=_estimate_transformers_bytes(Path(model)) if weights_file is None else None,
     )
 
 
-def _guess_bytes(folder: Path) -> int | None:
+def _estimate_transformers_bytes(folder: Path) -> int | None:
     if not folder.is_dir():
         return None
     return LIBRARY_BYTES + sum(file.stat().st_size for file in folder.glob("*.safetensors"))

@@ -9,14 +9,14 @@ import shutil
 from ..errors import RunnerSettingsError
 from ..memory import device_bytes
 from ..types import Launch, RunnerSettings, Step
-from .command import supervised
+from .command import build_supervised_launch
 
-DEVICE = "cuda:0"
-DEFAULT_LEVEL = 1
-USUAL_SHARE = 0.9
+VLLM_DEVICE = "cuda:0"
+VLLM_SLEEP_LEVEL = 1
+VLLM_USUAL_SHARE = 0.9
 """What vLLM takes of a GPU where it is not told."""
-GRACE_S = 10.0
-WAKE_STEPS = {
+VLLM_GRACE_S = 10.0
+VLLM_WAKE_STEPS = {
     1: (Step("/wake_up"),),
     2: (
         Step("/wake_up?tags=weights"),
@@ -27,7 +27,7 @@ WAKE_STEPS = {
 }
 
 
-def vllm(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
+def build_vllm_launch(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
     """A supervisor around `vllm serve`.
 
     Raises:
@@ -35,8 +35,8 @@ def vllm(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
     """
     if shutil.which("vllm") is None:
         raise RunnerSettingsError("runner.engine", '"vllm" needs its program: pip install vllm')
-    level = DEFAULT_LEVEL if settings.sleep_level is None else settings.sleep_level
-    device = settings.device or DEVICE
+    level = VLLM_SLEEP_LEVEL if settings.sleep_level is None else settings.sleep_level
+    device = settings.device or VLLM_DEVICE
     total = device_bytes(device)
     argv = ["vllm", "serve", settings.model, "--served-model-name", alias]
     argv += ["--host", "127.0.0.1", "--port", "${PORT}"]
@@ -50,15 +50,15 @@ def vllm(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
         env["VLLM_SERVER_DEV_MODE"] = "1"  # else there are no routes to sleep and wake
     if device.startswith("cuda:"):
         env.setdefault("CUDA_VISIBLE_DEVICES", device.removeprefix("cuda:"))
-    return supervised(
+    return build_supervised_launch(
         settings,
         (*argv, *settings.args),
         env,
         api_key,
         device=device,
-        grace_s=GRACE_S,
+        grace_s=VLLM_GRACE_S,
         completes=True,
-        memory_bytes=int(USUAL_SHARE * total) if total else None,
+        memory_bytes=int(VLLM_USUAL_SHARE * total) if total else None,
         sleep=(Step(f"/sleep?level={level}"),) if level else (),
-        wake=WAKE_STEPS.get(level, ()),
+        wake=VLLM_WAKE_STEPS.get(level, ()),
     )
