@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.runners import Lease, PoolRule, Runners, RunnerSettings
-from gateway.runners.local_http import ask
+from gateway.runners.checks import ask
 from policies import ResidencyRule
 
 NAMES = ("A", "B", "C", "D")

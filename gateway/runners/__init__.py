@@ -1,17 +1,21 @@
 """Local experts: server processes that the gateway starts, watches, loads, unloads and ends."""
 
-from .errors import (
+from .pool import Runners
+from .queue import Lease
+from .runner import Runner
+from .types import (
+    Patience,
+    PoolRule,
     RunnerBusy,
     RunnerError,
     RunnerFailed,
+    RunnerSettings,
     RunnerSettingsError,
+    RunnerState,
+    RunnerStatus,
     RunnerTooLarge,
     RunnerUnavailable,
 )
-from .lease import Lease
-from .pool import Runners
-from .runner import Runner
-from .types import Patience, PoolRule, RunnerSettings, RunnerState, RunnerStatus
 
 __all__ = [
     "Lease",

@@ -1,20 +1,27 @@
-"""One short question before traffic: a server that listens, and even one that answers, may speak nonsense.
+"""Checks of a local server: it answers on its health path, generates text, sleeps and wakes.
 
-After a load the answer must be text: not empty, no unprintable or replacement characters, not one character
+Before traffic the server is asked one short question, the canary. After a load the answer must be text: not
+empty, no unprintable or replacement characters, not one character
 over and over (what weights that were never put back give), and no log probability that is not a number. After
 waking it must also be the answer given after the load: it is asked for without randomness. A server that
 fails is started anew.
+
+A health path often answers while nothing is generated any more. So with requests in flight a server must have
+sent something lately; one that has not is asked a short question, and one that stays silent is replaced.
 """
 
 import asyncio
+import contextlib
 import json
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
-from .errors import RunnerError
-from .local_http import ask
-from .types import Launch, Probe
+from .types import Launch, Patience, Probe, RunnerError
+
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
 
 LENGTH: dict[str, Any] = {"max_tokens": 4, "temperature": 0}
 ASKED: dict[Probe, tuple[str, dict[str, Any]]] = {
@@ -25,6 +32,90 @@ ASKED: dict[Probe, tuple[str, dict[str, Any]]] = {
     ),
     "embeddings": ("/embeddings", {"input": "Paris"}),
 }
+
+
+async def answers(address: str, path: str, timeout_s: float) -> bool:
+    """Whether `GET path` is answered 200 within `timeout_s` seconds."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            status, _ = await ask(address, path)
+    except (OSError, TimeoutError):
+        return False
+    return status == 200
+
+
+async def ask(
+    address: str,
+    path: str,
+    body: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+    method: str | None = None,
+) -> tuple[int, bytes]:
+    """Status and body of the answer; a GET, or a POST where there is a `body`. Takes as long as it takes.
+
+    Raises:
+        OSError: no server answers, or not in HTTP.
+    """
+    place = urlsplit(address)
+    data = b"" if body is None else json.dumps(dict(body)).encode()
+    # HTTP/1.0: the answer then ends with the connection and comes in one piece.
+    lines = [f"{method or ('GET' if body is None else 'POST')} {path} HTTP/1.0", f"Host: {place.netloc}"]
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    lines += ["Connection: close", f"Content-Length: {len(data)}", "Content-Type: application/json", "", ""]
+    reader, writer = await asyncio.open_connection(place.hostname, place.port, limit=MAX_ANSWER_BYTES)
+    try:
+        writer.write("\r\n".join(lines).encode() + data)
+        answer = await _all(reader)
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    word = head.split(b" ")[1:2]
+    if not head.startswith(b"HTTP/") or not word or not word[0][:3].isdigit():
+        raise ConnectionError("the answer is not HTTP")
+    return int(word[0][:3]), rest
+
+
+async def _all(reader: asyncio.StreamReader) -> bytes:
+    parts = bytearray()
+    while (data := await reader.read(65536)) and len(parts) < MAX_ANSWER_BYTES:
+        parts += data
+    return bytes(parts)
+
+
+class Pulse:
+    """When the server last said something, and how many requests wait for it to."""
+
+    __slots__ = ("at_s", "n_in_flight", "suspected")
+
+    def __init__(self) -> None:
+        self.n_in_flight = 0
+        self.at_s = 0.0
+        self.suspected = False
+
+    def begin(self) -> None:
+        """A request is sent."""
+        if not self.n_in_flight:
+            self.beat()
+        self.n_in_flight += 1
+
+    def end(self) -> None:
+        """A request is over."""
+        self.n_in_flight -= 1
+
+    def beat(self) -> None:
+        """Something was said."""
+        self.at_s = time.monotonic()
+        self.suspected = False
+
+    def suspect(self) -> None:
+        """A request got nothing within its time-out."""
+        self.suspected = True
+
+    def silence_s(self) -> float:
+        """Seconds without output while a request waits for it."""
+        return time.monotonic() - self.at_s if self.n_in_flight else 0.0
 
 
 async def smoke_test(
@@ -109,3 +200,38 @@ async def transition(
         raise RunnerError(f"did not {what}: {error}") from None
     if (b"true" in answer) is not asleep:
         raise RunnerError(f"did not {what}, though it said so")
+
+
+async def until_hung(
+    address: str,
+    path: str,
+    patience: Patience,
+    pulse: Pulse,
+    n_slots: int,
+    question: Callable[[], Awaitable[object]],
+) -> str:
+    """Returns, with the reason, when `n_missed_probes` in a row went unanswered or it fell silent.
+
+    The question is only asked while fewer than `n_slots` requests are in flight: else it would wait its turn.
+    """
+    n_missed = 0
+    while n_missed < patience.n_missed_probes:
+        await asyncio.sleep(patience.probe_every_s)
+        n_missed = 0 if await answers(address, path, patience.probe_timeout_s) else n_missed + 1
+        if pulse.silence_s() > patience.hung_s:
+            return f"said nothing for {patience.hung_s:g} s"
+        doubtful = pulse.suspected or pulse.silence_s() > patience.silent_s
+        if doubtful and pulse.n_in_flight < n_slots and not await _speaks(pulse, question):
+            return "answers on its health path but generates nothing"
+    return f"gave no answer to {patience.n_missed_probes} probes in a row"
+
+
+async def _speaks(pulse: Pulse, question: Callable[[], Awaitable[object]]) -> bool:
+    """Whether it answers anything, a request or the watchdog's own probe."""
+    asked_s = time.monotonic()
+    try:
+        await question()
+    except RunnerError:
+        return pulse.at_s > asked_s
+    pulse.beat()
+    return True

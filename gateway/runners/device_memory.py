@@ -1,17 +1,38 @@
-"""What each device may hold, and what its runners hold of it."""
+"""The memory of each device: its capacity, what is free, and what runners hold."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Collection
+from importlib.util import find_spec
+from typing import Any, Protocol, TypeVar
 
-from policies import Device
+from policies import Device, Resident
 
-from .memory import free_bytes, total_bytes
-from .queue import RunnerQueue
 from .types import DeviceMemoryStatus, PoolRule
+
+MARGIN = 0.1
+"""Share of a device left to other processes where no limit is configured."""
 
 SETTLED_AFTER_S = 10.0
 """After an unload, for so long, memory that is missing is waited for."""
+
+
+class MemoryUser(Protocol):
+    """What holds memory: a queue and its runner. A protocol, because runners import this module."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def pinned(self) -> bool: ...
+    def resident(self) -> Resident | None: ...
+
+
+User = TypeVar("User", bound=MemoryUser)
 
 
 class DeviceMemory:
@@ -22,7 +43,7 @@ class DeviceMemory:
         self._capacity: dict[str, int] = {}
         self._unloaded_s: dict[str, float] = {}
 
-    def open(self, queues: Collection[RunnerQueue]) -> None:
+    def open(self, queues: Collection[MemoryUser]) -> None:
         """Take stock of their devices; may ask a driver, which takes a moment."""
         self._capacity = {device: self.room(device) for device in sorted({queue.device for queue in queues})}
 
@@ -31,30 +52,30 @@ class DeviceMemory:
         declared = self._rule.memory.get(device, self._rule.each)
         return (total_bytes(device) if declared is None else declared) or sys.maxsize
 
-    def fitting_first(self, queues: Collection[RunnerQueue]) -> list[RunnerQueue]:
+    def fitting_first(self, queues: Collection[User]) -> list[User]:
         """Those that fit together into what is free, pinned ones before the others."""
         left = {
             device: room if (free := free_bytes(device)) is None else min(room, free)
             for device, room in self._capacity.items()
         }
         fitting = []
-        for queue in sorted(queues, key=lambda queue: not queue.runner.settings.pinned):
+        for queue in sorted(queues, key=lambda queue: not queue.pinned):
             if queue.size_bytes <= left[queue.device]:
                 left[queue.device] -= queue.size_bytes
                 fitting.append(queue)
         return fitting
 
-    def fits(self, queue: RunnerQueue) -> bool:
+    def fits(self, queue: MemoryUser) -> bool:
         """Whether its device is large enough for it, as far as is known."""
         return queue.size_bytes <= self.room(queue.device)
 
-    def explain_misfit(self, queue: RunnerQueue) -> str:
+    def explain_misfit(self, queue: MemoryUser) -> str:
         """What to say of one that never gets room."""
         beside = " and what is pinned there stays" if self.fits(queue) else ""
         room = self.room(queue.device)
         return f"{queue.name} needs {queue.size_bytes} bytes; {queue.device} may hold {room}{beside}"
 
-    def is_scarce(self, queues: Collection[RunnerQueue]) -> bool:
+    def is_scarce(self, queues: Collection[MemoryUser]) -> bool:
         """Whether not all fit."""
         needed: dict[str, int] = {}
         for queue in queues:
@@ -77,7 +98,7 @@ class DeviceMemory:
             for name, capacity in self._capacity.items()
         )
 
-    def report(self, queues: Collection[RunnerQueue]) -> tuple[DeviceMemoryStatus, ...]:
+    def report(self, queues: Collection[MemoryUser]) -> tuple[DeviceMemoryStatus, ...]:
         """As people see them."""
         held = dict.fromkeys(self._capacity, 0)
         for queue in queues:
@@ -87,3 +108,83 @@ class DeviceMemory:
             DeviceMemoryStatus(name, None if room == sys.maxsize else room, held[name], free_bytes(name))
             for name, room in self._capacity.items()
         )
+
+
+def total_bytes(device: str) -> int | None:
+    """What a device has, less a margin; None where that cannot be told, which is taken for enough."""
+    total = device_bytes(device)
+    return None if total is None else int(total * (1 - MARGIN))
+
+
+def device_bytes(device: str) -> int | None:
+    """All that a device has; None where that cannot be told."""
+    return _read(device, "total")
+
+
+def free_bytes(device: str) -> int | None:
+    """What is free on a device now, in bytes; None where that is unknown."""
+    return _read(device, "free")
+
+
+def held_bytes(pid: int, device: str) -> int | None:
+    """What a process and all below it hold on a device; None where it is gone, or nothing tells."""
+    import psutil
+
+    try:
+        leader = psutil.Process(pid)
+        family = [leader, *leader.children(recursive=True)]
+    except psutil.Error:
+        return None
+    if device != "cpu":
+        return _held_on_gpu({process.pid for process in family}, device)
+    held = 0
+    for process in family:
+        with contextlib.suppress(psutil.Error):
+            held += process.memory_info().rss
+    return held
+
+
+def _held_on_gpu(pids: set[int], device: str) -> int | None:
+    """The driver's count, where it tells whose memory is whose: inside containers it often does not."""
+    handle = _gpu(device)
+    if handle is None:
+        return None
+    import pynvml
+
+    try:
+        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    except pynvml.NVMLError:
+        return None
+    held = [process.usedGpuMemory or 0 for process in processes if process.pid in pids]
+    return sum(held) or None
+
+
+def _gpu(device: str) -> Any:
+    """The driver's handle; None without a driver, its package `pynvml`, or such a device."""
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or find_spec("pynvml") is None:
+        return None
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return pynvml.nvmlDeviceGetHandleByIndex(int(number or 0))
+    except (pynvml.NVMLError, ValueError):
+        return None
+
+
+def _read(device: str, what: str) -> int | None:
+    if device == "cpu":
+        import psutil
+
+        memory = psutil.virtual_memory()
+        return int(memory.total if what == "total" else memory.available)
+    handle = _gpu(device)
+    if handle is None:
+        return None
+    import pynvml
+
+    try:
+        return int(getattr(pynvml.nvmlDeviceGetMemoryInfo(handle), what))
+    except pynvml.NVMLError:
+        return None

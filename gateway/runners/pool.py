@@ -9,32 +9,64 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from policies import (
+    Arrivals,
     Effect,
     Evict,
     Hold,
     Load,
     Refuse,
+    Shadow,
     Snapshot,
     decide_residency,
 )
 
-from .demand_forecast import DemandForecast
 from .device_memory import DeviceMemory
 from .engines import LaunchBuilder
-from .errors import RunnerFailed, RunnerSettingsError, RunnerTooLarge, RunnerUnavailable
-from .lease import Lease
-from .log import LogTail, log_path
-from .queue import UP, RunnerQueue
+from .process import LogTail, log_path
+from .queue import UP, Lease, RunnerQueue
 from .runner import Runner
-from .types import DeviceMemoryStatus, Patience, PoolRule, RunnerSettings, RunnerStatus
+from .types import (
+    DeviceMemoryStatus,
+    Patience,
+    PoolRule,
+    RunnerFailed,
+    RunnerSettings,
+    RunnerSettingsError,
+    RunnerStatus,
+    RunnerTooLarge,
+    RunnerUnavailable,
+)
 from .weights import short_name
 
 log = logging.getLogger("thalamus")
 
 TICK_S = 0.25
+
+
+@dataclass(slots=True)
+class DemandForecast:
+    """Learns from every request; `dismissed` are not expected before they are asked for again."""
+
+    arrivals: Arrivals = field(default_factory=Arrivals)
+    shadow: Shadow = field(default_factory=Shadow)
+    dismissed: set[str] = field(default_factory=set)
+
+    def note_arrival(self, name: str, now_s: float) -> None:
+        """A request for a runner came."""
+        self.arrivals = self.arrivals.after(name, now_s)
+        self.dismissed.discard(name)
+
+    def note_start(self, name: str, look: Callable[[], Snapshot]) -> None:
+        """A request begins to be answered: what would either rule have loaded for it?"""
+        self.shadow = self.shadow.after(name, look())
+
+    def next_use_s(self, now_s: float) -> dict[str, float]:
+        """Seconds until each is expected to be asked."""
+        expected = self.arrivals.next_use_s(now_s)
+        return {name: in_s for name, in_s in expected.items() if name not in self.dismissed}
 
 
 class Runners(Mapping[str, Runner]):

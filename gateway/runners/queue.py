@@ -1,15 +1,19 @@
-"""One runner as its pool sees it: who waits for it, who has it, and what is known of its coming and going."""
+"""The queue in front of one runner, and the lease that each served request holds."""
 
 import asyncio
 import math
+from collections.abc import Callable
 from functools import cached_property
+from types import TracebackType
+from typing import Self
 
 from policies import AdmissionRule, Line, Loadable, Queue, Rejected, Resident, admit
 
 from ..waiting import MAX_WAITING_PER_SLOT, Waiter, WaitingLine
-from .errors import RunnerBusy, RunnerFailed, RunnerUnavailable
 from .runner import Runner
-from .types import Launch, RunnerState
+from .types import Launch, RunnerBusy, RunnerFailed, RunnerState, RunnerUnavailable
+
+LOOK_EVERY_S = 0.02
 
 ASSUMED_LOAD_S = 5.0
 SERVICE_WEIGHT = 0.2
@@ -43,6 +47,10 @@ class RunnerQueue:
     @property
     def n_waiting(self) -> int:
         return len(self._line.waiting)
+
+    @property
+    def pinned(self) -> bool:
+        return self.runner.settings.pinned
 
     @property
     def n_slots(self) -> int:
@@ -120,7 +128,7 @@ class RunnerQueue:
 
     def is_retry_due(self) -> bool:
         """Whether it is loaded again at `retry_at_s` without a request."""
-        return self.runner.state == "failed" and self.runner.settings.pinned
+        return self.runner.state == "failed" and self.pinned
 
     def loads_in_s(self, now_s: float) -> float:
         """Seconds until it is expected to be loaded; 0 when it is."""
@@ -168,3 +176,66 @@ class RunnerQueue:
             priority=waiting[0].priority,
             drain_s=len(waiting) * self.service_s / self.n_slots,
         )
+
+
+class Lease:
+    """A turn at a runner that is ready. `url` and `headers` say where and how to ask, `alias` for whom.
+
+    It began at `since_s`, after `waited_s` in line.
+
+    Give it back with `release`, or by leaving its `with`; once is enough.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        url: str,
+        since_s: float,
+        give_back: "Callable[[Lease], None]",
+        waited_s: float = 0.0,
+    ) -> None:
+        self.runner = runner
+        self.url = url
+        self.since_s = since_s
+        self.waited_s = waited_s
+        self._give_back: Callable[[Lease], None] | None = give_back
+
+    @property
+    def alias(self) -> str:
+        return self.runner.alias
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return self.runner.headers
+
+    def heard(self) -> None:
+        """Something came of the request: the runner is alive."""
+        self.runner.pulse.beat()
+
+    def missed(self) -> None:
+        """Nothing came of the request within its time-out: the runner had better be looked after."""
+        self.runner.pulse.suspect()
+
+    async def lost(self, within_s: float) -> bool:
+        """Whether the process it is for is gone; its supervisor needs a moment to notice."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + within_s
+        while self.runner.base_url == self.url:
+            if loop.time() >= deadline:
+                return False
+            await asyncio.sleep(LOOK_EVERY_S)
+        return True
+
+    def release(self) -> None:
+        """End the turn."""
+        give_back, self._give_back = self._give_back, None
+        if give_back is not None:
+            give_back(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()

@@ -15,14 +15,21 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 
-from .checks import smoke_test, transition
+from .checks import Pulse, smoke_test, transition, until_hung
+from .device_memory import held_bytes
 from .engines import LaunchBuilder, launch_for
-from .errors import RunnerError, RunnerFailed, RunnerUnavailable
-from .log import LogTail
-from .memory import held_bytes
-from .process import Report, ServerProcess
-from .types import Launch, Patience, Probe, RunnerSettings, RunnerState, RunnerStatus
-from .watchdog import Pulse, until_hung
+from .process import LogTail, Report, ServerProcess
+from .types import (
+    Launch,
+    Patience,
+    Probe,
+    RunnerError,
+    RunnerFailed,
+    RunnerSettings,
+    RunnerState,
+    RunnerStatus,
+    RunnerUnavailable,
+)
 
 
 class Runner:

@@ -1,4 +1,14 @@
-"""What a runner is asked to do, how it stands, and how patient its supervisor is."""
+"""Settings, states, time limits and errors of runners.
+
+RunnerError
+├── RunnerSettingsError   the configuration asks for something that cannot be started
+└── RunnerUnavailable     the process is not there now
+    ├── RunnerFailed      it failed to start several times in a row
+    ├── RunnerBusy        too many requests wait for it
+    └── RunnerTooLarge    it fits on no device
+"""
+
+# ruff: noqa: N818  `except RunnerUnavailable` reads as what happened
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,14 +17,45 @@ from typing import Any, Literal
 
 from policies import ResidencyRule
 
-from .errors import RunnerSettingsError
-
 RunnerState = Literal["stopped", "starting", "ready", "busy", "sleeping", "stopping", "failed"]
 """starting covers the pause before a restart and waking up; busy is ready with requests in flight; failed
 means that it will not be tried again by itself."""
 
 Probe = Literal["chat", "text", "embeddings", "none"]
 """What the canary asks before the first request; text is the cheapest, where the engine completes text."""
+
+
+class RunnerError(Exception):
+    """A local expert cannot be used."""
+
+
+class RunnerSettingsError(RunnerError):
+    """One line that names the field at fault and what to do."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+
+class RunnerUnavailable(RunnerError):
+    """Not ready, or not within the time given; another expert may serve."""
+
+
+class RunnerFailed(RunnerUnavailable):
+    """Gave up after starts that failed in a row; `start()` tries again."""
+
+
+class RunnerBusy(RunnerUnavailable):
+    """Too many requests wait in line; `retry_after_s` says when it may be better."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RunnerTooLarge(RunnerUnavailable):
+    """More than a device may hold beside what is pinned there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,3 +216,6 @@ class DeviceMemoryStatus:
     capacity_bytes: int | None
     held_bytes: int
     free_bytes: int | None
+
+
+# ruff: noqa: N818  `except RunnerUnavailable` reads as what happened

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from .errors import RunnerSettingsError
+from .types import RunnerSettingsError
 
 FIELD = "runner.model"
 

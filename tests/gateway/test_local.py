@@ -12,7 +12,7 @@ from gateway.experts.local import LocalExpert
 from gateway.experts.types import Call, UpstreamError
 from gateway.experts.upstream import Transport
 from gateway.runners import Lease, RunnerBusy, RunnerUnavailable
-from gateway.runners.watchdog import Pulse
+from gateway.runners.checks import Pulse
 from gateway.testing import FakeUpstream, build_completion
 
 FIELDS = {"messages": msgspec.Raw(b'[{"role":"user","content":"x"}]')}

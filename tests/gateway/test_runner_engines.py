@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from gateway.runners import Patience, PoolRule, RunnerFailed, Runners, RunnerSettings, RunnerSettingsError
-from gateway.runners.engines.vllm import VLLM_WAKE_STEPS
-from gateway.runners.local_http import ask
+from gateway.runners.checks import ask
+from gateway.runners.engines.launchers import VLLM_WAKE_STEPS
 from tests.fakes.ollama_daemon import KNOWN, OllamaDaemon
 
 VLLM = Path(__file__).parents[1] / "fakes" / "vllm_server.py"

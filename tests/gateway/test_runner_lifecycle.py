@@ -20,7 +20,7 @@ from gateway.runners import (
     RunnerSettingsError,
     RunnerUnavailable,
 )
-from gateway.runners.log import N_LINE_CHARS, N_LINES, LogTail
+from gateway.runners.process import N_LINE_CHARS, N_LINES, LogTail
 from gateway.runners.types import Launch
 
 FAKE = Path(__file__).parents[1] / "fakes" / "runner_child.py"

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from gateway.config import size_bytes
-from gateway.runners.memory import device_bytes, free_bytes, held_bytes, total_bytes
+from gateway.runners.device_memory import device_bytes, free_bytes, held_bytes, total_bytes
 
 GB = 10**9
 NVML = f"""

@@ -26,7 +26,7 @@ from gateway.runners import (
     RunnerTooLarge,
     RunnerUnavailable,
 )
-from gateway.runners.local_http import ask
+from gateway.runners.checks import ask
 from gateway.waiting import MAX_WAITING_PER_SLOT
 from policies import ResidencyRule, TurnRule
 

@@ -1,14 +1,15 @@
-"""Engine name → how to launch it. A new engine is one module here and its line in `ENGINES`."""
+"""Engine name → how to launch it. A new engine is one builder in `launchers` and its line in `ENGINES`."""
 
 from collections.abc import Callable, Mapping
 
-from ..errors import RunnerSettingsError
-from ..types import Launch, RunnerSettings
-from .command import build_command_launch
-from .llamacpp import build_llamacpp_launch
-from .ollama import build_ollama_launch
-from .transformers import build_transformers_launch
-from .vllm import build_vllm_launch
+from ..types import Launch, RunnerSettings, RunnerSettingsError
+from .launchers import (
+    build_command_launch,
+    build_llamacpp_launch,
+    build_ollama_launch,
+    build_transformers_launch,
+    build_vllm_launch,
+)
 
 __all__ = ["ENGINES", "LaunchBuilder", "launch_for"]
 

@@ -1,0 +1,248 @@
+"""How to launch each engine; the small programs around engines stand beside this module as `*_child.py`.
+
+- llama.cpp: its own server, from the wheels of `xllamacpp`.
+- transformers: any model that the library loads, in a process of ours that answers in batches.
+- vllm: `vllm serve`. Sleep level 1 keeps the weights in main memory. Level 2 drops them: a model that wakes
+  without loading them again generates garbage, so they are reloaded before the cache gets its room.
+- ollama: a model of an Ollama daemon that runs already; a process of ours loads and unloads it.
+- command: any server with a command line; `${PORT}` in it becomes a free port.
+"""
+
+import os
+import shutil
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ..device_memory import device_bytes
+from ..types import Launch, RunnerSettings, RunnerSettingsError, Step
+from ..weights import find_weights
+
+HEALTH_PATH = "/health"
+AFTERWARDS_S = 2.0
+"""What the supervisor needs for whom the server left behind."""
+OVERHEAD_BYTES = 100 * 1000**2
+KV_BYTES_PER_WEIGHT_BYTE = 1 / 16384
+"""What a token of context holds against the weights' size, roughly, until a load is measured."""
+LIBRARY_BYTES = 600 * 1000**2
+"""What the libraries hold in main memory before there is a model."""
+VLLM_DEVICE = "cuda:0"
+VLLM_SLEEP_LEVEL = 1
+VLLM_USUAL_SHARE = 0.9
+"""What vLLM takes of a GPU where it is not told."""
+VLLM_GRACE_S = 10.0
+VLLM_WAKE_STEPS = {
+    1: (Step("/wake_up"),),
+    2: (
+        Step("/wake_up?tags=weights"),
+        Step("/collective_rpc", {"method": "reload_weights"}),
+        Step("/wake_up?tags=kv_cache"),
+        Step("/reset_prefix_cache"),
+    ),
+}
+OLLAMA_URL = "http://127.0.0.1:11434"
+OLLAMA_GRACE_S = 10.0
+
+
+def child_argv(name: str) -> tuple[str, ...]:
+    """The command line of one of them.
+
+    A script, not `-m`: the child then imports nothing of the gateway. -P, because the script's folder must
+    not shadow modules of the standard library.
+    """
+    return (sys.executable, "-P", str(Path(__file__).with_name(name)))
+
+
+def build_command_launch(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
+    """A supervisor around the command; requests name the model as the settings do.
+
+    Raises:
+        RunnerSettingsError: there is no command, or its program is not here.
+    """
+    if not settings.command:
+        raise RunnerSettingsError("runner.cmd", 'the engine "command" needs one, with ${PORT} in it')
+    if not any("${PORT}" in word for word in (*settings.command, *(value for _, value in settings.env))):
+        raise RunnerSettingsError("runner.cmd", "has no ${PORT}: the server must listen where it is told to")
+    return build_supervised_launch(
+        settings, settings.command, dict(settings.env), api_key, serves=settings.model
+    )
+
+
+def build_supervised_launch(
+    settings: RunnerSettings,
+    argv: tuple[str, ...],
+    env: dict[str, str],
+    api_key: str,
+    *,
+    serves: str | None = None,
+    device: str = "cpu",
+    memory_bytes: int | None = None,
+    grace_s: float = 3.0,
+    completes: bool = False,
+    sleep: tuple[Step, ...] = (),
+    wake: tuple[Step, ...] = (),
+) -> Launch:
+    """A command line behind the script that gives it a port, waits until it is healthy, and ends it.
+
+    Raises:
+        RunnerSettingsError: its program is not here.
+    """
+    if shutil.which(argv[0]) is None:
+        raise RunnerSettingsError("runner.cmd", f'there is no program "{argv[0]}"')
+    health_path = settings.health_path or HEALTH_PATH
+    message = {"argv": argv, "env": env, "health_path": health_path, "api_key": api_key, "grace_s": grace_s}
+    return Launch(
+        child_argv("supervisor_child.py"),
+        message,
+        health_path=health_path,
+        device=settings.device or device,
+        memory_bytes=memory_bytes,
+        sleep=sleep,
+        wake=wake,
+        serves=serves,
+        completes=completes,
+        grace_s=grace_s + AFTERWARDS_S,
+    )
+
+
+def build_llamacpp_launch(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
+    """A process around its server.
+
+    Raises:
+        RunnerSettingsError: package or weights are missing.
+    """
+    if find_spec("xllamacpp") is None:
+        raise RunnerSettingsError(
+            "runner.engine", '"llama.cpp" needs a package: pip install "thalamus-gateway[local]"'
+        )
+    weights = find_weights(settings.model)
+    message = {
+        "model": str(weights),
+        "alias": alias,
+        "api_key": api_key,
+        "context_tokens": settings.context_tokens,
+        "n_parallel": settings.n_parallel,
+        "n_threads": settings.n_threads or default_threads(),
+        "n_gpu_layers": settings.n_gpu_layers,
+        "gpu": settings.device.partition(":")[2] if settings.device else "",
+    }
+    return Launch(
+        child_argv("llamacpp_child.py"),
+        message,
+        completes=True,
+        device=settings.device or "cpu",
+        memory_bytes=_estimate_llamacpp_bytes(weights, settings.context_tokens * settings.n_parallel),
+    )
+
+
+def _estimate_llamacpp_bytes(weights: Path, n_tokens: int) -> int:
+    size = weights.stat().st_size
+    return int(size * (1 + n_tokens * KV_BYTES_PER_WEIGHT_BYTE)) + OVERHEAD_BYTES
+
+
+def default_threads() -> int:
+    """Half the cores this process may use: the other half serves, embeds and streams."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable // 2)
+
+
+def build_transformers_launch(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
+    """A process around a model of the hub, of a folder, or of a GGUF file.
+
+    Raises:
+        RunnerSettingsError: packages or weights are missing.
+    """
+    missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
+    if missing:
+        problem = f'"transformers" needs packages: pip install torch transformers ({missing[0]} is not here)'
+        raise RunnerSettingsError("runner.engine", problem)
+    model, weights_file = settings.model, None
+    if model.startswith("bundled/") or model.lower().endswith(".gguf"):
+        if find_spec("gguf") is None or find_spec("accelerate") is None:
+            raise RunnerSettingsError(
+                "runner.model", "a GGUF file needs packages: pip install gguf accelerate"
+            )
+        weights = find_weights(model)
+        model, weights_file = str(weights.parent), weights.name
+    message = {
+        "model": model,
+        "weights_file": weights_file,
+        "alias": alias,
+        "api_key": api_key,
+        "context_tokens": settings.context_tokens,
+        "n_parallel": settings.n_parallel,
+        "n_threads": settings.n_threads or default_threads(),
+        "device": settings.device or "cpu",
+    }
+    return Launch(
+        child_argv("transformers_child.py"),
+        message,
+        completes=True,
+        device=settings.device or "cpu",
+        memory_bytes=_estimate_transformers_bytes(Path(model)) if weights_file is None else None,
+    )
+
+
+def _estimate_transformers_bytes(folder: Path) -> int | None:
+    if not folder.is_dir():
+        return None
+    return LIBRARY_BYTES + sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def build_vllm_launch(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
+    """A supervisor around `vllm serve`.
+
+    Raises:
+        RunnerSettingsError: it is not installed.
+    """
+    if shutil.which("vllm") is None:
+        raise RunnerSettingsError("runner.engine", '"vllm" needs its program: pip install vllm')
+    level = VLLM_SLEEP_LEVEL if settings.sleep_level is None else settings.sleep_level
+    device = settings.device or VLLM_DEVICE
+    total = device_bytes(device)
+    argv = ["vllm", "serve", settings.model, "--served-model-name", alias]
+    argv += ["--host", "127.0.0.1", "--port", "${PORT}"]
+    argv += ["--max-model-len", str(settings.context_tokens), "--max-num-seqs", str(settings.n_parallel)]
+    if total and settings.memory_bytes:
+        argv += ["--gpu-memory-utilization", f"{settings.memory_bytes / total:.4f}"]
+    if level:
+        argv.append("--enable-sleep-mode")
+    env = {"VLLM_API_KEY": "${API_KEY}", **dict(settings.env)}
+    if level:
+        env["VLLM_SERVER_DEV_MODE"] = "1"  # else there are no routes to sleep and wake
+    if device.startswith("cuda:"):
+        env.setdefault("CUDA_VISIBLE_DEVICES", device.removeprefix("cuda:"))
+    return build_supervised_launch(
+        settings,
+        (*argv, *settings.args),
+        env,
+        api_key,
+        device=device,
+        grace_s=VLLM_GRACE_S,
+        completes=True,
+        memory_bytes=int(VLLM_USUAL_SHARE * total) if total else None,
+        sleep=(Step(f"/sleep?level={level}"),) if level else (),
+        wake=VLLM_WAKE_STEPS.get(level, ()),
+    )
+
+
+def build_ollama_launch(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
+    """A process that has the model loaded as long as it lives; requests go to the daemon itself.
+
+    Raises:
+        RunnerSettingsError: the address is none.
+    """
+    url = (settings.url or OLLAMA_URL).rstrip("/")
+    place = urlsplit(url)
+    if place.scheme != "http" or not place.hostname or place.path:
+        raise RunnerSettingsError("runner.url", f'must be as "{OLLAMA_URL}", not "{url}"')
+    return Launch(
+        child_argv("ollama_child.py"),
+        {"url": url, "model": settings.model},
+        health_path="/api/version",
+        device=settings.device or "cpu",
+        serves=settings.model,
+        completes=True,
+        grace_s=OLLAMA_GRACE_S,
+    )
