@@ -21,8 +21,7 @@ from ..execution.trace import Accounting, ExecutionRequest
 from ..experts.types import Call, UpstreamError
 from ..requests.parsing import ParsedRequest, ToEmbedder, ToPolicy
 from ..services import Services
-from ..storage.journal import AttemptRecord
-from ..storage.journal_records import unpack_decision
+from ..storage.journal import AttemptRecord, unpack_decision
 from .calling import (
     BatchExecutor,
     ExpertCaller,
@@ -38,8 +37,7 @@ from .lines import EMBEDDED_HERE, FaultyLine, InputFile, LineReader
 from .outcomes import CallFailure, CallOutcome, PlanEnded, build_refusal_line, build_skipped_line, next_step
 from .planning import LineRouter, LocalExpertQueue, Pairs
 from .results import CallResult, ClosedLine, Results
-from .store import BatchStore
-from .worklist import BatchLine, PendingCall, Worklist
+from .store import BatchLine, BatchStore, PendingCall, Worklist
 
 Halt = Literal["stopped", "cancelled", "expired"]
 

@@ -16,8 +16,8 @@ from ..errors import GatewayError, InvalidField
 from ..execution.trace import NAMED_POLICY, NAMED_REASON, ExecutionRequest
 from ..requests.parsing import SPECS, ParsedRequest, ToEmbedder, ToExpert, parse_body
 from ..services import Services
+from .store import BatchLine, Worklist
 from .types import LineError
-from .worklist import BatchLine, Worklist
 
 URLS = tuple(SPECS)
 EMBEDDED_HERE = "embedders here"

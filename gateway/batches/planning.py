@@ -11,11 +11,11 @@ from ..errors import GatewayError
 from ..requests.parsing import ParsedRequest, ToPolicy
 from ..runners import Runners
 from ..services import Services
-from ..storage.journal_records import pack_decision
+from ..storage.journal import pack_decision
 from .lines import FaultyLine, InputFile, LineReader
 from .outcomes import OutputLine, build_refusal_line, list_experts
 from .results import ClosedLine, Results
-from .worklist import BatchLine, RoutedLine, Worklist
+from .store import BatchLine, RoutedLine, Worklist
 
 LINES_PER_DECISION = 64
 

@@ -16,9 +16,8 @@ from pathlib import Path
 
 from ..execution.trace import Accounting, ExecutionRequest
 from .outcomes import CallOutcome, OutputLine, PlanEnded, build_output_line, list_experts, next_step
-from .store import BatchStore
+from .store import ANSWERED, FAILED, BatchLine, BatchStore, Worklist
 from .types import Batch
-from .worklist import ANSWERED, FAILED, BatchLine, Worklist
 
 MAX_WAITING = 512
 MAX_PER_WRITE = 256

@@ -23,9 +23,8 @@ from .files import FileStore
 from .lines import EMBEDDED_HERE, InputFile, LineReader, validate
 from .planning import LocalExpertQueue
 from .results import Results, discard, errors_path, publish
-from .store import new_id
+from .store import Worklist, new_id
 from .types import Batch, BatchEnded, BatchNotKnown, LineError, Status
-from .worklist import Worklist
 
 MAX_RUNNING_BATCHES = 4
 MAX_EMBEDDED_LINES = 8

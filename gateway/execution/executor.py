@@ -13,7 +13,7 @@ from ..experts.types import Call, Expert, Reply, UpstreamError
 from ..fleet.health import FleetState
 from ..openai.answers import answer_text
 from ..openai.usage import set_usage, sum_usages
-from ..storage.journal_records import AttemptRecord, Role
+from ..storage.journal import AttemptRecord, Role
 from .panel import build_aggregation_call, build_member_call, wait_for_members
 from .trace import ExecutionRequest, ExecutionTrace
 

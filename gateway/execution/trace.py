@@ -15,8 +15,7 @@ from ..openai.answers import MAX_BYTES, sent_text
 from ..openai.usage import UNKNOWN_PRICE, Price, Usage, cost_usd, sum_usages
 from ..requests.options import RoutingOptions
 from ..requests.parsing import ToExpert, ToPolicy
-from ..storage.journal import Journal, JournalEntry
-from ..storage.journal_records import AttemptRecord, describe_decision
+from ..storage.journal import AttemptRecord, Journal, JournalEntry, describe_decision
 
 CLIENT_CLOSED_STATUS = 499
 """nginx's status for a client that closed its connection before it was answered; no RFC has one."""
