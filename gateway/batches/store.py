@@ -247,7 +247,7 @@ class RoutedLine:
 class Worklist:
     """The open work of a batch: its lines, and the calls that each line waits for.
 
-    The open calls of a line all belong to one step of its plan, and each names its expert, so that experts can
+    The open calls of a line belong to one step of its plan, and each names its expert, so that experts can
     be called one after another. Outcomes stay here until the line ends.
     """
 
