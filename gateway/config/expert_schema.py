@@ -134,7 +134,9 @@ class ExpertConfig(StrictStruct, frozen=True):
     name: Name
     """The name that clients and policies use."""
     model: str = ""
-    """`provider/model`, such as `openai/gpt-5-mini`. Runners and tools need none."""
+    """`provider/model`, such as `openai/gpt-5-mini`; installed packages can offer more providers. Runners and
+    tools need none.
+    """
     api_base: str | None = None
     """Base URL of the OpenAI-compatible API. Default: the provider's own."""
     api_key: Secret | None = None

@@ -1,5 +1,8 @@
 """From a configuration to the expert it describes."""
 
+from collections.abc import Callable
+from importlib.metadata import entry_points
+
 from ..config import Config, ExpertConfig, TimeoutConfig
 from ..runners import Runners
 from .litellm import LiteLLMExpert
@@ -10,6 +13,12 @@ from .tool import ToolExpert, load_tool
 from .types import Expert
 from .upstream import Transport
 
+EXPERT_GROUP = "thalamus.experts"
+"""Entry points of the experts that installed packages offer, named by the provider in `model`."""
+
+ExpertFactory = Callable[[ExpertConfig, TimeoutConfig], Expert]
+"""What such an entry point loads. It may raise ValueError for a configuration that it cannot use."""
+
 
 def build_expert(
     config: ExpertConfig, timeouts: TimeoutConfig, transport: Transport, runners: Runners
@@ -17,16 +26,28 @@ def build_expert(
     """The expert that a configuration describes; `timeouts` hold where it has none of its own.
 
     Raises:
-        ValueError: its address is neither given nor known.
+        ValueError: its address is neither given nor known, or its factory refuses the configuration.
     """
-    patience = config.timeouts or timeouts
+    limits = config.timeouts or timeouts
     if config.tool is not None:
         return ToolExpert(config.name, load_tool(config.tool))
     if config.runner is not None:
-        return LocalExpert(config, patience, transport, runners)
+        return LocalExpert(config, limits, transport, runners)
     if passes_through(config.provider):
-        return openai_expert(config, patience, transport)
-    return LiteLLMExpert(config, patience)
+        return openai_expert(config, limits, transport)
+    # After the built-in providers, so that no package can redirect their keys; before LiteLLM, which knows
+    # more than a hundred providers, so that a package can serve one of them better.
+    if (factory := find_expert_factory(config.provider)) is not None:
+        return factory(config, limits)
+    return LiteLLMExpert(config, limits)
+
+
+def find_expert_factory(provider: str) -> ExpertFactory | None:
+    """The factory that an installed package offers for a provider, or None."""
+    for point in entry_points(group=EXPERT_GROUP, name=provider):
+        factory: ExpertFactory = point.load()
+        return factory
+    return None
 
 
 def read_parallel_limits(config: Config) -> dict[str, int | None]:
