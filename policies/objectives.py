@@ -106,7 +106,7 @@ def dialled(objective: Objective, sweep: Sweep | None) -> Objective:
         least = 1000 * float(sweep.cost_usd.min())
         raise Unreachable(f"max_usd_per_1k: {usd:g} is out of reach; the least they cost is {least:.4g}")
     if (quality := objective.target_quality) is not None:
-        reached = sweep.reaching(quality)
+        reached = sweep.weight_for_quality(quality)
         if reached is None:
             most = float(sweep.quality.max())
             raise Unreachable(f"target_quality: {quality:g} is out of reach; they reach {most:.4f}")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         MappingBudget,
         MappingProblem,
         budget_curve,
-        mapping_problem,
+        build_mapping_problem,
         solve_mapping,
     )
     from .embedders import CachedEmbedder, HashingEmbedder, OnnxEmbedder, StaticEmbedder, load_embedder
@@ -78,7 +78,7 @@ _LAZY = {
     "instance_oracle": "embedding_selection",
     "load_embedder": "embedders",
     "make_predictor": "registry",
-    "mapping_problem": "categories",
+    "build_mapping_problem": "categories",
     "merge_outcomes": "outcomes",
     "query_of": "query",
     "solve_mapping": "categories",
@@ -129,6 +129,7 @@ __all__ = [
     "Tier",
     "add_experts",
     "budget_curve",
+    "build_mapping_problem",
     "cross_fit",
     "dataset_oracle",
     "estimate_tokens",
@@ -138,7 +139,6 @@ __all__ = [
     "instance_oracle",
     "load_embedder",
     "make_predictor",
-    "mapping_problem",
     "merge_outcomes",
     "parameters_b",
     "query_of",

@@ -111,7 +111,7 @@ class Artifact:
             ArtifactError: missing, damaged, newer than this version, or fitted on another embedder.
         """
         directory = Path(path)
-        manifest = _manifest(directory)
+        manifest = _read_manifest(directory)
         if fingerprints is not None:
             _check_fingerprints(directory, manifest, fingerprints)
         try:
@@ -119,7 +119,7 @@ class Artifact:
                 arrays = dict(file)
             return cls(
                 experts=tuple(Evidence(**expert) for expert in manifest["experts"]),
-                heads={tier: _head(tier, told, arrays) for tier, told in manifest["heads"].items()},
+                heads={tier: _read_head(tier, entry, arrays) for tier, entry in manifest["heads"].items()},
                 latency=arrays["latency"],
                 margin=float(manifest["margin"]),
                 margins=manifest["margins"],
@@ -135,7 +135,7 @@ class Artifact:
         return {
             "schema": SCHEMA,
             "experts": [asdict(expert) for expert in self.experts],
-            "heads": {tier: _told(head) for tier, head in self.heads.items()},
+            "heads": {tier: _describe_head(head) for tier, head in self.heads.items()},
             "margin": self.margin,
             "margins": [dict(row) for row in self.margins],
             "sweeps": {tier: [dict(row) for row in rows] for tier, rows in self.sweeps.items()},
@@ -164,7 +164,7 @@ def _part(arrays: Arrays, prefix: str) -> Arrays:
     return {key.removeprefix(prefix): values for key, values in arrays.items() if key.startswith(prefix)}
 
 
-def _told(head: Head) -> dict[str, Any]:
+def _describe_head(head: Head) -> dict[str, Any]:
     return {
         "fingerprint": head.fingerprint,
         "predictor": head.predictor,
@@ -175,25 +175,25 @@ def _told(head: Head) -> dict[str, Any]:
     }
 
 
-def _head(tier: str, told: Mapping[str, Any], arrays: Arrays) -> Head:
+def _read_head(tier: str, entry: Mapping[str, Any], arrays: Arrays) -> Head:
     def part(name: str) -> Arrays:
         return _part(arrays, f"{tier}.{name}.")
 
-    tokens, lengths = told["tokens"], told.get("tokens_predictor", "linear")
+    tokens, lengths = entry["tokens"], entry.get("tokens_predictor", "linear")
     return Head(
-        fingerprint=told["fingerprint"],
-        predictor=told["predictor"],
-        quality=make_predictor(told["predictor"], told["settings"]).restore(part("quality")),
+        fingerprint=entry["fingerprint"],
+        predictor=entry["predictor"],
+        quality=make_predictor(entry["predictor"], entry["settings"]).restore(part("quality")),
         calibration=Calibration.from_arrays(part("calibration")),
         advantage=Advantage.from_arrays(part("advantage")),
         tokens=None if tokens is None else make_predictor(lengths, tokens).restore(part("tokens")),
         tokens_predictor=lengths,
         smear=arrays[f"{tier}.smear"],
-        metrics=told["metrics"],
+        metrics=entry["metrics"],
     )
 
 
-def _manifest(directory: Path) -> dict[str, Any]:
+def _read_manifest(directory: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((directory / "manifest.json").read_text("utf-8"))
         schema = manifest["schema"]

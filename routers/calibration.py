@@ -50,7 +50,7 @@ class Calibration:
         np.minimum(np.maximum(mean, 0.0, out=mean), 1.0, out=mean)
         return Estimate(mean, estimate.std * self._width)
 
-    def joined(self, other: "Calibration") -> "Calibration":
+    def concat(self, other: "Calibration") -> "Calibration":
         """With the columns of other experts behind."""
         return Calibration(
             np.concatenate((self.slope, other.slope)),
@@ -159,13 +159,13 @@ class Advantage:
     reliability: float
     _usual: Floats = field(init=False, repr=False, compare=False)
     """What is said of the average differences, (n_judged,)."""
-    _everyone: bool = field(init=False, repr=False, compare=False)
+    _all_judged: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         usual = self.typical[self.judged]
         centred = usual - usual.mean() if len(usual) else usual
         object.__setattr__(self, "_usual", (1 - self.reliability) * centred)
-        object.__setattr__(self, "_everyone", bool(self.judged.all()))
+        object.__setattr__(self, "_all_judged", bool(self.judged.all()))
 
     @classmethod
     def fit(cls, out_of_fold: Floats, targets: Floats, clusters: Ints, judged: Bools) -> Self:
@@ -195,20 +195,20 @@ class Advantage:
         """Quality (n_queries, n_experts) with its differences as far as they can be trusted."""
         if self.reliability == 1.0:
             return quality
-        mine = quality if self._everyone else quality[:, self.judged]
+        mine = quality if self._all_judged else quality[:, self.judged]
         level = np.add.reduce(mine, axis=1, keepdims=True)
         level *= (1 - self.reliability) / len(self._usual)
         trusted = mine * self.reliability
         trusted += level
         trusted += self._usual
         np.minimum(np.maximum(trusted, 0.0, out=trusted), 1.0, out=trusted)
-        if self._everyone:
+        if self._all_judged:
             return trusted
         shrunk = quality.copy()
         shrunk[:, self.judged] = trusted
         return shrunk
 
-    def joined(self, other: "Advantage") -> "Advantage":
+    def concat(self, other: "Advantage") -> "Advantage":
         """With the columns of other experts behind, which it does not concern: these stay as they are."""
         return Advantage(
             np.concatenate((self.typical, other.typical)),

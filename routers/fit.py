@@ -10,7 +10,7 @@ import numpy as np
 from .artifacts import Artifact, Evidence, Head
 from .calibration import Advantage, Calibration, calibration_error
 from .errors import ArtifactError, DataError
-from .fold_fits import Fitted, Material, fit_tiers
+from .fold_fits import FitData, TierFit, fit_tiers
 from .outcomes import OutcomeTable
 from .predictors.clusters import spherical_kmeans
 from .predictors.constant import Constant
@@ -79,18 +79,18 @@ def cross_fit(
     """
     chosen = settings or FitSettings()
     _check(table)
-    tell = progress or (lambda what, done, total: None)
-    by_tier = _extract(table, extractor, tell, chosen.tiers)
-    material = Material(
+    report = progress or (lambda what, done, total: None)
+    by_tier = _extract(table, extractor, report, chosen.tiers)
+    material = FitData(
         by_tier,
-        table.attempted(),
+        table.mask_declined(),
         np.log1p(table.output_tokens),
         table.folds(chosen.n_folds),
         table.tasks,
         chosen.predictor,
         chosen.settings,
     )
-    fitted = fit_tiers(material, n_workers, lambda done, total: tell("fitting", done, total))
+    fitted = fit_tiers(material, n_workers, lambda done, total: report("fitting", done, total))
     groups = _groups(next(iter(by_tier.values())), chosen.seed)
     heads: dict[Tier, Head] = {}
     calibrated: dict[Tier, Floats] = {}
@@ -116,13 +116,13 @@ def cross_fit(
 def _check(table: OutcomeTable) -> None:
     if len(table) < 2:
         raise DataError(f"{len(table)} queries are too few to fit on")
-    for name, measured in zip(table.experts, (~np.isnan(table.attempted())).sum(axis=0), strict=True):
+    for name, measured in zip(table.experts, (~np.isnan(table.mask_declined())).sum(axis=0), strict=True):
         if not measured:
             raise DataError(f"score: no query has one for expert {name!r}; leave it out or profile it")
 
 
 def _extract(
-    table: OutcomeTable, extractor: Extractor, tell: Progress, tiers: tuple[Tier, ...] | None
+    table: OutcomeTable, extractor: Extractor, report: Progress, tiers: tuple[Tier, ...] | None
 ) -> dict[Tier, Features]:
     wanted = [tier for tier in extractor.fingerprints if tiers is None or tier in tiers]
     queries = [query_of(text) for text in table.texts]
@@ -132,7 +132,7 @@ def _extract(
         return found
     parts = []
     for start in range(0, len(queries), _CHUNK):
-        tell("embedding", start, len(queries))
+        report("embedding", start, len(queries))
         block = slice(start, start + _CHUNK)
         parts.append(extractor.extract(queries[block], "encoder", cheap.take(block)).dense)
     found["encoder"] = Features("encoder", np.concatenate(parts), cheap.lexical, cheap.form)
@@ -140,10 +140,10 @@ def _extract(
 
 
 def _head(
-    table: OutcomeTable, fit: Fitted, fingerprint: str, settings: FitSettings, groups: Ints
+    table: OutcomeTable, fit: TierFit, fingerprint: str, settings: FitSettings, groups: Ints
 ) -> tuple[Head, Floats, Floats]:
     """The head, and out of fold its calibrated quality and expected tokens, (n_queries, n_experts) each."""
-    raw, score = fit.raw, table.attempted()
+    raw, score = fit.raw, table.mask_declined()
     # A published rule must choose as published: calibration may not reorder its experts.
     paper = settings.settings.get("mode") == "paper"
     calibration = Calibration.fit(raw, score, groups, one_line=paper)
@@ -170,7 +170,7 @@ def _head(
 
 def _sample(table: OutcomeTable, quality: Mapping[Tier, Floats], tokens: Mapping[Tier, Floats]) -> Sample:
     estimated = np.array([estimate_tokens(text) for text in table.texts], np.float64)
-    return Sample(estimated, table.score, quality, tokens).thinned()
+    return Sample(estimated, table.score, quality, tokens).thin()
 
 
 def _sweeps(sample: Sample, mean_cost_usd: Floats) -> dict[Tier, list[dict[str, float]]]:
@@ -196,14 +196,14 @@ def _smear(predicted: Floats, tokens: Floats) -> Floats:
 
 def _metrics(table: OutcomeTable, raw: Floats, quality: Floats, spread: float) -> dict[str, float]:
     """Figures of out-of-fold predictions, calibrated on the same rows; accuracy where all were scored."""
-    attempted = table.attempted()
-    known = ~np.isnan(attempted)
+    mask_declined = table.mask_declined()
+    known = ~np.isnan(mask_declined)
     full = ~np.isnan(table.score).any(axis=1)
     picks = np.where(table.declined == 1, _NEVER, quality)[full].argmax(axis=1)
     figures = {
-        "brier": float(((quality - attempted)[known] ** 2).mean()),
-        "calibration_error_before": calibration_error(np.clip(raw, 0, 1), attempted),
-        "calibration_error": calibration_error(quality, attempted),
+        "brier": float(((quality - mask_declined)[known] ** 2).mean()),
+        "calibration_error_before": calibration_error(np.clip(raw, 0, 1), mask_declined),
+        "calibration_error": calibration_error(quality, mask_declined),
         "std_factor": spread,
         "n_complete": float(full.sum()),
     }
@@ -258,7 +258,7 @@ def _evidence(table: OutcomeTable) -> tuple[Evidence, ...]:
     means = {
         name: [None if np.isnan(v) else float(v) for v in values] for name, values in table.means().items()
     }
-    score = table.attempted()
+    score = table.mask_declined()
     counts = (~np.isnan(score)).sum(axis=0).tolist()
     return tuple(
         Evidence(
@@ -346,7 +346,7 @@ def add_experts(
     return replace(
         artifact,
         experts=(*artifact.experts, *fresh.experts),
-        heads={tier: _joined(head, fresh.heads[tier]) for tier, head in artifact.heads.items()},
+        heads={tier: _join_heads(head, fresh.heads[tier]) for tier, head in artifact.heads.items()},
         latency=np.concatenate((artifact.latency, fresh.latency)),
         provenance={**artifact.provenance, "added": [*artifact.provenance.get("added", []), added]},
         sample=None,
@@ -354,17 +354,17 @@ def add_experts(
     )
 
 
-def _joined(old: Head, new: Head) -> Head:
+def _join_heads(old: Head, new: Head) -> Head:
     """One head of both; its figures stay those of the experts it was first fitted on."""
     lengths = None
     if old.tokens is not None or new.tokens is not None:
-        lengths = Joined.of([*_lengths(old), *_lengths(new)])
+        lengths = Joined.of([*_length_parts(old), *_length_parts(new)])
     return replace(
         old,
         predictor="joined",
         quality=Joined.of([*_parts(old.predictor, old.quality), *_parts(new.predictor, new.quality)]),
-        calibration=old.calibration.joined(new.calibration),
-        advantage=old.advantage.joined(new.advantage),
+        calibration=old.calibration.concat(new.calibration),
+        advantage=old.advantage.concat(new.advantage),
         tokens=lengths,
         tokens_predictor="joined",
         smear=np.concatenate((old.smear, new.smear)),
@@ -372,10 +372,10 @@ def _joined(old: Head, new: Head) -> Head:
 
 
 def _parts(name: str, predictor: Predictor) -> list[Named]:
-    return predictor.named if isinstance(predictor, Joined) else [(name, predictor)]
+    return predictor.named_parts if isinstance(predictor, Joined) else [(name, predictor)]
 
 
-def _lengths(head: Head) -> list[Named]:
+def _length_parts(head: Head) -> list[Named]:
     """What predicts lengths; where none was measured, nobody reads what stands in for it."""
     if head.tokens is not None:
         return _parts(head.tokens_predictor, head.tokens)

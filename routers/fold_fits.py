@@ -16,7 +16,7 @@ _TOKENS = {"alpha": 10.0, "dense": 1.0, "lexical": 0.0, "form": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class FitData:
     """What is fitted on.
 
     score, log_tokens: (n_queries, n_experts), NaN where unmeasured
@@ -33,7 +33,7 @@ class Material:
     settings: Mapping[str, Any]
 
     @property
-    def knows_tokens(self) -> bool:
+    def has_lengths(self) -> bool:
         return not bool(np.isnan(self.log_tokens).all())
 
     def parts(self, fold: int | None) -> tuple[Ints, Ints]:
@@ -46,7 +46,7 @@ class Material:
 
 
 @dataclass(frozen=True, slots=True)
-class Learned:
+class LearnedPredictors:
     """The predictors of quality and, where lengths were measured, of log1p(output tokens)."""
 
     quality: Predictor
@@ -54,19 +54,19 @@ class Learned:
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
+class TierFit:
     """One tier: what was learned of everything, and what was predicted out of fold.
 
     raw, log_tokens: (n_queries, n_experts); log_tokens is NaN where no length was measured
     """
 
-    learned: Learned
+    learned: LearnedPredictors
     raw: Estimate
     log_tokens: Floats
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _HeldOut:
     """What was predicted of one fold's rows; log_tokens is None where no length was measured."""
 
     mean: Floats
@@ -79,24 +79,26 @@ _Piece = tuple[Tier, int | None]
 
 
 def fit_tiers(
-    material: Material, n_workers: int = 1, tell: Callable[[int, int], None] = lambda done, total: None
-) -> dict[Tier, Fitted]:
-    """Every fit, over so many processes; with one, here. `tell` hears of the fits done, and of all."""
+    material: FitData, n_workers: int = 1, report: Callable[[int, int], None] = lambda done, total: None
+) -> dict[Tier, TierFit]:
+    """Every fit, over so many processes; with one, here. `report` hears of the fits done, and of all."""
     folds = [int(fold) for fold in np.unique(material.folds)]
     pieces: list[_Piece] = [(tier, fold) for tier in material.features for fold in (None, *folds)]
-    learned: dict[Tier, Learned] = {}
-    held: dict[_Piece, _Held] = {}
-    tell(0, len(pieces))
+    learned: dict[Tier, LearnedPredictors] = {}
+    held: dict[_Piece, _HeldOut] = {}
+    report(0, len(pieces))
     for n, (piece, result) in enumerate(_fit_all(material, pieces, n_workers), start=1):
-        if isinstance(result, Learned):
+        if isinstance(result, LearnedPredictors):
             learned[piece[0]] = result
         else:
             held[piece] = result
-        tell(n, len(pieces))
-    return {tier: _together(material, learned[tier], held, tier) for tier in material.features}
+        report(n, len(pieces))
+    return {tier: _assemble(material, learned[tier], held, tier) for tier in material.features}
 
 
-def _together(material: Material, learned: Learned, held: Mapping[_Piece, _Held], tier: Tier) -> Fitted:
+def _assemble(
+    material: FitData, learned: LearnedPredictors, held: Mapping[_Piece, _HeldOut], tier: Tier
+) -> TierFit:
     shape = material.score.shape
     mean, std, log_tokens = np.empty(shape), np.empty(shape), np.full(shape, np.nan)
     for (whose, fold), part in held.items():
@@ -106,12 +108,12 @@ def _together(material: Material, learned: Learned, held: Mapping[_Piece, _Held]
         mean[inside], std[inside] = part.mean, part.std
         if part.log_tokens is not None:
             log_tokens[inside] = part.log_tokens
-    return Fitted(learned, Estimate(mean, std), log_tokens)
+    return TierFit(learned, Estimate(mean, std), log_tokens)
 
 
 def _fit_all(
-    material: Material, pieces: Sequence[_Piece], n_workers: int
-) -> Iterator[tuple[_Piece, Learned | _Held]]:
+    material: FitData, pieces: Sequence[_Piece], n_workers: int
+) -> Iterator[tuple[_Piece, LearnedPredictors | _HeldOut]]:
     """Each with what came of it, in the order they finish."""
     if n_workers < 2:
         for piece in pieces:
@@ -123,18 +125,18 @@ def _fit_all(
             yield pending[done], done.result()
 
 
-_here: list[Material] = []
+_worker_data: list[FitData] = []
 
 
-def _prepare(material: Material) -> None:
-    _here[:] = [material]
+def _prepare(material: FitData) -> None:
+    _worker_data[:] = [material]
 
 
-def _fit_here(piece: _Piece) -> Learned | _Held:
-    return _fit(_here[0], piece)
+def _fit_here(piece: _Piece) -> LearnedPredictors | _HeldOut:
+    return _fit(_worker_data[0], piece)
 
 
-def _fit(material: Material, piece: _Piece) -> Learned | _Held:
+def _fit(material: FitData, piece: _Piece) -> LearnedPredictors | _HeldOut:
     tier, fold = piece
     inside, outside = material.parts(fold)
     learned = _learn(material, material.features[tier], outside)
@@ -143,14 +145,14 @@ def _fit(material: Material, piece: _Piece) -> Learned | _Held:
     asked = material.features[tier].take(inside)
     estimate = learned.quality.predict(asked)
     log_tokens = learned.tokens.predict(asked).mean if learned.tokens is not None else None
-    return _Held(estimate.mean, estimate.std, log_tokens)
+    return _HeldOut(estimate.mean, estimate.std, log_tokens)
 
 
-def _learn(material: Material, features: Features, rows: Ints) -> Learned:
+def _learn(material: FitData, features: Features, rows: Ints) -> LearnedPredictors:
     seen = features.take(rows)
     tags = [material.tags[n] for n in rows.tolist()]
     model = make_predictor(material.predictor, material.settings)
     quality = fit_predictor(model, seen, material.score[rows], tags)
-    if not material.knows_tokens:
-        return Learned(quality, None)
-    return Learned(quality, make_predictor("linear", _TOKENS).fit(seen, material.log_tokens[rows]))
+    if not material.has_lengths:
+        return LearnedPredictors(quality, None)
+    return LearnedPredictors(quality, make_predictor("linear", _TOKENS).fit(seen, material.log_tokens[rows]))

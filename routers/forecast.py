@@ -43,7 +43,7 @@ class Forecaster:
         self._names = tuple(profile.name for profile in pool)
         self._heads = dict(artifact.heads) if artifact else {}
         self._categorizers = {
-            tier: teller for tier, head in self._heads.items() if (teller := _teller(head.quality))
+            tier: teller for tier, head in self._heads.items() if (teller := _find_categorizer(head.quality))
         }
         known = {expert.name: (n, expert) for n, expert in enumerate(artifact.experts if artifact else ())}
         self.warnings = tuple(_mismatches(self._pool, known))
@@ -77,7 +77,7 @@ class Forecaster:
         return tuple(tier for tier in order if tier in self._heads)
 
     @property
-    def tells_categories(self) -> bool:
+    def has_categories(self) -> bool:
         """Whether a policy's `mapping` finds categories to follow, on any tier."""
         return bool(self._categorizers)
 
@@ -99,15 +99,15 @@ class Forecaster:
         known = self._sample.quality if self._sample else {}
         at = tier if tier in known else [tier, *known][-1]
         if at not in self._sweeps:
-            self._sweeps[at] = self._swept(at)
+            self._sweeps[at] = self._compute_sweep(at)
         return self._sweeps[at]
 
-    def _swept(self, tier: Tier) -> Sweep | None:
+    def _compute_sweep(self, tier: Tier) -> Sweep | None:
         sample, there = self._sample, self._aligned.there
         if sample is None or tier not in sample.quality or not self._whole:
             return None
         tokens = sample.output_tokens[tier][:, there]
-        tokens = self._capped(np.where(np.isnan(tokens), self._tokens, tokens))
+        tokens = self._cap_lengths(np.where(np.isnan(tokens), self._tokens, tokens))
         cost_usd = self._cost_usd(sample.input_tokens[:, None], tokens)
         if np.isnan(cost_usd).any():
             return None
@@ -136,7 +136,7 @@ class Forecaster:
         else:
             tier = features.tier
             quality = self._quality(head, features)
-            tokens = self._capped(self._lengths(head, features))
+            tokens = self._cap_lengths(self._lengths(head, features))
         asked = np.array([query.n_input_tokens for query in queries], np.float64)[:, None]
         longest = [query.max_output_tokens for query in queries]
         if longest.count(None) < n:
@@ -193,7 +193,7 @@ class Forecaster:
         lengths[:, ~self._length_known] = self._tokens[~self._length_known]
         return lengths
 
-    def _capped(self, tokens: Floats) -> Floats:
+    def _cap_lengths(self, tokens: Floats) -> Floats:
         """Expected lengths, none above the longest answer that the expert may give."""
         return tokens if self._longest is None else np.minimum(tokens, self._longest)
 
@@ -224,7 +224,7 @@ class Forecaster:
         self._length_known: Bools = ~np.isnan(tokens)
         self._all_lengths = bool(self._length_known.all())
         usual = tokens[self._length_known].mean() if self._length_known.any() else UNKNOWN_OUTPUT_TOKENS
-        self._tokens = self._capped(np.where(self._length_known, tokens, usual))
+        self._tokens = self._cap_lengths(np.where(self._length_known, tokens, usual))
         self._measure_latency(artifact, n)
         paid = 256.0 * self._price_in + self._prefix_cost + self._tokens * self._price_out
         measured = spread(_column(expert.cost_usd for expert in experts))
@@ -234,19 +234,19 @@ class Forecaster:
         lines = np.full((n, 2), np.nan)
         if artifact is not None:
             lines[self._aligned.here] = artifact.latency[self._aligned.there]
-        told = _column(profile.latency_s for profile in self._pool)
+        configured = _column(profile.latency_s for profile in self._pool)
         unknown = np.isnan(lines[:, 0])
-        self._latency_start = np.where(unknown, told, lines[:, 0])
+        self._latency_start = np.where(unknown, configured, lines[:, 0])
         self._latency_slope = np.where(unknown, 0.0, lines[:, 1])
         self._mean_latency: Floats = self._latency_start + self._latency_slope * self._tokens
 
 
-def _teller(predictor: Predictor) -> Categorizer | None:
+def _find_categorizer(predictor: Predictor) -> Categorizer | None:
     """Who tells categories: the predictor itself, or the first of its parts or members that does."""
     if isinstance(predictor, Categorizer):
         return predictor
     inside: Sequence[Predictor] = getattr(predictor, "parts_", ()) or getattr(predictor, "members_", ())
-    return next((teller for part in inside if (teller := _teller(part))), None)
+    return next((teller for part in inside if (teller := _find_categorizer(part))), None)
 
 
 def _column(values: Iterable[float | None]) -> Floats:

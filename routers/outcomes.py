@@ -152,7 +152,7 @@ class OutcomeTable:
         means = _column_means(self.score)
         return int(np.argmax(np.where(np.isnan(means), -np.inf, means)))
 
-    def attempted(self) -> Floats:
+    def mask_declined(self) -> Floats:
         """The score with what an expert declined left out: how good it is where it answers at all."""
         return np.where(self.declined == 1, np.nan, self.score)
 

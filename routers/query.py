@@ -68,13 +68,13 @@ def _by_script(sample: str) -> str | None:
     for code, letters in _SCRIPTS:
         n_own = len(letters.findall(sample))
         if n_own and code in ("ja", "uk", "fa"):
-            n_own = _kin(code, sample)
+            n_own = _count_script_letters(code, sample)
         if n_own * 3 >= n_letters > 0:
             return code
     return None
 
 
-def _kin(code: str, sample: str) -> int:
+def _count_script_letters(code: str, sample: str) -> int:
     """Letters of the whole script of a language that is told from its kin by a few letters of its own."""
     shared = {"ja": "[\u3040-\u30ff\u4e00-\u9fff]", "uk": "[\u0400-\u04ff]", "fa": "[\u0600-\u06ff]"}
     return len(re.findall(shared[code], sample))

@@ -34,7 +34,7 @@ class Sample:
     def __len__(self) -> int:
         return len(self.score)
 
-    def thinned(self) -> "Sample":
+    def thin(self) -> "Sample":
         """At most `MAX_SAMPLE` of the queries, evenly spaced, in single precision."""
         rows = np.linspace(0, len(self) - 1, min(len(self), MAX_SAMPLE)).round().astype(np.int64)
 
@@ -86,7 +86,7 @@ class Sweep:
         meets = np.flatnonzero(self.cost_usd <= max_cost_usd * (1 + 1e-9))
         return float(self.weight[meets[0]]) if len(meets) else None
 
-    def reaching(self, quality: float) -> float | None:
+    def weight_for_quality(self, quality: float) -> float | None:
         """The largest weight whose expected quality is at least this; None where nothing is."""
         meets = np.flatnonzero(self.quality >= quality - 1e-9)
         return float(self.weight[meets[-1]]) if len(meets) else None

@@ -20,7 +20,7 @@ Bools = NDArray[np.bool_]
 Tier = Literal["prior", "static", "encoder"]
 """What a prediction rests on: no look at the text, the cheap embedder, or the encoder."""
 
-MOST_KEPT = 1024
+MAX_CACHED_QUERIES = 1024
 """Of more queries nothing derived is kept: there memory counts for more than microseconds."""
 
 
@@ -97,7 +97,7 @@ class Features:
         found = self._derived.get(what)
         if found is None:
             found = derive(self)
-            if len(found) <= MOST_KEPT:
+            if len(found) <= MAX_CACHED_QUERIES:
                 self._derived[what] = found
         return found
 

@@ -107,10 +107,10 @@ def _by_features(
         "best single": skills.best(means, 1),
         f"best {k} of all": skills.best(means, k),
         f"random {k}": skills.best(rng.random((n, n_experts)), k),
-        "paper": skills.trimmed(
-            skills.with_replacement(paper, rng.random((n, k))), paper, rng.random((n, k))
+        "paper": skills.trim_rare(
+            skills.draw_with_replacement(paper, rng.random((n, k))), paper, rng.random((n, k))
         ),
-        "paper's code": skills.with_replacement(coded, rng.random((n, k))),
+        "paper's code": skills.draw_with_replacement(coded, rng.random((n, k))),
         "skills, best one": skills.best(skilled, 1),
         f"skills, best {k}": skills.best(skilled, k),
         "blend, best one": skills.best(blended, 1),
@@ -131,7 +131,7 @@ def _by_keywords(
     idf = np.log((1 + len(train)) / (1 + (trained > 0).sum(axis=0)))
     value = {
         f"keywords, best {k}": posteriors.mean,
-        f"keywords, Thompson {k}": posteriors.drawn(rng),
+        f"keywords, Thompson {k}": posteriors.draw(rng),
     }
     return {
         rule: _votes(

@@ -214,7 +214,7 @@ def _check_artifact(config: Config) -> Iterator[Finding]:
     for warning in forecaster.warnings:
         yield Finding("artifact", "warning", warning, "thalamus profile, then thalamus fit")
     mapping_policies = [name for name, policy in config.policies.items() if policy.mapping]
-    if mapping_policies and not forecaster.tells_categories:
+    if mapping_policies and not forecaster.has_categories:
         names = ", ".join(mapping_policies)
         message = f"{path} predicts no categories: the mapping of {names} sends all prompts to `general`"
         yield Finding("artifact", "warning", message, "thalamus fit TABLE --predictor coe")

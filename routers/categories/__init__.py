@@ -8,7 +8,7 @@ from .mapping import (
     MappingBudget,
     MappingProblem,
     budget_curve,
-    mapping_problem,
+    build_mapping_problem,
     solve_mapping,
     upper_bound,
 )
@@ -21,7 +21,7 @@ __all__ = [
     "MappingProblem",
     "Taxonomy",
     "budget_curve",
-    "mapping_problem",
+    "build_mapping_problem",
     "solve_mapping",
     "upper_bound",
 ]

@@ -183,21 +183,21 @@ class Propagation:
             if known.all() or not known.any():
                 break
             voted = Neighbours(self.k).fit(rows[known], found[known], n_categories).posterior(rows[~known])
-            certain = self.sharpened(voted)
-            certain = with_prior_of_pool(certain, shares(found[known], n_categories))
+            certain = self.sharpen(voted)
+            certain = correct_prior(certain, shares(found[known], n_categories))
             best = certain.argmax(axis=1)
             sure = certain[np.arange(len(best)), best] >= self.confidence
             found[np.flatnonzero(~known)[sure]] = best[sure]
         return found
 
-    def sharpened(self, posterior: Floats) -> Floats:
+    def sharpen(self, posterior: Floats) -> Floats:
         """Posteriors p^(1/temperature), renormalised."""
         raised = posterior ** (1.0 / self.temperature)
         normal: Floats = raised / raised.sum(axis=1, keepdims=True)
         return normal
 
 
-def with_prior_of_pool(posterior: Floats, trained: Floats) -> Floats:
+def correct_prior(posterior: Floats, trained: Floats) -> Floats:
     """Posteriors as they would be had the classifier known the pool's class shares.
 
     posterior: (n_queries, n_categories) learned where the classes had shares `trained` (n_categories,)

@@ -276,7 +276,7 @@ def budget_curve(
     top = solve_mapping(problem, limits, second=second, least=along)
     if top is None:
         return []
-    found = _even(problem, top, limits, second, n_points) if along == "usd" else []
+    found = _even_budgets(problem, top, limits, second, n_points) if along == "usd" else []
     if along != "usd":
         found = [top]
         while len(found) < n_points and (smaller := _next_smaller(problem, found[-1], along, limits, second)):
@@ -296,7 +296,7 @@ def _next_smaller(
     return solve_mapping(problem, limits.at(along, taken - step), second=second, least=along)
 
 
-def _even(
+def _even_budgets(
     problem: MappingProblem, top: CategoryMapping, limits: MappingBudget, second: bool, n_points: int
 ) -> list[CategoryMapping]:
     cost = np.where(np.isnan(problem.cost_usd), np.inf, problem.cost_usd).min(axis=1)
@@ -318,7 +318,7 @@ _MIN_COUNT = 5
 Pair = tuple[str, str]
 
 
-def mapping_problem(
+def build_mapping_problem(
     table: OutcomeTable,
     tags: Sequence[str],
     *,
@@ -360,18 +360,18 @@ def mapping_problem(
 
 
 def _column(experts: Sequence[str], known: Mapping[str, float], what: str) -> Floats:
-    _known(known, experts, f"{what}: no expert")
+    _check_known(known, experts, f"{what}: no expert")
     return np.array([known.get(name, np.nan) for name in experts])
 
 
 def _pairs(pairs: Iterable[Pair], taxonomy: Taxonomy, experts: Sequence[str]) -> frozenset[Pair]:
     found = frozenset(pairs)
-    _known((category for category, _ in found), taxonomy.names, "no category")
-    _known((expert for _, expert in found), experts, "no expert")
+    _check_known((category for category, _ in found), taxonomy.names, "no category")
+    _check_known((expert for _, expert in found), experts, "no expert")
     return found
 
 
-def _known(names: Iterable[str], there: Sequence[str], what: str) -> None:
+def _check_known(names: Iterable[str], there: Sequence[str], what: str) -> None:
     for name in names:
         if name not in there:
             raise DataError(f"{what} {name!r}; there are {', '.join(there)}")

@@ -64,14 +64,14 @@ class Ranks:
 
 
 @dataclass(frozen=True, slots=True)
-class Novelty:
+class NeighbourNovelty:
     """How far a row lies from its k-th nearest reference: 1 − cosine."""
 
     references: Floats32
     k: int
 
     @classmethod
-    def of(cls, rows: Floats32, k: int) -> "Novelty":
+    def of(cls, rows: Floats32, k: int) -> "NeighbourNovelty":
         """Every so-many-th row, so that there are at most 2,048."""
         return cls(rows[:: max(1, -(-len(rows) // _MAX_REFERENCES))], k)
 
@@ -96,7 +96,7 @@ class Uncertainty:
     With `entropy_alone` the entropy itself is all there is.
     """
 
-    novelty: Novelty
+    novelty: NeighbourNovelty
     by_entropy: Ranks
     by_closeness: Ranks
     by_distance: Ranks
@@ -106,7 +106,7 @@ class Uncertainty:
     @classmethod
     def fit(
         cls,
-        novelty: Novelty,
+        novelty: NeighbourNovelty,
         posterior: Floats,
         rows: Floats32,
         alpha: float,
@@ -137,7 +137,7 @@ class Uncertainty:
         greatest: Floats = np.maximum.reduce(ranks)
         return greatest
 
-    def too_much(self, posterior: Floats, rows: Floats32) -> Bools:
+    def is_too_uncertain(self, posterior: Floats, rows: Floats32) -> Bools:
         """(n_queries,) whether the general category is the answer."""
         beyond: Bools = self.level(posterior, rows) > self.threshold + 1e-9
         return beyond
@@ -166,7 +166,7 @@ class Uncertainty:
             return Ranks(arrays[f"{name}_values"], arrays[f"{name}_ranks"])
 
         return cls(
-            Novelty(arrays["references"], k),
+            NeighbourNovelty(arrays["references"], k),
             ranks("entropy"),
             ranks("closeness"),
             ranks("distance"),

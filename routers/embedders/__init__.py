@@ -61,7 +61,7 @@ def load_embedder(spec: str, n_threads: int = 1) -> Embedder:
         "minilm": lambda: _class("OnnxEmbedder")("minilm", setting or "int8", n_threads),
         "static": lambda: _class("StaticEmbedder")("minilm", _dim(spec, setting, 256)),
         "hashing": lambda: _class("HashingEmbedder")(_dim(spec, setting, 64)),
-        "sentence-transformers": lambda: _class("SentenceTransformerEmbedder")(_named(spec, setting)),
+        "sentence-transformers": lambda: _class("SentenceTransformerEmbedder")(_require_name(spec, setting)),
     }
     if kind not in makers:
         raise EmbedderError(f"no embedder {spec!r}: it is one of {', '.join(makers)}, or an existing folder")
@@ -81,7 +81,7 @@ def _dim(spec: str, setting: str, default: int) -> int:
     return int(setting)
 
 
-def _named(spec: str, setting: str) -> str:
+def _require_name(spec: str, setting: str) -> str:
     if not setting:
         raise EmbedderError(f"embedder {spec!r} names no model: sentence-transformers:NAME")
     return setting

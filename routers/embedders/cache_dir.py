@@ -28,7 +28,7 @@ def _digest(path: Path, _size_bytes: int, _mtime_ns: int) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def built(name: str, build: Callable[[Path], None]) -> Path:
+def build_cached(name: str, build: Callable[[Path], None]) -> Path:
     """The cached file `name`, built first if it is not there.
 
     Two processes that build at once both succeed: each writes its own temporary file, and the last to finish

@@ -156,9 +156,9 @@ class QuerySide:
             for rows in _batches(order.permutation(len(texts)), settings.batch):
                 vectors = self._upper([lower[n] for n in rows], layers)
                 shares = torch.from_numpy(_shares(relevance, rows))
-                told = torch.log_softmax(vectors @ index / settings.temperature, dim=1)
+                log_shares = torch.log_softmax(vectors @ index / settings.temperature, dim=1)
                 optimizer.zero_grad()
-                (-(shares * told).sum(1).mean()).backward()
+                (-(shares * log_shares).sum(1).mean()).backward()
                 optimizer.step()
             progress(epoch + 1, settings.n_epochs)
         return self

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from ..errors import EmbedderError
 from ..types import Floats32, Ints
-from .cache_dir import built, content_hash
+from .cache_dir import build_cached, content_hash
 from .source import Source, find_source
-from .tokens import Tokenizer, shared_tokenizer
+from .tokens import Tokenizer, get_tokenizer
 
 Precision = Literal["int8", "fp32"]
 
@@ -189,8 +189,8 @@ class OnnxEmbedder:
         self.max_tokens = max_tokens
         content = content_hash(found.weights, found.tokenizer)
         self.fingerprint: str = f"onnx-{content}-{precision}-b{BUILDER_VERSION}-t{max_tokens}"
-        self._tokenizer = shared_tokenizer(found.tokenizer)
-        self._frame = frame(self._tokenizer)
+        self._tokenizer = get_tokenizer(found.tokenizer)
+        self._frame = special_token_ids(self._tokenizer)
         self._graph = EncoderGraph(found, precision, n_threads=1)
         self.dim = self._graph.dim
 
@@ -227,7 +227,7 @@ class EncoderGraph:
         return vectors
 
 
-def frame(tokenizer: Tokenizer) -> tuple[int, int]:
+def special_token_ids(tokenizer: Tokenizer) -> tuple[int, int]:
     """The ids that begin and end every text."""
     return tokenizer.id_of("[CLS]"), tokenizer.id_of("[SEP]")
 
@@ -236,7 +236,7 @@ def graph_path(source: Source, precision: Precision) -> Path:
     """The cached ONNX file of this encoder, built if it is not there."""
     name = f"encoder-{content_hash(source.weights, source.folder / 'config.json')}"
     name = f"{name}-{precision}-b{BUILDER_VERSION}.onnx"
-    return built(name, lambda path: write_graph(source, precision, path))
+    return build_cached(name, lambda path: write_graph(source, precision, path))
 
 
 def _session(path: Path, n_threads: int) -> Any:

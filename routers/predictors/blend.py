@@ -10,9 +10,9 @@ from ..protocols import Arrays, Predictor
 from ..registry import make_predictor
 from ..types import Estimate, Features, Floats, Floats32
 from .clusters import spherical_kmeans
-from .forest import Growth, Stack, hashed_folds
-from .space import Space, one_by_one
-from .targets import centred
+from .forest import ForestSettings, Stack, hash_folds
+from .space import Space, multiply_rows
+from .targets import centre_targets
 
 _FORM = 1.0
 """Weight of the form features beside the dense ones."""
@@ -27,7 +27,7 @@ _PRIOR = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Familiarity:
+class ClusterNovelty:
     """Distances from clusters of training queries, each in units of what is usual in that cluster.
 
     A topic that is spread widely reaches further than one whose queries are all alike: the same distance
@@ -44,9 +44,9 @@ class Familiarity:
     pulls: Floats32
 
     @classmethod
-    def of(cls, features: Features, seed: int) -> "Familiarity":
+    def of(cls, features: Features, seed: int) -> "ClusterNovelty":
         """One query in five is kept aside, to tell what is usual for those that no cluster was made of."""
-        held = hashed_folds(features, _N_PARTS) == 0
+        held = hash_folds(features, _N_PARTS) == 0
         space = Space.of(features, _FORM, None)
         rows = space.rows(features)
         taught, asked = (rows[~held], rows[held]) if 0 < held.sum() < len(held) else (rows, rows)
@@ -60,23 +60,23 @@ class Familiarity:
         rates = (1.0 / (radius * usual)).astype(np.float32)
         return cls(space, rates, np.ascontiguousarray(centroids * rates))
 
-    def strangeness(self, features: Features) -> Floats32:
+    def novelty(self, features: Features) -> Floats32:
         """(n_queries,), below 1 for 95 % of those like the ones learned."""
-        distance = self.rates - one_by_one(self.space.unit(features), self.pulls)
-        strangeness: Floats32 = np.minimum.reduce(distance, axis=1)
-        return strangeness
+        distance = self.rates - multiply_rows(self.space.unit(features), self.pulls)
+        novelty: Floats32 = np.minimum.reduce(distance, axis=1)
+        return novelty
 
     def arrays(self) -> Arrays:
         return {**self.space.arrays(), "rates": self.rates, "pulls": self.pulls}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray[Any, Any]]) -> "Familiarity":
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray[Any, Any]]) -> "ClusterNovelty":
         return cls(Space.from_arrays(arrays, _FORM), arrays["rates"], arrays["pulls"])
 
 
-def fading(strangeness: Floats32, start: float, end: float) -> Floats:
+def compute_fade(novelty: Floats32, start: float, end: float) -> Floats:
     """(n_queries, 1) 1 up to `start`, falling to 0 at `end`."""
-    left = (end - strangeness.astype(np.float64)[:, None]) / (end - start)
+    left = (end - novelty.astype(np.float64)[:, None]) / (end - start)
     return np.minimum(np.maximum(left, 0.0, out=left), 1.0, out=left)
 
 
@@ -96,10 +96,10 @@ _MEMBERS_FADE = 1.1, 1.5
 
 
 @runtime_checkable
-class Relearner(Protocol):
+class RefittablePredictor(Protocol):
     """A predictor that can learn other outcomes in the places it has found without looking at any."""
 
-    def relearn(self, features: Features, targets: Floats) -> Predictor:
+    def refit(self, features: Features, targets: Floats) -> Predictor:
         """A twin fitted on these alone."""
 
 
@@ -116,7 +116,7 @@ class Blend:
 
     members_: list[Predictor]
     stack_: Stack | None
-    familiarity_: Familiarity | None
+    novelty_: ClusterNovelty | None
     mean_: Floats
 
     def __init__(
@@ -144,18 +144,18 @@ class Blend:
         self.n_folds = n_folds
         self.seed = seed
 
-    def _unfitted(self) -> list[Predictor]:
+    def _make_unfitted(self) -> list[Predictor]:
         return [make_predictor(name, settings) for name, settings in self.members]
 
     def fit(self, features: Features, targets: Floats) -> Self:
-        self._take(member.fit(features, targets) for member in self._unfitted())
-        self.mean_ = centred(targets).mean
-        self.stack_, self.familiarity_ = None, None
+        self._take(member.fit(features, targets) for member in self._make_unfitted())
+        self.mean_ = centre_targets(targets).mean
+        self.stack_, self.novelty_ = None, None
         if len(features) < _MIN_QUERIES:
             return self
-        self.familiarity_ = Familiarity.of(features, self.seed)
+        self.novelty_ = ClusterNovelty.of(features, self.seed)
         if self.n_trees:
-            how = Growth(self.n_trees, self.depth, self.rate, seed=self.seed)
+            how = ForestSettings(self.n_trees, self.depth, self.rate, seed=self.seed)
             said = self._out_of_fold(features, targets)
             base = np.einsum("m,mqe->qe", self._shares, said)
             self.stack_ = Stack.fit(features, list(said), base, targets, how)
@@ -164,13 +164,13 @@ class Blend:
     def _out_of_fold(self, features: Features, targets: Floats) -> Floats:
         """(n_members, n_queries, n_experts) predictions by members that have not seen the outcome."""
         said = np.empty((len(self.members_), *targets.shape))
-        folds = hashed_folds(features, self.n_folds)
+        folds = hash_folds(features, self.n_folds)
         for fold in np.unique(folds):
             inside, outside = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
             seen, asked = features.take(outside), features.take(inside)
-            for member, fresh, prediction in zip(self.members_, self._unfitted(), said, strict=True):
-                if isinstance(member, Relearner):
-                    fitted = member.relearn(seen, targets[outside])
+            for member, fresh, prediction in zip(self.members_, self._make_unfitted(), said, strict=True):
+                if isinstance(member, RefittablePredictor):
+                    fitted = member.refit(seen, targets[outside])
                 else:
                     fitted = fresh.fit(seen, targets[outside])
                 prediction[inside] = fitted.predict(asked).mean
@@ -194,21 +194,21 @@ class Blend:
         std -= mean * mean
         np.sqrt(np.maximum(std, 0.0, out=std), out=std)
         correction = None if self.stack_ is None else self.stack_.correction(rows)
-        if self.familiarity_ is not None:
-            mean, correction = self._faded(mean, correction, self.familiarity_.strangeness(features))
+        if self.novelty_ is not None:
+            mean, correction = self._fade(mean, correction, self.novelty_.novelty(features))
         if correction is not None:
             mean += correction
         return Estimate(mean, std)
 
-    def _faded(
-        self, mean: Floats, correction: Floats | None, strangeness: Floats32
+    def _fade(
+        self, mean: Floats, correction: Floats | None, novelty: Floats32
     ) -> tuple[Floats, Floats | None]:
         """What is left of the members' mean and of its correction, (n_queries, n_experts) each."""
-        if max(strangeness.tolist(), default=0.0) <= _FOREST_FADES[0]:
+        if max(novelty.tolist(), default=0.0) <= _FOREST_FADES[0]:
             return mean, correction
         if correction is not None:
-            correction = correction * fading(strangeness, *_FOREST_FADES)
-        return self.mean_ + (mean - self.mean_) * fading(strangeness, *_MEMBERS_FADE), correction
+            correction = correction * compute_fade(novelty, *_FOREST_FADES)
+        return self.mean_ + (mean - self.mean_) * compute_fade(novelty, *_MEMBERS_FADE), correction
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -225,17 +225,19 @@ class Blend:
         held = {str(n): member.arrays() for n, member in enumerate(self.members_)}
         if self.stack_ is not None:
             held["stack"] = self.stack_.arrays()
-        if self.familiarity_ is not None:
-            held["familiar"] = {**self.familiarity_.arrays(), "mean": self.mean_}
+        if self.novelty_ is not None:
+            held["familiar"] = {**self.novelty_.arrays(), "mean": self.mean_}
         return {f"{part}.{key}": values for part, arrays in held.items() for key, values in arrays.items()}
 
     def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Self:
-        self.stack_, self.familiarity_ = None, None
+        self.stack_, self.novelty_ = None, None
         if stack := _part(arrays, "stack."):
             self.stack_ = Stack.from_arrays(stack)
         if familiar := _part(arrays, "familiar."):
-            self.familiarity_, self.mean_ = Familiarity.from_arrays(familiar), familiar["mean"]
-        return self._take(member.restore(_part(arrays, f"{n}.")) for n, member in enumerate(self._unfitted()))
+            self.novelty_, self.mean_ = ClusterNovelty.from_arrays(familiar), familiar["mean"]
+        return self._take(
+            member.restore(_part(arrays, f"{n}.")) for n, member in enumerate(self._make_unfitted())
+        )
 
 
 def _part(arrays: Mapping[str, np.ndarray[Any, Any]], prefix: str) -> Arrays:

@@ -7,8 +7,8 @@ import numpy as np
 
 from ..protocols import Arrays
 from ..types import Estimate, Features, Floats, Floats32
-from .space import Space, one_by_one
-from .targets import centred
+from .space import Space, multiply_rows
+from .targets import centre_targets
 
 _SHARPEST = 300.0
 """Beyond twice this the exponential of a cosine is no finite number."""
@@ -56,14 +56,14 @@ class Clusters:
         self.centroids_ = spherical_kmeans(rows, n, self.n_steps, self.seed)
         return self._learn(rows, targets)
 
-    def relearn(self, features: Features, targets: Floats) -> Self:
+    def refit(self, features: Features, targets: Floats) -> Self:
         """A twin with the same clusters that knows these outcomes alone."""
         twin = type(self)(**self.settings())
         twin.space_, twin.centroids_ = self.space_, self.centroids_
         return twin._learn(self.space_.rows(features), targets)
 
     def _learn(self, rows: Floats32, targets: Floats) -> Self:
-        parts = centred(targets)
+        parts = centre_targets(targets)
         member = np.argmax(rows @ self.centroids_.T, axis=1)
         belongs = np.zeros((len(self.centroids_), len(rows)))
         belongs[member, np.arange(len(rows))] = 1.0
@@ -82,7 +82,7 @@ class Clusters:
         return self
 
     def predict(self, features: Features) -> Estimate:
-        share = one_by_one(self.space_.unit(features), self._columns).astype(np.float64)
+        share = multiply_rows(self.space_.unit(features), self._columns).astype(np.float64)
         share *= self._sharpness
         read = np.exp(share, out=share).dot(self._table)
         read /= read[:, -1:]

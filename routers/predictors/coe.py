@@ -7,12 +7,12 @@ import numpy as np
 
 from ..categories.classify import Classifier, Kind, Propagation, make_classifier
 from ..categories.taxonomy import UNKNOWN, CategoryScores, Taxonomy
-from ..categories.uncertainty import Novelty, Uncertainty
+from ..categories.uncertainty import NeighbourNovelty, Uncertainty
 from ..protocols import Arrays
 from ..types import Estimate, Features, Floats, Floats32, Ints
 from .clusters import spherical_kmeans
 from .space import Space
-from .targets import centred
+from .targets import centre_targets
 
 _SAME = 1e-9
 """Posteriors closer than this are equal."""
@@ -94,7 +94,7 @@ class CoE:
         self._fit_classifier(rows[order], labels[order])
         strength = 0.0 if paper else self.strength
         n = len(self.taxonomy_)
-        parts = centred(targets)
+        parts = centre_targets(targets)
         scores = CategoryScores.of(targets, labels, n, strength)
         self.value_ = np.where(np.isnan(scores.value), parts.mean, scores.value)
         self.std_ = parts.std * np.sqrt(1.0 / np.maximum(scores.count + strength, 1.0))
@@ -119,10 +119,10 @@ class CoE:
         enough = len(known) >= 10 * _MIN_HELD
         taught = known[place < 8] if enough else known
         ranked, held = known[place == 8], known[place == 9] if enough else known[:0]
-        self.classifier_ = self._unfitted().fit(rows[taught], labels[taught], len(self.taxonomy_))
+        self.classifier_ = self._make_unfitted().fit(rows[taught], labels[taught], len(self.taxonomy_))
         asked = np.concatenate((ranked, held))
         self.uncertainty_ = Uncertainty.fit(
-            Novelty.of(rows[taught], self.k),
+            NeighbourNovelty.of(rows[taught], self.k),
             self.classifier_.posterior(rows[asked]),
             rows[asked],
             self.alpha,
@@ -130,7 +130,7 @@ class CoE:
             entropy_alone=self.mode == "paper",
         )
 
-    def _unfitted(self) -> Classifier:
+    def _make_unfitted(self) -> Classifier:
         paper = self.mode == "paper"
         return make_classifier(self.classifier or ("knn" if paper else "logistic"), self.k, plain=paper)
 
@@ -146,7 +146,7 @@ class CoE:
         if self.mode == "paper":
             top = posterior >= posterior.max(axis=1, keepdims=True, initial=0.0) - _SAME
             share: Floats = top / top.sum(axis=1, keepdims=True)
-            general = self.uncertainty_.too_much(posterior, rows).astype(np.float64)
+            general = self.uncertainty_.is_too_uncertain(posterior, rows).astype(np.float64)
         else:
             share = posterior
             general = self.uncertainty_.excess(posterior, rows)
@@ -158,7 +158,7 @@ class CoE:
         """Per query the likeliest category; the general one where that is too uncertain."""
         rows = self.space_.rows(features)
         posterior = self.classifier_.posterior(rows)
-        general = self.uncertainty_.too_much(posterior, rows)
+        general = self.uncertainty_.is_too_uncertain(posterior, rows)
         places = np.where(general, len(self.taxonomy_) - 1, posterior.argmax(axis=1))
         return tuple(self.taxonomy_.names[place] for place in places.tolist())
 
@@ -196,7 +196,7 @@ class CoE:
         paper = self.mode == "paper"
         self.taxonomy_ = Taxonomy(tuple(str(name) for name in arrays["names"]))
         self.space_ = Space.from_arrays(part("space."), 0.0 if paper else self.form)
-        self.classifier_ = self._unfitted().restore(part("classifier."))
+        self.classifier_ = self._make_unfitted().restore(part("classifier."))
         self.uncertainty_ = Uncertainty.from_arrays(part("uncertainty."), self.k, paper)
         self.value_, self.std_ = arrays["value"], arrays["std"]
         return self

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..protocols import Arrays
 from ..types import Estimate, Features, Floats
-from .targets import centred
+from .targets import centre_targets
 
 
 class Constant:
@@ -17,7 +17,7 @@ class Constant:
     std_: Floats
 
     def fit(self, features: Features, targets: Floats) -> Self:
-        parts = centred(targets)
+        parts = centre_targets(targets)
         self.mean_ = parts.mean
         self.std_ = parts.std / np.sqrt(np.maximum(parts.count, 1))
         return self

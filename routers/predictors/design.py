@@ -154,7 +154,7 @@ class Inputs:
         """(n_queries, n_inputs) float32."""
         blocks = [self._content(features)]
         if self.form:
-            blocks.append(self.scale.scaled(features) * np.float32(self.form))
+            blocks.append(self.scale.standardise(features) * np.float32(self.form))
         if self.words.size:
             blocks.append(self._words(features))
         return np.concatenate(blocks, axis=1)

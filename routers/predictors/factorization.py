@@ -10,7 +10,7 @@ from ..protocols import Arrays
 from ..types import Estimate, Features, Floats, Floats32
 from .clusters import spherical_kmeans
 from .space import Space
-from .targets import centred
+from .targets import centre_targets
 
 _SHARPNESS = 30.0
 """Of the softmax over cosines to landmarks."""
@@ -69,7 +69,7 @@ class Factorization:
         self.seed = seed
 
     def fit(self, features: Features, targets: Floats) -> Self:
-        parts = centred(targets)
+        parts = centre_targets(targets)
         measured = targets[parts.known]
         low, high = (measured.min(), measured.max()) if measured.size else (0.5, 0.5)
         self.range_ = np.array([low, high - low])

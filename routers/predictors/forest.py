@@ -9,7 +9,7 @@ import numpy as np
 
 from ..protocols import Arrays
 from ..types import Bools, Features, Floats, Floats32, Ints
-from .targets import centred, expert_order, query_order
+from .targets import centre_targets, expert_order, query_order
 
 MAX_DEPTH = 8
 """The answers along a path are one byte."""
@@ -18,7 +18,7 @@ _MAX_ASKED = 6000
 
 
 @dataclass(frozen=True, slots=True)
-class Growth:
+class ForestSettings:
     """How a forest grows.
 
     n_trees, depth: how many trees, and questions in each, at most `MAX_DEPTH`
@@ -61,7 +61,7 @@ class Forest:
         object.__setattr__(self, "_asked", (columns, edges, start, ones))
 
     @classmethod
-    def grow(cls, rows: Floats, residual: Floats, known: Bools, how: Growth) -> "Forest":
+    def grow(cls, rows: Floats, residual: Floats, known: Bools, how: ForestSettings) -> "Forest":
         """Learn residual (n_rows, n_outputs), which is 0 where unknown, from rows (n_rows, n_columns)."""
         low, span = rows.min(axis=0), np.ptp(rows, axis=0)
         rng = np.random.default_rng(how.seed)
@@ -70,17 +70,17 @@ class Forest:
         leaf = np.empty((how.n_trees, 2**how.depth, residual.shape[1]))
         left, asked = residual.copy(), slice(None, None, 1 + len(rows) // _MAX_ASKED)
         for tree in range(how.n_trees):
-            tally = _Tally(left[asked], known[asked], how.prior)
+            tally = _ResidualSums(left[asked], known[asked], how.prior)
             place = np.zeros(len(rows[asked]), np.int64)
             for level in range(how.depth):
                 tried = rng.integers(rows.shape[1], size=how.n_tries)
                 edge = low[tried] + rng.random(how.n_tries) * span[tried]
                 places = 2 * place + (rows[asked, tried] > edge).T
-                best = tally.most_telling(places, 2 ** (level + 1))
+                best = tally.best_partition(places, 2 ** (level + 1))
                 place = places[best]
                 column[tree, level], threshold[tree, level] = tried[best], edge[best]
             place = _places(rows, column[tree], threshold[tree])
-            leaf[tree] = how.rate * _Tally(left, known, how.prior).values(place, 2**how.depth)
+            leaf[tree] = how.rate * _ResidualSums(left, known, how.prior).values(place, 2**how.depth)
             left -= np.where(known, leaf[tree][place], 0.0)
         return cls(column, threshold, leaf.reshape(-1, residual.shape[1]).astype(np.float32))
 
@@ -93,7 +93,7 @@ class Forest:
             answer[:] = ones.dot(self.leaf.take(place, axis=0))  # adds faster than a sum does
         return result
 
-    def rescaled(self, column: Ints, centre: Floats, unit: Floats) -> "Forest":
+    def rescale(self, column: Ints, centre: Floats, unit: Floats) -> "Forest":
         """The same forest for rows whose columns stand elsewhere and are not yet centred and scaled.
 
         column: (n_columns,) where each is now; centre, unit: (n_columns,) as it is now
@@ -115,7 +115,7 @@ def _places(rows: Floats, column: Ints, threshold: Floats) -> Ints:
     return places
 
 
-class _Tally:
+class _ResidualSums:
     """Sums of residuals by place, for whoever asks how much a partition tells."""
 
     def __init__(self, residual: Floats, known: Bools, prior: float) -> None:
@@ -123,14 +123,14 @@ class _Tally:
         self._known = None if known.all() else np.ascontiguousarray(known.T.astype(np.float64))
         self._prior = prior
 
-    def most_telling(self, places: Ints, n_places: int) -> int:
+    def best_partition(self, places: Ints, n_places: int) -> int:
         """Which of the partitions (n_tries, n_rows) explains most of the residuals' squares."""
         n_tries = len(places)
         flat = (places + n_places * np.arange(n_tries)[:, None]).ravel()
-        told = np.zeros(n_tries)
+        explained = np.zeros(n_tries)
         for total, count in self._sums(flat, n_tries, n_tries * n_places):
-            told += (total**2 / (count + self._prior)).reshape(n_tries, n_places).sum(axis=1)
-        return int(told.argmax())
+            explained += (total**2 / (count + self._prior)).reshape(n_tries, n_places).sum(axis=1)
+        return int(explained.argmax())
 
     def values(self, place: Ints, n_places: int) -> Floats:
         """(n_places, n_outputs) shrunk means."""
@@ -142,11 +142,11 @@ class _Tally:
         count = np.bincount(flat, minlength=n_places).astype(np.float64)
         for e, residual in enumerate(self._residual):
             if self._known is not None:
-                count = _weighed(flat, np.tile(self._known[e], n_tries), n_places)
-            yield _weighed(flat, np.tile(residual, n_tries), n_places), count
+                count = _sum_by_place(flat, np.tile(self._known[e], n_tries), n_places)
+            yield _sum_by_place(flat, np.tile(residual, n_tries), n_places), count
 
 
-def _weighed(flat: Ints, weights: Floats, n_places: int) -> Floats:
+def _sum_by_place(flat: Ints, weights: Floats, n_places: int) -> Floats:
     return np.asarray(np.bincount(flat, weights, n_places), np.float64)
 
 
@@ -162,13 +162,13 @@ class Stack:
 
     @classmethod
     def fit(
-        cls, features: Features, members: Sequence[Floats], base: Floats, targets: Floats, how: Growth
+        cls, features: Features, members: Sequence[Floats], base: Floats, targets: Floats, how: ForestSettings
     ) -> "Stack | None":
         """From out-of-fold predictions (n_queries, n_experts), the members' and the one to be corrected.
 
         None where the targets do not vary.
         """
-        parts = centred(targets)
+        parts = centre_targets(targets)
         unit = float(np.sqrt((parts.residual**2).sum() / max(parts.known.sum(), 1)))
         if unit < 1e-9:
             return None
@@ -185,7 +185,7 @@ class Stack:
         rows = (rows[queries][:, column] - centre) / scale
         known = parts.known[queries]
         residual = np.where(known, targets[queries] - base[queries], 0.0) / unit
-        return cls(unit, Forest.grow(rows, residual, known, how).rescaled(column, centre, scale))
+        return cls(unit, Forest.grow(rows, residual, known, how).rescale(column, centre, scale))
 
     def correction(self, rows: Floats) -> Floats:
         """(n_queries, n_experts) what to add.
@@ -204,7 +204,7 @@ class Stack:
         return cls(float(arrays["unit"]), Forest.from_arrays(arrays))
 
 
-def hashed_folds(features: Features, n_folds: int) -> Ints:
+def hash_folds(features: Features, n_folds: int) -> Ints:
     """(n_queries,) by all that is known of a query: equal ones stay together, in whatever order they come."""
     parts = zip(features.dense, features.lexical, features.form, strict=True)
     return np.array([crc32(b"".join(map(bytes, part))) % n_folds for part in parts], np.int64)

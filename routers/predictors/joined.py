@@ -34,15 +34,15 @@ class Joined:
         return joined
 
     @property
-    def named(self) -> list[tuple[str, Predictor]]:
+    def named_parts(self) -> list[tuple[str, Predictor]]:
         """The fitted parts with their names."""
         return [(name, part) for (name, _), part in zip(self.parts, self.parts_, strict=True)]
 
     def fit(self, features: Features, targets: Floats) -> Self:
         """The last part learns all experts there are; the ones before it, none."""
         *others, last = (make_predictor(name, settings) for name, settings in self.parts)
-        nobody = targets[:, :0]
-        self.parts_ = [*(part.fit(features, nobody) for part in others), last.fit(features, targets)]
+        no_targets = targets[:, :0]
+        self.parts_ = [*(part.fit(features, no_targets) for part in others), last.fit(features, targets)]
         return self
 
     def predict(self, features: Features) -> Estimate:

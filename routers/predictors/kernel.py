@@ -58,14 +58,14 @@ class Kernel:
         chosen = np.sort(np.random.default_rng(self.seed).choice(len(rows), n, replace=False))
         self.landmarks_ = rows[chosen]
         root = _inverse_root(self._similarity(self.landmarks_))
-        lifted = Features(ordered.tier, self._similarity(rows) @ root, ordered.lexical, ordered.form)
-        self.linear_ = Linear(self.alpha, 1.0, self.lexical).fit(lifted, values).lifted(root)
+        lift = Features(ordered.tier, self._similarity(rows) @ root, ordered.lexical, ordered.form)
+        self.linear_ = Linear(self.alpha, 1.0, self.lexical).fit(lift, values).lift(root)
         return self
 
     def predict(self, features: Features) -> Estimate:
         similarity = self._similarity(self.space_.rows(features))
-        lifted = Features(features.tier, similarity, features.lexical, features.form)
-        return self.linear_.predict(lifted)
+        lift = Features(features.tier, similarity, features.lexical, features.form)
+        return self.linear_.predict(lift)
 
     def _similarity(self, rows: Floats32) -> Floats32:
         """(n_queries, n_landmarks) in (0, 1]."""

@@ -10,7 +10,7 @@ from ..protocols import Arrays
 from ..types import Estimate, Features, Floats, Floats32, Ints
 from .clusters import spherical_kmeans
 from .space import Space
-from .targets import centred
+from .targets import centre_targets
 
 _SAMPLE = 8192
 _N_STEPS = 6
@@ -114,7 +114,7 @@ class KNN:
         self.exact = exact
 
     def fit(self, features: Features, targets: Floats) -> Self:
-        parts = centred(targets)
+        parts = centre_targets(targets)
         self.space_ = Space.of(features, self.form, self.n_dims)
         rows, order = self.space_.rows(features), np.arange(len(features))
         self.cells_ = None

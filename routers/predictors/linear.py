@@ -9,7 +9,7 @@ from ..protocols import Arrays
 from ..types import Estimate, Features, Floats, Floats32, Ints
 from .design import Design, Lexicon, solve_ridge
 from .space import FormScale
-from .targets import centred
+from .targets import centre_targets
 
 
 class Linear:
@@ -47,14 +47,14 @@ class Linear:
         self.min_count = min_count
 
     def fit(self, features: Features, targets: Floats) -> Self:
-        parts = centred(targets)
+        parts = centre_targets(targets)
         lexical_ids: Ints = features.lexical if self.lexical else np.zeros((len(features), 0), np.int64)
         self.lexicon_ = Lexicon.of(lexical_ids, self.min_count)
         self.form_scale_ = FormScale.of(features)
         design = Design(
-            _weighed(features.dense, self.dense),
+            _scale_block(features.dense, self.dense),
             self.lexicon_.matrix(lexical_ids) * np.sqrt(self.lexical),
-            _weighed(self.form_scale_.scaled(features), self.form),
+            _scale_block(self.form_scale_.standardise(features), self.form),
         )
         weights = solve_ridge(design, parts.residual, parts.known, self.alpha)
         dense, lexical, form = design.blocks(weights)
@@ -84,9 +84,9 @@ class Linear:
         """The blocks of dense and form that count, side by side."""
         if not self.form:
             return features.dense
-        return self.form_scale_.beside(features) if self.dense else self.form_scale_.scaled(features)
+        return self.form_scale_.beside(features) if self.dense else self.form_scale_.standardise(features)
 
-    def lifted(self, axes: Floats32) -> Self:
+    def lift(self, axes: Floats32) -> Self:
         """Itself, reading as dense what it learned as the product of that with axes (n_inputs, n_dims)."""
         self.dense_ = axes @ self.dense_
         return self._ready()
@@ -129,6 +129,6 @@ class Linear:
         return self._ready()
 
 
-def _weighed(block: Floats32, share: float) -> Floats:
+def _scale_block(block: Floats32, share: float) -> Floats:
     """In double precision, in which the order of queries is not seen; no columns where the share is 0."""
     return block.astype(np.float64) * np.sqrt(share) if share else np.zeros((len(block), 0))

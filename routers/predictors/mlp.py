@@ -9,7 +9,7 @@ from numpy.random import Generator
 from ..protocols import Arrays
 from ..types import Estimate, Features, Floats, Floats32
 from .design import Inputs
-from .targets import centred, expert_order, query_order
+from .targets import centre_targets, expert_order, query_order
 
 _BATCH = 128
 _MIN_STEPS = 400
@@ -57,7 +57,7 @@ class MLP:
         columns = expert_order(targets[rows])
         back = np.argsort(columns)
         ordered, values = features.take(rows), targets[rows][:, columns]
-        parts = centred(values)
+        parts = centre_targets(values)
         self.inputs_ = Inputs.of(ordered, self.form, None, self.n_words, self.seed)
         x = self.inputs_.rows(ordered).astype(np.float64)
         spread = float(np.sqrt((parts.residual**2).sum() / max(parts.known.sum(), 1))) or 1.0

@@ -10,7 +10,7 @@ from ..protocols import Arrays
 from ..types import Estimate, Features, Floats
 from .clusters import spherical_kmeans
 from .space import Space
-from .targets import centred
+from .targets import centre_targets
 
 _LEAST_SLOPE = 0.1
 
@@ -78,7 +78,7 @@ class Pilots:
 
     def _draw_line(self, features: Features, targets: Floats) -> None:
         """Least squares from similarity to score, one line for all experts."""
-        parts = centred(targets)
+        parts = centre_targets(targets)
         score, level = self._read(features)
         self.centre_ = float(score.mean()) if score.size else 0.0
         x = np.where(parts.known, score - self.centre_, 0.0)
@@ -138,7 +138,7 @@ class Pilots:
 def _levels(targets: Floats, names: Sequence[str], datasets: Sequence[str]) -> Floats:
     """(n_datasets + 1,) mean over all outcomes of each dataset, and of all datasets, which fills gaps."""
     known = ~np.isnan(targets)
-    means = centred(targets).mean
+    means = centre_targets(targets).mean
     overall = means.mean() if len(means) else 0.0
     levels = []
     for dataset in datasets:

@@ -10,7 +10,7 @@ from ..protocols import Arrays
 from ..skills.profiles import code_probabilities, counts, paper_probabilities
 from ..types import Bools, Estimate, Features, Floats, Floats32, Ints
 from .space import Space
-from .targets import centred
+from .targets import centre_targets
 
 Phrase = Sequence[int]
 _BLOCK = 512
@@ -76,19 +76,19 @@ class Skills:
         self.form = form
 
     def fit(self, features: Features, targets: Floats) -> Self:
-        parts = centred(targets)
+        parts = centre_targets(targets)
         self.mean_, self.std_ = parts.mean, parts.std
         self.space_ = Space.of(features, self.form, None)
         self.phrases_, self.skill_ = (
-            _telling(features.lexical, parts.residual, parts.known, self.n_skills, self.prior)
+            _select_ngrams(features.lexical, parts.residual, parts.known, self.n_skills, self.prior)
             if self.catalogue is None
-            else _listed([phrases for _, phrases in self.catalogue])
+            else _pad_phrases([phrases for _, phrases in self.catalogue])
         )
         n, shape = np.zeros(self._width), (self._width, targets.shape[1])
         centre = np.zeros((len(n), features.dense.shape[1] + features.form.shape[1]))
         weight, pull, signed = np.full(shape, self.prior), np.zeros(shape), np.zeros(shape)
         for block in _blocks(len(features)):
-            mentioned = self._mentioned(features.lexical[block])
+            mentioned = self._find_mentions(features.lexical[block])
             n += mentioned.sum(axis=0)
             centre += mentioned.T @ self.space_.unit(features.take(block))
             weight += mentioned.T @ parts.known[block]
@@ -128,7 +128,7 @@ class Skills:
         What is mentioned but not near hardly counts, except where nothing is near. In paper and code mode 1
         for those mentioned, else for the one that is nearest, however far.
         """
-        mentioned = self._mentioned(features.lexical)
+        mentioned = self._find_mentions(features.lexical)
         if not mentioned.shape[1]:
             return mentioned
         cosine = (self.space_.unit(features) @ self.centre_.T).astype(np.float64)
@@ -138,7 +138,7 @@ class Skills:
         near = _soft(cosine, self.floor, self.n_near)
         return np.maximum(near * (1 + mentioned) / 2, _MENTION * mentioned)
 
-    def _mentioned(self, lexical: Ints) -> Floats:
+    def _find_mentions(self, lexical: Ints) -> Floats:
         """(n_queries, n_skills) 1 where a phrase of the skill stands in the query."""
         found = np.zeros((len(lexical), self._width))
         there = np.zeros(N_SLOTS + 1, bool)
@@ -195,7 +195,7 @@ def _soft(cosine: Floats, floor: float, n_near: int) -> Floats:
     return share
 
 
-def _listed(catalogue: Sequence[Sequence[Phrase]]) -> tuple[Ints, Ints]:
+def _pad_phrases(catalogue: Sequence[Sequence[Phrase]]) -> tuple[Ints, Ints]:
     """Phrases (n_phrases, n_slots) padded with -1, and the skill of each, ascending."""
     pairs = [(n, phrase) for n, phrases in enumerate(catalogue) for phrase in phrases if len(phrase)]
     padded = np.full((len(pairs), max((len(phrase) for _, phrase in pairs), default=0)), -1, np.int64)
@@ -204,17 +204,19 @@ def _listed(catalogue: Sequence[Sequence[Phrase]]) -> tuple[Ints, Ints]:
     return padded, np.array([n for n, _ in pairs], np.int64)
 
 
-def _telling(lexical: Ints, residual: Floats, known: Bools, n_skills: int, prior: float) -> tuple[Ints, Ints]:
+def _select_ngrams(
+    lexical: Ints, residual: Floats, known: Bools, n_skills: int, prior: float
+) -> tuple[Ints, Ints]:
     """The n-grams whose queries tell the experts apart most, by id; each a skill of one phrase."""
     rows, columns = np.nonzero(lexical >= 0)
     slots = lexical[rows, columns]
-    told = np.zeros(N_SLOTS)
+    explained = np.zeros(N_SLOTS)
     for e in range(residual.shape[1]):
         total = np.bincount(slots, residual[rows, e], minlength=N_SLOTS)
-        told += total**2 / (np.bincount(slots, known[rows, e], minlength=N_SLOTS) + prior)
-    told[np.bincount(slots, minlength=N_SLOTS) < _MIN_QUERIES] = -1.0
-    chosen = np.sort(np.argsort(-told, kind="stable")[:n_skills])
-    chosen = chosen[told[chosen] >= 0].astype(np.int64)
+        explained += total**2 / (np.bincount(slots, known[rows, e], minlength=N_SLOTS) + prior)
+    explained[np.bincount(slots, minlength=N_SLOTS) < _MIN_QUERIES] = -1.0
+    chosen = np.sort(np.argsort(-explained, kind="stable")[:n_skills])
+    chosen = chosen[explained[chosen] >= 0].astype(np.int64)
     return chosen[:, None], np.arange(len(chosen), dtype=np.int64)
 
 

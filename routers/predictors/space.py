@@ -40,7 +40,7 @@ class FormScale:
         gain = np.divide(1.0, std * np.sqrt(form.shape[1]), out=np.zeros_like(std), where=varies)
         return cls(form.mean(axis=0).astype(np.float32), gain.astype(np.float32))
 
-    def scaled(self, features: Features) -> Floats32:
+    def standardise(self, features: Features) -> Floats32:
         """(n_queries, n_form) standardised, clipped at 3 spreads."""
         z = features.form.astype(np.float32)
         z -= self.mean
@@ -53,7 +53,7 @@ class FormScale:
         return features.once(self.key, self._beside)
 
     def _beside(self, features: Features) -> Floats32:
-        return np.concatenate((features.dense, self.scaled(features)), axis=1)
+        return np.concatenate((features.dense, self.standardise(features)), axis=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +84,14 @@ class Space:
         if self.weight == 1.0:
             rows = self.scale.beside(features)
         else:
-            form = self.scale.scaled(features) * np.float32(self.weight)
+            form = self.scale.standardise(features) * np.float32(self.weight)
             rows = np.concatenate((features.dense, form), axis=1)
         unit: Floats32 = rows / np.sqrt(np.vecdot(rows, rows) + _TINY)[:, None]
         return unit
 
     def project(self, unit: Floats32) -> Floats32:
         """What `rows` gives for the queries whose unit vectors these are."""
-        return one_by_one(unit, self.axes) if self.axes.size else unit
+        return multiply_rows(unit, self.axes) if self.axes.size else unit
 
     def arrays(self) -> Arrays:
         return {"form_mean": self.scale.mean, "form_gain": self.scale.gain, "axes": self.axes}
@@ -101,7 +101,7 @@ class Space:
         return cls(FormScale(arrays["form_mean"], arrays["form_gain"]), weight, arrays["axes"])
 
 
-def one_by_one(rows: Floats32, matrix: Floats32) -> Floats32:
+def multiply_rows(rows: Floats32, matrix: Floats32) -> Floats32:
     """rows @ matrix with the very bits that each row alone would have, in whatever company it is."""
     products: Floats32
     if len(rows) == 1:

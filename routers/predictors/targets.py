@@ -25,7 +25,7 @@ class Centred:
     residual: Floats
 
 
-def centred(targets: Floats) -> Centred:
+def centre_targets(targets: Floats) -> Centred:
     """Take targets (n_queries, n_experts) apart; NaN marks what nobody measured."""
     known = ~np.isnan(targets)
     count = known.sum(axis=0).astype(np.float64)

@@ -8,7 +8,7 @@ import numpy as np
 from ..protocols import Arrays
 from ..types import Estimate, Features, Floats, Floats32, Ints
 from .design import Inputs
-from .targets import Centred, centred, expert_order, query_order
+from .targets import Centred, centre_targets, expert_order, query_order
 
 _CHUNK = 128
 
@@ -58,7 +58,7 @@ class Trees:
         columns = expert_order(targets[rows])
         back = np.argsort(columns)
         ordered, values = features.take(rows), targets[rows][:, columns]
-        parts = centred(values)
+        parts = centre_targets(values)
         self.inputs_ = Inputs.of(ordered, self.form, self.n_content, self.n_words, self.seed)
         x = self.inputs_.rows(ordered)
         self._grow(x, parts)
@@ -76,7 +76,7 @@ class Trees:
         self.roots_ = starts[:-1].astype(np.int64)
         self.feature_ = np.concatenate([np.maximum(tree.feature, 0) for tree in trees]).astype(np.int64)
         leaf = np.concatenate([tree.feature < 0 for tree in trees])
-        thresholds = np.concatenate([_exact(tree.threshold) for tree in trees])
+        thresholds = np.concatenate([_round_down(tree.threshold) for tree in trees])
         self.threshold_ = np.where(leaf, np.float32(np.inf), thresholds).astype(np.float32)
         own = np.arange(len(leaf))
         left = np.concatenate([tree.children_left + at for tree, at in zip(trees, starts, strict=False)])
@@ -107,10 +107,10 @@ class Trees:
         nodes = np.repeat(self.roots_[None], len(x), axis=0)
         for start in range(0, len(x), _CHUNK):
             block = slice(start, start + _CHUNK)
-            nodes[block] = self._fall(x[block], nodes[block])
+            nodes[block] = self._descend(x[block], nodes[block])
         return nodes
 
-    def _fall(self, x: Floats32, nodes: Ints) -> Ints:
+    def _descend(self, x: Floats32, nodes: Ints) -> Ints:
         flat, row = x.ravel(), np.arange(len(x))[:, None] * x.shape[1]
         child, n_nodes = self.child_.ravel(), len(self.feature_)
         while True:
@@ -159,7 +159,7 @@ class Trees:
         return self
 
 
-def _exact(threshold: Floats) -> Floats32:
+def _round_down(threshold: Floats) -> Floats32:
     """The largest single-precision number not above each: single-precision values compare with it alike."""
     rounded = threshold.astype(np.float32)
     return np.where(rounded > threshold, np.nextafter(rounded, np.float32(-np.inf)), rounded)

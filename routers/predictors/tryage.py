@@ -27,7 +27,7 @@ _PAPER: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class PartEffect:
     """By how much one part of a query moved each expert's prediction: (n_experts,), in the target's unit."""
 
     part: str
@@ -68,20 +68,20 @@ class Tryage:
         self.head = head
         self.given = dict(settings or {})
 
-    def _unfitted(self) -> Predictor:
+    def _make_unfitted(self) -> Predictor:
         name, settings = (_PAPER if self.mode == "paper" else _HEADS)[self.head]
         return make_predictor(name, {**settings, **self.given})
 
     def fit(self, features: Features, targets: Floats) -> Self:
-        self.head_ = self._unfitted().fit(features, 1.0 - targets)
-        self.neutral_ = _typical(features)
+        self.head_ = self._make_unfitted().fit(features, 1.0 - targets)
+        self.neutral_ = _typical_query(features)
         return self
 
     def predict(self, features: Features) -> Estimate:
         loss = self.head_.predict(features)
         return Estimate(1.0 - loss.mean, loss.std)
 
-    def explain(self, features: Features) -> list[Moved]:
+    def explain(self, features: Features) -> list[PartEffect]:
         """What moved the prediction for one query, the largest first.
 
         By occlusion: a part is put in its typical state and the rest left; the difference is what it moved.
@@ -89,8 +89,8 @@ class Tryage:
         """
         whole = self.predict(features).mean[0]
         moved = [
-            Moved(part, whole - self.predict(without).mean[0])
-            for part, without in _occluded(features, self.neutral_)
+            PartEffect(part, whole - self.predict(without).mean[0])
+            for part, without in _occlude_parts(features, self.neutral_)
         ]
         return sorted(moved, key=lambda one: -float(np.abs(one.by).max(initial=0.0)))
 
@@ -103,13 +103,13 @@ class Tryage:
 
     def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Self:
         held = {k.removeprefix("head."): v for k, v in arrays.items() if k.startswith("head.")}
-        self.head_ = self._unfitted().restore(held)
+        self.head_ = self._make_unfitted().restore(held)
         dense, form = arrays["typical_dense"], arrays["typical_form"]
         self.neutral_ = Features("static", dense, np.full((1, 1), -1), form)
         return self
 
 
-def _typical(features: Features) -> Features:
+def _typical_query(features: Features) -> Features:
     """One query like no other: mean vector of unit length, no words, mean form."""
     n = max(len(features), 1)
     dense = features.dense.sum(axis=0, keepdims=True, dtype=np.float64) / n
@@ -118,7 +118,7 @@ def _typical(features: Features) -> Features:
     return Features(features.tier, (dense / length).astype(np.float32), np.full((1, 1), -1), form)
 
 
-def _occluded(query: Features, typical: Features) -> list[tuple[str, Features]]:
+def _occlude_parts(query: Features, typical: Features) -> list[tuple[str, Features]]:
     """The query once for each of its parts, without that part."""
     nothing = np.full_like(query.lexical, -1)
     variants = [

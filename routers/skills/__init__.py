@@ -10,7 +10,7 @@ from .keywords import (
     parse_keywords,
 )
 from .profiles import Posteriors, code_probabilities, counts, lead, paper_probabilities
-from .recruiting import Aggregators, best, enough, trimmed, with_replacement
+from .recruiting import Aggregators, best, draw_with_replacement, enough, trim_rare
 
 __all__ = [
     "N_SAMPLES",
@@ -23,12 +23,12 @@ __all__ = [
     "code_probabilities",
     "consistent_keywords",
     "counts",
+    "draw_with_replacement",
     "enough",
     "keyword_prompt",
     "keywords",
     "lead",
     "paper_probabilities",
     "parse_keywords",
-    "trimmed",
-    "with_replacement",
+    "trim_rare",
 ]

@@ -32,8 +32,8 @@ class Catalogue:
         """
         idf = idf_of(texts)
         bearers = Counter(word for text in texts for word in set(keywords(text, idf)))
-        named = Counter(skill for text in texts for skill in subjects(text))
-        met = [skill for skill in SUBJECTS if named[skill] >= min_texts]
+        from_keywords = Counter(skill for text in texts for skill in subjects(text))
+        met = [skill for skill in SUBJECTS if from_keywords[skill] >= min_texts]
         often = sorted(
             (word for word, n in bearers.items() if n >= min_texts and word not in SUBJECTS),
             key=lambda word: (-bearers[word], word),
@@ -42,11 +42,11 @@ class Catalogue:
         return cls({name: SUBJECTS.get(name, (name,)) for name in names})
 
     @classmethod
-    def named(cls, keywords_by_query: Sequence[Sequence[str]]) -> "Catalogue":
+    def from_keywords(cls, keywords_by_query: Sequence[Sequence[str]]) -> "Catalogue":
         """Every keyword that a language model gave to some query (see `consistent_keywords`), in order."""
         return cls({word: (word,) for words in keywords_by_query for word in words})
 
-    def hashed(self, extractor: Extractor) -> list[HashedSkill]:
+    def hash_phrases(self, extractor: Extractor) -> list[HashedSkill]:
         """Each phrase as the hashed n-grams that a query which mentions it has too."""
         phrases = [(name, phrase) for name, all_ in self.skills.items() for phrase in all_]
         slots = extractor.extract([query_of(phrase) for _, phrase in phrases], "static").lexical

@@ -109,7 +109,7 @@ class Posteriors:
         n = self.right + self.wrong
         return np.sqrt(self.right * self.wrong / (n**2 * (n + 1)))
 
-    def drawn(self, rng: np.random.Generator) -> Floats:
+    def draw(self, rng: np.random.Generator) -> Floats:
         """(n_skills, n_experts) one accuracy each, as likely as the evidence makes it: Thompson's rule."""
         return rng.beta(self.right, self.wrong)
 

@@ -13,18 +13,18 @@ from ..types import Bools, Floats, Ints
 MIN_SHARE = 0.05
 
 
-def with_replacement(probabilities: Floats, draws: Floats) -> Ints:
+def draw_with_replacement(probabilities: Floats, draws: Floats) -> Ints:
     """(n_queries, k) experts drawn by their probabilities, one for each draw (n_queries, k); some twice.
 
     Reference: Symbolic-MoE (arXiv 2503.05641), section 3.2, k = 3.
     """
     edges = np.cumsum(probabilities, axis=1)
     edges[:, -1] = np.inf
-    drawn: Ints = (draws[:, :, None] >= edges[:, None, :]).sum(axis=2)
-    return drawn
+    draw: Ints = (draws[:, :, None] >= edges[:, None, :]).sum(axis=2)
+    return draw
 
 
-def trimmed(recruited: Ints, probabilities: Floats, draws: Floats, min_share: float = MIN_SHARE) -> Ints:
+def trim_rare(recruited: Ints, probabilities: Floats, draws: Floats, min_share: float = MIN_SHARE) -> Ints:
     """The same, without experts recruited for less than `min_share` of the queries: others are drawn instead.
 
     recruited, draws: (n_queries, k). Where nobody reaches the share, everybody stays.
@@ -39,11 +39,11 @@ def trimmed(recruited: Ints, probabilities: Floats, draws: Floats, min_share: fl
     left = np.where(kept, probabilities, 0.0)
     total = left.sum(axis=1, keepdims=True)
     left = np.where(total > 0, left / np.where(total > 0, total, 1), kept / kept.sum())
-    instead = with_replacement(_closed(left), draws)
+    instead = draw_with_replacement(_close_tail(left), draws)
     return np.where(kept[recruited], recruited, instead)
 
 
-def _closed(probabilities: Floats) -> Floats:
+def _close_tail(probabilities: Floats) -> Floats:
     """Columns of 0 behind the last that is not, given none of the rounding either."""
     last = probabilities.shape[1] - 1 - (probabilities[:, ::-1] > 0).argmax(axis=1)
     closed = probabilities.copy()

@@ -61,7 +61,7 @@ def test_a_tool_that_declines_is_left_as_it_is() -> None:
 def test_who_was_added_later_is_left_as_it_is_and_changes_nobody() -> None:
     old, new = Advantage(np.array([0.6, 0.4]), BOTH, 0.1), Advantage(np.array([0.9]), BOTH[:1], 1.0)
     quality = np.array([[0.9, 0.2, 0.8], [0.1, 0.8, 0.3]])
-    together = old.joined(new).apply(quality)
+    together = old.concat(new).apply(quality)
     np.testing.assert_array_equal(together[:, 2], quality[:, 2])
     np.testing.assert_array_equal(together[:, :2], old.apply(quality[:, :2]))
 

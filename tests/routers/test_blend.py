@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from routers import Features, make_predictor
-from routers.predictors.forest import Forest, Growth
+from routers.predictors.forest import Forest, ForestSettings
 from routers.predictors.knn import Cells
 
 
@@ -22,7 +22,7 @@ def grown(n: int = 600) -> tuple[Forest, np.ndarray, np.ndarray]:
     rows = np.random.default_rng(0).random((n, 4))
     residual = np.where((rows[:, 0] > 0.5) == (rows[:, 1] > 0.3), 0.5, -0.5)[:, None]
     return (
-        Forest.grow(rows, residual, np.ones_like(residual, bool), Growth(n_trees=60, rate=0.3)),
+        Forest.grow(rows, residual, np.ones_like(residual, bool), ForestSettings(n_trees=60, rate=0.3)),
         rows,
         residual,
     )
@@ -44,7 +44,7 @@ def test_a_leaf_answers_the_shrunk_mean_of_what_fell_into_it() -> None:
     # One question, x > t with t in [0, 1): residuals 1 and 1 to the right, -1 to the left, prior 2.
     rows, residual = np.array([[0.0], [1.0], [1.0]]), np.array([[-1.0], [1.0], [1.0]])
     forest = Forest.grow(
-        rows, residual, np.ones((3, 1), bool), Growth(n_trees=1, depth=1, rate=1.0, prior=2.0)
+        rows, residual, np.ones((3, 1), bool), ForestSettings(n_trees=1, depth=1, rate=1.0, prior=2.0)
     )
     np.testing.assert_allclose(forest.read(rows)[:, 0], [-1 / 3, 2 / 4, 2 / 4])
 
@@ -52,7 +52,7 @@ def test_a_leaf_answers_the_shrunk_mean_of_what_fell_into_it() -> None:
 def test_outcomes_nobody_measured_count_for_nothing_in_a_leaf() -> None:
     rows, residual = np.array([[0.0], [1.0], [1.0]]), np.array([[-1.0], [1.0], [0.0]])
     known = np.array([[True], [True], [False]])
-    forest = Forest.grow(rows, residual, known, Growth(n_trees=1, depth=1, rate=1.0, prior=2.0))
+    forest = Forest.grow(rows, residual, known, ForestSettings(n_trees=1, depth=1, rate=1.0, prior=2.0))
     np.testing.assert_allclose(forest.read(rows)[:, 0], [-1 / 3, 1 / 3, 1 / 3])
 
 
@@ -65,7 +65,7 @@ def test_a_rescaled_forest_reads_columns_where_they_are_now() -> None:
     )
     moved = np.empty_like(rows)
     moved[:, column] = centre + unit * rows
-    np.testing.assert_array_equal(forest.rescaled(column, centre, unit).read(moved), forest.read(rows))
+    np.testing.assert_array_equal(forest.rescale(column, centre, unit).read(moved), forest.read(rows))
 
 
 @pytest.mark.parametrize("name", ["blend", "knn", "clusters"])

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from routers.categories import GENERAL, Taxonomy
-from routers.categories.classify import Kind, Neighbours, Propagation, make_classifier, with_prior_of_pool
+from routers.categories.classify import Kind, Neighbours, Propagation, correct_prior, make_classifier
 from routers.categories.taxonomy import UNKNOWN, CategoryScores
 from routers.categories.uncertainty import (
-    Novelty,
+    NeighbourNovelty,
     Ranks,
     Uncertainty,
     closeness,
@@ -85,8 +85,8 @@ def test_more_rounds_reach_further_and_confidence_holds_back() -> None:
 
 def test_temperature_sharpens_and_flattens() -> None:
     p = np.array([[0.8, 0.2]])
-    np.testing.assert_allclose(Propagation(temperature=0.5).sharpened(p), [[0.64 / 0.68, 0.04 / 0.68]])
-    np.testing.assert_allclose(Propagation(temperature=1e9).sharpened(p), [[0.5, 0.5]])
+    np.testing.assert_allclose(Propagation(temperature=0.5).sharpen(p), [[0.64 / 0.68, 0.04 / 0.68]])
+    np.testing.assert_allclose(Propagation(temperature=1e9).sharpen(p), [[0.5, 0.5]])
 
 
 def test_the_pools_shares_replace_those_of_training() -> None:
@@ -94,7 +94,7 @@ def test_the_pools_shares_replace_those_of_training() -> None:
     truth = rng.random(4000) < 0.9  # nine in ten are of the second class; trained where half were
     x = rng.normal(size=4000) + np.where(truth, 1, -1)
     second = 1 / (1 + np.exp(-2 * x))
-    adjusted = with_prior_of_pool(np.column_stack((1 - second, second)), np.array([0.5, 0.5]))
+    adjusted = correct_prior(np.column_stack((1 - second, second)), np.array([0.5, 0.5]))
     assert adjusted[:, 1].mean() == pytest.approx(0.9, abs=0.02)
     assert abs(second.mean() - 0.9) > 0.05
 
@@ -114,10 +114,10 @@ def test_ranks_grow_without_a_jump_and_without_end() -> None:
 
 
 def test_novelty_is_the_distance_to_the_kth_reference() -> None:
-    novelty = Novelty(np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]], np.float32), k=2)
+    novelty = NeighbourNovelty(np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]], np.float32), k=2)
     asked = np.array([[1.0, 0.0], [-1.0, 0.0]], np.float32)
     np.testing.assert_allclose(novelty.distance(asked), [0.4, 1.6], atol=1e-6)
-    assert len(Novelty.of(np.ones((5000, 2), np.float32), 5).references) <= 2048
+    assert len(NeighbourNovelty.of(np.ones((5000, 2), np.float32), 5).references) <= 2048
 
 
 def test_the_threshold_is_the_order_statistic_that_the_promise_asks_for() -> None:
@@ -139,10 +139,15 @@ def test_no_more_than_alpha_of_queries_like_those_of_training_go_to_general(
         classifier = make_classifier("knn").fit(rows[:100], label[:100], 4)
         rest = rows[100:300]
         doubt = Uncertainty.fit(
-            Novelty.of(rows[:100], 5), classifier.posterior(rest), rest, alpha, 100, entropy_alone=alone
+            NeighbourNovelty.of(rows[:100], 5),
+            classifier.posterior(rest),
+            rest,
+            alpha,
+            100,
+            entropy_alone=alone,
         )
         asked = rows[300:]
-        shares.append(doubt.too_much(classifier.posterior(asked), asked).mean())
+        shares.append(doubt.is_too_uncertain(classifier.posterior(asked), asked).mean())
     assert np.mean(shares) < alpha + 0.02
     if not alone:
         assert np.mean(shares) > alpha / 3
@@ -152,12 +157,12 @@ def test_a_query_unlike_any_is_too_uncertain() -> None:
     rows, label = blobs(400, 0, spread=0.1)
     classifier = make_classifier("logistic").fit(rows[:200], label[:200], 4)
     doubt = Uncertainty.fit(
-        Novelty.of(rows[:200], 5), classifier.posterior(rows[200:]), rows[200:], 0.05, 100
+        NeighbourNovelty.of(rows[:200], 5), classifier.posterior(rows[200:]), rows[200:], 0.05, 100
     )
     strange = np.eye(8, dtype=np.float32)[[6, 7]]
-    assert doubt.too_much(classifier.posterior(strange), strange).all()
+    assert doubt.is_too_uncertain(classifier.posterior(strange), strange).all()
     assert (doubt.excess(classifier.posterior(strange), strange) > 0.5).all()
-    assert doubt.too_much(classifier.posterior(rows), rows).mean() < 0.1
+    assert doubt.is_too_uncertain(classifier.posterior(rows), rows).mean() < 0.1
 
 
 def test_scores_of_a_category_are_pulled_to_the_experts_mean_by_so_many_outcomes() -> None:

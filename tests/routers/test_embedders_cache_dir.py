@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from routers import EmbedderError
-from routers.embedders.cache_dir import built, cache_dir, content_hash
+from routers.embedders.cache_dir import build_cached, cache_dir, content_hash
 
 
 @pytest.fixture(autouse=True)
@@ -32,8 +32,8 @@ def test_a_file_is_built_once(cache: Path) -> None:
         calls.append(path)
         path.write_text("content")
 
-    assert built("a.bin", build).read_text() == "content"
-    assert built("a.bin", build) == cache / "a.bin"
+    assert build_cached("a.bin", build).read_text() == "content"
+    assert build_cached("a.bin", build) == cache / "a.bin"
     assert len(calls) == 1
 
 
@@ -48,7 +48,9 @@ def test_two_builders_at_once_both_get_a_whole_file(cache: Path) -> None:
             both_inside.wait()
             file.write("second half")
 
-    threads = [threading.Thread(target=lambda: found.append(built("b.bin", build).read_text())) for _ in "ab"]
+    threads = [
+        threading.Thread(target=lambda: found.append(build_cached("b.bin", build).read_text())) for _ in "ab"
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -80,7 +82,7 @@ def test_an_interrupted_build_leaves_nothing(cache: Path, error: Any) -> None:
         raise error
 
     with pytest.raises(error):
-        built("c.bin", build)
+        build_cached("c.bin", build)
     assert os.listdir(cache) == []
 
 
@@ -88,7 +90,7 @@ def test_an_unwritable_cache_is_one_clear_line(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("THALAMUS_CACHE", str(tmp_path / "file"))
     with pytest.raises(EmbedderError, match="THALAMUS_CACHE"):
-        built("d.bin", lambda path: None)
+        build_cached("d.bin", lambda path: None)
 
 
 def test_the_hash_follows_the_content_not_the_name(tmp_path: Path) -> None:

@@ -427,13 +427,13 @@ def test_categories_are_told_where_the_predictor_or_a_part_of_it_tells_them(arti
     query = query_of("a poem by the river")
     features = Reader().extract([query], "static")
     plain = Forecaster([CALC, BARD], artifact)
-    assert (plain.tells_categories, plain.predict([query], features).categories) == (False, None)
+    assert (plain.has_categories, plain.predict([query], features).categories) == (False, None)
     blend = Blend([("constant", {}), ("coe", {})])
     blend.members_ = [artifact.heads["static"].quality, coe.heads["static"].quality]
     for quality in (coe.heads["static"].quality, blend):
         head = replace(coe.heads["static"], quality=quality)
         forecaster = Forecaster([CALC, BARD], replace(coe, heads={"static": head}))
-        assert forecaster.tells_categories
+        assert forecaster.has_categories
         assert forecaster._categories(features) == ("prose",)
         assert forecaster._categories(None) is None
 

@@ -12,7 +12,7 @@ HEAVY = "torch onnxruntime sklearn scipy sentence_transformers tokenizers"
         "import routers",
         "from routers import OutcomeTable, merge_outcomes",
         "from routers import Artifact, Forecaster; Forecaster([], None)",
-        "from routers import make_predictor; make_predictor('blend')._unfitted()",
+        "from routers import make_predictor; make_predictor('blend')._make_unfitted()",
     ],
 )
 def test_nothing_heavy_is_loaded_before_it_is_needed(statement: str) -> None:

@@ -11,7 +11,7 @@ from routers.categories import (
     MappingBudget,
     MappingProblem,
     budget_curve,
-    mapping_problem,
+    build_mapping_problem,
     solve_mapping,
     upper_bound,
 )
@@ -174,7 +174,7 @@ TABLE = OutcomeTable.build(
 
 
 def test_a_tables_tasks_are_categories_with_shrunk_scores() -> None:
-    p = mapping_problem(TABLE, TABLE.tasks, size={"a": 7.0})
+    p = build_mapping_problem(TABLE, TABLE.tasks, size={"a": 7.0})
     assert p.categories == ("poem", "sum", "general")
     # (10·s̄ + 20·½) / 30; nobody was asked a general query: the overall mean. Of 1.05, 0.05 is general.
     np.testing.assert_allclose(p.score, [[1 / 3, 2 / 3], [2 / 3, 1 / 3], [0.5, 0.5]])
@@ -195,4 +195,4 @@ def test_a_tables_tasks_are_categories_with_shrunk_scores() -> None:
 )
 def test_a_problem_that_names_what_is_not_there_is_refused(how: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        mapping_problem(TABLE, **{"tags": TABLE.tasks, **how})
+        build_mapping_problem(TABLE, **{"tags": TABLE.tasks, **how})

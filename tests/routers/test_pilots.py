@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from routers import Estimate, Features, fit_predictor, make_predictor
 from routers.calibration import Calibration
-from routers.embedding_selection import PilotLibrary, winners
+from routers.embedding_selection import PilotLibrary, winner_shares
 from routers.embedding_selection.pilots import PilotRule
 from routers.types import Floats, Floats32
 
@@ -28,17 +28,19 @@ def random_unit(n: int, seed: int, dim: int = 4) -> Floats32:
 
 def test_a_tie_goes_to_the_first_in_paper_and_is_shared_in_improved() -> None:
     scores = np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.2, NAN, 0.7], [NAN, NAN, NAN]])
-    np.testing.assert_array_equal(winners(scores, "paper"), [[1, 0, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]])
+    np.testing.assert_array_equal(
+        winner_shares(scores, "paper"), [[1, 0, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]]
+    )
     np.testing.assert_allclose(
-        winners(scores, "improved"), [[0.5, 0.5, 0], [1 / 3, 1 / 3, 1 / 3], [0, 0, 1], [0, 0, 0]]
+        winner_shares(scores, "improved"), [[0.5, 0.5, 0], [1 / 3, 1 / 3, 1 / 3], [0, 0, 1], [0, 0, 0]]
     )
 
 
 def test_nobody_wins_alone_unless_the_pool_is_one() -> None:
     alone = np.array([[0.0, NAN]])
-    np.testing.assert_array_equal(winners(alone, "improved"), [[0, 0]])
-    np.testing.assert_array_equal(winners(alone, "paper"), [[1, 0]])
-    np.testing.assert_array_equal(winners(np.array([[0.0]]), "improved"), [[1]])
+    np.testing.assert_array_equal(winner_shares(alone, "improved"), [[0, 0]])
+    np.testing.assert_array_equal(winner_shares(alone, "paper"), [[1, 0]])
+    np.testing.assert_array_equal(winner_shares(np.array([[0.0]]), "improved"), [[1]])
 
 
 def worked_case(rule: PilotRule) -> PilotLibrary:

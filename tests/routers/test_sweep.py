@@ -33,11 +33,11 @@ def test_a_limit_takes_the_smallest_weight_and_a_target_the_largest() -> None:
     )
     assert table.within(1.0) == 0.0
     assert table.within(0.0009) is None
-    dearest = table.reaching(1.0)
+    dearest = table.weight_for_quality(1.0)
     assert dearest is not None
     assert at(table, dearest) == (pytest.approx(0.004), 1.0)
-    assert table.reaching(0.5) == WEIGHTS[-1]
-    assert table.reaching(1.01) is None
+    assert table.weight_for_quality(0.5) == WEIGHTS[-1]
+    assert table.weight_for_quality(1.01) is None
 
 
 def test_equal_utility_goes_to_the_cheaper() -> None:
@@ -77,7 +77,7 @@ def test_a_thinned_sample_is_kept_to_the_bit() -> None:
     sample = Sample(
         rng.random(n), score, {"encoder": rng.random((n, 2))}, {"encoder": np.full((n, 2), np.nan)}
     )
-    thin = sample.thinned()
+    thin = sample.thin()
     assert len(thin) == MAX_SAMPLE
     back = Sample.from_arrays(thin.arrays())
     assert back.score.tobytes() == thin.score.tobytes()

@@ -21,8 +21,8 @@ from routers import (
     StaticEmbedder,
     Tier,
     budget_curve,
+    build_mapping_problem,
     load_embedder,
-    mapping_problem,
     parameters_b,
     query_of,
     solve_mapping,
@@ -112,7 +112,7 @@ def mapping(
     known = {
         name: b for name, model in zip(table.experts, table.models, strict=True) if (b := _b(name, model))
     }
-    problem = mapping_problem(
+    problem = build_mapping_problem(
         table,
         _told(artifact, table) if artifact else table.tasks,
         size=known | numbers(sizes, "--size"),

@@ -81,9 +81,9 @@ def test_an_expert_never_measured_is_expected_to_be_as_the_pool() -> None:
 def test_draws_from_a_posterior_scatter_around_its_mean_as_widely_as_it_says() -> None:
     told = Posteriors.of(np.ones((20, 1)), np.r_[np.ones((15, 1)), np.zeros((5, 1))], 1.0)
     rng = np.random.default_rng(0)
-    drawn = np.array([told.drawn(rng)[0, 0] for _ in range(4000)])
-    assert drawn.mean() == pytest.approx(told.mean[0, 0], abs=0.01)
-    assert drawn.std() == pytest.approx(told.std[0, 0], rel=0.05)
+    draw = np.array([told.draw(rng)[0, 0] for _ in range(4000)])
+    assert draw.mean() == pytest.approx(told.mean[0, 0], abs=0.01)
+    assert draw.std() == pytest.approx(told.std[0, 0], rel=0.05)
 
 
 def test_the_lead_over_the_pool_weighs_rare_skills_most() -> None:

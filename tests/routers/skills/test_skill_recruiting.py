@@ -5,18 +5,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routers.skills import Aggregators, best, enough, trimmed, with_replacement
+from routers.skills import Aggregators, best, draw_with_replacement, enough, trim_rare
 
 SHARES = np.array([[0.5, 0.3, 0.2]])
 
 
 def test_draws_fall_on_experts_by_their_shares_and_may_fall_on_one_twice() -> None:
-    drawn = with_replacement(SHARES, np.array([[0.0, 0.49, 0.5, 0.79, 0.81, 0.999]]))
+    drawn = draw_with_replacement(SHARES, np.array([[0.0, 0.49, 0.5, 0.79, 0.81, 0.999]]))
     assert drawn.tolist() == [[0, 0, 1, 1, 2, 2]]
 
 
 def test_a_draw_beyond_shares_whose_sum_is_rounded_falls_on_the_last() -> None:
-    assert with_replacement(np.full((1, 10), 0.1), np.array([[np.nextafter(1.0, 0.0)]])).tolist() == [[9]]
+    assert draw_with_replacement(np.full((1, 10), 0.1), np.array([[np.nextafter(1.0, 0.0)]])).tolist() == [
+        [9]
+    ]
 
 
 def test_who_is_recruited_for_too_few_queries_is_replaced_by_the_others() -> None:
@@ -24,7 +26,7 @@ def test_who_is_recruited_for_too_few_queries_is_replaced_by_the_others() -> Non
     recruited = np.zeros((40, 3), np.int64)
     recruited[:20, 1] = 1
     recruited[0, 2] = 2
-    kept = trimmed(recruited, shares, np.full((40, 3), 0.7))
+    kept = trim_rare(recruited, shares, np.full((40, 3), 0.7))
     assert kept[0].tolist() == [0, 1, 1]  # 0.7 of (0.5, 0.3) / 0.8
     np.testing.assert_array_equal(kept[1:], recruited[1:])
 
@@ -32,15 +34,15 @@ def test_who_is_recruited_for_too_few_queries_is_replaced_by_the_others() -> Non
 def test_an_expert_at_the_share_stays() -> None:
     recruited = np.zeros((20, 1), np.int64)
     recruited[0, 0] = 1
-    assert trimmed(recruited, np.full((20, 2), 0.5), np.zeros((20, 1))).tolist() == recruited.tolist()
+    assert trim_rare(recruited, np.full((20, 2), 0.5), np.zeros((20, 1))).tolist() == recruited.tolist()
 
 
 @given(st.integers(0, 99), st.integers(1, 60), st.integers(1, 5))
 def test_nobody_below_the_share_is_left(seed: int, n: int, n_experts: int) -> None:
     rng = np.random.default_rng(seed)
     shares = rng.dirichlet(np.full(n_experts, 0.3), n)
-    recruited = with_replacement(shares, rng.random((n, 3)))
-    kept = trimmed(recruited, shares, rng.random((n, 3)))
+    recruited = draw_with_replacement(shares, rng.random((n, 3)))
+    kept = trim_rare(recruited, shares, rng.random((n, 3)))
     often = [(recruited == e).any(axis=1).mean() >= 0.05 for e in range(n_experts)]
     assert kept.min() >= 0
     assert kept.max() < n_experts

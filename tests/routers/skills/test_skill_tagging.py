@@ -82,7 +82,7 @@ def test_a_catalogue_holds_the_subjects_and_keywords_that_several_texts_bear() -
 
 def test_a_query_that_mentions_a_phrase_has_all_its_hashed_ngrams() -> None:
     extractor = FeatureExtractor(HashingEmbedder())
-    ((name, (phrase,)),) = Catalogue({"law": ("supreme court",)}).hashed(extractor)
+    ((name, (phrase,)),) = Catalogue({"law": ("supreme court",)}).hash_phrases(extractor)
     with_it, without = extractor.extract(
         [query_of("Did the Supreme Court rule?"), query_of("A supreme tennis court")], "static"
     ).lexical
@@ -107,7 +107,7 @@ class Plane:
 
 
 ANGLES = {"algebra": 0.0, "geometry": 30.0, "law": 90.0, "sums": 10.0, "courts": 85.0, "poems": 200.0}
-CATALOGUE = Catalogue.named([["algebra", "geometry"], ["law", "algebra"]])
+CATALOGUE = Catalogue.from_keywords([["algebra", "geometry"], ["law", "algebra"]])
 
 
 def test_keywords_of_the_catalogue_are_tagged_as_they_are() -> None:

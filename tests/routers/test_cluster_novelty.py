@@ -3,7 +3,7 @@
 import numpy as np
 
 from routers import Features, make_predictor
-from routers.predictors.blend import Familiarity, fading
+from routers.predictors.blend import ClusterNovelty, compute_fade
 
 
 def around(topics: np.ndarray, spread: np.ndarray, n: int, seed: int) -> Features:
@@ -20,27 +20,27 @@ SPREAD = np.array([0.05, 0.05, 0.2, 0.2])
 
 
 def test_one_in_twenty_of_those_like_the_learned_queries_is_stranger_than_one() -> None:
-    familiarity = Familiarity.of(around(TOPICS, SPREAD, 200, 0), 0)
-    found = familiarity.strangeness(around(TOPICS, SPREAD, 200, 1))
+    cluster_novelty = ClusterNovelty.of(around(TOPICS, SPREAD, 200, 0), 0)
+    found = cluster_novelty.novelty(around(TOPICS, SPREAD, 200, 1))
     assert 0.92 < (found < 1.0).mean() < 0.98
 
 
 def test_another_topic_is_strange() -> None:
-    familiarity = Familiarity.of(around(TOPICS, SPREAD, 200, 0), 0)
-    assert np.median(familiarity.strangeness(around(np.eye(12)[4:6], SPREAD[2:], 50, 1))) > 1.4
+    cluster_novelty = ClusterNovelty.of(around(TOPICS, SPREAD, 200, 0), 0)
+    assert np.median(cluster_novelty.novelty(around(np.eye(12)[4:6], SPREAD[2:], 50, 1))) > 1.4
 
 
 def test_the_same_distance_is_stranger_beside_queries_that_are_all_alike() -> None:
-    familiarity = Familiarity.of(around(TOPICS, SPREAD, 200, 0), 0)
+    cluster_novelty = ClusterNovelty.of(around(TOPICS, SPREAD, 200, 0), 0)
     tight, wide = (
-        np.median(familiarity.strangeness(around(TOPICS[[k]], SPREAD[[2]], 50, 1))) for k in (0, 2)
+        np.median(cluster_novelty.novelty(around(TOPICS[[k]], SPREAD[[2]], 50, 1))) for k in (0, 2)
     )
     assert tight > 1.5 * wide
 
 
 def test_fading_is_one_before_nothing_behind_and_a_line_between() -> None:
     np.testing.assert_allclose(
-        fading(np.array([0.0, 1.0, 1.5, 2.0, 9.0], np.float32), 1.0, 2.0)[:, 0], [1, 1, 0.5, 0, 0]
+        compute_fade(np.array([0.0, 1.0, 1.5, 2.0, 9.0], np.float32), 1.0, 2.0)[:, 0], [1, 1, 0.5, 0, 0]
     )
 
 
