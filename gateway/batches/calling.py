@@ -25,11 +25,13 @@ from ..storage.journal import AttemptRecord
 from .lines import EMBEDDED_HERE
 from .outcomes import CallFailure, CallOutcome
 
+# Pauses of 0.5, 1 and 2 s lie between the four tries, unless the upstream names its own.
 MAX_TRIES = 4
 FIRST_PAUSE_S = 0.5
 MIN_PAUSE_S = 0.2
 LONGEST_WAIT_S = 5.0
 N_FAILURES_TO_GIVE_UP = 3
+# About what English text has. It only reserves money; the reported usage replaces it after the call.
 BYTES_PER_TOKEN = 4
 NOT_CONFIGURED = "is not configured any more"
 OUTPUT_TOKENS = 1000
@@ -58,6 +60,7 @@ class OutageTimer:
         self.since_s, self.n_failures = None, 0
 
     def is_too_long(self, now_s: float) -> bool:
+        # Both must hold: three fast failures may be a restart, and one failure long ago is no outage.
         return (
             self.since_s is not None
             and self.n_failures >= N_FAILURES_TO_GIVE_UP
@@ -78,7 +81,7 @@ class SpendCap:
         """Reserve what a call may cost; None where that has to wait for others to end.
 
         Raises:
-            TooDear: the cap does not allow it, or the price is unknown.
+            SpendCapExceeded: the cap does not allow it, or the price is unknown.
         """
         if self._max_usd is None:
             return True
@@ -90,6 +93,7 @@ class SpendCap:
         if self._spent_usd + sum(self._reserved.values()) + usd <= self._max_usd:
             self._reserved[ticket] = usd
             return True
+        # With no call in progress no reservation can be released, so waiting would never end.
         if self._reserved and usd:
             return None
         raise SpendCapExceeded(
@@ -129,6 +133,7 @@ def _number(call: Call, name: str) -> float | None:
     try:
         number = None if raw is None else _count.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        # Infinity never fits the cap: an unreadable limit must not make a call look cheap.
         return math.inf
     return None if number is None else max(0.0, number)
 
@@ -158,6 +163,7 @@ class RetryingCaller:
         if name not in self._known:
             return build_skipped_outcome(name)
         outage = self._outages.setdefault(name, OutageTimer(self._patience_s))
+        # Collects the attempts only. The line's own trace is built when its plan has ended.
         trace = ExecutionTrace("")
         error = UpstreamError("connect", "was not asked")
         for n in range(MAX_TRIES):
@@ -175,6 +181,8 @@ class RetryingCaller:
                     outage.record_failure(time.monotonic())
                 if not _can_succeed_later(error) or n + 1 == MAX_TRIES:
                     break
+                # With a Retry-After (RFC 9110, section 10.2.3) the breaker is open that long, and the
+                # admission waits for it.
                 await self._pause(FIRST_PAUSE_S * 2**n if error.retry_after_s is None else 0.0)
             else:
                 outage.record_success()
@@ -194,6 +202,7 @@ class RetryingCaller:
 
 def _can_succeed_later(error: UpstreamError) -> bool:
     """Whether the same call may succeed a little later."""
+    # A prompt that is too long, a task the expert cannot do or a wrong key fails the same way every time.
     return error.moves_on and not (
         error.context_too_long or error.kind == "declined" or error.status in (401, 403)
     )
@@ -211,6 +220,7 @@ class LiveTrafficThrottle:
     `n_in_flight` tells how many live requests are being answered now.
     """
 
+    # Live requests come in bursts: full speed right after one would slow down the next.
     QUIET_S = 10.0
 
     def __init__(self, n_in_flight: Callable[[], int], clock: Callable[[], float] = time.monotonic) -> None:
@@ -280,6 +290,7 @@ async def embed_line(
         return _embedding_failure(GatewayError("no embedder is served here any more"), start)
     try:
         await load_embedders(pool)
+        # A batch takes at most half of the places. A live request would be refused here; a line can wait.
         while pool.turns.crowded(len(parsed.input.texts)):
             await pause(EMBEDDERS_POLL_S)
         with reserve_places(parsed.input, pool):

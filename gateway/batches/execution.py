@@ -42,8 +42,10 @@ from .store import BatchLine, BatchStore, PendingCall, Worklist
 Halt = Literal["stopped", "cancelled", "expired"]
 
 CALLS_PER_QUERY = 64
+# A cancellation by another process is a changed row, and SQLite has no notifications: the row is polled.
 POLL_S = 0.3
 GRACE_S = 5.0
+# (line, step): lines count from 1 and steps from 0, so every call comes after it.
 START = (0, -1)
 SKIP_REASONS: Mapping[Halt, tuple[str, str]] = {
     "cancelled": ("batch_cancelled", "This request was not made: the batch was cancelled."),
@@ -109,9 +111,11 @@ class BatchRun:
 
     def halt(self, why: Halt) -> None:
         """Make no more calls; those under way are given up, unless it is only stopped for now."""
+        # The first reason wins. A cancellation during a shutdown is in the store and is seen on resuming.
         if self._halt_reason is None:
             self._halt_reason = why
             self._halted.set()
+            # A shutdown lets calls in progress end, because their answers are paid for.
             if why != "stopped":
                 for task in self._groups.values():
                     task.cancel()
@@ -123,6 +127,7 @@ class BatchRun:
         working = asyncio.ensure_future(self._execute())
         tasks = (working, writing, watching)
         try:
+            # Writer and watcher run forever: what completes first is the work, or an exception of one.
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 if task.done():
@@ -169,6 +174,7 @@ class BatchRun:
 
     async def _start_groups(self) -> None:
         """Start every expert that has open calls; local experts take turns."""
+        # The writer inserts the calls of next steps: what it has not written yet is not found below.
         await self._results.wait_until_written()
         if self._halted.is_set():
             return
@@ -197,6 +203,7 @@ class BatchRun:
         after = START
         try:
             while not self._halted.is_set():
+                # The cursor skips calls in progress, which have no outcome in the store yet.
                 rows = await asyncio.to_thread(self._worklist.list_waiting, expert, after, CALLS_PER_QUERY)
                 for row in rows:
                     await self._wait_for_slot(expert, calls)
@@ -206,6 +213,8 @@ class BatchRun:
                 if not rows:
                     await _drain(calls)
                     await self._results.wait_until_written()
+                    # Calls that ended meanwhile may have added calls of earlier lines. The group ends only
+                    # when a search from the start finds none.
                     if after == START:
                         return
                 after = (rows[-1].line.n, rows[-1].step) if rows else START
@@ -220,7 +229,9 @@ class BatchRun:
         """Wait until one more call may be under way."""
         limit = self._context.limits.get(expert, 1)
         if expert in self._context.local:
+            # Every Ray worker loads the local expert and has all of its slots.
             limit *= self._engine.n_workers
+        # The limit depends on live traffic, so it is read again every POLL_S even if no call ends.
         while len(calls) >= self._context.throttle.max_calls(limit) and not self._halted.is_set():
             done, _ = await asyncio.wait(calls, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
             for call in done:
@@ -263,23 +274,27 @@ class BatchRun:
         if isinstance(parsed, ToEmbedder) and row.expert == EMBEDDED_HERE:
             return await embed_line(parsed, self._context.services.embedders, self._pause)
         try:
+            # Building fails if a panel's answers cannot be put into the request; then the plan moves on.
             call = await self._build_call(row, request)
         except UpstreamError as error:
             return CallOutcome(
                 AttemptRecord(row.expert, "moved_on", error=error.message), failure=CallFailure.of(error)
             )
         n_out = _expected_tokens(request, row.expert)
+        # None: calls in progress reserved the rest, and usually cost less than they reserved.
         while not self._spend_cap.reserve(row, row.expert, call, n_out):
             await self._pause(POLL_S)
         outcome = None
         try:
             outcome = await call_expert(replace(call, patient=True))
         finally:
+            # Also on cancellation: the reservation would block other calls.
             self._spend_cap.settle(row, row.expert, outcome)
         return outcome
 
     async def _build_call(self, row: PendingCall, request: ExecutionRequest) -> Call:
         """What the expert is asked in this step of the plan."""
+        # Single attempts, fallbacks and cascades send the client's own call at every step.
         if request.plan.is_sequential:
             return request.call
         step = await asyncio.to_thread(self._current_step, row, request)
@@ -291,6 +306,7 @@ class BatchRun:
 
     def _current_step(self, row: PendingCall, request: ExecutionRequest) -> Attempt | Gather | PlanEnded:
         with self._context.store.transaction() as database:
+            # Earlier steps only: the outcomes of this step are still incomplete.
             history = self._worklist.load_history(database, row.line.n)[: row.step]
         return next_step(request.plan, [[one for one in step if one is not None] for step in history])
 

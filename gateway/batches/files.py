@@ -77,6 +77,7 @@ class FileStore:
             raise FileInUse(
                 f"'{file_id}' is the input of {batch_id}; cancel the batch first", param="file_id"
             )
+        # The row first: a crash in between leaves unused bytes, not a file that cannot be read.
         self._store.delete_file(file_id)
         self.path(file_id).unlink(missing_ok=True)
 
@@ -89,6 +90,7 @@ class Upload:
         self.n_bytes = 0
         self._files = files
         self._path = files.path(file_id)
+        # O_EXCL: an existing file or a planted link makes this fail instead of being overwritten.
         self._file = os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
         self._kept = False
 
@@ -118,6 +120,7 @@ class Upload:
             self._path.unlink(missing_ok=True)
 
 
+# Fields are kept in memory; only the file itself goes to the disk piece by piece.
 MAX_FIELD_BYTES = 4096
 MAX_FIELDS = 32
 MAX_NAME_CHARS = 512
@@ -206,7 +209,7 @@ async def read_form(content_type: str, pieces: AsyncIterator[bytes], sink: Uploa
     """Read an upload to its end.
 
     Raises:
-        BadUpload: it is no multipart form with one file.
+        InvalidUpload: it is no multipart form with one file.
         BadRequest: `sink` refuses the bytes.
     """
     from python_multipart.exceptions import FormParserError

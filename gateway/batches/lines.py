@@ -43,6 +43,7 @@ class FaultyLine(Exception):  # noqa: N818 (it is the line that is at fault)
         return error
 
 
+# The body stays raw: the parser of its endpoint reads it, as it reads a live request.
 class _Envelope(msgspec.Struct):
     custom_id: str | None = None
     method: str | None = None
@@ -67,6 +68,7 @@ def read_lines(path: Path, max_bytes: int) -> Iterator[FoundLine]:
     """The lines of a file that are not blank, one at a time."""
     with path.open("rb") as file:
         n = offset = 0
+        # A bounded readline: a file that is one line of ten gigabytes is reported, not read into memory.
         while head := file.readline(max_bytes + 1):
             size = len(head) + _skip_rest(file, head, max_bytes)
             n += 1
@@ -117,6 +119,7 @@ class LineReader:
         try:
             parsed = self._parser.parse(SPECS[url], parse_body(bytes(body)), NO_HEADERS)
             if isinstance(parsed, ToEmbedder) and self._pool is not None:
+                # Only a loaded embedder knows its dimensions. Loading again returns at once.
                 self._pool.load()
                 parsed.input.check_dimensions(self._pool.base.dim)
         except GatewayError as error:
@@ -151,6 +154,8 @@ class LineReader:
 
 
 def _shape_error(error: msgspec.ValidationError) -> FaultyLine:
+    # msgspec's errors end in a path: 'Expected `str`, got `int` - at `$.custom_id`' gives the param
+    # 'custom_id'.
     what, _, where = str(error).partition(" - at `$")
     name = where.strip(".`")
     said = f"{what[0].lower()}{what[1:]}".replace("`", "'")
@@ -170,6 +175,7 @@ class InputFile:
 
     def text(self, line: BatchLine) -> bytes:
         """A line as it stands there."""
+        # pread, because threads share the descriptor and must not move a common offset.
         return os.pread(self._file, line.size, line.offset).strip()
 
     def close(self) -> None:
@@ -182,10 +188,12 @@ def read_file_mark(path: Path) -> str:
     Raises:
         OSError: there is no such file.
     """
+    # A hash would read gigabytes at every resume.
     facts = path.stat()
     return f"{facts.st_size}:{facts.st_mtime_ns}"
 
 
+# The errors are part of the batch object, which every status request returns.
 MAX_ERRORS = 200
 LINES_PER_INSERT = 2000
 
@@ -200,6 +208,7 @@ def validate(
     Raises:
         OSError: the file cannot be read.
     """
+    # A crash during an earlier check may have left lines.
     worklist.clear()
     errors: list[LineError] = []
     n_lines = 0

@@ -19,6 +19,7 @@ from ..openai.usage import Usage, set_usage, sum_usages
 from ..storage.journal import AttemptRecord
 
 
+# A struct beside the exception, because it is stored between steps and sent by Ray workers.
 class CallFailure(msgspec.Struct, frozen=True, omit_defaults=True):
     """An `UpstreamError`, to be kept."""
 
@@ -64,6 +65,8 @@ class PlanEnded(msgspec.Struct, frozen=True):
 
 def next_step(plan: Plan, history: Sequence[Sequence[CallOutcome]]) -> Attempt | Gather | PlanEnded:
     """What a plan wants, given what its steps so far have come to."""
+    # A plan is a generator and cannot be stored. Replaying it over the outcomes takes microseconds and gives
+    # the same step after a restart, as plans are deterministic.
     steps = plan.attempts()
     step = next(steps)
     for outcomes in history:
@@ -84,6 +87,7 @@ def _step_result(step: Attempt | Gather, outcomes: Sequence[CallOutcome]) -> Hea
     if isinstance(step, Gather):
         replies = {outcome.record.expert: outcome.reply for outcome in outcomes}
         known = {name: reply for name in step.experts if (reply := replies.get(name)) is not None}
+        # False sorts before True: a refusal of the request wins over failures after which a plan moves on.
         return gather_result(known, min(failures, key=lambda error: error.moves_on, default=None))
     if not failures:
         return "answered"
@@ -140,7 +144,9 @@ def build_output_line(
         status = 200
     else:
         status, body = _describe_failure(history, trace)
+    # OpenAI's output lines have ids of this form (platform.openai.com/docs/guides/batch).
     request_id = "batch_req_" + fresh_id()
+    # The latency of a line is the time its calls took, without the hours it may have waited.
     accounting.record(request, trace, trace.upstream_s, request_id, owner or None)
     cost_usd = accounting.cost_usd(trace) if trace.answered is not None or trace.other_usage else 0.0
     facts = {
@@ -150,6 +156,7 @@ def build_output_line(
         "plan": request.plan.kind,
         "cost_usd": cost_usd,
     }
+    # The key in the journal: the line can be looked up under /v1/decisions.
     response = {"status_code": status, "request_id": trace.decision_id, "body": _to_one_line(body)}
     return OutputLine(_encode_line(request_id, custom_id, response, None, facts), failed, cost_usd)
 
@@ -209,4 +216,5 @@ def _to_one_line(body: bytes) -> Raw | str:
         _raw.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return body.decode("utf-8", "replace")
+    # Inside strings JSON escapes line breaks (RFC 8259, section 7), so raw ones are only whitespace.
     return Raw(body.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in body or b"\r" in body else body)

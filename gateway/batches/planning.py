@@ -17,6 +17,7 @@ from .outcomes import OutputLine, build_refusal_line, list_experts
 from .results import ClosedLine, Results
 from .store import BatchLine, RoutedLine, Worklist
 
+# The encoder and the predictors run once for all of these.
 LINES_PER_DECISION = 64
 
 
@@ -42,6 +43,7 @@ class LineRouter:
             await asyncio.to_thread(self._worklist.route, routed)
             for item in closed:
                 await self._results.put(item)
+            # Until the writer has closed a refused line, list_unrouted would return it again.
             if closed:
                 await self._results.wait_until_written()
 
@@ -67,6 +69,7 @@ class LineRouter:
     async def _choose_experts(
         self, group: Sequence[tuple[BatchLine, ToPolicy]]
     ) -> list[Decision | GatewayError]:
+        # Today's waits say nothing about the hour in which a line will be called.
         idle = Fleet.idle(len(self._services.profiles))
         return await self._services.router.decide_many([parsed for _, parsed in group], idle)
 
@@ -108,14 +111,14 @@ class LocalExpertQueue:
         loop = asyncio.get_running_loop()
         granted: asyncio.Future[None] = loop.create_future()
         self._waiting[granted] = (expert, pairs)
-        loop.call_soon(
-            self._next
-        )  # after the current iteration, so that tasks about to enter are compared too
+        # After the current iteration, so that tasks about to enter are compared too.
+        loop.call_soon(self._next)
         try:
             await granted
             yield
         finally:
             self._waiting.pop(granted, None)
+            # Cancelled while it waited: another expert may hold the turn, which must stay held.
             if granted.done() and not granted.cancelled():
                 self._is_busy = False
                 self._next()
@@ -149,6 +152,8 @@ def choose_local_group(
     groups = [Group(name, runner_of.get(name, name)) for name in sorted(waiting)]
     present = {group.name for group in groups}
     for name, panel in sorted(members.items()):
+        # An aggregator has no calls before its members have answered. This group stands for them, so that its
+        # model is loaded last, and only once.
         groups.append(Group(f"{name} of answers", runner_of.get(name, name), frozenset(panel & present)))
     capacity_bytes = sum(device.capacity_bytes for device in snapshot.devices)
     loaded = {one.expert for one in snapshot.residents if one.state != "leaving"}

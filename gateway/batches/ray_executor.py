@@ -41,13 +41,16 @@ class RayExecutor:
         configured = [one for one in self._config.experts if one.name == expert]
         config = msgspec.structs.replace(self._config, experts=tuple(configured))
         options = {
+            # -1 is 'without limit': nodes may leave and join during a long batch.
             "max_restarts": -1,
             "max_task_retries": -1,
             "max_concurrency": 1000,
+            # Actors mostly wait. Reserved CPUs would keep actors pending on a small cluster.
             "num_cpus": 0,
             "scheduling_strategy": "SPREAD",
         }
         host = self._ray.remote(ExpertActor).options(**options)
+        # One actor for a hosted expert: its rate limit is one, and so is the breaker that obeys it.
         n_actors = self.n_workers if expert in self._local else len(configured)
         actors = [host.remote(config) for _ in range(n_actors)]
         next_actors = cycle(actors)
@@ -101,6 +104,7 @@ def ray_executor(config: Config, address: str | None, n_workers: int | None) -> 
         ValueError: Ray is not installed, or not to be reached.
     """
     try:
+        # importlib, because an import statement would make mypy ask for an optional package.
         ray: Any = importlib.import_module("ray")
     except ImportError:
         raise ValueError("Ray is not installed: pip install 'thalamus-gateway[ray]'") from None

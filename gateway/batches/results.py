@@ -19,8 +19,10 @@ from .outcomes import CallOutcome, OutputLine, PlanEnded, build_output_line, lis
 from .store import ANSWERED, FAILED, BatchLine, BatchStore, Worklist
 from .types import Batch
 
+# Bounded, so that a slow disk slows the calls down instead of filling the memory.
 MAX_WAITING = 512
 MAX_PER_WRITE = 256
+# A transaction syncs its files, which takes milliseconds; the results of 50 ms share one.
 GATHER_S = 0.05
 SPANS_PER_QUERY = 1000
 
@@ -81,6 +83,8 @@ class Results:
 
     def close(self) -> None:
         """Write no more; waits for what is being written."""
+        # A cancelled to_thread goes on in its thread. Closing under it would let it write to the file that
+        # gets the descriptor next.
         with self._writing:
             self._closed = True
             os.close(self._output)
@@ -107,6 +111,7 @@ class Results:
             while len(items) < MAX_PER_WRITE and not self._queue.empty():
                 items.append(self._queue.get_nowait())
             await asyncio.to_thread(self._write_items, items)
+            # Only after the commit: wait_until_written promises that results are on disk.
             for _ in items:
                 self._queue.task_done()
 
@@ -130,12 +135,14 @@ class Results:
                 "output_bytes = ?, error_bytes = ? WHERE id = ?",
                 pending.counts(),
             )
+        # Outside the transaction: a rolled back one must not advance the lengths.
         self.batch = pending.batch()
 
     def _settle(self, database: sqlite3.Connection, result: CallResult) -> OutputLine | None:
         """How a line ends, now that this was heard; None where its plan has more calls to make."""
         n, plan = result.line.n, result.request.plan
         history = [[result.outcome]]
+        # Most lines end with their first call. Its outcome is then written nowhere but in the output.
         is_only_call = result.step == 0 and plan.is_sequential
         if not is_only_call:
             history = self._load_outcomes(database, result)
@@ -218,6 +225,7 @@ def _open_file(path: Path, n_bytes: int) -> int:
 def _append(file: int, at: int, data: bytes | bytearray) -> None:
     left = memoryview(data)
     while left:
+        # pwrite may write less than it was given.
         n = os.pwrite(file, left, at)
         left, at = left[n:], at + n
     # Synced before the transaction commits: a committed length never points past what is on disk.
@@ -238,6 +246,7 @@ def publish(batch: Batch, store: BatchStore, worklist: Worklist, output: Path, e
         if source == target:
             if not n_bytes and state == FAILED:
                 source.unlink(missing_ok=True)
+        # The command line creates its OUT file even if it is empty; /v1/files has no empty outputs.
         elif n_bytes or (batch.out_path and state == ANSWERED):
             partial = target.with_name(target.name + ".part")
             with source.open("rb") as read, partial.open("wb") as write:
@@ -249,6 +258,7 @@ def publish(batch: Batch, store: BatchStore, worklist: Worklist, output: Path, e
                     shutil.copyfileobj(read, write)
                 write.flush()
                 os.fsync(write.fileno())
+            # Renaming is atomic: a reader sees the whole file or none.
             partial.replace(target)
 
 

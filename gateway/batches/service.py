@@ -26,6 +26,7 @@ from .results import Results, discard, errors_path, publish
 from .store import Worklist, new_id
 from .types import Batch, BatchEnded, BatchNotKnown, LineError, Status
 
+# Batches share the limits of their experts: running more of them at once would finish none sooner.
 MAX_RUNNING_BATCHES = 4
 MAX_EMBEDDED_LINES = 8
 QUEUED_PER_SLOT = 2
@@ -42,6 +43,7 @@ log = logging.getLogger("thalamus")
 def parse_window(text: str) -> float | None:
     """The seconds of a completion window, as 24h, 30m, 7d; None where it is none."""
     match = WINDOW.fullmatch(text)
+    # 'or None': a window of 0h would expire before its first call.
     return float(int(match[1]) * UNIT_S[match[2]]) or None if match else None
 
 
@@ -83,6 +85,8 @@ class BatchService:
 
     async def start(self) -> None:
         """Take up what an earlier process left unfinished."""
+        # Batches of the command line are not among these: their user resumes them with `thalamus batch
+        # resume`.
         for batch_id in await asyncio.to_thread(self._store.list_unfinished):
             self.resume(batch_id)
 
@@ -93,6 +97,7 @@ class BatchService:
             run.halt("stopped")
         tasks = list(self._tasks.values())
         if tasks:
+            # Runs give their calls GRACE_S to end; the rest is for writing the last results.
             await asyncio.wait(tasks, timeout=GRACE_S + RETRY_S)
         for task in tasks:
             task.cancel()
@@ -136,6 +141,7 @@ class BatchService:
                 lambda: self._store.change(batch_id, ended, status="cancelling", times=now)
             ):
                 raise BatchEnded(f"'{batch_id}' is {batch.status} already", param="batch_id")
+        # The process that ran it may have died. Then this one gets the lock and closes the open lines.
         self.resume(batch_id)
         return await self.find(batch_id, owner)
 
@@ -152,6 +158,7 @@ class BatchService:
                     return
             except Exception:  # a full disk, a fault of ours: the batch stays, and is tried again
                 log.exception("batch %s is interrupted", batch_id)
+            # Also after None: when the process that holds the lock dies, this one takes over.
             await pause_unless_halted(self._stopping, RETRY_S)
 
     async def run(self, batch_id: str) -> Batch | None:
@@ -165,6 +172,8 @@ class BatchService:
                 if not acquired:
                     return None
                 batch = await self._work_locked(batch_id)
+            # Only at the end: if the lock of a running batch were removed, a second process could create a
+            # new file of that name and lock it too.
             if batch.ended:
                 self._lock_path(batch_id).unlink(missing_ok=True)
             return batch
@@ -215,6 +224,7 @@ class BatchService:
             source.close()
         if halted == "stopped":
             return results.batch
+        # The ids are stored before the files exist: publishing again after a crash writes the same files.
         ids = {"output_file_id": new_id("file"), "error_file_id": new_id("file")}
         return await self._set_status(results.batch, "finalizing", outcome=halted, **ids)
 
@@ -225,6 +235,7 @@ class BatchService:
         times = {f"{status}_at": int(time.time())}
         if outcome is not None:
             times[f"{outcome}_at"] = int(time.time())
+        # A cancellation that arrived while lines were checked must not be overwritten.
         unless = ("cancelling",) if status == "in_progress" else ()
         await asyncio.to_thread(
             lambda: self._store.change(batch.id, unless, status=status, times=times, **changes)

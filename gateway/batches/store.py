@@ -24,6 +24,9 @@ NAME = "batches.sqlite3"
 BUSY_S = 10.0
 SALT_BYTES = 16
 
+# WITHOUT ROWID stores rows in the order of their key, so reading lines in order needs no second look-up
+# (https://sqlite.org/withoutrowid.html). The partial index `waiting` holds open calls only: it stays small
+# however long the batch is (https://sqlite.org/partialindex.html).
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE files (
@@ -196,6 +199,7 @@ def _decode_batch(row: tuple[Any, ...]) -> Batch:
 def _create(database: sqlite3.Connection) -> None:
     for statement in _TABLES.split(";"):
         database.execute(statement)
+    # Owners are salted hashes of keys. The salt is kept, so that files outlive a restart.
     database.execute("INSERT INTO facts VALUES ('salt', ?)", (os.urandom(SALT_BYTES),))
 
 
@@ -365,6 +369,7 @@ class Worklist:
 
     def close_line(self, database: sqlite3.Connection, n: int, state: int, at: int, length: int) -> None:
         """Mark a line as ended, with the position of its output in the file."""
+        # Outcomes hold whole answers: deleting them keeps the database at the size of the open work.
         database.execute("DELETE FROM calls WHERE batch = ? AND n = ?", (self._id, n))
         database.execute(
             "UPDATE lines SET state = ?, at = ?, length = ?, decision = NULL WHERE batch = ? AND n = ?",

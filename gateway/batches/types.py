@@ -15,6 +15,7 @@ Status = Literal[
 LineOrder = Literal["input", "finished"]
 
 ENDED: frozenset[Status] = frozenset({"failed", "completed", "expired", "cancelled"})
+# Not NULL, which equals nothing in SQL: every query compares owners.
 NO_OWNER = ""
 """Owner of what is asked for where no key is needed."""
 
@@ -122,6 +123,7 @@ class Batch:
             },
             "metadata": self.metadata,
             "thalamus": {
+                # Rounding hides the float error of a sum of thousands of small costs.
                 "cost_usd": round(self.cost_usd, 10),
                 "unpriced": self.n_unpriced,
                 "max_usd": self.max_usd,
