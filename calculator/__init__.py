@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from datetime import date
 
-from .arithmetic import arithmetic
-from .dates import dates
+from .arithmetic import answer_arithmetic
+from .dates import answer_date
 from .types import Answer, NotComputable, Refused
-from .units import units
-from .wording import reduce
+from .units import answer_units
+from .wording import extract_question
 
 __all__ = ["Answer", "answer", "calculator"]
 
@@ -20,13 +20,13 @@ def answer(text: str, today: date) -> Answer | None:
     saying so. Pure, and bounded in time for any text.
     """
     try:
-        core, directives = reduce(text)
+        core, directives = extract_question(text)
     except NotComputable:
         return None
     tools: tuple[tuple[str, Callable[[], str]], ...] = (
-        ("dates", lambda: dates(core, directives, today)),
-        ("units", lambda: units(core, directives)),
-        ("arithmetic", lambda: arithmetic(core, directives)),
+        ("dates", lambda: answer_date(core, directives, today)),
+        ("units", lambda: answer_units(core, directives)),
+        ("arithmetic", lambda: answer_arithmetic(core, directives)),
     )
     for name, work_out in tools:
         try:

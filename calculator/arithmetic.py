@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from .expressions import ExpressionParser, divided
-from .numbers import limited, power, written
+from .expressions import ExpressionParser, divide
+from .numbers import format_number, limit_size, power
 from .tokens import tokenise
 from .types import Directives, NotComputable
 
@@ -79,28 +79,35 @@ _EVEN_ODD = re.compile(
 )
 
 
-def arithmetic(core: str, directives: Directives) -> str:
+def answer_arithmetic(core: str, directives: Directives) -> str:
     """The answer in digits.
 
     Raises:
         NotComputable: not wholly arithmetic.
         Refused: arithmetic without a result that could be given.
     """
-    for special in (_percentage, _goes_into, _comparison, _divisibility, _parity, _converted):
+    for special in (
+        _answer_percentage,
+        _answer_goes_into,
+        _answer_comparison,
+        _answer_divisibility,
+        _answer_parity,
+        _convert,
+    ):
         found = special(core, directives)
         if found is not None:
             return found
-    body = _stripped(core)
+    body = _strip_phrasing(core)
     if _IDIOM.fullmatch(body) and not _ORDERED.search(core):
         raise NotComputable
-    value, n_operations = _value(body)
-    if not n_operations and not directives.rounds:
+    value, n_operations = _evaluate(body)
+    if not n_operations and not directives.is_rounded:
         raise NotComputable
     currency = "$" if "$" in body else ""
-    return _with_currency(written(value, directives), currency)
+    return _prefix_currency(format_number(value, directives), currency)
 
 
-def _stripped(core: str) -> str:
+def _strip_phrasing(core: str) -> str:
     body = core
     while found := _LEAD.match(body):
         body = body[found.end() :]
@@ -109,123 +116,125 @@ def _stripped(core: str) -> str:
     return body.strip(" ,?")
 
 
-def _value(text: str) -> tuple[Fraction, int]:
-    reader = ExpressionParser(tokenise(text))
-    value = _statement(reader)
-    reader.take("together")
-    reader.done()
-    return value, reader.n_operations
+def _evaluate(text: str) -> tuple[Fraction, int]:
+    parser = ExpressionParser(tokenise(text))
+    value = _parse_statement(parser)
+    parser.accept("together")
+    parser.expect_end()
+    return value, parser.n_operations
 
 
-def _statement(reader: ExpressionParser) -> Fraction:
+def _parse_statement(parser: ExpressionParser) -> Fraction:
     """An expression, or an order such as `subtract 5 from 12`."""
-    verb = reader.take(*_ORDERS)
+    verb = parser.accept(*_ORDERS)
     if not verb:
-        return reader.sum()
-    reader.n_operations += verb != "round"
-    return limited(_ORDERS[verb](reader))
+        return parser.parse_sum()
+    parser.n_operations += verb != "round"
+    return limit_size(_ORDERS[verb](parser))
 
 
-def _added(reader: ExpressionParser) -> Fraction:
-    values = reader.items()
-    if reader.take("to", "with"):
-        values.append(reader.sum())
+def _add(parser: ExpressionParser) -> Fraction:
+    values = parser.parse_items()
+    if parser.accept("to", "with"):
+        values.append(parser.parse_sum())
     if len(values) < 2:
         raise NotComputable
     return sum(values, Fraction(0))
 
 
-def _subtracted(reader: ExpressionParser) -> Fraction:
-    what = reader.sum()
-    reader.need("from")
-    return reader.sum() - what
+def _subtract(parser: ExpressionParser) -> Fraction:
+    what = parser.parse_sum()
+    parser.expect("from")
+    return parser.parse_sum() - what
 
 
-def _multiplied(reader: ExpressionParser) -> Fraction:
-    left = reader.sum()
-    reader.need("by", "and", "with")
-    return left * reader.sum()
+def _multiply(parser: ExpressionParser) -> Fraction:
+    left = parser.parse_sum()
+    parser.expect("by", "and", "with")
+    return left * parser.parse_sum()
 
 
-def _quotient(reader: ExpressionParser) -> Fraction:
-    left = reader.sum()
-    if reader.need("by", "into") == "into":
-        return divided(reader.sum(), left)
-    return divided(left, reader.sum())
+def _divide(parser: ExpressionParser) -> Fraction:
+    left = parser.parse_sum()
+    if parser.expect("by", "into") == "into":
+        return divide(parser.parse_sum(), left)
+    return divide(left, parser.parse_sum())
 
 
-def _raised(reader: ExpressionParser) -> Fraction:
-    return reader.sum()
+def _parse_operand(parser: ExpressionParser) -> Fraction:
+    return parser.parse_sum()
 
 
-def _grown(sign: int) -> Callable[[ExpressionParser], Fraction]:
-    def by(reader: ExpressionParser) -> Fraction:
-        value = reader.sum()
-        reader.need("by")
-        change = reader.sum()
-        return value * (1 + sign * change) if reader.ended_with("%") else value + sign * change
+def _build_change(sign: int) -> Callable[[ExpressionParser], Fraction]:
+    def by(parser: ExpressionParser) -> Fraction:
+        value = parser.parse_sum()
+        parser.expect("by")
+        change = parser.parse_sum()
+        return value * (1 + sign * change) if parser.has_just_read("%") else value + sign * change
 
     return by
 
 
 _ORDERS: dict[str, Callable[[ExpressionParser], Fraction]] = {
-    "add": _added,
-    "subtract": _subtracted,
-    "multiply": _multiplied,
-    "divide": _quotient,
-    "square": lambda reader: power(reader.sum(), Fraction(2)),
-    "cube": lambda reader: power(reader.sum(), Fraction(3)),
-    "halve": lambda reader: reader.sum() / 2,
-    "raise": _raised,
-    "increase": _grown(1),
-    "decrease": _grown(-1),
-    "round": _raised,
+    "add": _add,
+    "subtract": _subtract,
+    "multiply": _multiply,
+    "divide": _divide,
+    "square": lambda parser: power(parser.parse_sum(), Fraction(2)),
+    "cube": lambda parser: power(parser.parse_sum(), Fraction(3)),
+    "halve": lambda parser: parser.parse_sum() / 2,
+    "raise": _parse_operand,
+    "increase": _build_change(1),
+    "decrease": _build_change(-1),
+    "round": _parse_operand,
 }
 
 
-def _percentage(core: str, directives: Directives) -> str | None:
+def _answer_percentage(core: str, directives: Directives) -> str | None:
     for pattern in _PERCENT_OF:
         if found := pattern.fullmatch(core):
             try:
-                part, whole = _value(found["part"])[0], _value(found["whole"])[0]
+                part, whole = _evaluate(found["part"])[0], _evaluate(found["whole"])[0]
             except NotComputable:
                 continue
             sign = "" if directives.number_only else "%"
-            return written(100 * divided(part, whole), directives) + sign
+            return format_number(100 * divide(part, whole), directives) + sign
     return None
 
 
-def _converted(core: str, directives: Directives) -> str | None:
+def _convert(core: str, directives: Directives) -> str | None:
     body = re.sub(r"^(?:what is|what's|how much is) ", "", core)
     if found := _AS_PERCENT.fullmatch(body):
-        return written(100 * _value(found["value"])[0], directives) + ("" if directives.number_only else "%")
+        return format_number(100 * _evaluate(found["value"])[0], directives) + (
+            "" if directives.number_only else "%"
+        )
     if found := _AS_DECIMAL.fullmatch(body):
-        return written(_value(_stripped(found["value"]))[0], directives)
+        return format_number(_evaluate(_strip_phrasing(found["value"]))[0], directives)
     return None
 
 
-def _goes_into(core: str, directives: Directives) -> str | None:
+def _answer_goes_into(core: str, directives: Directives) -> str | None:
     found = _GOES_INTO.fullmatch(core)
     if found is None:
         return None
-    times = divided(_value(found["large"])[0], _value(found["small"])[0])
-    if times.denominator != 1 and not directives.rounds:
+    times = divide(_evaluate(found["large"])[0], _evaluate(found["small"])[0])
+    if times.denominator != 1 and not directives.is_rounded:
         times = Fraction(int(times))
-    return written(times, directives)
+    return format_number(times, directives)
 
 
-def _comparison(core: str, directives: Directives) -> str | None:
+def _answer_comparison(core: str, directives: Directives) -> str | None:
     found = _COMPARE.fullmatch(core)
     if found is None:
         return None
-    left, right = _value(found["left"])[0], _value(found["right"])[0]
+    left, right = _evaluate(found["left"])[0], _evaluate(found["right"])[0]
     if left == right:
         return "They are equal."
     wants_left = (left > right) == (found["which"][:3] in ("lar", "gre", "big", "hig"))
     return found["left" if wants_left else "right"].strip()
 
 
-def _divisibility(core: str, directives: Directives) -> str | None:
+def _answer_divisibility(core: str, directives: Directives) -> str | None:
     found = _DIVISIBLE.fullmatch(core)
     if found is None:
         return None
@@ -233,7 +242,7 @@ def _divisibility(core: str, directives: Directives) -> str | None:
     return "Yes" if small and int(found["large"]) % small == 0 else "No"
 
 
-def _parity(core: str, directives: Directives) -> str | None:
+def _answer_parity(core: str, directives: Directives) -> str | None:
     found = _EVEN_ODD.fullmatch(core)
     if found is None:
         return None
@@ -243,5 +252,5 @@ def _parity(core: str, directives: Directives) -> str | None:
     return "Yes" if is_even == (found["which"] == "even") else "No"
 
 
-def _with_currency(text: str, currency: str) -> str:
+def _prefix_currency(text: str, currency: str) -> str:
     return f"-{currency}{text[1:]}" if text.startswith("-") else f"{currency}{text}"

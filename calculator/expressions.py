@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from fractions import Fraction
 
-from .numbers import limited, power, root
+from .numbers import limit_size, power, root
 from .tokens import Token
 from .types import NotComputable, Refused
 
@@ -24,7 +24,7 @@ UNDEFINED = "That is undefined: it divides by zero."
 Unary = Callable[[Fraction], Fraction]
 
 
-def divided(above: Fraction, below: Fraction) -> Fraction:
+def divide(above: Fraction, below: Fraction) -> Fraction:
     """above / below.
 
     Raises:
@@ -68,7 +68,7 @@ OF_ONE: dict[str, Unary] = {
     "cbrt": lambda v: root(v, 3),
     "abs": abs,
     "negative": lambda v: -v,
-    "reciprocal": lambda v: divided(Fraction(1), v),
+    "reciprocal": lambda v: divide(Fraction(1), v),
     "factorial of": factorial,
     "square of": lambda v: v * v,
     "cube of": lambda v: v**3,
@@ -85,7 +85,7 @@ OF_LIST: dict[str, Callable[[list[Fraction]], Fraction]] = {
 }
 OF_TWO: dict[str, Callable[[Fraction, Fraction], Fraction]] = {
     "difference": lambda a, b: abs(a - b),
-    "quotient": divided,
+    "quotient": divide,
 }
 SHARES = {
     "half": Fraction(1, 2), "third": Fraction(1, 3), "quarter": Fraction(1, 4), "fifth": Fraction(1, 5),
@@ -112,7 +112,7 @@ class ExpressionParser:
         """Kind of the token after the next."""
         return self._tokens[self._at + 1].kind if self._at + 1 < len(self._tokens) else ""
 
-    def take(self, *kinds: str) -> str:
+    def accept(self, *kinds: str) -> str:
         """Move on if the next token is one of `kinds`; gives which, or an empty string."""
         kind = self.kind
         if kind and kind in kinds:
@@ -120,161 +120,161 @@ class ExpressionParser:
             return kind
         return ""
 
-    def need(self, *kinds: str) -> str:
+    def expect(self, *kinds: str) -> str:
         """Move on over one of `kinds`.
 
         Raises:
             NotComputable: the next token is none of them.
         """
-        taken = self.take(*kinds)
+        taken = self.accept(*kinds)
         if not taken:
             raise NotComputable
         return taken
 
-    def done(self) -> None:
+    def expect_end(self) -> None:
         """Raises NotComputable unless all has been read."""
         if self.kind:
             raise NotComputable
 
-    def ended_with(self, kind: str) -> bool:
+    def has_just_read(self, kind: str) -> bool:
         """Whether the token read last is of this kind."""
         return self._at > 0 and self._tokens[self._at - 1].kind == kind
 
-    def sum(self) -> Fraction:
+    def parse_sum(self) -> Fraction:
         """A whole expression, up to the first token that cannot continue it."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise NotComputable
-        value = self._term()
-        while sign := self.take("+", "-"):
-            right = self._term()
-            if self.ended_with("%"):
+        value = self._parse_term()
+        while sign := self.accept("+", "-"):
+            right = self._parse_term()
+            if self.has_just_read("%"):
                 raise NotComputable  # 200 + 10 %: of what?
-            value = self._did(value + right if sign == "+" else value - right)
-        if self.take("from right"):
-            value = self._did(self.sum() - value)
+            value = self._count_operation(value + right if sign == "+" else value - right)
+        if self.accept("from right"):
+            value = self._count_operation(self.parse_sum() - value)
         self._depth -= 1
         return value
 
-    def items(self) -> list[Fraction]:
+    def parse_items(self) -> list[Fraction]:
         """Two or more sums, separated by commas or `and`; also inside parentheses."""
-        values = [self.sum()]
-        while self.take(",", "and"):
-            self.take("and")
-            values.append(self.sum())
+        values = [self.parse_sum()]
+        while self.accept(",", "and"):
+            self.accept("and")
+            values.append(self.parse_sum())
         self.n_operations += 1
         return values
 
-    def _term(self) -> Fraction:
-        value, divides = self._part(), False
+    def _parse_term(self) -> Fraction:
+        value, divides = self._parse_part(), False
         while True:
             if self.kind == "(" and not divides:
-                value = self._did(value * self._part())
-            elif sign := self.take("*", "/", "x", "mod"):
+                value = self._count_operation(value * self._parse_part())
+            elif sign := self.accept("*", "/", "x", "mod"):
                 if sign == "x" and self.kind in ("-", "+"):
                     raise NotComputable  # 2x - 3 is algebra
                 divides = divides or sign == "/"
-                value = self._did(self._apply(sign, value, self._part()))
+                value = self._count_operation(self._apply(sign, value, self._parse_part()))
             elif self.kind == "%" and self.kind_after() in ("number", "("):
-                self.take("%")
-                value = self._did(remainder(value, self._part()))
+                self.accept("%")
+                value = self._count_operation(remainder(value, self._parse_part()))
             else:
                 return value
 
     @staticmethod
     def _apply(sign: str, left: Fraction, right: Fraction) -> Fraction:
         if sign == "/":
-            return divided(left, right)
+            return divide(left, right)
         return remainder(left, right) if sign == "mod" else left * right
 
-    def _part(self) -> Fraction:
-        value = self._unary()
+    def _parse_part(self) -> Fraction:
+        value = self._parse_unary()
         if self.kind == "/" and self._is_fraction_of():
-            self.take("/")
-            value = divided(value, self._unary())
+            self.accept("/")
+            value = divide(value, self._parse_unary())
         while self.kind in ("of", "off"):
             if self._tokens[self._at - 1].kind not in ("%", "number"):
                 raise NotComputable
-            off = self.need("of", "off") == "off"
-            value = self._did((1 - value if off else value) * self._unary())
+            off = self.expect("of", "off") == "off"
+            value = self._count_operation((1 - value if off else value) * self._parse_unary())
         return value
 
     def _is_fraction_of(self) -> bool:
         ahead = [token.kind for token in self._tokens[self._at : self._at + 3]]
         return ahead == ["/", "number", "of"]
 
-    def _unary(self) -> Fraction:
+    def _parse_unary(self) -> Fraction:
         negative = False
-        while self.take("-"):
+        while self.accept("-"):
             negative = not negative
-        value = self._power()
+        value = self._parse_power()
         return -value if negative else value
 
-    def _power(self) -> Fraction:
-        base = self._postfix()
-        if self.take("to the"):
-            exponent = self._need_number()
-            self.take("ordinal")
-            self.need("power")
-            return self._did(power(base, exponent))
-        if self.take("^"):
+    def _parse_power(self) -> Fraction:
+        base = self._parse_postfix()
+        if self.accept("to the"):
+            exponent = self._expect_number()
+            self.accept("ordinal")
+            self.expect("power")
+            return self._count_operation(power(base, exponent))
+        if self.accept("^"):
             self._depth += 1
             if self._depth > MAX_DEPTH:
                 raise NotComputable
-            exponent = self._unary()
+            exponent = self._parse_unary()
             self._depth -= 1
-            self.take("power")
-            return self._did(power(base, exponent))
+            self.accept("power")
+            return self._count_operation(power(base, exponent))
         return base
 
-    def _postfix(self) -> Fraction:
-        value = self._atom()
+    def _parse_postfix(self) -> Fraction:
+        value = self._parse_atom()
         while True:
             if self.kind == "%" and self.kind_after() not in ("number", "("):
-                self.take("%")
+                self.accept("%")
                 value = value / 100
-            elif self.take("!", "factorial"):
-                value = self._did(factorial(value))
-            elif taken := self.take("squared", "cubed"):
-                value = self._did(power(value, Fraction(2 if taken == "squared" else 3)))
+            elif self.accept("!", "factorial"):
+                value = self._count_operation(factorial(value))
+            elif taken := self.accept("squared", "cubed"):
+                value = self._count_operation(power(value, Fraction(2 if taken == "squared" else 3)))
             else:
                 return value
 
-    def _atom(self) -> Fraction:
-        self.take("$")
+    def _parse_atom(self) -> Fraction:
+        self.accept("$")
         kind = self.kind
         if kind == "number":
-            value = self._need_number()
-            if (part := self.take(*PARTS)) and value.denominator == 1:
-                return self._did(value / PARTS[part] * self._unary())
+            value = self._expect_number()
+            if (part := self.accept(*PARTS)) and value.denominator == 1:
+                return self._count_operation(value / PARTS[part] * self._parse_unary())
             return value
-        self.take(kind)
+        self.accept(kind)
         if kind == "(":
-            value = self.sum()
-            self.need(")")
+            value = self.parse_sum()
+            self.expect(")")
             return value
         if kind in SHARES:
-            return self._did(SHARES[kind] * self._unary())
+            return self._count_operation(SHARES[kind] * self._parse_unary())
         if kind in OF_ONE:
-            return self._did(OF_ONE[kind](self._unary()))
+            return self._count_operation(OF_ONE[kind](self._parse_unary()))
         if kind in OF_LIST or kind in OF_TWO:
-            return self._of_several(kind)
+            return self._parse_list_function(kind)
         if kind == "remainder":
-            return self._remainder()
+            return self._parse_remainder()
         raise NotComputable
 
-    def _of_several(self, kind: str) -> Fraction:
-        open_ = self.kind == "(" and self._list_in_parentheses()
+    def _parse_list_function(self, kind: str) -> Fraction:
+        open_ = self.kind == "(" and self._is_list_in_parentheses()
         if open_:
-            self.take("(")
-        values = self.items()
+            self.accept("(")
+        values = self.parse_items()
         if open_:
-            self.need(")")
+            self.expect(")")
         if len(values) < 2 or (kind in OF_TWO and len(values) != 2):
             raise NotComputable
-        return self._did(OF_TWO[kind](*values) if kind in OF_TWO else OF_LIST[kind](values))
+        return self._count_operation(OF_TWO[kind](*values) if kind in OF_TWO else OF_LIST[kind](values))
 
-    def _list_in_parentheses(self) -> bool:
+    def _is_list_in_parentheses(self) -> bool:
         depth = 0
         for token in self._tokens[self._at :]:
             depth += (token.kind == "(") - (token.kind == ")")
@@ -284,23 +284,23 @@ class ExpressionParser:
                 return False
         return False
 
-    def _remainder(self) -> Fraction:
+    def _parse_remainder(self) -> Fraction:
         """`remainder when 17 is divided by 5`, `remainder of 17 divided by 5`, `… when dividing 17 by 5`."""
-        if self.take("divide"):
-            above = self._unary()
-            self.need("by")
+        if self.accept("divide"):
+            above = self._parse_unary()
+            self.expect("by")
         else:
-            above = self._unary()
-            self.need("/", "mod")
-        return self._did(remainder(above, self._unary()))
+            above = self._parse_unary()
+            self.expect("/", "mod")
+        return self._count_operation(remainder(above, self._parse_unary()))
 
-    def _need_number(self) -> Fraction:
+    def _expect_number(self) -> Fraction:
         if self.kind != "number":
             raise NotComputable
         token = self._tokens[self._at]
         self._at += 1
         return token.value
 
-    def _did(self, value: Fraction) -> Fraction:
+    def _count_operation(self, value: Fraction) -> Fraction:
         self.n_operations += 1
-        return limited(value)
+        return limit_size(value)

@@ -21,7 +21,7 @@ SCALE_WORDS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10
 TOO_LARGE = "That number is too large for me to write out: it would have more than 1,000 digits."
 
 
-def number_from_words(words: list[str]) -> tuple[int, int] | None:
+def parse_number_words(words: list[str]) -> tuple[int, int] | None:
     """The number that the first words spell and how many words it took; None if they spell none.
 
     `["one", "hundred", "and", "five", "plus"]` gives `(105, 4)`.
@@ -29,7 +29,7 @@ def number_from_words(words: list[str]) -> tuple[int, int] | None:
     total = group = n_taken = 0
     last = 10**15  # what came before must be larger in scale than what follows
     for n, word in enumerate(words):
-        if word in SMALL_WORDS and _fits(SMALL_WORDS[word], last):
+        if word in SMALL_WORDS and _can_follow(SMALL_WORDS[word], last):
             group, last = group + SMALL_WORDS[word], SMALL_WORDS[word]
         elif word == "hundred" and 0 < group < 10:
             group, last = group * 100, 100
@@ -45,11 +45,11 @@ def number_from_words(words: list[str]) -> tuple[int, int] | None:
     return (total + group, n_taken) if n_taken else None
 
 
-def _fits(value: int, last: int) -> bool:
+def _can_follow(value: int, last: int) -> bool:
     return last >= 100 or (last >= 20 and last % 10 == 0 and 0 < value < 10)
 
 
-def limited(value: Fraction) -> Fraction:
+def limit_size(value: Fraction) -> Fraction:
     """The value itself, unless it has grown beyond what anyone would read.
 
     Raises:
@@ -73,7 +73,7 @@ def power(base: Fraction, exponent: Fraction) -> Fraction:
         if base not in (0, 1, -1) and n_bits * abs(exponent.numerator) > 2 * MAX_BITS:
             raise Refused(TOO_LARGE)
         # ±1 and 0 to a huge power would loop over the exponent's bits only, which is cheap.
-        return limited(base**exponent.numerator)
+        return limit_size(base**exponent.numerator)
     if exponent.denominator > 12:
         raise Refused("I only take roots up to the twelfth.")
     return power(root(base, exponent.denominator), Fraction(exponent.numerator))
@@ -108,24 +108,24 @@ def _integer_root(value: int, degree: int) -> int:
         guess = better
 
 
-def written(value: Fraction, directives: Directives | None = None) -> str:
+def format_number(value: Fraction, directives: Directives | None = None) -> str:
     """The number in digits: integers plain, short decimals exact, others rounded half away from zero."""
     wish = directives or Directives()
     if wish.as_fraction and value.denominator != 1:
         return f"{value.numerator}/{value.denominator}"
     if wish.n_significant is not None and value:
-        return _fixed(value, wish.n_significant - 1 - _magnitude(value))
+        return _format_fixed(value, wish.n_significant - 1 - _magnitude(value))
     if wish.n_places is not None:
-        return _fixed(value, wish.n_places)
-    n_places = _exact_places(value)
+        return _format_fixed(value, wish.n_places)
+    n_places = _count_exact_places(value)
     if n_places is not None:
-        return _trimmed(_fixed(value, n_places))
+        return _strip_zeros(_format_fixed(value, n_places))
     if abs(value) >= Fraction(1, 1000):
-        return _trimmed(_fixed(value, DEFAULT_PLACES))
-    return _trimmed(_fixed(value, min(DEFAULT_PLACES - 1 - _magnitude(value), 60)))
+        return _strip_zeros(_format_fixed(value, DEFAULT_PLACES))
+    return _strip_zeros(_format_fixed(value, min(DEFAULT_PLACES - 1 - _magnitude(value), 60)))
 
 
-def _exact_places(value: Fraction) -> int | None:
+def _count_exact_places(value: Fraction) -> int | None:
     """Digits after the point that write the value exactly, if they are few."""
     for n_places in range(MAX_EXACT_PLACES + 1):
         if 10**n_places % value.denominator == 0:
@@ -140,7 +140,7 @@ def _magnitude(value: Fraction) -> int:
     return exponent if size >= Fraction(10) ** exponent else exponent - 1
 
 
-def _fixed(value: Fraction, n_places: int) -> str:
+def _format_fixed(value: Fraction, n_places: int) -> str:
     scaled = abs(value) * Fraction(10) ** n_places
     digits = (2 * scaled.numerator + scaled.denominator) // (2 * scaled.denominator)
     sign = "-" if value < 0 and digits else ""
@@ -150,5 +150,5 @@ def _fixed(value: Fraction, n_places: int) -> str:
     return f"{sign}{text[:-n_places]}.{text[-n_places:]}"
 
 
-def _trimmed(text: str) -> str:
+def _strip_zeros(text: str) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from .numbers import MAX_BITS, TOO_LARGE, number_from_words
+from .numbers import MAX_BITS, TOO_LARGE, parse_number_words
 from .types import NotComputable, Refused
 
 MAX_WORDS = 24
@@ -129,10 +129,10 @@ def tokenise(text: str) -> list[Token]:
     while at < len(pieces):
         kind, piece, spaced = pieces[at]
         if kind == "number":
-            tokens.append(Token("number", _number(piece), piece, spaced))
+            tokens.append(Token("number", _parse_number(piece), piece, spaced))
             at += 1
         elif kind == "word":
-            token, n_words = _words(pieces, at)
+            token, n_words = _match_words(pieces, at)
             if token:
                 tokens.append(token)
             at += n_words
@@ -164,7 +164,7 @@ def _pieces(text: str) -> list[Piece]:
     return pieces
 
 
-def _words(pieces: list[Piece], at: int) -> tuple[Token | None, int]:
+def _match_words(pieces: list[Piece], at: int) -> tuple[Token | None, int]:
     """The token that starts at a word (None if the words say nothing) and how many pieces it took."""
     words: list[str] = []
     for kind, piece, spaced in pieces[at : at + MAX_WORDS]:
@@ -172,9 +172,9 @@ def _words(pieces: list[Piece], at: int) -> tuple[Token | None, int]:
             break
         words.append(piece)
     spelled = [word for word in words if word != "-"]  # twenty-three
-    if found := number_from_words(spelled):
+    if found := parse_number_words(spelled):
         value, n_taken = found
-        return Token("number", Fraction(value), "", True), _with_hyphens(words, n_taken)
+        return Token("number", Fraction(value), "", True), _count_hyphenated(words, n_taken)
     if words[0] in _ORDINALS and words[1:2] == ["power"]:
         return Token("number", Fraction(_ORDINALS[words[0]]), "", True), 1
     for length in range(min(_LONGEST, len(words)), 0, -1):
@@ -184,7 +184,7 @@ def _words(pieces: list[Piece], at: int) -> tuple[Token | None, int]:
     raise NotComputable
 
 
-def _with_hyphens(words: list[str], n_taken: int) -> int:
+def _count_hyphenated(words: list[str], n_taken: int) -> int:
     n_pieces = 0
     while n_taken:
         n_taken -= words[n_pieces] != "-"
@@ -192,7 +192,7 @@ def _with_hyphens(words: list[str], n_taken: int) -> int:
     return n_pieces
 
 
-def _number(text: str) -> Fraction:
+def _parse_number(text: str) -> Fraction:
     digits = text.replace(",", "")
     if len(digits) > MAX_BITS // 4:
         raise Refused(TOO_LARGE)

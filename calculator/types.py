@@ -25,7 +25,7 @@ class Directives:
     as_fraction: bool = False
 
     @property
-    def rounds(self) -> bool:
+    def is_rounded(self) -> bool:
         return self.n_places is not None or self.n_significant is not None
 
 

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from .numbers import number_from_words, written
+from .numbers import format_number, parse_number_words
 from .types import Directives, NotComputable
 
 
@@ -145,7 +145,7 @@ _TEMPERATURES = {
 }
 
 
-def _read() -> dict[str, tuple[Unit, ...]]:
+def _read_table() -> dict[str, tuple[Unit, ...]]:
     table: dict[str, list[Unit]] = {}
     for dimension, lines in _TABLE.items():
         for line in lines.split("\n"):
@@ -161,7 +161,7 @@ def _read() -> dict[str, tuple[Unit, ...]]:
     return {name: tuple(units) for name, units in table.items()}
 
 
-UNITS: dict[str, tuple[Unit, ...]] = _read()
+UNITS: dict[str, tuple[Unit, ...]] = _read_table()
 """Name → its meanings; an ounce is a mass, or a volume when the other side is one."""
 
 LONGEST_NAME = max(len(name.split()) for name in UNITS)
@@ -236,7 +236,7 @@ class Quantity:
     meanings: tuple[Unit, ...]
 
 
-def units(core: str, directives: Directives) -> str:
+def answer_units(core: str, directives: Directives) -> str:
     """The converted quantity with its unit, or the number alone where that is asked for.
 
     Raises:
@@ -247,29 +247,29 @@ def units(core: str, directives: Directives) -> str:
         if found is None:
             continue
         name = _TARGET_FILLER.sub("", found["target"].strip())
-        if " and " in name and (text := _in_two_units(found["source"].strip(), name, directives)):
+        if " and " in name and (text := _format_in_two_units(found["source"].strip(), name, directives)):
             return text
-        targets = _meanings(name)
-        source = _quantities(found["source"].strip()) if targets else []
-        if source and (value := _converted(source, targets)) is not None:
-            number = written(value, directives)
-            return number if directives.number_only else f"{number}{_label(name, number)}"
+        targets = _find_meanings(name)
+        source = _parse_quantities(found["source"].strip()) if targets else []
+        if source and (value := _convert(source, targets)) is not None:
+            number = format_number(value, directives)
+            return number if directives.number_only else f"{number}{_format_label(name, number)}"
     raise NotComputable
 
 
-def _in_two_units(source: str, name: str, directives: Directives) -> str | None:
+def _format_in_two_units(source: str, name: str, directives: Directives) -> str | None:
     """`2 hours and 15 minutes`: whole ones of the first unit, the rest in the second."""
     first, _, second = name.partition(" and ")
-    quantities = _quantities(source)
-    larger, smaller = (_converted(quantities, _meanings(unit)) for unit in (first, second))
+    quantities = _parse_quantities(source)
+    larger, smaller = (_convert(quantities, _find_meanings(unit)) for unit in (first, second))
     if not quantities or larger is None or smaller is None or not 0 < larger < smaller:
         return None
     n_whole = int(larger)
-    rest = written((larger - n_whole) * smaller / larger, directives)
-    return f"{n_whole}{_label(first, str(n_whole))} and {rest}{_label(second, rest)}"
+    rest = format_number((larger - n_whole) * smaller / larger, directives)
+    return f"{n_whole}{_format_label(first, str(n_whole))} and {rest}{_format_label(second, rest)}"
 
 
-def _converted(source: list[Quantity], targets: tuple[Unit, ...]) -> Fraction | None:
+def _convert(source: list[Quantity], targets: tuple[Unit, ...]) -> Fraction | None:
     for target in targets:
         total = Fraction(0)
         for quantity in source:
@@ -284,27 +284,27 @@ def _converted(source: list[Quantity], targets: tuple[Unit, ...]) -> Fraction | 
     return None
 
 
-def _meanings(name: str) -> tuple[Unit, ...]:
+def _find_meanings(name: str) -> tuple[Unit, ...]:
     name = name.strip().removesuffix(".")
     return UNITS.get(name) or UNITS.get(name.replace(" per ", "/")) or UNITS.get(name.replace("-", " ")) or ()
 
 
-def _quantities(text: str) -> list[Quantity]:
+def _parse_quantities(text: str) -> list[Quantity]:
     """`5 feet 10 inches` as two quantities; empty if any of the text is something else."""
     found: list[Quantity] = []
     rest = text
     while rest:
-        quantity, rest = _first_quantity(rest, alone=not found)
+        quantity, rest = _parse_first_quantity(rest, alone=not found)
         if quantity is None or len(found) == 4:
             return []
-        if found and not (_smaller(quantity, found[-1])):
+        if found and not (_is_smaller(quantity, found[-1])):
             return []
         found.append(quantity)
         rest = re.sub(r"^,? ?(?:and )?", "", rest)
     return found
 
 
-def _smaller(quantity: Quantity, before: Quantity) -> bool:
+def _is_smaller(quantity: Quantity, before: Quantity) -> bool:
     return any(
         mine.dimension == other.dimension and mine.factor < other.factor
         for mine in quantity.meanings
@@ -312,19 +312,19 @@ def _smaller(quantity: Quantity, before: Quantity) -> bool:
     )
 
 
-def _first_quantity(text: str, alone: bool) -> tuple[Quantity | None, str]:
-    value, rest = _leading_number(text, alone)
+def _parse_first_quantity(text: str, alone: bool) -> tuple[Quantity | None, str]:
+    value, rest = _parse_leading_number(text, alone)
     if value is None:
         return None, ""
     words = rest.split(" ")
     for n_words in range(min(4, len(words)), 0, -1):
         name = " ".join(words[:n_words]).strip(",")
-        if meanings := _meanings(name):
+        if meanings := _find_meanings(name):
             return Quantity(value, meanings), " ".join(words[n_words:])
     return None, ""
 
 
-def _leading_number(text: str, alone: bool) -> tuple[Fraction | None, str]:
+def _parse_leading_number(text: str, alone: bool) -> tuple[Fraction | None, str]:
     found = _SOURCE_NUMBER.match(text)
     if found:
         above, _, below = found["number"].replace(",", "").replace(" ", "").partition("/")
@@ -332,10 +332,10 @@ def _leading_number(text: str, alone: bool) -> tuple[Fraction | None, str]:
         rest = text[found.end() :]
         if extra := re.match(r"(?P<above>\d{1,3})/(?P<below>[1-9]\d{0,2}) ", rest):  # 2 1/2 hours
             value, rest = value + Fraction(int(extra["above"]), int(extra["below"])), rest[extra.end() :]
-        return _and_a_half(value, rest)
+        return _add_half(value, rest)
     words = text.replace("-", " ").split()
-    if spelled := number_from_words(words):
-        return _and_a_half(Fraction(spelled[0]), " ".join(words[spelled[1] :]))
+    if spelled := parse_number_words(words):
+        return _add_half(Fraction(spelled[0]), " ".join(words[spelled[1] :]))
     for words_, share in (
         ("half an ", 2),
         ("half a ", 2),
@@ -349,12 +349,12 @@ def _leading_number(text: str, alone: bool) -> tuple[Fraction | None, str]:
     return (Fraction(1), stripped) if alone and not stripped[:1].isdigit() else (None, "")
 
 
-def _and_a_half(value: Fraction, rest: str) -> tuple[Fraction, str]:
+def _add_half(value: Fraction, rest: str) -> tuple[Fraction, str]:
     whole = rest.removeprefix("and a half ")
     return (value, rest) if whole == rest else (value + Fraction(1, 2), whole)
 
 
-def _label(name: str, number: str) -> str:
+def _format_label(name: str, number: str) -> str:
     if name.startswith("°"):
         return f" °{name[1:].upper()}"
     if number == "1" and name.removesuffix("s") in UNITS:

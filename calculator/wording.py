@@ -80,7 +80,7 @@ _BREAK = re.compile(r"(?<=[.?!;])\s+|[\n\r]+|:\s+|(?<=\?)(?=\S)")
 _REFERS_BACK = re.compile(r"\b(?:that|this|it)\b")
 
 
-def reduce(text: str) -> tuple[str, Directives]:
+def extract_question(text: str) -> tuple[str, Directives]:
     """The one clause that asks something, lower-case and without closing marks, and how to write the answer.
 
     Raises:
@@ -91,42 +91,42 @@ def reduce(text: str) -> tuple[str, Directives]:
     plain = unicodedata.normalize("NFC", text).translate(_SIGNS).lower()
     plain = re.sub(r"[^\S\n]+", " ", plain).replace("**answer**", "answer").strip()
     plain, directives = _take_directives(plain)
-    clauses = [_bare(clause) for clause in _BREAK.split(plain)]
+    clauses = [_strip_marks(clause) for clause in _BREAK.split(plain)]
     asked = [clause for clause in clauses if clause and not _is_instruction(clause)]
     if len(asked) == 2 and _REFERS_BACK.search(asked[1]):
         asked = [", ".join(asked)]  # The rope is 5 m long. What is that in feet?
     if len(asked) != 1:
         raise NotComputable
-    core = _bare(re.sub(r"\s+", " ", _POLITE.sub(" ", asked[0])))
-    return _without_asides(core), directives
+    core = _strip_marks(re.sub(r"\s+", " ", _POLITE.sub(" ", asked[0])))
+    return _strip_asides(core), directives
 
 
-def _bare(clause: str) -> str:
+def _strip_marks(clause: str) -> str:
     clause = clause.strip(" \t.?;,\"'`*")
     while clause.endswith("!") and not clause[-2:-1].isdigit() and clause[-2:-1] != ")":
         clause = clause[:-1].rstrip(" .?;,\"'`*")
     return clause
 
 
-def _without_asides(core: str) -> str:
+def _strip_asides(core: str) -> str:
     """Without `, and give only the number` and the like at its end or beginning."""
     for mark in (" and ", ", ", " - ", " (", "; "):
         head, found, tail = core.rpartition(mark)
         if found and head and _is_instruction(tail) and (mark != " (" or tail.endswith(")")):
-            return _without_asides(_bare(head).removesuffix(" and"))
+            return _strip_asides(_strip_marks(head).removesuffix(" and"))
         head, found, tail = core.partition(mark)
         if found and tail and mark in (" and ", ", ", "; ") and _is_instruction(head):
-            return _without_asides(_bare(tail))
+            return _strip_asides(_strip_marks(tail))
     return core
 
 
 def _take_directives(text: str) -> tuple[str, Directives]:
     n_places = n_significant = None
     if found := _PLACES.search(text):
-        n_places = _count(found["n"])
+        n_places = _parse_count(found["n"])
         text = _cut(text, found)
     elif found := _SIGNIFICANT.search(text):
-        n_significant = max(1, _count(found["n"]))
+        n_significant = max(1, _parse_count(found["n"]))
         text = _cut(text, found)
     elif found := _TO_NEAREST.search(text):
         n_places = _NEAREST[found["unit"]]
@@ -146,7 +146,7 @@ def _cut(text: str, found: re.Match[str]) -> str:
     return f"{text[: found.start()]} {text[found.end() :]}"
 
 
-def _count(word: str) -> int:
+def _parse_count(word: str) -> int:
     return int(word) if word.isdigit() else SMALL_WORDS[word]
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calculator import answer
-from calculator.numbers import SMALL_WORDS, number_from_words, root, written
+from calculator.numbers import SMALL_WORDS, format_number, parse_number_words, root
 from calculator.types import Directives
 
 TODAY = date(2025, 6, 11)
@@ -33,7 +33,7 @@ def test_expressions_equal_their_value_in_fractions(expression: tuple[str, Fract
     text, value = expression
     found = answer(f"What is {text}?", TODAY)
     assert found is not None
-    assert found.text == written(value)
+    assert found.text == format_number(value)
     assert abs(Fraction(found.text) - value) <= max(Fraction(1, 2 * 10**6), abs(value) / 10**5)
 
 
@@ -60,7 +60,7 @@ def test_spelled_numbers_are_read_as_their_digits(number: int) -> None:
 
     thousands = [*below_thousand(number // 1000), "thousand"] if number >= 1000 else []
     words = [*thousands, *(below_thousand(number % 1000) if number % 1000 or not thousands else [])]
-    assert number_from_words(words) == (number, len(words))
+    assert parse_number_words(words) == (number, len(words))
 
 
 @given(st.fractions(min_value=0, max_value=10**9), st.integers(2, 5))
@@ -71,7 +71,7 @@ def test_roots_are_exact_on_perfect_powers_and_close_elsewhere(value: Fraction, 
 
 @given(st.fractions(), st.integers(0, 8))
 def test_rounding_is_off_by_at_most_half_a_unit(value: Fraction, n_places: int) -> None:
-    text = written(value, Directives(n_places=n_places))
+    text = format_number(value, Directives(n_places=n_places))
     assert abs(Fraction(text) - value) <= Fraction(1, 2 * 10**n_places)
     assert len(text.partition(".")[2]) == n_places
 
@@ -99,7 +99,7 @@ def test_weekdays_are_the_calendars_in_any_notation(day: date) -> None:
     for text in (day.isoformat(), f"{month} {day.day}, {day.year}", f"{day.day} {month} {day.year}"):
         found = answer(f"What day of the week is {text}?", TODAY)
         assert found is not None
-        assert found.text == calendar.day_name[day.weekday()]
+        assert found.text == calendar.day_name[day.name_weekday()]
 
 
 PAIRS = [
