@@ -23,7 +23,7 @@ import yaml
 from openai import APIStatusError, AsyncOpenAI
 from resilience import gateway
 
-from evals.console import progress
+from evals.console import progress_bar
 from evals.grading import grade
 from evals.measures.bootstrap import paired_interval
 from evals.probes import Probe, held_out_families, load_probes
@@ -107,7 +107,7 @@ async def quality(artifact: Path, n: int, at_once: int) -> None:
     asked = [*train.experts, "auto:one", "auto:vote", f"auto:{AGGREGATOR}"]
     policies = {"one": {"encoder": "always"}, "vote": panel("vote"), AGGREGATOR: panel(AGGREGATOR)}
     rows: list[list[tuple[float, Answer]]] = []
-    with tempfile.TemporaryDirectory() as scratch, progress() as tell:
+    with tempfile.TemporaryDirectory() as scratch, progress_bar() as on_progress:
         config = config_of(artifact, Path(scratch), {}, policies)
         with gateway(Path(scratch), config) as (url, _):
             async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
@@ -119,7 +119,7 @@ async def quality(artifact: Path, n: int, at_once: int) -> None:
                     while waiting:
                         probe = probes[waiting.pop()]
                         rows.append([await graded(client, name, probe) for name in asked])
-                        tell("asking", len(rows), len(drawn))
+                        on_progress("asking", len(rows), len(drawn))
 
                 try:
                     await asyncio.gather(*(work() for _ in range(at_once)))
@@ -202,8 +202,8 @@ def told(question: str, answer: Answer, stream: bool) -> None:
 
 def fitted(path: Path) -> None:
     extractor = FeatureExtractor(StaticEmbedder(), load_embedder("minilm", n_threads=2))
-    with progress() as tell:
-        fit_artifact(bundled_outcomes()[0], extractor, progress=tell).save(path)
+    with progress_bar() as on_progress:
+        fit_artifact(bundled_outcomes()[0], extractor, progress=on_progress).save(path)
 
 
 def main() -> None:

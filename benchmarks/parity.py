@@ -20,10 +20,10 @@ import numpy as np
 from aiohttp import web
 from resilience import gateway
 
-from evals.console import Tell, progress
+from evals.console import OnProgress, progress_bar
 from evals.datasets import read_outcomes
 from evals.replay import replay
-from evals.vectors import KeptVectors
+from evals.vectors import VectorCache
 from policies import Objective, Policy, decision_record
 from routers import (
     Artifact,
@@ -119,7 +119,9 @@ def quality_gap(live: Mapping[str, Any], offline: Mapping[str, Any]) -> float:
     return max(abs(here[name] - there[name]) for name in here)
 
 
-async def decide_live(url: str, policy: str, texts: list[str], tell: Tell) -> list[dict[str, Any]]:
+async def decide_live(
+    url: str, policy: str, texts: list[str], on_progress: OnProgress
+) -> list[dict[str, Any]]:
     """What the gateway says of every text, several at once."""
     free = asyncio.Semaphore(CONNECTIONS)
     n_done = 0
@@ -129,7 +131,7 @@ async def decide_live(url: str, policy: str, texts: list[str], tell: Tell) -> li
         async with free:
             told = await ask(http, url, policy, text)
         n_done += 1
-        tell(f"asking auto:{policy}", n_done, len(texts))
+        on_progress(f"asking auto:{policy}", n_done, len(texts))
         return told
 
     async with aiohttp.ClientSession() as http:
@@ -137,13 +139,19 @@ async def decide_live(url: str, policy: str, texts: list[str], tell: Tell) -> li
 
 
 async def compare(
-    table: OutcomeTable, path: Path, artifact: Artifact, extractor: FeatureExtractor, tell: Tell
+    table: OutcomeTable,
+    path: Path,
+    artifact: Artifact,
+    extractor: FeatureExtractor,
+    on_progress: OnProgress,
 ) -> None:
     """Decide the table's queries both ways, and print how many decisions are equal."""
     with tempfile.TemporaryDirectory() as scratch:
         async with upstream_of(table) as upstream:
             with gateway(Path(scratch), config_of(table, upstream, path, Path(scratch))) as (url, _):
-                live = {name: await decide_live(url, name, list(table.texts), tell) for name in POLICIES}
+                live = {
+                    name: await decide_live(url, name, list(table.texts), on_progress) for name in POLICIES
+                }
     for name, policy in POLICIES.items():
         came = replay(table, artifact, extractor, policy)
         offline = [decision_record(decision) for decision in came.decisions]
@@ -180,16 +188,16 @@ def main() -> None:
         return
     table = read_outcomes(asked.data)
     encoder = load_embedder("minilm", n_threads=2)
-    kept = KeptVectors(encoder, asked.vectors) if asked.vectors else encoder
+    kept = VectorCache(encoder, asked.vectors) if asked.vectors else encoder
     extractor = FeatureExtractor(StaticEmbedder(), kept)
     drawn = np.sort(np.random.default_rng(0).permutation(len(table))[: asked.n])
-    with tempfile.TemporaryDirectory() as scratch, progress() as tell:
+    with tempfile.TemporaryDirectory() as scratch, progress_bar() as on_progress:
         path = asked.artifact or Path(scratch, "artifact")
         if not path.exists():
             train = table.take(table.bucket < 80)
-            fit_artifact(train, extractor, FitSettings("blend"), tell, "").save(path)
+            fit_artifact(train, extractor, FitSettings("blend"), on_progress, "").save(path)
         artifact = Artifact.load(path, extractor.fingerprints)
-        asyncio.run(compare(table.take(drawn), path, artifact, extractor, tell))
+        asyncio.run(compare(table.take(drawn), path, artifact, extractor, on_progress))
 
 
 if __name__ == "__main__":

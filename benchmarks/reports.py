@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from evals.evaluate import parse_router_specs
-from evals.replay import Recorded
+from evals.replay import RecordedExtractor
 from evals.report import Asked, facts_of, page_of
-from evals.run_all import aggregate_runs, build_ground, list_jobs, run_jobs
+from evals.run_all import aggregate_runs, build_context, list_jobs, run_jobs
 from evals.splits import holdout
 from routers import FeatureExtractor, HashingEmbedder, OutcomeTable
 
@@ -47,17 +47,19 @@ def synthetic(n_queries: int, n_experts: int) -> OutcomeTable:
 
 def main(n_queries: int = 20_000, n_experts: int = 30, router: str = "blend") -> None:
     started = time.perf_counter()
-    layout = holdout(synthetic(n_queries, n_experts), [0], range(80, 100))
-    read = Recorded.of(layout.table.texts, FeatureExtractor(HashingEmbedder(64), HashingEmbedder(384)))
+    protocol = holdout(synthetic(n_queries, n_experts), [0], range(80, 100))
+    read = RecordedExtractor.of(
+        protocol.table.texts, FeatureExtractor(HashingEmbedder(64), HashingEmbedder(384))
+    )
     lap("table and features", started)
-    jobs = list_jobs(layout, parse_router_specs(router, ["static", "encoder"]))
+    jobs = list_jobs(protocol, parse_router_specs(router, ["static", "encoder"]))
     done = []
-    for job, trial in run_jobs(layout, read, jobs, lambda *told: None, N_WORKERS):
-        done.append((job, trial))
+    for job, result in run_jobs(protocol, read, jobs, lambda *told: None, N_WORKERS):
+        done.append((job, result))
         if job.router_spec is not None or job.name == "mean_of_four":
             lap(f"{job.name} (of {len(jobs)} jobs)", started)
-    ground, runs = build_ground(layout), aggregate_runs(layout, jobs, done)
-    facts = facts_of(layout, ground, runs, Asked("bench", "bench", "", "hashing"))
+    context, runs = build_context(protocol), aggregate_runs(protocol, jobs, done)
+    facts = facts_of(protocol, context, runs, Asked("bench", "bench", "", "hashing"))
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "report.html").write_text(page_of(facts), "utf-8")
     lap("intervals and page", started)

@@ -31,7 +31,7 @@ def mean_of_four(train: OutcomeTable, train_x: Features, texts: tuple[str, ...],
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import Ridge
 
-    y = filled(train)
+    y = fill_gaps(train)
     words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2)
     lexical = Ridge(alpha=3.0).fit(words.fit_transform(train.texts), y).predict(words.transform(texts))
     dense = Ridge(alpha=1.0).fit(train_x.dense, y).predict(x.dense)
@@ -60,13 +60,13 @@ def naive_ridge(train: OutcomeTable, train_x: Features, texts: tuple[str, ...], 
     from sklearn.linear_model import Ridge
 
     words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2)
-    seen = hstack((words.fit_transform(train.texts), csr_array(train_x.dense.astype(np.float64)))).tocsr()
-    asked = hstack((words.transform(texts), csr_array(x.dense.astype(np.float64)))).tocsr()
-    predicted: Floats = Ridge(alpha=3.0).fit(seen, filled(train)).predict(asked)
+    seen_x = hstack((words.fit_transform(train.texts), csr_array(train_x.dense.astype(np.float64)))).tocsr()
+    test_x = hstack((words.transform(texts), csr_array(x.dense.astype(np.float64)))).tocsr()
+    predicted: Floats = Ridge(alpha=3.0).fit(seen_x, fill_gaps(train)).predict(test_x)
     return predicted.reshape(len(x), -1)
 
 
-def filled(train: OutcomeTable) -> Floats:
+def fill_gaps(train: OutcomeTable) -> Floats:
     """(n_queries, n_experts) scores, the expert's mean where nobody measured."""
     means = train.means()["score"]
     return np.where(np.isnan(train.score), np.where(np.isnan(means), 0.0, means), train.score)

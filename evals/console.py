@@ -12,10 +12,10 @@ from routers import OutcomeTable, RoutersError
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Tell = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 
 
-def checked(function: Callable[P, R]) -> Callable[P, R]:
+def report_errors(function: Callable[P, R]) -> Callable[P, R]:
     """Errors on purpose become one line and exit status 1; so does a full disk."""
 
     @functools.wraps(function)
@@ -31,7 +31,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 
 @contextmanager
-def progress() -> Iterator[Tell]:
+def progress_bar() -> Iterator[OnProgress]:
     """A bar on standard error if that is a terminal; a silent one otherwise."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -41,14 +41,14 @@ def progress() -> Iterator[Tell]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         tasks: dict[str, Any] = {}
 
-        def tell(what: str, done: int, total: int) -> None:
+        def on_progress(what: str, done: int, total: int) -> None:
             if what not in tasks:
                 for task in tasks.values():
                     bar.update(task, completed=bar.tasks[task].total)
                 tasks[what] = bar.add_task(what, total=total)
             bar.update(tasks[what], completed=done, total=total)
 
-        yield tell
+        yield on_progress
         for task in tasks.values():
             bar.update(task, completed=bar.tasks[task].total)
 
@@ -79,26 +79,30 @@ def table_facts(table: OutcomeTable) -> dict[str, Any]:
     }
 
 
-def say_facts(facts: Mapping[str, Any]) -> None:
+def print_facts(facts: Mapping[str, Any]) -> None:
     """One fact a line; nested facts indented."""
     for key, value in facts.items():
         if isinstance(value, Mapping):
             click.echo(f"{key}:")
-            for name, told in value.items():
-                shown = ", ".join(f"{k} {v}" for k, v in told.items()) if isinstance(told, Mapping) else told
+            for name, values in value.items():
+                shown = (
+                    ", ".join(f"{k} {v}" for k, v in values.items())
+                    if isinstance(values, Mapping)
+                    else values
+                )
                 click.echo(f"  {name}: {shown}")
         elif value not in ("", None):
             click.echo(f"{key}: {value}")
 
 
-def numbers(told: Sequence[str], option: str, shape: str = "NAME=NUMBER") -> dict[str, float]:
+def parse_numbers(values: Sequence[str], option: str, shape: str = "NAME=NUMBER") -> dict[str, float]:
     """The number of each name.
 
     Raises:
         click.BadParameter: one is not of this shape.
     """
     found = {}
-    for name, value in (_split(pair, option, shape) for pair in told):
+    for name, value in (_split(pair, option, shape) for pair in values):
         try:
             found[name] = float(value)
         except ValueError:
@@ -106,13 +110,13 @@ def numbers(told: Sequence[str], option: str, shape: str = "NAME=NUMBER") -> dic
     return found
 
 
-def pairs(told: Sequence[str], option: str, shape: str) -> list[tuple[str, str]]:
+def parse_pairs(values: Sequence[str], option: str, shape: str) -> list[tuple[str, str]]:
     """Name and value of each, the name as long as it can be.
 
     Raises:
         click.BadParameter: one is not of this shape.
     """
-    return [_split(pair, option, shape) for pair in told]
+    return [_split(pair, option, shape) for pair in values]
 
 
 def _split(pair: str, option: str, shape: str) -> tuple[str, str]:

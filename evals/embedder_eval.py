@@ -9,53 +9,55 @@ import numpy as np
 
 from routers import DataError, EmbeddingSelection, Floats, Floats32, PilotRule, load_embedder
 
-from .console import Tell
+from .console import OnProgress
 from .datasets.parquet import RetrievalSet
 from .measures.formulas import ndcg
-from .vectors import KeptVectors
+from .vectors import VectorCache
 
 BASE = "minilm"
 FACTS = "fit.json"
 """What `thalamus embedders fit` leaves beside an expert."""
-TAKEN = ("base", "multi-task", BASE, "auto")
+RESERVED_NAMES = ("base", "multi-task", BASE, "auto")
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class RetrievalScores:
     """One part of one set: base vectors (n, dim) and nDCG@10 (n, n_experts) of its queries."""
 
     vectors: Floats32
     performance: Floats
 
 
-def document_vectors(data: RetrievalSet, kept: Path | None, tell: Tell) -> Floats32:
+def document_vectors(data: RetrievalSet, kept: Path | None, on_progress: OnProgress) -> Floats32:
     """(n_documents, dim) of the base embedder, from the file of kept vectors where they are in it."""
     embedder = load_embedder(BASE)
-    keeper = KeptVectors(embedder, kept) if kept else None
+    keeper = VectorCache(embedder, kept) if kept else None
     reader, n, step = keeper or embedder, len(data.documents), 64
     parts = []
     for start in range(0, n, step):
         parts.append(reader.embed(data.documents[start : start + step]))
-        tell(f"documents of {data.name}", min(start + step, n), n)
+        on_progress(f"documents of {data.name}", min(start + step, n), n)
     if keeper:
         keeper.save()
     return np.concatenate(parts)
 
 
-def measure(data: RetrievalSet, documents: Floats32, readers: Mapping[str, str], tell: Tell) -> Measured:
+def measure(
+    data: RetrievalSet, documents: Floats32, readers: Mapping[str, str], on_progress: OnProgress
+) -> RetrievalScores:
     """Every reader's nDCG@10 on every query."""
     columns, base = [], None
     for n, (name, source) in enumerate(readers.items()):
         vectors = load_embedder(source).embed(data.queries)
         base = vectors if name == "base" else base
         columns.append(ndcg(vectors, documents, data.relevance))
-        tell(f"queries of {data.name} ({len(data.queries)})", n + 1, len(readers))
+        on_progress(f"queries of {data.name} ({len(data.queries)})", n + 1, len(readers))
     if base is None:
         raise DataError("no reader is named `base`")
-    return Measured(base, np.column_stack(columns))
+    return RetrievalScores(base, np.column_stack(columns))
 
 
-def held_out(name: str, measured: Measured, pool: Mapping[str, str]) -> Measured:
+def use_held_out_scores(name: str, measured: RetrievalScores, pool: Mapping[str, str]) -> RetrievalScores:
     """The same, but an expert trained on these queries is told by what it reached on them when held out."""
     performance = measured.performance.copy()
     for column, source in enumerate(pool.values()):
@@ -63,17 +65,17 @@ def held_out(name: str, measured: Measured, pool: Mapping[str, str]) -> Measured
         kept = json.loads(facts.read_text("utf-8"))["held_out"].get(name) if facts.is_file() else None
         if kept is not None and len(kept) == len(performance):
             performance[:, column] = kept
-    return Measured(measured.vectors, performance)
+    return RetrievalScores(measured.vectors, performance)
 
 
-def with_expert(
+def extend_selection(
     selection: EmbeddingSelection,
     name: str,
     source: str,
     sets: Sequence[RetrievalSet],
     rule: PilotRule,
     kept: Path | None,
-    tell: Tell,
+    on_progress: OnProgress,
 ) -> EmbeddingSelection:
     """The selection with one expert more, told by the training queries of these sets.
 
@@ -82,8 +84,10 @@ def with_expert(
     pool = {**selection.sources, name: source}
     found = {}
     for each in sets:
-        documents = document_vectors(each, kept, tell)
-        found[each.name] = held_out(each.name, measure(each.part(each.training), documents, pool, tell), pool)
+        documents = document_vectors(each, kept, on_progress)
+        found[each.name] = use_held_out_scores(
+            each.name, measure(each.part(each.training), documents, pool, on_progress), pool
+        )
     known = {data: m for data, m in found.items() if data in selection.library.datasets}
     evidence = {data: (m.vectors, m.performance[:, -1], m.performance[:, :-1]) for data, m in known.items()}
     grown = selection.add_expert(name, source, evidence, rule)
@@ -93,15 +97,15 @@ def with_expert(
     return grown
 
 
-def named_folder(told: str) -> tuple[str, str]:
+def parse_named_folder(told: str) -> tuple[str, str]:
     """The name and the folder in `NAME=FOLDER`.
 
     Raises:
         DataError: it is not that, the name is taken, or there is no such folder.
     """
     name, _, folder = told.partition("=")
-    if not folder or name in TAKEN:
-        raise DataError(f"{told}: NAME=FOLDER, with another name than {', '.join(TAKEN)}")
+    if not folder or name in RESERVED_NAMES:
+        raise DataError(f"{told}: NAME=FOLDER, with another name than {', '.join(RESERVED_NAMES)}")
     if not Path(folder).is_dir():
         raise DataError(f"{told}: no folder {folder}; `thalamus embedders fit` makes one")
     return name, folder

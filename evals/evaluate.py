@@ -24,7 +24,7 @@ from routers import (
     make_predictor,
 )
 
-from .measures.budgets import LAMBDAS, N_BUDGETS, choose_lambdas, route, taken
+from .measures.budgets import LAMBDAS, N_BUDGETS, choose_lambdas, pick_values, route
 from .replay import Replay, replay
 
 FRONTIER: Floats = LAMBDAS[::8]
@@ -43,7 +43,7 @@ class RouterSpec:
     tier: Tier
 
 
-def parse_router_specs(told: str, tiers: Sequence[Tier]) -> list[RouterSpec]:
+def parse_router_specs(text: str, tiers: Sequence[Tier]) -> list[RouterSpec]:
     """Routers from their names, comma-separated: `NAME[:MODE][:KEY=VALUE]…[@static|@encoder]`.
 
     A bare word is a mode, as in `coe:paper`. Without `@` a router works on the best of the tiers there are.
@@ -51,7 +51,7 @@ def parse_router_specs(told: str, tiers: Sequence[Tier]) -> list[RouterSpec]:
     Raises:
         DataError: no such predictor, tier or setting, or one router twice.
     """
-    names = [part.strip() for part in told.split(",") if part.strip()]
+    names = [part.strip() for part in text.split(",") if part.strip()]
     if not names:
         raise DataError("--routers: name one at least")
     if len(set(names)) < len(names):
@@ -60,13 +60,13 @@ def parse_router_specs(told: str, tiers: Sequence[Tier]) -> list[RouterSpec]:
 
 
 def _parse_spec(name: str, tiers: Sequence[Tier]) -> RouterSpec:
-    body, _, asked = name.partition("@")
+    body, _, tier_name = name.partition("@")
     predictor, *pairs = body.split(":")
     if predictor not in PREDICTORS:
         raise DataError(f"--routers: no predictor {predictor!r}; there are {', '.join(sorted(PREDICTORS))}")
-    tier = next((tier for tier in tiers if tier == asked), None) if asked else tiers[-1]
+    tier = next((tier for tier in tiers if tier == tier_name), None) if tier_name else tiers[-1]
     if tier is None:
-        raise DataError(f"--routers: {name!r}: no tier {asked!r}; there are {', '.join(tiers)}")
+        raise DataError(f"--routers: {name!r}: no tier {tier_name!r}; there are {', '.join(tiers)}")
     settings = dict(_setting(name, pair) for pair in pairs)
     try:
         make_predictor(predictor, settings)
@@ -88,7 +88,7 @@ def _setting(name: str, pair: str) -> tuple[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class SplitResult:
     """What came of one router on one test part; fields as in `measures.Run`, arrays (n_test,).
 
     share, saving_share: (n_test, n_experts); frontier: (len(FRONTIER), 2) mean score and cost, NaN without λ;
@@ -111,7 +111,7 @@ class Trial:
 
 def evaluate_router(
     train: OutcomeTable, test: OutcomeTable, router_spec: RouterSpec, read: Extractor, seed: int
-) -> Trial:
+) -> SplitResult:
     """Fit, choose every λ out of fold on the training part, and let the engine decide the test part.
 
     λ = 0 and the λ of `cost_saved` are the engine's decisions; the budgets in between are the same rule on
@@ -124,41 +124,45 @@ def evaluate_router(
     free = replay(test, artifact, read, policy)
     rate = len(test) / max(time.perf_counter() - started, 1e-9)
     quality = np.array([decision.quality for decision in free.decisions]).reshape(test.score.shape)
-    barred = _barred(free, test.experts)
-    judged = judge(train, test, out_of_fold[router_spec.tier], np.where(barred, NEVER, quality))
-    trial = _as_decided(judged, free, np.where(barred, np.nan, quality), rate)
+    rejected = _find_rejected(free, test.experts)
+    by_predictions = evaluate_predictions(
+        train, test, out_of_fold[router_spec.tier], np.where(rejected, NEVER, quality)
+    )
+    result = _with_decisions(by_predictions, free, np.where(rejected, np.nan, quality), rate)
     cost = train.means()["cost_usd"]
     saving = None if np.isnan(cost).any() else choose_lambdas(train, out_of_fold[router_spec.tier]).saving
     if not saving:
-        return trial
+        return result
     weight = saving * cost.max() / cost.mean()  # the engine weighs costs against the dearest expert's
     frugal = replay(test, artifact, read, replace(policy, objective=Objective(cost=weight)))
     return replace(
-        trial,
+        result,
         saving=frugal.score,
         saving_usd=frugal.cost_usd,
         saving_share=np.eye(test.n_experts)[frugal.picks],
     )
 
 
-def _barred(free: Replay, experts: tuple[str, ...]) -> Bools:
+def _find_rejected(free: Replay, experts: tuple[str, ...]) -> Bools:
     """(n_test, n_experts) whom the engine left out: tools that had no answer, say."""
     return np.array([[name in decision.rejections for name in experts] for decision in free.decisions], bool)
 
 
-def _as_decided(trial: Trial, free: Replay, quality: Floats, rate: float) -> Trial:
+def _with_decisions(result: SplitResult, free: Replay, quality: Floats, rate: float) -> SplitResult:
     return replace(
-        trial,
+        result,
         score=free.score,
         cost_usd=free.cost_usd,
-        share=np.eye(trial.share.shape[1])[free.picks],
+        share=np.eye(result.share.shape[1])[free.picks],
         picks=free.picks,
         quality=quality,
         rate=rate,
     )
 
 
-def judge(train: OutcomeTable, test: OutcomeTable, train_quality: Floats, quality: Floats) -> Trial:
+def evaluate_predictions(
+    train: OutcomeTable, test: OutcomeTable, train_quality: Floats, quality: Floats
+) -> SplitResult:
     """A router known by its predictions alone: train_quality out of fold, quality on the test part.
 
     Ties go to the cheaper expert, then by name, as the engine breaks them.
@@ -167,7 +171,7 @@ def judge(train: OutcomeTable, test: OutcomeTable, train_quality: Floats, qualit
     order = np.lexsort((np.array(train.experts), cost))
     names = [train.experts[n] for n in order]
     if np.isnan(cost).any():
-        return fixed(test, order[route(quality[:, order], cost[order], 0.0)], quality)
+        return evaluate_picks(test, order[route(quality[:, order], cost[order], 0.0)], quality)
     ordered, cost = train.only(names), cost[order]
     chosen = choose_lambdas(ordered, train_quality[:, order])
     share = np.full(len(test), ordered.best_single(), np.int64)
@@ -176,33 +180,35 @@ def judge(train: OutcomeTable, test: OutcomeTable, train_quality: Floats, qualit
     frugal = order[share] if chosen.saving is None else order[route(quality[:, order], cost, chosen.saving)]
     drawn = [order[route(quality[:, order], cost, lam)] for lam in FRONTIER]
     return replace(
-        fixed(test, picked[0.0], quality),
-        at_budget=sum((taken(test.score, p) for p in budgets), np.zeros(len(test))) / N_BUDGETS,
-        at_budget_usd=sum((taken(test.cost_usd, p) for p in budgets), np.zeros(len(test))) / N_BUDGETS,
-        saving=taken(test.score, frugal),
-        saving_usd=taken(test.cost_usd, frugal),
+        evaluate_picks(test, picked[0.0], quality),
+        at_budget=sum((pick_values(test.score, p) for p in budgets), np.zeros(len(test))) / N_BUDGETS,
+        at_budget_usd=sum((pick_values(test.cost_usd, p) for p in budgets), np.zeros(len(test))) / N_BUDGETS,
+        saving=pick_values(test.score, frugal),
+        saving_usd=pick_values(test.cost_usd, frugal),
         saving_share=np.eye(test.n_experts)[frugal],
         frontier=np.array([_point(test, picks) for picks in drawn]),
     )
 
 
-def fixed(test: OutcomeTable, picks: Ints, quality: Floats | None = None) -> Trial:
+def evaluate_picks(test: OutcomeTable, picks: Ints, quality: Floats | None = None) -> SplitResult:
     """A rule that knows no λ: what it picks is all there is."""
     share = np.eye(test.n_experts)[picks]
-    score, usd = taken(test.score, picks), taken(test.cost_usd, picks)
-    return _without_lambda(score, usd, share, picks, quality)
+    score, usd = pick_values(test.score, picks), pick_values(test.cost_usd, picks)
+    return _result_without_lambda(score, usd, share, picks, quality)
 
 
-def chance(test: OutcomeTable) -> Trial:
+def evaluate_random(test: OutcomeTable) -> SplitResult:
     """Every expert as often as every other: expected score and cost."""
     even = np.full(test.score.shape, 1 / test.n_experts)
     nobody = np.full(len(test), -1, np.int64)
-    return _without_lambda(_mean(test.score), _mean(test.cost_usd), even, nobody, None)
+    return _result_without_lambda(_mean(test.score), _mean(test.cost_usd), even, nobody, None)
 
 
-def _without_lambda(score: Floats, usd: Floats, share: Floats, picks: Ints, quality: Floats | None) -> Trial:
+def _result_without_lambda(
+    score: Floats, usd: Floats, share: Floats, picks: Ints, quality: Floats | None
+) -> SplitResult:
     none = np.full(len(score), np.nan)
-    return Trial(
+    return SplitResult(
         score=score,
         cost_usd=usd,
         at_budget=none,
@@ -227,6 +233,6 @@ def _mean(values: Floats) -> Floats:
 
 
 def _point(test: OutcomeTable, picks: Ints) -> Floats:
-    score, usd = taken(test.score, picks), taken(test.cost_usd, picks)
+    score, usd = pick_values(test.score, picks), pick_values(test.cost_usd, picks)
     known = ~np.isnan(score) & ~np.isnan(usd)
     return np.array([score[known].mean(), usd[known].mean()]) if known.any() else np.full(2, np.nan)

@@ -22,7 +22,7 @@ from routers import (
 )
 
 
-class Recorded:
+class RecordedExtractor:
     """An extractor that has already read every text it will be asked for: folds embed nothing again."""
 
     def __init__(
@@ -39,7 +39,7 @@ class Recorded:
         extractor: Extractor,
         progress: Callable[[str, int, int], None] = lambda what, done, total: None,
         chunk: int = 128,
-    ) -> "Recorded":
+    ) -> "RecordedExtractor":
         """Read every distinct text once, on every tier the extractor has."""
         row_of = {text: n for n, text in enumerate(dict.fromkeys(texts))}
         queries = [query_of(text) for text in row_of]
@@ -107,8 +107,13 @@ def replay(table: OutcomeTable, artifact: Artifact, extractor: Extractor, policy
     score, cost_usd = table.score[rows, picks], table.cost_usd[rows, picks]
     by_proxy = np.zeros(len(table), bool)
     for n in rows[[not decision.plan.is_sequential for decision in decisions]].tolist():
-        came = replay_plan(decisions[n].plan, table, n)
-        picks[n], score[n], cost_usd[n], by_proxy[n] = came.pick, came.score, came.cost_usd, came.by_proxy
+        outcome = replay_plan(decisions[n].plan, table, n)
+        picks[n], score[n], cost_usd[n], by_proxy[n] = (
+            outcome.pick,
+            outcome.score,
+            outcome.cost_usd,
+            outcome.by_proxy,
+        )
     return Replay(
         decisions=tuple(decisions),
         picks=picks,
@@ -129,10 +134,10 @@ def drive(
     )
     consult = next(deciding)
     while True:
-        asked = [queries[n] for n in consult.rows.tolist()]
-        features = None if consult.tier == "prior" else extractor.extract(asked, consult.tier)
+        columns = [queries[n] for n in consult.rows.tolist()]
+        features = None if consult.tier == "prior" else extractor.extract(columns, consult.tier)
         try:
-            consult = deciding.send(forecaster.predict(asked, features))
+            consult = deciding.send(forecaster.predict(columns, features))
         except StopIteration as done:
             decided: list[Decision] = done.value
             return decided
@@ -168,37 +173,39 @@ def replay_plan(plan: Plan, table: OutcomeTable, row: int) -> Outcome:
     try:
         step = next(steps)
         while True:
-            heard: Heard = "moved_on"
+            reply: Heard = "moved_on"
             if isinstance(step, Gather):
-                asked = [column[name] for name in step.experts if _measured(table, row, column[name])]
-                spent += float(table.cost_usd[row, asked].sum())
-                answers = _answers(table, row, asked)
+                columns = [column[name] for name in step.experts if _is_measured(table, row, column[name])]
+                spent += float(table.cost_usd[row, columns].sum())
+                answers = _answers(table, row, columns)
                 if answers is None:
-                    votes = np.isin(np.arange(table.n_experts), asked)[None]
-                    return Outcome(asked[0], float(majority_right(table.score[[row]], votes)[0]), spent, True)
-                heard = Gathered({table.experts[e]: text for e, text in answers.items()})
-            elif _answered(step, table, row, column[step.expert]):
+                    votes = np.isin(np.arange(table.n_experts), columns)[None]
+                    return Outcome(
+                        columns[0], float(majority_right(table.score[[row]], votes)[0]), spent, True
+                    )
+                reply = Gathered({table.experts[e]: text for e, text in answers.items()})
+            elif _is_answered(step, table, row, column[step.expert]):
                 e = column[step.expert]
                 return Outcome(e, float(table.score[row, e]), spent + float(table.cost_usd[row, e]))
-            step = steps.send(heard)
+            step = steps.send(reply)
     except StopIteration as done:
         if done.value is None:
             return Outcome(column[plan.experts[0]], np.nan, np.nan)
         return Outcome(column[done.value], float(table.score[row, column[done.value]]), spent)
 
 
-def _measured(table: OutcomeTable, row: int, e: int) -> bool:
+def _is_measured(table: OutcomeTable, row: int, e: int) -> bool:
     return not np.isnan(table.score[row, e])
 
 
-def _answered(step: Attempt, table: OutcomeTable, row: int, e: int) -> bool:
-    return step.answers is None and _measured(table, row, e)
+def _is_answered(step: Attempt, table: OutcomeTable, row: int, e: int) -> bool:
+    return step.answers is None and _is_measured(table, row, e)
 
 
-def _answers(table: OutcomeTable, row: int, asked: Sequence[int]) -> dict[int, str] | None:
+def _answers(table: OutcomeTable, row: int, columns: Sequence[int]) -> dict[int, str] | None:
     """Answers by column; None where one is missing."""
-    told = table.answers[row] if table.answers is not None else (None,) * table.n_experts
-    found = {e: told[e] for e in asked}
+    recorded = table.answers[row] if table.answers is not None else (None,) * table.n_experts
+    found = {e: recorded[e] for e in columns}
     texts = {e: text for e, text in found.items() if text is not None}
     return texts if len(texts) == len(found) else None
 

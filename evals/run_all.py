@@ -10,108 +10,125 @@ import numpy as np
 from routers import Features, Floats, Ints, OutcomeTable, Tier, query_of, worker_pool
 
 from .baselines import cheapest, mean_of_four, naive_ridge, task_table
-from .evaluate import FRONTIER, NEVER, RouterSpec, Trial, chance, evaluate_router, fixed, judge
-from .measures import Ground, Kind, Run
-from .replay import Recorded
-from .splits import Layout
+from .evaluate import (
+    FRONTIER,
+    NEVER,
+    RouterSpec,
+    SplitResult,
+    evaluate_picks,
+    evaluate_predictions,
+    evaluate_random,
+    evaluate_router,
+)
+from .measures import EvalContext, Kind, Run
+from .replay import RecordedExtractor
+from .splits import EvalProtocol
 
 REFERENCES = ("true_task", "oracle")
 """Upper references: they know what no router can."""
-Tell = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 _N_FOLDS = 5
 _Learned = Callable[[OutcomeTable, Features, tuple[str, ...], Features], Floats]
 _LEARNED: Mapping[str, _Learned] = {"mean_of_four": mean_of_four, "naive_ridge": naive_ridge}
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class EvalJob:
     """One unit of work: a baseline by name, or a router by its spec, on the cut of that number."""
 
-    cut: int
+    split: int
     name: str
     router_spec: RouterSpec | None = None
 
 
-def list_jobs(layout: Layout, router_specs: Sequence[RouterSpec]) -> list[Job]:
+def list_jobs(protocol: EvalProtocol, router_specs: Sequence[RouterSpec]) -> list[EvalJob]:
     """All work of a protocol, in the order a report shows it."""
-    singles = [f"single:{expert}" for expert in layout.table.experts]
+    singles = [f"single:{expert}" for expert in protocol.table.experts]
     names = ["best_single", *_LEARNED, "cheapest", "random", *singles, *REFERENCES]
-    cuts = range(len(layout.cuts))
-    routers = [Job(cut, router_spec.name, router_spec) for router_spec in router_specs for cut in cuts]
-    return routers + [Job(cut, name) for name in names for cut in cuts]
+    splits = range(len(protocol.splits))
+    routers = [
+        EvalJob(split, router_spec.name, router_spec) for router_spec in router_specs for split in splits
+    ]
+    return routers + [EvalJob(split, name) for name in names for split in splits]
 
 
 def run_jobs(
-    layout: Layout, read: Recorded, jobs: Sequence[Job], tell: Tell, n_workers: int = 2
-) -> Iterator[tuple[Job, Trial]]:
+    protocol: EvalProtocol,
+    read: RecordedExtractor,
+    jobs: Sequence[EvalJob],
+    on_progress: OnProgress,
+    n_workers: int = 2,
+) -> Iterator[tuple[EvalJob, SplitResult]]:
     """Every job with what came of it, in the order they finish."""
-    tell("fitting and deciding", 0, len(jobs))
+    on_progress("fitting and deciding", 0, len(jobs))
     if n_workers < 2:
         for n, job in enumerate(jobs, start=1):
-            yield job, perform(layout, read, job)
-            tell("fitting and deciding", n, len(jobs))
+            yield job, run_job(protocol, read, job)
+            on_progress("fitting and deciding", n, len(jobs))
         return
-    with worker_pool(n_workers, _prepare, layout, read) as pool:
-        pending = {pool.submit(_perform_here, job): job for job in jobs}
+    with worker_pool(n_workers, _prepare, protocol, read) as pool:
+        pending = {pool.submit(_run_job_here, job): job for job in jobs}
         for n, done in enumerate(as_completed(pending), start=1):
             yield pending[done], done.result()
-            tell("fitting and deciding", n, len(jobs))
+            on_progress("fitting and deciding", n, len(jobs))
 
 
-_here: list[tuple[Layout, Recorded]] = []
+_here: list[tuple[EvalProtocol, RecordedExtractor]] = []
 
 
-def _prepare(layout: Layout, read: Recorded) -> None:
-    _here[:] = [(layout, read)]
+def _prepare(protocol: EvalProtocol, read: RecordedExtractor) -> None:
+    _here[:] = [(protocol, read)]
 
 
-def _perform_here(job: Job) -> Trial:
-    return perform(*_here[0], job)
+def _run_job_here(job: EvalJob) -> SplitResult:
+    return run_job(*_here[0], job)
 
 
-def perform(layout: Layout, read: Recorded, job: Job) -> Trial:
+def run_job(protocol: EvalProtocol, read: RecordedExtractor, job: EvalJob) -> SplitResult:
     """Do one job."""
-    cut = layout.cuts[job.cut]
-    train, test = layout.table.take(cut.train), layout.table.take(cut.test)
+    split = protocol.splits[job.split]
+    train, test = protocol.table.take(split.train), protocol.table.take(split.test)
     if job.router_spec is not None:
-        return evaluate_router(train, test, job.router_spec, read, cut.seed)
-    return _baseline(train, test, job.name, read)
+        return evaluate_router(train, test, job.router_spec, read, split.seed)
+    return _evaluate_baseline(train, test, job.name, read)
 
 
-def _baseline(train: OutcomeTable, test: OutcomeTable, name: str, read: Recorded) -> Trial:
+def _evaluate_baseline(
+    train: OutcomeTable, test: OutcomeTable, name: str, read: RecordedExtractor
+) -> SplitResult:
     if name in _LEARNED:
-        return _learned(train, test, partial(_predict, _LEARNED[name], read))
+        return _evaluate_learned(train, test, partial(_predict, _LEARNED[name], read))
     if name == "random":
-        return chance(test)
+        return evaluate_random(test)
     if name == "cheapest":
-        return fixed(test, cheapest(train, len(test)))
+        return evaluate_picks(test, cheapest(train, len(test)))
     if name == "best_single":
         means = train.means()["score"]
-        return judge(train, test, _rows(means, len(train)), _rows(means, len(test)))
+        return evaluate_predictions(train, test, _rows(means, len(train)), _rows(means, len(test)))
     if name == "true_task":
-        return judge(train, test, task_table(train, train), task_table(train, test))
+        return evaluate_predictions(train, test, task_table(train, train), task_table(train, test))
     if name == "oracle":
-        return judge(train, test, _known(train), _known(test))
+        return evaluate_predictions(train, test, _known(train), _known(test))
     column = test.experts.index(name.removeprefix("single:"))
-    return fixed(test, np.full(len(test), column, np.int64))
+    return evaluate_picks(test, np.full(len(test), column, np.int64))
 
 
-def _learned(
+def _evaluate_learned(
     train: OutcomeTable, test: OutcomeTable, predict: Callable[[OutcomeTable, OutcomeTable], Floats]
-) -> Trial:
+) -> SplitResult:
     folds = train.folds(_N_FOLDS)
     out_of_fold = np.empty_like(train.score)
     for fold in np.unique(folds):
         inside = folds == fold
         out_of_fold[inside] = predict(train.take(~inside) if not inside.all() else train, train.take(inside))
-    return judge(train, test, out_of_fold, predict(train, test))
+    return evaluate_predictions(train, test, out_of_fold, predict(train, test))
 
 
-def _predict(learn: _Learned, read: Recorded, train: OutcomeTable, test: OutcomeTable) -> Floats:
+def _predict(learn: _Learned, read: RecordedExtractor, train: OutcomeTable, test: OutcomeTable) -> Floats:
     tier: Tier = "encoder" if "encoder" in read.fingerprints else "static"
-    seen = read.extract([query_of(text) for text in train.texts], tier)
-    asked = read.extract([query_of(text) for text in test.texts], tier)
-    return learn(train, seen, test.texts, asked)
+    train_x = read.extract([query_of(text) for text in train.texts], tier)
+    test_x = read.extract([query_of(text) for text in test.texts], tier)
+    return learn(train, train_x, test.texts, test_x)
 
 
 def _rows(means: Floats, n: int) -> Floats:
@@ -126,26 +143,28 @@ def _known(table: OutcomeTable) -> Floats:
 _ARRAYS = ("score", "cost_usd", "at_budget", "at_budget_usd", "saving", "saving_usd")
 
 
-def build_ground(layout: Layout) -> Ground:
+def build_context(protocol: EvalProtocol) -> EvalContext:
     """What all runs of the layout stand on."""
-    strong = np.full(len(layout.seeds), -1, np.int64)
-    if layout.table.n_experts == 2:
-        for cut in layout.cuts:
-            strong[layout.seeds.index(cut.seed)] = layout.table.take(cut.train).best_single()
-    return Ground(layout.table, layout.domains, strong)
+    strong = np.full(len(protocol.seeds), -1, np.int64)
+    if protocol.table.n_experts == 2:
+        for split in protocol.splits:
+            strong[protocol.seeds.index(split.seed)] = protocol.table.take(split.train).best_single()
+    return EvalContext(protocol.table, protocol.domains, strong)
 
 
-def aggregate_runs(layout: Layout, jobs: Sequence[Job], done: Iterable[tuple[Job, Trial]]) -> list[Run]:
+def aggregate_runs(
+    protocol: EvalProtocol, jobs: Sequence[EvalJob], done: Iterable[tuple[EvalJob, SplitResult]]
+) -> list[Run]:
     """One run a router, in the order of the jobs."""
-    trials: dict[str, dict[int, Trial]] = {}
+    results: dict[str, dict[int, SplitResult]] = {}
     routers: set[str] = set()
-    for job, trial in done:
-        trials.setdefault(job.name, {})[job.cut] = trial
+    for job, result in done:
+        results.setdefault(job.name, {})[job.split] = result
         routers |= {job.name} if job.router_spec is not None else set()
-    singles = _singles(layout)
-    runs = [_run(layout, name, _kind(name, routers), parts, singles) for name, parts in trials.items()]
-    shown = list(dict.fromkeys(job.name for job in jobs))
-    return sorted(runs, key=lambda run: shown.index(run.name))
+    singles = _singles(protocol)
+    runs = [_run(protocol, name, _kind(name, routers), parts, singles) for name, parts in results.items()]
+    order = list(dict.fromkeys(job.name for job in jobs))
+    return sorted(runs, key=lambda run: order.index(run.name))
 
 
 def _kind(name: str, routers: set[str]) -> Kind:
@@ -154,38 +173,44 @@ def _kind(name: str, routers: set[str]) -> Kind:
     return "reference" if name in REFERENCES else "baseline"
 
 
-def _singles(layout: Layout) -> tuple[Floats, Floats]:
+def _singles(protocol: EvalProtocol) -> tuple[Floats, Floats]:
     """Score and cost of the best single expert as each training part names it, (n_seeds, n_queries)."""
-    score, usd = (np.full((len(layout.seeds), len(layout.table)), np.nan) for _ in range(2))
-    for cut in layout.cuts:
-        seed = layout.seeds.index(cut.seed)
-        best = layout.table.take(cut.train).best_single()
-        score[seed, cut.test] = layout.table.score[cut.test, best]
-        usd[seed, cut.test] = layout.table.cost_usd[cut.test, best]
+    score, usd = (np.full((len(protocol.seeds), len(protocol.table)), np.nan) for _ in range(2))
+    for split in protocol.splits:
+        seed = protocol.seeds.index(split.seed)
+        best = protocol.table.take(split.train).best_single()
+        score[seed, split.test] = protocol.table.score[split.test, best]
+        usd[seed, split.test] = protocol.table.cost_usd[split.test, best]
     return score, usd
 
 
 def _run(
-    layout: Layout, name: str, kind: Kind, parts: Mapping[int, Trial], singles: tuple[Floats, Floats]
+    protocol: EvalProtocol,
+    name: str,
+    kind: Kind,
+    parts: Mapping[int, SplitResult],
+    singles: tuple[Floats, Floats],
 ) -> Run:
-    table, n_seeds = layout.table, len(layout.seeds)
+    table, n_seeds = protocol.table, len(protocol.seeds)
     arrays = {key: np.full((n_seeds, len(table)), np.nan) for key in _ARRAYS}
     picks = np.full((n_seeds, len(table)), -1, np.int64)
     best, alone = (np.full((n_seeds, len(table)), np.nan) for _ in range(2))
     share, saving_share = (np.zeros(table.score.shape) for _ in range(2))
     quality: Floats | None = None
-    for n, trial in parts.items():
-        cut = layout.cuts[n]
-        seed = layout.seeds.index(cut.seed)
+    for n, result in parts.items():
+        split = protocol.splits[n]
+        seed = protocol.seeds.index(split.seed)
         for key, values in arrays.items():
-            values[seed, cut.test] = getattr(trial, key)
-        picks[seed, cut.test] = trial.picks
-        best[seed, cut.test], alone[seed, cut.test] = _identified(table.score[cut.test], trial.share)
-        share[cut.test] += trial.share
-        saving_share[cut.test] += trial.saving_share
-        if trial.quality is not None and kind != "reference" and name != "best_single":
+            values[seed, split.test] = getattr(result, key)
+        picks[seed, split.test] = result.picks
+        best[seed, split.test], alone[seed, split.test] = _find_best_picks(
+            table.score[split.test], result.share
+        )
+        share[split.test] += result.share
+        saving_share[split.test] += result.saving_share
+        if result.quality is not None and kind != "reference" and name != "best_single":
             quality = np.full((n_seeds, *table.score.shape), np.nan) if quality is None else quality
-            quality[seed, cut.test] = trial.quality
+            quality[seed, split.test] = result.quality
     return Run(
         name=name,
         kind=kind,
@@ -198,12 +223,12 @@ def _run(
         best_alone=alone,
         picks=picks,
         quality=quality,
-        frontier=_frontier(layout, parts),
-        rate=np.array([trial.rate for trial in parts.values() if trial.rate]),
+        frontier=_frontier(protocol, parts),
+        rate=np.array([result.rate for result in parts.values() if result.rate]),
     )
 
 
-def _identified(score: Floats, share: Floats) -> tuple[Floats, Floats]:
+def _find_best_picks(score: Floats, share: Floats) -> tuple[Floats, Floats]:
     """(n_test,) share of the pick among the best, NaN where unmeasured; the same where one alone is best."""
     known = np.where(np.isnan(score), -np.inf, score)
     top = known == known.max(axis=1, keepdims=True)
@@ -212,10 +237,10 @@ def _identified(score: Floats, share: Floats) -> tuple[Floats, Floats]:
     return among, np.where(top.sum(axis=1) == 1, among, np.nan)
 
 
-def _frontier(layout: Layout, parts: Mapping[int, Trial]) -> Floats:
+def _frontier(protocol: EvalProtocol, parts: Mapping[int, SplitResult]) -> Floats:
     """(n_lambdas, 3) λ, mean score, mean cost; empty without costs."""
-    sizes: Ints = np.array([len(layout.cuts[n].test) for n in parts])
-    drawn = np.array([trial.frontier for trial in parts.values()])
+    sizes: Ints = np.array([len(protocol.splits[n].test) for n in parts])
+    drawn = np.array([result.frontier for result in parts.values()])
     mean = np.average(drawn, axis=0, weights=sizes)
     found: Floats = np.concatenate((FRONTIER[:, None], mean), axis=1)
     drawable: Floats = found[~np.isnan(found).any(axis=1)]

@@ -19,7 +19,7 @@ N_LABELS = 1500
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class TrainTestSplit:
     """One training and one test part, as rows of the layout's table; `seed` also seeds what is fitted."""
 
     seed: int
@@ -28,7 +28,7 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class EvalProtocol:
     """A protocol laid out over a table. Every seed tests a query at most once.
 
     domains: task groups to average over, `in_domain` and `out_of_domain`, where the protocol has them
@@ -36,34 +36,38 @@ class Layout:
 
     name: str
     table: OutcomeTable
-    cuts: tuple[Cut, ...]
+    splits: tuple[TrainTestSplit, ...]
     seeds: tuple[int, ...]
     domains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def texts(self) -> list[str]:
         """Texts that are trained on or tested: what must be read."""
-        used = np.unique(np.concatenate([rows for cut in self.cuts for rows in (cut.train, cut.test)]))
+        used = np.unique(
+            np.concatenate([rows for split in self.splits for rows in (split.train, split.test)])
+        )
         return [self.table.texts[row] for row in used.tolist()]
 
 
-def kfold(table: OutcomeTable, seeds: Sequence[int]) -> Layout:
+def kfold(table: OutcomeTable, seeds: Sequence[int]) -> EvalProtocol:
     """Every bucket tested once a seed: folds are `bucket // 20` for seed 0, shuffled buckets for the others.
 
     Raises:
         DataError: fewer than two folds have queries.
     """
-    cuts = []
+    splits = []
     for seed in seeds:
-        fold = _shuffled(table, seed)[table.bucket] * N_FOLDS // 100
+        fold = _shuffle_buckets(table, seed)[table.bucket] * N_FOLDS // 100
         kinds = np.unique(fold)
         if len(kinds) < 2:
             raise DataError(f"kfold: buckets of two folds at least are needed, not of {len(kinds)}")
-        cuts += [_cut(seed, fold != kind, fold == kind) for kind in kinds]
-    return Layout("kfold", table, tuple(cuts), tuple(seeds), notes=(f"{len(kinds)} folds of buckets a seed",))
+        splits += [_cut(seed, fold != kind, fold == kind) for kind in kinds]
+    return EvalProtocol(
+        "kfold", table, tuple(splits), tuple(seeds), notes=(f"{len(kinds)} folds of buckets a seed",)
+    )
 
 
-def holdout(table: OutcomeTable, seeds: Sequence[int], buckets: Sequence[int]) -> Layout:
+def holdout(table: OutcomeTable, seeds: Sequence[int], buckets: Sequence[int]) -> EvalProtocol:
     """The given buckets are tested, the others trained on.
 
     Raises:
@@ -72,12 +76,12 @@ def holdout(table: OutcomeTable, seeds: Sequence[int], buckets: Sequence[int]) -
     inside = np.isin(table.bucket, list(buckets))
     if inside.all() or not inside.any():
         raise DataError("holdout: --test must leave queries both to train and to test on")
-    cuts = tuple(_cut(seed, ~inside, inside) for seed in seeds)
-    told = f"{int(inside.sum())} of {len(table)} queries tested, in {len(set(buckets))} buckets"
-    return Layout("holdout", table, cuts, tuple(seeds), notes=(told,))
+    splits = tuple(_cut(seed, ~inside, inside) for seed in seeds)
+    note = f"{int(inside.sum())} of {len(table)} queries tested, in {len(set(buckets))} buckets"
+    return EvalProtocol("holdout", table, splits, tuple(seeds), notes=(note,))
 
 
-def routerdc(table: OutcomeTable, seeds: Sequence[int], source_split: Sequence[str]) -> Layout:
+def routerdc(table: OutcomeTable, seeds: Sequence[int], source_split: Sequence[str]) -> EvalProtocol:
     """RouterDC's own split: train on the five training tasks, test on their test parts and three other tasks.
 
     Raises:
@@ -87,15 +91,15 @@ def routerdc(table: OutcomeTable, seeds: Sequence[int], source_split: Sequence[s
     chosen = np.isin(table.tasks, list(MULTIPLE_CHOICE))
     score[chosen] = np.where(np.isnan(score[chosen]), np.nan, score[chosen] > 0)
     table = replace(table, score=score)
-    split = np.array(source_split)
-    train = (split == "train") & np.isin(table.tasks, IN_DOMAIN)
-    test = (split == "test") & np.isin(table.tasks, (*IN_DOMAIN, *OUT_OF_DOMAIN))
+    part_of = np.array(source_split)
+    train = (part_of == "train") & np.isin(table.tasks, IN_DOMAIN)
+    test = (part_of == "test") & np.isin(table.tasks, (*IN_DOMAIN, *OUT_OF_DOMAIN))
     for part, tasks in ((train, IN_DOMAIN), (test, (*IN_DOMAIN, *OUT_OF_DOMAIN))):
         found = {task for task, inside in zip(table.tasks, part, strict=True) if inside}
         if missing := [task for task in tasks if task not in found]:
             side = "train" if part is train else "test"
             raise DataError(f"routerdc: no {side} query of task {missing[0]!r}")
-    return Layout(
+    return EvalProtocol(
         "routerdc",
         table,
         tuple(_cut(seed, train, test) for seed in seeds),
@@ -105,7 +109,7 @@ def routerdc(table: OutcomeTable, seeds: Sequence[int], source_split: Sequence[s
     )
 
 
-def routellm(table: OutcomeTable, seeds: Sequence[int], n_labels: int = N_LABELS) -> Layout:
+def routellm(table: OutcomeTable, seeds: Sequence[int], n_labels: int = N_LABELS) -> EvalProtocol:
     """Two experts, MMLU: buckets are drawn until they hold `n_labels` queries, the other buckets are tested.
 
     Raises:
@@ -114,9 +118,9 @@ def routellm(table: OutcomeTable, seeds: Sequence[int], n_labels: int = N_LABELS
     if table.n_experts != 2:
         raise DataError(f"routellm: two experts are needed, not {table.n_experts}; see --experts")
     table = table.take(np.array([task.startswith("mmlu") for task in table.tasks], bool))
-    cuts = []
+    splits = []
     for seed in seeds:
-        place = _shuffled(table, seed + 1)[table.bucket]  # seed 0 would take the first buckets
+        place = _shuffle_buckets(table, seed + 1)[table.bucket]  # seed 0 would take the first buckets
         order = np.argsort(place, kind="stable")
         last = place[order[n_labels - 1]] if len(order) > n_labels else 100
         test = place > last
@@ -124,12 +128,12 @@ def routellm(table: OutcomeTable, seeds: Sequence[int], n_labels: int = N_LABELS
             raise DataError(f"routellm: {len(table)} MMLU queries leave none to test after {n_labels} labels")
         inside = np.zeros(len(table), bool)
         inside[order[:n_labels]] = True
-        cuts.append(_cut(seed, inside, test))
+        splits.append(_cut(seed, inside, test))
     notes = (f"{n_labels} labels a seed; what is left of their last bucket is neither trained on nor tested",)
-    return Layout("routellm", table, tuple(cuts), tuple(seeds), notes=notes)
+    return EvalProtocol("routellm", table, tuple(splits), tuple(seeds), notes=notes)
 
 
-def _shuffled(table: OutcomeTable, seed: int) -> Ints:
+def _shuffle_buckets(table: OutcomeTable, seed: int) -> Ints:
     """(100,) place of each bucket; as it is for seed 0. Only buckets that have queries change places."""
     place = np.arange(100)
     if seed:
@@ -138,5 +142,5 @@ def _shuffled(table: OutcomeTable, seed: int) -> Ints:
     return place
 
 
-def _cut(seed: int, train: Bools, test: Bools) -> Cut:
-    return Cut(seed, np.flatnonzero(train), np.flatnonzero(test))
+def _cut(seed: int, train: Bools, test: Bools) -> TrainTestSplit:
+    return TrainTestSplit(seed, np.flatnonzero(train), np.flatnonzero(test))

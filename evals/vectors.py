@@ -10,7 +10,7 @@ import numpy as np
 from routers import DataError, Embedder, Floats32
 
 
-class KeptVectors:
+class VectorCache:
     """An embedder before a file of vectors it has given; texts are known there by their hashes alone."""
 
     def __init__(self, inner: Embedder, path: Path) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 import click
 import numpy as np
 
-from evals.console import checked, progress
+from evals.console import progress_bar, report_errors
 from evals.measures.bootstrap import interval, paired_interval
 from evals.probes.files import bundled_outcomes
-from evals.replay import Recorded, queries_of, replay
+from evals.replay import RecordedExtractor, queries_of, replay
 from policies import Policy
 from routers import FeatureExtractor, Floats, OutcomeTable, StaticEmbedder, fit_artifact, load_embedder
 
@@ -47,16 +47,16 @@ def by_keywords(text: str, declined: Collection[str] = ()) -> str:
     is_flag=True,
     help="Leave out items 01 and 02 of each family, read while the probes were written.",
 )
-@checked
+@report_errors
 def main(svg: Path | None, as_json: bool, unseen: bool) -> None:
     """Accuracy on the held-out families: every single expert, keyword rules, the routed mix, the oracle."""
     train, test = bundled_outcomes()
     if unseen:
         test = test.take(np.array([not key.endswith(("/01", "/02")) for key in test.ids]))
     extractor = FeatureExtractor(StaticEmbedder(), load_embedder("minilm", n_threads=2))
-    with progress() as tell:
-        read = Recorded.of([*train.texts, *test.texts], extractor, tell)
-        artifact = fit_artifact(train, read, progress=tell)
+    with progress_bar() as on_progress:
+        read = RecordedExtractor.of([*train.texts, *test.texts], extractor, on_progress)
+        artifact = fit_artifact(train, read, progress=on_progress)
     scores = compare(
         test,
         {
@@ -64,23 +64,23 @@ def main(svg: Path | None, as_json: bool, unseen: bool) -> None:
             for use in ("adaptive", "always", "never")
         },
     )
-    figures = told(test, scores)
+    figures = summarize(test, scores)
     click.echo(json.dumps(figures, indent=1) if as_json else render(test, scores, figures))
     if svg is not None:
-        svg.write_text(bar_chart({name: told["accuracy"] for name, told in figures.items()}), "utf-8")
+        svg.write_text(bar_chart({name: row["accuracy"] for name, row in figures.items()}), "utf-8")
 
 
 def compare(test: OutcomeTable, routed: Mapping[str, Floats]) -> dict[str, Floats]:
     """Per router the (n_queries,) scores, singles first, the oracle last."""
     columns = {name: n for n, name in enumerate(test.experts)}
-    asked = [columns[by_keywords(query.text, query.declined)] for query in queries_of(test)]
-    rules = test.score[np.arange(len(test)), asked]
+    picked = [columns[by_keywords(query.text, query.declined)] for query in queries_of(test)]
+    rules = test.score[np.arange(len(test)), picked]
     singles = {name: test.score[:, n] for name, n in columns.items()}
     mixes = {f"Thalamus ({use})": score for use, score in routed.items()}
     return {**singles, "keyword rules": rules, **mixes, "oracle": test.oracle()}
 
 
-def told(test: OutcomeTable, scores: Mapping[str, Floats]) -> dict[str, dict[str, float]]:
+def summarize(test: OutcomeTable, scores: Mapping[str, Floats]) -> dict[str, dict[str, float]]:
     """Accuracy with its interval, and by how much the adaptive mix is better, in pairs."""
     mix = scores["Thalamus (adaptive)"]
     figures = {}

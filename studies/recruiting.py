@@ -12,11 +12,11 @@ import click
 import numpy as np
 
 from evals.commands.import_ import bucket_set
-from evals.console import checked, progress
+from evals.console import progress_bar, report_errors
 from evals.datasets import read_outcomes
 from evals.measures.bootstrap import paired_interval
-from evals.replay import Recorded, majority_right, oracle_of
-from evals.vectors import KeptVectors
+from evals.replay import RecordedExtractor, majority_right, oracle_of
+from evals.vectors import VectorCache
 from routers import (
     Embedder,
     Extractor,
@@ -46,22 +46,24 @@ SHARPNESS = 50.0
 @click.option("-k", "k", default=3, show_default=True, help="How many experts a panel has.")
 @click.option("--tier", type=click.Choice(["static", "encoder"]), default="encoder", show_default=True)
 @click.option("--vectors", type=click.Path(path_type=Path), help="As of `thalamus eval`.")
-@checked
+@report_errors
 def main(data: Path, buckets: str, k: int, tier: Tier, vectors: Path | None) -> None:
     """Panels recruited by each rule, beside the best single expert."""
     table = read_outcomes(data)
     table = table.take(np.isin(table.bucket, list(bucket_set(buckets))))
     encoder = load_embedder("minilm", n_threads=2) if tier == "encoder" else None
-    kept = KeptVectors(encoder, vectors) if encoder is not None and vectors is not None else None
-    with progress() as tell:
-        read = Recorded.of(table.texts, FeatureExtractor(StaticEmbedder(), kept or encoder), tell)
+    kept = VectorCache(encoder, vectors) if encoder is not None and vectors is not None else None
+    with progress_bar() as on_progress:
+        read = RecordedExtractor.of(
+            table.texts, FeatureExtractor(StaticEmbedder(), kept or encoder), on_progress
+        )
         if kept is not None:
             kept.save()
-        votes = recruited(table, table.bucket // 20, read, StaticEmbedder(), tier, k)
+        votes = recruit(table, table.bucket // 20, read, StaticEmbedder(), tier, k)
     click.echo(render(table, votes))
 
 
-def recruited(
+def recruit(
     table: OutcomeTable,
     folds: Ints,
     read: Extractor,
@@ -77,8 +79,8 @@ def recruited(
         rng = np.random.default_rng([seed, int(fold)])
         train, test = table.take(~inside), table.take(inside)
         found = _by_features(train, test, read, tier, k, rng) | _by_keywords(train, test, embedder, k, rng)
-        for rule, asked in found.items():
-            votes.setdefault(rule, np.zeros(table.score.shape, np.int64))[inside] = asked
+        for rule, counts in found.items():
+            votes.setdefault(rule, np.zeros(table.score.shape, np.int64))[inside] = counts
     return votes
 
 
@@ -116,7 +118,7 @@ def _by_features(
         "blend, best one": skills.best(blended, 1),
         f"blend, best {k}": skills.best(blended, k),
     }
-    votes = {rule: _votes(asked, n_experts) for rule, asked in members.items()}
+    votes = {rule: _votes(counts, n_experts) for rule, counts in members.items()}
     dynamic = skills.enough(_shares(skilled), MASS, k).astype(np.int64)
     return {**votes, f"skills, enough of {k}": dynamic}
 
@@ -126,7 +128,7 @@ def _by_keywords(
 ) -> dict[str, Ints]:
     """With keywords found in the texts, tagged against the catalogue of the training part."""
     tagger = skills.Tagger(skills.Catalogue.of(train.texts), embedder)
-    trained, asked = (tagger.tag([skills.keywords(text) for text in part.texts]) for part in (train, test))
+    trained, counts = (tagger.tag([skills.keywords(text) for text in part.texts]) for part in (train, test))
     posteriors = skills.Posteriors.of(trained, train.score, PRIOR)
     idf = np.log((1 + len(train)) / (1 + (trained > 0).sum(axis=0)))
     value = {
@@ -135,7 +137,7 @@ def _by_keywords(
     }
     return {
         rule: _votes(
-            skills.best(posteriors.overall + skills.lead(asked, idf, accuracy), k), test.score.shape[1]
+            skills.best(posteriors.overall + skills.lead(counts, idf, accuracy), k), test.score.shape[1]
         )
         for rule, accuracy in value.items()
     }
@@ -160,16 +162,16 @@ def render(table: OutcomeTable, votes: Mapping[str, Ints]) -> str:
         "| recruited | proxy of the vote | over best single, 95 % | best of those asked | calls | cost |",
         "|---" * 6 + "|",
     ]
-    for rule, asked in votes.items():
-        right = majority_right(table.score, asked)
-        if asked.sum(axis=1).max() == 1:
-            right = oracle_of(table.score, asked)
+    for rule, counts in votes.items():
+        right = majority_right(table.score, counts)
+        if counts.sum(axis=1).max() == 1:
+            right = oracle_of(table.score, counts)
         by = paired_interval(right, single)
-        cost = np.nansum(np.where(asked > 0, table.cost_usd, 0.0), axis=1).mean()
+        cost = np.nansum(np.where(counts > 0, table.cost_usd, 0.0), axis=1).mean()
         own = np.nansum(np.where(votes["best single"] > 0, table.cost_usd, 0.0), axis=1).mean()
         lines.append(
             f"| {rule} | {right.mean():.4f} | {by.low:+.4f} … {by.high:+.4f} "
-            f"| {np.nanmean(oracle_of(table.score, asked)):.4f} | {(asked > 0).sum(axis=1).mean():.2f} "
+            f"| {np.nanmean(oracle_of(table.score, counts)):.4f} | {(counts > 0).sum(axis=1).mean():.2f} "
             f"| {cost / own if own else float('nan'):.2f} × |"
         )
     return "\n".join(lines)

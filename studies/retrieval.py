@@ -10,9 +10,16 @@ from pathlib import Path
 
 import click
 
-from evals.console import checked, progress
+from evals.console import progress_bar, report_errors
 from evals.datasets.parquet import read_retrieval
-from evals.embedder_eval import BASE, Measured, document_vectors, held_out, measure, named_folder
+from evals.embedder_eval import (
+    BASE,
+    RetrievalScores,
+    document_vectors,
+    measure,
+    parse_named_folder,
+    use_held_out_scores,
+)
 from evals.measures.bootstrap import Interval, mean_over_sets
 from routers import EmbeddingSelection, Floats, PilotRule, dataset_oracle, instance_oracle, load_embedder
 
@@ -37,7 +44,7 @@ class RetrievalResult:
     "--out", type=click.Path(path_type=Path), help="Keep the selection (improved) in this directory."
 )
 @click.option("--json", "as_json", is_flag=True)
-@checked
+@report_errors
 def main(
     data: tuple[Path, ...],
     experts: tuple[str, ...],
@@ -47,22 +54,22 @@ def main(
     as_json: bool,
 ) -> None:
     """Test queries of DATA read by each embedding expert and by the one chosen for each query."""
-    pool = {"base": BASE, **dict(named_folder(told) for told in experts)}
+    pool = {"base": BASE, **dict(parse_named_folder(expert) for expert in experts)}
     readers = {**pool, **({"multi-task": str(multi_task)} if multi_task else {})}
     training, test = {}, {}
-    with progress() as tell:
+    with progress_bar() as on_progress:
         for folder in data:
             found = read_retrieval(folder)
-            documents = document_vectors(found, vectors, tell)
-            training[found.name] = measure(found.part(found.training), documents, pool, tell)
-            test[found.name] = measure(found.part(~found.training), documents, readers, tell)
-    fresh = {name: held_out(name, each, pool) for name, each in training.items()}
+            documents = document_vectors(found, vectors, on_progress)
+            training[found.name] = measure(found.part(found.training), documents, pool, on_progress)
+            test[found.name] = measure(found.part(~found.training), documents, readers, on_progress)
+    fresh = {name: use_held_out_scores(name, each, pool) for name, each in training.items()}
     fingerprint = load_embedder(BASE).fingerprint
     improved = build(fingerprint, pool, fresh)
     scores = compare(readers, test, build(fingerprint, pool, training, "paper"), improved)
     if out is not None:
         improved.save(out)
-    figures = told(scores)
+    figures = summarize(scores)
     if as_json:
         click.echo(json.dumps({name: asdict(row) for name, row in figures.items()}, indent=1))
     else:
@@ -70,7 +77,10 @@ def main(
 
 
 def build(
-    fingerprint: str, pool: Mapping[str, str], training: Mapping[str, Measured], rule: PilotRule = "improved"
+    fingerprint: str,
+    pool: Mapping[str, str],
+    training: Mapping[str, RetrievalScores],
+    rule: PilotRule = "improved",
 ) -> EmbeddingSelection:
     """Pilots per expert and set of what was measured on training queries."""
     dim = next(iter(training.values())).vectors.shape[1]
@@ -82,7 +92,7 @@ def build(
 
 def compare(
     readers: Mapping[str, str],
-    test: Mapping[str, Measured],
+    test: Mapping[str, RetrievalScores],
     paper: EmbeddingSelection,
     improved: EmbeddingSelection,
 ) -> dict[str, list[Floats]]:
@@ -98,7 +108,7 @@ def compare(
     return scores
 
 
-def told(scores: Mapping[str, Sequence[Floats]]) -> dict[str, RetrievalResult]:
+def summarize(scores: Mapping[str, Sequence[Floats]]) -> dict[str, RetrievalResult]:
     """nDCG@10 per set and over sets, and by how much the routed one is better, in pairs."""
     return {
         name: RetrievalResult(

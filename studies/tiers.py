@@ -14,11 +14,11 @@ import numpy as np
 
 from evals.baselines import mean_of_four, task_table
 from evals.commands.import_ import bucket_set
-from evals.console import Tell, checked, progress
+from evals.console import OnProgress, progress_bar, report_errors
 from evals.datasets import read_outcomes
 from evals.measures.bootstrap import paired_interval
-from evals.measures.budgets import Reading, Split, pool, read_split, summary
-from evals.replay import Recorded, Replay, replay
+from evals.measures.budgets import BudgetResult, Split, evaluate_split, pool, summary
+from evals.replay import RecordedExtractor, Replay, replay
 from policies import EncoderUse, Policy
 from routers import (
     FeatureExtractor,
@@ -45,7 +45,7 @@ Quality = Callable[[OutcomeTable, OutcomeTable], Floats]
 @click.option("--test", "held_out", help="Buckets to read once, fitting on the rest; else five bucket folds.")
 @click.option("--predictor", default="blend", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Write the figures here too, as JSON.")
-@checked
+@report_errors
 def main(data: Path, buckets: str, held_out: str | None, predictor: str, out: Path | None) -> None:
     """Gain over the best single expert with the encoder never, adaptively, always consulted."""
     table = read_outcomes(data)
@@ -56,27 +56,32 @@ def main(data: Path, buckets: str, held_out: str | None, predictor: str, out: Pa
         inside = np.isin(table.bucket, list(bucket_set(held_out)))
         folds, tested = np.where(inside, -1, folds), {-1}
     extractor = FeatureExtractor(StaticEmbedder(), load_embedder("minilm", n_threads=2))
-    with progress() as tell:
-        read = Recorded.of(table.texts, extractor, tell)
-        figures = compare(table, folds, sorted(tested), read, predictor, tell)
+    with progress_bar() as on_progress:
+        read = RecordedExtractor.of(table.texts, extractor, on_progress)
+        figures = compare(table, folds, sorted(tested), read, predictor, on_progress)
     click.echo(render(figures))
     if out is not None:
         out.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
 
 
 def compare(
-    table: OutcomeTable, folds: Ints, tested: list[int], read: Recorded, predictor: str, tell: Tell
+    table: OutcomeTable,
+    folds: Ints,
+    tested: list[int],
+    read: RecordedExtractor,
+    predictor: str,
+    on_progress: OnProgress,
 ) -> dict[str, dict[str, float]]:
     """Figures by name of the router; replayed ones carry the share of queries that consulted the encoder."""
     by_quality: dict[str, Quality] = {
         "mean_of_four": partial(_four, read),
-        **{f"{predictor} {tier}": partial(_predicted, read, predictor, tier) for tier in read.fingerprints},
+        **{f"{predictor} {tier}": partial(_predict, read, predictor, tier) for tier in read.fingerprints},
     }
-    readings: dict[str, list[Reading]] = {name: [] for name in [*by_quality, "true task"]}
+    results: dict[str, list[BudgetResult]] = {name: [] for name in [*by_quality, "true task"]}
     replays: dict[str, list[Replay]] = {use: [] for use in USES}
     singles: list[Floats] = []
     for n, fold in enumerate(tested):
-        tell("folds", n, len(tested))
+        on_progress("folds", n, len(tested))
         train, test = table.take(folds != fold), table.take(folds == fold)
         inner = folds[folds != fold]
         artifact = fit_artifact(train, read, FitSettings(predictor))
@@ -85,31 +90,31 @@ def compare(
         singles.append(test.score[:, train.best_single()])
         for name, quality in by_quality.items():
             split = Split(train, test, _out_of_fold(train, inner, quality), quality(train, test))
-            readings[name].append(read_split(split))
+            results[name].append(evaluate_split(split))
         known = task_table(train, test)
-        readings["true task"].append(read_split(Split(train, test, task_table(train, train), known)))
-    return _figures(readings, replays, np.concatenate(singles))
+        results["true task"].append(evaluate_split(Split(train, test, task_table(train, train), known)))
+    return _figures(results, replays, np.concatenate(singles))
 
 
 def _figures(
-    readings: dict[str, list[Reading]], replays: dict[str, list[Replay]], single: Floats
+    results: dict[str, list[BudgetResult]], replays: dict[str, list[Replay]], single: Floats
 ) -> dict[str, dict[str, float]]:
-    pooled = {name: pool(parts) for name, parts in readings.items()}
+    pooled = {name: pool(parts) for name, parts in results.items()}
     four = pooled["mean_of_four"]
     figures: dict[str, dict[str, float]] = {"best single": {"accuracy": float(single.mean())}}
-    for name, reading in pooled.items():
-        told = {key: float(value) for key, value in summary(reading).items()}
+    for name, result in pooled.items():
+        values = {key: float(value) for key, value in summary(result).items()}
         for key, ours, theirs in (
-            ("accuracy", reading.score, four.score),
-            ("area", reading.at_budget, four.at_budget),
+            ("accuracy", result.score, four.score),
+            ("area", result.at_budget, four.at_budget),
         ):
             by = paired_interval(ours, theirs)
-            told |= {
+            values |= {
                 f"{key}_over_four": by.value,
                 f"{key}_over_four_low": by.low,
                 f"{key}_over_four_high": by.high,
             }
-        figures[name] = told
+        figures[name] = values
     for use, parts in replays.items():
         score = np.concatenate([part.score for part in parts])
         by = paired_interval(score, single)
@@ -124,15 +129,15 @@ def _figures(
     return figures
 
 
-def _four(read: Recorded, train: OutcomeTable, queries: OutcomeTable) -> Floats:
+def _four(read: RecordedExtractor, train: OutcomeTable, queries: OutcomeTable) -> Floats:
     train_x = read.extract([query_of(text) for text in train.texts], "encoder")
     return mean_of_four(
         train, train_x, queries.texts, read.extract([query_of(t) for t in queries.texts], "encoder")
     )
 
 
-def _predicted(
-    read: Recorded, predictor: str, tier: Tier, train: OutcomeTable, queries: OutcomeTable
+def _predict(
+    read: RecordedExtractor, predictor: str, tier: Tier, train: OutcomeTable, queries: OutcomeTable
 ) -> Floats:
     train_x = read.extract([query_of(text) for text in train.texts], tier)
     fitted = make_predictor(predictor).fit(train_x, train.score)
@@ -153,8 +158,8 @@ def render(figures: dict[str, dict[str, float]]) -> str:
     keys = ["accuracy", "gain", "area", "cost_saved", "cost_saved_score", "consulted", "over_single_low"]
     keys += ["over_single_high", "accuracy_over_four_low", "area_over_four_low"]
     lines = ["| router | " + " | ".join(keys) + " |", "|---" * (len(keys) + 1) + "|"]
-    for name, told in figures.items():
-        cells = [f"{told[key]:.4f}" if key in told else "" for key in keys]
+    for name, values in figures.items():
+        cells = [f"{values[key]:.4f}" if key in values else "" for key in keys]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

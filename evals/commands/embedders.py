@@ -19,9 +19,9 @@ from routers import (
     load_embedder,
 )
 
-from ..console import Tell, checked, progress, say_facts
-from ..datasets.parquet import RetrievalSet, joined, read_retrieval
-from ..embedder_eval import BASE, FACTS, document_vectors, named_folder, with_expert
+from ..console import OnProgress, print_facts, progress_bar, report_errors
+from ..datasets.parquet import RetrievalSet, join_sets, read_retrieval
+from ..embedder_eval import BASE, FACTS, document_vectors, extend_selection, parse_named_folder
 from ..measures.formulas import ndcg
 
 EXAMPLES = """
@@ -88,7 +88,7 @@ def command() -> None:
 )
 @click.option("--seed", type=int, default=_DEFAULTS.seed, show_default=True)
 @click.option("--vectors", type=click.Path(path_type=Path), help="File in which documents' vectors are kept.")
-@checked
+@report_errors
 def fit(
     data: tuple[Path, ...],
     out: Path,
@@ -107,13 +107,13 @@ def fit(
     settings = QuerySideSettings(n_epochs=epochs, rate=rate, n_layers=layers, seed=seed)
     QuerySide(BASE)
     wholes = [read_retrieval(folder) for folder in data]
-    with progress() as tell:
-        sets = [(each.part(each.training), document_vectors(each, vectors, tell)) for each in wholes]
-        held_out = _held_out(sets, settings, folds, tell) if folds else None
-        model = QuerySide(BASE).fit(*joined(sets), settings, lambda *step: tell("training", *step))
+    with progress_bar() as on_progress:
+        sets = [(each.part(each.training), document_vectors(each, vectors, on_progress)) for each in wholes]
+        held_out = _score_held_out(sets, settings, folds, on_progress) if folds else None
+        model = QuerySide(BASE).fit(*join_sets(sets), settings, lambda *step: on_progress("training", *step))
     model.save(out)
     (out / FACTS).write_text(json.dumps(_facts(sets, settings, held_out), indent=1) + "\n", "utf-8")
-    say_facts(_told(sets, held_out, out))
+    print_facts(_summarize(sets, held_out, out))
 
 
 @command.command("add", epilog=ADD_EXAMPLES)
@@ -128,7 +128,7 @@ def fit(
     show_default=True,
     help="Who has won a query: ties shared, or the first of the best as in the paper.",
 )
-@checked
+@report_errors
 def add(
     selection: Path,
     expert: str,
@@ -142,44 +142,44 @@ def add(
     are added, of others those of all experts. A SELECTION that is not there is begun, with the base
     embedder in it.
     """
-    name, folder = named_folder(expert)
-    found = _opened(selection)
+    name, folder = parse_named_folder(expert)
+    found = _open_selection(selection)
     if name in found.experts:
         raise DataError(f"{selection}: '{name}' is in it already; remove it first")
     sets = [read_retrieval(each) for each in data]
-    with progress() as tell:
-        grown = with_expert(found, name, str(Path(folder).resolve()), sets, rule, vectors, tell)
+    with progress_bar() as on_progress:
+        grown = extend_selection(found, name, str(Path(folder).resolve()), sets, rule, vectors, on_progress)
     grown.save(selection)
-    say_facts(_listed(grown))
+    print_facts(_describe(grown))
 
 
 @command.command("remove", epilog=REMOVE_EXAMPLES)
 @click.argument("selection", type=click.Path(path_type=Path))
 @click.argument("name")
-@checked
+@report_errors
 def remove(selection: Path, name: str) -> None:
     """Take an expert out of a selection; the pilots of the others stay as they are."""
     found = EmbeddingSelection.load(selection)
     if name not in found.experts:
         raise DataError(f"{selection}: no expert '{name}'; there are {', '.join(found.experts)}")
     found.remove_expert(name).save(selection)
-    say_facts(_listed(found.remove_expert(name)))
+    print_facts(_describe(found.remove_expert(name)))
 
 
 @command.command("list", epilog=LIST_EXAMPLES)
 @click.argument("selection", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@checked
-def listed(selection: Path, as_json: bool) -> None:
+@report_errors
+def list_experts(selection: Path, as_json: bool) -> None:
     """The experts of a selection, where they lie, and how many queries of each set each has won."""
-    facts = _listed(EmbeddingSelection.load(selection))
+    facts = _describe(EmbeddingSelection.load(selection))
     if as_json:
         click.echo(json.dumps(facts, indent=1))
     else:
-        say_facts(facts)
+        print_facts(facts)
 
 
-def _opened(path: Path) -> EmbeddingSelection:
+def _open_selection(path: Path) -> EmbeddingSelection:
     """The selection at a path, or a new one on the base embedder."""
     base = load_embedder(BASE)
     if path.exists():
@@ -187,7 +187,7 @@ def _opened(path: Path) -> EmbeddingSelection:
     return EmbeddingSelection.empty(base.fingerprint, {"base": BASE}, base.dim)
 
 
-def _listed(selection: EmbeddingSelection) -> dict[str, Any]:
+def _describe(selection: EmbeddingSelection) -> dict[str, Any]:
     library = selection.library
     return {
         "base embedder": selection.fingerprint,
@@ -205,8 +205,11 @@ def _listed(selection: EmbeddingSelection) -> dict[str, Any]:
     }
 
 
-def _held_out(
-    sets: list[tuple[RetrievalSet, Floats32]], settings: QuerySideSettings, n_folds: int, tell: Tell
+def _score_held_out(
+    sets: list[tuple[RetrievalSet, Floats32]],
+    settings: QuerySideSettings,
+    n_folds: int,
+    on_progress: OnProgress,
 ) -> dict[str, Floats]:
     """By set the nDCG@10 of every training query by an expert trained on the other folds."""
     folds = [
@@ -216,7 +219,7 @@ def _held_out(
     for fold in range(n_folds):
         others = [(each.part(at != fold), vectors) for (each, vectors), at in zip(sets, folds, strict=True)]
         model = QuerySide(BASE).fit(
-            *joined(others), settings, lambda *step, fold=fold: tell(f"fold {fold + 1}", *step)
+            *join_sets(others), settings, lambda *step, fold=fold: on_progress(f"fold {fold + 1}", *step)
         )
         for (each, vectors), at in zip(sets, folds, strict=True):
             test = each.part(at == fold)
@@ -235,13 +238,13 @@ def _facts(
     }
 
 
-def _told(
+def _summarize(
     sets: list[tuple[RetrievalSet, Floats32]], held_out: dict[str, Floats] | None, out: Path
 ) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "expert": str(out),
         "training queries": sum(len(each.queries) for each, _ in sets),
     }
     for name, score in (held_out or {}).items():
-        told[f"nDCG@10 held out, {name}"] = round(float(score.mean()), 4)
-    return told
+        facts[f"nDCG@10 held out, {name}"] = round(float(score.mean()), 4)
+    return facts

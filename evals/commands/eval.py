@@ -20,15 +20,15 @@ from routers import (
     merge_outcomes,
 )
 
-from ..console import Tell, checked, progress
+from ..console import OnProgress, progress_bar, report_errors
 from ..datasets import FORMATS, read_outcomes, source_splits
 from ..evaluate import RouterSpec, parse_router_specs
 from ..probes.files import bundled_outcomes
-from ..replay import Recorded
-from ..report import Asked, Facts, facts_of, markdown_of, page_of
-from ..run_all import aggregate_runs, build_ground, list_jobs, run_jobs
-from ..splits import Layout, holdout, kfold, routellm, routerdc
-from ..vectors import KeptVectors
+from ..replay import RecordedExtractor
+from ..report import Facts, ReportRequest, facts_of, markdown_of, page_of
+from ..run_all import aggregate_runs, build_context, list_jobs, run_jobs
+from ..splits import EvalProtocol, holdout, kfold, routellm, routerdc
+from ..vectors import VectorCache
 from .fit import BUNDLED
 from .import_ import bucket_set
 
@@ -80,7 +80,7 @@ routellm  two experts on MMLU, --labels labels a seed
 @click.option("--title", help="Of the report.")
 @click.option("--prompts/--no-prompts", default=True, show_default=True, help="Show prompts with regrets.")
 @click.option("--json", "as_json", is_flag=True, help="Print the headline figures as JSON.")
-@checked
+@report_errors
 def command(
     data: Path,
     protocol: str,
@@ -108,13 +108,13 @@ def command(
     table = merge_outcomes(*bundled_outcomes()) if bundled else read_outcomes(data, form)
     chosen = np.isin(table.bucket, list(bucket_set(buckets))) if buckets else np.ones(len(table), bool)
     slow = None if encoder == "none" else load_embedder(encoder, n_threads=2)
-    kept = KeptVectors(slow, vectors) if slow is not None and vectors is not None else None
+    kept = VectorCache(slow, vectors) if slow is not None and vectors is not None else None
     extractor = FeatureExtractor(StaticEmbedder(), kept or slow)
     router_specs = parse_router_specs(routers, list(extractor.fingerprints))
-    layout = _layout(protocol, table, chosen, seeds_of(seeds), data, held_out, labels, experts)
+    eval_protocol = _layout(protocol, table, chosen, seeds_of(seeds), data, held_out, labels, experts)
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; --out names a folder")
-    asked = Asked(
+    request = ReportRequest(
         title=title or f"Routing on {'the bundled experts' if bundled else data.resolve().name}",
         command=shlex.join(["thalamus", "eval", *sys.argv[2:]]),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -122,29 +122,29 @@ def command(
         with_prompts=prompts,
         n_draws=draws,
     )
-    with progress() as tell:
-        read = Recorded.of(layout.texts(), extractor, tell)
+    with progress_bar() as on_progress:
+        read = RecordedExtractor.of(eval_protocol.texts(), extractor, on_progress)
         if kept is not None:
             kept.save()
-        facts = evaluate(layout, router_specs, read, asked, tell, jobs)
+        facts = evaluate(eval_protocol, router_specs, read, request, on_progress, jobs)
     _write(out, facts)
     _say(facts, out, as_json)
 
 
 def evaluate(
-    layout: Layout,
+    eval_protocol: EvalProtocol,
     router_specs: Sequence[RouterSpec],
-    read: Recorded,
-    asked: Asked,
-    tell: Tell,
+    read: RecordedExtractor,
+    request: ReportRequest,
+    on_progress: OnProgress,
     n_workers: int,
 ) -> Facts:
     """From a laid-out protocol to the facts of its report."""
-    jobs = list_jobs(layout, router_specs)
-    done = list(run_jobs(layout, read, jobs, tell, n_workers))
-    tell("drawing intervals", 0, 1)
-    ground = build_ground(layout)
-    return facts_of(layout, ground, aggregate_runs(layout, jobs, done), asked)
+    jobs = list_jobs(eval_protocol, router_specs)
+    done = list(run_jobs(eval_protocol, read, jobs, on_progress, n_workers))
+    on_progress("drawing intervals", 0, 1)
+    context = build_context(eval_protocol)
+    return facts_of(eval_protocol, context, aggregate_runs(eval_protocol, jobs, done), request)
 
 
 def seeds_of(told: str) -> list[int]:
@@ -171,7 +171,7 @@ def _layout(
     held_out: str | None,
     labels: int,
     experts: str | None,
-) -> Layout:
+) -> EvalProtocol:
     if (held_out is not None) != (protocol == "holdout"):
         raise DataError("--test goes with --protocol holdout, and it needs it")
     split = source_splits(data, table) if protocol == "routerdc" else ()

@@ -20,7 +20,7 @@ from routers import (
     load_embedder,
 )
 
-from ..console import checked, progress, say_facts
+from ..console import print_facts, progress_bar, report_errors
 from ..probes.files import bundled_outcomes
 
 BUNDLED = "bundled"
@@ -58,7 +58,7 @@ Examples:
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest's figures as JSON.")
-@checked
+@report_errors
 def command(
     table: Path,
     out: Path,
@@ -91,24 +91,24 @@ def command(
         StaticEmbedder(), None if encoder == "none" else load_embedder(encoder, n_threads=2)
     )
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    with progress() as tell:
+    with progress_bar() as on_progress:
         if add:
-            artifact = add_experts(Artifact.load(out), outcomes, extractor, chosen, tell, created)
+            artifact = add_experts(Artifact.load(out), outcomes, extractor, chosen, on_progress, created)
         else:
             n_workers = jobs if len(outcomes) >= _WORTH_WORKERS else 1
-            artifact = fit_artifact(outcomes, extractor, chosen, tell, created, n_workers)
+            artifact = fit_artifact(outcomes, extractor, chosen, on_progress, created, n_workers)
     artifact.save(out)
     facts = _facts(artifact, out)
     if as_json:
         click.echo(json.dumps(facts))
     else:
-        say_facts(facts)
+        print_facts(facts)
         click.echo(f"next: thalamus serve, with `routing: {{artifact: {out}}}` in thalamus.yaml")
 
 
-def _object(told: str) -> dict[str, Any]:
+def _object(text: str) -> dict[str, Any]:
     try:
-        value = json.loads(told)
+        value = json.loads(text)
     except ValueError as error:
         raise click.BadParameter(f"not JSON: {error}", param_hint="--settings") from None
     if not isinstance(value, dict):

@@ -10,7 +10,7 @@ import numpy as np
 
 from routers import DataError, OutcomeTable, merge_outcomes
 
-from ..console import checked, say_facts, table_facts
+from ..console import print_facts, report_errors, table_facts
 from ..datasets import FORMATS, read_outcomes
 
 EXAMPLES = """
@@ -51,7 +51,7 @@ results, and LiteLLM or OpenAI request logs with a score a line.
 )
 @click.option("--merge", is_flag=True, help="Add to the table in OUT; new measurements replace old ones.")
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
-@checked
+@report_errors
 def command(
     source: Path,
     out: Path,
@@ -79,18 +79,18 @@ def command(
     if as_json:
         click.echo(json.dumps(facts))
     else:
-        say_facts(facts)
+        print_facts(facts)
         click.echo(f"next: thalamus fit {out}")
 
 
-def bucket_set(told: str) -> set[int]:
+def bucket_set(text: str) -> set[int]:
     """The buckets that `0-79` or `3,5,80-99` names.
 
     Raises:
         BadParameter: something else was said.
     """
     found: set[int] = set()
-    for part in told.split(","):
+    for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         try:
             low, high = int(first), int(last if dash else first)
@@ -109,9 +109,9 @@ def _check_out(out: Path) -> None:
         raise click.BadParameter(f"{out.name!r} must end in .jsonl or .jsonl.gz", param_hint="OUT")
 
 
-def _with_models(table: OutcomeTable, told: Sequence[str]) -> OutcomeTable:
+def _with_models(table: OutcomeTable, text: Sequence[str]) -> OutcomeTable:
     models = dict(zip(table.experts, table.models, strict=True))
-    for pair in told:
+    for pair in text:
         name, equals, model = pair.partition("=")
         if not equals or not model or name not in models:
             known = ", ".join(models)

@@ -106,35 +106,35 @@ def _records(row: Record) -> Iterator[Record]:
         raise DataError(f"{row.place}: no prompt; it has {', '.join(map(str, row.fields))}")
     query = {name: fields[name] for name in _QUERY_FIELDS if name in fields}
     if isinstance(fields.get("score"), Mapping):
-        yield from _nested(row.place, query, fields)
+        yield from _read_nested(row.place, query, fields)
     elif "model" in fields:
         yield Record(row.place, {name: fields[name] for name in _LONG_FIELDS if name in fields})
     else:
-        yield from _wide(row.place, query, row.fields)
+        yield from _read_wide(row.place, query, row.fields)
 
 
-def _nested(place: str, query: Mapping[str, Any], fields: Mapping[str, Any]) -> Iterator[Record]:
+def _read_nested(place: str, query: Mapping[str, Any], fields: Mapping[str, Any]) -> Iterator[Record]:
     for model in fields["score"]:
-        told = {
+        measures = {
             name: fields[name].get(model)
             for name in (*MEASURES, "answer")
             if isinstance(fields.get(name), Mapping)
         }
-        yield Record(place, {**query, "model": model, **told})
+        yield Record(place, {**query, "model": model, **measures})
 
 
-def _wide(place: str, query: Mapping[str, Any], fields: Mapping[str, Any]) -> Iterator[Record]:
+def _read_wide(place: str, query: Mapping[str, Any], fields: Mapping[str, Any]) -> Iterator[Record]:
     others = [name for name in fields if ALIASES.get(name, name) not in _QUERY_FIELDS]
     models = [name for name in others if "|" not in name]
     if not models:
         raise DataError(f"{place}: neither a model column nor a column of scores")
     for model in models:
         number(Record(place, {model: fields[model]}), model)  # a column of words is no column of scores
-        told = {
+        measures = {
             ALIASES.get(measure, measure): fields[f"{model}|{measure}"]
             for measure in (name.partition("|")[2] for name in others if name.startswith(f"{model}|"))
         }
-        yield Record(place, {**query, "model": model, "score": fields[model], **told})
+        yield Record(place, {**query, "model": model, "score": fields[model], **measures})
 
 
 def _text(source: Path) -> str:

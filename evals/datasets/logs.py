@@ -29,8 +29,8 @@ def read_logs(source: Path) -> OutcomeTable:
     seen: dict[tuple[str, str], list[Record]] = {}
     for row in json_rows(source):
         if (score := _score(row.fields)) is not None:
-            told = _record(row, score)
-            seen.setdefault((told.fields["prompt"], told.fields["model"]), []).append(told)
+            value = _record(row, score)
+            seen.setdefault((value.fields["prompt"], value.fields["model"]), []).append(value)
     if not seen:
         raise DataError(f"{source}: no line has a score; add one as `score` or as `metadata.score`")
     return table_of([_mean(same) for same in seen.values()], Provenance(source=f"request log: {source.name}"))
@@ -69,23 +69,23 @@ def _record(row: Record, score: Any) -> Record:
 
 def _prompt(row: Record, request: Mapping[str, Any]) -> str:
     """The last thing the user said."""
-    told = request.get("messages", request.get("input", request.get("prompt")))
-    if isinstance(told, str) and told and told != _REDACTED:
-        return told
-    if isinstance(told, list):
-        for message in reversed(told):
+    value = request.get("messages", request.get("input", request.get("prompt")))
+    if isinstance(value, str) and value and value != _REDACTED:
+        return value
+    if isinstance(value, list):
+        for message in reversed(value):
             text = _content(message.get("content")) if _object(message).get("role") == "user" else ""
             if text:
                 return text
-    why = "redacted" if told == _REDACTED else "no text of a user"
+    why = "redacted" if value == _REDACTED else "no text of a user"
     raise DataError(f"{row.place}: messages: {why}; logs are of use only with their prompts")
 
 
-def _content(told: Any) -> str:
-    if isinstance(told, list):
-        texts = (_object(part).get("text") for part in told)
+def _content(value: Any) -> str:
+    if isinstance(value, list):
+        texts = (_object(part).get("text") for part in value)
         return "\n".join(text for text in texts if isinstance(text, str))
-    return told if isinstance(told, str) else ""
+    return value if isinstance(value, str) else ""
 
 
 def _answer(response: Mapping[str, Any]) -> str | None:
@@ -101,13 +101,13 @@ def _latency(row: Record) -> Any:
     return end - start
 
 
-def _seconds(told: Any) -> float | None:
-    if isinstance(told, str):
+def _seconds(value: Any) -> float | None:
+    if isinstance(value, str):
         try:
-            return datetime.fromisoformat(told).timestamp()
+            return datetime.fromisoformat(value).timestamp()
         except ValueError:
             return None
-    return float(told) if isinstance(told, int | float) else None
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _mean(same: list[Record]) -> Record:
@@ -121,5 +121,5 @@ def _mean(same: list[Record]) -> Record:
     return Record(first.place, {**first.fields, **means})
 
 
-def _object(told: Any) -> Mapping[str, Any]:
-    return told if isinstance(told, dict) else {}
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}

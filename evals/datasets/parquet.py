@@ -39,9 +39,9 @@ def read_folder(source: Path) -> OutcomeTable:
                 f"{source / 'outcomes.parquet'}, row {n + 1}: prompt_id {key!r} is not in prompts.parquet"
             )
         row = row_of[key]
-        asked = {name: values[row] for name, values in prompts.items()}
-        told = {name: values[n] for name, values in outcomes.items()}
-        records.append(Record(place, {**asked, **told}))
+        query = {name: values[row] for name, values in prompts.items()}
+        outcome = {name: values[n] for name, values in outcomes.items()}
+        records.append(Record(place, {**query, **outcome}))
     return table_of(records, _provenance(source))
 
 
@@ -96,13 +96,13 @@ def _provenance(source: Path) -> Provenance:
         raise DataError(f"{path}: {error}") from None
     if not isinstance(meta, dict):
         raise DataError(f"{path}: not a JSON object")
-    told = {
+    outcome = {
         "source": meta.get("source") or meta.get("name") or source.name,
         "licence": meta.get("licence") or meta.get("license"),
         "cost_basis": meta.get("cost_basis"),
         "notes": meta.get("notes"),
     }
-    return Provenance(**{name: str(value) for name, value in told.items() if value})
+    return Provenance(**{name: str(value) for name, value in outcome.items() if value})
 
 
 _SET_COLUMNS = {
@@ -159,19 +159,21 @@ def read_retrieval(folder: Path) -> RetrievalSet:
         ),
         tuple(queries["text"]),
         relevance,
-        _training(queries),
+        _is_training(queries),
     )
     return whole.part(relevance.sum(axis=1) > 0)
 
 
-def joined(sets: list[tuple[RetrievalSet, Floats32]]) -> tuple[list[str], Floats32, scipy.sparse.csr_array]:
+def join_sets(
+    sets: list[tuple[RetrievalSet, Floats32]],
+) -> tuple[list[str], Floats32, scipy.sparse.csr_array]:
     """Queries, document vectors and relevance of several sets as one, each asked of its own documents."""
     texts = [text for each, _ in sets for text in each.queries]
     relevance = scipy.sparse.block_diag([each.relevance for each, _ in sets], format="csr")
     return texts, np.concatenate([vectors for _, vectors in sets]), scipy.sparse.csr_array(relevance)
 
 
-def _training(queries: dict[str, list[Any]]) -> Bools:
+def _is_training(queries: dict[str, list[Any]]) -> Bools:
     split = np.array(queries["split"], dtype=str)
     if (split == "train").any():
         training: Bools = split == "train"

@@ -58,7 +58,7 @@ def _pickled_rows(source: Path) -> list[Record]:
 
 
 def _routerbench_records(row: Record, models: list[str]) -> list[Record]:
-    asked = {
+    query = {
         "id": row.fields.get("sample_id"),
         "prompt": _join_turns(row.fields["prompt"]),
         "task": row.fields.get("eval_name"),
@@ -67,7 +67,7 @@ def _routerbench_records(row: Record, models: list[str]) -> list[Record]:
         Record(
             row.place,
             {
-                **asked,
+                **query,
                 "model": model,
                 "score": row.fields[model],
                 "cost_usd": row.fields[model + _TOTAL_COST],
@@ -78,15 +78,15 @@ def _routerbench_records(row: Record, models: list[str]) -> list[Record]:
     ]
 
 
-def _join_turns(told: Any) -> Any:
+def _join_turns(value: Any) -> Any:
     """Turns as one text, a line each; what is no list of turns stays as it is."""
-    if not isinstance(told, str) or not told.startswith("["):
-        return told
+    if not isinstance(value, str) or not value.startswith("["):
+        return value
     try:
-        turns = ast.literal_eval(told)
+        turns = ast.literal_eval(value)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return told
-    return "\n".join(map(str, turns)) if isinstance(turns, list) else told
+        return value
+    return "\n".join(map(str, turns)) if isinstance(turns, list) else value
 
 
 _ANSWER = "_response"
@@ -102,10 +102,10 @@ def read_routellm(source: Path) -> OutcomeTable:
     files = sorted(source.rglob("*.csv")) if source.is_dir() else [source]
     if not files:
         raise DataError(f"{source}: no CSV file in it")
-    left_out = {prompt for folder in _folders(source, files) for prompt in _contaminated(folder)}
+    left_out = {prompt for folder in _folders(source, files) for prompt in _read_contaminated(folder)}
     records = [record for file in files for record in _routellm_records(file, left_out)]
-    told = f"{len(left_out)} contaminated prompts named" if left_out else ""
-    return table_of(records, Provenance(source=f"RouteLLM: {source.name}", notes=told))
+    value = f"{len(left_out)} contaminated prompts named" if left_out else ""
+    return table_of(records, Provenance(source=f"RouteLLM: {source.name}", notes=value))
 
 
 def _folders(source: Path, files: list[Path]) -> set[Path]:
@@ -114,7 +114,7 @@ def _folders(source: Path, files: list[Path]) -> set[Path]:
     return beside | {folder.parent for folder in beside if source.is_dir() and folder != source}
 
 
-def _contaminated(folder: Path) -> Iterator[str]:
+def _read_contaminated(folder: Path) -> Iterator[str]:
     path = folder / _CONTAMINATED
     if not path.exists():
         return
@@ -135,9 +135,9 @@ def _routellm_records(file: Path, left_out: set[str]) -> Iterator[Record]:
             continue
         models = [name for name in row.fields if _is_model(name)]
         for model in models:
-            told = {"score": row.fields[model], "answer": row.fields.get(model + _ANSWER)}
+            value = {"score": row.fields[model], "answer": row.fields.get(model + _ANSWER)}
             yield Record(
-                row.place, {"id": f"{task}/{n}", "prompt": prompt, "task": task, "model": model, **told}
+                row.place, {"id": f"{task}/{n}", "prompt": prompt, "task": task, "model": model, **value}
             )
 
 
@@ -223,8 +223,8 @@ def _shared_prompts(records: list[Record]) -> set[str]:
     prompts: dict[str, set[str]] = {}
     for record in records:
         prompts.setdefault(record.fields["id"], set()).add(record.fields["prompt"])
-    return {key for key, told in prompts.items() if len(told) == 1}
+    return {key for key, value in prompts.items() if len(value) == 1}
 
 
-def _text(told: Any) -> Any:
-    return json.dumps(told, ensure_ascii=False) if isinstance(told, list | dict) else told
+def _text(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value

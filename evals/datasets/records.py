@@ -47,7 +47,7 @@ def table_of(records: Sequence[Record], provenance: Provenance) -> OutcomeTable:
     """
     if not records:
         raise DataError(f"{provenance.source or 'the source'}: no outcome in it")
-    named = [_renamed(record) for record in records]
+    named = [_rename(record) for record in records]
     queries: dict[str, Record] = {}
     for record in named:
         first = queries.setdefault(_key(record), record)
@@ -83,7 +83,7 @@ def table_of(records: Sequence[Record], provenance: Provenance) -> OutcomeTable:
     )
 
 
-def _renamed(record: Record) -> Record:
+def _rename(record: Record) -> Record:
     fields = {ALIASES.get(name, name): value for name, value in record.fields.items()}
     renamed = Record(record.place, fields)
     _text(renamed, "prompt")
@@ -91,8 +91,8 @@ def _renamed(record: Record) -> Record:
 
 
 def _key(record: Record) -> str:
-    told = record.fields.get("id")
-    return str(record.fields["prompt"] if told is None or told == "" else told)
+    value = record.fields.get("id")
+    return str(record.fields["prompt"] if value is None or value == "" else value)
 
 
 def _text(record: Record, name: str) -> str:
@@ -130,10 +130,10 @@ def _check_ranges(records: Sequence[Record], provenance: Provenance) -> None:
 
 
 def _buckets(firsts: Sequence[Record]) -> Any:
-    told = [number(first, "bucket") for first in firsts]
-    if any(np.isnan(told)):
+    value = [number(first, "bucket") for first in firsts]
+    if any(np.isnan(value)):
         return None
-    for first, bucket in zip(firsts, told, strict=True):
+    for first, bucket in zip(firsts, value, strict=True):
         if bucket != int(bucket) or not 0 <= bucket < 100:
             raise DataError(f"{first.place}: bucket: a whole number from 0 to 99 is needed, not {bucket:g}")
-    return np.array(told, np.int64)
+    return np.array(value, np.int64)

@@ -36,7 +36,7 @@ def code_of(answer: str, name: str) -> str | None:
     """
     blocks = [block for block in _FENCED.findall(answer) if _defines(block, name)]
     source = blocks[0] if blocks else _unfenced(answer)
-    return _parsing(source) if source and _defines(source, name) else None
+    return _longest_valid(source) if source and _defines(source, name) else None
 
 
 def _defines(source: str, name: str) -> bool:
@@ -51,7 +51,7 @@ def _unfenced(answer: str) -> str | None:
     return None if start is None else "\n".join(lines[start:])
 
 
-def _parsing(source: str) -> str | None:
+def _longest_valid(source: str) -> str | None:
     """The longest run of whole leading lines that is valid Python."""
     lines = source.rstrip().splitlines()
     while lines:

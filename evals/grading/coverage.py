@@ -7,10 +7,10 @@ from typing import Any
 from .reading import (
     ExpectedError,
     Grader,
-    evades,
+    find_mentions,
     fold,
-    mentions,
-    negated,
+    is_evasion,
+    is_negated,
     require,
     require_words,
     sentences,
@@ -32,12 +32,15 @@ def _check_keywords(expected: Any) -> None:
 
 
 def _score_keywords(answer: str, expected: Any) -> float:
-    statements = [s for s in sentences(answer) if not evades(s)]
+    statements = [s for s in sentences(answer) if not is_evasion(s)]
     if expected.get("max_sentences") and len(statements) > expected["max_sentences"]:
         statements = statements[: expected["max_sentences"]]
-    wrong = any(not negated(s, m) for s in statements for m in mentions(s, expected.get("reject", ())))
+    wrong = any(
+        not is_negated(s, m) for s in statements for m in find_mentions(s, expected.get("reject", ()))
+    )
     covered = all(
-        any(not negated(s, m) for s in statements for m in mentions(s, group)) for group in expected["groups"]
+        any(not is_negated(s, m) for s in statements for m in find_mentions(s, group))
+        for group in expected["groups"]
     )
     enough = sum(len(s.split()) for s in statements) >= expected.get("min_words", 3)
     return float(covered and enough and not wrong)
@@ -50,7 +53,7 @@ def _check_members(expected: Any) -> None:
         raise ExpectedError("expected.count must be between 1 and the size of expected.pool")
 
 
-def listed_items(answer: str) -> list[str]:
+def find_items(answer: str) -> list[str]:
     """The folded items of a bulleted, numbered, one-per-line or comma-separated list, unexplained."""
     lines = [line.strip() for line in fold(answer).splitlines() if line.strip()]
     marked = [
@@ -64,10 +67,15 @@ def listed_items(answer: str) -> list[str]:
 
 
 def _score_members(answer: str, expected: Any) -> float:
-    named = {m.group() for s in sentences(answer) for m in mentions(s, expected["pool"]) if not negated(s, m)}
-    items = listed_items(answer)
-    strangers = sum(1 for item in items if not mentions(item, expected["pool"]))
-    honest = strangers <= MAX_STRANGERS_RATIO * len(items) and len(items) <= 2 * expected["count"] + 2
+    named = {
+        m.group()
+        for s in sentences(answer)
+        for m in find_mentions(s, expected["pool"])
+        if not is_negated(s, m)
+    }
+    items = find_items(answer)
+    n_outside = sum(1 for item in items if not find_mentions(item, expected["pool"]))
+    honest = n_outside <= MAX_STRANGERS_RATIO * len(items) and len(items) <= 2 * expected["count"] + 2
     return float(len(named) >= expected["count"] and honest)
 
 
@@ -92,10 +100,10 @@ def _check_order(expected: Any) -> None:
     require_words(expected, "items")
 
 
-def in_order(answer: str, items: list[str]) -> bool:
+def is_in_order(answer: str, items: list[str]) -> bool:
     """Whether the first or the last complete run of the items is in this order, nothing else between them."""
     text = re.sub(r"(?m)^\s*(?:[-•+]|\d{1,2}[.)])\s+", " ", fold(answer))
-    words = mentions(text, items)
+    words = find_mentions(text, items)
     wanted = [fold(item) for item in items]
     if not len(wanted) <= len(words) <= 2 * len(wanted):
         return False
@@ -113,7 +121,7 @@ def _nothing_between(text: str, run: list[re.Match[str]]) -> bool:
 def _score_order(answer: str, expected: Any) -> float:
     unsorted = expected.get("given")
     text = without_echo(answer, unsorted) if unsorted else answer
-    return float(in_order(text, expected["items"]))
+    return float(is_in_order(text, expected["items"]))
 
 
 KEYWORDS = Grader("keywords", _check_keywords, _score_keywords)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from .reading import ExpectedError, Grader, bare, fold, mentions, plain, require, require_words
+from .reading import ExpectedError, Grader, bare, find_mentions, fold, plain, require, require_words
 
 _WRAPPING = " \t\"'`.,;:!*"
 _ANNOUNCED = re.compile(r"^[^\n]{0,80}?(?:\bis|:|=|->|→)\s*")
@@ -22,7 +22,7 @@ def _score_literal(answer: str, expected: Any) -> float:
     lines = [line.strip() for line in plain(answer).splitlines() if line.strip()]
     if not lines:
         return 0.0
-    for line in dict.fromkeys([lines[0], lines[1] if _opens(lines) else lines[0]]):
+    for line in dict.fromkeys([lines[0], lines[1] if _is_announcement(lines) else lines[0]]):
         tail = _ANNOUNCED.sub("", line)
         quoted = re.findall(r'"([^"]+)"', line)
         if wanted in (line, line.strip(_WRAPPING), tail, tail.strip(_WRAPPING)) or quoted[-1:] == [wanted]:
@@ -30,7 +30,7 @@ def _score_literal(answer: str, expected: Any) -> float:
     return 0.0
 
 
-def _opens(lines: list[str]) -> bool:
+def _is_announcement(lines: list[str]) -> bool:
     """Whether the first line only announces the second (`Here it is:`)."""
     return len(lines) > 1 and lines[0].endswith(":")
 
@@ -58,7 +58,7 @@ def _score_bullets(answer: str, expected: Any) -> float:
     marker = r"\d+[.)]" if expected["marker"] == "1." else re.escape(expected["marker"])
     items = re.findall(rf"(?m)^\s*{marker}\s*(\S.*)$", answer)
     pool = expected.get("pool")
-    named = {bare(item) for item in items if not pool or mentions(fold(item), pool)}
+    named = {bare(item) for item in items if not pool or find_mentions(fold(item), pool)}
     return float(len(items) == expected["count"] == len(named))
 
 

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from .reading import ExpectedError, Grader, hedged, require
+from .reading import ExpectedError, Grader, is_hedged, require
 
 _UNITS = [
     "zero",
@@ -66,7 +66,7 @@ def answer_number(answer: str) -> float | None:
     """
     text = spelled_as_digits(_BOLD.sub(r"\1", re.sub(r"\\[\[\]()]|\$(?=\d)|`", " ", answer.casefold())))
     found = list(_NUMBER.finditer(text))
-    if not found or hedged(text):
+    if not found or is_hedged(text):
         return None
     chosen = _leading(text, found) or _stated(text, found) or _last(found)
     if chosen is None or _is_alternative(text, chosen):

@@ -60,13 +60,13 @@ def sentences(text: str) -> Iterator[str]:
             yield sentence.rstrip(".! ")
 
 
-def mentions(sentence: str, phrases: Iterable[str]) -> list[re.Match[str]]:
+def find_mentions(sentence: str, phrases: Iterable[str]) -> list[re.Match[str]]:
     """Word-bounded occurrences of any phrase in a folded sentence, longest phrase first."""
     parts = sorted({re.escape(fold(phrase)) for phrase in phrases}, key=len, reverse=True)
     return list(re.finditer(rf"(?<![\w])(?:{'|'.join(parts)})(?![\w])", sentence)) if parts else []
 
 
-def negated(sentence: str, mention: re.Match[str]) -> bool:
+def is_negated(sentence: str, mention: re.Match[str]) -> bool:
     """Whether the mention is denied: `not Paris`, `Paris is not`; `not Lyon but Paris` is no denial."""
     if _NEGATED_AFTER.match(sentence[mention.end() :]):
         return True
@@ -77,17 +77,17 @@ def negated(sentence: str, mention: re.Match[str]) -> bool:
     return any(word in _NEGATORS for word in near)
 
 
-def hedged(sentence: str) -> bool:
+def is_hedged(sentence: str) -> bool:
     """Whether a folded sentence refuses to commit itself."""
     return bool(_HEDGE.search(sentence))
 
 
-def evades(sentence: str) -> bool:
+def is_evasion(sentence: str) -> bool:
     """Whether a folded sentence declines to answer; `might be` in an explanation does not."""
     return bool(_EVASION.search(sentence))
 
 
-def corrects(sentence: str) -> bool:
+def is_correction(sentence: str) -> bool:
     """Whether a folded sentence takes back what was said before it."""
     return bool(_CORRECTION.match(sentence))
 

@@ -9,12 +9,12 @@ from .reading import (
     ExpectedError,
     Grader,
     bare,
-    corrects,
+    find_mentions,
     fold,
-    hedged,
+    is_correction,
+    is_hedged,
     is_list,
-    mentions,
-    negated,
+    is_negated,
     plain,
     require,
     require_words,
@@ -22,7 +22,7 @@ from .reading import (
 )
 
 
-def decides(answer: str, accept: Sequence[str], reject: Sequence[str] = ()) -> bool:
+def is_decided_for(answer: str, accept: Sequence[str], reject: Sequence[str] = ()) -> bool:
     """Whether the answer settles on an accepted phrase.
 
     The first statement that names any candidate decides. It must name an accepted one, un-negated, and no
@@ -33,14 +33,16 @@ def decides(answer: str, accept: Sequence[str], reject: Sequence[str] = ()) -> b
     statements = list(sentences(answer))
     seen = 0
     for at, statement in enumerate(statements):
-        named = mentions(statement, [*accept, *reject])
+        named = find_mentions(statement, [*accept, *reject])
         if named:
             if seen + len(statement[: named[0].start()].split()) > DECISION_WINDOW_WORDS:
                 return False
-            right = {m.span() for m in mentions(statement, accept)}
-            standing = [m.span() in right for m in named if not negated(statement, m)]
-            firm = not (hedged(statement) or is_list(statement))
-            return any(standing) and all(standing) and firm and not any(map(corrects, statements[at + 1 :]))
+            right = {m.span() for m in find_mentions(statement, accept)}
+            standing = [m.span() in right for m in named if not is_negated(statement, m)]
+            firm = not (is_hedged(statement) or is_list(statement))
+            return (
+                any(standing) and all(standing) and firm and not any(map(is_correction, statements[at + 1 :]))
+            )
         seen += len(statement.split())
     return False
 
@@ -52,7 +54,7 @@ def _check(expected: Any) -> None:
 
 
 def _score(answer: str, expected: Any) -> float:
-    return float(decides(answer, expected["accept"], expected.get("reject", ())))
+    return float(is_decided_for(answer, expected["accept"], expected.get("reject", ())))
 
 
 def _check_exact(expected: Any) -> None:
@@ -76,9 +78,9 @@ def _score_translation(answer: str, expected: Any) -> float:
     alone = any(
         _BEFORE.search(statement[: m.start()]) and _AFTER.match(statement[m.end() :])
         for statement in sentences(answer)
-        for m in mentions(statement, expected["accept"])
+        for m in find_mentions(statement, expected["accept"])
     )
-    return float(alone and decides(answer, expected["accept"], expected.get("reject", ())))
+    return float(alone and is_decided_for(answer, expected["accept"], expected.get("reject", ())))
 
 
 TEXT = Grader("text", _check, _score)
@@ -98,11 +100,11 @@ YES_NO_WINDOW_WORDS = 12
 """A verdict comes within so many words of a statement's start, or it is part of the prose."""
 
 
-def verdict(answer: str) -> bool | None:
+def find_verdict(answer: str) -> bool | None:
     """The first decisive word of the first statement that has one; None without, with both, or hedged."""
     for statement in list(sentences(answer))[:2]:
         opening = " ".join(statement.split()[:YES_NO_WINDOW_WORDS])
-        if hedged(statement) or _BOTH.search(opening):
+        if is_hedged(statement) or _BOTH.search(opening):
             return None
         no, yes = _NO.search(opening), _YES.search(opening)
         if yes and no:
@@ -129,7 +131,7 @@ def _check_yes_no(expected: Any) -> None:
 
 
 def _score_yes_no(answer: str, expected: Any) -> float:
-    return float(verdict(answer) is expected["answer"])
+    return float(find_verdict(answer) is expected["answer"])
 
 
 _LETTER_ALONE = re.compile(r"^\W*(?:(?:answer|option)\W+)?([A-H])(?:\W*$|[).:]|\s+-)", re.IGNORECASE)
@@ -138,13 +140,13 @@ _LETTER_STATED = re.compile(
 )
 
 
-def chosen_letter(answer: str) -> str | None:
+def find_letter(answer: str) -> str | None:
     """The option letter an answer settles on; None where it lists several options or states two."""
     text = plain(answer)
     stated = {letter.upper() for letter in _LETTER_STATED.findall(text)}
     if stated:
         return stated.pop() if len(stated) == 1 else None
-    if hedged(fold(text)):
+    if is_hedged(fold(text)):
         return None
     listed = re.findall(r"(?:^|\s)\(?([A-H])[).:](?=\s|$)", text)
     alone = _LETTER_ALONE.match(text)
@@ -158,12 +160,12 @@ def _check_choice(expected: Any) -> None:
 
 
 def _score_choice(answer: str, expected: Any) -> float:
-    letter = chosen_letter(answer)
+    letter = find_letter(answer)
     if letter is not None:
         return float(letter == expected["answer"])
     options = expected["options"]
     others = [text for key, text in options.items() if key != expected["answer"]]
-    return float(decides(answer, [options[expected["answer"]]], others))
+    return float(is_decided_for(answer, [options[expected["answer"]]], others))
 
 
 YES_NO = Grader("yes_no", _check_yes_no, _score_yes_no)

@@ -7,9 +7,9 @@ from typing import Literal
 from routers import Floats
 
 from . import formulas
-from .bootstrap import Interval, interval_of, resampled, weighted_mean
+from .bootstrap import Interval, interval_of, resample_weights, weighted_mean
 from .formulas import reliability
-from .run import Ground, Kind, Run
+from .run import EvalContext, Kind, Run
 
 Unit = Literal["share", "points", "usd", "score"]
 
@@ -18,7 +18,7 @@ Unit = Literal["share", "points", "usd", "score"]
 class Measure:
     """One figure: (n_draws,) of it for a run, and how to read it."""
 
-    of: Callable[[Run, Ground, Floats], Floats]
+    of: Callable[[Run, EvalContext, Floats], Floats]
     unit: Unit
     higher_is_better: bool = True
 
@@ -41,19 +41,19 @@ MEASURES: Mapping[str, Measure] = {
     "regret": Measure(formulas.regret, "score", False),
     "brier": Measure(formulas.brier, "score", False),
     "calibration_error": Measure(formulas.calibration_error, "score", False),
-    "measured": Measure(formulas.measured, "share"),
+    "measured": Measure(formulas.measured_share, "share"),
 }
 """Name in a report → measure, in the order they are shown."""
 
 __all__ = [
     "MEASURES",
-    "Ground",
+    "EvalContext",
     "Interval",
     "Kind",
     "Measure",
     "Run",
     "interval_of",
     "reliability",
-    "resampled",
+    "resample_weights",
     "weighted_mean",
 ]

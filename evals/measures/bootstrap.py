@@ -23,7 +23,7 @@ def resample_rows(n_queries: int, n_draws: int, rng: np.random.Generator) -> Ite
     return (rng.integers(n_queries, size=n_queries) for _ in range(n_draws))
 
 
-def resampled(n_queries: int, n_draws: int = 1000, seed: int = 0) -> Floats:
+def resample_weights(n_queries: int, n_draws: int = 1000, seed: int = 0) -> Floats:
     """(1 + n_draws, n_queries) how often each query counts: once each in the first row, then as drawn.
 
     The same rows weigh every router, so that differences are paired.

@@ -29,7 +29,7 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class BudgetResult:
     """Per test query, what came of routing it; pooled over folds by `pool`. All (n_test,).
 
     score:        with λ = 0
@@ -47,14 +47,14 @@ class Reading:
     single_usd: Floats
 
 
-def read_split(split: Split) -> Reading:
+def evaluate_split(split: Split) -> BudgetResult:
     """Choose every λ on the training part and read the test part once with each."""
     best = split.train.best_single()
     cost = split.train.means()["cost_usd"]
     picks = route(split.test_quality, cost, 0.0)
     unread = np.full(len(split.test), np.nan)
-    reading = Reading(
-        score=taken(split.test.score, picks),
+    result = BudgetResult(
+        score=pick_values(split.test.score, picks),
         single=split.test.score[:, best],
         at_budget=unread,
         at_budget_usd=unread,
@@ -62,29 +62,29 @@ def read_split(split: Split) -> Reading:
         saving_usd=unread,
         single_usd=unread,
     )
-    return reading if np.isnan(cost).any() else _with_costs(split, reading, best, cost)
+    return result if np.isnan(cost).any() else _with_costs(split, result, best, cost)
 
 
-def _with_costs(split: Split, reading: Reading, best: int, cost: Floats) -> Reading:
+def _with_costs(split: Split, result: BudgetResult, best: int, cost: Floats) -> BudgetResult:
     chosen = choose_lambdas(split.train, split.train_quality)
     scores = np.zeros(len(split.test))
     usd = np.zeros(len(split.test))
     for lam, n in zip(*np.unique(chosen.budgets, return_counts=True), strict=True):
         picks = route(split.test_quality, cost, lam)
-        scores += taken(split.test.score, picks) * n / N_BUDGETS
-        usd += taken(split.test.cost_usd, picks) * n / N_BUDGETS
+        scores += pick_values(split.test.score, picks) * n / N_BUDGETS
+        usd += pick_values(split.test.cost_usd, picks) * n / N_BUDGETS
     frugal = (
         np.full(len(split.test), best, np.int64)
         if chosen.saving is None
         else route(split.test_quality, cost, chosen.saving)
     )
-    return Reading(
-        score=reading.score,
-        single=reading.single,
+    return BudgetResult(
+        score=result.score,
+        single=result.single,
         at_budget=scores,
         at_budget_usd=usd,
-        saving=taken(split.test.score, frugal),
-        saving_usd=taken(split.test.cost_usd, frugal),
+        saving=pick_values(split.test.score, frugal),
+        saving_usd=pick_values(split.test.cost_usd, frugal),
         single_usd=split.test.cost_usd[:, best],
     )
 
@@ -105,8 +105,8 @@ def choose_lambdas(train: OutcomeTable, train_quality: Floats) -> Choices:
     """From out-of-fold quality (n_train, n_experts) on a training part whose costs are known."""
     cost, best = train.means()["cost_usd"], train.best_single()
     trained = [route(train_quality, cost, lam) for lam in LAMBDAS]
-    usd = np.array([np.nanmean(taken(train.cost_usd, picks)) for picks in trained])
-    score = np.array([np.nanmean(taken(train.score, picks)) for picks in trained])
+    usd = np.array([np.nanmean(pick_values(train.cost_usd, picks)) for picks in trained])
+    score = np.array([np.nanmean(pick_values(train.score, picks)) for picks in trained])
     budgets = []
     for budget in np.linspace(cost.min(), cost[best], N_BUDGETS):
         meets = np.flatnonzero(usd <= budget * (1 + 1e-9))
@@ -122,25 +122,25 @@ def route(quality: Floats, cost_usd: Floats, lam: float) -> Ints:
     return picks
 
 
-def taken(values: Floats, picks: Ints) -> Floats:
+def pick_values(values: Floats, picks: Ints) -> Floats:
     """(n_queries,) the value of the expert picked for each query."""
     return values[np.arange(len(values)), picks]
 
 
-def pool(readings: list[Reading]) -> Reading:
+def pool(results: list[BudgetResult]) -> BudgetResult:
     """The test queries of all folds in one reading."""
-    fields = Reading.__dataclass_fields__
-    return Reading(**{name: np.concatenate([getattr(r, name) for r in readings]) for name in fields})
+    fields = BudgetResult.__dataclass_fields__
+    return BudgetResult(**{name: np.concatenate([getattr(r, name) for r in results]) for name in fields})
 
 
-def summary(reading: Reading) -> dict[str, float]:
+def summary(result: BudgetResult) -> dict[str, float]:
     """accuracy, gain over the best single, area and its cost, cost_saved and the score difference with it."""
-    single = reading.single.mean()
+    single = result.single.mean()
     return {
-        "accuracy": reading.score.mean(),
-        "gain": reading.score.mean() / single - 1,
-        "area": reading.at_budget.mean(),
-        "area_usd": reading.at_budget_usd.mean(),
-        "cost_saved": 1 - reading.saving_usd.sum() / reading.single_usd.sum(),
-        "cost_saved_score": reading.saving.mean() - single,
+        "accuracy": result.score.mean(),
+        "gain": result.score.mean() / single - 1,
+        "area": result.at_budget.mean(),
+        "area_usd": result.at_budget_usd.mean(),
+        "cost_saved": 1 - result.saving_usd.sum() / result.single_usd.sum(),
+        "cost_saved_score": result.saving.mean() - single,
     }

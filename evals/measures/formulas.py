@@ -11,15 +11,15 @@ import scipy.sparse
 from routers import Floats, Floats32
 
 from .bootstrap import weighted_mean
-from .run import Ground, Run
+from .run import EvalContext, Run
 
 
-def accuracy(run: Run, ground: Ground, weights: Floats) -> Floats:
+def accuracy(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """Mean score over all tested queries."""
     return weighted_mean(run.score, weights)
 
 
-def gain(run: Run, ground: Ground, weights: Floats) -> Floats:
+def gain(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """accuracy / accuracy of the best single expert as chosen on the training part − 1."""
     single = weighted_mean(run.single, weights)
     relative: Floats = (
@@ -31,61 +31,61 @@ def gain(run: Run, ground: Ground, weights: Floats) -> Floats:
     return relative
 
 
-def accuracy_in_domain(run: Run, ground: Ground, weights: Floats) -> Floats:
+def accuracy_in_domain(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """Mean over the training tasks of their accuracies."""
-    return _macro(run, ground, weights, "in_domain")
+    return _macro(run, context, weights, "in_domain")
 
 
-def accuracy_out_of_domain(run: Run, ground: Ground, weights: Floats) -> Floats:
+def accuracy_out_of_domain(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """Mean over the tasks never trained on of their accuracies."""
-    return _macro(run, ground, weights, "out_of_domain")
+    return _macro(run, context, weights, "out_of_domain")
 
 
-def _macro(run: Run, ground: Ground, weights: Floats, domain: str) -> Floats:
-    tasks = ground.domains.get(domain, ())
+def _macro(run: Run, context: EvalContext, weights: Floats, domain: str) -> Floats:
+    tasks = context.domains.get(domain, ())
     if not tasks:
         return np.full(len(weights), np.nan)
     means = []
     for task in tasks:
-        rows = ground.of_task(task)
+        rows = context.of_task(task)
         means.append(weighted_mean(run.score[:, rows], weights[:, rows]))
     macro: Floats = np.mean(means, axis=0)
     return macro
 
 
-def cost_usd(run: Run, ground: Ground, weights: Floats) -> Floats:
+def cost_usd(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """Mean cost of a query with λ = 0."""
     return weighted_mean(run.cost_usd, weights)
 
 
-def area(run: Run, ground: Ground, weights: Floats) -> Floats:
+def area(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """Mean score over 50 budgets from the cheapest single's to the best single's mean training cost."""
     return weighted_mean(run.at_budget, weights)
 
 
-def area_usd(run: Run, ground: Ground, weights: Floats) -> Floats:
+def area_usd(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """The cost that was realised with `area`."""
     return weighted_mean(run.at_budget_usd, weights)
 
 
-def cost_saved(run: Run, ground: Ground, weights: Floats) -> Floats:
+def cost_saved(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """1 − cost / cost of the best single, with the largest λ that lost nothing on the training part."""
     ours, theirs = weighted_mean(run.saving_usd, weights), weighted_mean(run.single_usd, weights)
     saved: Floats = 1 - np.divide(ours, theirs, out=np.full_like(ours, np.nan), where=theirs > 0)
     return saved
 
 
-def cost_saved_score(run: Run, ground: Ground, weights: Floats) -> Floats:
+def cost_saved_score(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """Test score less the best single's, with the λ of `cost_saved`."""
     return weighted_mean(run.saving - run.single, weights)
 
 
-Reading = Callable[[Floats, Floats], Floats]
+PgrSummary = Callable[[Floats, Floats], Floats]
 """Share sent (n_draws, n + 1) and PGR at each → (n_draws,)."""
 _CHUNK = 100
 
 
-def apgr(run: Run, ground: Ground, weights: Floats) -> Floats:
+def apgr(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """Integral of PGR over x ∈ [0, 1]; sending at random gives 0.5.
 
     Queries are sent to the strong expert in order of its predicted gain. At share x sent,
@@ -93,40 +93,42 @@ def apgr(run: Run, ground: Ground, weights: Floats) -> Floats:
 
     Reference: RouteLLM (arXiv 2406.18665), which averages over ten shares as `apgr_10` does.
     """
-    return _mean_over_seeds(run, ground, weights, _integral)
+    return _mean_over_seeds(run, context, weights, _integral)
 
 
-def apgr_10(run: Run, ground: Ground, weights: Floats) -> Floats:
+def apgr_10(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """Mean of PGR over x = 0.1, 0.2 … 1.0; random sending gives 0.55."""
-    return _mean_over_seeds(run, ground, weights, _ten_shares)
+    return _mean_over_seeds(run, context, weights, _ten_shares)
 
 
-def _mean_over_seeds(run: Run, ground: Ground, weights: Floats, read: Reading) -> Floats:
-    if run.quality is None or (ground.strong < 0).any():
+def _mean_over_seeds(run: Run, context: EvalContext, weights: Floats, summarize: PgrSummary) -> Floats:
+    if run.quality is None or (context.strong < 0).any():
         return np.full(len(weights), np.nan)
     found = [
-        _one_seed(quality, strong, ground, weights, read)
-        for quality, strong in zip(run.quality, ground.strong.tolist(), strict=True)
+        _one_seed(quality, strong, context, weights, summarize)
+        for quality, strong in zip(run.quality, context.strong.tolist(), strict=True)
     ]
     mean: Floats = np.mean(found, axis=0)
     return mean
 
 
-def _one_seed(quality: Floats, strong: int, ground: Ground, weights: Floats, read: Reading) -> Floats:
+def _one_seed(
+    quality: Floats, strong: int, context: EvalContext, weights: Floats, summarize: PgrSummary
+) -> Floats:
     weak = 1 - strong
-    rows = np.flatnonzero(~np.isnan(quality).any(axis=1) & ~np.isnan(ground.table.score).any(axis=1))
+    rows = np.flatnonzero(~np.isnan(quality).any(axis=1) & ~np.isnan(context.table.score).any(axis=1))
     shuffled = np.random.default_rng(0).permutation(rows)
     lead = quality[shuffled, strong] - quality[shuffled, weak]
     order = shuffled[np.argsort(-lead, kind="stable")]
-    gained = ground.table.score[order, strong] - ground.table.score[order, weak]
+    gained = context.table.score[order, strong] - context.table.score[order, weak]
     found = [
-        _gap_recovered(weights[start : start + _CHUNK][:, order].astype(np.float64), gained, read)
+        _summarize_pgr(weights[start : start + _CHUNK][:, order].astype(np.float64), gained, summarize)
         for start in range(0, len(weights), _CHUNK)
     ]
     return np.concatenate(found)
 
 
-def _gap_recovered(weights: Floats, gained: Floats, read: Reading) -> Floats:
+def _summarize_pgr(weights: Floats, gained: Floats, summarize: PgrSummary) -> Floats:
     sent = np.cumsum(weights, axis=1)
     won = np.cumsum(weights * gained, axis=1)
     lead = won[:, -1:]
@@ -135,7 +137,7 @@ def _gap_recovered(weights: Floats, gained: Floats, read: Reading) -> Floats:
     pgr = np.concatenate(
         (start, np.divide(won, lead, out=np.full_like(won, np.nan), where=lead != 0)), axis=1
     )
-    return read(share, pgr)
+    return summarize(share, pgr)
 
 
 def _integral(share: Floats, pgr: Floats) -> Floats:
@@ -151,7 +153,7 @@ BETA = 0.1
 DEAREST, CHEAPEST = 200.0, 0.0044
 
 
-def router_arena(run: Run, ground: Ground, weights: Floats) -> Floats:
+def router_arena(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """Accuracy A and cheapness C in one score in [0, 1], with λ = 0: (1 + β)·A·C / (β·A + C), β = 0.1.
 
     C = (log₂ 200 − log₂ c) / (log₂ 200 − log₂ 0.0044), c in dollars per thousand queries.
@@ -171,22 +173,22 @@ def router_arena(run: Run, ground: Ground, weights: Floats) -> Floats:
     return score
 
 
-def optimal(run: Run, ground: Ground, weights: Floats) -> Floats:
+def optimal(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """Share of queries on which an expert that scored best was picked; ties count."""
     return weighted_mean(run.best, weights)
 
 
-def optimal_strict(run: Run, ground: Ground, weights: Floats) -> Floats:
+def optimal_strict(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """Share of the queries with one best expert alone on which that one was picked."""
     return weighted_mean(run.best_alone, weights)
 
 
-def regret(run: Run, ground: Ground, weights: Floats) -> Floats:
+def regret(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """Mean of the oracle's score less the score of the picked expert."""
-    return weighted_mean(ground.table.oracle()[None] - run.score, weights)
+    return weighted_mean(context.table.oracle()[None] - run.score, weights)
 
 
-def measured(run: Run, ground: Ground, weights: Floats) -> Floats:
+def measured_share(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """Share of decisions whose outcome is in the table; the others enter no other figure."""
     decided = run.picks >= 0
     return weighted_mean(np.where(decided, ~np.isnan(run.score), np.nan), weights)
@@ -195,54 +197,57 @@ def measured(run: Run, ground: Ground, weights: Floats) -> Floats:
 N_BINS = 10
 
 
-def brier(run: Run, ground: Ground, weights: Floats) -> Floats:
+def brier(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """Mean squared difference of predicted and measured score, over all experts."""
     if run.quality is None:
         return np.full(len(weights), np.nan)
-    off = (run.quality - ground.table.score) ** 2
+    off = (run.quality - context.table.score) ** 2
     return weighted_mean(np.moveaxis(off, 2, 0).reshape(-1, off.shape[1]), weights)
 
 
-def calibration_error(run: Run, ground: Ground, weights: Floats) -> Floats:
+def calibration_error(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """Expected calibration error: |mean predicted − mean measured| over ten bins of equal count.
 
     Drawn anew a bin is never exactly right: the interval lies a little above the value.
     """
     if run.quality is None:
         return np.full(len(weights), np.nan)
-    counts, said, came = (weights @ part for part in _by_query(run, ground))
+    counts, predicted_sum, measured_sum = (weights @ part for part in _by_query(run, context))
     total = counts.sum(axis=1)
     error: Floats = np.divide(
-        np.abs(said - came).sum(axis=1), total, out=np.full_like(total, np.nan), where=total > 0
+        np.abs(predicted_sum - measured_sum).sum(axis=1),
+        total,
+        out=np.full_like(total, np.nan),
+        where=total > 0,
     )
     return error
 
 
-def reliability(run: Run, ground: Ground) -> list[tuple[float, float, int]]:
+def reliability(run: Run, context: EvalContext) -> list[tuple[float, float, int]]:
     """Per bin mean predicted score, mean measured score and how many outcomes; empty bins are left out."""
     if run.quality is None:
         return []
-    counts, said, came = (part.sum(axis=0) for part in _by_query(run, ground))
+    counts, predicted_sum, measured_sum = (part.sum(axis=0) for part in _by_query(run, context))
     return [
-        (float(said[n] / counts[n]), float(came[n] / counts[n]), int(counts[n]))
+        (float(predicted_sum[n] / counts[n]), float(measured_sum[n] / counts[n]), int(counts[n]))
         for n in range(N_BINS)
         if counts[n]
     ]
 
 
-def _by_query(run: Run, ground: Ground) -> tuple[Floats, Floats, Floats]:
+def _by_query(run: Run, context: EvalContext) -> tuple[Floats, Floats, Floats]:
     """Counts, predicted and measured sums per query and bin, (n_queries, N_BINS) each."""
-    quality = run.quality if run.quality is not None else np.empty((0, *ground.table.score.shape))
-    known = ~np.isnan(quality) & ~np.isnan(ground.table.score)
+    quality = run.quality if run.quality is not None else np.empty((0, *context.table.score.shape))
+    known = ~np.isnan(quality) & ~np.isnan(context.table.score)
     edges = np.quantile(quality[known], np.arange(1, N_BINS) / N_BINS) if known.any() else np.empty(0)
-    counts, said, came = (np.zeros((quality.shape[1], N_BINS)) for _ in range(3))
+    counts, predicted_sum, measured_sum = (np.zeros((quality.shape[1], N_BINS)) for _ in range(3))
     _, query, expert = np.nonzero(known)
     predicted = quality[known]
     place = query, np.searchsorted(edges, predicted, side="right")
     np.add.at(counts, place, 1.0)
-    np.add.at(said, place, predicted)
-    np.add.at(came, place, ground.table.score[query, expert])
-    return counts, said, came
+    np.add.at(predicted_sum, place, predicted)
+    np.add.at(measured_sum, place, context.table.score[query, expert])
+    return counts, predicted_sum, measured_sum
 
 
 DEPTH = 10
@@ -258,10 +263,10 @@ def ndcg(queries: Floats32, documents: Floats32, relevance: scipy.sparse.csr_arr
     for row in range(len(queries)):
         gains = relevance[[row]].toarray()[0]
         order = np.argsort(-(documents @ queries[row]), kind="stable")[:DEPTH]
-        best = _discounted(np.sort(gains)[::-1][:DEPTH])
-        found[row] = _discounted(gains[order]) / best if best > 0 else 0.0
+        best = _discount(np.sort(gains)[::-1][:DEPTH])
+        found[row] = _discount(gains[order]) / best if best > 0 else 0.0
     return found
 
 
-def _discounted(gains: Floats) -> float:
+def _discount(gains: Floats) -> float:
     return float((gains / np.log2(np.arange(len(gains)) + 2)).sum())

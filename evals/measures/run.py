@@ -48,7 +48,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class EvalContext:
     """What all runs of a protocol stand on.
 
     domains: names of task groups that `accuracy_in_domain` and `accuracy_out_of_domain` average over

@@ -1,7 +1,7 @@
 """Reports: facts, and the pages that show them."""
 
-from .facts import SCHEMA, Asked, Facts, facts_of
+from .facts import SCHEMA, Facts, ReportRequest, facts_of
 from .markdown import markdown_of
 from .page import page_of
 
-__all__ = ["SCHEMA", "Asked", "Facts", "facts_of", "markdown_of", "page_of"]
+__all__ = ["SCHEMA", "Facts", "ReportRequest", "facts_of", "markdown_of", "page_of"]

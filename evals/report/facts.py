@@ -8,8 +8,8 @@ import numpy as np
 
 from routers import Bools, Floats, OutcomeTable
 
-from ..measures import MEASURES, Ground, Run, interval_of, reliability, resampled, weighted_mean
-from ..splits import Layout
+from ..measures import MEASURES, EvalContext, Run, interval_of, reliability, resample_weights, weighted_mean
+from ..splits import EvalProtocol
 
 SCHEMA = "thalamus.report/1"
 COMPARED = (
@@ -28,7 +28,7 @@ Facts = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ReportRequest:
     """How the report was asked for: recorded as it is."""
 
     title: str
@@ -39,20 +39,22 @@ class Asked:
     n_draws: int = 1000
 
 
-def facts_of(layout: Layout, ground: Ground, runs: Sequence[Run], asked: Asked) -> Facts:
+def facts_of(
+    protocol: EvalProtocol, context: EvalContext, runs: Sequence[Run], request: ReportRequest
+) -> Facts:
     """The whole report. NaN and what is undefined are null."""
-    tested = np.isin(np.arange(len(ground.table)), np.concatenate([cut.test for cut in layout.cuts]))
-    weights = np.zeros((1 + asked.n_draws, len(ground.table)))
-    weights[:, tested] = resampled(int(tested.sum()), asked.n_draws)
-    draws = {run.name: _draws(run, ground, weights) for run in runs}
+    tested = np.isin(np.arange(len(context.table)), np.concatenate([split.test for split in protocol.splits]))
+    weights = np.zeros((1 + request.n_draws, len(context.table)))
+    weights[:, tested] = resample_weights(int(tested.sum()), request.n_draws)
+    draws = {run.name: _draws(run, context, weights) for run in runs}
     routers = [run for run in runs if run.kind == "router"]
     return {
         "schema": SCHEMA,
-        "title": asked.title,
-        "created": asked.created,
-        "command": asked.command,
-        "data": _data(layout, int(tested.sum())),
-        "protocol": _protocol(layout, asked),
+        "title": request.title,
+        "created": request.created,
+        "command": request.command,
+        "data": _data(protocol, int(tested.sum())),
+        "protocol": _protocol(protocol, request),
         "measures": {
             name: {
                 "unit": measure.unit,
@@ -66,16 +68,16 @@ def facts_of(layout: Layout, ground: Ground, runs: Sequence[Run], asked: Asked) 
         "references": [run.name for run in runs if run.kind == "reference"],
         "comparisons": _comparisons([run.name for run in routers], draws),
         "frontier": {run.name: _points(run.frontier) for run in runs if len(run.frontier)},
-        "tasks": by_task(ground, runs, weights),
-        "calibration": {run.name: _bins(run, ground) for run in runs if run.quality is not None},
-        "shares": shares(ground, runs),
-        "regrets": {run.name: worst_regrets(ground, run, asked.with_prompts) for run in routers},
-        "notes": _notes(layout, ground, runs),
+        "tasks": by_task(context, runs, weights),
+        "calibration": {run.name: _bins(run, context) for run in runs if run.quality is not None},
+        "shares": shares(context, runs),
+        "regrets": {run.name: worst_regrets(context, run, request.with_prompts) for run in routers},
+        "notes": _notes(protocol, context, runs),
     }
 
 
-def _draws(run: Run, ground: Ground, weights: Floats) -> dict[str, Floats]:
-    return {name: measure.of(run, ground, weights) for name, measure in MEASURES.items()}
+def _draws(run: Run, context: EvalContext, weights: Floats) -> dict[str, Floats]:
+    return {name: measure.of(run, context, weights) for name, measure in MEASURES.items()}
 
 
 def _figures(draws: Mapping[str, Floats], run: Run) -> Facts:
@@ -123,15 +125,15 @@ def _points(frontier: Floats) -> list[Facts]:
     ]
 
 
-def _bins(run: Run, ground: Ground) -> list[Facts]:
+def _bins(run: Run, context: EvalContext) -> list[Facts]:
     return [
-        {"predicted": _short(said), "measured": _short(came), "n": n}
-        for said, came, n in reliability(run, ground)
+        {"predicted": _short(predicted), "measured": _short(measured), "n": n}
+        for predicted, measured, n in reliability(run, context)
     ]
 
 
-def _data(layout: Layout, n_tested: int) -> Facts:
-    table = layout.table
+def _data(protocol: EvalProtocol, n_tested: int) -> Facts:
+    table = protocol.table
     origin = table.provenance
     return {
         "source": origin.source,
@@ -149,31 +151,31 @@ def _data(layout: Layout, n_tested: int) -> Facts:
     }
 
 
-def _protocol(layout: Layout, asked: Asked) -> Facts:
+def _protocol(protocol: EvalProtocol, request: ReportRequest) -> Facts:
     return {
-        "name": layout.name,
-        "seeds": list(layout.seeds),
-        "n_cuts": len(layout.cuts),
-        "n_train": [len(cut.train) for cut in layout.cuts],
-        "n_test": [len(cut.test) for cut in layout.cuts],
-        "domains": {name: list(tasks) for name, tasks in layout.domains.items()},
-        "encoder": asked.encoder,
-        "n_draws": asked.n_draws,
+        "name": protocol.name,
+        "seeds": list(protocol.seeds),
+        "n_cuts": len(protocol.splits),
+        "n_train": [len(split.train) for split in protocol.splits],
+        "n_test": [len(split.test) for split in protocol.splits],
+        "domains": {name: list(tasks) for name, tasks in protocol.domains.items()},
+        "encoder": request.encoder,
+        "n_draws": request.n_draws,
     }
 
 
-def _notes(layout: Layout, ground: Ground, runs: Sequence[Run]) -> list[str]:
+def _notes(protocol: EvalProtocol, context: EvalContext, runs: Sequence[Run]) -> list[str]:
     notes = [
         "Every λ was chosen on the training parts, from out-of-fold predictions; test parts were only read.",
         "Intervals: 95 %, bootstrap over queries, the same draws for every router, so that differences are "
         "paired; they do not cover the choice of training part.",
         "The true-task table and the oracle know what no router can: upper references.",
-        *layout.notes,
+        *protocol.notes,
     ]
-    basis = layout.table.provenance.cost_basis
+    basis = protocol.table.provenance.cost_basis
     if basis:
         notes.append(f"Costs: {basis}.")
-    if np.isnan(ground.table.score).any():
+    if np.isnan(context.table.score).any():
         notes.append("The table has gaps: decisions that fell into one enter no figure; see `measured`.")
     return notes
 
@@ -183,12 +185,12 @@ N_CHARACTERS = 600
 """Of a prompt shown with a regret."""
 
 
-def by_task(ground: Ground, runs: Sequence[Run], weights: Floats) -> list[dict[str, Any]]:
+def by_task(context: EvalContext, runs: Sequence[Run], weights: Floats) -> list[dict[str, Any]]:
     """Per task every run's mean score, and for routers by how much it beats the best single expert."""
     tested: Bools = weights[0] > 0
     rows = []
-    for task in sorted({name for name, used in zip(ground.table.tasks, tested, strict=True) if used}):
-        inside = ground.of_task(task) & tested
+    for task in sorted({name for name, used in zip(context.table.tasks, tested, strict=True) if used}):
+        inside = context.of_task(task) & tested
         rows.append(
             {
                 "task": task or "(none)",
@@ -220,12 +222,12 @@ def _against(run: Run, inside: Bools, weights: Floats) -> dict[str, Any]:
     }
 
 
-def shares(ground: Ground, runs: Sequence[Run]) -> dict[str, dict[str, dict[str, float] | None]]:
+def shares(context: EvalContext, runs: Sequence[Run]) -> dict[str, dict[str, dict[str, float] | None]]:
     """Per router and reference the share of queries each expert gets, freely and at no loss (`saving`)."""
     return {
         run.name: {
-            "free": _share(run.share, ground.table),
-            "saving": None if np.isnan(run.saving_share).any() else _share(run.saving_share, ground.table),
+            "free": _share(run.share, context.table),
+            "saving": None if np.isnan(run.saving_share).any() else _share(run.saving_share, context.table),
         }
         for run in runs
         if not run.name.startswith("single:") and run.name not in ("random", "cheapest")
@@ -238,26 +240,28 @@ def _share(picked: Floats, table: OutcomeTable) -> dict[str, float]:
     return {name: round(part, 4) for name, part in parts}
 
 
-def worst_regrets(ground: Ground, run: Run, with_prompts: bool) -> list[dict[str, Any]]:
+def worst_regrets(context: EvalContext, run: Run, with_prompts: bool) -> list[dict[str, Any]]:
     """Test queries on which the choice fell furthest below the oracle, the most confident mistakes first."""
-    table = ground.table
+    table = context.table
     regret = table.oracle()[None] - run.score
     seed, row = np.nonzero(regret > 0)
     picked = run.picks[seed, row]
-    said = run.quality[seed, row, picked] if run.quality is not None else np.zeros(len(row))
-    order = np.lexsort((row, -said, -regret[seed, row]))
+    predicted = run.quality[seed, row, picked] if run.quality is not None else np.zeros(len(row))
+    order = np.lexsort((row, -predicted, -regret[seed, row]))
     found, seen = [], set[int]()
     for n in order.tolist():
         if row[n] in seen:
             continue
         seen.add(int(row[n]))
-        found.append(_regret(table, int(row[n]), int(picked[n]), float(said[n]), with_prompts))
+        found.append(_regret(table, int(row[n]), int(picked[n]), float(predicted[n]), with_prompts))
         if len(found) == N_REGRETS:
             break
     return found
 
 
-def _regret(table: OutcomeTable, row: int, picked: int, said: float, with_prompts: bool) -> dict[str, Any]:
+def _regret(
+    table: OutcomeTable, row: int, picked: int, predicted: float, with_prompts: bool
+) -> dict[str, Any]:
     score = table.score[row]
     best = float(np.nanmax(score))
     text = table.texts[row]
@@ -266,7 +270,7 @@ def _regret(table: OutcomeTable, row: int, picked: int, said: float, with_prompt
         "task": table.tasks[row],
         "prompt": (text[:N_CHARACTERS] + ("…" if len(text) > N_CHARACTERS else "")) if with_prompts else None,
         "chosen": table.experts[picked],
-        "predicted": round(said, 4),
+        "predicted": round(predicted, 4),
         "score": float(score[picked]),
         "best_score": best,
         "best": [name for name, value in zip(table.experts, score.tolist(), strict=True) if value == best],

@@ -40,16 +40,16 @@ def _part(name: str) -> str:
 
 def _about(facts: Facts) -> str:
     data, protocol = facts["data"], facts["protocol"]
-    told = (
+    parts = (
         f"{data['n_tested']:,} queries tested",
         f"{len(data['experts'])} experts",
         f"protocol {protocol['name']}",
-        f"{_counted(protocol['n_cuts'], 'split')}, {_counted(len(protocol['seeds']), 'seed')}",
+        f"{_pluralize(protocol['n_cuts'], 'split')}, {_pluralize(len(protocol['seeds']), 'seed')}",
     )
-    return " · ".join(map(escape, told))
+    return " · ".join(map(escape, parts))
 
 
-def _counted(n: int, what: str) -> str:
+def _pluralize(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
@@ -93,7 +93,7 @@ def _cell(facts: Facts, measure: str, found: Mapping[str, float] | None) -> str:
 
 def _origin(facts: Facts) -> str:
     data = facts["data"]
-    told = {
+    parts = {
         "data": data["source"],
         "licence": data["licence"],
         "costs": data["cost_basis"],
@@ -103,5 +103,5 @@ def _origin(facts: Facts) -> str:
         "by": facts["command"],
         "schema": facts["schema"],
     }
-    pairs = ((escape(key), escape(str(value))) for key, value in told.items() if value)
+    pairs = ((escape(key), escape(str(value))) for key, value in parts.items() if value)
     return "".join(f"<dt>{key}</dt><dd>{value}</dd>" for key, value in pairs)

@@ -27,7 +27,7 @@ from policies import (
 )
 from routers import Bools, Floats
 
-from .trace import Forecast, Trace, Unknown
+from .trace import Forecast, NoForecast, Trace
 
 TICK_S = 1.0
 MEMORY = "memory"
@@ -61,12 +61,12 @@ class Scheme:
     rule: ResidencyRule = field(default_factory=ResidencyRule)
     in_order: bool = False
     window: int = 10**9
-    forecast: Callable[[Trace], Forecast] = Unknown
+    forecast: Callable[[Trace], Forecast] = NoForecast
     guarded: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServingResult:
     """What came of a trace. Arrays are (n_requests,).
 
     hit:       whether a request found its expert ready when it came, or, in order, when it was first
@@ -82,7 +82,7 @@ class Served:
     n_phases: int
 
 
-def serve(trace: Trace, machine: Machine, scheme: Scheme, told: Told | None = None) -> Served:
+def serve(trace: Trace, machine: Machine, scheme: Scheme, told: Told | None = None) -> ServingResult:
     """Serve the whole trace; `told` hears how many requests are answered, now and then."""
     return _Serving(trace, machine, scheme).run(told or (lambda n: None))
 
@@ -101,7 +101,7 @@ class _Local:
         self.queue: deque[int] = deque()
 
     @property
-    def serves(self) -> bool:
+    def can_serve(self) -> bool:
         return self.state == "ready" and not self.held
 
     def resident(self, idle_in_s: float) -> Resident:
@@ -138,47 +138,47 @@ class _Serving:
         self._now_s = 0.0
         self._hit, self._start_s = [False] * len(trace), [0.0] * len(trace)
 
-    def run(self, told: Told) -> Served:
+    def run(self, told: Told) -> ServingResult:
         n = len(self._came_s)
         events, came_s, coming = self._events, self._came_s, 0
         while coming < n or events:
             if events and (coming == n or events[0][0] <= came_s[coming]):
-                self._now_s, _, happen = heapq.heappop(events)
-                changed = happen()
+                self._now_s, _, event = heapq.heappop(events)
+                changed = event()
             else:
                 self._now_s = came_s[coming]
-                changed = self._come(coming)
+                changed = self._arrive(coming)
                 coming += 1
                 if coming % 1000 == 0:
                     told(coming)
             if self._scheme.in_order:
                 self._dispatch_line()
-            if changed and self._is_wanting():
+            if changed and self._is_waiting_for_expert():
                 self._decide()
         start_s, service_s = np.array(self._start_s), np.array(self._service_s)
         wait_s = start_s - np.array(came_s)
         n_phases = self._shadow.n_phases
-        return Served(np.array(self._hit), wait_s, wait_s + service_s, self._n_loads, n_phases)
+        return ServingResult(np.array(self._hit), wait_s, wait_s + service_s, self._n_loads, n_phases)
 
-    def _at(self, in_s: float, happen: Callable[[], bool]) -> None:
+    def _at(self, in_s: float, event: Callable[[], bool]) -> None:
         self._n_events += 1
-        heapq.heappush(self._events, (self._now_s + in_s, self._n_events, happen))
+        heapq.heappush(self._events, (self._now_s + in_s, self._n_events, event))
 
-    def _come(self, request: int) -> bool:
+    def _arrive(self, request: int) -> bool:
         local = self._of[request]
-        self._forecast.seen(request, self._now_s)
+        self._forecast.observe(request, self._now_s)
         local.queue.append(request)
         if self._scheme.in_order:
             self._line.append(request)
             return False
         self._arrivals = self._arrivals.after(local.name, self._now_s)
-        self._hit[request] = local.serves
+        self._hit[request] = local.can_serve
         self._dispatch(local)
-        return not local.serves
+        return not local.can_serve
 
     def _dispatch(self, local: _Local) -> None:
         """By turns: as many of its own line as it has slots for."""
-        while local.serves and local.queue and local.busy < self._machine.n_slots:
+        while local.can_serve and local.queue and local.busy < self._machine.n_slots:
             if self._watched:
                 self._shadow = self._shadow.after(local.name, self._snapshot())
             self._start(local)
@@ -190,12 +190,12 @@ class _Serving:
             local = self._of[request]
             if request != self._first:
                 self._first = request
-                self._hit[request] = local.serves
+                self._hit[request] = local.can_serve
                 if self._watched:
                     self._shadow = self._shadow.after(local.name, self._snapshot())
                 if not local.state:
                     self._decide()
-            if not local.serves or local.busy >= self._machine.n_slots:
+            if not local.can_serve or local.busy >= self._machine.n_slots:
                 return
             self._line.popleft()
             self._start(local)
@@ -215,14 +215,14 @@ class _Serving:
             self._dispatch(local)
         return not local.busy
 
-    def _loaded(self, local: _Local) -> bool:
+    def _finish_load(self, local: _Local) -> bool:
         local.state = "ready"
         local.ready_s = local.last_s = self._now_s
         if not self._scheme.in_order:
             self._dispatch(local)
         return True
 
-    def _freed(self, local: _Local) -> bool:
+    def _finish_evict(self, local: _Local) -> bool:
         local.state, local.held = "", False
         return True
 
@@ -230,11 +230,11 @@ class _Serving:
         self._ticking = False
         return True
 
-    def _is_wanting(self) -> bool:
+    def _is_waiting_for_expert(self) -> bool:
         """Whether anybody waits for an expert that is not there, nor on its way."""
         if self._scheme.in_order:
-            return bool(self._line) and not self._of[self._line[0]].serves
-        return any(local.queue and local.state != "loading" and not local.serves for local in self._locals)
+            return bool(self._line) and not self._of[self._line[0]].can_serve
+        return any(local.queue and local.state != "loading" and not local.can_serve for local in self._locals)
 
     def _decide(self) -> None:
         kept = self._shadow.kept if self._watched else None
@@ -246,17 +246,17 @@ class _Serving:
             if let_go and not self._scheme.in_order:
                 self._dispatch(local)
         for effect in effects:
-            self._perform(effect)
+            self._apply(effect)
 
-    def _perform(self, effect: Effect) -> None:
+    def _apply(self, effect: Effect) -> None:
         local = self._by_name[effect.expert]
         if isinstance(effect, Evict):
             local.state = "leaving"
-            self._at(self._machine.evict_s, lambda: self._freed(local))
+            self._at(self._machine.evict_s, lambda: self._finish_evict(local))
         elif isinstance(effect, Load):
             self._n_loads += 1
             local.state = "loading"
-            self._at(self._loadable[self._locals.index(local)].load_s, lambda: self._loaded(local))
+            self._at(self._loadable[self._locals.index(local)].load_s, lambda: self._finish_load(local))
         elif isinstance(effect, Wait) and effect.blocked == "claim" and not self._ticking:
             self._ticking = True
             self._at(TICK_S, self._tick)
@@ -303,7 +303,7 @@ PERCENTILES = (50, 95, 99)
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class ServingFigures:
     """One scheme on one memory.
 
     hit_ratio:   requests that found their expert ready
@@ -319,7 +319,7 @@ class Figures:
     longest_s: float
 
     @classmethod
-    def of(cls, served: Served) -> "Figures":
+    def of(cls, served: ServingResult) -> "ServingFigures":
         percentiles = np.percentile(served.latency_s, PERCENTILES).tolist()
         return cls(
             float(served.hit.mean()),

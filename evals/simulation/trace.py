@@ -52,14 +52,14 @@ class Synthetic:
     seed: int = 0
 
 
-def zipf(told: Synthetic) -> Trace:
+def draw_zipf(told: Synthetic) -> Trace:
     """Every request for itself."""
     rng = np.random.default_rng(told.seed)
     expert = rng.choice(told.n_experts, told.n_requests, p=_popularity(told))
     return _trace(told, expert, np.cumsum(rng.exponential(1.0 / told.rate_per_s, told.n_requests)), rng)
 
 
-def sessions(told: Synthetic) -> Trace:
+def draw_sessions(told: Synthetic) -> Trace:
     """Sessions of eight requests in the mean, all for one expert, that overlap."""
     rng = np.random.default_rng(told.seed)
     n_sessions = int(told.n_requests / N_TURNS * 2) + 10
@@ -72,7 +72,7 @@ def sessions(told: Synthetic) -> Trace:
     return _trace(told, np.repeat(chosen, length)[order], time_s[order], rng)
 
 
-def phases(told: Synthetic) -> Trace:
+def draw_phases(told: Synthetic) -> Trace:
     """Zipf, but ten times along the way the popularity of every expert is drawn anew."""
     rng = np.random.default_rng(told.seed)
     rank = rng.choice(told.n_experts, told.n_requests, p=_popularity(told))
@@ -83,9 +83,9 @@ def phases(told: Synthetic) -> Trace:
 
 
 SYNTHETIC: Mapping[str, Callable[[Synthetic], Trace]] = {
-    "zipf": zipf,
-    "sessions": sessions,
-    "phases": phases,
+    "zipf": draw_zipf,
+    "sessions": draw_sessions,
+    "phases": draw_phases,
 }
 
 
@@ -104,41 +104,41 @@ NEVER_S = 1e9
 
 
 class Forecast(Protocol):
-    def seen(self, request: int, now_s: float) -> None:
+    def observe(self, request: int, now_s: float) -> None:
         """A request of the trace came."""
 
     def next_use_s(self, now_s: float) -> Mapping[str, float]:
         """Seconds until each expert's next request; what is not known is left out."""
 
 
-class Unknown:
+class NoForecast:
     """Tells nothing."""
 
     def __init__(self, trace: Trace) -> None:
         pass
 
-    def seen(self, request: int, now_s: float) -> None:
+    def observe(self, request: int, now_s: float) -> None:
         pass
 
     def next_use_s(self, now_s: float) -> Mapping[str, float]:
         return {}
 
 
-class Measured:
+class MeasuredForecast:
     """What the gateway itself expects, from how often each was asked of late."""
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
         self.arrivals = Arrivals()
 
-    def seen(self, request: int, now_s: float) -> None:
+    def observe(self, request: int, now_s: float) -> None:
         self.arrivals = self.arrivals.after(self._trace.experts[self._trace.expert[request]], now_s)
 
     def next_use_s(self, now_s: float) -> Mapping[str, float]:
         return self.arrivals.next_use_s(now_s)
 
 
-class Oracle:
+class OracleForecast:
     """The future as it will be, up to a horizon; with `spread`, wrong by factors drawn log-normally."""
 
     def __init__(self, trace: Trace, horizon_s: float = NEVER_S, spread: float = 0.0, seed: int = 0) -> None:
@@ -154,7 +154,7 @@ class Oracle:
         self._rng = np.random.default_rng(seed) if spread else None
         self._spread = spread
 
-    def seen(self, request: int, now_s: float) -> None:
+    def observe(self, request: int, now_s: float) -> None:
         self._coming[self._expert[request]] = self._next[request]
 
     def next_use_s(self, now_s: float) -> Mapping[str, float]:
@@ -170,7 +170,7 @@ class Oracle:
         }
 
 
-class Liar(Oracle):
+class AdversarialForecast(OracleForecast):
     """Whoever is needed soonest is said to be needed last."""
 
     def next_use_s(self, now_s: float) -> Mapping[str, float]:

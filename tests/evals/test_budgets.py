@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from evals.measures.bootstrap import interval, paired_interval
-from evals.measures.budgets import Split, pool, read_split, route, summary, taken
+from evals.measures.budgets import Split, evaluate_split, pick_values, pool, route, summary
 from routers import OutcomeTable
 
 
@@ -21,13 +21,13 @@ def test_lambda_zero_takes_the_best_and_a_large_one_the_cheapest() -> None:
     quality = np.array([[0.4, 0.5], [0.6, 0.5]])
     assert route(quality, np.array([1.0, 4.0]), 0.0).tolist() == [1, 0]
     assert route(quality, np.array([1.0, 4.0]), 10.0).tolist() == [0, 0]
-    assert taken(quality, np.array([1, 0])).tolist() == [0.5, 0.6]
+    assert pick_values(quality, np.array([1, 0])).tolist() == [0.5, 0.6]
 
 
 def test_an_oracle_router_saves_what_the_dear_expert_need_not_do() -> None:
     """Half the queries go to the cheap expert at no loss: cost (1 + 4) / 2 against 4."""
     held = table(HALF)
-    told = summary(read_split(Split(held, held, held.score - [0.0, 1e-3], held.score - [0.0, 1e-3])))
+    told = summary(evaluate_split(Split(held, held, held.score - [0.0, 1e-3], held.score - [0.0, 1e-3])))
     assert told["accuracy"] == 1
     assert told["gain"] == 0
     assert told["cost_saved"] == pytest.approx(1 - 2.5 / 4)
@@ -38,7 +38,7 @@ def test_area_is_the_mean_over_budgets_from_the_cheapest_to_the_best_single() ->
     """A constant router takes the cheap expert (score .5) until the dear one (1.0) is affordable."""
     held = table(HALF)
     constant = np.tile([0.5, 1.0], (len(held), 1))
-    told = summary(read_split(Split(held, held, constant, constant)))
+    told = summary(evaluate_split(Split(held, held, constant, constant)))
     assert told["area"] == pytest.approx((49 * 0.5 + 1.0) / 50)
     assert told["area_usd"] == pytest.approx((49 * 1 + 4) / 50)
 
@@ -47,27 +47,27 @@ def test_the_weights_of_area_are_chosen_on_the_training_part() -> None:
     """The weight that moves training queries to the cheap expert is too small to move test queries."""
     held = table(HALF)
     training, testing = (np.tile([low, 1.0], (len(held), 1)) for low in (0.5, 0.0))
-    told = summary(read_split(Split(held, held, training, testing)))
+    told = summary(evaluate_split(Split(held, held, training, testing)))
     assert (told["area"], told["area_usd"]) == (1, 4)
 
 
 def test_without_costs_there_is_accuracy_and_no_area() -> None:
     held = table(HALF, cost=None)
-    told = summary(read_split(Split(held, held, held.score, held.score)))
+    told = summary(evaluate_split(Split(held, held, held.score, held.score)))
     assert told["accuracy"] == 1
     assert np.isnan([told["area"], told["cost_saved"]]).all()
 
 
 def test_the_best_single_is_the_training_parts() -> None:
     train, test = table([[0.0, 1.0]] * 4), table([[1.0, 0.0]] * 4)
-    reading = read_split(Split(train, test, train.score, test.score))
-    assert reading.single.tolist() == [0.0] * 4
+    result = evaluate_split(Split(train, test, train.score, test.score))
+    assert result.single.tolist() == [0.0] * 4
 
 
 def test_pooling_keeps_every_query() -> None:
     held = table(HALF)
-    reading = read_split(Split(held, held, held.score, held.score))
-    assert len(pool([reading, reading]).score) == 2 * len(held)
+    result = evaluate_split(Split(held, held, held.score, held.score))
+    assert len(pool([result, result]).score) == 2 * len(held)
 
 
 def test_a_paired_interval_is_narrow_where_the_difference_is_steady() -> None:

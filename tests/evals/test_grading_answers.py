@@ -11,30 +11,32 @@ from evals.grading import GRADERS, ExpectedError, check_expected, grade
 
 
 @dataclass(frozen=True)
-class Asked:
+class GradedPrompt:
     grader: str
     expected: Any
     prompt: str = "?"
 
 
-PARIS = Asked(
+PARIS = GradedPrompt(
     "text", {"accept": ["Paris"], "reject": ["London", "Rome", "Lyon"]}, "What is the capital of France?"
 )
-SEVEN = Asked("number", {"value": 7}, "What is 3 + 4?")
-BIG = Asked("number", {"value": 1888264}, "What is 4817 * 392?")
-WARM = Asked("number", {"value": 77, "tolerance": 0.5})
-YES = Asked("yes_no", {"answer": True})
-NO = Asked("yes_no", {"answer": False})
-FRUIT = Asked("choice", {"answer": "B", "options": {"A": "carrot", "B": "apple", "C": "chair"}})
-PLANTS = Asked("keywords", {"groups": [["plant", "plants"], ["light", "sunlight"]], "reject": ["animal"]})
-THREE = Asked("members", {"pool": ["red", "green", "blue", "pink", "brown"], "count": 3})
-SORTED = Asked("order", {"items": ["apple", "mango", "pear"], "given": "pear, apple, mango"})
-LOUD = Asked("literal", {"text": "HELLO"})
-SPELLED = Asked("pattern", {"pattern": r"d-o-g\.?"})
-DASHES = Asked("bullets", {"count": 3, "marker": "-", "pool": ["milk", "eggs", "bread"]})
-PERSON = Asked("json", {"value": {"name": "Anna", "age": 31}})
-HOUSE = Asked("translation", {"accept": ["casa"]})
-INITIALS = Asked("exact", {"accept": ["M. S.", "MS"]})
+SEVEN = GradedPrompt("number", {"value": 7}, "What is 3 + 4?")
+BIG = GradedPrompt("number", {"value": 1888264}, "What is 4817 * 392?")
+WARM = GradedPrompt("number", {"value": 77, "tolerance": 0.5})
+YES = GradedPrompt("yes_no", {"answer": True})
+NO = GradedPrompt("yes_no", {"answer": False})
+FRUIT = GradedPrompt("choice", {"answer": "B", "options": {"A": "carrot", "B": "apple", "C": "chair"}})
+PLANTS = GradedPrompt(
+    "keywords", {"groups": [["plant", "plants"], ["light", "sunlight"]], "reject": ["animal"]}
+)
+THREE = GradedPrompt("members", {"pool": ["red", "green", "blue", "pink", "brown"], "count": 3})
+SORTED = GradedPrompt("order", {"items": ["apple", "mango", "pear"], "given": "pear, apple, mango"})
+LOUD = GradedPrompt("literal", {"text": "HELLO"})
+SPELLED = GradedPrompt("pattern", {"pattern": r"d-o-g\.?"})
+DASHES = GradedPrompt("bullets", {"count": 3, "marker": "-", "pool": ["milk", "eggs", "bread"]})
+PERSON = GradedPrompt("json", {"value": {"name": "Anna", "age": 31}})
+HOUSE = GradedPrompt("translation", {"accept": ["casa"]})
+INITIALS = GradedPrompt("exact", {"accept": ["M. S.", "MS"]})
 
 RIGHT = [
     (PARIS, "Paris"),
@@ -172,12 +174,12 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("asked", "answer"), RIGHT)
-def test_right_answers_score_one(asked: Asked, answer: str) -> None:
+def test_right_answers_score_one(asked: GradedPrompt, answer: str) -> None:
     assert grade(answer, asked) == 1.0
 
 
 @pytest.mark.parametrize(("asked", "answer"), WRONG)
-def test_wrong_and_hedging_answers_score_zero(asked: Asked, answer: str) -> None:
+def test_wrong_and_hedging_answers_score_zero(asked: GradedPrompt, answer: str) -> None:
     assert grade(answer, asked) == 0.0
 
 
@@ -191,7 +193,7 @@ def test_no_text_makes_a_grader_fail(answer: str, at: int) -> None:
 
 @given(a=st.integers(0, 10**6), b=st.integers(0, 10**6))
 def test_a_stated_result_counts_and_the_numbers_of_the_question_do_not(a: int, b: int) -> None:
-    asked = Asked("number", {"value": a + b}, f"What is {a} + {b}?")
+    asked = GradedPrompt("number", {"value": a + b}, f"What is {a} + {b}?")
     assert grade(f"{a} + {b} = {a + b}", asked) == 1.0
     assert grade(f"The sum of {a:,} and {b:,} is {a + b:,}.", asked) == 1.0
     assert grade(f"{a} + {b} = {a + b + 1}", asked) == 0.0
@@ -203,7 +205,7 @@ def test_a_very_long_answer_is_graded_by_its_start() -> None:
 
 def test_an_unknown_grader_is_named_with_those_there_are() -> None:
     with pytest.raises(ExpectedError, match=r"unknown grader 'telepathy'; there are bullets, choice"):
-        grade("x", Asked("telepathy", {}))
+        grade("x", GradedPrompt("telepathy", {}))
 
 
 @pytest.mark.parametrize("name", sorted(GRADERS))

@@ -11,13 +11,13 @@ from evals.grading.code import code_of, run_tests
 
 
 @dataclass(frozen=True)
-class Asked:
+class CodePrompt:
     expected: Any
     grader: str = "code"
     prompt: str = "Write add."
 
 
-ADD = Asked({"name": "add", "tests": ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]})
+ADD = CodePrompt({"name": "add", "tests": ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]})
 
 
 @pytest.mark.parametrize(

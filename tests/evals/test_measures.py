@@ -4,7 +4,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evals.measures import MEASURES, Ground, Run, interval_of, reliability, resampled, weighted_mean
+from evals.measures import (
+    MEASURES,
+    EvalContext,
+    Run,
+    interval_of,
+    reliability,
+    resample_weights,
+    weighted_mean,
+)
 from routers import Floats, OutcomeTable
 
 ONES = np.ones((1, 4))
@@ -32,20 +40,20 @@ def run(score: list[float], **others: Any) -> Run:
     return replace(made, **{key: np.array(value) for key, value in others.items()})
 
 
-def ground(score: list[list[float]], strong: int = -1, **domains: tuple[str, ...]) -> Ground:
+def context(score: list[list[float]], strong: int = -1, **domains: tuple[str, ...]) -> EvalContext:
     held = OutcomeTable.build(
         [str(n) for n in range(len(score))],
         ["weak", "strong"],
         {"score": np.array(score)},
         tasks=["a", "b"] * 2,
     )
-    return Ground(held, domains, np.array([strong]))
+    return EvalContext(held, domains, np.array([strong]))
 
 
-HALF = ground([[1, 1], [0, 1], [0, 0], [1, 0]])
+HALF = context([[1, 1], [0, 1], [0, 0], [1, 0]])
 
 
-def value(name: str, of: Run, on: Ground = HALF, weights: Floats = ONES) -> float:
+def value(name: str, of: Run, on: EvalContext = HALF, weights: Floats = ONES) -> float:
     return float(MEASURES[name].of(of, on, weights)[0])
 
 
@@ -57,7 +65,7 @@ def test_accuracy_is_the_mean_and_gain_is_against_the_best_single() -> None:
 
 def test_the_macro_average_counts_tasks_alike_and_is_null_without_domains() -> None:
     mine = run([1, 0, 1, 0])
-    on = ground([[0, 0]] * 4, in_domain=("a", "b"))
+    on = context([[0, 0]] * 4, in_domain=("a", "b"))
     assert value("accuracy_in_domain", mine, on, np.array([[1.0, 9.0, 1.0, 9.0]])) == 0.5
     assert np.isnan(value("accuracy_in_domain", mine))
 
@@ -89,7 +97,7 @@ def test_regret_is_what_the_oracle_has_more() -> None:
 
 def test_apgr_of_perfect_reversed_and_random_order() -> None:
     """Of four queries the strong expert gains on one and loses on none: found first, or last."""
-    on = ground([[1, 1], [0, 1], [0, 0], [1, 1]], strong=1)
+    on = context([[1, 1], [0, 1], [0, 0], [1, 1]], strong=1)
     first = np.array([[[0, 0.1], [0, 0.9], [0, 0.2], [0, 0.0]]])
     perfect = run([0] * 4, quality=first)
     worst = run([0] * 4, quality=-first)
@@ -107,7 +115,7 @@ def test_apgr_of_no_idea_is_one_half() -> None:
         {"score": rng.integers(0, 2, (20000, 2)) * [0.5, 1.0]},
     )
     blind = run([0] * 20000, quality=np.zeros((1, 20000, 2)))
-    on = Ground(held, {}, np.array([1]))
+    on = EvalContext(held, {}, np.array([1]))
     assert float(MEASURES["apgr"].of(blind, on, np.ones((1, 20000)))[0]) == pytest.approx(0.5, abs=0.02)
 
 
@@ -118,7 +126,7 @@ def test_apgr_of_ties_does_not_hang_on_the_order_of_the_table() -> None:
         ["weak", "strong"],
         {"score": np.array([[0, 1], [0, 0]]).repeat(1000, 0)},
     )
-    on = Ground(held, {}, np.array([1]))
+    on = EvalContext(held, {}, np.array([1]))
     blind = run([0] * 2000, quality=np.zeros((1, 2000, 2)))
     assert float(MEASURES["apgr"].of(blind, on, np.ones((1, 2000)))[0]) == pytest.approx(0.5, abs=0.03)
 
@@ -127,14 +135,14 @@ def test_a_resampled_measure_is_the_measure_of_the_resampled_table() -> None:
     rng = np.random.default_rng(0)
     score = rng.integers(0, 2, (4, 2)).astype(float)
     quality = rng.random((1, 4, 2))
-    on = ground(score.tolist(), strong=1)
+    on = context(score.tolist(), strong=1)
     drawn = np.array([0, 1, 1, 3])
-    taken = replace(on, table=on.table.take(np.array([0, 1, 3])))
+    pick_values = replace(on, table=on.table.take(np.array([0, 1, 3])))
     mine = run([0] * 4, quality=quality)
     part = run([0] * 3, quality=quality[:, [0, 1, 3]])
     counts = np.bincount(drawn, minlength=4)[None].astype(float)
     whole = value("brier", mine, on, counts)
-    assert whole == pytest.approx(value("brier", part, taken, np.array([[1.0, 2.0, 1.0]])))
+    assert whole == pytest.approx(value("brier", part, pick_values, np.array([[1.0, 2.0, 1.0]])))
 
 
 def test_reliability_bins_hold_every_outcome() -> None:
@@ -157,7 +165,7 @@ def test_gaps_are_passed_over_and_reported() -> None:
 
 def test_intervals_hold_the_value_and_are_as_wide_as_chance() -> None:
     values = np.random.default_rng(0).random((1, 500))
-    found = interval_of(weighted_mean(values, resampled(500, 2000)))
+    found = interval_of(weighted_mean(values, resample_weights(500, 2000)))
     assert found is not None
     assert found.value == pytest.approx(values.mean())
     assert found.high - found.low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(500), rel=0.15)

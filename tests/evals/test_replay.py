@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evals.baselines import cheapest, mean_of_four, task_table
-from evals.replay import Recorded, pool_of, replay
+from evals.replay import RecordedExtractor, pool_of, replay
 from policies import EncoderUse, Objective, PanelRule, Policy
 from routers import Artifact, ExpertProfile, Features, OutcomeTable, Query, Tier, fit_artifact, query_of
 from studies.tiers import compare, render
@@ -14,7 +14,7 @@ from studies.tiers import compare, render
 WORDS = ["sum", "add", "times", "capital", "river", "poem"]
 
 
-class Reader:
+class CountingExtractor:
     """Reads six words; the cheap tier only sees the first two."""
 
     fingerprints: dict[Tier, str] = {"static": "reader-static", "encoder": "reader-encoder"}  # noqa: RUF012
@@ -52,28 +52,28 @@ def outcomes() -> OutcomeTable:
 
 
 @pytest.fixture(scope="module")
-def recorded(outcomes: OutcomeTable) -> Recorded:
-    return Recorded.of(outcomes.texts, Reader())
+def recorded(outcomes: OutcomeTable) -> RecordedExtractor:
+    return RecordedExtractor.of(outcomes.texts, CountingExtractor())
 
 
 @pytest.fixture(scope="module")
-def artifact(outcomes: OutcomeTable, recorded: Recorded) -> Artifact:
+def artifact(outcomes: OutcomeTable, recorded: RecordedExtractor) -> Artifact:
     return fit_artifact(outcomes, recorded)
 
 
 def test_every_text_is_read_once_however_often_it_is_asked_for(outcomes: OutcomeTable) -> None:
-    reader = Reader()
-    recorded = Recorded.of([*outcomes.texts, *outcomes.texts], reader, chunk=100)
+    reader = CountingExtractor()
+    recorded = RecordedExtractor.of([*outcomes.texts, *outcomes.texts], reader, chunk=100)
     queries = [query_of(text) for text in outcomes.texts[::-1]]
     np.testing.assert_array_equal(
-        recorded.extract(queries, "encoder").dense, Reader().extract(queries, "encoder").dense
+        recorded.extract(queries, "encoder").dense, CountingExtractor().extract(queries, "encoder").dense
     )
     assert reader.n_read == len(outcomes)
 
 
 @pytest.mark.parametrize(("use", "tiers"), [("always", {"encoder"}), ("never", {"static"})])
 def test_the_policy_says_which_tier_decides(
-    outcomes: OutcomeTable, artifact: Artifact, recorded: Recorded, use: EncoderUse, tiers: set[str]
+    outcomes: OutcomeTable, artifact: Artifact, recorded: RecordedExtractor, use: EncoderUse, tiers: set[str]
 ) -> None:
     result = replay(outcomes, artifact, recorded, Policy("p", encoder=use))
     assert {decision.tier for decision in result.decisions} == tiers
@@ -81,7 +81,7 @@ def test_the_policy_says_which_tier_decides(
 
 
 def test_adaptive_consults_the_encoder_only_below_the_margin(
-    outcomes: OutcomeTable, artifact: Artifact, recorded: Recorded
+    outcomes: OutcomeTable, artifact: Artifact, recorded: RecordedExtractor
 ) -> None:
     artifact = replace(artifact, margin=0.75)
     adaptive = replay(outcomes, artifact, recorded, Policy("p", encoder="adaptive"))
@@ -95,7 +95,7 @@ def test_adaptive_consults_the_encoder_only_below_the_margin(
 
 
 def test_scores_and_costs_are_those_of_the_experts_chosen(
-    outcomes: OutcomeTable, artifact: Artifact, recorded: Recorded
+    outcomes: OutcomeTable, artifact: Artifact, recorded: RecordedExtractor
 ) -> None:
     result = replay(outcomes, artifact, recorded, Policy("p", encoder="always"))
     rows = np.arange(len(outcomes))
@@ -105,7 +105,7 @@ def test_scores_and_costs_are_those_of_the_experts_chosen(
 
 
 def test_a_weight_on_cost_moves_queries_to_the_cheap_expert(
-    outcomes: OutcomeTable, artifact: Artifact, recorded: Recorded
+    outcomes: OutcomeTable, artifact: Artifact, recorded: RecordedExtractor
 ) -> None:
     policy = Policy("p", Objective(cost=2.0), encoder="always")
     assert replay(outcomes, artifact, recorded, policy).picks.tolist() == [0] * len(outcomes)
@@ -115,7 +115,7 @@ def test_the_pool_of_a_table_claims_nothing_unmeasured(outcomes: OutcomeTable) -
     assert pool_of(outcomes) == (ExpertProfile("calc", "calc"), ExpertProfile("bard", "bard"))
 
 
-def test_simple_baselines_of_a_known_table(outcomes: OutcomeTable, recorded: Recorded) -> None:
+def test_simple_baselines_of_a_known_table(outcomes: OutcomeTable, recorded: RecordedExtractor) -> None:
     assert cheapest(outcomes, 2).tolist() == [0, 0]
     np.testing.assert_array_equal(task_table(outcomes, outcomes), outcomes.score)
     x = recorded.extract([query_of(text) for text in outcomes.texts], "encoder")
@@ -123,7 +123,9 @@ def test_simple_baselines_of_a_known_table(outcomes: OutcomeTable, recorded: Rec
     assert four.argmax(axis=1).tolist() == outcomes.score.argmax(axis=1).tolist()
 
 
-def test_comparing_tiers_gives_every_router_its_figures(outcomes: OutcomeTable, recorded: Recorded) -> None:
+def test_comparing_tiers_gives_every_router_its_figures(
+    outcomes: OutcomeTable, recorded: RecordedExtractor
+) -> None:
     part = outcomes.take(np.arange(300))
     folds = part.bucket // 34
     figures = compare(part, folds, [0, 1], recorded, "knn", lambda what, done, total: None)
@@ -135,7 +137,7 @@ def test_comparing_tiers_gives_every_router_its_figures(outcomes: OutcomeTable, 
 
 
 def test_a_query_is_decided_alone_as_in_its_batch(
-    outcomes: OutcomeTable, artifact: Artifact, recorded: Recorded
+    outcomes: OutcomeTable, artifact: Artifact, recorded: RecordedExtractor
 ) -> None:
     policy = Policy("p", encoder="adaptive")
     whole = replay(outcomes, artifact, recorded, policy)
@@ -148,16 +150,16 @@ def test_a_query_is_decided_alone_as_in_its_batch(
 def test_what_an_expert_declined_is_neither_learned_from_nor_sent_to_it(outcomes: OutcomeTable) -> None:
     declined = np.where(outcomes.score == 0.0, [[1.0, np.nan]], np.nan)
     told = replace(outcomes, declined=declined)
-    artifact = fit_artifact(told, Reader())
+    artifact = fit_artifact(told, CountingExtractor())
     calc = artifact.experts[0]
     assert (calc.n, calc.score) == (300, 1.0)
-    came = replay(told, artifact, Reader(), Policy("p", encoder="never"))
+    came = replay(told, artifact, CountingExtractor(), Policy("p", encoder="never"))
     assert came.score.mean() == 1.0
     assert not (declined[np.arange(len(told)), came.picks] == 1).any()
 
 
 def test_a_panel_is_scored_by_the_proxy_where_no_answers_were_recorded(
-    outcomes: OutcomeTable, artifact: Artifact, recorded: Recorded
+    outcomes: OutcomeTable, artifact: Artifact, recorded: RecordedExtractor
 ) -> None:
     policy = Policy("p", encoder="always", panel=PanelRule(k=2))
     result = replay(outcomes, artifact, recorded, policy)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from evals.evaluate import RouterSpec
-from evals.replay import Recorded
-from evals.report import SCHEMA, Asked, Facts, facts_of, markdown_of, page_of
-from evals.run_all import aggregate_runs, build_ground, list_jobs, run_jobs
+from evals.replay import RecordedExtractor
+from evals.report import SCHEMA, Facts, ReportRequest, facts_of, markdown_of, page_of
+from evals.run_all import aggregate_runs, build_context, list_jobs, run_jobs
 from evals.splits import kfold
 from routers import FeatureExtractor, HashingEmbedder, OutcomeTable, Provenance
 
@@ -24,7 +24,9 @@ SWITCHES = (
     " --disable-component-update --disable-sync --enable-logging=stderr --virtual-time-budget=3000"
 )
 EVIL = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">&amp;</script>"
-ASKED = Asked("A <b>title</b>", "thalamus eval data", "2026-01-01T00:00:00+00:00", "none", n_draws=200)
+REQUEST = ReportRequest(
+    "A <b>title</b>", "thalamus eval data", "2026-01-01T00:00:00+00:00", "none", n_draws=200
+)
 
 
 def table(with_costs: bool = True) -> OutcomeTable:
@@ -44,16 +46,16 @@ def table(with_costs: bool = True) -> OutcomeTable:
     )
 
 
-def facts(held: OutcomeTable, asked: Asked = ASKED) -> Facts:
-    layout = kfold(held, [0])
+def facts(held: OutcomeTable, request: ReportRequest = REQUEST) -> Facts:
+    protocol = kfold(held, [0])
     jobs = list_jobs(
-        layout,
+        protocol,
         [RouterSpec("knn:k=5", "knn", {"k": 5}, "static"), RouterSpec("constant", "constant", {}, "static")],
     )
     jobs = [job for job in jobs if job.name != "mean_of_four"]
-    read = Recorded.of(held.texts, FeatureExtractor(HashingEmbedder()))
-    runs = aggregate_runs(layout, jobs, run_jobs(layout, read, jobs, lambda *told: None, n_workers=1))
-    return facts_of(layout, build_ground(layout), runs, asked)
+    read = RecordedExtractor.of(held.texts, FeatureExtractor(HashingEmbedder()))
+    runs = aggregate_runs(protocol, jobs, run_jobs(protocol, read, jobs, lambda *told: None, n_workers=1))
+    return facts_of(protocol, build_context(protocol), runs, request)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +124,7 @@ def test_regrets_name_the_choice_and_who_was_better(told: Facts) -> None:
         assert one["score"] < one["best_score"]
         assert one["chosen"] not in one["best"]
     assert len(told["regrets"]["constant"]) == 15
-    silent = facts(table(), replace(ASKED, with_prompts=False))
+    silent = facts(table(), replace(REQUEST, with_prompts=False))
     assert {one["prompt"] for one in silent["regrets"]["constant"]} == {None}
     assert "roses" not in json.dumps(silent)
 

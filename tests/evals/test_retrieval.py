@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 import evals.embedder_eval
 from evals.commands.embedders import command
-from evals.datasets.parquet import RetrievalSet, joined, read_retrieval
-from evals.embedder_eval import Measured, held_out, measure
+from evals.datasets.parquet import RetrievalSet, join_sets, read_retrieval
+from evals.embedder_eval import RetrievalScores, measure, use_held_out_scores
 from evals.measures.bootstrap import mean_over_sets
 from evals.measures.formulas import ndcg
 from routers import DataError, EmbeddingSelection, Floats32, OnnxEmbedder
@@ -65,7 +65,7 @@ def test_a_set_that_cannot_be_used_says_why(
 
 def test_joined_sets_keep_their_own_documents(tmp_path: Path) -> None:
     found = read_retrieval(folder(tmp_path / "s"))
-    texts, documents, relevance = joined([(found, np.zeros((3, 4), np.float32))] * 2)
+    texts, documents, relevance = join_sets([(found, np.zeros((3, 4), np.float32))] * 2)
     assert (len(texts), documents.shape) == (4, (6, 4))
     np.testing.assert_array_equal(relevance.toarray()[2:], [[0, 0, 0, 2, 0, 0], [0, 0, 0, 0, 1, 0]])
 
@@ -121,7 +121,9 @@ def test_pilots_lead_each_set_to_the_expert_that_reads_it_best(
         )
         training[mark] = measure(data, documents, pool, lambda *_: None)
         test[mark] = measure(data, documents, {**pool, "multi-task": "x"}, lambda *_: None)
-    np.testing.assert_allclose(held_out("x", training["x"], pool).performance, training["x"].performance)
+    np.testing.assert_allclose(
+        use_held_out_scores("x", training["x"], pool).performance, training["x"].performance
+    )
     readers = [*pool, "multi-task"]
     scores = compare(readers, test, build("f", pool, training, "paper"), build("f", pool, training))
     figures = told(scores)
@@ -134,10 +136,10 @@ def test_pilots_lead_each_set_to_the_expert_that_reads_it_best(
 
 def test_an_expert_is_told_on_its_own_queries_by_what_it_reached_held_out(tmp_path: Path) -> None:
     (tmp_path / "fit.json").write_text('{"held_out": {"s": [0.25, 0.5]}}')
-    measured = Measured(np.zeros((2, 2), np.float32), np.ones((2, 2)))
+    measured = RetrievalScores(np.zeros((2, 2), np.float32), np.ones((2, 2)))
     pool = {"base": "minilm", "own": str(tmp_path)}
-    np.testing.assert_array_equal(held_out("s", measured, pool).performance, [[1, 0.25], [1, 0.5]])
-    np.testing.assert_array_equal(held_out("other", measured, pool).performance, np.ones((2, 2)))
+    np.testing.assert_array_equal(use_held_out_scores("s", measured, pool).performance, [[1, 0.25], [1, 0.5]])
+    np.testing.assert_array_equal(use_held_out_scores("other", measured, pool).performance, np.ones((2, 2)))
 
 
 def test_every_set_weighs_alike_in_the_mean() -> None:

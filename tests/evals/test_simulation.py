@@ -4,8 +4,15 @@ from functools import partial
 import numpy as np
 import pytest
 
-from evals.simulation.serving import Figures, Machine, Scheme, Served, serve
-from evals.simulation.trace import SYNTHETIC, Liar, Measured, Oracle, Synthetic, Trace
+from evals.simulation.serving import Machine, Scheme, ServingFigures, ServingResult, serve
+from evals.simulation.trace import (
+    SYNTHETIC,
+    AdversarialForecast,
+    MeasuredForecast,
+    OracleForecast,
+    Synthetic,
+    Trace,
+)
 from policies import Loadable, ResidencyRule, TurnRule
 
 LRU, LOOKAHEAD = ResidencyRule("lru"), ResidencyRule("lookahead")
@@ -27,7 +34,7 @@ def machine(trace: Trace, n_places: int, load_s: float = 10.0, **told: float) ->
     return Machine(n_places, loadable, **told)  # type: ignore[arg-type]
 
 
-def in_order(trace: Trace, n_places: int, rule: ResidencyRule = LOOKAHEAD, **told) -> Served:
+def in_order(trace: Trace, n_places: int, rule: ResidencyRule = LOOKAHEAD, **told) -> ServingResult:
     at_once = machine(trace, n_places, load_s=1e-3, evict_s=0.0)
     return serve(trace, at_once, Scheme("", rule, in_order=True, **told))
 
@@ -76,7 +83,7 @@ def test_seeing_a_few_requests_ahead_hits_no_less_than_lru(kind: str, n_places: 
     assert in_order(trace, n_places, LRU).n_loads == least
     assert in_order(trace, n_places).n_loads == least
     for n_ahead in (1, 4):
-        ahead = in_order(trace, n_places, forecast=partial(Oracle, horizon_s=n_ahead))
+        ahead = in_order(trace, n_places, forecast=partial(OracleForecast, horizon_s=n_ahead))
         assert ahead.n_loads <= least
 
 
@@ -84,23 +91,23 @@ def test_seeing_a_few_requests_ahead_hits_no_less_than_lru(kind: str, n_places: 
 @pytest.mark.parametrize("n_places", PLACES)
 def test_a_lying_forecast_swaps_as_lru_and_at_most_its_places_more_a_phase(kind: str, n_places: int) -> None:
     trace = paging(kind)
-    misled = in_order(trace, n_places, forecast=Liar)
+    misled = in_order(trace, n_places, forecast=AdversarialForecast)
     assert misled.n_loads <= by_recency(trace, n_places) + n_places * misled.n_phases
     assert misled.n_phases <= 3
-    unwatched = in_order(trace, n_places, forecast=Liar, guarded=False)
+    unwatched = in_order(trace, n_places, forecast=AdversarialForecast, guarded=False)
     assert unwatched.n_loads > 1.2 * misled.n_loads
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_true_forecast_swaps_as_belady(kind: str) -> None:
     trace = paging(kind)
-    assert in_order(trace, 3, forecast=Oracle).n_loads == belady(trace, 3)
+    assert in_order(trace, 3, forecast=OracleForecast).n_loads == belady(trace, 3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_measured_of_late_swaps_less_than_lru(kind: str) -> None:
     trace = paging(kind, 1500)
-    assert in_order(trace, 4, forecast=Measured).n_loads < 0.95 * by_recency(trace, 4)
+    assert in_order(trace, 4, forecast=MeasuredForecast).n_loads < 0.95 * by_recency(trace, 4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -110,7 +117,7 @@ def test_no_request_waits_past_the_bound_where_every_turn_comes_within_it(
 ) -> None:
     trace = drawn(kind, 500, rate_per_s=rate_per_s, service_s=3.0)
     rule = ResidencyRule(turns=TurnRule(max_wait_s=90.0))
-    served = serve(trace, machine(trace, n_places), Scheme("", rule, forecast=Measured))
+    served = serve(trace, machine(trace, n_places), Scheme("", rule, forecast=MeasuredForecast))
     assert served.wait_s.max() <= 90.0
 
 
@@ -126,8 +133,10 @@ def test_without_the_bound_and_age_the_rare_starve() -> None:
 
 def test_traffic_a_b_a_a_c_goes_by_turns_with_fewer_swaps_and_a_shorter_tail() -> None:
     trace = SYNTHETIC["zipf"](Synthetic(1000, 3, rate_per_s=0.5, service_s=2.0, seed=3))
-    first = Figures.of(serve(trace, machine(trace, 1), Scheme("", LRU, in_order=True)))
-    turns = Figures.of(serve(trace, machine(trace, 1), Scheme("", LOOKAHEAD, forecast=Measured)))
+    first = ServingFigures.of(serve(trace, machine(trace, 1), Scheme("", LRU, in_order=True)))
+    turns = ServingFigures.of(
+        serve(trace, machine(trace, 1), Scheme("", LOOKAHEAD, forecast=MeasuredForecast))
+    )
     assert turns.swaps_per_1k < first.swaps_per_1k / 3
     assert turns.latency_s["p95"] < first.latency_s["p95"] / 12
 
@@ -137,7 +146,7 @@ def test_traffic_a_b_a_a_c_goes_by_turns_with_fewer_swaps_and_a_shorter_tail() -
 def test_every_request_is_answered_once_and_in_its_time(rule: str, in_order: bool) -> None:
     trace = drawn("sessions", 500, rate_per_s=0.5)
     loadable = tuple(Loadable(name, 1 + e % 4, 5.0 + e) for e, name in enumerate(trace.experts))
-    scheme = Scheme("", ResidencyRule(rule), in_order=in_order, forecast=Measured)  # type: ignore[arg-type]
+    scheme = Scheme("", ResidencyRule(rule), in_order=in_order, forecast=MeasuredForecast)  # type: ignore[arg-type]
     served = serve(trace, Machine(6, loadable), scheme)
     assert (served.wait_s >= 0.0).all()
     assert served.latency_s - served.wait_s == pytest.approx(trace.service_s)
@@ -147,7 +156,7 @@ def test_every_request_is_answered_once_and_in_its_time(rule: str, in_order: boo
 
 def test_the_same_trace_is_served_the_same_way() -> None:
     trace = drawn("phases", 300)
-    scheme = Scheme("", LOOKAHEAD, forecast=Measured)
+    scheme = Scheme("", LOOKAHEAD, forecast=MeasuredForecast)
     first, second = (serve(trace, machine(trace, 3), scheme) for _ in range(2))
     assert (first.latency_s == second.latency_s).all()
 
@@ -169,9 +178,9 @@ def test_what_is_drawn_comes_in_order_at_about_its_rate(kind: str) -> None:
 
 
 def test_popularity_changes_with_the_phase_and_sessions_stay_with_their_expert() -> None:
-    phases = drawn("phases", 5000)
-    often = [np.bincount(part, minlength=8).argmax() for part in np.array_split(phases.expert, 10)]
+    draw_phases = drawn("phases", 5000)
+    often = [np.bincount(part, minlength=8).argmax() for part in np.array_split(draw_phases.expert, 10)]
     assert len(set(often)) > 2
-    sessions, zipf = drawn("sessions", 5000, rate_per_s=0.02), drawn("zipf", 5000)
-    again = [float((np.diff(trace.expert) == 0).mean()) for trace in (sessions, zipf)]
+    draw_sessions, draw_zipf = drawn("sessions", 5000, rate_per_s=0.02), drawn("zipf", 5000)
+    again = [float((np.diff(trace.expert) == 0).mean()) for trace in (draw_sessions, draw_zipf)]
     assert again[0] > 2 * again[1]

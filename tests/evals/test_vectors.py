@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evals.vectors import KeptVectors
+from evals.vectors import VectorCache
 from routers import DataError, Floats32, HashingEmbedder
 
 
-class Counting(HashingEmbedder):
+class CountingEmbedder(HashingEmbedder):
     n_texts = 0
 
     def embed(self, texts: Sequence[str]) -> Floats32:
@@ -17,27 +17,27 @@ class Counting(HashingEmbedder):
 
 
 def test_a_text_is_embedded_once_and_not_again_next_time(tmp_path: Path) -> None:
-    first = Counting()
-    kept = KeptVectors(first, tmp_path / "new" / "v.npz")
+    first = CountingEmbedder()
+    kept = VectorCache(first, tmp_path / "new" / "v.npz")
     vectors = kept.embed(["a", "b", "a"])
     kept.save()
-    again = Counting()
+    again = CountingEmbedder()
     np.testing.assert_array_equal(
-        KeptVectors(again, tmp_path / "new" / "v.npz").embed(["b", "a"]), vectors[[1, 0]]
+        VectorCache(again, tmp_path / "new" / "v.npz").embed(["b", "a"]), vectors[[1, 0]]
     )
     assert (first.n_texts, again.n_texts) == (2, 0)
     assert kept.embed([]).shape == (0, first.dim)
 
 
 def test_vectors_of_another_embedder_are_refused(tmp_path: Path) -> None:
-    kept = KeptVectors(HashingEmbedder(), tmp_path / "v.npz")
+    kept = VectorCache(HashingEmbedder(), tmp_path / "v.npz")
     kept.embed(["a"])
     kept.save()
     named = HashingEmbedder()
     named.fingerprint = "another of the same width"
     for other in (HashingEmbedder(dim=32), named):
         with pytest.raises(DataError, match="of another embedder"):
-            KeptVectors(other, tmp_path / "v.npz")
+            VectorCache(other, tmp_path / "v.npz")
     (tmp_path / "v.npz").write_bytes(b"junk")
     with pytest.raises(DataError, match="not a file of vectors"):
-        KeptVectors(HashingEmbedder(), tmp_path / "v.npz")
+        VectorCache(HashingEmbedder(), tmp_path / "v.npz")

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from evals.probes.files import bundled_outcomes
-from evals.replay import Recorded, replay
+from evals.replay import RecordedExtractor, replay
 from gateway.app import build_application, build_services
 from gateway.config import Config
 from gateway.experts.upstream import Transport
@@ -53,13 +53,13 @@ def outcomes() -> OutcomeTable:
 
 
 @pytest.fixture(scope="module")
-def read(outcomes: OutcomeTable) -> Recorded:
-    return Recorded.of(outcomes.texts, FeatureExtractor(StaticEmbedder(), load_embedder("minilm")))
+def read(outcomes: OutcomeTable) -> RecordedExtractor:
+    return RecordedExtractor.of(outcomes.texts, FeatureExtractor(StaticEmbedder(), load_embedder("minilm")))
 
 
 @pytest.fixture(scope="module")
 def artifact(
-    outcomes: OutcomeTable, read: Recorded, tmp_path_factory: pytest.TempPathFactory
+    outcomes: OutcomeTable, read: RecordedExtractor, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Artifact]:
     path = tmp_path_factory.mktemp("parity") / "artifact"
     trained = outcomes.take(np.arange(N_ASKED, len(outcomes)))
@@ -99,7 +99,7 @@ async def gateway(
 async def test_every_decision_over_http_is_the_one_of_a_replay(
     policy: Policy,
     outcomes: OutcomeTable,
-    read: Recorded,
+    read: RecordedExtractor,
     artifact: tuple[Path, Artifact],
     gateway: Gateway,
     upstream: FakeUpstream,

@@ -2,14 +2,14 @@ import numpy as np
 
 from evals.probes import held_out_families, load_probes
 from evals.probes.files import bundled_outcomes
-from studies.heldout import by_keywords, compare, render, told
+from studies.heldout import by_keywords, compare, render, summarize
 from studies.svg_chart import bar_chart
 
 
 def test_the_bundled_outcomes_answer_every_bundled_probe_and_hold_whole_families_out() -> None:
     fitted, held = bundled_outcomes()
-    asked = {probe.id: probe.prompt for probe in load_probes()}
-    assert dict(zip([*fitted.ids, *held.ids], [*fitted.texts, *held.texts], strict=True)) == asked
+    picked = {probe.id: probe.prompt for probe in load_probes()}
+    assert dict(zip([*fitted.ids, *held.ids], [*fitted.texts, *held.texts], strict=True)) == picked
     assert set(held.families) == set(held_out_families(load_probes()))
     assert not set(held.families) & set(fitted.families)
     assert not np.isnan(fitted.score).any()
@@ -19,7 +19,7 @@ def test_the_table_shows_every_single_the_rules_the_mix_and_the_oracle() -> None
     _, held = bundled_outcomes()
     best = held.score.max(axis=1)
     scores = compare(held, {"adaptive": best})
-    figures = told(held, scores)
+    figures = summarize(held, scores)
     assert figures["oracle"]["accuracy"] == figures["Thalamus (adaptive)"]["accuracy"] == best.mean()
     assert figures["oracle"]["mix_over"] == 0
     table = render(held, scores, figures)

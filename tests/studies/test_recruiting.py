@@ -1,8 +1,8 @@
 import numpy as np
 
-from evals.replay import Recorded
+from evals.replay import RecordedExtractor
 from routers import FeatureExtractor, HashingEmbedder, OutcomeTable
-from studies.recruiting import recruited, render
+from studies.recruiting import recruit, render
 
 
 def table(n: int = 200) -> OutcomeTable:
@@ -16,12 +16,12 @@ def table(n: int = 200) -> OutcomeTable:
 
 def test_every_rule_asks_as_many_as_it_says_and_improved_ones_nobody_twice() -> None:
     whole = table()
-    read = Recorded.of(whole.texts, FeatureExtractor(HashingEmbedder()))
-    votes = recruited(whole, whole.bucket // 20, read, HashingEmbedder(), "static", 3)
-    for rule, asked in votes.items():
+    read = RecordedExtractor.of(whole.texts, FeatureExtractor(HashingEmbedder()))
+    votes = recruit(whole, whole.bucket // 20, read, HashingEmbedder(), "static", 3)
+    for rule, counts in votes.items():
         k = {1, 2, 3} if "enough" in rule else {1 if "one" in rule or "single" in rule else 3}
-        assert set(asked.sum(axis=1).tolist()) <= k
-    assert all(asked.max() == 1 for rule, asked in votes.items() if "paper" not in rule)
+        assert set(counts.sum(axis=1).tolist()) <= k
+    assert all(counts.max() == 1 for rule, counts in votes.items() if "paper" not in rule)
     assert (votes["paper"].sum(axis=1) == 3).all()
     shown = render(whole, votes)
     assert shown.count("\n") == len(votes) + 1

@@ -28,7 +28,7 @@ from routers import (
     solve_mapping,
 )
 
-from ...console import checked, numbers, pairs
+from ...console import parse_numbers, parse_pairs, report_errors
 from ...datasets import FORMATS, read_outcomes
 from ..import_ import bucket_set
 
@@ -85,7 +85,7 @@ UNITS: Mapping[str, str] = {
 @click.option("--experts", help="Only these experts, comma-separated.")
 @click.option("--format", "form", type=click.Choice(["auto", *sorted(FORMATS)]), default="auto")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-@checked
+@report_errors
 def mapping(
     data: Path,
     along: Measure,
@@ -114,11 +114,11 @@ def mapping(
     }
     problem = build_mapping_problem(
         table,
-        _told(artifact, table) if artifact else table.tasks,
-        size=known | numbers(sizes, "--size"),
-        memory=numbers(memories, "--memory"),
-        pinned=pairs(pinned, "--pin", "CATEGORY=EXPERT"),
-        forbidden=pairs(forbidden, "--forbid", "CATEGORY=EXPERT"),
+        _predict_categories(artifact, table) if artifact else table.tasks,
+        size=known | parse_numbers(sizes, "--size"),
+        memory=parse_numbers(memories, "--memory"),
+        pinned=parse_pairs(pinned, "--pin", "CATEGORY=EXPERT"),
+        forbidden=parse_pairs(forbidden, "--forbid", "CATEGORY=EXPERT"),
     )
     _check_known(problem, along)
     limits = MappingBudget(max_size, max_memory, max_usd, max_latency_s, max_experts)
@@ -133,7 +133,7 @@ def mapping(
     if as_json:
         click.echo(json.dumps(_facts(problem, along, found)))
     else:
-        _say(problem, along, found, budget is not None)
+        _print_points(problem, along, found, budget is not None)
 
 
 def _table(data: Path, form: str, buckets: str | None, experts: str | None) -> OutcomeTable:
@@ -149,7 +149,7 @@ def _b(name: str, model: str) -> float | None:
     return parameters_b(model) or parameters_b(name)
 
 
-def _told(path: Path, table: OutcomeTable) -> tuple[str, ...]:
+def _predict_categories(path: Path, table: OutcomeTable) -> tuple[str, ...]:
     """The categories that the artifact tells of the table's texts, by its best tier."""
     heads = Artifact.load(path).heads
     tier: Tier = "encoder" if "encoder" in heads else "static"
@@ -181,18 +181,18 @@ def _facts(problem: MappingProblem, along: str, found: Sequence[CategoryMapping]
 
 def _point(point: CategoryMapping) -> dict[str, Any]:
     measured = {key: getattr(point, key) for key in ("quality", "size", "memory", "active_size", "usd")}
-    told = {key: None if np.isnan(value) else value for key, value in measured.items()}
-    return {"experts": point.experts, **told, "mapping": point.by_category()}
+    values = {key: None if np.isnan(value) else value for key, value in measured.items()}
+    return {"experts": point.experts, **values, "mapping": point.by_category()}
 
 
-def _say(problem: MappingProblem, along: str, found: Sequence[CategoryMapping], whole: bool) -> None:
+def _print_points(problem: MappingProblem, along: str, found: Sequence[CategoryMapping], whole: bool) -> None:
     unknown = [problem.experts[e] for e in np.flatnonzero(np.isnan(problem.size))]
     if along == "size" and unknown:
         click.echo(f"size unknown, so never within a budget: {', '.join(unknown)}; --size NAME=7 tells")
     click.echo(f"{'quality':>8} {'size':>8} {'active':>8} {'$ a query':>10}  experts")
     for point in found:
-        numbers = f"{point.quality:8.4f} {_number(point.size)} {_number(point.active_size)}"
-        click.echo(f"{numbers} {_number(point.usd, 10)}  {', '.join(point.experts)}")
+        parse_numbers = f"{point.quality:8.4f} {_number(point.size)} {_number(point.active_size)}"
+        click.echo(f"{parse_numbers} {_number(point.usd, 10)}  {', '.join(point.experts)}")
     if whole:
         click.echo("\npolicies:\n  coe:\n    encoder: always\n    mapping:")
         for category, names in found[-1].by_category().items():

@@ -10,9 +10,9 @@ import numpy as np
 from policies import Loadable, ResidencyRule, TurnRule
 from routers import DataError
 
-from ...console import Tell, checked, numbers, progress
-from ...simulation.serving import Figures, Machine, Scheme, Told, serve
-from ...simulation.trace import SYNTHETIC, Measured, Oracle, Synthetic, Trace, read_traffic
+from ...console import OnProgress, parse_numbers, progress_bar, report_errors
+from ...simulation.serving import Machine, Scheme, ServingFigures, Told, serve
+from ...simulation.trace import SYNTHETIC, MeasuredForecast, OracleForecast, Synthetic, Trace, read_traffic
 
 GB = 10**9
 EXAMPLES = """
@@ -78,7 +78,7 @@ RULES = ("in-order", "lru", "lfu", "lookahead", "oracle")
 @click.option("--exponent", type=click.FloatRange(0), default=1.0, show_default=True, help="Of Zipf's law.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-@checked
+@report_errors
 def residency(
     source: Path | None,
     synthetic: str | None,
@@ -98,30 +98,30 @@ def residency(
     as_json: bool,
 ) -> None:
     """Serve a trace on local experts that share memory, by each rule and for each amount of memory."""
-    size_gb = numbers(sizes, "--size", "NAME=GB")
+    size_gb = parse_numbers(sizes, "--size", "NAME=GB")
     if (source is None) == (synthetic is None):
         raise click.UsageError("give either --trace JOURNAL or --synthetic KIND")
     if source is not None:
-        trace = _recorded(source, size_gb)
+        trace = _read_recorded(source, size_gb)
     else:
         told = Synthetic(n_requests, n_experts, exponent, rate, service_s, seed)
         trace = SYNTHETIC[synthetic or "zipf"](told)
         size_gb = dict.fromkeys(trace.experts, 1.0) | size_gb
-    loadable = _loadable(trace, size_gb, numbers(loads, "--load", "NAME=SECONDS"), load_s)
-    chosen = memories or _usual(loadable)
-    rows: list[tuple[float, str, Figures]] = []
-    with progress() as tell:
+    loadable = _loadable(trace, size_gb, parse_numbers(loads, "--load", "NAME=SECONDS"), load_s)
+    chosen = memories or _default_memories(loadable)
+    rows: list[tuple[float, str, ServingFigures]] = []
+    with progress_bar() as on_progress:
         for memory in chosen:
             machine = Machine(round(memory * GB), loadable, slots)
             _check_fits(machine, memory)
             for scheme in schemes(rules or RULES, max_wait_s):
                 what = f"{memory:g} GB, {scheme.name}"
-                served = serve(trace, machine, scheme, telling(tell, what, len(trace)))
-                rows.append((memory, scheme.name, Figures.of(served)))
+                served = serve(trace, machine, scheme, count_requests(on_progress, what, len(trace)))
+                rows.append((memory, scheme.name, ServingFigures.of(served)))
     if as_json:
         click.echo(json.dumps({"n_requests": len(trace), "experts": _mix(trace), "rows": _facts(rows)}))
     else:
-        _say(trace, rows)
+        _print_table(trace, rows)
 
 
 def schemes(names: Sequence[str], max_wait_s: float) -> list[Scheme]:
@@ -131,18 +131,18 @@ def schemes(names: Sequence[str], max_wait_s: float) -> list[Scheme]:
         "in-order": Scheme("in-order", ResidencyRule("lru"), in_order=True),
         "lru": Scheme("lru", ResidencyRule("lru", turns)),
         "lfu": Scheme("lfu", ResidencyRule("lfu", turns)),
-        "lookahead": Scheme("lookahead", ResidencyRule("lookahead", turns), forecast=Measured),
-        "oracle": Scheme("oracle", ResidencyRule("lookahead", turns), forecast=Oracle),
+        "lookahead": Scheme("lookahead", ResidencyRule("lookahead", turns), forecast=MeasuredForecast),
+        "oracle": Scheme("oracle", ResidencyRule("lookahead", turns), forecast=OracleForecast),
     }
     return [known[name] for name in RULES if name in names]
 
 
-def telling(tell: Tell, what: str, total: int) -> Told:
+def count_requests(on_progress: OnProgress, what: str, total: int) -> Told:
     """Tells how many requests are answered of one row of the table."""
-    return lambda n: tell(what, n, total)
+    return lambda n: on_progress(what, n, total)
 
 
-def _recorded(source: Path, size_gb: Mapping[str, float]) -> Trace:
+def _read_recorded(source: Path, size_gb: Mapping[str, float]) -> Trace:
     """The journal's requests for the experts whose size is told: the others are not on this machine."""
     trace = read_traffic(source, size_gb)
     if size_gb:
@@ -172,7 +172,7 @@ def _loadable(
     )
 
 
-def _usual(loadable: Sequence[Loadable]) -> list[float]:
+def _default_memories(loadable: Sequence[Loadable]) -> list[float]:
     """A quarter, half and three quarters of what all take, where the largest fits."""
     sizes = [one.size_bytes / GB for one in loadable]
     return sorted({max(max(sizes), round(share * sum(sizes), 1)) for share in (0.25, 0.5, 0.75)})
@@ -184,11 +184,11 @@ def _check_fits(machine: Machine, memory: float) -> None:
         raise DataError(f"--memory {memory:g}: {largest.expert} alone takes {largest.size_bytes / GB:g} GB")
 
 
-def _facts(rows: Sequence[tuple[float, str, Figures]]) -> list[dict[str, object]]:
+def _facts(rows: Sequence[tuple[float, str, ServingFigures]]) -> list[dict[str, object]]:
     return [{"memory_gb": memory, "rule": rule, **figures.facts()} for memory, rule, figures in rows]
 
 
-def _say(trace: Trace, rows: Sequence[tuple[float, str, Figures]]) -> None:
+def _print_table(trace: Trace, rows: Sequence[tuple[float, str, ServingFigures]]) -> None:
     span_s = float(trace.time_s[-1])
     click.echo(
         f"{len(trace)} requests for {len(trace.experts)} experts in {span_s / 3600:.2g} hours; times in s"
@@ -201,7 +201,7 @@ def _say(trace: Trace, rows: Sequence[tuple[float, str, Figures]]) -> None:
         click.echo(f"{memory:>6g} {rule:10}{cells}")
 
 
-def _times(told: Figures) -> tuple[float, ...]:
+def _times(told: ServingFigures) -> tuple[float, ...]:
     return (told.mean_s, *told.latency_s.values(), told.longest_s)
 
 
