@@ -14,7 +14,7 @@ import numpy as np
 
 from evals.evaluate import parse_router_specs
 from evals.replay import RecordedExtractor
-from evals.report import Asked, facts_of, page_of
+from evals.report import ReportRequest, facts_of, page_of
 from evals.run_all import aggregate_runs, build_context, list_jobs, run_jobs
 from evals.splits import holdout
 from routers import FeatureExtractor, HashingEmbedder, OutcomeTable
@@ -59,7 +59,7 @@ def main(n_queries: int = 20_000, n_experts: int = 30, router: str = "blend") ->
         if job.router_spec is not None or job.name == "mean_of_four":
             lap(f"{job.name} (of {len(jobs)} jobs)", started)
     context, runs = build_context(protocol), aggregate_runs(protocol, jobs, done)
-    facts = facts_of(protocol, context, runs, Asked("bench", "bench", "", "hashing"))
+    facts = facts_of(protocol, context, runs, ReportRequest("bench", "bench", "", "hashing"))
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "report.html").write_text(page_of(facts), "utf-8")
     lap("intervals and page", started)

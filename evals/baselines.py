@@ -1,4 +1,4 @@
-"""What a router is held against: simple rules, a simple ensemble, and upper references."""
+"""What a router is compared with: simple rules, a simple ensemble, and upper references."""
 
 import numpy as np
 
@@ -67,6 +67,6 @@ def naive_ridge(train: OutcomeTable, train_x: Features, texts: tuple[str, ...], 
 
 
 def fill_gaps(train: OutcomeTable) -> Floats:
-    """(n_queries, n_experts) scores, the expert's mean where nobody measured."""
+    """(n_queries, n_experts) scores, the expert's mean where unmeasured."""
     means = train.means()["score"]
     return np.where(np.isnan(train.score), np.where(np.isnan(means), 0.0, means), train.score)

@@ -1,4 +1,4 @@
-"""How the commands speak: one clear line on failure, facts as a list, progress where somebody watches."""
+"""Terminal output of the commands: one line on failure, facts as a list, a progress bar on a terminal."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ OnProgress = Callable[[str, int, int], None]
 
 
 def report_errors(function: Callable[P, R]) -> Callable[P, R]:
-    """Errors on purpose become one line and exit status 1; so does a full disk."""
+    """Turn expected errors and failed writes into one line and exit status 1."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -54,7 +54,7 @@ def progress_bar() -> Iterator[OnProgress]:
 
 
 def table_facts(table: OutcomeTable) -> dict[str, Any]:
-    """What one wants to know of an outcome table at a glance."""
+    """A summary of an outcome table: size, coverage, best single expert, means per expert, provenance."""
     means = table.means()
     oracle = table.oracle()
     return {

@@ -1,4 +1,4 @@
-"""What embedders reach on retrieval sets whose documents the base embedder has read."""
+"""Scores of embedders on retrieval sets whose documents the base embedder embedded."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -58,7 +58,7 @@ def measure(
 
 
 def use_held_out_scores(name: str, measured: RetrievalScores, pool: Mapping[str, str]) -> RetrievalScores:
-    """The same, but an expert trained on these queries is told by what it reached on them when held out."""
+    """The same with held-out scores for each expert that was trained on these queries."""
     performance = measured.performance.copy()
     for column, source in enumerate(pool.values()):
         facts = Path(source, FACTS)
@@ -77,7 +77,7 @@ def extend_selection(
     kept: Path | None,
     on_progress: OnProgress,
 ) -> EmbeddingSelection:
-    """The selection with one expert more, told by the training queries of these sets.
+    """The selection with one more expert, scored on the training queries of these sets.
 
     In sets it knows the others' pilots stay as they are; sets it does not know get those of all experts.
     """
@@ -97,15 +97,15 @@ def extend_selection(
     return grown
 
 
-def parse_named_folder(told: str) -> tuple[str, str]:
+def parse_named_folder(text: str) -> tuple[str, str]:
     """The name and the folder in `NAME=FOLDER`.
 
     Raises:
         DataError: it is not that, the name is taken, or there is no such folder.
     """
-    name, _, folder = told.partition("=")
+    name, _, folder = text.partition("=")
     if not folder or name in RESERVED_NAMES:
-        raise DataError(f"{told}: NAME=FOLDER, with another name than {', '.join(RESERVED_NAMES)}")
+        raise DataError(f"{text}: NAME=FOLDER, with another name than {', '.join(RESERVED_NAMES)}")
     if not Path(folder).is_dir():
-        raise DataError(f"{told}: no folder {folder}; `thalamus embedders fit` makes one")
+        raise DataError(f"{text}: no folder {folder}; `thalamus embedders fit` makes one")
     return name, folder

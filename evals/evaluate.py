@@ -35,7 +35,7 @@ NEVER = -1.0
 
 @dataclass(frozen=True, slots=True)
 class RouterSpec:
-    """A predictor of the registry with settings, on an embedder tier; `name` is how it was asked for."""
+    """A predictor of the registry with settings, on an embedder tier; `name` is the spec as given."""
 
     name: str
     predictor: str
@@ -89,7 +89,7 @@ def _setting(name: str, pair: str) -> tuple[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class SplitResult:
-    """What came of one router on one test part; fields as in `measures.Run`, arrays (n_test,).
+    """The result of one router on one test part; fields as in `measures.Run`, arrays (n_test,).
 
     share, saving_share: (n_test, n_experts); frontier: (len(FRONTIER), 2) mean score and cost, NaN without λ;
     rate: decisions a second, 0 where the engine decided nothing
@@ -144,7 +144,7 @@ def evaluate_router(
 
 
 def _find_rejected(free: Replay, experts: tuple[str, ...]) -> Bools:
-    """(n_test, n_experts) whom the engine left out: tools that had no answer, say."""
+    """(n_test, n_experts) experts that the engine rejected, such as tools without an answer."""
     return np.array([[name in decision.rejections for name in experts] for decision in free.decisions], bool)
 
 
@@ -163,7 +163,7 @@ def _with_decisions(result: SplitResult, free: Replay, quality: Floats, rate: fl
 def evaluate_predictions(
     train: OutcomeTable, test: OutcomeTable, train_quality: Floats, quality: Floats
 ) -> SplitResult:
-    """A router known by its predictions alone: train_quality out of fold, quality on the test part.
+    """The result of predictions alone: train_quality out of fold, quality on the test part.
 
     Ties go to the cheaper expert, then by name, as the engine breaks them.
     """
@@ -191,7 +191,7 @@ def evaluate_predictions(
 
 
 def evaluate_picks(test: OutcomeTable, picks: Ints, quality: Floats | None = None) -> SplitResult:
-    """A rule that knows no λ: what it picks is all there is."""
+    """The result of a rule without λ: only its picks."""
     share = np.eye(test.n_experts)[picks]
     score, usd = pick_values(test.score, picks), pick_values(test.cost_usd, picks)
     return _result_without_lambda(score, usd, share, picks, quality)
@@ -200,8 +200,8 @@ def evaluate_picks(test: OutcomeTable, picks: Ints, quality: Floats | None = Non
 def evaluate_random(test: OutcomeTable) -> SplitResult:
     """Every expert as often as every other: expected score and cost."""
     even = np.full(test.score.shape, 1 / test.n_experts)
-    nobody = np.full(len(test), -1, np.int64)
-    return _result_without_lambda(_mean(test.score), _mean(test.cost_usd), even, nobody, None)
+    no_pick = np.full(len(test), -1, np.int64)
+    return _result_without_lambda(_mean(test.score), _mean(test.cost_usd), even, no_pick, None)
 
 
 def _result_without_lambda(

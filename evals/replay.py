@@ -23,7 +23,7 @@ from routers import (
 
 
 class RecordedExtractor:
-    """An extractor that has already read every text it will be asked for: folds embed nothing again."""
+    """An extractor that embedded every text in advance, so that folds embed nothing again."""
 
     def __init__(
         self, features: Mapping[Tier, Features], row_of: Mapping[str, int], fingerprints: dict[Tier, str]
@@ -66,11 +66,11 @@ class RecordedExtractor:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What came of deciding every query of a table. Arrays are (n_queries,).
+    """The decisions and outcomes of every query of a table. Arrays are (n_queries,).
 
     picks:     column of the expert that was chosen, or whose answer a panel gave
-    score:     what it scored; cost_usd what it cost, a panel's members together, NaN where nobody measured
-    consulted: whether the encoder was looked at
+    score:     what it scored; cost_usd what it cost, a panel's members together, NaN where unmeasured
+    consulted: whether the encoder was used
     by_proxy:  whether the score stands for a panel's vote on answers that were not recorded
     """
 
@@ -127,7 +127,7 @@ def replay(table: OutcomeTable, artifact: Artifact, extractor: Extractor, policy
 def drive(
     engine: Engine, forecaster: Forecaster, extractor: Extractor, policy: Policy, queries: Sequence[Query]
 ) -> list[Decision]:
-    """Answer what the engine wants to know until it has decided."""
+    """Answer the engine's questions until it has decided."""
     tiers = [tier for tier in forecaster.tiers if tier in extractor.fingerprints]
     deciding = engine.route(
         policy, queries, Fleet.idle(len(engine.pool)), tiers=tiers, margin=forecaster.margin
@@ -149,9 +149,9 @@ RIGHT = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one plan came to. `cost_usd` is of every call; NaN where the cost of one call is not known.
+    """The result of one plan. `cost_usd` is of every call; NaN where the cost of one call is not known.
 
-    pick: column of the expert whose answer it is; of the first member where that cannot be told
+    pick: column of the expert whose answer it is; of the first member where that is unknown
     by_proxy: whether the score stands for a vote on answers that were not recorded
     """
 
@@ -164,7 +164,7 @@ class Outcome:
 def replay_plan(plan: Plan, table: OutcomeTable, row: int) -> Outcome:
     """Drive a plan with the outcomes recorded for one query; one without a measurement failed.
 
-    What an aggregator would say was never recorded: it fails, and the vote counts. Where answers were not
+    An aggregator's answer was never recorded: it fails, and the vote counts. Where answers were not
     recorded either, a panel scores 1 if more than half of its members' scores are at least 0.5, else 0.
     """
     column = {name: n for n, name in enumerate(table.experts)}
@@ -213,7 +213,7 @@ def _answers(table: OutcomeTable, row: int, columns: Sequence[int]) -> dict[int,
 def majority_right(score: Floats, votes: Floats | Ints | Bools) -> Floats:
     """(n_queries,) 1 where more than half of the votes score at least 0.5: the proxy for a vote on answers.
 
-    votes: (n_queries, n_experts) how often each is asked; an expert without a measurement has none
+    votes: (n_queries, n_experts) how often each is called; an expert without a measurement has none
     """
     counted = np.where(np.isnan(score), 0, votes)
     right = np.where(score >= RIGHT, counted, 0).sum(axis=1)
@@ -222,6 +222,6 @@ def majority_right(score: Floats, votes: Floats | Ints | Bools) -> Floats:
 
 
 def oracle_of(score: Floats, votes: Floats | Ints) -> Floats:
-    """(n_queries,) the best score among those who are asked; NaN where none of them was measured."""
+    """(n_queries,) the best score among the experts called; NaN where none of them was measured."""
     best = np.where((votes > 0) & ~np.isnan(score), score, -np.inf).max(axis=1)
     return np.where(np.isinf(best), np.nan, best)

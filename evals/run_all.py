@@ -25,7 +25,7 @@ from .replay import RecordedExtractor
 from .splits import EvalProtocol
 
 REFERENCES = ("true_task", "oracle")
-"""Upper references: they know what no router can."""
+"""Upper references: they use information that no router has."""
 OnProgress = Callable[[str, int, int], None]
 _N_FOLDS = 5
 _Learned = Callable[[OutcomeTable, Features, tuple[str, ...], Features], Floats]
@@ -59,7 +59,7 @@ def run_jobs(
     on_progress: OnProgress,
     n_workers: int = 2,
 ) -> Iterator[tuple[EvalJob, SplitResult]]:
-    """Every job with what came of it, in the order they finish."""
+    """Every job with its result, in order of completion."""
     on_progress("fitting and deciding", 0, len(jobs))
     if n_workers < 2:
         for n, job in enumerate(jobs, start=1):
@@ -136,7 +136,7 @@ def _rows(means: Floats, n: int) -> Floats:
 
 
 def _known(table: OutcomeTable) -> Floats:
-    """Scores as a quality: what nobody measured is never the best."""
+    """Scores as a quality: an unmeasured outcome is never the best."""
     return np.where(np.isnan(table.score), NEVER, table.score)
 
 
@@ -144,7 +144,7 @@ _ARRAYS = ("score", "cost_usd", "at_budget", "at_budget_usd", "saving", "saving_
 
 
 def build_context(protocol: EvalProtocol) -> EvalContext:
-    """What all runs of the layout stand on."""
+    """What all runs of the protocol share."""
     strong = np.full(len(protocol.seeds), -1, np.int64)
     if protocol.table.n_experts == 2:
         for split in protocol.splits:

@@ -1,6 +1,6 @@
 """Protocols: which queries are trained on and which are tested, as values.
 
-Buckets are the unit of every split, so near-twins never stand on both sides.
+Buckets are the unit of every split, so near-duplicates are never on both sides.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ class TrainTestSplit:
 
 @dataclass(frozen=True, slots=True)
 class EvalProtocol:
-    """A protocol laid out over a table. Every seed tests a query at most once.
+    """A protocol applied to a table. Every seed tests a query at most once.
 
     domains: task groups to average over, `in_domain` and `out_of_domain`, where the protocol has them
     """

@@ -1,8 +1,8 @@
 """What routing is worth on template families that no router was fitted on: `python -m studies.heldout`.
 
 The bundled experts answered the bundled probes; an artifact is fitted on 70 % of the template families of
-every kind, and the engine that serves decides the rest. Beside it: every single expert, the rules a person
-would write by hand, and the oracle, who asks the right expert each time.
+every kind, and the engine that serves decides the rest. Beside it: every single expert, hand-written
+keyword rules, and the oracle, which picks the best expert for each query.
 """
 
 import json
@@ -34,7 +34,7 @@ OTHERWISE = "smollm2-sentence"
 
 
 def by_keywords(text: str, declined: Collection[str] = ()) -> str:
-    """The expert that hand-written rules would ask; a tool that has no answer passes the question on."""
+    """The expert that keyword rules pick; a tool without an answer is skipped."""
     matching = (name for rule, name in RULES if re.search(rule, text.casefold()))
     return next((name for name in matching if name not in declined), OTHERWISE)
 

@@ -1,7 +1,7 @@
 """What panels would be worth: `python -m studies.recruiting DATA`.
 
 Per fold profiles are learned on the other folds and experts are recruited for the fold by every rule there
-is. Where nobody wrote down the answers a panel counts as right where more than half of its votes score at
+is. Where answers were not recorded, a panel counts as right where more than half of its votes score at
 least 0.5: a proxy, to be read beside the best single expert and the best among those recruited.
 """
 
@@ -72,7 +72,7 @@ def recruit(
     k: int,
     seed: int = 0,
 ) -> dict[str, Ints]:
-    """By rule, (n_queries, n_experts) how often each expert is asked; `embedder` is for keywords."""
+    """By rule, (n_queries, n_experts) how often each expert is called; `embedder` is for keywords."""
     votes: dict[str, Ints] = {}
     for fold in np.unique(folds):
         inside = folds == fold
@@ -118,7 +118,7 @@ def _by_features(
         "blend, best one": skills.best(blended, 1),
         f"blend, best {k}": skills.best(blended, k),
     }
-    votes = {rule: _votes(counts, n_experts) for rule, counts in members.items()}
+    votes = {rule: _votes(picks, n_experts) for rule, picks in members.items()}
     dynamic = skills.enough(_shares(skilled), MASS, k).astype(np.int64)
     return {**votes, f"skills, enough of {k}": dynamic}
 
@@ -128,7 +128,7 @@ def _by_keywords(
 ) -> dict[str, Ints]:
     """With keywords found in the texts, tagged against the catalogue of the training part."""
     tagger = skills.Tagger(skills.Catalogue.of(train.texts), embedder)
-    trained, counts = (tagger.tag([skills.keywords(text) for text in part.texts]) for part in (train, test))
+    trained, tested = (tagger.tag([skills.keywords(text) for text in part.texts]) for part in (train, test))
     posteriors = skills.Posteriors.of(trained, train.score, PRIOR)
     idf = np.log((1 + len(train)) / (1 + (trained > 0).sum(axis=0)))
     value = {
@@ -137,7 +137,7 @@ def _by_keywords(
     }
     return {
         rule: _votes(
-            skills.best(posteriors.overall + skills.lead(counts, idf, accuracy), k), test.score.shape[1]
+            skills.best(posteriors.overall + skills.lead(tested, idf, accuracy), k), test.score.shape[1]
         )
         for rule, accuracy in value.items()
     }

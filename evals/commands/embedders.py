@@ -1,4 +1,4 @@
-"""`thalamus embedders`: embedding experts that read queries, and the selection that says who reads which."""
+"""`thalamus embedders`: embedding experts for queries, and the selection that picks one per query."""
 
 import json
 from dataclasses import asdict
@@ -58,7 +58,7 @@ _DEFAULTS = QuerySideSettings()
 
 @click.group("embedders")
 def command() -> None:
-    """Embedding experts that read queries, and the selection that says who reads which."""
+    """Embedding experts for queries, and the selection that picks one per query."""
 
 
 @command.command("fit", epilog=EXAMPLES)
@@ -126,7 +126,7 @@ def fit(
     type=click.Choice(("improved", "paper")),
     default="improved",
     show_default=True,
-    help="Who has won a query: ties shared, or the first of the best as in the paper.",
+    help="Which expert wins a query: ties shared, or the first of the best as in the paper.",
 )
 @report_errors
 def add(
@@ -136,10 +136,10 @@ def add(
     vectors: Path | None,
     rule: PilotRule,
 ) -> None:
-    """Put an expert among those that queries may be read by; nobody is trained.
+    """Add an expert to those that may embed queries; nothing is trained.
 
-    Every expert reads the training queries of DATA. Of sets that SELECTION knows only the newcomer's pilots
-    are added, of others those of all experts. A SELECTION that is not there is begun, with the base
+    Every expert embeds the training queries of DATA. For sets already in SELECTION only the new expert's
+    pilots are added, for other sets those of all experts. A missing SELECTION is created with the base
     embedder in it.
     """
     name, folder = parse_named_folder(expert)

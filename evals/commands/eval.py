@@ -147,18 +147,18 @@ def evaluate(
     return facts_of(eval_protocol, context, aggregate_runs(eval_protocol, jobs, done), request)
 
 
-def seeds_of(told: str) -> list[int]:
+def seeds_of(text: str) -> list[int]:
     """The seeds that `0,1,2` names.
 
     Raises:
-        BadParameter: something else was said.
+        BadParameter: the text is not of this form.
     """
     try:
-        seeds = [int(part) for part in told.split(",")]
+        seeds = [int(part) for part in text.split(",")]
     except ValueError:
-        raise click.BadParameter(f"{told!r} is not numbers and commas", param_hint="--seeds") from None
+        raise click.BadParameter(f"{text!r} is not numbers and commas", param_hint="--seeds") from None
     if len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise click.BadParameter(f"{told!r}: each once, none negative", param_hint="--seeds")
+        raise click.BadParameter(f"{text!r}: each once, none negative", param_hint="--seeds")
     return seeds
 
 
@@ -204,10 +204,10 @@ def _say(facts: Facts, out: Path, as_json: bool) -> None:
         )
         return
     for name, figures in all_routers.items():
-        told = [
+        cells = [
             f"{key} {figures[key]['value']:.4f}"
             for key in ("accuracy", "area", "cost_saved", "apgr")
             if figures[key] is not None
         ]
-        click.echo(f"{name}: {', '.join(told)}")
+        click.echo(f"{name}: {', '.join(cells)}")
     click.echo(f"report: {out / 'report.html'}")

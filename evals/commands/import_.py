@@ -87,7 +87,7 @@ def bucket_set(text: str) -> set[int]:
     """The buckets that `0-79` or `3,5,80-99` names.
 
     Raises:
-        BadParameter: something else was said.
+        BadParameter: the text is not of this form.
     """
     found: set[int] = set()
     for part in text.split(","):

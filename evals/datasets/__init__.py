@@ -44,7 +44,7 @@ def detect(source: Path) -> str:
     if name.endswith((".pkl", ".pickle")):
         return "routerbench"
     if not name.endswith((".csv", ".tsv", ".jsonl", ".ndjson")):
-        raise DataError(f"{source}: cannot tell its format by its name; choose one with --format")
+        raise DataError(f"{source}: its name does not show its format; choose one with --format")
     from .flat import first_line
 
     line = first_line(source)
@@ -78,10 +78,10 @@ def source_splits(source: Path, table: OutcomeTable) -> tuple[str, ...]:
     """Per query of the table what its source calls its part (train, test …).
 
     Raises:
-        DataError: the source tells none; only folders of parquet with a column `source_split` do.
+        DataError: the source has none; only folders of parquet with a column `source_split` do.
     """
     if not source.is_dir() or not (source / "prompts.parquet").exists():
-        raise DataError(f"{source}: only a folder with prompts.parquet tells its own train and test parts")
+        raise DataError(f"{source}: only a folder with prompts.parquet has its own train and test parts")
     from .parquet import read_column
 
     parts = read_column(source, "source_split")

@@ -68,7 +68,7 @@ def _record(row: Record, score: Any) -> Record:
 
 
 def _prompt(row: Record, request: Mapping[str, Any]) -> str:
-    """The last thing the user said."""
+    """The last message of the user."""
     value = request.get("messages", request.get("input", request.get("prompt")))
     if isinstance(value, str) and value and value != _REDACTED:
         return value

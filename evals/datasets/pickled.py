@@ -30,7 +30,7 @@ class _Sealed(type):
 
 
 class _Record(metaclass=_Sealed):
-    """What a call was made with, and the state that was set on what came of it."""
+    """The arguments of a call, and the state that was set on its result."""
 
     __slots__ = ("args", "state")
     args: tuple[Any, ...]
@@ -127,7 +127,7 @@ _STANDINS: Mapping[str, type[_Record]] = {
 }
 
 
-class _Reader(pickle.Unpickler):
+class _FrameUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """The record that stands in for a name; never the name itself."""
         try:
@@ -146,15 +146,15 @@ def read_frame(source: Path) -> dict[str, list[Any]]:
         data = source.read_bytes()
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
-        frame = _Reader(io.BytesIO(data)).load()
+        frame = _FrameUnpickler(io.BytesIO(data)).load()
         return _columns(frame)
     except OSError as error:
         raise DataError(f"{source}: {error.strerror or error}") from None
     except Exception as error:  # a damaged pickle can make its reader raise anything
-        told = " ".join(f"{error or type(error).__name__}".split())
+        reason = " ".join(f"{error or type(error).__name__}".split())
         raise DataError(
-            f"{source}: not read: {told[:200]}; only pandas tables of plain columns are, and no code in them"
-            " is run: export it as CSV"
+            f"{source}: not read: {reason[:200]}; only pandas tables of plain columns are read, and no code"
+            " in them is run: export it as CSV"
         ) from None
 
 
@@ -179,25 +179,25 @@ def _columns(frame: Any) -> dict[str, list[Any]]:
 def _parts(manager: _Record) -> tuple[list[tuple[Any, Any]], Any]:
     """Blocks as (values, places), and axes, columns first."""
     if manager.state is not None:  # before pandas 1.3
-        told = manager.state[3]["0.14.1"]
-        return [(block["values"], block["mgr_locs"]) for block in told["blocks"]], told["axes"]
+        state = manager.state[3]["0.14.1"]
+        return [(block["values"], block["mgr_locs"]) for block in state["blocks"]], state["axes"]
     blocks, axes = manager.args
     return [(block.args[0], block.args[1]) for block in blocks], axes
 
 
 def _labels(index: _Record) -> list[Any]:
-    told = index.args[1]
-    if "data" in told:
-        labels: list[Any] = _values(told["data"]).ravel().tolist()
+    fields = index.args[1]
+    if "data" in fields:
+        labels: list[Any] = _values(fields["data"]).ravel().tolist()
         return labels
-    return list(range(told["start"], told["stop"], told["step"]))
+    return list(range(fields["start"], fields["stop"], fields["step"]))
 
 
-def _places(told: Any) -> list[int]:
-    if isinstance(told, _Slice):
-        start, stop, step = told.args
+def _places(locs: Any) -> list[int]:
+    if isinstance(locs, _Slice):
+        start, stop, step = locs.args
         return list(range(start, stop, step or 1))
-    places: list[int] = _values(told).astype(np.int64).tolist()
+    places: list[int] = _values(locs).astype(np.int64).tolist()
     return places
 
 

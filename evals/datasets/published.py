@@ -168,7 +168,7 @@ def read_llmrouterbench(source: Path) -> OutcomeTable:
     shared = _shared_prompts(records)
     return table_of(
         [record if record.fields["id"] in shared else _by_origin(record) for record in records],
-        Provenance(source=f"LLMRouterBench: {source.name}", cost_basis="as the files tell it, USD a call"),
+        Provenance(source=f"LLMRouterBench: {source.name}", cost_basis="as in the files, USD a call"),
     )
 
 

@@ -28,12 +28,12 @@ ALIASES = {
     "latency": "latency_s",
     "response": "answer",
 }
-"""What others call our fields."""
+"""Other names of our fields."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One outcome by field name (`id prompt task family bucket model` and measures), and where it stands."""
+    """One outcome by field name (`id prompt task family bucket model` and measures), and its place."""
 
     place: str
     fields: Mapping[str, Any]
@@ -43,7 +43,7 @@ def table_of(records: Sequence[Record], provenance: Provenance) -> OutcomeTable:
     """Queries in order of appearance, experts by name; a prompt without id is known by its text.
 
     Raises:
-        DataError: a field is missing or wrong, or two records speak of one prompt and model.
+        DataError: a field is missing or wrong, or two records have the same prompt and model.
     """
     if not records:
         raise DataError(f"{provenance.source or 'the source'}: no outcome in it")
@@ -52,7 +52,7 @@ def table_of(records: Sequence[Record], provenance: Provenance) -> OutcomeTable:
     for record in named:
         first = queries.setdefault(_key(record), record)
         if first.fields["prompt"] != record.fields["prompt"]:
-            raise DataError(f"{record.place}: id {_key(record)!r} stands for two prompts")
+            raise DataError(f"{record.place}: id {_key(record)!r} has two prompts")
     rows = {key: n for n, key in enumerate(queries)}
     experts = sorted({_text(record, "model") for record in named})
     columns = {name: n for n, name in enumerate(experts)}

@@ -38,7 +38,7 @@ GRADERS: Mapping[str, Grader] = MappingProxyType(
 
 
 def grade(answer: str, probe: Gradable) -> float:
-    """How good the answer is, in [0, 1]; a repetition of the prompt counts as nothing said.
+    """How good the answer is, in [0, 1]; a repetition of the prompt counts as no answer.
 
     Raises:
         ExpectedError: if the probe names no known grader.
@@ -46,8 +46,8 @@ def grade(answer: str, probe: Gradable) -> float:
     grader = GRADERS.get(probe.grader)
     if grader is None:
         raise ExpectedError(f"unknown grader {probe.grader!r}; there are {', '.join(sorted(GRADERS))}")
-    said = without_echo(answer[:MAX_ANSWER_CHARS], probe.prompt)
-    return grader.score(said, probe.expected) if said.strip() else 0.0
+    text = without_echo(answer[:MAX_ANSWER_CHARS], probe.prompt)
+    return grader.score(text, probe.expected) if text.strip() else 0.0
 
 
 def check_expected(grader: str, expected: object) -> None:

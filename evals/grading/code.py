@@ -152,7 +152,7 @@ judge(answer, tests, token, out)
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of running an answer's code with its tests."""
+    """The result of running an answer's code with its tests."""
 
     passed: bool
     timed_out: bool = False
@@ -189,9 +189,9 @@ def run_tests(code: str, tests: Sequence[str], wall_s: float = WALL_S) -> Verdic
         finally:
             _end(child)
         out.seek(0)
-        said = out.read(OUTPUT_BYTES).decode(errors="replace")
+        output = out.read(OUTPUT_BYTES).decode(errors="replace")
     return Verdict(
-        passed=child.returncode == 0 and said == token, timed_out=child.returncode == -signal.SIGXCPU
+        passed=child.returncode == 0 and output == token, timed_out=child.returncode == -signal.SIGXCPU
     )
 
 

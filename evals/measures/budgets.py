@@ -30,7 +30,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class BudgetResult:
-    """Per test query, what came of routing it; pooled over folds by `pool`. All (n_test,).
+    """Per test query, the outcome of routing it; pooled over folds by `pool`. All (n_test,).
 
     score:        with λ = 0
     single:       of the best single expert as the training part names it

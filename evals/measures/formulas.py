@@ -208,7 +208,7 @@ def brier(run: Run, context: EvalContext, weights: Floats) -> Floats:
 def calibration_error(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """Expected calibration error: |mean predicted − mean measured| over ten bins of equal count.
 
-    Drawn anew a bin is never exactly right: the interval lies a little above the value.
+    A resampled bin is never exactly right, so the interval lies a little above the value.
     """
     if run.quality is None:
         return np.full(len(weights), np.nan)

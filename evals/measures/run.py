@@ -1,4 +1,4 @@
-"""What came of one router over a whole protocol: the thing that measures read."""
+"""The result of one router over a whole protocol: the input of every measure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class EvalContext:
-    """What all runs of a protocol stand on.
+    """What all runs of a protocol share.
 
     domains: names of task groups that `accuracy_in_domain` and `accuracy_out_of_domain` average over
     strong:  (n_seeds,) the better expert of two, as the training part names it; −1 where there are not two

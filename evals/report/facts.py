@@ -29,7 +29,7 @@ Facts = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ReportRequest:
-    """How the report was asked for: recorded as it is."""
+    """What was requested of the report, recorded unchanged."""
 
     title: str
     command: str
@@ -169,7 +169,7 @@ def _notes(protocol: EvalProtocol, context: EvalContext, runs: Sequence[Run]) ->
         "Every λ was chosen on the training parts, from out-of-fold predictions; test parts were only read.",
         "Intervals: 95 %, bootstrap over queries, the same draws for every router, so that differences are "
         "paired; they do not cover the choice of training part.",
-        "The true-task table and the oracle know what no router can: upper references.",
+        "The true-task table and the oracle use information that no router has: upper references.",
         *protocol.notes,
     ]
     basis = protocol.table.provenance.cost_basis

@@ -31,7 +31,7 @@ from .trace import Forecast, NoForecast, Trace
 
 TICK_S = 1.0
 MEMORY = "memory"
-Told = Callable[[int], None]
+CountAnswered = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Machine:
 class Scheme:
     """How requests are served.
 
-    in_order: strictly as they came, or by turns (the rule's)
+    in_order: strictly in order of arrival, instead of by turns (the rule's)
     window:   how many of the requests that wait look-ahead sees, where they are served in order
     guarded:  whether look-ahead is watched, and left where recency does better
     """
@@ -67,9 +67,9 @@ class Scheme:
 
 @dataclass(frozen=True, slots=True)
 class ServingResult:
-    """What came of a trace. Arrays are (n_requests,).
+    """The result of serving a trace. Arrays are (n_requests,).
 
-    hit:       whether a request found its expert ready when it came, or, in order, when it was first
+    hit:       whether the expert was ready when the request arrived, or, in order, when it became first
     wait_s:    until its answer began
     latency_s: until it ended
     n_phases:  how often look-ahead was found to be worse than recency
@@ -82,13 +82,15 @@ class ServingResult:
     n_phases: int
 
 
-def serve(trace: Trace, machine: Machine, scheme: Scheme, told: Told | None = None) -> ServingResult:
-    """Serve the whole trace; `told` hears how many requests are answered, now and then."""
-    return _Serving(trace, machine, scheme).run(told or (lambda n: None))
+def serve(
+    trace: Trace, machine: Machine, scheme: Scheme, on_answered: CountAnswered | None = None
+) -> ServingResult:
+    """Serve the whole trace; `on_answered` gets the number of requests answered, every thousand."""
+    return _Serving(trace, machine, scheme).run(on_answered or (lambda n: None))
 
 
 class _Local:
-    """One expert as it stands; `state` is empty while it holds no memory."""
+    """The state of one expert; `state` is empty while it holds no memory."""
 
     __slots__ = ("busy", "held", "last_s", "name", "queue", "ready_s", "size", "state", "uses")
 
@@ -138,7 +140,7 @@ class _Serving:
         self._now_s = 0.0
         self._hit, self._start_s = [False] * len(trace), [0.0] * len(trace)
 
-    def run(self, told: Told) -> ServingResult:
+    def run(self, on_answered: CountAnswered) -> ServingResult:
         n = len(self._came_s)
         events, came_s, coming = self._events, self._came_s, 0
         while coming < n or events:
@@ -150,7 +152,7 @@ class _Serving:
                 changed = self._arrive(coming)
                 coming += 1
                 if coming % 1000 == 0:
-                    told(coming)
+                    on_answered(coming)
             if self._scheme.in_order:
                 self._dispatch_line()
             if changed and self._is_waiting_for_expert():
@@ -231,7 +233,7 @@ class _Serving:
         return True
 
     def _is_waiting_for_expert(self) -> bool:
-        """Whether anybody waits for an expert that is not there, nor on its way."""
+        """Whether a request waits for an expert that is neither ready nor loading."""
         if self._scheme.in_order:
             return bool(self._line) and not self._of[self._line[0]].can_serve
         return any(local.queue and local.state != "loading" and not local.can_serve for local in self._locals)
@@ -290,13 +292,13 @@ class _Serving:
         head = self._line[0]
         last = head + min(self._scheme.window, len(self._line))
         behind_s = (last - head) * self._step_s
-        told = {n: behind_s + in_s for n, in_s in self._forecast.next_use_s(self._now_s).items()}
+        next_s = {n: behind_s + in_s for n, in_s in self._forecast.next_use_s(self._now_s).items()}
         for local in self._locals:
             own = local.queue
             at = next((r for r in own if r != head), last) if own else last
             if at < last:
-                told[local.name] = (at - head) * self._step_s
-        return told
+                next_s[local.name] = (at - head) * self._step_s
+        return next_s
 
 
 PERCENTILES = (50, 95, 99)
@@ -335,6 +337,6 @@ class ServingFigures:
         def short(value: float) -> float:
             return float(f"{value:.6g}")
 
-        told = asdict(self)
-        told["latency_s"] = {name: short(value) for name, value in self.latency_s.items()}
-        return {name: short(value) if isinstance(value, float) else value for name, value in told.items()}
+        facts = asdict(self)
+        facts["latency_s"] = {name: short(value) for name, value in self.latency_s.items()}
+        return {name: short(value) if isinstance(value, float) else value for name, value in facts.items()}

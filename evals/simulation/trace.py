@@ -20,10 +20,10 @@ N_PHASES = 10
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Requests in the order they came; arrays are (n_requests,).
+    """Requests in order of arrival; arrays are (n_requests,).
 
     expert:    index into `experts`
-    time_s:    when it came, from the first on
+    time_s:    arrival time, 0 for the first
     service_s: how long it takes to answer
     """
 
@@ -52,34 +52,34 @@ class Synthetic:
     seed: int = 0
 
 
-def draw_zipf(told: Synthetic) -> Trace:
+def draw_zipf(spec: Synthetic) -> Trace:
     """Every request for itself."""
-    rng = np.random.default_rng(told.seed)
-    expert = rng.choice(told.n_experts, told.n_requests, p=_popularity(told))
-    return _trace(told, expert, np.cumsum(rng.exponential(1.0 / told.rate_per_s, told.n_requests)), rng)
+    rng = np.random.default_rng(spec.seed)
+    expert = rng.choice(spec.n_experts, spec.n_requests, p=_popularity(spec))
+    return _trace(spec, expert, np.cumsum(rng.exponential(1.0 / spec.rate_per_s, spec.n_requests)), rng)
 
 
-def draw_sessions(told: Synthetic) -> Trace:
+def draw_sessions(spec: Synthetic) -> Trace:
     """Sessions of eight requests in the mean, all for one expert, that overlap."""
-    rng = np.random.default_rng(told.seed)
-    n_sessions = int(told.n_requests / N_TURNS * 2) + 10
-    start = np.cumsum(rng.exponential(N_TURNS / told.rate_per_s, n_sessions))
+    rng = np.random.default_rng(spec.seed)
+    n_sessions = int(spec.n_requests / N_TURNS * 2) + 10
+    start = np.cumsum(rng.exponential(N_TURNS / spec.rate_per_s, n_sessions))
     length = rng.geometric(1.0 / N_TURNS, n_sessions)
-    chosen = rng.choice(told.n_experts, n_sessions, p=_popularity(told))
+    chosen = rng.choice(spec.n_experts, n_sessions, p=_popularity(spec))
     pauses = [np.cumsum(rng.exponential(PAUSE_S, n)) - PAUSE_S for n in length]
     time_s = np.concatenate([s + pause for s, pause in zip(start, pauses, strict=True)])
-    order = np.argsort(time_s, kind="stable")[: told.n_requests]
-    return _trace(told, np.repeat(chosen, length)[order], time_s[order], rng)
+    order = np.argsort(time_s, kind="stable")[: spec.n_requests]
+    return _trace(spec, np.repeat(chosen, length)[order], time_s[order], rng)
 
 
-def draw_phases(told: Synthetic) -> Trace:
+def draw_phases(spec: Synthetic) -> Trace:
     """Zipf, but ten times along the way the popularity of every expert is drawn anew."""
-    rng = np.random.default_rng(told.seed)
-    rank = rng.choice(told.n_experts, told.n_requests, p=_popularity(told))
-    names = np.array([rng.permutation(told.n_experts) for _ in range(N_PHASES)])
-    phase = np.arange(told.n_requests) * N_PHASES // max(1, told.n_requests)
-    time_s = np.cumsum(rng.exponential(1.0 / told.rate_per_s, told.n_requests))
-    return _trace(told, names[phase, rank], time_s, rng)
+    rng = np.random.default_rng(spec.seed)
+    rank = rng.choice(spec.n_experts, spec.n_requests, p=_popularity(spec))
+    names = np.array([rng.permutation(spec.n_experts) for _ in range(N_PHASES)])
+    phase = np.arange(spec.n_requests) * N_PHASES // max(1, spec.n_requests)
+    time_s = np.cumsum(rng.exponential(1.0 / spec.rate_per_s, spec.n_requests))
+    return _trace(spec, names[phase, rank], time_s, rng)
 
 
 SYNTHETIC: Mapping[str, Callable[[Synthetic], Trace]] = {
@@ -89,14 +89,14 @@ SYNTHETIC: Mapping[str, Callable[[Synthetic], Trace]] = {
 }
 
 
-def _popularity(told: Synthetic) -> Floats:
-    weight = 1.0 / np.arange(1, told.n_experts + 1) ** told.exponent
+def _popularity(spec: Synthetic) -> Floats:
+    weight = 1.0 / np.arange(1, spec.n_experts + 1) ** spec.exponent
     return np.asarray(weight / weight.sum())
 
 
-def _trace(told: Synthetic, expert: Ints, time_s: Floats, rng: np.random.Generator) -> Trace:
-    service_s = told.service_s * rng.lognormal(-0.125, 0.5, len(expert))
-    names = tuple(f"e{n:02d}" for n in range(told.n_experts))
+def _trace(spec: Synthetic, expert: Ints, time_s: Floats, rng: np.random.Generator) -> Trace:
+    service_s = spec.service_s * rng.lognormal(-0.125, 0.5, len(expert))
+    names = tuple(f"e{n:02d}" for n in range(spec.n_experts))
     return Trace(names, expert.astype(np.int64), time_s - time_s[0], service_s)
 
 
@@ -105,14 +105,14 @@ NEVER_S = 1e9
 
 class Forecast(Protocol):
     def observe(self, request: int, now_s: float) -> None:
-        """A request of the trace came."""
+        """Record the arrival of a request of the trace."""
 
     def next_use_s(self, now_s: float) -> Mapping[str, float]:
         """Seconds until each expert's next request; what is not known is left out."""
 
 
 class NoForecast:
-    """Tells nothing."""
+    """A forecast that predicts no request."""
 
     def __init__(self, trace: Trace) -> None:
         pass
@@ -125,7 +125,7 @@ class NoForecast:
 
 
 class MeasuredForecast:
-    """What the gateway itself expects, from how often each was asked of late."""
+    """The gateway's own forecast, from each expert's recent request rate."""
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
@@ -158,20 +158,20 @@ class OracleForecast:
         self._coming[self._expert[request]] = self._next[request]
 
     def next_use_s(self, now_s: float) -> Mapping[str, float]:
-        told = {
+        next_s = {
             name: max(0.0, at_s - now_s)
             for name, at_s in zip(self._names, self._coming, strict=True)
             if at_s < NEVER_S and at_s - now_s <= self._horizon_s
         }
         if self._rng is None:
-            return told
+            return next_s
         return {
-            name: in_s * float(np.exp(self._rng.normal(0.0, self._spread))) for name, in_s in told.items()
+            name: in_s * float(np.exp(self._rng.normal(0.0, self._spread))) for name, in_s in next_s.items()
         }
 
 
 class AdversarialForecast(OracleForecast):
-    """Whoever is needed soonest is said to be needed last."""
+    """A wrong forecast: the expert that is needed soonest is predicted to be needed last."""
 
     def next_use_s(self, now_s: float) -> Mapping[str, float]:
         true = super().next_use_s(now_s)
@@ -182,7 +182,7 @@ _SELECT = "SELECT time, latency_s, expert_answered, attempts FROM decisions ORDE
 
 
 def read_traffic(source: Path, experts: Collection[str] = ()) -> Trace:
-    """Every call that an expert answered: when it came, and how long the answer took.
+    """Every call that an expert answered: its arrival time and the duration of the answer.
 
     Members of a panel and its aggregator count each for themselves. `experts` leaves out all others; empty,
     all are kept.
@@ -199,8 +199,8 @@ def read_traffic(source: Path, experts: Collection[str] = ()) -> Trace:
         raise DataError(f"{source}: not a journal that can be read: {error}") from None
     calls = [call for call in calls if not experts or call[1] in experts]
     if not calls:
-        asked = f" for {', '.join(sorted(experts))}" if experts else ""
-        raise DataError(f"{source}: no answered request{asked} in this journal")
+        only = f" for {', '.join(sorted(experts))}" if experts else ""
+        raise DataError(f"{source}: no answered request{only} in this journal")
     names = tuple(sorted({name for _, name, _ in calls}))
     index = {name: e for e, name in enumerate(names)}
     came_s = np.array([at_s for at_s, _, _ in calls])
@@ -215,13 +215,13 @@ def read_traffic(source: Path, experts: Collection[str] = ()) -> Trace:
 def _calls(
     ended_s: float, latency_s: float | None, answered: str | None, attempts: bytes | None
 ) -> Iterator[tuple[float, str, float]]:
-    """When each call of one request came, whom it asked, and the seconds it took.
+    """Arrival time, expert and duration in seconds of each call of one request.
 
     An attempt is timed until a stream began; the whole answer is in the entry itself.
     """
-    told: list[dict[str, Any]] = json.loads(attempts or b"[]")
+    recorded: list[dict[str, Any]] = json.loads(attempts or b"[]")
     whole_s = latency_s or 0.0
-    for attempt in told:
+    for attempt in recorded:
         took_s = attempt.get("latency_s") or 0.0
         if attempt["verdict"] != "answered":
             continue

@@ -71,7 +71,7 @@ def test_json_lines_may_be_long_wide_or_nested(tmp_path: Path, gzipped: bool) ->
         ("model,score\na,1\n", "line 2: no prompt; it has model, score"),
         ("id,prompt\n1,p\n", "neither a model column nor a column of scores"),
         ("prompt,answered by\np,someone\n", "answered by: a number is needed"),
-        ("id,prompt,model,score\n1,p,a,1\n1,q,b,1\n", "line 3: id '1' stands for two prompts"),
+        ("id,prompt,model,score\n1,p,a,1\n1,q,b,1\n", "line 3: id '1' has two prompts"),
         ("prompt,model,score,bucket\np,a,1,100\n", "bucket: a whole number from 0 to 99"),
         ('prompt,model,score\n"p,a,1\n', "after line 1: unexpected end"),
     ],

@@ -110,9 +110,9 @@ def test_other_pickles_are_no_frames(tmp_path: Path, value: Any, message: str) -
 
 
 @pytest.mark.parametrize("cut", [0, 1, 40, 400])
-def test_a_damaged_frame_is_refused_in_one_line(tmp_path: Path, split: int) -> None:
+def test_a_damaged_frame_is_refused_in_one_line(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "f.pkl"
-    path.write_bytes(FRAMES[0].read_bytes()[:split])
+    path.write_bytes(FRAMES[0].read_bytes()[:cut])
     with pytest.raises(DataError, match="not read") as caught:
         read_frame(path)
     assert "\n" not in str(caught.value)

@@ -19,7 +19,7 @@ from evals.embedder_eval import RetrievalScores, measure, use_held_out_scores
 from evals.measures.bootstrap import mean_over_sets
 from evals.measures.formulas import ndcg
 from routers import DataError, EmbeddingSelection, Floats32, OnnxEmbedder
-from studies.retrieval import build, compare, main, render, told
+from studies.retrieval import build, compare, main, render, summarize
 from tests.fakes.embedders import expert_folder
 
 CORPUS = {"doc_id": ["a", "b", "c"], "title": ["A", None, ""], "text": ["one", "two", None]}
@@ -126,7 +126,7 @@ def test_pilots_lead_each_set_to_the_expert_that_reads_it_best(
     )
     readers = [*pool, "multi-task"]
     scores = compare(readers, test, build("f", pool, training, "paper"), build("f", pool, training))
-    figures = told(scores)
+    figures = summarize(scores)
     assert figures["routed, improved"].mean.value == figures["routed, paper"].mean.value == 1.0
     assert figures["dataset oracle"].mean.value == figures["instance oracle"].mean.value == 1.0
     assert figures["ex"].sets == (1.0, 0.0)

@@ -41,8 +41,8 @@ Examples:
   thalamus plan mapping outcomes.jsonl.gz --along memory --memory a=16 --memory b=40 --max-experts 2
 
 \b
-Categories are the table's tasks, or with --artifact what its `coe` predictor tells of the texts. The mapping
-of one budget is printed as a policy for thalamus.yaml; a gateway whose artifact was fitted with
+Categories are the table's tasks, or with --artifact those its `coe` predictor assigns to the texts. The
+mapping of one budget is printed as a policy for thalamus.yaml; a gateway whose artifact was fitted with
 `thalamus fit TABLE --predictor coe` follows it.
 """
 _MAX_POINTS = 200
@@ -150,12 +150,12 @@ def _b(name: str, model: str) -> float | None:
 
 
 def _predict_categories(path: Path, table: OutcomeTable) -> tuple[str, ...]:
-    """The categories that the artifact tells of the table's texts, by its best tier."""
+    """The categories that the artifact's best tier predicts for the table's texts."""
     heads = Artifact.load(path).heads
     tier: Tier = "encoder" if "encoder" in heads else "static"
     predictor = heads[tier].quality
     if not isinstance(predictor, Categorizer):
-        raise ArtifactError(f"{path}: tells no categories; fit one with `thalamus fit --predictor coe`")
+        raise ArtifactError(f"{path}: predicts no categories; fit one with `thalamus fit --predictor coe`")
     encoder = load_embedder("minilm", n_threads=2) if tier == "encoder" else None
     extractor = FeatureExtractor(StaticEmbedder(), encoder)
     Artifact.load(path, extractor.fingerprints)
@@ -188,7 +188,9 @@ def _point(point: CategoryMapping) -> dict[str, Any]:
 def _print_points(problem: MappingProblem, along: str, found: Sequence[CategoryMapping], whole: bool) -> None:
     unknown = [problem.experts[e] for e in np.flatnonzero(np.isnan(problem.size))]
     if along == "size" and unknown:
-        click.echo(f"size unknown, so never within a budget: {', '.join(unknown)}; --size NAME=7 tells")
+        click.echo(
+            f"size unknown, so never within a budget: {', '.join(unknown)}; give it with --size NAME=7"
+        )
     click.echo(f"{'quality':>8} {'size':>8} {'active':>8} {'$ a query':>10}  experts")
     for point in found:
         parse_numbers = f"{point.quality:8.4f} {_number(point.size)} {_number(point.active_size)}"

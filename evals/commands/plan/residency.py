@@ -11,7 +11,7 @@ from policies import Loadable, ResidencyRule, TurnRule
 from routers import DataError
 
 from ...console import OnProgress, parse_numbers, progress_bar, report_errors
-from ...simulation.serving import Machine, Scheme, ServingFigures, Told, serve
+from ...simulation.serving import CountAnswered, Machine, Scheme, ServingFigures, serve
 from ...simulation.trace import SYNTHETIC, MeasuredForecast, OracleForecast, Synthetic, Trace, read_traffic
 
 GB = 10**9
@@ -24,9 +24,9 @@ Examples:
   thalamus plan residency --synthetic phases --requests 100000 --rate 0.5 --rule lookahead --json
 
 \b
-Rules: `in-order` serves requests strictly as they came and evicts the least recently used; `lru`, `lfu` and
-`lookahead` go by turns as the gateway does and differ in who is evicted; `oracle` is look-ahead that knows
-the future.
+Rules: `in-order` serves requests strictly in order of arrival and evicts the least recently used expert;
+`lru`, `lfu` and `lookahead` serve by turns as the gateway does and differ in which expert they evict;
+`oracle` is look-ahead that knows the future.
 """
 RULES = ("in-order", "lru", "lfu", "lookahead", "oracle")
 
@@ -57,7 +57,7 @@ RULES = ("in-order", "lru", "lfu", "lookahead", "oracle")
     type=click.FloatRange(0),
     default=TurnRule().max_wait_s,
     show_default=True,
-    help="Who waits so long goes first.",
+    help="A request that waits so long goes first.",
 )
 @click.option("--requests", "n_requests", type=click.IntRange(1), default=10_000, show_default=True)
 @click.option("--experts", "n_experts", type=click.IntRange(1), default=8, show_default=True)
@@ -104,8 +104,8 @@ def residency(
     if source is not None:
         trace = _read_recorded(source, size_gb)
     else:
-        told = Synthetic(n_requests, n_experts, exponent, rate, service_s, seed)
-        trace = SYNTHETIC[synthetic or "zipf"](told)
+        spec = Synthetic(n_requests, n_experts, exponent, rate, service_s, seed)
+        trace = SYNTHETIC[synthetic or "zipf"](spec)
         size_gb = dict.fromkeys(trace.experts, 1.0) | size_gb
     loadable = _loadable(trace, size_gb, parse_numbers(loads, "--load", "NAME=SECONDS"), load_s)
     chosen = memories or _default_memories(loadable)
@@ -137,19 +137,19 @@ def schemes(names: Sequence[str], max_wait_s: float) -> list[Scheme]:
     return [known[name] for name in RULES if name in names]
 
 
-def count_requests(on_progress: OnProgress, what: str, total: int) -> Told:
-    """Tells how many requests are answered of one row of the table."""
+def count_requests(on_progress: OnProgress, what: str, total: int) -> CountAnswered:
+    """A callback that reports how many requests of one row of the table are answered."""
     return lambda n: on_progress(what, n, total)
 
 
 def _read_recorded(source: Path, size_gb: Mapping[str, float]) -> Trace:
-    """The journal's requests for the experts whose size is told: the others are not on this machine."""
+    """The journal's requests for the experts whose size is given; the others are not on this machine."""
     trace = read_traffic(source, size_gb)
     if size_gb:
         return trace
     mix = _mix(trace)
     known = ", ".join(f"{name} ({mix[name]} requests)" for name in sorted(mix, key=lambda name: -mix[name]))
-    raise DataError(f"{source}: say what the local experts take, --size NAME=GB each; there are {known}")
+    raise DataError(f"{source}: give the memory of each local expert, --size NAME=GB each; there are {known}")
 
 
 def _mix(trace: Trace) -> dict[str, int]:
@@ -195,14 +195,14 @@ def _print_table(trace: Trace, rows: Sequence[tuple[float, str, ServingFigures]]
     )
     heads = ("hits", "swaps/1k", "mean", "p50", "p95", "p99", "longest wait")
     click.echo(f"{'GB':>6} {'rule':10}" + "".join(f" {head:>{_width(head)}}" for head in heads))
-    for memory, rule, told in rows:
-        values = (f"{told.hit_ratio:.1%}", f"{told.swaps_per_1k:.0f}", *map(_seconds, _times(told)))
+    for memory, rule, figures in rows:
+        values = (f"{figures.hit_ratio:.1%}", f"{figures.swaps_per_1k:.0f}", *map(_seconds, _times(figures)))
         cells = "".join(f" {value:>{_width(head)}}" for head, value in zip(heads, values, strict=True))
         click.echo(f"{memory:>6g} {rule:10}{cells}")
 
 
-def _times(told: ServingFigures) -> tuple[float, ...]:
-    return (told.mean_s, *told.latency_s.values(), told.longest_s)
+def _times(figures: ServingFigures) -> tuple[float, ...]:
+    return (figures.mean_s, *figures.latency_s.values(), figures.longest_s)
 
 
 def _seconds(value: float) -> str:
