@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from gateway.app import create_app
+from gateway.batches.store import BatchStore
 from gateway.config import parse_config
 from gateway.config.policy_schema import Weights
 from gateway.config.reference import config_schema, describe_fields, find_struct, list_keys, list_structs
@@ -157,7 +158,19 @@ def test_every_example_configuration_builds_a_gateway(
     # A selection is a folder that training wrote; the example names one that is not here.
     embeddings = msgspec.structs.replace(config.embeddings, selection=None, experts={})
     journal = msgspec.structs.replace(config.journal, enabled=False)  # its thread would outlive the test
-    assert create_app(msgspec.structs.replace(config, embeddings=embeddings, journal=journal))
+    stores: list[BatchStore] = []
+    open_store = BatchStore.open
+
+    def open_and_remember(path: Path) -> BatchStore:
+        stores.append(open_store(path))
+        return stores[-1]
+
+    monkeypatch.setattr(BatchStore, "open", open_and_remember)
+    try:
+        assert create_app(msgspec.structs.replace(config, embeddings=embeddings, journal=journal))
+    finally:
+        for store in stores:
+            store.close()
 
 
 @pytest.mark.source
