@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from policies import Attempt, Decision, Engine, Fleet, Gather, Gathered, Heard, Plan, Policy, Scale
+from policies import Attempt, Decision, Engine, Fleet, Gather, GatherResult, Plan, Policy, Scale, StepResult
 from routers import (
     Artifact,
     Bools,
@@ -173,7 +173,7 @@ def replay_plan(plan: Plan, table: OutcomeTable, row: int) -> Outcome:
     try:
         step = next(steps)
         while True:
-            reply: Heard = "moved_on"
+            reply: StepResult = "moved_on"
             if isinstance(step, Gather):
                 columns = [column[name] for name in step.experts if _is_measured(table, row, column[name])]
                 spent += float(table.cost_usd[row, columns].sum())
@@ -183,7 +183,7 @@ def replay_plan(plan: Plan, table: OutcomeTable, row: int) -> Outcome:
                     return Outcome(
                         columns[0], float(majority_right(table.score[[row]], votes)[0]), spent, True
                     )
-                reply = Gathered({table.experts[e]: text for e, text in answers.items()})
+                reply = GatherResult({table.experts[e]: text for e, text in answers.items()})
             elif _is_answered(step, table, row, column[step.expert]):
                 e = column[step.expert]
                 return Outcome(e, float(table.score[row, e]), spent + float(table.cost_usd[row, e]))

@@ -1,13 +1,13 @@
-"""Decisions as values: who answers, under which constraints, at what price, and why no other expert."""
+"""Decisions as values: which expert answers, under which constraints, at what price, and why no other."""
 
-from .admission import Admission, AdmissionRule, Admitted, Line, Rejected, admit
+from .admission import Admission, AdmissionRule, Admitted, QueueState, Rejected, admit
 from .arrivals import Arrivals
 from .batching import Group, order_groups
 from .constraints import tighten
 from .engine import Consult, Engine, Scale
 from .errors import Infeasible, PoliciesError, UnknownFlag, Unreachable
 from .eviction import EvictionRule
-from .flags import Flag, Flagged, known_flags, take_flags, wish
+from .flags import Flag, FlaggedText, apply_flags, check_flags, extract_flags
 from .memory import (
     Blocked,
     Device,
@@ -23,18 +23,18 @@ from .memory import (
     Snapshot,
     Wait,
 )
-from .objectives import dialled
+from .objectives import resolve_target
 from .panel import Panel
 from .plans import (
     PLANS,
     Attempt,
     Gather,
-    Gathered,
-    Heard,
+    GatherResult,
     Plan,
     PlanBase,
     Single,
     Step,
+    StepResult,
     Verdict,
     decode_plan,
     register_plan,
@@ -43,9 +43,9 @@ from .record import decision_record, explain
 from .recruiting import PanelRule
 from .residency import ResidencyRule, decide_residency
 from .shadow import Shadow
-from .turns import TurnRule, claim, serving_order
-from .types import Decision, EncoderUse, Fleet, Goal, Hints, Lead, Objective, Policy, Require
-from .voting import form_asked, said, vote
+from .turns import TurnRule, order_queues, queue_weight
+from .types import Decision, EncoderUse, Fleet, Goal, Objective, Policy, PriorityGoal, Require, RoutingHints
+from .voting import detect_form, extract_answer, vote
 
 __all__ = [
     "PLANS",
@@ -64,18 +64,14 @@ __all__ = [
     "Evict",
     "EvictionRule",
     "Flag",
-    "Flagged",
+    "FlaggedText",
     "Fleet",
     "Gather",
-    "Gathered",
+    "GatherResult",
     "Goal",
     "Group",
-    "Heard",
-    "Hints",
     "Hold",
     "Infeasible",
-    "Lead",
-    "Line",
     "Load",
     "Loadable",
     "Objective",
@@ -85,38 +81,42 @@ __all__ = [
     "PlanBase",
     "PoliciesError",
     "Policy",
+    "PriorityGoal",
     "Queue",
+    "QueueState",
     "Refuse",
     "Rejected",
     "Require",
     "ResidencyRule",
     "Resident",
     "ResidentState",
+    "RoutingHints",
     "Scale",
     "Shadow",
     "Single",
     "Snapshot",
     "Step",
+    "StepResult",
     "TurnRule",
     "UnknownFlag",
     "Unreachable",
     "Verdict",
     "Wait",
     "admit",
-    "claim",
+    "apply_flags",
+    "check_flags",
     "decide_residency",
     "decision_record",
     "decode_plan",
-    "dialled",
+    "detect_form",
     "explain",
-    "form_asked",
-    "known_flags",
+    "extract_answer",
+    "extract_flags",
     "order_groups",
+    "order_queues",
+    "queue_weight",
     "register_plan",
-    "said",
-    "serving_order",
-    "take_flags",
+    "resolve_target",
     "tighten",
     "vote",
-    "wish",
 ]

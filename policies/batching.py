@@ -1,4 +1,4 @@
-"""The order of a batch's groups: each local expert loaded as seldom as can be."""
+"""The order of a batch's groups that loads local experts as few times as possible."""
 
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from .errors import PoliciesError
 from .memory import Loadable
 
 MAX_STATES = 5_000
-"""States looked at before the best order found so far is finished greedily."""
+"""After this many states the best order found so far is completed greedily."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,11 @@ def order_groups(
 ) -> tuple[Group, ...]:
     """The groups in the order that takes the fewest seconds of loading, given who is resident already.
 
-    Groups of experts that need no memory of ours (not loadable) come as early as they may. Several devices
-    are one memory here. Exact unless there are so many ways that it looks at the first of them only.
+    Groups of experts that are not loadable (remote ones) come as early as possible. Several devices count as
+    one memory. The order is optimal unless the search reaches `MAX_STATES`.
 
     Raises:
-        PoliciesError: groups that wait for each other, or for one that is not there.
+        PoliciesError: groups that wait for each other, or for a group that does not exist.
     """
     search = _Search(groups, loadable, capacity_bytes)
     start = search.advance(_State(frozenset(), resident & search.sizes.keys(), ()))
@@ -51,7 +51,7 @@ def order_groups(
             return state.order
         if n_made > MAX_STATES:
             waiting.clear()
-        for load_s, after in search.following(state):
+        for load_s, after in search.successors(state):
             cost_s = spent_s + load_s
             if cost_s < seen.get((after.done, after.cached), float("inf")):
                 seen[after.done, after.cached] = cost_s
@@ -59,7 +59,7 @@ def order_groups(
                 bound_s = cost_s + search.least_s(after)
                 heapq.heappush(waiting, (bound_s, -len(after.order), n_made, cost_s, after))
     stuck = ", ".join(group.name for group in groups if group.name not in start.done)
-    raise PoliciesError(f"groups that wait for each other or for one that is not there: {stuck}")
+    raise PoliciesError(f"groups that wait for each other or for a group that does not exist: {stuck}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class _State:
 
 
 class _Search:
-    """What can follow what, and at which cost."""
+    """The search space: which states follow a state, and the seconds of loading between them."""
 
     def __init__(self, groups: Sequence[Group], loadable: Sequence[Loadable], capacity_bytes: int) -> None:
         self.sizes: Mapping[str, int] = {one.expert: one.size_bytes for one in loadable}
@@ -81,7 +81,7 @@ class _Search:
         self._capacity = capacity_bytes
 
     def advance(self, state: _State) -> _State:
-        """All that costs no loading: it is never better to put it off."""
+        """The state after all groups that need no loading."""
         done, order = set(state.done), list(state.order)
         before = -1
         while before < len(order):
@@ -93,8 +93,8 @@ class _Search:
                     order.append(group)
         return _State(frozenset(done), state.cached, tuple(order))
 
-    def following(self, state: _State) -> Iterator[tuple[float, _State]]:
-        """The seconds of loading one expert that has something to do, and what is done with it."""
+    def successors(self, state: _State) -> Iterator[tuple[float, _State]]:
+        """Each state after loading one more expert that has a group to run, with the seconds of that load."""
         left = [group for group in self._groups if group.name not in state.done]
         needed = {group.expert for group in left}
         for expert in dict.fromkeys(group.expert for group in left if group.after <= state.done):
@@ -103,12 +103,12 @@ class _Search:
                 yield self._load_s[expert], self.advance(after)
 
     def least_s(self, state: _State) -> float:
-        """Seconds of loading without which it cannot end: everybody missing, once."""
+        """A lower bound on the seconds of loading left: each missing expert once."""
         missing = {g.expert for g in self._groups if g.name not in state.done} - state.cached
         return sum(self._load_s.get(expert, 0.0) for expert in missing)
 
     def _rooms(self, cached: frozenset[str], needed: set[str], expert: str) -> Iterator[frozenset[str]]:
-        """Whom to keep beside the expert: of those needed later, every set with as few leaving as can be."""
+        """The sets of residents to keep beside the expert: those needed later, with the fewest evictions."""
         room = self._capacity - self.sizes[expert]
         useful = sorted(cached & needed)
         for n_kept in range(len(useful), -1, -1):

@@ -1,8 +1,8 @@
-"""Hard constraints: who may answer at all, and for everybody else the reason why not.
+"""Hard constraints: which experts are eligible, and for each other one the reason.
 
 Each rule fills in `rejections`, one mapping a query; the first rule an expert fails names its reason.
-Unknown is not zero: an unknown price fails every price cap. An unknown window or latency passes: nothing
-speaks against the expert yet, and the attempt's own time-outs still hold.
+An unknown price fails every price cap. An unknown context window or latency passes: nothing is known
+against the expert, and the time-outs of the attempt still apply.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +18,7 @@ Rejections = dict[str, str]
 
 
 def tighten(a: Require, b: Require) -> Require:
-    """Both constraints at once: whatever either forbids is forbidden."""
+    """Both constraints at once: what either forbids is forbidden."""
     return Require(
         labels=a.labels | b.labels,
         max_cost_usd=_either(min, a.max_cost_usd, b.max_cost_usd),
@@ -33,13 +33,13 @@ def _either(choose: Callable[[float, float], float], a: float | None, b: float |
     return a if b is None else b if a is None else choose(a, b)
 
 
-def standing_rejections(
+def static_rejections(
     pool: Sequence[ExpertProfile],
     labels: frozenset[tuple[str, str]],
     models: frozenset[str] | None,
     exclude: frozenset[str],
 ) -> Rejections:
-    """Whom these parts of a `Require` rule out, whatever the query is: by label, by name."""
+    """The experts that these parts of a `Require` reject for every query: by label or by name."""
 
     def reason(profile: ExpertProfile) -> str | None:
         if profile.name in exclude:
@@ -55,10 +55,11 @@ def standing_rejections(
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
-    """What the pool can carry, as arrays (n_experts,): inf where unknown, True where not known to lack it.
+    """Limits of the experts as arrays (n_experts,): inf where unknown, True unless known to lack it.
 
-    prefix_tokens: what stands before every conversation; `capped`: whether any answer has a longest length
-    least_room_tokens: what fits into every window, whatever stands before the conversation
+    prefix_tokens:     tokens before every conversation (prompt preset)
+    capped:            whether any expert limits the length of its answers
+    least_room_tokens: tokens that fit into every window after its prefix
     """
 
     context_tokens: Floats
@@ -71,26 +72,26 @@ class PoolLimits:
 
     @classmethod
     def of(cls, pool: Sequence[ExpertProfile]) -> "PoolLimits":
-        def able(ability: str) -> Bools:
+        def has_ability(ability: str) -> Bools:
             return np.array([p.abilities is None or ability in p.abilities for p in pool], dtype=bool)
 
-        def bound(values: Iterable[int | None]) -> Floats:
+        def to_bounds(values: Iterable[int | None]) -> Floats:
             return np.array([np.inf if value is None else float(value) for value in values])
 
-        longest = bound(p.max_output_tokens for p in pool)
-        context, prefix = bound(p.context_tokens for p in pool), bound(p.prefix_tokens for p in pool)
+        longest = to_bounds(p.max_output_tokens for p in pool)
+        context, prefix = to_bounds(p.context_tokens for p in pool), to_bounds(p.prefix_tokens for p in pool)
         return cls(
             context_tokens=context,
             prefix_tokens=prefix,
             least_room_tokens=float((context - prefix).min(initial=np.inf)),
             max_output_tokens=longest,
             capped=bool(np.isfinite(longest).any()),
-            sees_images=able("vision"),
-            calls_tools=able("tools"),
+            sees_images=has_ability("vision"),
+            calls_tools=has_ability("tools"),
         )
 
-    def needed_tokens(self, query: Query) -> Floats:
-        """(n_experts,) what stands before the conversation, it, and the answer it asks for."""
+    def count_required_tokens(self, query: Query) -> Floats:
+        """(n_experts,) tokens of the prefix, the conversation and the answer that the query asks for."""
         asked = query.max_output_tokens or 0
         if self.capped and asked:
             return query.n_input_tokens + np.minimum(self.max_output_tokens, asked) + self.prefix_tokens
@@ -100,10 +101,10 @@ class PoolLimits:
 def query_rejections(
     query: Query, row: int, prediction: Prediction, require: Require, limits: PoolLimits, fleet: Fleet
 ) -> Rejections:
-    """Whom this query, this prediction and this moment rule out."""
+    """The experts that this query, this prediction or the state of the fleet rejects."""
     found: Rejections = {}
     if query.n_input_tokens + (query.max_output_tokens or 0) > limits.least_room_tokens:
-        n_tokens = limits.needed_tokens(query)
+        n_tokens = limits.count_required_tokens(query)
         _reject(
             found,
             prediction,
@@ -111,7 +112,7 @@ def query_rejections(
             lambda e: f"context window {limits.context_tokens[e]:.0f} < {n_tokens[e]:.0f} tokens",
         )
     for name in query.declined:
-        found.setdefault(name, "is a tool and has no answer to this")
+        found.setdefault(name, "is a tool that cannot answer this query")
     if query.has_images:
         _reject(found, prediction, ~limits.sees_images, lambda e: "cannot see images")
     if query.has_tools:

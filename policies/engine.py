@@ -1,8 +1,8 @@
 """From predictions to decisions: the main path of Thalamus, the same online and offline.
 
-For each query: leave out whoever fails a constraint, weigh the rest (quality − λ·cost − μ·latency, and what
-else the objective asks for), rank them, put the best first on a ladder of fallbacks, and keep for everybody
-else the reason why not. Pure: no clock, no I/O; randomness comes in as `draws`.
+For each query: reject the experts that fail a constraint, score the others (quality − λ·cost − μ·latency,
+minus the goals of the objective), rank them, put the best first in the plan, and keep for each other expert
+the reason why not. Pure: no clock, no I/O; randomness comes in as `draws`.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -15,17 +15,17 @@ import numpy as np
 
 from routers import GENERAL, ExpertProfile, Floats, Ints, Prediction, Query, Sweep, Tier
 
-from .constraints import PoolLimits, Rejections, query_rejections, standing_rejections, tighten
+from .constraints import PoolLimits, Rejections, query_rejections, static_rejections, tighten
 from .errors import Infeasible
-from .objectives import Attributes, dialled, lead, told
+from .objectives import Attributes, describe_priorities, rank_by_priority, resolve_target
 from .plans import Plan, Single
 from .recruiting import Candidates, recruit
-from .types import Decision, Fleet, Hints, Objective, Policy, Require
+from .types import Decision, Fleet, Objective, Policy, Require, RoutingHints
 
 
 @dataclass(frozen=True, slots=True)
 class Consult:
-    """The engine asks its driver: predict `rows` of the queries at `tier`."""
+    """The engine's request to its driver: predict `rows` of the queries at `tier`."""
 
     tier: Tier
     rows: Ints
@@ -33,7 +33,7 @@ class Consult:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What a weight of 1 is measured against: the dearest expert's cost, the slowest's latency, typically.
+    """What a weight of 1 refers to: a typical call's cost to the dearest, its latency to the slowest expert.
 
     Constant for a pool, so that a weight is a price in dollars for quality, and leaving an expert out never
     reorders the others.
@@ -67,31 +67,31 @@ class Engine:
         self._sweep_of = sweep_of
         self._limits = PoolLimits.of(self.pool)
         self._attributes = Attributes(self.pool)
-        self._guessed = any(profile.quality is not None for profile in pool)
-        self._everyone = np.arange(len(self.names))
+        self._has_guesses = any(profile.quality is not None for profile in pool)
+        self._all_experts = np.arange(len(self.names))
         self._by_name = np.argsort(np.argsort(self.names))
-        self._standing = lru_cache(maxsize=1024)(partial(standing_rejections, self.pool))
+        self._standing = lru_cache(maxsize=1024)(partial(static_rejections, self.pool))
 
     def route(
         self,
         policy: Policy,
         queries: Sequence[Query],
         fleet: Fleet,
-        hints: Sequence[Hints | None] | None = None,
+        hints: Sequence[RoutingHints | None] | None = None,
         *,
         tiers: Sequence[Tier] = ("static", "encoder"),
         margin: float = 0.0,
         draws: Floats | None = None,
     ) -> Generator[Consult, Prediction | None, list[Decision]]:
-        """Decide on the cheapest tier that will do; a generator: whoever drives it does the embedding.
+        """Decide on the cheapest sufficient tier. A generator: its driver computes the embeddings.
 
-        The driver answers each `Consult` with a `Prediction` for its rows. It may answer a second look with
+        The driver answers each `Consult` with a `Prediction` for its rows. It may answer the second one with
         None (no time for the encoder): then the first decision stands. Where embedding fails it sends a
         prediction of tier "prior".
 
         Args:
             tiers: what the driver can predict at.
-            margin: below this distance in utility between the first two, `adaptive` wants a second look.
+            margin: below this distance in utility between the first two, `adaptive` asks the encoder too.
             draws: (n_queries,) uniform in [0, 1), used by exploration.
 
         Raises:
@@ -99,10 +99,10 @@ class Engine:
             Unreachable: no weight meets a target in dollars or quality.
         """
         rows = np.arange(len(queries))
-        first = _first_tier(policy, tiers)
+        first = _choose_first_tier(policy, tiers)
         prediction = yield Consult(first, rows)
         if prediction is None:
-            raise ValueError("only a second look can be declined")
+            raise ValueError("only the second prediction can be declined")
         decisions = self.decide(policy, queries, prediction, fleet, hints, draws)
         if policy.encoder != "adaptive" or first != "static" or "encoder" not in tiers:
             return decisions
@@ -128,7 +128,7 @@ class Engine:
         queries: Sequence[Query],
         prediction: Prediction,
         fleet: Fleet,
-        hints: Sequence[Hints | None] | None = None,
+        hints: Sequence[RoutingHints | None] | None = None,
         draws: Floats | None = None,
     ) -> list[Decision]:
         """One decision a query, each for itself: a batch equals its singles.
@@ -144,37 +144,37 @@ class Engine:
             hint = hints[row] if hints else None
             objective = hint.objective if hint and hint.objective else policy.objective
             if objective.max_usd_per_1k is not None or objective.target_quality is not None:
-                objective = self._dialled(objective, prediction)
+                objective = self._resolve_target(objective, prediction)
             require = tighten(policy.require, hint.require) if hint else policy.require
-            rejections = self._rejections(query, row, prediction, require, fleet)
-            eligible = self._eligible(rejections)
-            utility = prediction.quality[row] - self._penalty(objective, row, prediction, fleet)
+            rejections = self._find_rejections(query, row, prediction, require, fleet)
+            eligible = self._find_eligible(rejections)
+            utility = prediction.quality[row] - self._compute_penalty(objective, row, prediction, fleet)
             if objective.goals:
                 utility -= self._attributes.penalty(objective.goals, eligible, prediction.output_tokens[row])
             ranking = self._rank(policy, objective, row, prediction, utility, eligible)
             if policy.mapping:
-                ranking = self._mapped(ranking, policy.mapping, row, prediction)
+                ranking = self._apply_mapping(ranking, policy.mapping, row, prediction)
             if objective.first:
-                ranking = self._lead(ranking, objective, row, prediction, fleet)
+                ranking = self._apply_priorities(ranking, objective, row, prediction, fleet)
             if policy.explore and draws is not None:
-                ranking = _explored(ranking, policy.explore, float(draws[row]))
-            plan = self._plan(policy, require, query, ranking.order, prediction, row)
+                ranking = _apply_exploration(ranking, policy.explore, float(draws[row]))
+            plan = self._make_plan(policy, require, query, ranking.order, prediction, row)
             if not plan.is_sequential:
                 ranking = ranking._replace(reason=f"{plan.kind}; {ranking.reason}")
-            decisions.append(self._decision(policy, row, prediction, plan, ranking, utility, rejections))
+            decisions.append(self._make_decision(policy, row, prediction, plan, ranking, utility, rejections))
         return decisions
 
-    def _dialled(self, objective: Objective, prediction: Prediction) -> Objective:
+    def _resolve_target(self, objective: Objective, prediction: Prediction) -> Objective:
         if not prediction.evidence.any():
-            return objective  # nothing is predicted that cost could be weighed against
-        return dialled(objective, self._sweep_of(prediction.tier))
+            return objective  # without evidence no quality is predicted that cost could be traded for
+        return resolve_target(objective, self._sweep_of(prediction.tier))
 
-    def _eligible(self, rejections: Rejections) -> Ints:
+    def _find_eligible(self, rejections: Rejections) -> Ints:
         if not rejections:
-            return self._everyone
+            return self._all_experts
         return np.array([e for e, name in enumerate(self.names) if name not in rejections])
 
-    def _rejections(
+    def _find_rejections(
         self, query: Query, row: int, prediction: Prediction, require: Require, fleet: Fleet
     ) -> Rejections:
         standing: Rejections = self._standing(require.labels, require.models, require.exclude)
@@ -187,20 +187,20 @@ class Engine:
             )
         return rejections
 
-    def _penalty(
+    def _compute_penalty(
         self, objective: Objective, row: int, prediction: Prediction, fleet: Fleet
     ) -> Floats | float:
         """(n_experts,) what cost and latency take from the utility; 0 where neither weighs anything."""
         penalty: Floats | float = 0.0
         if objective.cost:
-            dearest = _dearest_where_unknown(prediction.cost_usd[row])
+            dearest = _fill_unknown(prediction.cost_usd[row])
             penalty = dearest * (objective.cost / self.scale.cost_usd)
         if objective.latency:
-            slowest = _dearest_where_unknown(prediction.latency_s[row] + fleet.wait_s)
+            slowest = _fill_unknown(prediction.latency_s[row] + fleet.wait_s)
             penalty = penalty + slowest * (objective.latency / self.scale.latency_s)
         return penalty
 
-    def _plan(
+    def _make_plan(
         self, policy: Policy, require: Require, query: Query, order: Ints, prediction: Prediction, row: int
     ) -> Plan:
         if policy.panel is None:
@@ -208,7 +208,7 @@ class Engine:
         candidates = Candidates.of(self.pool, order, prediction, row)
         return recruit(policy.panel, query, candidates, require.max_cost_usd, policy.n_fallbacks)
 
-    def _decision(
+    def _make_decision(
         self,
         policy: Policy,
         row: int,
@@ -247,7 +247,7 @@ class Engine:
         utility: Floats,
         eligible: Ints,
     ) -> "_Ranking":
-        """Eligible experts, best first, and why the first is. Equal utility: the cheaper, then by name."""
+        """Eligible experts, best first, and the reason for the first. Ties: the cheaper, then by name."""
         # An unknown price, NaN, sorts last among equals.
         order = np.lexsort((self._by_name, prediction.cost_usd[row], -utility))
         if len(eligible) < len(order):
@@ -256,46 +256,48 @@ class Engine:
             order = order[may[order]]
         best = order.item(0)
         measured = prediction.evidence.item(best)
-        if not measured and self._nothing_known(policy, objective, prediction):
-            order, reason = self._by_default(policy, eligible)
+        if not measured and self._has_no_basis(policy, objective, prediction):
+            order, reason = self._rank_by_default(policy, eligible)
         else:
             basis = prediction.tier if measured else "guess"
             reason = f"best of {len(order)} by {basis}: quality {prediction.quality.item(row, best):.2f}"
         return _Ranking(order, reason, _margin(order, utility))
 
-    def _nothing_known(self, policy: Policy, objective: Objective, prediction: Prediction) -> bool:
-        """Whether no outcome, no operator's guess and no wish tells experts apart."""
-        wished = objective.goals or objective.first
-        return not wished and bool(policy.default or not self._guessed) and not prediction.evidence.any()
+    def _has_no_basis(self, policy: Policy, objective: Objective, prediction: Prediction) -> bool:
+        """Whether no outcome, no operator's guess and no goal of the request distinguishes experts."""
+        has_goals = objective.goals or objective.first
+        return (
+            not has_goals and bool(policy.default or not self._has_guesses) and not prediction.evidence.any()
+        )
 
-    def _mapped(
+    def _apply_mapping(
         self, ranking: "_Ranking", mapping: Mapping[str, tuple[str, ...]], row: int, prediction: Prediction
     ) -> "_Ranking":
-        """Who answers the query's category first, as far as eligible; then the others as they were."""
-        told = prediction.categories
-        category = told[row] if told is not None else GENERAL
+        """The ranking with the eligible experts of the query's category first, the others in order."""
+        categories = prediction.categories
+        category = categories[row] if categories is not None else GENERAL
         wanted = mapping.get(category, mapping.get(GENERAL, ()))
         place = {self.names[e]: e for e in ranking.order.tolist()}
         first = [place[name] for name in wanted if name in place]
-        reason = f"category {category}" if told is not None else f"no category told, so {GENERAL}"
+        reason = f"category {category}" if categories is not None else f"category unknown, so {GENERAL}"
         if not first:
-            return ranking._replace(reason=f"{reason}: nobody mapped to it may answer; {ranking.reason}")
+            return ranking._replace(reason=f"{reason}: no expert mapped to it is eligible; {ranking.reason}")
         rest = ranking.order[~np.isin(ranking.order, first)]
         order = np.concatenate((np.array(first, np.int64), rest))
         return ranking._replace(order=order, reason=f"{reason}: mapped to {self.names[first[0]]}")
 
-    def _lead(
+    def _apply_priorities(
         self, ranking: "_Ranking", objective: Objective, row: int, prediction: Prediction, fleet: Fleet
     ) -> "_Ranking":
-        """What comes before all weights put first."""
+        """The ranking with the priority goals of the objective before all weights."""
         quality = prediction.quality[row]
-        slowest = _dearest_where_unknown(prediction.latency_s[row] + fleet.wait_s)
-        leads = self._attributes.leads(objective.first, prediction.cost_usd[row], slowest)
-        order, margin = lead(ranking.order, quality, leads, objective.within)
-        reason = f"{told(objective)} of {len(order)}: quality {quality[order[0]]:.2f}"
+        slowest = _fill_unknown(prediction.latency_s[row] + fleet.wait_s)
+        burdens = self._attributes.priority_burdens(objective.first, prediction.cost_usd[row], slowest)
+        order, margin = rank_by_priority(ranking.order, quality, burdens, objective.within)
+        reason = f"{describe_priorities(objective)} of {len(order)}: quality {quality[order[0]]:.2f}"
         return _Ranking(order, reason, margin)
 
-    def _by_default(self, policy: Policy, eligible: Ints) -> tuple[Ints, str]:
+    def _rank_by_default(self, policy: Policy, eligible: Ints) -> tuple[Ints, str]:
         if policy.default in (self.names[e] for e in eligible):
             first = self.names.index(str(policy.default))
             rest = eligible[eligible != first]
@@ -307,7 +309,7 @@ def _largest(typical: Floats) -> float:
     return float(np.nanmax(typical, initial=0.0)) or 1.0
 
 
-def _first_tier(policy: Policy, tiers: Sequence[Tier]) -> Tier:
+def _choose_first_tier(policy: Policy, tiers: Sequence[Tier]) -> Tier:
     if policy.encoder == "always" and "encoder" in tiers:
         return "encoder"
     if "static" in tiers:
@@ -315,8 +317,8 @@ def _first_tier(policy: Policy, tiers: Sequence[Tier]) -> Tier:
     return "encoder" if "encoder" in tiers and policy.encoder != "never" else "prior"
 
 
-def _dearest_where_unknown(values: Floats) -> Floats:
-    """Unknown counts as the dearest of the pool; all unknown counts as equal."""
+def _fill_unknown(values: Floats) -> Floats:
+    """Unknown counts as the largest value of the pool; where all are unknown, as 0 for all."""
     if not isnan(np.add.reduce(values, axis=None)):
         return values
     unknown = np.isnan(values)
@@ -325,7 +327,7 @@ def _dearest_where_unknown(values: Floats) -> Floats:
 
 
 class _Ranking(NamedTuple):
-    """Eligible experts in the order they are to be asked; why the first is, by how much, how probably."""
+    """Eligible experts, best first; why the first is first, by which margin and with which probability."""
 
     order: Ints
     reason: str
@@ -337,9 +339,9 @@ def _margin(order: Ints, utility: Floats) -> float:
     return utility.item(order.item(0)) - utility.item(order.item(1)) if len(order) > 1 else float("inf")
 
 
-def _explored(ranking: _Ranking, share: float, draw: float) -> _Ranking:
+def _apply_exploration(ranking: _Ranking, share: float, draw: float) -> _Ranking:
     """Epsilon-greedy exploration. The margin is that of the unexplored ranking."""
-    rank, propensity = _explore(share, len(ranking.order), draw)
+    rank, propensity = _draw_rank(share, len(ranking.order), draw)
     if not rank:
         return ranking._replace(propensity=propensity)
     order = np.concatenate(([ranking.order[rank]], np.delete(ranking.order, rank)))
@@ -347,8 +349,8 @@ def _explored(ranking: _Ranking, share: float, draw: float) -> _Ranking:
     return _Ranking(order, reason, ranking.margin, propensity)
 
 
-def _explore(share: float, n_eligible: int, draw: float) -> tuple[int, float]:
-    """Rank to take and its propensity: with probability `share` anyone eligible, evenly; else the best."""
+def _draw_rank(share: float, n_eligible: int, draw: float) -> tuple[int, float]:
+    """A rank and its propensity: with probability `share` any eligible expert, evenly; else the best."""
     even = share / n_eligible
     rank = min(int(draw / even), n_eligible - 1) if draw < share else 0
     return rank, even + (1 - share if rank == 0 else 0.0)

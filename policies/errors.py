@@ -3,7 +3,7 @@
 PoliciesError
 ├── Infeasible       no expert meets the constraints: carries each expert's reason
 ├── UnknownFlag      a flag that does not exist, or does not take its value
-└── Unreachable      no weight on cost meets the target, or none can be told
+└── Unreachable      no weight on cost meets the target, or there is no λ table
 """
 
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ class PoliciesError(Exception):
 
 
 class Infeasible(PoliciesError):  # noqa: N818  the word of optimisation, as in "infeasible plan"
-    """No expert may answer this query.
+    """No expert is eligible for this query.
 
     Attributes:
         rejections: for every expert of the pool, the constraint it failed.
-        temporary: True when time alone may help: somebody failed only because they are unavailable now.
+        temporary: True when waiting may help: an expert was rejected only because it is unavailable now.
     """
 
     def __init__(self, rejections: Mapping[str, str], temporary: bool) -> None:
@@ -41,4 +41,4 @@ class UnknownFlag(PoliciesError):  # noqa: N818
 
 
 class Unreachable(PoliciesError):  # noqa: N818
-    """A target in dollars or quality that no weight on cost meets; says what can be met."""
+    """A target in dollars or quality that no weight on cost meets; the message says what can be met."""

@@ -1,4 +1,4 @@
-"""What leaves: how much each resident is worth keeping, and the least worth that frees enough."""
+"""Eviction: the worth of each resident, and the set of least worth that frees enough memory."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -7,16 +7,18 @@ from .memory import Resident, Snapshot
 
 EvictionRule = Literal["lookahead", "lru", "lfu"]
 Worth = tuple[float, float]
-"""What is lost with a resident; the second part decides where the first is equal."""
+"""The loss of evicting a resident; the second part decides where the first is equal."""
 NOTHING: Worth = (0.0, 0.0)
 _SOON_S = 1e-3
 
 
-def worth(rule: EvictionRule, snapshot: Snapshot, kept: frozenset[str] | None) -> Callable[[Resident], Worth]:
-    """How much a resident is worth keeping under a rule; the recently used one more among equals.
+def build_worth(
+    rule: EvictionRule, snapshot: Snapshot, kept: frozenset[str] | None
+) -> Callable[[Resident], Worth]:
+    """The function that gives the worth of keeping a resident; among equals the recently used is worth more.
 
-    `kept` are the experts that a cache by recency would hold. Given, look-ahead is not to be trusted, and
-    those outside it go first: so a cache that has strayed comes back at no more than a miss for each.
+    `kept` are the experts that an LRU cache would hold. Where given, look-ahead is not trusted, and residents
+    outside it are evicted first: a cache that strayed returns at the cost of at most one miss each.
 
     Reference: Belady's rule as Read-ME (arXiv 2410.19123) applies it: farthest next use leaves first.
     Differs: in seconds, of loading it again, less the later that is, and of waiting until it is idle; what
@@ -48,7 +50,7 @@ def worth(rule: EvictionRule, snapshot: Snapshot, kept: frozenset[str] | None) -
     return by_lookahead if rule == "lookahead" and kept is None else by_recency
 
 
-def cheapest(
+def choose_cheapest(
     residents: Sequence[Resident], need_bytes: int, value: Callable[[Resident], Worth]
 ) -> tuple[Resident, ...] | None:
     """The residents of least worth together that free `need_bytes`; None where all are too few.
@@ -70,20 +72,20 @@ def cheapest(
             (min(need_bytes, freed + resident.size_bytes), (a + first, b + second), (*chosen, resident))
             for freed, (a, b), chosen in sets
         ]
-        sets = _undominated([*sets, *grown])
+        sets = _pareto_front([*sets, *grown])
     return sets[0][2]
 
 
-def total_worth(residents: Sequence[Resident], value: Callable[[Resident], Worth]) -> Worth:
-    """What is lost with all of them."""
+def sum_worth(residents: Sequence[Resident], value: Callable[[Resident], Worth]) -> Worth:
+    """The worth of all of them together."""
     values = [value(resident) for resident in residents]
     return sum(first for first, _ in values), sum(second for _, second in values)
 
 
-def _undominated(
+def _pareto_front(
     sets: list[tuple[int, Worth, tuple[Resident, ...]]],
 ) -> list[tuple[int, Worth, tuple[Resident, ...]]]:
-    """Those that nothing cheaper frees as much as, the one that frees most first."""
+    """The sets that no cheaper set equals in freed memory, the one that frees most first."""
     kept: list[tuple[int, Worth, tuple[Resident, ...]]] = []
     for one in sorted(sets, key=lambda s: (-s[0], s[1])):
         if not kept or one[1] < kept[-1][1]:

@@ -1,9 +1,9 @@
-"""Flags: short wishes, `[Flag: Smallest model]` in a prompt or `flags` beside it, and what they ask for.
+"""Flags: short requests, `[Flag: Smallest model]` in a prompt or `flags` beside it, and their effects.
 
     flag ::= "[Flag: " name ( " = " value )? "]"          in any case
 
-A flag in a text counts only at its very start or end, apart from the rest by white space, and outside code
-and quotes: whoever quotes a text does not make its wishes. Everywhere else it stays what it is, text.
+A flag in a text counts only at its very start or end, separated from the rest by white space, and outside
+code and quotes: quoting a text must not apply its flags. Everywhere else it stays text.
 
 Reference: Tryage (arXiv 2308.11601), whose flags these are; it gives neither grammar nor weights.
 Differs: "smallest" and its like are lexicographic among the nearly best, not a weight without bound; weights
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from .constraints import tighten
 from .errors import UnknownFlag
-from .types import Goal, Hints, Lead, Objective, Require
+from .types import Goal, Objective, PriorityGoal, Require, RoutingHints
 
 SOFT_WEIGHT = 0.1
 """What going from the worst to the best of the pool is worth, in quality, where a flag names no weight."""
@@ -26,7 +26,7 @@ WEIGHTS: Mapping[str, float] = {"low": 0.05, "medium": 0.1, "high": 0.3}
 
 
 class Flag(NamedTuple):
-    """A wish by name, in lower case with single spaces; its value as written, "" where there is none."""
+    """A flag by name, in lower case with single spaces; its value as written, "" where there is none."""
 
     name: str
     value: str = ""
@@ -43,8 +43,8 @@ class Flag(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Flagged:
-    """A text taken apart: what is left of it, and the flags that stood at its ends, in order."""
+class FlaggedText:
+    """A text without its flags, and the flags from its two ends, in order."""
 
     text: str
     flags: tuple[Flag, ...]
@@ -58,53 +58,53 @@ _QUOTES = (("“", "”"), ("«", "»"))
 MAX_FLAGS = 16
 """At an end of a text; what follows is text."""
 MAX_CHARS = 200_000
-"""A longer text may bear flags at its start alone: to tell whether its end is quoted it must all be read."""
+"""A longer text has flags at its start only: to know whether its end is quoted, all of it must be read."""
 _LONGEST = 120
 """No flag is longer."""
 
 
-def take_flags(text: str, start: bool = True, end: bool = True) -> Flagged:
+def extract_flags(text: str, start: bool = True, end: bool = True) -> FlaggedText:
     """The flags at the ends of a text, and the text without them; a text without flags comes back as it is.
 
     start, end: whether that end of the text is an end of the message.
     """
     if "[" not in text:
-        return Flagged(text, ())
+        return FlaggedText(text, ())
     first: list[Flag] = []
     last: list[Flag] = []
     rest = text
-    while start and len(first) < MAX_FLAGS and not _indented(rest) and (found := _AT_START.match(rest)):
+    while start and len(first) < MAX_FLAGS and not _is_indented(rest) and (found := _AT_START.match(rest)):
         first.append(Flag.of(found[1], found[2] or ""))
         rest = rest[found.end() :].lstrip()
-    while end and len(last) < MAX_FLAGS and (found := _flag_at_end(rest)):
+    while end and len(last) < MAX_FLAGS and (found := _match_flag_at_end(rest)):
         last.insert(0, Flag.of(found[1], found[2] or ""))
         rest = rest[: found.start()].rstrip()
-    return Flagged(rest, (*first, *last)) if first or last else Flagged(text, ())
+    return FlaggedText(rest, (*first, *last)) if first or last else FlaggedText(text, ())
 
 
-def _flag_at_end(text: str) -> re.Match[str] | None:
+def _match_flag_at_end(text: str) -> re.Match[str] | None:
     bare = len(text.rstrip())
     if text[bare - 1 : bare] != "]" or bare > MAX_CHARS:
         return None
     found = _AT_END.search(text, max(0, bare - _LONGEST), bare)
-    return None if found is None or _inside(text[: found.start()]) else found
+    return None if found is None or _is_in_code_or_quote(text[: found.start()]) else found
 
 
-def _inside(before: str) -> bool:
+def _is_in_code_or_quote(before: str) -> bool:
     """Whether what follows this text stands in code or in a quotation."""
     line = before[before.rfind("\n") + 1 :]
-    if line.lstrip(" ").startswith(">") or _indented(line) or line.count("`") % 2:
+    if line.lstrip(" ").startswith(">") or _is_indented(line) or line.count("`") % 2:
         return True
-    return _in_fence(before) or _in_quotes(before)
+    return _is_in_fence(before) or _is_in_quotes(before)
 
 
-def _indented(text: str) -> bool:
+def _is_indented(text: str) -> bool:
     """Whether it begins as a line of code does."""
     line = text.lstrip("\r\n")
     return line.startswith("    ") or line[:4].lstrip(" ").startswith("\t")
 
 
-def _in_fence(text: str) -> bool:
+def _is_in_fence(text: str) -> bool:
     """Whether a fence is open at the end: it closes by one of its own kind, at least as long."""
     fence = ""
     for mark in _FENCE.findall(text):
@@ -115,7 +115,7 @@ def _in_fence(text: str) -> bool:
     return bool(fence)
 
 
-def _in_quotes(text: str) -> bool:
+def _is_in_quotes(text: str) -> bool:
     """Whether a quotation is open at the end; straight quotes count within the paragraph."""
     paragraph = text[text.rfind("\n\n") + 1 :]
     if paragraph.count('"') % 2:
@@ -123,12 +123,12 @@ def _in_quotes(text: str) -> bool:
     return any(text.rfind(opening) > text.rfind(closing) for opening, closing in _QUOTES)
 
 
-Effect = Callable[[Hints, str], Hints]
-"""What a flag with this value makes of wishes; raises ValueError, in one line, for a value it cannot read."""
+FlagEffect = Callable[[RoutingHints, str], RoutingHints]
+"""Applies a flag with this value to hints; raises ValueError, in one line, for an invalid value."""
 
 
-def wish(hints: Hints, flags: Sequence[Flag]) -> Hints:
-    """The wishes with those of the flags added; `hints.objective` is what they add to.
+def apply_flags(hints: RoutingHints, flags: Sequence[Flag]) -> RoutingHints:
+    """The hints with the flags applied; the flags add to `hints.objective`.
 
     Raises:
         UnknownFlag: there is no such flag, or it does not take that value.
@@ -143,38 +143,40 @@ def wish(hints: Hints, flags: Sequence[Flag]) -> Hints:
     return hints
 
 
-def known_flags(flags: Sequence[Flag]) -> tuple[tuple[Flag, ...], list[str]]:
-    """The flags that can be followed, and for each other one why not."""
-    good: list[Flag] = []
+def check_flags(flags: Sequence[Flag]) -> tuple[tuple[Flag, ...], list[str]]:
+    """The valid flags, and for each invalid one the reason."""
+    valid: list[Flag] = []
     complaints: list[str] = []
     for flag in flags:
         try:
-            wish(Hints(), [flag])
+            apply_flags(RoutingHints(), [flag])
         except UnknownFlag as error:
             complaints.append(str(error))
         else:
-            good.append(flag)
-    return tuple(good), complaints
+            valid.append(flag)
+    return tuple(valid), complaints
 
 
-def _led(goal: Lead, hints: Hints, value: str) -> Hints:
-    """First of all this, among experts within a distance of the best."""
+def _set_priority(goal: PriorityGoal, hints: RoutingHints, value: str) -> RoutingHints:
+    """Put this goal before all weights, among experts within a distance of the best."""
     objective = hints.objective or Objective()
-    within = _number(value, "how far from the best quality is near enough") if value else objective.within
+    within = (
+        _parse_number(value, "how far from the best quality is near enough") if value else objective.within
+    )
     first = (*(other for other in objective.first if other != goal), goal)
     return replace(hints, objective=replace(objective, first=first, within=within))
 
 
-def _best(hints: Hints, value: str) -> Hints:
-    """Quality and nothing else."""
+def _clear_objective(hints: RoutingHints, value: str) -> RoutingHints:
+    """Rank by quality only."""
     if value:
         raise ValueError("takes no value")
     return replace(hints, objective=Objective())
 
 
-def _weighed(goal: str, hints: Hints, value: str) -> Hints:
-    """A weight on cost or latency."""
-    weight = _weight(value)
+def _set_weight(goal: str, hints: RoutingHints, value: str) -> RoutingHints:
+    """Put a weight on cost or latency."""
+    weight = _parse_weight(value)
     objective = hints.objective or Objective()
     if goal == "latency":
         return replace(hints, objective=replace(objective, latency=weight))
@@ -182,35 +184,35 @@ def _weighed(goal: str, hints: Hints, value: str) -> Hints:
     return replace(hints, objective=changed)
 
 
-def _goal(goal: Goal, hints: Hints, value: str) -> Hints:
-    """A weight on a goal by rank."""
+def _set_goal(goal: Goal, hints: RoutingHints, value: str) -> RoutingHints:
+    """Put a weight on a goal measured by rank."""
     objective = hints.objective or Objective()
-    goals = (*(item for item in objective.goals if item[0] != goal), (goal, _weight(value)))
+    goals = (*(item for item in objective.goals if item[0] != goal), (goal, _parse_weight(value)))
     return replace(hints, objective=replace(objective, goals=goals))
 
 
-def _security(hints: Hints, value: str) -> Hints:
-    """A weight on the operator's rating; a word that is no weight is a label that the expert must bear."""
+def _set_security(hints: RoutingHints, value: str) -> RoutingHints:
+    """Put a weight on the operator's rating; a word that is not a weight is a label the expert must have."""
     if not value or value.lower() in WEIGHTS or _is_number(value):
-        return _goal("security", hints, value)
+        return _set_goal("security", hints, value)
     label = Require(labels=frozenset({("security", value)}))
     return replace(hints, require=tighten(hints.require, label))
 
 
-def _verbosity(hints: Hints, value: str) -> Hints:
-    """How long the answer is to be: short unless it says high."""
+def _set_verbosity(hints: RoutingHints, value: str) -> RoutingHints:
+    """Ask for a short answer, or with `high` for a long one."""
     if value.lower() not in ("", "low", "high"):
         raise ValueError("takes low or high")
-    return _goal("detail" if value.lower() == "high" else "brevity", hints, "")
+    return _set_goal("detail" if value.lower() == "high" else "brevity", hints, "")
 
 
-def _weight(value: str) -> float:
+def _parse_weight(value: str) -> float:
     if value.lower() in WEIGHTS:
         return WEIGHTS[value.lower()]
-    return _number(value, f"a weight, or {', '.join(WEIGHTS)}") if value else SOFT_WEIGHT
+    return _parse_number(value, f"a weight, or {', '.join(WEIGHTS)}") if value else SOFT_WEIGHT
 
 
-def _number(value: str, what: str) -> float:
+def _parse_number(value: str, what: str) -> float:
     number = float(value) if _is_number(value) else -1.0
     if not 0 <= number <= 1:
         raise ValueError(f"takes a number from 0 to 1: {what}")
@@ -221,22 +223,22 @@ def _is_number(value: str) -> bool:
     return re.fullmatch(r"\d{0,9}\.?\d{1,9}", value) is not None
 
 
-FLAGS: Mapping[str, Effect] = {
-    "smallest model": partial(_led, "smallest"),
-    "smallest": partial(_led, "smallest"),
-    "latest model": partial(_led, "latest"),
-    "latest": partial(_led, "latest"),
-    "cheapest": partial(_led, "cheapest"),
-    "fastest": partial(_led, "fastest"),
-    "best": _best,
-    "cost": partial(_weighed, "cost"),
-    "latency": partial(_weighed, "latency"),
-    "size": partial(_goal, "size"),
-    "recency": partial(_goal, "recency"),
-    "security": _security,
-    "readability": partial(_goal, "readability"),
-    "verbosity": _verbosity,
-    "concise": partial(_goal, "brevity"),
-    "detailed": partial(_goal, "detail"),
+FLAGS: Mapping[str, FlagEffect] = {
+    "smallest model": partial(_set_priority, "smallest"),
+    "smallest": partial(_set_priority, "smallest"),
+    "latest model": partial(_set_priority, "latest"),
+    "latest": partial(_set_priority, "latest"),
+    "cheapest": partial(_set_priority, "cheapest"),
+    "fastest": partial(_set_priority, "fastest"),
+    "best": _clear_objective,
+    "cost": partial(_set_weight, "cost"),
+    "latency": partial(_set_weight, "latency"),
+    "size": partial(_set_goal, "size"),
+    "recency": partial(_set_goal, "recency"),
+    "security": _set_security,
+    "readability": partial(_set_goal, "readability"),
+    "verbosity": _set_verbosity,
+    "concise": partial(_set_goal, "brevity"),
+    "detailed": partial(_set_goal, "detail"),
 }
 """Every flag by name."""

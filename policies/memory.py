@@ -1,4 +1,4 @@
-"""The vocabulary of residency: what holds memory, what waits for it, and what is to be done about that."""
+"""The values of residency decisions: what holds memory, what waits for it, and what to do."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,9 +7,9 @@ from typing import Literal
 
 ResidentState = Literal["loading", "ready", "leaving"]
 Blocked = Literal["memory", "busy", "turn", "claim", "taken"]
-"""memory: promised, but not measured as free yet; busy: held residents still answer; turn: others load, or
-answer first those that they were loaded for; claim: too few wait, for too short a time, to swap for them;
-taken: by pinned experts, or by somebody else."""
+"""memory: promised, but not yet measured as free; busy: held residents still answer; turn: others load or
+answer the requests that they were loaded for; claim: the queue is too short and too young for a swap;
+taken: by pinned experts or by other processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Device:
     """Memory that experts share. `free_bytes` is measured; None where nothing measures it.
 
     `settled` is False for the moment after an eviction in which memory may still be on its way back: only
-    then is missing memory waited for; later it counts as taken by somebody else.
+    then is missing memory waited for; later it counts as taken by another process.
     """
 
     name: str
@@ -28,9 +28,9 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Loadable:
-    """A local expert that may be loaded: what that takes, and where it may be. No `devices`: on any.
+    """A local expert that may be loaded, its size and load time. No `devices`: on any.
 
-    A pinned one is loaded without being asked for and never evicted.
+    A pinned expert is loaded without a request and never evicted.
     """
 
     expert: str
@@ -45,11 +45,11 @@ class Resident:
     """A local expert that holds memory, or is about to.
 
     n_busy:      requests it answers now
-    idle_in_s:   how long these still take, as far as can be told; asked of busy ones only
-    n_uses:      requests it ever answered, before it was loaded this time too
+    idle_in_s:   expected seconds until they are answered; used for busy residents only
+    n_uses:      requests it answered since the process started, over all loads
     ready_s:     when it became ready to answer
-    expires_s:   when it may go for being unused; None keeps it until its room is needed
-    held:        given no new requests, because the last decision said so
+    expires_s:   when it is evicted for being unused; None keeps it until its memory is needed
+    held:        gets no new requests, because of the last decision
     """
 
     expert: str
@@ -70,7 +70,7 @@ class Queue:
     """The requests that wait for one expert.
 
     oldest_s: when the first of them came
-    drain_s:  how long its expert will take to answer them all, as far as can be told
+    drain_s:  expected seconds for its expert to answer them all
     """
 
     expert: str
@@ -82,13 +82,13 @@ class Queue:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that a decision on residency may depend on, at `now_s`. Times are on one clock, any.
+    """Everything a residency decision depends on, at `now_s`. All times are on one clock.
 
     A failed expert is not loadable until it may be tried again.
 
-    next_use_s: seconds until each expert is expected to be asked next, from what is known to come; experts
-        of which nothing is known are left out
-    rate_per_s: requests a second for each expert of late; absent is 0
+    next_use_s: expected seconds until the next request to each expert; experts without a forecast are
+        left out
+    rate_per_s: recent requests a second for each expert; absent is 0
     """
 
     now_s: float
@@ -109,12 +109,12 @@ class Snapshot:
 
     @cached_property
     def queue(self) -> Mapping[str, Queue]:
-        """The queues in which somebody waits."""
+        """The queues that are not empty."""
         return {queue.expert: queue for queue in self.queues if queue.n_waiting}
 
     @cached_property
     def longest_answer_s(self) -> float:
-        """Until every resident could be idle, as far as can be told."""
+        """Expected seconds until every resident is idle."""
         known = (r.idle_in_s for r in self.residents if r.n_busy and r.idle_in_s < float("inf"))
         return max(known, default=0.0)
 
@@ -122,13 +122,13 @@ class Snapshot:
         """Seconds to load it; 0 where it is not known."""
         return self.by_expert[expert].load_s if expert in self.by_expert else 0.0
 
-    def pinned(self, expert: str) -> bool:
+    def is_pinned(self, expert: str) -> bool:
         return expert in self.by_expert and self.by_expert[expert].pinned
 
 
 @dataclass(frozen=True, slots=True)
 class Evict:
-    """Free the memory of an expert that answers nobody now. `wanted_by` gets its room; None: it expired."""
+    """Free the memory of an idle expert. `wanted_by` gets the memory; None: it expired."""
 
     expert: str
     wanted_by: str | None = None
@@ -136,7 +136,7 @@ class Evict:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Give the expert no new requests, so that it falls idle, until a decision no longer says so."""
+    """Give the expert no new requests, so that it becomes idle, as long as each decision repeats it."""
 
     expert: str
     wanted_by: str
@@ -144,7 +144,7 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Load the expert now: its memory is free. `prefetch`: nobody waits for it yet."""
+    """Load the expert now: its memory is free. `prefetch`: no request waits for it yet."""
 
     expert: str
     device: str
@@ -153,7 +153,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Requests wait for the expert and nothing can be done about it now but what else is decided here."""
+    """Requests wait for the expert; nothing but the other effects of this decision can help now."""
 
     expert: str
     blocked: Blocked
@@ -161,7 +161,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The expert fits on no device, whoever leaves: its requests are to fail, not to wait."""
+    """The expert fits on no device, even an empty one: its requests must fail, not wait."""
 
     expert: str
     size_bytes: int

@@ -1,9 +1,8 @@
-"""Weighted goals over what experts are (size, recency, security …), and goals that come before all weights.
+"""Weighted goals over attributes of experts (size, recency, security …), and goals that precede all weights.
 
 A weighted goal costs `weight · rank`: ranks run evenly from 0, the best of the eligible pool, to 1, the
-worst; equals share theirs, and whatever is not known is worst. Ranks and not min–max: they do not care
-whether size is counted or its logarithm, and one giant does not push everybody else together. So a weight
-needs no unit and means the same for every goal, and a better attribute never ranks an expert lower.
+worst; equals share theirs, and unknown is worst. A weight so has no unit and means the same for every goal,
+and a better attribute never ranks an expert lower.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +15,9 @@ import numpy as np
 from routers import ExpertProfile, Floats, Ints, Sweep
 
 from .errors import Unreachable
-from .types import Goal, Lead, Objective
+from .types import Goal, Objective, PriorityGoal
 
-LEAD_WORDS: Mapping[Lead, str] = {
+PRIORITY_PHRASES: Mapping[PriorityGoal, str] = {
     "smallest": "the smallest",
     "latest": "the latest",
     "cheapest": "the cheapest",
@@ -38,10 +37,10 @@ class Attributes:
             "security": _burden(pool, lambda p: _rating(p, "security")),
             "readability": _burden(pool, lambda p: _rating(p, "readability")),
         }
-        self._standing = lru_cache(maxsize=1024)(self._standing_ranks)
+        self._standing = lru_cache(maxsize=1024)(self._static_ranks)
 
     def penalty(self, goals: Sequence[tuple[Goal, float]], eligible: Ints, output_tokens: Floats) -> Floats:
-        """(n_experts,) Σ weight · rank among the eligible; 0 for everybody else.
+        """(n_experts,) Σ weight · rank among the eligible; 0 for the others.
 
         output_tokens: (n_experts,) expected length of this answer, for `brevity` and `detail`.
         """
@@ -54,13 +53,18 @@ class Attributes:
                 total[eligible] += weight * ranks(length if goal == "brevity" else -length)
         return total
 
-    def _standing_ranks(self, goal: Goal, eligible: tuple[int, ...]) -> Floats:
+    def _static_ranks(self, goal: Goal, eligible: tuple[int, ...]) -> Floats:
         return ranks(self._burdens[goal][list(eligible)])
 
-    def leads(self, first: Sequence[Lead], cost_usd: Floats, latency_s: Floats) -> list[Floats]:
-        """What each of `first` looks at, (n_experts,) each: less is better, infinite where unknown."""
+    def priority_burdens(
+        self, first: Sequence[PriorityGoal], cost_usd: Floats, latency_s: Floats
+    ) -> list[Floats]:
+        """The burden of each of `first`, (n_experts,): less is better, infinite where unknown."""
         known = {"smallest": self.size, "latest": self.age, "cheapest": cost_usd, "fastest": latency_s}
-        return [np.where(np.isnan(known[lead]), np.inf, known[lead]) for lead in first]
+        return [
+            np.where(np.isnan(known[rank_by_priority]), np.inf, known[rank_by_priority])
+            for rank_by_priority in first
+        ]
 
 
 def ranks(burden: Floats) -> Floats:
@@ -74,23 +78,25 @@ def ranks(burden: Floats) -> Floats:
     return shared
 
 
-def lead(order: Ints, quality: Floats, leads: Sequence[Floats], within: float) -> tuple[Ints, float]:
-    """Those nearly as good as the best go first, by `leads`; and how far the first is from being another.
+def rank_by_priority(
+    order: Ints, quality: Floats, burdens: Sequence[Floats], within: float
+) -> tuple[Ints, float]:
+    """The order with the nearly best experts first, by `burdens`; and the margin of the first.
 
     order: eligible experts by utility; quality: (n_experts,). Near means q ≥ max q − within. The rest keep
     their order. The margin is the least change of a quality that would change who is first.
     """
     above = quality - (quality[order].max() - within)
     near = above[order] >= 0
-    sought = np.lexsort([values[order] for values in reversed(leads)])  # stable: equals stay by utility
-    first = int(np.argmax(near[sought]))
-    preferred = order[sought[:first]]  # would have been first, were they as good
-    ranked = np.concatenate((order[sought[near[sought]]], order[~near]))
+    by_burden = np.lexsort([values[order] for values in reversed(burdens)])  # stable: equals stay by utility
+    first = int(np.argmax(near[by_burden]))
+    preferred = order[by_burden[:first]]  # would be first if their quality were near the best
+    ranked = np.concatenate((order[by_burden[near[by_burden]]], order[~near]))
     return ranked, float(min([above[ranked[0]], *-above[preferred]]))
 
 
-def dialled(objective: Objective, sweep: Sweep | None) -> Objective:
-    """The objective with the weight on cost that meets its target; for two, the cheapest that meets both.
+def resolve_target(objective: Objective, sweep: Sweep | None) -> Objective:
+    """The objective with the weight on cost that meets its targets; if both are set, the cheapest.
 
     Raises:
         Unreachable: no weight does, or there is no table.
@@ -102,7 +108,9 @@ def dialled(objective: Objective, sweep: Sweep | None) -> Objective:
             "there is no λ table for these experts: each needs outcomes (`thalamus fit`) and a price"
         )
     weight: float | None = 0.0
-    if (usd := objective.max_usd_per_1k) is not None and (weight := sweep.within(usd / 1000)) is None:
+    if (usd := objective.max_usd_per_1k) is not None and (
+        weight := sweep.weight_for_cost(usd / 1000)
+    ) is None:
         least = 1000 * float(sweep.cost_usd.min())
         raise Unreachable(f"max_usd_per_1k: {usd:g} is out of reach; the least they cost is {least:.4g}")
     if (quality := objective.target_quality) is not None:
@@ -116,9 +124,9 @@ def dialled(objective: Objective, sweep: Sweep | None) -> Objective:
     return replace(objective, cost=weight or 0.0, max_usd_per_1k=None, target_quality=None)
 
 
-def told(objective: Objective) -> str:
-    """The goals that come before the weights, in words."""
-    what = ", then ".join(LEAD_WORDS[goal] for goal in objective.first)
+def describe_priorities(objective: Objective) -> str:
+    """The priority goals of an objective as a phrase."""
+    what = ", then ".join(PRIORITY_PHRASES[goal] for goal in objective.first)
     return f"{what} within {objective.within:g} of the best quality"
 
 

@@ -1,10 +1,10 @@
-"""The panel: several experts answer at once, and one answer is made of theirs."""
+"""The panel: several experts answer at once, and a vote or an aggregator makes one answer."""
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .plans import Attempt, Gather, Gathered, Heard, PlanBase, Single, Step, register_plan
+from .plans import Attempt, Gather, GatherResult, PlanBase, Single, Step, StepResult, register_plan
 from .voting import Form, Vote, vote
 
 
@@ -12,14 +12,14 @@ from .voting import Form, Vote, vote
 class Panel(PlanBase):
     """Members answer in parallel; a vote where it decides, else an aggregator, makes the one answer.
 
-    No member is asked twice. Failed members are left out; a lone answer is the answer. If the aggregator
-    fails, the answer that several members agree on counts, else the best member's. Where every member fails
-    the fallbacks are asked in turn.
+    No member is asked twice. Failed members are left out; a single answer is given as it is. If the
+    aggregator fails, the answer that several members agree on counts, else the best member's. Where every
+    member fails the fallbacks are asked in turn.
 
     quality:    expected of each member, in [0, 1]
     aggregator: makes one answer of the members', a call of its own even where it is a member; None votes only
     ballot:     whether a vote that decides goes before the aggregator
-    form:       in which form the question wants its answer
+    form:       the form of answer that the question asks for
 
     Reference: Symbolic-MoE (arXiv 2503.05641), section 3.3: k recruited experts, one aggregator, one round.
     Differs: members are asked once each (the paper samples with replacement and asks again); where answers
@@ -49,43 +49,43 @@ class Panel(PlanBase):
         last = () if self.aggregator is None else (self.aggregator,)
         return tuple(dict.fromkeys((*self.members, *last, *self.fallbacks)))
 
-    def attempts(self) -> Generator[Step, Heard, str | None]:
-        heard = yield Gather(self.members)
-        gathered = heard if isinstance(heard, Gathered) else Gathered()
-        answers = {name: gathered.answers[name] for name in self._ranked() if name in gathered.answers}
+    def attempts(self) -> Generator[Step, StepResult, str | None]:
+        step_result = yield Gather(self.members)
+        result = step_result if isinstance(step_result, GatherResult) else GatherResult()
+        answers = {name: result.answers[name] for name in self._rank_members() if name in result.answers}
         if not answers:
-            if not gathered.refused:
+            if not result.refused:
                 yield from Single(self.fallbacks).attempts()
             return None
         if len(answers) == 1:
             return next(iter(answers))
-        count = vote(answers, self._quality(), self.form)
-        if self.aggregator is None or (self.ballot and count is not None and decides(count)):
-            return winner(count, answers)
+        count = vote(answers, self._quality_by_member(), self.form)
+        if self.aggregator is None or (self.ballot and count is not None and is_decisive(count)):
+            return choose_winner(count, answers)
         verdict = yield Attempt(self.aggregator, last=False, answers=answers)
-        return None if verdict == "answered" else winner(count, answers)
+        return None if verdict == "answered" else choose_winner(count, answers)
 
-    def _quality(self) -> dict[str, float]:
+    def _quality_by_member(self) -> dict[str, float]:
         return dict(zip(self.members, self.quality, strict=True))
 
-    def _ranked(self) -> list[str]:
-        quality = self._quality()
+    def _rank_members(self) -> list[str]:
+        quality = self._quality_by_member()
         return sorted(self.members, key=lambda name: -quality[name])
 
 
 register_plan("panel", Panel)
 
 
-def decides(count: Vote) -> bool:
+def is_decisive(count: Vote) -> bool:
     """Whether more than half of the weight of all who answered stands behind one answer."""
     return count.share > 0.5
 
 
-def winner(count: Vote | None, answers: Mapping[str, str]) -> str:
+def choose_winner(count: Vote | None, answers: Mapping[str, str]) -> str:
     """The expert whose answer is given: the best voter where the vote decides or voters agree, else the best.
 
     An answer is no better for being one that can be read.
     """
-    if count is not None and (decides(count) or len(count.voters) > 1):
+    if count is not None and (is_decisive(count) or len(count.voters) > 1):
         return count.voters[0]
     return next(iter(answers))

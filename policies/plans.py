@@ -1,8 +1,7 @@
-"""Plans as values: what to do, described without being carried out.
+"""Plans as values: which calls to make, described without making them.
 
-A plan is driven: `attempts()` yields a step, is sent what came of it, and ends when there is nothing more to
-try. The gateway drives it with calls, replay with recorded outcomes, a test with a list, so that all walk
-the same way.
+`attempts()` yields a step, is sent its result, and ends when no step is left. The gateway drives it with
+calls, replay with recorded outcomes, a test with a list, so that all take the same path.
 """
 
 from collections.abc import Generator, Mapping
@@ -10,14 +9,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, Self
 
 Verdict = Literal["answered", "moved_on", "refused"]
-"""answered: an expert spoke; moved_on: it failed as another may not; refused: the request is at fault."""
+"""answered: an expert answered; moved_on: it failed and another may not; refused: the request is at fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One call to one expert, whose answer goes to the client. `last`: no other follows if this one fails.
 
-    `answers`, by expert, are what it is to make one answer of; None asks it the query as it is.
+    `answers`, by expert, are the answers to aggregate; None sends the query as it is.
     """
 
     expert: str
@@ -33,16 +32,16 @@ class Gather:
 
 
 @dataclass(frozen=True, slots=True)
-class Gathered:
-    """What came of a `Gather`: each answer, by expert; `refused` where the request was at fault."""
+class GatherResult:
+    """The result of a `Gather`: each answer, by expert; `refused` where the request was at fault."""
 
     answers: Mapping[str, str] = field(default_factory=dict)
     refused: bool = False
 
 
 Step = Attempt | Gather
-Heard = Verdict | Gathered
-"""A `Verdict` on an `Attempt`, a `Gathered` on a `Gather`."""
+StepResult = Verdict | GatherResult
+"""A `Verdict` on an `Attempt`, a `GatherResult` on a `Gather`."""
 
 
 class Plan(Protocol):
@@ -75,9 +74,9 @@ class Plan(Protocol):
         """The plan whose `parts` were written down; sequences may have become lists."""
 
     def summary(self) -> dict[str, Any]:
-        """What a decision record tells of it."""
+        """Its part of a decision record."""
 
-    def attempts(self) -> Generator[Step, Heard, str | None]:
+    def attempts(self) -> Generator[Step, StepResult, str | None]:
         """Ends once an attempt was answered, or with the name of a gathered expert whose answer it is to be,
         or, with None and nothing answered, because no expert is left."""
 
@@ -131,7 +130,7 @@ class Single(PlanBase):
     def summary(self) -> dict[str, Any]:
         return {"experts": list(self.experts)}
 
-    def attempts(self) -> Generator[Attempt, Heard, None]:
+    def attempts(self) -> Generator[Attempt, StepResult, None]:
         for n, expert in enumerate(self.experts, start=1):
             verdict = yield Attempt(expert, last=n == len(self.experts))
             if verdict != "moved_on":

@@ -1,4 +1,4 @@
-"""A decision told in full, as JSON-able values: what `route` prints, the journal keeps and reports read."""
+"""A decision as JSON values: what `route` prints, the journal keeps and reports read."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from .types import Decision
 
 
 def explain(decision: Decision) -> list[dict[str, Any]]:
-    """Every candidate of the pool, the chosen first, then by rank, then who may not; each with its reason."""
+    """Every expert of the pool with its reason: the chosen, then by rank, then the rejected."""
     ranked = [decision.experts[e] for e in decision.order.tolist()]
     names = [*ranked, *(name for name in decision.experts if name in decision.rejections)]
     return [_candidate(decision, name) for name in names]
@@ -39,11 +39,11 @@ def _candidate(decision: Decision, name: str) -> dict[str, Any]:
         "tier": decision.tier,
         "evidence": bool(decision.evidence[e]),
         "eligible": name not in decision.rejections,
-        "reason": _why(decision, name, e),
+        "reason": _explain_candidate(decision, name, e),
     }
 
 
-def _why(decision: Decision, name: str, e: int) -> str:
+def _explain_candidate(decision: Decision, name: str, e: int) -> str:
     if name in decision.rejections:
         return decision.rejections[name]
     if name == decision.chosen:

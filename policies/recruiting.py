@@ -1,4 +1,4 @@
-"""Whom a policy's panel asks: the best who fit under its cap, and who makes one answer of theirs."""
+"""The members of a policy's panel: the best that fit under its cap, and the aggregator."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from routers import ExpertProfile, Floats, Ints, Prediction, Query
 from .errors import Infeasible
 from .panel import Panel
 from .plans import Plan, Single
-from .voting import form_asked
+from .voting import detect_form
 
 VOTE = "vote"
 AUTO = "auto"
 MIN_QUALITY = 0.5
-"""Whoever is more often wrong than right makes answers worse, not better."""
+"""An aggregator that is more often wrong than right makes answers worse."""
 TOOL = ("tool", "true")
 """The label of an expert that calls no language model: it can answer, but not weigh answers."""
 
@@ -24,9 +24,8 @@ TOOL = ("tool", "true")
 class PanelRule:
     """How large a panel is, what makes one answer of its answers, and what it may cost in all.
 
-    aggregator: "vote" never asks anybody again; "auto" asks the expert that is expected to be best where a
-        vote does not decide, if it is expected to be right at least every other time; a name asks that
-        expert, whatever a vote would say
+    aggregator: "vote" makes no further call; "auto" asks the expert of highest expected quality where a vote
+        does not decide, if that quality is at least `MIN_QUALITY`; a name always asks that expert
     """
 
     k: int = 3
@@ -54,20 +53,20 @@ class Candidates:
 def recruit(
     rule: PanelRule, query: Query, candidates: Candidates, max_cost_usd: float | None, n_fallbacks: int
 ) -> Plan:
-    """The panel a rule asks for, or a ladder of single experts where no panel can be had.
+    """The panel a rule asks for, or a single expert with fallbacks where no panel is possible.
 
     Members are taken best first while they fit under the cap, `max_cost_usd` or the rule's own, whichever is
-    lower; then the aggregator, if it still fits. A request with tools is for one expert: calls of tools are
-    no answers to be weighed.
+    lower; then the aggregator, if it still fits. A request with tools gets one expert: tool calls cannot
+    be compared as answers.
 
     Raises:
-        Infeasible: nobody fits under the cap.
+        Infeasible: no expert fits under the cap.
     """
     cap = min(limit for limit in (rule.max_cost_usd, max_cost_usd, float("inf")) if limit is not None)
     affordable = [e for e in candidates.order.tolist() if _fits(0.0, float(candidates.cost_usd[e]), cap)]
     if not affordable:
-        raise Infeasible(_unaffordable(candidates, cap), temporary=False)
-    members, spent = _members(1 if query.has_tools else rule.k, affordable, candidates, cap)
+        raise Infeasible(_explain_unaffordable(candidates, cap), temporary=False)
+    members, spent = _choose_members(1 if query.has_tools else rule.k, affordable, candidates, cap)
     names = tuple(candidates.pool[e].name for e in members)
     behind = tuple(candidates.pool[e].name for e in affordable if e not in members)[:n_fallbacks]
     if len(members) == 1:
@@ -75,14 +74,14 @@ def recruit(
     return Panel(
         members=names,
         quality=tuple(float(candidates.quality[e]) for e in members),
-        aggregator=_aggregator(rule, members, candidates, spent, cap),
+        aggregator=_choose_aggregator(rule, members, candidates, spent, cap),
         fallbacks=behind,
         ballot=rule.aggregator in (AUTO, VOTE),
-        form=form_asked(query.text),
+        form=detect_form(query.text),
     )
 
 
-def _members(
+def _choose_members(
     k: int, affordable: Sequence[int], candidates: Candidates, cap: float
 ) -> tuple[list[int], float]:
     chosen: list[int] = []
@@ -95,10 +94,10 @@ def _members(
     return chosen, spent
 
 
-def _aggregator(
+def _choose_aggregator(
     rule: PanelRule, members: Sequence[int], candidates: Candidates, spent: float, cap: float
 ) -> str | None:
-    """Who makes one answer of the members' and fits into what they leave of the cap; None votes."""
+    """The expert that aggregates the members' answers within the rest of the cap; None votes."""
     if rule.aggregator == VOTE:
         return None
     able = [e for e in candidates.order.tolist() if TOOL not in candidates.pool[e].labels]
@@ -116,7 +115,7 @@ def _aggregator(
 
 
 def aggregation_cost_usd(e: int, members: Sequence[int], candidates: Candidates) -> float:
-    """What expert `e` costs as aggregator: the query again, the members' answers as input; NaN if unknown."""
+    """Expected cost of `e` as aggregator: its input is the query plus the answers; NaN if unknown."""
     price = candidates.pool[e].input_usd_per_token
     read = float(candidates.output_tokens[list(members)].sum())
     free = candidates.cost_usd[e] == 0
@@ -124,11 +123,11 @@ def aggregation_cost_usd(e: int, members: Sequence[int], candidates: Candidates)
 
 
 def _fits(spent: float, cost: float, cap: float) -> bool:
-    """An unknown price, NaN, fits under no cap but none."""
+    """Whether the cost fits; an unknown price, NaN, fits only where there is no cap."""
     return cap == float("inf") or spent + cost <= cap
 
 
-def _unaffordable(candidates: Candidates, cap: float) -> dict[str, str]:
+def _explain_unaffordable(candidates: Candidates, cap: float) -> dict[str, str]:
     return {
         candidates.pool[e].name: f"costs ${candidates.cost_usd[e]:.6f}, over the panel's cap of ${cap:.6f}"
         for e in candidates.order.tolist()

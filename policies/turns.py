@@ -1,4 +1,4 @@
-"""Whose turn it is: which expert's queue goes before which, and when one may take another's room."""
+"""The order of the queues, and when one expert may take the memory of another."""
 
 from dataclasses import dataclass
 
@@ -19,35 +19,41 @@ class TurnRule:
     swap_weight: float = 1.0
 
 
-def serving_order(snapshot: Snapshot, rule: TurnRule) -> tuple[Queue, ...]:
-    """The queues, whose turn comes first: who is due, oldest first; then by priority; then by claim.
+def order_queues(snapshot: Snapshot, rule: TurnRule) -> tuple[Queue, ...]:
+    """The queues in the order of service: due ones, oldest first; then by priority; then by weight.
 
     Reference: Read-ME (arXiv 2410.19123), algorithm 1: the longest queue first.
     Differs: age counts and waiting is bounded; the algorithm starves short queues.
     """
-    first = due(snapshot, rule)
+    first = find_due(snapshot, rule)
 
     def key(queue: Queue) -> tuple[bool, float, int, float, str]:
         is_due = queue.expert in first
         oldest_s = queue.oldest_s if is_due else 0.0
-        return (not is_due, oldest_s, -queue.priority, -claim(queue, snapshot.now_s, rule), queue.expert)
+        return (
+            not is_due,
+            oldest_s,
+            -queue.priority,
+            -queue_weight(queue, snapshot.now_s, rule),
+            queue.expert,
+        )
 
     return tuple(sorted(snapshot.queue.values(), key=key))
 
 
-def due(snapshot: Snapshot, rule: TurnRule) -> frozenset[str]:
-    """Whose queues must go now to be served within the bound: after one more turn of others it is too late.
+def find_due(snapshot: Snapshot, rule: TurnRule) -> frozenset[str]:
+    """The experts whose queues must go now to be served within the bound on waiting.
 
-    A turn takes room, a load and answers. Whose turn it is and whoever waited longer come first, as many at
-    once as there are residents now.
+    A turn takes an eviction, a load and the answers. The current turn and the queues that waited longer come
+    first, as many at once as there are residents now.
     """
 
     def place(queue: Queue) -> tuple[bool, float, str]:
-        return not _is_on(queue, snapshot, rule), queue.oldest_s, queue.expert
+        return not _is_current(queue, snapshot, rule), queue.oldest_s, queue.expert
 
     n_at_once = max(1, sum(resident.state != "leaving" for resident in snapshot.residents))
     queues = sorted(snapshot.queue.values(), key=place)
-    leads_s = [_lead_s(queue, snapshot) for queue in queues]
+    leads_s = [_startup_s(queue, snapshot) for queue in queues]
     turns_s = [lead_s + queue.drain_s for lead_s, queue in zip(leads_s, queues, strict=True)]
     found, before_s = set(), 0.0
     for n, queue in enumerate(queues):
@@ -58,29 +64,28 @@ def due(snapshot: Snapshot, rule: TurnRule) -> frozenset[str]:
     return frozenset(found)
 
 
-def _lead_s(queue: Queue, snapshot: Snapshot) -> float:
-    """Seconds until its expert can answer at all, once it is its turn."""
+def _startup_s(queue: Queue, snapshot: Snapshot) -> float:
+    """Seconds until its expert can answer, once it is its turn."""
     resident = snapshot.resident.get(queue.expert)
     ready = resident is not None and resident.state == "ready"
     return 0.0 if ready else snapshot.longest_answer_s + snapshot.load_s(queue.expert)
 
 
-def _is_on(queue: Queue, snapshot: Snapshot, rule: TurnRule) -> bool:
-    """Whether it is their turn now, or they are being loaded for."""
+def _is_current(queue: Queue, snapshot: Snapshot, rule: TurnRule) -> bool:
+    """Whether the queue has the current turn, or its expert is being loaded."""
     resident = snapshot.resident.get(queue.expert)
-    return resident is not None and (resident.state == "loading" or in_turn(queue.expert, snapshot, rule))
+    return resident is not None and (resident.state == "loading" or is_in_turn(queue.expert, snapshot, rule))
 
 
-def claim(queue: Queue, now_s: float, rule: TurnRule) -> float:
-    """How much a queue weighs, in requests: its length, more the longer its oldest has waited."""
+def queue_weight(queue: Queue, now_s: float, rule: TurnRule) -> float:
+    """The weight of a queue in requests: its length, times one plus the age of its oldest over τ."""
     return queue.n_waiting * (1.0 + max(0.0, now_s - queue.oldest_s) / rule.tau_s)
 
 
-def in_turn(expert: str, snapshot: Snapshot, rule: TurnRule) -> bool:
-    """Whether requests that it was loaded for still wait: until they are served its room is its own.
+def is_in_turn(expert: str, snapshot: Snapshot, rule: TurnRule) -> bool:
+    """Whether requests that the expert was loaded for still wait: until then it is not displaced.
 
-    Without this, experts that are all overdue would take the room from each other request by request. It
-    lasts no longer than anybody may wait, or than the load took.
+    A turn lasts no longer than the bound on waiting, or than the load took.
     """
     queue, resident = snapshot.queue.get(expert), snapshot.resident[expert]
     longest_s = max(rule.max_wait_s, snapshot.load_s(expert))
@@ -88,14 +93,14 @@ def in_turn(expert: str, snapshot: Snapshot, rule: TurnRule) -> bool:
     return queue is not None and queue.oldest_s <= resident.ready_s and on_s <= longest_s
 
 
-def may_displace(
+def can_displace(
     wanting: Queue, expert: str, snapshot: Snapshot, rule: TurnRule, first: frozenset[str]
 ) -> bool:
-    """Whether those who wait for one expert may have the room of another; `first` are the experts due.
+    """Whether a queue may take the memory of another expert; `first` are the experts that are due.
 
-    They may when they are due, unless the other's are too and waited longer, or have priority, or when their
-    claim exceeds that of the other's and, if it has been in use since they came, of those who are expected
-    for it while the two are swapped: who asks one expert after the other waits no longer than a swap takes.
+    It may when it is due, unless the other's queue is due too and older; or when it has priority; or when its
+    weight exceeds that of the other's queue plus, if the other was used since, the requests that the swap
+    is expected to delay.
     """
     other = snapshot.queue.get(expert)
     if wanting.expert in first:
@@ -109,5 +114,5 @@ def may_displace(
     used = resident.n_busy > 0 or resident.last_used_s > wanting.oldest_s
     swap_s = snapshot.load_s(wanting.expert) + snapshot.load_s(expert)
     delayed = rule.swap_weight * swap_s * snapshot.rate_per_s.get(expert, 0.0) if used else 0.0
-    against = delayed + (claim(other, snapshot.now_s, rule) if other is not None else 0.0)
-    return claim(wanting, snapshot.now_s, rule) > against
+    against = delayed + (queue_weight(other, snapshot.now_s, rule) if other is not None else 0.0)
+    return queue_weight(wanting, snapshot.now_s, rule) > against

@@ -1,4 +1,4 @@
-"""The vocabulary of decisions: what a policy asks for, what a request asks for, how the fleet stands."""
+"""The values of decisions: what a policy asks for, what a request asks for, the state of the fleet."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,8 +14,8 @@ from .recruiting import PanelRule
 EncoderUse = Literal["always", "adaptive", "never"]
 Goal = Literal["size", "recency", "security", "readability", "brevity", "detail"]
 """What a weight can be put on beside cost and latency; `brevity` and `detail` are of the answer."""
-Lead = Literal["smallest", "latest", "cheapest", "fastest"]
-"""What can come before all weights, among experts nearly as good as the best."""
+PriorityGoal = Literal["smallest", "latest", "cheapest", "fastest"]
+"""A goal that precedes all weights, among experts nearly as good as the best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Objective:
     """Weights of the soft goals, in quality: `cost: 0.1` gives up 0.1 to go from the dearest to free.
 
     Cost is measured against the dearest expert of the pool, latency against the slowest, so that a weight
-    means the same whatever the pool, and leaving an expert out never reorders the others.
+    means the same in every pool, and leaving an expert out never reorders the others.
 
     `goals` weigh what experts are, by rank among the eligible: from worst to best is worth the weight.
     `first` comes before every weight: of the experts whose quality is `within` of the best, the smallest
@@ -36,7 +36,7 @@ class Objective:
     cost: float = 0.0
     latency: float = 0.0
     goals: tuple[tuple[Goal, float], ...] = ()
-    first: tuple[Lead, ...] = ()
+    first: tuple[PriorityGoal, ...] = ()
     within: float = 0.02
     max_usd_per_1k: float | None = None
     target_quality: float | None = None
@@ -46,7 +46,7 @@ class Objective:
 class Require:
     """Hard constraints: what an expert must meet to be eligible at all. None asks nothing.
 
-    `labels` must all be borne by the expert (("region", "eu"), ("local", "true")).
+    `labels` must all be on the expert (("region", "eu"), ("local", "true")).
     """
 
     labels: frozenset[tuple[str, str]] = frozenset()
@@ -59,13 +59,13 @@ class Require:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How to choose. `default` answers where nothing is known; `n_fallbacks` stand behind the first.
+    """How to choose. `default` answers where nothing is known; `n_fallbacks` follow the first in the plan.
 
-    A `mapping` says who answers queries of a category, in order, before anything is weighed; categories it
-    does not name go as its `general` one.
+    A `mapping` names the experts for queries of a category, in order, before any weight; categories it does
+    not name use its `general` entry.
 
-    With a `panel` several experts answer together; None asks one. `in_band_flags` says whether a prompt may
-    bear flags, `unknown_flags` what happens to one that bears others.
+    With a `panel` several experts answer together; None asks one. `in_band_flags` says whether flags in a
+    prompt are read, `unknown_flags` what happens to unknown ones.
     """
 
     name: str
@@ -82,8 +82,8 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Hints:
-    """What one request asks for on top of its policy; None leaves the policy's word.
+class RoutingHints:
+    """What one request asks for on top of its policy; None keeps the policy's objective.
 
     Constraints add up: a hint can tighten what the policy requires, never loosen it.
     """
@@ -96,9 +96,9 @@ class Hints:
 class Fleet:
     """Snapshot of the pool at one moment; arrays are (n_experts,) in the pool's order.
 
-    available:    may be planned now
+    available:    may be part of a plan now
     wait_s:       expected queueing before the call starts
-    unavailable:  why not, by expert name, for those that may not
+    unavailable:  the reason, by expert name, for the others
     """
 
     available: Bools
@@ -107,18 +107,18 @@ class Fleet:
 
     @classmethod
     def idle(cls, n_experts: int) -> "Fleet":
-        """All there, nobody waiting: how an outcome table is replayed."""
+        """All experts available, no queue: used to replay outcome tables."""
         return cls(np.ones(n_experts, bool), np.zeros(n_experts))
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What was chosen for one query, and why nobody else was.
+    """What was chosen for one query, and why no other expert was.
 
     `order` ranks the eligible experts, best first. Arrays are (n_experts,). `rejections` gives for each
     expert that was not eligible the constraint it failed. `margin` is how much utility separates the first
-    two, in quality, before anybody explored; infinite when there is no second. `propensity` is the
-    probability with which this expert was taken, 1 without exploration.
+    two, in quality, before exploration; infinite when there is no second. `propensity` is the
+    probability with which this expert was chosen, 1 without exploration.
     """
 
     policy: str

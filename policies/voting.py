@@ -1,4 +1,4 @@
-"""Answers of several experts compared: what each one says, and what most of them say.
+"""Votes over the answers of several experts: the short form of each answer, and the majority.
 
 Two answers agree when they say the same in the form the question asks for: the same number, the same option,
 the same yes or no, or the same few words.
@@ -17,7 +17,7 @@ MAX_TEXT_CHARS = 60
 """Longer answers are prose: no two are alike, and there is nothing to count."""
 
 N_ALTERNATIVES: Mapping[Form, int] = {"yes_no": 2, "choice": 4, "number": 10, "text": 10}
-"""How many answers one has to choose from: the more, the less often wrong ones agree."""
+"""The number of possible answers: the more there are, the less often wrong ones agree."""
 
 _OPTIONS = re.compile(r"^\s{0,8}\(?([A-Ja-j])[.):]\s", re.MULTILINE)
 _ASKS_YES_NO = re.compile(r"\b(?:yes or no|yes/no|true or false|true/false)\b", re.IGNORECASE)
@@ -39,8 +39,8 @@ _ARTICLE = re.compile(r"^(?:the|an?)\s+")
 _EDGES = " \t\r\n*_`'\"“”‘’.,:;!?()[]{}$"
 
 
-def form_asked(question: str) -> Form | None:
-    """In which form a question wants its answer; None where it does not show."""
+def detect_form(question: str) -> Form | None:
+    """The form of answer that a question asks for; None where it does not say."""
     if len(set(_OPTIONS.findall(question))) > 1:
         return "choice"
     if _ASKS_YES_NO.search(question):
@@ -48,27 +48,27 @@ def form_asked(question: str) -> Form | None:
     return "number" if _ASKS_NUMBER.search(question) else None
 
 
-def said(answer: str, form: Form | None = None) -> str | None:
-    """What an answer comes down to, so that equal means agreed; None where it does not come down to anything.
+def extract_answer(answer: str, form: Form | None = None) -> str | None:
+    """The short form of an answer, so that equal means agreed; None where it has none.
 
     With a form that is known, the last of its kind counts in a long answer; else only an explicit claim
     ("the answer is …") or an answer that is short as a whole.
     """
     claims = _CLAIM.findall(answer)
-    claim = (claims[-1] if claims else answer).strip(_EDGES)
+    queue_weight = (claims[-1] if claims else answer).strip(_EDGES)
     if form is None or form == "text":
-        return _short(claim)
+        return _short(queue_weight)
     read = _READERS[form]
-    found = read(claim, bool(claims))
+    found = read(queue_weight, bool(claims))
     return found if found is not None or not claims else read(answer, False)
 
 
-def _short(claim: str) -> str | None:
-    if not claim or len(claim) > MAX_TEXT_CHARS or "\n" in claim:
+def _short(queue_weight: str) -> str | None:
+    if not queue_weight or len(queue_weight) > MAX_TEXT_CHARS or "\n" in queue_weight:
         return None
-    if (whole := _NUMBER.fullmatch(claim)) is not None:
+    if (whole := _NUMBER.fullmatch(queue_weight)) is not None:
         return _value(whole.group())
-    return _ARTICLE.sub("", " ".join(claim.casefold().split())) or None
+    return _ARTICLE.sub("", " ".join(queue_weight.casefold().split())) or None
 
 
 def _number(text: str, claimed: bool) -> str | None:
@@ -102,9 +102,9 @@ def _value(digits: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """An answer and who stands behind it, the best of them first.
+    """The winning answer and the experts that gave it, the best first.
 
-    share: of the weight of everybody who answered, legibly or not
+    share: of the weight of all experts that answered, also of those whose answer cannot be read
     """
 
     answer: str
@@ -121,7 +121,7 @@ def vote(answers: Mapping[str, str], quality: Mapping[str, float], form: Form | 
     A vote weighs log(q / (1 − q)) + log(n − 1), what it is worth as evidence among n alternatives when
     experts err independently; never nothing.
     """
-    ballots = {expert: said(text, form) for expert, text in answers.items()}
+    ballots = {expert: extract_answer(text, form) for expert, text in answers.items()}
     weights = {expert: weight(quality[expert], form) for expert in ballots}
     totals: dict[str, float] = {}
     for expert, answer in ballots.items():

@@ -1,7 +1,7 @@
-"""What a weight on cost buys: λ → expected dollars and quality, from predictions made out of fold.
+"""The λ table: for each weight on cost the expected dollars and quality, from out-of-fold predictions.
 
-An artifact keeps a sample of what was predicted and what came true, not only one table: prices and pools
-differ from those it was fitted on, and the table is made for the pool that is there.
+An artifact keeps a sample of predictions and outcomes, not one finished table: prices and pools change after
+the fit, and the table is computed for the configured pool.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ WEIGHTS: Floats = np.concatenate(([0.0], np.geomspace(1e-3, 1e3, 61)))
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Queries with what was predicted of them out of fold, and what came true.
+    """Queries with their out-of-fold predictions and measured scores.
 
     input_tokens: (n_queries,); score: (n_queries, n_experts), NaN where unmeasured; per tier quality and
     output_tokens, (n_queries, n_experts): calibrated, and NaN where no length was ever measured
@@ -38,14 +38,14 @@ class Sample:
         """At most `MAX_SAMPLE` of the queries, evenly spaced, in single precision."""
         rows = np.linspace(0, len(self) - 1, min(len(self), MAX_SAMPLE)).round().astype(np.int64)
 
-        def few(values: Floats) -> Floats:
+        def thin(values: Floats) -> Floats:
             return values[rows].astype(np.float32).astype(np.float64)
 
         return Sample(
-            few(self.input_tokens),
-            few(self.score),
-            {tier: few(values) for tier, values in self.quality.items()},
-            {tier: few(values) for tier, values in self.output_tokens.items()},
+            thin(self.input_tokens),
+            thin(self.score),
+            {tier: thin(values) for tier, values in self.quality.items()},
+            {tier: thin(values) for tier, values in self.output_tokens.items()},
         )
 
     def arrays(self) -> Arrays:
@@ -81,7 +81,7 @@ class Sweep:
     cost_usd: Floats
     quality: Floats
 
-    def within(self, max_cost_usd: float) -> float | None:
+    def weight_for_cost(self, max_cost_usd: float) -> float | None:
         """The smallest weight whose expected cost is within a limit; None where nothing is."""
         meets = np.flatnonzero(self.cost_usd <= max_cost_usd * (1 + 1e-9))
         return float(self.weight[meets[0]]) if len(meets) else None
@@ -104,11 +104,11 @@ class Sweep:
 
 
 def sweep(quality: Floats, score: Floats, cost_usd: Floats, dearest_usd: float) -> Sweep:
-    """Route every query with each weight, as the engine does, and look what it costs and scores.
+    """The mean cost and score of routing every query with each weight, as the engine does.
 
-    quality: predicted out of fold, below 0 where an expert declined and is not asked; score: what came true,
-    the prediction standing in where NaN; cost_usd: of each call; all (n_queries, n_experts). Equal utility
-    goes to whoever is cheaper on the whole.
+    quality: predicted out of fold, below 0 where an expert declined and is not asked; score: measured, the
+    prediction where NaN; cost_usd: of each call; all (n_queries, n_experts). Equal utility
+    goes to the expert that is cheaper on average.
     """
     truth = np.where(np.isnan(score), quality, score)
     quality = np.where(quality < 0, -np.inf, quality)

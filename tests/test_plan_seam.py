@@ -10,7 +10,7 @@ import pytest
 from evals.replay import replay_plan
 from gateway.batches.outcomes import next_step
 from policies import PLANS, Attempt, Plan, PlanBase, decode_plan, register_plan
-from policies.plans import Heard
+from policies.plans import StepResult
 from tests.evals.test_panels import table
 
 
@@ -35,14 +35,14 @@ class LastFirstPlan(PlanBase):
     def summary(self) -> dict[str, Any]:
         return {"experts": list(self.experts)}
 
-    def attempts(self) -> Generator[Attempt, Heard, None]:
+    def attempts(self) -> Generator[Attempt, StepResult, None]:
         for expert in reversed(self.experts):
             if (yield Attempt(expert, last=expert == self.experts[0])) != "moved_on":
                 return
 
 
 @pytest.fixture(autouse=True)
-def registered() -> Iterator[None]:
+def register_last_first() -> Iterator[None]:
     register_plan("last-first", LastFirstPlan)
     yield
     del PLANS["last-first"]

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from policies import Attempt, Gather, Heard, Plan
+from policies import Attempt, Gather, Plan, StepResult
 
 from ..asgi.exchange import fresh_id
 from ..errors import FailureKind, GatewayError, to_envelope
@@ -82,7 +82,7 @@ def list_experts(step: Attempt | Gather) -> tuple[str, ...]:
     return step.experts if isinstance(step, Gather) else (step.expert,)
 
 
-def _step_result(step: Attempt | Gather, outcomes: Sequence[CallOutcome]) -> Heard:
+def _step_result(step: Attempt | Gather, outcomes: Sequence[CallOutcome]) -> StepResult:
     failures = [outcome.failure.error() for outcome in outcomes if outcome.failure is not None]
     if isinstance(step, Gather):
         replies = {outcome.record.expert: outcome.reply for outcome in outcomes}

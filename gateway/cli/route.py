@@ -107,9 +107,9 @@ async def _decide(
 
 def _describe_tradeoff(objective: "Objective", sweep: "Sweep | None") -> dict[str, Any] | None:
     """Return the weight on cost in use, and what every other weight would buy."""
-    from policies import dialled
+    from policies import resolve_target
 
-    return None if sweep is None else {"cost": dialled(objective, sweep).cost, "table": sweep.rows()}
+    return None if sweep is None else {"cost": resolve_target(objective, sweep).cost, "table": sweep.rows()}
 
 
 def show_decision(record: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 import msgspec
 from msgspec import Meta
 
-from policies import Goal, Lead, Objective, PanelRule, Policy, Require
+from policies import Goal, Objective, PanelRule, Policy, PriorityGoal, Require
 
 from .values import Labels, NotNegative, Seconds, Share, StrictStruct
 
@@ -41,7 +41,7 @@ class Weights(StrictStruct, frozen=True):
 class ObjectiveConfig(Weights, frozen=True):
     """What a policy trades against quality: weights, goals that come first, or a target."""
 
-    first: tuple[Lead, ...] = ()
+    first: tuple[PriorityGoal, ...] = ()
     """Goals that come before all weights, the most important first, among experts nearly as good as the best.
     """
     within: Share = 0.02

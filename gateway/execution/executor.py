@@ -6,7 +6,7 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Literal
 
-from policies import Attempt, Gather, Gathered
+from policies import Attempt, Gather, GatherResult
 
 from ..errors import Unavailable
 from ..experts.types import Call, Expert, Reply, UpstreamError
@@ -37,7 +37,7 @@ class PlanExecutor:
         gathered: dict[str, Reply] = {}
         failure: UpstreamError | None = None
         while True:
-            outcome: Gathered | Literal["moved_on", "refused"] = "moved_on"
+            outcome: GatherResult | Literal["moved_on", "refused"] = "moved_on"
             if isinstance(step, Gather):
                 gathered, failure = await self._gather(step, request, trace)
                 outcome = gather_result(gathered, failure)
@@ -149,11 +149,11 @@ class PlanExecutor:
         return Unavailable(f"cooling down: {names}", retry_after_s=min(waits.values()))
 
 
-def gather_result(replies: Mapping[str, Reply], failure: UpstreamError | None) -> Gathered:
+def gather_result(replies: Mapping[str, Reply], failure: UpstreamError | None) -> GatherResult:
     """The members' texts. Empty ones count only where all are empty."""
     texts = {name: answer_text(reply.body) for name, reply in replies.items()}
     spoken = {name: text for name, text in texts.items() if text.strip()}
-    return Gathered(spoken or texts, refused=failure is not None and not failure.moves_on)
+    return GatherResult(spoken or texts, refused=failure is not None and not failure.moves_on)
 
 
 def failure_record(

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from policies import Flag, Hints, Policy, UnknownFlag, known_flags, take_flags, tighten, wish
+from policies import Flag, Policy, RoutingHints, UnknownFlag, apply_flags, check_flags, extract_flags, tighten
 
 from ..errors import InvalidField
 from ..openai.messages import (
@@ -35,7 +35,7 @@ class ExtractedFlags:
     """What is asked of the router in all, the body without its flags, and what could not be followed."""
 
     fields: Fields
-    hints: Hints | None
+    hints: RoutingHints | None
     warnings: tuple[str, ...] = ()
 
 
@@ -54,8 +54,8 @@ def extract_prompt_flags(fields: Fields, asked: RoutingOptions, policy: Policy) 
         fields, found, warnings = _strip_flags(fields, policy)
     if not found and not asked.flags:
         return ExtractedFlags(fields, asked.hints, tuple(warnings))
-    own = asked.hints or Hints()
-    inside = wish(Hints(objective=policy.objective), found)
+    own = asked.hints or RoutingHints()
+    inside = apply_flags(RoutingHints(objective=policy.objective), found)
     beside = _beside(replace(own, objective=own.objective or policy.objective), asked.flags)
     spoken = own.objective is not None or bool(asked.flags)
     objective = beside.objective if spoken else inside.objective
@@ -63,9 +63,9 @@ def extract_prompt_flags(fields: Fields, asked: RoutingOptions, policy: Policy) 
     return ExtractedFlags(fields, hints, tuple(warnings))
 
 
-def _beside(hints: Hints, flags: tuple[Flag, ...]) -> Hints:
+def _beside(hints: RoutingHints, flags: tuple[Flag, ...]) -> RoutingHints:
     try:
-        return wish(hints, flags)
+        return apply_flags(hints, flags)
     except UnknownFlag as error:
         raise InvalidField(f"router.flags: {error}", param="router.flags") from None
 
@@ -88,8 +88,8 @@ def _strip_flags(fields: Fields, policy: Policy) -> tuple[Fields, tuple[Flag, ..
         last = max(users)
     except (msgspec.MsgspecError, ValueError):
         return fields, (), []  # whoever reads the query says what is wrong
-    left = {n: content for n, (content, flags) in taken.items() if flags and not known_flags(flags)[1]}
-    good, complaints = known_flags(taken[last][1])
+    left = {n: content for n, (content, flags) in taken.items() if flags and not check_flags(flags)[1]}
+    good, complaints = check_flags(taken[last][1])
     where = f"messages[{last}].content"
     if complaints and policy.unknown_flags == "refuse":
         raise InvalidField(f"{where}: {complaints[0]}", param=where)
@@ -108,7 +108,7 @@ def _strip_content(content: Raw | None) -> tuple[Any, tuple[Flag, ...]]:
     if isinstance(value, str):
         if not strip_noise(value):
             return value, ()
-        taken = take_flags(value)
+        taken = extract_flags(value)
         return taken.text or None, taken.flags
     return _strip_parts(value) if value else (value, ())
 
@@ -120,7 +120,7 @@ def _strip_parts(parts: list[Raw]) -> tuple[Any, tuple[Flag, ...]]:
     flags: list[Flag] = []
     for n in dict.fromkeys((*texts[:1], *texts[-1:])):
         text = decode_raw_part(parts[n]).text or ""
-        taken = take_flags(text, start=n == texts[0], end=n == texts[-1]) if strip_noise(text) else None
+        taken = extract_flags(text, start=n == texts[0], end=n == texts[-1]) if strip_noise(text) else None
         if taken is not None and taken.flags:
             flags += taken.flags
             left[n] = Raw(encode({**decode_object(parts[n]), "text": taken.text})) if taken.text else None

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
-from policies import Flag, Hints, Objective, Require, tighten
+from policies import Flag, Objective, Require, RoutingHints, tighten
 
 from ..config import Weights
 from ..errors import InvalidField
@@ -66,7 +66,7 @@ class RoutingOptions:
     """What was asked for; `hints` is None when nothing was."""
 
     policy: str | None = None
-    hints: Hints | None = None
+    hints: RoutingHints | None = None
     session_id: str | None = None
     debug: bool = False
     fallbacks: tuple[str, ...] = ()
@@ -102,7 +102,7 @@ def parse_routing_options(
     objective = next((wish for field in given if (wish := _objective(field)) is not None), None)
     return RoutingOptions(
         policy=next((field.policy for field in given if field.policy), None),
-        hints=Hints(require, objective),
+        hints=RoutingHints(require, objective),
         session_id=(body.session_id if body else None) or _session(session),
         debug=debug,
         fallbacks=(body.fallbacks if body else None) or (),

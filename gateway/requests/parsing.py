@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from policies import Hints, Policy
+from policies import Policy, RoutingHints
 from routers import Query
 
 from ..config import Config
@@ -92,7 +92,7 @@ class ToPolicy:
     options: RoutingOptions
     policy: Policy
     query: Query
-    hints: Hints | None = None
+    hints: RoutingHints | None = None
     warnings: tuple[str, ...] = ()
 
 

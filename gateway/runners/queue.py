@@ -7,7 +7,7 @@ from functools import cached_property
 from types import TracebackType
 from typing import Self
 
-from policies import AdmissionRule, Line, Loadable, Queue, Rejected, Resident, admit
+from policies import AdmissionRule, Loadable, Queue, QueueState, Rejected, Resident, admit
 
 from ..waiting import MAX_WAITING_PER_SLOT, Waiter, WaitingLine
 from .runner import Runner
@@ -91,8 +91,8 @@ class RunnerQueue:
             raise RunnerFailed(f"{self.name}: {self.runner.status().last_error}")
         ahead_s = 0.0 if self.runner.load_s is None else self.loads_in_s(now_s)
         n_busy = self.runner.pulse.n_in_flight
-        line = Line(self.n_waiting, n_busy, self.n_slots, self.service_s, ahead_s)
-        answer = admit(line, AdmissionRule(self.n_slots * MAX_WAITING_PER_SLOT, wait_s))
+        state = QueueState(self.n_waiting, n_busy, self.n_slots, self.service_s, ahead_s)
+        answer = admit(state, AdmissionRule(self.n_slots * MAX_WAITING_PER_SLOT, wait_s))
         if isinstance(answer, Rejected):
             raise RunnerBusy(
                 f"{self.name} answers {self.n_slots} at a time and {self.n_waiting} wait: about "

@@ -18,8 +18,8 @@ from gateway.experts.upstream import Transport
 from gateway.requests.flags import extract_prompt_flags
 from gateway.requests.options import NO_OPTIONS, parse_routing_options
 from gateway.testing import FakeUpstream
-from policies import Hints as Asked
 from policies import Objective, Policy, Require
+from policies import RoutingHints as PolicyHints
 from tests.fakes.routing import InOrder
 from tests.fakes.serving import Answer, Gateway, secret, served
 from tests.fakes.serving import gateway as routed
@@ -250,14 +250,14 @@ def test_what_the_request_says_beside_its_text_wins_and_constraints_add_up() -> 
     policy = Policy("p", Objective(cost=0.2))
     require = Require(labels=frozenset({("security", "eu")}))
     plain = extract_prompt_flags(raw(text), NO_OPTIONS, policy)
-    assert plain.hints == Asked(require, Objective(cost=0.2, first=("smallest",)))
+    assert plain.hints == PolicyHints(require, Objective(cost=0.2, first=("smallest",)))
     for router, objective in (
         ({"flags": ["latest"]}, Objective(cost=0.2, first=("latest",))),
         ({"weights": {"cost": 0.5}}, Objective(cost=0.5)),
         ({"weights": {"cost": 0.5}, "flags": ["latest"]}, Objective(cost=0.5, first=("latest",))),
     ):
         asked = parse_routing_options({"router": msgspec.Raw(msgspec.json.encode(router))}, {})
-        assert extract_prompt_flags(raw(text), asked, policy).hints == Asked(require, objective)
+        assert extract_prompt_flags(raw(text), asked, policy).hints == PolicyHints(require, objective)
     asked = parse_routing_options({}, {b"x-router-flags": b"latest, size = 0.3"})
     hints = extract_prompt_flags(raw(text), asked, policy).hints
     assert hints is not None

@@ -9,7 +9,7 @@ import pytest
 from gateway.errors import NothingEligible, Unavailable
 from gateway.routing.embedding_batcher import Budget, EmbeddingBatcher
 from gateway.routing.router import Router
-from policies import Engine, Fleet, Hints, Policy, Require
+from policies import Engine, Fleet, Policy, Require, RoutingHints
 from routers import ExpertProfile, FeatureExtractor, Features, Floats32, Prediction, Query, Tier
 from tests.fakes.parsed import to_policy
 
@@ -79,7 +79,7 @@ class Made:
             **more,
         )
 
-    async def decide(self, hints: Hints | None = None, fleet: Fleet = IDLE, **policy: Any) -> Any:
+    async def decide(self, hints: RoutingHints | None = None, fleet: Fleet = IDLE, **policy: Any) -> Any:
         return await self.routing.decide(to_policy("hello there", Policy("auto", **policy), hints), fleet)
 
 
@@ -170,7 +170,7 @@ async def test_without_an_artifact_the_prior_decides_and_nothing_is_degraded() -
 
 async def test_what_nobody_can_meet_is_the_requests_fault(made: Made) -> None:
     with pytest.raises(NothingEligible, match="small: quality") as caught:
-        await made.decide(Hints(Require(min_quality=0.99)))
+        await made.decide(RoutingHints(Require(min_quality=0.99)))
     assert (caught.value.status, caught.value.param) == (400, "router")
 
 
@@ -183,7 +183,7 @@ async def test_when_everybody_is_out_the_client_is_told_when_to_come_again(made:
 
 
 async def test_many_are_decided_at_once_each_with_its_own_refusal(made: Made) -> None:
-    strict = Hints(Require(min_quality=0.99))
+    strict = RoutingHints(Require(min_quality=0.99))
     hints = [None, strict, None]
     requests = [to_policy(f"question {n}", Policy("auto"), hint) for n, hint in enumerate(hints)]
     found = await made.routing.decide_many(requests, IDLE)

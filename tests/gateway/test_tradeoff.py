@@ -15,7 +15,7 @@ from gateway.experts.profiles import profiles
 from gateway.routing import build as routing_build
 from gateway.routing.build import build_router
 from gateway.routing.router import Router
-from policies import Fleet, Hints, Objective
+from policies import Fleet, Objective, RoutingHints
 from routers import FeatureExtractor, FitSettings, HashingEmbedder, OutcomeTable, fit_artifact
 from tests.fakes.parsed import to_policy
 
@@ -54,7 +54,7 @@ def built(folder: Path) -> tuple[Router, Config]:
 
 async def chosen(folder: Path, policy: str = "auto", **target: Any) -> str:
     routing, config = built(folder)
-    hints = Hints(objective=Objective(**target)) if target else None
+    hints = RoutingHints(objective=Objective(**target)) if target else None
     decision = await routing.decide(to_policy(TEXT, config.policies_by_name()[policy], hints), Fleet.idle(2))
     return decision.chosen
 

@@ -1,37 +1,39 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import AdmissionRule, Admitted, Line, Rejected, admit
+from policies import AdmissionRule, Admitted, QueueState, Rejected, admit
 
 
 def test_an_expert_with_a_free_slot_takes_a_request_at_once() -> None:
-    assert admit(Line(0, 1, 2, service_s=3.0), AdmissionRule()) == Admitted(0.0)
+    assert admit(QueueState(0, 1, 2, service_s=3.0), AdmissionRule()) == Admitted(0.0)
 
 
 def test_who_comes_into_a_line_is_told_how_long_it_is() -> None:
-    assert admit(Line(3, 2, 2, service_s=4.0, ahead_s=10.0), AdmissionRule()) == Admitted(18.0)
+    assert admit(QueueState(3, 2, 2, service_s=4.0, ahead_s=10.0), AdmissionRule()) == Admitted(18.0)
 
 
 def test_a_full_line_says_when_it_has_room_again() -> None:
-    full = Line(10, 2, 2, service_s=4.0, ahead_s=5.0)
+    full = QueueState(10, 2, 2, service_s=4.0, ahead_s=5.0)
     assert admit(full, AdmissionRule(max_waiting=10)) == Rejected(7.0)
 
 
 def test_a_line_too_slow_says_when_it_will_be_short_enough() -> None:
-    slow = Line(10, 2, 2, service_s=4.0)
+    slow = QueueState(10, 2, 2, service_s=4.0)
     assert admit(slow, AdmissionRule(max_wait_s=15.0)) == Rejected(7.0)
 
 
 @given(
-    st.builds(Line, *[st.integers(0, 500)] * 2, st.integers(1, 64), st.floats(0, 60), st.floats(0, 300)),
+    st.builds(
+        QueueState, *[st.integers(0, 500)] * 2, st.integers(1, 64), st.floats(0, 60), st.floats(0, 300)
+    ),
     st.builds(AdmissionRule, st.integers(1, 300), st.floats(0, 300)),
 )
 def test_nobody_is_admitted_past_either_bound_and_nobody_told_to_come_back_at_once(
-    line: Line, rule: AdmissionRule
+    line: QueueState, rule: AdmissionRule
 ) -> None:
-    told = admit(line, rule)
-    if isinstance(told, Admitted):
-        assert told.wait_s <= rule.max_wait_s
+    admission = admit(line, rule)
+    if isinstance(admission, Admitted):
+        assert admission.wait_s <= rule.max_wait_s
         assert line.n_waiting < rule.max_waiting
     else:
-        assert told.retry_after_s >= 1.0
+        assert admission.retry_after_s >= 1.0

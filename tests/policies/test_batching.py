@@ -108,7 +108,7 @@ def test_remote_experts_are_asked_as_early_as_may_be() -> None:
 @pytest.mark.parametrize("after", ["b", "absent"])
 def test_what_can_never_begin_is_said(after: str) -> None:
     groups = [Group("a", "a", frozenset({after})), Group("b", "b", frozenset("a"))]
-    with pytest.raises(PoliciesError, match="wait for each other or for one that is not there: a, b"):
+    with pytest.raises(PoliciesError, match="wait for each other or for a group that does not exist: a, b"):
         order_groups(groups, local("ab"), 10)
 
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import Flag, Hints, Objective, Require, UnknownFlag, take_flags, wish
-from policies.flags import FLAGS, known_flags
+from policies import Flag, Objective, Require, RoutingHints, UnknownFlag, apply_flags, extract_flags
+from policies.flags import FLAGS, check_flags
 
 SMALLEST = Flag("smallest model")
 
@@ -30,7 +30,7 @@ SMALLEST = Flag("smallest model")
     ],
 )
 def test_flags_at_either_end_are_taken_and_the_rest_is_left(text: str, left: str, flags: list[Flag]) -> None:
-    taken = take_flags(text)
+    taken = extract_flags(text)
     assert (taken.text, list(taken.flags)) == (left, flags)
 
 
@@ -69,15 +69,15 @@ def test_flags_at_either_end_are_taken_and_the_rest_is_left(text: str, left: str
     ],
 )
 def test_what_is_quoted_fenced_or_in_the_middle_is_text(text: str) -> None:
-    taken = take_flags(text)
+    taken = extract_flags(text)
     assert taken.text is text
     assert taken.flags == ()
 
 
 @given(st.text(alphabet=st.sampled_from('[]Flag: =smallet`>"“”\n\t ~'), max_size=60))
 def test_any_text_is_taken_apart_once_and_for_all(text: str) -> None:
-    taken = take_flags(text)
-    assert take_flags(taken.text).flags == ()
+    taken = extract_flags(text)
+    assert extract_flags(taken.text).flags == ()
     assert taken.text in text
 
 
@@ -91,13 +91,13 @@ def test_any_text_is_taken_apart_once_and_for_all(text: str) -> None:
     ],
 )
 def test_flags_without_end_and_ends_far_away_are_text(text: str, n_flags: int) -> None:
-    assert len(take_flags(text).flags) == n_flags
+    assert len(extract_flags(text).flags) == n_flags
 
 
 def test_an_end_that_is_not_the_messages_holds_no_flag() -> None:
     text = "[Flag: latest] x [Flag: fastest]"
-    assert take_flags(text, start=False).flags == (Flag("fastest"),)
-    assert take_flags(text, end=False).flags == (Flag("latest"),)
+    assert extract_flags(text, start=False).flags == (Flag("fastest"),)
+    assert extract_flags(text, end=False).flags == (Flag("latest"),)
 
 
 @pytest.mark.parametrize(
@@ -121,20 +121,20 @@ def test_an_end_that_is_not_the_messages_holds_no_flag() -> None:
     ],
 )
 def test_a_flag_changes_what_it_is_about_and_leaves_the_rest(flag: str, objective: Objective) -> None:
-    hints = wish(Hints(objective=Objective(cost=0.2)), [Flag.read(flag)])
-    assert hints == Hints(objective=objective)
+    hints = apply_flags(RoutingHints(objective=Objective(cost=0.2)), [Flag.read(flag)])
+    assert hints == RoutingHints(objective=objective)
 
 
 def test_a_named_security_is_a_label_that_must_be_borne() -> None:
-    before = Hints(Require(max_cost_usd=1.0))
-    after = wish(before, [Flag.read("Security = eu")])
+    before = RoutingHints(Require(max_cost_usd=1.0))
+    after = apply_flags(before, [Flag.read("Security = eu")])
     assert after.require == Require(labels=frozenset({("security", "eu")}), max_cost_usd=1.0)
     assert after.objective is None
 
 
 def test_flags_add_up_in_their_order() -> None:
-    hints = wish(
-        Hints(), [Flag.read(f) for f in ("smallest", "cheapest", "size=0.1", "size=0.2", "smallest")]
+    hints = apply_flags(
+        RoutingHints(), [Flag.read(f) for f in ("smallest", "cheapest", "size=0.1", "size=0.2", "smallest")]
     )
     assert hints.objective == Objective(first=("cheapest", "smallest"), goals=(("size", 0.2),))
 
@@ -143,14 +143,14 @@ def test_flags_add_up_in_their_order() -> None:
 def test_a_flag_that_cannot_be_followed_is_refused_by_name(flag: str) -> None:
     name = Flag.read(flag).name
     with pytest.raises(UnknownFlag, match=name) as caught:
-        wish(Hints(), [Flag.read(flag)])
+        apply_flags(RoutingHints(), [Flag.read(flag)])
     assert caught.value.name == name
     assert "\n" not in str(caught.value)
-    good, complaints = known_flags([Flag("latest"), Flag.read(flag)])
+    good, complaints = check_flags([Flag("latest"), Flag.read(flag)])
     assert good == (Flag("latest"),)
     assert len(complaints) == 1
 
 
 def test_every_flag_is_written_as_the_grammar_has_it() -> None:
     for name in FLAGS:
-        assert take_flags(f"What? [Flag: {name.title()}]").flags == (Flag(name),)
+        assert extract_flags(f"What? [Flag: {name.title()}]").flags == (Flag(name),)

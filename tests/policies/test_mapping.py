@@ -3,7 +3,7 @@ from typing import Any
 
 import numpy as np
 
-from policies import Engine, Fleet, Hints, Policy, Require
+from policies import Engine, Fleet, Policy, Require, RoutingHints
 from routers import ExpertProfile, Prediction, Query
 
 POOL = tuple(ExpertProfile(name, f"x/{name}") for name in ("a", "b", "c"))
@@ -13,7 +13,7 @@ POLICY = Policy("coe", mapping=MAPPING, n_fallbacks=1)
 
 def prediction(*categories: str | None, quality: tuple[float, ...] = (0.9, 0.5, 0.1)) -> Prediction:
     n = len(categories)
-    told = None if None in categories else tuple(str(name) for name in categories)
+    names = None if None in categories else tuple(str(name) for name in categories)
     unknown = np.full((n, 3), np.nan)
     return Prediction(
         experts=("a", "b", "c"),
@@ -24,7 +24,7 @@ def prediction(*categories: str | None, quality: tuple[float, ...] = (0.9, 0.5, 
         cost_usd=unknown,
         latency_s=unknown,
         evidence=np.ones(3, bool),
-        categories=told,
+        categories=names,
     )
 
 
@@ -44,18 +44,18 @@ def test_a_category_without_a_mapping_is_general() -> None:
     assert [one.chosen for one in decide("maths", "prose", "general")] == ["b", "c", "c"]
 
 
-def test_where_no_category_is_told_all_is_general_and_the_reason_says_so() -> None:
+def test_where_no_category_is_names_all_is_general_and_the_reason_says_so() -> None:
     (decision,) = decide(None)
-    assert (decision.chosen, decision.reason) == ("c", "no category told, so general: mapped to c")
+    assert (decision.chosen, decision.reason) == ("c", "category unknown, so general: mapped to c")
 
 
 def test_constraints_and_the_fleet_hold_before_the_mapping() -> None:
-    (hinted,) = decide("maths", hints=[Hints(Require(exclude=frozenset({"b"})))])
+    (hinted,) = decide("maths", hints=[RoutingHints(Require(exclude=frozenset({"b"})))])
     assert hinted.plan.experts == ("c", "a")
     down = Fleet(np.array([True, False, False]), np.zeros(3), {"b": "down", "c": "down"})
     (left,) = decide("maths", fleet=down)
     assert left.chosen == "a"
-    assert left.reason.startswith("category maths: nobody mapped to it may answer; best of 1")
+    assert left.reason.startswith("category maths: no expert mapped to it is eligible; best of 1")
 
 
 def test_without_general_what_is_not_mapped_is_weighed() -> None:

@@ -12,14 +12,14 @@ from policies import (
     Engine,
     Fleet,
     Goal,
-    Hints,
     Objective,
     Policy,
     Require,
+    RoutingHints,
     Scale,
     Unreachable,
     decision_record,
-    dialled,
+    resolve_target,
 )
 from policies.objectives import ranks
 from routers import ExpertProfile, Prediction, Query, Sweep
@@ -48,7 +48,10 @@ def predict(
 
 
 def decide(
-    profiles: list[ExpertProfile], prediction: Prediction, objective: Objective, hint: Hints | None = None
+    profiles: list[ExpertProfile],
+    prediction: Prediction,
+    objective: Objective,
+    hint: RoutingHints | None = None,
 ) -> Decision:
     policy = Policy("p", objective, n_fallbacks=3)
     return Engine(profiles, Scale()).decide(policy, [QUERY], prediction, Fleet.idle(4), [hint])[0]
@@ -85,7 +88,7 @@ def test_a_weight_is_what_the_whole_way_from_worst_to_best_is_worth() -> None:
 
 
 def test_ranks_are_taken_over_those_who_are_eligible() -> None:
-    hint = Hints(Require(exclude=frozenset({"c", "d"})))
+    hint = RoutingHints(Require(exclude=frozenset({"c", "d"})))
     decision = decide(pool(), predict([0.6, 0.5, 0.9, 0.9]), goals(size=0.2), hint)
     assert decision.utility[:2].tolist() == pytest.approx([0.4, 0.5])
     assert decision.chosen == "b"
@@ -199,7 +202,7 @@ def test_a_better_attribute_never_ranks_lower_for_being_better(
 def test_what_comes_first_is_never_further_from_the_best_than_allowed(
     quality: tuple[float, ...], cap: int, within: float
 ) -> None:
-    hint = Hints(Require(models=frozenset(NAMES[:cap])))
+    hint = RoutingHints(Require(models=frozenset(NAMES[:cap])))
     decision = decide(pool(), predict(quality), Objective(first=("smallest",), within=within), hint)
     assert quality[NAMES.index(decision.chosen)] >= max(quality[:cap]) - within - 1e-12
 
@@ -221,7 +224,7 @@ TABLE = Sweep(np.array([0.0, 0.1, 1.0]), np.array([0.010, 0.004, 0.001]), np.arr
 )
 def test_a_target_is_the_weight_that_the_table_gives_for_it(target: dict[str, float], weight: float) -> None:
     objective = Objective(latency=0.2, first=("latest",), **target)  # type: ignore[arg-type]
-    assert dialled(objective, TABLE) == Objective(cost=weight, latency=0.2, first=("latest",))
+    assert resolve_target(objective, TABLE) == Objective(cost=weight, latency=0.2, first=("latest",))
 
 
 @pytest.mark.parametrize(
@@ -234,7 +237,7 @@ def test_a_target_is_the_weight_that_the_table_gives_for_it(target: dict[str, fl
 )
 def test_a_target_out_of_reach_is_refused_with_what_there_is(target: dict[str, float], message: str) -> None:
     with pytest.raises(Unreachable, match=message):
-        dialled(Objective(**target), TABLE)  # type: ignore[arg-type]
+        resolve_target(Objective(**target), TABLE)  # type: ignore[arg-type]
 
 
 def test_the_engine_weighs_cost_as_the_target_asks() -> None:

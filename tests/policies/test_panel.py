@@ -13,13 +13,13 @@ from policies import (
     Engine,
     Fleet,
     Gather,
-    Gathered,
-    Hints,
+    GatherResult,
     Infeasible,
     Panel,
     PanelRule,
     Policy,
     Require,
+    RoutingHints,
     Single,
     decision_record,
 )
@@ -34,7 +34,7 @@ def perform(plan, spoken: Mapping[str, str], *, refused: bool = False) -> tuple[
         while True:
             if isinstance(step, Gather):
                 called += step.experts
-                step = steps.send(Gathered({e: spoken[e] for e in step.experts if e in spoken}, refused))
+                step = steps.send(GatherResult({e: spoken[e] for e in step.experts if e in spoken}, refused))
             else:
                 called.append(step.expert)
                 if step.expert in spoken:
@@ -59,7 +59,7 @@ def test_members_who_do_not_agree_go_to_the_aggregator() -> None:
 def test_the_aggregator_reads_what_was_answered_best_member_first() -> None:
     steps = Panel(("a", "b"), (0.2, 0.9), "judge").attempts()
     next(steps)
-    asked = steps.send(Gathered({"a": "first\nguess", "b": "second\nguess"}))
+    asked = steps.send(GatherResult({"a": "first\nguess", "b": "second\nguess"}))
     assert asked == Attempt("judge", last=False, answers={"b": "second\nguess", "a": "first\nguess"})
     assert isinstance(asked, Attempt)
     assert list(asked.answers or ()) == ["b", "a"]
@@ -143,11 +143,11 @@ def prediction(quality: list[float], cost: list[float], tokens: float = 100.0) -
 
 
 def decide(rule: PanelRule, quality, cost, *, hints=None, query=None, pool=None, prices=0.01):
-    told = prediction(quality, cost)
-    pool = pool or [ExpertProfile(name, "m", prices, prices) for name in told.experts]
+    predicted = prediction(quality, cost)
+    pool = pool or [ExpertProfile(name, "m", prices, prices) for name in predicted.experts]
     policy = Policy("panel", panel=rule)
     asked = query or Query("Who wrote Faust?", 10)
-    return Engine(pool).decide(policy, [asked], told, Fleet.idle(len(quality)), hints and [hints])[0]
+    return Engine(pool).decide(policy, [asked], predicted, Fleet.idle(len(quality)), hints and [hints])[0]
 
 
 def test_the_best_k_are_recruited_and_the_rest_stand_behind() -> None:
@@ -157,8 +157,8 @@ def test_the_best_k_are_recruited_and_the_rest_stand_behind() -> None:
 
 
 def test_a_decision_tells_members_and_aggregator() -> None:
-    told = decision_record(decide(PanelRule(k=2, aggregator="c"), [0.1, 0.9, 0.5], [1, 1, 1]))["plan"]
-    assert told == {"kind": "panel", "experts": ["b", "c", "a"], "members": ["b", "c"], "aggregator": "c"}
+    record = decision_record(decide(PanelRule(k=2, aggregator="c"), [0.1, 0.9, 0.5], [1, 1, 1]))["plan"]
+    assert record == {"kind": "panel", "experts": ["b", "c", "a"], "members": ["b", "c"], "aggregator": "c"}
 
 
 @pytest.mark.parametrize(("aggregator", "ballot"), [("vote", True), ("auto", True), ("c", False)])
@@ -204,7 +204,7 @@ def test_an_unknown_price_fits_under_no_cap() -> None:
 
 
 def test_a_request_can_lower_the_cap_of_the_whole_panel() -> None:
-    hints = Hints(require=Require(max_cost_usd=2.0))
+    hints = RoutingHints(require=Require(max_cost_usd=2.0))
     plan = decide(PanelRule(3, max_cost_usd=9), [0.9, 0.8, 0.7], [1, 1, 1], hints=hints).plan
     assert plan.members == ("a", "b")
 

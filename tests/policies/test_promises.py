@@ -12,12 +12,12 @@ from policies import (
     Decision,
     Engine,
     Fleet,
-    Hints,
     Objective,
     Panel,
     PanelRule,
     Policy,
     Require,
+    RoutingHints,
     Scale,
     explain,
     tighten,
@@ -49,7 +49,7 @@ def decide(
     pool: Sequence[ExpertProfile] | None = None,
     query: Query = QUERY,
     fleet: Fleet | None = None,
-    hints: Hints | None = None,
+    hints: RoutingHints | None = None,
 ) -> Decision:
     n = len(prediction.experts)
     engine = Engine(pool or [ExpertProfile(name, "m", 0.01, 0.01) for name in prediction.experts], Scale())
@@ -68,7 +68,7 @@ def test_a_request_tightens_the_models_of_its_policy_and_never_loosens_them(
 
 def test_a_request_cannot_name_a_model_that_its_policy_leaves_out() -> None:
     policy = Policy("p", require=Require(models=frozenset({"a", "b"})))
-    hints = Hints(Require(models=frozenset({"b", "c"})))
+    hints = RoutingHints(Require(models=frozenset({"b", "c"})))
     decision = decide(predict([0.8, 0.1, 0.9]), policy, hints=hints)
     assert decision.plan.experts == ("b",)
 
@@ -83,18 +83,18 @@ def test_the_automatic_aggregator_is_the_best_expert_and_not_the_cheapest(cost: 
 
 
 def test_a_reason_gives_the_difference_with_its_sign() -> None:
-    told = {row["expert"]: row["reason"] for row in explain(decide(predict([0.9, 0.7]), Policy("p")))}
-    assert told["b"] == "utility 0.200 lower: quality -0.200, other goals +0.000"
+    reasons = {row["expert"]: row["reason"] for row in explain(decide(predict([0.9, 0.7]), Policy("p")))}
+    assert reasons["b"] == "utility 0.200 lower: quality -0.200, other goals +0.000"
     cheaper = decide(predict([0.9, 0.7], [2.0, 1.0]), Policy("p", Objective(cost=0.5)))
-    told = {row["expert"]: row["reason"] for row in explain(cheaper)}
-    assert told["a"] == "utility 0.300 lower: quality +0.200, other goals -0.500"
+    reasons = {row["expert"]: row["reason"] for row in explain(cheaper)}
+    assert reasons["a"] == "utility 0.300 lower: quality +0.200, other goals -0.500"
 
 
 def test_a_reason_says_when_a_higher_utility_was_passed_over() -> None:
     decision = decide(predict([0.9, 0.7], category="maths"), Policy("p", mapping={"maths": ("b",)}))
-    told = {row["expert"]: row["reason"] for row in explain(decision)}
-    assert told["a"].startswith("utility 0.200 higher, but category maths")
-    assert told["a"].endswith("quality +0.200, other goals +0.000")
+    reasons = {row["expert"]: row["reason"] for row in explain(decision)}
+    assert reasons["a"].startswith("utility 0.200 higher, but category maths")
+    assert reasons["a"].endswith("quality +0.200, other goals +0.000")
 
 
 def test_a_mapping_leaves_the_others_in_their_order_and_keeps_the_margin() -> None:
@@ -150,7 +150,7 @@ def test_the_first_rule_that_an_expert_fails_names_its_reason(n: int) -> None:
     fleet = Fleet(np.array([False, True]), np.zeros(2), {"a": "down"})
     prediction = predict([0.1, 0.9], [1.0, 0.1], [1.0, 0.1])
     decision = decide(
-        prediction, Policy("p"), pool=[failing, able], query=query, fleet=fleet, hints=Hints(require)
+        prediction, Policy("p"), pool=[failing, able], query=query, fleet=fleet, hints=RoutingHints(require)
     )
     assert decision.chosen == "b"
     assert words[0] in decision.rejections["a"]

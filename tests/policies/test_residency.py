@@ -45,207 +45,207 @@ def snapshot(
     return Snapshot(now_s, devices, loadable, tuple(resident), tuple(queues), **known)
 
 
-def held(expert: str, size: int = 10, **known) -> Resident:
+def make_held(expert: str, size: int = 10, **known) -> Resident:
     return Resident(expert, "gpu", size, **known)
 
 
-def waiting(expert: str, n: int = 1, since_s: float = 100.0, priority: int = 0) -> Queue:
+def make_queue(expert: str, n: int = 1, since_s: float = 100.0, priority: int = 0) -> Queue:
     return Queue(expert, n, since_s, priority)
 
 
 def test_an_expert_that_fits_is_loaded() -> None:
-    assert decide_residency(snapshot(queues=[waiting("a")])) == (Load("a", "gpu"),)
+    assert decide_residency(snapshot(queues=[make_queue("a")])) == (Load("a", "gpu"),)
 
 
 def test_a_resident_that_is_asked_for_needs_nothing() -> None:
-    assert decide_residency(snapshot([held("a")], [waiting("a")])) == ()
+    assert decide_residency(snapshot([make_held("a")], [make_queue("a")])) == ()
 
 
 def test_eviction_comes_first_and_loading_waits_for_it() -> None:
-    effects = decide_residency(snapshot([held("a")], [waiting("b")]))
+    effects = decide_residency(snapshot([make_held("a")], [make_queue("b")]))
     assert effects == (Evict("a", wanted_by="b"), Wait("b", "memory"))
 
 
 def test_nothing_is_loaded_before_the_memory_is_measured_as_free() -> None:
-    lagging = snapshot(queues=[waiting("b")], free=3, settled=False)
+    lagging = snapshot(queues=[make_queue("b")], free=3, settled=False)
     assert decide_residency(lagging) == (Wait("b", "memory"),)
-    assert decide_residency(snapshot(queues=[waiting("b")], free=10)) == (Load("b", "gpu"),)
+    assert decide_residency(snapshot(queues=[make_queue("b")], free=10)) == (Load("b", "gpu"),)
 
 
 def test_memory_still_on_its_way_back_costs_nobody_else_their_place() -> None:
-    lagging = snapshot([held("a")], [waiting("b")], capacity=20, free=2, settled=False)
+    lagging = snapshot([make_held("a")], [make_queue("b")], capacity=20, free=2, settled=False)
     assert decide_residency(lagging) == (Wait("b", "memory"),)
 
 
 def test_memory_that_somebody_else_took_is_made_up_for() -> None:
-    taken = snapshot([held("a")], [waiting("b")], capacity=20, free=2)
+    taken = snapshot([make_held("a")], [make_queue("b")], capacity=20, free=2)
     assert decide_residency(taken)[0] == Evict("a", wanted_by="b")
 
 
 def test_nobody_leaves_for_an_expert_that_would_not_fit_even_so() -> None:
-    taken = snapshot([held("a")], [waiting("b", since_s=0.0)], capacity=30, free=0, sizes={"b": 25})
+    taken = snapshot([make_held("a")], [make_queue("b", since_s=0.0)], capacity=30, free=0, sizes={"b": 25})
     assert decide_residency(taken) == (Wait("b", "taken"),)
 
 
 def test_what_is_being_loaded_is_not_given_away_while_it_does_not_show_yet() -> None:
-    loading = snapshot([held("a", state="loading")], [waiting("b")], capacity=30, free=19)
+    loading = snapshot([make_held("a", state="loading")], [make_queue("b")], capacity=30, free=19)
     assert decide_residency(loading)[-1] == Wait("b", "turn")
-    loading = snapshot([held("a", state="loading")], [waiting("b")], capacity=30, free=20)
+    loading = snapshot([make_held("a", state="loading")], [make_queue("b")], capacity=30, free=20)
     assert decide_residency(loading) == (Load("b", "gpu"),)
 
 
 def test_an_expert_larger_than_every_device_is_refused() -> None:
-    assert decide_residency(snapshot(queues=[waiting("a")], sizes={"a": 11})) == (Refuse("a", 11),)
+    assert decide_residency(snapshot(queues=[make_queue("a")], sizes={"a": 11})) == (Refuse("a", 11),)
 
 
 def test_an_expert_that_pinned_ones_leave_no_room_for_is_refused() -> None:
-    full = snapshot([held("a")], [waiting("b")], pinned="a")
+    full = snapshot([make_held("a")], [make_queue("b")], pinned="a")
     assert decide_residency(full) == (Refuse("b", 10),)
 
 
 def test_a_busy_resident_is_held_until_it_falls_idle_and_evicted_then() -> None:
-    busy = snapshot([held("a", n_busy=1)], [waiting("b")])
+    busy = snapshot([make_held("a", n_busy=1)], [make_queue("b")])
     assert decide_residency(busy) == (Hold("a", wanted_by="b"), Wait("b", "busy"))
-    idle = snapshot([held("a", held=True)], [waiting("b"), waiting("a", n=9)])
+    idle = snapshot([make_held("a", make_held=True)], [make_queue("b"), make_queue("a", n=9)])
     assert decide_residency(idle)[0] == Evict("a", wanted_by="b")
 
 
 def test_a_resident_once_held_goes_before_the_others() -> None:
-    both = [held("a", held=True, last_used_s=99.0), held("b", last_used_s=1.0)]
-    assert decide_residency(snapshot(both, [waiting("c")], capacity=20))[0] == Evict("a", wanted_by="c")
+    both = [make_held("a", make_held=True, last_used_s=99.0), make_held("b", last_used_s=1.0)]
+    assert decide_residency(snapshot(both, [make_queue("c")], capacity=20))[0] == Evict("a", wanted_by="c")
 
 
 def test_an_idle_resident_leaves_rather_than_a_busy_one() -> None:
-    residents = [held("a", n_busy=1, last_used_s=1.0), held("b", last_used_s=99.0)]
-    assert decide_residency(snapshot(residents, [waiting("c")], capacity=20))[0] == Evict("b", "c")
+    residents = [make_held("a", n_busy=1, last_used_s=1.0), make_held("b", last_used_s=99.0)]
+    assert decide_residency(snapshot(residents, [make_queue("c")], capacity=20))[0] == Evict("b", "c")
 
 
 def test_requests_that_an_expert_was_loaded_for_are_served_before_it_leaves() -> None:
-    just_loaded = held("a", ready_s=95.0)
-    queues = [waiting("a", since_s=90.0), waiting("b", n=50, since_s=1.0)]
+    just_loaded = make_held("a", ready_s=95.0)
+    queues = [make_queue("a", since_s=90.0), make_queue("b", n=50, since_s=1.0)]
     assert decide_residency(snapshot([just_loaded], queues)) == (Wait("b", "turn"),)
-    later = [waiting("a", since_s=96.0), waiting("b", n=50, since_s=1.0)]
+    later = [make_queue("a", since_s=96.0), make_queue("b", n=50, since_s=1.0)]
     assert decide_residency(snapshot([just_loaded], later))[0] == Evict("a", wanted_by="b")
 
 
 def test_a_turn_lasts_no_longer_than_anybody_may_wait() -> None:
     """The first in line may be of low priority, and others come before it again and again."""
-    long_ready = held("a", ready_s=30.0)
-    queues = [waiting("a", since_s=29.0), waiting("b", since_s=20.0)]
+    long_ready = make_held("a", ready_s=30.0)
+    queues = [make_queue("a", since_s=29.0), make_queue("b", since_s=20.0)]
     assert decide_residency(snapshot([long_ready], queues))[0] == Evict("a", wanted_by="b")
 
 
 def test_a_swap_waits_until_more_ask_for_it_than_it_delays() -> None:
-    residents = [held("a", last_used_s=99.5)]
+    residents = [make_held("a", last_used_s=99.5)]
     flow = {"a": 1.0}
-    few = snapshot(residents, [waiting("b", n=5, since_s=99.0)], rate_per_s=flow)
+    few = snapshot(residents, [make_queue("b", n=5, since_s=99.0)], rate_per_s=flow)
     assert decide_residency(few) == (Wait("b", "claim"),)
-    many = snapshot(residents, [waiting("b", n=21, since_s=99.0)], rate_per_s=flow)
+    many = snapshot(residents, [make_queue("b", n=21, since_s=99.0)], rate_per_s=flow)
     assert decide_residency(many)[0] == Evict("a", wanted_by="b")
-    overdue = snapshot(residents, [waiting("b", since_s=50.0)], rate_per_s=flow)
+    overdue = snapshot(residents, [make_queue("b", since_s=50.0)], rate_per_s=flow)
     assert decide_residency(overdue)[0] == Evict("a", wanted_by="b")
 
 
 def test_a_swap_waits_for_nobody_where_the_other_was_not_used_since() -> None:
-    residents = [held("a", last_used_s=98.5)]
-    quiet = snapshot(residents, [waiting("b", since_s=99.0)], rate_per_s={"a": 1.0})
+    residents = [make_held("a", last_used_s=98.5)]
+    quiet = snapshot(residents, [make_queue("b", since_s=99.0)], rate_per_s={"a": 1.0})
     assert decide_residency(quiet)[0] == Evict("a", wanted_by="b")
-    answering = [held("a", n_busy=1, last_used_s=98.5)]
-    busy = snapshot(answering, [waiting("b", since_s=99.0)], rate_per_s={"a": 1.0})
+    answering = [make_held("a", n_busy=1, last_used_s=98.5)]
+    busy = snapshot(answering, [make_queue("b", since_s=99.0)], rate_per_s={"a": 1.0})
     assert decide_residency(busy) == (Wait("b", "claim"),)
 
 
 def test_look_ahead_evicts_what_is_needed_farthest_in_the_future() -> None:
-    residents = [held("a", last_used_s=1.0), held("b", last_used_s=99.0)]
+    residents = [make_held("a", last_used_s=1.0), make_held("b", last_used_s=99.0)]
     known = {"a": 5.0, "b": 50.0}
-    asked = snapshot(residents, [waiting("c")], capacity=20, next_use_s=known)
+    asked = snapshot(residents, [make_queue("c")], capacity=20, next_use_s=known)
     assert decide_residency(asked)[0] == Evict("b", wanted_by="c")
     by_recency = ResidencyRule("lru")
     assert decide_residency(asked, by_recency)[0] == Evict("a", wanted_by="c")
 
 
 def test_look_ahead_that_is_not_trusted_goes_back_to_what_recency_would_keep() -> None:
-    residents = [held("a", last_used_s=1.0), held("b", last_used_s=99.0)]
-    asked = snapshot(residents, [waiting("c")], capacity=20, next_use_s={"b": 5.0})
+    residents = [make_held("a", last_used_s=1.0), make_held("b", last_used_s=99.0)]
+    asked = snapshot(residents, [make_queue("c")], capacity=20, next_use_s={"b": 5.0})
     assert decide_residency(asked)[0] == Evict("a", wanted_by="c")
     assert decide_residency(asked, kept=frozenset("ac"))[0] == Evict("b", wanted_by="c")
 
 
 def test_among_experts_of_no_known_use_the_longest_unused_leaves() -> None:
-    residents = [held("a", last_used_s=50.0), held("b", last_used_s=2.0)]
-    assert decide_residency(snapshot(residents, [waiting("c")], capacity=20))[0] == Evict("b", "c")
+    residents = [make_held("a", last_used_s=50.0), make_held("b", last_used_s=2.0)]
+    assert decide_residency(snapshot(residents, [make_queue("c")], capacity=20))[0] == Evict("b", "c")
 
 
 def test_the_least_often_used_leaves_by_frequency() -> None:
-    residents = [held("a", n_uses=1, last_used_s=99.0), held("b", n_uses=9, last_used_s=1.0)]
-    asked = snapshot(residents, [waiting("c")], capacity=20)
+    residents = [make_held("a", n_uses=1, last_used_s=99.0), make_held("b", n_uses=9, last_used_s=1.0)]
+    asked = snapshot(residents, [make_queue("c")], capacity=20)
     assert decide_residency(asked, ResidencyRule("lfu"))[0] == Evict("a", wanted_by="c")
 
 
 def test_of_unequal_sizes_the_set_of_least_worth_leaves() -> None:
     sizes = {"a": 4, "b": 4, "c": 8, "d": 6}
-    residents = [held("a", 4), held("b", 4), held("c", 8)]
+    residents = [make_held("a", 4), make_held("b", 4), make_held("c", 8)]
     known = {"a": 90.0, "b": 80.0, "c": 30.0}
-    asked = snapshot(residents, [waiting("d")], 16, sizes=sizes, next_use_s=known)
+    asked = snapshot(residents, [make_queue("d")], 16, sizes=sizes, next_use_s=known)
     assert {e.expert for e in decide_residency(asked) if isinstance(e, Evict)} == {"a", "b"}
     known = {"a": 9.0, "b": 8.0, "c": 30.0}
-    asked = snapshot(residents, [waiting("d")], 16, sizes=sizes, next_use_s=known)
+    asked = snapshot(residents, [make_queue("d")], 16, sizes=sizes, next_use_s=known)
     assert [e.expert for e in decide_residency(asked) if isinstance(e, Evict)] == ["c"]
 
 
 def test_by_recency_two_long_unused_leave_rather_than_one_used_just_now() -> None:
     sizes = {"a": 4, "b": 4, "c": 8, "d": 8}
     used = {"a": 10.0, "b": 20.0, "c": 99.9}
-    residents = [held(name, sizes[name], last_used_s=at_s) for name, at_s in used.items()]
-    asked = snapshot(residents, [waiting("d")], 16, sizes=sizes)
-    assert evicted(decide_residency(asked, ResidencyRule("lru"))) == ["a", "b"]
+    residents = [make_held(name, sizes[name], last_used_s=at_s) for name, at_s in used.items()]
+    asked = snapshot(residents, [make_queue("d")], 16, sizes=sizes)
+    assert list_evicted(decide_residency(asked, ResidencyRule("lru"))) == ["a", "b"]
     hardly_longer = [
-        held("a", 4, last_used_s=50.0),
-        held("b", 4, last_used_s=99.0),
-        held("c", 8, last_used_s=99.01),
+        make_held("a", 4, last_used_s=50.0),
+        make_held("b", 4, last_used_s=99.0),
+        make_held("c", 8, last_used_s=99.01),
     ]
-    asked = snapshot(hardly_longer, [waiting("d")], 16, sizes=sizes)
-    assert evicted(decide_residency(asked, ResidencyRule("lru"))) == ["c"]
+    asked = snapshot(hardly_longer, [make_queue("d")], 16, sizes=sizes)
+    assert list_evicted(decide_residency(asked, ResidencyRule("lru"))) == ["c"]
 
 
 def test_an_expert_that_somebody_waits_for_is_kept_before_one_that_is_only_expected() -> None:
-    residents = [held("a", ready_s=1.0), held("b")]
-    queues = [waiting("a"), waiting("c", since_s=1.0)]
+    residents = [make_held("a", ready_s=1.0), make_held("b")]
+    queues = [make_queue("a"), make_queue("c", since_s=1.0)]
     asked = snapshot(residents, queues, capacity=20, next_use_s={"b": 5.0})
-    assert evicted(decide_residency(asked)) == ["b"]
+    assert list_evicted(decide_residency(asked)) == ["b"]
 
 
 def test_what_was_not_used_for_its_time_leaves_unless_somebody_asks() -> None:
-    expired = held("a", expires_s=99.0)
+    expired = make_held("a", expires_s=99.0)
     assert decide_residency(snapshot([expired])) == (Evict("a"),)
-    assert decide_residency(snapshot([expired], [waiting("a")])) == ()
+    assert decide_residency(snapshot([expired], [make_queue("a")])) == ()
     assert decide_residency(snapshot([expired], pinned="a")) == ()
-    assert decide_residency(snapshot([held("a", expires_s=99.0, n_busy=1)])) == ()
+    assert decide_residency(snapshot([make_held("a", expires_s=99.0, n_busy=1)])) == ()
 
 
 def test_a_pinned_expert_is_loaded_unasked_and_after_those_who_wait() -> None:
     assert decide_residency(snapshot(pinned="a")) == (Load("a", "gpu"),)
-    asked = decide_residency(snapshot(queues=[waiting("b")], pinned="a"))
+    asked = decide_residency(snapshot(queues=[make_queue("b")], pinned="a"))
     assert asked == (Load("b", "gpu"), Wait("a", "turn"))
 
 
 def test_the_expert_expected_soonest_is_prefetched_into_free_memory_only() -> None:
     soon = {"b": 30.0, "c": 20.0}
     assert decide_residency(snapshot(next_use_s=soon)) == (Load("c", "gpu", prefetch=True),)
-    assert decide_residency(snapshot([held("a")], next_use_s=soon)) == ()
+    assert decide_residency(snapshot([make_held("a")], next_use_s=soon)) == ()
     assert decide_residency(snapshot(next_use_s={"c": 61.0})) == ()
     assert decide_residency(snapshot(next_use_s=soon), ResidencyRule("lru")) == ()
 
 
 def test_prefetching_never_takes_room_from_who_waits() -> None:
-    asked = snapshot([held("a")], [waiting("b")], capacity=15, sizes={"c": 5}, next_use_s={"c": 1.0})
+    asked = snapshot([make_held("a")], [make_queue("b")], capacity=15, sizes={"c": 5}, next_use_s={"c": 1.0})
     assert decide_residency(asked) == (Evict("a", wanted_by="b"), Wait("b", "memory"))
 
 
 def test_one_expert_at_a_time_is_prefetched() -> None:
-    loading = [held("a", state="loading")]
+    loading = [make_held("a", state="loading")]
     assert decide_residency(snapshot(loading, capacity=30, next_use_s={"b": 1.0})) == ()
-    asked = decide_residency(snapshot(queues=[waiting("a")], capacity=30, next_use_s={"b": 1.0}))
+    asked = decide_residency(snapshot(queues=[make_queue("a")], capacity=30, next_use_s={"b": 1.0}))
     assert asked == (Load("a", "gpu"),)
 
 
@@ -268,41 +268,41 @@ def test_of_two_full_devices_the_one_gives_way_whose_experts_are_worth_less() ->
 
 
 def test_by_recency_an_idle_one_leaves_rather_than_a_busy_one_used_longer_ago() -> None:
-    residents = [held("a", n_busy=1, last_used_s=1.0, idle_in_s=0.1), held("b", last_used_s=99.0)]
-    asked = snapshot(residents, [waiting("c")], capacity=20)
+    residents = [make_held("a", n_busy=1, last_used_s=1.0, idle_in_s=0.1), make_held("b", last_used_s=99.0)]
+    asked = snapshot(residents, [make_queue("c")], capacity=20)
     assert decide_residency(asked, ResidencyRule("lru"))[0] == Evict("b", wanted_by="c")
 
 
 def test_look_ahead_weighs_waiting_for_a_busy_one_against_loading_an_idle_one_again() -> None:
-    def leaving(idle_in_s: float) -> Effect:
-        residents = [held("a", n_busy=1, idle_in_s=idle_in_s), held("b")]
+    def first_effect(idle_in_s: float) -> Effect:
+        residents = [make_held("a", n_busy=1, idle_in_s=idle_in_s), make_held("b")]
         known = {"b": 1.0}
-        return decide_residency(snapshot(residents, [waiting("c")], capacity=20, next_use_s=known))[0]
+        return decide_residency(snapshot(residents, [make_queue("c")], capacity=20, next_use_s=known))[0]
 
-    assert leaving(1.0) == Hold("a", wanted_by="c")
-    assert leaving(30.0) == Evict("b", wanted_by="c")
+    assert first_effect(1.0) == Hold("a", wanted_by="c")
+    assert first_effect(30.0) == Evict("b", wanted_by="c")
 
 
 def test_higher_priority_goes_first_and_is_not_displaced_by_lower() -> None:
-    queues = [waiting("a", n=9), waiting("b", priority=1)]
+    queues = [make_queue("a", n=9), make_queue("b", priority=1)]
     assert decide_residency(snapshot(queues=queues))[0] == Load("b", "gpu")
-    ready = [held("b", ready_s=99.0)]
-    later = [waiting("a", n=9, since_s=99.5), waiting("b", since_s=99.5, priority=1)]
+    ready = [make_held("b", ready_s=99.0)]
+    later = [make_queue("a", n=9, since_s=99.5), make_queue("b", since_s=99.5, priority=1)]
     assert decide_residency(snapshot(ready, later)) == (Wait("a", "claim"),)
-    urgent = [waiting("a", since_s=99.5, priority=2), waiting("b", n=9, since_s=99.5, priority=1)]
+    urgent = [make_queue("a", since_s=99.5, priority=2), make_queue("b", n=9, since_s=99.5, priority=1)]
     assert decide_residency(snapshot(ready, urgent))[0] == Evict("b", wanted_by="a")
 
 
 def test_of_two_who_are_due_the_one_that_waited_longer_has_the_room() -> None:
-    ready = [held("a", ready_s=5.0)]
-    both = [waiting("a", since_s=10.0), waiting("b", since_s=20.0)]
+    ready = [make_held("a", ready_s=5.0)]
+    both = [make_queue("a", since_s=10.0), make_queue("b", since_s=20.0)]
     assert decide_residency(snapshot(ready, both)) == (Wait("b", "claim"),)
-    both = [waiting("a", since_s=20.0), waiting("b", since_s=10.0)]
+    both = [make_queue("a", since_s=20.0), make_queue("b", since_s=10.0)]
     assert decide_residency(snapshot(ready, both))[0] == Evict("a", wanted_by="b")
 
 
 def test_age_counts_among_queues_of_equal_length() -> None:
-    queues = [waiting("a", n=2, since_s=99.0), waiting("b", n=2, since_s=90.0)]
+    queues = [make_queue("a", n=2, since_s=99.0), make_queue("b", n=2, since_s=90.0)]
     assert decide_residency(snapshot(queues=queues))[0] == Load("b", "gpu")
 
 
@@ -322,14 +322,14 @@ def test_an_expert_bound_to_a_device_waits_for_that_one() -> None:
 
 def test_a_large_expert_is_not_starved_by_small_ones_behind_it() -> None:
     sizes = {"a": 10, "b": 5, "c": 5}
-    residents = [held("b", 5, n_busy=1)]
-    queues = [waiting("a", n=9), waiting("c")]
+    residents = [make_held("b", 5, n_busy=1)]
+    queues = [make_queue("a", n=9), make_queue("c")]
     effects = decide_residency(snapshot(residents, queues, 10, sizes=sizes))
     assert Load("c", "gpu") not in effects
     assert Hold("b", wanted_by="a") in effects
 
 
-def drawn(random: Random) -> Snapshot:
+def draw_snapshot(random: Random) -> Snapshot:
     """Up to six experts of unequal size over one or two devices, booked within their memory."""
     sizes = {name: random.randint(1, 12) for name in NAMES}
     names = random.sample(NAMES, len(NAMES))
@@ -339,7 +339,7 @@ def drawn(random: Random) -> Snapshot:
         capacity = sum(sizes[expert] for expert in there) + random.randint(0, 8)
         free = random.choice([None, random.randint(0, capacity)])
         devices.append(Device(name, capacity, free, random.random() < 0.5))
-        residents += [drawn_resident(random, expert, name, sizes[expert]) for expert in there]
+        residents += [draw_resident(random, expert, name, sizes[expert]) for expert in there]
     loadable = tuple(
         Loadable(name, size, random.uniform(0, 30), pinned=random.random() < 0.1)
         for name, size in sizes.items()
@@ -357,7 +357,7 @@ def drawn(random: Random) -> Snapshot:
     return Snapshot(100.0, tuple(devices), loadable, tuple(residents), queues, known, rates)
 
 
-def drawn_resident(random: Random, expert: str, device: str, size: int) -> Resident:
+def draw_resident(random: Random, expert: str, device: str, size: int) -> Resident:
     state = random.choice(["ready", "ready", "ready", "loading", "leaving"])
     return Resident(
         expert,
@@ -368,29 +368,29 @@ def drawn_resident(random: Random, expert: str, device: str, size: int) -> Resid
         last_used_s=random.uniform(0, 100),
         ready_s=random.uniform(0, 100),
         expires_s=random.choice([None, random.uniform(0, 200)]),
-        held=state == "ready" and random.random() < 0.2,
+        make_held=state == "ready" and random.random() < 0.2,
         idle_in_s=random.choice([float("inf"), random.uniform(0, 30)]),
     )
 
 
 def snapshots() -> st.SearchStrategy[Snapshot]:
-    return st.integers(0, 2**32).map(lambda seed: drawn(Random(seed)))
+    return st.integers(0, 2**32).map(lambda seed: draw_snapshot(Random(seed)))
 
 
 rules = st.builds(ResidencyRule, st.sampled_from(["lookahead", "lru", "lfu"]), st.just(TurnRule()))
 
 
-def evicted(effects: Sequence[Effect]) -> list[str]:
+def list_evicted(effects: Sequence[Effect]) -> list[str]:
     return [effect.expert for effect in effects if isinstance(effect, Evict)]
 
 
 @given(snapshots(), rules)
 def test_neither_busy_nor_pinned_nor_unready_residents_are_evicted(at: Snapshot, rule: ResidencyRule) -> None:
-    for expert in evicted(decide_residency(at, rule)):
+    for expert in list_evicted(decide_residency(at, rule)):
         resident = at.resident[expert]
         assert resident.state == "ready"
         assert not resident.n_busy
-        assert not at.pinned(expert)
+        assert not at.is_pinned(expert)
 
 
 @given(snapshots(), rules)
@@ -411,23 +411,23 @@ def test_who_leaves_for_somebody_frees_enough_and_nobody_in_vain(at: Snapshot, r
 
 @given(st.integers(0, 2**32))
 def test_no_other_set_that_frees_enough_is_worth_less(seed: int) -> None:
-    """With everybody idle and nobody asked for, those who leave are weighed against every other set."""
+    """All residents are idle and none is asked for: the evicted are compared with every other set."""
     random = Random(seed)
     sizes = {name: random.randint(1, 6) for name in NAMES}
     known = {name: random.uniform(1, 100) for name in NAMES}
-    there = [held(name, sizes[name]) for name in NAMES[1:]]
+    there = [make_held(name, sizes[name]) for name in NAMES[1:]]
     capacity = sum(resident.size_bytes for resident in there)
-    asked = snapshot(there, [waiting("a")], capacity, sizes=sizes, next_use_s=known)
-    leaving = evicted(decide_residency(asked))
+    asked = snapshot(there, [make_queue("a")], capacity, sizes=sizes, next_use_s=known)
+    leaving = list_evicted(decide_residency(asked))
 
-    def lost(names: Sequence[str]) -> float:
+    def sum_lost(names: Sequence[str]) -> float:
         return sum(1.0 / (10.0 + known[name]) for name in names)
 
     sets = [s for n in range(1, 6) for s in combinations(NAMES[1:], n)]
     enough = [names for names in sets if sum(sizes[name] for name in names) >= sizes["a"]]
     assert leaving if enough else not leaving
     if enough:
-        assert lost(leaving) == pytest.approx(min(map(lost, enough)))
+        assert sum_lost(leaving) == pytest.approx(min(map(sum_lost, enough)))
 
 
 @given(snapshots(), rules)
@@ -456,16 +456,16 @@ def test_where_nothing_is_needed_nothing_is_done(at: Snapshot, rule: ResidencyRu
 
 @given(snapshots(), rules, st.randoms(use_true_random=False))
 def test_the_order_of_the_snapshot_changes_nothing(at: Snapshot, rule: ResidencyRule, random: Any) -> None:
-    def shuffled(values: Sequence) -> tuple:
+    def shuffle(values: Sequence) -> tuple:
         return tuple(random.sample(values, len(values)))
 
     other = Snapshot(
         at.now_s,
-        shuffled(at.devices),
+        shuffle(at.devices),
         at.loadable,
-        shuffled(at.residents),
-        shuffled(at.queues),
-        dict(shuffled(list(at.next_use_s.items()))),
+        shuffle(at.residents),
+        shuffle(at.queues),
+        dict(shuffle(list(at.next_use_s.items()))),
         at.rate_per_s,
     )
     assert sorted(map(repr, decide_residency(other, rule))) == sorted(map(repr, decide_residency(at, rule)))
@@ -474,11 +474,11 @@ def test_the_order_of_the_snapshot_changes_nothing(at: Snapshot, rule: Residency
 @given(snapshots(), rules)
 def test_everybody_who_waits_is_resident_or_hears_why_not(at: Snapshot, rule: ResidencyRule) -> None:
     effects = decide_residency(at, rule)
-    told = {e.expert for e in effects if isinstance(e, Load | Wait | Refuse)}
+    wanted = {e.expert for e in effects if isinstance(e, Load | Wait | Refuse)}
     for queue in at.queues:
         resident = at.resident.get(queue.expert)
         if queue.n_waiting and (resident is None or resident.state == "leaving"):
-            assert queue.expert in told
+            assert queue.expert in wanted
 
 
 @pytest.mark.parametrize("rule", ["lookahead", "lru", "lfu"])
@@ -492,11 +492,11 @@ def test_performed_again_and_again_whoever_is_due_gets_in(at: Snapshot, rule: st
     for _ in range(60):
         effects = decide_residency(at, ResidencyRule(rule))
         refused |= {e.expert for e in effects if isinstance(e, Refuse)}
-        at = performed(at, effects)
+        at = perform(at, effects)
     assert {q.expert for q in at.queues} & wanted <= refused
 
 
-def performed(at: Snapshot, effects: Sequence[Effect]) -> Snapshot:
+def perform(at: Snapshot, effects: Sequence[Effect]) -> Snapshot:
     """Ten seconds later: loads are through, evicted experts gone, what was answered is answered."""
     holds = {e.expert for e in effects if isinstance(e, Hold)}
     there = [
@@ -506,15 +506,15 @@ def performed(at: Snapshot, effects: Sequence[Effect]) -> Snapshot:
             r.size_bytes,
             last_used_s=r.last_used_s,
             ready_s=r.ready_s,
-            held=r.expert in holds,
+            make_held=r.expert in holds,
         )
         for r in at.residents
-        if r.state != "leaving" and r.expert not in evicted(effects)
+        if r.state != "leaving" and r.expert not in list_evicted(effects)
     ]
     now_s = at.now_s + 10.0
     for load in (e for e in effects if isinstance(e, Load)):
         size = at.by_expert[load.expert].size_bytes
         there.append(Resident(load.expert, load.device, size, last_used_s=now_s, ready_s=now_s))
-    answering = {r.expert for r in there if not r.held}
+    answering = {r.expert for r in there if not r.make_held}
     queues = tuple(q for q in at.queues if q.expert not in answering)
     return Snapshot(now_s, at.devices, at.loadable, tuple(there), queues, at.next_use_s, at.rate_per_s)

@@ -22,11 +22,11 @@ def lies(requests: str, now: int) -> Mapping[str, float]:
     return {name: 1000.0 - in_s for name, in_s in truth(requests, now).items()}
 
 
-def nothing(requests: str, now: int) -> Mapping[str, float]:
+def no_forecast(requests: str, now: int) -> Mapping[str, float]:
     return {}
 
 
-def paged(requests: str, n_places: int, tells: Tells, shadow: Shadow | None) -> tuple[int, int]:
+def simulate_paging(requests: str, n_places: int, tells: Tells, shadow: Shadow | None) -> tuple[int, int]:
     """Serves one request a second, strictly in order; how often an expert was loaded, and the phases."""
     there: dict[str, Resident] = {}
     n_loads = 0
@@ -82,39 +82,39 @@ places = st.integers(1, 5)
 
 @given(requests, places)
 def test_with_the_future_known_it_swaps_as_seldom_as_can_be(requests: str, n_places: int) -> None:
-    assert paged(requests, n_places, truth, Shadow()) == (belady(requests, n_places), 0)
+    assert simulate_paging(requests, n_places, truth, Shadow()) == (belady(requests, n_places), 0)
 
 
 @given(requests, places)
 def test_with_nothing_known_it_is_a_cache_by_recency(requests: str, n_places: int) -> None:
-    assert paged(requests, n_places, nothing, Shadow())[0] == by_recency(requests, n_places)
+    assert simulate_paging(requests, n_places, no_forecast, Shadow())[0] == by_recency(requests, n_places)
 
 
 @given(requests, places)
 def test_a_predictor_that_lies_costs_no_more_than_its_places_a_phase(requests: str, n_places: int) -> None:
-    n_loads, n_phases = paged(requests, n_places, lies, Shadow())
+    n_loads, n_phases = simulate_paging(requests, n_places, lies, Shadow())
     assert n_loads <= by_recency(requests, n_places) + n_places * n_phases
     assert n_phases <= 1 + len(requests) // 20
 
 
 def test_without_a_shadow_the_same_lies_cost_many_swaps() -> None:
-    told = "".join(Random(1).choices(NAMES, weights=[32, 16, 8, 4, 2, 1], k=400))
-    unguarded, _ = paged(told, 3, lies, None)
-    guarded, _ = paged(told, 3, lies, Shadow())
-    assert unguarded > 1.5 * by_recency(told, 3)
-    assert guarded <= by_recency(told, 3) + 3
+    requests = "".join(Random(1).choices(NAMES, weights=[32, 16, 8, 4, 2, 1], k=400))
+    unguarded, _ = simulate_paging(requests, 3, lies, None)
+    guarded, _ = simulate_paging(requests, 3, lies, Shadow())
+    assert unguarded > 1.5 * by_recency(requests, 3)
+    assert guarded <= by_recency(requests, 3) + 3
 
 
 def test_a_predictor_that_comes_to_its_senses_is_trusted_again() -> None:
-    told = "".join(Random(2).choices(NAMES, weights=[32, 16, 8, 4, 2, 1], k=600))
+    requests = "".join(Random(2).choices(NAMES, weights=[32, 16, 8, 4, 2, 1], k=600))
 
-    def converted(requests: str, now: int) -> Mapping[str, float]:
+    def forecast(requests: str, now: int) -> Mapping[str, float]:
         return lies(requests, now) if now < 200 else truth(requests, now)
 
     shadow, trusted = Shadow(), []
     there = {name: Resident(name, "gpu", 1) for name in "abc"}
-    for now, expert in enumerate(told):
-        shadow = shadow.after(expert, snapshot(there, expert, now, 3, converted(told, now)))
+    for now, expert in enumerate(requests):
+        shadow = shadow.after(expert, snapshot(there, expert, now, 3, forecast(requests, now)))
         trusted.append(shadow.trusted)
     assert not any(trusted[50:200])
     assert all(trusted[300:])

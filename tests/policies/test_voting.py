@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import form_asked, said, vote
+from policies import detect_form, extract_answer, vote
 
 EVEN = dict.fromkeys("abcde", 0.5)
 
@@ -21,7 +21,7 @@ EVEN = dict.fromkeys("abcde", 0.5)
     ],
 )
 def test_the_form_a_question_asks_for(question: str, form: str) -> None:
-    assert form_asked(question) == form
+    assert detect_form(question) == form
 
 
 @pytest.mark.parametrize(
@@ -53,12 +53,12 @@ def test_the_form_a_question_asks_for(question: str, form: str) -> None:
     ],
 )
 def test_what_an_answer_comes_down_to(answer: str, form: str, meant: str) -> None:
-    assert said(answer, form) == meant
+    assert extract_answer(answer, form) == meant
 
 
 @given(st.text(max_size=200), st.sampled_from([None, "number", "choice", "yes_no", "text"]))
 def test_any_text_is_read_without_an_error(answer: str, form: str) -> None:
-    assert said(answer, form) != ""
+    assert extract_answer(answer, form) != ""
 
 
 def test_most_votes_win_when_all_are_equally_good() -> None:

@@ -26,13 +26,13 @@ def test_each_weight_costs_and_scores_what_its_choices_do() -> None:
 
 def test_a_limit_takes_the_smallest_weight_and_a_target_the_largest() -> None:
     table = sweep(QUALITY, SCORE, COST, 0.010)
-    weight = table.within(0.005)
+    weight = table.weight_for_cost(0.005)
     assert weight is not None
     assert (
         at(table, weight)[0] <= 0.005 < float(table.cost_usd[np.flatnonzero(table.weight == weight)[0] - 1])
     )
-    assert table.within(1.0) == 0.0
-    assert table.within(0.0009) is None
+    assert table.weight_for_cost(1.0) == 0.0
+    assert table.weight_for_cost(0.0009) is None
     dearest = table.weight_for_quality(1.0)
     assert dearest is not None
     assert at(table, dearest) == (pytest.approx(0.004), 1.0)
