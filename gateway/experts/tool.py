@@ -23,7 +23,7 @@ class ToolExpert:
     async def call(self, call: Call) -> Reply:
         answer = self._solve(question_of(call))
         if answer is None:
-            raise UpstreamError("declined", "is a tool and has no answer to this")
+            raise UpstreamError("declined", "is a tool that cannot answer this query")
         is_chat = call.endpoint == "chat/completions"
         return Reply(body=build_answer(self.name, answer, is_chat), usage=Usage(0, 0, 0))
 

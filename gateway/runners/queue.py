@@ -96,7 +96,7 @@ class RunnerQueue:
         if isinstance(answer, Rejected):
             raise RunnerBusy(
                 f"{self.name} answers {self.n_slots} at a time and {self.n_waiting} wait: about "
-                f"{line.wait_s():.0f} s until its turn",
+                f"{state.wait_s():.0f} s until its turn",
                 retry_after_s=math.ceil(answer.retry_after_s),
             )
         return self._line.enter(now_s, priority)

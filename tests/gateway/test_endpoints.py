@@ -94,7 +94,7 @@ async def test_a_prompt_and_a_lone_message_are_routed_alike(site: Site) -> None:
 async def test_a_tool_without_an_answer_is_no_candidate(site: Site) -> None:
     _, told = await site.post("/v1/route", {"prompt": "Who was Ada Lovelace?"})
     assert told["expert"] == "remote"
-    assert told["candidates"][-1]["reason"] == "is a tool and has no answer to this"
+    assert told["candidates"][-1]["reason"] == "is a tool that cannot answer this query"
 
 
 async def test_a_call_is_not_sent_to_a_tool_without_an_answer_either(site: Site) -> None:

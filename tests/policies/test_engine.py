@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import Consult, Engine, Fleet, Hints, Infeasible, Objective, Policy, Require, Scale, explain
+from policies import (
+    Consult,
+    Engine,
+    Fleet,
+    Infeasible,
+    Objective,
+    Policy,
+    Require,
+    RoutingHints,
+    Scale,
+    explain,
+)
 from routers import ExpertProfile, Prediction, Query, Tier
 
 NAMES = ("large", "medium", "small")
@@ -149,7 +160,7 @@ def test_labels_are_required_of_every_planned_expert() -> None:
 
 def test_a_hint_tightens_and_never_loosens() -> None:
     policy = Policy("p", require=Require(exclude=frozenset({"large"}), max_cost_usd=2.5))
-    hint = Hints(Require(max_cost_usd=9.0, models=frozenset({"large", "medium"})))
+    hint = RoutingHints(Require(max_cost_usd=9.0, models=frozenset({"large", "medium"})))
     decision = decide(predict([0.9, 0.5, 0.4]), policy, hints=[hint])
     assert decision.plan.experts == ("medium",)
 
@@ -170,13 +181,13 @@ def test_without_evidence_operator_guesses_are_weighed() -> None:
 
 def test_every_candidate_is_explained() -> None:
     fleet = Fleet(np.array([True, False, True]), np.zeros(3), {"medium": "down"})
-    told = explain(decide(predict([0.9, 0.5, 0.4]), fleet=fleet))
-    assert [(c["expert"], c["eligible"]) for c in told] == [
+    candidates = explain(decide(predict([0.9, 0.5, 0.4]), fleet=fleet))
+    assert [(c["expert"], c["eligible"]) for c in candidates] == [
         ("large", True),
         ("small", True),
         ("medium", False),
     ]
-    assert all(c["reason"] for c in told)
+    assert all(c["reason"] for c in candidates)
 
 
 def drive(
@@ -215,15 +226,17 @@ def test_adaptive_exploration_is_as_probable_as_it_says_and_consults_no_more(
 ) -> None:
     policy, n_draws = Policy("p", explore=0.3), 1000
     answers = {"static": predict(static), "encoder": predict([0.1, 0.2, 0.9], tier="encoder")}
-    told: dict[str, list[float]] = {name: [] for name in NAMES}
+    by_expert: dict[str, list[float]] = {name: [] for name in NAMES}
     for draw in (np.arange(n_draws) + 0.5) / n_draws:
         (decision,), consulted = drive(policy, answers, draws=np.array([draw]))
         assert len(consulted) == n_looks
-        told[decision.chosen].append(decision.propensity)
-    for propensities in told.values():
+        by_expert[decision.chosen].append(decision.propensity)
+    for propensities in by_expert.values():
         assert propensities == pytest.approx([len(propensities) / n_draws] * len(propensities))
     best = "large" if n_looks == 1 else "small"
-    assert {name: len(told[name]) for name in NAMES} == {name: 800 if name == best else 100 for name in NAMES}
+    assert {name: len(by_expert[name]) for name in NAMES} == {
+        name: 800 if name == best else 100 for name in NAMES
+    }
 
 
 def test_a_declined_second_look_leaves_the_first_decision() -> None:
@@ -272,7 +285,7 @@ def test_leaving_an_expert_out_never_reorders_the_others(
 ) -> None:
     policy = Policy("p", Objective(cost=weight), n_fallbacks=2)
     all_three = [name for name in decide(predict(quality, cost), policy).plan.experts if name != out]
-    without = decide(predict(quality, cost), policy, hints=[Hints(Require(exclude=frozenset({out})))])
+    without = decide(predict(quality, cost), policy, hints=[RoutingHints(Require(exclude=frozenset({out})))])
     assert list(without.plan.experts) == all_three
 
 
@@ -292,7 +305,7 @@ def test_a_batch_equals_its_singles(rows: Any) -> None:
 
 
 @given(share=st.floats(0.01, 1), draws=st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=20))
-def test_propensities_of_all_ranks_sum_to_one(share: float, draws: int) -> None:
+def test_by_expert_all_ranks_sum_to_one(share: float, draws: int) -> None:
     policy = Policy("p", explore=share)
     prediction = predict([0.9, 0.5, 0.4])
     seen = {

@@ -119,7 +119,7 @@ RULES = [
     (Require(models=frozenset({"b"})), "not among the models"),
     (Require(labels=frozenset({("region", "eu")})), "lacks label region=eu"),
     (Require(), "context window"),
-    (Require(), "has no answer"),
+    (Require(), "cannot answer this"),
     (Require(), "images"),
     (Require(), "tools"),
     (Require(max_cost_usd=0.5), "cost"),
@@ -143,7 +143,7 @@ def test_the_first_rule_that_an_expert_fails_names_its_reason(n: int) -> None:
         has_images="images" in words,
         has_tools="tools" in words,
     )
-    if "has no answer" in words:
+    if "cannot answer this" in words:
         query = replace(query, declined=frozenset({"a"}))
     able = ExpertProfile("b", "m", labels=frozenset({("region", "eu")}))
     failing = ExpertProfile("a", "m", context_tokens=100, abilities=frozenset())

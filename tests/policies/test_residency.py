@@ -106,12 +106,12 @@ def test_an_expert_that_pinned_ones_leave_no_room_for_is_refused() -> None:
 def test_a_busy_resident_is_held_until_it_falls_idle_and_evicted_then() -> None:
     busy = snapshot([make_held("a", n_busy=1)], [make_queue("b")])
     assert decide_residency(busy) == (Hold("a", wanted_by="b"), Wait("b", "busy"))
-    idle = snapshot([make_held("a", make_held=True)], [make_queue("b"), make_queue("a", n=9)])
+    idle = snapshot([make_held("a", held=True)], [make_queue("b"), make_queue("a", n=9)])
     assert decide_residency(idle)[0] == Evict("a", wanted_by="b")
 
 
 def test_a_resident_once_held_goes_before_the_others() -> None:
-    both = [make_held("a", make_held=True, last_used_s=99.0), make_held("b", last_used_s=1.0)]
+    both = [make_held("a", held=True, last_used_s=99.0), make_held("b", last_used_s=1.0)]
     assert decide_residency(snapshot(both, [make_queue("c")], capacity=20))[0] == Evict("a", wanted_by="c")
 
 
@@ -368,7 +368,7 @@ def draw_resident(random: Random, expert: str, device: str, size: int) -> Reside
         last_used_s=random.uniform(0, 100),
         ready_s=random.uniform(0, 100),
         expires_s=random.choice([None, random.uniform(0, 200)]),
-        make_held=state == "ready" and random.random() < 0.2,
+        held=state == "ready" and random.random() < 0.2,
         idle_in_s=random.choice([float("inf"), random.uniform(0, 30)]),
     )
 
@@ -506,7 +506,7 @@ def perform(at: Snapshot, effects: Sequence[Effect]) -> Snapshot:
             r.size_bytes,
             last_used_s=r.last_used_s,
             ready_s=r.ready_s,
-            make_held=r.expert in holds,
+            held=r.expert in holds,
         )
         for r in at.residents
         if r.state != "leaving" and r.expert not in list_evicted(effects)
@@ -515,6 +515,6 @@ def perform(at: Snapshot, effects: Sequence[Effect]) -> Snapshot:
     for load in (e for e in effects if isinstance(e, Load)):
         size = at.by_expert[load.expert].size_bytes
         there.append(Resident(load.expert, load.device, size, last_used_s=now_s, ready_s=now_s))
-    answering = {r.expert for r in there if not r.make_held}
+    answering = {r.expert for r in there if not r.held}
     queues = tuple(q for q in at.queues if q.expert not in answering)
     return Snapshot(now_s, at.devices, at.loadable, tuple(there), queues, at.next_use_s, at.rate_per_s)
