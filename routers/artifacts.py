@@ -65,8 +65,8 @@ class Artifact:
     """Everything `fit` learned from an outcome table.
 
     latency: (n_experts, 2) seconds before and per output token, NaN where unmeasured
-    margin: adaptive policies consult the encoder below this distance between the first two
-    margins: how that was chosen: threshold, share consulted, accuracy
+    margin: adaptive policies escalate to the encoder below this distance between the first two
+    margins: how that was chosen: threshold, share escalated (`consulted`), accuracy
     sample: what was predicted out of fold and what came true, for λ tables of any pool; None in schema 1
     sweeps: per tier the λ table of all experts at measured costs: weight, dollars a thousand calls, quality
     """

@@ -1,4 +1,4 @@
-"""Predictions that mean what they say: scores come true on average, deviations are as wide as errors."""
+"""Calibrates predictions: scores match outcomes on average, and deviations match errors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +19,9 @@ class Calibration:
     """Per expert an increasing line from predicted to calibrated score, and one factor for all deviations.
 
     slope, intercept: (n_experts,), slope > 0; spread: (n_experts,) factor on standard deviations
+
+    Reference: none; least squares per expert, its slope shrunk to the slope of the pool. A line and not
+    isotonic steps, because steps would make ties among an expert's queries.
     """
 
     slope: Floats
@@ -149,9 +152,15 @@ _LEAST = 0.02
 class Advantage:
     """Shrinks the query-specific differences between experts towards their average differences.
 
+    A predictor can tell easy from hard queries and still not tell which expert is better at which. Acting on
+    such differences routes worse than always choosing the best single expert.
+
     typical:     (n_experts,) mean predicted quality
-    judged:      (n_experts,) whom it concerns; tools that decline what is not for them are left as they are
+    judged:      (n_experts,) experts it changes; tools that decline queries are left as they are
     reliability: in [0, 1]; 1 trusts every difference as predicted, 0 none
+
+    Reference: none; the slope of true on predicted advantage, less one standard error. The error is
+    clustered by bucket, because near-twin queries are not independent.
     """
 
     typical: Floats
@@ -171,7 +180,7 @@ class Advantage:
     def fit(cls, out_of_fold: Floats, targets: Floats, clusters: Ints, judged: Bools) -> Self:
         """Learn from calibrated out-of-fold quality and what came true, (n_queries, n_experts) each.
 
-        NaN marks what nobody measured.
+        NaN marks an unmeasured outcome.
 
         The reliability is the slope of true on predicted advantage, less one standard error over `clusters`
         (n_queries,), whose queries are alike.

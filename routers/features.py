@@ -1,4 +1,4 @@
-"""How a text is written, whatever it says: length, digits, code, options …, each scaled to [0, 1]."""
+"""Features of queries: dense vectors, hashed words, and form (length, digits, code …) scaled to [0, 1]."""
 
 import re
 from collections.abc import Sequence

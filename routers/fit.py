@@ -1,4 +1,4 @@
-"""From an outcome table to an artifact: heads per tier, calibrated out of fold, and when to look twice."""
+"""Fits an artifact on an outcome table: heads per tier, calibrated out of fold, and the two-stage margin."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,7 +27,7 @@ Progress = Callable[[str, int, int], None]
 _CHUNK = 128
 _GROUP_SIZE = 40
 _NEVER = -1.0
-"""Quality of whoever declined: below all others, as the engine leaves it out."""
+"""Quality of an expert that declined: below all others, as the engine leaves it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,7 +376,7 @@ def _parts(name: str, predictor: Predictor) -> list[Named]:
 
 
 def _length_parts(head: Head) -> list[Named]:
-    """What predicts lengths; where none was measured, nobody reads what stands in for it."""
+    """Length predictors; a constant stands in where no length was measured, and is never read."""
     if head.tokens is not None:
         return _parts(head.tokens_predictor, head.tokens)
     blank = Constant()

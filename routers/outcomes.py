@@ -1,8 +1,8 @@
 """The outcome table: which expert scored what on which query, and what it cost.
 
 On disk a table is JSON lines, gzipped where the name ends in `.gz`. The first line describes the table, each
-further line is one query; value lists are in the order of the header's experts, null marks what nobody
-measured, and a field that was measured for no expert is left out:
+further line is one query; value lists are in the order of the header's experts, null marks an
+unmeasured value, and a field that was measured for no expert is left out:
 
     {"schema": "thalamus.outcomes/1", "experts": [{"name": "a", "model": "openai/a"}, …], "source": …, …}
     {"id": "q1", "text": "…", "task": "maths", "family": "sum", "bucket": 17, "score": [1.0, null], …}
@@ -51,12 +51,12 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeTable:
-    """Queries × experts; every measure is (n_queries, n_experts) with NaN where nobody measured.
+    """Queries × experts; every measure is (n_queries, n_experts) with NaN where unmeasured.
 
     bucket:     (n_queries,) in [0, 100), the unit of every split: near-twins share one
     score:      in [0, 1]
     confidence: mean token log-probability of the answer, ≤ 0
-    declined:   1 where the expert said that the question is none for it, so that the next one is asked
+    declined:   1 where the expert declined the query, so that the next one is called
     answers:    per query the experts' answers in order, None where there is none; None for no answers at all
     """
 

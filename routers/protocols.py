@@ -46,7 +46,7 @@ class Predictor(Protocol):
     """
 
     def fit(self, features: Features, targets: Floats) -> Self:
-        """Learn from targets (n_queries, n_experts); NaN marks an outcome nobody measured."""
+        """Learn from targets (n_queries, n_experts); NaN marks an unmeasured outcome."""
 
     def predict(self, features: Features) -> Estimate:
         """Mean and standard deviation of the mean, (n_queries, n_experts) each."""
@@ -70,7 +70,7 @@ class TagLearner(Protocol):
     """
 
     def fit_tagged(self, features: Features, targets: Floats, tasks: Sequence[str]) -> Any:
-        """As `fit`, with one tag a query; "" where nobody told. Returns self."""
+        """As `fit`, with one tag a query; "" for an untagged query. Returns self."""
 
 
 @runtime_checkable

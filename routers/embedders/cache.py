@@ -1,4 +1,4 @@
-"""Remembers the vectors of texts seen lately."""
+"""Caches the vectors of recent texts."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from ..types import Floats32
 class CachedEmbedder:
     """Another embedder behind a least-recently-used memory of `size` vectors; 0 remembers nothing.
 
-    Texts are kept as hashes, never as text. Within a batch equal texts are embedded once, whatever the size.
+    Texts are kept as hashes, never as text. Within a batch equal texts are embedded once, for any size.
     """
 
     def __init__(self, inner: Embedder, size: int = 1024) -> None:

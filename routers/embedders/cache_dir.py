@@ -1,4 +1,4 @@
-"""Where what is built once is kept: one file per content, written so that nobody ever reads half of one."""
+"""The directory of built files: one file per content, replaced atomically."""
 
 import hashlib
 import os

@@ -27,7 +27,7 @@ def finetune_encoder(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
-    """A folder with an encoder whose vectors foretell losses; `load_embedder(folder)` runs it without torch.
+    """A folder with an encoder whose vectors predict losses; `load_embedder(folder)` runs it without torch.
 
     One linear head for all experts is trained with it by squared error on L = 1 − score, NaN left out, and
     then dropped: `fit` makes heads of its own. Fit those on other queries than these: figures out of fold are

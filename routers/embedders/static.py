@@ -92,6 +92,7 @@ class StaticEmbedder:
     called from many threads.
 
     Reference: model2vec (Minish Lab): token vectors, principal components, rarity weights, mean.
+    Differs: rarity follows Zipf's law by vocabulary rank; signs of directions are fixed for equal bits.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Choosing among experts by where the queries lie on which each did best: pilot embeddings."""
+"""Chooses an embedding expert by pilot embeddings: centroids of the queries that each expert did best on."""
 
 from .pilots import PilotIndex, PilotLibrary, PilotRule, winner_shares
 from .selection import EmbeddingSelection, dataset_oracle, instance_oracle

@@ -22,10 +22,10 @@ _SHARPNESS = 10.0
 
 
 def winner_shares(scores: Floats, rule: PilotRule) -> Floats:
-    """(n_queries, n_experts) who did best on each query: shares that sum to 1, 0 where nobody was scored.
+    """(n_queries, n_experts) share of each expert in having the best score; rows sum to 1, 0 without scores.
 
     scores: (n_queries, n_experts), NaN where unmeasured. `paper` gives a tie to the first expert, `improved`
-    shares it evenly and asks for somebody to have won against.
+    shares it evenly and counts only queries on which at least two experts were scored.
     """
     filled = np.where(np.isnan(scores), -np.inf, scores)
     best = filled.max(axis=1, keepdims=True, initial=-np.inf)
@@ -232,8 +232,10 @@ class PilotLibrary:
 
 
 def _scarcity(scores: Floats, share: Floats) -> Floats:
-    """(n_experts,) queries that somebody won over those of them the expert took part in: it wins no less
-    often for having been asked less often."""
+    """(n_experts,) won queries over those of them with a score of the expert.
+
+    Without it an expert measured on fewer queries would win fewer of them.
+    """
     won = share.any(axis=1)
     took_part = (~np.isnan(scores))[won].sum(axis=0)
     scarcity: Floats = won.sum() / np.maximum(took_part, 1)
@@ -274,7 +276,7 @@ class PilotIndex:
         return score
 
     def shares(self, pull: Floats) -> Floats:
-        """(n_queries, n_experts) whose the pull is; without any pilot, everybody's alike."""
+        """(n_queries, n_experts) share of the pull from each expert's pilots; equal shares without pilots."""
         if not len(self.pilots):
             return np.full((len(pull), self.of_expert.shape[1]), 1.0 / max(self.of_expert.shape[1], 1))
         share: Floats = pull @ self.of_expert

@@ -1,7 +1,7 @@
-"""Which embedding expert reads a query: pilots in the base embedder's space, and where the experts are.
+"""Selects the embedding expert of a query by pilots in the base embedder's space.
 
 All experts search one index: only their query side differs from the base embedder, so a document's vector is
-the same whoever reads the query.
+the same for every expert that embeds the query.
 """
 
 import json
@@ -77,7 +77,7 @@ class EmbeddingSelection:
     ) -> Floats:
         """(n_queries, n_experts) of base embeddings (n_queries, dim): who reads the query; rows sum to 1.
 
-        paper: all to the first of the best; improved: evenly to all of the best. `among`: nobody else reads.
+        paper: all to the first of the best; improved: evenly to all of the best. `among`: only these.
         """
         scores = self.library.scores(embeddings, rule)
         if among is not None:

@@ -1,4 +1,4 @@
-"""How strange a query is beside those that were learned from."""
+"""Blend, the default: the mean of several predictors, a forest that corrects it, and novelty."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,12 +31,13 @@ class ClusterNovelty:
     """Distances from clusters of training queries, each in units of what is usual in that cluster.
 
     A topic that is spread widely reaches further than one whose queries are all alike: the same distance
-    may be nothing new beside the one, and unheard of beside the other.
+    may be usual beside the one, and novel beside the other.
 
     rates: (n_clusters,) float32, strangeness by distance 1 − cosine; pulls: (dim + n_form, n_clusters)
     float32, the unit centroids times these
 
-    Reference: local outlier factor (Breunig et al., 2000), here by cluster instead of by neighbour.
+    Reference: local outlier factor (Breunig et al., 2000).
+    Differs: by cluster instead of by neighbour, so that a query costs one small product.
     """
 
     space: Space

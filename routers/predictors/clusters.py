@@ -17,7 +17,8 @@ _SHARPEST = 300.0
 class Clusters:
     """Spherical k-means; each cluster's outcomes shrunk to the expert's mean, mixed by nearness.
 
-    Reference: Avengers (arXiv 2505.19797), which takes one cluster's ranks; here its means.
+    Reference: Avengers (arXiv 2505.19797): k-means clusters and ranks of models per cluster.
+    Differs: means shrunk to the expert's mean instead of ranks, mixed over all clusters by nearness.
     """
 
     space_: Space
@@ -119,7 +120,7 @@ def spherical_kmeans(rows: Floats32, n_clusters: int, n_steps: int, seed: int) -
     """(n_clusters, dim) unit centroids; an empty cluster restarts at the row served worst."""
     if not len(rows):
         return np.zeros((n_clusters, rows.shape[1]), np.float32)
-    ordered = rows[np.lexsort(rows.T)]  # whatever order the queries came in
+    ordered = rows[np.lexsort(rows.T)]  # so that the order of the training queries does not matter
     start = np.random.default_rng(seed).choice(len(rows), n_clusters, replace=False)
     centroids: Floats32 = ordered[start].copy()
     for _ in range(n_steps):

@@ -1,4 +1,4 @@
-"""Composition of Experts: tell the category, and answer with what each expert scores in it."""
+"""Composition of Experts: classify the category, then predict each expert's score in it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
@@ -90,7 +90,7 @@ class CoE:
         self.space_ = Space.of(features, 0.0 if paper else self.form, None if paper else self.n_dims)
         rows = self.space_.rows(features)
         self.taxonomy_, labels = self._labels(rows, tasks)
-        order = np.lexsort(features.dense[:, :4].T)  # whatever order the queries came in
+        order = np.lexsort(features.dense[:, :4].T)  # the order of the queries must not matter
         self._fit_classifier(rows[order], labels[order])
         strength = 0.0 if paper else self.strength
         n = len(self.taxonomy_)

@@ -1,4 +1,4 @@
-"""Trees that ask everybody on a level the same question: read in a handful of array operations."""
+"""Oblivious trees: one split per level. A forest of them is read in a handful of array operations."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,7 +43,8 @@ class Forest:
     leaf: (n_trees · 2^depth, n_outputs) what is answered
 
     Reference: gradient boosting (Friedman, 2001); oblivious trees as in CatBoost (arXiv 1706.09516);
-    randomised questions (extremely randomised trees, Geurts et al., 2006).
+    randomised splits (extremely randomised trees, Geurts et al., 2006).
+    Differs: one forest for all outputs; thresholds are drawn at random and the best of `n_tries` is kept.
     """
 
     column: Ints
@@ -116,7 +117,7 @@ def _places(rows: Floats, column: Ints, threshold: Floats) -> Ints:
 
 
 class _ResidualSums:
-    """Sums of residuals by place, for whoever asks how much a partition tells."""
+    """Sums of residuals by leaf, from which the gain of a partition follows."""
 
     def __init__(self, residual: Floats, known: Bools, prior: float) -> None:
         self._residual = np.ascontiguousarray(residual.T)
@@ -173,7 +174,7 @@ class Stack:
         if unit < 1e-9:
             return None
         n_form, n_experts = features.form.shape[1], targets.shape[1]
-        # Questions are drawn from columns in an order of their own, whatever order the experts came in,
+        # Splits are drawn from columns in a canonical order: the order of the experts does not matter;
         # and from predictions in units of the targets.
         queries = query_order(features)
         order = expert_order(targets[queries])
@@ -205,6 +206,6 @@ class Stack:
 
 
 def hash_folds(features: Features, n_folds: int) -> Ints:
-    """(n_queries,) by all that is known of a query: equal ones stay together, in whatever order they come."""
+    """(n_queries,) fold by a hash of all features: equal queries share a fold, in any order."""
     parts = zip(features.dense, features.lexical, features.form, strict=True)
     return np.array([crc32(b"".join(map(bytes, part))) % n_folds for part in parts], np.int64)

@@ -1,4 +1,4 @@
-"""Predictors of different experts side by side: none knows of the others."""
+"""Predictors of disjoint sets of experts, side by side and independent."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Self

@@ -80,7 +80,10 @@ class KNN:
 
     A neighbour weighs as much as it is more similar than the k-th, so that the estimate moves smoothly when
     the k-th changes: ties need no rule, and a batch equals its singles however the products are rounded.
-    Neighbours nobody asked an expert about weigh nothing for that expert.
+    A neighbour without an outcome of an expert weighs nothing for that expert.
+
+    Reference: arXiv 2505.12601: well-tuned kNN matches or beats learned routers.
+    Differs: weights fall linearly to 0 at the k-th neighbour, and means are shrunk to the expert's mean.
     """
 
     space_: Space

@@ -17,6 +17,9 @@ class Linear:
 
     It is kernel ridge with kernel dense·cos + lexical·cos_tfidf + form·⟨z, z′⟩/n_form, solved in its weights
     by conjugate gradients, so that gaps in the targets and 20,000 queries cost nothing special.
+
+    Reference: ridge regression (Hoerl and Kennard, 1970); conjugate gradients (Hestenes and Stiefel, 1952).
+    Differs: one operator over dense, sparse and form blocks; each expert has its own missing outcomes.
     """
 
     mean_: Floats

@@ -20,7 +20,10 @@ _BETAS = (0.9, 0.999)
 class MLP:
     """ŷ = mean + spread · (tanh(x·W₁ + b₁)·W₂), by Adam with decoupled weight decay.
 
-    W₂ starts at 0: an expert of whom nothing is known keeps the pool's mean.
+    W₂ starts at 0: an expert without outcomes keeps the pool's mean.
+
+    Reference: AdamW (arXiv 1711.05101), decoupled weight decay.
+    Differs: one hidden layer for all experts; the rate falls linearly to 0; at least 400 steps.
     """
 
     inputs_: Inputs
@@ -127,7 +130,7 @@ def _forward(weights: list[Floats], x: Floats) -> tuple[Floats, Floats]:
 
 
 def _gradients(weights: list[Floats], x: Floats, y: Floats, known: Floats) -> tuple[Floats, Floats]:
-    """Of half the squared error per query; what nobody measured pulls nowhere."""
+    """Of half the squared error per query; an unmeasured outcome has no gradient."""
     hidden, values = _forward(weights, x)
     error = (values - y) * known / len(x)
     inner = (error @ weights[1].T) * (1 - hidden**2)

@@ -1,4 +1,4 @@
-"""Where queries lie for neighbours and clusters: what a text says and how it is written, in one vector."""
+"""The vector space of neighbours and clusters: content and form of a text in one unit vector."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -102,7 +102,10 @@ class Space:
 
 
 def multiply_rows(rows: Floats32, matrix: Floats32) -> Floats32:
-    """rows @ matrix with the very bits that each row alone would have, in whatever company it is."""
+    """rows @ matrix with the same bits for a row alone and in a batch.
+
+    A matrix product may sum in another order for another number of rows; a batch must equal its singles.
+    """
     products: Floats32
     if len(rows) == 1:
         products = rows.dot(matrix)

@@ -26,7 +26,7 @@ class Centred:
 
 
 def centre_targets(targets: Floats) -> Centred:
-    """Take targets (n_queries, n_experts) apart; NaN marks what nobody measured."""
+    """Take targets (n_queries, n_experts) apart; NaN marks an unmeasured outcome."""
     known = ~np.isnan(targets)
     count = known.sum(axis=0).astype(np.float64)
     total = np.where(known, targets, 0.0).sum(axis=0)

@@ -1,4 +1,4 @@
-"""Extremely randomised trees, grown by scikit-learn and walked as arrays: nothing is pickled."""
+"""Extremely randomised trees, fitted by scikit-learn and read as arrays: nothing is pickled."""
 
 from collections.abc import Mapping
 from typing import Any, Self
@@ -16,7 +16,10 @@ _CHUNK = 128
 class Trees:
     """One forest for all experts; a leaf's outcomes are shrunk to the expert's mean.
 
-    Where a tree splits is found with gaps filled by the mean; what its leaves say, from what was measured.
+    Splits are found with gaps filled by the mean; leaf values come from measured outcomes alone.
+
+    Reference: extremely randomised trees (Geurts et al., Machine Learning 63, 2006).
+    Differs: leaf values are shrunk to the expert's mean.
     """
 
     inputs_: Inputs

@@ -97,7 +97,7 @@ class Tagger:
         return tags
 
     def _cosines(self, words: list[str]) -> Floats32:
-        """(n_words, n_skills): one product, whatever the number of queries."""
+        """(n_words, n_skills): one product for any number of queries."""
         cosines: Floats32 = self._embedder.embed(words) @ self._vectors.T
         return cosines
 

@@ -1,6 +1,6 @@
 """Who is good at which skill: Symbolic-MoE's counts, what its released code makes of them, and posteriors.
 
-Axes: tags (n_queries, n_skills), scores (n_queries, n_experts) with NaN where nobody measured, profiles
+Axes: tags (n_queries, n_skills), scores (n_queries, n_experts) with NaN where unmeasured, profiles
 (n_skills, n_experts). Tags are 0 or 1 in the paper; here they may be any weight in between.
 """
 
@@ -17,7 +17,7 @@ TEMPERATURE = 0.5
 def counts(tags: Floats, scores: Floats) -> Floats:
     """(n_skills, n_experts) +1 for a right answer to a query with the skill, −1 for a wrong one.
 
-    A score in between counts in between (2·score − 1), one that nobody measured counts nothing.
+    A score in between counts in between (2·score − 1), an unmeasured one counts nothing.
 
     Reference: Symbolic-MoE (arXiv 2503.05641), section 3.1, P_i.
     """

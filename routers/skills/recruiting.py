@@ -1,4 +1,4 @@
-"""Whom to ask: draws as in Symbolic-MoE, or the best without asking anybody twice.
+"""Recruits experts: draws as in Symbolic-MoE, or the best k without repetition.
 
 Everything random comes in as `draws`, uniform in [0, 1): the same draws recruit the same experts.
 """
@@ -27,7 +27,7 @@ def draw_with_replacement(probabilities: Floats, draws: Floats) -> Ints:
 def trim_rare(recruited: Ints, probabilities: Floats, draws: Floats, min_share: float = MIN_SHARE) -> Ints:
     """The same, without experts recruited for less than `min_share` of the queries: others are drawn instead.
 
-    recruited, draws: (n_queries, k). Where nobody reaches the share, everybody stays.
+    recruited, draws: (n_queries, k). Where no expert reaches the share, all stay.
 
     Reference: Symbolic-MoE (arXiv 2503.05641), section 3.2. The released code has it and never calls it.
     """
@@ -52,7 +52,7 @@ def _close_tail(probabilities: Floats) -> Floats:
 
 
 def best(value: Floats, k: int) -> Ints:
-    """(n_queries, k) the experts of highest value, nobody twice; of equals the one named first."""
+    """(n_queries, k) the experts of highest value, each once; of equals the one named first."""
     order: Ints = np.argsort(-value, axis=1, kind="stable")[:, :k]
     return order
 
@@ -119,7 +119,7 @@ class Aggregators:
         """The aggregator for a category, of `among` if given; for one never tried, the best over all.
 
         Raises:
-            ValueError: nobody is left to choose from.
+            ValueError: no expert is left to choose from.
         """
         columns = [e for e, name in enumerate(self.experts) if among is None or name in among]
         if not columns:

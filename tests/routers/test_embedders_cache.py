@@ -1,4 +1,4 @@
-"""`CachedEmbedder`: what it remembers, what it forgets, and that nobody notices."""
+"""`CachedEmbedder`: what it remembers and forgets, with the same vectors as without it."""
 
 from concurrent.futures import ThreadPoolExecutor
 

@@ -1,4 +1,4 @@
-"""Files built once: atomically, by whoever comes first, and never half."""
+"""Files built once: atomically, by the first process, and never half."""
 
 import os
 import subprocess

@@ -176,7 +176,7 @@ TABLE = OutcomeTable.build(
 def test_a_tables_tasks_are_categories_with_shrunk_scores() -> None:
     p = build_mapping_problem(TABLE, TABLE.tasks, size={"a": 7.0})
     assert p.categories == ("poem", "sum", "general")
-    # (10·s̄ + 20·½) / 30; nobody was asked a general query: the overall mean. Of 1.05, 0.05 is general.
+    # (10·s̄ + 20·½) / 30; no expert has a general query: the overall mean. Of 1.05, 0.05 is general.
     np.testing.assert_allclose(p.score, [[1 / 3, 2 / 3], [2 / 3, 1 / 3], [0.5, 0.5]])
     np.testing.assert_allclose(p.share, np.array([0.5, 0.5, 0.05]) / 1.05)
     np.testing.assert_array_equal(p.size, [7.0, NAN])

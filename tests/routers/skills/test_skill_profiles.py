@@ -52,7 +52,7 @@ def test_the_papers_probabilities_are_a_softmax_at_temperature_a_half(
 @pytest.mark.parametrize(
     ("profile", "asked", "shares"),
     [
-        (PROFILE, [1.0, 0.0], [1, 0]),  # S = (2, 0): whoever is not above 0 is out
+        (PROFILE, [1.0, 0.0], [1, 0]),  # S = (2, 0): an expert not above 0 is out
         ([[3.0, 1.0]], [1.0], [27 / 28, 1 / 28]),  # 3·3², 1·1²
         ([[-1.0, -3.0]], [1.0], [27 / 28, 1 / 28]),  # S shifted to (3, 1), totals to (3, 1)
         ([[2.0, 1.0], [0.0, -4.0]], [1.0, 0.0], [2 * 36 / 73, 1 / 73]),  # totals (2, −3) shifted to (6, 1)
