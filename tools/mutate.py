@@ -74,7 +74,11 @@ TARGETS = {
     ),
     "circuit_breaker": Target(
         ("gateway/fleet/circuit_breaker.py",),
-        ("tests/gateway/fleet", "tests/gateway/test_deployments.py", "tests/gateway/test_promises.py"),
+        (
+            "tests/gateway/fleet/test_circuit_breaker.py",
+            "tests/gateway/fleet/test_health.py",
+            "tests/gateway/test_promises.py",
+        ),
     ),
     "requests": Target(("gateway/requests/*.py",), tuple(GATEWAY_TESTS)),
     "policies": Target(("policies/*.py",), ("tests/policies", "tests/test_plan_seam.py")),

@@ -2,7 +2,15 @@
 
 import pytest
 
-from gateway.openai.usage import InputDetails, OutputDetails, Price, Usage, cost_usd
+from gateway.openai.usage import (
+    InputDetails,
+    OutputDetails,
+    Price,
+    Usage,
+    cost_usd,
+    set_usage,
+    sum_usages,
+)
 
 PRICE = Price(input_usd=1e-6, output_usd=4e-6)
 
@@ -54,3 +62,41 @@ def test_an_embedding_has_no_output_to_pay_for() -> None:
 def test_what_costs_nothing_costs_nothing() -> None:
     assert cost_usd(Usage(100, 10), Price(0.0, 0.0)) == 0.0
     assert cost_usd(None, Price(0.0, 0.0)) == 0.0
+
+
+def test_reasoning_is_told_apart_without_a_count_of_the_input() -> None:
+    usage = Usage(None, 10, 16, completion_tokens_details=OutputDetails(6))
+    assert usage.output_tokens == 16
+
+
+def test_free_input_does_not_make_the_output_free() -> None:
+    assert cost_usd(Usage(100, 10), Price(0.0, 4e-6)) == pytest.approx(40e-6)
+    assert cost_usd(Usage(100, 10), Price(1e-6, 0.0)) == pytest.approx(100e-6)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        Usage(5, 5),
+        Usage(5, 5, prompt_tokens_details=InputDetails(), completion_tokens_details=OutputDetails()),
+    ],
+)
+def test_a_count_that_is_missing_is_zero(usage: Usage) -> None:
+    assert (usage.cached_tokens, usage.reasoning_tokens, usage.output_tokens) == (0, 0, 5)
+
+
+def test_the_sum_of_calls_counts_each_once() -> None:
+    assert sum_usages([Usage(0, 7), Usage(3)]) == Usage(3, 7, 10)
+    assert sum_usages([Usage(3, 7), None]) is None
+    assert sum_usages([Usage(3, 7), Usage(None, 7)]) is None
+    assert sum_usages([]) is None
+
+
+@pytest.mark.parametrize("body", [b"no json", b"[1]"])
+def test_a_body_that_is_no_object_keeps_its_bytes(body: bytes) -> None:
+    assert set_usage(body, Usage(1, 2, 3)) == body
+
+
+def test_a_usage_replaces_the_one_of_the_body() -> None:
+    body = set_usage(b'{"id":"c","usage":{"prompt_tokens":9}}', Usage(1, 2, 3))
+    assert body == b'{"id":"c","usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}'
