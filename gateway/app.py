@@ -1,13 +1,12 @@
 """The composition root: the whole gateway, put together in one place.
 
-    Front ── gate (who asks) ── POST /v1/chat/completions, /v1/completions ── Asking ── Dispatcher ── experts
-                             ├─ POST /v1/embeddings ── Embedding
-                             └─ all else ── Starlette: files, batches, models, route, decisions, health …
+    Application ── Authenticator ─┬─ POST of inference (requests.parsing.SPECS) ── CompletionEndpoint
+                                  └─ all else ── Starlette: files, batches, models, route, health …
+    CompletionEndpoint ── RequestParser ── Router ── Responder ── PlanExecutor ── experts
 
-What is asked in a batch goes the same way from reading on, driven by `batch.Jobs` instead of the front.
+A line of a batch goes the same way from the parser on, driven by `BatchService` instead of the application.
 
-What is opened is opened in the lifespan, in this order, and closed in the opposite one: journal, transport,
-runners, routing, replicas.
+The lifespan opens journal, transport, runners and replicas in this order, and closes them in reverse.
 """
 
 import contextlib

@@ -25,6 +25,10 @@ import msgspec
 INTERNAL_ERROR = "the gateway failed; its log says why"
 
 
+class BusyError(Exception):
+    """A waiting line is full: the caller degrades, moves on or refuses."""
+
+
 class GatewayError(Exception):
     """A refusal with an HTTP status. `param` names the request field at fault, `retry_after_s` is seconds."""
 

@@ -9,19 +9,18 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from msgspec.structs import replace
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from routers import RoutersError
 
 from .app import create_app
 from .config import Config, ConfigError, config_warnings, load_config
-from .joining import JoiningProtocol
-from .reload import Reloadable
 from .storage.sqlite import StorageError
 
 log = logging.getLogger("thalamus")
@@ -128,7 +127,7 @@ def _settle() -> None:
 class _Rereading:
     """Reads the configuration again, one time after another, and swaps the application."""
 
-    def __init__(self, path: Path, config: Config, overrides: Mapping[str, Any], app: Reloadable) -> None:
+    def __init__(self, path: Path, config: Config, overrides: Mapping[str, Any], app: "Reloadable") -> None:
         self._path = path
         self._config = config
         self._overrides = overrides
@@ -152,7 +151,7 @@ class _Rereading:
             fresh = replace(fresh, server=replace(fresh.server, **kept))
             app = await asyncio.to_thread(application, fresh)
             await self._app.swap(app)
-        except Exception as error:  # whatever is wrong with the new one, the old one serves on
+        except Exception as error:  # a bad new configuration must never stop the old one
             for line in str(error).splitlines():
                 log.error("%s", line)
             log.error("configuration not reloaded: the old one stays")
@@ -167,7 +166,7 @@ def _overridden(config: Config, overrides: Mapping[str, Any]) -> Config:
     return replace(config, server=replace(config.server, **overrides))
 
 
-def _settings(app: Reloadable, config: Config) -> uvicorn.Config:
+def _settings(app: "Reloadable", config: Config) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=JoiningProtocol,
@@ -210,3 +209,157 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         return None
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     return factory
+
+
+DRAIN_S = 600.0
+
+
+class StartupError(Exception):
+    """The application's lifespan did not start."""
+
+
+class Generation:
+    """One application: its lifespan, and how many requests it serves."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self._n_serving = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._orders: asyncio.Queue[Message] = asyncio.Queue()
+        self._answers: asyncio.Queue[Message] = asyncio.Queue()
+        self._task: asyncio.Task[None] | None = None
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and count it."""
+        self._n_serving += 1
+        self._idle.clear()
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._n_serving -= 1
+            if not self._n_serving:
+                self._idle.set()
+
+    async def start(self, state: dict[str, Any]) -> None:
+        """Run the lifespan up to its middle.
+
+        Raises:
+            StartupError: it failed; the message is the application's.
+        """
+        scope: Scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": state}
+        self._task = asyncio.create_task(self._live(scope))
+        await self._orders.put({"type": "lifespan.startup"})
+        answer = await self._answers.get()
+        if answer["type"] != "lifespan.startup.complete":
+            raise StartupError(answer.get("message") or "it did not start")
+
+    async def stop(self, drain_s: float = 0.0) -> None:
+        """End the lifespan, once no request is in progress or `drain_s` have passed."""
+        if drain_s:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(drain_s):
+                    await self._idle.wait()
+        await self._orders.put({"type": "lifespan.shutdown"})
+        answer = await self._answers.get()
+        if answer["type"] != "lifespan.shutdown.complete":
+            log.error("shutdown: %s", answer.get("message"))
+
+    def hurry(self) -> None:
+        """Drain no longer."""
+        self._idle.set()
+
+    async def _live(self, scope: Scope) -> None:
+        try:
+            await self.app(scope, self._orders.get, self._answers.put)
+        except Exception as error:  # the lifespan protocol reports failures as messages
+            await self._answers.put(
+                {"type": "lifespan.failed", "message": f"{type(error).__name__}: {error}"}
+            )
+
+
+class Reloadable:
+    """ASGI application that passes everything on to the current one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._first = app
+        self._current: Generation | None = None
+        self._leaving: dict[Generation, asyncio.Task[None]] = {}
+        self._state: dict[str, Any] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+        elif self._current is not None:
+            await self._current.serve(scope, receive, send)
+
+    async def swap(self, app: ASGIApp) -> None:
+        """Start another application and send new requests there; the old one ends when it has drained.
+
+        Raises:
+            StartupError: the new one does not start; the old one serves on.
+        """
+        fresh = Generation(app)
+        await fresh.start(self._state)
+        old, self._current = self._current, fresh
+        if old is not None:
+            self._leaving[old] = leaving = asyncio.create_task(old.stop(DRAIN_S))
+            leaving.add_done_callback(lambda _: self._leaving.pop(old, None))
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._state = scope.get("state", {})
+        await receive()
+        current = Generation(self._first)
+        try:
+            await current.start(self._state)
+        except StartupError as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        self._current = current
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        for generation in self._leaving:
+            generation.hurry()
+        await asyncio.gather(*self._leaving.values(), self._current.stop())
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+HEAD = b"HTTP/1.1 "
+
+
+class JoiningTransport:
+    """A transport that keeps a head back until something follows, or the event loop's turn is over."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(HEAD):
+            self._head = data
+            self._loop.call_soon(self._flush)
+            return
+        self._transport.write(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class JoiningProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol on such a transport."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        joining = JoiningTransport(cast("asyncio.Transport", transport), asyncio.get_running_loop())
+        super().connection_made(cast("asyncio.Transport", joining))

@@ -120,7 +120,7 @@ class Exchange:
             self._watcher.cancel()
 
     async def respond(self, status: int, headers: Headers, body: bytes, content_type: bytes = JSON) -> None:
-        """Send a whole response. From here on nobody is cancelled for a client that goes away."""
+        """Send a whole response. From here on a client that leaves cancels nothing."""
         self._task = None
         headers.append((b"content-type", content_type))
         headers.append((b"content-length", str(len(body)).encode()))
@@ -128,7 +128,9 @@ class Exchange:
         self.responded = True
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         last = len(body) - len(body) % PIECE_BYTES if len(body) > PIECE_BYTES else 0
-        for start in range(0, last, PIECE_BYTES):  # at once, a large one would hold all others up
+        for start in range(
+            0, last, PIECE_BYTES
+        ):  # written at once, a large body would block the loop for every other request
             piece = body[start : start + PIECE_BYTES]
             await self._send({"type": "http.response.body", "body": piece, "more_body": True})
         await self._send({"type": "http.response.body", "body": body[last:]})

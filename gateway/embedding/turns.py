@@ -17,7 +17,7 @@ from functools import partial
 from time import perf_counter
 from typing import Any, TypeVar
 
-from ..routing.embedding_batcher import BusyError
+from ..errors import BusyError
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -12,12 +12,11 @@ from routers import RoutersError
 
 from ..config import BASE_EMBEDDER
 from ..embedding import Chosen, EmbedderPool, Reading
-from ..errors import NothingEligible, Overloaded, Unavailable
+from ..errors import BusyError, NothingEligible, Overloaded, Unavailable
 from ..experts.types import Reply
 from ..openai.usage import Usage
 from ..requests.embedding import EmbeddingInput
 from ..requests.parsing import ToEmbedder
-from ..routing.embedding_batcher import BusyError
 from ..storage.journal import AttemptRecord
 from .trace import NAMED_POLICY, NAMED_REASON, ExecutionRequest, ExecutionTrace
 
@@ -61,16 +60,16 @@ async def choose_embedders(request: EmbeddingInput, pool: EmbedderPool) -> Chose
     if request.embedder is not None and (given != "document" or request.embedder == BASE_EMBEDDER):
         return Chosen(pool.fixed(request.embedder, request.texts, NAMED_POLICY, NAMED_REASON))
     if (given or pool.input_type) == "query":
-        candidates = _allowed(pool.readers, request)
+        candidates = _filter_allowed(pool.readers, request)
         with available():
             return await pool.choose(request.texts, rule, candidates)
     # A document in an expert's space would be lost to the index, which holds the base's vectors.
-    _allowed((BASE_EMBEDDER,), request)
+    _filter_allowed((BASE_EMBEDDER,), request)
     reason = f"{'' if given else 'no input_type: '}{BASE_EMBEDDER} embeds every document"
     return Chosen(pool.fixed(BASE_EMBEDDER, request.texts, rule, reason))
 
 
-def _allowed(names: Sequence[str], request: EmbeddingInput) -> list[str]:
+def _filter_allowed(names: Sequence[str], request: EmbeddingInput) -> list[str]:
     allowed = [name for name in names if request.allows(name)]
     if not allowed:
         message = f"router.models and router.exclude leave none of {', '.join(names)} to embed these texts"

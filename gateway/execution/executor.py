@@ -11,7 +11,7 @@ from policies import Attempt, Gather, GatherResult
 from ..errors import Unavailable
 from ..experts.types import Call, Expert, Reply, UpstreamError
 from ..fleet.health import FleetState
-from ..openai.answers import answer_text
+from ..openai.answers import read_answer_text
 from ..openai.usage import set_usage, sum_usages
 from ..storage.journal import AttemptRecord, Role
 from .panel import build_aggregation_call, build_member_call, wait_for_members
@@ -34,13 +34,13 @@ class PlanExecutor:
         """
         steps = request.plan.attempts()
         step = next(steps)
-        gathered: dict[str, Reply] = {}
+        replies: dict[str, Reply] = {}
         failure: UpstreamError | None = None
         while True:
             outcome: GatherResult | Literal["moved_on", "refused"] = "moved_on"
             if isinstance(step, Gather):
-                gathered, failure = await self._gather(step, request, trace)
-                outcome = gather_result(gathered, failure)
+                replies, failure = await self._gather(step, request, trace)
+                outcome = gather_result(replies, failure)
             else:
                 try:
                     # The call is built first: an admitted expert must be called, or its slot would leak.
@@ -57,7 +57,7 @@ class PlanExecutor:
                 step = steps.send(outcome)
             except StopIteration as done:
                 if done.value is not None:
-                    return self._use_member(done.value, gathered, trace)
+                    return self._use_member(done.value, replies, trace)
                 raise failure or self._unavailable(request) from None
 
     async def call(self, name: str, call: Call, trace: ExecutionTrace, role: Role | None = None) -> Reply:
@@ -136,11 +136,11 @@ class PlanExecutor:
         except UpstreamError as failure:
             return failure
 
-    def _use_member(self, name: str, gathered: Mapping[str, Reply], trace: ExecutionTrace) -> Reply:
+    def _use_member(self, name: str, replies: Mapping[str, Reply], trace: ExecutionTrace) -> Reply:
         """A member's answer, sent as the panel's."""
         usage = sum_usages(list(trace.other_usage.values()))
         trace.answered, trace.usage = name, trace.other_usage.pop(name)
-        reply = gathered[name]
+        reply = replies[name]
         return replace(reply, body=set_usage(reply.body, usage))
 
     def _unavailable(self, request: ExecutionRequest) -> Unavailable:
@@ -151,7 +151,7 @@ class PlanExecutor:
 
 def gather_result(replies: Mapping[str, Reply], failure: UpstreamError | None) -> GatherResult:
     """The members' texts. Empty ones count only where all are empty."""
-    texts = {name: answer_text(reply.body) for name, reply in replies.items()}
+    texts = {name: read_answer_text(reply.body) for name, reply in replies.items()}
     spoken = {name: text for name, text in texts.items() if text.strip()}
     return GatherResult(spoken or texts, refused=failure is not None and not failure.moves_on)
 

@@ -11,7 +11,7 @@ from policies import Decision, Plan, Single
 
 from ..embedding import TextChoice
 from ..experts.types import Call
-from ..openai.answers import MAX_BYTES, sent_text
+from ..openai.answers import MAX_BYTES, read_sent_text
 from ..openai.usage import UNKNOWN_PRICE, Price, Usage, cost_usd, sum_usages
 from ..requests.options import RoutingOptions
 from ..requests.parsing import ToExpert, ToPolicy
@@ -134,7 +134,7 @@ class Accounting:
         key_id: str | None,
     ) -> None:
         """Fold a trace into its record."""
-        usage = trace.usage
+        content, usage = self.keeps_content, trace.usage
         if trace.other_usage:
             usage = sum_usages([usage, *trace.other_usage.values()])
         self._journal.record(
@@ -160,8 +160,10 @@ class Accounting:
                 error=trace.error,
                 key_id=key_id,
                 session_id=request.session_id,
-                prompt=_prompt_text(request.call) if self.keeps_content else None,
-                answer=sent_text(trace.answer_parts, request.call.stream) if self.keeps_content else None,
+                prompt=_prompt_text(request.call) if content else None,
+                answer=read_sent_text(trace.answer_parts, request.call.stream)
+                if self.keeps_content
+                else None,
             )
         )
 

@@ -60,7 +60,7 @@ class LocalExpert:
             if reply is None or reply.events is None:
                 lease.release()
             else:
-                reply.events.closing(lease.release)
+                reply.events.add_closer(lease.release)
         return reply
 
     def _place(self, lease: Lease) -> Deployment:

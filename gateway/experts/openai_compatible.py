@@ -144,7 +144,8 @@ class OpenAIExpert:
         self._turn = 0
 
     async def call(self, call: Call) -> Reply:
-        fields = self._preset.apply(call)
+        # Most experts have no preset: the client's own bytes go upstream.
+        fields = call.fields if self._preset.is_plain else self._preset.apply(call)
         if len(self.places) == 1:
             return await self.places[0].call(call, fields)
         untried = list(self.places)
@@ -193,7 +194,7 @@ def openai_expert(config: ExpertConfig, timeouts: TimeoutConfig, transport: Tran
     """The expert that a configuration describes.
 
     Raises:
-        ValueError: nobody says where it is.
+        ValueError: neither the configuration nor the provider gives its address.
     """
     places = [
         _place(n, place, config, timeouts, transport)

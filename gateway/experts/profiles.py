@@ -16,7 +16,7 @@ import msgspec
 from routers import ExpertProfile, estimate_tokens, parameters_b
 
 from ..config import Config, ExpertConfig
-from ..requests.query import TOKENS_PER_TURN
+from ..openai.messages import TOKENS_PER_TURN
 
 TABLE = "model_prices_and_context_window_backup.json"
 ABILITIES = {
@@ -116,7 +116,7 @@ def _count(value: Any) -> int | None:
 UNKNOWN = ModelFacts()
 PLAIN = frozenset[str]()
 OURS = ("local", "region", "tool")
-"""Labels that say what the rest of the configuration says: nobody else's word counts."""
+"""Labels derived from other keys of the configuration; `labels` cannot override them."""
 
 
 def profiles(config: Config) -> tuple[ExpertProfile, ...]:

@@ -37,7 +37,7 @@ def passes_through(provider: str) -> bool:
 
 
 def api_base_of(provider: str, configured: str | None) -> str | None:
-    """The address to use; None where nobody said."""
+    """The address to use; None where neither the configuration nor the provider gives one."""
     known = PROVIDERS.get(provider)
     return configured or (known.api_base if known else None)
 

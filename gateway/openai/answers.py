@@ -77,7 +77,7 @@ def _check_leniently(body: bytes) -> CheckedAnswer:
     return CheckedAnswer(choices=fields.get("choices", ABSENT), data=fields.get("data", ABSENT))
 
 
-def answer_text(body: bytes) -> str:
+def read_answer_text(body: bytes) -> str:
     """The text of the first choice; empty where there is none, as in a call of a tool."""
     try:
         choices = _completion.decode(body).choices
@@ -88,13 +88,13 @@ def answer_text(body: bytes) -> str:
     return (choices[0].message.content if choices[0].message else choices[0].text) or ""
 
 
-def sent_text(parts: Sequence[bytes], streamed: bool) -> str | None:
+def read_sent_text(parts: Sequence[bytes], streamed: bool) -> str | None:
     """The text of the first choice of an answer as it was sent, in pieces; None where there is none."""
     body = b"".join(parts)[:MAX_BYTES]
-    return (_streamed_text(body) if streamed else answer_text(body)) or None
+    return (_read_streamed_text(body) if streamed else read_answer_text(body)) or None
 
 
-def _streamed_text(body: bytes) -> str:
+def _read_streamed_text(body: bytes) -> str:
     texts: list[str] = []
     for event in body.replace(b"\r\n", b"\n").split(b"\n\n")[:-1]:
         payload = event_payload(event)

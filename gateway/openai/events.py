@@ -127,7 +127,7 @@ class EventSplitter:
             start = max(0, len(tail) - LONGEST_END + 1)
             tail.extend(data)
             if EVENT_END.search(tail, start) is None:
-                self._bound()
+                self._check_size()
                 return b""
             data = bytes(tail)
             tail.clear()
@@ -138,10 +138,10 @@ class EventSplitter:
                 return data[:end]
             end = match.end()
         self._tail += data[end:]
-        self._bound()
+        self._check_size()
         return data[:end]
 
-    def _bound(self) -> None:
+    def _check_size(self) -> None:
         if len(self._tail) > MAX_EVENT_BYTES:
             self.failure = UpstreamError("bad_chunk", "sent an event without an end")
 
@@ -200,7 +200,7 @@ class EventStream:
         self._held = b""
 
     async def open(self) -> None:
-        """Read on until somebody speaks, so that until then another expert can be asked."""
+        """Read up to the first token: until then a failure can move on to the next expert."""
         held: list[bytes] = []
         while not self.events.spoke:
             held.append(self.events.feed(await self._next(min(self._first_token_at, self._end_at))))
@@ -252,7 +252,7 @@ class EventStream:
             pass
         self.close()
 
-    def closing(self, also: Callable[[], None]) -> None:
+    def add_closer(self, also: Callable[[], None]) -> None:
         """Have something more done when it is closed."""
         close = self._close
 
@@ -264,11 +264,11 @@ class EventStream:
 
     def close(self) -> None:
         """Stop the upstream now. Once is enough."""
-        close, self._close = self._close, _nothing
+        close, self._close = self._close, _do_nothing
         close()
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     """There is nothing left to close."""
 
 

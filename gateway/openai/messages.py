@@ -10,6 +10,9 @@ TEXT_PARTS = frozenset({"text", "input_text"})
 IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
 """`input_…` are the names of the Responses API; clients send them to chat completions too."""
 
+TOKENS_PER_TURN = 4
+"""What the chat template adds to each message: role and separators, by OpenAI's counting guide."""
+
 BAD_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that are not JSON, not UTF-8, or nested too deeply."""
 

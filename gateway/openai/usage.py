@@ -60,7 +60,7 @@ UNKNOWN_PRICE = Price()
 def cost_usd(usage: Usage | None, price: Price) -> float | None:
     """The price of a call in USD, or None where a price or a count it needs is unknown."""
     if price.input_usd == 0 and price.output_usd == 0:
-        return 0.0  # whatever was used
+        return 0.0  # a free expert costs nothing, also where its usage is unknown
     if usage is None or usage.prompt_tokens is None:
         return None
     n_output = usage.output_tokens or 0

@@ -18,8 +18,7 @@ from ..errors import ForbiddenField, InvalidField, InvalidJson, ModelNotFound
 from ..experts import Call, Expert, Fields, ToolExpert
 from ..experts.types import Endpoint
 from .embedding import EmbeddingInput, is_embedder_name, parse_embedding_input
-from .flags import extract_prompt_flags
-from .options import RoutingOptions, parse_routing_options
+from .options import RoutingOptions, extract_prompt_flags, parse_routing_options
 from .query import parse_chat_query, parse_completion_query
 
 OWN_FIELDS = ("model", "router")

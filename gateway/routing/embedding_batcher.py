@@ -1,8 +1,8 @@
 """Gathers concurrent queries into batches for the encoder, which runs in worker threads.
 
 A lone query starts at once. While all threads are busy, queries wait; a thread that comes free takes the
-oldest and whoever else waits with about the same length, because padding costs more than company saves.
-Patient ones, of batches, are taken when nobody else waits, and use none of the budget.
+oldest and those of about the same length, because padding costs more than batching saves.
+Patient ones, of batches, are taken when no live query waits, and use none of the budget.
 """
 
 import asyncio
@@ -15,16 +15,14 @@ import numpy as np
 
 from routers import Embedder, Floats32
 
+from ..errors import BusyError
+
 MAX_BATCH = 8
 MAX_WAITING = 4096
 LENGTH_RATIO = 1.3
 SLACK_CHARS = 16
 BURST_S = 0.5
 """Encoder time that may be spent at once before the budget's share is asked about."""
-
-
-class BusyError(Exception):
-    """Too many queries wait already."""
 
 
 @dataclass(slots=True)
@@ -39,7 +37,7 @@ class Waiting:
 class Budget:
     """How much of the encoder's time adaptive policies may use: a bucket of seconds that fills at `share`.
 
-    Until it is empty everybody is served, so that a quiet gateway always takes the closer look.
+    Until it is empty every query is served: a quiet gateway always runs the encoder.
     """
 
     def __init__(
@@ -102,7 +100,7 @@ class EmbeddingBatcher:
 
         Raises:
             BusyError: the queue is full.
-            EmbedderError: or whatever else the embedder raises.
+            EmbedderError: the embedder failed.
         """
         queue = self._patient if patient else self._waiting
         if len(queue) >= self._max_waiting:
@@ -119,7 +117,7 @@ class EmbeddingBatcher:
                 queue.remove(waiting)
 
     async def embed_all(self, texts: Sequence[str], patient: bool = False) -> Floats32:
-        """(n_texts, dim) unit rows; where one cannot be had, nobody waits for the others any more.
+        """(n_texts, dim) unit rows; where one fails, the others are cancelled.
 
         Raises:
             BusyError, EmbedderError: as `embed`.
@@ -134,7 +132,7 @@ class EmbeddingBatcher:
                 task.cancel()
 
     def close(self) -> None:
-        """Let running batches end; nobody may wait any more."""
+        """Let running batches end and cancel waiting queries."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _start(self) -> None:

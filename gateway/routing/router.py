@@ -16,9 +16,9 @@ import numpy as np
 from policies import Consult, Decision, Engine, Fleet, Infeasible, Unreachable
 from routers import FeatureExtractor, Features, Floats32, Ints, Prediction
 
-from ..errors import GatewayError, InvalidField, NothingEligible, Unavailable
+from ..errors import BusyError, GatewayError, InvalidField, NothingEligible, Unavailable
 from ..requests.parsing import ToPolicy
-from .embedding_batcher import BusyError, EmbeddingBatcher
+from .embedding_batcher import EmbeddingBatcher
 
 if TYPE_CHECKING:
     from routers import Forecaster

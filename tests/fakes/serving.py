@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from gateway.app import build_application, build_services
 from gateway.config import Config
 from gateway.experts.upstream import Transport
-from gateway.joining import JoiningProtocol
+from gateway.server import JoiningProtocol
 from gateway.services import Services
 from tests.fakes.routing import InOrder
 

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 import numpy as np
 import pytest
 
-from gateway.routing.embedding_batcher import BURST_S, MAX_BATCH, Budget, BusyError, EmbeddingBatcher
+from gateway.errors import BusyError
+from gateway.routing.embedding_batcher import BURST_S, MAX_BATCH, Budget, EmbeddingBatcher
 from routers import Floats32
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gateway.embedding.turns import TEXTS_A_TURN, TextQueue
-from gateway.routing.embedding_batcher import BusyError
+from gateway.errors import BusyError
 
 
 class Reader:

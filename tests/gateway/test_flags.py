@@ -15,8 +15,7 @@ from gateway.app import build_application, build_services
 from gateway.config import Config
 from gateway.errors import InvalidField
 from gateway.experts.upstream import Transport
-from gateway.requests.flags import extract_prompt_flags
-from gateway.requests.options import NO_OPTIONS, parse_routing_options
+from gateway.requests.options import NO_OPTIONS, extract_prompt_flags, parse_routing_options
 from gateway.testing import FakeUpstream
 from policies import Objective, Policy, Require
 from policies import RoutingHints as PolicyHints

@@ -6,8 +6,15 @@ import msgspec
 import pytest
 
 from gateway.errors import InvalidField
-from gateway.requests.query import TOKENS_PER_IMAGE, parse_chat_query, parse_completion_query
-from gateway.requests.user_text import CONTEXT_CHARS, NOISE_TAGS, build_routing_text, strip_noise
+from gateway.requests.query import (
+    CONTEXT_CHARS,
+    NOISE_TAGS,
+    TOKENS_PER_IMAGE,
+    build_routing_text,
+    parse_chat_query,
+    parse_completion_query,
+    strip_noise,
+)
 from routers import Query, estimate_tokens, query_of
 
 LONG = "Refactor the parser so that it reports the line of every error, and add tests for it. " * 3

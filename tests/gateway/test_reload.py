@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from gateway.reload import Reloadable, StartupError
+from gateway.server import Reloadable, StartupError
 
 
 class App:
