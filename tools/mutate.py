@@ -327,7 +327,7 @@ class WarmRun:
         by_name = {item.nodeid: item for item in session.items}
         cold = []
         for mutant in self.mutants:
-            names = sorted(calls.get(mutant.function, ()), key=lambda name: seconds[name])  # type: ignore[arg-type]
+            names = sorted(calls.get(mutant.function, ()), key=lambda name: seconds[name])
             if not names:
                 cold.append(mutant.key)
                 continue
@@ -437,7 +437,7 @@ class MutantImporter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
         if name != self.name:
             return None
-        return importlib.util.spec_from_file_location(name, ROOT / self.mutant.path, loader=self)  # type: ignore[arg-type]
+        return importlib.util.spec_from_file_location(name, ROOT / self.mutant.path, loader=self)
 
     def exec_module(self, module: ModuleType) -> None:
         exec(self.mutant.compile(), module.__dict__)
