@@ -121,7 +121,7 @@ def parse_routing_options(
     require = Require()
     for field in given:
         require = tighten(require, _require(field))
-    objective = next((apply_flags for field in given if (apply_flags := _objective(field)) is not None), None)
+    objective = next((goals for field in given if (goals := _objective(field)) is not None), None)
     return RoutingOptions(
         policy=next((field.policy for field in given if field.policy), None),
         hints=RoutingHints(require, objective),
