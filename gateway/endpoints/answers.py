@@ -1,4 +1,4 @@
-"""JSON answers of the endpoints that are not hot."""
+"""JSON responses and shared state, for the endpoints that answer from Starlette."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,5 +17,6 @@ def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | No
 
 def get_services(request: Request) -> Services:
     """The gateway that serves this request."""
+    # Starlette's app.state is untyped; the annotation restores the type in one place.
     services: Services = request.app.state.services
     return services

@@ -1,4 +1,4 @@
-"""`/v1/batches`: many requests at once, as OpenAI's clients know them."""
+"""`/v1/batches`, compatible with OpenAI's: many requests as one job."""
 
 import asyncio
 import time
@@ -24,6 +24,7 @@ DEFAULT_PAGE = 20
 MAX_USD = "max_usd"
 """Key of a batch's metadata: what it may cost, in USD."""
 
+# OpenAI's limits on metadata: 16 pairs, keys of 64 and values of 512 characters.
 ShortText = Annotated[str, Meta(max_length=512)]
 
 
@@ -48,11 +49,11 @@ def get_batch_service(request: Request) -> BatchService:
 
 
 async def create_batch(request: Request) -> Response:
-    """Begin a batch: its lines are checked next, and nothing is asked before all of them are good.
+    """Create a batch. Its lines are checked next, and no expert is called before all of them are valid.
 
     Raises:
-        InvalidField: a field is at fault.
-        FileNotKnown: the input is no file of the asker.
+        InvalidField: a field has an invalid value.
+        FileNotKnown: this client has no such input file.
     """
     service, owner = get_batch_service(request), get_owner(request)
     fields = _decode_body(await read_body(request, get_services(request).config.server.max_body_bytes))
@@ -62,6 +63,7 @@ async def create_batch(request: Request) -> Response:
     if seconds is None:
         raise InvalidField("'completion_window' must be such as 24h, 30m or 7d", param="completion_window")
     max_usd = _read_max_usd(fields)
+    # In a thread: reading the database may wait for a lock, and live requests share the event loop.
     path = await asyncio.to_thread(service.files.find_path, fields.input_file_id, owner)
     batch = Batch(
         id=new_id("batch"),
@@ -91,11 +93,12 @@ def _decode_body(body: bytes) -> BatchRequest:
 
 
 def _read_max_usd(fields: BatchRequest) -> float | None:
-    """What the batch may cost, if its metadata say so.
+    """The most the batch may cost in USD, if its metadata has that key.
 
     Raises:
         InvalidField: not a number of dollars.
     """
+    # In the metadata, because OpenAI's clients send it without extra code.
     text = (fields.metadata or {}).get(MAX_USD)
     if text is None:
         return None
@@ -103,6 +106,7 @@ def _read_max_usd(fields: BatchRequest) -> float | None:
         usd = float(text)
     except ValueError:
         usd = -1.0
+    # Comparisons with NaN are false, so NaN is refused as well.
     if not 0 <= usd < float("inf"):
         raise InvalidField(
             f"'metadata.{MAX_USD}' must be a number of dollars, not {text[:40]!r}", param="metadata"
@@ -111,22 +115,23 @@ def _read_max_usd(fields: BatchRequest) -> float | None:
 
 
 async def list_batches(request: Request) -> Response:
-    """The asker's batches, newest first."""
+    """A page of the client's batches, newest first."""
     query = request.query_params
     limit = read_page_size(query.get("limit"), MAX_PAGE) if "limit" in query else DEFAULT_PAGE
     store, owner = get_services(request).store, get_owner(request)
+    # One more than asked for: it tells whether there is another page.
     found = await asyncio.to_thread(store.list_batches, owner, query.get("after"), limit + 1)
     return json_response(build_page([batch.to_openai() for batch in found], limit))
 
 
 async def get_batch(request: Request) -> Response:
-    """How far one is."""
+    """The state and progress of one batch."""
     found = await get_batch_service(request).find(request.path_params["batch_id"], get_owner(request))
     return json_response(found.to_openai())
 
 
 async def cancel_batch(request: Request) -> Response:
-    """Make no more calls for one; what it has got so far is kept."""
+    """Cancel a batch: no more calls are made, and the results so far are kept."""
     batch = await get_batch_service(request).cancel(request.path_params["batch_id"], get_owner(request))
     return json_response(batch.to_openai())
 

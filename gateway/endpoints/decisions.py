@@ -1,4 +1,4 @@
-"""`GET /v1/decisions/{id}`: a decision made earlier, and what came of it."""
+"""`GET /v1/decisions/{id}`: an earlier decision and its outcome, from the journal."""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -7,6 +7,7 @@ from starlette.routing import Route
 from ..errors import EndpointNotFound
 from .answers import get_services, json_response
 
+# No id is longer. Such a path is neither looked up nor repeated in full.
 MAX_ID_CHARS = 128
 
 
@@ -15,10 +16,10 @@ class DecisionNotFound(EndpointNotFound):
 
 
 async def get_decision(request: Request) -> Response:
-    """The journal's entry.
+    """The journal entry of a decision.
 
     Raises:
-        DecisionNotFound: there is none, or it is not kept any more.
+        DecisionNotFound: it never existed, or the journal has deleted it.
     """
     decision_id = request.path_params["decision_id"]
     known = len(decision_id) <= MAX_ID_CHARS

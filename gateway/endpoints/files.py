@@ -1,4 +1,4 @@
-"""`/v1/files`: what batches read and write, each file for the key it belongs to."""
+"""`/v1/files`: the inputs and outputs of batches; each file is visible only with the key that owns it."""
 
 import asyncio
 import re
@@ -16,7 +16,8 @@ from .answers import json_response
 
 DEFAULT_PAGE = 10_000
 MAX_FORM_OVERHEAD_BYTES = 64 * 1024
-"""What a form may have around its file."""
+"""The most a form may contain besides its file."""
+# [0-9] and not \d: int() reads the digits of every script ('٣' is 3). Nine digits bound the number.
 WHOLE_NUMBER = re.compile("[0-9]{1,9}")
 
 
@@ -27,19 +28,21 @@ def get_file_store(request: Request) -> FileStore:
 
 
 def get_owner(request: Request) -> str:
-    """Who asks: the id of their key."""
+    """The id of the client's key."""
     owner: str | None = request.state.key_id
+    # Without keys all clients are one owner and see each other's files.
     return owner or NO_OWNER
 
 
 async def upload_file(request: Request) -> Response:
-    """Keep a file.
+    """Store an uploaded file.
 
     Raises:
-        BadRequest: the form is at fault, its purpose unknown, or the file too large.
+        BadRequest: the form is invalid, its purpose is unknown, or the file is too large.
     """
     files = get_file_store(request)
     declared = request.headers.get("content-length", "")
+    # Refused before its gigabytes are sent. A chunked upload declares no length; the sink counts its bytes.
     if declared.isdigit() and int(declared) > files.max_bytes + MAX_FORM_OVERHEAD_BYTES:
         raise FileTooLarge(f"more than {files.max_bytes} bytes (batches.max_file_bytes)", param="file")
     sink = files.begin()
@@ -63,12 +66,13 @@ async def _iter_body(request: Request) -> AsyncIterator[bytes]:
 
 
 async def list_files(request: Request) -> Response:
-    """The asker's files, newest first; `purpose`, `after`, `limit` and `order` as OpenAI has them."""
+    """A page of the client's files; `purpose`, `after`, `limit` and `order` as in OpenAI's API."""
     query = request.query_params
     limit = read_page_size(query.get("limit"), DEFAULT_PAGE)
     order = query.get("order", "desc")
     if order not in ("asc", "desc"):
         raise InvalidField("'order' must be asc or desc", param="order")
+    # One more than asked for: it tells whether there is another page.
     found = await asyncio.to_thread(
         get_file_store(request).list_page,
         *(get_owner(request), query.get("purpose"), query.get("after"), limit + 1, order == "desc"),
@@ -77,7 +81,7 @@ async def list_files(request: Request) -> Response:
 
 
 async def get_file(request: Request) -> Response:
-    """One file's facts."""
+    """One file without its bytes."""
     file_id = request.path_params["file_id"]
     return json_response(
         (await asyncio.to_thread(get_file_store(request).find, file_id, get_owner(request))).to_openai()
@@ -85,14 +89,15 @@ async def get_file(request: Request) -> Response:
 
 
 async def download_file(request: Request) -> Response:
-    """One file's bytes."""
+    """The bytes of one file."""
     files, file_id = get_file_store(request), request.path_params["file_id"]
     path = await asyncio.to_thread(files.find_path, file_id, get_owner(request))
+    # Never a type that a browser would display: the bytes are what a client uploaded.
     return FileResponse(path, media_type="application/octet-stream")
 
 
 async def delete_file(request: Request) -> Response:
-    """Forget one file."""
+    """Delete one file."""
     file_id = request.path_params["file_id"]
     await asyncio.to_thread(get_file_store(request).delete, file_id, get_owner(request))
     return json_response({"id": file_id, "object": "file", "deleted": True})
@@ -112,7 +117,7 @@ def read_page_size(given: str | None, max_items: int) -> int:
 
 
 def build_page(items: list[dict[str, object]], limit: int) -> dict[str, object]:
-    """A list as OpenAI pages it; `items` has one more than fit where there are more."""
+    """A page in OpenAI's form. `items` holds one more than `limit` if there is another page."""
     shown = items[:limit]
     return {
         "object": "list",

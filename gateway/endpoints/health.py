@@ -1,4 +1,4 @@
-"""`/health/live` and `/health/ready`: whether the process runs, and whether it should be sent traffic."""
+"""`/health/live` and `/health/ready`: whether the process runs, and whether it should receive traffic."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +15,7 @@ READY_STATES = ("closed", "half-open", "ready", "busy", "sleeping", "stopping", 
 
 
 async def get_liveness(request: Request) -> Response:
-    """That the process answers at all."""
+    """200 as long as the process answers."""
     return json_response({"status": "live"})
 
 
@@ -34,6 +34,7 @@ async def get_readiness(request: Request) -> Response:
             "journal": {"waiting": services.journal.n_waiting, "lost": services.journal.dropped},
             "routing": _describe_routing(services),
         },
+        # 503 keeps load balancers away (RFC 9110, section 15.6.4). A degraded gateway answers, so it is 200.
         status=200 if can_answer and not starting else 503,
     )
 
@@ -55,6 +56,7 @@ def list_degraded(services: Services) -> Iterator[str]:
 
 def _list_starting(services: Services) -> Iterator[str]:
     for name, runner in services.runners.items():
+        # One that has answered before is restarting, which must not take the gateway out of service.
         if runner.state == "starting" and not services.fleet.state(name)["n_answered"]:
             yield name
 
@@ -64,9 +66,10 @@ def _can_answer(services: Services, name: str) -> bool:
 
 
 def _describe_state(services: Services, name: str) -> str:
-    """A local expert is as its runner is; any other as its calls went."""
+    """The state of a local expert's runner; for other experts that of their circuit breaker."""
     called = str(services.fleet.state(name)["state"])
     runner = services.runners.get(name)
+    # An open breaker outranks the runner, whose process may be up and fail every call.
     return called if runner is None or called == "open" else str(runner.state)
 
 

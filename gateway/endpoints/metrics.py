@@ -1,6 +1,6 @@
-"""`/metrics`: what the gateway counts and how its experts stand, in Prometheus' text format.
+"""`/metrics`: the counts of the gateway and the state of its experts, in Prometheus' text format.
 
-Labels hold names of the configuration only: nothing that a client says becomes a series.
+Labels hold names of the configuration only: nothing that a client sends becomes a series.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,10 +19,12 @@ Samples = Mapping[Any, float]
 
 
 async def get_metrics(request: Request) -> Response:
-    """Everything, as it is now."""
+    """All metrics with their current values."""
+    # Imported at the first scrape: a gateway that is not scraped starts faster without it.
     from prometheus_client import CollectorRegistry
     from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+    # A registry per scrape reads the state as it is, so requests update no counters of the library.
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_MetricsCollector(get_services(request)))
     return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
@@ -35,7 +37,7 @@ class _MetricsCollector:
         self._services = services
 
     def describe(self) -> list[Any]:
-        """Nothing beforehand: the registry need not look for clashes with others."""
+        """Empty: this registry has no other collector whose names could clash."""
         return []
 
     def collect(self) -> Iterator[Any]:
@@ -82,6 +84,7 @@ def _collect_runners(services: Services) -> Iterator[Any]:
     if not services.runners:
         return
     statuses = services.runners.snapshot()
+    # One series per state with 0 or 1, as Prometheus stores numbers only (a StateSet of OpenMetrics).
     states = {
         (status.alias, state): float(status.state == state)
         for status in statuses
@@ -120,6 +123,7 @@ def _samples_by_runner(statuses: tuple[RunnerStatus, ...], key: str) -> Samples:
 def _build_counter(name: str, description: str, labels: tuple[str, ...], samples: Samples) -> Any:
     from prometheus_client.metrics_core import CounterMetricFamily
 
+    # The library appends _total to the name, as OpenMetrics demands of counters.
     return _add_samples(CounterMetricFamily(name, description, labels=labels), samples)
 
 

@@ -1,4 +1,4 @@
-"""`/v1/models`: every name that may be asked for, and how each expert stands."""
+"""`/v1/models`: every name a request may use as its model, with the state of each expert."""
 
 import time
 from collections.abc import Iterator
@@ -16,16 +16,17 @@ from ..experts.profiles import profile_of
 from ..services import Services
 from .answers import get_services, json_response
 
+# OpenAI's model object needs a creation time. Names have none, so it is the start of the process.
 STARTED_AT = int(time.time())
 
 
 async def list_models(request: Request) -> Response:
-    """All of them, policies first."""
+    """All models, policies first."""
     return json_response({"object": "list", "data": list(describe_models(get_services(request)))})
 
 
 async def get_model(request: Request) -> Response:
-    """One of them, by name.
+    """One model, by name.
 
     Raises:
         ModelNotFound: nothing has that name.
@@ -75,7 +76,7 @@ def _describe_expert(services: Services, expert: ExpertConfig, profile: ExpertPr
 
 
 def _describe_embedder(pool: EmbedderPool, name: str) -> dict[str, Any]:
-    """What it reads, and how its vectors lie: those of one index may be held against each other."""
+    """What it reads, and its index: vectors of the same index may be compared."""
     return {
         "kind": "embedder",
         "reads": ["document", "query"] if name == BASE_EMBEDDER else ["query"],
@@ -88,7 +89,7 @@ def _describe_embedder(pool: EmbedderPool, name: str) -> dict[str, Any]:
 
 
 def _describe_runner(services: Services, name: str) -> dict[str, Any]:
-    """What only a local engine has: whether it is in memory, and how long it would take."""
+    """The state of a local expert's runner, and the seconds until it could answer; empty for others."""
     runner = services.runners.get(name)
     if runner is None:
         return {}
@@ -97,5 +98,6 @@ def _describe_runner(services: Services, name: str) -> dict[str, Any]:
 
 ROUTES = [
     Route("/v1/models", list_models, methods=["GET"]),
+    # `:path`, because names may contain slashes, as in openai/gpt-4o.
     Route("/v1/models/{name:path}", get_model, methods=["GET"]),
 ]

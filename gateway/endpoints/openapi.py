@@ -1,4 +1,4 @@
-"""`/openapi.json`: what there is to ask for, and in what shape."""
+"""`/openapi.json`: the endpoints and the schemas of their bodies."""
 
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -29,14 +29,14 @@ POST_ENDPOINTS = {
     "/v1/route": ("Route", "The decision without the call: every candidate, its prediction and the reason"),
 }
 GET_ENDPOINTS = {
-    "/v1/models": "Every name that may be asked for: policies and experts, and how each expert stands",
-    "/v1/models/{name}": "One of them",
-    "/v1/files": "The asker's files, newest first; a multipart POST with `purpose=batch` adds one",
-    "/v1/files/{file_id}": "One file's facts; DELETE forgets it",
-    "/v1/files/{file_id}/content": "One file's bytes",
-    "/v1/batches": "The asker's batches, newest first; a POST begins one",
-    "/v1/batches/{batch_id}": "How far a batch is, and the files of its results; POST …/cancel ends it",
-    "/v1/decisions/{decision_id}": "A decision made earlier, and what came of it",
+    "/v1/models": "Every name a request may use as its model: policies and experts, with the state of each expert",
+    "/v1/models/{name}": "One model",
+    "/v1/files": "The client's files, newest first; a multipart POST with `purpose=batch` adds one",
+    "/v1/files/{file_id}": "One file without its bytes; DELETE deletes it",
+    "/v1/files/{file_id}/content": "The bytes of one file",
+    "/v1/batches": "The client's batches, newest first; a POST creates one",
+    "/v1/batches/{batch_id}": "The progress of a batch, and the ids of its result files; POST …/cancel cancels it",
+    "/v1/decisions/{decision_id}": "An earlier decision and its outcome",
     "/v1/runners": "The local engines: state, memory, requests; and the devices they share",
     "/v1/runners/{name}/logs": "The last lines an engine wrote",
     "/health/live": "The process answers",
@@ -87,11 +87,13 @@ def build_document() -> dict[str, Any]:
                 "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
             },
         },
+        # The empty object makes the key optional (OpenAPI 3.1, Security Requirement Object).
         "security": [{}, {"bearer": []}, {"key": []}],
     }
 
 
 def _build_schemas() -> dict[str, Any]:
+    # From the struct that parses the field, so that the two cannot disagree.
     _, router = msgspec.json.schema_components([RouterField], ref_template=REF)
     ours = {"model": MODEL, "router": {"$ref": REF.format(name="RouterField")}}
     bodies: dict[str, tuple[list[str], dict[str, Any]]] = {
@@ -105,6 +107,7 @@ def _build_schemas() -> dict[str, Any]:
             "type": "object",
             "required": required,
             "properties": {**ours, **fields},
+            # Unknown fields are passed to the expert as they are.
             "additionalProperties": True,
         }
         for name, (required, fields) in bodies.items()
@@ -115,7 +118,7 @@ def _build_schemas() -> dict[str, Any]:
 _EMBEDDING = {
     "input_type": {
         "enum": ["query", "document", None],
-        "description": "documents, which is what texts are taken for, are always read by the base embedder",
+        "description": "the default is document; documents are always embedded by the base embedder",
     },
     "encoding_format": {"enum": ["float", "base64", None]},
     "dimensions": {"type": ["integer", "null"]},
@@ -163,7 +166,7 @@ def _describe_responses() -> dict[str, Any]:
     error = {"application/json": {"schema": {"$ref": REF.format(name="Error")}}}
     return {
         "200": {"description": "The answer", "content": {"application/json": {"schema": {"type": "object"}}}},
-        "default": {"description": "A refusal, in OpenAI's envelope", "content": error},
+        "default": {"description": "An error in OpenAI's form", "content": error},
     }
 
 
@@ -171,6 +174,7 @@ def _read_version() -> str:
     try:
         return version("thalamus-gateway")
     except PackageNotFoundError:
+        # Run from a checkout that is not installed.
         return "0"
 
 

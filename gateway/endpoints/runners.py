@@ -1,4 +1,4 @@
-"""`/v1/runners`: how the local engines stand, what memory they hold, and moving them by hand."""
+"""`/v1/runners`: the state and memory of the local engines; loading and unloading them by hand."""
 
 from dataclasses import asdict
 from typing import Any
@@ -25,7 +25,7 @@ class RunnerInUse(BadRequest):
 
 
 async def list_runners(request: Request) -> Response:
-    """All of them, and the devices they share."""
+    """All runners, and the devices they share."""
     runners = get_services(request).runners
     data = [_describe_runner(runners, status.alias) for status in runners.snapshot()]
     memory = [asdict(device) for device in runners.memory()]
@@ -58,6 +58,7 @@ async def unload_runner(request: Request) -> Response:
     try:
         await runners.unload(name)
     except RunnerUnavailable as error:
+        # 409 and not 503: the request conflicts with the runner's state (RFC 9110, section 15.5.10).
         raise RunnerInUse(str(error)) from error
     return json_response(_describe_runner(runners, name))
 
@@ -77,6 +78,7 @@ def _find_runner(request: Request) -> tuple[Runners, str]:
     runners, name = get_services(request).runners, request.path_params["name"]
     for runner in runners.runners:
         if name == runner.name or name in runner.experts:
+            # Experts may share a runner: any of their names, or its own, means the same process.
             return runners, runner.experts[0]
     known = ", ".join(runners) or "none"
     raise RunnerNotFound(f"there is no local expert '{name[:128]}'; there are: {known}", param="name")

@@ -7,6 +7,7 @@ FIRST_COOLDOWN_S = 5.0
 MAX_COOLDOWN_S = 60.0
 KEY_COOLDOWN_S = 30.0
 MAX_RETRY_AFTER_S = 3600.0
+# A probe whose end is never reported must not keep an expert closed off forever.
 PROBE_LOST_S = 120.0
 
 State = Literal["closed", "open", "half-open"]
@@ -81,11 +82,13 @@ class CircuitBreaker:
             return probing
         self.n_opened += 1
         self.asked_to_wait = error.retry_after_s is not None
+        # max, because calls in progress can fail after one that was asked to wait longer.
         self.until = max(self.until, now + pause_s)
         return True
 
     def suspect(self) -> None:
         """A peer reports failures: the next failure here opens the breaker at once."""
+        # Not open at once: the peer's own network may be broken, and one call here tells.
         self.n_failures = max(self.n_failures, N_FAILURES_TO_OPEN - 1)
 
     def release(self) -> bool:
@@ -102,4 +105,5 @@ class CircuitBreaker:
             return KEY_COOLDOWN_S
         if error.status != 429 and not self.until and self.n_failures < N_FAILURES_TO_OPEN:
             return 0.0
+        # Exponential back-off: 5, 10, 20, 40, 60 s … The bounded exponent keeps the power from overflowing.
         return float(min(MAX_COOLDOWN_S, FIRST_COOLDOWN_S * 2.0 ** min(self.n_opened, 10)))

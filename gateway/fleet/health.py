@@ -99,6 +99,7 @@ class FleetState:
                 return False
             self._snapshot = None
         health.in_flight += 1
+        # Without a limit no call queues, so the snapshot stays valid and need not be built again.
         if health.limit is not None:
             self._snapshot = None
         return True
@@ -114,6 +115,7 @@ class FleetState:
 
     def record_failure(self, expert: str, error: CallError) -> None:
         health = self._end(expert)
+        # A prompt that is too long says nothing about the expert's health.
         if not error.faults_expert:
             changed = health.breaker.release()
         else:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("thalamus")
 
 EVERY_S = 0.5
+# Six missed reports: a pause of the process does not look like its end.
 EXPIRES_S = 3.0
 PATIENCE_S = 1.0
 
@@ -103,6 +104,7 @@ class Replicas:
         mine = msgspec.json.encode({name: self._fleet.export(name) for name in self._shared})
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.set(self._key(self._name), mine, px=int(EXPIRES_S * 1000))
+            # A set of names, because finding keys by pattern (SCAN) walks the whole database.
             pipe.sadd(self._members_key, self._name)
             pipe.smembers(self._members_key)
             names = (await pipe.execute())[-1]

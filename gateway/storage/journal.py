@@ -31,6 +31,8 @@ BATCH = 2000
 GATHER_S = 0.2
 RETRY_S = 0.5
 BUSY_S = 2.0
+# 16 MiB of 4 KiB pages; SQLite's default of 1000 would checkpoint four times as often
+# (https://sqlite.org/wal.html).
 CHECKPOINT_PAGES = 4000
 TIDY_EVERY_S = 600.0
 TIDY_ROWS = 10_000
@@ -189,6 +191,7 @@ def unpack_decision(packed: bytes) -> Decision:
     plain["experts"] = tuple(plain["experts"])
     for name, value in plain.items():
         if isinstance(value, list):
+            # Arrays are lists in msgpack: their types must be restored, as indexing with floats fails.
             kind = {"order": np.int64, "evidence": np.bool_}.get(name, np.float64)
             plain[name] = np.array(value, dtype=kind)
     return Decision(**plain)
@@ -352,6 +355,7 @@ class Journal:
                     )
                 if cursor.rowcount < TIDY_ROWS:
                     break
+            # Gives free pages back to the file system; a full VACUUM would copy the file under a lock.
             database.execute("PRAGMA incremental_vacuum")
 
 
