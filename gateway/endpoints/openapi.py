@@ -29,13 +29,13 @@ POST_ENDPOINTS = {
     "/v1/route": ("Route", "The decision without the call: every candidate, its prediction and the reason"),
 }
 GET_ENDPOINTS = {
-    "/v1/models": "Every name a request may use as its model: policies and experts, with the state of each expert",
+    "/v1/models": "Every name that `model` may have: policies and experts, with the state of each expert",
     "/v1/models/{name}": "One model",
     "/v1/files": "The client's files, newest first; a multipart POST with `purpose=batch` adds one",
     "/v1/files/{file_id}": "One file without its bytes; DELETE deletes it",
     "/v1/files/{file_id}/content": "The bytes of one file",
     "/v1/batches": "The client's batches, newest first; a POST creates one",
-    "/v1/batches/{batch_id}": "The progress of a batch, and the ids of its result files; POST …/cancel cancels it",
+    "/v1/batches/{batch_id}": "The progress of a batch and its result files; POST …/cancel cancels it",
     "/v1/decisions/{decision_id}": "An earlier decision and its outcome",
     "/v1/runners": "The local engines: state, memory, requests; and the devices they share",
     "/v1/runners/{name}/logs": "The last lines an engine wrote",
