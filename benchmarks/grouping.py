@@ -110,7 +110,7 @@ async def grouped(folder: Path, n_rooms: int, lines: list[tuple[str, str]]) -> t
     services = build_services(config, transport)
     async with open_services(services, transport):
         assert services.runners is not None
-        await services.runners.settled()
+        await services.runners.wait_settled()
         loads = Loads(services.runners)
         start = time.perf_counter()
         services.store.add_batch(batch)
@@ -131,7 +131,7 @@ async def as_they_come(folder: Path, n_rooms: int, lines: list[tuple[str, str]])
     services = build_services(config_of(folder, n_rooms, "lru"), transport)
     async with open_services(services, transport):
         assert services.runners is not None
-        await services.runners.settled()
+        await services.runners.wait_settled()
         loads = Loads(services.runners)
         start = time.perf_counter()
         asked: dict[asyncio.Task[bytes], str] = {}

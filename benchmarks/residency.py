@@ -74,7 +74,7 @@ async def answered(lease: Lease) -> None:
     with lease:
         body = {"model": lease.alias, "messages": QUESTION, "max_tokens": 16, "temperature": 0}
         status, answer = await ask(lease.url.removesuffix("/v1"), "/v1/chat/completions", body, lease.headers)
-        lease.heard()
+        lease.note_output()
         if status != 200:
             raise SystemExit(f"answered {status}: {answer[:200]!r}")
 
@@ -114,7 +114,7 @@ async def measured(room: int, rule: ResidencyRule, serve: Serve, arrivals: list[
     pool = Runners(experts(), rule=PoolRule(each=room * BYTES, residency=rule))
     await pool.start()
     try:
-        await pool.settled()
+        await pool.wait_settled()
         before, began_s = sum(status.n_loads for status in pool.snapshot()), time.monotonic()
         latencies = await serve(pool, arrivals)
         n_loads = sum(status.n_loads for status in pool.snapshot()) - before

@@ -291,7 +291,7 @@ async def embed_line(
     try:
         await load_embedders(pool)
         # A batch takes at most half of the places. A live request would be refused here; a line can wait.
-        while pool.turns.crowded(len(parsed.input.texts)):
+        while pool.turns.is_crowded(len(parsed.input.texts)):
             await pause(EMBEDDERS_POLL_S)
         with reserve_places(parsed.input, pool):
             executor = EmbeddingExecutor(parsed, await choose_embedders(parsed.input, pool), pool)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..config import Config, ExpertConfig
-from ..embedding import embedders_of
+from ..embedding import list_embedders
 
 EXAMPLE_PROMPT = "What is 4817*392?"
 
@@ -31,7 +31,7 @@ def _expert_lines(config: Config) -> list[str]:
 def _embedder_lines(config: Config) -> list[str]:
     if not config.embeddings.enabled:
         return []
-    base, *experts = embedders_of(config.embeddings)
+    base, *experts = list_embedders(config.embeddings)
     served = f"{base}, and for queries {', '.join(experts)}" if experts else base
     return ["", f"  embeddings: {served}"]
 

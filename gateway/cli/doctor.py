@@ -157,7 +157,7 @@ def _check_runners(config: Config) -> Iterator[Finding]:
             yield Finding("runners", "failure", f"{name}: {problem}", fix)
         else:
             yield Finding("runners", "ok", f"{name}: {runner.settings.model} can run here")
-            if why := runners.too_large(runner.experts[0]):
+            if why := runners.explain_too_large(runner.experts[0]):
                 yield Finding("runners", "failure", why, "raise runners.memory, or choose a smaller model")
 
 

@@ -19,7 +19,7 @@ from ..experts import build_expert
 from ..experts.profiles import profile_of
 from ..experts.upstream import Transport
 from ..runners import RunnerError, Runners
-from ..runners.build import pool_rule, runner_settings
+from ..runners.build import build_pool_rule, build_runner_settings
 from .options import CONFIG_OPTION, JSON_OPTION, Dollars, read_config
 from .profiling import (
     AnswerStore,
@@ -157,8 +157,10 @@ async def _run_profile(
     store: AnswerStore,
     parallel: int,
 ) -> OutcomeTable:
-    wanted = {name: s for name, s in runner_settings(config).items() if name in {e.name for e in experts}}
-    transport, runners = Transport(), Runners(wanted, rule=pool_rule(config))
+    wanted = {
+        name: s for name, s in build_runner_settings(config).items() if name in {e.name for e in experts}
+    }
+    transport, runners = Transport(), Runners(wanted, rule=build_pool_rule(config))
     candidates = [
         ExpertUnderTest(
             build_expert(expert, config.timeouts, transport, runners),
@@ -174,7 +176,7 @@ async def _run_profile(
     try:
         await runners.start()
         # The first question would otherwise measure the time of the load.
-        await runners.settled()
+        await runners.wait_settled()
         await _ask_experts(probes, candidates, store, parallel)
     finally:
         await asyncio.gather(*(candidate.expert.close() for candidate in candidates))

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, TypeVar, overload
 import httpx
 
 from . import exchange
-from .exchange import Call, Gateway, InputType, Prompt, Router, parsed, reading
+from .exchange import Call, Gateway, InputType, Prompt, Router, parse_reply, raise_client_errors
 from .stream import Transcript
 from .values import Answered, Chat, Chunk, Embeddings, Health, Model, Routed, RouteDecision
 
@@ -82,8 +82,8 @@ class Client:
             ThalamusError: see `gateway.client.errors`.
         """
         if not stream:
-            return self._ask(exchange.chat_call(messages, model, router, params))
-        call = exchange.chat_call(messages, model, router, {**params, "stream": True})
+            return self._ask(exchange.build_chat_call(messages, model, router, params))
+        call = exchange.build_chat_call(messages, model, router, {**params, "stream": True})
         return ChatStream(self._open(call))
 
     def embeddings(
@@ -96,25 +96,25 @@ class Client:
         **params: Any,
     ) -> Embeddings:
         """One vector per text, and its embedder: the chosen one for `query` texts, the base for documents."""
-        return self._ask(exchange.embeddings_call(input, model, input_type, router, params))
+        return self._ask(exchange.build_embeddings_call(input, model, input_type, router, params))
 
     def route(
         self, messages: Prompt, model: str = "auto", *, router: Router = None, **params: Any
     ) -> RouteDecision:
         """Whom the router would choose, without the call."""
-        return self._ask(exchange.route_call(messages, model, router, params))
+        return self._ask(exchange.build_route_call(messages, model, router, params))
 
     def models(self) -> tuple[Model, ...]:
         """The names that may be asked for."""
-        return self._ask(exchange.models_call())
+        return self._ask(exchange.build_models_call())
 
     def decision(self, decision_id: str) -> RouteDecision:
         """A decision made earlier, by the id its answer bore."""
-        return self._ask(exchange.decision_call(decision_id))
+        return self._ask(exchange.build_decision_call(decision_id))
 
     def health(self) -> Health:
         """Whether the gateway would take traffic now; ConnectionFailed if no gateway listens."""
-        return self._ask(exchange.health_call())
+        return self._ask(exchange.build_health_call())
 
     def close(self) -> None:
         if self._owned:
@@ -128,9 +128,9 @@ class Client:
 
     def _ask(self, call: Call[T]) -> T:
         response = self._open(call)
-        with reading():
+        with raise_client_errors():
             response.read()
-        return parsed(call, response)
+        return parse_reply(call, response)
 
     def _open(self, call: Call[Any]) -> httpx.Response:
         """A response that answers, its body unread; asks again where that may help."""
@@ -143,9 +143,9 @@ class Client:
             except httpx.TransportError as failure:
                 outcome = failure
             else:
-                if call.answered_by(outcome):
+                if call.is_answered_by(outcome):
                     return outcome
-                with reading():
+                with raise_client_errors():
                     outcome.read()
             time.sleep(self._gateway.pause_s(outcome, n_tried))
 
@@ -245,8 +245,8 @@ class AsyncClient:
             ThalamusError: see `gateway.client.errors`.
         """
         if not stream:
-            return await self._ask(exchange.chat_call(messages, model, router, params))
-        call = exchange.chat_call(messages, model, router, {**params, "stream": True})
+            return await self._ask(exchange.build_chat_call(messages, model, router, params))
+        call = exchange.build_chat_call(messages, model, router, {**params, "stream": True})
         return AsyncChatStream(await self._open(call))
 
     async def embeddings(
@@ -259,25 +259,25 @@ class AsyncClient:
         **params: Any,
     ) -> Embeddings:
         """One vector per text, and its embedder: the chosen one for `query` texts, the base for documents."""
-        return await self._ask(exchange.embeddings_call(input, model, input_type, router, params))
+        return await self._ask(exchange.build_embeddings_call(input, model, input_type, router, params))
 
     async def route(
         self, messages: Prompt, model: str = "auto", *, router: Router = None, **params: Any
     ) -> RouteDecision:
         """Whom the router would choose, without the call."""
-        return await self._ask(exchange.route_call(messages, model, router, params))
+        return await self._ask(exchange.build_route_call(messages, model, router, params))
 
     async def models(self) -> tuple[Model, ...]:
         """The names that may be asked for."""
-        return await self._ask(exchange.models_call())
+        return await self._ask(exchange.build_models_call())
 
     async def decision(self, decision_id: str) -> RouteDecision:
         """A decision made earlier, by the id its answer bore."""
-        return await self._ask(exchange.decision_call(decision_id))
+        return await self._ask(exchange.build_decision_call(decision_id))
 
     async def health(self) -> Health:
         """Whether the gateway would take traffic now; ConnectionFailed if no gateway listens."""
-        return await self._ask(exchange.health_call())
+        return await self._ask(exchange.build_health_call())
 
     async def aclose(self) -> None:
         if self._owned:
@@ -291,9 +291,9 @@ class AsyncClient:
 
     async def _ask(self, call: Call[T]) -> T:
         response = await self._open(call)
-        with reading():
+        with raise_client_errors():
             await response.aread()
-        return parsed(call, response)
+        return parse_reply(call, response)
 
     async def _open(self, call: Call[Any]) -> httpx.Response:
         """A response that answers, its body unread; asks again where that may help."""
@@ -306,9 +306,9 @@ class AsyncClient:
             except httpx.TransportError as failure:
                 outcome = failure
             else:
-                if call.answered_by(outcome):
+                if call.is_answered_by(outcome):
                     return outcome
-                with reading():
+                with raise_client_errors():
                     await outcome.aread()
             await asyncio.sleep(self._gateway.pause_s(outcome, n_tried))
 

@@ -94,7 +94,7 @@ class ServerError(StatusError):
     """The gateway, or every expert it tried, failed."""
 
 
-def status_class(status: int) -> type[StatusError]:
+def choose_status_class(status: int) -> type[StatusError]:
     """The class that stands for an HTTP status; `StatusError` itself where none does."""
     if status >= 500:
         return ServerError

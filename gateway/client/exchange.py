@@ -23,7 +23,7 @@ from .errors import (
     ThalamusError,
     TimedOut,
     UnexpectedResponse,
-    status_class,
+    choose_status_class,
 )
 from .values import Chat, Embeddings, Health, Hints, Json, Model, Routed, RouteDecision
 
@@ -56,11 +56,11 @@ class Call(Generic[T]):
     body: Json | None = None
     also_ok: int | None = None
 
-    def answered_by(self, response: httpx.Response) -> bool:
+    def is_answered_by(self, response: httpx.Response) -> bool:
         return response.is_success or response.status_code == self.also_ok
 
 
-def chat_call(messages: Prompt, model: str, router: Router, params: Json) -> Call[Chat]:
+def build_chat_call(messages: Prompt, model: str, router: Router, params: Json) -> Call[Chat]:
     return Call(
         "POST",
         "/v1/chat/completions",
@@ -69,11 +69,11 @@ def chat_call(messages: Prompt, model: str, router: Router, params: Json) -> Cal
     )
 
 
-def route_call(messages: Prompt, model: str, router: Router, params: Json) -> Call[RouteDecision]:
+def build_route_call(messages: Prompt, model: str, router: Router, params: Json) -> Call[RouteDecision]:
     return Call("POST", "/v1/route", _decision, _chat_body(messages, model, router, params))
 
 
-def embeddings_call(
+def build_embeddings_call(
     texts: str | Sequence[str], model: str, input_type: InputType | None, router: Router, params: Json
 ) -> Call[Embeddings]:
     body = {"model": model, "input": texts if isinstance(texts, str) else list(texts), **params}
@@ -83,19 +83,19 @@ def embeddings_call(
         "POST",
         "/v1/embeddings",
         lambda reply: Embeddings.parse(reply.payload, reply.routed),
-        _with_router(body, router),
+        _add_router(body, router),
     )
 
 
-def models_call() -> Call[tuple[Model, ...]]:
+def build_models_call() -> Call[tuple[Model, ...]]:
     return Call("GET", "/v1/models", lambda reply: Model.parse_list(reply.payload))
 
 
-def decision_call(decision_id: str) -> Call[RouteDecision]:
+def build_decision_call(decision_id: str) -> Call[RouteDecision]:
     return Call("GET", f"/v1/decisions/{quote(decision_id, safe='')}", _decision)
 
 
-def health_call() -> Call[Health]:
+def build_health_call() -> Call[Health]:
     return Call("GET", "/health/ready", lambda reply: Health(reply.status < 400, reply.payload), also_ok=503)
 
 
@@ -106,10 +106,10 @@ def _decision(reply: Reply) -> RouteDecision:
 def _chat_body(messages: Prompt, model: str, router: Router, params: Json) -> dict[str, Any]:
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
-    return _with_router({"model": model, "messages": list(messages), **params}, router)
+    return _add_router({"model": model, "messages": list(messages), **params}, router)
 
 
-def _with_router(body: dict[str, Any], router: Router) -> dict[str, Any]:
+def _add_router(body: dict[str, Any], router: Router) -> dict[str, Any]:
     if router is not None:
         body["router"] = router.as_json() if isinstance(router, Hints) else dict(router)
     return body
@@ -144,7 +144,7 @@ class Gateway:
             raise ValueError(f"max_retries must be 0 or more, not {max_retries}")
         if not isinstance(timeout, httpx.Timeout):
             timeout = httpx.Timeout(timeout, connect=min(timeout, 10.0))
-        return cls(_checked_url(base_url), timeout, max_retries, headers)
+        return cls(_parse_base_url(base_url), timeout, max_retries, headers)
 
     def request(self, call: Call[Any]) -> httpx.Request:
         return httpx.Request(
@@ -164,9 +164,13 @@ class Gateway:
         Raises:
             ThalamusError: what went wrong, when asking again would not help or was done often enough.
         """
-        error = status_error(outcome) if isinstance(outcome, httpx.Response) else connection_error(outcome)
+        error = (
+            build_status_error(outcome)
+            if isinstance(outcome, httpx.Response)
+            else build_connection_error(outcome)
+        )
         asked_s = error.retry_after_s if isinstance(error, StatusError) else None
-        if n_tried > self.max_retries or not _may_pass(outcome) or (asked_s or 0.0) > LONGEST_PAUSE_S:
+        if n_tried > self.max_retries or not _can_retry(outcome) or (asked_s or 0.0) > LONGEST_PAUSE_S:
             raise error from (outcome if isinstance(outcome, Exception) else None)
         if asked_s is not None:
             return asked_s
@@ -174,13 +178,13 @@ class Gateway:
         return spread * min(FIRST_PAUSE_S * 2.0 ** (n_tried - 1), LONGEST_PAUSE_S)
 
 
-def _may_pass(outcome: httpx.Response | httpx.TransportError) -> bool:
+def _can_retry(outcome: httpx.Response | httpx.TransportError) -> bool:
     if isinstance(outcome, httpx.Response):
         return outcome.status_code in (429, 503)
     return isinstance(outcome, httpx.ConnectTimeout) or not isinstance(outcome, httpx.TimeoutException)
 
 
-def _checked_url(base_url: str) -> httpx.URL:
+def _parse_base_url(base_url: str) -> httpx.URL:
     try:
         url = httpx.URL(base_url)
     except (httpx.InvalidURL, TypeError):
@@ -194,15 +198,15 @@ def _checked_url(base_url: str) -> httpx.URL:
 
 
 @contextmanager
-def reading() -> Iterator[None]:
+def raise_client_errors() -> Iterator[None]:
     """Turns what a socket can raise into the SDK's errors."""
     try:
         yield
     except httpx.RequestError as failure:
-        raise connection_error(failure) from failure
+        raise build_connection_error(failure) from failure
 
 
-def connection_error(failure: httpx.RequestError) -> ThalamusError:
+def build_connection_error(failure: httpx.RequestError) -> ThalamusError:
     url = failure.request.url
     where = f"{url.scheme}://{url.netloc.decode()}"
     if isinstance(failure, httpx.ConnectError | httpx.ConnectTimeout):
@@ -215,24 +219,24 @@ def connection_error(failure: httpx.RequestError) -> ThalamusError:
     )
 
 
-def status_error(response: httpx.Response) -> StatusError:
+def build_status_error(response: httpx.Response) -> StatusError:
     """The refusal as an error, for any body; a key echoed in it is struck out."""
-    facts = envelope(response.content)
+    facts = parse_error_body(response.content)
     message = str(facts.get("message") or f"the gateway answered {response.reason_phrase or 'no'}")
     key = response.request.headers.get("authorization", "").removeprefix("Bearer ")
-    return status_class(response.status_code)(
+    return choose_status_class(response.status_code)(
         message.replace(key, "***") if key else message,
         status=response.status_code,
-        type=text(facts.get("type")),
-        code=text(facts.get("code")),
-        param=text(facts.get("param")),
+        type=as_text(facts.get("type")),
+        code=as_text(facts.get("code")),
+        param=as_text(facts.get("param")),
         request_id=response.headers.get("x-request-id"),
         retry_after_s=_retry_after_s(response.headers.get("retry-after")),
     )
 
 
-def envelope(body: bytes) -> Json:
-    """The facts of an error body; none if it is not in OpenAI's envelope."""
+def parse_error_body(body: bytes) -> Json:
+    """The facts of an error body; none if it is not in OpenAI's parse_error_body."""
     try:
         error = json.loads(body)["error"]
     except (ValueError, LookupError, TypeError):
@@ -240,7 +244,7 @@ def envelope(body: bytes) -> Json:
     return error if isinstance(error, dict) else {"message": error}
 
 
-def text(value: object) -> str | None:
+def as_text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
@@ -258,7 +262,7 @@ def _retry_after_s(header: str | None) -> float | None:
     return None if isnan(wait_s) else max(0.0, wait_s)
 
 
-def parsed(call: Call[T], response: httpx.Response) -> T:
+def parse_reply(call: Call[T], response: httpx.Response) -> T:
     """The call's answer from a complete response.
 
     Raises:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import httpx
 
 from .errors import StreamError
-from .exchange import connection_error, envelope, text
+from .exchange import as_text, build_connection_error, parse_error_body
 from .values import Chunk
 
 
@@ -38,7 +38,7 @@ class Transcript:
             StreamError: it ended before [DONE]: the answer is not complete.
         """
         if not self.done:
-            cause = f": {connection_error(failure)}" if failure else ""
+            cause = f": {build_connection_error(failure)}" if failure else ""
             raise StreamError(f"the stream ended before the answer was complete{cause}") from failure
 
 
@@ -51,11 +51,11 @@ def _chunk(data: str) -> Chunk:
             return Chunk.parse(raw)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise StreamError("the stream holds an event that is no chunk of an answer") from error
-    facts = envelope(data.encode())
+    facts = parse_error_body(data.encode())
     raise StreamError(
         str(facts.get("message") or "the gateway reported a failure"),
-        type=text(facts.get("type")),
-        code=text(facts.get("code")),
+        type=as_text(facts.get("type")),
+        code=as_text(facts.get("code")),
     )
 
 

@@ -69,8 +69,8 @@ class Routed:
             policy=headers.get("x-thalamus-policy"),
             plan=headers.get("x-thalamus-plan"),
             reason=headers.get("x-thalamus-reason"),
-            cost_usd=_number(headers.get("x-thalamus-cost-usd")),
-            overhead_ms=_number(headers.get("x-thalamus-overhead-ms")),
+            cost_usd=_parse_number(headers.get("x-thalamus-cost-usd")),
+            overhead_ms=_parse_number(headers.get("x-thalamus-overhead-ms")),
             request_id=headers.get("x-request-id"),
         )
 
@@ -262,17 +262,19 @@ class RouteDecision:
 
     @classmethod
     def parse(cls, raw: Json) -> "RouteDecision":
-        told = raw.get("decision", raw)
+        decision = raw.get("decision", raw)
         return cls(
-            id=told["id"],
-            policy=told["policy"],
-            expert=told["expert"],
-            plan=PlanSummary(told["plan"]["kind"], tuple(told["plan"]["experts"])),
-            tier=told["tier"],
-            reason=told["reason"],
-            margin=told.get("margin"),
-            propensity=told["propensity"],
-            candidates=tuple(_known(Candidate, candidate) for candidate in told["candidates"]),
+            id=decision["id"],
+            policy=decision["policy"],
+            expert=decision["expert"],
+            plan=PlanSummary(decision["plan"]["kind"], tuple(decision["plan"]["experts"])),
+            tier=decision["tier"],
+            reason=decision["reason"],
+            margin=decision.get("margin"),
+            propensity=decision["propensity"],
+            candidates=tuple(
+                _from_known_fields(Candidate, candidate) for candidate in decision["candidates"]
+            ),
             raw=raw,
         )
 
@@ -285,12 +287,12 @@ class Health:
     raw: Json
 
 
-def _known(cls: type[T], raw: Json) -> T:
+def _from_known_fields(cls: type[T], raw: Json) -> T:
     """A flat value from the fields it knows, so that a newer gateway's additions do no harm."""
     return cls(**{field.name: raw[field.name] for field in fields(cls) if field.name in raw})  # type: ignore[arg-type]
 
 
-def _number(text: str | None) -> float | None:
+def _parse_number(text: str | None) -> float | None:
     """A header's number; None if it is missing or says in words that it is unknown."""
     try:
         number = float(text or "nan")

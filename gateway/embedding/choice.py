@@ -61,6 +61,6 @@ class TextChoice:
         }
 
 
-def told_counts(chosen: Sequence[str]) -> str:
+def format_counts(chosen: Sequence[str]) -> str:
     """`3 by law, 1 by minilm`."""
     return ", ".join(f"{n} by {name}" for name, n in Counter(chosen).most_common())

@@ -12,7 +12,7 @@ from routers import ArtifactError, EmbedderError, EmbeddingSelection, Floats32, 
 
 from ..config import BASE_EMBEDDER as BASE
 from ..config import EmbeddingsConfig
-from .choice import TextChoice, told_counts
+from .choice import TextChoice, format_counts
 from .turns import TextQueue
 
 log = logging.getLogger("thalamus")
@@ -38,7 +38,7 @@ class Chosen:
 class EmbedderPool:
     """The base embedder alone, or with experts that read queries.
 
-    With experts everything is loaded at once, so that what does not fit together is told at the start; the
+    With experts everything is loaded at once, so that what does not fit together is reported at the start; the
     base alone when it is first asked. `degraded` says what fails now.
     """
 
@@ -47,8 +47,8 @@ class EmbedderPool:
         self.policy: PilotRule = config.policy
         self.input_type = config.input_type
         self.turns = TextQueue(config.n_threads, config.max_waiting)
-        self._selection = _selection(config)
-        self._sources = _sources(config, self._selection)
+        self._selection = _load_selection(config)
+        self._sources = _collect_sources(config, self._selection)
         self._embedders: dict[str, OnnxEmbedder] = {}
         self._failing: dict[str, str] = {}
         self._lock = Lock()
@@ -57,17 +57,17 @@ class EmbedderPool:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Everybody, the base first."""
+        """All embedders, the base first."""
         return tuple(self._sources)
 
     @property
     def readers(self) -> tuple[str, ...]:
         """Embedders that `auto` may choose for queries: those with pilots, or the base where none has."""
         owners = self._selection.experts if self._selection is not None else ()
-        return tuple(self._wire(name) for name in owners) or (BASE,)
+        return tuple(self._get_public_name(name) for name in owners) or (BASE,)
 
     @property
-    def loaded(self) -> bool:
+    def is_loaded(self) -> bool:
         return bool(self._embedders)
 
     @property
@@ -88,7 +88,7 @@ class EmbedderPool:
         """
         with self._lock:
             if not self._embedders:
-                embedders = {name: _loaded(name, source) for name, source in self._sources.items()}
+                embedders = {name: _load_embedder(name, source) for name, source in self._sources.items()}
                 _check(embedders, self._selection)
                 self._embedders = embedders
 
@@ -100,13 +100,13 @@ class EmbedderPool:
         """
         rejections = {name: "may not be chosen for this request" for name in self.names if name not in among}
         if len(among) == 1:
-            return Chosen(self.fixed(among[0], texts, policy, f"{among[0]} alone may be chosen"), ())
-        found = await self.turns.map(lambda text: self._choice(text, policy, among), texts)
+            return Chosen(self.assign_all(among[0], texts, policy, f"{among[0]} alone may be chosen"), ())
+        found = await self.turns.map(lambda text: self._choose_one(text, policy, among), texts)
         chosen = tuple(name for name, _ in found)
-        choice = TextChoice(policy, f"for each text: {told_counts(chosen)}", self.names, chosen, rejections)
+        choice = TextChoice(policy, f"for each text: {format_counts(chosen)}", self.names, chosen, rejections)
         return Chosen(choice, tuple(vector for _, vector in found))
 
-    def fixed(self, name: str, texts: Sequence[str], policy: str, reason: str) -> TextChoice:
+    def assign_all(self, name: str, texts: Sequence[str], policy: str, reason: str) -> TextChoice:
         """One embedder for all texts."""
         others = {other: reason for other in self.names if other != name}
         return TextChoice(policy, reason, self.names, (name,) * len(texts), others)
@@ -124,8 +124,8 @@ class EmbedderPool:
 
         def one(item: tuple[int, str, str, Floats32 | None]) -> Reading:
             place, text, name, base = item
-            name, vector = self._vector(text, name, base, may_stand_in)
-            entry = entry_of(place, name, vector, as_base64)
+            name, vector = self._read_vector(text, name, base, may_stand_in)
+            entry = encode_entry(place, name, vector, as_base64)
             return Reading(name, entry, self.base.n_tokens(text))
 
         return await self.turns.map(one, items)
@@ -134,16 +134,16 @@ class EmbedderPool:
         """Read no more."""
         self.turns.close()
 
-    def _choice(self, text: str, policy: PilotRule, among: Sequence[str]) -> tuple[str, Floats32]:
+    def _choose_one(self, text: str, policy: PilotRule, among: Sequence[str]) -> tuple[str, Floats32]:
         selection = self._selection
         if selection is None:
             raise ValueError("there is no embedder to choose among")
         vector = self._embed(BASE, text)
-        eligible = [name for name in selection.experts if self._wire(name) in among]
+        eligible = [name for name in selection.experts if self._get_public_name(name) in among]
         place = selection.choose(vector[None], policy, eligible)[0]
-        return self._wire(selection.experts[place]), vector
+        return self._get_public_name(selection.experts[place]), vector
 
-    def _vector(
+    def _read_vector(
         self, text: str, name: str, base: Floats32 | None, may_stand_in: bool
     ) -> tuple[str, Floats32]:
         if name == BASE and base is not None:
@@ -153,7 +153,7 @@ class EmbedderPool:
         except EmbedderError:
             if name == BASE or not may_stand_in:
                 raise
-            return self._vector(text, BASE, base, may_stand_in)
+            return self._read_vector(text, BASE, base, may_stand_in)
 
     def _embed(self, name: str, text: str) -> Floats32:
         """(dim,) unit vector."""
@@ -167,42 +167,44 @@ class EmbedderPool:
         self._failing.pop(name, None)
         return vector
 
-    def _wire(self, name: str) -> str:
+    def _get_public_name(self, name: str) -> str:
         """What a client knows an expert of the selection by: the base keeps the base's name."""
         selection = self._selection
         return BASE if selection is not None and selection.sources[name] == BASE else name
 
 
-def embedders_of(config: EmbeddingsConfig) -> tuple[str, ...]:
+def list_embedders(config: EmbeddingsConfig) -> tuple[str, ...]:
     """The names of those that the configuration has served, the base first.
 
     Raises:
         ArtifactError: the selection cannot be read.
     """
-    return tuple(_sources(config, _selection(config)))
+    return tuple(_collect_sources(config, _load_selection(config)))
 
 
-def _selection(config: EmbeddingsConfig) -> EmbeddingSelection | None:
+def _load_selection(config: EmbeddingsConfig) -> EmbeddingSelection | None:
     return None if config.selection is None else EmbeddingSelection.load(config.selection)
 
 
-def _sources(config: EmbeddingsConfig, selection: EmbeddingSelection | None) -> dict[str, str]:
+def _collect_sources(config: EmbeddingsConfig, selection: EmbeddingSelection | None) -> dict[str, str]:
     """By name where each lies: where the configuration says, else where the selection has it."""
     chosen = selection.sources if selection is not None else {}
     experts = {name: source for name, source in chosen.items() if source != BASE}
     return {BASE: BASE, **experts, **config.experts}
 
 
-def entry_of(place: int, name: str, vector: Floats32, as_base64: bool) -> bytes:
+def encode_entry(place: int, name: str, vector: Floats32, as_base64: bool) -> bytes:
     """A vector in its entry as OpenAI writes it: as numbers, or as little-endian float32 in base64.
 
     Made in the worker thread, text by text: a thousand at once would hold the event loop up.
     """
-    told = base64.b64encode(vector.astype("<f4").tobytes()).decode() if as_base64 else vector.tolist()
-    return msgspec.json.encode({"object": "embedding", "index": place, "embedding": told, "embedder": name})
+    encoded = base64.b64encode(vector.astype("<f4").tobytes()).decode() if as_base64 else vector.tolist()
+    return msgspec.json.encode(
+        {"object": "embedding", "index": place, "embedding": encoded, "embedder": name}
+    )
 
 
-def _loaded(name: str, source: str) -> OnnxEmbedder:
+def _load_embedder(name: str, source: str) -> OnnxEmbedder:
     try:
         return OnnxEmbedder(source)
     except EmbedderError as error:

@@ -50,10 +50,10 @@ class TextQueue:
         self._n_busy = 0
         self._max_waiting = max_waiting
         self._jobs: deque[_Job] = deque()
-        self._threads = ThreadPoolExecutor(n_threads, "embedder", _give_way)
+        self._threads = ThreadPoolExecutor(n_threads, "embedder", _lower_priority)
 
     @contextmanager
-    def room(self, n_texts: int) -> Iterator[None]:
+    def reserve(self, n_texts: int) -> Iterator[None]:
         """Places for so many texts, until the end of the block.
 
         Raises:
@@ -67,7 +67,7 @@ class TextQueue:
         finally:
             self.n_waiting -= n_texts
 
-    def crowded(self, n_texts: int) -> bool:
+    def is_crowded(self, n_texts: int) -> bool:
         """Whether so many more, of a request that can wait, would take more than half of all places."""
         return self.n_waiting > 0 and 2 * (self.n_waiting + n_texts) > self._max_waiting
 
@@ -102,7 +102,7 @@ class TextQueue:
             if job.n_taken < len(job.items):
                 self._jobs.append(job)
             self._n_busy += 1
-            running = self._threads.submit(_turn, job.read, job.items[first : job.n_taken])
+            running = self._threads.submit(_read_items, job.read, job.items[first : job.n_taken])
             running.add_done_callback(partial(loop.call_soon_threadsafe, partial(self._finish, job, first)))
 
     def _finish(self, job: _Job, first: int, turn: "Future[tuple[list[Any], float]]") -> None:
@@ -121,12 +121,12 @@ class TextQueue:
         self._start()
 
 
-def _give_way() -> None:
+def _lower_priority() -> None:
     """Streams come first where cores are short; only on Linux does a thread have a niceness of its own."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
-def _turn(read: Callable[[T], R], items: Sequence[T]) -> tuple[list[R], float]:
+def _read_items(read: Callable[[T], R], items: Sequence[T]) -> tuple[list[R], float]:
     started = perf_counter()
     return [read(item) for item in items], perf_counter() - started

@@ -27,7 +27,7 @@ async def load_embedders(pool: EmbedderPool) -> None:
     Raises:
         Unavailable: an embedder cannot be loaded.
     """
-    if not pool.loaded:
+    if not pool.is_loaded:
         with available():
             await asyncio.to_thread(pool.load)
 
@@ -40,7 +40,7 @@ def reserve_places(request: EmbeddingInput, pool: EmbedderPool) -> Iterator[None
         Overloaded: too many texts wait.
     """
     try:
-        with pool.turns.room(len(request.texts)):
+        with pool.turns.reserve(len(request.texts)):
             yield
     except BusyError:
         message = "the embedders are overloaded; try again, or with fewer texts at a time"
@@ -58,7 +58,7 @@ async def choose_embedders(request: EmbeddingInput, pool: EmbedderPool) -> Chose
     request.check_dimensions(pool.base.dim)
     given, rule = request.input_type, request.rule or pool.policy
     if request.embedder is not None and (given != "document" or request.embedder == BASE_EMBEDDER):
-        return Chosen(pool.fixed(request.embedder, request.texts, NAMED_POLICY, NAMED_REASON))
+        return Chosen(pool.assign_all(request.embedder, request.texts, NAMED_POLICY, NAMED_REASON))
     if (given or pool.input_type) == "query":
         candidates = _filter_allowed(pool.readers, request)
         with available():
@@ -66,7 +66,7 @@ async def choose_embedders(request: EmbeddingInput, pool: EmbedderPool) -> Chose
     # A document in an expert's space would be lost to the index, which holds the base's vectors.
     _filter_allowed((BASE_EMBEDDER,), request)
     reason = f"{'' if given else 'no input_type: '}{BASE_EMBEDDER} embeds every document"
-    return Chosen(pool.fixed(BASE_EMBEDDER, request.texts, rule, reason))
+    return Chosen(pool.assign_all(BASE_EMBEDDER, request.texts, rule, reason))
 
 
 def _filter_allowed(names: Sequence[str], request: EmbeddingInput) -> list[str]:

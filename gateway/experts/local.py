@@ -33,7 +33,7 @@ class LocalExpert:
         try:
             return await self._ask(lease, call, fields)
         except UpstreamError as error:
-            if error.kind not in DEATHS or not await lease.lost(NOTICED_WITHIN_S):
+            if error.kind not in DEATHS or not await lease.wait_lost(NOTICED_WITHIN_S):
                 raise
         return await self._ask(await self._take(min(RESTART_S, self._timeouts.load_s), call), call, fields)
 
@@ -51,10 +51,10 @@ class LocalExpert:
         try:
             reply = await self._place(lease).call(call, fields)
             reply.waited_s = lease.waited_s
-            lease.heard()
+            lease.note_output()
         except UpstreamError as error:
             if error.kind in SILENCES:
-                lease.missed()
+                lease.note_silence()
             raise
         finally:
             if reply is None or reply.events is None:
@@ -72,7 +72,7 @@ class LocalExpert:
                 )
                 for endpoint in ENDPOINTS
             }
-        return Deployment(self.name, lease.alias, self._addresses, self._timeouts, heard=lease.heard)
+        return Deployment(self.name, lease.alias, self._addresses, self._timeouts, heard=lease.note_output)
 
     def share(self, n_replicas: int) -> None:
         """The engine is this gateway's own."""

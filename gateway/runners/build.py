@@ -12,15 +12,15 @@ from .types import Probe
 
 def build_runners(config: Config) -> Runners:
     """All local experts; none is started."""
-    return Runners(runner_settings(config), rule=pool_rule(config))
+    return Runners(build_runner_settings(config), rule=build_pool_rule(config))
 
 
-def runner_settings(config: Config) -> dict[str, RunnerSettings]:
+def build_runner_settings(config: Config) -> dict[str, RunnerSettings]:
     """What the local engines are asked to serve, by expert."""
-    return {expert.name: _settings(expert) for expert in config.experts if expert.runner is not None}
+    return {expert.name: _build_settings(expert) for expert in config.experts if expert.runner is not None}
 
 
-def _settings(expert: ExpertConfig) -> RunnerSettings:
+def _build_settings(expert: ExpertConfig) -> RunnerSettings:
     runner = expert.runner
     if runner is None:
         raise ValueError(f"{expert.name} has no runner")
@@ -41,15 +41,15 @@ def _settings(expert: ExpertConfig) -> RunnerSettings:
         ttl_s=runner.ttl,
         pinned=runner.pinned,
         sleep_level=runner.sleep,
-        canary=_canary(expert) if runner.canary else "none",
+        canary=_choose_probe(expert) if runner.canary else "none",
     )
 
 
-def _canary(expert: ExpertConfig) -> Probe:
+def _choose_probe(expert: ExpertConfig) -> Probe:
     return "embeddings" if expert.embeds else "chat"
 
 
-def pool_rule(config: Config) -> PoolRule:
+def build_pool_rule(config: Config) -> PoolRule:
     """How they share memory."""
     runners = config.runners
     by_device = runners.memory if isinstance(runners.memory, dict) else {}

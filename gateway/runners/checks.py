@@ -34,7 +34,7 @@ ASKED: dict[Probe, tuple[str, dict[str, Any]]] = {
 }
 
 
-async def answers(address: str, path: str, timeout_s: float) -> bool:
+async def is_answering(address: str, path: str, timeout_s: float) -> bool:
     """Whether `GET path` is answered 200 within `timeout_s` seconds."""
     try:
         async with asyncio.timeout(timeout_s):
@@ -65,7 +65,7 @@ async def ask(
     reader, writer = await asyncio.open_connection(place.hostname, place.port, limit=MAX_ANSWER_BYTES)
     try:
         writer.write("\r\n".join(lines).encode() + data)
-        answer = await _all(reader)
+        answer = await _read_all(reader)
     finally:
         writer.close()
         with contextlib.suppress(OSError):
@@ -77,7 +77,7 @@ async def ask(
     return int(word[0][:3]), rest
 
 
-async def _all(reader: asyncio.StreamReader) -> bytes:
+async def _read_all(reader: asyncio.StreamReader) -> bytes:
     parts = bytearray()
     while (data := await reader.read(65536)) and len(parts) < MAX_ANSWER_BYTES:
         parts += data
@@ -139,22 +139,22 @@ async def smoke_test(
     if status != 200:
         said = answer[:200].decode(errors="replace").replace("\n", " ")
         raise RunnerError(f"the canary was answered {status}: {said}")
-    return _vector(answer) if probe == "embeddings" else _text(answer)
+    return _parse_vector(answer) if probe == "embeddings" else _parse_text(answer)
 
 
-def _text(answer: bytes) -> str:
+def _parse_text(answer: bytes) -> str:
     try:
         choice = json.loads(answer)["choices"][0]
         said = choice.get("message") or {"content": choice["text"]}
         text = said.get("content") or said.get("reasoning_content") or said.get("reasoning") or ""
     except (ValueError, LookupError, TypeError, AttributeError):
         raise RunnerError("the canary's answer is no completion") from None
-    if fault := _fault(text, choice.get("logprobs")):
+    if fault := _find_fault(text, choice.get("logprobs")):
         raise RunnerError(f"the canary's answer is garbage: {fault}")
     return str(text)
 
 
-def _fault(text: Any, logprobs: Any) -> str | None:
+def _find_fault(text: Any, logprobs: Any) -> str | None:
     if not isinstance(text, str) or not (letters := text.strip()):
         return "it is empty"
     if "�" in text or any(not (c.isprintable() or c.isspace()) for c in text):
@@ -167,7 +167,7 @@ def _fault(text: Any, logprobs: Any) -> str | None:
     return None
 
 
-def _vector(answer: bytes) -> str:
+def _parse_vector(answer: bytes) -> str:
     try:
         vector = json.loads(answer)["data"][0]["embedding"]
         good = len(vector) > 0 and all(math.isfinite(value) for value in vector)
@@ -202,7 +202,7 @@ async def transition(
         raise RunnerError(f"did not {what}, though it said so")
 
 
-async def until_hung(
+async def wait_until_hung(
     address: str,
     path: str,
     patience: Patience,
@@ -217,16 +217,16 @@ async def until_hung(
     n_missed = 0
     while n_missed < patience.n_missed_probes:
         await asyncio.sleep(patience.probe_every_s)
-        n_missed = 0 if await answers(address, path, patience.probe_timeout_s) else n_missed + 1
+        n_missed = 0 if await is_answering(address, path, patience.probe_timeout_s) else n_missed + 1
         if pulse.silence_s() > patience.hung_s:
             return f"said nothing for {patience.hung_s:g} s"
         doubtful = pulse.suspected or pulse.silence_s() > patience.silent_s
-        if doubtful and pulse.n_in_flight < n_slots and not await _speaks(pulse, question):
+        if doubtful and pulse.n_in_flight < n_slots and not await _can_generate(pulse, question):
             return "answers on its health path but generates nothing"
     return f"gave no answer to {patience.n_missed_probes} probes in a row"
 
 
-async def _speaks(pulse: Pulse, question: Callable[[], Awaitable[object]]) -> bool:
+async def _can_generate(pulse: Pulse, question: Callable[[], Awaitable[object]]) -> bool:
     """Whether it answers anything, a request or the watchdog's own probe."""
     asked_s = time.monotonic()
     try:

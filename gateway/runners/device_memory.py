@@ -45,14 +45,16 @@ class DeviceMemory:
 
     def open(self, queues: Collection[MemoryUser]) -> None:
         """Take stock of their devices; may ask a driver, which takes a moment."""
-        self._capacity = {device: self.room(device) for device in sorted({queue.device for queue in queues})}
+        self._capacity = {
+            device: self.find_capacity(device) for device in sorted({queue.device for queue in queues})
+        }
 
-    def room(self, device: str) -> int:
+    def find_capacity(self, device: str) -> int:
         """What may be held on a device; without bound where it is neither configured nor measured."""
         declared = self._rule.memory.get(device, self._rule.each)
         return (total_bytes(device) if declared is None else declared) or sys.maxsize
 
-    def fitting_first(self, queues: Collection[User]) -> list[User]:
+    def select_fitting(self, queues: Collection[User]) -> list[User]:
         """Those that fit together into what is free, pinned ones before the others."""
         left = {
             device: room if (free := free_bytes(device)) is None else min(room, free)
@@ -65,14 +67,14 @@ class DeviceMemory:
                 fitting.append(queue)
         return fitting
 
-    def fits(self, queue: MemoryUser) -> bool:
+    def can_hold(self, queue: MemoryUser) -> bool:
         """Whether its device is large enough for it, as far as is known."""
-        return queue.size_bytes <= self.room(queue.device)
+        return queue.size_bytes <= self.find_capacity(queue.device)
 
     def explain_misfit(self, queue: MemoryUser) -> str:
         """What to say of one that never gets room."""
-        beside = " and what is pinned there stays" if self.fits(queue) else ""
-        room = self.room(queue.device)
+        beside = " and what is pinned there stays" if self.can_hold(queue) else ""
+        room = self.find_capacity(queue.device)
         return f"{queue.name} needs {queue.size_bytes} bytes; {queue.device} may hold {room}{beside}"
 
     def is_scarce(self, queues: Collection[MemoryUser]) -> bool:

@@ -99,12 +99,12 @@ class Runners(Mapping[str, Runner]):
             shared.setdefault(settings, []).append(expert)
         for settings, experts in shared.items():
             alias = experts[0] if len(experts) == 1 else short_name(settings.model)
-            runner = Runner(settings, alias, tuple(experts), self._patience, engines, self._log_of(alias))
-            runner.on_change.append(self._noticed)
+            runner = Runner(settings, alias, tuple(experts), self._patience, engines, self._open_log(alias))
+            runner.on_change.append(self._note_change)
             queue = self._queues[alias] = RunnerQueue(runner, time.monotonic())
             self._by_expert.update(dict.fromkeys(experts, queue))
 
-    def _log_of(self, name: str) -> LogTail:
+    def _open_log(self, name: str) -> LogTail:
         folder = self._rule.log_folder
         return LogTail(None if folder is None else log_path(folder, name))
 
@@ -144,19 +144,19 @@ class Runners(Mapping[str, Runner]):
         self.check()
         queues = self._queues.values()
         await asyncio.to_thread(self._memory.open, queues)
-        for queue in self._memory.fitting_first(queues):
+        for queue in self._memory.select_fitting(queues):
             await queue.runner.start()
             self._move(queue, self._load(queue))
         self._scheduler = asyncio.create_task(self._run(), name="runner pool")
 
-    def too_large(self, expert: str) -> str | None:
+    def explain_too_large(self, expert: str) -> str | None:
         """Why an expert never fits on its device; None where it does, as far as is known.
 
         Raises:
             RunnerSettingsError: it cannot be started as configured.
         """
         queue = self._by_expert[expert]
-        return None if self._memory.fits(queue) else self._memory.explain_misfit(queue)
+        return None if self._memory.can_hold(queue) else self._memory.explain_misfit(queue)
 
     async def stop(self) -> None:
         """End all at once; returns when every process is gone."""
@@ -204,17 +204,17 @@ class Runners(Mapping[str, Runner]):
             if url := queue.runner.base_url:
                 self._learn(queue)
                 began_s = time.monotonic()
-                return Lease(queue.runner, url, began_s, self._given_back, began_s - now_s)
+                return Lease(queue.runner, url, began_s, self._take_back, began_s - now_s)
             queue.runner.pulse.end()  # it died between the turn and now
 
     def _learn(self, queue: RunnerQueue) -> None:
         if self._rule.residency.evict == "lookahead" and self._memory.is_scarce(self._queues.values()):
             self._forecast.note_start(queue.name, self.look)
 
-    def _given_back(self, lease: Lease) -> None:
+    def _take_back(self, lease: Lease) -> None:
         queue = self._queues[lease.runner.name]
         queue.runner.pulse.end()
-        queue.used(lease.since_s, time.monotonic())
+        queue.note_use(lease.since_s, time.monotonic())
         queue.serve()
         if any(other.n_waiting for other in self._queues.values()):
             self._stir()
@@ -243,7 +243,7 @@ class Runners(Mapping[str, Runner]):
             self._forecast.dismissed.add(queue.name)
             await asyncio.shield(self._move(queue, self._unload(queue), leaving=True))
 
-    async def settled(self) -> None:
+    async def wait_settled(self) -> None:
         """When nothing is being loaded or unloaded any more.
 
         Raises:
@@ -342,13 +342,13 @@ class Runners(Mapping[str, Runner]):
         queue.move = move = asyncio.create_task(how)
         self._moves.add(move)
 
-        def moved(task: asyncio.Task[None]) -> None:
+        def finish(task: asyncio.Task[None]) -> None:
             if queue.move is task:
                 queue.move, queue.leaving = None, False
             self._moves.discard(task)
             self._stir()
 
-        move.add_done_callback(moved)
+        move.add_done_callback(finish)
         return move
 
     async def _load(self, queue: RunnerQueue) -> None:
@@ -367,7 +367,7 @@ class Runners(Mapping[str, Runner]):
             await queue.runner.stop()
         self._memory.note_unload(queue.device)
 
-    def _noticed(self, runner: Runner) -> None:
+    def _note_change(self, runner: Runner) -> None:
         """A runner changed its state."""
         queue, now_s = self._queues[runner.name], time.monotonic()
         if runner.state in UP:

@@ -55,14 +55,14 @@ class LogTail:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             if path.exists() and path.stat().st_size > MAX_FILE_BYTES:
                 path.replace(path.with_name(path.name + ".1"))
-            with open(path, "ab", opener=_private) as file:
+            with open(path, "ab", opener=_open_private) as file:
                 file.write(data)
         except OSError as error:
             log.warning("%s: not written any more: %s", path, error.strerror)
             self._path = None
 
 
-def _private(path: str, flags: int) -> int:
+def _open_private(path: str, flags: int) -> int:
     """Mode 0600, because engines log prompts and some log their key."""
     return os.open(path, flags, 0o600)
 
@@ -81,7 +81,7 @@ class Report:
 
 
 class ServerProcess:
-    """A child that serves, once `ready` has returned."""
+    """A child that serves, once `wait_report` has returned."""
 
     def __init__(self, process: Process, control: socket.socket, log: LogTail) -> None:
         self._process = process
@@ -91,7 +91,7 @@ class ServerProcess:
 
     @classmethod
     async def spawn(cls, launch: Launch, log: LogTail) -> Self:
-        """Start the process; it waits for its orders until `ready` is called.
+        """Start the process; it waits for its orders until `wait_report` is called.
 
         Raises:
             RunnerError: the command cannot be run.
@@ -115,7 +115,7 @@ class ServerProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    async def ready(self, message: Mapping[str, Any], timeout_s: float) -> Report:
+    async def wait_report(self, message: Mapping[str, Any], timeout_s: float) -> Report:
         """Tell it what to serve; gives what it reports, the address it serves at before all.
 
         Raises:

@@ -120,7 +120,7 @@ class RunnerQueue:
         """Refuse every waiting request."""
         self._line.refuse(error)
 
-    def used(self, began_s: float, now_s: float) -> None:
+    def note_use(self, began_s: float, now_s: float) -> None:
         """A request is over."""
         self.n_uses += 1
         self.last_used_s = now_s
@@ -208,15 +208,15 @@ class Lease:
     def headers(self) -> dict[str, str]:
         return self.runner.headers
 
-    def heard(self) -> None:
+    def note_output(self) -> None:
         """Something came of the request: the runner is alive."""
         self.runner.pulse.beat()
 
-    def missed(self) -> None:
+    def note_silence(self) -> None:
         """Nothing came of the request within its time-out: the runner had better be looked after."""
         self.runner.pulse.suspect()
 
-    async def lost(self, within_s: float) -> bool:
+    async def wait_lost(self, within_s: float) -> bool:
         """Whether the process it is for is gone; its supervisor needs a moment to notice."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within_s

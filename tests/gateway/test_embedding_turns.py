@@ -83,9 +83,9 @@ async def test_a_failure_ends_its_request_alone(turns: TextQueue, reader: Reader
 
 
 async def test_places_are_bounded_and_given_back(turns: TextQueue) -> None:
-    with turns.room(15):
-        with pytest.raises(BusyError), turns.room(6):
+    with turns.reserve(15):
+        with pytest.raises(BusyError), turns.reserve(6):
             pass
-        with turns.room(5):
+        with turns.reserve(5):
             assert (turns.n_waiting, turns.wait_s > 0) == (20, True)
     assert turns.n_waiting == 0

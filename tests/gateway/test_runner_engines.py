@@ -186,7 +186,7 @@ async def test_a_model_of_ollama_is_loaded_asked_and_let_go(daemon: OllamaDaemon
 
 async def test_a_model_that_the_daemon_dropped_is_loaded_again(daemon: OllamaDaemon) -> None:
     async with pool_of(a=on_ollama(daemon)) as runners:
-        await runners.settled()
+        await runners.wait_settled()
         daemon.loaded.clear()
         while not daemon.loaded:  # noqa: ASYNC110 (another process changes it)
             await asyncio.sleep(0.05)

@@ -74,7 +74,7 @@ async def chat(lease: Lease, prompt: str = "Hi") -> str:
     root, _, _ = lease.url.rpartition("/v1")
     status, answer = await ask(root, "/v1/chat/completions", body, lease.headers)
     assert status == 200
-    lease.heard()
+    lease.note_output()
     return str(json.loads(answer)["choices"][0]["message"]["content"])
 
 
@@ -97,14 +97,14 @@ def states(runners: Runners) -> dict[str, str]:
 
 async def test_what_fits_is_loaded_at_the_start_pinned_ones_first() -> None:
     async with pool_of(tiny("a"), tiny("b"), tiny("c", pinned=True), room=200) as runners:
-        await runners.settled()
+        await runners.wait_settled()
         assert states(runners) == {"a": "ready", "b": "stopped", "c": "ready"}
         assert runners["b"].n_loads == 0
 
 
 async def test_an_expert_that_is_not_in_memory_is_loaded_in_place_of_another() -> None:
     async with pool_of(tiny("a"), tiny("b", "--say", "Berlin.")) as runners:
-        await runners.settled()
+        await runners.wait_settled()
         pid = runners["a"].pid
         async with runners.lease("b", wait_s=20) as lease:
             assert await chat(lease) == "Berlin."
@@ -129,7 +129,7 @@ async def test_who_answers_is_never_unloaded() -> None:
 
 async def test_pinned_ones_stay_and_what_does_not_fit_beside_them_is_refused() -> None:
     async with pool_of(tiny("a", pinned=True), tiny("b")) as runners:
-        await runners.settled()
+        await runners.wait_settled()
         with pytest.raises(RunnerTooLarge, match="b needs 100000000 bytes"):
             await runners.take("b", wait_s=20)
         assert states(runners) == {"a": "ready", "b": "stopped"}
@@ -137,7 +137,7 @@ async def test_pinned_ones_stay_and_what_does_not_fit_beside_them_is_refused() -
 
 async def test_an_idle_expert_is_unloaded_after_its_ttl_and_loaded_again_when_asked_for() -> None:
     async with pool_of(tiny("a", ttl_s=0.5)) as runners:
-        await runners.settled()
+        await runners.wait_settled()
         while runners["a"].state != "stopped":  # noqa: ASYNC110 (the test's own time-out bounds it)
             await asyncio.sleep(0.05)
         async with runners.lease("a", wait_s=20) as lease:
@@ -186,7 +186,7 @@ async def test_a_line_that_is_full_is_refused_with_the_seconds_to_wait() -> None
 
 async def test_who_would_wait_longer_than_allowed_is_sent_away_at_once() -> None:
     async with pool_of(tiny("a", "--load-s", "1.5")) as runners:
-        await runners.settled()
+        await runners.wait_settled()
         await runners.unload("a")
         with pytest.raises(RunnerBusy, match="s until its turn"):
             await runners.take("a", wait_s=0.5)
@@ -248,7 +248,7 @@ async def test_a_pinned_one_that_failed_is_tried_again_though_nobody_asks(tmp_pa
     pinned = RunnerSettings("command", "a", command=("sh", "-c", line), memory_bytes=1, pinned=True)
     async with pool_of(pinned) as runners:
         with pytest.raises(RunnerFailed):
-            await runners.settled()
+            await runners.wait_settled()
         flag.touch()
         while runners["a"].state != "ready":  # noqa: ASYNC110 (the test's own time-out bounds it)
             await asyncio.sleep(0.05)
@@ -286,7 +286,7 @@ async def test_a_death_under_a_lease_is_noticed_and_the_next_turn_is_at_the_new_
         async with runners.lease("a", wait_s=20) as lease:
             with pytest.raises((OSError, AssertionError)):
                 await chat(lease, "die")
-            assert await lease.lost(5)
+            assert await lease.wait_lost(5)
         async with runners.lease("a", wait_s=20) as again:
             assert again.url != lease.url
             assert await chat(again) == "Paris."
@@ -315,13 +315,13 @@ async def test_how_long_an_expert_is_away_is_learned_from_its_loads() -> None:
 
 async def test_memory_is_measured_where_nobody_declares_it() -> None:
     async with pool_of(tiny("a", "--hold-mb", "150", memory_bytes=None), room=1000) as runners:
-        await runners.settled()
+        await runners.wait_settled()
         assert 150 * MB < (runners.snapshot()[0].memory_bytes or 0) < 400 * MB
 
 
 async def test_what_an_engine_writes_is_kept_and_shown(tmp_path: Path) -> None:
     async with pool_of(tiny("org/a:1"), folder=tmp_path) as runners:
-        await runners.settled()
+        await runners.wait_settled()
         assert any("loading on" in line for line in runners["org/a:1"].log_tail)
         assert "loading on" in (tmp_path / "org_a_1.log").read_text()
 
@@ -344,7 +344,7 @@ def test_a_command_that_cannot_work_is_one_line_naming_the_field(
 async def test_the_whole_family_of_a_command_ends_with_it(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     async with pool_of(tiny("a", "--child", str(note), "--path", "/up", health_path="/up")) as r:
-        await r.settled()
+        await r.wait_settled()
         pid = int(note.read_text())
         assert not gone(pid, 0.05)
         await r.unload("a")

@@ -33,7 +33,7 @@ async def test_a_runner_tells_when_it_should_be_idle_once_answers_were_timed() -
     resident = one.resident()
     assert resident is not None
     assert resident.idle_in_s == math.inf
-    one.used(began_s=0.0, now_s=5.0)
+    one.note_use(began_s=0.0, now_s=5.0)
     resident = one.resident()
     assert resident is not None
     assert resident.idle_in_s == one.service_s > 0.0

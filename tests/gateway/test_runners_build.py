@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.config import ConfigError, parse_config
-from gateway.runners.build import pool_rule, runner_settings
+from gateway.runners.build import build_pool_rule, build_runner_settings
 
 WHOLE = """
 experts:
@@ -34,7 +34,7 @@ runners:
 
 def test_a_command_keeps_what_is_filled_in_when_it_starts() -> None:
     config = parse_config(WHOLE, env={"MODELS": "/m", "HF": "hush-hush"})
-    settings = runner_settings(config)
+    settings = build_runner_settings(config)
     mine = settings["mine"]
     assert mine.command == ("serve", "--port", "${PORT}", "--key", "${API_KEY}", "--dir", "/m")
     assert mine.env == (("TOKEN", "hush-hush"),)
@@ -45,11 +45,11 @@ def test_a_command_keeps_what_is_filled_in_when_it_starts() -> None:
 
 
 def test_memory_is_shared_as_the_configuration_says() -> None:
-    rule = pool_rule(parse_config(WHOLE, env={"MODELS": "/m", "HF": "x"}))
+    rule = build_pool_rule(parse_config(WHOLE, env={"MODELS": "/m", "HF": "x"}))
     assert (rule.memory, rule.each) == ({"cpu": 500_000_000, "cuda:1": 40 * 2**30}, None)
     assert (rule.residency.evict, rule.residency.turns.max_wait_s) == ("lru", 5)
     assert str(rule.log_folder) == "logs"
-    assert pool_rule(parse_config("runners: {memory: 16GiB}")).each == 16 * 2**30
+    assert build_pool_rule(parse_config("runners: {memory: 16GiB}")).each == 16 * 2**30
 
 
 @pytest.mark.parametrize(

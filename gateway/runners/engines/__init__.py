@@ -25,7 +25,7 @@ ENGINES: Mapping[str, LaunchBuilder] = {
 }
 
 
-def launch_for(
+def build_launch(
     settings: RunnerSettings, alias: str, api_key: str, engines: Mapping[str, LaunchBuilder] | None = None
 ) -> Launch:
     """How to start what `settings` ask for; `alias` is the model name its responses bear.

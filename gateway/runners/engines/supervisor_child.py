@@ -41,20 +41,20 @@ def start(order: dict[str, Any], port: int) -> subprocess.Popen[bytes]:
     """The server, in the supervisor's own process group."""
     values = {"${PORT}": str(port), "${API_KEY}": order["api_key"]}
 
-    def filled(text: str) -> str:
+    def fill(text: str) -> str:
         for name, value in values.items():
             text = text.replace(name, value)
         return text
 
     return subprocess.Popen(  # noqa: S603 (the operator's own command)
-        [filled(word) for word in order["argv"]],
+        [fill(word) for word in order["argv"]],
         stdin=subprocess.DEVNULL,
-        env={**os.environ, **{name: filled(value) for name, value in order["env"].items()}},
+        env={**os.environ, **{name: fill(value) for name, value in order["env"].items()}},
         preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
     )
 
 
-def healthy(port: int, path: str) -> bool:
+def is_healthy(port: int, path: str) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     try:
         connection.request("GET", path)
@@ -96,7 +96,7 @@ def watch(server: subprocess.Popen[bytes], control: socket.socket, order: dict[s
         if LINUX:  # elsewhere its end is noticed at the next look
             selector.register(os.pidfd_open(server.pid), selectors.EVENT_READ)
         while server.poll() is None and not control_ended:
-            if not told and healthy(port, order["health_path"]) and server.poll() is None:
+            if not told and is_healthy(port, order["health_path"]) and server.poll() is None:
                 control.sendall(json.dumps({"address": f"http://127.0.0.1:{port}"}).encode() + b"\n")
                 told = True
             for key, _ in selector.select(LOOK_EVERY_S if told else PROBE_EVERY_S):

@@ -3,6 +3,17 @@
 Run as a script with a socket for standard input; it ends with its parent. It imports nothing of the gateway.
 Requests that come while a batch is under way make up the next one; within a batch each row has its own
 length, temperature and stop words, and its tokens are sent as they come.
+
+Why not `transformers serve` (read at transformers 5.24.0, `cli/serve.py` and `cli/serving/`):
+
+- It checks no API key; the gateway gives every engine a key so that other users of the machine cannot use it.
+- It generates for one request after another. `--continuous-batching` batches, but takes `temperature` and
+  `top_p` for all requests from the first one; each row here has its own.
+- It ignores `n` and `stream_options` with a line in its log. A client that asked for three answers would get
+  one, without an error.
+- It has no context limit of its own, so a long prompt is not refused with `context_length_exceeded`, the code
+  on which a plan moves on to an expert with a longer context.
+- It needs fastapi, pydantic, uvicorn, rich and openai beside torch; this script needs the standard library.
 """
 
 import ctypes
@@ -37,10 +48,10 @@ class Job:
     """One request: its prompt, its wishes, and the pieces of text as they come; None ends them."""
 
     def __init__(self, prompt: list[int], body: dict[str, Any], most: int) -> None:
-        extract_prompt_flags = body.get("max_completion_tokens") or body.get("max_tokens") or USUAL_TOKENS
+        n_wanted = body.get("max_completion_tokens") or body.get("max_tokens") or USUAL_TOKENS
         stop = body.get("stop") or []
         self.prompt = prompt
-        self.max_tokens = min(int(extract_prompt_flags), most)
+        self.max_tokens = min(int(n_wanted), most)
         self.temperature = float(1.0 if body.get("temperature") is None else body["temperature"])
         self.top_p = float(body.get("top_p") or 1.0)
         self.stop = [stop] if isinstance(stop, str) else [str(word) for word in stop]
@@ -64,6 +75,7 @@ class Job:
             self._say(text)
 
     def end(self, why: str, text: str) -> None:
+        """Finish the row for the reason `why`, as `finish_reason` has it."""
         self.finish = why
         self._say(text)
         self.pieces.put(None)
@@ -99,7 +111,7 @@ class Model:
         self._n_parallel: int = order["n_parallel"]
         threading.Thread(target=self._work, daemon=True).start()
 
-    def job(self, body: dict[str, Any], chat: bool) -> Job:
+    def create_job(self, body: dict[str, Any], chat: bool) -> Job:
         """The request as tokens.
 
         Raises:
@@ -107,22 +119,22 @@ class Model:
         """
         if body.get("n", 1) != 1:
             raise RefusedError("n must be 1")
-        prompt = self._of_chat(body) if chat else self._of_prompt(body)
+        prompt = self._encode_chat(body) if chat else self._encode_prompt(body)
         room = self.context_tokens - len(prompt)
         if room < 1:
-            told = f"this model's maximum context length is {self.context_tokens} tokens"
-            raise RefusedError(f"{told}; the prompt has {len(prompt)}", "context_length_exceeded")
+            limit = f"this model's maximum context length is {self.context_tokens} tokens"
+            raise RefusedError(f"{limit}; the prompt has {len(prompt)}", "context_length_exceeded")
         return Job(prompt, body, room)
 
-    def _of_chat(self, body: dict[str, Any]) -> list[int]:
-        turns = [{"role": t["role"], "content": words(t.get("content"))} for t in body["messages"]]
+    def _encode_chat(self, body: dict[str, Any]) -> list[int]:
+        turns = [{"role": t["role"], "content": read_text(t.get("content"))} for t in body["messages"]]
         if self.tokenizer.chat_template:
             text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
             return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         text = "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
         return list(self.tokenizer(f"{text}\nassistant:")["input_ids"])
 
-    def _of_prompt(self, body: dict[str, Any]) -> list[int]:
+    def _encode_prompt(self, body: dict[str, Any]) -> list[int]:
         if not isinstance(body["prompt"], str):
             raise RefusedError("prompt must be text")
         return list(self.tokenizer(body["prompt"])["input_ids"])
@@ -149,7 +161,7 @@ class Model:
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
         def choose(ids: Any, scores: Any) -> Any:
-            return torch.stack([warped(row, job, torch) for row, job in zip(scores, jobs, strict=True)])
+            return torch.stack([warp_scores(row, job, torch) for row, job in zip(scores, jobs, strict=True)])
 
         def tap(ids: Any, scores: Any, **_: Any) -> Any:
             for token, job in zip(ids[:, -1].tolist(), jobs, strict=True):
@@ -171,7 +183,7 @@ class Model:
             )
 
 
-def warped(row: Any, job: Job, torch: Any) -> Any:
+def warp_scores(row: Any, job: Job, torch: Any) -> Any:
     """The scores of one row at its own temperature: only the best at 0, the likeliest `top_p` otherwise."""
     if job.temperature <= 0:
         only = torch.full_like(row, float("-inf"))
@@ -185,7 +197,7 @@ def warped(row: Any, job: Job, torch: Any) -> Any:
     return row
 
 
-def words(content: Any) -> str:
+def read_text(content: Any) -> str:
     """The text of a message.
 
     Raises:
@@ -217,7 +229,7 @@ class Handler(BaseHTTPRequestHandler):
         chat = self.path.endswith("/chat/completions")
         try:
             body = json.loads(data)
-            job = self.server.model.job(body, chat)
+            job = self.server.model.create_job(body, chat)
         except RefusedError as refused:
             return self._refuse(400, str(refused), refused.code)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -226,16 +238,16 @@ class Handler(BaseHTTPRequestHandler):
         if body.get("stream"):
             usage = bool((body.get("stream_options") or {}).get("include_usage"))
             return self._stream(job, chat, usage)
-        return self._whole(job, chat)
+        return self._send_whole(job, chat)
 
-    def _whole(self, job: Job, chat: bool) -> None:
-        text = "".join(self._pieces(job))
+    def _send_whole(self, job: Job, chat: bool) -> None:
+        text = "".join(self._read_pieces(job))
         said: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
         if job.finish == "error":
             return self._refuse(500, "the model failed; the log says why", "internal_error")
         choice = {"index": 0, **said, "finish_reason": job.finish}
         kind = "chat.completion" if chat else "text_completion"
-        return self._put(200, {**self._frame(kind), "choices": [choice], "usage": usage_of(job)})
+        return self._put(200, {**self._build_frame(kind), "choices": [choice], "usage": count_usage(job)})
 
     def _stream(self, job: Job, chat: bool, usage: bool) -> None:
         self.send_response(200)
@@ -243,9 +255,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("connection", "close")
         self.end_headers()
         self.close_connection = True
-        frame = self._frame("chat.completion.chunk" if chat else "text_completion")
+        frame = self._build_frame("chat.completion.chunk" if chat else "text_completion")
         try:
-            for text in self._pieces(job):
+            for text in self._read_pieces(job):
                 said: dict[str, Any] = {"delta": {"content": text}} if chat else {"text": text}
                 self._send({**frame, "choices": [{"index": 0, **said, "finish_reason": None}]})
             if job.finish == "error":
@@ -253,19 +265,19 @@ class Handler(BaseHTTPRequestHandler):
             last: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
             self._send({**frame, "choices": [{"index": 0, **last, "finish_reason": job.finish}]})
             if usage:
-                self._send({**frame, "choices": [], "usage": usage_of(job)})
+                self._send({**frame, "choices": [], "usage": count_usage(job)})
             self.wfile.write(b"data: [DONE]\n\n")
         except OSError:
             job.finish = job.finish or "gone"
         return None
 
-    def _pieces(self, job: Job) -> Iterator[str]:
+    def _read_pieces(self, job: Job) -> Iterator[str]:
         """Text as it comes; ends early where the client went away, and the row with it."""
         while True:
             try:
                 piece = job.pieces.get(timeout=LOOK_EVERY_S)
             except queue.Empty:
-                if self._gone():
+                if self._is_client_gone():
                     job.finish = job.finish or "gone"
                     return
                 continue
@@ -273,14 +285,14 @@ class Handler(BaseHTTPRequestHandler):
                 return
             yield piece
 
-    def _gone(self) -> bool:
+    def _is_client_gone(self) -> bool:
         try:
             readable = select.select([self.connection], [], [], 0)[0]
             return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
         except OSError:
             return True
 
-    def _frame(self, kind: str) -> dict[str, Any]:
+    def _build_frame(self, kind: str) -> dict[str, Any]:
         name = f"c-{time.time_ns():x}"
         return {"id": name, "object": kind, "created": int(time.time()), "model": self.server.order["alias"]}
 
@@ -315,7 +327,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
 
 
-def usage_of(job: Job) -> dict[str, int]:
+def count_usage(job: Job) -> dict[str, int]:
     n_in, n_out = len(job.prompt), len(job.tokens)
     return {"prompt_tokens": n_in, "completion_tokens": n_out, "total_tokens": n_in + n_out}
 
