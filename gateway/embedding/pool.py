@@ -38,7 +38,7 @@ class Chosen:
 class EmbedderPool:
     """The base embedder alone, or with experts that read queries.
 
-    With experts everything is loaded at once, so that what does not fit together is reported at the start; the
+    With experts everything is loaded at once, so that embedders that do not fit together fail the start; the
     base alone when it is first asked. `degraded` says what fails now.
     """
 
