@@ -1,12 +1,10 @@
 """Decisions as values: which expert answers, under which constraints, at what price, and why no other."""
 
-from .admission import Admission, AdmissionRule, Admitted, QueueState, Rejected, admit
-from .arrivals import Arrivals
 from .batching import Group, order_groups
 from .constraints import tighten
 from .engine import Consult, Engine, Scale
 from .errors import Infeasible, PoliciesError, UnknownFlag, Unreachable
-from .eviction import EvictionRule
+from .eviction import EvictionRule, Shadow
 from .flags import Flag, FlaggedText, apply_flags, check_flags, extract_flags
 from .memory import (
     Blocked,
@@ -39,11 +37,21 @@ from .plans import (
     decode_plan,
     register_plan,
 )
+from .queues import (
+    Admission,
+    AdmissionRule,
+    Admitted,
+    Arrivals,
+    QueueState,
+    Rejected,
+    TurnRule,
+    admit,
+    order_queues,
+    queue_weight,
+)
 from .record import decision_record, explain
 from .recruiting import PanelRule
 from .residency import ResidencyRule, decide_residency
-from .shadow import Shadow
-from .turns import TurnRule, order_queues, queue_weight
 from .types import Decision, EncoderUse, Fleet, Goal, Objective, Policy, PriorityGoal, Require, RoutingHints
 from .voting import detect_form, extract_answer, vote
 

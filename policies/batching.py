@@ -33,16 +33,20 @@ def order_groups(
     """The groups in the order that takes the fewest seconds of loading, given who is resident already.
 
     Groups of experts that are not loadable (remote ones) come as early as possible. Several devices count as
-    one memory. The order is optimal unless the search reaches `MAX_STATES`.
+    one memory. The order is the best of those that evict
+    as few experts as possible at each load, unless the search reaches `MAX_STATES`.
 
     Raises:
         PoliciesError: groups that wait for each other, or for a group that does not exist.
     """
+    # A*: cost so far plus `least_s`, which never overestimates, so that the first complete state is the best.
+    # Worst case n! orders; `MAX_STATES` bounds the time, and dropping the open states makes the rest greedy.
     search = _Search(groups, loadable, capacity_bytes)
     start = search.advance(_State(frozenset(), resident & search.sizes.keys(), ()))
     waiting: list[tuple[float, int, int, float, _State]] = [
         (search.least_s(start), -len(start.order), 0, 0.0, start)
     ]
+    # States with equal groups done and equal residents have equal futures: only the cheapest is kept.
     seen: dict[tuple[frozenset[str], frozenset[str]], float] = {}
     n_made = 0
     while waiting:
@@ -82,6 +86,7 @@ class _Search:
 
     def advance(self, state: _State) -> _State:
         """The state after all groups that need no loading."""
+        # Never worse than later: these groups need no memory, and their answers may release other groups.
         done, order = set(state.done), list(state.order)
         before = -1
         while before < len(order):
@@ -109,6 +114,8 @@ class _Search:
 
     def _rooms(self, cached: frozenset[str], needed: set[str], expert: str) -> Iterator[frozenset[str]]:
         """The sets of residents to keep beside the expert: those needed later, with the fewest evictions."""
+        # By number kept, which is what matters where load times are alike; trying every subset would multiply
+        # the branching by 2^residents.
         room = self._capacity - self.sizes[expert]
         useful = sorted(cached & needed)
         for n_kept in range(len(useful), -1, -1):

@@ -102,7 +102,10 @@ def query_rejections(
     query: Query, row: int, prediction: Prediction, require: Require, limits: PoolLimits, fleet: Fleet
 ) -> Rejections:
     """The experts that this query, this prediction or the state of the fleet rejects."""
+    # The first failed rule names the reason: rules run from what never changes (window, abilities) to what
+    # changes with each moment (availability), and setdefault keeps the first.
     found: Rejections = {}
+    # One comparison of integers for short queries; arrays only where some window may be too small.
     if query.n_input_tokens + (query.max_output_tokens or 0) > limits.least_room_tokens:
         n_tokens = limits.count_required_tokens(query)
         _reject(
@@ -122,7 +125,7 @@ def query_rejections(
         _reject(
             found,
             prediction,
-            ~(cost <= cap),
+            ~(cost <= cap),  # not `cost > cap`: NaN, an unknown price, must fail
             lambda e: (
                 f"cost ${cost[e]:.6f} > cap ${cap:.6f}"
                 if cost[e] == cost[e]
@@ -130,7 +133,8 @@ def query_rejections(
             ),
         )
     if (limit := require.max_latency_s) is not None:
-        latency = prediction.latency_s[row] + fleet.wait_s
+        # NaN, an unknown latency, compares false and passes.
+        latency = prediction.latency_s[row] + fleet.wait_s  # (n_experts,)
         _reject(
             found, prediction, latency > limit, lambda e: f"latency {latency[e]:.2f} s > limit {limit:.2f} s"
         )

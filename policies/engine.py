@@ -69,7 +69,7 @@ class Engine:
         self._attributes = Attributes(self.pool)
         self._has_guesses = any(profile.quality is not None for profile in pool)
         self._all_experts = np.arange(len(self.names))
-        self._by_name = np.argsort(np.argsort(self.names))
+        self._by_name = np.argsort(np.argsort(self.names))  # rank of each name, breaks ties
         self._standing = lru_cache(maxsize=1024)(partial(static_rejections, self.pool))
 
     def route(
@@ -104,6 +104,7 @@ class Engine:
         if prediction is None:
             raise ValueError("only the second prediction can be declined")
         decisions = self.decide(policy, queries, prediction, fleet, hints, draws)
+        # Two-stage routing: a query escalates to the encoder only if another expert could overtake the first.
         if policy.encoder != "adaptive" or first != "static" or "encoder" not in tiers:
             return decisions
         unsure = np.array([n for n in rows.tolist() if decisions[n].margin < margin], dtype=np.int64)
@@ -148,10 +149,14 @@ class Engine:
             require = tighten(policy.require, hint.require) if hint else policy.require
             rejections = self._find_rejections(query, row, prediction, require, fleet)
             eligible = self._find_eligible(rejections)
+            # u = q − λ·cost/scale − μ·(latency + wait)/scale − Σ w·rank   (n_experts,)
+            # Tryage (arXiv 2308.11601), objective with weighted constraints; here quality instead of loss.
             utility = prediction.quality[row] - self._compute_penalty(objective, row, prediction, fleet)
             if objective.goals:
                 utility -= self._attributes.penalty(objective.goals, eligible, prediction.output_tokens[row])
             ranking = self._rank(policy, objective, row, prediction, utility, eligible)
+            # Order matters: a mapping precedes the weights, priority goals (flags) precede the mapping, and
+            # exploration comes last, so that its propensity is the probability of the final choice.
             if policy.mapping:
                 ranking = self._apply_mapping(ranking, policy.mapping, row, prediction)
             if objective.first:
@@ -170,6 +175,7 @@ class Engine:
         return resolve_target(objective, self._sweep_of(prediction.tier))
 
     def _find_eligible(self, rejections: Rejections) -> Ints:
+        # The common case, no rejection, makes no array.
         if not rejections:
             return self._all_experts
         return np.array([e for e, name in enumerate(self.names) if name not in rejections])
@@ -179,7 +185,9 @@ class Engine:
     ) -> Rejections:
         standing: Rejections = self._standing(require.labels, require.models, require.exclude)
         passing = query_rejections(query, row, prediction, require, self._limits, fleet)
+        # Static reasons win: an operator reads "excluded" rather than "unavailable" for an excluded expert.
         rejections = {**passing, **standing} if standing else passing
+        # `temporary` tells the gateway 503 (wait) from 400 (change the request).
         if len(rejections) == len(self.names):
             gone = fleet.unavailable
             raise Infeasible(
@@ -319,6 +327,7 @@ def _choose_first_tier(policy: Policy, tiers: Sequence[Tier]) -> Tier:
 
 def _fill_unknown(values: Floats) -> Floats:
     """Unknown counts as the largest value of the pool; where all are unknown, as 0 for all."""
+    # A sum of non-negative terms is NaN if and only if one of them is: one pass for the common case.
     if not isnan(np.add.reduce(values, axis=None)):
         return values
     unknown = np.isnan(values)
@@ -344,6 +353,7 @@ def _apply_exploration(ranking: _Ranking, share: float, draw: float) -> _Ranking
     rank, propensity = _draw_rank(share, len(ranking.order), draw)
     if not rank:
         return ranking._replace(propensity=propensity)
+    # The best expert stays next in line: exploring must not cost the answer if the explored expert fails.
     order = np.concatenate(([ranking.order[rank]], np.delete(ranking.order, rank)))
     reason = f"explored with probability {propensity:.3f}"
     return _Ranking(order, reason, ranking.margin, propensity)
@@ -351,6 +361,7 @@ def _apply_exploration(ranking: _Ranking, share: float, draw: float) -> _Ranking
 
 def _draw_rank(share: float, n_eligible: int, draw: float) -> tuple[int, float]:
     """A rank and its propensity: with probability `share` any eligible expert, evenly; else the best."""
+    # P(rank) = ε/n, plus 1 − ε for the best: Σ = 1. Off-policy estimates divide by it.
     even = share / n_eligible
     rank = min(int(draw / even), n_eligible - 1) if draw < share else 0
     return rank, even + (1 - share if rank == 0 else 0.0)

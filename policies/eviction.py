@@ -1,6 +1,7 @@
-"""Eviction: the worth of each resident, and the set of least worth that frees enough memory."""
+"""Eviction: the worth of each resident, the cheapest set that frees enough, and trust in look-ahead."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from .memory import Resident, Snapshot
@@ -26,6 +27,7 @@ def build_worth(
     """
 
     n_loadable = len(snapshot.loadable)
+    # The mean load is the time scale: a next use that far in the future halves what keeping a resident saves.
     usual_s = _SOON_S + sum(loadable.load_s for loadable in snapshot.loadable) / max(1, n_loadable)
 
     def recency(resident: Resident) -> float:
@@ -34,6 +36,7 @@ def build_worth(
     def by_lookahead(resident: Resident) -> Worth:
         waits = resident.expert in snapshot.queue
         next_s = 0.0 if waits else snapshot.next_use_s.get(resident.expert)
+        # load · u / (u + next): Belady compares next uses alone, but load times differ widely.
         again_s = 0.0
         if next_s is not None:
             again_s = snapshot.load_s(resident.expert) * usual_s / (usual_s + max(0.0, next_s))
@@ -66,12 +69,15 @@ def choose_cheapest(
     )
     if priced and priced[0][1].size_bytes >= need_bytes:
         return (priced[0][1],)  # no set is worth less than the least of all
+    # Knapsack cover: dynamic programming over undominated (bytes freed, worth) pairs. Freed bytes are capped
+    # at the need, so that sets that free more than enough compare by worth alone.
     sets: list[tuple[int, Worth, tuple[Resident, ...]]] = [(0, NOTHING, ())]
     for (first, second), resident in priced:
         grown = [
             (min(need_bytes, freed + resident.size_bytes), (a + first, b + second), (*chosen, resident))
             for freed, (a, b), chosen in sets
         ]
+        # Worths are added part by part, as a pair compares first by its first part.
         sets = _pareto_front([*sets, *grown])
     return sets[0][2]
 
@@ -91,3 +97,57 @@ def _pareto_front(
         if not kept or one[1] < kept[-1][1]:
             kept.append(one)
     return kept
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """What memory would hold under look-ahead and under LRU, each applied from the start.
+
+    lead_s:   seconds of loading that look-ahead saved against LRU, bounded both ways by the time to load
+        all that LRU holds, so that only the recent past counts
+    n_phases: how often it was found to be worse
+
+    Reference: paging with predictions by following the better of two (arXiv 2210.02775 for the setting).
+    Differs: costs are seconds of loading; what strays from recency leaves lazily, when room is needed.
+    """
+
+    ahead: tuple[Resident, ...] = ()
+    recent: tuple[Resident, ...] = ()
+    lead_s: float = 0.0
+    trusted: bool = True
+    n_phases: int = 0
+
+    @property
+    def kept(self) -> frozenset[str] | None:
+        """For `decide_residency`: the experts LRU would keep; None while look-ahead does no worse."""
+        return None if self.trusted else frozenset(resident.expert for resident in self.recent)
+
+    def after(self, expert: str, at: Snapshot) -> "Shadow":
+        """The shadow after one more request, served with the forecast of the snapshot `at` that moment."""
+        if expert not in at.by_expert:
+            return self
+        ahead, spent_s = _serve_request(self.ahead, expert, at, "lookahead")
+        recent, recent_s = _serve_request(self.recent, expert, at, "lru")
+        # A bounded score forgets: that many seconds of better loads make a forecast trusted again.
+        bound_s = sum(at.load_s(resident.expert) for resident in recent)
+        lead_s = min(bound_s, max(-bound_s, self.lead_s + recent_s - spent_s))
+        trusted = lead_s >= 0.0
+        return Shadow(ahead, recent, lead_s, trusted, self.n_phases + (self.trusted and not trusted))
+
+
+def _serve_request(
+    cache: tuple[Resident, ...], expert: str, at: Snapshot, rule: EvictionRule
+) -> tuple[tuple[Resident, ...], float]:
+    """The cache after one request, and the seconds of loading that it took."""
+    if any(resident.expert == expert for resident in cache):
+        used = (replace(r, last_used_s=at.now_s) if r.expert == expert else r for r in cache)
+        return tuple(used), 0.0
+    # The simulated caches see one memory of all devices: where an expert is placed is not what they compare.
+    size = at.by_expert[expert].size_bytes
+    room = sum(device.capacity_bytes for device in at.devices)
+    need = size + sum(resident.size_bytes for resident in cache) - room
+    leaving = choose_cheapest(cache, max(0, need), build_worth(rule, at, None))
+    if leaving is None:
+        return cache, at.load_s(expert)
+    stays = tuple(resident for resident in cache if resident not in leaving)
+    return (*stays, Resident(expert, "", size, last_used_s=at.now_s)), at.load_s(expert)

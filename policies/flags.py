@@ -92,6 +92,7 @@ def _match_flag_at_end(text: str) -> re.Match[str] | None:
 
 def _is_in_code_or_quote(before: str) -> bool:
     """Whether what follows this text stands in code or in a quotation."""
+    # CommonMark 0.31: block quotes (5.1), indented code (4.4), code spans (6.1): an odd backtick opens one.
     line = before[before.rfind("\n") + 1 :]
     if line.lstrip(" ").startswith(">") or _is_indented(line) or line.count("`") % 2:
         return True
@@ -106,6 +107,7 @@ def _is_indented(text: str) -> bool:
 
 def _is_in_fence(text: str) -> bool:
     """Whether a fence is open at the end: it closes by one of its own kind, at least as long."""
+    # CommonMark 0.31, 4.5: a closing fence has the character and at least the length of the opening one.
     fence = ""
     for mark in _FENCE.findall(text):
         if not fence:
@@ -180,6 +182,7 @@ def _set_weight(goal: str, hints: RoutingHints, value: str) -> RoutingHints:
     objective = hints.objective or Objective()
     if goal == "latency":
         return replace(hints, objective=replace(objective, latency=weight))
+    # A weight on cost replaces targets: both set the same λ.
     changed = replace(objective, cost=weight, max_usd_per_1k=None, target_quality=None)
     return replace(hints, objective=changed)
 

@@ -72,6 +72,8 @@ def ranks(burden: Floats) -> Floats:
     if len(burden) < 2:
         return np.zeros(len(burden))
     values = np.where(np.isnan(burden), np.inf, burden)
+    # Ranks, not min–max: one very large expert must not compress the others; size and log(size) must agree.
+    # Ties take the mean of their places, as in Spearman's ρ.
     less = (values[:, None] > values).sum(axis=1)
     equal = (values[:, None] == values).sum(axis=1) - 1
     shared: Floats = (less + equal / 2) / (len(values) - 1)
@@ -86,6 +88,8 @@ def rank_by_priority(
     order: eligible experts by utility; quality: (n_experts,). Near means q ≥ max q − within. The rest keep
     their order. The margin is the least change of a quality that would change who is first.
     """
+    # Lexicographic among the nearly best, where Tryage (arXiv 2308.11601) has a weight: with λ → ∞ the
+    # smallest expert would answer everything.
     above = quality - (quality[order].max() - within)
     near = above[order] >= 0
     by_burden = np.lexsort([values[order] for values in reversed(burdens)])  # stable: equals stay by utility
@@ -107,6 +111,8 @@ def resolve_target(objective: Objective, sweep: Sweep | None) -> Objective:
         raise Unreachable(
             "there is no λ table for these experts: each needs outcomes (`thalamus fit`) and a price"
         )
+    # Cost falls and quality falls as λ grows: the smallest λ within the budget is the best that it buys, the
+    # largest λ that reaches the quality the cheapest way to it.
     weight: float | None = 0.0
     if (usd := objective.max_usd_per_1k) is not None and (
         weight := sweep.weight_for_cost(usd / 1000)

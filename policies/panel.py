@@ -54,14 +54,17 @@ class Panel(PlanBase):
         result = step_result if isinstance(step_result, GatherResult) else GatherResult()
         answers = {name: result.answers[name] for name in self._rank_members() if name in result.answers}
         if not answers:
+            # A refused request is at fault itself: the fallbacks would refuse it too.
             if not result.refused:
                 yield from Single(self.fallbacks).attempts()
             return None
+        # One answer left: an aggregator could only repeat it.
         if len(answers) == 1:
             return next(iter(answers))
         count = vote(answers, self._quality_by_member(), self.form)
         if self.aggregator is None or (self.ballot and count is not None and is_decisive(count)):
             return choose_winner(count, answers)
+        # `last=False`: if the aggregator fails, a member's answer is already there.
         verdict = yield Attempt(self.aggregator, last=False, answers=answers)
         return None if verdict == "answered" else choose_winner(count, answers)
 

@@ -62,6 +62,7 @@ def recruit(
     Raises:
         Infeasible: no expert fits under the cap.
     """
+    # The request's cap and the rule's add up: the lower one counts.
     cap = min(limit for limit in (rule.max_cost_usd, max_cost_usd, float("inf")) if limit is not None)
     affordable = [e for e in candidates.order.tolist() if _fits(0.0, float(candidates.cost_usd[e]), cap)]
     if not affordable:
@@ -86,6 +87,7 @@ def _choose_members(
 ) -> tuple[list[int], float]:
     chosen: list[int] = []
     spent = 0.0
+    # Greedy in the order of utility, not the best subset: a member that is too dear is skipped.
     for e in affordable:
         cost = float(candidates.cost_usd[e])
         if len(chosen) < k and _fits(spent, cost, cap):
@@ -105,6 +107,7 @@ def _choose_aggregator(
         able = [e for e in able if candidates.quality[e] >= MIN_QUALITY]
     else:
         able = [e for e in able if candidates.pool[e].name == rule.aggregator]
+    # By quality, not utility: the aggregator runs once, and a bad one spoils every member's answer.
     able.sort(key=lambda e: -candidates.quality[e])
     fitting = (
         candidates.pool[e].name

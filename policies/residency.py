@@ -23,7 +23,7 @@ from .memory import (
     Snapshot,
     Wait,
 )
-from .turns import TurnRule, can_displace, find_due, is_in_turn, order_queues
+from .queues import TurnRule, can_displace, find_due, is_in_turn, order_queues
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,7 @@ class _Room:
         self.coming_bytes = sum(r.size_bytes for r in self.there if r.state == "leaving")
         self.spare_bytes = device.capacity_bytes - sum(r.size_bytes for r in self.there)
         if device.free_bytes is not None:
+            # Other processes may have taken memory, or an eviction has not returned all of its own yet.
             missing = max(0, self.spare_bytes - (device.free_bytes - self.loading_bytes))
             self.spare_bytes -= missing
             self.coming_bytes += 0 if device.settled else missing
@@ -104,6 +105,7 @@ class _Decision:
         yield from self._evict_expired()
         for queue in order_queues(self._at, self._rule.turns):
             yield from self._serve(queue)
+        # Pinned experts come after real requests, as a queue of one that arrived just now.
         for expert in sorted(one.expert for one in self._at.loadable if one.pinned):
             if expert not in self._at.queue:
                 yield from self._serve(Queue(expert, 1, self._at.now_s))
@@ -142,6 +144,7 @@ class _Decision:
                 yield room
 
     def _apply_option(self, option: _Option, wanted: Loadable) -> Iterator[Effect]:
+        # A blocked option still reserves its memory: a later, smaller load must not take it away.
         if option.blocked not in ("claim", "taken"):
             option.room.promise(wanted.size_bytes)
         for resident in option.leaving:
@@ -154,6 +157,7 @@ class _Decision:
         """How to load the expert onto a device."""
         if wanted.size_bytes <= room.spare_bytes:
             return _Option((0, NOTHING, -room.spare_bytes), room)
+        # Memory that is on its way back is waited for before more residents are evicted.
         coming = room.spare_bytes + room.coming_bytes
         if wanted.size_bytes <= coming:
             return _Option((1, NOTHING, -coming), room, blocked="memory")
@@ -173,6 +177,7 @@ class _Decision:
             busy = any(resident.n_busy for resident in leaving)
             blocked: Blocked = "busy" if busy else "memory"
             return _Option((2 + busy, sum_worth(leaving, self._value), 0), room, leaving, blocked)
+        # Best prospect first: a turn (4) ends, a claim (5) grows, taken memory (6) may not return.
         if sum(r.size_bytes for r in movable) >= need:
             return _Option((5, NOTHING, 0), room, blocked="claim")
         if room.promised_bytes or any(self._has_turn_or_loads(r) for r in room.there):
@@ -207,6 +212,7 @@ class _Decision:
 
     def _prefetch(self) -> Iterator[Effect]:
         """The expert expected soonest, into memory that is free, while nothing else is loaded there."""
+        # One prefetch per decision: forecasts change faster than loads end.
         rooms = [r for r in self._rooms.values() if not r.promised_bytes and not r.loading_bytes]
         if all(room.spare_bytes <= 0 for room in rooms):
             return

@@ -1,6 +1,7 @@
-"""The order of the queues, and when one expert may take the memory of another."""
+"""Queues of experts: their order, when one may displace another expert, admission and arrival rates."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from .memory import Queue, Snapshot
 
@@ -27,6 +28,8 @@ def order_queues(snapshot: Snapshot, rule: TurnRule) -> tuple[Queue, ...]:
     """
     first = find_due(snapshot, rule)
 
+    # Priority does not precede being due: otherwise a steady stream of high priority would starve the others.
+    # The name comes last, so that the order never depends on how the snapshot was assembled.
     def key(queue: Queue) -> tuple[bool, float, int, float, str]:
         is_due = queue.expert in first
         oldest_s = queue.oldest_s if is_due else 0.0
@@ -53,6 +56,8 @@ def find_due(snapshot: Snapshot, rule: TurnRule) -> frozenset[str]:
 
     n_at_once = max(1, sum(resident.state != "leaving" for resident in snapshot.residents))
     queues = sorted(snapshot.queue.values(), key=place)
+    # Due: age + (turns before + one later turn) / n_at_once + start-up ≥ bound. One turn of a later queue may
+    # begin before this one is found due; the longest is the worst case.
     leads_s = [_startup_s(queue, snapshot) for queue in queues]
     turns_s = [lead_s + queue.drain_s for lead_s, queue in zip(leads_s, queues, strict=True)]
     found, before_s = set(), 0.0
@@ -79,6 +84,7 @@ def _is_current(queue: Queue, snapshot: Snapshot, rule: TurnRule) -> bool:
 
 def queue_weight(queue: Queue, now_s: float, rule: TurnRule) -> float:
     """The weight of a queue in requests: its length, times one plus the age of its oldest over τ."""
+    # n · (1 + age / τ): age multiplies length, so that no waiting queue is outweighed for ever.
     return queue.n_waiting * (1.0 + max(0.0, now_s - queue.oldest_s) / rule.tau_s)
 
 
@@ -87,6 +93,7 @@ def is_in_turn(expert: str, snapshot: Snapshot, rule: TurnRule) -> bool:
 
     A turn lasts no longer than the bound on waiting, or than the load took.
     """
+    # Without turns, experts that are all overdue would displace each other for every request.
     queue, resident = snapshot.queue.get(expert), snapshot.resident[expert]
     longest_s = max(rule.max_wait_s, snapshot.load_s(expert))
     on_s = snapshot.now_s - resident.ready_s
@@ -113,6 +120,99 @@ def can_displace(
     resident = snapshot.resident[expert]
     used = resident.n_busy > 0 or resident.last_used_s > wanting.oldest_s
     swap_s = snapshot.load_s(wanting.expert) + snapshot.load_s(expert)
+    # A client that asks two experts alternately delays at most the requests that arrive during both loads:
+    # rate · (load of the one + load of the other).
     delayed = rule.swap_weight * swap_s * snapshot.rate_per_s.get(expert, 0.0) if used else 0.0
     against = delayed + (queue_weight(other, snapshot.now_s, rule) if other is not None else 0.0)
     return queue_weight(wanting, snapshot.now_s, rule) > against
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionRule:
+    """The bounds on the queue of one expert: its length and its expected wait."""
+
+    max_waiting: int = 256
+    max_wait_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """The queue of one expert when a request arrives.
+
+    n_slots:   requests it answers at once
+    service_s: recent mean seconds for one answer
+    ahead_s:   seconds until it answers at all: its load and the turns before it
+    """
+
+    n_waiting: int
+    n_busy: int
+    n_slots: int
+    service_s: float
+    ahead_s: float = 0.0
+
+    def wait_s(self) -> float:
+        """Expected seconds until one more request would start."""
+        # Answers leave evenly, n_slots per service_s: k requests too many wait k · service / slots.
+        n_before = self.n_busy + self.n_waiting + 1 - self.n_slots
+        return self.ahead_s + max(0, n_before) * self.service_s / self.n_slots
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The request may wait, `wait_s` seconds as expected."""
+
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The request may not wait; after `retry_after_s` seconds it may."""
+
+    retry_after_s: float
+
+
+Admission = Admitted | Rejected
+
+
+def admit(queue: QueueState, rule: AdmissionRule) -> Admission:
+    """Whether one more request may join the queue."""
+    wait_s = queue.wait_s()
+    n_over = queue.n_waiting + 1 - rule.max_waiting
+    if n_over <= 0 and wait_s <= rule.max_wait_s:
+        return Admitted(wait_s)
+    # Retry-After below one second would only make clients poll.
+    leaving_s = queue.ahead_s + n_over * queue.service_s / queue.n_slots if n_over > 0 else 0.0
+    return Rejected(max(1.0, leaving_s, wait_s - rule.max_wait_s))
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """Per expert the time of its last request and the mean gap between requests.
+
+    weight: of the latest gap in the running mean, in (0, 1]
+    """
+
+    weight: float = 0.2
+    last_s: Mapping[str, float] = field(default_factory=dict)
+    gap_s: Mapping[str, float] = field(default_factory=dict)
+
+    def after(self, expert: str, now_s: float) -> "Arrivals":
+        """The arrivals with one more request."""
+        last_s = {**self.last_s, expert: now_s}
+        if expert not in self.last_s:
+            return Arrivals(self.weight, last_s, self.gap_s)
+        gap_s = max(0.0, now_s - self.last_s[expert])
+        # Exponential mean: g + (1 − w)(m − g) = w·g + (1 − w)·m, but exactly g where m = g.
+        mean_s = gap_s + (1.0 - self.weight) * (self.gap_s.get(expert, gap_s) - gap_s)
+        return Arrivals(self.weight, last_s, {**self.gap_s, expert: mean_s})
+
+    def next_use_s(self, now_s: float) -> dict[str, float]:
+        """Expected seconds until the next request: the mean gap, or the time since the last if longer.
+
+        Experts with fewer than two requests are left out.
+        """
+        return {expert: max(gap_s, now_s - self.last_s[expert]) for expert, gap_s in self.gap_s.items()}
+
+    def rate_per_s(self, now_s: float) -> dict[str, float]:
+        """Requests a second; falls as the time since the last request grows."""
+        return {expert: 1.0 / max(1e-6, in_s) for expert, in_s in self.next_use_s(now_s).items()}
