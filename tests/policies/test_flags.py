@@ -41,6 +41,7 @@ def test_flags_at_either_end_are_taken_and_the_rest_is_left(text: str, left: str
         '"[Flag: Smallest model] hello" is what he wrote.',
         'Explain: "hello [Flag: Smallest model]"',
         'Explain: "hello\nthere [Flag: Smallest model]',
+        '"hello [Flag: Smallest model]',
         "Explain: “hello [Flag: Smallest model]",
         "Expliquez : « bonjour [Flag: Smallest model]",
         "> quoted\n> text [Flag: Smallest model]",

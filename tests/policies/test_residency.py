@@ -518,3 +518,14 @@ def perform(at: Snapshot, effects: Sequence[Effect]) -> Snapshot:
     answering = {r.expert for r in there if not r.held}
     queues = tuple(q for q in at.queues if q.expert not in answering)
     return Snapshot(now_s, at.devices, at.loadable, tuple(there), queues, at.next_use_s, at.rate_per_s)
+
+
+def test_free_memory_on_one_device_is_used_before_memory_on_its_way_back_on_another() -> None:
+    devices = (Device("returning", 40, 0, settled=False), Device("free", 10, 10))
+    at = Snapshot(100.0, devices, (Loadable("a", 10, 10.0),), (), (make_queue("a"),))
+    assert decide_residency(at) == (Load("a", "free"),)
+
+
+def test_an_expert_that_is_not_loadable_takes_no_time_to_load() -> None:
+    assert snapshot().load_s("remote") == 0.0
+    assert snapshot().load_s("a") == 10.0

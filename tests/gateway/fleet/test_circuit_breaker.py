@@ -115,7 +115,7 @@ def test_a_failure_without_a_pause_ends_a_probe() -> None:
 def test_a_suspected_expert_opens_at_the_next_failure() -> None:
     breaker = CircuitBreaker()
     breaker.suspect()
-    assert breaker.state(0.0) == "closed"
+    assert (breaker.n_failures, breaker.state(0.0)) == (2, "closed")
     assert breaker.record_failure(BROKEN, 0.0)
     assert breaker.until == 5.0
 
