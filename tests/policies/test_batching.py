@@ -144,3 +144,17 @@ def test_no_order_that_may_be_takes_less_loading(seed: int) -> None:
     order = order_groups(groups, loadable, capacity, resident)
     assert order in set(orders(groups))
     assert load_seconds(order, loadable, capacity, resident) == best
+
+
+def test_a_cheap_expert_that_would_evict_two_dear_ones_comes_last() -> None:
+    loadable = [Loadable("cheap", 10, 5.0), Loadable("b", 5, 20.0), Loadable("c", 5, 20.0)]
+    groups = [
+        Group("c1", "c"),
+        Group("b1", "b"),
+        Group("c2", "c", frozenset({"c1", "b1"})),
+        Group("d", "cheap", frozenset({"c1"})),
+        Group("b2", "b", frozenset({"c2"})),
+    ]
+    order = order_groups(groups, loadable, 10)
+    assert names(order)[-1] == "d"
+    assert load_seconds(order, loadable, 10) == 45.0
