@@ -372,7 +372,7 @@ def _join_heads(old: Head, new: Head) -> Head:
 
 
 def _parts(name: str, predictor: Predictor) -> list[Named]:
-    return predictor.named_parts if isinstance(predictor, Joined) else [(name, predictor)]
+    return predictor.parts_with_names if isinstance(predictor, Joined) else [(name, predictor)]
 
 
 def _length_parts(head: Head) -> list[Named]:

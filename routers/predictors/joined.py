@@ -34,7 +34,7 @@ class Joined:
         return joined
 
     @property
-    def named_parts(self) -> list[tuple[str, Predictor]]:
+    def parts_with_names(self) -> list[tuple[str, Predictor]]:
         """The fitted parts with their names."""
         return [(name, part) for (name, _), part in zip(self.parts, self.parts_, strict=True)]
 
