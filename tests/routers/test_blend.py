@@ -8,7 +8,7 @@ from routers.predictors.forest import Forest, ForestSettings
 from routers.predictors.knn import Cells
 
 
-def made_up(n: int, seed: int, dim: int = 24) -> Features:
+def make_features(n: int, seed: int, dim: int = 24) -> Features:
     """Queries around twenty topics."""
     rng = np.random.default_rng(seed)
     topics = np.random.default_rng(99).normal(size=(20, dim))
@@ -18,7 +18,7 @@ def made_up(n: int, seed: int, dim: int = 24) -> Features:
     return Features("encoder", dense, lexical, rng.random((n, 5)))
 
 
-def grown(n: int = 600) -> tuple[Forest, np.ndarray, np.ndarray]:
+def grow_forest(n: int = 600) -> tuple[Forest, np.ndarray, np.ndarray]:
     rows = np.random.default_rng(0).random((n, 4))
     residual = np.where((rows[:, 0] > 0.5) == (rows[:, 1] > 0.3), 0.5, -0.5)[:, None]
     return (
@@ -29,15 +29,15 @@ def grown(n: int = 600) -> tuple[Forest, np.ndarray, np.ndarray]:
 
 
 def test_a_forest_learns_what_no_sum_of_columns_tells() -> None:
-    forest, rows, residual = grown()
+    forest, rows, residual = grow_forest()
     assert ((forest.read(rows) > 0) == (residual > 0)).mean() > 0.9
 
 
 def test_what_members_remember_is_not_taken_for_knowledge() -> None:
     """Outcomes are noise: a constant's Brier score is .25, and that of members asked in fold .32 and more."""
     noise, unseen = np.random.default_rng(5).integers(0, 2, (2, 400, 2)).astype(float)
-    blend = make_predictor("blend").fit(made_up(400, 3), noise)
-    assert np.mean((blend.predict(made_up(400, 4)).mean - unseen) ** 2) < 0.28
+    blend = make_predictor("blend").fit(make_features(400, 3), noise)
+    assert np.mean((blend.predict(make_features(400, 4)).mean - unseen) ** 2) < 0.28
 
 
 def test_a_leaf_answers_the_shrunk_mean_of_what_fell_into_it() -> None:
@@ -57,7 +57,7 @@ def test_outcomes_nobody_measured_count_for_nothing_in_a_leaf() -> None:
 
 
 def test_a_rescaled_forest_reads_columns_where_they_are_now() -> None:
-    forest, rows, _ = grown()
+    forest, rows, _ = grow_forest()
     column, centre, unit = (
         np.array([2, 0, 3, 1]),
         np.array([1.0, 0.0, -2.0, 5.0]),
@@ -70,7 +70,7 @@ def test_a_rescaled_forest_reads_columns_where_they_are_now() -> None:
 
 @pytest.mark.parametrize("name", ["blend", "knn", "clusters"])
 def test_company_changes_nothing_but_the_last_digits(name: str) -> None:
-    x, z = made_up(300, 0), made_up(40, 1)
+    x, z = make_features(300, 0), make_features(40, 1)
     y = (x.dense[:, :3] > 0).astype(np.float64)
     fitted = make_predictor(name).fit(x, y)
     batch = fitted.predict(z)
@@ -81,7 +81,7 @@ def test_company_changes_nothing_but_the_last_digits(name: str) -> None:
 
 def test_a_ridge_learned_in_another_order_differs_in_the_last_digits_only() -> None:
     # A tree asks whether a value is above an edge: what moves in the seventh digit falls to another side.
-    x, z = made_up(300, 0, dim=96), made_up(40, 1, dim=96)
+    x, z = make_features(300, 0, dim=96), make_features(40, 1, dim=96)
     y = (x.dense[:, :3] > 0).astype(np.float64)
     how, order = {"lexical": 0.0, "form": 1.0}, np.random.default_rng(0).permutation(300)
     plain = make_predictor("linear", how).fit(x, y).predict(z)
@@ -91,11 +91,11 @@ def test_a_ridge_learned_in_another_order_differs_in_the_last_digits_only() -> N
 
 def test_the_forest_says_whom_to_believe() -> None:
     # Words tell the truth where the first form feature is high, and lie elsewhere: no mean of members knows.
-    x = made_up(1500, 0)
-    told, honest = x.lexical[:, 0] % 2 == 0, x.form[:, 0] > 0.5
-    lexical = np.where(told, 1, 2)[:, None]
+    x = make_features(1500, 0)
+    is_marked, honest = x.lexical[:, 0] % 2 == 0, x.form[:, 0] > 0.5
+    lexical = np.where(is_marked, 1, 2)[:, None]
     x = Features("encoder", x.dense, lexical.astype(np.int64), x.form)
-    y = np.stack([told == honest, told != honest], axis=1).astype(np.float64)
+    y = np.stack([is_marked == honest, is_marked != honest], axis=1).astype(np.float64)
     seen, asked = np.arange(1000), np.arange(1000, 1500)
     right = {}
     for n_trees in (0, 100):
@@ -110,12 +110,12 @@ def test_the_forest_says_whom_to_believe() -> None:
 
 
 def test_cells_hold_every_row_once_and_find_the_nearest_ones() -> None:
-    x = made_up(3000, 0)
+    x = make_features(3000, 0)
     cells, order = Cells.of(x.dense)
     np.testing.assert_array_equal(np.sort(order), np.arange(3000))
     np.testing.assert_array_equal(cells.rows, x.dense[order])
     found = []
-    for row in made_up(50, 1).dense:
+    for row in make_features(50, 1).dense:
         similarity, places = cells.near(row)
         np.testing.assert_allclose(similarity, cells.rows[places] @ row, atol=1e-6)
         best = set(np.argsort(-(cells.rows @ row))[:20].tolist())
@@ -124,30 +124,30 @@ def test_cells_hold_every_row_once_and_find_the_nearest_ones() -> None:
 
 
 def test_a_search_looks_at_as_many_rows_as_it_must_and_at_few_more() -> None:
-    x = made_up(3000, 0)
+    x = make_features(3000, 0)
     cells, _ = Cells.of(x.dense)
-    row = made_up(1, 1).dense[0]
+    row = make_features(1, 1).dense[0]
     assert len(cells.near(row)[0]) < 0.3 * 3000
     assert len(cells.near(row, 2000)[0]) >= 2000
     assert len(np.unique(cells.near(row, 4000)[1])) == 3000
 
 
 def test_neighbours_all_alike_weigh_alike_however_many_they_are() -> None:
-    x = made_up(40, 0).take(np.zeros(40, np.int64))
+    x = make_features(40, 0).take(np.zeros(40, np.int64))
     y = np.linspace(0, 1, 40)[:, None]
     mean = make_predictor("knn", {"k": 5, "prior": 0.001}).fit(x, y).predict(x.take(slice(0, 1))).mean
     np.testing.assert_allclose(mean, 0.5, atol=1e-3)
 
 
 def test_clusters_predict_numbers_however_sharp_they_are() -> None:
-    x = made_up(200, 0)
+    x = make_features(200, 0)
     y = x.dense[:, :2].astype(np.float64)
-    mean = make_predictor("clusters", {"sharpness": 1e9}).fit(x, y).predict(made_up(20, 1)).mean
+    mean = make_predictor("clusters", {"sharpness": 1e9}).fit(x, y).predict(make_features(20, 1)).mean
     assert np.isfinite(mean).all()
 
 
 def test_near_cells_decide_as_all_queries_do() -> None:
-    x, z = made_up(4000, 0), made_up(400, 1)
+    x, z = make_features(4000, 0), make_features(400, 1)
     y = (x.dense[:, :4] + 0.3 * np.random.default_rng(0).normal(size=(4000, 4)) > 0).astype(np.float64)
     exact, near = (
         make_predictor(

@@ -77,9 +77,9 @@ def test_categories_are_told_by_name(classifier: Kind) -> None:
     fitted = fit_predictor(make_predictor("coe", {"classifier": classifier}), x, outcomes(tags), tags)
     z, asked = cloud(200, 1, n_kinds=3)
     assert isinstance(fitted, Categorizer)
-    told = fitted.categories(z)
-    assert np.mean([one == other for one, other in zip(told, asked, strict=True)]) > 0.85
-    assert told.count(GENERAL) < 30
+    names = fitted.categories(z)
+    assert np.mean([one == other for one, other in zip(names, asked, strict=True)]) > 0.85
+    assert names.count(GENERAL) < 30
 
 
 def test_tags_of_some_queries_are_enough() -> None:

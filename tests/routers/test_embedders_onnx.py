@@ -136,7 +136,7 @@ def test_settings_out_of_bounds_are_named(settings: dict[str, Any], word: str) -
 
 
 @pytest.fixture
-def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a BERT encoder of its own, and an empty cache."""
     monkeypatch.setenv("THALAMUS_CACHE", str(tmp_path / "cache"))
     source, folder = find_source("minilm").folder, tmp_path / "model"
@@ -147,8 +147,10 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_local_folder_is_built_into_the_cache(copied: Path, int8: OnnxEmbedder, tmp_path: Path) -> None:
-    found = OnnxEmbedder(copied).embed(TEXTS)
+def test_a_local_folder_is_built_into_the_cache(
+    model_folder: Path, int8: OnnxEmbedder, tmp_path: Path
+) -> None:
+    found = OnnxEmbedder(model_folder).embed(TEXTS)
     assert np.array_equal(found, int8.embed(TEXTS))
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".onnx"]
 
@@ -157,40 +159,40 @@ def test_a_local_folder_is_built_into_the_cache(copied: Path, int8: OnnxEmbedder
     ("key", "value"),
     [("model_type", "roberta"), ("hidden_act", "relu"), ("position_embedding_type", "relative")],
 )
-def test_another_architecture_is_refused_with_the_way_out(copied: Path, key: str, value: Any) -> None:
-    config = json.loads((copied / "config.json").read_text())
-    (copied / "config.json").write_text(json.dumps(config | {key: value}))
+def test_another_architecture_is_refused_with_the_way_out(model_folder: Path, key: str, value: Any) -> None:
+    config = json.loads((model_folder / "config.json").read_text())
+    (model_folder / "config.json").write_text(json.dumps(config | {key: value}))
     with pytest.raises(EmbedderError, match="sentence-transformers:"):
-        OnnxEmbedder(copied)
+        OnnxEmbedder(model_folder)
 
 
 def test_weights_that_do_not_match_the_config_are_an_error_and_leave_no_file(
-    copied: Path, tmp_path: Path
+    model_folder: Path, tmp_path: Path
 ) -> None:
-    config = json.loads((copied / "config.json").read_text())
-    (copied / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 7}))
+    config = json.loads((model_folder / "config.json").read_text())
+    (model_folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 7}))
     with pytest.raises(EmbedderError, match=r"model\.safetensors"):
-        OnnxEmbedder(copied)
+        OnnxEmbedder(model_folder)
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
-def test_damaged_files_are_named(copied: Path, name: str) -> None:
-    (copied / name).unlink()
-    (copied / name).write_bytes(b"not this")
+def test_damaged_files_are_named(model_folder: Path, name: str) -> None:
+    (model_folder / name).unlink()
+    (model_folder / name).write_bytes(b"not this")
     with pytest.raises(EmbedderError, match=name):
-        OnnxEmbedder(copied)
-    (copied / name).unlink()
+        OnnxEmbedder(model_folder)
+    (model_folder / name).unlink()
     with pytest.raises(EmbedderError, match=name):
-        OnnxEmbedder(copied)
+        OnnxEmbedder(model_folder)
 
 
-def test_a_damaged_graph_says_to_remove_it(copied: Path, tmp_path: Path) -> None:
-    OnnxEmbedder(copied)
+def test_a_damaged_graph_says_to_remove_it(model_folder: Path, tmp_path: Path) -> None:
+    OnnxEmbedder(model_folder)
     (graph,) = (tmp_path / "cache").iterdir()
     graph.write_bytes(b"cut short")
     with pytest.raises(EmbedderError, match="remove it"):
-        OnnxEmbedder(copied)
+        OnnxEmbedder(model_folder)
 
 
 def test_tokens_are_counted_beyond_those_that_are_read(int8: OnnxEmbedder) -> None:

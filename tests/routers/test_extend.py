@@ -30,7 +30,7 @@ QUICK = FitSettings("knn", n_folds=2)
 FEW = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-class Reader:
+class KindExtractor:
     """Features of texts such as "verse 17": the kind tells everything, the number is noise."""
 
     def __init__(self, *tiers: Tier, mark: str = "") -> None:
@@ -63,19 +63,19 @@ def pool(*names: str) -> list[ExpertProfile]:
     return [ExpertProfile(name, name, 1e-6, 2e-6) for name in names]
 
 
-def predicted(artifact: Artifact, *names: str, tier: Tier = "static") -> Prediction:
+def predict(artifact: Artifact, *names: str, tier: Tier = "static") -> Prediction:
     queries = [query_of(f"{kind} {n}") for kind in KINDS for n in (500, 501)]
-    return Forecaster(pool(*names), artifact).predict(queries, Reader().extract(queries, tier))
+    return Forecaster(pool(*names), artifact).predict(queries, KindExtractor().extract(queries, tier))
 
 
 @pytest.fixture(scope="module")
 def two() -> Artifact:
-    return fit_artifact(table(("ada", "bob")), Reader())
+    return fit_artifact(table(("ada", "bob")), KindExtractor())
 
 
 def test_an_added_expert_is_known_by_outcomes_on_a_subset_of_the_queries(two: Artifact) -> None:
-    three = add_experts(two, table(("cyd",), range(0, 160, 3)), Reader(), created="today")
-    prediction = predicted(three, *NAMES)
+    three = add_experts(two, table(("cyd",), range(0, 160, 3)), KindExtractor(), created="today")
+    prediction = predict(three, *NAMES)
     assert prediction.evidence.all()
     assert prediction.quality.argmax(axis=1)[:6].tolist() == [0, 0, 1, 1, 2, 2]
     assert prediction.output_tokens[4, 2] == pytest.approx(32, abs=3)
@@ -90,8 +90,10 @@ def test_adding_an_expert_leaves_what_is_said_of_the_others_to_the_bit(
     two: Artifact, seed: int, n: int, predictor: str
 ) -> None:
     rows = np.random.default_rng(seed).permutation(300)[:n]
-    three = add_experts(two, table(("cyd",), rows.tolist()), Reader(), FitSettings(predictor, n_folds=2))
-    before, after = predicted(two, "ada", "bob"), predicted(three, *NAMES)
+    three = add_experts(
+        two, table(("cyd",), rows.tolist()), KindExtractor(), FitSettings(predictor, n_folds=2)
+    )
+    before, after = predict(two, "ada", "bob"), predict(three, *NAMES)
     for name in ("quality", "quality_std", "output_tokens", "cost_usd"):
         assert getattr(after, name)[:, :2].tobytes() == getattr(before, name).tobytes()
 
@@ -101,8 +103,8 @@ def test_adding_an_expert_leaves_what_is_said_of_the_others_to_the_bit(
 def test_removing_an_expert_needs_nothing_and_leaves_the_others_to_the_bit(
     two: Artifact, names: list[str], n: int
 ) -> None:
-    three = add_experts(two, table(("cyd",)), Reader(), QUICK)
-    whole, part = predicted(three, *NAMES), predicted(three, *names[:n])
+    three = add_experts(two, table(("cyd",)), KindExtractor(), QUICK)
+    whole, part = predict(three, *NAMES), predict(three, *names[:n])
     columns = [NAMES.index(name) for name in names[:n]]
     assert part.quality.tobytes() == np.ascontiguousarray(whole.quality[:, columns]).tobytes()
     assert part.output_tokens.tobytes() == np.ascontiguousarray(whole.output_tokens[:, columns]).tobytes()
@@ -110,27 +112,29 @@ def test_removing_an_expert_needs_nothing_and_leaves_the_others_to_the_bit(
 
 def test_what_was_added_is_saved_and_loaded(two: Artifact, tmp_path: Path) -> None:
     blank = table(("cyd",), output_tokens=np.full((160, 1), np.nan))
-    three = add_experts(two, blank, Reader(), QUICK)
+    three = add_experts(two, blank, KindExtractor(), QUICK)
     three.save(tmp_path / "artifact")
-    loaded = Artifact.load(tmp_path / "artifact", Reader().fingerprints)
-    before, after = predicted(three, *NAMES), predicted(loaded, *NAMES)
+    loaded = Artifact.load(tmp_path / "artifact", KindExtractor().fingerprints)
+    before, after = predict(three, *NAMES), predict(loaded, *NAMES)
     assert after.quality.tobytes() == before.quality.tobytes()
     assert after.output_tokens.tobytes() == before.output_tokens.tobytes()
 
 
 def test_experts_may_be_added_one_after_the_other() -> None:
-    one = fit_artifact(table(("ada",)), Reader(), QUICK)
-    grown = add_experts(add_experts(one, table(("bob",)), Reader(), QUICK), table(NAMES), Reader(), QUICK)
+    one = fit_artifact(table(("ada",)), KindExtractor(), QUICK)
+    grown = add_experts(
+        add_experts(one, table(("bob",)), KindExtractor(), QUICK), table(NAMES), KindExtractor(), QUICK
+    )
     assert [expert.name for expert in grown.experts] == list(NAMES)
     assert [added["experts"] for added in grown.provenance["added"]] == [["bob"], ["cyd"]]
-    assert predicted(grown, *NAMES).quality.argmax(axis=1)[:6].tolist() == [0, 0, 1, 1, 2, 2]
+    assert predict(grown, *NAMES).quality.argmax(axis=1)[:6].tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_a_table_without_a_new_expert_is_refused(two: Artifact) -> None:
     with pytest.raises(DataError, match="knows ada, bob already"):
-        add_experts(two, table(("ada", "bob")), Reader())
+        add_experts(two, table(("ada", "bob")), KindExtractor())
 
 
 def test_another_embedder_is_refused(two: Artifact) -> None:
     with pytest.raises(ArtifactError, match="static head was fitted on another embedder"):
-        add_experts(two, table(("cyd",)), Reader(mark="!"))
+        add_experts(two, table(("cyd",)), KindExtractor(mark="!"))

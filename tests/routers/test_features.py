@@ -258,12 +258,12 @@ def test_what_is_derived_of_features_is_worked_out_once_and_for_each_subset_anew
     features = FeatureExtractor(StaticEmbedder()).extract([query_of("one"), query_of("two")], "static")
     worked: list[int] = []
 
-    def doubled(read):
+    def double(read):
         worked.append(len(read))
         return read.dense * 2
 
-    assert features.once("doubled", doubled) is features.once("doubled", doubled)
-    assert len(features.take(slice(0, 1)).once("doubled", doubled)) == 1
+    assert features.once("doubled", double) is features.once("doubled", double)
+    assert len(features.take(slice(0, 1)).once("doubled", double)) == 1
     assert worked == [2, 1]
 
 

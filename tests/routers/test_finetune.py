@@ -51,7 +51,7 @@ def apart(vectors: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(
-    ("told", "fine"),
+    ("pooling", "fine"),
     [
         ('{"pooling_mode": "mean"}', True),
         ('{"pooling_mode_mean_tokens": true}', True),
@@ -60,12 +60,12 @@ def apart(vectors: np.ndarray) -> float:
     ],
 )
 def test_a_folder_tells_how_it_pools_in_the_older_way_or_the_newer(
-    tmp_path: Path, told: str, fine: bool
+    tmp_path: Path, pooling: str, fine: bool
 ) -> None:
     for name, text in (("config.json", "{}"), ("model.safetensors", ""), ("tokenizer.json", "")):
         (tmp_path / name).write_text(text)
     (tmp_path / "1_Pooling").mkdir()
-    (tmp_path / "1_Pooling" / "config.json").write_text(told)
+    (tmp_path / "1_Pooling" / "config.json").write_text(pooling)
     if fine:
         assert find_source(tmp_path).folder == tmp_path
     else:

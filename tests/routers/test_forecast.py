@@ -29,7 +29,7 @@ from routers.predictors.blend import Blend
 WORDS = ["sum", "add", "times", "capital", "river", "poem"]
 
 
-class Reader:
+class WordExtractor:
     """A feature extractor that reads six words; its encoder tells more of them apart than its cheap tier."""
 
     def __init__(self, tiers: tuple[Tier, ...] = ("static", "encoder"), mark: str = "") -> None:
@@ -66,20 +66,22 @@ def table(n: int = 240, **measures: Any) -> OutcomeTable:
 
 @pytest.fixture(scope="module")
 def artifact() -> Artifact:
-    return fit_artifact(table(), Reader(), created="today")
+    return fit_artifact(table(), WordExtractor(), created="today")
 
 
 CALC = ExpertProfile("calc", "tool/calc", 0.0, 0.0)
 BARD = ExpertProfile("bard", "openai/bard", 1e-6, 2e-6)
 
 
-def asked(*texts: str, **changes: Any) -> tuple[list[Query], Features]:
+def make_queries(*texts: str, **changes: Any) -> tuple[list[Query], Features]:
     queries = [replace(query_of(text), **changes) for text in texts]
-    return queries, Reader().extract(queries, "encoder")
+    return queries, WordExtractor().extract(queries, "encoder")
 
 
 def test_each_query_goes_to_the_expert_that_was_right_on_its_like(artifact: Artifact) -> None:
-    prediction = Forecaster([BARD, CALC], artifact).predict(*asked("times number c 1", "poem number d 2"))
+    prediction = Forecaster([BARD, CALC], artifact).predict(
+        *make_queries("times number c 1", "poem number d 2")
+    )
     assert prediction.experts == ("bard", "calc")
     assert prediction.quality.argmax(axis=1).tolist() == [1, 0]
     assert prediction.evidence.all()
@@ -95,7 +97,7 @@ def test_differences_that_are_not_trusted_send_every_query_to_the_best_on_averag
     heads = {name: replace(head, advantage=distrust) for name, head in artifact.heads.items()}
     doubting = Forecaster([CALC, BARD], replace(artifact, heads=heads))
     queries = [query_of(text) for text in ("sum number c 1", "poem number c 1")]
-    features = Reader().extract(queries, tier)
+    features = WordExtractor().extract(queries, tier)
     assert Forecaster([CALC, BARD], artifact).predict(queries, features).quality.argmax(axis=1).tolist() == [
         0,
         1,
@@ -105,14 +107,16 @@ def test_differences_that_are_not_trusted_send_every_query_to_the_best_on_averag
 
 
 def test_the_price_is_input_and_expected_output_times_what_they_cost(artifact: Artifact) -> None:
-    prediction = Forecaster([CALC, BARD], artifact).predict(*asked("sum number c 1", n_input_tokens=1000))
+    prediction = Forecaster([CALC, BARD], artifact).predict(
+        *make_queries("sum number c 1", n_input_tokens=1000)
+    )
     assert prediction.cost_usd[0, 0] == 0
     assert prediction.output_tokens[0] == pytest.approx([6, 201], rel=0.2)
     assert prediction.cost_usd[0, 1] == pytest.approx(1000e-6 + prediction.output_tokens[0, 1] * 2e-6)
 
 
 def test_what_stands_before_every_conversation_is_paid_for(artifact: Artifact) -> None:
-    query = asked("sum number c 1")
+    query = make_queries("sum number c 1")
     for known in (artifact, None):
         bare = Forecaster([CALC, BARD], known)
         long = Forecaster([CALC, replace(BARD, prefix_tokens=2000)], known)
@@ -125,7 +129,7 @@ def test_an_experts_own_limit_on_its_answers_counts_beside_the_requests(artifact
     for known in (artifact, None):
         forecaster = Forecaster([CALC, replace(BARD, max_output_tokens=20)], known)
         for limit, expected in ((None, 20), (100, 20), (7, 7)):
-            prediction = forecaster.predict(*asked("sum", n_input_tokens=50, max_output_tokens=limit))
+            prediction = forecaster.predict(*make_queries("sum", n_input_tokens=50, max_output_tokens=limit))
             assert prediction.output_tokens[0, 1] == expected
             assert prediction.cost_usd[0, 1] == pytest.approx(50e-6 + expected * 2e-6)
         assert forecaster.mean_cost_usd[1] == pytest.approx(256e-6 + 20 * 2e-6)
@@ -133,8 +137,8 @@ def test_an_experts_own_limit_on_its_answers_counts_beside_the_requests(artifact
 
 def test_a_limit_on_the_answer_limits_the_price_and_the_wait(artifact: Artifact) -> None:
     forecaster = Forecaster([CALC, BARD], artifact)
-    free = forecaster.predict(*asked("sum number c 1"))
-    capped = forecaster.predict(*asked("sum number c 1", max_output_tokens=20))
+    free = forecaster.predict(*make_queries("sum number c 1"))
+    capped = forecaster.predict(*make_queries("sum number c 1", max_output_tokens=20))
     assert capped.output_tokens.max() == 20
     assert capped.cost_usd[0, 1] < free.cost_usd[0, 1]
     assert capped.latency_s[0, 1] < free.latency_s[0, 1]
@@ -142,8 +146,8 @@ def test_a_limit_on_the_answer_limits_the_price_and_the_wait(artifact: Artifact)
 
 def test_a_limit_beyond_64_bits_limits_nothing(artifact: Artifact) -> None:
     forecaster = Forecaster([CALC, BARD], artifact)
-    free = forecaster.predict(*asked("sum number c 1"))
-    huge = forecaster.predict(*asked("sum number c 1", max_output_tokens=10**26))
+    free = forecaster.predict(*make_queries("sum number c 1"))
+    huge = forecaster.predict(*make_queries("sum number c 1", max_output_tokens=10**26))
     assert np.array_equal(huge.output_tokens, free.output_tokens)
     assert huge.cost_usd.dtype == huge.output_tokens.dtype == np.float64
 
@@ -153,14 +157,14 @@ def test_an_unknown_price_is_the_measured_mean_or_unknown_but_never_zero(artifac
         replace(BARD, input_usd_per_token=None, output_usd_per_token=None),
         ExpertProfile("new", "openai/new"),
     ]
-    prediction = Forecaster(pool, artifact).predict(*asked("sum number c 1"))
+    prediction = Forecaster(pool, artifact).predict(*make_queries("sum number c 1"))
     assert prediction.cost_usd[0, 0] == pytest.approx(0.01)
     assert np.isnan(prediction.cost_usd[0, 1])
 
 
 def test_latency_follows_the_answers_length_or_the_profile(artifact: Artifact) -> None:
     pool = [BARD, ExpertProfile("new", "openai/new", latency_s=7.0), ExpertProfile("newer", "openai/newer")]
-    prediction = Forecaster(pool, artifact).predict(*asked("sum number c 1"))
+    prediction = Forecaster(pool, artifact).predict(*make_queries("sum number c 1"))
     assert prediction.latency_s[0, 0] == pytest.approx(0.1 + 0.01 * prediction.output_tokens[0, 0], rel=0.05)
     assert prediction.latency_s[0, 1] == 7
     assert np.isnan(prediction.latency_s[0, 2])
@@ -168,7 +172,7 @@ def test_latency_follows_the_answers_length_or_the_profile(artifact: Artifact) -
 
 def test_evidence_for_another_model_warns_and_counts_as_none(artifact: Artifact) -> None:
     forecaster = Forecaster([CALC, replace(BARD, model="openai/bard-2")], artifact)
-    prediction = forecaster.predict(*asked("poem number c 1"))
+    prediction = forecaster.predict(*make_queries("poem number c 1"))
     assert prediction.evidence.tolist() == [True, False]
     assert forecaster.warnings == (
         "expert 'bard': the artifact's evidence is for model 'openai/bard',"
@@ -180,7 +184,7 @@ def test_evidence_that_names_no_provider_is_about_the_model_at_any(artifact: Art
     bare = replace(
         artifact, experts=tuple(replace(e, model=e.model.partition("/")[2]) for e in artifact.experts)
     )
-    assert Forecaster([BARD], bare).predict(*asked("poem number c 1")).evidence.tolist() == [True]
+    assert Forecaster([BARD], bare).predict(*make_queries("poem number c 1")).evidence.tolist() == [True]
     assert Forecaster([replace(BARD, model="openai/bar")], bare).warnings
 
 
@@ -188,8 +192,8 @@ def test_an_expert_without_evidence_gets_its_configured_quality_else_the_pools_m
     artifact: Artifact,
 ) -> None:
     pool = [CALC, BARD, ExpertProfile("new", "m"), ExpertProfile("told", "m", quality=0.9)]
-    for features in (asked("poem number c 1")[1], None):
-        prediction = Forecaster(pool, artifact).predict(asked("poem number c 1")[0], features)
+    for features in (make_queries("poem number c 1")[1], None):
+        prediction = Forecaster(pool, artifact).predict(make_queries("poem number c 1")[0], features)
         assert prediction.quality[0, 2] == pytest.approx(prediction.quality[0, :2].mean())
         assert prediction.quality[0, 3] == 0.9
         assert prediction.quality_std[0, 2] > prediction.quality_std[0, :2].max()
@@ -198,7 +202,7 @@ def test_an_expert_without_evidence_gets_its_configured_quality_else_the_pools_m
 
 def test_without_an_artifact_everything_is_a_prior_without_evidence() -> None:
     forecaster = Forecaster([BARD, ExpertProfile("told", "m", quality=0.9)], None)
-    prediction = forecaster.predict(*asked("poem number c 1"))
+    prediction = forecaster.predict(*make_queries("poem number c 1"))
     assert (prediction.tier, forecaster.tiers, forecaster.margin) == ("prior", (), 0.0)
     assert prediction.quality.tolist() == [[0.5, 0.9]]
     assert not prediction.evidence.any()
@@ -213,7 +217,7 @@ def test_without_features_the_means_of_the_evidence_are_the_prior(artifact: Arti
 
 def test_a_batch_is_forecast_as_its_queries_one_by_one(artifact: Artifact) -> None:
     forecaster = Forecaster([BARD, CALC, ExpertProfile("new", "m")], artifact)
-    queries, features = asked("sum number c 1", "poem number d 2", "river number a 3")
+    queries, features = make_queries("sum number c 1", "poem number d 2", "river number a 3")
     batch = forecaster.predict(queries, features)
     for row, query in enumerate(queries):
         single = forecaster.predict([query], features.take(slice(row, row + 1)))
@@ -222,16 +226,16 @@ def test_a_batch_is_forecast_as_its_queries_one_by_one(artifact: Artifact) -> No
 
 
 def test_no_query_gives_an_empty_prediction(artifact: Artifact) -> None:
-    prediction = Forecaster([BARD, CALC], artifact).predict([], Reader().extract([], "encoder"))
+    prediction = Forecaster([BARD, CALC], artifact).predict([], WordExtractor().extract([], "encoder"))
     assert prediction.quality.shape == prediction.cost_usd.shape == (0, 2)
 
 
 def test_a_saved_artifact_predicts_the_same_bits(artifact: Artifact, tmp_path: Any) -> None:
     artifact.save(tmp_path / "a")
-    read = Artifact.load(tmp_path / "a", Reader().fingerprints)
+    read = Artifact.load(tmp_path / "a", WordExtractor().fingerprints)
     assert read.manifest() == artifact.manifest()
     first, second = (
-        Forecaster([BARD, CALC], held).predict(*asked("sum number c 1")) for held in (artifact, read)
+        Forecaster([BARD, CALC], held).predict(*make_queries("sum number c 1")) for held in (artifact, read)
     )
     for name in ("quality", "quality_std", "output_tokens", "cost_usd", "latency_s"):
         assert getattr(first, name).tobytes() == getattr(second, name).tobytes()
@@ -250,8 +254,8 @@ def test_saving_replaces_an_artifact_and_spares_anything_else(artifact: Artifact
 def test_an_artifact_of_another_embedder_is_refused(artifact: Artifact, tmp_path: Any) -> None:
     artifact.save(tmp_path / "a")
     with pytest.raises(ArtifactError, match="static head was fitted on another embedder; `thalamus fit`"):
-        Artifact.load(tmp_path / "a", Reader(mark="2").fingerprints)
-    assert Artifact.load(tmp_path / "a", Reader(("static",)).fingerprints).experts == artifact.experts
+        Artifact.load(tmp_path / "a", WordExtractor(mark="2").fingerprints)
+    assert Artifact.load(tmp_path / "a", WordExtractor(("static",)).fingerprints).experts == artifact.experts
 
 
 @pytest.mark.parametrize(
@@ -277,7 +281,7 @@ def test_a_damaged_artifact_is_refused_in_one_line(
 
 
 def test_fitting_twice_gives_the_same_artifact(artifact: Artifact, tmp_path: Any) -> None:
-    again = fit_artifact(table(), Reader(), created="today")
+    again = fit_artifact(table(), WordExtractor(), created="today")
     assert again.manifest() == artifact.manifest()
     for tier, head in artifact.heads.items():
         for key, values in head.quality.arrays().items():
@@ -293,7 +297,7 @@ def test_fitting_needs_no_lengths_costs_or_latencies() -> None:
     nothing = np.full((240, 2), np.nan)
     bare = fit_artifact(
         table(cost_usd=nothing, output_tokens=nothing, latency_s=nothing),
-        Reader(("static",)),
+        WordExtractor(("static",)),
         FitSettings("constant"),
     )
     assert (bare.margin, list(bare.margins), list(bare.heads)) == (0.0, [], ["static"])
@@ -324,7 +328,7 @@ def test_what_is_learned_from_predictions_is_learned_out_of_fold() -> None:
 @pytest.mark.parametrize(("mode", "n_lines"), [("paper", 1), ("improved", 2)])
 def test_calibration_leaves_a_published_rule_its_order(mode: str, n_lines: int) -> None:
     noisy = table(score=np.random.default_rng(0).random((240, 2)) * [1.0, 0.5])
-    fitted = fit_artifact(noisy, Reader(("static",)), FitSettings("pilots", {"mode": mode}))
+    fitted = fit_artifact(noisy, WordExtractor(("static",)), FitSettings("pilots", {"mode": mode}))
     calibration = fitted.heads["static"].calibration
     lines = set(zip(calibration.slope.tolist(), calibration.intercept.tolist(), strict=True))
     assert len(lines) == n_lines
@@ -332,18 +336,18 @@ def test_calibration_leaves_a_published_rule_its_order(mode: str, n_lines: int) 
 
 def test_fitting_on_too_little_says_what_is_missing() -> None:
     with pytest.raises(DataError, match="1 queries are too few"):
-        fit_artifact(table().take(np.array([0])), Reader())
+        fit_artifact(table().take(np.array([0])), WordExtractor())
     gap = table().score
     gap[:, 1] = np.nan
     with pytest.raises(DataError, match="no query has one for expert 'bard'"):
-        fit_artifact(table(score=gap), Reader())
+        fit_artifact(table(score=gap), WordExtractor())
 
 
 def test_progress_ends_where_it_said_it_would() -> None:
-    told: list[tuple[str, int, int]] = []
-    fit_artifact(table(), Reader(), FitSettings("constant"), lambda *step: told.append(step))
-    assert {what for what, _, _ in told} == {"embedding", "fitting"}
-    assert [step for step in told if step[0] == "fitting"] == [("fitting", n, 12) for n in range(13)]
+    steps: list[tuple[str, int, int]] = []
+    fit_artifact(table(), WordExtractor(), FitSettings("constant"), lambda *step: steps.append(step))
+    assert {what for what, _, _ in steps} == {"embedding", "fitting"}
+    assert [step for step in steps if step[0] == "fitting"] == [("fitting", n, 12) for n in range(13)]
 
 
 def test_the_margin_is_the_smallest_that_keeps_the_asked_share_of_the_gain() -> None:
@@ -387,15 +391,15 @@ def test_a_prediction_from_means_alone_is_weighed_by_the_closest_table(artifact:
 
 
 def test_the_manifest_tells_what_each_weight_buys_at_measured_costs(artifact: Artifact) -> None:
-    told = artifact.manifest()["sweeps"]
-    assert sorted(told) == ["encoder", "static"]
-    first, last = told["encoder"][0], told["encoder"][-1]
+    sweeps = artifact.manifest()["sweeps"]
+    assert sorted(sweeps) == ["encoder", "static"]
+    first, last = sweeps["encoder"][0], sweeps["encoder"][-1]
     assert first["cost"] == 0
     assert last["usd_per_1k"] == pytest.approx(1.0)
     assert first["usd_per_1k"] > last["usd_per_1k"]
     assert first["quality"] > last["quality"]
     free = table(cost_usd=np.full((240, 2), np.nan))
-    unmeasured = fit_artifact(free, Reader(("static",)), FitSettings("knn"))
+    unmeasured = fit_artifact(free, WordExtractor(("static",)), FitSettings("knn"))
     assert unmeasured.sweeps == {}
     assert unmeasured.sample is not None
 
@@ -422,10 +426,10 @@ def test_the_lambda_table_survives_saving_and_an_older_artifact_is_read_without_
 
 
 def test_categories_are_told_where_the_predictor_or_a_part_of_it_tells_them(artifact: Artifact) -> None:
-    told = replace(table(), tasks=tuple("sum" if n % 6 < 3 else "prose" for n in range(240)))
-    coe = fit_artifact(told, Reader(("static",)), FitSettings("coe"))
+    tagged = replace(table(), tasks=tuple("sum" if n % 6 < 3 else "prose" for n in range(240)))
+    coe = fit_artifact(tagged, WordExtractor(("static",)), FitSettings("coe"))
     query = query_of("a poem by the river")
-    features = Reader().extract([query], "static")
+    features = WordExtractor().extract([query], "static")
     plain = Forecaster([CALC, BARD], artifact)
     assert (plain.has_categories, plain.predict([query], features).categories) == (False, None)
     blend = Blend([("constant", {}), ("coe", {})])
@@ -439,10 +443,13 @@ def test_categories_are_told_where_the_predictor_or_a_part_of_it_tells_them(arti
 
 
 def test_fitting_over_processes_learns_the_same() -> None:
-    alone, beside = fit_artifact(table(), Reader()), fit_artifact(table(), Reader(), n_workers=2)
+    alone, beside = (
+        fit_artifact(table(), WordExtractor()),
+        fit_artifact(table(), WordExtractor(), n_workers=2),
+    )
     queries = [query_of(f"{word} number z 7") for word in WORDS]
     for tier in ("static", "encoder"):
-        features = Reader().extract(queries, tier)
+        features = WordExtractor().extract(queries, tier)
         one, other = (made.heads[tier].quality.predict(features) for made in (alone, beside))
         np.testing.assert_allclose(one.mean, other.mean, atol=1e-12)
         assert alone.heads[tier].metrics == pytest.approx(beside.heads[tier].metrics)

@@ -58,7 +58,7 @@ def test_a_changed_score_changes_the_fingerprint_and_provenance_does_not() -> No
     assert other.fingerprint == OutcomeTable.build(["q"], ["a"], {"score": np.ones((1, 1))}).fingerprint
 
 
-def written(tmp_path: Path, **changes: object) -> Path:
+def write_table(tmp_path: Path, **changes: object) -> Path:
     row = {"id": "q", "text": "t", "bucket": 3, "score": [0.5, 1.0], **changes}
     header = {"schema": "thalamus.outcomes/1", "experts": [{"name": n, "model": n} for n in "ab"]}
     path = tmp_path / "t.jsonl"
@@ -85,7 +85,7 @@ def test_a_bad_row_is_refused_naming_line_and_field(
     tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        OutcomeTable.load(written(tmp_path, **changes))
+        OutcomeTable.load(write_table(tmp_path, **changes))
 
 
 @pytest.mark.parametrize(

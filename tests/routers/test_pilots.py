@@ -43,7 +43,7 @@ def test_nobody_wins_alone_unless_the_pool_is_one() -> None:
     np.testing.assert_array_equal(winner_shares(np.array([[0.0]]), "improved"), [[1]])
 
 
-def worked_case(rule: PilotRule) -> PilotLibrary:
+def make_example(rule: PilotRule) -> PilotLibrary:
     """Two datasets, two experts; u wins both of d1, and one of d2, where v wins the other."""
     library = PilotLibrary.empty(["u", "v"], 2)
     library = library.add_dataset("d1", unit((1, 0), (0, 1)), np.array([[1.0, 0.0], [0.5, 0.0]]), rule)
@@ -51,7 +51,7 @@ def worked_case(rule: PilotRule) -> PilotLibrary:
 
 
 def test_the_papers_score_is_the_mean_cosine_over_an_experts_pilots() -> None:
-    library = worked_case("paper")
+    library = make_example("paper")
     # u: centroids (½, ½) of d1 and (0, 1) of d2; v: (−1, 0) of d2.
     scores = library.scores(unit((1, 0), (0, 1)), "paper")
     np.testing.assert_allclose(scores, [[S / 2, -1.0], [(S + 1) / 2, 0.0]], atol=1e-6)
@@ -65,7 +65,7 @@ def test_an_expert_without_a_pilot_is_never_the_papers_choice() -> None:
 
 
 def test_improved_shares_the_pull_by_mass_and_nearness_around_the_mean() -> None:
-    library = worked_case("improved")
+    library = make_example("improved")
     # μ = (0, ½). Centred: u (½, 0) with mass 2 and (0, ½) with mass 1; v (−1, −½) with mass 1.
     q = unit((1, 0))  # centred (1, −½)
     cosines = np.array([1 / np.sqrt(1.25), -0.5 / np.sqrt(1.25), -0.75 / 1.25])
@@ -76,7 +76,7 @@ def test_improved_shares_the_pull_by_mass_and_nearness_around_the_mean() -> None
 
 
 def test_a_cap_keeps_the_heaviest_pilots_of_each_expert() -> None:
-    library = worked_case("paper")
+    library = make_example("paper")
     capped = library.scores(unit((0, 1)), "paper", max_pilots=1)
     np.testing.assert_allclose(
         capped, [[S, 0.0]], atol=1e-6
@@ -129,7 +129,7 @@ def test_a_newcomer_counts_as_if_all_of_the_dataset_had_been_asked() -> None:
 
 
 def test_feedback_moves_a_centroid_as_a_running_mean() -> None:
-    library = worked_case("improved")
+    library = make_example("improved")
     shares: Floats = np.array([0.0, 1.0])
     moved = library.update("d2", unit((0, -1))[0], shares)
     np.testing.assert_allclose(moved.sums[1, 1] / moved.mass[1, 1], [-0.5, -0.5])

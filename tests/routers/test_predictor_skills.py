@@ -13,38 +13,38 @@ def features() -> Features:
     return Features("static", np.eye(4, dtype=np.float32), SLOTS, np.zeros((4, 2)))
 
 
-def fitted(mode: str):
+def fit_skills(mode: str):
     return make_predictor("skills", {"mode": mode, "catalogue": CATALOGUE}).fit(features(), SCORES)
 
 
 def test_a_skill_is_mentioned_where_one_of_its_phrases_stands_whole() -> None:
-    tags = fitted("paper").tags(features())
+    tags = fit_skills("paper").tags(features())
     np.testing.assert_array_equal(tags[:3], MENTIONED[:3])
     assert tags[3].sum() == 1  # mentions none: the nearest
 
 
 def test_paper_mode_recruits_by_the_papers_arithmetic() -> None:
-    model = fitted("paper")
+    model = fit_skills("paper")
     np.testing.assert_array_equal(model.profile_, counts(MENTIONED, SCORES))
-    told = model.predict(features()).mean[:3]
-    np.testing.assert_allclose(told, paper_probabilities(MENTIONED[:3], counts(MENTIONED, SCORES)))
+    predicted = model.predict(features()).mean[:3]
+    np.testing.assert_allclose(predicted, paper_probabilities(MENTIONED[:3], counts(MENTIONED, SCORES)))
 
 
 def test_improved_profiles_are_the_means_of_beta_posteriors() -> None:
-    model = fitted("improved")
+    model = fit_skills("improved")
     np.testing.assert_allclose(
         model.mean_ + model.profile_, Posteriors.of(MENTIONED, SCORES, model.prior).mean
     )
 
 
 def test_a_query_of_one_skill_gets_the_posteriors_of_that_skill() -> None:
-    model = fitted("improved")
-    told = model.predict(features()).mean
-    np.testing.assert_allclose(told[[0, 2]], model.mean_ + model.profile_, atol=0.005)
+    model = fit_skills("improved")
+    predicted = model.predict(features()).mean
+    np.testing.assert_allclose(predicted[[0, 2]], model.mean_ + model.profile_, atol=0.005)
 
 
 def test_a_query_far_from_every_skill_gets_the_accuracy_on_everything() -> None:
-    model = fitted("improved")
+    model = fit_skills("improved")
     far = Features("static", -np.ones((1, 4), np.float32) / 2, np.array([[7]]), np.zeros((1, 2)))
     np.testing.assert_allclose(model.predict(far).mean[0], SCORES.mean(axis=0))
 

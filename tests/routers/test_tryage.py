@@ -95,12 +95,12 @@ def test_what_moved_a_prediction_is_told_by_part_the_largest_first() -> None:
     asks = x.form[:, FORM_NAMES.index("questions")] > 0.5
     y = np.stack([asks, np.full(500, 0.5)], axis=1).astype(np.float64)
     tryage = Tryage("improved", "trees", {"n_trees": 30}).fit(x, y)
-    told = tryage.explain(x.take(np.flatnonzero(asks)[:1]))
-    assert told[0].part == "form.questions"
-    assert told[0].by[0] > 0.1
-    assert abs(told[0].by[1]) < 0.05
-    assert {"content", "words"} <= {one.part for one in told}
-    assert len(told) == 2 + len(FORM_NAMES)
+    effects = tryage.explain(x.take(np.flatnonzero(asks)[:1]))
+    assert effects[0].part == "form.questions"
+    assert effects[0].by[0] > 0.1
+    assert abs(effects[0].by[1]) < 0.05
+    assert {"content", "words"} <= {one.part for one in effects}
+    assert len(effects) == 2 + len(FORM_NAMES)
 
 
 def test_in_paper_mode_only_content_moves_anything() -> None:

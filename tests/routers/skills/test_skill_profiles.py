@@ -45,8 +45,8 @@ def test_competency_is_the_share_of_all_counts() -> None:
 def test_the_papers_probabilities_are_a_softmax_at_temperature_a_half(
     profile: dict[str, Any], asked: Any, first: Any
 ) -> None:
-    told = paper_probabilities(np.array([asked]), np.array(profile))
-    np.testing.assert_allclose(told, [[first, 1 - first]])
+    predicted = paper_probabilities(np.array([asked]), np.array(profile))
+    np.testing.assert_allclose(predicted, [[first, 1 - first]])
 
 
 @pytest.mark.parametrize(
@@ -61,29 +61,31 @@ def test_the_papers_probabilities_are_a_softmax_at_temperature_a_half(
 def test_the_released_code_squares_the_totals_and_normalises_linearly(
     profile: dict[str, Any], asked: Any, shares: Any
 ) -> None:
-    told = code_probabilities(np.array([asked]), np.array(profile))
-    np.testing.assert_allclose(told, [shares])
+    predicted = code_probabilities(np.array([asked]), np.array(profile))
+    np.testing.assert_allclose(predicted, [shares])
 
 
 def test_a_posterior_starts_at_the_experts_accuracy_on_everything() -> None:
-    told = Posteriors.of(np.array([[1.0], [1.0], [0.0], [0.0]]), np.array([[1.0], [1.0], [0.0], [0.0]]), 4.0)
-    assert told.overall.tolist() == [0.5]
-    assert (told.right.tolist(), told.wrong.tolist()) == ([[4.0]], [[2.0]])
-    assert told.mean[0, 0] == pytest.approx(2 / 3)
-    assert told.std[0, 0] == pytest.approx((4 * 2 / (36 * 7)) ** 0.5)
+    predicted = Posteriors.of(
+        np.array([[1.0], [1.0], [0.0], [0.0]]), np.array([[1.0], [1.0], [0.0], [0.0]]), 4.0
+    )
+    assert predicted.overall.tolist() == [0.5]
+    assert (predicted.right.tolist(), predicted.wrong.tolist()) == ([[4.0]], [[2.0]])
+    assert predicted.mean[0, 0] == pytest.approx(2 / 3)
+    assert predicted.std[0, 0] == pytest.approx((4 * 2 / (36 * 7)) ** 0.5)
 
 
 def test_an_expert_never_measured_is_expected_to_be_as_the_pool() -> None:
-    told = Posteriors.of(np.ones((2, 1)), np.array([[1.0, np.nan], [0.0, np.nan]]), 4.0)
-    assert told.mean[0].tolist() == [0.5, 0.5]
+    predicted = Posteriors.of(np.ones((2, 1)), np.array([[1.0, np.nan], [0.0, np.nan]]), 4.0)
+    assert predicted.mean[0].tolist() == [0.5, 0.5]
 
 
 def test_draws_from_a_posterior_scatter_around_its_mean_as_widely_as_it_says() -> None:
-    told = Posteriors.of(np.ones((20, 1)), np.r_[np.ones((15, 1)), np.zeros((5, 1))], 1.0)
+    predicted = Posteriors.of(np.ones((20, 1)), np.r_[np.ones((15, 1)), np.zeros((5, 1))], 1.0)
     rng = np.random.default_rng(0)
-    draw = np.array([told.draw(rng)[0, 0] for _ in range(4000)])
-    assert draw.mean() == pytest.approx(told.mean[0, 0], abs=0.01)
-    assert draw.std() == pytest.approx(told.std[0, 0], rel=0.05)
+    draw = np.array([predicted.draw(rng)[0, 0] for _ in range(4000)])
+    assert draw.mean() == pytest.approx(predicted.mean[0, 0], abs=0.01)
+    assert draw.std() == pytest.approx(predicted.std[0, 0], rel=0.05)
 
 
 def test_the_lead_over_the_pool_weighs_rare_skills_most() -> None:
@@ -99,7 +101,7 @@ PROFILES = st.lists(st.lists(st.integers(-9, 9), min_size=3, max_size=3), min_si
 @given(PROFILES, st.data())
 def test_whom_to_recruit_is_always_a_distribution(profile: dict[str, Any], data: st.DataObject) -> None:
     tags = np.array([[data.draw(st.sampled_from([0.0, 1.0])) for _ in profile]])
-    for told in (paper_probabilities, code_probabilities):
-        shares = told(tags, np.array(profile, np.float64))
+    for predicted in (paper_probabilities, code_probabilities):
+        shares = predicted(tags, np.array(profile, np.float64))
         assert (shares >= 0).all()
         assert shares.sum() == pytest.approx(1)
