@@ -4,7 +4,7 @@ import numpy as np
 
 from routers import Features, Floats, Ints, OutcomeTable
 
-_CHUNK = 512
+_CHUNK = 512  # queries whose similarities are held at once, to bound memory
 
 
 def cheapest(train: OutcomeTable, n_queries: int) -> Ints:
@@ -17,6 +17,7 @@ def cheapest(train: OutcomeTable, n_queries: int) -> Ints:
 def task_table(train: OutcomeTable, test: OutcomeTable) -> Floats:
     """(n_test, n_experts) mean training score on the true task: an upper reference, not a baseline."""
     overall = train.means()["score"]
+    # A task's mean may be NaN for an expert it was never measured on; the overall mean fills in.
     known = {task: train.take(np.array(train.tasks) == task).means()["score"] for task in set(train.tasks)}
     means = {task: np.where(np.isnan(mean), overall, mean) for task, mean in known.items()}
     return np.array([means.get(task, overall) for task in test.tasks]).reshape(len(test), train.n_experts)
@@ -31,12 +32,14 @@ def mean_of_four(train: OutcomeTable, train_x: Features, texts: tuple[str, ...],
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import Ridge
 
-    y = fill_gaps(train)
+    y = fill_gaps(train)  # (n_train, n_experts)
+    # min_df=2 drops words of a single query, which a linear model would only memorise.
     words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2)
     lexical = Ridge(alpha=3.0).fit(words.fit_transform(train.texts), y).predict(words.transform(texts))
     dense = Ridge(alpha=1.0).fit(train_x.dense, y).predict(x.dense)
     clusters = KMeans(min(64, len(train)), n_init=4, random_state=0).fit(train_x.dense)
-    members = np.eye(clusters.n_clusters)[clusters.labels_]
+    members = np.eye(clusters.n_clusters)[clusters.labels_]  # (n_train, n_clusters) one-hot
+    # KMeans can leave a cluster empty when texts repeat; the maximum avoids 0 / 0.
     by_cluster = (members.T @ y) / np.maximum(members.sum(axis=0), 1)[:, None]
     four = (lexical, dense, _neighbours(train_x, y, x, 200), by_cluster[clusters.predict(x.dense)])
     mean: Floats = np.mean([part.reshape(len(x), -1) for part in four], axis=0)
@@ -48,6 +51,7 @@ def _neighbours(train_x: Features, y: Floats, x: Features, k: int) -> Floats:
     mean = np.empty((len(x), y.shape[1]))
     for start in range(0, len(x), _CHUNK):
         block = slice(start, start + _CHUNK)
+        # (n_block, k), in no order
         nearest = np.argpartition(-(x.dense[block] @ train_x.dense.T), k - 1, axis=1)[:, :k]
         mean[block] = y[nearest].mean(axis=1)
     return mean

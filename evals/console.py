@@ -38,6 +38,7 @@ def progress_bar() -> Iterator[OnProgress]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
+    # Standard output stays free for figures and JSON; a pipe or a log file gets no bar.
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         tasks: dict[str, Any] = {}
 
@@ -120,6 +121,7 @@ def parse_pairs(values: Sequence[str], option: str, shape: str) -> list[tuple[st
 
 
 def _split(pair: str, option: str, shape: str) -> tuple[str, str]:
+    # From the right: names may contain `=`.
     left, equals, right = pair.rpartition("=")
     if not equals or not left or not right:
         raise click.BadParameter(f"{pair!r} is not {shape}", param_hint=option)

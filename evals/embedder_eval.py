@@ -32,6 +32,7 @@ def document_vectors(data: RetrievalSet, kept: Path | None, on_progress: OnProgr
     """(n_documents, dim) of the base embedder, from the file of kept vectors where they are in it."""
     embedder = load_embedder(BASE)
     keeper = VectorCache(embedder, kept) if kept else None
+    # Documents stay where the base embedder put them: one index serves every query expert.
     reader, n, step = keeper or embedder, len(data.documents), 64
     parts = []
     for start in range(0, n, step):
@@ -62,6 +63,7 @@ def use_held_out_scores(name: str, measured: RetrievalScores, pool: Mapping[str,
     performance = measured.performance.copy()
     for column, source in enumerate(pool.values()):
         facts = Path(source, FACTS)
+        # An expert has seen its own training queries; its score on them would win the selection unfairly.
         kept = json.loads(facts.read_text("utf-8"))["held_out"].get(name) if facts.is_file() else None
         if kept is not None and len(kept) == len(performance):
             performance[:, column] = kept
@@ -89,6 +91,7 @@ def extend_selection(
             each.name, measure(each.part(each.training), documents, pool, on_progress), pool
         )
     known = {data: m for data, m in found.items() if data in selection.library.datasets}
+    # The new expert is last in the pool: its column against those of all others.
     evidence = {data: (m.vectors, m.performance[:, -1], m.performance[:, :-1]) for data, m in known.items()}
     grown = selection.add_expert(name, source, evidence, rule)
     for data, measured in found.items():

@@ -27,8 +27,9 @@ from routers import (
 from .measures.budgets import LAMBDAS, N_BUDGETS, choose_lambdas, pick_values, route
 from .replay import Replay, replay
 
-FRONTIER: Floats = LAMBDAS[::8]
+FRONTIER: Floats = LAMBDAS[::8]  # every eighth: the curve is drawn, not read off
 """The λ that a frontier is drawn at."""
+# Below every score in [0, 1], so never the best; finite, so that means and differences stay numbers.
 NEVER = -1.0
 """Quality of an expert that must not be picked."""
 
@@ -82,6 +83,7 @@ def _setting(name: str, pair: str) -> tuple[str, Any]:
     if not key or not equals:
         raise DataError(f"--routers: {name!r}: {pair!r} is neither a mode nor KEY=VALUE")
     try:
+        # `k=50` becomes a number and `flag=true` a bool; what is not JSON is taken as text.
         return key, json.loads(value)
     except ValueError:
         return key, value
@@ -122,7 +124,9 @@ def evaluate_router(
     policy = Policy(router_spec.name, encoder="always" if router_spec.tier == "encoder" else "never")
     started = time.perf_counter()
     free = replay(test, artifact, read, policy)
+    # The elapsed time covers predicting and deciding; features were read beforehand.
     rate = len(test) / max(time.perf_counter() - started, 1e-9)
+    # (n_test, n_experts)
     quality = np.array([decision.quality for decision in free.decisions]).reshape(test.score.shape)
     rejected = _find_rejected(free, test.experts)
     by_predictions = evaluate_predictions(
@@ -130,6 +134,7 @@ def evaluate_router(
     )
     result = _with_decisions(by_predictions, free, np.where(rejected, np.nan, quality), rate)
     cost = train.means()["cost_usd"]
+    # One unknown mean cost makes λ meaningless: the rule would compare a price with nothing.
     saving = None if np.isnan(cost).any() else choose_lambdas(train, out_of_fold[router_spec.tier]).saving
     if not saving:
         return result
@@ -168,6 +173,8 @@ def evaluate_predictions(
     Ties go to the cheaper expert, then by name, as the engine breaks them.
     """
     cost = train.means()["cost_usd"]
+    # Experts are sorted once, cheapest first; argmax then takes the first of equals, which is the engine's
+    # tie-break. lexsort sorts by its last key first: cost, then name.
     order = np.lexsort((np.array(train.experts), cost))
     names = [train.experts[n] for n in order]
     if np.isnan(cost).any():
@@ -175,8 +182,10 @@ def evaluate_predictions(
     ordered, cost = train.only(names), cost[order]
     chosen = choose_lambdas(ordered, train_quality[:, order])
     share = np.full(len(test), ordered.best_single(), np.int64)
+    # Many budgets share one λ, so each distinct λ is routed once.
     picked = {lam: order[route(quality[:, order], cost, lam)] for lam in {0.0, *chosen.budgets.tolist()}}
     budgets = [picked[lam] for lam in chosen.budgets.tolist()]
+    # Without a λ that loses nothing in training, every query goes to the best single expert.
     frugal = order[share] if chosen.saving is None else order[route(quality[:, order], cost, chosen.saving)]
     drawn = [order[route(quality[:, order], cost, lam)] for lam in FRONTIER]
     return replace(
@@ -192,14 +201,14 @@ def evaluate_predictions(
 
 def evaluate_picks(test: OutcomeTable, picks: Ints, quality: Floats | None = None) -> SplitResult:
     """The result of a rule without λ: only its picks."""
-    share = np.eye(test.n_experts)[picks]
+    share = np.eye(test.n_experts)[picks]  # (n_test, n_experts), one 1 a row
     score, usd = pick_values(test.score, picks), pick_values(test.cost_usd, picks)
     return _result_without_lambda(score, usd, share, picks, quality)
 
 
 def evaluate_random(test: OutcomeTable) -> SplitResult:
     """Every expert as often as every other: expected score and cost."""
-    even = np.full(test.score.shape, 1 / test.n_experts)
+    even = np.full(test.score.shape, 1 / test.n_experts)  # (n_test, n_experts)
     no_pick = np.full(len(test), -1, np.int64)
     return _result_without_lambda(_mean(test.score), _mean(test.cost_usd), even, no_pick, None)
 
@@ -227,6 +236,7 @@ def _mean(values: Floats) -> Floats:
     """(n_queries,) mean over the experts that were measured; NaN for none."""
     known = ~np.isnan(values)
     count = known.sum(axis=1)
+    # Not nanmean: it warns on rows that are NaN throughout, and such rows are ordinary here.
     total = np.where(known, values, 0.0).sum(axis=1)
     mean: Floats = np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
     return mean
@@ -234,5 +244,6 @@ def _mean(values: Floats) -> Floats:
 
 def _point(test: OutcomeTable, picks: Ints) -> Floats:
     score, usd = pick_values(test.score, picks), pick_values(test.cost_usd, picks)
+    # A point needs both coordinates; queries that lack one would move score and cost differently.
     known = ~np.isnan(score) & ~np.isnan(usd)
     return np.array([score[known].mean(), usd[known].mean()]) if known.any() else np.full(2, np.nan)

@@ -41,6 +41,7 @@ class RecordedExtractor:
         chunk: int = 128,
     ) -> "RecordedExtractor":
         """Read every distinct text once, on every tier the extractor has."""
+        # Texts repeat across folds and seeds; one row per distinct text is embedded once.
         row_of = {text: n for n, text in enumerate(dict.fromkeys(texts))}
         queries = [query_of(text) for text in row_of]
         cheap = extractor.extract(queries, "static")
@@ -51,6 +52,7 @@ class RecordedExtractor:
                 progress("embedding", start, len(queries))
                 block = slice(start, start + chunk)
                 dense.append(extractor.extract(queries[block], "encoder", cheap.take(block)).dense)
+            # dense (n_texts, dim)
             features["encoder"] = Features("encoder", np.concatenate(dense), cheap.lexical, cheap.form)
         return cls(features, row_of, dict(extractor.fingerprints))
 
@@ -90,6 +92,7 @@ def pool_of(table: OutcomeTable) -> tuple[ExpertProfile, ...]:
 def queries_of(table: OutcomeTable) -> list[Query]:
     """The queries as the server would see them, the tools named that had no answer."""
     queries = [query_of(text) for text in table.texts]
+    # A tool that declined has no answer to give; online the gateway learns this before it routes.
     for n, e in np.argwhere(table.declined == 1).tolist():
         queries[n] = replace(queries[n], declined=queries[n].declined | {table.experts[e]})
     return queries
@@ -104,8 +107,10 @@ def replay(table: OutcomeTable, artifact: Artifact, extractor: Extractor, policy
     column = {name: n for n, name in enumerate(table.experts)}
     picks = np.array([column[decision.chosen] for decision in decisions], np.int64)
     rows = np.arange(len(table))
-    score, cost_usd = table.score[rows, picks], table.cost_usd[rows, picks]
+    score, cost_usd = table.score[rows, picks], table.cost_usd[rows, picks]  # (n_queries,) each
     by_proxy = np.zeros(len(table), bool)
+    # Sequential plans end at their first expert when every expert is idle and healthy, so the lookup above
+    # is exact; only panels need their plan to be driven.
     for n in rows[[not decision.plan.is_sequential for decision in decisions]].tolist():
         outcome = replay_plan(decisions[n].plan, table, n)
         picks[n], score[n], cost_usd[n], by_proxy[n] = (
@@ -132,12 +137,13 @@ def drive(
     deciding = engine.route(
         policy, queries, Fleet.idle(len(engine.pool)), tiers=tiers, margin=forecaster.margin
     )
+    # The engine is a generator: it yields which rows it needs predictions for, and we send them back.
     consult = next(deciding)
     while True:
-        columns = [queries[n] for n in consult.rows.tolist()]
-        features = None if consult.tier == "prior" else extractor.extract(columns, consult.tier)
+        batch = [queries[n] for n in consult.rows.tolist()]
+        features = None if consult.tier == "prior" else extractor.extract(batch, consult.tier)
         try:
-            consult = deciding.send(forecaster.predict(columns, features))
+            consult = deciding.send(forecaster.predict(batch, features))
         except StopIteration as done:
             decided: list[Decision] = done.value
             return decided
@@ -173,13 +179,15 @@ def replay_plan(plan: Plan, table: OutcomeTable, row: int) -> Outcome:
     try:
         step = next(steps)
         while True:
+            # An attempt without a recorded outcome failed: the plan goes on to its next expert.
             reply: StepResult = "moved_on"
             if isinstance(step, Gather):
                 columns = [column[name] for name in step.experts if _is_measured(table, row, column[name])]
+                # All members are paid for, also those outvoted; one unknown cost makes the sum NaN.
                 spent += float(table.cost_usd[row, columns].sum())
                 answers = _answers(table, row, columns)
                 if answers is None:
-                    votes = np.isin(np.arange(table.n_experts), columns)[None]
+                    votes = np.isin(np.arange(table.n_experts), columns)[None]  # (1, n_experts)
                     return Outcome(
                         columns[0], float(majority_right(table.score[[row]], votes)[0]), spent, True
                     )
@@ -215,6 +223,7 @@ def majority_right(score: Floats, votes: Floats | Ints | Bools) -> Floats:
 
     votes: (n_queries, n_experts) how often each is called; an expert without a measurement has none
     """
+    # Worked case: scores 1, 1, 0 give 2 · 2 > 3, so 1; a tie of 1, 0 gives 2 > 2, false, so 0.
     counted = np.where(np.isnan(score), 0, votes)
     right = np.where(score >= RIGHT, counted, 0).sum(axis=1)
     most: Floats = (2 * right > counted.sum(axis=1)).astype(np.float64)
@@ -223,5 +232,6 @@ def majority_right(score: Floats, votes: Floats | Ints | Bools) -> Floats:
 
 def oracle_of(score: Floats, votes: Floats | Ints) -> Floats:
     """(n_queries,) the best score among the experts called; NaN where none of them was measured."""
+    # -inf instead of NaN, because nanmax warns on rows without a single measurement.
     best = np.where((votes > 0) & ~np.isnan(score), score, -np.inf).max(axis=1)
     return np.where(np.isinf(best), np.nan, best)

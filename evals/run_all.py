@@ -66,6 +66,7 @@ def run_jobs(
             yield job, run_job(protocol, read, job)
             on_progress("fitting and deciding", n, len(jobs))
         return
+    # Protocol and features go to each process once; with every job they would be pickled again and again.
     with worker_pool(n_workers, _prepare, protocol, read) as pool:
         pending = {pool.submit(_run_job_here, job): job for job in jobs}
         for n, done in enumerate(as_completed(pending), start=1):
@@ -73,6 +74,7 @@ def run_jobs(
             on_progress("fitting and deciding", n, len(jobs))
 
 
+# Per worker process. A list, so that the pool's initializer can fill it without `global`.
 _here: list[tuple[EvalProtocol, RecordedExtractor]] = []
 
 
@@ -117,9 +119,10 @@ def _evaluate_learned(
     train: OutcomeTable, test: OutcomeTable, predict: Callable[[OutcomeTable, OutcomeTable], Floats]
 ) -> SplitResult:
     folds = train.folds(_N_FOLDS)
-    out_of_fold = np.empty_like(train.score)
+    out_of_fold = np.empty_like(train.score)  # (n_train, n_experts)
     for fold in np.unique(folds):
         inside = folds == fold
+        # A table whose buckets fall in one fold has no other rows to train on; then it predicts its own.
         out_of_fold[inside] = predict(train.take(~inside) if not inside.all() else train, train.take(inside))
     return evaluate_predictions(train, test, out_of_fold, predict(train, test))
 
@@ -145,7 +148,7 @@ _ARRAYS = ("score", "cost_usd", "at_budget", "at_budget_usd", "saving", "saving_
 
 def build_context(protocol: EvalProtocol) -> EvalContext:
     """What all runs of the protocol share."""
-    strong = np.full(len(protocol.seeds), -1, np.int64)
+    strong = np.full(len(protocol.seeds), -1, np.int64)  # (n_seeds,)
     if protocol.table.n_experts == 2:
         for split in protocol.splits:
             strong[protocol.seeds.index(split.seed)] = protocol.table.take(split.train).best_single()
@@ -175,6 +178,7 @@ def _kind(name: str, routers: set[str]) -> Kind:
 
 def _singles(protocol: EvalProtocol) -> tuple[Floats, Floats]:
     """Score and cost of the best single expert as each training part names it, (n_seeds, n_queries)."""
+    # (n_seeds, n_queries)
     score, usd = (np.full((len(protocol.seeds), len(protocol.table)), np.nan) for _ in range(2))
     for split in protocol.splits:
         seed = protocol.seeds.index(split.seed)
@@ -192,10 +196,11 @@ def _run(
     singles: tuple[Floats, Floats],
 ) -> Run:
     table, n_seeds = protocol.table, len(protocol.seeds)
+    # Invariant: within one seed the test parts are disjoint, so each cell is written at most once.
     arrays = {key: np.full((n_seeds, len(table)), np.nan) for key in _ARRAYS}
-    picks = np.full((n_seeds, len(table)), -1, np.int64)
+    picks = np.full((n_seeds, len(table)), -1, np.int64)  # (n_seeds, n_queries)
     best, alone = (np.full((n_seeds, len(table)), np.nan) for _ in range(2))
-    share, saving_share = (np.zeros(table.score.shape) for _ in range(2))
+    share, saving_share = (np.zeros(table.score.shape) for _ in range(2))  # (n_queries, n_experts)
     quality: Floats | None = None
     for n, result in parts.items():
         split = protocol.splits[n]
@@ -208,6 +213,7 @@ def _run(
         )
         share[split.test] += result.share
         saving_share[split.test] += result.saving_share
+        # References and `best_single` are rules that only look like predictions; they are not calibrated.
         if result.quality is not None and kind != "reference" and name != "best_single":
             quality = np.full((n_seeds, *table.score.shape), np.nan) if quality is None else quality
             quality[seed, split.test] = result.quality
@@ -231,7 +237,8 @@ def _run(
 def _find_best_picks(score: Floats, share: Floats) -> tuple[Floats, Floats]:
     """(n_test,) share of the pick among the best, NaN where unmeasured; the same where one alone is best."""
     known = np.where(np.isnan(score), -np.inf, score)
-    top = known == known.max(axis=1, keepdims=True)
+    top = known == known.max(axis=1, keepdims=True)  # (n_test, n_experts) the best of each row
+    # Summed over all tied experts: picking any one of them is optimal.
     among = np.where(top, share, 0.0).sum(axis=1)
     among = np.where(np.isnan(score).all(axis=1), np.nan, among)
     return among, np.where(top.sum(axis=1) == 1, among, np.nan)
@@ -240,7 +247,8 @@ def _find_best_picks(score: Floats, share: Floats) -> tuple[Floats, Floats]:
 def _frontier(protocol: EvalProtocol, parts: Mapping[int, SplitResult]) -> Floats:
     """(n_lambdas, 3) λ, mean score, mean cost; empty without costs."""
     sizes: Ints = np.array([len(protocol.splits[n].test) for n in parts])
-    drawn = np.array([result.frontier for result in parts.values()])
+    drawn = np.array([result.frontier for result in parts.values()])  # (n_splits, n_lambdas, 2)
+    # Weighted by test size, so that the curve is a mean over queries and not over splits.
     mean = np.average(drawn, axis=0, weights=sizes)
     found: Floats = np.concatenate((FRONTIER[:, None], mean), axis=1)
     drawable: Floats = found[~np.isnan(found).any(axis=1)]

@@ -10,6 +10,7 @@ import numpy as np
 
 from routers import Bools, DataError, Ints, OutcomeTable
 
+# Buckets are 0-99 and near-duplicates share one; 20 of them make a fold.
 N_FOLDS = 5
 IN_DOMAIN = ("mmlu", "gsm8k", "cmmlu", "arc_challenge", "humaneval")
 OUT_OF_DOMAIN = ("math_prealgebra", "mbpp", "ceval")
@@ -57,6 +58,7 @@ def kfold(table: OutcomeTable, seeds: Sequence[int]) -> EvalProtocol:
     """
     splits = []
     for seed in seeds:
+        # Worked case: bucket 57 of seed 0 is at place 57, so 57 · 5 // 100 = fold 2.
         fold = _shuffle_buckets(table, seed)[table.bucket] * N_FOLDS // 100
         kinds = np.unique(fold)
         if len(kinds) < 2:
@@ -89,6 +91,7 @@ def routerdc(table: OutcomeTable, seeds: Sequence[int], source_split: Sequence[s
     """
     score = table.score.copy()
     chosen = np.isin(table.tasks, list(MULTIPLE_CHOICE))
+    # The comparison alone would turn NaN, an unmeasured outcome, into a measured 0.
     score[chosen] = np.where(np.isnan(score[chosen]), np.nan, score[chosen] > 0)
     table = replace(table, score=score)
     part_of = np.array(source_split)
@@ -121,8 +124,9 @@ def routellm(table: OutcomeTable, seeds: Sequence[int], n_labels: int = N_LABELS
     splits = []
     for seed in seeds:
         place = _shuffle_buckets(table, seed + 1)[table.bucket]  # seed 0 would take the first buckets
-        order = np.argsort(place, kind="stable")
+        order = np.argsort(place, kind="stable")  # (n_queries,) rows, bucket by bucket
         last = place[order[n_labels - 1]] if len(order) > n_labels else 100
+        # The bucket that the labels end in is neither trained on nor tested: its queries are near-duplicates.
         test = place > last
         if not test.any():
             raise DataError(f"routellm: {len(table)} MMLU queries leave none to test after {n_labels} labels")
@@ -137,6 +141,7 @@ def _shuffle_buckets(table: OutcomeTable, seed: int) -> Ints:
     """(100,) place of each bucket; as it is for seed 0. Only buckets that have queries change places."""
     place = np.arange(100)
     if seed:
+        # Only used buckets are permuted; else sparse tables would get folds of very different size.
         used = np.unique(table.bucket)
         place[used] = np.random.default_rng(seed).permutation(used)
     return place

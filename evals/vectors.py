@@ -32,6 +32,8 @@ class VectorCache:
 
     def embed(self, texts: Sequence[str]) -> Floats32:
         """(n_texts, dim) unit rows, in order."""
+        # The file holds hashes, not texts, so that a cache can be shared without the prompts. With 16 bytes a
+        # collision is out of question; surrogatepass admits texts with lone surrogates, as JSON may hold.
         keys = [blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest() for text in texts]
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._known}
         if missing:
@@ -44,6 +46,7 @@ class VectorCache:
         if len(self._known) == self._n_saved:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        # Written aside and renamed: a run that is interrupted leaves the old file whole.
         fresh = self._path.with_name(self._path.name + ".new")
         with fresh.open("wb") as file:
             np.savez(
@@ -57,6 +60,7 @@ class VectorCache:
 
     def _load(self) -> None:
         try:
+            # A cache may come from elsewhere; a pickle in it could run code.
             with np.load(self._path, allow_pickle=False) as file:
                 fingerprint, keys, vectors = str(file["fingerprint"]), file["keys"], file["vectors"]
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):

@@ -105,6 +105,7 @@ def fit(
     if folds == 1:
         raise click.BadParameter("2 or more, or 0", param_hint="--folds")
     settings = QuerySideSettings(n_epochs=epochs, rate=rate, n_layers=layers, seed=seed)
+    # Fails before the long work where the extra `train` is missing.
     QuerySide(BASE)
     wholes = [read_retrieval(folder) for folder in data]
     with progress_bar() as on_progress:

@@ -49,6 +49,7 @@ def detect(source: Path) -> str:
 
     line = first_line(source)
     if name.endswith((".csv", ".tsv")):
+        # In this order: `|model_response` contains `_response`.
         marks = {
             "oracle_model_to_route_to": "routerbench",
             "|model_response": "routerbench",

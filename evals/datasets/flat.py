@@ -36,13 +36,16 @@ def csv_rows(source: Path) -> list[Record]:
     Raises:
         DataError: names the line at fault.
     """
+    # The default of 128 KiB is shorter than some prompts. The limit is global to the process.
     csv.field_size_limit(1 << 27)
     separator = "\t" if source.name.removesuffix(".gz").endswith(".tsv") else ","
+    # newline="" as the csv module asks for: quoted fields keep their line breaks.
     reader = csv.DictReader(io.StringIO(_text(source), newline=""), delimiter=separator, strict=True)
     rows = []
     try:
         for row in reader:
             place = f"{source}, line {reader.line_num}"
+            # DictReader puts surplus cells under None and fills missing ones with None.
             if None in row or None in row.values():
                 raise DataError(
                     f"{place}: {len(reader.fieldnames or ())} columns are needed, as in the first line"
@@ -69,6 +72,7 @@ def json_rows(source: Path) -> list[Record]:
         DataError: names the line at fault.
     """
     rows = []
+    # Not splitlines(): it also breaks at U+2028, which JSON strings may hold unescaped (RFC 8259).
     for n, line in enumerate(_text(source).split("\n"), start=1):
         if not line.strip():
             continue
@@ -140,6 +144,7 @@ def _read_wide(place: str, query: Mapping[str, Any], fields: Mapping[str, Any]) 
 def _text(source: Path) -> str:
     try:
         data = source.read_bytes()
+        # utf-8-sig drops the byte order mark that spreadsheets write.
         return (gzip.decompress(data) if source.suffix == ".gz" else data).decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"{source}: {error.strerror or error}") from None

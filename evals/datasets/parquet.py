@@ -83,6 +83,7 @@ def _values(column: Any) -> list[Any]:
         return values
     import numpy as np
 
+    # float(np.float32(0.1)) is 0.10000000149; its shortest decimal reads back as 0.1.
     return [None if v is None else float(str(np.float32(v))) for v in values]
 
 
@@ -149,6 +150,7 @@ def read_retrieval(folder: Path) -> RetrievalSet:
     if not found:
         raise DataError(f"{folder}: no query has a relevant document")
     at, to, gains = zip(*found, strict=True)
+    # (n_queries, n_documents)
     relevance = scipy.sparse.csr_array((gains, (at, to)), shape=(len(rows), len(places)))
     titles = corpus.get("title") or [None] * len(places)
     whole = RetrievalSet(
@@ -169,6 +171,7 @@ def join_sets(
 ) -> tuple[list[str], Floats32, scipy.sparse.csr_array]:
     """Queries, document vectors and relevance of several sets as one, each asked of its own documents."""
     texts = [text for each, _ in sets for text in each.queries]
+    # Block diagonal: a query of one set has no relevant document in another.
     relevance = scipy.sparse.block_diag([each.relevance for each, _ in sets], format="csr")
     return texts, np.concatenate([vectors for _, vectors in sets]), scipy.sparse.csr_array(relevance)
 

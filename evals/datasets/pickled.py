@@ -144,6 +144,7 @@ def read_frame(source: Path) -> dict[str, list[Any]]:
     """
     try:
         data = source.read_bytes()
+        # gzip's magic number (RFC 1952, 2.3.1); the file's name may say nothing of it.
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
         frame = _FrameUnpickler(io.BytesIO(data)).load()
@@ -219,11 +220,13 @@ def _filled(data: Any, dtype: _DType, shape: tuple[int, ...], fortran: bool) -> 
     name = str(dtype.args[0])
     if _OBJECTS.fullmatch(name):
         flat = np.empty(len(data), object)
+        # One by one: assigning the list would make NumPy unpack cells that are lists.
         for n, value in enumerate(data):
             flat[n] = _plain(value)
         return flat.reshape(shape, order="F" if fortran else "C")
     if not _NUMBERS.fullmatch(name):
         raise ValueError(f"an array of type {name!r}")
+    # dtype.state[1] is the byte order; files of big-endian machines keep theirs.
     swapped = ">" if dtype.state and dtype.state[1] == ">" else "<"
     return np.frombuffer(data, np.dtype(swapped + name)).reshape(shape, order="F" if fortran else "C")
 

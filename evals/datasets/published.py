@@ -83,6 +83,7 @@ def _join_turns(value: Any) -> Any:
     if not isinstance(value, str) or not value.startswith("["):
         return value
     try:
+        # The published cells are Python literals, not JSON; literal_eval runs no code.
         turns = ast.literal_eval(value)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return value
@@ -165,6 +166,7 @@ def read_llmrouterbench(source: Path) -> OutcomeTable:
     if not runs:
         raise DataError(f"{source}: no result file with {', '.join(_NEEDED)} in it")
     records = [record for path, run in runs.values() for record in _run_records(path, run)]
+    # Some runs wrap the question in a prompt per model; such records meet by the question itself.
     shared = _shared_prompts(records)
     return table_of(
         [record if record.fields["id"] in shared else _by_origin(record) for record in records],
@@ -192,6 +194,7 @@ def _run(path: Path) -> Mapping[str, Any] | None:
 def _run_records(path: Path, run: Mapping[str, Any]) -> Iterator[Record]:
     if not isinstance(run["records"], list):
         raise DataError(f"{path}: records: a list is needed")
+    # A run whose records all cost 0 was local: its cost is unknown, and 0 would win every budget.
     priced = any(isinstance(one, dict) and one.get("cost") for one in run["records"])
     for n, one in enumerate(run["records"], start=1):
         place = f"{path}, record {n}"

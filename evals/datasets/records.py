@@ -134,6 +134,7 @@ def _buckets(firsts: Sequence[Record]) -> Any:
     if any(np.isnan(value)):
         return None
     for first, bucket in zip(firsts, value, strict=True):
+        # Splits index 100 places by bucket.
         if bucket != int(bucket) or not 0 <= bucket < 100:
             raise DataError(f"{first.place}: bucket: a whole number from 0 to 99 is needed, not {bucket:g}")
     return np.array(value, np.int64)

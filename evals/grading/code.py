@@ -34,6 +34,7 @@ def code_of(answer: str, name: str) -> str | None:
     The first fenced block that defines it; otherwise the unfenced lines from the first definition on.
     A text cut off at the token limit is shortened to what still parses.
     """
+    # A first block often shows a call or a shell command, so only one that defines the name counts.
     blocks = [block for block in _FENCED.findall(answer) if _defines(block, name)]
     source = blocks[0] if blocks else _unfenced(answer)
     return _longest_valid(source) if source and _defines(source, name) else None
@@ -59,6 +60,7 @@ def _longest_valid(source: str) -> str | None:
         try:
             ast.parse(text)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
+            # A token limit cuts an answer in mid-line; the whole lines before it may still be valid.
             lines.pop()
         else:
             return text
@@ -86,6 +88,7 @@ CODE = Grader("code", _check, _score)
 
 
 CPU_S = 2
+# The CPU limit ends busy loops; wall time ends what sleeps or waits.
 WALL_S = 6.0
 MEMORY_BYTES = 256 * 2**20
 OUTPUT_BYTES = 64 * 2**10
@@ -164,6 +167,7 @@ def run_tests(code: str, tests: Sequence[str], wall_s: float = WALL_S) -> Verdic
     Raises:
         OSError: if no child process can be started.
     """
+    # Only a run that reaches the end of the tests writes it: `exit(0)` and printed output are no pass.
     token = secrets.token_hex(16)
     job = {
         "code": code,
@@ -173,6 +177,7 @@ def run_tests(code: str, tests: Sequence[str], wall_s: float = WALL_S) -> Verdic
         "limits": _limits(),
     }
     with tempfile.TemporaryDirectory(prefix="answer-") as room, tempfile.TemporaryFile() as out:
+        # -I ignores the environment and user site directory, -S skips site-packages: a bare interpreter.
         child = subprocess.Popen(  # noqa: S603 - the code to run goes over standard input, never into the command
             [sys.executable, "-I", "-S", "-c", _CHILD],
             stdin=subprocess.PIPE,
@@ -208,5 +213,6 @@ def _limits() -> dict[str, int]:
 def _end(child: subprocess.Popen[bytes]) -> None:
     """Kill the child's whole session and reap it."""
     if child.poll() is None:
+        # The session, not the process: a grandchild would keep the machine busy.
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()

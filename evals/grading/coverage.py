@@ -42,6 +42,7 @@ def _score_keywords(answer: str, expected: Any) -> float:
         any(not is_negated(s, m) for s in statements for m in find_mentions(s, group))
         for group in expected["groups"]
     )
+    # A bare keyword is no explanation.
     enough = sum(len(s.split()) for s in statements) >= expected.get("min_words", 3)
     return float(covered and enough and not wrong)
 
@@ -75,6 +76,7 @@ def _score_members(answer: str, expected: Any) -> float:
     }
     items = find_items(answer)
     n_outside = sum(1 for item in items if not find_mentions(item, expected["pool"]))
+    # Listing everything one can think of would always hit the pool.
     honest = n_outside <= MAX_STRANGERS_RATIO * len(items) and len(items) <= 2 * expected["count"] + 2
     return float(len(named) >= expected["count"] and honest)
 
@@ -105,6 +107,7 @@ def is_in_order(answer: str, items: list[str]) -> bool:
     text = re.sub(r"(?m)^\s*(?:[-•+]|\d{1,2}[.)])\s+", " ", fold(answer))
     words = find_mentions(text, items)
     wanted = [fold(item) for item in items]
+    # An answer may repeat the list once, before or after sorting it, but no more.
     if not len(wanted) <= len(words) <= 2 * len(wanted):
         return False
     return any(
@@ -120,6 +123,7 @@ def _nothing_between(text: str, run: list[re.Match[str]]) -> bool:
 
 def _score_order(answer: str, expected: Any) -> float:
     unsorted = expected.get("given")
+    # The question's own unsorted list would otherwise count as a first, wrong, ordering.
     text = without_echo(answer, unsorted) if unsorted else answer
     return float(is_in_order(text, expected["items"]))
 

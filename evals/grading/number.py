@@ -32,6 +32,7 @@ _WORD_VALUES = {word: i for i, word in enumerate(_UNITS)} | {word: 10 * i for i,
 _SPELLED = re.compile(
     rf"\b(?:({'|'.join(_TENS)})(?:[ -]({'|'.join(_UNITS[1:10])}))?|({'|'.join(_UNITS)}))( hundred)?\b"
 )
+# Not inside a word (`B2`); a comma or a narrow or plain no-break space groups thousands.
 _NUMBER = re.compile(r"(?<![\w.])[-−]?(?:\d{1,3}(?:[,\u202f\u00a0]\d{3})+|\d+)(?:\.\d+)?(?![\w]*\d)")
 _RESULT = re.compile(
     r"(?:=|≈|\bequals|\b(?:answer|result|total)(?: is| of)?:?|\bthere (?:are|were)"
@@ -39,6 +40,7 @@ _RESULT = re.compile(
     r"(?:about |approximately |exactly |now |then |only |a total of |equal to |left with "
     r"|[$€£\"'(\[{]|\\boxed)*$"
 )
+# `between 3 and 4`, `7 or 8`: the answer has not decided.
 _ALTERNATIVES = re.compile(r"\b(?:between\s+{n}\s+and|{n}\s+or|or)\s*$".replace("{n}", r"[-\d.,]+"))
 _BOLD = re.compile(r"\*\*(?=\S)([^*\n]+?)(?<=\S)\*\*(?!\w)")
 _GOES_ON = re.compile(r"[^.\n]*?(?:=|\bis\b|\bare\b|\bequals?\b|\b(?:makes|gives)\b)[^.\n]*\d")
@@ -68,6 +70,7 @@ def answer_number(answer: str) -> float | None:
     found = list(_NUMBER.finditer(text))
     if not found or is_hedged(text):
         return None
+    # Models first answer and then explain, or calculate and then conclude; prose in between is no answer.
     chosen = _leading(text, found) or _stated(text, found) or _last(found)
     if chosen is None or _is_alternative(text, chosen):
         return None
@@ -90,6 +93,7 @@ def _calculates_on(text: str, match: re.Match[str]) -> bool:
 def _leading(text: str, found: list[re.Match[str]]) -> re.Match[str] | None:
     first = found[0]
     at_start = not text[: first.start()].strip(" $€£\"'(")
+    # `1. First …` numbers a list; `1.` alone is an answer.
     is_bullet = re.match(r"[.)]\s", text[first.end() :]) and len(found) > 1
     goes_on = _calculates_on(text, first) or _GOES_ON.match(text[first.end() :])
     return first if at_start and not is_bullet and not goes_on else None
@@ -120,6 +124,7 @@ def _score(answer: str, expected: Any) -> float:
     given = answer_number(answer)
     if given is None:
         return 0.0
+    # 1e-9 for decimals that binary floats cannot hold, such as .1 + .2.
     return float(abs(given - expected["value"]) <= expected.get("tolerance", 0) + 1e-9)
 
 

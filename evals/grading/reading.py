@@ -40,6 +40,7 @@ def plain(text: str) -> str:
 
 def fold(text: str) -> str:
     """Plain text without case or accents: `Années` and `annees` are one."""
+    # NFKD splits `é` into `e` and a combining accent, which is then dropped (Unicode Annex 15).
     decomposed = unicodedata.normalize("NFKD", plain(text).casefold())
     return "".join(c for c in decomposed if not unicodedata.combining(c))
 
@@ -62,6 +63,7 @@ def sentences(text: str) -> Iterator[str]:
 
 def find_mentions(sentence: str, phrases: Iterable[str]) -> list[re.Match[str]]:
     """Word-bounded occurrences of any phrase in a folded sentence, longest phrase first."""
+    # Longest first: an alternation takes the first branch that fits, `New York City` before `New York`.
     parts = sorted({re.escape(fold(phrase)) for phrase in phrases}, key=len, reverse=True)
     return list(re.finditer(rf"(?<![\w])(?:{'|'.join(parts)})(?![\w])", sentence)) if parts else []
 

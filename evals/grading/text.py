@@ -28,6 +28,7 @@ def is_decided_for(answer: str, accept: Sequence[str], reject: Sequence[str] = (
     The first statement that names any candidate decides. It must name an accepted one, un-negated, and no
     rejected one, without a hedge and without enumerating candidates; no later statement may take it back.
     """
+    # The phrase alone needs no sentence around it, and may itself look like a hedge (`maybe`).
     if bare(answer) in {bare(phrase) for phrase in accept}:
         return True
     statements = list(sentences(answer))
@@ -37,6 +38,7 @@ def is_decided_for(answer: str, accept: Sequence[str], reject: Sequence[str] = (
         if named:
             if seen + len(statement[: named[0].start()].split()) > DECISION_WINDOW_WORDS:
                 return False
+            # Spans, because a rejected phrase can contain an accepted one: `not guilty` and `guilty`.
             right = {m.span() for m in find_mentions(statement, accept)}
             standing = [m.span() in right for m in named if not is_negated(statement, m)]
             firm = not (is_hedged(statement) or is_list(statement))
@@ -107,6 +109,7 @@ def find_verdict(answer: str) -> bool | None:
         if is_hedged(statement) or _BOTH.search(opening):
             return None
         no, yes = _NO.search(opening), _YES.search(opening)
+        # `No, that is true` has both; the order and a comma between them decide.
         if yes and no:
             return _first_of_two(opening, yes, no)
         if yes or no:
@@ -145,9 +148,11 @@ def find_letter(answer: str) -> str | None:
     text = plain(answer)
     stated = {letter.upper() for letter in _LETTER_STATED.findall(text)}
     if stated:
+        # `The answer is A, or option B` states two letters and decides nothing.
         return stated.pop() if len(stated) == 1 else None
     if is_hedged(fold(text)):
         return None
+    # Repeating all options before a choice is common; then only a stated letter counts.
     listed = re.findall(r"(?:^|\s)\(?([A-H])[).:](?=\s|$)", text)
     alone = _LETTER_ALONE.match(text)
     return alone.group(1).upper() if alone and len(set(listed)) <= 1 else None

@@ -28,6 +28,8 @@ def resample_weights(n_queries: int, n_draws: int = 1000, seed: int = 0) -> Floa
 
     The same rows weigh every router, so that differences are paired.
     """
+    # Drawing rows with replacement is the same as weighting each row by how often it was drawn. As weights
+    # every measure is one matrix product over all draws.
     weights = np.ones((1 + n_draws, n_queries), np.float64)
     rows = resample_rows(n_queries, n_draws, np.random.default_rng(seed))
     for draw, chosen in zip(weights[1:], rows, strict=True):
@@ -38,7 +40,7 @@ def resample_weights(n_queries: int, n_draws: int = 1000, seed: int = 0) -> Floa
 def weighted_mean(values: Floats, weights: Floats) -> Floats:
     """(n_draws,) mean of values (n_seeds, n_queries); NaN is passed over, and all NaN gives NaN."""
     known = ~np.isnan(values)
-    total = weights @ np.where(known, values, 0.0).sum(axis=0)
+    total = weights @ np.where(known, values, 0.0).sum(axis=0)  # (n_draws,)
     count = weights @ known.sum(axis=0).astype(np.float64)
     mean: Floats = np.divide(total, count, out=np.full(len(weights), np.nan), where=count > 0)
     return mean
@@ -48,12 +50,15 @@ def interval_of(draws: Floats) -> Interval | None:
     """The first draw and the quantiles of the rest; None where the measure is not defined."""
     if np.isnan(draws[0]):
         return None
+    # A draw can be undefined where the value is not, such as a task that no resampled query belongs to.
     rest = draws[1:][~np.isnan(draws[1:])]
     return _interval(float(draws[0]), rest if rest.size else draws[:1])
 
 
 def paired_interval(first: Floats, second: Floats, *, n_draws: int = 2000, seed: int = 0) -> Interval:
     """Mean of `first − second`, both (n_queries,), with queries drawn anew in pairs."""
+    # Pairing removes what both routers share: hard queries are hard for both. See Efron and Tibshirani,
+    # An Introduction to the Bootstrap (1993), chapter 13, on percentile intervals.
     return interval(first - second, n_draws=n_draws, seed=seed)
 
 
@@ -72,5 +77,6 @@ def mean_over_sets(parts: Sequence[Floats], *, n_draws: int = 2000, seed: int = 
 
 
 def _interval(value: float, draws: Floats) -> Interval:
+    # Percentile interval. BCa would correct skew, but needs a jackknife of every measure.
     low, high = np.quantile(draws, [0.025, 0.975])
     return Interval(value, float(low), float(high))

@@ -12,6 +12,8 @@ import numpy as np
 from routers import Floats, Ints, OutcomeTable
 
 N_BUDGETS = 50
+# Geometric, since λ acts on ratios. Qualities differ by at most 1, so at λ = 30 a thirtieth of the mean
+# cost outweighs any of them: practically every query goes to the cheapest expert.
 LAMBDAS: Floats = np.concatenate(([0.0], np.geomspace(1e-4, 30.0, 400)))
 
 
@@ -51,7 +53,7 @@ def evaluate_split(split: Split) -> BudgetResult:
     """Choose every λ on the training part and read the test part once with each."""
     best = split.train.best_single()
     cost = split.train.means()["cost_usd"]
-    picks = route(split.test_quality, cost, 0.0)
+    picks = route(split.test_quality, cost, 0.0)  # (n_test,)
     unread = np.full(len(split.test), np.nan)
     result = BudgetResult(
         score=pick_values(split.test.score, picks),
@@ -69,6 +71,7 @@ def _with_costs(split: Split, result: BudgetResult, best: int, cost: Floats) -> 
     chosen = choose_lambdas(split.train, split.train_quality)
     scores = np.zeros(len(split.test))
     usd = np.zeros(len(split.test))
+    # Neighbouring budgets often choose the same λ: route once and weigh by the count.
     for lam, n in zip(*np.unique(chosen.budgets, return_counts=True), strict=True):
         picks = route(split.test_quality, cost, lam)
         scores += pick_values(split.test.score, picks) * n / N_BUDGETS
@@ -105,18 +108,22 @@ def choose_lambdas(train: OutcomeTable, train_quality: Floats) -> Choices:
     """From out-of-fold quality (n_train, n_experts) on a training part whose costs are known."""
     cost, best = train.means()["cost_usd"], train.best_single()
     trained = [route(train_quality, cost, lam) for lam in LAMBDAS]
-    usd = np.array([np.nanmean(pick_values(train.cost_usd, picks)) for picks in trained])
+    usd = np.array([np.nanmean(pick_values(train.cost_usd, picks)) for picks in trained])  # (n_lambdas,)
     score = np.array([np.nanmean(pick_values(train.score, picks)) for picks in trained])
     budgets = []
     for budget in np.linspace(cost.min(), cost[best], N_BUDGETS):
+        # A mean and the single expert's cost are the same number up to rounding; 1e-9 keeps them equal.
         meets = np.flatnonzero(usd <= budget * (1 + 1e-9))
+        # The smallest λ that meets the budget weighs quality most. If none does, the largest is the cheapest.
         budgets.append(LAMBDAS[meets[0]] if meets.size else LAMBDAS[-1])
+    # The largest λ that loses nothing in training; the test score may still differ, and is reported with it.
     enough = np.flatnonzero(score >= np.nanmean(train.score[:, best]))
     return Choices(np.array(budgets), float(LAMBDAS[enough[-1]]) if enough.size else None)
 
 
 def route(quality: Floats, cost_usd: Floats, lam: float) -> Ints:
     """(n_queries,) argmax q̂ − λ·ĉ/mean(ĉ), the first of equals; costs (n_experts,), not read for λ = 0."""
+    # Divided by the mean cost, λ has no unit and the same grid serves tables in cents and in dollars.
     utility = quality - lam * cost_usd / cost_usd.mean() if lam else quality
     picks: Ints = np.argmax(utility, axis=1)
     return picks
@@ -141,6 +148,7 @@ def summary(result: BudgetResult) -> dict[str, float]:
         "gain": result.score.mean() / single - 1,
         "area": result.at_budget.mean(),
         "area_usd": result.at_budget_usd.mean(),
+        # A ratio of sums, not a mean of ratios: cheap queries would dominate the latter.
         "cost_saved": 1 - result.saving_usd.sum() / result.single_usd.sum(),
         "cost_saved_score": result.saving.mean() - single,
     }

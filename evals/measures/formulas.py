@@ -21,6 +21,7 @@ def accuracy(run: Run, context: EvalContext, weights: Floats) -> Floats:
 
 def gain(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """accuracy / accuracy of the best single expert as chosen on the training part − 1."""
+    # gain = acc / acc_single - 1; undefined where the best single expert scores nothing.
     single = weighted_mean(run.single, weights)
     relative: Floats = (
         np.divide(
@@ -48,6 +49,7 @@ def _macro(run: Run, context: EvalContext, weights: Floats, domain: str) -> Floa
     means = []
     for task in tasks:
         rows = context.of_task(task)
+        # Macro average as in RouterDC (arXiv 2409.19886): tasks count alike, however many queries they have.
         means.append(weighted_mean(run.score[:, rows], weights[:, rows]))
     macro: Floats = np.mean(means, axis=0)
     return macro
@@ -82,6 +84,7 @@ def cost_saved_score(run: Run, context: EvalContext, weights: Floats) -> Floats:
 
 PgrSummary = Callable[[Floats, Floats], Floats]
 """Share sent (n_draws, n + 1) and PGR at each → (n_draws,)."""
+# Draws at a time: cumulative sums of all draws of a large table would take gigabytes.
 _CHUNK = 100
 
 
@@ -116,11 +119,14 @@ def _one_seed(
     quality: Floats, strong: int, context: EvalContext, weights: Floats, summarize: PgrSummary
 ) -> Floats:
     weak = 1 - strong
+    # Both experts must be measured, or the lead of the strong one is unknown.
     rows = np.flatnonzero(~np.isnan(quality).any(axis=1) & ~np.isnan(context.table.score).any(axis=1))
+    # Without the shuffle a constant router would inherit the table's order, and with it an apgr away from .5.
     shuffled = np.random.default_rng(0).permutation(rows)
     lead = quality[shuffled, strong] - quality[shuffled, weak]
+    # A stable sort keeps the shuffled order among ties.
     order = shuffled[np.argsort(-lead, kind="stable")]
-    gained = context.table.score[order, strong] - context.table.score[order, weak]
+    gained = context.table.score[order, strong] - context.table.score[order, weak]  # (n_rows,)
     found = [
         _summarize_pgr(weights[start : start + _CHUNK][:, order].astype(np.float64), gained, summarize)
         for start in range(0, len(weights), _CHUNK)
@@ -129,9 +135,10 @@ def _one_seed(
 
 
 def _summarize_pgr(weights: Floats, gained: Floats, summarize: PgrSummary) -> Floats:
-    sent = np.cumsum(weights, axis=1)
-    won = np.cumsum(weights * gained, axis=1)
+    sent = np.cumsum(weights, axis=1)  # (n_draws, n_rows) queries sent to the strong expert so far
+    won = np.cumsum(weights * gained, axis=1)  # (n_draws, n_rows) score gained so far
     lead = won[:, -1:]
+    # The curve starts at (0, 0): nothing sent, nothing recovered. It ends at (1, 1) by construction.
     start = np.zeros((len(weights), 1))
     share = np.concatenate((start, sent / sent[:, -1:]), axis=1)
     pgr = np.concatenate(
@@ -141,6 +148,7 @@ def _summarize_pgr(weights: Floats, gained: Floats, summarize: PgrSummary) -> Fl
 
 
 def _integral(share: Floats, pgr: Floats) -> Floats:
+    # Between two queries PGR is linear, so the trapezoid rule is exact.
     return np.asarray(np.trapezoid(pgr, share, axis=1), np.float64)
 
 
@@ -150,6 +158,7 @@ def _ten_shares(share: Floats, pgr: Floats) -> Floats:
 
 
 BETA = 0.1
+# Dollars per thousand queries, constants of RouterArena's formula.
 DEAREST, CHEAPEST = 200.0, 0.0044
 
 
@@ -163,9 +172,11 @@ def router_arena(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """
     accuracy = weighted_mean(run.score, weights)
     per_thousand = 1000 * weighted_mean(run.cost_usd, weights)
+    # A cost of 0 gives log2(0) = -inf, hence cheapness inf, which the clip turns into 1.
     with np.errstate(divide="ignore"):
         cheapness = (np.log2(DEAREST) - np.log2(per_thousand)) / (np.log2(DEAREST) - np.log2(CHEAPEST))
     cheapness = np.clip(cheapness, 0, 1)
+    # A weighted harmonic mean, like F-beta: it is low when either of the two is low.
     below = BETA * accuracy + cheapness
     score: Floats = np.divide(
         (1 + BETA) * accuracy * cheapness, below, out=np.full_like(below, np.nan), where=~(below <= 0)
@@ -201,7 +212,8 @@ def brier(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """Mean squared difference of predicted and measured score, over all experts."""
     if run.quality is None:
         return np.full(len(weights), np.nan)
-    off = (run.quality - context.table.score) ** 2
+    # Brier (1950), over all experts and not only those picked: routing compares all of them.
+    off = (run.quality - context.table.score) ** 2  # (n_seeds, n_queries, n_experts)
     return weighted_mean(np.moveaxis(off, 2, 0).reshape(-1, off.shape[1]), weights)
 
 
@@ -239,11 +251,14 @@ def _by_query(run: Run, context: EvalContext) -> tuple[Floats, Floats, Floats]:
     """Counts, predicted and measured sums per query and bin, (n_queries, N_BINS) each."""
     quality = run.quality if run.quality is not None else np.empty((0, *context.table.score.shape))
     known = ~np.isnan(quality) & ~np.isnan(context.table.score)
+    # Equal counts instead of equal widths: predictions cluster, and near-empty bins are mostly noise.
+    # The edges come from all queries and are not resampled, so that bins mean the same in every draw.
     edges = np.quantile(quality[known], np.arange(1, N_BINS) / N_BINS) if known.any() else np.empty(0)
     counts, predicted_sum, measured_sum = (np.zeros((quality.shape[1], N_BINS)) for _ in range(3))
     _, query, expert = np.nonzero(known)
     predicted = quality[known]
     place = query, np.searchsorted(edges, predicted, side="right")
+    # np.add.at, since `counts[place] += 1` counts a repeated (query, bin) pair once.
     np.add.at(counts, place, 1.0)
     np.add.at(predicted_sum, place, predicted)
     np.add.at(measured_sum, place, context.table.score[query, expert])
@@ -262,6 +277,7 @@ def ndcg(queries: Floats32, documents: Floats32, relevance: scipy.sparse.csr_arr
     found = np.zeros(len(queries))
     for row in range(len(queries)):
         gains = relevance[[row]].toarray()[0]
+        # One query at a time: the full similarity matrix of a large corpus does not fit in memory.
         order = np.argsort(-(documents @ queries[row]), kind="stable")[:DEPTH]
         best = _discount(np.sort(gains)[::-1][:DEPTH])
         found[row] = _discount(gains[order]) / best if best > 0 else 0.0
@@ -269,4 +285,5 @@ def ndcg(queries: Floats32, documents: Floats32, relevance: scipy.sparse.csr_arr
 
 
 def _discount(gains: Floats) -> float:
+    # trec_eval's form: linear gains, discounted by log2(rank + 1) with ranks from 1.
     return float((gains / np.log2(np.arange(len(gains)) + 2)).sum())

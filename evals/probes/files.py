@@ -84,6 +84,7 @@ def _probe(line: str) -> Probe:
     if "expected" not in fields:
         raise ProbeError("field 'expected' is missing")
     limit = fields.get("max_tokens", 64)
+    # bool is a subclass of int, and `true` is no limit.
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
         raise ProbeError("field 'max_tokens' must be a whole number of at least 1")
     if not isinstance(fields.get("reference", ""), str):
@@ -122,6 +123,7 @@ def held_out_families(probes: Iterable[Probe], share: float = 0.3, seed: int = 7
 
 
 def _rank(family: str, seed: int) -> str:
+    # Not random.shuffle: a family's rank must not change when another is added.
     return hashlib.sha256(f"{seed}:{family}".encode()).hexdigest()
 
 

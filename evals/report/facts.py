@@ -44,7 +44,8 @@ def facts_of(
 ) -> Facts:
     """The whole report. NaN and what is undefined are null."""
     tested = np.isin(np.arange(len(context.table)), np.concatenate([split.test for split in protocol.splits]))
-    weights = np.zeros((1 + request.n_draws, len(context.table)))
+    # Untested queries weigh 0 in every draw, so all measures can index the whole table.
+    weights = np.zeros((1 + request.n_draws, len(context.table)))  # (1 + n_draws, n_queries)
     weights[:, tested] = resample_weights(int(tested.sum()), request.n_draws)
     draws = {run.name: _draws(run, context, weights) for run in runs}
     routers = [run for run in runs if run.kind == "router"]
@@ -97,6 +98,7 @@ def _interval(draws: Floats) -> Facts | None:
 
 
 def _short(value: float) -> float:
+    # Six digits keep the file small; intervals are wider than that by far.
     return float(f"{value:.6g}")
 
 
@@ -107,6 +109,7 @@ def _comparisons(routers: Sequence[str], draws: Mapping[str, Mapping[str, Floats
     return {
         router: {
             other: {
+                # Draw minus draw: both saw the same resampled queries, so the difference is paired.
                 name: _interval(draws[router][name] - draws[other][name])
                 for name in COMPARED
                 if not np.isnan(draws[router][name][0] - draws[other][name][0])
@@ -206,7 +209,7 @@ def by_task(context: EvalContext, runs: Sequence[Run], weights: Floats) -> list[
 
 def _against(run: Run, inside: Bools, weights: Floats) -> dict[str, Any]:
     """Difference with its interval, how many queries were won, tied, lost, and what the interval says."""
-    lead = run.score[:, inside] - run.single[:, inside]
+    lead = run.score[:, inside] - run.single[:, inside]  # (n_seeds, n_inside)
     known = ~np.isnan(lead)
     found = interval_of(weighted_mean(lead, weights[:, inside]))
     value, low, high = (found.value, found.low, found.high) if found else (None, None, None)
@@ -247,9 +250,12 @@ def worst_regrets(context: EvalContext, run: Run, with_prompts: bool) -> list[di
     seed, row = np.nonzero(regret > 0)
     picked = run.picks[seed, row]
     predicted = run.quality[seed, row, picked] if run.quality is not None else np.zeros(len(row))
+    # Largest regret first, then the most confident prediction, then the table's order, so that the list
+    # is the same on every machine.
     order = np.lexsort((row, -predicted, -regret[seed, row]))
     found, seen = [], set[int]()
     for n in order.tolist():
+        # Several seeds can regret the same query; it is shown once.
         if row[n] in seen:
             continue
         seen.add(int(row[n]))

@@ -139,4 +139,5 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _line(cells: Sequence[Any]) -> str:
+    # A pipe or a line break in a task's name would break the table.
     return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

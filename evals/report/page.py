@@ -23,9 +23,11 @@ def page_of(facts: Facts) -> str:
         "origin": _origin(facts),
         "css": css,
         "script": charts + script,
+        # `</script>` inside a prompt would end the script element; JSON reads \u003c back as `<`.
         "facts": json.dumps(facts, ensure_ascii=False).replace("<", "\\u003c"),
     }
     page = _part("page.html")
+    # Filled from the template's pieces, never from the result: data that contains `{{` stays text.
     pieces = page.split("{{")
     filled = [pieces[0]]
     for piece in pieces[1:]:

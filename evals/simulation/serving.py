@@ -29,6 +29,7 @@ from routers import Bools, Floats
 
 from .trace import Forecast, NoForecast, Trace
 
+# A claim can change with time alone, without an event, so a blocked decision is repeated after a tick.
 TICK_S = 1.0
 MEMORY = "memory"
 CountAnswered = Callable[[int], None]
@@ -144,6 +145,7 @@ class _Serving:
         n = len(self._came_s)
         events, came_s, coming = self._events, self._came_s, 0
         while coming < n or events:
+            # Of an event and an arrival at the same time the event is first: a freed slot serves the arrival.
             if events and (coming == n or events[0][0] <= came_s[coming]):
                 self._now_s, _, event = heapq.heappop(events)
                 changed = event()
@@ -157,6 +159,7 @@ class _Serving:
                 self._dispatch_line()
             if changed and self._is_waiting_for_expert():
                 self._decide()
+        # (n_requests,) each
         start_s, service_s = np.array(self._start_s), np.array(self._service_s)
         wait_s = start_s - np.array(came_s)
         n_phases = self._shadow.n_phases
@@ -164,6 +167,7 @@ class _Serving:
 
     def _at(self, in_s: float, event: Callable[[], bool]) -> None:
         self._n_events += 1
+        # The running number breaks ties, since callables cannot be compared.
         heapq.heappush(self._events, (self._now_s + in_s, self._n_events, event))
 
     def _arrive(self, request: int) -> bool:
@@ -322,6 +326,7 @@ class ServingFigures:
 
     @classmethod
     def of(cls, served: ServingResult) -> "ServingFigures":
+        # (n_percentiles,)
         percentiles = np.percentile(served.latency_s, PERCENTILES).tolist()
         return cls(
             float(served.hit.mean()),

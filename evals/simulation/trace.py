@@ -62,6 +62,7 @@ def draw_zipf(spec: Synthetic) -> Trace:
 def draw_sessions(spec: Synthetic) -> Trace:
     """Sessions of eight requests in the mean, all for one expert, that overlap."""
     rng = np.random.default_rng(spec.seed)
+    # Twice as many sessions as needed on average, so that the trace is not short of requests.
     n_sessions = int(spec.n_requests / N_TURNS * 2) + 10
     start = np.cumsum(rng.exponential(N_TURNS / spec.rate_per_s, n_sessions))
     length = rng.geometric(1.0 / N_TURNS, n_sessions)
@@ -90,11 +91,13 @@ SYNTHETIC: Mapping[str, Callable[[Synthetic], Trace]] = {
 
 
 def _popularity(spec: Synthetic) -> Floats:
+    # Zipf's law: the r-th most popular expert gets a share proportional to r^-exponent.
     weight = 1.0 / np.arange(1, spec.n_experts + 1) ** spec.exponent
     return np.asarray(weight / weight.sum())
 
 
 def _trace(spec: Synthetic, expert: Ints, time_s: Floats, rng: np.random.Generator) -> Trace:
+    # Mean 1: a log-normal has mean exp(mu + sigma² / 2), and -0.125 + 0.5² / 2 = 0.
     service_s = spec.service_s * rng.lognormal(-0.125, 0.5, len(expert))
     names = tuple(f"e{n:02d}" for n in range(spec.n_experts))
     return Trace(names, expert.astype(np.int64), time_s - time_s[0], service_s)
@@ -147,6 +150,7 @@ class OracleForecast:
         self._expert = trace.expert.tolist()
         self._next = [NEVER_S] * len(trace)
         first = [NEVER_S] * len(trace.experts)
+        # Backwards in one pass: each request learns the time of its expert's next one.
         for request in range(len(trace) - 1, -1, -1):
             self._next[request] = first[self._expert[request]]
             first[self._expert[request]] = float(trace.time_s[request])
@@ -193,6 +197,7 @@ def read_traffic(source: Path, experts: Collection[str] = ()) -> Trace:
     if not source.is_file():
         raise DataError(f"{source}: no such file")
     try:
+        # mode=ro: a gateway may be writing to the journal, and a read must not create a missing file.
         with closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)) as database:
             calls = sorted(call for row in database.execute(_SELECT) for call in _calls(*row))
     except sqlite3.Error as error:
