@@ -39,7 +39,7 @@ from _pytest.runner import runtestprotocol  # nothing public runs one item and r
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".mutate_cache"
 GOAL = 0.85  # share of mutants killed
-MIN_TIMEOUT_S = 20.0
+MIN_TIMEOUT_S = 10  # for one test; a mutant that hangs is killed
 
 # Imported before the first fork, so that children which import the project anew do not pay for these.
 THIRD_PARTY = (
@@ -246,11 +246,11 @@ def _find_owners(
 # --- running -----------------------------------------------------------------------------------------------
 
 
-def fork(run: Callable[[], bool], timeout_s: float | None) -> tuple[int, float | None]:
-    """Start a child that exits 0 where `run` returns True; returns its pid and its deadline."""
+def fork(run: Callable[[], bool]) -> int:
+    """Start a child that exits 0 where `run` returns True; returns its pid."""
     pid = os.fork()
     if pid:
-        return pid, None if timeout_s is None else time.monotonic() + timeout_s
+        return pid
     status = 1
     try:
         os.setsid()  # what the child starts is killed with it
@@ -262,21 +262,12 @@ def fork(run: Callable[[], bool], timeout_s: float | None) -> tuple[int, float |
         os._exit(status)
 
 
-def wait(pid: int, deadline: float | None) -> bool:
-    """Whether the child exited 0 in time; what it left running is killed."""
-    while True:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            survived = status == 0
-            break
-        if deadline is not None and time.monotonic() > deadline:
-            os.killpg(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            return False
-        time.sleep(0.005)
+def collect_one(running: dict[int, Mutant], results: "Results") -> None:
+    """Wait for the first child to end, kill what it left running, and record the fate of its mutant."""
+    pid, status = os.wait()
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
-    return survived
+    results.record(running.pop(pid), status != 0)
 
 
 class Results:
@@ -323,7 +314,7 @@ class WarmRun:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         calls, seconds = self._trace(session.items)
         held = find_functions({mutant.path for mutant in self.mutants})
-        running: dict[int, tuple[Mutant, float | None]] = {}
+        running: dict[int, Mutant] = {}
         by_name = {item.nodeid: item for item in session.items}
         cold = []
         for mutant in self.mutants:
@@ -333,25 +324,19 @@ class WarmRun:
                 continue
             items = [by_name[name] for name in names]
             while len(running) >= self.n_jobs:
-                self._collect_one(running)
-            timeout_s = MIN_TIMEOUT_S + 5 * sum(seconds[name] for name in names)
-            pid, deadline = fork(lambda m=mutant, i=items: swap_code(m, held) and run_items(i), timeout_s)  # type: ignore[misc]
-            running[pid] = (mutant, deadline)
+                collect_one(running, self.results)
+            pid = fork(lambda m=mutant, i=items: swap_code(m, held) and run_items(i, seconds))  # type: ignore[misc]
+            running[pid] = mutant
         while running:
-            self._collect_one(running)
+            collect_one(running, self.results)
         self.cold.write_text("\n".join(cold))
         return True
-
-    def _collect_one(self, running: dict[int, tuple[Mutant, float | None]]) -> None:
-        pid = next(iter(running))
-        mutant, deadline = running.pop(pid)
-        self.results.record(mutant, not wait(pid, deadline))
 
     def _trace(self, items: list[pytest.Item]) -> tuple[dict[Function, set[str]], dict[str, float]]:
         """Which passing tests call each function of the targets, and how many seconds each test takes."""
         out = self.cold.with_suffix(".trace")
-        pid, _ = fork(lambda: trace_items(items, {m.path for m in self.mutants}, out), None)
-        if not wait(pid, None):
+        pid = fork(lambda: trace_items(items, {m.path for m in self.mutants}, out))
+        if os.waitpid(pid, 0)[1]:
             raise SystemExit("the tests could not be traced; run them with pytest first")
         calls: dict[Function, set[str]] = defaultdict(set)
         seconds: dict[str, float] = {}
@@ -380,18 +365,22 @@ def trace_items(items: list[pytest.Item], paths: set[str], out: Path) -> bool:
         seen.clear()
         began = time.monotonic()
         sys.setprofile(profile)
-        passed = run_items([item], items[n + 1] if n + 1 < len(items) else None)
+        passed = run_items([item], after=items[n + 1] if n + 1 < len(items) else None)
         sys.setprofile(None)
         rows.append((item.nodeid, passed, time.monotonic() - began, sorted(seen)))
     out.write_text(json.dumps(rows))
     return True
 
 
-def run_items(items: list[pytest.Item], after: pytest.Item | None = None) -> bool:
-    """Whether all pass; stops at the first that fails, as `-x` does."""
+def run_items(
+    items: list[pytest.Item], seconds: Mapping[str, float] | None = None, after: pytest.Item | None = None
+) -> bool:
+    """Whether all pass; stops at the first that fails. `seconds`: what each takes, to end one that hangs."""
 
     for n, item in enumerate(items):
         follows = items[n + 1] if n + 1 < len(items) else after
+        if seconds is not None:
+            signal.alarm(MIN_TIMEOUT_S + int(5 * seconds[item.nodeid]))  # ends the process: unhandled
         if any(report.failed for report in runtestprotocol(item, log=False, nextitem=follows)):
             item.session._setupstate.teardown_exact(None)  # stops servers that fixtures hold
             return False
@@ -446,6 +435,7 @@ class MutantImporter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 def run_cold(mutant: Mutant, target: Target) -> bool:
     """Import the project with the mutant and run all of the target's tests."""
     sys.meta_path.insert(0, MutantImporter(mutant))
+    signal.alarm(180)
     return pytest.main([*PYTEST, "-x", *target.tests]) == 0
 
 
@@ -472,15 +462,14 @@ def run_target(name: str, target: Target, mutants: Sequence[Mutant], n_jobs: int
     if not cold.exists():
         raise SystemExit(f"{name}: the tests could not be collected; run them with pytest first")
     left = set(cold.read_text().splitlines())
-    running: list[tuple[Mutant, int, float | None]] = []
+    running: dict[int, Mutant] = {}
     for mutant in pending:
         if mutant.key in left:
             if len(running) >= n_jobs:
-                done, pid, deadline = running.pop(0)
-                results.record(done, not wait(pid, deadline))
-            running.append((mutant, *fork(lambda m=mutant: run_cold(m, target), 180.0)))  # type: ignore[misc]
-    for done, pid, deadline in running:
-        results.record(done, not wait(pid, deadline))
+                collect_one(running, results)
+            running[fork(lambda m=mutant: run_cold(m, target))] = mutant  # type: ignore[misc]
+    while running:
+        collect_one(running, results)
     return Results(name, target)
 
 
