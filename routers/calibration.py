@@ -117,6 +117,7 @@ def _spread(estimate: Estimate, targets: Floats, groups: Ints) -> float:
         return 1.0
     n = np.maximum(count, 2)
     mean = belongs @ residual / n
+    # (n_groups, n_experts) variance of a mean by chance
     chance = (belongs @ residual**2 / n - mean**2) / (n - 1)
     predicted = belongs @ (np.where(known, estimate.std, 0.0) ** 2) / n
     excess = (count * (mean**2 - chance))[enough].sum()
@@ -189,14 +190,14 @@ class Advantage:
         if judged.sum() < 2:
             return cls(typical, judged, 1.0)
         known = ~np.isnan(targets[:, judged])
-        predicted = _advantage(out_of_fold[:, judged], known)
+        predicted = _advantage(out_of_fold[:, judged], known)  # (n_queries, n_judged)
         true = _advantage(np.where(known, targets[:, judged], 0.0), known)
-        together = np.bincount(clusters, (predicted * true).sum(axis=1))
+        together = np.bincount(clusters, (predicted * true).sum(axis=1))  # (n_clusters,)
         alone = np.bincount(clusters, (predicted**2).sum(axis=1))
         total = alone.sum()
         if total < 1e-9:
             return cls(typical, judged, 0.0)
-        slope = together.sum() / total
+        slope = together.sum() / total  # least squares through the origin: both sides are centred
         error = np.sqrt(((together - slope * alone) ** 2).sum()) / total
         return cls(typical, judged, float(np.clip(slope - error, _LEAST, 1.0)))
 

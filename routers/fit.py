@@ -237,8 +237,8 @@ def choose_margin(
     cheap, closer, truth = quality["static"][full], quality["encoder"][full], score[full]
     first = truth[rows, cheap.argmax(axis=1)]
     second = truth[rows, closer.argmax(axis=1)]
-    top = np.sort(cheap, axis=1)
-    distance = top[:, -1] - top[:, -2]
+    top = np.sort(cheap, axis=1)  # (n_full, n_experts), ascending
+    distance = top[:, -1] - top[:, -2]  # (n_full,)
     table = []
     for share in np.linspace(0, 1, 21):
         threshold = 0.0 if share == 0 else float(np.nextafter(np.quantile(distance, share), np.inf))

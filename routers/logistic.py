@@ -14,6 +14,7 @@ _MAX_STEPS = 300
 
 def sigmoid(logits: Floats) -> Floats:
     """1 / (1 + exp(−z)), for any z."""
+    # the same function as σ, without overflow for large |z|
     result: Floats = 0.5 * (1.0 + np.tanh(0.5 * logits))
     return result
 

@@ -55,7 +55,7 @@ class CategoryScores:
         total = known.sum(axis=0)
         overall = np.divide(filled.sum(axis=0), total, out=np.full(len(total), np.nan), where=total > 0)
         belongs = (labels == np.arange(n_categories)[:, None]).astype(np.float64)
-        count = belongs @ known
+        count = belongs @ known  # (n_categories, n_experts)
         # Sums of differences from the mean: equal targets give exactly their value.
         above = belongs @ np.where(known, targets - overall, 0.0)
         pull = np.divide(above, count + strength, out=np.zeros_like(above), where=count + strength > 0)

@@ -60,7 +60,7 @@ def principal(vectors: Floats32, dim: int) -> Floats:
     The sign of each direction is fixed by its largest entry, so that every machine gets the same table.
     """
     centred = (vectors - vectors.mean(axis=0)).astype(np.float64)
-    _, directions = np.linalg.eigh(centred.T @ centred)
+    _, directions = np.linalg.eigh(centred.T @ centred)  # (dim_encoder, dim_encoder), eigenvalues ascending
     kept = directions[:, ::-1][:, :dim]
     largest = kept[np.abs(kept).argmax(axis=0), np.arange(kept.shape[1])]
     projected: Floats = centred @ (kept * np.sign(largest))

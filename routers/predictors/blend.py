@@ -53,7 +53,7 @@ class ClusterNovelty:
         taught, asked = (rows[~held], rows[held]) if 0 < held.sum() < len(held) else (rows, rows)
         n_clusters = max(1, min(_N_CLUSTERS, len(taught) // 4))
         centroids = spherical_kmeans(taught, n_clusters, _N_STEPS, seed).T
-        distance = 1.0 - taught @ centroids
+        distance = 1.0 - taught @ centroids  # (n_taught, n_clusters)
         nearest, own = distance.argmin(axis=1), distance.min(axis=1).astype(np.float64)
         total = np.bincount(nearest, own, n_clusters) + _PRIOR * own.mean()
         radius = np.maximum(total / (np.bincount(nearest, minlength=n_clusters) + _PRIOR), _ALIKE)
@@ -158,7 +158,7 @@ class Blend:
         if self.n_trees:
             how = ForestSettings(self.n_trees, self.depth, self.rate, seed=self.seed)
             said = self._out_of_fold(features, targets)
-            base = np.einsum("m,mqe->qe", self._shares, said)
+            base = np.einsum("m,mqe->qe", self._shares, said)  # (n_queries, n_experts)
             self.stack_ = Stack.fit(features, list(said), base, targets, how)
         return self
 
@@ -189,9 +189,9 @@ class Blend:
         means, stds = [estimate.mean for estimate in said], [estimate.std for estimate in said]
         rows = np.concatenate((features.form, *means, *stds), axis=1)
         both = rows[:, features.form.shape[1] :].reshape(len(rows), 2 * len(said), means[0].shape[1])
-        mean: Floats = np.matmul(self._shares, both[:, : len(said)])
+        mean: Floats = np.matmul(self._shares, both[:, : len(said)])  # (n_queries, n_experts)
         # E[x²] − E[x]² of all members: squares of means and of deviations in one product.
-        std = np.matmul(self._twice, np.square(both))
+        std = np.matmul(self._twice, np.square(both))  # (n_queries, n_experts)
         std -= mean * mean
         np.sqrt(np.maximum(std, 0.0, out=std), out=std)
         correction = None if self.stack_ is None else self.stack_.correction(rows)

@@ -68,9 +68,9 @@ class Clusters:
         member = np.argmax(rows @ self.centroids_.T, axis=1)
         belongs = np.zeros((len(self.centroids_), len(rows)))
         belongs[member, np.arange(len(rows))] = 1.0
-        count = belongs @ parts.known
+        count = belongs @ parts.known  # (n_clusters, n_experts)
         self.mean_ = parts.mean
-        self.value_ = belongs @ parts.residual / (count + self.prior)
+        self.value_ = belongs @ parts.residual / (count + self.prior)  # (n_clusters, n_experts)
         self.std_ = parts.std * np.sqrt(count + self.prior) / (count + self.prior)
         return self._ready()
 
@@ -85,8 +85,8 @@ class Clusters:
     def predict(self, features: Features) -> Estimate:
         share = multiply_rows(self.space_.unit(features), self._columns).astype(np.float64)
         share *= self._sharpness
-        read = np.exp(share, out=share).dot(self._table)
-        read /= read[:, -1:]
+        read = np.exp(share, out=share).dot(self._table)  # (n_queries, 2 · n_experts + 1)
+        read /= read[:, -1:]  # the column of ones holds the softmax's denominator
         n_experts = len(self.mean_)
         return Estimate(read[:, :n_experts], read[:, n_experts:-1])
 
@@ -124,7 +124,7 @@ def spherical_kmeans(rows: Floats32, n_clusters: int, n_steps: int, seed: int) -
     start = np.random.default_rng(seed).choice(len(rows), n_clusters, replace=False)
     centroids: Floats32 = ordered[start].copy()
     for _ in range(n_steps):
-        similarity = ordered @ centroids.T
+        similarity = ordered @ centroids.T  # (n_rows, n_clusters)
         nearest = similarity.argmax(axis=1)
         count = np.bincount(nearest, minlength=n_clusters)
         start, empty = np.cumsum(count) - count, np.flatnonzero(count == 0)

@@ -137,7 +137,8 @@ class CoE:
     def predict(self, features: Features) -> Estimate:
         rows = self.space_.rows(features)
         share = self._share(self.classifier_.posterior(rows), rows)
-        mean = share @ self.value_
+        mean = share @ self.value_  # (n_queries, n_experts)
+        # E[x²] of the mixture; the variance is E[x²] − E[x]²
         square = share @ (self.value_**2 + self.std_**2)
         return Estimate(mean, np.sqrt(np.maximum(square - mean**2, 0.0)))
 
@@ -151,7 +152,7 @@ class CoE:
             share = posterior
             general = self.uncertainty_.excess(posterior, rows)
         share = share * (1.0 - general)[:, None]
-        share[:, -1] += general
+        share[:, -1] += general  # the general category is the last
         return share
 
     def categories(self, features: Features) -> tuple[str, ...]:

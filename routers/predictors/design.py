@@ -106,7 +106,7 @@ def solve_ridge(design: Design, residual: Floats, known: Bools, alpha: float) ->
     Each column stops moving once its gradient is `_TOLERANCE` of what it was.
     """
     weights = np.zeros((design.shape[1], residual.shape[1]))
-    gradient = design.backward(residual)
+    gradient = design.backward(residual)  # (n_features, n_experts)
     direction = gradient.copy()
     size = (gradient**2).sum(axis=0)
     enough = size * _TOLERANCE**2 + 1e-30
@@ -209,7 +209,7 @@ def _axes(matrix: "csr_array", n_axes: int, seed: int) -> Floats32:
     basis = np.random.default_rng(seed).normal(size=(n_terms, min(n_axes, n_terms)))
     for _ in range(_N_STEPS):
         basis = np.linalg.qr(matrix.T @ (matrix @ basis))[0]
-    seen = matrix @ basis
+    seen = matrix @ basis  # (n_queries, n_axes)
     weight, turn = np.linalg.eigh(seen.T @ seen)
     axes: Floats = basis @ turn[:, ::-1]
     axes[:, weight[::-1] < 1e-9 * max(float(weight[-1]), 1e-30)] = 0.0

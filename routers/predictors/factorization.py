@@ -157,9 +157,9 @@ class Factorization:
 
 def _directions(x: Floats, deviation: Floats, n_factors: int) -> Floats:
     """(n_inputs, n_factors) the inputs' combinations that hold most of x @ deviation, of unit spread on x."""
-    spread = x @ deviation
+    spread = x @ deviation  # (n_queries, n_experts)
     _, vectors = np.linalg.eigh(spread.T @ spread)
-    demand = deviation @ vectors[:, ::-1][:, :n_factors]
+    demand = deviation @ vectors[:, ::-1][:, :n_factors]  # (n_inputs, n_factors); eigh sorts ascending
     size = np.sqrt(((x @ demand) ** 2).sum(axis=0) / max(len(x), 1))
     scaled: Floats = demand / np.where(size > _TINY, size, np.inf)
     return scaled

@@ -48,7 +48,7 @@ class Cells:
 
     def near(self, row: Floats32, n_least: int = 0) -> tuple[Floats32, Ints]:
         """Cosines with the rows of the nearest cells, at least `n_least`, and which rows those are."""
-        closeness = row.dot(self.centroids)
+        closeness = row.dot(self.centroids)  # (n_cells,)
         order, close = closeness.argsort()[::-1].tolist(), closeness.tolist()
         least, most = max(n_least, self._least), max(n_least, self._most)
         far = close[order[0]] - _REACH
@@ -151,14 +151,14 @@ class KNN:
             similarity, places = self.cells_.near(row, 4 * self.k)
             nearest, weights = self._neighbours(similarity)
             nearest = places.take(nearest)
-        residual = self.residual_.take(nearest, axis=0)
+        residual = self.residual_.take(nearest, axis=0)  # (n_near, n_experts)
         if self.complete_:
             total = float(np.add.reduce(weights)) + self.prior
             pull = weights.dot(residual)
             pull /= total
             return pull, sqrt(float(weights.dot(weights)) + self.prior) / total
-        known = self.known_.take(nearest, axis=0)
-        totals = weights @ known + np.float32(self.prior)
+        known = self.known_.take(nearest, axis=0)  # (n_near, n_experts), 1 where measured
+        totals = weights @ known + np.float32(self.prior)  # (n_experts,)
         square = (weights * weights) @ known
         return weights @ residual / totals, np.sqrt(square + np.float32(self.prior)) / totals
 

@@ -93,7 +93,7 @@ class MLP:
                 mean, square = moments[n]
                 mean += (1 - _BETAS[0]) * (gradient - mean)
                 square += (1 - _BETAS[1]) * (gradient**2 - square)
-                fair = mean / (1 - _BETAS[0] ** (step + 1))
+                fair = mean / (1 - _BETAS[0] ** (step + 1))  # bias correction, arXiv 1412.6980, algorithm 1
                 size = np.sqrt(square / (1 - _BETAS[1] ** (step + 1))) + 1e-8
                 weights[n] -= rate * (fair / size + self.decay * weights[n])
 
@@ -133,5 +133,5 @@ def _gradients(weights: list[Floats], x: Floats, y: Floats, known: Floats) -> tu
     """Of half the squared error per query; an unmeasured outcome has no gradient."""
     hidden, values = _forward(weights, x)
     error = (values - y) * known / len(x)
-    inner = (error @ weights[1].T) * (1 - hidden**2)
+    inner = (error @ weights[1].T) * (1 - hidden**2)  # tanh′ = 1 − tanh²; (n_queries, n_hidden)
     return np.concatenate((x.T @ inner, inner.sum(axis=0)[None])), hidden.T @ error

@@ -97,7 +97,7 @@ class Pilots:
         overall = self.level_[-1]
         if self.mode == "paper":
             return self.index_.scores(rows), np.full(len(rows), overall)
-        pull = self.index_.pull(rows)
+        pull = self.index_.pull(rows)  # (n_queries, n_pilots)
         near = (pull @ self.index_.of_dataset) @ (self.level_[:-1] - overall)
         return self.index_.shares(pull), overall + near
 

@@ -94,6 +94,7 @@ class Skills:
             weight += mentioned.T @ parts.known[block]
             pull += mentioned.T @ parts.residual[block]
             signed += counts(mentioned, targets[block])
+        # (n_skills,), above 0 even for a skill in every query
         self.idf_ = np.log((2 + len(features)) / (1 + n))
         norm = np.linalg.norm(centre, axis=1, keepdims=True)
         self.centre_ = (centre / np.where(norm > 0, norm, 1)).astype(np.float32)
@@ -117,7 +118,7 @@ class Skills:
             weights = tags * self.idf_
             share = weights / (weights.sum(axis=1, keepdims=True) + _BACKOFF)
             rest = 1 - share.sum(axis=1, keepdims=True)
-            variance = share**2 @ self.spread_**2 + (rest * self.std_) ** 2
+            variance = share**2 @ self.spread_**2 + (rest * self.std_) ** 2  # (n_queries, n_experts)
             return Estimate(self.mean_ + share @ self.profile_, np.sqrt(variance))
         chance = (paper_probabilities if self.mode == "paper" else code_probabilities)(tags, self.profile_)
         return Estimate(chance, np.sqrt(chance * (1 - chance)))
