@@ -1,4 +1,4 @@
-"""Calls of a batch: patient where a live request would move on, and within what may be spent."""
+"""The calls of a batch: retries, the spend cap, the throttle beside live requests, and embeddings."""
 
 import asyncio
 import math
@@ -41,12 +41,12 @@ _count = msgspec.json.Decoder(float | None)
 
 
 class SpendCapExceeded(Exception):  # noqa: N818
-    """A call that does not fit into what may be spent."""
+    """A call would exceed the spend cap of its batch."""
 
 
 @dataclass(slots=True)
 class OutageTimer:
-    """Since when an expert fails, and how often."""
+    """How long and how often an expert has failed in a row."""
 
     patience_s: float
     since_s: float | None = None
@@ -78,10 +78,10 @@ class SpendCap:
         self._reserved: dict[object, float] = {}
 
     def reserve(self, ticket: object, expert: str, call: Call, n_out: float | None) -> bool | None:
-        """Reserve what a call may cost; None where that has to wait for others to end.
+        """Reserve the most a call may cost; None if other calls must end first.
 
         Raises:
-            SpendCapExceeded: the cap does not allow it, or the price is unknown.
+            SpendCapExceeded: the cap does not allow the call, or its price is unknown.
         """
         if self._max_usd is None:
             return True
@@ -101,7 +101,7 @@ class SpendCap:
         )
 
     def settle(self, ticket: object, expert: str, outcome: CallOutcome | None) -> None:
-        """The call has ended; what is not known of its cost counts as it was reserved."""
+        """Replace a reservation by the cost of the call; an unknown cost counts as reserved."""
         reserved = self._reserved.pop(ticket, 0.0)
         if outcome is not None and outcome.body is not None:
             usd = cost_usd(outcome.usage, self._prices.get(expert, UNKNOWN_PRICE))
@@ -128,7 +128,7 @@ def _output_limit(call: Call) -> float | None:
 
 
 def _number(call: Call, name: str) -> float | None:
-    """A field that counts something, None where it is not given."""
+    """A numeric field of the request; None if it is missing."""
     raw = call.fields.get(name)
     try:
         number = None if raw is None else _count.decode(raw)
@@ -139,9 +139,9 @@ def _number(call: Call, name: str) -> float | None:
 
 
 class RetryingCaller:
-    """Calls experts, again where that may help. A cooldown is waited for, not gone around.
+    """Calls experts and retries. It waits for the end of a cooldown instead of moving on.
 
-    `pause` waits so many seconds, or raises where the batch is to stop.
+    `pause` waits for a number of seconds, or raises if the batch must stop.
     """
 
     def __init__(
@@ -159,13 +159,13 @@ class RetryingCaller:
         self._outages: dict[str, OutageTimer] = {}
 
     async def call(self, name: str, call: Call) -> CallOutcome:
-        """What came of it, at last."""
+        """The outcome of a call after its retries."""
         if name not in self._known:
             return build_skipped_outcome(name)
         outage = self._outages.setdefault(name, OutageTimer(self._patience_s))
         # Collects the attempts only. The line's own trace is built when its plan has ended.
         trace = ExecutionTrace("")
-        error = UpstreamError("connect", "was not asked")
+        error = UpstreamError("connect", "was not called")
         for n in range(MAX_TRIES):
             if not await self._wait_for_admission(name, outage):
                 if not trace.attempts:
@@ -192,7 +192,7 @@ class RetryingCaller:
         return CallOutcome(record, failure=CallFailure.of(error), tries=tuple(tries))
 
     async def _wait_for_admission(self, name: str, outage: OutageTimer) -> bool:
-        """Wait until the expert may be called; False where it has been out for too long."""
+        """Wait until the expert may be called; False if it has failed for too long."""
         while not outage.is_too_long(time.monotonic()):
             if self._fleet.admit(name):
                 return True
@@ -209,15 +209,15 @@ def _can_succeed_later(error: UpstreamError) -> bool:
 
 
 def build_skipped_outcome(name: str, why: str = NOT_CONFIGURED) -> CallOutcome:
-    """What came of a call that was not made."""
+    """The outcome of a call that was not made."""
     failure = CallFailure("connect", why, 503)
     return CallOutcome(AttemptRecord(name, "skipped", error=why), failure=failure)
 
 
 class LiveTrafficThrottle:
-    """How many calls a batch may have under way at one expert, so that live requests keep their latency.
+    """Limits the calls of a batch to one expert, so that live requests keep their latency.
 
-    `n_in_flight` tells how many live requests are being answered now.
+    `n_in_flight` returns the number of live requests in progress.
     """
 
     # Live requests come in bursts: full speed right after one would slow down the next.
@@ -237,7 +237,7 @@ class LiveTrafficThrottle:
 
 
 async def pause_unless_halted(halted: asyncio.Event, seconds: float) -> bool:
-    """Wait; True where it was cut short because the batch is to stop."""
+    """Wait; True if the batch was halted before or meanwhile."""
     if seconds <= 0:
         return halted.is_set()
     try:
@@ -256,14 +256,14 @@ class BatchExecutor(Protocol):
 
     @property
     def n_workers(self) -> int:
-        """In how many places a local expert answers at a time."""
+        """How many workers serve a local expert."""
 
     def stage(self, expert: str) -> AbstractAsyncContextManager[ExpertCaller]:
-        """An expert that can be asked, as long as the block lasts."""
+        """A function that calls the expert, valid while the block runs."""
 
 
 class LocalExecutor:
-    """This process and its runners."""
+    """Makes calls in this process and with its runners."""
 
     n_workers = 1
 
@@ -281,9 +281,9 @@ EMBEDDERS_POLL_S = 0.3
 async def embed_line(
     parsed: ToEmbedder, pool: EmbedderPool | None, pause: Callable[[float], Awaitable[None]]
 ) -> CallOutcome:
-    """The outcome of a line: the answer a live client gets, once there is room for its texts.
+    """The outcome of a line that the gateway's own embedders answer.
 
-    `pause` waits so many seconds, or raises where the batch is to stop.
+    `pause` waits for a number of seconds, or raises if the batch must stop.
     """
     start = perf_counter()
     if pool is None:

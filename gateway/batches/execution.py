@@ -1,7 +1,7 @@
-"""One batch at work: every expert's calls together, local experts one by one, the others side by side.
+"""The execution of one batch: calls grouped by expert; local experts in turn, the others concurrently.
 
-Nothing is held but the calls under way; what is to be done is asked of the worklist, what was done goes to
-the results. So it can be stopped at any point, a crash included, and resumed.
+Only calls in progress are in memory: open calls are read from the worklist, outcomes go to the results.
+So a batch can stop at any point, also by a crash, and be resumed.
 """
 
 import asyncio
@@ -57,12 +57,12 @@ log = logging.getLogger("thalamus")
 
 
 class HaltedError(Exception):
-    """The batch is to stop before the next call."""
+    """The batch must stop before its next call."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchContext:
-    """What batches of one gateway share. In `local_queue` local experts take turns."""
+    """What the batches of one gateway share. Local experts take turns in `local_queue`."""
 
     services: Services
     store: BatchStore
@@ -75,7 +75,7 @@ class BatchContext:
 
 
 class BatchRun:
-    """A batch from its lines to its results; `results.batch` tells how far it is."""
+    """One run of a batch, from its lines to its results. `results.batch` holds the progress."""
 
     def __init__(
         self,
@@ -105,12 +105,12 @@ class BatchRun:
 
     @property
     def activity(self) -> str:
-        """What is going on, in a few words."""
+        """What the run is doing, in a few words."""
         busy = [name for name in self._groups if name not in self._context.local or name == self._local_now]
-        return f"asking {', '.join(sorted(busy))}" if busy else "routing"
+        return f"calling {', '.join(sorted(busy))}" if busy else "routing"
 
     def halt(self, why: Halt) -> None:
-        """Make no more calls; those under way are given up, unless it is only stopped for now."""
+        """Make no more calls. Calls in progress are cancelled, unless the batch is only stopped for now."""
         # The first reason wins. A cancellation during a shutdown is in the store and is seen on resuming.
         if self._halt_reason is None:
             self._halt_reason = why
@@ -121,7 +121,7 @@ class BatchRun:
                     task.cancel()
 
     async def execute(self) -> Halt | None:
-        """Work it off: None where every line has its result now, else what came between."""
+        """Run until every line has its output, which is None, or until halted, which is the reason."""
         writing = asyncio.ensure_future(self._results.write())
         watching = asyncio.ensure_future(self._watch())
         working = asyncio.ensure_future(self._execute())
@@ -194,7 +194,7 @@ class BatchRun:
             await self._run_group(name)
 
     async def _run_group(self, expert: str) -> None:
-        """Make all calls to one expert, those too that come up meanwhile."""
+        """Make all calls to one expert, also those added meanwhile."""
         async with self._engine.stage(expert) as call_expert:
             await self._make_calls(expert, call_expert)
 
@@ -226,7 +226,7 @@ class BatchRun:
             await asyncio.gather(*calls, return_exceptions=True)
 
     async def _wait_for_slot(self, expert: str, calls: set[asyncio.Task[None]]) -> None:
-        """Wait until one more call may be under way."""
+        """Wait until one more call may be in progress."""
         limit = self._context.limits.get(expert, 1)
         if expert in self._context.local:
             # Every Ray worker loads the local expert and has all of its slots.
@@ -239,7 +239,7 @@ class BatchRun:
                 call.result()
 
     async def _make_call(self, row: PendingCall, call_expert: ExpertCaller) -> None:
-        """One call, and what came of it to the results."""
+        """Make one call and put its outcome into the results."""
         try:
             parsed, request = self._read_request(row)
             with contextlib.suppress(HaltedError):
@@ -254,9 +254,9 @@ class BatchRun:
                 row.line.custom_id, "cost_cap_reached", f"This request was not made: {error}."
             )
             await self._results.put(ClosedLine(row.line, output_line))
-        except (OSError, sqlite3.Error):  # the store's or the input's: the batch is tried again
+        except (OSError, sqlite3.Error):  # of the store or the input: the whole batch is run again
             raise
-        except Exception:  # a fault of ours in one line is no reason to ask all others again
+        except Exception:  # a bug that one line triggers must not stop the others
             log.exception("line %d of batch %s failed", row.line.n, self._id)
             await self._results.put(
                 ClosedLine(row.line, build_refusal_line(row.line.custom_id, GatewayError(INTERNAL_ERROR)))
@@ -293,7 +293,7 @@ class BatchRun:
         return outcome
 
     async def _build_call(self, row: PendingCall, request: ExecutionRequest) -> Call:
-        """What the expert is asked in this step of the plan."""
+        """The call that this step of the plan makes."""
         # Single attempts, fallbacks and cascades send the client's own call at every step.
         if request.plan.is_sequential:
             return request.call
@@ -315,7 +315,7 @@ class BatchRun:
             raise HaltedError
 
     async def _close_open_lines(self, why: Halt) -> None:
-        """An output for every line that has none."""
+        """Write an output for every line that has none."""
         await self._results.wait_until_written()
         after = 0
         while lines := await asyncio.to_thread(self._worklist.list_open, after, CALLS_PER_QUERY):

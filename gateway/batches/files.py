@@ -1,4 +1,4 @@
-"""Uploaded files and results: their bytes beside the store, each readable by its owner alone."""
+"""Uploaded files and results: bytes beside the store, each readable only by its owner."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ class FileStore:
         self._directory.mkdir(exist_ok=True, mode=0o700)
 
     def path(self, file_id: str) -> Path:
-        """Where a file's bytes lie."""
+        """The path of a file's bytes."""
         return self._directory / file_id
 
     def find(self, file_id: str, owner: str) -> StoredFile:
@@ -37,7 +37,7 @@ class FileStore:
         return found
 
     def find_path(self, file_id: str, owner: str) -> Path:
-        """Where the bytes of a file of this owner lie.
+        """The path of the bytes of this owner's file.
 
         Raises:
             FileNotKnown: as `find`, or its bytes are gone.
@@ -55,7 +55,7 @@ class FileStore:
         return self._store.list_files(owner, purpose, after, limit, newest_first)
 
     def begin(self) -> "Upload":
-        """A file whose bytes are still to come."""
+        """Begin an upload."""
         return Upload(self, new_id("file"))
 
     def keep(self, file_id: str, owner: str, name: str, purpose: Purpose) -> StoredFile:
@@ -209,7 +209,7 @@ async def read_form(content_type: str, pieces: AsyncIterator[bytes], sink: Uploa
     """Read an upload to its end.
 
     Raises:
-        InvalidUpload: it is no multipart form with one file.
+        InvalidUpload: it is not a multipart form with one file.
         BadRequest: `sink` refuses the bytes.
     """
     from python_multipart.exceptions import FormParserError

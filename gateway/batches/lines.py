@@ -1,4 +1,4 @@
-"""Lines of an input file: found without reading it whole, read as the requests they are."""
+"""The lines of an input file: read one at a time and parsed as the requests of their endpoints."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -21,14 +21,14 @@ from .types import LineError
 
 URLS = tuple(SPECS)
 EMBEDDED_HERE = "embedders here"
-"""Stands where an expert's name stands; no expert can have a name with a space."""
+"""The expert's name of lines that the gateway's own embedders answer; real names have no spaces."""
 MAX_ID_CHARS = 512
 NO_HEADERS: Mapping[bytes, bytes] = {}
 MISSING = "missing_required_parameter"
 
 
-class FaultyLine(Exception):  # noqa: N818 (it is the line that is at fault)
-    """A line that is no request; `code` and `param` as OpenAI's errors have them."""
+class FaultyLine(Exception):  # noqa: N818 (the line is at fault)
+    """A line that is not a valid request; `code` and `param` are those of OpenAI's errors."""
 
     def __init__(self, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -37,7 +37,7 @@ class FaultyLine(Exception):  # noqa: N818 (it is the line that is at fault)
         self.param = param
 
     def to_gateway_error(self) -> InvalidField:
-        """The same, as a refusal of the request."""
+        """The same as an error of the gateway."""
         error = InvalidField(self.message, param=self.param)
         error.code = self.code
         return error
@@ -56,7 +56,7 @@ _envelope_decoder = msgspec.json.Decoder(_Envelope)
 
 @dataclass(frozen=True, slots=True)
 class FoundLine:
-    """One physical line, counted from 1; `text` is None where it is longer than it may be."""
+    """One physical line, counted from 1; `text` is None if it is too long."""
 
     n: int
     offset: int
@@ -81,7 +81,7 @@ def read_lines(path: Path, max_bytes: int) -> Iterator[FoundLine]:
 
 
 def _skip_rest(file: BinaryIO, head: bytes, max_bytes: int) -> int:
-    """Skip what is left of a line of which only the head was read; its size."""
+    """Skip the rest of a line of which only the head was read; returns the size of the rest in bytes."""
     skipped = 0
     while head and not head.endswith(b"\n"):
         head = file.readline(max_bytes + 1)
@@ -90,7 +90,7 @@ def _skip_rest(file: BinaryIO, head: bytes, max_bytes: int) -> int:
 
 
 class LineReader:
-    """Reads lines for one batch; `endpoint` is the one url allowed, None for any there is."""
+    """Parses the lines of one batch. `endpoint` is the only url allowed; None allows all."""
 
     def __init__(self, services: Services, endpoint: str | None) -> None:
         self._urls = (endpoint,) if endpoint else URLS
@@ -107,13 +107,13 @@ class LineReader:
             return ExecutionRequest.for_expert(parsed)
         if isinstance(parsed, ToEmbedder):
             return ExecutionRequest(parsed.call, Single((EMBEDDED_HERE,)), NAMED_POLICY, NAMED_REASON)
-        raise FaultyLine("model_not_found", "its model was an expert, and is none any more", "body.model")
+        raise FaultyLine("model_not_found", "its model is no longer a configured expert", "body.model")
 
     def read(self, text: bytes) -> tuple[str, ParsedRequest]:
-        """A line's custom_id, and its request.
+        """The custom_id and the parsed request of a line.
 
         Raises:
-            FaultyLine: the line is no request that can be served.
+            FaultyLine: the line is not a request that can be served.
         """
         custom_id, url, body = self._decode_envelope(text)
         try:
@@ -174,7 +174,7 @@ class InputFile:
         self._file = os.open(path, os.O_RDONLY)
 
     def text(self, line: BatchLine) -> bytes:
-        """A line as it stands there."""
+        """The bytes of a line."""
         # pread, because threads share the descriptor and must not move a common offset.
         return os.pread(self._file, line.size, line.offset).strip()
 
@@ -183,7 +183,7 @@ class InputFile:
 
 
 def read_file_mark(path: Path) -> str:
-    """What changes when a file does: its size and when it was written.
+    """A mark that changes when the file does: its size and modification time.
 
     Raises:
         OSError: there is no such file.
@@ -201,9 +201,7 @@ LINES_PER_INSERT = 2000
 def validate(
     path: Path, reader: LineReader, worklist: Worklist, max_line_bytes: int
 ) -> tuple[int, list[LineError]]:
-    """Enter the lines of a file in a worklist: how many there are, and what is wrong with them.
-
-    Nothing is kept in memory but the errors, the first `MAX_ERRORS` of them.
+    """Add the lines of a file to a worklist; returns their number and the first `MAX_ERRORS` errors.
 
     Raises:
         OSError: the file cannot be read.
@@ -230,7 +228,7 @@ def validate(
 def _check_lines(
     path: Path, reader: LineReader, max_bytes: int, errors: list[LineError]
 ) -> Iterator[BatchLine]:
-    """Every line that can be asked; what is wrong with the others goes to `errors`."""
+    """The valid lines; the faults of the others are added to `errors`."""
     for found in read_lines(path, max_bytes):
         try:
             if found.text is None:

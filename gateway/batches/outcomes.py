@@ -1,4 +1,4 @@
-"""What calls of a batch came to, and what follows: the plan of a line walked from what is written down."""
+"""Outcomes of calls, the next step of a line's plan, and the line of output when the plan has ended."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from ..storage.journal import AttemptRecord
 
 # A struct beside the exception, because it is stored between steps and sent by Ray workers.
 class CallFailure(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An `UpstreamError`, to be kept."""
+    """An `UpstreamError` in a form that can be stored."""
 
     kind: FailureKind
     message: str
@@ -44,7 +44,7 @@ class CallFailure(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class CallOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one call came to: an answer, or a failure; and the tries that were made before."""
+    """The outcome of one call: an answer or a failure, and the attempts before it."""
 
     record: AttemptRecord
     body: bytes | None = None
@@ -58,13 +58,13 @@ class CallOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PlanEnded(msgspec.Struct, frozen=True):
-    """The plan is through: whose gathered answer is given; None where it is that of the last attempt."""
+    """The plan has ended with the answer of a gathered expert, or with the last attempt if it is None."""
 
     chosen_expert: str | None = None
 
 
 def next_step(plan: Plan, history: Sequence[Sequence[CallOutcome]]) -> Attempt | Gather | PlanEnded:
-    """What a plan wants, given what its steps so far have come to."""
+    """The next step of a plan, given the outcomes of its steps so far."""
     # A plan is a generator and cannot be stored. Replaying it over the outcomes takes microseconds and gives
     # the same step after a restart, as plans are deterministic.
     steps = plan.attempts()
@@ -97,7 +97,7 @@ def _step_result(step: Attempt | Gather, outcomes: Sequence[CallOutcome]) -> Ste
 def build_trace(
     decision_id: str, history: Sequence[Sequence[CallOutcome]], answered: CallOutcome | None
 ) -> ExecutionTrace:
-    """The story of a line that has ended, as the journal wants it."""
+    """The trace of a line that has ended, for the journal."""
     trace = ExecutionTrace(decision_id)
     for outcome in (outcome for step in history for outcome in step):
         for record in (*outcome.tries, outcome.record):
@@ -131,7 +131,7 @@ def build_output_line(
     accounting: Accounting,
     owner: str,
 ) -> OutputLine:
-    """The ending of a line whose plan is through; the journal is told."""
+    """The output of a line whose plan has ended; writes its journal record."""
     answered = _find_answer(history, ended)
     trace = build_trace("dec_" + fresh_id(), history, answered)
     failed = answered is None
@@ -162,14 +162,14 @@ def build_output_line(
 
 
 def build_refusal_line(custom_id: str, error: GatewayError) -> OutputLine:
-    """The ending of a line that cannot be asked."""
+    """The output of a line that is not a valid request."""
     request_id = "batch_req_" + fresh_id()
     response = {"status_code": error.status, "request_id": request_id, "body": Raw(to_envelope(error))}
     return OutputLine(_encode_line(request_id, custom_id, response, None), failed=True)
 
 
 def build_skipped_line(custom_id: str, code: str, message: str) -> OutputLine:
-    """The ending of a line that was not asked: cancelled, expired, or beyond the money."""
+    """The output of a line whose calls were not made: cancelled, expired or over the spend cap."""
     error = {"code": code, "message": message}
     return OutputLine(_encode_line("batch_req_" + fresh_id(), custom_id, None, error), failed=True)
 
@@ -186,7 +186,7 @@ def _encode_line(
 
 
 def _find_answer(history: Sequence[Sequence[CallOutcome]], ended: PlanEnded) -> CallOutcome | None:
-    """The outcome whose answer is given, if there is one."""
+    """The outcome whose answer is the output; None if no expert answered."""
     if ended.chosen_expert is not None:
         return next(
             outcome
@@ -201,7 +201,7 @@ def _find_answer(history: Sequence[Sequence[CallOutcome]], ended: PlanEnded) -> 
 def _describe_failure(history: Sequence[Sequence[CallOutcome]], trace: ExecutionTrace) -> tuple[int, bytes]:
     """Status and body when no expert answered, as a live client receives them."""
     failures = [outcome.failure for step in history for outcome in step if outcome.failure is not None]
-    error = failures[-1].error() if failures else UpstreamError("empty", "said nothing")
+    error = failures[-1].error() if failures else UpstreamError("empty", "gave no answer")
     trace.error = error.message
     if error.body is not None and error.status is not None:
         trace.status = error.status
@@ -211,7 +211,7 @@ def _describe_failure(history: Sequence[Sequence[CallOutcome]], trace: Execution
 
 
 def _to_one_line(body: bytes) -> Raw | str:
-    """JSON without line breaks, which are only space there; what is no JSON as a string."""
+    """JSON without line breaks; anything else as a string."""
     try:
         _raw.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

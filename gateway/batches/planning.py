@@ -1,5 +1,7 @@
-"""Every line to its expert, before anything is called: with the engine, the predictions and the policies of
-live traffic, but as if all experts were there and idle, and many at a time."""
+"""Routing of all lines before any call, and the order of local experts.
+
+Lines are routed as live requests are, but many at a time and as if all experts were available and idle.
+"""
 
 import asyncio
 import contextlib
@@ -34,7 +36,7 @@ class LineRouter:
         self._results = results
 
     async def route_open_lines(self, halted: asyncio.Event) -> None:
-        """Route all lines that are not yet, or as many as there is time for."""
+        """Route all lines that are not routed yet, until halted."""
         while not halted.is_set():
             lines = await asyncio.to_thread(self._worklist.list_unrouted, LINES_PER_DECISION)
             if not lines:
@@ -94,11 +96,11 @@ def _to_routed_line(line: BatchLine, decision: Decision) -> RoutedLine:
 
 
 Pairs = frozenset[tuple[str, str]]
-"""An expert that calls wait for, and one that is to aggregate what it says."""
+"""An expert with open calls, and the aggregator of its answers."""
 
 
 class LocalExpertQueue:
-    """Local experts take turns, one at a time, whichever batches their calls are of."""
+    """Local experts take turns, one at a time, across all batches."""
 
     def __init__(self, runners: Runners | None) -> None:
         self._runners = runners
@@ -107,7 +109,7 @@ class LocalExpertQueue:
 
     @contextlib.asynccontextmanager
     async def turn(self, expert: str, pairs: Pairs) -> AsyncIterator[None]:
-        """The expert's turn, as long as the block lasts. `pairs` are those of its batch."""
+        """Hold the turn of an expert while the block runs. `pairs` are those of its batch."""
         loop = asyncio.get_running_loop()
         granted: asyncio.Future[None] = loop.create_future()
         self._waiting[granted] = (expert, pairs)
@@ -135,7 +137,7 @@ class LocalExpertQueue:
 
 
 def choose_local_expert(waiting: Iterable[str], pairs: Pairs, runners: Runners | None) -> str:
-    """The local expert to work off now; aggregators' calls are counted in before there are any."""
+    """The local expert whose turn is next; future calls of aggregators count too."""
     if not runners:
         return min(waiting)
     names = {name: runners[name].name for name in runners}
@@ -145,7 +147,7 @@ def choose_local_expert(waiting: Iterable[str], pairs: Pairs, runners: Runners |
 def choose_local_group(
     waiting: Iterable[str], pairs: Pairs, runner_of: Mapping[str, str], snapshot: Snapshot
 ) -> str:
-    """The same, from what is known of the memory; experts may share a runner."""
+    """The same, for a given snapshot of the memory; experts may share a runner."""
     members: dict[str, set[str]] = {}
     for member, aggregator in pairs:
         members.setdefault(aggregator, set()).add(member)

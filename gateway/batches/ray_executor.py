@@ -1,7 +1,7 @@
-"""A batch on a Ray cluster: each expert's calls by a pool of actors that lives as long as they last.
+"""A batch on a Ray cluster: a pool of actors per expert, which lives as long as the expert has calls.
 
-Lines, routing, store and results stay with the process that runs the batch; an actor is given a call and
-gives back what came of it. One that dies is started again, and its calls are made again, by Ray.
+Lines, routing, store and results stay in the process that runs the batch; an actor gets a call and returns
+its outcome. Ray restarts an actor that dies and repeats its calls.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _decode = msgspec.msgpack.Decoder(CallOutcome).decode
 
 
 class RayExecutor:
-    """Local experts are spread over `n_workers` actors; hosted ones, whose limits are theirs, have one."""
+    """Makes calls by `n_workers` actors for each local expert, and by one for each hosted expert."""
 
     def __init__(self, ray: Any, config: Config, n_workers: int) -> None:
         self.n_workers = n_workers
@@ -71,7 +71,7 @@ class RayExecutor:
 
 
 class ExpertActor:
-    """What an actor does: one expert, opened when it is first asked."""
+    """The actor: one expert, opened at its first call."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -79,7 +79,7 @@ class ExpertActor:
         self._opening = asyncio.Lock()
 
     async def call(self, expert: str, endpoint: Any, fields: dict[str, bytes]) -> bytes:
-        """What came of a call, packed."""
+        """The outcome of a call as msgpack."""
         async with self._opening:
             if self._caller is None:
                 self._caller = await self._open()
@@ -98,10 +98,10 @@ class ExpertActor:
 
 @contextlib.contextmanager
 def ray_executor(config: Config, address: str | None, n_workers: int | None) -> Iterator[RayExecutor]:
-    """An engine on the cluster at `address`, or on a Ray of this machine; as many workers as it has nodes.
+    """An executor on the cluster at `address`, or on a new Ray here; by default one worker per node.
 
     Raises:
-        ValueError: Ray is not installed, or not to be reached.
+        ValueError: Ray is not installed or cannot be reached.
     """
     try:
         # importlib, because an import statement would make mypy ask for an optional package.

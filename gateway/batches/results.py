@@ -1,7 +1,7 @@
-"""Results as they come: appended to their file and entered in the store together, or not at all.
+"""Results in the order in which calls end: appended to files and recorded in the store in one transaction.
 
-The store knows how many bytes of each file count. What a crash leaves behind them is cut off when the batch
-is resumed, so that every line of the input has exactly one line of output after any crash.
+The store holds the valid length of each file. Bytes that a crash left beyond it are cut off when the batch
+is resumed, so every line of the input has exactly one line of output after any crash.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ SPANS_PER_QUERY = 1000
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """What came of one call of a line."""
+    """The outcome of one call of a line."""
 
     line: BatchLine
     step: int
@@ -47,7 +47,7 @@ class ClosedLine:
 
 @dataclass(frozen=True, slots=True)
 class ResultPaths:
-    """Where the results of a batch are written as they come, those that failed apart."""
+    """Where the results of a batch are written while it runs; failed lines have a file of their own."""
 
     output: Path
     errors: Path
@@ -62,12 +62,12 @@ class ResultPaths:
 
 
 def errors_path(out_path: str) -> Path:
-    """Where the command line writes what failed: OUT.errors.jsonl."""
+    """The file of failed lines of the command line: OUT.errors.jsonl."""
     return Path(out_path).with_suffix(".errors.jsonl")
 
 
 class Results:
-    """The one writer of a batch's results. `batch` tells how far it is, and what it cost."""
+    """The only writer of a batch's results. `batch` holds its progress and cost."""
 
     def __init__(self, batch: Batch, store: BatchStore, worklist: Worklist, accounting: Accounting) -> None:
         self.batch = batch
@@ -82,7 +82,7 @@ class Results:
         self._errors = _open_file(paths.errors, batch.error_bytes)
 
     def close(self) -> None:
-        """Write no more; waits for what is being written."""
+        """Close the files, after the write in progress."""
         # A cancelled to_thread goes on in its thread. Closing under it would let it write to the file that
         # gets the descriptor next.
         with self._writing:
@@ -91,18 +91,18 @@ class Results:
             os.close(self._errors)
 
     async def put(self, item: CallResult | ClosedLine) -> None:
-        """Take one; waits while the disk is slower than the experts."""
+        """Queue an item; waits while the queue is full."""
         await self._queue.put(item)
 
     async def wait_until_written(self) -> None:
-        """Wait until everything taken so far is on disk."""
+        """Wait until all queued items are on disk."""
         await self._queue.join()
 
     async def write(self) -> None:
-        """Keep writing, until cancelled.
+        """Write until cancelled.
 
         Raises:
-            OSError, sqlite3.Error: it cannot be written; nothing of it counts then.
+            OSError, sqlite3.Error: a write failed, and none of its items counts.
         """
         while True:
             items = [await self._queue.get()]
@@ -139,7 +139,7 @@ class Results:
         self.batch = pending.batch()
 
     def _settle(self, database: sqlite3.Connection, result: CallResult) -> OutputLine | None:
-        """How a line ends, now that this was heard; None where its plan has more calls to make."""
+        """The output of the line after this result; None if its plan has more calls to make."""
         n, plan = result.line.n, result.request.plan
         history = [[result.outcome]]
         # Most lines end with their first call. Its outcome is then written nowhere but in the output.
@@ -159,7 +159,7 @@ class Results:
         return None
 
     def _load_outcomes(self, database: sqlite3.Connection, result: CallResult) -> list[list[CallOutcome]]:
-        """Everything heard for a line, this too; nothing while another call of its step is under way."""
+        """All outcomes of the line, with this one; empty while another call of its step is in progress."""
         self._worklist.record_outcome(database, result.line.n, result.step, result.outcome)
         steps = self._worklist.load_history(database, result.line.n)
         known = [[outcome for outcome in step if outcome is not None] for step in steps]
@@ -167,7 +167,7 @@ class Results:
 
 
 class _PendingWrite:
-    """What one transaction adds."""
+    """The additions of one transaction."""
 
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
@@ -179,7 +179,7 @@ class _PendingWrite:
         self._n_unpriced = batch.n_unpriced
 
     def add(self, output_line: OutputLine) -> tuple[int, int]:
-        """Where a result will lie, and how long it is."""
+        """Add a result; returns its offset and length in its file, in bytes."""
         if output_line.cost_usd is None:
             self._n_unpriced += 1
         else:
@@ -202,7 +202,7 @@ class _PendingWrite:
         )
 
     def batch(self) -> Batch:
-        """The batch, once this is entered."""
+        """The batch after this transaction."""
         return replace(
             self._batch,
             n_completed=self._n_completed,
@@ -215,7 +215,7 @@ class _PendingWrite:
 
 
 def _open_file(path: Path, n_bytes: int) -> int:
-    """A file for results, cut to what counts of it."""
+    """Open a file of results, cut to its valid length."""
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     # Bytes beyond the committed length were written by a process that died before its commit.
     os.ftruncate(file, n_bytes)
@@ -234,9 +234,9 @@ def _append(file: int, at: int, data: bytes | bytearray) -> None:
 
 
 def publish(batch: Batch, store: BatchStore, worklist: Worklist, output: Path, errors: Path) -> None:
-    """Put the results where they are to be found, in the order asked for; nothing where there are none.
+    """Write the results to their final files, in the batch's order.
 
-    May be done again: what was written as it came stays until `discard`.
+    It can be repeated: the working files stay until `discard`.
     """
     paths = ResultPaths.of(batch, store)
     for source, target, state, n_bytes in (
@@ -270,7 +270,7 @@ def _iter_in_input_order(worklist: Worklist, state: int) -> Iterator[tuple[int, 
 
 
 def discard(batch: Batch, store: BatchStore, worklist: Worklist) -> None:
-    """What is not needed once the results are published."""
+    """Delete what is not needed once the results are published."""
     worklist.clear()
     paths = ResultPaths.of(batch, store)
     if paths.output.parent == store.directory / "work":

@@ -1,4 +1,4 @@
-"""The batches of one gateway: taken in, worked off, taken up again after a restart, stopped in good order.
+"""The batches of one gateway: added, run, resumed after a restart, cancelled and stopped.
 
 The process that runs a batch holds its lock, which the system releases when the process dies. So several
 processes may share a store: a server, its successor, the command line.
@@ -30,27 +30,27 @@ from .types import Batch, BatchEnded, BatchNotKnown, LineError, Status
 MAX_RUNNING_BATCHES = 4
 MAX_EMBEDDED_LINES = 8
 QUEUED_PER_SLOT = 2
-"""Calls to a local expert for each that it serves at a time: who has a line in front is not unloaded."""
+"""Calls sent to a local expert per slot: an expert with calls waiting is not unloaded."""
 RETRY_S = 5.0
 WINDOW = re.compile(r"(\d{1,6})([smhd])")
 UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
-INPUT_GONE = LineError("file_not_found", "the input file is not there any more")
+INPUT_GONE = LineError("file_not_found", "the input file no longer exists")
 
 log = logging.getLogger("thalamus")
 
 
 def parse_window(text: str) -> float | None:
-    """The seconds of a completion window, as 24h, 30m, 7d; None where it is none."""
+    """Seconds of a completion window such as 24h, 30m or 7d; None if it is invalid."""
     match = WINDOW.fullmatch(text)
     # 'or None': a window of 0h would expire before its first call.
     return float(int(match[1]) * UNIT_S[match[2]]) or None if match else None
 
 
 class BatchService:
-    """Works on batches; `n_in_flight` tells how many live requests are being answered now.
+    """Runs batches. `n_in_flight` returns the number of live requests in progress.
 
-    Calls are made here, or by an `engine`.
+    Calls are made in this process, or by `engine` if one is given.
     """
 
     def __init__(
@@ -84,14 +84,14 @@ class BatchService:
         self._stopping = asyncio.Event()
 
     async def start(self) -> None:
-        """Take up what an earlier process left unfinished."""
+        """Resume the batches that an earlier process left unfinished."""
         # Batches of the command line are not among these: their user resumes them with `thalamus batch
         # resume`.
         for batch_id in await asyncio.to_thread(self._store.list_unfinished):
             self.resume(batch_id)
 
     async def stop(self) -> None:
-        """Stop between two lines; what is not done is taken up another time."""
+        """Stop all batches between two calls; they can be resumed."""
         self._stopping.set()
         for run in self._runs.values():
             run.halt("stopped")
@@ -104,13 +104,13 @@ class BatchService:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def add(self, batch: Batch) -> Batch:
-        """Enter a batch, to be worked on at once."""
+        """Store a batch and begin to run it."""
         await asyncio.to_thread(self._store.add_batch, batch)
         self.resume(batch.id)
         return batch
 
     def resume(self, batch_id: str) -> None:
-        """Work on a batch, unless this process already does."""
+        """Run a batch, unless this process already does."""
         if batch_id not in self._tasks and not self._stopping.is_set():
             self._tasks[batch_id] = task = asyncio.ensure_future(self._work_until_ended(batch_id))
             task.add_done_callback(lambda _: self._tasks.pop(batch_id, None))
@@ -131,7 +131,7 @@ class BatchService:
 
         Raises:
             BatchNotKnown: as `find`.
-            BatchEnded: there is nothing to cancel any more.
+            BatchEnded: the batch has ended already.
         """
         batch = await self.find(batch_id, owner)
         if batch.status != "cancelling":
@@ -146,23 +146,23 @@ class BatchService:
         return await self.find(batch_id, owner)
 
     def describe_activity(self, batch_id: str) -> str:
-        """What is going on in a batch that is worked on here, in a few words."""
+        """What a batch that runs here is doing, in a few words."""
         run = self._runs.get(batch_id)
         return run.activity if run is not None else "checking lines"
 
     async def _work_until_ended(self, batch_id: str) -> None:
-        """Work on a batch until it has ended; retry after an exception."""
+        """Run a batch until it has ended; retry after an exception."""
         while not self._stopping.is_set():
             try:
                 if await self.run(batch_id) is not None:
                     return
-            except Exception:  # a full disk, a fault of ours: the batch stays, and is tried again
+            except Exception:  # a full disk or a bug: the batch is stored, and is run again
                 log.exception("batch %s is interrupted", batch_id)
             # Also after None: when the process that holds the lock dies, this one takes over.
             await pause_unless_halted(self._stopping, RETRY_S)
 
     async def run(self, batch_id: str) -> Batch | None:
-        """Work on a batch: as it is when it has ended, or is stopped; None where another process works on it.
+        """Run a batch until it ends or stops; None if another process runs it.
 
         Raises:
             OSError, sqlite3.Error: its files cannot be read or written.
@@ -231,7 +231,7 @@ class BatchService:
     async def _set_status(
         self, batch: Batch, status: Status, outcome: Halt | None = None, **changes: Any
     ) -> Batch:
-        """The batch in another status, unless it is to be cancelled."""
+        """Store a new status and return the batch; a requested cancellation stays."""
         times = {f"{status}_at": int(time.time())}
         if outcome is not None:
             times[f"{outcome}_at"] = int(time.time())
@@ -243,7 +243,7 @@ class BatchService:
         return await self.find(batch.id, None)
 
     def _publish(self, batch: Batch, worklist: Worklist) -> Batch:
-        """Results where they are looked for, and the batch in its last status."""
+        """Move the results to where they are read, and store the final status."""
         ends: tuple[Status, ...] = ("cancelled", "expired")
         status = next((end for end in ends if f"{end}_at" in batch.times), "completed")
         if batch.out_path is not None:
@@ -265,7 +265,7 @@ class BatchService:
 
 @contextlib.contextmanager
 def lock_file(path: Path) -> Iterator[bool]:
-    """Whether the lock could be had; it is held until the end, or until the process dies."""
+    """Whether the lock was acquired; it is held until the block ends or the process dies."""
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         # flock and not a row in the store: the system releases it even after kill -9.

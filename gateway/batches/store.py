@@ -66,7 +66,7 @@ class BatchStore:
 
     @classmethod
     def open(cls, directory: Path) -> "BatchStore":
-        """The store in a directory, made where there is none.
+        """The store in a directory, created if it is missing.
 
         Raises:
             StorageError: it cannot be created, or has a version this code cannot read.
@@ -100,7 +100,7 @@ class BatchStore:
             self._database.execute("COMMIT")
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        """What a query finds."""
+        """All rows of a query."""
         with self._lock:
             return self._database.execute(query, values).fetchall()
 
@@ -321,7 +321,7 @@ class Worklist:
         return dict(found)
 
     def list_aggregations(self) -> set[tuple[str, str]]:
-        """Pairs of an expert that calls wait for and one that is to aggregate what it says."""
+        """Pairs of an expert with open calls and the aggregator of its answers."""
         found = self._store.rows(
             "SELECT DISTINCT c.expert, l.aggregator FROM calls c JOIN lines l ON l.batch = c.batch "
             "AND l.n = c.n WHERE c.batch = ? AND c.outcome IS NULL AND c.step = 0 "

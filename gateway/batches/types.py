@@ -1,4 +1,4 @@
-"""The nouns of files and batches, and how OpenAI's clients are told of them."""
+"""Files and batches as values, and as OpenAI's objects."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,12 +17,12 @@ LineOrder = Literal["input", "finished"]
 ENDED: frozenset[Status] = frozenset({"failed", "completed", "expired", "cancelled"})
 # Not NULL, which equals nothing in SQL: every query compares owners.
 NO_OWNER = ""
-"""Owner of what is asked for where no key is needed."""
+"""The owner of files and batches if the gateway needs no key."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file as its owner knows it; `created_at` is seconds since 1970."""
+    """A file as its owner sees it; `created_at` is seconds since 1970."""
 
     id: str
     owner: str
@@ -57,7 +57,7 @@ class LineError(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """One batch and how far it is.
+    """One batch and its progress.
 
     Input is a stored file or, from the command line, a path; `input_mark` tells whether that has changed
     since. Results go to stored files, or to `out_path`. `times` holds seconds since 1970 by what happened
@@ -91,16 +91,16 @@ class Batch:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing will change any more."""
+        """Whether the batch is in a final status."""
         return self.status in ENDED
 
     @property
     def expires_at(self) -> float:
-        """When what is left is given up, in seconds since 1970."""
+        """When open lines expire, in seconds since 1970."""
         return self.times.get("created_at", 0) + self.window_s
 
     def to_openai(self) -> dict[str, Any]:
-        """As OpenAI's batch object; `thalamus` holds what theirs has no place for."""
+        """As OpenAI's batch object; `thalamus` holds the fields that OpenAI's lacks."""
         errors = [msgspec.to_builtins(error) for error in self.errors]
         moments = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
         return {
