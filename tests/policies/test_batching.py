@@ -158,3 +158,14 @@ def test_a_cheap_expert_that_would_evict_two_dear_ones_comes_last() -> None:
     order = order_groups(groups, loadable, 10)
     assert names(order)[-1] == "d"
     assert load_seconds(order, loadable, 10) == 45.0
+
+
+def test_a_remote_group_that_waits_counts_as_no_loading() -> None:
+    loadable = [Loadable("a", 10, 0.125), Loadable("b", 10, 0.5)]
+    groups = [
+        Group("b1", "b"),
+        Group("a1", "a"),
+        Group("r1", "remote", frozenset({"a1", "b1"})),
+        Group("b2", "b", frozenset({"r1"})),
+    ]
+    assert names(order_groups(groups, loadable, 10)) == ["a1", "b1", "r1", "b2"]

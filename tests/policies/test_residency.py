@@ -54,7 +54,7 @@ def make_queue(expert: str, n: int = 1, since_s: float = 100.0, priority: int = 
 
 
 def test_an_expert_that_fits_is_loaded() -> None:
-    assert decide_residency(snapshot(queues=[make_queue("a")])) == (Load("a", "gpu"),)
+    assert decide_residency(snapshot(queues=[make_queue("a")])) == (Load("a", "gpu", prefetch=False),)
 
 
 def test_a_resident_that_is_asked_for_needs_nothing() -> None:
