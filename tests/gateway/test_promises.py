@@ -83,6 +83,16 @@ async def test_a_request_gets_503_where_time_helps_and_400_where_it_does_not(tmp
             assert (await gateway.chat("auto", router={"min_quality": 0.4})).expert == "good"
 
 
+async def test_an_expert_answers_to_its_model_the_first_of_those_that_share_one(tmp_path: Path) -> None:
+    async with FakeUpstream() as upstream:
+        experts = [
+            {"name": name, "model": "openai/good", "api_base": upstream.base_url} for name in ("one", "two")
+        ]
+        async with routed(tmp_path, *experts) as gateway:
+            assert (await gateway.chat("openai/good")).expert == "one"
+            assert (await gateway.chat("two")).expert == "two"
+
+
 ASKED: list[tuple[str, Any, str, str, Any]] = [
     ("policy", "a", "policy", "b", "a"),
     ("weights", {"cost": 0.3}, "weights", "cost=0.7", Objective(cost=0.3)),

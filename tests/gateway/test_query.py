@@ -234,3 +234,13 @@ def test_an_output_limit_beyond_all_measure_is_refused_by_name(name: str) -> Non
     with pytest.raises(InvalidField, match=f"'{name}' must not be more than") as refused:
         parse_chat_query({**raw({"messages": [user("x")]}), name: msgspec.Raw(b"99999999999999999999999999")})
     assert refused.value.param == name
+
+
+def test_a_message_without_content_bears_no_image() -> None:
+    assert not chat(user("Hi"), assistant(None), user("Go on")).has_images
+    assert not chat(user("Hi"), assistant([]), user("Go on")).has_images
+
+
+def test_a_refusal_names_the_place_and_then_the_reason() -> None:
+    with pytest.raises(InvalidField, match=r"^messages\[0\]\.role: expected str, got int$"):
+        chat({"role": 5, "content": "Hi"})
