@@ -55,20 +55,20 @@ def extract_answer(answer: str, form: Form | None = None) -> str | None:
     ("the answer is …") or an answer that is short as a whole.
     """
     claims = _CLAIM.findall(answer)
-    queue_weight = (claims[-1] if claims else answer).strip(_EDGES)
+    claim = (claims[-1] if claims else answer).strip(_EDGES)
     if form is None or form == "text":
-        return _short(queue_weight)
+        return _short(claim)
     read = _READERS[form]
-    found = read(queue_weight, bool(claims))
+    found = read(claim, bool(claims))
     return found if found is not None or not claims else read(answer, False)
 
 
-def _short(queue_weight: str) -> str | None:
-    if not queue_weight or len(queue_weight) > MAX_TEXT_CHARS or "\n" in queue_weight:
+def _short(claim: str) -> str | None:
+    if not claim or len(claim) > MAX_TEXT_CHARS or "\n" in claim:
         return None
-    if (whole := _NUMBER.fullmatch(queue_weight)) is not None:
+    if (whole := _NUMBER.fullmatch(claim)) is not None:
         return _value(whole.group())
-    return _ARTICLE.sub("", " ".join(queue_weight.casefold().split())) or None
+    return _ARTICLE.sub("", " ".join(claim.casefold().split())) or None
 
 
 def _number(text: str, claimed: bool) -> str | None:
