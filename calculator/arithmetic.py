@@ -32,6 +32,7 @@ _TAIL = re.compile(
     r"|,? what (?:do you get|do i get|do we get|is the (?:result|answer|total|value|outcome|sum|product))"
     r"|\s+altogether|\s+in total|\s+together)\s*\??$"
 )
+# These look like divisions but are names, dates, ratios and telephone numbers.
 _IDIOM = re.compile(
     r"(?:9/11|24/7|7/7|7/11|50/50|20/20|4/20|1/6|3/11|11/9|11/11|26/11|7-11|9-1-1|80-20|80/20|60/40|5/7"
     r"|\d{1,4}[-/]\d{1,2}[-/]\d{1,4}|\d{3}-\d{4}|\d{3}-\d{3}-\d{4})"
@@ -219,6 +220,7 @@ def _answer_goes_into(core: str, directives: Directives) -> str | None:
         return None
     times = divide(_evaluate(found["large"])[0], _evaluate(found["small"])[0])
     if times.denominator != 1 and not directives.is_rounded:
+        # 7 into 30 goes 4 times: what is left over is not asked for.
         times = Fraction(int(times))
     return format_number(times, directives)
 

@@ -75,6 +75,7 @@ def _answer_length(core: str, directives: Directives, today: date) -> str | None
     if found is None:
         return None
     month = MONTHS[found["month"].rstrip(".")]
+    # February has two lengths, so a question without a year has no one answer.
     if month == 2 and not (found["year"] or found["leap"]):
         raise NotComputable
     leap = found["leap"]
@@ -117,6 +118,7 @@ def _answer_span(core: str, directives: Directives, today: date) -> str | None:
     for pattern, since in ((UNTIL, False), (SINCE, True)):
         if found := pattern.fullmatch(core):
             day = parse_date(found["first" if since else "second"], today)
+            # `Until Christmas`, asked on 27 December, means the next one.
             if not since and day < today and not re.search(r"\d{4}", core):
                 day = shift_date(day, 1, "year")
             return _format_span(today, day, found["unit"], directives)
@@ -150,6 +152,8 @@ def _format_span(first: date, second: date, unit: str, directives: Directives) -
         size = {"day": 1, "week": 7, "fortnight": 14}[unit]
         return _append_unit(n_days // size, unit, directives)  # full weeks
     n_months = (high.year - low.year) * 12 + high.month - low.month
+    # Full months only: from 31 January 2024, 28 February is none and 29 February is one, because the day that
+    # February does not have becomes its last.
     n_months -= shift_date(low, n_months, "month") > high
     return _append_unit(n_months // {"month": 1, "year": 12, "decade": 120}[unit], unit, directives)
 

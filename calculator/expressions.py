@@ -17,7 +17,9 @@ from .numbers import limit_size, power, root
 from .tokens import Token
 from .types import NotComputable, Refused
 
+# Bounded, so that a text of parentheses does not exhaust Python's stack.
 MAX_DEPTH = 40
+# 400! has 869 digits, the largest round number below the limit of 1,000.
 MAX_FACTORIAL = 400
 UNDEFINED = "That is undefined: it divides by zero."
 
@@ -204,6 +206,8 @@ class ExpressionParser:
         return ahead == ["/", "number", "of"]
 
     def _parse_unary(self) -> Fraction:
+        # A loop, because a row of a thousand signs would be a recursion as deep. -2 ^ 2 is -4: the power
+        # binds first.
         negative = False
         while self.accept("-"):
             negative = not negative
@@ -221,6 +225,7 @@ class ExpressionParser:
             self._depth += 1
             if self._depth > MAX_DEPTH:
                 raise NotComputable
+            # Read by recursion from the right: 2 ^ 3 ^ 2 is 2 ^ 9.
             exponent = self._parse_unary()
             self._depth -= 1
             self.accept("power")

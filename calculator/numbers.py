@@ -92,6 +92,7 @@ def root(value: Fraction, degree: int) -> Fraction:
     above, below = _integer_root(value.numerator, degree), _integer_root(value.denominator, degree)
     if above**degree == value.numerator and below**degree == value.denominator:
         return Fraction(above, below)
+    # The degree-th root of value · scale^degree is scale times the root sought.
     scale = 10**40
     return Fraction(_integer_root(value.numerator * scale**degree // value.denominator, degree), scale)
 
@@ -100,6 +101,8 @@ def _integer_root(value: int, degree: int) -> int:
     """Largest integer whose `degree`-th power does not exceed `value` (Newton from above)."""
     if degree == 2 or value < 2:
         return math.isqrt(value) if degree == 2 else value
+    # A power of two that is not below the root: from there Newton's sequence falls until it reaches the
+    # floor (Brent and Zimmermann, Modern Computer Arithmetic, section 1.5).
     guess = 1 << -(-value.bit_length() // degree)
     while True:
         better = ((degree - 1) * guess + value // guess ** (degree - 1)) // degree
@@ -142,6 +145,7 @@ def _magnitude(value: Fraction) -> int:
 
 def _format_fixed(value: Fraction, n_places: int) -> str:
     scaled = abs(value) * Fraction(10) ** n_places
+    # ⌊(2a + b) / 2b⌋ is a / b rounded half up, in whole numbers: a float would lose digits.
     digits = (2 * scaled.numerator + scaled.denominator) // (2 * scaled.denominator)
     sign = "-" if value < 0 and digits else ""
     if n_places <= 0:

@@ -194,6 +194,8 @@ def _count_hyphenated(words: list[str], n_taken: int) -> int:
 
 def _parse_number(text: str) -> Fraction:
     digits = text.replace(",", "")
+    # A digit holds 3.3 bits. Checked before `int`, whose time grows with the square of the length
+    # (CVE-2020-10735).
     if len(digits) > MAX_BITS // 4:
         raise Refused(TOO_LARGE)
     if digits[0] == "0" and digits[1:2].isdigit():

@@ -135,6 +135,7 @@ _TABLE = {
         20 score
         144 gross""",
 }
+# Kelvin = factor · value + offset; 45967/180 is 459.67 · 5/9.
 _TEMPERATURES = {
     "celsius centigrade c °c degree_celsius degrees_celsius degree_centigrade degrees_centigrade degree_c degrees_c deg_c": (
         "1",
@@ -156,6 +157,7 @@ def _read_table() -> dict[str, tuple[Unit, ...]]:
         unit = Unit("temperature", Fraction(factor), Fraction(offset))
         for name in names_.split():
             table.setdefault(name.replace("_", " "), []).append(unit)
+    # Both meanings are kept; the other side of the conversion decides.
     for name in ("ounce", "ounces", "oz"):
         table[name].append(table["fluid ounce"][0])
     return {name: tuple(units) for name, units in table.items()}
@@ -222,6 +224,7 @@ _TARGET_FILLER = re.compile(
     r"^(?:(?:the|number of|whole|total|units of|unit of|its|an?) )+|(?: (?:unit|units|scale|instead|please"
     r"|does|do))+$"
 )
+# In kelvin, to which every temperature is converted first.
 _ABSOLUTE_ZERO = Fraction(0)
 _SHOWN = {"celsius": "°C", "fahrenheit": "°F", "kelvin": "K", "c": "°C", "f": "°F", "k": "K", "kb": "kB"}
 _SHOWN |= {name: name.upper() for name in ("mb", "gb", "tb", "pb")}

@@ -8,6 +8,7 @@ import unicodedata
 from .numbers import SMALL_WORDS
 from .types import Directives, NotComputable
 
+# The patterns below are tried on every question; longer texts are never one computation.
 MAX_CHARS = 600
 
 _SIGNS = str.maketrans(

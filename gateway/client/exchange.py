@@ -174,6 +174,7 @@ class Gateway:
             raise error from (outcome if isinstance(outcome, Exception) else None)
         if asked_s is not None:
             return asked_s
+        # Exponential backoff with jitter: clients that failed together do not come back together.
         spread = random.uniform(0.5, 1)  # noqa: S311  keeps clients from coming back all at once; no secret
         return spread * min(FIRST_PAUSE_S * 2.0 ** (n_tried - 1), LONGEST_PAUSE_S)
 
@@ -191,6 +192,7 @@ def _parse_base_url(base_url: str) -> httpx.URL:
         url = httpx.URL()
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError("base_url must look like http://127.0.0.1:8080")
+    # httpx would send them as basic authentication, in place of the key.
     if url.userinfo:
         raise ValueError("base_url must not hold credentials: give the gateway's key as api_key")
     path = url.path.rstrip("/").removesuffix("/v1")  # other clients want the /v1 in the address
@@ -253,6 +255,7 @@ def _retry_after_s(header: str | None) -> float | None:
     if header is None:
         return None
     try:
+        # Seconds or an HTTP date: RFC 9110, section 10.2.3.
         wait_s = float(header)
     except ValueError:
         try:

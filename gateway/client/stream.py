@@ -26,6 +26,7 @@ class Transcript:
         for data in self._events.feed(block):
             if self.done:
                 return
+            # OpenAI's mark for a complete answer; a proxy that cuts the connection sends none.
             if data == "[DONE]":
                 self.done = True
                 return
@@ -75,6 +76,8 @@ class EventDecoder:
         if self._after_cr and block.startswith(b"\n"):  # the second half of a CRLF whose CR ended a line
             block = block[1:]
         self._after_cr = block.endswith(b"\r")
+        # `splitlines` of bytes knows LF, CR and CRLF alone, as the specification does (WHATWG HTML, server-
+        # sent events); that of str would also split at U+2028.
         lines = (self._line + block).splitlines(keepends=True)
         self._line = lines.pop() if lines and not lines[-1].endswith((b"\r", b"\n")) else b""
         for line in lines:

@@ -145,6 +145,7 @@ class Chat(Answered):
             text=message.get("content") or "",
             model=raw["model"],
             finish_reason=choice.get("finish_reason"),
+            # Calls of other kinds, such as custom tools, have no `function`; they stay in `raw`.
             tool_calls=tuple(
                 ToolCall.parse(call) for call in message.get("tool_calls") or () if "function" in call
             ),
@@ -165,6 +166,7 @@ class Chunk:
 
     @classmethod
     def parse(cls, raw: Json) -> "Chunk":
+        # The last chunk with `stream_options.include_usage` has no choices.
         choice: Json = next(iter(raw.get("choices") or ()), {})
         return cls(
             text=(choice.get("delta") or {}).get("content") or "",
@@ -190,6 +192,7 @@ class Embeddings(Answered):
 
     @classmethod
     def parse(cls, raw: Json, routed: Routed) -> "Embeddings":
+        # The format gives each row an index and promises no order.
         rows = sorted(raw["data"], key=lambda row: row["index"])
         vectors = tuple(tuple(row["embedding"]) for row in rows)
         embedders = tuple(row.get("embedder") for row in rows)

@@ -86,6 +86,7 @@ class EmbedderPool:
         Raises:
             ArtifactError, EmbedderError: one cannot be loaded, or does not search the base's index.
         """
+        # Two first requests may load in two threads; the second finds the work done.
         with self._lock:
             if not self._embedders:
                 embedders = {name: _load_embedder(name, source) for name, source in self._sources.items()}
@@ -198,6 +199,8 @@ def encode_entry(place: int, name: str, vector: Floats32, as_base64: bool) -> by
 
     Made in the worker thread, text by text: a thousand at once would hold the event loop up.
     """
+    # OpenAI's clients read base64 as float32 in the machine's own order, which is little-endian where they
+    # run.
     encoded = base64.b64encode(vector.astype("<f4").tobytes()).decode() if as_base64 else vector.tolist()
     return msgspec.json.encode(
         {"object": "embedding", "index": place, "embedding": encoded, "embedder": name}

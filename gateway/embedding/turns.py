@@ -22,6 +22,7 @@ from ..errors import BusyError
 T = TypeVar("T")
 R = TypeVar("R")
 
+# A text of another request waits for at most this many texts in a thread.
 TEXTS_A_TURN = 4
 NICENESS = 10
 FIRST_GUESS_S = 0.01
@@ -69,6 +70,7 @@ class TextQueue:
 
     def is_crowded(self, n_texts: int) -> bool:
         """Whether so many more, of a request that can wait, would take more than half of all places."""
+        # The other half stays free for live requests.
         return self.n_waiting > 0 and 2 * (self.n_waiting + n_texts) > self._max_waiting
 
     @property
@@ -103,6 +105,7 @@ class TextQueue:
                 self._jobs.append(job)
             self._n_busy += 1
             running = self._threads.submit(_read_items, job.read, job.items[first : job.n_taken])
+            # The callback runs in the worker thread; state of the queue changes in the event loop only.
             running.add_done_callback(partial(loop.call_soon_threadsafe, partial(self._finish, job, first)))
 
     def _finish(self, job: _Job, first: int, turn: "Future[tuple[list[Any], float]]") -> None:
@@ -124,6 +127,7 @@ class TextQueue:
 def _lower_priority() -> None:
     """Streams come first where cores are short; only on Linux does a thread have a niceness of its own."""
     if sys.platform == "linux":
+        # With a thread's id: Linux keeps the niceness per thread, against POSIX (setpriority(2)).
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 

@@ -96,6 +96,7 @@ class Pulse:
 
     def begin(self) -> None:
         """A request is sent."""
+        # Only the first request sets the clock: the silence is the server's, not one request's.
         if not self.n_in_flight:
             self.beat()
         self.n_in_flight += 1
@@ -128,6 +129,7 @@ async def smoke_test(
     """
     if probe == "none":
         return None
+    # Temperature 0 makes the answers before sleeping and after waking comparable.
     path, question = ASKED[probe]
     try:
         async with asyncio.timeout(timeout_s):
@@ -146,6 +148,8 @@ def _parse_text(answer: bytes) -> str:
     try:
         choice = json.loads(answer)["choices"][0]
         said = choice.get("message") or {"content": choice["text"]}
+        # A model that thinks first may spend all its tokens on that; engines use one of these two names for
+        # it.
         text = said.get("content") or said.get("reasoning_content") or said.get("reasoning") or ""
     except (ValueError, LookupError, TypeError, AttributeError):
         raise RunnerError("the canary's answer is no completion") from None
@@ -175,6 +179,7 @@ def _parse_vector(answer: bytes) -> str:
         raise RunnerError("the canary's answer is not an embedding") from None
     if not good or not any(vector):
         raise RunnerError("the canary's embedding is empty, zero or not a number")
+    # Two digits: other batch sizes change the last bits of a vector, wrong weights change the first digits.
     return ",".join(f"{value:.2g}" for value in vector[:8])
 
 
@@ -232,6 +237,7 @@ async def _can_generate(pulse: Pulse, question: Callable[[], Awaitable[object]])
     try:
         await question()
     except RunnerError:
+        # Output for another request in the meantime proves as much as an answer to the probe.
         return pulse.at_s > asked_s
     pulse.beat()
     return True

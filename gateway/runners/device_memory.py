@@ -14,6 +14,8 @@ from .types import DeviceMemoryStatus, PoolRule
 MARGIN = 0.1
 """Share of a device left to other processes where no limit is configured."""
 
+# A driver may give the memory of an ended process back late; without this time the next model would be
+# refused for the lack of it.
 SETTLED_AFTER_S = 10.0
 """After an unload, for so long, memory that is missing is waited for."""
 
@@ -140,6 +142,7 @@ def held_bytes(pid: int, device: str) -> int | None:
     if device != "cpu":
         return _held_on_gpu({process.pid for process in family}, device)
     held = 0
+    # Resident memory counts shared pages in every process, so the sum errs on the high side.
     for process in family:
         with contextlib.suppress(psutil.Error):
             held += process.memory_info().rss
@@ -157,6 +160,7 @@ def _held_on_gpu(pids: set[int], device: str) -> int | None:
         processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
     except pynvml.NVMLError:
         return None
+    # None where the driver does not say, as under WDDM (NVML_VALUE_NOT_AVAILABLE).
     held = [process.usedGpuMemory or 0 for process in processes if process.pid in pids]
     return sum(held) or None
 

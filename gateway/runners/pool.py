@@ -43,6 +43,8 @@ from .weights import short_name
 
 log = logging.getLogger("thalamus")
 
+# Free memory changes without an event here, when other processes start and end, so decisions that requests
+# wait for are made again at this pace.
 TICK_S = 0.25
 
 
@@ -191,6 +193,7 @@ class Runners(Mapping[str, Runner]):
         while True:
             if self._scheduler is None:
                 raise RunnerUnavailable(f"{queue.name} is stopped")
+            # Only past an empty line: a free slot belongs to the request that waits for it.
             if not queue.n_waiting and queue.can_serve():
                 queue.runner.pulse.begin()
             else:
@@ -241,6 +244,7 @@ class Runners(Mapping[str, Runner]):
             raise RunnerUnavailable(f"{queue.name} is {state}")
         if state == "ready":
             self._forecast.dismissed.add(queue.name)
+            # Shielded, so that a client that hangs up does not stop an unloading half-way.
             await asyncio.shield(self._move(queue, self._unload(queue), leaving=True))
 
     async def wait_settled(self) -> None:

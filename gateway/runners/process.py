@@ -96,9 +96,13 @@ class ServerProcess:
         Raises:
             RunnerError: the command cannot be run.
         """
+        # One socket pair instead of two pipes: settings go in, the report comes out, and its end tells the
+        # child that the gateway has died, however it died.
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         try:
+            # In a session of its own: Ctrl-C in a terminal reaches the gateway alone, and one killpg
+            # reaches all that the server has started.
             process = await asyncio.create_subprocess_exec(
                 *launch.argv, stdin=theirs.fileno(), stdout=PIPE, stderr=STDOUT, start_new_session=True
             )
@@ -108,6 +112,7 @@ class ServerProcess:
                 raise RunnerError(f"cannot run {launch.argv[0]}: {error.strerror}") from error
             raise
         finally:
+            # Only the child may hold its end: a copy here would hide its death from a read.
             theirs.close()
         return cls(process, ours, log)
 
@@ -153,11 +158,13 @@ class ServerProcess:
                     async with asyncio.timeout(grace_s):
                         await self._process.wait()
         finally:
+            # Also after an exit in good order: workers of the group may be left.
             self._signal(signal.SIGKILL)
             self._control.close()
         try:
             async with asyncio.timeout(gone_s):
                 await self._process.wait()
+                # The pipe of the output ends when the last process that inherited it is gone.
                 await self._drain
         except TimeoutError:
             self._drain.cancel()

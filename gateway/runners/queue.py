@@ -16,6 +16,7 @@ from .types import Launch, RunnerBusy, RunnerFailed, RunnerState, RunnerUnavaila
 LOOK_EVERY_S = 0.02
 
 ASSUMED_LOAD_S = 5.0
+# An exponential average with this weight looks back about five requests (1 / 0.2).
 SERVICE_WEIGHT = 0.2
 UP: frozenset[RunnerState] = frozenset({"ready", "busy"})
 
@@ -29,6 +30,7 @@ class RunnerQueue:
 
     def __init__(self, runner: Runner, clock: float) -> None:
         self.runner = runner
+        # The pulse counts the requests in flight, so the waiting line begins and ends them there.
         self._line = WaitingLine(self.can_serve, runner.pulse.begin, runner.pulse.end)
         self.held = False
         self.move: asyncio.Task[None] | None = None
@@ -89,6 +91,7 @@ class RunnerQueue:
         """
         if self.runner.state == "failed" and now_s < self.retry_at_s:
             raise RunnerFailed(f"{self.name}: {self.runner.status().last_error}")
+        # A load that was never measured is no reason to refuse a request.
         ahead_s = 0.0 if self.runner.load_s is None else self.loads_in_s(now_s)
         n_busy = self.runner.pulse.n_in_flight
         state = QueueState(self.n_waiting, n_busy, self.n_slots, self.service_s, ahead_s)
@@ -220,6 +223,7 @@ class Lease:
         """Whether the process it is for is gone; its supervisor needs a moment to notice."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within_s
+        # Polled, because this is rare and lasts half a second at most: no event is worth keeping for it.
         while self.runner.base_url == self.url:
             if loop.time() >= deadline:
                 return False
@@ -228,6 +232,7 @@ class Lease:
 
     def release(self) -> None:
         """End the turn."""
+        # Both the end of a stream and a `finally` may call this, so the second call does nothing.
         give_back, self._give_back = self._give_back, None
         if give_back is not None:
             give_back(self)

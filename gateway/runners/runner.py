@@ -59,6 +59,7 @@ class Runner:
         self._alias = alias
         self._patience = patience or Patience()
         self._engines = engines
+        # 192 random bits, new with each start of the gateway, kept in memory only.
         self._api_key = secrets.token_urlsafe(24)
         self._log = log or LogTail()
         self._state: RunnerState = "stopped"
@@ -184,6 +185,7 @@ class Runner:
             return
         self._set("stopping")
         supervisor.cancel()
+        # `wait`, because awaiting the cancelled task itself would raise here.
         await asyncio.wait({supervisor})
         self._set("stopped")
 
@@ -269,6 +271,7 @@ class Runner:
         return await smoke_test(address, launch.api_path, model, self.headers, probe, timeout_s)
 
     async def _measure(self, child: ServerProcess, device: str, report: Report) -> None:
+        # In a thread, because this reads a file of /proc for every process of the family.
         held = report.memory_bytes or await asyncio.to_thread(held_bytes, child.pid, device)
         self._memory_bytes = held or self._memory_bytes
 
@@ -351,6 +354,7 @@ class Runner:
 
     def _set(self, state: RunnerState) -> None:
         self._state = state
+        # A fresh event for each change: those that wait now run once, later ones wait for the next change.
         self._changed.set()
         self._changed = asyncio.Event()
         for tell in self.on_change:

@@ -169,6 +169,7 @@ class Patience:
         """Seconds to wait before the next start, after `n_failures` in a row."""
         if n_failures <= 1:
             return 0.0
+        # The exponent is bounded, because a float overflows at 2.0 ** 1024.
         return min(self.max_pause_s, self.first_pause_s * 2.0 ** min(n_failures - 2, 30))
 
 

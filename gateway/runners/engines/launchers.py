@@ -141,6 +141,7 @@ def _estimate_llamacpp_bytes(weights: Path, n_tokens: int) -> int:
 
 def default_threads() -> int:
     """Half the cores this process may use: the other half serves, embeds and streams."""
+    # The affinity follows the cpuset of a container; `cpu_count` counts all cores of the machine.
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, usable // 2)
 
@@ -202,10 +203,12 @@ def build_vllm_launch(settings: RunnerSettings, alias: str, api_key: str) -> Lau
     argv = ["vllm", "serve", settings.model, "--served-model-name", alias]
     argv += ["--host", "127.0.0.1", "--port", "${PORT}"]
     argv += ["--max-model-len", str(settings.context_tokens), "--max-num-seqs", str(settings.n_parallel)]
+    # vLLM takes a share of the whole device, not a size.
     if total and settings.memory_bytes:
         argv += ["--gpu-memory-utilization", f"{settings.memory_bytes / total:.4f}"]
     if level:
         argv.append("--enable-sleep-mode")
+    # In the environment: command lines can be read by every user of the machine.
     env = {"VLLM_API_KEY": "${API_KEY}", **dict(settings.env)}
     if level:
         env["VLLM_SERVER_DEV_MODE"] = "1"  # else there are no routes to sleep and wake

@@ -22,6 +22,7 @@ def die_with_parent() -> None:
 
 def serve(order: dict[str, Any]) -> Any:
     """A running server; it lives as long as the object."""
+    # Before the import, because CUDA reads the variable when it starts.
     if order["gpu"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = order["gpu"]
     import xllamacpp
@@ -30,9 +31,11 @@ def serve(order: dict[str, Any]) -> Any:
     params.model.path = order["model"]
     params.model_alias = {order["alias"]}
     params.api_keys = [order["api_key"]]
+    # Port 0: the kernel chooses a free one, which no other process can take in between.
     params.hostnames, params.port = ["127.0.0.1"], 0
     params.cors_origins = "http://127.0.0.1"
     params.n_parallel = order["n_parallel"]
+    # llama.cpp divides its context by the number of slots.
     params.n_ctx = order["context_tokens"] * order["n_parallel"]
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = order["n_threads"]
     if order["n_gpu_layers"] is not None:

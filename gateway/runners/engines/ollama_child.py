@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 KEEP_S = 300
 REFRESH_S = 60.0
 LOOK_EVERY_S = 2.0
+# The gateway's own time limit for a load is shorter and ends this process.
 LOAD_S, SHORT_S = 3600.0, 10.0
 
 
@@ -46,6 +47,8 @@ def ask(url: str, path: str, body: dict[str, Any] | None = None, timeout_s: floa
 
 def keep(url: str, model: str, seconds: int, timeout_s: float = SHORT_S) -> None:
     """Load the model if it is not there, and keep it so long after its last request; 0 lets it go."""
+    # A request without a prompt only loads the model, and a `keep_alive` of 0 unloads it (Ollama,
+    # docs/api.md).
     ask(url, "/api/generate", {"model": model, "keep_alive": seconds, "stream": False}, timeout_s)
 
 

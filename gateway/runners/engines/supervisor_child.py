@@ -31,6 +31,8 @@ def prctl(option: int, value: int) -> None:
 
 
 def free_port() -> int:
+    # The port is free, not reserved: another process may take it before the server binds it. The server
+    # then fails, and the runner starts another with another port.
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -46,6 +48,8 @@ def start(order: dict[str, Any], port: int) -> subprocess.Popen[bytes]:
             text = text.replace(name, value)
         return text
 
+    # The death signal is set between fork and exec, and exec keeps it unless the program is set-user-ID:
+    # prctl(2).
     return subprocess.Popen(  # noqa: S603 (the operator's own command)
         [fill(word) for word in order["argv"]],
         stdin=subprocess.DEVNULL,
@@ -67,6 +71,7 @@ def is_healthy(port: int, path: str) -> bool:
 
 def end(server: subprocess.Popen[bytes], grace_s: float) -> None:
     """End the server and its children, first by SIGTERM."""
+    # A second signal in the middle of this would leave children of the server alive.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, signal.SIG_IGN)
     if server.poll() is None:
@@ -75,6 +80,7 @@ def end(server: subprocess.Popen[bytes], grace_s: float) -> None:
             server.wait(grace_s)
         except subprocess.TimeoutExpired:
             server.kill()
+    # In rounds, because the children of each killed process are adopted here and found only then.
     while LINUX and (children := _children()):
         for pid in children:
             os.kill(pid, signal.SIGKILL)
@@ -84,26 +90,29 @@ def end(server: subprocess.Popen[bytes], grace_s: float) -> None:
 
 def _children() -> list[int]:
     """Direct ones, and those adopted because their parent is gone."""
+    # Listed per thread, by kernels built with CONFIG_PROC_CHILDREN: proc(5).
     tasks = Path("/proc/self/task").glob("*/children")
     return [int(pid) for task in tasks for pid in task.read_text().split()]
 
 
 def watch(server: subprocess.Popen[bytes], control: socket.socket, order: dict[str, Any], port: int) -> int:
     """Report once it is healthy, then wait for its end or the gateway's; the exit status."""
-    told, control_ended = False, False
+    reported, control_ended = False, False
     with selectors.DefaultSelector() as selector:
         selector.register(control, selectors.EVENT_READ)
         if LINUX:  # elsewhere its end is noticed at the next look
             selector.register(os.pidfd_open(server.pid), selectors.EVENT_READ)
         while server.poll() is None and not control_ended:
-            if not told and is_healthy(port, order["health_path"]) and server.poll() is None:
+            # Polled again after the answer: another process may answer on the port of a server that has
+            # just ended.
+            if not reported and is_healthy(port, order["health_path"]) and server.poll() is None:
                 control.sendall(json.dumps({"address": f"http://127.0.0.1:{port}"}).encode() + b"\n")
-                told = True
-            for key, _ in selector.select(LOOK_EVERY_S if told else PROBE_EVERY_S):
+                reported = True
+            for key, _ in selector.select(LOOK_EVERY_S if reported else PROBE_EVERY_S):
                 control_ended = key.fileobj is control and not control.recv(4096)
     if control_ended:
         return 0
-    if not told:
+    if not reported:
         time.sleep(0.05)  # its last words come through another pipe
         control.sendall(json.dumps({"error": f"the command ended ({server.returncode})"}).encode() + b"\n")
     return server.returncode or 1
@@ -111,6 +120,7 @@ def watch(server: subprocess.Popen[bytes], control: socket.socket, order: dict[s
 
 def main() -> None:
     """Until the server ends, or the gateway closes its end of the socket, as any death of it does."""
+    # Orphans of the server get this process as their parent instead of init: prctl(2).
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     control = socket.socket(fileno=0)

@@ -65,6 +65,8 @@ class Job:
         if self.finish is not None:
             return
         self.tokens.append(token)
+        # All tokens again: the text of one can depend on those before it, such as a space or half a
+        # character.
         text = decode(self.tokens, skip_special_tokens=True)
         cut = min((at for word in self.stop if (at := text.find(word)) >= 0), default=None)
         if token in ends or cut is not None:
@@ -97,7 +99,9 @@ class Model:
         device = order["device"]
         free = torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else 0
         more = {"gguf_file": order["weights_file"]} if order["weights_file"] else {}
+        # Many CPUs have no fast bfloat16.
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        # Padded on the left, because generation goes on at the right end of every row.
         self.tokenizer = AutoTokenizer.from_pretrained(order["model"], padding_side="left", **more)
         self.model = AutoModelForCausalLM.from_pretrained(order["model"], dtype=dtype, **more)
         self.model.to(device).eval()
@@ -160,6 +164,8 @@ class Model:
         import torch
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
+        # `generate` knows one temperature for all rows, so each row is scaled here by its own.
+        # ids (n_rows, n_tokens), scores (n_rows, n_vocabulary)
         def choose(ids: Any, scores: Any) -> Any:
             return torch.stack([warp_scores(row, job, torch) for row, job in zip(scores, jobs, strict=True)])
 
@@ -169,6 +175,7 @@ class Model:
             return torch.tensor([job.finish is not None for job in jobs], device=ids.device)
 
         batch = self.tokenizer.pad({"input_ids": [job.prompt for job in jobs]}, return_tensors="pt")
+        # top_k=0 switches off the library's default of 50.
         with torch.inference_mode():
             self.model.generate(
                 **batch.to(self.model.device),
@@ -193,6 +200,8 @@ def warp_scores(row: Any, job: Job, torch: Any) -> Any:
     if job.top_p < 1:
         ordered, places = row.sort(descending=True)
         share = ordered.softmax(-1)
+        # Nucleus sampling (arXiv:1904.09751). `cumsum - share` is the mass before a token, so the likeliest
+        # one always stays.
         row[places[share.cumsum(-1) - share >= job.top_p]] = float("-inf")
     return row
 
