@@ -36,7 +36,7 @@ from .calling import (
 from .lines import EMBEDDED_HERE, FaultyLine, InputFile, LineReader
 from .outcomes import CallFailure, CallOutcome, PlanEnded, build_refusal_line, build_skipped_line, next_step
 from .planning import LineRouter, LocalExpertQueue, Pairs
-from .results import CallResult, ClosedLine, Results
+from .results import BatchResults, CallResult, ClosedLine
 from .store import BatchLine, BatchStore, PendingCall, Worklist
 
 Halt = Literal["stopped", "cancelled", "expired"]
@@ -83,7 +83,7 @@ class BatchRun:
         reader: LineReader,
         source: InputFile,
         worklist: Worklist,
-        results: Results,
+        results: BatchResults,
     ) -> None:
         services, batch = context.services, results.batch
         self._context = context
@@ -280,7 +280,7 @@ class BatchRun:
             return CallOutcome(
                 AttemptRecord(row.expert, "moved_on", error=error.message), failure=CallFailure.of(error)
             )
-        n_out = _expected_tokens(request, row.expert)
+        n_out = _predict_tokens(request, row.expert)
         # None: calls in progress reserved the rest, and usually cost less than they reserved.
         while not self._spend_cap.reserve(row, row.expert, call, n_out):
             await self._pause(POLL_S)
@@ -328,7 +328,7 @@ def _build_unmade_line(line: BatchLine, why: Halt) -> ClosedLine:
     return ClosedLine(line, build_skipped_line(line.custom_id, *SKIP_REASONS[why]))
 
 
-def _expected_tokens(request: ExecutionRequest, expert: str) -> float | None:
+def _predict_tokens(request: ExecutionRequest, expert: str) -> float | None:
     decision = request.decision
     if not isinstance(decision, Decision) or expert not in decision.experts:
         return None

@@ -16,7 +16,7 @@ from ..services import Services
 from ..storage.journal import pack_decision
 from .lines import FaultyLine, InputFile, LineReader
 from .outcomes import OutputLine, build_refusal_line, list_experts
-from .results import ClosedLine, Results
+from .results import BatchResults, ClosedLine
 from .store import BatchLine, RoutedLine, Worklist
 
 # The encoder and the predictors run once for all of these.
@@ -27,7 +27,12 @@ class LineRouter:
     """Routes the lines of one batch."""
 
     def __init__(
-        self, services: Services, reader: LineReader, source: InputFile, worklist: Worklist, results: Results
+        self,
+        services: Services,
+        reader: LineReader,
+        source: InputFile,
+        worklist: Worklist,
+        results: BatchResults,
     ) -> None:
         self._services = services
         self._reader = reader

@@ -66,7 +66,7 @@ def errors_path(out_path: str) -> Path:
     return Path(out_path).with_suffix(".errors.jsonl")
 
 
-class Results:
+class BatchResults:
     """The only writer of a batch's results. `batch` holds its progress and cost."""
 
     def __init__(self, batch: Batch, store: BatchStore, worklist: Worklist, accounting: Accounting) -> None:

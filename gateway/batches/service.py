@@ -22,7 +22,7 @@ from .execution import GRACE_S, BatchContext, BatchRun, Halt
 from .files import FileStore
 from .lines import EMBEDDED_HERE, InputFile, LineReader, validate
 from .planning import LocalExpertQueue
-from .results import Results, discard, errors_path, publish
+from .results import BatchResults, discard, errors_path, publish
 from .store import Worklist, new_id
 from .types import Batch, BatchEnded, BatchNotKnown, LineError, Status
 
@@ -174,7 +174,7 @@ class BatchService:
                 batch = await self._work_locked(batch_id)
             # Only at the end: if the lock of a running batch were removed, a second process could create a
             # new file of that name and lock it too.
-            if batch.ended:
+            if batch.has_ended:
                 self._lock_path(batch_id).unlink(missing_ok=True)
             return batch
 
@@ -188,7 +188,7 @@ class BatchService:
             batch = await self._execute(batch, reader, worklist)
         if batch.status == "finalizing":
             batch = await asyncio.to_thread(self._publish, batch, worklist)
-        if batch.ended:
+        if batch.has_ended:
             await asyncio.to_thread(discard, batch, self._store, worklist)
         return batch
 
@@ -209,7 +209,9 @@ class BatchService:
             source = InputFile(Path(batch.input_path))
         except FileNotFoundError:
             return await self._set_status(batch, "failed", errors=(INPUT_GONE,))
-        results = await asyncio.to_thread(Results, batch, self._store, worklist, self._context.accounting)
+        results = await asyncio.to_thread(
+            BatchResults, batch, self._store, worklist, self._context.accounting
+        )
         run = BatchRun(self._context, reader, source, worklist, results)
         self._runs[batch.id] = run
         try:

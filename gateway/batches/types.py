@@ -90,7 +90,7 @@ class Batch:
     times: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether the batch is in a final status."""
         return self.status in ENDED
 
@@ -111,8 +111,8 @@ class Batch:
             "input_file_id": self.input_file_id,
             "completion_window": self.window,
             "status": self.status,
-            "output_file_id": self.output_file_id if self.ended and self.output_bytes else None,
-            "error_file_id": self.error_file_id if self.ended and self.error_bytes else None,
+            "output_file_id": self.output_file_id if self.has_ended and self.output_bytes else None,
+            "error_file_id": self.error_file_id if self.has_ended and self.error_bytes else None,
             "created_at": self.times.get("created_at"),
             "expires_at": int(self.expires_at),
             **{f"{moment}_at": self.times.get(f"{moment}_at") for moment in moments},

@@ -144,7 +144,7 @@ def resume(
     config = read_config(config_path, quiet=as_json)
     with _open_store(config) as store:
         batch = _get_batch(store, batch_id)
-        if batch.ended:
+        if batch.has_ended:
             raise click.ClickException(f"{batch_id} is {batch.status}; it cannot be resumed")
         path = Path(batch.input_path)
         if not path.exists() or read_file_mark(path) != batch.input_mark:
@@ -200,7 +200,7 @@ async def _cancel_batch(config: "Config", batch_id: str) -> "Batch":
         batch = await jobs.cancel(batch_id, None)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CANCEL_TIMEOUT_S):
-                while not batch.ended:
+                while not batch.has_ended:
                     await asyncio.sleep(POLL_S)
                     batch = await jobs.find(batch_id, None)
         await jobs.stop()
@@ -233,7 +233,7 @@ def _refuse_to_overwrite(store: "BatchStore", out: Path) -> None:
     from ..batches.results import errors_path
 
     for batch in store.list_all():
-        if batch.out_path == str(out.absolute()) and not batch.ended:
+        if batch.out_path == str(out.absolute()) and not batch.has_ended:
             raise click.ClickException(
                 f"{batch.id} writes to {out} and is not finished: thalamus batch resume {batch.id}"
             )
@@ -268,7 +268,7 @@ def _run_and_report(
     )
     for fault in () if as_json else done.errors:
         click.echo(_format_error(fault), err=True)
-    if not done.ended:
+    if not done.has_ended:
         click.echo(f"stopped; continue with: thalamus batch resume {done.id}", err=True)
         raise SystemExit(INTERRUPTED)
     if done.status != "completed" or done.n_failed:

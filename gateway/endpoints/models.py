@@ -46,7 +46,7 @@ def describe_models(services: Services) -> Iterator[dict[str, Any]]:
         yield _to_openai("auto" if name == "auto" else f"auto:{name}", "thalamus", facts)
     for expert in services.config.experts:
         yield _to_openai(
-            expert.name, _owned_by(expert), _describe_expert(services, expert, profile_of(expert))
+            expert.name, _name_owner(expert), _describe_expert(services, expert, profile_of(expert))
         )
     if services.embedders is not None:
         for name in services.embedders.names:
@@ -57,7 +57,7 @@ def _to_openai(name: str, owner: str, facts: dict[str, Any]) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": STARTED_AT, "owned_by": owner, "thalamus": facts}
 
 
-def _owned_by(expert: ExpertConfig) -> str:
+def _name_owner(expert: ExpertConfig) -> str:
     return "local" if expert.is_local else expert.provider
 
 

@@ -100,7 +100,7 @@ _COLUMNS: tuple[tuple[str, Callable[[JournalEntry], Any]], ...] = (
     ("plan TEXT NOT NULL", attrgetter("plan")),
     ("tier TEXT", lambda entry: entry.decision.tier if entry.decision else None),
     ("propensity REAL NOT NULL", lambda entry: entry.decision.propensity if entry.decision else 1.0),
-    ("decision BLOB", lambda entry: _packed(entry.decision) if entry.decision else None),
+    ("decision BLOB", lambda entry: _pack_column(entry.decision) if entry.decision else None),
     ("attempts BLOB", lambda entry: msgspec.json.encode(entry.attempts)),
     ("status INTEGER NOT NULL", attrgetter("status")),
     ("error TEXT", attrgetter("error")),
@@ -160,7 +160,7 @@ def describe_decision(decision: Decision | TextChoice) -> dict[str, Any]:
     return decision.record() if isinstance(decision, TextChoice) else decision_record(decision)
 
 
-def _packed(decision: Decision | TextChoice) -> bytes:
+def _pack_column(decision: Decision | TextChoice) -> bytes:
     if isinstance(decision, TextChoice):
         return msgspec.msgpack.encode({"record": decision.record()})
     return pack_decision(decision)
@@ -310,7 +310,7 @@ class Journal:
             while self._waiting:
                 batch = [entry for entry, _ in zip(list(self._waiting.values()), range(BATCH), strict=False)]
                 rows = [row for entry in batch if (row := self._row(entry))]
-                with self._connected() as database:
+                with self._open_connection() as database:
                     database.executemany(_INSERT, rows)
                 # Only now: until the commit `get` must find them here. Written twice is harmless (OR IGNORE).
                 for entry in batch:
@@ -322,7 +322,7 @@ class Journal:
         self._trouble = None
         return True
 
-    def _connected(self) -> sqlite3.Connection:
+    def _open_connection(self) -> sqlite3.Connection:
         """The writer's own connection; a new one after trouble."""
         if self._database is None:
             self._database = _connect(Path(self._config.path))

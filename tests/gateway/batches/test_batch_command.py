@@ -59,9 +59,9 @@ async def test_a_file_is_answered_without_a_server(tmp_path: Path) -> None:
         write(tmp_path, *(line(str(n), "says-a") for n in range(20)), line("bad", "status-400"))
         status, out, err = await thalamus(tmp_path, "run", "in.jsonl", "out.jsonl", "--json")
         assert (status, err) == (1, "")
-        told = json.loads(out)
-        assert (told["status"], told["request_counts"]["completed"]) == ("completed", 20)
-        assert told["thalamus"]["cost_usd"] == 500
+        response = json.loads(out)
+        assert (response["status"], response["request_counts"]["completed"]) == ("completed", 20)
+        assert response["thalamus"]["cost_usd"] == 500
         assert ids(tmp_path / "out.jsonl") == [str(n) for n in range(20)]
         assert ids(tmp_path / "out.errors.jsonl") == ["bad"]
         status, out, err = await thalamus(tmp_path, "status")
@@ -75,11 +75,11 @@ async def test_a_file_is_answered_without_a_server(tmp_path: Path) -> None:
 async def test_what_is_wrong_with_a_file_is_told_by_line(tmp_path: Path) -> None:
     async with FakeUpstream() as upstream:
         configure(tmp_path, upstream, "good")
-        write(tmp_path, line("1", "good"), line("2", "nobody"), b"{")
+        write(tmp_path, line("1", "good"), line("2", "missing"), b"{")
         status, out, err = await thalamus(tmp_path, "run", "in.jsonl", "out.jsonl")
         assert (status, out.startswith("failed: 0 of 1 lines answered")) == (1, True), out
         complaints = err.splitlines()
-        assert complaints[0].startswith("line 2: there is no model 'nobody'")
+        assert complaints[0].startswith("line 2: there is no model 'missing'")
         assert complaints[1].startswith("line 3: not valid JSON")
         assert not (tmp_path / "out.jsonl").exists()
 
@@ -178,7 +178,7 @@ async def test_kill_9_costs_no_line_and_doubles_none(tmp_path: Path) -> None:
         write(tmp_path, *(line(str(k), models[k % 4]) for k in range(n)))
         process = await begin(tmp_path, "run", "in.jsonl", "out.jsonl")
         for _ in range(n_kills):
-            await asked_again(upstream)
+            await wait_for_call(upstream)
             await asyncio.sleep(draw.uniform(0, 0.2))
             assert process.returncode is None
             process.kill()
@@ -190,7 +190,7 @@ async def test_kill_9_costs_no_line_and_doubles_none(tmp_path: Path) -> None:
         assert ids(tmp_path / "out.errors.jsonl") == [str(k) for k in range(n) if k % 4 == 3]
 
 
-async def asked_again(upstream: FakeUpstream) -> None:
+async def wait_for_call(upstream: FakeUpstream) -> None:
     """Wait until the upstream receives a request."""
     n_seen = len(upstream.calls)
     async with asyncio.timeout(30):
@@ -203,7 +203,7 @@ async def test_an_input_that_has_changed_is_not_resumed(tmp_path: Path) -> None:
         configure(tmp_path, upstream, "hang")
         write(tmp_path, line("1", "hang"))
         process = await begin(tmp_path, "run", "in.jsonl", "out.jsonl")
-        await asked_again(upstream)
+        await wait_for_call(upstream)
         process.kill()
         await process.wait()
         write(tmp_path, line("1", "hang"), line("2", "hang"))

@@ -31,7 +31,7 @@ async def client(
         yield made, served
 
 
-def kept(tmp_path: Path) -> list[str]:
+def list_stored(tmp_path: Path) -> list[str]:
     return sorted(path.name for path in (tmp_path / "batches" / "files").iterdir())
 
 
@@ -49,7 +49,7 @@ async def test_a_file_is_kept_listed_read_and_deleted(tmp_path: Path) -> None:
         assert [file.id async for file in ai.files.list()] == [made.id]
         assert (await ai.files.delete(made.id)).deleted
         assert [file.id async for file in ai.files.list()] == []
-        assert kept(tmp_path) == []
+        assert list_stored(tmp_path) == []
         with pytest.raises(openai.NotFoundError, match="no file"):
             await ai.files.content(made.id)
 
@@ -109,7 +109,7 @@ async def test_what_cannot_be_kept_leaves_nothing_behind(
         with pytest.raises(openai.APIStatusError, match=said) as refused:
             await ai.files.create(file=file, purpose=purpose)
         assert refused.value.status_code in (400, 413)
-        assert kept(tmp_path) == []
+        assert list_stored(tmp_path) == []
 
 
 async def test_a_file_far_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ async def test_a_form_at_fault_is_refused(tmp_path: Path, kind: str, body: bytes
     async with client(tmp_path) as (_, served):
         answer = await served.post("files", body, content_type=kind)
         assert (answer.status, said in answer.error["message"]) == (400, True), answer.error
-        assert kept(tmp_path) == []
+        assert list_stored(tmp_path) == []
 
 
 async def test_a_client_that_goes_away_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -159,10 +159,10 @@ async def test_a_client_that_goes_away_leaves_nothing_behind(tmp_path: Path) -> 
         writer.write((head + "content-length: 5000\r\n\r\n" + part).encode())
         await writer.drain()
         async with asyncio.timeout(5):
-            while not kept(tmp_path):  # noqa: ASYNC110 (nothing tells)
+            while not list_stored(tmp_path):  # noqa: ASYNC110 (nothing tells)
                 await asyncio.sleep(0.01)
             writer.transport.abort()
-            while kept(tmp_path):  # noqa: ASYNC110
+            while list_stored(tmp_path):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert await reader.read() == b""
 

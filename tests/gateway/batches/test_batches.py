@@ -77,7 +77,7 @@ async def test_everything_wrong_with_a_file_is_told_by_line(tmp_path: Path) -> N
             ({**line("6", "good"), "url": "/v1/nothing"}, "invalid_url"),
             ({**line("7", "good"), "url": "/v1/completions"}, "invalid_url"),
             ({**line("8", "good"), "body": None}, "missing_required_parameter"),
-            (line("9", "nobody"), "model_not_found"),
+            (line("9", "missing"), "model_not_found"),
             (line("10", "good", stream=True), "invalid_value"),
             (line("11", "good", api_base="http://evil"), "forbidden_field"),
             (line("12", "auto", router={"polcy": "x"}), "invalid_value"),
@@ -325,7 +325,7 @@ async def test_texts_are_embedded_here_or_by_an_expert_as_live(tmp_path: Path) -
         assert output[2]["response"]["body"]["data"][0]["embedding"] == live.data[0].embedding
         assert output[1]["response"]["body"]["data"][0]["embedding"] == [0.5, 0.25]
         assert [row["thalamus"]["cost_usd"] for row in output] == [0, None, 0]
-        wrong = [text("1", "nobody"), text("2", "minilm", input=7), text("3", "minilm", dimensions=3)]
+        wrong = [text("1", "missing"), text("2", "minilm", input=7), text("3", "minilm", dimensions=3)]
         batch, _, _ = await at.run(*wrong, endpoint=url)
         assert [(error.line, error.param) for error in batch.errors.data] == [
             (1, "body.model"),
