@@ -1,7 +1,7 @@
 """All local experts: who shares a process with whom, who may ask, and who holds memory when.
 
-One task decides (`policies.decide_residency`, a pure function of a snapshot) and has it done; whoever wants
-something stands in line and stirs it.
+One task decides (`policies.decide_residency`, a pure function of a snapshot) and carries it out; requests
+wait in line and wake it.
 """
 
 import asyncio
@@ -181,7 +181,7 @@ class Runners(Mapping[str, Runner]):
     async def take(self, expert: str, *, wait_s: float, priority: int = 0) -> Lease:
         """A turn at the runner of an expert, once it is loaded and has room.
 
-        Whoever took it gives it back. Of those in line a higher `priority` goes first.
+        The caller releases it. In line, a higher `priority` goes first.
 
         Raises:
             RunnerUnavailable: not within `wait_s`; RunnerBusy: too many wait; RunnerFailed: it cannot be

@@ -1,4 +1,4 @@
-"""Gathering: a lone query at once, company of like length, nobody lost."""
+"""Gathering: a lone query at once, company of like length, none lost."""
 
 import asyncio
 import threading

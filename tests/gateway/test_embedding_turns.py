@@ -1,4 +1,4 @@
-"""Texts of many requests in turn: order kept, nobody starved, nothing read for who is gone."""
+"""Texts of many requests in turn: order kept, none starved, nothing read for who is gone."""
 
 import asyncio
 import threading

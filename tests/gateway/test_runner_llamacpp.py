@@ -48,7 +48,7 @@ async def ask(http: aiohttp.ClientSession, runner: Runner, **fields: Any) -> tup
 
 
 def gone(pid: int, within_s: float = 10) -> bool:
-    """Whether the process is no more, or only a zombie nobody has collected yet."""
+    """Whether the process is no more, or only a zombie that is not collected yet."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         try:
