@@ -38,7 +38,7 @@ def free_port() -> int:
         return port
 
 
-class Gateway:
+class GatewayRun:
     """A `thalamus serve` that is started again whenever it is killed."""
 
     def __init__(self, folder: Path, config: dict[str, object]) -> None:
@@ -133,7 +133,9 @@ async def ask_live(url: str, told: Counter[str], longest_s: list[float]) -> None
             await asyncio.sleep(0.25)
 
 
-async def torment(gateway: Gateway, client: openai.AsyncOpenAI, batch_id: str, n_kills: int) -> Counter[str]:
+async def torment(
+    gateway: GatewayRun, client: openai.AsyncOpenAI, batch_id: str, n_kills: int
+) -> Counter[str]:
     """Kill until enough have died or the batch has ended."""
     draw = random.Random(SEED)
     killed: Counter[str] = Counter()
@@ -167,7 +169,7 @@ async def run(n_lines: int, n_kills: int) -> None:
             "max_parallel": 6,
         }
         local = {"name": "local", "runner": {"model": "bundled/smollm2-135m", "context_tokens": 512}}
-        gateway = Gateway(Path(name), {"experts": [remote, local], "embeddings": {"enabled": False}})
+        gateway = GatewayRun(Path(name), {"experts": [remote, local], "embeddings": {"enabled": False}})
         told: Counter[str] = Counter()
         longest_s = [0.0]
         await gateway.start()

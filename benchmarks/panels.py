@@ -44,7 +44,7 @@ QUESTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Asked:
     """What a client got. tokens: read and written by all who were asked, 0 where unknown."""
 
     status: int
@@ -54,7 +54,7 @@ class Answer:
     took_s: float = 0.0
 
 
-async def ask(client: AsyncOpenAI, model: str, prompt: str, max_tokens: int, stream: bool = False) -> Answer:
+async def ask(client: AsyncOpenAI, model: str, prompt: str, max_tokens: int, stream: bool = False) -> Asked:
     """One question as the official client asks it."""
     messages: Any = [{"role": "user", "content": prompt}]
     began = time.monotonic()
@@ -75,7 +75,7 @@ async def ask(client: AsyncOpenAI, model: str, prompt: str, max_tokens: int, str
         headers, status = error.response.headers, error.status_code
     prefix = "x-thalamus-"
     facts = {key.removeprefix(prefix): value for key, value in headers.items() if key.startswith(prefix)}
-    return Answer(status, text, facts, tokens, time.monotonic() - began)
+    return Asked(status, text, facts, tokens, time.monotonic() - began)
 
 
 def panel(aggregator: str, **more: Any) -> dict[str, Any]:
@@ -106,7 +106,7 @@ async def quality(artifact: Path, n: int, at_once: int) -> None:
     train, _ = bundled_outcomes()
     asked = [*train.experts, "auto:one", "auto:vote", f"auto:{AGGREGATOR}"]
     policies = {"one": {"encoder": "always"}, "vote": panel("vote"), AGGREGATOR: panel(AGGREGATOR)}
-    rows: list[list[tuple[float, Answer]]] = []
+    rows: list[list[tuple[float, Asked]]] = []
     with tempfile.TemporaryDirectory() as scratch, progress_bar() as on_progress:
         config = config_of(artifact, Path(scratch), {}, policies)
         with gateway(Path(scratch), config) as (url, _):
@@ -128,12 +128,12 @@ async def quality(artifact: Path, n: int, at_once: int) -> None:
     show(asked, rows, train.experts[train.best_single()])
 
 
-async def graded(client: AsyncOpenAI, name: str, probe: Probe) -> tuple[float, Answer]:
+async def graded(client: AsyncOpenAI, name: str, probe: Probe) -> tuple[float, Asked]:
     answer = await ask(client, name, probe.prompt, probe.max_tokens)
     return (await asyncio.to_thread(grade, answer.text, probe) if answer.status == 200 else 0.0), answer
 
 
-def show(asked: Sequence[str], rows: Sequence[Sequence[tuple[float, Answer]]], single: str) -> None:
+def show(asked: Sequence[str], rows: Sequence[Sequence[tuple[float, Asked]]], single: str) -> None:
     """Markdown, one line for each that was asked; cost in tokens and seconds: nothing here costs money."""
     if not rows:
         return
@@ -190,7 +190,7 @@ async def failures(artifact: Path) -> None:
                             told(question, await ask(client, "auto:panel", question, 24, stream), stream)
 
 
-def told(question: str, answer: Answer, stream: bool) -> None:
+def told(question: str, answer: Asked, stream: bool) -> None:
     facts = ", ".join(
         f"{key} {answer.facts[key]}" for key in ("plan", "expert", "reason") if key in answer.facts
     )

@@ -218,12 +218,12 @@ class AnswerLogprobs(msgspec.Struct):
     content: list[TokenLogprob] | None = None
 
 
-class AnswerMessage(msgspec.Struct):
+class ScoredMessage(msgspec.Struct):
     content: str | None = None
 
 
-class AnswerChoice(msgspec.Struct):
-    message: AnswerMessage
+class ScoredChoice(msgspec.Struct):
+    message: ScoredMessage
     logprobs: AnswerLogprobs | None = None
 
     def confidence(self) -> float | None:
@@ -236,7 +236,7 @@ class AnswerChoice(msgspec.Struct):
 class AnswerCompletion(msgspec.Struct):
     """The fields of a chat completion that grading needs."""
 
-    choices: list[AnswerChoice]
+    choices: list[ScoredChoice]
     usage: Usage | None = None
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, TypeVar, overload
 import httpx
 
 from . import exchange
-from .exchange import Call, Gateway, InputType, Prompt, Router, parse_reply, raise_client_errors
+from .exchange import ClientCall, GatewayAddress, InputType, Prompt, Router, parse_reply, raise_client_errors
 from .stream import Transcript
 from .values import Answered, Chat, Chunk, Embeddings, Health, Model, Routed, RouteDecision
 
@@ -38,7 +38,7 @@ class Client:
         max_retries: int = MAX_RETRIES,
         http_client: httpx.Client | None = None,
     ) -> None:
-        self._gateway = Gateway.at(base_url, api_key, timeout, max_retries)
+        self._gateway = GatewayAddress.at(base_url, api_key, timeout, max_retries)
         self._http = http_client or httpx.Client(mounts=LOOPBACK)
         self._owned = http_client is None
 
@@ -126,13 +126,13 @@ class Client:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _ask(self, call: Call[T]) -> T:
+    def _ask(self, call: ClientCall[T]) -> T:
         response = self._open(call)
         with raise_client_errors():
             response.read()
         return parse_reply(call, response)
 
-    def _open(self, call: Call[Any]) -> httpx.Response:
+    def _open(self, call: ClientCall[Any]) -> httpx.Response:
         """A response that answers, its body unread; asks again where that may help."""
         n_tried = 0
         while True:
@@ -201,7 +201,7 @@ class AsyncClient:
         max_retries: int = MAX_RETRIES,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
-        self._gateway = Gateway.at(base_url, api_key, timeout, max_retries)
+        self._gateway = GatewayAddress.at(base_url, api_key, timeout, max_retries)
         self._http = http_client or httpx.AsyncClient(mounts=LOOPBACK)
         self._owned = http_client is None
 
@@ -289,13 +289,13 @@ class AsyncClient:
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
 
-    async def _ask(self, call: Call[T]) -> T:
+    async def _ask(self, call: ClientCall[T]) -> T:
         response = await self._open(call)
         with raise_client_errors():
             await response.aread()
         return parse_reply(call, response)
 
-    async def _open(self, call: Call[Any]) -> httpx.Response:
+    async def _open(self, call: ClientCall[Any]) -> httpx.Response:
         """A response that answers, its body unread; asks again where that may help."""
         n_tried = 0
         while True:

@@ -38,7 +38,7 @@ LONGEST_PAUSE_S = 30.0  # a gateway that asks for a longer one gets no retry: th
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ClientReply:
     """A complete answer, decoded."""
 
     status: int
@@ -47,12 +47,12 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
+class ClientCall(Generic[T]):
     """One question to the gateway and how its answer is read; `also_ok` is a status ≥ 400 that answers."""
 
     method: str
     path: str
-    parse: Callable[[Reply], T]
+    parse: Callable[[ClientReply], T]
     body: Json | None = None
     also_ok: int | None = None
 
@@ -60,8 +60,8 @@ class Call(Generic[T]):
         return response.is_success or response.status_code == self.also_ok
 
 
-def build_chat_call(messages: Prompt, model: str, router: Router, params: Json) -> Call[Chat]:
-    return Call(
+def build_chat_call(messages: Prompt, model: str, router: Router, params: Json) -> ClientCall[Chat]:
+    return ClientCall(
         "POST",
         "/v1/chat/completions",
         lambda reply: Chat.parse(reply.payload, reply.routed),
@@ -69,17 +69,17 @@ def build_chat_call(messages: Prompt, model: str, router: Router, params: Json) 
     )
 
 
-def build_route_call(messages: Prompt, model: str, router: Router, params: Json) -> Call[RouteDecision]:
-    return Call("POST", "/v1/route", _decision, _chat_body(messages, model, router, params))
+def build_route_call(messages: Prompt, model: str, router: Router, params: Json) -> ClientCall[RouteDecision]:
+    return ClientCall("POST", "/v1/route", _decision, _chat_body(messages, model, router, params))
 
 
 def build_embeddings_call(
     texts: str | Sequence[str], model: str, input_type: InputType | None, router: Router, params: Json
-) -> Call[Embeddings]:
+) -> ClientCall[Embeddings]:
     body = {"model": model, "input": texts if isinstance(texts, str) else list(texts), **params}
     if input_type is not None:
         body["input_type"] = input_type
-    return Call(
+    return ClientCall(
         "POST",
         "/v1/embeddings",
         lambda reply: Embeddings.parse(reply.payload, reply.routed),
@@ -87,19 +87,21 @@ def build_embeddings_call(
     )
 
 
-def build_models_call() -> Call[tuple[Model, ...]]:
-    return Call("GET", "/v1/models", lambda reply: Model.parse_list(reply.payload))
+def build_models_call() -> ClientCall[tuple[Model, ...]]:
+    return ClientCall("GET", "/v1/models", lambda reply: Model.parse_list(reply.payload))
 
 
-def build_decision_call(decision_id: str) -> Call[RouteDecision]:
-    return Call("GET", f"/v1/decisions/{quote(decision_id, safe='')}", _decision)
+def build_decision_call(decision_id: str) -> ClientCall[RouteDecision]:
+    return ClientCall("GET", f"/v1/decisions/{quote(decision_id, safe='')}", _decision)
 
 
-def build_health_call() -> Call[Health]:
-    return Call("GET", "/health/ready", lambda reply: Health(reply.status < 400, reply.payload), also_ok=503)
+def build_health_call() -> ClientCall[Health]:
+    return ClientCall(
+        "GET", "/health/ready", lambda reply: Health(reply.status < 400, reply.payload), also_ok=503
+    )
 
 
-def _decision(reply: Reply) -> RouteDecision:
+def _decision(reply: ClientReply) -> RouteDecision:
     return RouteDecision.parse(reply.payload)
 
 
@@ -116,7 +118,7 @@ def _add_router(body: dict[str, Any], router: Router) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Gateway:
+class GatewayAddress:
     """Where the gateway is and how it is asked."""
 
     url: httpx.URL
@@ -127,7 +129,7 @@ class Gateway:
     @classmethod
     def at(
         cls, base_url: str, api_key: str | None, timeout: float | httpx.Timeout, max_retries: int
-    ) -> "Gateway":
+    ) -> "GatewayAddress":
         """A checked address and key.
 
         Raises:
@@ -146,7 +148,7 @@ class Gateway:
             timeout = httpx.Timeout(timeout, connect=min(timeout, 10.0))
         return cls(_parse_base_url(base_url), timeout, max_retries, headers)
 
-    def request(self, call: Call[Any]) -> httpx.Request:
+    def request(self, call: ClientCall[Any]) -> httpx.Request:
         return httpx.Request(
             call.method,
             self.url.copy_with(raw_path=self.url.raw_path.rstrip(b"/") + call.path.encode()),
@@ -265,14 +267,14 @@ def _retry_after_s(header: str | None) -> float | None:
     return None if isnan(wait_s) else max(0.0, wait_s)
 
 
-def parse_reply(call: Call[T], response: httpx.Response) -> T:
+def parse_reply(call: ClientCall[T], response: httpx.Response) -> T:
     """The call's answer from a complete response.
 
     Raises:
         UnexpectedResponse: it is not in the gateway's protocol.
     """
     try:
-        return call.parse(Reply(response.status_code, response.json(), Routed.parse(response.headers)))
+        return call.parse(ClientReply(response.status_code, response.json(), Routed.parse(response.headers)))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         message = f"{call.path} gave an answer that is not a Thalamus gateway's: is base_url right?"
         raise UnexpectedResponse(message) from error

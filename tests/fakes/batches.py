@@ -10,7 +10,7 @@ from typing import Any, Final
 import openai
 
 from gateway.testing import FakeUpstream
-from tests.fakes.serving import KEY, Gateway, gateway
+from tests.fakes.serving import KEY, LiveApp, gateway
 
 CHAT: Final = "/v1/chat/completions"
 
@@ -38,9 +38,9 @@ def said(row: dict[str, Any]) -> str:
 class BatchTestGateway:
     """OpenAI's client, a gateway and the upstream behind it."""
 
-    def __init__(self, ai: openai.AsyncOpenAI, served: Gateway, upstream: FakeUpstream) -> None:
+    def __init__(self, ai: openai.AsyncOpenAI, live: LiveApp, upstream: FakeUpstream) -> None:
         self.ai = ai
-        self.served = served
+        self.live = live
         self.upstream = upstream
 
     async def begin(self, *lines: Any, window: Any = "24h", endpoint: Any = CHAT, **metadata: str) -> Any:
@@ -89,6 +89,6 @@ async def open_batch_gateway(
             for name in models
         ]
         whole = {"experts": named, "server": {"master_key": key}, **config}
-        served = await stack.enter_async_context(gateway(whole, str(tmp_path / "j.sqlite3"), *pool))
-        ai = openai.AsyncOpenAI(base_url=served.base, api_key=key, max_retries=0)
-        yield BatchTestGateway(await stack.enter_async_context(ai), served, behind)
+        live = await stack.enter_async_context(gateway(whole, str(tmp_path / "j.sqlite3"), *pool))
+        ai = openai.AsyncOpenAI(base_url=live.base, api_key=key, max_retries=0)
+        yield BatchTestGateway(await stack.enter_async_context(ai), live, behind)

@@ -14,7 +14,7 @@ class OllamaDaemon:
         self.loaded: dict[str, int] = {}
         daemon = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class OllamaHandler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
@@ -36,7 +36,7 @@ class OllamaDaemon:
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), OllamaHandler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 

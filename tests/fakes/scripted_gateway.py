@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Scripted:
     """What the next request gets: blocks are written one at a time, as chunks of the body.
 
     ending: whole is a proper end, cut drops the connection, hold stays silent until the client leaves.
@@ -34,13 +34,13 @@ class Received:
     body: Any
 
 
-def json_answer(payload: Any, status: int = 200, **headers: str) -> Answer:
+def json_answer(payload: Any, status: int = 200, **headers: str) -> Scripted:
     """A JSON body; header names are written with underscores."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Answer(status, {"content-type": "application/json", **named}, (json.dumps(payload).encode(),))
+    return Scripted(status, {"content-type": "application/json", **named}, (json.dumps(payload).encode(),))
 
 
-def refusal(status: int, message: str = "no", **headers: str) -> Answer:
+def refusal(status: int, message: str = "no", **headers: str) -> Scripted:
     """An error in OpenAI's envelope."""
     error = {"message": message, "type": "some_type", "param": "some_param", "code": "some_code"}
     return json_answer({"error": error}, status, **headers)
@@ -61,7 +61,7 @@ class ScriptedGateway:
     """Serves `answers` in order, from a thread; `held` is set once a client is held, `left` when it goes."""
 
     def __init__(self) -> None:
-        self.answers: deque[Answer] = deque()
+        self.answers: deque[Scripted] = deque()
         self.received: list[Received] = []
         self.held = threading.Event()
         self.left = threading.Event()
@@ -71,8 +71,8 @@ class ScriptedGateway:
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def will(self, answers: Iterable[Answer] | Answer) -> None:
-        self.answers.extend([answers] if isinstance(answers, Answer) else answers)
+    def will(self, answers: Iterable[Scripted] | Scripted) -> None:
+        self.answers.extend([answers] if isinstance(answers, Scripted) else answers)
 
     def __enter__(self) -> Self:
         self._thread.start()

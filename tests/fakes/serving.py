@@ -21,7 +21,7 @@ from tests.fakes.routing import InOrder
 KEY = "sk-test-7d1c0f5be2a94c6688aa"
 
 
-class Server(uvicorn.Server):
+class QuietServer(uvicorn.QuietServer):
     """uvicorn without its hands on the process's signals."""
 
     def capture_signals(self) -> contextlib.AbstractContextManager[None]:
@@ -29,30 +29,30 @@ class Server(uvicorn.Server):
 
 
 @dataclass
-class Gateway:
+class LiveApp:
     """A running gateway: `base` ends in /v1."""
 
     base: str
     services: Services
     http: aiohttp.ClientSession
 
-    async def post(self, path: str, body: Any, **headers: str) -> "Answer":
+    async def post(self, path: str, body: Any, **headers: str) -> "HttpAnswer":
         """Post a JSON value, or bytes as they are, and read the whole answer."""
         data = body if isinstance(body, bytes) else msgspec.json.encode(body)
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         async with self.http.post(f"{self.base}/{path}", data=data, headers=names) as response:
             lowered = {name.lower(): value for name, value in response.headers.items()}
-            return Answer(response.status, lowered, await content(response))
+            return HttpAnswer(response.status, lowered, await content(response))
 
     async def chat(
         self, model: str, *, stream: bool = False, headers: dict[str, str] | None = None, **more: Any
-    ) -> "Answer":
+    ) -> "HttpAnswer":
         body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], **more}
         if stream:
             body["stream"] = True
         return await self.post("chat/completions", body, **(headers or {}))
 
-    async def told(self, answer: "Answer") -> dict[str, Any]:
+    async def read_record(self, answer: "HttpAnswer") -> dict[str, Any]:
         """What the journal says of an answer."""
         entry = await self.services.journal.get(answer.headers["x-thalamus-decision-id"])
         assert entry is not None
@@ -60,7 +60,7 @@ class Gateway:
 
 
 @dataclass
-class Answer:
+class HttpAnswer:
     status: int
     headers: dict[str, str]
     body: bytes
@@ -91,10 +91,10 @@ async def content(response: aiohttp.ClientResponse) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def served(app: ASGIApp) -> AsyncIterator[str]:
+async def live(app: ASGIApp) -> AsyncIterator[str]:
     """An ASGI application on a free port: gives its address."""
     config = uvicorn.Config(app, port=0, http=JoiningProtocol, lifespan="on", log_level="error")
-    server = Server(config)
+    server = QuietServer(config)
     task = asyncio.ensure_future(server.serve())
     while not server.started:
         assert not task.done(), "the server did not start"
@@ -107,14 +107,17 @@ async def served(app: ASGIApp) -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def gateway(config: dict[str, Any], journal: str, *pool: str) -> AsyncIterator[Gateway]:
+async def gateway(config: dict[str, Any], journal: str, *pool: str) -> AsyncIterator[LiveApp]:
     """The whole gateway from a configuration as a file would give it; `auto` asks `pool`, in order."""
     whole = {**config, "journal": {"path": journal, **config.get("journal", {})}}
     settings = msgspec.convert(whole, Config, dec_hook=secret)
     transport = Transport()
     services = build_services(settings, transport, build_router=lambda *_: InOrder(*pool))
-    async with served(build_application(services, transport)) as address, aiohttp.ClientSession() as http:
-        yield Gateway(f"{address}/v1", services, http)
+    async with (
+        live(build_application(services, transport)) as address,
+        aiohttp.ClientSession() as http,
+    ):
+        yield LiveApp(f"{address}/v1", services, http)
 
 
 def secret(kind: type, value: Any) -> Any:

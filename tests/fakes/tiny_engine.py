@@ -22,7 +22,7 @@ SLEEPER = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); t
 hung, serving = threading.Event(), threading.Lock()
 
 
-class Engine(BaseHTTPRequestHandler):
+class TinyEngine(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     said, answer_s, path_of_health = "Paris.", 0.0, "/health"
 
@@ -87,8 +87,8 @@ def main() -> None:
         asked.child.write_text(str(sleeper.pid))
     held = b"x" * (asked.hold_mb * 1_000_000)
     time.sleep(asked.load_s)
-    Engine.said, Engine.answer_s, Engine.path_of_health = asked.say, asked.answer_s, asked.path
-    server = ThreadingHTTPServer(("127.0.0.1", asked.port), Engine)
+    TinyEngine.said, TinyEngine.answer_s, TinyEngine.path_of_health = asked.say, asked.answer_s, asked.path
+    server = ThreadingHTTPServer(("127.0.0.1", asked.port), TinyEngine)
     server.daemon_threads = True
     server.serve_forever()
     del held

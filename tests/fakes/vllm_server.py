@@ -22,7 +22,7 @@ class State:
     n_wakes = 0
 
 
-class Server(BaseHTTPRequestHandler):
+class FakeVllmServer(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
@@ -109,7 +109,7 @@ def main() -> None:
     State.sleeps = asked.enable_sleep_mode
     sys.stdout.write(f"serving {asked.model} on GPU {os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
     sys.stdout.flush()
-    server = ThreadingHTTPServer((asked.host, asked.port), Server)
+    server = ThreadingHTTPServer((asked.host, asked.port), FakeVllmServer)
     server.daemon_threads = True
     server.serve_forever()
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.testing import FakeUpstream, build_completion, build_stream
-from tests.fakes.serving import KEY, Gateway, gateway
+from tests.fakes.serving import KEY, LiveApp, gateway
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -26,7 +26,7 @@ async def upstream():
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def served(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory):
+async def live(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory):
     journal = str(tmp_path_factory.mktemp("chat") / "j.sqlite3")
     async with gateway(config_of(upstream.base_url), journal, "good", "other") as running:
         yield running
@@ -65,21 +65,21 @@ def config_of(base: str) -> dict[str, object]:
     return {"experts": experts, "policies": {"cheap": {}}}
 
 
-async def test_a_whole_answer_passes_byte_for_byte(served: Gateway) -> None:
-    answer = await served.chat("good")
+async def test_a_whole_answer_passes_byte_for_byte(live: LiveApp) -> None:
+    answer = await live.chat("good")
     assert (answer.status, answer.body) == (200, build_completion("good"))
 
 
 @pytest.mark.parametrize("model", ["good", "crlf", "unicode", "tools", "thinking"])
-async def test_a_stream_passes_byte_for_byte(served: Gateway, model: str) -> None:
-    answer = await served.chat(model, stream=True)
+async def test_a_stream_passes_byte_for_byte(live: LiveApp, model: str) -> None:
+    answer = await live.chat(model, stream=True)
     assert (answer.status, answer.body) == (200, b"".join(build_stream(model)))
     assert answer.headers["content-type"].startswith("text/event-stream")
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_plain_completions_pass_too(served: Gateway, stream: bool) -> None:
-    answer = await served.post("completions", {"model": "good", "prompt": "x", "stream": stream})
+async def test_plain_completions_pass_too(live: LiveApp, stream: bool) -> None:
+    answer = await live.post("completions", {"model": "good", "prompt": "x", "stream": stream})
     assert answer.body == (
         b"".join(build_stream("good", chat=False)) if stream else build_completion("good", chat=False)
     )
@@ -87,22 +87,22 @@ async def test_plain_completions_pass_too(served: Gateway, stream: bool) -> None
 
 @pytest.mark.parametrize("model", ["tools", "thinking", "good"])
 async def test_every_delta_is_passed_on_as_it_comes(
-    served: Gateway, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch, model: str
+    live: LiveApp, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
     monkeypatch.setattr(upstream, "chunk_interval_s", 0.03)
     body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "x"}]}
-    async with served.http.post(f"{served.base}/chat/completions", json=body) as response:
+    async with live.http.post(f"{live.base}/chat/completions", json=body) as response:
         parts = [part async for part in response.content.iter_any()]
     assert len(parts) >= len(build_stream(model)) - 1
     assert b"".join(parts) == b"".join(build_stream(model))
 
 
 async def test_unknown_fields_travel_unchanged_and_ours_stay_here(
-    served: Gateway, upstream: FakeUpstream
+    live: LiveApp, upstream: FakeUpstream
 ) -> None:
     messages = b'"messages": [{"role": "user", "content": "x"}]'
     body = b'{"model": "good", "x_new":  {"a": [1.50, "\\u00fc"]}, "router": {}, ' + messages + b"}"
-    assert (await served.post("chat/completions", body)).status == 200
+    assert (await live.post("chat/completions", body)).status == 200
     sent = upstream.calls[-1]
     assert sent == {
         "model": "good",
@@ -112,63 +112,63 @@ async def test_unknown_fields_travel_unchanged_and_ours_stay_here(
     assert upstream.headers[-1]["authorization"] == "Bearer sk-upstream"
 
 
-async def test_auto_asks_whom_the_decision_names(served: Gateway, upstream: FakeUpstream) -> None:
-    answer = await served.chat("auto")
+async def test_auto_asks_whom_the_decision_names(live: LiveApp, upstream: FakeUpstream) -> None:
+    answer = await live.chat("auto")
     assert (answer.expert, answer.headers["x-thalamus-policy"]) == ("good", "auto")
     assert answer.headers["x-thalamus-reason"] == "first in order"
     assert upstream.calls[-1]["model"] == "good"
 
 
-async def test_auto_with_a_policy_decides_by_it(served: Gateway) -> None:
-    answer = await served.chat("auto:cheap")
+async def test_auto_with_a_policy_decides_by_it(live: LiveApp) -> None:
+    answer = await live.chat("auto:cheap")
     assert answer.headers["x-thalamus-policy"] == "cheap"
-    assert (await served.chat("auto", router={"policy": "cheap"})).headers["x-thalamus-policy"] == "cheap"
+    assert (await live.chat("auto", router={"policy": "cheap"})).headers["x-thalamus-policy"] == "cheap"
 
 
-async def test_an_expert_answers_to_its_provider_and_model_too(served: Gateway) -> None:
-    assert (await served.chat("openai/usage")).expert == "usage"
+async def test_an_expert_answers_to_its_provider_and_model_too(live: LiveApp) -> None:
+    assert (await live.chat("openai/usage")).expert == "usage"
 
 
 @pytest.mark.parametrize("model", ["gpt-99", "auto:none", "openai/gpt-99", "auto:"])
-async def test_what_is_not_configured_is_refused_with_what_there_is(served: Gateway, model: str) -> None:
-    answer = await served.chat(model)
+async def test_what_is_not_configured_is_refused_with_what_there_is(live: LiveApp, model: str) -> None:
+    answer = await live.chat(model)
     assert (answer.status, answer.error["code"], answer.error["param"]) == (404, "model_not_found", "model")
     assert "auto:cheap" in answer.error["message"]
     assert "good" in answer.error["message"]
 
 
-async def test_every_answer_says_who_why_and_what_it_cost(served: Gateway) -> None:
-    answer = await served.chat("good", headers={"x-request-id": "mine-1"})
+async def test_every_answer_says_who_why_and_what_it_cost(live: LiveApp) -> None:
+    answer = await live.chat("good", headers={"x-request-id": "mine-1"})
     assert answer.headers["x-thalamus-expert"] == "good"
     assert answer.headers["x-thalamus-plan"] == "single"
     assert answer.headers["x-thalamus-policy"] == "named"
     assert float(answer.headers["x-thalamus-cost-usd"]) == pytest.approx(20e-6 + 10e-6)
     assert float(answer.headers["x-thalamus-overhead-ms"]) > 0
     assert answer.headers["x-request-id"] == "mine-1"
-    told = await served.told(answer)
-    assert (told["request_id"], told["expert_answered"]) == ("mine-1", "good")
+    record = await live.read_record(answer)
+    assert (record["request_id"], record["expert_answered"]) == ("mine-1", "good")
 
 
-async def test_an_unknown_price_is_unknown_and_not_zero(served: Gateway) -> None:
-    answer = await served.chat("other")
+async def test_an_unknown_price_is_unknown_and_not_zero(live: LiveApp) -> None:
+    answer = await live.chat("other")
     assert answer.headers["x-thalamus-cost-usd"] == "unknown"
-    assert (await served.told(answer))["cost_usd"] is None
+    assert (await live.read_record(answer))["cost_usd"] is None
 
 
-async def test_a_wild_request_id_is_replaced(served: Gateway) -> None:
-    answer = await served.chat("good", headers={"x-request-id": "a b<script>"})
+async def test_a_wild_request_id_is_replaced(live: LiveApp) -> None:
+    answer = await live.chat("good", headers={"x-request-id": "a b<script>"})
     assert answer.headers["x-request-id"].startswith("req_")
 
 
-async def test_the_whole_decision_comes_when_asked_for(served: Gateway) -> None:
-    answer = await served.chat("auto", headers={"x-thalamus-debug": "true"})
+async def test_the_whole_decision_comes_when_asked_for(live: LiveApp) -> None:
+    answer = await live.chat("auto", headers={"x-thalamus-debug": "true"})
     whole_decision = json.loads(answer.headers["x-thalamus-decision"])
     assert {candidate["expert"] for candidate in whole_decision["candidates"]} == {"good", "other"}
     assert whole_decision["id"] == answer.headers["x-thalamus-decision-id"]
 
 
-async def test_a_stream_tells_the_facts_before_done_when_asked(served: Gateway) -> None:
-    answer = await served.chat("good", stream=True, router={"explain": True})
+async def test_a_stream_tells_the_facts_before_done_when_asked(live: LiveApp) -> None:
+    answer = await live.chat("good", stream=True, router={"explain": True})
     assert answer.events[-1] == b"[DONE]"
     facts = json.loads(answer.events[-2])
     assert (facts["choices"], facts["thalamus"]["expert"]) == ([], "good")
@@ -176,72 +176,70 @@ async def test_a_stream_tells_the_facts_before_done_when_asked(served: Gateway) 
 
 
 async def test_overhead_and_latency_count_neither_the_streaming_nor_the_wait_after_it(
-    served: Gateway, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+    live: LiveApp, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upstream, "chunk_interval_s", 0.05)
     start = perf_counter()
-    answer = await served.chat("good", stream=True, router={"explain": True})
+    answer = await live.chat("good", stream=True, router={"explain": True})
     elapsed_s = perf_counter() - start
     streamed_s = 0.05 * (len(build_stream("good")) - 1)
     facts = json.loads(answer.events[-2])["thalamus"]
     assert float(facts["overhead_ms"]) / 1000 + streamed_s < elapsed_s
     async with asyncio.timeout(5):
-        while not (told := await served.services.journal.get(facts["decision_id"])):  # noqa: ASYNC110
+        while not (record := await live.services.journal.get(facts["decision_id"])):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-    assert streamed_s < told["latency_s"] < elapsed_s
-    assert 0 < told["overhead_s"] < elapsed_s - streamed_s
+    assert streamed_s < record["latency_s"] < elapsed_s
+    assert 0 < record["overhead_s"] < elapsed_s - streamed_s
 
 
-async def test_a_regime_is_put_around_the_conversation(served: Gateway, upstream: FakeUpstream) -> None:
-    await served.chat("regime", temperature=1, max_completion_tokens=9, seed=1)
+async def test_a_regime_is_put_around_the_conversation(live: LiveApp, upstream: FakeUpstream) -> None:
+    await live.chat("regime", temperature=1, max_completion_tokens=9, seed=1)
     sent = upstream.calls[-1]
     assert [turn["content"] for turn in sent["messages"]] == ["Be brief.", "u", "a", "Hi"]
     assert (sent["temperature"], sent["seed"], sent["max_completion_tokens"]) == (1, 3, 9)
     assert "max_tokens" not in sent
-    await served.chat("regime")
+    await live.chat("regime")
     assert (upstream.calls[-1]["temperature"], upstream.calls[-1]["max_tokens"]) == (0, 7)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_tool_answers_like_any_expert(served: Gateway, stream: bool) -> None:
+async def test_a_tool_answers_like_any_expert(live: LiveApp, stream: bool) -> None:
     asked = [{"role": "user", "content": "What is 4817*392?"}]
-    answer = await served.chat("calc", stream=stream, messages=asked)
+    answer = await live.chat("calc", stream=stream, messages=asked)
     assert (answer.status, answer.expert, b"1888264" in answer.body.replace(b",", b"")) == (200, "calc", True)
     assert stream == answer.body.endswith(b"data: [DONE]\n\n")
 
 
-async def test_a_tool_that_has_no_answer_lets_the_next_one_speak(served: Gateway) -> None:
-    alone = await served.chat("calc")
+async def test_a_tool_that_has_no_answer_lets_the_next_one_speak(live: LiveApp) -> None:
+    alone = await live.chat("calc")
     assert (alone.status, alone.error["code"]) == (422, "upstream_declined")
-    assert (await served.chat("calc", router={"fallbacks": ["good"]})).expert == "good"
+    assert (await live.chat("calc", router={"fallbacks": ["good"]})).expert == "good"
 
 
 async def test_an_upstreams_wish_to_be_left_alone_is_obeyed_by_the_next_request(
-    served: Gateway, upstream: FakeUpstream
+    live: LiveApp, upstream: FakeUpstream
 ) -> None:
-    first = await served.chat("rated-1")
+    first = await live.chat("rated-1")
     assert (first.status, first.headers["retry-after"]) == (429, "1")
-    assert served.services.fleet.state("rated-1")["state"] == "open"
-    second = await served.chat("rated-1")
+    assert live.services.fleet.state("rated-1")["state"] == "open"
+    second = await live.chat("rated-1")
     assert (second.status, second.headers["retry-after"]) == (503, "1")
     assert upstream.n_calls("rated-1") == 1
-    assert (await served.chat("rated-1", router={"fallbacks": ["good"]})).expert == "good"
+    assert (await live.chat("rated-1", router={"fallbacks": ["good"]})).expert == "good"
 
 
 @pytest.mark.parametrize("field", ["api_base", "base_url", "api_key", "extra_headers", "custom_llm_provider"])
 async def test_a_client_never_says_where_its_request_goes(
-    served: Gateway, upstream: FakeUpstream, field: str
+    live: LiveApp, upstream: FakeUpstream, field: str
 ) -> None:
     n_calls = len(upstream.calls)
-    answer = await served.chat("good", **{field: "http://127.0.0.1:1"})
+    answer = await live.chat("good", **{field: "http://127.0.0.1:1"})
     assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "forbidden_field", field)
     assert len(upstream.calls) == n_calls
 
 
-async def test_headers_of_ours_from_a_client_are_not_believed(
-    served: Gateway, upstream: FakeUpstream
-) -> None:
-    answer = await served.chat("good", headers={"x-thalamus-expert": "other", "x-thalamus-cost-usd": "0"})
+async def test_headers_of_ours_from_a_client_are_not_believed(live: LiveApp, upstream: FakeUpstream) -> None:
+    answer = await live.chat("good", headers={"x-thalamus-expert": "other", "x-thalamus-cost-usd": "0"})
     assert answer.expert == "good"
     assert not any(name.startswith("x-thalamus") for name in upstream.headers[-1])
 
@@ -269,56 +267,56 @@ WRONG = [
 
 @pytest.mark.parametrize(("body", "code", "param"), WRONG, ids=range(len(WRONG)))
 async def test_a_wrong_body_is_a_400_that_names_the_field(
-    served: Gateway, body: bytes, code: str, param: str | None
+    live: LiveApp, body: bytes, code: str, param: str | None
 ) -> None:
-    answer = await served.post("chat/completions", body)
+    answer = await live.post("chat/completions", body)
     assert (answer.status, answer.error["code"], answer.error["param"]) == (400, code, param)
 
 
 async def test_too_large_a_body_is_a_413(upstream: FakeUpstream, tmp_path: Path) -> None:
     config = {**config_of(upstream.base_url), "server": {"max_body_bytes": 1000}}
-    async with gateway(config, str(tmp_path / "j.sqlite3"), "good") as served:
-        answer = await served.chat("good", more="x" * 1000)
+    async with gateway(config, str(tmp_path / "j.sqlite3"), "good") as live:
+        answer = await live.chat("good", more="x" * 1000)
         assert (answer.status, answer.error["code"]) == (413, "body_too_large")
-        assert (await served.chat("good")).status == 200
+        assert (await live.chat("good")).status == 200
 
 
 @pytest.mark.parametrize("path", ["route", "chat/completions"])
 async def test_a_fault_of_ours_is_a_500_in_the_envelope_and_in_the_log(
-    served: Gateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, path: str
+    live: LiveApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
     async def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(served.services.router, "decide", broken)
-    answer = await served.post(path, {"model": "auto", "messages": [{"role": "user", "content": "Hi"}]})
+    monkeypatch.setattr(live.services.router, "decide", broken)
+    answer = await live.post(path, {"model": "auto", "messages": [{"role": "user", "content": "Hi"}]})
     assert (answer.status, answer.error["code"]) == (500, "internal_error")
     assert answer.headers["content-type"] == "application/json"
     assert "a bug" not in answer.error["message"]
     assert caplog.text.count("RuntimeError: a bug") == 1
 
 
-async def test_an_unknown_address_is_a_404_in_the_envelope(served: Gateway) -> None:
-    answer = await served.post("responses", {})
+async def test_an_unknown_address_is_a_404_in_the_envelope(live: LiveApp) -> None:
+    answer = await live.post("responses", {})
     assert (answer.status, answer.error["code"]) == (404, "unknown_url")
     assert "x-request-id" in answer.headers
 
 
 @pytest.mark.parametrize("path", ["chat/completions", "embeddings", "completions"])
-async def test_a_wrong_method_is_a_405_in_the_envelope(served: Gateway, path: str) -> None:
-    async with served.http.get(f"{served.base}/{path}") as response:
+async def test_a_wrong_method_is_a_405_in_the_envelope(live: LiveApp, path: str) -> None:
+    async with live.http.get(f"{live.base}/{path}") as response:
         assert (response.status, response.headers["allow"]) == (405, "POST")
         assert (await response.json())["error"]["code"] == "method_not_allowed"
 
 
 async def test_a_key_is_asked_for_where_one_is_set(upstream: FakeUpstream, tmp_path: Path) -> None:
     config = {**config_of(upstream.base_url), "server": {"master_key": KEY}}
-    async with gateway(config, str(tmp_path / "j.sqlite3"), "good") as served:
+    async with gateway(config, str(tmp_path / "j.sqlite3"), "good") as live:
         n_calls = len(upstream.calls)
-        refused = await served.chat("good", headers={"authorization": "Bearer wrong"})
+        refused = await live.chat("good", headers={"authorization": "Bearer wrong"})
         assert (refused.status, refused.error["code"]) == (401, "invalid_api_key")
         assert len(upstream.calls) == n_calls
-        assert (await served.chat("good", headers={"authorization": f"Bearer {KEY}"})).status == 200
+        assert (await live.chat("good", headers={"authorization": f"Bearer {KEY}"})).status == 200
         assert KEY not in str(upstream.headers)
 
 
@@ -338,7 +336,7 @@ bodies = st.binary(max_size=60) | st.dictionaries(names, json_values, max_size=5
 
 
 @pytest.mark.parametrize("path", ["chat/completions", "completions", "embeddings"])
-async def test_junk_is_never_a_500(served: Gateway, path: str) -> None:
+async def test_junk_is_never_a_500(live: LiveApp, path: str) -> None:
     examples: list[bytes] = []
 
     @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
@@ -348,7 +346,7 @@ async def test_junk_is_never_a_500(served: Gateway, path: str) -> None:
 
     collect()
     for body in examples:
-        answer = await served.post(path, body)
+        answer = await live.post(path, body)
         assert answer.status in (200, 400, 404), (body, answer.body)
         if answer.status != 200:
             assert answer.error["message"]

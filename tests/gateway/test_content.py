@@ -20,10 +20,10 @@ async def test_content_is_kept_only_where_it_is_asked_for(tmp_path: Path, kept: 
             "experts": [{"name": "good", "model": "openai/good", "api_base": upstream.base_url}],
             "journal": {"content": kept},
         }
-        async with gateway(config, str(tmp_path / "j.sqlite3"), "good") as served:
-            answer = await served.chat("good", stream=stream)
-            told = await served.told(answer)
-        assert told["answer"] == ("".join(WORDS) if kept else None)
-        assert (told["prompt"] == '[{"role":"user","content":"Hi"}]') == kept
+        async with gateway(config, str(tmp_path / "j.sqlite3"), "good") as live:
+            answer = await live.chat("good", stream=stream)
+            record = await live.read_record(answer)
+        assert record["answer"] == ("".join(WORDS) if kept else None)
+        assert (record["prompt"] == '[{"role":"user","content":"Hi"}]') == kept
         on_disk = read_all(tmp_path)
         assert ("Thalamus 🧠".encode() in on_disk) == kept

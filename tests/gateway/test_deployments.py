@@ -10,13 +10,13 @@ import pytest
 from gateway.experts.types import UpstreamError
 from gateway.testing import FakeUpstream
 from gateway.waiting import MAX_WAITING_PER_SLOT, ConcurrencyLimit
-from tests.fakes.serving import Gateway, gateway
+from tests.fakes.serving import LiveApp, gateway
 
 
 @contextlib.asynccontextmanager
 async def spread(
     journal: object, *models: str, **more: object
-) -> AsyncIterator[tuple[Gateway, list[FakeUpstream]]]:
+) -> AsyncIterator[tuple[LiveApp, list[FakeUpstream]]]:
     """An expert with one deployment, on an upstream of its own, for each of the models."""
     async with contextlib.AsyncExitStack() as stack:
         upstreams = [await stack.enter_async_context(FakeUpstream()) for _ in models]
@@ -25,24 +25,24 @@ async def spread(
             for upstream, model in zip(upstreams, models, strict=True)
         ]
         experts = [{"name": "x", "model": "openai/x", "deployments": places}]
-        served = await stack.enter_async_context(gateway({"experts": experts}, str(journal), "x"))
-        yield served, upstreams
+        live = await stack.enter_async_context(gateway({"experts": experts}, str(journal), "x"))
+        yield live, upstreams
 
 
 async def test_deployments_take_turns(tmp_path: Path) -> None:
-    async with spread(tmp_path / "j", "good", "good", "good") as (served, upstreams):
+    async with spread(tmp_path / "j", "good", "good", "good") as (live, upstreams):
         for _ in range(9):
-            assert (await served.chat("x")).status == 200
+            assert (await live.chat("x")).status == 200
         assert [len(upstream.calls) for upstream in upstreams] == [3, 3, 3]
 
 
 async def test_the_less_loaded_deployment_is_asked(tmp_path: Path) -> None:
-    async with spread(tmp_path / "j", "slow-400", "good") as (served, upstreams):
-        first = [asyncio.ensure_future(served.chat("x")) for _ in range(2)]
+    async with spread(tmp_path / "j", "slow-400", "good") as (live, upstreams):
+        first = [asyncio.ensure_future(live.chat("x")) for _ in range(2)]
         await asyncio.sleep(0.1)
         assert [len(upstream.calls) for upstream in upstreams] == [1, 1]
         for _ in range(4):
-            await served.chat("x")
+            await live.chat("x")
         assert [len(upstream.calls) for upstream in upstreams] == [1, 5]
         assert {answer.status for answer in await asyncio.gather(*first)} == {200}
 
@@ -50,33 +50,33 @@ async def test_the_less_loaded_deployment_is_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("bad", ["status-500", "reset", "status-401", "garbage"])
 async def test_where_one_deployment_fails_the_other_answers(tmp_path: Path, bad: str, stream: bool) -> None:
-    async with spread(tmp_path / "j", bad, "good") as (served, upstreams):
-        answers = [await served.chat("x", stream=stream) for _ in range(8)]
+    async with spread(tmp_path / "j", bad, "good") as (live, upstreams):
+        answers = [await live.chat("x", stream=stream) for _ in range(8)]
         assert {answer.status for answer in answers} == {200}
         assert len(upstreams[1].calls) == 8
         assert len(upstreams[0].calls) < 4
-        assert served.services.fleet.state("x")["n_failed"] == 0
+        assert live.services.fleet.state("x")["n_failed"] == 0
 
 
 async def test_a_refused_request_is_not_tried_elsewhere(tmp_path: Path) -> None:
-    async with spread(tmp_path / "j", "status-400", "status-400") as (served, upstreams):
-        assert (await served.chat("x")).status == 400
+    async with spread(tmp_path / "j", "status-400", "status-400") as (live, upstreams):
+        assert (await live.chat("x")).status == 400
         assert sum(len(upstream.calls) for upstream in upstreams) == 1
 
 
 async def test_the_expert_fails_when_all_its_deployments_do(tmp_path: Path) -> None:
-    async with spread(tmp_path / "j", "status-500", "reset") as (served, upstreams):
-        assert (await served.chat("x")).status == 502
+    async with spread(tmp_path / "j", "status-500", "reset") as (live, upstreams):
+        assert (await live.chat("x")).status == 502
         assert [len(upstream.calls) for upstream in upstreams] == [1, 1]
 
 
 async def test_no_more_calls_run_at_a_time_than_allowed(tmp_path: Path) -> None:
-    async with spread(tmp_path / "j", "slow-60", max_parallel=2) as (served, upstreams):
-        asking = [asyncio.ensure_future(served.chat("x", stream=n % 2 == 0)) for n in range(6)]
+    async with spread(tmp_path / "j", "slow-60", max_parallel=2) as (live, upstreams):
+        asking = [asyncio.ensure_future(live.chat("x", stream=n % 2 == 0)) for n in range(6)]
         await asyncio.sleep(0.04)
         assert len(upstreams[0].calls) == 2
         assert {answer.status for answer in await asyncio.gather(*asking)} == {200}
-        assert served.services.experts["x"].places[0].slots.in_use == 0
+        assert live.services.experts["x"].places[0].slots.in_use == 0
 
 
 async def test_slots_go_to_those_who_wait_in_order() -> None:

@@ -19,7 +19,7 @@ async def test_a_client_that_goes_away_is_seen_upstream(
 ) -> None:
     async with FakeUpstream() as upstream:
         experts = [{"name": model, "model": f"openai/{model}", "api_base": upstream.base_url}]
-        async with gateway({"experts": experts}, str(tmp_path / "j.sqlite3")) as served:
+        async with gateway({"experts": experts}, str(tmp_path / "j.sqlite3")) as live:
             body = {
                 "model": model,
                 "stream": stream,
@@ -27,27 +27,27 @@ async def test_a_client_that_goes_away_is_seen_upstream(
                 "messages": [{"role": "user", "content": "x"}],
             }
             async with aiohttp.ClientSession() as client:
-                asking = asyncio.ensure_future(read(client, f"{served.base}/{path}", body))
+                asking = asyncio.ensure_future(read(client, f"{live.base}/{path}", body))
                 await until(lambda: bool(upstream.calls))
                 await asyncio.sleep(0.06)
                 assert not upstream.aborted
                 asking.cancel()
                 await asyncio.gather(asking, return_exceptions=True)
                 await until(lambda: upstream.aborted == [model], SEEN_WITHIN_S)
-            state = served.services.fleet.state(model)
+            state = live.services.fleet.state(model)
             assert (state["in_flight"], state["state"], state["n_failed"]) == (0, "closed", 0)
 
 
 async def test_the_journal_tells_of_a_client_that_went_away(tmp_path: Path) -> None:
     async with FakeUpstream() as upstream:
         experts = [{"name": "stall-2", "model": "openai/stall-2", "api_base": upstream.base_url}]
-        async with gateway({"experts": experts}, str(tmp_path / "j.sqlite3")) as served:
+        async with gateway({"experts": experts}, str(tmp_path / "j.sqlite3")) as live:
             body = {"model": "stall-2", "stream": True, "messages": [{"role": "user", "content": "x"}]}
-            async with served.http.post(f"{served.base}/chat/completions", json=body) as response:
+            async with live.http.post(f"{live.base}/chat/completions", json=body) as response:
                 decision = response.headers["x-thalamus-decision-id"]
                 await response.content.readany()
             await until(lambda: bool(upstream.aborted))
-            entry = await served.services.journal.get(decision)
+            entry = await live.services.journal.get(decision)
             assert entry is not None
             assert (entry["status"], entry["cost_usd"]) == (499, None)
 

@@ -18,7 +18,7 @@ from gateway.endpoints.health import list_degraded
 from gateway.server import application
 from routers import ArtifactError, EmbedderError, EmbeddingSelection, OnnxEmbedder
 from tests.fakes.embedders import expert_folder, selection_on
-from tests.fakes.serving import Gateway, gateway
+from tests.fakes.serving import LiveApp, gateway
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -48,7 +48,7 @@ def selection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def served(selection: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gateway]:
+async def live(selection: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LiveApp]:
     config = {"embeddings": {"selection": str(selection)}}
     async with gateway(config, str(tmp_path_factory.mktemp("choice") / "j.sqlite3")) as running:
         yield running
@@ -59,16 +59,16 @@ def embedders(selection: Path) -> dict[str, OnnxEmbedder]:
     return {"minilm" if name == "base" else name: OnnxEmbedder(source) for name, source in sources.items()}
 
 
-async def ask(served: Gateway, texts: list[str], **more: object) -> tuple[list[str], np.ndarray]:
-    answer = await served.post("embeddings", {"model": "auto", "input": texts, "input_type": "query", **more})
+async def ask(live: LiveApp, texts: list[str], **more: object) -> tuple[list[str], np.ndarray]:
+    answer = await live.post("embeddings", {"model": "auto", "input": texts, "input_type": "query", **more})
     data = answer.json()["data"]
     return [item["embedder"] for item in data], np.array([item["embedding"] for item in data], np.float32)
 
 
 async def test_queries_of_one_request_are_read_by_different_embedders_bit_for_bit(
-    served: Gateway, selection: Path
+    live: LiveApp, selection: Path
 ) -> None:
-    by, vectors = await ask(served, MIXED)
+    by, vectors = await ask(live, MIXED)
     assert by == ["law", "food", "minilm"]
     offline = embedders(selection)
     for name, text, vector in zip(by, MIXED, vectors, strict=True):
@@ -77,11 +77,11 @@ async def test_queries_of_one_request_are_read_by_different_embedders_bit_for_bi
 
 @pytest.mark.parametrize("policy", ["improved", "paper"])
 async def test_a_hundred_queries_go_where_the_offline_object_sends_them(
-    served: Gateway, selection: Path, policy: str
+    live: LiveApp, selection: Path, policy: str
 ) -> None:
     offline = EmbeddingSelection.load(selection)
     chosen = offline.choose(OnnxEmbedder().embed(QUERIES), policy)  # type: ignore[arg-type]
-    by, vectors = await ask(served, QUERIES, model=f"auto:{policy}")
+    by, vectors = await ask(live, QUERIES, model=f"auto:{policy}")
     assert by == ["minilm" if e == 0 else offline.experts[e] for e in chosen]
     assert len(set(by)) == 3
     readers = embedders(selection)
@@ -92,26 +92,26 @@ async def test_a_hundred_queries_go_where_the_offline_object_sends_them(
 @pytest.mark.parametrize("more", [{}, {"input_type": None}, {"input_type": "document"}])
 @pytest.mark.parametrize("model", ["auto", "auto:paper"])
 async def test_documents_are_the_bases_and_so_is_a_text_of_which_nothing_is_said(
-    served: Gateway, model: str, more: dict[str, object]
+    live: LiveApp, model: str, more: dict[str, object]
 ) -> None:
-    answer = await served.post("embeddings", {"model": model, "input": MIXED, **more})
+    answer = await live.post("embeddings", {"model": model, "input": MIXED, **more})
     assert [item["embedder"] for item in answer.json()["data"]] == ["minilm"] * 3
     vectors = np.array([item["embedding"] for item in answer.json()["data"]], np.float32)
     assert np.array_equal(vectors, OnnxEmbedder().embed(MIXED))
 
 
-async def test_an_expert_asked_for_by_name_reads_queries_and_never_documents(served: Gateway) -> None:
+async def test_an_expert_asked_for_by_name_reads_queries_and_never_documents(
+    live: LiveApp,
+) -> None:
     for input_type, reader in ((None, "food"), ("query", "food"), ("document", "minilm")):
-        answer = await served.post(
-            "embeddings", {"model": "food", "input": MIXED[0], "input_type": input_type}
-        )
+        answer = await live.post("embeddings", {"model": "food", "input": MIXED[0], "input_type": input_type})
         assert (answer.json()["data"][0]["embedder"], answer.json()["model"]) == (reader, reader)
         assert answer.headers["x-thalamus-policy"] == ("improved" if reader == "minilm" else "named")
 
 
-async def test_the_official_client_gets_the_vectors_and_who_made_them(served: Gateway) -> None:
-    by, vectors = await ask(served, MIXED)
-    async with openai.AsyncOpenAI(base_url=served.base, api_key="x", max_retries=0) as client:
+async def test_the_official_client_gets_the_vectors_and_who_made_them(live: LiveApp) -> None:
+    by, vectors = await ask(live, MIXED)
+    async with openai.AsyncOpenAI(base_url=live.base, api_key="x", max_retries=0) as client:
         answer = await client.embeddings.create(model="auto", input=MIXED, extra_body={"input_type": "query"})
         plain = await client.embeddings.create(model="auto", input=MIXED)
     assert [(item.model_extra or {})["embedder"] for item in answer.data] == by
@@ -120,14 +120,14 @@ async def test_the_official_client_gets_the_vectors_and_who_made_them(served: Ga
     assert answer.usage.total_tokens == plain.usage.total_tokens > 20
 
 
-async def test_our_own_client_gets_them_too(served: Gateway) -> None:
-    by, vectors = await ask(served, MIXED)
-    async with AsyncClient(served.base, "x") as client:
+async def test_our_own_client_gets_them_too(live: LiveApp) -> None:
+    by, vectors = await ask(live, MIXED)
+    async with AsyncClient(live.base, "x") as client:
         answer = await client.embeddings(MIXED, input_type="query")
-        told = await client.decision(answer.decision_id or "")
+        record = await client.decision(answer.decision_id or "")
         narrowed = await client.embeddings(MIXED, input_type="query", router={"models": ["food"]})
     assert answer.embedders == tuple(by)
-    assert {candidate.expert for candidate in told.candidates} == {"minilm", "law", "food"}
+    assert {candidate.expert for candidate in record.candidates} == {"minilm", "law", "food"}
     assert np.array_equal(np.array(answer.vectors, np.float32), vectors)
     assert (narrowed.model, narrowed.expert, narrowed.policy) == ("food", "food", "improved")
 
@@ -142,59 +142,61 @@ async def test_our_own_client_gets_them_too(served: Gateway) -> None:
     ],
 )
 async def test_a_request_may_narrow_the_choice(
-    served: Gateway, router: dict[str, object], by: set[str]
+    live: LiveApp, router: dict[str, object], by: set[str]
 ) -> None:
-    assert set((await ask(served, QUERIES[:30], router=router))[0]) == by
+    assert set((await ask(live, QUERIES[:30], router=router))[0]) == by
 
 
-async def test_the_policy_is_the_requests_or_the_configurations(served: Gateway) -> None:
+async def test_the_policy_is_the_requests_or_the_configurations(live: LiveApp) -> None:
     body = {"model": "auto", "input": MIXED, "input_type": "query"}
     for router, policy in (
         ({}, "improved"),
         ({"policy": "paper"}, "paper"),
         ({"policy": "auto"}, "improved"),
     ):
-        answer = await served.post("embeddings", {**body, "router": router})
+        answer = await live.post("embeddings", {**body, "router": router})
         assert answer.headers["x-thalamus-policy"] == policy
 
 
-async def test_the_choice_is_on_the_headers_in_the_journal_and_without_reading(served: Gateway) -> None:
+async def test_the_choice_is_on_the_headers_in_the_journal_and_without_reading(
+    live: LiveApp,
+) -> None:
     texts = [*MIXED, "Is a will binding?"]
     body = {"model": "auto", "input": texts, "input_type": "query"}
-    answer = await served.post("embeddings", body, x_thalamus_debug="true")
+    answer = await live.post("embeddings", body, x_thalamus_debug="true")
     assert answer.expert == "law"
     assert answer.headers["x-thalamus-reason"] == "for each text: 2 by law, 1 by food, 1 by minilm"
     assert json.loads(answer.headers["x-thalamus-decision"])["candidates"][0]["texts"] == 2
-    told = await served.told(answer)
-    assert told["decision"]["plan"] == {"kind": "single", "experts": ["law", "food", "minilm"]}
-    assert [attempt["expert"] for attempt in told["attempts"]] == ["law", "food", "minilm"]
-    dry = (await served.post("route", body)).json()
+    record = await live.read_record(answer)
+    assert record["decision"]["plan"] == {"kind": "single", "experts": ["law", "food", "minilm"]}
+    assert [attempt["expert"] for attempt in record["attempts"]] == ["law", "food", "minilm"]
+    dry = (await live.post("route", body)).json()
     assert dry["embedders"] == [item["embedder"] for item in answer.json()["data"]]
-    assert dry["candidates"] == told["decision"]["candidates"]
+    assert dry["candidates"] == record["decision"]["candidates"]
     await asyncio.sleep(0.3)  # by now it is in the database
-    assert await served.told(answer) == told
+    assert await live.read_record(answer) == record
 
 
-async def test_where_an_expert_fails_the_base_reads_and_says_so(served: Gateway) -> None:
-    pool = served.services.embedders
+async def test_where_an_expert_fails_the_base_reads_and_says_so(live: LiveApp) -> None:
+    pool = live.services.embedders
     assert pool is not None
     whole = pool._embedders
     pool._embedders = {**whole, "law": None}  # type: ignore[dict-item]
     try:
-        answer = await served.post("embeddings", {"model": "auto", "input": MIXED, "input_type": "query"})
+        answer = await live.post("embeddings", {"model": "auto", "input": MIXED, "input_type": "query"})
         assert [item["embedder"] for item in answer.json()["data"]] == ["minilm", "food", "minilm"]
         assert answer.headers["x-thalamus-warning"] == "law failed: minilm embedded 1 of its texts"
-        named = await served.post("embeddings", {"model": "law", "input": "a"})
+        named = await live.post("embeddings", {"model": "law", "input": "a"})
         assert (named.status, named.error["message"]) == (503, "embedder law failed")
-        assert list(list_degraded(served.services)) == ["embeddings: embedder law failed"]
+        assert list(list_degraded(live.services)) == ["embeddings: embedder law failed"]
     finally:
         pool._embedders = whole
-    await ask(served, MIXED)
+    await ask(live, MIXED)
     assert pool.degraded is None
 
 
-async def test_models_tell_who_embeds_and_which_vectors_belong_together(served: Gateway) -> None:
-    async with served.http.get(f"{served.base}/models") as response:
+async def test_models_tell_who_embeds_and_which_vectors_belong_together(live: LiveApp) -> None:
+    async with live.http.get(f"{live.base}/models") as response:
         listed = {model["id"]: model["thalamus"] for model in (await response.json())["data"]}
     assert {listed[name]["index"] for name in ("minilm", "law", "food")} == {OnnxEmbedder().fingerprint}
     assert listed["law"]["reads"] == ["query"]
@@ -244,9 +246,9 @@ async def test_an_expert_and_an_embedder_of_one_name_are_refused(selection: Path
         application(config)
 
 
-async def test_a_large_answer_arrives_whole(served: Gateway) -> None:
+async def test_a_large_answer_arrives_whole(live: LiveApp) -> None:
     texts = [f"word {n}" for n in range(300)]
-    by, vectors = await ask(served, texts)
+    by, vectors = await ask(live, texts)
     assert (len(by), vectors.shape) == (300, (300, 384))
-    answer = await served.post("embeddings", {"model": "auto", "input": texts})
+    answer = await live.post("embeddings", {"model": "auto", "input": texts})
     assert int(answer.headers["content-length"]) == len(answer.body) > 4 * PIECE_BYTES

@@ -10,7 +10,7 @@ from gateway.embedding.turns import TEXTS_A_TURN, TextQueue
 from gateway.errors import BusyError
 
 
-class Reader:
+class SlowReader:
     """Reads an item once it is let go."""
 
     def __init__(self) -> None:
@@ -26,32 +26,32 @@ class Reader:
 
 
 @pytest.fixture
-def reader() -> Reader:
-    return Reader()
+def reader() -> SlowReader:
+    return SlowReader()
 
 
 @pytest.fixture
-async def turns(reader: Reader) -> AsyncIterator[TextQueue]:
+async def turns(reader: SlowReader) -> AsyncIterator[TextQueue]:
     turns = TextQueue(n_threads=1, max_waiting=20)
     yield turns
     reader.go.release(1000)
     turns.close()
 
 
-async def test_results_come_in_the_order_of_the_items(turns: TextQueue, reader: Reader) -> None:
+async def test_results_come_in_the_order_of_the_items(turns: TextQueue, reader: SlowReader) -> None:
     reader.go.release(100)
     assert await turns.map(reader, range(10)) == [item * 10 for item in range(10)]
     assert (turns.n_read, await turns.map(reader, [])) == (10, [])
 
 
-async def test_threads_share_a_request_and_the_order_holds(reader: Reader) -> None:
+async def test_threads_share_a_request_and_the_order_holds(reader: SlowReader) -> None:
     turns = TextQueue(n_threads=3, max_waiting=100)
     reader.go.release(100)
     assert await turns.map(reader, range(50)) == [item * 10 for item in range(50)]
     turns.close()
 
 
-async def test_requests_take_turns(turns: TextQueue, reader: Reader) -> None:
+async def test_requests_take_turns(turns: TextQueue, reader: SlowReader) -> None:
     long = asyncio.create_task(turns.map(reader, range(10)))
     await asyncio.sleep(0)
     short = asyncio.create_task(turns.map(reader, [100]))
@@ -61,7 +61,7 @@ async def test_requests_take_turns(turns: TextQueue, reader: Reader) -> None:
     assert reader.seen.index(100) <= 2 * TEXTS_A_TURN
 
 
-async def test_nothing_is_read_for_who_has_gone_away(turns: TextQueue, reader: Reader) -> None:
+async def test_nothing_is_read_for_who_has_gone_away(turns: TextQueue, reader: SlowReader) -> None:
     gone = asyncio.create_task(turns.map(reader, range(10)))
     await asyncio.sleep(0.01)
     gone.cancel()
@@ -71,7 +71,7 @@ async def test_nothing_is_read_for_who_has_gone_away(turns: TextQueue, reader: R
     assert reader.seen == [*range(TEXTS_A_TURN), 100]
 
 
-async def test_a_failure_ends_its_request_alone(turns: TextQueue, reader: Reader) -> None:
+async def test_a_failure_ends_its_request_alone(turns: TextQueue, reader: SlowReader) -> None:
     reader.go.release(100)
     bad = asyncio.create_task(turns.map(reader, [-1, *range(20)]))
     good = asyncio.create_task(turns.map(reader, [1]))

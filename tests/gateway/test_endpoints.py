@@ -11,7 +11,7 @@ import pytest
 
 from gateway.config import parse_config
 from gateway.server import application
-from tests.fakes.serving import served
+from tests.fakes.serving import live
 
 CONFIG = """
 experts:
@@ -42,7 +42,10 @@ class Site:
 
 @contextlib.asynccontextmanager
 async def site_of(text: str) -> AsyncIterator[Site]:
-    async with served(application(parse_config(text, env={}))) as address, aiohttp.ClientSession() as http:
+    async with (
+        live(application(parse_config(text, env={}))) as address,
+        aiohttp.ClientSession() as http,
+    ):
         yield Site(address, http)
 
 
@@ -57,32 +60,32 @@ def ask(text: str, **fields: Any) -> dict[str, Any]:
 
 
 async def test_models_lists_policies_and_experts_with_what_is_known_of_them(site: Site) -> None:
-    status, told = await site.get("/v1/models")
-    assert (status, told["object"]) == (200, "list")
-    by_name = {model["id"]: model for model in told["data"]}
+    status, record = await site.get("/v1/models")
+    assert (status, record["object"]) == (200, "list")
+    by_name = {model["id"]: model for model in record["data"]}
     assert list(by_name) == ["auto", "auto:private", "calculator", "remote", "minilm"]
-    assert all({"id", "object", "created", "owned_by"} <= model.keys() for model in told["data"])
+    assert all({"id", "object", "created", "owned_by"} <= model.keys() for model in record["data"])
     calculator, remote = by_name["calculator"]["thalamus"], by_name["remote"]["thalamus"]
     assert calculator["labels"] == {"local": "true", "tool": "true"}
     assert remote["input_usd_per_token"] > 0
     assert (remote["state"], remote["in_flight"]) == ("closed", 0)
-    assert "sk-nothing-there" not in str(told)
+    assert "sk-nothing-there" not in str(record)
 
 
 async def test_one_model_is_told_by_name(site: Site) -> None:
     assert (await site.get("/v1/models/auto:private"))[1]["id"] == "auto:private"
-    status, told = await site.get("/v1/models/openai/none")
-    assert (status, told["error"]["code"]) == (404, "model_not_found")
-    assert "calculator" in told["error"]["message"]
+    status, record = await site.get("/v1/models/openai/none")
+    assert (status, record["error"]["code"]) == (404, "model_not_found")
+    assert "calculator" in record["error"]["message"]
 
 
 async def test_a_dry_run_tells_every_candidate_and_calls_nobody(site: Site) -> None:
-    status, told = await site.post("/v1/route", {"prompt": "What is 17*23?"})
+    status, record = await site.post("/v1/route", {"prompt": "What is 17*23?"})
     assert status == 200
-    assert told["expert"] == "calculator"
-    assert [c["expert"] for c in told["candidates"]] == ["calculator", "remote"]
-    assert told["query"]["text"] == "What is 17*23?"
-    assert (await site.get(f"/v1/decisions/{told['id']}"))[0] == 404
+    assert record["expert"] == "calculator"
+    assert [c["expert"] for c in record["candidates"]] == ["calculator", "remote"]
+    assert record["query"]["text"] == "What is 17*23?"
+    assert (await site.get(f"/v1/decisions/{record['id']}"))[0] == 404
 
 
 async def test_a_prompt_and_a_lone_message_are_routed_alike(site: Site) -> None:
@@ -92,21 +95,21 @@ async def test_a_prompt_and_a_lone_message_are_routed_alike(site: Site) -> None:
 
 
 async def test_a_tool_without_an_answer_is_no_candidate(site: Site) -> None:
-    _, told = await site.post("/v1/route", {"prompt": "Who was Ada Lovelace?"})
-    assert told["expert"] == "remote"
-    assert told["candidates"][-1]["reason"] == "is a tool that cannot answer this query"
+    _, record = await site.post("/v1/route", {"prompt": "Who was Ada Lovelace?"})
+    assert record["expert"] == "remote"
+    assert record["candidates"][-1]["reason"] == "is a tool that cannot answer this query"
 
 
 async def test_a_call_is_not_sent_to_a_tool_without_an_answer_either(site: Site) -> None:
-    status, told = await site.post("/v1/chat/completions", ask("Who was Ada Lovelace?"))
-    assert (status, told["error"]["message"]) == (502, "remote cannot be connected to")
+    status, record = await site.post("/v1/chat/completions", ask("Who was Ada Lovelace?"))
+    assert (status, record["error"]["message"]) == (502, "remote cannot be connected to")
 
 
 async def test_hints_bind_a_dry_run_as_they_bind_a_call(site: Site) -> None:
-    _, told = await site.post("/v1/route", {"prompt": "hi", "router": {"exclude": ["calculator"]}})
-    assert told["expert"] == "remote"
-    _, told = await site.post("/v1/route", {"prompt": "2+2"}, **{"x-thalamus-policy": "private"})
-    assert (told["policy"], told["candidates"][-1]["reason"]) == ("private", "lacks label local=true")
+    _, record = await site.post("/v1/route", {"prompt": "hi", "router": {"exclude": ["calculator"]}})
+    assert record["expert"] == "remote"
+    _, record = await site.post("/v1/route", {"prompt": "2+2"}, **{"x-thalamus-policy": "private"})
+    assert (record["policy"], record["candidates"][-1]["reason"]) == ("private", "lacks label local=true")
 
 
 @pytest.mark.parametrize(
@@ -126,8 +129,8 @@ async def test_hints_bind_a_dry_run_as_they_bind_a_call(site: Site) -> None:
 async def test_a_dry_run_is_refused_like_a_call(
     site: Site, body: Any, status: int, param: str | None
 ) -> None:
-    got, told = await site.post("/v1/route", body)
-    assert (got, told["error"]["param"]) == (status, param)
+    got, record = await site.post("/v1/route", body)
+    assert (got, record["error"]["param"]) == (status, param)
 
 
 async def test_a_decision_can_be_looked_up_by_the_id_its_answer_bore(site: Site) -> None:
@@ -135,42 +138,42 @@ async def test_a_decision_can_be_looked_up_by_the_id_its_answer_bore(site: Site)
     async with site.http.post(url, json=ask("What is 17*23?")) as response:
         assert response.headers["x-thalamus-expert"] == "calculator"
         decision_id = response.headers["x-thalamus-decision-id"]
-    status, told = await site.get(f"/v1/decisions/{decision_id}")
-    assert (status, told["id"], told["expert_answered"]) == (200, decision_id, "calculator")
-    assert told["decision"]["propensity"] == 1.0
-    assert len(told["decision"]["candidates"]) == 2
-    assert "17*23" not in str(told)
+    status, record = await site.get(f"/v1/decisions/{decision_id}")
+    assert (status, record["id"], record["expert_answered"]) == (200, decision_id, "calculator")
+    assert record["decision"]["propensity"] == 1.0
+    assert len(record["decision"]["candidates"]) == 2
+    assert "17*23" not in str(record)
 
 
 @pytest.mark.parametrize("decision_id", ["dec_none", "x" * 4000, "%00", "..%2F.."])
 async def test_an_unknown_decision_is_a_404_in_the_envelope(site: Site, decision_id: str) -> None:
-    status, told = await site.get(f"/v1/decisions/{decision_id}")
+    status, record = await site.get(f"/v1/decisions/{decision_id}")
     assert status == 404
-    assert told["error"]["type"] == "invalid_request_error"
+    assert record["error"]["type"] == "invalid_request_error"
 
 
 async def test_health_is_told_to_anybody(tmp_path: Path) -> None:
     text = CONFIG.format(folder=tmp_path).replace("server: {", "server: {master_key: sk-7f3a9c1e5b2d8046, ")
     async with site_of(text) as site:
         assert await site.get("/health/live") == (200, {"status": "live"})
-        status, told = await site.get("/health/ready")
-        assert (status, told["status"], told["degraded"]) == (200, "ready", [])
+        status, record = await site.get("/health/ready")
+        assert (status, record["status"], record["degraded"]) == (200, "ready", [])
         assert (await site.get("/v1/models"))[0] == 401
         assert (await site.get("/v1/models", **{"x-api-key": "sk-7f3a9c1e5b2d8046"}))[0] == 200
 
 
 async def test_without_experts_nobody_is_ready(tmp_path: Path) -> None:
     async with site_of(f'journal: {{path: "{tmp_path}/j"}}') as site:
-        status, told = await site.get("/health/ready")
-        assert (status, told["status"]) == (503, "unavailable")
+        status, record = await site.get("/health/ready")
+        assert (status, record["status"]) == (503, "unavailable")
 
 
 async def test_an_expert_that_cools_down_is_seen_in_readiness_and_models(site: Site) -> None:
     for _ in range(4):
         await site.post("/v1/chat/completions", ask("hi", model="remote"))
-    status, told = await site.get("/health/ready")
-    assert (status, told["status"], told["experts"]["remote"]) == (200, "degraded", "open")
-    assert told["degraded"] == ["expert remote: open"]
+    status, record = await site.get("/health/ready")
+    assert (status, record["status"], record["experts"]["remote"]) == (200, "degraded", "open")
+    assert record["degraded"] == ["expert remote: open"]
     _, model = await site.get("/v1/models/remote")
     assert model["thalamus"]["state"] == "open"
     assert model["thalamus"]["cooldown_s"] > 0
@@ -188,15 +191,15 @@ async def test_openapi_lists_every_endpoint_there_is(site: Site) -> None:
 
 
 async def test_what_is_not_there_is_a_404_in_the_envelope_that_says_where_to_look(site: Site) -> None:
-    status, told = await site.get("/v1/nothing")
-    assert (status, told["error"]["code"]) == (404, "unknown_url")
-    assert "/openapi.json" in told["error"]["message"]
+    status, record = await site.get("/v1/nothing")
+    assert (status, record["error"]["code"]) == (404, "unknown_url")
+    assert "/openapi.json" in record["error"]["message"]
     assert (await site.post("/v1/models", {}))[0] == 405
 
 
 async def test_a_web_page_of_another_site_is_turned_away(site: Site) -> None:
-    status, told = await site.get("/v1/models", host="rebound.example")
-    assert (status, told["error"]["type"]) == (403, "permission_error")
+    status, record = await site.get("/v1/models", host="rebound.example")
+    assert (status, record["error"]["type"]) == (403, "permission_error")
     assert (await site.get("/v1/models", origin="https://evil.example"))[0] == 403
 
 
@@ -211,7 +214,7 @@ async def test_a_web_page_that_the_configuration_allows_may_ask(tmp_path: Path) 
             assert preflight.headers["access-control-allow-origin"] == "https://app.example"
         async with site.http.get(
             f"{site.address}/v1/models", headers={"origin": "https://app.example"}
-        ) as told:
-            assert told.status == 200
-            assert "x-thalamus-expert" in told.headers["access-control-expose-headers"]
+        ) as record:
+            assert record.status == 200
+            assert "x-thalamus-expert" in record.headers["access-control-expose-headers"]
         assert (await site.get("/v1/models", origin="https://evil.example"))[0] == 403

@@ -88,14 +88,14 @@ def test_a_model_without_a_provider_is_refused_as_before(echo: str) -> None:
 @pytest.mark.usefixtures("echo")
 async def test_the_gateway_serves_streams_and_closes_an_installed_expert(tmp_path: Path) -> None:
     experts = [{"name": "bird", "model": "echo/parrot"}]
-    async with gateway({"experts": experts}, str(tmp_path / "journal.sqlite3"), "bird") as served:
-        answer = await served.chat("bird")
+    async with gateway({"experts": experts}, str(tmp_path / "journal.sqlite3"), "bird") as live:
+        answer = await live.chat("bird")
         assert answer.status == 200
         assert answer.json()["choices"][0]["message"]["content"] == "parrot says hello"
-        assert b"parrot says hello" in (await served.chat("bird", stream=True)).body
-        failed = await served.post(
+        assert b"parrot says hello" in (await live.chat("bird", stream=True)).body
+        failed = await live.post(
             "chat/completions", {"model": "bird", "messages": [{"role": "user", "content": "fail"}]}
         )
         assert failed.status == 502
-        expert = served.services.experts["bird"]
+        expert = live.services.experts["bird"]
     assert expert.closed  # type: ignore[attr-defined]

@@ -4,7 +4,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.testing import FakeUpstream, build_completion, build_stream
-from tests.fakes.serving import Gateway, gateway
+from tests.fakes.serving import LiveApp, gateway
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -52,7 +52,7 @@ async def upstream():
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def served(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory):
+async def live(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory):
     journal = str(tmp_path_factory.mktemp("faults") / "journal.sqlite3")
     config = {"experts": experts(upstream.base_url), "timeouts": PATIENCE}
     async with gateway(config, journal, "good") as running:
@@ -62,9 +62,9 @@ async def served(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("fault", BEFORE)
 async def test_a_fault_before_the_first_token_is_an_error_in_openais_envelope(
-    served: Gateway, fault: str, stream: bool
+    live: LiveApp, fault: str, stream: bool
 ) -> None:
-    answer = await served.chat(fault, stream=stream)
+    answer = await live.chat(fault, stream=stream)
     status, code = BEFORE[fault]
     assert (answer.status, answer.error["code"]) == (status, code)
     assert answer.error["type"] == "upstream_error"
@@ -74,37 +74,37 @@ async def test_a_fault_before_the_first_token_is_an_error_in_openais_envelope(
 
 @pytest.mark.parametrize("fault", ONLY_STREAMS)
 async def test_a_stream_that_fails_before_its_first_token_is_an_error_with_a_status(
-    served: Gateway, fault: str
+    live: LiveApp, fault: str
 ) -> None:
-    answer = await served.chat(fault, stream=True)
+    answer = await live.chat(fault, stream=True)
     assert (answer.status, answer.error["code"]) == ONLY_STREAMS[fault]
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("fault", [*BEFORE, "nowhere", "toolong"])
 async def test_a_fault_before_the_first_token_moves_on_to_the_fallback(
-    served: Gateway, fault: str, stream: bool
+    live: LiveApp, fault: str, stream: bool
 ) -> None:
-    answer = await served.chat(fault, stream=stream, router={"fallbacks": ["good"]})
+    answer = await live.chat(fault, stream=stream, router={"fallbacks": ["good"]})
     assert (answer.status, answer.expert) == (200, "good")
     assert answer.body == (b"".join(build_stream("good")) if stream else build_completion("good"))
-    told = await served.told(answer)
-    assert [attempt["verdict"] for attempt in told["attempts"]] == ["moved_on", "answered"]
+    record = await live.read_record(answer)
+    assert [attempt["verdict"] for attempt in record["attempts"]] == ["moved_on", "answered"]
 
 
 @pytest.mark.parametrize("fault", ONLY_STREAMS)
-async def test_a_stream_that_fails_before_its_first_token_falls_back(served: Gateway, fault: str) -> None:
-    answer = await served.chat(fault, stream=True, router={"fallbacks": ["good"]})
+async def test_a_stream_that_fails_before_its_first_token_falls_back(live: LiveApp, fault: str) -> None:
+    answer = await live.chat(fault, stream=True, router={"fallbacks": ["good"]})
     assert (answer.status, answer.expert, answer.body) == (200, "good", b"".join(build_stream("good")))
 
 
 @pytest.mark.parametrize("fallbacks", [[], ["good"]])
 @pytest.mark.parametrize("fault", AFTER)
 async def test_after_the_first_token_nothing_is_retried_and_the_stream_says_so(
-    served: Gateway, upstream: FakeUpstream, fault: str, fallbacks: list[str]
+    live: LiveApp, upstream: FakeUpstream, fault: str, fallbacks: list[str]
 ) -> None:
     n_good, n_fault = upstream.n_calls("good"), upstream.n_calls(fault)
-    answer = await served.chat(fault, stream=True, router={"fallbacks": fallbacks})
+    answer = await live.chat(fault, stream=True, router={"fallbacks": fallbacks})
     sent = [event for event in build_stream(fault) if b"[DONE]" not in event]
     kept = b"".join(sent if fault == "nodone" else sent[:2])
     assert answer.status == 200
@@ -118,28 +118,26 @@ async def test_after_the_first_token_nothing_is_retried_and_the_stream_says_so(
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("fault", REFUSED)
-async def test_other_refusals_go_back_as_they_are(served: Gateway, fault: str, stream: bool) -> None:
-    answer = await served.chat(fault, stream=stream, router={"fallbacks": ["good"]})
+async def test_other_refusals_go_back_as_they_are(live: LiveApp, fault: str, stream: bool) -> None:
+    answer = await live.chat(fault, stream=stream, router={"fallbacks": ["good"]})
     assert answer.status == int(fault.removeprefix("status-"))
     assert answer.error["type"] == "mock_error"
     assert answer.expert is None
 
 
-async def test_too_long_a_context_goes_back_as_it_is_when_nobody_is_left(served: Gateway) -> None:
-    answer = await served.chat("toolong")
+async def test_too_long_a_context_goes_back_as_it_is_when_nobody_is_left(live: LiveApp) -> None:
+    answer = await live.chat("toolong")
     assert (answer.status, answer.error["code"]) == (400, "context_length_exceeded")
 
 
-async def test_what_an_upstream_says_of_its_key_reaches_nobody(served: Gateway) -> None:
+async def test_what_an_upstream_says_of_its_key_reaches_nobody(live: LiveApp) -> None:
     for fault in ("status-401", "status-403"):
-        answer = await served.chat(fault)
+        answer = await live.chat(fault)
         assert b"sk-secret" not in answer.body
-        assert "sk-secret" not in str(await served.told(answer))
-    assert "sk-secret" not in str(
-        [served.services.fleet.state(name) for name in ("status-401", "status-403")]
-    )
+        assert "sk-secret" not in str(await live.read_record(answer))
+    assert "sk-secret" not in str([live.services.fleet.state(name) for name in ("status-401", "status-403")])
 
 
-async def test_nobody_at_the_address_is_an_error(served: Gateway) -> None:
-    answer = await served.chat("nowhere")
+async def test_nobody_at_the_address_is_an_error(live: LiveApp) -> None:
+    answer = await live.chat("nowhere")
     assert (answer.status, answer.error["code"]) == (502, "upstream_connect")

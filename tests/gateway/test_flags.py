@@ -20,7 +20,7 @@ from gateway.testing import FakeUpstream
 from policies import Objective, Policy, Require
 from policies import RoutingHints as PolicyHints
 from tests.fakes.routing import InOrder
-from tests.fakes.serving import Answer, Gateway, secret, served
+from tests.fakes.serving import HttpAnswer, LiveApp, live, secret
 from tests.fakes.serving import gateway as routed
 
 LARGE, SMALL = "large-70b", "small-1b"
@@ -34,7 +34,7 @@ async def upstream() -> AsyncIterator[FakeUpstream]:
 
 
 @pytest_asyncio.fixture
-async def gateway(upstream: FakeUpstream, tmp_path: Path) -> AsyncIterator[Gateway]:
+async def gateway(upstream: FakeUpstream, tmp_path: Path) -> AsyncIterator[LiveApp]:
     """A gateway that routes for itself, by the operator's guesses: the larger is a little better."""
     experts = [
         {"name": name, "model": f"openai/{name}", "api_base": upstream.base_url, "quality": quality}
@@ -54,22 +54,25 @@ async def gateway(upstream: FakeUpstream, tmp_path: Path) -> AsyncIterator[Gatew
     }
     transport = Transport()
     services = build_services(msgspec.convert(config, Config, dec_hook=secret), transport)
-    async with served(build_application(services, transport)) as address, aiohttp.ClientSession() as http:
-        yield Gateway(f"{address}/v1", services, http)
+    async with (
+        live(build_application(services, transport)) as address,
+        aiohttp.ClientSession() as http,
+    ):
+        yield LiveApp(f"{address}/v1", services, http)
 
 
-async def ask(gateway: Gateway, content: Any, model: str = "auto", **headers: str) -> Answer:
+async def ask(gateway: LiveApp, content: Any, model: str = "auto", **headers: str) -> HttpAnswer:
     body = {"model": model, "messages": [{"role": "user", "content": content}]}
     return await gateway.post("chat/completions", body, **headers)
 
 
-async def test_without_a_flag_the_larger_answers(gateway: Gateway) -> None:
+async def test_without_a_flag_the_larger_answers(gateway: LiveApp) -> None:
     assert (await ask(gateway, "Hi")).expert == LARGE
 
 
 @pytest.mark.parametrize("text", [f"Hi {FLAG}", f"{FLAG} Hi", f"{FLAG.upper()}\n\nHi\n"])
 async def test_a_flag_changes_who_answers_and_does_not_reach_the_expert(
-    gateway: Gateway, upstream: FakeUpstream, text: str
+    gateway: LiveApp, upstream: FakeUpstream, text: str
 ) -> None:
     answer = await ask(gateway, text)
     assert (answer.status, answer.expert) == (200, SMALL)
@@ -89,7 +92,7 @@ async def test_a_flag_changes_who_answers_and_does_not_reach_the_expert(
     ],
 )
 async def test_a_quoted_or_fenced_flag_is_text_for_the_expert(
-    gateway: Gateway, upstream: FakeUpstream, text: str
+    gateway: LiveApp, upstream: FakeUpstream, text: str
 ) -> None:
     answer = await ask(gateway, text)
     assert answer.expert == LARGE
@@ -97,7 +100,7 @@ async def test_a_quoted_or_fenced_flag_is_text_for_the_expert(
 
 
 async def test_a_policy_may_forbid_flags_and_then_they_are_text(
-    gateway: Gateway, upstream: FakeUpstream
+    gateway: LiveApp, upstream: FakeUpstream
 ) -> None:
     answer = await ask(gateway, f"Hi {FLAG}", "auto:none")
     assert answer.expert == LARGE
@@ -106,7 +109,7 @@ async def test_a_policy_may_forbid_flags_and_then_they_are_text(
 
 
 async def test_an_unknown_flag_stays_and_is_said_or_is_refused(
-    gateway: Gateway, upstream: FakeUpstream
+    gateway: LiveApp, upstream: FakeUpstream
 ) -> None:
     text = f"{FLAG} Hi [Flag: red team]"
     answer = await ask(gateway, text)
@@ -118,13 +121,13 @@ async def test_an_unknown_flag_stays_and_is_said_or_is_refused(
 
 
 async def test_an_expert_asked_for_by_name_gets_the_text_as_it_is(
-    gateway: Gateway, upstream: FakeUpstream
+    gateway: LiveApp, upstream: FakeUpstream
 ) -> None:
     await ask(gateway, f"Hi {FLAG}", LARGE)
     assert upstream.calls[-1]["messages"][0]["content"] == f"Hi {FLAG}"
 
 
-async def test_a_weight_of_a_policy_or_of_a_request_prefers_the_smaller(gateway: Gateway) -> None:
+async def test_a_weight_of_a_policy_or_of_a_request_prefers_the_smaller(gateway: LiveApp) -> None:
     assert (await ask(gateway, "Hi", "auto:small")).expert == SMALL
     assert (await gateway.chat("auto", router={"weights": {"size": 0.1}})).expert == SMALL
     assert (await gateway.chat("auto", router={"weights": {"size": 0.005}})).expert == LARGE
@@ -140,20 +143,20 @@ async def test_a_weight_of_a_policy_or_of_a_request_prefers_the_smaller(gateway:
         {"flags": {"size": "high"}},
     ],
 )
-async def test_flags_beside_the_text_do_the_same(gateway: Gateway, router: dict[str, Any]) -> None:
+async def test_flags_beside_the_text_do_the_same(gateway: LiveApp, router: dict[str, Any]) -> None:
     assert (await gateway.chat("auto", router=router)).expert == SMALL
 
 
-async def test_the_clients_hints_carry_flags(gateway: Gateway) -> None:
+async def test_the_clients_hints_carry_flags(gateway: LiveApp) -> None:
     async with AsyncClient(gateway.base, "unused", max_retries=0) as client:
         assert (await client.chat("Hi", router=Hints(flags=["Smallest model"]))).expert == SMALL
         assert (await client.route("Hi", router=Hints(flags=["smallest = 0.001"]))).expert == LARGE
 
 
-async def test_the_dry_run_reads_the_same_flags(gateway: Gateway) -> None:
+async def test_the_dry_run_reads_the_same_flags(gateway: LiveApp) -> None:
     body = {"messages": [{"role": "user", "content": f"Hi {FLAG}"}]}
-    told = (await gateway.post("route", body)).json()
-    assert (told["expert"], told["query"]["text"], told["warnings"]) == (SMALL, "Hi", [])
+    record = (await gateway.post("route", body)).json()
+    assert (record["expert"], record["query"]["text"], record["warnings"]) == (SMALL, "Hi", [])
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -168,13 +171,13 @@ async def test_what_is_routed_by_bears_no_flag(upstream: FakeUpstream, tmp_path:
     assert (query.text, query.n_input_tokens) == ("Why?\n\nIs it so?", 13)
 
 
-async def test_a_wrong_flag_beside_the_text_is_refused_by_name(gateway: Gateway) -> None:
+async def test_a_wrong_flag_beside_the_text_is_refused_by_name(gateway: LiveApp) -> None:
     for router in ({"flags": ["red team"]}, {"flags": {"size": 2}}):
         refused = await gateway.chat("auto", router=router)
         assert (refused.status, refused.error["param"]) == (400, "router.flags")
 
 
-async def test_a_message_of_flags_alone_is_refused(gateway: Gateway) -> None:
+async def test_a_message_of_flags_alone_is_refused(gateway: LiveApp) -> None:
     refused = await ask(gateway, FLAG)
     assert (refused.status, refused.error["param"]) == (400, "messages[0].content")
 
@@ -203,12 +206,12 @@ def test_only_a_message_that_bears_a_flag_is_written_anew() -> None:
 @pytest.mark.parametrize("last", ["now", "now [Flag: latest]", "now [Flag: red team]"])
 def test_a_flag_of_an_earlier_turn_is_not_followed_and_reaches_nobody(last: str) -> None:
     turns = [("user", f"{FLAG} before"), ("assistant", f"well {FLAG}"), ("user", last)]
-    told = extract_prompt_flags(
+    record = extract_prompt_flags(
         raw(json.dumps([{"role": role, "content": text} for role, text in turns])), NO_OPTIONS, Policy("p")
     )
-    contents = [message["content"] for message in json.loads(bytes(told.fields["messages"]))]
+    contents = [message["content"] for message in json.loads(bytes(record.fields["messages"]))]
     assert contents == ["before", f"well {FLAG}", last.removesuffix(" [Flag: latest]")]
-    first = told.hints.objective.first if told.hints and told.hints.objective else ()
+    first = record.hints.objective.first if record.hints and record.hints.objective else ()
     assert first == (("latest",) if "latest" in last else ())
 
 

@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from gateway.experts.litellm import LiteLLMExpert
 from gateway.testing import WORDS, FakeUpstream
-from tests.fakes.serving import Gateway, gateway
+from tests.fakes.serving import LiveApp, gateway
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -34,7 +34,7 @@ async def upstream():
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def served(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory):
+async def live(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory):
     place = {"api_base": upstream.base_url, "api_key": "sk-upstream-secret", "max_parallel": 1}
     experts = [{"name": name, "model": f"litellm_proxy/{name}", **place} for name in NAMES]
     experts.append({"name": "vectors", "model": "litellm_proxy/vectors", "embeds": True, **place})
@@ -46,28 +46,28 @@ async def served(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactor
         yield running
 
 
-async def test_a_whole_answer(served: Gateway) -> None:
-    answer = await served.chat("good")
+async def test_a_whole_answer(live: LiveApp) -> None:
+    answer = await live.chat("good")
     assert (answer.status, answer.expert) == (200, "good")
     assert answer.json()["choices"][0]["message"]["content"] == "".join(WORDS)
     assert answer.json()["usage"]["prompt_tokens"] == 20
 
 
-async def test_a_stream(served: Gateway) -> None:
-    answer = await served.chat("good", stream=True)
+async def test_a_stream(live: LiveApp) -> None:
+    answer = await live.chat("good", stream=True)
     chunks = [json.loads(event) for event in answer.events[:-1]]
     said = [chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks if chunk["choices"]]
     assert "".join(said) == "".join(WORDS)
     assert answer.events[-1] == b"[DONE]"
 
 
-async def test_embeddings(served: Gateway) -> None:
-    answer = await served.post("embeddings", {"model": "vectors", "input": ["a", "b"]})
+async def test_embeddings(live: LiveApp) -> None:
+    answer = await live.post("embeddings", {"model": "vectors", "input": ["a", "b"]})
     assert [item["embedding"] for item in answer.json()["data"]] == [[0.5, 0.25]] * 2
 
 
-async def test_only_known_parameters_are_handed_over(served: Gateway, upstream: FakeUpstream) -> None:
-    await served.chat("good", temperature=0.5, mock_response="stolen", callbacks=["x"], metadata={"a": 1})
+async def test_only_known_parameters_are_handed_over(live: LiveApp, upstream: FakeUpstream) -> None:
+    await live.chat("good", temperature=0.5, mock_response="stolen", callbacks=["x"], metadata={"a": 1})
     sent = upstream.calls[-1]
     assert sent["temperature"] == 0.5
     assert not {"mock_response", "callbacks", "metadata"} & set(sent)
@@ -80,22 +80,22 @@ async def test_only_known_parameters_are_handed_over(served: Gateway, upstream: 
 )
 @pytest.mark.parametrize("stream", [False, True])
 async def test_errors_keep_their_status_and_no_secret(
-    served: Gateway, name: str, status: int, stream: bool
+    live: LiveApp, name: str, status: int, stream: bool
 ) -> None:
-    answer = await served.chat(name, stream=stream)
+    answer = await live.chat(name, stream=stream)
     assert answer.status == status
     assert answer.error["message"]
     assert b"secret" not in answer.body or name not in ("status-401",)
 
 
 @pytest.mark.parametrize("name", ["status-401", "status-429", "status-500", "toolong"])
-async def test_another_expert_answers_where_it_may_do_better(served: Gateway, name: str) -> None:
-    assert (await served.chat(name, router={"fallbacks": ["good"]})).expert == "good"
+async def test_another_expert_answers_where_it_may_do_better(live: LiveApp, name: str) -> None:
+    assert (await live.chat(name, router={"fallbacks": ["good"]})).expert == "good"
 
 
 @pytest.mark.parametrize("name", ["stall-2", "cut-2"])
-async def test_a_stream_that_breaks_off_says_so(served: Gateway, name: str) -> None:
-    answer = await served.chat(name, stream=True)
+async def test_a_stream_that_breaks_off_says_so(live: LiveApp, name: str) -> None:
+    answer = await live.chat(name, stream=True)
     assert answer.status == 200
     assert b'"error"' in answer.events[-1]
     assert b"[DONE]" not in answer.body
@@ -103,10 +103,10 @@ async def test_a_stream_that_breaks_off_says_so(served: Gateway, name: str) -> N
 
 @pytest.mark.parametrize(("name", "stream"), [("hang", False), ("stall-2", True)])
 async def test_a_client_that_goes_away_is_seen_upstream(
-    served: Gateway, upstream: FakeUpstream, name: str, stream: bool
+    live: LiveApp, upstream: FakeUpstream, name: str, stream: bool
 ) -> None:
     before, n_calls = upstream.aborted.count(name), upstream.n_calls(name)
-    asking = asyncio.ensure_future(served.chat(name, stream=stream))
+    asking = asyncio.ensure_future(live.chat(name, stream=stream))
     async with asyncio.timeout(5):
         while upstream.n_calls(name) == n_calls:  # noqa: ASYNC110 (nothing tells)
             await asyncio.sleep(0.01)
@@ -124,9 +124,9 @@ async def until_called(upstream: FakeUpstream, name: str, n_calls: int) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_no_more_calls_run_at_a_time_than_allowed(served: Gateway, upstream: FakeUpstream) -> None:
+async def test_no_more_calls_run_at_a_time_than_allowed(live: LiveApp, upstream: FakeUpstream) -> None:
     before = upstream.n_calls("hang")
-    asking = [asyncio.ensure_future(served.chat("hang", stream=stream)) for stream in (False, True)]
+    asking = [asyncio.ensure_future(live.chat("hang", stream=stream)) for stream in (False, True)]
     for n in range(2):
         await until_called(upstream, "hang", before + n + 1)
         await asyncio.sleep(0.2)
@@ -136,9 +136,9 @@ async def test_no_more_calls_run_at_a_time_than_allowed(served: Gateway, upstrea
 
 
 @pytest.mark.parametrize("name", ["good", "status-500", "cut-2"])
-async def test_a_slot_is_free_again_after_each_end(served: Gateway, name: str) -> None:
+async def test_a_slot_is_free_again_after_each_end(live: LiveApp, name: str) -> None:
     for stream in (True, False, True):
-        await served.chat(name, stream=stream)
-    expert = served.services.experts[name]
+        await live.chat(name, stream=stream)
+    expert = live.services.experts[name]
     assert isinstance(expert, LiteLLMExpert)
     assert expert.in_use == 0

@@ -7,13 +7,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.testing import FakeUpstream
-from tests.fakes.serving import Gateway, gateway
+from tests.fakes.serving import LiveApp, gateway
 
 Told = dict[tuple[str, str], float]
 
 
 @pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[Gateway]:
+async def site(tmp_path: Path) -> AsyncIterator[LiveApp]:
     async with FakeUpstream() as upstream:
         place = {"api_base": upstream.base_url, "api_key": "sk-upstream"}
         experts = [{"name": name, "model": f"openai/{name}", **place} for name in ("good", "status-500")]
@@ -26,7 +26,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Gateway]:
             yield site
 
 
-async def read(site: Gateway) -> Told:
+async def read(site: LiveApp) -> Told:
     async with site.http.get(site.base.removesuffix("/v1") + "/metrics") as answer:
         assert answer.status == 200
         assert answer.headers["content-type"].startswith("text/plain; version=")
@@ -38,17 +38,17 @@ async def read(site: Gateway) -> Told:
     }
 
 
-async def test_calls_are_counted_by_expert(site: Gateway) -> None:
+async def test_calls_are_counted_by_expert(site: LiveApp) -> None:
     for model in ("good", "good", "status-500"):
         await site.chat(model)
-    told = await read(site)
-    assert told["thalamus_calls_answered_total", "good"] == 2
-    assert told["thalamus_calls_failed_total", "status-500"] == 1
-    assert told["thalamus_calls_in_flight", "good"] == 0
-    assert told["thalamus_latency_seconds", "good"] > 0
+    record = await read(site)
+    assert record["thalamus_calls_answered_total", "good"] == 2
+    assert record["thalamus_calls_failed_total", "status-500"] == 1
+    assert record["thalamus_calls_in_flight", "good"] == 0
+    assert record["thalamus_latency_seconds", "good"] > 0
 
 
-async def test_a_name_that_nobody_has_is_no_series(site: Gateway) -> None:
+async def test_a_name_that_nobody_has_is_no_series(site: LiveApp) -> None:
     await site.chat("good")
     before = (await read(site)).keys()
     for n in range(3):
@@ -56,12 +56,12 @@ async def test_a_name_that_nobody_has_is_no_series(site: Gateway) -> None:
     assert (await read(site)).keys() == before
 
 
-async def test_runners_are_told_with_their_state_and_the_memory_they_share(site: Gateway) -> None:
-    told = await read(site)
-    states = {label: value for (name, label), value in told.items() if name == "thalamus_runner_state"}
+async def test_runners_are_told_with_their_state_and_the_memory_they_share(site: LiveApp) -> None:
+    record = await read(site)
+    states = {label: value for (name, label), value in record.items() if name == "thalamus_runner_state"}
     assert sum(states.values()) == 1
     assert all(label.startswith("own/") for label in states)
-    assert told["thalamus_device_capacity_bytes", "cpu"] == 1 << 30
+    assert record["thalamus_device_capacity_bytes", "cpu"] == 1 << 30
 
 
 async def test_only_who_has_a_key_reads_them(tmp_path: Path) -> None:

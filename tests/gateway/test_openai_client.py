@@ -5,14 +5,14 @@ import pytest
 import pytest_asyncio
 
 from gateway.testing import WORDS, FakeUpstream
-from tests.fakes.serving import KEY, Gateway, gateway
+from tests.fakes.serving import KEY, LiveApp, gateway
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 ASKED = [{"role": "user", "content": "Hi"}]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def served(tmp_path_factory: pytest.TempPathFactory):
+async def live(tmp_path_factory: pytest.TempPathFactory):
     names = ["good", "cut-2", "status-500", "status-400", "embedder"]
     async with FakeUpstream() as upstream:
         experts = [{"name": n, "model": f"openai/{n}", "api_base": upstream.base_url} for n in names]
@@ -24,8 +24,8 @@ async def served(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def client(served: Gateway):
-    async with openai.AsyncOpenAI(base_url=served.base, api_key=KEY, max_retries=0) as made:
+async def client(live: LiveApp):
+    async with openai.AsyncOpenAI(base_url=live.base, api_key=KEY, max_retries=0) as made:
         yield made
 
 

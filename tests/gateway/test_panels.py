@@ -20,8 +20,8 @@ from gateway.openai.events import add_usage_to_events, convert_to_events
 from gateway.openai.usage import Usage, set_usage, sum_usages
 from gateway.testing import FakeUpstream
 from policies import PanelRule
-from tests.fakes.serving import Gateway, secret
-from tests.fakes.serving import served as serving
+from tests.fakes.serving import LiveApp, secret
+from tests.fakes.serving import live as serving
 
 PRICE = 1e-3
 QUESTION = "How many legs has a spider?"
@@ -30,7 +30,7 @@ QUESTION = "How many legs has a spider?"
 @contextlib.asynccontextmanager
 async def panel(
     tmp_path: Any, models: str, *, aggregator: str = "auto", free: str = "", **more: Any
-) -> AsyncIterator[tuple[Gateway, FakeUpstream]]:
+) -> AsyncIterator[tuple[LiveApp, FakeUpstream]]:
     """A gateway whose `auto` is a panel of the first three of these models, the first expected to be best."""
     async with FakeUpstream() as upstream:
         experts = [
@@ -53,12 +53,12 @@ async def panel(
         transport = Transport()
         services = build_services(msgspec.convert(config, Config, dec_hook=secret), transport)
         async with serving(build_application(services, transport)) as base, aiohttp.ClientSession() as http:
-            yield Gateway(f"{base}/v1", services, http), upstream
+            yield LiveApp(f"{base}/v1", services, http), upstream
 
 
-async def ask(served: Gateway, *, stream: bool = False, question: str = QUESTION, **more: Any) -> Any:
+async def ask(live: LiveApp, *, stream: bool = False, question: str = QUESTION, **more: Any) -> Any:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": question}]
-    return await served.chat("auto", stream=stream, messages=messages, **more)
+    return await live.chat("auto", stream=stream, messages=messages, **more)
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -77,35 +77,35 @@ def text_of(answer: Any, stream: bool) -> str:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_the_answer_of_most_members_is_given(tmp_path: Any, stream: bool) -> None:
-    async with panel(tmp_path, "says-6 says-8 says-It_has_8_legs. good") as (served, upstream):
-        answer = await ask(served, stream=stream)
+    async with panel(tmp_path, "says-6 says-8 says-It_has_8_legs. good") as (live, upstream):
+        answer = await ask(live, stream=stream)
         assert (answer.status, text_of(answer, stream)) == (200, "8")
         assert (answer.headers["x-thalamus-plan"], answer.expert) == ("panel", "b")
-        told = await served.told(answer)
-        assert [(a["expert"], a["verdict"], a["role"]) for a in sorted(told["attempts"], key=str)] == [
+        record = await live.read_record(answer)
+        assert [(a["expert"], a["verdict"], a["role"]) for a in sorted(record["attempts"], key=str)] == [
             (name, "answered", "member") for name in "abc"
         ]
-        assert (told["input_tokens"], told["output_tokens"]) == (60, 15)
-        assert told["cost_usd"] == pytest.approx(75 * PRICE)
-        assert told["decision"]["plan"]["members"] == ["a", "b", "c"]
+        assert (record["input_tokens"], record["output_tokens"]) == (60, 15)
+        assert record["cost_usd"] == pytest.approx(75 * PRICE)
+        assert record["decision"]["plan"]["members"] == ["a", "b", "c"]
         assert not any(call.get("stream") for call in upstream.calls)
 
 
 async def test_a_whole_answer_tells_what_the_panel_used_in_all(tmp_path: Any) -> None:
-    async with panel(tmp_path, "says-8 says-8 says-8") as (served, _):
-        answer = await ask(served)
+    async with panel(tmp_path, "says-8 says-8 says-8") as (live, _):
+        answer = await ask(live)
         assert answer.json()["usage"]["total_tokens"] == 75
         assert float(answer.headers["x-thalamus-cost-usd"]) == pytest.approx(75 * PRICE)
 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_members_who_do_not_agree_are_made_one_by_the_aggregator(tmp_path: Any, stream: bool) -> None:
-    async with panel(tmp_path, "says-6 says-7 says-8") as (served, upstream):
-        answer = await ask(served, stream=stream)
+    async with panel(tmp_path, "says-6 says-7 says-8") as (live, upstream):
+        answer = await ask(live, stream=stream)
         assert (answer.status, answer.expert, text_of(answer, stream)) == (200, "a", "6")
-        told = await served.told(answer)
-        assert [a["role"] for a in told["attempts"]][-1] == "aggregator"
-        assert told["cost_usd"] == (None if stream else pytest.approx(100 * PRICE))
+        record = await live.read_record(answer)
+        assert [a["role"] for a in record["attempts"]][-1] == "aggregator"
+        assert record["cost_usd"] == (None if stream else pytest.approx(100 * PRICE))
         assert stream or answer.json()["usage"]["total_tokens"] == 100
     asked = upstream.calls[-1]
     assert (asked["model"], asked.get("stream", False)) == ("says-6", stream)
@@ -115,16 +115,16 @@ async def test_members_who_do_not_agree_are_made_one_by_the_aggregator(tmp_path:
 
 
 async def test_one_failing_member_is_left_out(tmp_path: Any) -> None:
-    async with panel(tmp_path, "status-500 says-8 says-8") as (served, _):
-        answer = await ask(served)
+    async with panel(tmp_path, "status-500 says-8 says-8") as (live, _):
+        answer = await ask(live)
         assert (answer.status, answer.expert, text_of(answer, False)) == (200, "b", "8")
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("faults", ["status-500 reset", "garbage status-429", "status-401 toolong"])
 async def test_the_one_member_that_did_not_fail_answers(tmp_path: Any, faults: str, stream: bool) -> None:
-    async with panel(tmp_path, f"{faults} says-8") as (served, _):
-        answer = await ask(served, stream=stream)
+    async with panel(tmp_path, f"{faults} says-8") as (live, _):
+        answer = await ask(live, stream=stream)
         assert (answer.status, answer.expert, text_of(answer, stream)) == (200, "c", "8")
 
 
@@ -132,40 +132,40 @@ async def test_the_one_member_that_did_not_fail_answers(tmp_path: Any, faults: s
 @pytest.mark.parametrize("fault", ["status-500", "reset", "cut-0"])
 async def test_the_vote_counts_where_the_aggregator_fails(tmp_path: Any, fault: str, stream: bool) -> None:
     models = f"says-6 says-8 says-8 {fault}"
-    async with panel(tmp_path, models, aggregator="d") as (served, _):
-        answer = await ask(served, stream=stream)
+    async with panel(tmp_path, models, aggregator="d") as (live, _):
+        answer = await ask(live, stream=stream)
         if fault == "cut-0" and not stream:
             assert answer.expert == "d"
             return
         assert (answer.status, answer.expert, text_of(answer, stream)) == (200, "b", "8")
-        told = await served.told(answer)
-        assert [(a["verdict"], a["role"]) for a in told["attempts"]][-1] == ("moved_on", "aggregator")
+        record = await live.read_record(answer)
+        assert [(a["verdict"], a["role"]) for a in record["attempts"]][-1] == ("moved_on", "aggregator")
 
 
 async def test_an_aggregator_cut_off_in_its_words_says_so(tmp_path: Any) -> None:
-    async with panel(tmp_path, "says-6 says-8 says-8 cut-2", aggregator="d") as (served, _):
-        answer = await ask(served, stream=True)
+    async with panel(tmp_path, "says-6 says-8 says-8 cut-2", aggregator="d") as (live, _):
+        answer = await ask(live, stream=True)
         assert b'"error"' in answer.body
-        assert (await served.told(answer))["attempts"][-1]["role"] == "aggregator"
+        assert (await live.read_record(answer))["attempts"][-1]["role"] == "aggregator"
 
 
 async def test_fallbacks_answer_where_every_member_failed(tmp_path: Any) -> None:
-    async with panel(tmp_path, "status-500 reset garbage says-8") as (served, _):
-        answer = await ask(served)
+    async with panel(tmp_path, "status-500 reset garbage says-8") as (live, _):
+        answer = await ask(live)
         assert (answer.status, answer.expert) == (200, "d")
 
 
 async def test_the_client_is_told_when_nobody_could_answer(tmp_path: Any) -> None:
-    async with panel(tmp_path, "status-500 reset garbage") as (served, _):
-        answer = await ask(served)
+    async with panel(tmp_path, "status-500 reset garbage") as (live, _):
+        answer = await ask(live)
         assert answer.status == 502
         assert all(name in answer.error["message"] for name in "abc")
 
 
 @pytest.mark.parametrize("members", ["status-400 status-400 status-400", "status-500 reset status-400"])
 async def test_a_request_at_fault_goes_back_as_the_upstream_said_it(tmp_path: Any, members: str) -> None:
-    async with panel(tmp_path, f"{members} says-8") as (served, upstream):
-        answer = await ask(served)
+    async with panel(tmp_path, f"{members} says-8") as (live, upstream):
+        answer = await ask(live)
         assert answer.status == 400
         assert upstream.n_calls("says-8") == 0
 
@@ -173,25 +173,25 @@ async def test_a_request_at_fault_goes_back_as_the_upstream_said_it(tmp_path: An
 @pytest.mark.parametrize("models", ["hang hang hang", "says-6 says-7 hang", "says-6 says-7 says-8 hang"])
 async def test_a_client_that_goes_away_stops_every_call(tmp_path: Any, models: str) -> None:
     aggregator = "d" if models.count("s") > 3 and models.endswith("8 hang") else "vote"
-    async with panel(tmp_path, models, aggregator=aggregator) as (served, upstream):
-        asking = asyncio.ensure_future(ask(served))
+    async with panel(tmp_path, models, aggregator=aggregator) as (live, upstream):
+        asking = asyncio.ensure_future(ask(live))
         await until(lambda: len(upstream.calls) == len(models.split()))
         await asyncio.sleep(0.06)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         await until(lambda: len(upstream.aborted) == models.count("hang"))
-        assert all(served.services.fleet.state(name)["in_flight"] == 0 for name in served.services.experts)
+        assert all(live.services.fleet.state(name)["in_flight"] == 0 for name in live.services.experts)
 
 
 async def test_a_member_that_lags_far_behind_is_not_waited_for(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(panels, "PATIENCE_S", 0.2)
-    async with panel(tmp_path, "says-8 says-8 hang") as (served, upstream):
-        answer = await ask(served)
+    async with panel(tmp_path, "says-8 says-8 hang") as (live, upstream):
+        answer = await ask(live)
         assert (answer.status, text_of(answer, False)) == (200, "8")
-        told = await served.told(answer)
-        assert [a["verdict"] for a in told["attempts"] if a["expert"] == "c"] == ["abandoned"]
+        record = await live.read_record(answer)
+        assert [a["verdict"] for a in record["attempts"] if a["expert"] == "c"] == ["abandoned"]
         await until(lambda: upstream.aborted == ["hang"])
 
 
@@ -200,23 +200,23 @@ async def test_what_a_stopped_member_used_is_unknown_unless_it_is_free(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch, free: str
 ) -> None:
     monkeypatch.setattr(panels, "PATIENCE_S", 0.2)
-    async with panel(tmp_path, "says-8 says-8 hang", free=free) as (served, _):
-        answer = await ask(served)
-        told = await served.told(answer)
+    async with panel(tmp_path, "says-8 says-8 hang", free=free) as (live, _):
+        answer = await ask(live)
+        record = await live.read_record(answer)
         if free:
             assert float(answer.headers["x-thalamus-cost-usd"]) == pytest.approx(50 * PRICE)
-            assert told["cost_usd"] == pytest.approx(50 * PRICE)
+            assert record["cost_usd"] == pytest.approx(50 * PRICE)
         else:
-            assert (answer.headers["x-thalamus-cost-usd"], told["cost_usd"]) == ("unknown", None)
-        assert told["input_tokens"] is None
+            assert (answer.headers["x-thalamus-cost-usd"], record["cost_usd"]) == ("unknown", None)
+        assert record["input_tokens"] is None
 
 
 async def test_a_panel_over_its_cap_asks_whom_it_can_pay(tmp_path: Any) -> None:
     async with panel(tmp_path, "says-6 says-7 says-8", max_cost_usd=0.6, aggregator="c") as (
-        served,
+        live,
         upstream,
     ):
-        answer = await ask(served, question="How many legs has a spider?", max_tokens=200)
+        answer = await ask(live, question="How many legs has a spider?", max_tokens=200)
         assert (answer.status, answer.expert) == (200, "a")
         assert {call["model"] for call in upstream.calls} <= {"says-6", "says-7"}
 
@@ -225,22 +225,22 @@ async def test_a_panel_over_its_cap_asks_whom_it_can_pay(tmp_path: Any) -> None:
 async def test_a_cap_that_nobody_fits_under_is_refused_with_everybodys_price(
     tmp_path: Any, stream: bool
 ) -> None:
-    async with panel(tmp_path, "says-6 says-7 says-8", max_cost_usd=1e-9) as (served, upstream):
-        answer = await ask(served, stream=stream)
+    async with panel(tmp_path, "says-6 says-7 says-8", max_cost_usd=1e-9) as (live, upstream):
+        answer = await ask(live, stream=stream)
         assert (answer.status, upstream.calls) == (400, [])
         assert answer.error["message"].count("over the panel's cap of $0.000000") == 3
 
 
 async def test_members_are_voted_on_where_a_request_cannot_show_their_answers(tmp_path: Any) -> None:
-    async with panel(tmp_path, "says-6 says-8 says-8 good", aggregator="d") as (served, upstream):
-        answer = await served.post("completions", {"model": "auto", "prompt": [1, 2, 3]})
+    async with panel(tmp_path, "says-6 says-8 says-8 good", aggregator="d") as (live, upstream):
+        answer = await live.post("completions", {"model": "auto", "prompt": [1, 2, 3]})
         assert (answer.status, upstream.n_calls("good")) == (200, 0)
-        assert served.services.fleet.state("d")["in_flight"] == 0
+        assert live.services.fleet.state("d")["in_flight"] == 0
 
 
 async def test_plain_completions_are_panelled_too(tmp_path: Any) -> None:
-    async with panel(tmp_path, "says-6 says-8 says-8 says-9", aggregator="d") as (served, upstream):
-        answer = await served.post("completions", {"model": "auto", "prompt": QUESTION})
+    async with panel(tmp_path, "says-6 says-8 says-8 says-9", aggregator="d") as (live, upstream):
+        answer = await live.post("completions", {"model": "auto", "prompt": QUESTION})
         assert answer.json()["choices"][0]["text"] == "9"
         assert upstream.calls[-1]["prompt"].startswith(QUESTION)
 

@@ -25,7 +25,7 @@ from routers import (
     fit_artifact,
     load_embedder,
 )
-from tests.fakes.serving import Gateway, secret, served
+from tests.fakes.serving import LiveApp, live, secret
 
 POLICIES = (
     Policy("always", encoder="always"),
@@ -76,7 +76,7 @@ async def upstream() -> AsyncIterator[FakeUpstream]:
 @pytest_asyncio.fixture
 async def gateway(
     outcomes: OutcomeTable, artifact: tuple[Path, Artifact], upstream: FakeUpstream, tmp_path: Path
-) -> AsyncIterator[Gateway]:
+) -> AsyncIterator[LiveApp]:
     config = {
         "experts": [
             {"name": name, "model": f"openai/{name}", "api_base": upstream.base_url}
@@ -91,8 +91,11 @@ async def gateway(
     }
     transport = Transport()
     services = build_services(msgspec.convert(config, Config, dec_hook=secret), transport)
-    async with served(build_application(services, transport)) as address, aiohttp.ClientSession() as http:
-        yield Gateway(f"{address}/v1", services, http)
+    async with (
+        live(build_application(services, transport)) as address,
+        aiohttp.ClientSession() as http,
+    ):
+        yield LiveApp(f"{address}/v1", services, http)
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
@@ -101,7 +104,7 @@ async def test_every_decision_over_http_is_the_one_of_a_replay(
     outcomes: OutcomeTable,
     read: RecordedExtractor,
     artifact: tuple[Path, Artifact],
-    gateway: Gateway,
+    gateway: LiveApp,
     upstream: FakeUpstream,
 ) -> None:
     asked = outcomes.take(np.arange(N_ASKED))

@@ -22,7 +22,7 @@ from gateway.openai.usage import InputDetails, OutputDetails, Price, Usage, cost
 from gateway.requests.options import parse_routing_options
 from gateway.testing import FakeUpstream
 from policies import Objective
-from tests.fakes.serving import Gateway, secret, served
+from tests.fakes.serving import LiveApp, live, secret
 
 BROKEN = UpstreamError("status", "answered 500", status=500)
 
@@ -53,7 +53,7 @@ def test_a_cooldown_that_no_upstream_asked_for_lasts_at_most_a_minute(status: in
 
 
 @contextlib.asynccontextmanager
-async def routed(folder: Path, *experts: dict[str, Any]) -> AsyncIterator[Gateway]:
+async def routed(folder: Path, *experts: dict[str, Any]) -> AsyncIterator[LiveApp]:
     """The gateway with its own router, which knows nothing but the operator's guesses of quality."""
     config = {
         "experts": list(experts),
@@ -63,8 +63,11 @@ async def routed(folder: Path, *experts: dict[str, Any]) -> AsyncIterator[Gatewa
     }
     transport = Transport()
     services = build_services(msgspec.convert(config, Config, dec_hook=secret), transport)
-    async with served(build_application(services, transport)) as address, aiohttp.ClientSession() as http:
-        yield Gateway(f"{address}/v1", services, http)
+    async with (
+        live(build_application(services, transport)) as address,
+        aiohttp.ClientSession() as http,
+    ):
+        yield LiveApp(f"{address}/v1", services, http)
 
 
 async def test_a_request_gets_503_where_time_helps_and_400_where_it_does_not(tmp_path: Path) -> None:

@@ -42,12 +42,12 @@ class Served:
     def __init__(self, app: Reloadable) -> None:
         self.app = app
         self.orders: asyncio.Queue[Any] = asyncio.Queue()
-        self.told: asyncio.Queue[Any] = asyncio.Queue()
-        self.task = asyncio.create_task(app({"type": "lifespan"}, self.orders.get, self.told.put))
+        self.record: asyncio.Queue[Any] = asyncio.Queue()
+        self.task = asyncio.create_task(app({"type": "lifespan"}, self.orders.get, self.record.put))
 
     async def order(self, word: str) -> str:
         await self.orders.put({"type": f"lifespan.{word}"})
-        message = await asyncio.wait_for(self.told.get(), 5)
+        message = await asyncio.wait_for(self.record.get(), 5)
         return str(message["type"])
 
     async def ask(self) -> str:
@@ -57,18 +57,20 @@ class Served:
 
 
 @pytest.fixture
-async def served() -> AsyncIterator[tuple[Served, App]]:
+async def live() -> AsyncIterator[tuple[Served, App]]:
     old = App("old")
-    served = Served(Reloadable(old))
-    assert await served.order("startup") == "lifespan.startup.complete"
-    yield served, old
-    if not served.task.done():
-        await served.order("shutdown")
-        await served.task
+    live = Served(Reloadable(old))
+    assert await live.order("startup") == "lifespan.startup.complete"
+    yield live, old
+    if not live.task.done():
+        await live.order("shutdown")
+        await live.task
 
 
-async def test_after_a_swap_the_new_one_answers_and_the_old_one_stops(served: tuple[Served, App]) -> None:
-    server, old = served
+async def test_after_a_swap_the_new_one_answers_and_the_old_one_stops(
+    live: tuple[Served, App],
+) -> None:
+    server, old = live
     assert await server.ask() == "old"
     await server.app.swap(App("new"))
     assert await server.ask() == "new"
@@ -76,8 +78,10 @@ async def test_after_a_swap_the_new_one_answers_and_the_old_one_stops(served: tu
     assert old.log == ["started", "answered", "stopped"]
 
 
-async def test_who_is_being_served_is_served_to_the_end_by_the_old_one(served: tuple[Served, App]) -> None:
-    server, old = served
+async def test_who_is_being_served_is_served_to_the_end_by_the_old_one(
+    live: tuple[Served, App],
+) -> None:
+    server, old = live
     old.hold.clear()
     under_way = asyncio.create_task(server.ask())
     await asyncio.sleep(0.01)
@@ -90,16 +94,16 @@ async def test_who_is_being_served_is_served_to_the_end_by_the_old_one(served: t
     assert old.log == ["started", "answered", "stopped"]
 
 
-async def test_one_that_does_not_start_leaves_the_old_one_in_place(served: tuple[Served, App]) -> None:
-    server, old = served
+async def test_one_that_does_not_start_leaves_the_old_one_in_place(live: tuple[Served, App]) -> None:
+    server, old = live
     with pytest.raises(StartupError, match="no room"):
         await server.app.swap(App("bad", fails=True))
     assert await server.ask() == "old"
     assert "stopped" not in old.log
 
 
-async def test_shutdown_stops_those_that_still_drain_too(served: tuple[Served, App]) -> None:
-    server, old = served
+async def test_shutdown_stops_those_that_still_drain_too(live: tuple[Served, App]) -> None:
+    server, old = live
     old.hold.clear()
     under_way = asyncio.create_task(server.ask())
     await asyncio.sleep(0.01)
@@ -113,6 +117,6 @@ async def test_shutdown_stops_those_that_still_drain_too(served: tuple[Served, A
 
 
 async def test_a_first_one_that_does_not_start_is_told_to_the_server() -> None:
-    served = Served(Reloadable(App("bad", fails=True)))
-    assert await served.order("startup") == "lifespan.startup.failed"
-    await served.task
+    live = Served(Reloadable(App("bad", fails=True)))
+    assert await live.order("startup") == "lifespan.startup.failed"
+    await live.task

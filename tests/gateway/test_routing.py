@@ -37,7 +37,7 @@ class TwoMinds:
         )
 
 
-class Extractor:
+class FakeExtractor:
     def __init__(self) -> None:
         self.broken = False
 
@@ -66,7 +66,7 @@ class Made:
         self, budget: Budget | None = None, tiers: tuple[Tier, ...] = ("static", "encoder"), **more: Any
     ) -> None:
         self.forecaster = TwoMinds(tiers)
-        self.extractor = Extractor()
+        self.extractor = FakeExtractor()
         self.encoder = Encoder()
         self.batcher = (
             EmbeddingBatcher(self.encoder, budget=budget) if more.pop("with_encoder", True) else None

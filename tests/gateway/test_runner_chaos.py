@@ -18,7 +18,7 @@ from gateway.config import parse_config
 from gateway.experts.upstream import Transport
 from gateway.runners import Runners
 from tests.fakes.routing import InOrder
-from tests.fakes.serving import served
+from tests.fakes.serving import live
 
 TINY = Path(__file__).parents[1] / "fakes" / "tiny_engine.py"
 NAMES = ("a", "b", "c")
@@ -55,7 +55,10 @@ async def storm(folder: Path, n_kills: int, every_s: float, seed: int) -> Storm:
     draw, found, over = random.Random(seed), Storm(), asyncio.Event()
     transport = Transport()
     services = build_services(config, transport, build_router=lambda *_: InOrder(*NAMES))
-    async with served(build_application(services, transport)) as address, aiohttp.ClientSession() as http:
+    async with (
+        live(build_application(services, transport)) as address,
+        aiohttp.ClientSession() as http,
+    ):
 
         async def ask(model: str, stream: bool) -> int:
             body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "stream": stream}

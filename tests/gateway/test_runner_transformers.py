@@ -78,10 +78,10 @@ async def test_rows_of_a_batch_are_answered_as_they_would_be_alone(lease: Lease)
     alone = [await ask(lease, **wish) for wish in wishes]
     together = await asyncio.gather(*(ask(lease, **wish) for wish in wishes))
     assert [said(text) for _, text in together] == [said(text) for _, text in alone]
-    told = [json.loads(text) for _, text in alone]
-    assert [t["usage"]["completion_tokens"] for t in told] == lengths
-    assert {t["choices"][0]["finish_reason"] for t in told} == {"length"}
-    assert {t["model"] for t in told} == {"tiny"}
+    record = [json.loads(text) for _, text in alone]
+    assert [t["usage"]["completion_tokens"] for t in record] == lengths
+    assert {t["choices"][0]["finish_reason"] for t in record} == {"length"}
+    assert {t["model"] for t in record} == {"tiny"}
 
 
 @pytest.mark.train

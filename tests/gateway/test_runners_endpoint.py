@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from gateway import cli
 from gateway.config import parse_config
 from gateway.server import application
-from tests.fakes.serving import KEY, served
+from tests.fakes.serving import KEY, live
 
 TINY = Path(__file__).parents[1] / "fakes" / "tiny_engine.py"
 CONFIG = """
@@ -44,16 +44,16 @@ async def site(folder: Path) -> AsyncIterator[tuple[str, aiohttp.ClientSession]]
     (folder / "thalamus.yaml").write_text(text(folder))
     headers = {"authorization": f"Bearer {KEY}"}
     async with (
-        served(application(parse_config(text(folder), env={}))) as address,
+        live(application(parse_config(text(folder), env={}))) as address,
         aiohttp.ClientSession(headers=headers) as http,
         asyncio.timeout(60),
     ):
-        while (await told(http, "GET", f"{address}/health/ready"))[0] != 200:  # noqa: ASYNC110 (it is another's)
+        while (await record(http, "GET", f"{address}/health/ready"))[0] != 200:  # noqa: ASYNC110 (it is another's)
             await asyncio.sleep(0.05)
         yield address, http
 
 
-async def told(http: aiohttp.ClientSession, method: str, url: str, **more: Any) -> tuple[int, Any]:
+async def record(http: aiohttp.ClientSession, method: str, url: str, **more: Any) -> tuple[int, Any]:
     async with http.request(method, url, **more) as response:
         return response.status, await response.json(content_type=None)
 
@@ -61,7 +61,7 @@ async def told(http: aiohttp.ClientSession, method: str, url: str, **more: Any) 
 async def test_runners_are_listed_loaded_and_unloaded(tmp_path: Path) -> None:
     async with site(tmp_path) as (address, http):
         runners = f"{address}/v1/runners"
-        _, listed = await told(http, "GET", runners)
+        _, listed = await record(http, "GET", runners)
         assert {r["id"]: r["state"] for r in listed["data"]} == {
             "org/a": "ready",
             "b": "stopped",
@@ -74,33 +74,33 @@ async def test_runners_are_listed_loaded_and_unloaded(tmp_path: Path) -> None:
             "free_bytes": 0,
         }
         assert KEY not in json.dumps(listed)
-        status, loaded = await told(http, "POST", f"{runners}/b/load")
+        status, loaded = await record(http, "POST", f"{runners}/b/load")
         assert (status, loaded["state"], loaded["n_loads"]) == (200, "ready", 1)
-        _, listed = await told(http, "GET", runners)
+        _, listed = await record(http, "GET", runners)
         assert (listed["data"][0]["state"], listed["n_evictions"]) == ("stopped", 1)
-        status, unloaded = await told(http, "POST", f"{runners}/b/unload")
+        status, unloaded = await record(http, "POST", f"{runners}/b/unload")
         assert (status, unloaded["state"]) == (200, "stopped")
-        status, logs = await told(http, "GET", f"{runners}/org/a/logs")
+        status, logs = await record(http, "GET", f"{runners}/org/a/logs")
         assert (status, logs["runner"], "loading on" in logs["lines"][0]) == (200, "org/a", True)
 
 
 async def test_who_answers_cannot_be_unloaded_and_what_never_fits_cannot_be_loaded(tmp_path: Path) -> None:
     async with site(tmp_path) as (address, http):
         body = {"model": "org/a", "messages": [{"role": "user", "content": "slow"}]}
-        asking = asyncio.create_task(told(http, "POST", f"{address}/v1/chat/completions", json=body))
+        asking = asyncio.create_task(record(http, "POST", f"{address}/v1/chat/completions", json=body))
         await asyncio.sleep(0.5)
-        status, refusal = await told(http, "POST", f"{address}/v1/runners/org/a/unload")
+        status, refusal = await record(http, "POST", f"{address}/v1/runners/org/a/unload")
         assert (status, refusal["error"]["code"]) == (409, "runner_in_use")
         assert (await asking)[0] == 200
-        status, refusal = await told(http, "POST", f"{address}/v1/runners/huge/load")
+        status, refusal = await record(http, "POST", f"{address}/v1/runners/huge/load")
         assert (status, "huge needs 2000000000 bytes" in refusal["error"]["message"]) == (503, True)
-        status, refusal = await told(http, "POST", f"{address}/v1/runners/calculator/load")
+        status, refusal = await record(http, "POST", f"{address}/v1/runners/calculator/load")
         assert (status, refusal["error"]["code"]) == (404, "runner_not_found")
 
 
 async def test_a_request_for_an_expert_out_of_memory_loads_it_and_models_tells(tmp_path: Path) -> None:
     async with site(tmp_path) as (address, http):
-        _, model = await told(http, "GET", f"{address}/v1/models/b")
+        _, model = await record(http, "GET", f"{address}/v1/models/b")
         assert model["thalamus"]["runner"]["state"] == "stopped"
         assert model["thalamus"]["runner"]["away_s"] > 0
         for stream in (False, True):
@@ -109,9 +109,9 @@ async def test_a_request_for_an_expert_out_of_memory_loads_it_and_models_tells(t
                 async with http.post(f"{address}/v1/chat/completions", json=body) as response:
                     assert response.status == 200
                     assert says in await response.text()
-        _, model = await told(http, "GET", f"{address}/v1/models/org/a")
+        _, model = await record(http, "GET", f"{address}/v1/models/org/a")
         assert model["thalamus"]["runner"] == {"state": "ready", "away_s": 0}
-        status, health = await told(http, "GET", f"{address}/health/ready")
+        status, health = await record(http, "GET", f"{address}/health/ready")
         assert (status, health["experts"]["b"], health["degraded"]) == (200, "stopped", [])
 
 
@@ -123,14 +123,14 @@ async def test_the_seconds_of_a_load_do_not_count_as_an_experts_latency(tmp_path
         async with http.post(f"{address}/v1/chat/completions", json=body) as response:
             await response.read()
         took_s = time.monotonic() - began_s
-        _, model = await told(http, "GET", f"{address}/v1/models/b")
+        _, model = await record(http, "GET", f"{address}/v1/models/b")
         assert model["thalamus"]["latency_s"] < took_s / 2
 
 
 async def test_without_the_key_runners_are_nobodys_business(tmp_path: Path) -> None:
     async with site(tmp_path) as (address, _), aiohttp.ClientSession() as stranger:
-        assert (await told(stranger, "GET", f"{address}/v1/runners"))[0] == 401
-        assert (await told(stranger, "POST", f"{address}/v1/runners/b/load"))[0] == 401
+        assert (await record(stranger, "GET", f"{address}/v1/runners"))[0] == 401
+        assert (await record(stranger, "POST", f"{address}/v1/runners/b/load"))[0] == 401
 
 
 async def test_the_command_lists_loads_unloads_and_reads_logs(

@@ -126,7 +126,7 @@ def test_the_examples_in_the_wheels_description_run(python: Path) -> None:
     streamed = Answer(blocks=(events(delta("Once"), delta(" upon\n")),))
     with ScriptedGateway() as server:
         server.will([json_answer(CHAT), streamed, json_answer({"decision": DECISION}), streamed])
-        told = run(python, plain.replace("http://127.0.0.1:8080", server.url))
-        assert told == "hello None None\nOnce upon\nhouse 0.7 None None\n"
+        record = run(python, plain.replace("http://127.0.0.1:8080", server.url))
+        assert record == "hello None None\nOnce upon\nhouse 0.7 None None\n"
         body = asynchronous.replace("AsyncClient()", f"AsyncClient({server.url!r})")
         assert run(python, AS_MAIN, body) == "Once upon\n"

@@ -86,8 +86,8 @@ def test_route_shows_what_other_weights_would_buy(folder: Path) -> None:
 
 def test_route_tells_the_table_as_json(folder: Path) -> None:
     config = ["--config", str(folder / "thalamus.yaml")]
-    told = CliRunner().invoke(main, ["route", TEXT, *config, "--json"])
-    tradeoff = json.loads(told.stdout)["tradeoff"]
+    record = CliRunner().invoke(main, ["route", TEXT, *config, "--json"])
+    tradeoff = json.loads(record.stdout)["tradeoff"]
     assert tradeoff["cost"] == 0
     assert [row["usd_per_1k"] for row in tradeoff["table"]] == pytest.approx([10.1, 1.01], rel=0.02)
     assert [row["quality"] for row in tradeoff["table"]] == pytest.approx([1.0, 0.8], abs=0.01)

@@ -88,7 +88,7 @@ class Job:
             self.text = text
 
 
-class Model:
+class LoadedModel:
     """Weights and tokenizer, and the one thread that generates."""
 
     def __init__(self, order: dict[str, Any]) -> None:
@@ -218,11 +218,11 @@ def read_text(content: Any) -> str:
     return "".join(str(part["text"]) for part in parts)
 
 
-class Handler(BaseHTTPRequestHandler):
+class CompletionHandler(BaseHTTPRequestHandler):
     """One connection; the model and the order are the server's."""
 
     protocol_version = "HTTP/1.1"
-    server: "Server"
+    server: "InferenceServer"
 
     def do_GET(self) -> None:
         models = {"object": "list", "data": [{"id": self.server.order["alias"], "object": "model"}]}
@@ -325,15 +325,15 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-class Server(ThreadingHTTPServer):
+class InferenceServer(ThreadingHTTPServer):
     """Listens on a free port of this machine."""
 
     daemon_threads = True
 
     def __init__(self, order: dict[str, Any]) -> None:
         self.order = order
-        self.model = Model(order)
-        super().__init__(("127.0.0.1", 0), Handler)
+        self.model = LoadedModel(order)
+        super().__init__(("127.0.0.1", 0), CompletionHandler)
 
 
 def count_usage(job: Job) -> dict[str, int]:
@@ -351,7 +351,7 @@ def main() -> None:
         if order is None:
             return
         try:
-            server = Server(order)
+            server = InferenceServer(order)
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
             control.sendall(json.dumps({"error": said}).encode() + b"\n")

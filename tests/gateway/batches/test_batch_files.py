@@ -11,7 +11,7 @@ import pytest
 
 from gateway.batches.store import NAME, BatchStore
 from gateway.storage.sqlite import StorageError
-from tests.fakes.serving import KEY, Gateway, gateway
+from tests.fakes.serving import KEY, LiveApp, gateway
 
 LINES = b'{"custom_id": "a"}\n{"custom_id": "b"}\n'
 PURPOSE = b'--x\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
@@ -21,14 +21,14 @@ FILE = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\
 @contextlib.asynccontextmanager
 async def client(
     tmp_path: Path, key: str | None = None, **batches: Any
-) -> AsyncIterator[tuple[openai.AsyncOpenAI, Gateway]]:
+) -> AsyncIterator[tuple[openai.AsyncOpenAI, LiveApp]]:
     server = {"master_key": key} if key else {}
     config = {"experts": [], "server": server, "batches": batches}
     async with (
-        gateway(config, str(tmp_path / "j.sqlite3")) as served,
-        openai.AsyncOpenAI(base_url=served.base, api_key=key or "none", max_retries=0) as made,
+        gateway(config, str(tmp_path / "j.sqlite3")) as live,
+        openai.AsyncOpenAI(base_url=live.base, api_key=key or "none", max_retries=0) as made,
     ):
-        yield made, served
+        yield made, live
 
 
 def list_stored(tmp_path: Path) -> list[str]:
@@ -78,10 +78,10 @@ async def test_a_file_whose_bytes_are_gone_is_not_found_but_can_be_deleted(tmp_p
 
 
 async def test_a_page_size_that_is_none_is_refused(tmp_path: Path) -> None:
-    async with client(tmp_path) as (_, served):
+    async with client(tmp_path) as (_, live):
         for path in ("files", "batches"):
             for limit in ("0", "²", "٣", "9" * 5000, "1.5", ""):
-                async with served.http.get(f"{served.base}/{path}", params={"limit": limit}) as answer:
+                async with live.http.get(f"{live.base}/{path}", params={"limit": limit}) as answer:
                     assert (answer.status, limit) == (400, limit)
                     assert (await answer.json())["error"]["param"] == "limit"
 
@@ -113,9 +113,9 @@ async def test_what_cannot_be_kept_leaves_nothing_behind(
 
 
 async def test_a_file_far_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    async with client(tmp_path, max_file_bytes=100) as (_, served):
-        head = f"POST /v1/files HTTP/1.1\r\nhost: {served.base[7:-3]}\r\ncontent-length: 9999999999\r\n\r\n"
-        host, _, port = served.base[7:-3].partition(":")
+    async with client(tmp_path, max_file_bytes=100) as (_, live):
+        head = f"POST /v1/files HTTP/1.1\r\nhost: {live.base[7:-3]}\r\ncontent-length: 9999999999\r\n\r\n"
+        host, _, port = live.base[7:-3].partition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(head.encode())
         assert b" 413 " in await asyncio.wait_for(reader.readline(), 2)
@@ -144,15 +144,15 @@ async def test_a_file_far_too_large_is_refused_before_it_is_read(tmp_path: Path)
     ],
 )
 async def test_a_form_at_fault_is_refused(tmp_path: Path, kind: str, body: bytes, said: str) -> None:
-    async with client(tmp_path) as (_, served):
-        answer = await served.post("files", body, content_type=kind)
+    async with client(tmp_path) as (_, live):
+        answer = await live.post("files", body, content_type=kind)
         assert (answer.status, said in answer.error["message"]) == (400, True), answer.error
         assert list_stored(tmp_path) == []
 
 
 async def test_a_client_that_goes_away_leaves_nothing_behind(tmp_path: Path) -> None:
-    async with client(tmp_path) as (_, served):
-        host, _, port = served.base[7:-3].partition(":")
+    async with client(tmp_path) as (_, live):
+        host, _, port = live.base[7:-3].partition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         head = f"POST /v1/files HTTP/1.1\r\nhost: {host}\r\ncontent-type: multipart/form-data; boundary=x\r\n"
         part = '--x\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\nabc'

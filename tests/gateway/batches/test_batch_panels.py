@@ -14,7 +14,7 @@ from gateway.experts.upstream import Transport
 from gateway.testing import FakeUpstream
 from policies import Device, Loadable, Resident, Snapshot
 from tests.fakes.batches import CHAT, jsonl, line, rows, said
-from tests.fakes.serving import secret, served
+from tests.fakes.serving import live, secret
 
 QUESTION = "How many legs has a spider?"
 PRICE = 1e-3
@@ -44,7 +44,7 @@ async def panel(tmp_path: Path, models: str, n_lines: int = 3) -> tuple[list[Any
         services = build_services(msgspec.convert(config, Config, dec_hook=secret), transport)
         lines = jsonl(*(line(str(n), "auto", QUESTION) for n in range(n_lines)))
         async with (
-            served(build_application(services, transport)) as base,
+            live(build_application(services, transport)) as base,
             openai.AsyncOpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0) as ai,
         ):
             file = await ai.files.create(file=("in", lines), purpose="batch")

@@ -47,9 +47,9 @@ async def test_auto_is_routed_by_policy_and_journalled(tmp_path: Path) -> None:
     async with open_batch_gateway(tmp_path, ["says-a", "says-b"], ["says-b"]) as at:
         _, output, _ = await at.run(line("1", "auto"), line("2", "says-a"))
         assert [row["thalamus"]["expert"] for row in output] == ["says-b", "says-a"]
-        told = await at.served.services.journal.get(output[0]["thalamus"]["decision_id"])
-        assert told is not None
-        assert (told["policy"], told["expert_answered"], told["status"]) == ("auto", "says-b", 200)
+        record = await at.live.services.journal.get(output[0]["thalamus"]["decision_id"])
+        assert record is not None
+        assert (record["policy"], record["expert_answered"], record["status"]) == ("auto", "says-b", 200)
 
 
 async def test_batches_are_listed_newest_first_and_belong_to_their_key(tmp_path: Path) -> None:
@@ -86,9 +86,9 @@ async def test_everything_wrong_with_a_file_is_told_by_line(tmp_path: Path) -> N
         lines = [one for one, _ in wrong]
         batch, _, _ = await at.run(*lines, b"", line("twice", "good"), line("twice", "good"))
         assert batch.status == "failed"
-        told = [(error.line, error.code) for error in batch.errors.data]
+        record = [(error.line, error.code) for error in batch.errors.data]
         expected = [(n, code) for n, (_, code) in enumerate(wrong, start=1)]
-        assert told == [*expected, (len(wrong) + 3, "duplicate_custom_id")]
+        assert record == [*expected, (len(wrong) + 3, "duplicate_custom_id")]
         assert all(error.message for error in batch.errors.data)
         assert (at.upstream.calls, batch.output_file_id, batch.error_file_id) == ([], None, None)
         empty, _, _ = await at.run(b"")
@@ -135,9 +135,9 @@ async def test_who_fails_is_stood_in_for_by_the_next_of_the_plan(tmp_path: Path)
     async with open_batch_gateway(tmp_path, ["status-401", "says-b"], ["status-401", "says-b"]) as at:
         _, output, errors = await at.run(line("1", "auto"))
         assert ([said(row) for row in output], errors) == (["b"], [])
-        told = await at.served.services.journal.get(output[0]["thalamus"]["decision_id"])
-        assert told is not None
-        assert [one["expert"] for one in told["attempts"]] == ["status-401", "says-b"]
+        record = await at.live.services.journal.get(output[0]["thalamus"]["decision_id"])
+        assert record is not None
+        assert [one["expert"] for one in record["attempts"]] == ["status-401", "says-b"]
 
 
 async def test_what_an_upstream_asks_to_wait_is_waited(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ async def test_calls_under_way_keep_to_the_experts_own_limit(tmp_path: Path) -> 
     async with open_batch_gateway(tmp_path, ["slow-50"], experts={"max_parallel": 3}) as at:
         most = 0
         batch = await at.begin(*(line(str(n), "slow-50") for n in range(12)))
-        state = at.served.services.fleet.state
+        state = at.live.services.fleet.state
         while (await at.ai.batches.retrieve(batch.id)).status != "completed":
             most = max(most, int(str(state("slow-50")["in_flight"])))
         assert most in (2, 3)
@@ -303,7 +303,7 @@ async def test_an_expert_that_is_gone_after_a_restart_is_said_to_be(
             async with asyncio.timeout(5):
                 while len(upstream.calls) < 2:  # noqa: ASYNC110 (nothing tells)
                     await asyncio.sleep(0.01)
-            services = at.served.services
+            services = at.live.services
             assert services.store.find_batch(batch.id) is not None
         async with open_batch_gateway(tmp_path, ["says-b"], ["says-b"], upstream=upstream) as at:
             output, errors = await at.results(await at.ended(batch))

@@ -25,13 +25,13 @@ from gateway import (
     TimedOut,
     UnexpectedResponse,
 )
-from tests.fakes.scripted_gateway import Answer, ScriptedGateway, json_answer, refusal
+from tests.fakes.scripted_gateway import Scripted, ScriptedGateway, json_answer, refusal
 
 from .conftest import Connect, Flavour
 
 GOOD = json_answer({"model": "m", "choices": [{"message": {"content": "good"}}]})
-HANGS_UP = Answer(status=0, ending="cut")
-SILENT = Answer(status=0, ending="hold")
+HANGS_UP = Scripted(status=0, ending="cut")
+SILENT = Scripted(status=0, ending="hold")
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streaming"])
@@ -73,7 +73,7 @@ def test_each_status_has_its_class_and_keeps_the_gateways_facts(
 def test_a_refusal_without_the_envelope_still_has_its_class(
     server: ScriptedGateway, flavour: Flavour, body: bytes
 ) -> None:
-    server.will(Answer(502, {}, (body,) if body else ()))
+    server.will(Scripted(502, {}, (body,) if body else ()))
     with pytest.raises(ServerError, match=r"the gateway answered Scripted \(502\)"):
         flavour.ask("models")
 
@@ -95,7 +95,7 @@ def test_silence_is_a_time_out_and_is_not_asked_again(server: ScriptedGateway, c
 
 
 def test_an_answer_cut_in_its_middle_is_not_asked_again(server: ScriptedGateway, flavour: Flavour) -> None:
-    server.will([Answer(blocks=(b'{"model"',), ending="cut"), GOOD])
+    server.will([Scripted(blocks=(b'{"model"',), ending="cut"), GOOD])
     with pytest.raises(ConnectionFailed, match="broke"):
         flavour.ask("chat", "hi")
     assert len(server.received) == 1
@@ -107,7 +107,7 @@ def test_an_answer_cut_in_its_middle_is_not_asked_again(server: ScriptedGateway,
 def test_an_answer_out_of_protocol_is_unexpected(
     server: ScriptedGateway, flavour: Flavour, payload: Any
 ) -> None:
-    server.will([json_answer(payload), Answer(blocks=(b"<html>",)), json_answer(payload)])
+    server.will([json_answer(payload), Scripted(blocks=(b"<html>",)), json_answer(payload)])
     for ask in (("chat", "hi"), ("chat", "hi"), ("decision", "x")):
         with pytest.raises(UnexpectedResponse, match="is base_url right"):
             flavour.ask(*ask)
@@ -119,7 +119,7 @@ def test_an_answer_out_of_protocol_is_unexpected(
     [HANGS_UP, refusal(503), refusal(429), refusal(429, retry_after="0"), refusal(503, retry_after="x")],
 )
 def test_what_was_not_worked_on_is_asked_again(
-    server: ScriptedGateway, flavour: Flavour, failure: Answer, stream: bool
+    server: ScriptedGateway, flavour: Flavour, failure: Scripted, stream: bool
 ) -> None:
     server.will([failure, failure, GOOD])
     flavour.ask("chat", "hi", stream=stream)
@@ -132,7 +132,7 @@ def test_what_was_not_worked_on_is_asked_again(
     [(HANGS_UP, ConnectionFailed), (refusal(503), ServerError), (refusal(429), RateLimited)],
 )
 def test_retries_are_counted(
-    server: ScriptedGateway, connect: Connect, failure: Answer, kind: type[ThalamusError]
+    server: ScriptedGateway, connect: Connect, failure: Scripted, kind: type[ThalamusError]
 ) -> None:
     server.will([failure, failure, GOOD])
     with pytest.raises(kind):
@@ -187,14 +187,14 @@ def test_the_pause_asked_for_is_kept(server: ScriptedGateway, monkeypatch: pytes
 
 
 def test_the_key_is_in_no_repr_and_no_error(server: ScriptedGateway, flavour: Flavour) -> None:
-    server.will([refusal(401, "Incorrect API key provided: sk-secret."), Answer(blocks=(b"<html>",))])
-    told = [repr(flavour.client), repr(vars(flavour.client))]
+    server.will([refusal(401, "Incorrect API key provided: sk-secret."), Scripted(blocks=(b"<html>",))])
+    record = [repr(flavour.client), repr(vars(flavour.client))]
     for kind in (AuthenticationError, UnexpectedResponse):
         with pytest.raises(kind) as caught:
             flavour.ask("chat", "hi")
-        told += [repr(caught.value), str(caught.value), "".join(traceback.format_exception(caught.value))]
-    assert "provided: ***." in told[2]
-    assert not [text for text in told if "sk-secret" in text]
+        record += [repr(caught.value), str(caught.value), "".join(traceback.format_exception(caught.value))]
+    assert "provided: ***." in record[2]
+    assert not [text for text in record if "sk-secret" in text]
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])

@@ -18,7 +18,7 @@ from gateway import (
     StreamError,
 )
 from gateway.testing import WORDS, FakeUpstream
-from tests.fakes.serving import KEY, Gateway, gateway
+from tests.fakes.serving import KEY, LiveApp, gateway
 
 NAMES = ("good", "other", "cut-2", "status-500", "status-429", "hang", "usage")
 
@@ -30,7 +30,7 @@ async def upstream() -> AsyncIterator[FakeUpstream]:
 
 
 @pytest_asyncio.fixture
-async def served(upstream: FakeUpstream, tmp_path: Path) -> AsyncIterator[Gateway]:
+async def live(upstream: FakeUpstream, tmp_path: Path) -> AsyncIterator[LiveApp]:
     experts = [{"name": name, "model": f"openai/{name}", "api_base": upstream.base_url} for name in NAMES]
     config = {"experts": experts, "server": {"master_key": KEY}}
     async with gateway(config, str(tmp_path / "journal.sqlite3"), "good", "other") as running:
@@ -38,8 +38,8 @@ async def served(upstream: FakeUpstream, tmp_path: Path) -> AsyncIterator[Gatewa
 
 
 @pytest_asyncio.fixture
-async def client(served: Gateway) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(served.base, KEY, max_retries=0, timeout=20) as client:
+async def client(live: LiveApp) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(live.base, KEY, max_retries=0, timeout=20) as client:
         yield client
 
 
@@ -76,7 +76,7 @@ async def test_leaving_a_stream_reaches_the_upstream(client: AsyncClient, upstre
     assert upstream.aborted == ["good"]
 
 
-async def test_refusals_come_by_class_with_the_field_at_fault(served: Gateway, client: AsyncClient) -> None:
+async def test_refusals_come_by_class_with_the_field_at_fault(live: LiveApp, client: AsyncClient) -> None:
     with pytest.raises(NotFound) as unknown:
         await client.chat("Hi", "nobody")
     assert unknown.value.param == "model"
@@ -87,13 +87,13 @@ async def test_refusals_come_by_class_with_the_field_at_fault(served: Gateway, c
         await client.chat("Hi", "status-500")
     with pytest.raises(RateLimited):
         await client.chat("Hi", "status-429")
-    async with AsyncClient(served.base, "sk-wrong", max_retries=0) as stranger:
+    async with AsyncClient(live.base, "sk-wrong", max_retries=0) as stranger:
         with pytest.raises(AuthenticationError) as stopped:
             await stranger.chat("Hi")
     assert "sk-wrong" not in str(stopped.value)
 
 
-async def test_every_hint_is_understood(served: Gateway, client: AsyncClient) -> None:
+async def test_every_hint_is_understood(live: LiveApp, client: AsyncClient) -> None:
     await client.chat(
         "Hi",
         router=Hints(
@@ -108,7 +108,7 @@ async def test_every_hint_is_understood(served: Gateway, client: AsyncClient) ->
             session_id="s-1",
         ),
     )
-    hints = served.services.router.asked[-1].hints  # type: ignore[attr-defined]
+    hints = live.services.router.asked[-1].hints  # type: ignore[attr-defined]
     assert hints is not None
     assert hints.objective is not None
     assert (hints.objective.cost, hints.require.max_cost_usd, hints.require.max_latency_s) == (0.2, 1.0, 5.0)

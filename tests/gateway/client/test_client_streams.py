@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway import AsyncClient, Client, StreamError, Usage
 from gateway.client.stream import EventDecoder
-from tests.fakes.scripted_gateway import Answer, ScriptedGateway, delta, events, json_answer
+from tests.fakes.scripted_gateway import Scripted, ScriptedGateway, delta, events, json_answer
 
 from .conftest import Connect, Flavour
 
@@ -22,8 +22,8 @@ HEADERS = {
 }
 
 
-def streamed(*blocks: bytes, ending: Any = "whole") -> Answer:
-    return Answer(200, HEADERS, blocks, ending)
+def streamed(*blocks: bytes, ending: Any = "whole") -> Scripted:
+    return Scripted(200, HEADERS, blocks, ending)
 
 
 def texts(data: bytes, *cuts: int) -> list[str]:
@@ -124,7 +124,7 @@ async def test_a_stream_never_read_is_cancelled_too(server: ScriptedGateway) -> 
 
 
 async def test_cancelling_the_task_cancels_upstream(server: ScriptedGateway) -> None:
-    server.will([Answer(status=0, ending="hold"), streamed(events(delta("Pa"), done=False), ending="hold")])
+    server.will([Scripted(status=0, ending="hold"), streamed(events(delta("Pa"), done=False), ending="hold")])
     client = AsyncClient(server.url)
 
     async def read() -> None:

@@ -123,9 +123,9 @@ def test_everything_found_at_once_makes_a_configuration_that_reads() -> None:
     config = parse_config(text, env={provider.variables[0]: KEY for provider in PROVIDERS})
     assert [expert.name for expert in config.experts] == names
     assert len(set(names)) == len(names)
-    served = {expert.upstream_model: expert for expert in config.experts if expert.api_base}
-    assert {"llama3.1:8b", "hf.co/x y/z:Q4", "123"} <= served.keys()
-    assert all(expert.is_local for expert in served.values())
+    live = {expert.upstream_model: expert for expert in config.experts if expert.api_base}
+    assert {"llama3.1:8b", "hf.co/x y/z:Q4", "123"} <= live.keys()
+    assert all(expert.is_local for expert in live.values())
 
 
 def test_what_was_not_measured_is_guessed_better_than_the_bundled_experts() -> None:

@@ -16,7 +16,7 @@ from gateway.fleet.replicas import Replicas, merge_reports
 from gateway.testing import FakeUpstream
 from gateway.waiting import ConcurrencyLimit
 from tests.fakes.redis_server import RedisServer, redis_server
-from tests.fakes.serving import Gateway, gateway
+from tests.fakes.serving import LiveApp, gateway
 
 BROKEN = UpstreamError("status", "answered 500", status=500)
 
@@ -40,7 +40,7 @@ def config_of(upstream: FakeUpstream, redis: RedisServer, **fields: Any) -> dict
 
 
 @contextlib.asynccontextmanager
-async def two(config: dict[str, Any], folder: Path) -> AsyncIterator[tuple[Gateway, Gateway]]:
+async def two(config: dict[str, Any], folder: Path) -> AsyncIterator[tuple[LiveApp, LiveApp]]:
     async with (
         gateway(config, str(folder / "1.sqlite3"), "rated-30", "good") as first,
         gateway(config, str(folder / "2.sqlite3"), "rated-30", "good") as second,
@@ -49,7 +49,7 @@ async def two(config: dict[str, Any], folder: Path) -> AsyncIterator[tuple[Gatew
         yield first, second
 
 
-def replicas(gateway: Gateway) -> int:
+def replicas(gateway: LiveApp) -> int:
     assert gateway.services.replicas is not None
     return gateway.services.replicas.n_replicas
 
@@ -88,7 +88,7 @@ async def test_calls_under_way_at_one_replica_are_load_at_the_other(
         await until(lambda: heard(second, "hang") == 0)
 
 
-def heard(gateway: Gateway, expert: str) -> object:
+def heard(gateway: LiveApp, expert: str) -> object:
     return gateway.services.fleet.state(expert)["in_flight_elsewhere"]
 
 
@@ -103,7 +103,7 @@ async def test_limits_are_shared_evenly_and_given_back_when_a_replica_leaves(
         await until(lambda: limit(stays) == 5)
 
 
-def limit(gateway: Gateway) -> int:
+def limit(gateway: LiveApp) -> int:
     return gateway.services.experts["good"].places[0].slots.limit  # type: ignore[attr-defined, no-any-return]
 
 
