@@ -21,7 +21,7 @@ from tests.fakes.routing import InOrder
 KEY = "sk-test-7d1c0f5be2a94c6688aa"
 
 
-class QuietServer(uvicorn.QuietServer):
+class QuietServer(uvicorn.Server):
     """uvicorn without its hands on the process's signals."""
 
     def capture_signals(self) -> contextlib.AbstractContextManager[None]:
