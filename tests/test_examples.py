@@ -16,7 +16,7 @@ from gateway.app import create_app
 from gateway.config import load_config
 from gateway.experts import load_tool
 from gateway.testing import FakeUpstream
-from tests.fakes.serving import served
+from tests.fakes.serving import live
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -60,7 +60,7 @@ async def test_a_client_gets_an_answer(example: str, words: str, tmp_path: Path)
             expert["api_base"] = upstream.base_url
         config["journal"] = {"path": str(tmp_path / "journal.sqlite3")}
         (tmp_path / "panel.yaml").write_text(yaml.safe_dump(config))
-        async with served(create_app(load_config(tmp_path / "panel.yaml"))) as address:
+        async with live(create_app(load_config(tmp_path / "panel.yaml"))) as address:
             printed = await run([sys.executable, str(EXAMPLES / example)], tmp_path, THALAMUS_URL=address)
     assert words in printed
 

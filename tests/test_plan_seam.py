@@ -88,12 +88,12 @@ def test_a_batch_takes_its_first_step() -> None:
 @pytest.mark.usefixtures("last_first_router")
 async def test_live_the_last_expert_is_asked_first_and_the_journal_has_the_plan(tmp_path: Path) -> None:
     async with open_batch_gateway(tmp_path, MODELS, MODELS) as site:
-        answer = await site.served.chat("auto", headers={"authorization": f"Bearer {KEY}"})
+        answer = await site.live.chat("auto", headers={"authorization": f"Bearer {KEY}"})
         assert (answer.status, answer.expert) == (200, "says-b")
         assert [call["model"] for call in site.upstream.calls] == ["status-500", "says-b"]
         decision_id = answer.headers["x-thalamus-decision-id"]
-        async with site.served.http.get(
-            f"{site.served.base}/decisions/{decision_id}", headers={"authorization": f"Bearer {KEY}"}
+        async with site.live.http.get(
+            f"{site.live.base}/decisions/{decision_id}", headers={"authorization": f"Bearer {KEY}"}
         ) as response:
             record = await response.json()
     assert record["plan"] == "last-first"
