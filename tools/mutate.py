@@ -318,7 +318,9 @@ class WarmRun:
         by_name = {item.nodeid: item for item in session.items}
         cold = []
         for mutant in self.mutants:
-            names = sorted(calls.get(mutant.function, ()), key=lambda name: seconds[name])
+            names = sorted(
+                calls.get(mutant.function, ()) if mutant.function else (), key=lambda name: seconds[name]
+            )
             if not names:
                 cold.append(mutant.key)
                 continue
