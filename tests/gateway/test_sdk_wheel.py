@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.scripted_gateway import Answer, ScriptedGateway, delta, events, json_answer
+from tests.fakes.scripted_gateway import Scripted, ScriptedGateway, delta, events, json_answer
 
 pytestmark = pytest.mark.source
 
@@ -123,7 +123,7 @@ def test_nothing_but_httpx_and_what_it_needs_is_installed(python: Path) -> None:
 def test_the_examples_in_the_wheels_description_run(python: Path) -> None:
     description = (ROOT / "deploy" / "sdk" / "README.md").read_text()
     plain, asynchronous = re.findall(r"```python\n(.*?)```", description, re.DOTALL)
-    streamed = Answer(blocks=(events(delta("Once"), delta(" upon\n")),))
+    streamed = Scripted(blocks=(events(delta("Once"), delta(" upon\n")),))
     with ScriptedGateway() as server:
         server.will([json_answer(CHAT), streamed, json_answer({"decision": DECISION}), streamed])
         record = run(python, plain.replace("http://127.0.0.1:8080", server.url))
