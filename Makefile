@@ -50,7 +50,7 @@ lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python tools/wording.py --report | tail -1
+	$(BIN)/python tools/wording.py
 
 check: lint wheel-test
 

@@ -47,7 +47,7 @@ def write_lines(path: Path, n: int) -> None:
             file.write(json.dumps(line) + "\n")
 
 
-def measured(command: list[str], cwd: Path) -> tuple[float, float]:
+def measure_command(command: list[str], cwd: Path) -> tuple[float, float]:
     """Seconds and peak MiB of a process.
 
     Raises:
@@ -134,7 +134,7 @@ def run_batch(folder: Path, n: int) -> tuple[str, int, float, float]:
     write_lines(folder / "in.jsonl", n)
     out = folder / f"out{n}.jsonl"
     command = [sys.executable, "-m", "gateway.cli", "batch", "run", "in.jsonl", out.name]
-    seconds, mib = measured(command, folder)
+    seconds, mib = measure_command(command, folder)
     ids = {json.loads(line)["custom_id"] for line in out.open()}
     if len(ids) != n or sum(1 for _ in out.open()) != n:
         raise SystemExit(f"{n} lines in, {len(ids)} different ones out")
@@ -147,7 +147,7 @@ def run_plainly(folder: Path, n: int, base: str, n_parallel: int) -> tuple[str, 
     (folder / "in.jsonl").write_text(text)
     here = str(Path(__file__).resolve())
     command = [sys.executable, here, "--plain", base, "--parallel", str(n_parallel)]
-    seconds, mib = measured(command, folder)
+    seconds, mib = measure_command(command, folder)
     return "asyncio + openai client", n, seconds, mib
 
 

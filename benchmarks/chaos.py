@@ -117,18 +117,18 @@ def lines_of(n: int) -> bytes:
     return "".join(rows).encode()
 
 
-async def ask_live(url: str, told: Counter[str], longest_s: list[float]) -> None:
+async def ask_live(url: str, shown: Counter[str], longest_s: list[float]) -> None:
     """One client that asks again and again."""
     body = {"model": "remote", "messages": [{"role": "user", "content": "Hi"}]}
     async with httpx.AsyncClient(timeout=LIVE_TIMEOUT_S) as http:
         while True:
             start = time.perf_counter()
             try:
-                told[str((await http.post(f"{url}/v1/chat/completions", json=body)).status_code)] += 1
+                shown[str((await http.post(f"{url}/v1/chat/completions", json=body)).status_code)] += 1
             except httpx.TimeoutException:
-                told["beyond its time-out"] += 1
+                shown["beyond its time-out"] += 1
             except httpx.HTTPError:
-                told["connection lost"] += 1
+                shown["connection lost"] += 1
             longest_s[0] = max(longest_s[0], time.perf_counter() - start)
             await asyncio.sleep(0.25)
 
@@ -170,10 +170,10 @@ async def run(n_lines: int, n_kills: int) -> None:
         }
         local = {"name": "local", "runner": {"model": "bundled/smollm2-135m", "context_tokens": 512}}
         gateway = GatewayRun(Path(name), {"experts": [remote, local], "embeddings": {"enabled": False}})
-        told: Counter[str] = Counter()
+        shown: Counter[str] = Counter()
         longest_s = [0.0]
         await gateway.start()
-        clients = [asyncio.ensure_future(ask_live(gateway.url, told, longest_s)) for _ in range(2)]
+        clients = [asyncio.ensure_future(ask_live(gateway.url, shown, longest_s)) for _ in range(2)]
         try:
             async with openai.AsyncOpenAI(
                 base_url=f"{gateway.url}/v1", api_key="none", max_retries=5
@@ -201,9 +201,9 @@ async def run(n_lines: int, n_kills: int) -> None:
         counts = Counter(ids)
         print(f"killed: {dict(killed)}")
         print(f"lines: {n_lines}, outputs: {len(ids)}, of different lines: {len(counts)}")
-        print(f"live requests: {dict(told)}, the longest {longest_s[0]:.1f} s")
+        print(f"live requests: {dict(shown)}, the longest {longest_s[0]:.1f} s")
         print(f"processes left: {gateway.left()}")
-        if len(ids) != n_lines or len(counts) != n_lines or gateway.left() or told["beyond its time-out"]:
+        if len(ids) != n_lines or len(counts) != n_lines or gateway.left() or shown["beyond its time-out"]:
             raise SystemExit("FAILED")
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/embedders.py [--rounds 7]
 
-Steps take turns round by round, so that whatever else the machine does falls on all of them; the median of
+Steps take turns round by round, so that other load on the machine falls on all of them alike; the median of
 the rounds is shown. Everything runs on one thread, and that thread's CPU time is what counts.
 """
 
@@ -88,11 +88,11 @@ def measure(calls: dict[str, tuple[Callable[[], object], int]], rounds: int) -> 
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, (call, n_prompts) in calls.items():
-            times[name].append(timed(call, repeats=4 if name in ("int8", "fp32") else 200) / n_prompts)
+            times[name].append(time_call(call, repeats=4 if name in ("int8", "fp32") else 200) / n_prompts)
     return {name: median_us(found) for name, found in times.items()}
 
 
-def timed(call: Callable[[], object], repeats: int) -> float:
+def time_call(call: Callable[[], object], repeats: int) -> float:
     """CPU seconds a call takes on average."""
     call()
     started = time.thread_time()

@@ -4,7 +4,7 @@
 
 Four llama.cpp experts on the bundled model, each in a process of its own; memory for one of them, then for
 two. Every line is routed by the engine to one of the four, drawn evenly. "Arrival order" is the same pool,
-in the order of the lines, whoever was used longest ago making room. Loads count the processes started.
+in the order of the lines, the one used longest ago making room. Loads count the processes started.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def config_of(folder: Path, n_rooms: int, evict: str) -> Config:
                 "model": "bundled/smollm2-135m",
                 "context_tokens": 1024 + 64 * n,  # of their own, so that none shares a process
                 "n_parallel": N_PARALLEL,
-                "n_threads": os.cpu_count(),  # nobody else is served
+                "n_threads": os.cpu_count(),  # no other model is served
                 "memory": "1GiB",
             },
         }
@@ -79,14 +79,14 @@ class Loads:
         self.n = sum(runner.state in ("ready", "busy") for runner in runners.runners)
         self._before = {runner.name: runner.state for runner in runners.runners}
         for runner in runners.runners:
-            runner.on_change.append(self._changed)
+            runner.on_change.append(self._on_change)
 
-    def _changed(self, runner: Runner) -> None:
+    def _on_change(self, runner: Runner) -> None:
         was, self._before[runner.name] = self._before[runner.name], runner.state
         self.n += runner.state == "starting" != was
 
 
-async def grouped(folder: Path, n_rooms: int, lines: list[tuple[str, str]]) -> tuple[float, int, int]:
+async def measure_grouped(folder: Path, n_rooms: int, lines: list[tuple[str, str]]) -> tuple[float, int, int]:
     """Seconds, loads, lines answered."""
     source, out = folder / "in.jsonl", folder / "out.jsonl"
     with source.open("w") as file:
@@ -126,7 +126,7 @@ async def grouped(folder: Path, n_rooms: int, lines: list[tuple[str, str]]) -> t
 
 
 async def as_they_come(folder: Path, n_rooms: int, lines: list[tuple[str, str]]) -> tuple[float, int, int]:
-    """The same as the lines come: the next is asked when its expert is there, or nobody is asked any more."""
+    """The same as the lines come: the next is asked when its expert is there, or no call is under way."""
     transport = Transport()
     services = build_services(config_of(folder, n_rooms, "lru"), transport)
     async with open_services(services, transport):
@@ -148,7 +148,7 @@ async def as_they_come(folder: Path, n_rooms: int, lines: list[tuple[str, str]])
 
 
 def may_start(expert: str, asked: Mapping[Any, str], runners: Runners) -> bool:
-    """Whether the next can be asked already: its expert is there, with a free slot, and nobody loads."""
+    """Whether the next can be asked already: its expert is up with a free slot, and none is loading."""
     n = sum(name == expert for name in asked.values())
     return n < N_PARALLEL and all(runners[name].state in UP for name in (expert, *asked.values()))
 
@@ -165,7 +165,7 @@ async def compare(n_lines: int, rooms: list[int]) -> None:
     print(f"{'room for':>9}{'':4}{'':14}{'s':>8}{'loads':>7}{'answered':>10}")
     for n_rooms in rooms:
         with tempfile.TemporaryDirectory() as name:
-            ours = await grouped(Path(name), n_rooms, lines)
+            ours = await measure_grouped(Path(name), n_rooms, lines)
             theirs = await as_they_come(Path(name), n_rooms, lines)
         for label, (seconds, n_loads, n_answered) in (("grouped", ours), ("arrival order", theirs)):
             print(f"{n_rooms:9}{'':4}{label:14}{seconds:8.1f}{n_loads:7}{n_answered:10}", flush=True)

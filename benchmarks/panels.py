@@ -25,9 +25,9 @@ from resilience import gateway
 
 from evals.console import progress_bar
 from evals.grading import grade
-from evals.measures.bootstrap import paired_interval
-from evals.probes import Probe, held_out_families, load_probes
-from evals.probes.files import bundled_outcomes
+from evals.measures.bootstrap import interval_of_difference
+from evals.probes import Probe, choose_held_out_families, load_probes
+from evals.probes.files import load_bundled_outcomes
 from gateway.config.discovery import BUNDLED
 from routers import FeatureExtractor, StaticEmbedder, fit_artifact, load_embedder
 
@@ -44,7 +44,7 @@ QUESTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PanelAnswer:
     """What a client got. tokens: read and written by all who were asked, 0 where unknown."""
 
     status: int
@@ -54,7 +54,9 @@ class Asked:
     took_s: float = 0.0
 
 
-async def ask(client: AsyncOpenAI, model: str, prompt: str, max_tokens: int, stream: bool = False) -> Asked:
+async def ask(
+    client: AsyncOpenAI, model: str, prompt: str, max_tokens: int, stream: bool = False
+) -> PanelAnswer:
     """One question as the official client asks it."""
     messages: Any = [{"role": "user", "content": prompt}]
     began = time.monotonic()
@@ -75,7 +77,7 @@ async def ask(client: AsyncOpenAI, model: str, prompt: str, max_tokens: int, str
         headers, status = error.response.headers, error.status_code
     prefix = "x-thalamus-"
     facts = {key.removeprefix(prefix): value for key, value in headers.items() if key.startswith(prefix)}
-    return Asked(status, text, facts, tokens, time.monotonic() - began)
+    return PanelAnswer(status, text, facts, tokens, time.monotonic() - began)
 
 
 def panel(aggregator: str, **more: Any) -> dict[str, Any]:
@@ -99,14 +101,14 @@ def config_of(artifact: Path, folder: Path, changes: Mapping[str, Any], policies
 
 
 async def quality(artifact: Path, n: int, at_once: int) -> None:
-    """Ask everybody every probe, so many probes at once, and show what it was worth."""
-    held = held_out_families(load_probes())
+    """Ask every expert every probe, `at_once` probes at a time, and show what it was worth."""
+    held = choose_held_out_families(load_probes())
     probes = [probe for probe in load_probes() if probe.family in held]
     drawn = np.random.default_rng(0).permutation(len(probes))[:n]
-    train, _ = bundled_outcomes()
+    train, _ = load_bundled_outcomes()
     asked = [*train.experts, "auto:one", "auto:vote", f"auto:{AGGREGATOR}"]
     policies = {"one": {"encoder": "always"}, "vote": panel("vote"), AGGREGATOR: panel(AGGREGATOR)}
-    rows: list[list[tuple[float, Asked]]] = []
+    rows: list[list[tuple[float, PanelAnswer]]] = []
     with tempfile.TemporaryDirectory() as scratch, progress_bar() as on_progress:
         config = config_of(artifact, Path(scratch), {}, policies)
         with gateway(Path(scratch), config) as (url, _):
@@ -118,7 +120,7 @@ async def quality(artifact: Path, n: int, at_once: int) -> None:
                 async def work() -> None:
                     while waiting:
                         probe = probes[waiting.pop()]
-                        rows.append([await graded(client, name, probe) for name in asked])
+                        rows.append([await grade_answer(client, name, probe) for name in asked])
                         on_progress("asking", len(rows), len(drawn))
 
                 try:
@@ -128,12 +130,12 @@ async def quality(artifact: Path, n: int, at_once: int) -> None:
     show(asked, rows, train.experts[train.best_single()])
 
 
-async def graded(client: AsyncOpenAI, name: str, probe: Probe) -> tuple[float, Asked]:
+async def grade_answer(client: AsyncOpenAI, name: str, probe: Probe) -> tuple[float, PanelAnswer]:
     answer = await ask(client, name, probe.prompt, probe.max_tokens)
     return (await asyncio.to_thread(grade, answer.text, probe) if answer.status == 200 else 0.0), answer
 
 
-def show(asked: Sequence[str], rows: Sequence[Sequence[tuple[float, Asked]]], single: str) -> None:
+def show(asked: Sequence[str], rows: Sequence[Sequence[tuple[float, PanelAnswer]]], single: str) -> None:
     """Markdown, one line for each that was asked; cost in tokens and seconds: nothing here costs money."""
     if not rows:
         return
@@ -144,7 +146,7 @@ def show(asked: Sequence[str], rows: Sequence[Sequence[tuple[float, Asked]]], si
     print("|---|---:|---:|---:|---:|---:|")
     for n, name in enumerate(asked):
         answers = [row[n][1] for row in rows]
-        by = paired_interval(score[:, n], base)
+        by = interval_of_difference(score[:, n], base)
         tokens = np.array([answer.tokens for answer in answers]).mean(axis=0)
         took = [answer.took_s for answer in answers]
         panels = statistics.mean(answer.facts.get("plan") == "panel" for answer in answers)
@@ -158,7 +160,7 @@ def show(asked: Sequence[str], rows: Sequence[Sequence[tuple[float, Asked]]], si
 
 
 def dead(guess: float) -> dict[str, Any]:
-    """An expert that nobody serves, and how good it is believed to be."""
+    """An expert at a dead address, and how good it is believed to be."""
     return {"model": "openai/gone", "api_base": DEAD, "quality": guess}
 
 
@@ -187,10 +189,12 @@ async def failures(artifact: Path) -> None:
                 async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
                     for question in QUESTIONS:
                         for stream in (False, True):
-                            told(question, await ask(client, "auto:panel", question, 24, stream), stream)
+                            check_answer_text(
+                                question, await ask(client, "auto:panel", question, 24, stream), stream
+                            )
 
 
-def told(question: str, answer: Asked, stream: bool) -> None:
+def check_answer_text(question: str, answer: PanelAnswer, stream: bool) -> None:
     facts = ", ".join(
         f"{key} {answer.facts[key]}" for key in ("plan", "expert", "reason") if key in answer.facts
     )
@@ -200,10 +204,10 @@ def told(question: str, answer: Asked, stream: bool) -> None:
     print(f"  {'':35} {facts}")
 
 
-def fitted(path: Path) -> None:
+def fit_artifact_at(path: Path) -> None:
     extractor = FeatureExtractor(StaticEmbedder(), load_embedder("minilm", n_threads=2))
     with progress_bar() as on_progress:
-        fit_artifact(bundled_outcomes()[0], extractor, progress=on_progress).save(path)
+        fit_artifact(load_bundled_outcomes()[0], extractor, progress=on_progress).save(path)
 
 
 def main() -> None:
@@ -222,7 +226,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         artifact = asked.artifact or Path(scratch, "artifact")
         if not artifact.exists():
-            fitted(artifact)
+            fit_artifact_at(artifact)
         if "failures" in asked.only:
             asyncio.run(failures(artifact))
         if "quality" in asked.only:

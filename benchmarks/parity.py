@@ -2,7 +2,7 @@
 
 An artifact is fitted on buckets 0-79 of DATA. The real gateway then routes prompts of all buckets over HTTP,
 in front of fakes that are named like DATA's experts and answer from its table; `evals` replays the same
-prompts. Compared are who is chosen, why, the tier, the order of everybody else, and who answered.
+prompts. Compared are who is chosen, why, the tier, the order of all others, and which expert answered.
 """
 
 import argparse
@@ -92,11 +92,11 @@ async def ask(http: aiohttp.ClientSession, url: str, policy: str, text: str) -> 
     body = {"model": f"auto:{policy}", "messages": [{"role": "user", "content": text}]}
     headers = {"x-thalamus-debug": "true"}
     async with http.post(f"{url}/v1/chat/completions", json=body, headers=headers) as response:
-        told = await response.json()
+        printed = await response.json()
         if response.status != 200:
-            return {"status": response.status, "said": told["error"]["message"]}
+            return {"status": response.status, "said": printed["error"]["message"]}
         decision: dict[str, Any] = json.loads(response.headers["x-thalamus-decision"])
-        return {"status": 200, **decision, "said": told["choices"][0]["message"]["content"]}
+        return {"status": 200, **decision, "said": printed["choices"][0]["message"]["content"]}
 
 
 def difference(live: Mapping[str, Any], offline: Mapping[str, Any], said: str) -> str | None:
@@ -107,7 +107,7 @@ def difference(live: Mapping[str, Any], offline: Mapping[str, Any], said: str) -
         if live[what] != offline[what]:
             gap = quality_gap(live, offline)
             return f"{what} {live[what]!r}, not {offline[what]!r}, qualities {gap:.2g} apart"
-    here, there = ([c["expert"] for c in told["candidates"]] for told in (live, offline))
+    here, there = ([c["expert"] for c in printed["candidates"]] for printed in (live, offline))
     if here != there:
         return f"order {here}, not {there}, qualities {quality_gap(live, offline):.2g} apart"
     return None if live["said"] == said else f"answered {live['said']!r}, not {said!r}"
@@ -115,7 +115,7 @@ def difference(live: Mapping[str, Any], offline: Mapping[str, Any], said: str) -
 
 def quality_gap(live: Mapping[str, Any], offline: Mapping[str, Any]) -> float:
     """How far apart the predictions of the two are, at most."""
-    here, there = ({c["expert"]: c["quality"] for c in told["candidates"]} for told in (live, offline))
+    here, there = ({c["expert"]: c["quality"] for c in printed["candidates"]} for printed in (live, offline))
     return max(abs(here[name] - there[name]) for name in here)
 
 
@@ -129,10 +129,10 @@ async def decide_live(
     async def one(http: aiohttp.ClientSession, text: str) -> dict[str, Any]:
         nonlocal n_done
         async with free:
-            told = await ask(http, url, policy, text)
+            printed = await ask(http, url, policy, text)
         n_done += 1
         on_progress(f"asking auto:{policy}", n_done, len(texts))
-        return told
+        return printed
 
     async with aiohttp.ClientSession() as http:
         return await asyncio.gather(*(one(http, text) for text in texts))

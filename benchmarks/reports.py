@@ -54,7 +54,7 @@ def main(n_queries: int = 20_000, n_experts: int = 30, router: str = "blend") ->
     lap("table and features", started)
     jobs = list_jobs(protocol, parse_router_specs(router, ["static", "encoder"]))
     done = []
-    for job, result in run_jobs(protocol, read, jobs, lambda *told: None, N_WORKERS):
+    for job, result in run_jobs(protocol, read, jobs, lambda *printed: None, N_WORKERS):
         done.append((job, result))
         if job.router_spec is not None or job.name == "mean_of_four":
             lap(f"{job.name} (of {len(jobs)} jobs)", started)

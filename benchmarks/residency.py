@@ -40,7 +40,7 @@ class Figures:
     latencies_s: list[float]
     wall_s: float
 
-    def told(self) -> str:
+    def summary(self) -> str:
         n = len(self.latencies_s)
         ordered = sorted(self.latencies_s)
         p50, p95 = statistics.median(ordered), ordered[min(n - 1, round(0.95 * n))]
@@ -70,7 +70,7 @@ def experts() -> dict[str, RunnerSettings]:
     }
 
 
-async def answered(lease: Lease) -> None:
+async def answer_one(lease: Lease) -> None:
     with lease:
         body = {"model": lease.alias, "messages": QUESTION, "max_tokens": 16, "temperature": 0}
         status, answer = await ask(lease.url.removesuffix("/v1"), "/v1/chat/completions", body, lease.headers)
@@ -85,20 +85,20 @@ async def as_decided(pool: Runners, arrivals: list[Arrival]) -> list[float]:
 
     async def one(arrival: Arrival) -> float:
         await asyncio.sleep(start_s + arrival.at_s - time.monotonic())
-        await answered(await pool.take(arrival.expert, wait_s=WAIT_S))
+        await answer_one(await pool.take(arrival.expert, wait_s=WAIT_S))
         return time.monotonic() - start_s - arrival.at_s
 
     return await asyncio.gather(*(one(arrival) for arrival in arrivals))
 
 
 async def in_order(pool: Runners, arrivals: list[Arrival]) -> list[float]:
-    """Nobody is let in before who came earlier; whoever is first in line has its expert loaded."""
+    """Serve in order of arrival; the expert of the first in line is loaded."""
     start_s = time.monotonic()
     latencies: list[float] = []
     answering: set[asyncio.Task[None]] = set()
 
     async def one(lease: Lease, arrival: Arrival) -> None:
-        await answered(lease)
+        await answer_one(lease)
         latencies.append(time.monotonic() - start_s - arrival.at_s)
 
     for arrival in arrivals:
@@ -109,7 +109,7 @@ async def in_order(pool: Runners, arrivals: list[Arrival]) -> list[float]:
     return latencies
 
 
-async def measured(room: int, rule: ResidencyRule, serve: Serve, arrivals: list[Arrival]) -> Figures:
+async def measure_rule(room: int, rule: ResidencyRule, serve: Serve, arrivals: list[Arrival]) -> Figures:
     """One pool with memory for `room` experts, fed with the trace."""
     pool = Runners(experts(), rule=PoolRule(each=room * BYTES, residency=rule))
     await pool.start()
@@ -126,10 +126,10 @@ async def measured(room: int, rule: ResidencyRule, serve: Serve, arrivals: list[
 async def compare(rooms: list[int], n: int, rate_per_s: float, seed: int) -> None:
     arrivals = trace(n, rate_per_s, seed)
     for room in rooms:
-        ours = await measured(room, ResidencyRule(), as_decided, arrivals)
-        print(f"memory for {room}: as decided       {ours.told()}", flush=True)
-        theirs = await measured(room, ResidencyRule(evict="lru"), in_order, arrivals)
-        print(f"memory for {room}: in order, LRU    {theirs.told()}", flush=True)
+        ours = await measure_rule(room, ResidencyRule(), as_decided, arrivals)
+        print(f"memory for {room}: as decided       {ours.summary()}", flush=True)
+        theirs = await measure_rule(room, ResidencyRule(evict="lru"), in_order, arrivals)
+        print(f"memory for {room}: in order, LRU    {theirs.summary()}", flush=True)
         ratio = max(1, theirs.n_loads) / max(1, ours.n_loads)
         print(json.dumps({"room": room, "loads_ratio": round(ratio, 2)}), flush=True)
 

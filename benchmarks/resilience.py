@@ -100,8 +100,8 @@ async def ask(client: httpx.AsyncClient, url: str, body: dict) -> tuple[str, flo
         n = len(re.findall(r'"content":', text))
         end = "[DONE]" if "data: [DONE]" in text else "no [DONE]"
         failed = re.search(r'data: (\{"error".*)', text)
-        told = f", error event: {json.loads(failed[1])['error']['message'][:60]!r}" if failed else ""
-        return f"{response.status_code} stream by {expert}, {n} chunks{told}, {end}", took
+        printed = f", error event: {json.loads(failed[1])['error']['message'][:60]!r}" if failed else ""
+        return f"{response.status_code} stream by {expert}, {n} chunks{printed}, {end}", took
     what = json.loads(text)
     if "error" in what:
         error = what["error"]
@@ -201,8 +201,8 @@ async def jitter(slow_mock: str, folder: Path, artifact: str | None) -> None:
     for name, values in (("alone", alone), ("while embedding", loaded)):
         values.sort()
         middle, p99 = statistics.median(values), values[int(len(values) * 0.99)]
-        told = f"median {middle:.1f}, p99 {p99:.1f}, max {values[-1]:.1f} ms"
-        print(f"jitter {name:16s}: {len(values)} gaps, {told}")
+        printed = f"median {middle:.1f}, p99 {p99:.1f}, max {values[-1]:.1f} ms"
+        print(f"jitter {name:16s}: {len(values)} gaps, {printed}")
     print(f"jitter: {n} long prompts were embedded meanwhile")
 
 

@@ -50,7 +50,7 @@ def _can_follow(value: int, last: int) -> bool:
 
 
 def limit_size(value: Fraction) -> Fraction:
-    """The value itself, unless it has grown beyond what anyone would read.
+    """The value itself, unless it has grown beyond what a reader can take in.
 
     Raises:
         Refused: numerator or denominator beyond `MAX_BITS`.

@@ -33,10 +33,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/configuration.md": configuration_page(),
         "reference/commands.md": commands_page(),
         "reference/endpoints.md": endpoints_page(),
-        "changelog.md": copied_page("CHANGELOG.md"),
+        "changelog.md": copy_page("CHANGELOG.md"),
     }
     if (ROOT / "GLOSSARY.md").exists():
-        pages["glossary.md"] = copied_page("GLOSSARY.md")
+        pages["glossary.md"] = copy_page("GLOSSARY.md")
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
     return files
@@ -57,7 +57,7 @@ def rooms_table() -> str:
     return "\n".join(lines)
 
 
-def copied_page(name: str) -> str:
+def copy_page(name: str) -> str:
     """A page of the repository; links to its files become plain text, because the site has none."""
     text = (ROOT / name).read_text(encoding="utf-8")
     return re.sub(r"\[([^\]]+)\]\((?!https?:|#)[^)]*\)", r"\1", text)

@@ -68,7 +68,7 @@ def _parse_spec(name: str, tiers: Sequence[Tier]) -> RouterSpec:
     tier = next((tier for tier in tiers if tier == tier_name), None) if tier_name else tiers[-1]
     if tier is None:
         raise DataError(f"--routers: {name!r}: no tier {tier_name!r}; there are {', '.join(tiers)}")
-    settings = dict(_setting(name, pair) for pair in pairs)
+    settings = dict(_parse_setting(name, pair) for pair in pairs)
     try:
         make_predictor(predictor, settings)
     except (ArtifactError, ValueError) as error:
@@ -76,7 +76,7 @@ def _parse_spec(name: str, tiers: Sequence[Tier]) -> RouterSpec:
     return RouterSpec(name, predictor, settings, tier)
 
 
-def _setting(name: str, pair: str) -> tuple[str, Any]:
+def _parse_setting(name: str, pair: str) -> tuple[str, Any]:
     key, equals, value = pair.partition("=")
     if not equals and key.isalpha():
         return "mode", key

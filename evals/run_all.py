@@ -110,7 +110,7 @@ def _evaluate_baseline(
     if name == "true_task":
         return evaluate_predictions(train, test, task_table(train, train), task_table(train, test))
     if name == "oracle":
-        return evaluate_predictions(train, test, _known(train), _known(test))
+        return evaluate_predictions(train, test, _fill_unknown(train), _fill_unknown(test))
     column = test.experts.index(name.removeprefix("single:"))
     return evaluate_picks(test, np.full(len(test), column, np.int64))
 
@@ -138,7 +138,7 @@ def _rows(means: Floats, n: int) -> Floats:
     return np.repeat(np.where(np.isnan(means), NEVER, means)[None], n, axis=0)
 
 
-def _known(table: OutcomeTable) -> Floats:
+def _fill_unknown(table: OutcomeTable) -> Floats:
     """Scores as a quality: an unmeasured outcome is never the best."""
     return np.where(np.isnan(table.score), NEVER, table.score)
 

@@ -118,7 +118,7 @@ class Shadow:
     n_phases: int = 0
 
     @property
-    def kept(self) -> frozenset[str] | None:
+    def kept_experts(self) -> frozenset[str] | None:
         """For `decide_residency`: the experts LRU would keep; None while look-ahead does no worse."""
         return None if self.trusted else frozenset(resident.expert for resident in self.recent)
 

@@ -34,8 +34,8 @@ class Attributes:
         self._burdens: dict[Goal, Floats] = {
             "size": self.size,
             "recency": self.age,
-            "security": _burden(pool, lambda p: _rating(p, "security")),
-            "readability": _burden(pool, lambda p: _rating(p, "readability")),
+            "security": _burden(pool, lambda p: _find_rating(p, "security")),
+            "readability": _burden(pool, lambda p: _find_rating(p, "readability")),
         }
         self._standing = lru_cache(maxsize=1024)(self._static_ranks)
 
@@ -145,6 +145,6 @@ def _ordinal(released: str) -> int:
     return date.fromisoformat(released).toordinal()
 
 
-def _rating(profile: ExpertProfile, name: str) -> float | None:
+def _find_rating(profile: ExpertProfile, name: str) -> float | None:
     rating = dict(profile.ratings).get(name)
     return None if rating is None else -rating

@@ -14,8 +14,8 @@ import click
 import numpy as np
 
 from evals.console import progress_bar, report_errors
-from evals.measures.bootstrap import interval, paired_interval
-from evals.probes.files import bundled_outcomes
+from evals.measures.bootstrap import interval, interval_of_difference
+from evals.probes.files import load_bundled_outcomes
 from evals.replay import RecordedExtractor, queries_of, replay
 from policies import Policy
 from routers import FeatureExtractor, Floats, OutcomeTable, StaticEmbedder, fit_artifact, load_embedder
@@ -50,7 +50,7 @@ def by_keywords(text: str, declined: Collection[str] = ()) -> str:
 @report_errors
 def main(svg: Path | None, as_json: bool, unseen: bool) -> None:
     """Accuracy on the held-out families: every single expert, keyword rules, the routed mix, the oracle."""
-    train, test = bundled_outcomes()
+    train, test = load_bundled_outcomes()
     if unseen:
         test = test.take(np.array([not key.endswith(("/01", "/02")) for key in test.ids]))
     extractor = FeatureExtractor(StaticEmbedder(), load_embedder("minilm", n_threads=2))
@@ -85,7 +85,7 @@ def summarize(test: OutcomeTable, scores: Mapping[str, Floats]) -> dict[str, dic
     mix = scores["Thalamus (adaptive)"]
     figures = {}
     for name, score in scores.items():
-        own, behind = interval(score), paired_interval(mix, score)
+        own, behind = interval(score), interval_of_difference(mix, score)
         figures[name] = {
             "accuracy": own.value,
             "low": own.low,

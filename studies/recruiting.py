@@ -14,7 +14,7 @@ import numpy as np
 from evals.commands.import_ import bucket_set
 from evals.console import progress_bar, report_errors
 from evals.datasets import read_outcomes
-from evals.measures.bootstrap import paired_interval
+from evals.measures.bootstrap import interval_of_difference
 from evals.replay import RecordedExtractor, majority_right, oracle_of
 from evals.vectors import VectorCache
 from routers import (
@@ -166,7 +166,7 @@ def render(table: OutcomeTable, votes: Mapping[str, Ints]) -> str:
         right = majority_right(table.score, counts)
         if counts.sum(axis=1).max() == 1:
             right = oracle_of(table.score, counts)
-        by = paired_interval(right, single)
+        by = interval_of_difference(right, single)
         cost = np.nansum(np.where(counts > 0, table.cost_usd, 0.0), axis=1).mean()
         own = np.nansum(np.where(votes["best single"] > 0, table.cost_usd, 0.0), axis=1).mean()
         lines.append(

@@ -16,7 +16,7 @@ from evals.baselines import mean_of_four, task_table
 from evals.commands.import_ import bucket_set
 from evals.console import OnProgress, progress_bar, report_errors
 from evals.datasets import read_outcomes
-from evals.measures.bootstrap import paired_interval
+from evals.measures.bootstrap import interval_of_difference
 from evals.measures.budgets import BudgetResult, Split, evaluate_split, pool, summary
 from evals.replay import RecordedExtractor, Replay, replay
 from policies import EncoderUse, Policy
@@ -108,7 +108,7 @@ def _figures(
             ("accuracy", result.score, four.score),
             ("area", result.at_budget, four.at_budget),
         ):
-            by = paired_interval(ours, theirs)
+            by = interval_of_difference(ours, theirs)
             values |= {
                 f"{key}_over_four": by.value,
                 f"{key}_over_four_low": by.low,
@@ -117,7 +117,7 @@ def _figures(
         figures[name] = values
     for use, parts in replays.items():
         score = np.concatenate([part.score for part in parts])
-        by = paired_interval(score, single)
+        by = interval_of_difference(score, single)
         figures[f"encoder: {use}"] = {
             "accuracy": float(score.mean()),
             "gain": float(score.mean() / single.mean() - 1),

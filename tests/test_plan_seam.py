@@ -14,7 +14,7 @@ from gateway.requests.parsing import ToPolicy
 from policies import PLANS, Attempt, Decision, Fleet, Plan, PlanBase, decode_plan, register_plan
 from policies.plans import StepResult
 from tests.evals.test_panels import table
-from tests.fakes.batches import line, open_batch_gateway, said
+from tests.fakes.batches import line, open_batch_gateway, read_content
 from tests.fakes.routing import InOrder
 from tests.fakes.serving import KEY
 
@@ -104,4 +104,4 @@ async def test_a_batch_runs_it(tmp_path: Path) -> None:
     async with open_batch_gateway(tmp_path, MODELS[:2], MODELS[:2]) as site:
         batch, output, errors = await site.run(line("1", "auto"), line("2", "auto"))
     assert (batch.status, errors) == ("completed", [])
-    assert [said(row) for row in output] == ["b", "b"]
+    assert [read_content(row) for row in output] == ["b", "b"]

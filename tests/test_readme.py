@@ -29,11 +29,11 @@ NUMBER = re.compile(r"\d[\d.,]*")
 pytestmark = pytest.mark.source
 
 
-def marked(kind: str) -> list[str]:
+def find_marked(kind: str) -> list[str]:
     return [block["text"] for block in BLOCKS if block["kind"] == kind and block["mark"] == "run"]
 
 
-def expected_output(code: str) -> str:
+def find_output(code: str) -> str:
     """The text block after a block of code."""
     page = PAGES["README.md"]
     after = BLOCK.search(page, page.index(code) + len(code) + 3)
@@ -74,7 +74,7 @@ def matches(expected: str, output: str) -> bool:
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which all console blocks were run in their order; `transcript` holds what they printed."""
     folder = tmp_path_factory.mktemp("readme")
-    for block in marked("console"):
+    for block in find_marked("console"):
         for command, output in commands(block):
             name, *arguments = shlex.split(command)
             assert name == "thalamus"
@@ -107,23 +107,23 @@ def address(workplace: Path) -> Iterator[str]:
 def test_every_block_is_marked() -> None:
     unmarked = [block["text"] for block in BLOCKS if block["kind"] != "text" and not block["mark"]]
     assert unmarked == []
-    assert marked("console")
-    assert marked("python")
+    assert find_marked("console")
+    assert find_marked("python")
 
 
 def test_the_commands_print_what_the_readme_shows(workplace: Path) -> None:
     assert (workplace / ".thalamus" / "artifact").is_dir()
 
 
-@pytest.mark.parametrize("code", marked("python"), ids=lambda code: code.split("\n")[0])
+@pytest.mark.parametrize("code", find_marked("python"), ids=lambda code: code.split("\n")[0])
 def test_the_code_prints_what_the_readme_shows(code: str, address: str) -> None:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(code.replace("http://127.0.0.1:8080", address), "README.md", "exec"), {})
-    assert printed.getvalue() == expected_output(code)
+    assert printed.getvalue() == find_output(code)
 
 
-@pytest.mark.parametrize("text", marked("yaml"))
+@pytest.mark.parametrize("text", find_marked("yaml"))
 def test_the_configuration_is_accepted(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-proj-0d9f1c7e5b2a48")
     (tmp_path / "thalamus.yaml").write_text(text)

@@ -140,7 +140,7 @@ def _alternatives(node: ast.AST, field: str) -> list[ast.AST]:
     """What may stand in the place of `node`, which its parent holds in `field`."""
     found: list[ast.AST] = []
 
-    def changed(**fields: Any) -> None:
+    def record_change(**fields: Any) -> None:
         other = copy.deepcopy(node)
         for name, value in fields.items():
             setattr(other, name, value)
@@ -150,24 +150,24 @@ def _alternatives(node: ast.AST, field: str) -> list[ast.AST]:
         case ast.Compare(ops=ops):
             for n, op in enumerate(ops):
                 for other in COMPARISONS[type(op)]:
-                    changed(ops=[*ops[:n], other(), *ops[n + 1 :]])
+                    record_change(ops=[*ops[:n], other(), *ops[n + 1 :]])
         case ast.BoolOp(op=op):
-            changed(op=ast.And() if isinstance(op, ast.Or) else ast.Or())
+            record_change(op=ast.And() if isinstance(op, ast.Or) else ast.Or())
         case ast.BinOp(op=op, right=right) if type(op) in OPERATORS:
             # `X | None` is a type; so is a text that is formatted or repeated, but that fails at once
             if not (isinstance(right, ast.Constant) and right.value is None):
-                changed(op=OPERATORS[type(op)]())
+                record_change(op=OPERATORS[type(op)]())
         case ast.AugAssign(op=op) if type(op) in OPERATORS:
-            changed(op=OPERATORS[type(op)]())
+            record_change(op=OPERATORS[type(op)]())
         case ast.UnaryOp(op=ast.Not() | ast.USub(), operand=operand):
             found.append(operand)
         case ast.Constant(value=bool(value)):
-            changed(value=not value)
+            record_change(value=not value)
         case ast.Constant(value=int(value) | float(value)):
-            changed(value=value + 1)
-            changed(value=value - 1)
+            record_change(value=value + 1)
+            record_change(value=value - 1)
         case ast.Return(value=value) if value is not None and not _is_none(value):
-            changed(value=ast.Constant(None))
+            record_change(value=ast.Constant(None))
     if field == "test" and isinstance(node, ast.Name | ast.Attribute | ast.Call | ast.NamedExpr):
         found.append(ast.UnaryOp(ast.Not(), node))
     if _is_removable(node):

@@ -142,11 +142,15 @@ NO_PARTICIPLES = {
     "bind": "a verb",
     "bring": "a verb",
     "ceiling": "a noun",
+    "degraded": "the key of health answers, a term of operators",
     "embed": "a verb",
     "embedding": "a noun: a vector",
+    "expected": "the key of a probe: what its grader compares with",
     "feed": "a verb",
+    "mapping": "a noun: categories → experts",
     "need": "a verb",
     "ping": "a verb",
+    "pinned": "the configuration key: never evicted",
     "routing": "a noun: the section `routing` of the configuration",
     "seed": "a verb and a noun",
     "shed": "a verb: to refuse load",
@@ -160,19 +164,23 @@ WORDS_EXEMPT = {
     "tools/source_tree.py": "the list itself",
     "evals/LOG.md": "a dated record of experiments, never rewritten",
     "evals/probes": "prompts that experts are asked: data",
-    "evals/datasets": "prompts that experts are asked: data",
+    "studies/probe_families": "templates of prompts: data",
+    "routers/skills/keywords.py": "prompts whose very words decide what an expert answers",
     "tests/evals/data": "data",
     "LICENSE": "not ours",
 }
 
 # Class names that may be defined more than once, each with its reason.
-HOMONYMS_ALLOWED: dict[str, str] = {}
+HOMONYMS_ALLOWED = {
+    "BadRequest": "an answer of the SDK and an error of the server, which the SDK does not import",
+    "Usage": "tokens for users of the SDK, and their wire format in the server",
+}
 
 SUFFIXES = {".py", ".md", ".yaml", ".yml", ".toml", ".html", ".js", ".css"}
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class NamingFault:
     """A place in the checkout and what is wrong there."""
 
     path: str
@@ -248,16 +256,16 @@ class SourceTree:
                 names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
         return names
 
-    def banned_words(self) -> list[Finding]:
+    def find_banned_words(self) -> list[NamingFault]:
         return [
-            Finding(path, number, f"banned word {match[0]!r}")
+            NamingFault(path, number, f"banned word {match[0]!r}")
             for path, text in self.texts.items()
             if not any(path == exempt or path.startswith(f"{exempt}/") for exempt in WORDS_EXEMPT)
             for number, line in enumerate(text.splitlines(), 1)
             for match in _BANNED_WORD.finditer(line)
         ]
 
-    def banned_identifiers(self) -> list[Finding]:
+    def find_banned_identifiers(self) -> list[NamingFault]:
         """Definitions (functions, classes, attributes, arguments, variables) under a banned name."""
         found = []
         for path, tree in self.trees.items():
@@ -272,7 +280,7 @@ class SourceTree:
                 elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
                     name = node.attr
                 if name in BANNED_IDENTIFIERS:
-                    found.append(Finding(path, node.lineno, f"banned identifier {name!r}"))  # type: ignore[attr-defined]
+                    found.append(NamingFault(path, node.lineno, f"banned identifier {name!r}"))  # type: ignore[attr-defined]
         return found
 
     def functions(self) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
@@ -281,21 +289,21 @@ class SourceTree:
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                     yield path, node
 
-    def participles(self) -> list[Finding]:
+    def participles(self) -> list[NamingFault]:
         return [
-            Finding(path, node.lineno, f"function named by a participle: {node.name!r}")
+            NamingFault(path, node.lineno, f"function named by a participle: {node.name!r}")
             for path, node in self.functions()
-            if is_participle(node.name) and not _is_context_manager(node)
+            if is_participle(node.name) and not _is_context_manager(node) and not _is_noun(node)
         ]
 
-    def homonyms(self) -> list[Finding]:
+    def homonyms(self) -> list[NamingFault]:
         places: dict[str, list[tuple[str, int]]] = defaultdict(list)
         for path, tree in self.trees.items():
             for node in ast.walk(tree):
                 if isinstance(node, ast.ClassDef):
                     places[node.name].append((path, node.lineno))
         return [
-            Finding(
+            NamingFault(
                 *defined[0],
                 f"class {name!r} is also defined in {', '.join(f'{p}:{n}' for p, n in defined[1:])}",
             )
@@ -395,12 +403,12 @@ class SourceTree:
                 sums[top][at] += count
         return {top: (a, b, c) for top, (a, b, c) in sorted(sums.items())}
 
-    def long_functions(self, limit: int = 60) -> list[tuple[int, Finding]]:
+    def long_functions(self, limit: int = 60) -> list[tuple[int, NamingFault]]:
         found = []
         for path, node in self.functions():
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             if length > limit:
-                found.append((length, Finding(path, node.lineno, f"{node.name} has {length} lines")))
+                found.append((length, NamingFault(path, node.lineno, f"{node.name} has {length} lines")))
         return sorted(found, key=lambda pair: -pair[0])
 
     def test_count(self) -> int:
@@ -419,6 +427,12 @@ def is_participle(name: str) -> bool:
 def _is_context_manager(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     """`with running_server():` names the state inside the block, as contextlib's own `closing` does."""
     return any("contextmanager" in ast.unparse(decorator) for decorator in node.decorator_list)
+
+
+def _is_noun(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """A property is a value: `cached_tokens` is an adjective and its noun. `told` alone is neither."""
+    decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
+    return "_" in node.name.strip("_") and any(name.endswith("property") for name in decorators)
 
 
 def count_lines(text: str, tree: ast.Module) -> tuple[int, int]:

@@ -18,8 +18,8 @@ def main() -> None:
     arguments = parser.parse_args()
     tree = SourceTree(arguments.checkout)
     found = [
-        *map(str, tree.banned_words()),
-        *map(str, tree.banned_identifiers()),
+        *map(str, tree.find_banned_words()),
+        *map(str, tree.find_banned_identifiers()),
         *map(str, tree.participles()),
         *map(str, tree.homonyms()),
     ]

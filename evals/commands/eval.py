@@ -23,7 +23,7 @@ from routers import (
 from ..console import OnProgress, progress_bar, report_errors
 from ..datasets import FORMATS, read_outcomes, source_splits
 from ..evaluate import RouterSpec, parse_router_specs
-from ..probes.files import bundled_outcomes
+from ..probes.files import load_bundled_outcomes
 from ..replay import RecordedExtractor
 from ..report import Facts, ReportRequest, facts_of, markdown_of, page_of
 from ..run_all import aggregate_runs, build_context, list_jobs, run_jobs
@@ -105,7 +105,7 @@ def command(
     The engine that serves decides every test query; every choice is made on the training part.
     """
     bundled = str(data) == BUNDLED
-    table = merge_outcomes(*bundled_outcomes()) if bundled else read_outcomes(data, form)
+    table = merge_outcomes(*load_bundled_outcomes()) if bundled else read_outcomes(data, form)
     chosen = np.isin(table.bucket, list(bucket_set(buckets))) if buckets else np.ones(len(table), bool)
     slow = None if encoder == "none" else load_embedder(encoder, n_threads=2)
     kept = VectorCache(slow, vectors) if slow is not None and vectors is not None else None

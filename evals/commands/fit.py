@@ -21,7 +21,7 @@ from routers import (
 )
 
 from ..console import print_facts, progress_bar, report_errors
-from ..probes.files import bundled_outcomes
+from ..probes.files import load_bundled_outcomes
 
 BUNDLED = "bundled"
 _WORTH_WORKERS = 1000
@@ -81,7 +81,7 @@ def command(
     out of fold, but what calibrates these is learned from the same rows: accuracy and calibration_error
     flatter a little; `thalamus eval` measures on queries never fitted on.
     """
-    outcomes = bundled_outcomes()[0] if str(table) == BUNDLED else OutcomeTable.load(table)
+    outcomes = load_bundled_outcomes()[0] if str(table) == BUNDLED else OutcomeTable.load(table)
     if experts:
         outcomes = outcomes.only([name.strip() for name in experts.split(",")])
     if out.exists() and not (out / "manifest.json").is_file():

@@ -209,14 +209,14 @@ def _values(record: Any) -> NDArray[Any]:
         return np.atleast_2d(_values(held))
     if isinstance(record, _Buffer):
         data, dtype, shape, order = record.args[:4]
-        return _filled(data, dtype, shape, order == "F")
+        return _fill_array(data, dtype, shape, order == "F")
     if not isinstance(record, _Array) or record.state is None:
         raise ValueError(f"{type(record).__name__.strip('_')} where an array is needed")
     _, shape, dtype, fortran, data = record.state
-    return _filled(data, dtype, shape, bool(fortran))
+    return _fill_array(data, dtype, shape, bool(fortran))
 
 
-def _filled(data: Any, dtype: _DType, shape: tuple[int, ...], fortran: bool) -> NDArray[Any]:
+def _fill_array(data: Any, dtype: _DType, shape: tuple[int, ...], fortran: bool) -> NDArray[Any]:
     name = str(dtype.args[0])
     if _OBJECTS.fullmatch(name):
         flat = np.empty(len(data), object)
@@ -235,7 +235,7 @@ def _plain(value: Any) -> Any:
     """A Python value; a NumPy scalar becomes the number it is."""
     if isinstance(value, _Scalar):
         dtype, data = value.args
-        return _filled(data, dtype, (1,), False)[0].item()
+        return _fill_array(data, dtype, (1,), False)[0].item()
     if isinstance(value, list):
         return [_plain(part) for part in value]
     if value is None or isinstance(value, str | int | float | bool):

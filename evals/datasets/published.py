@@ -31,7 +31,7 @@ def read_routerbench(source: Path) -> OutcomeTable:
     Raises:
         DataError: names the row and column at fault.
     """
-    rows = csv_rows(source) if source.name.removesuffix(".gz").endswith(".csv") else _pickled_rows(source)
+    rows = csv_rows(source) if source.name.removesuffix(".gz").endswith(".csv") else _read_pickle_rows(source)
     if not rows:
         raise DataError(f"{source}: no outcome in it")
     models = [name.removesuffix(_TOTAL_COST) for name in rows[0].fields if name.endswith(_TOTAL_COST)]
@@ -47,7 +47,7 @@ def read_routerbench(source: Path) -> OutcomeTable:
     )
 
 
-def _pickled_rows(source: Path) -> list[Record]:
+def _read_pickle_rows(source: Path) -> list[Record]:
     columns = read_frame(source)
     names = list(columns)
     lines = zip(*columns.values(), strict=True)
@@ -167,7 +167,7 @@ def read_llmrouterbench(source: Path) -> OutcomeTable:
         raise DataError(f"{source}: no result file with {', '.join(_NEEDED)} in it")
     records = [record for path, run in runs.values() for record in _run_records(path, run)]
     # Some runs wrap the question in a prompt per model; such records meet by the question itself.
-    shared = _shared_prompts(records)
+    shared = _find_shared_prompts(records)
     return table_of(
         [record if record.fields["id"] in shared else _by_origin(record) for record in records],
         Provenance(source=f"LLMRouterBench: {source.name}", cost_basis="as in the files, USD a call"),
@@ -221,7 +221,7 @@ def _by_origin(record: Record) -> Record:
     return Record(record.place, {**record.fields, "prompt": record.fields["origin"]})
 
 
-def _shared_prompts(records: list[Record]) -> set[str]:
+def _find_shared_prompts(records: list[Record]) -> set[str]:
     """Ids whose prompt is the same for every model; the others are known by the question it was made from."""
     prompts: dict[str, set[str]] = {}
     for record in records:

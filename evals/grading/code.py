@@ -36,7 +36,7 @@ def code_of(answer: str, name: str) -> str | None:
     """
     # A first block often shows a call or a shell command, so only one that defines the name counts.
     blocks = [block for block in _FENCED.findall(answer) if _defines(block, name)]
-    source = blocks[0] if blocks else _unfenced(answer)
+    source = blocks[0] if blocks else _strip_fence(answer)
     return _longest_valid(source) if source and _defines(source, name) else None
 
 
@@ -46,7 +46,7 @@ def _defines(source: str, name: str) -> bool:
     )
 
 
-def _unfenced(answer: str) -> str | None:
+def _strip_fence(answer: str) -> str | None:
     lines = answer.replace("```", "").splitlines()
     start = next((i for i, line in enumerate(lines) if _STARTS.match(line.strip("` "))), None)
     return None if start is None else "\n".join(lines[start:])

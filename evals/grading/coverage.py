@@ -111,12 +111,12 @@ def is_in_order(answer: str, items: list[str]) -> bool:
     if not len(wanted) <= len(words) <= 2 * len(wanted):
         return False
     return any(
-        [m.group() for m in run] == wanted and _nothing_between(text, run)
+        [m.group() for m in run] == wanted and _is_adjacent(text, run)
         for run in (words[: len(wanted)], words[-len(wanted) :])
     )
 
 
-def _nothing_between(text: str, run: list[re.Match[str]]) -> bool:
+def _is_adjacent(text: str, run: list[re.Match[str]]) -> bool:
     gaps = (text[a.end() : b.start()] for a, b in pairwise(run))
     return all(word in _CONNECTORS for gap in gaps for word in re.findall(r"\w+", gap))
 

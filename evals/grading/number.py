@@ -48,7 +48,7 @@ MAX_UNDECIDED_NUMBERS = 5
 """An answer without a stated result that names more different numbers than this is a list, not an answer."""
 
 
-def spelled_as_digits(text: str) -> str:
+def write_as_digits(text: str) -> str:
     """The text with number words up to the hundreds written as digits."""
 
     def digits(match: re.Match[str]) -> str:
@@ -66,12 +66,12 @@ def answer_number(answer: str) -> float | None:
     one stated as a result (`= 7`, `is 7`, `there are 7`), unless a calculation goes on from it; the last
     number, if there are few. Alternatives (`7 or 8`) and hedges give None.
     """
-    text = spelled_as_digits(_BOLD.sub(r"\1", re.sub(r"\\[\[\]()]|\$(?=\d)|`", " ", answer.casefold())))
+    text = write_as_digits(_BOLD.sub(r"\1", re.sub(r"\\[\[\]()]|\$(?=\d)|`", " ", answer.casefold())))
     found = list(_NUMBER.finditer(text))
     if not found or is_hedged(text):
         return None
     # Models first answer and then explain, or calculate and then conclude; prose in between is no answer.
-    chosen = _leading(text, found) or _stated(text, found) or _last(found)
+    chosen = _find_leading(text, found) or _find_stated(text, found) or _last(found)
     if chosen is None or _is_alternative(text, chosen):
         return None
     return _value(chosen)
@@ -90,7 +90,7 @@ def _calculates_on(text: str, match: re.Match[str]) -> bool:
     )
 
 
-def _leading(text: str, found: list[re.Match[str]]) -> re.Match[str] | None:
+def _find_leading(text: str, found: list[re.Match[str]]) -> re.Match[str] | None:
     first = found[0]
     at_start = not text[: first.start()].strip(" $€£\"'(")
     # `1. First …` numbers a list; `1.` alone is an answer.
@@ -99,7 +99,7 @@ def _leading(text: str, found: list[re.Match[str]]) -> re.Match[str] | None:
     return first if at_start and not is_bullet and not goes_on else None
 
 
-def _stated(text: str, found: list[re.Match[str]]) -> re.Match[str] | None:
+def _find_stated(text: str, found: list[re.Match[str]]) -> re.Match[str] | None:
     results = [m for m in found if _RESULT.search(text[: m.start()]) and not _calculates_on(text, m)]
     return results[-1] if results else None
 

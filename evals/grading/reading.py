@@ -101,7 +101,7 @@ def is_list(sentence: str) -> bool:
 
 
 def without_echo(answer: str, prompt: str) -> str:
-    """The answer without verbatim repetitions of the prompt, whatever spacing and case; one word is none."""
+    """The answer without verbatim repetitions of the prompt, in any spacing and case; one word is none."""
     words = prompt.split()
     if len(words) < 2:
         return answer

@@ -7,7 +7,7 @@ from typing import Literal
 from routers import Floats
 
 from . import formulas
-from .bootstrap import Interval, interval_of, resample_weights, weighted_mean
+from .bootstrap import Interval, average_by_weight, interval_of, resample_weights
 from .formulas import reliability
 from .run import EvalContext, Kind, Run
 
@@ -41,7 +41,7 @@ MEASURES: Mapping[str, Measure] = {
     "regret": Measure(formulas.regret, "score", False),
     "brier": Measure(formulas.brier, "score", False),
     "calibration_error": Measure(formulas.calibration_error, "score", False),
-    "measured": Measure(formulas.measured_share, "share"),
+    "measured": Measure(formulas.share_of_measured, "share"),
 }
 """Name in a report → measure, in the order they are shown."""
 
@@ -52,8 +52,8 @@ __all__ = [
     "Kind",
     "Measure",
     "Run",
+    "average_by_weight",
     "interval_of",
     "reliability",
     "resample_weights",
-    "weighted_mean",
 ]

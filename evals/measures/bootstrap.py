@@ -37,7 +37,7 @@ def resample_weights(n_queries: int, n_draws: int = 1000, seed: int = 0) -> Floa
     return weights
 
 
-def weighted_mean(values: Floats, weights: Floats) -> Floats:
+def average_by_weight(values: Floats, weights: Floats) -> Floats:
     """(n_draws,) mean of values (n_seeds, n_queries); NaN is passed over, and all NaN gives NaN."""
     known = ~np.isnan(values)
     total = weights @ np.where(known, values, 0.0).sum(axis=0)  # (n_draws,)
@@ -55,7 +55,7 @@ def interval_of(draws: Floats) -> Interval | None:
     return _interval(float(draws[0]), rest if rest.size else draws[:1])
 
 
-def paired_interval(first: Floats, second: Floats, *, n_draws: int = 2000, seed: int = 0) -> Interval:
+def interval_of_difference(first: Floats, second: Floats, *, n_draws: int = 2000, seed: int = 0) -> Interval:
     """Mean of `first − second`, both (n_queries,), with queries drawn anew in pairs."""
     # Pairing removes what both routers share: hard queries are hard for both. See Efron and Tibshirani,
     # An Introduction to the Bootstrap (1993), chapter 13, on percentile intervals.

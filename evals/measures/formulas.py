@@ -10,22 +10,22 @@ import scipy.sparse
 
 from routers import Floats, Floats32
 
-from .bootstrap import weighted_mean
+from .bootstrap import average_by_weight
 from .run import EvalContext, Run
 
 
 def accuracy(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """Mean score over all tested queries."""
-    return weighted_mean(run.score, weights)
+    return average_by_weight(run.score, weights)
 
 
 def gain(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """accuracy / accuracy of the best single expert as chosen on the training part − 1."""
     # gain = acc / acc_single - 1; undefined where the best single expert scores nothing.
-    single = weighted_mean(run.single, weights)
+    single = average_by_weight(run.single, weights)
     relative: Floats = (
         np.divide(
-            weighted_mean(run.score, weights), single, out=np.full_like(single, np.nan), where=single > 0
+            average_by_weight(run.score, weights), single, out=np.full_like(single, np.nan), where=single > 0
         )
         - 1
     )
@@ -50,36 +50,36 @@ def _macro(run: Run, context: EvalContext, weights: Floats, domain: str) -> Floa
     for task in tasks:
         rows = context.of_task(task)
         # Macro average as in RouterDC (arXiv 2409.19886): tasks count alike, however many queries they have.
-        means.append(weighted_mean(run.score[:, rows], weights[:, rows]))
+        means.append(average_by_weight(run.score[:, rows], weights[:, rows]))
     macro: Floats = np.mean(means, axis=0)
     return macro
 
 
 def cost_usd(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """Mean cost of a query with λ = 0."""
-    return weighted_mean(run.cost_usd, weights)
+    return average_by_weight(run.cost_usd, weights)
 
 
 def area(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """Mean score over 50 budgets from the cheapest single's to the best single's mean training cost."""
-    return weighted_mean(run.at_budget, weights)
+    return average_by_weight(run.at_budget, weights)
 
 
 def area_usd(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """The cost that was realised with `area`."""
-    return weighted_mean(run.at_budget_usd, weights)
+    return average_by_weight(run.at_budget_usd, weights)
 
 
 def cost_saved(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """1 − cost / cost of the best single, with the largest λ that lost nothing on the training part."""
-    ours, theirs = weighted_mean(run.saving_usd, weights), weighted_mean(run.single_usd, weights)
+    ours, theirs = average_by_weight(run.saving_usd, weights), average_by_weight(run.single_usd, weights)
     saved: Floats = 1 - np.divide(ours, theirs, out=np.full_like(ours, np.nan), where=theirs > 0)
     return saved
 
 
 def cost_saved_score(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """Test score less the best single's, with the λ of `cost_saved`."""
-    return weighted_mean(run.saving - run.single, weights)
+    return average_by_weight(run.saving - run.single, weights)
 
 
 PgrSummary = Callable[[Floats, Floats], Floats]
@@ -170,8 +170,8 @@ def router_arena(run: Run, context: EvalContext, weights: Floats) -> Floats:
     Reference: RouterArena (arXiv 2510.00202).
     Differs: C is clipped to [0, 1], and the queries are those of this table.
     """
-    accuracy = weighted_mean(run.score, weights)
-    per_thousand = 1000 * weighted_mean(run.cost_usd, weights)
+    accuracy = average_by_weight(run.score, weights)
+    per_thousand = 1000 * average_by_weight(run.cost_usd, weights)
     # A cost of 0 gives log2(0) = -inf, hence cheapness inf, which the clip turns into 1.
     with np.errstate(divide="ignore"):
         cheapness = (np.log2(DEAREST) - np.log2(per_thousand)) / (np.log2(DEAREST) - np.log2(CHEAPEST))
@@ -186,23 +186,23 @@ def router_arena(run: Run, context: EvalContext, weights: Floats) -> Floats:
 
 def optimal(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """Share of queries on which an expert that scored best was picked; ties count."""
-    return weighted_mean(run.best, weights)
+    return average_by_weight(run.best, weights)
 
 
 def optimal_strict(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """Share of the queries with one best expert alone on which that one was picked."""
-    return weighted_mean(run.best_alone, weights)
+    return average_by_weight(run.best_alone, weights)
 
 
 def regret(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """Mean of the oracle's score less the score of the picked expert."""
-    return weighted_mean(context.table.oracle()[None] - run.score, weights)
+    return average_by_weight(context.table.oracle()[None] - run.score, weights)
 
 
-def measured_share(run: Run, context: EvalContext, weights: Floats) -> Floats:
+def share_of_measured(run: Run, context: EvalContext, weights: Floats) -> Floats:
     """Share of decisions whose outcome is in the table; the others enter no other figure."""
     decided = run.picks >= 0
-    return weighted_mean(np.where(decided, ~np.isnan(run.score), np.nan), weights)
+    return average_by_weight(np.where(decided, ~np.isnan(run.score), np.nan), weights)
 
 
 N_BINS = 10
@@ -214,7 +214,7 @@ def brier(run: Run, context: EvalContext, weights: Floats) -> Floats:
         return np.full(len(weights), np.nan)
     # Brier (1950), over all experts and not only those picked: routing compares all of them.
     off = (run.quality - context.table.score) ** 2  # (n_seeds, n_queries, n_experts)
-    return weighted_mean(np.moveaxis(off, 2, 0).reshape(-1, off.shape[1]), weights)
+    return average_by_weight(np.moveaxis(off, 2, 0).reshape(-1, off.shape[1]), weights)
 
 
 def calibration_error(run: Run, context: EvalContext, weights: Floats) -> Floats:

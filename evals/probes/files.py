@@ -100,7 +100,7 @@ def _require_text(fields: dict[str, Any], name: str) -> None:
         raise ProbeError(f"field {name!r} must be a non-empty string")
 
 
-def held_out_families(probes: Iterable[Probe], share: float = 0.3, seed: int = 7) -> frozenset[str]:
+def choose_held_out_families(probes: Iterable[Probe], share: float = 0.3, seed: int = 7) -> frozenset[str]:
     """About `share` of the families of every kind, at least one of two or more, never all of a kind.
 
     A family's place depends on its name and the seed alone, so that other kinds and the order of
@@ -130,12 +130,12 @@ def _rank(family: str, seed: int) -> str:
 OUTCOMES = Path(__file__).with_name("outcomes.jsonl.gz")
 
 
-def bundled_outcomes() -> tuple[OutcomeTable, OutcomeTable]:
+def load_bundled_outcomes() -> tuple[OutcomeTable, OutcomeTable]:
     """The families that are fitted on, and those that are held out, never fitted on."""
     table = OutcomeTable.load(OUTCOMES)
-    held = _held_out(table)
+    held = _mark_held_out(table)
     return table.take(~held), table.take(held)
 
 
-def _held_out(table: OutcomeTable) -> Bools:
-    return np.isin(table.families, sorted(held_out_families(load_probes())))
+def _mark_held_out(table: OutcomeTable) -> Bools:
+    return np.isin(table.families, sorted(choose_held_out_families(load_probes())))

@@ -8,7 +8,15 @@ import numpy as np
 
 from routers import Bools, Floats, OutcomeTable
 
-from ..measures import MEASURES, EvalContext, Run, interval_of, reliability, resample_weights, weighted_mean
+from ..measures import (
+    MEASURES,
+    EvalContext,
+    Run,
+    average_by_weight,
+    interval_of,
+    reliability,
+    resample_weights,
+)
 from ..splits import EvalProtocol
 
 SCHEMA = "thalamus.report/1"
@@ -211,7 +219,7 @@ def _against(run: Run, inside: Bools, weights: Floats) -> dict[str, Any]:
     """Difference with its interval, how many queries were won, tied, lost, and what the interval says."""
     lead = run.score[:, inside] - run.single[:, inside]  # (n_seeds, n_inside)
     known = ~np.isnan(lead)
-    found = interval_of(weighted_mean(lead, weights[:, inside]))
+    found = interval_of(average_by_weight(lead, weights[:, inside]))
     value, low, high = (found.value, found.low, found.high) if found else (None, None, None)
     verdict = "win" if low is not None and low > 0 else "loss" if high is not None and high < 0 else "tie"
     return {

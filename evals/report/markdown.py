@@ -58,12 +58,12 @@ def _summary(facts: Facts) -> str:
 
 def _figures(facts: Facts) -> str:
     all_routers = {**facts["routers"], **facts["baselines"]}
-    shown = [name for name in SHOWN if any(figures.get(name) for figures in all_routers.values())]
+    format_value = [name for name in SHOWN if any(figures.get(name) for figures in all_routers.values())]
     rows = [
-        [_name(facts, name), *(_cell(facts, key, figures.get(key)) for key in shown)]
+        [_name(facts, name), *(_cell(facts, key, figures.get(key)) for key in format_value)]
         for name, figures in all_routers.items()
     ]
-    return _table(["", *shown], rows)
+    return _table(["", *format_value], rows)
 
 
 def _name(facts: Facts, name: str) -> str:
@@ -76,11 +76,11 @@ def _cell(facts: Facts, measure: str, found: Mapping[str, float] | None) -> str:
     if found is None:
         return "–"
     unit = facts["measures"].get(measure, {}).get("unit", "number")
-    value, low, high = (shown(unit, found[key]) for key in ("value", "low", "high"))
+    value, low, high = (format_value(unit, found[key]) for key in ("value", "low", "high"))
     return value if found["low"] == found["high"] else f"{value} [{low}, {high}]"
 
 
-def shown(unit: str, value: float) -> str:
+def format_value(unit: str, value: float) -> str:
     """A figure as people read it: shares in percent, dollars in what a thousand queries cost."""
     if unit == "share":
         return f"{100 * value:.2f} %"
@@ -101,12 +101,12 @@ def _comparisons(facts: Facts) -> str:
         if other not in list(compared)[:n] and not other.startswith("single:")
     ]
     known = [name for pair in pairs for name, found in compared[pair[0]][pair[1]].items() if found]
-    shown = [name for name in COMPARED if name in known]
+    format_value = [name for name in COMPARED if name in known]
     rows = [
-        [router, other, *(_difference(compared[router][other].get(name)) for name in shown)]
+        [router, other, *(_difference(compared[router][other].get(name)) for name in format_value)]
         for router, other in pairs
     ]
-    return _table(["router", "against", *shown], rows) if rows else ""
+    return _table(["router", "against", *format_value], rows) if rows else ""
 
 
 def _difference(found: Mapping[str, float] | None) -> str:

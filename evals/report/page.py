@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from .facts import Facts
-from .markdown import SHOWN, shown
+from .markdown import SHOWN, format_value
 
 _PARTS = ("page.css", "charts.js", "page.js")
 
@@ -66,10 +66,10 @@ def _figures(facts: Facts) -> str:
 
 def _head(facts: Facts, measure: str) -> str:
     words = escape(measure.replace("_", " "))
-    return f'<th scope="col" title="{escape(_meaning(facts, measure))}">{words}</th>'
+    return f'<th scope="col" title="{escape(_explain(facts, measure))}">{words}</th>'
 
 
-def _meaning(facts: Facts, measure: str) -> str:
+def _explain(facts: Facts, measure: str) -> str:
     if measure == "decisions_per_s":
         return "Decisions a second in one process, features read beforehand; median of the splits, and range."
     return str(facts["measures"][measure]["about"])
@@ -88,7 +88,7 @@ def _cell(facts: Facts, measure: str, found: Mapping[str, float] | None) -> str:
     if found is None:
         return '<td class="none">–</td>'
     unit = facts["measures"].get(measure, {}).get("unit", "number")
-    value, low, high = (escape(shown(unit, found[key])) for key in ("value", "low", "high"))
+    value, low, high = (escape(format_value(unit, found[key])) for key in ("value", "low", "high"))
     interval = "" if low == high else f"<small>{low} – {high}</small>"
     return f"<td>{value}{interval}</td>"
 

@@ -36,7 +36,7 @@ CountAnswered = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class SimulatedMachine:
     """What the requests are served on: memory, and what each expert needs of it.
 
     n_slots: requests an expert answers at once
@@ -84,7 +84,7 @@ class ServingResult:
 
 
 def serve(
-    trace: Trace, machine: Machine, scheme: Scheme, on_answered: CountAnswered | None = None
+    trace: Trace, machine: SimulatedMachine, scheme: Scheme, on_answered: CountAnswered | None = None
 ) -> ServingResult:
     """Serve the whole trace; `on_answered` gets the number of requests answered, every thousand."""
     return _Serving(trace, machine, scheme).run(on_answered or (lambda n: None))
@@ -118,7 +118,7 @@ class _Local:
 class _Serving:
     """The machine at work: a clock, what happens next, and every expert's state."""
 
-    def __init__(self, trace: Trace, machine: Machine, scheme: Scheme) -> None:
+    def __init__(self, trace: Trace, machine: SimulatedMachine, scheme: Scheme) -> None:
         self._machine, self._scheme = machine, scheme
         by_name = {one.expert: one for one in machine.loadable}
         self._loadable = tuple(by_name[name] for name in trace.experts)
@@ -243,7 +243,7 @@ class _Serving:
         return any(local.queue and local.state != "loading" and not local.can_serve for local in self._locals)
 
     def _decide(self) -> None:
-        kept = self._shadow.kept if self._watched else None
+        kept = self._shadow.kept_experts if self._watched else None
         effects = decide_residency(self._snapshot(), self._scheme.rule, kept)
         held = {effect.expert for effect in effects if isinstance(effect, Hold)}
         for local in self._locals:

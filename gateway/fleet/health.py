@@ -140,7 +140,7 @@ class FleetState:
         """What this gateway's own calls showed, for the other replicas."""
         health = self._health[expert]
         breaker = health.breaker
-        asked_s = self._remaining_cooldown_s(breaker) if breaker.asked_to_wait else 0.0
+        asked_s = self._cooldown_left_s(breaker) if breaker.asked_to_wait else 0.0
         return PeerReport(health.in_flight, asked_s, bool(breaker.until) and not breaker.asked_to_wait)
 
     def merge_peers(self, others: Mapping[str, PeerReport]) -> None:
@@ -199,9 +199,9 @@ class FleetState:
     def cooldown_s(self, expert: str) -> float:
         """Seconds until the expert may be tried again, 0 when it may be now."""
         health = self._health[expert]
-        return max(self._remaining_cooldown_s(health.breaker), health.asked_until - self._clock())
+        return max(self._cooldown_left_s(health.breaker), health.asked_until - self._clock())
 
-    def _remaining_cooldown_s(self, breaker: CircuitBreaker) -> float:
+    def _cooldown_left_s(self, breaker: CircuitBreaker) -> float:
         return max(0.0, breaker.until - self._clock())
 
     def state(self, expert: str) -> dict[str, object]:

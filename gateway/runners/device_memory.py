@@ -130,7 +130,7 @@ def free_bytes(device: str) -> int | None:
     return _read(device, "free")
 
 
-def held_bytes(pid: int, device: str) -> int | None:
+def count_held_bytes(pid: int, device: str) -> int | None:
     """What a process and all below it hold on a device; None where it is gone, or nothing tells."""
     import psutil
 
@@ -140,7 +140,7 @@ def held_bytes(pid: int, device: str) -> int | None:
     except psutil.Error:
         return None
     if device != "cpu":
-        return _held_on_gpu({process.pid for process in family}, device)
+        return _count_gpu_bytes({process.pid for process in family}, device)
     held = 0
     # Resident memory counts shared pages in every process, so the sum errs on the high side.
     for process in family:
@@ -149,7 +149,7 @@ def held_bytes(pid: int, device: str) -> int | None:
     return held
 
 
-def _held_on_gpu(pids: set[int], device: str) -> int | None:
+def _count_gpu_bytes(pids: set[int], device: str) -> int | None:
     """The driver's count, where it tells whose memory is whose: inside containers it often does not."""
     handle = _gpu(device)
     if handle is None:

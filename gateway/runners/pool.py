@@ -24,7 +24,7 @@ from policies import (
 )
 
 from .device_memory import DeviceMemory
-from .engines import LaunchBuilder
+from .launchers import LaunchBuilder
 from .process import LogTail, log_path
 from .queue import UP, Lease, RunnerQueue
 from .runner import Runner
@@ -74,7 +74,7 @@ class DemandForecast:
 class Runners(Mapping[str, Runner]):
     """Expert name → its runner; experts with equal settings have the same one.
 
-    A server calls itself by one name only, whatever the request says: the expert's when it serves a single
+    A server calls itself by one name only, not by that of the request: the expert's when it serves a single
     expert, else that of the weights its experts share.
     """
 
@@ -294,7 +294,7 @@ class Runners(Mapping[str, Runner]):
         for queue in self._queues.values():
             queue.serve()
         snapshot = self.look()
-        effects = decide_residency(snapshot, self._rule.residency, self._forecast.shadow.kept)
+        effects = decide_residency(snapshot, self._rule.residency, self._forecast.shadow.kept_experts)
         holds = {effect.expert for effect in effects if isinstance(effect, Hold)}
         for queue in self._queues.values():
             queue.held = queue.name in holds

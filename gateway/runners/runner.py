@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from .checks import Pulse, smoke_test, transition, wait_until_hung
-from .device_memory import held_bytes
-from .engines import LaunchBuilder, build_launch
+from .device_memory import count_held_bytes
+from .launchers import LaunchBuilder, build_launch
 from .process import LogTail, Report, ServerProcess
 from .types import (
     Launch,
@@ -272,7 +272,7 @@ class Runner:
 
     async def _measure(self, child: ServerProcess, device: str, report: Report) -> None:
         # In a thread, because this reads a file of /proc for every process of the family.
-        held = report.memory_bytes or await asyncio.to_thread(held_bytes, child.pid, device)
+        held = report.memory_bytes or await asyncio.to_thread(count_held_bytes, child.pid, device)
         self._memory_bytes = held or self._memory_bytes
 
     async def _wait_until_lost(self, child: ServerProcess, address: str, launch: Launch) -> str:

@@ -8,12 +8,12 @@ KIND = "arithmetic"
 N_PROMPTS = 8
 
 
-def _seeded(seed: int) -> Random:
+def _make_random(seed: int) -> Random:
     return Random(seed)  # noqa: S311 - prompts, not secrets
 
 
 def _products() -> Family:
-    rng = _seeded(1)
+    rng = _make_random(1)
     pairs = [(rng.randint(12, 9999), rng.randint(3, 990)) for _ in range(N_PROMPTS)]
     return numbers(KIND, "products", [(f"What is {a} * {b}?", a * b) for a, b in pairs])
 
@@ -24,7 +24,7 @@ def _small_sums() -> Family:
 
 
 def _long_sums() -> Family:
-    rng = _seeded(2)
+    rng = _make_random(2)
     rows = []
     for _ in range(N_PROMPTS):
         a, b, c = (rng.randint(110, 9800) for _ in range(3))
@@ -33,13 +33,13 @@ def _long_sums() -> Family:
 
 
 def _differences() -> Family:
-    rng = _seeded(3)
+    rng = _make_random(3)
     pairs = [(rng.randint(500, 9000), rng.randint(20, 480)) for _ in range(N_PROMPTS)]
     return numbers(KIND, "differences", [(f"How much is {a} minus {b}?", a - b) for a, b in pairs])
 
 
 def _quotients() -> Family:
-    rng = _seeded(4)
+    rng = _make_random(4)
     pairs = [(rng.randint(3, 60), rng.randint(4, 90)) for _ in range(N_PROMPTS)]
     return numbers(KIND, "quotients", [(f"Divide {a * b} by {b}.", a) for a, b in pairs])
 
@@ -51,7 +51,7 @@ def _percentages() -> Family:
 
 
 def _brackets() -> Family:
-    rng = _seeded(5)
+    rng = _make_random(5)
     rows = []
     for _ in range(N_PROMPTS):
         a, b, c = rng.randint(3, 40), rng.randint(3, 40), rng.randint(3, 12)

@@ -5,12 +5,12 @@ from .shapes import Family, numbers
 KIND = "word_problems"
 
 
-def _filled(name: str, template: str, rows: list[tuple[tuple[object, ...], float]]) -> Family:
+def _fill(name: str, template: str, rows: list[tuple[tuple[object, ...], float]]) -> Family:
     return numbers(KIND, name, [(template.format(*fields), value) for fields, value in rows], max_tokens=96)
 
 
 FAMILIES = (
-    _filled(
+    _fill(
         "buys_more",
         "{0} has {1} {3} and buys {2} more. How many {3} does {0} have now?",
         [
@@ -23,7 +23,7 @@ FAMILIES = (
             (("Paolo", 14, 7, "stamps"), 21),
         ],
     ),
-    _filled(
+    _fill(
         "gives_away",
         "There were {1} {3} in the box. {0} took out {2} of them. How many are left in the box?",
         [
@@ -36,7 +36,7 @@ FAMILIES = (
             (("Gina", 18, 9, "crayons"), 9),
         ],
     ),
-    _filled(
+    _fill(
         "price",
         "One {0} costs {1} dollars. What do {2} of them cost, in dollars?",
         [
@@ -49,7 +49,7 @@ FAMILIES = (
             (("plant", 7, 8), 56),
         ],
     ),
-    _filled(
+    _fill(
         "sharing",
         "{0} children share {1} {2} equally. Tell me how many each child gets.",
         [
@@ -62,7 +62,7 @@ FAMILIES = (
             ((8, 64, "berries"), 8),
         ],
     ),
-    _filled(
+    _fill(
         "speed",
         "A {0} goes {1} miles every hour. How far, in miles, has it gone after {2} hours?",
         [
@@ -75,7 +75,7 @@ FAMILIES = (
             (("horse", 10, 3), 30),
         ],
     ),
-    _filled(
+    _fill(
         "ages",
         "{0} is {2} years old. {1} is {3} years older than {0}. What is {1}'s age?",
         [

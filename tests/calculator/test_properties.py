@@ -20,7 +20,7 @@ numbers = st.integers(0, 10**6).map(lambda n: (str(n), Fraction(n))) | st.decima
 
 
 @st.composite
-def joined(draw: st.DrawFn, parts: st.SearchStrategy[tuple[str, Fraction]]) -> tuple[str, Fraction]:
+def draw_joined(draw: st.DrawFn, parts: st.SearchStrategy[tuple[str, Fraction]]) -> tuple[str, Fraction]:
     (left, a), sign, (right, b) = draw(parts), draw(st.sampled_from("+-*/")), draw(parts)
     if sign == "/" and b == 0:
         sign = "+"
@@ -28,7 +28,7 @@ def joined(draw: st.DrawFn, parts: st.SearchStrategy[tuple[str, Fraction]]) -> t
     return f"({left}{draw(st.sampled_from(SIGNS[sign]))}{right})", a / b if value is None else value
 
 
-@given(st.recursive(numbers, joined, max_leaves=8).filter(lambda pair: "(" in pair[0]))
+@given(st.recursive(numbers, draw_joined, max_leaves=8).filter(lambda pair: "(" in pair[0]))
 def test_expressions_equal_their_value_in_fractions(expression: tuple[str, Fraction]) -> None:
     text, value = expression
     found = answer(f"What is {text}?", TODAY)

@@ -1,4 +1,4 @@
-"""What every registered predictor must do, whatever it has learned."""
+"""What every registered predictor must do, independent of what it has learned."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evals.measures.bootstrap import interval, paired_interval
+from evals.measures.bootstrap import interval, interval_of_difference
 from evals.measures.budgets import Split, evaluate_split, pick_values, pool, route, summary
 from routers import OutcomeTable
 
@@ -27,35 +27,35 @@ def test_lambda_zero_takes_the_best_and_a_large_one_the_cheapest() -> None:
 def test_an_oracle_router_saves_what_the_dear_expert_need_not_do() -> None:
     """Half the queries go to the cheap expert at no loss: cost (1 + 4) / 2 against 4."""
     held = table(HALF)
-    told = summary(evaluate_split(Split(held, held, held.score - [0.0, 1e-3], held.score - [0.0, 1e-3])))
-    assert told["accuracy"] == 1
-    assert told["gain"] == 0
-    assert told["cost_saved"] == pytest.approx(1 - 2.5 / 4)
-    assert told["cost_saved_score"] == 0
+    printed = summary(evaluate_split(Split(held, held, held.score - [0.0, 1e-3], held.score - [0.0, 1e-3])))
+    assert printed["accuracy"] == 1
+    assert printed["gain"] == 0
+    assert printed["cost_saved"] == pytest.approx(1 - 2.5 / 4)
+    assert printed["cost_saved_score"] == 0
 
 
 def test_area_is_the_mean_over_budgets_from_the_cheapest_to_the_best_single() -> None:
     """A constant router takes the cheap expert (score .5) until the dear one (1.0) is affordable."""
     held = table(HALF)
     constant = np.tile([0.5, 1.0], (len(held), 1))
-    told = summary(evaluate_split(Split(held, held, constant, constant)))
-    assert told["area"] == pytest.approx((49 * 0.5 + 1.0) / 50)
-    assert told["area_usd"] == pytest.approx((49 * 1 + 4) / 50)
+    printed = summary(evaluate_split(Split(held, held, constant, constant)))
+    assert printed["area"] == pytest.approx((49 * 0.5 + 1.0) / 50)
+    assert printed["area_usd"] == pytest.approx((49 * 1 + 4) / 50)
 
 
 def test_the_weights_of_area_are_chosen_on_the_training_part() -> None:
     """The weight that moves training queries to the cheap expert is too small to move test queries."""
     held = table(HALF)
     training, testing = (np.tile([low, 1.0], (len(held), 1)) for low in (0.5, 0.0))
-    told = summary(evaluate_split(Split(held, held, training, testing)))
-    assert (told["area"], told["area_usd"]) == (1, 4)
+    printed = summary(evaluate_split(Split(held, held, training, testing)))
+    assert (printed["area"], printed["area_usd"]) == (1, 4)
 
 
 def test_without_costs_there_is_accuracy_and_no_area() -> None:
     held = table(HALF, cost=None)
-    told = summary(evaluate_split(Split(held, held, held.score, held.score)))
-    assert told["accuracy"] == 1
-    assert np.isnan([told["area"], told["cost_saved"]]).all()
+    printed = summary(evaluate_split(Split(held, held, held.score, held.score)))
+    assert printed["accuracy"] == 1
+    assert np.isnan([printed["area"], printed["cost_saved"]]).all()
 
 
 def test_the_best_single_is_the_training_parts() -> None:
@@ -73,7 +73,7 @@ def test_pooling_keeps_every_query() -> None:
 def test_a_paired_interval_is_narrow_where_the_difference_is_steady() -> None:
     rng = np.random.default_rng(0)
     noise = rng.random(500)
-    steady = paired_interval(noise + 0.1, noise)
+    steady = interval_of_difference(noise + 0.1, noise)
     assert (steady.low, steady.high) == (pytest.approx(0.1), pytest.approx(0.1))
     wide = interval(noise)
     assert wide.low < wide.value < wide.high

@@ -68,9 +68,9 @@ def test_importing_fails_in_one_line(tmp_path: Path, args: list[str], message: s
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize(("told", "found"), [("0-3", {0, 1, 2, 3}), ("5, 7-8", {5, 7, 8}), ("99", {99})])
-def test_buckets_are_numbers_and_ranges(told: str, found: set[int]) -> None:
-    assert bucket_set(told) == found
+@pytest.mark.parametrize(("printed", "found"), [("0-3", {0, 1, 2, 3}), ("5, 7-8", {5, 7, 8}), ("99", {99})])
+def test_buckets_are_numbers_and_ranges(printed: str, found: set[int]) -> None:
+    assert bucket_set(printed) == found
 
 
 def test_fitting_writes_an_artifact_that_tells_the_experts_apart(tmp_path: Path) -> None:

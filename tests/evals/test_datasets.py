@@ -18,13 +18,13 @@ Write a poem,small,0.25,,poetry,f2
 """
 
 
-def written(path: Path, text: str) -> Path:
+def write_file(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path
 
 
 def test_a_long_csv_becomes_a_table_with_gaps(tmp_path: Path) -> None:
-    table = read_outcomes(written(tmp_path / "t.csv", LONG))
+    table = read_outcomes(write_file(tmp_path / "t.csv", LONG))
     assert table.experts == ("big", "small")
     assert table.texts == ("Add, please: 1+1", "Write a poem")
     np.testing.assert_array_equal(table.score, [[1, 1], [np.nan, 0.25]])
@@ -34,7 +34,7 @@ def test_a_long_csv_becomes_a_table_with_gaps(tmp_path: Path) -> None:
 
 def test_a_wide_csv_takes_a_column_per_model_and_measures_by_name(tmp_path: Path) -> None:
     text = "sample_id,prompt,eval_name,a,b,a|total_cost\n1,p,t,0.5,1,0.1\n2,q,t,,true,0.2\n"
-    table = read_outcomes(written(tmp_path / "t.csv", text))
+    table = read_outcomes(write_file(tmp_path / "t.csv", text))
     assert (table.ids, table.experts, table.tasks) == (("1", "2"), ("a", "b"), ("t", "t"))
     np.testing.assert_array_equal(table.score, [[0.5, 1], [np.nan, 1]])
     np.testing.assert_array_equal(table.cost_usd, [[0.1, np.nan], [0.2, np.nan]])
@@ -70,7 +70,7 @@ def test_json_lines_may_be_long_wide_or_nested(tmp_path: Path, gzipped: bool) ->
         ("", "no outcome in it"),
         ("model,score\na,1\n", "line 2: no prompt; it has model, score"),
         ("id,prompt\n1,p\n", "neither a model column nor a column of scores"),
-        ("prompt,answered by\np,someone\n", "answered by: a number is needed"),
+        ("prompt,answered by\np,alice\n", "answered by: a number is needed"),
         ("id,prompt,model,score\n1,p,a,1\n1,q,b,1\n", "line 3: id '1' has two prompts"),
         ("prompt,model,score,bucket\np,a,1,100\n", "bucket: a whole number from 0 to 99"),
         ('prompt,model,score\n"p,a,1\n', "after line 1: unexpected end"),
@@ -78,7 +78,7 @@ def test_json_lines_may_be_long_wide_or_nested(tmp_path: Path, gzipped: bool) ->
 )
 def test_a_bad_csv_is_refused_naming_line_and_field(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        read_outcomes(written(tmp_path / "t.csv", text))
+        read_outcomes(write_file(tmp_path / "t.csv", text))
     assert "\n" not in str(caught.value)
 
 

@@ -27,10 +27,10 @@ def test_eval_writes_three_reports_of_the_routers_asked_for(tmp_path: Path) -> N
     result = run(tmp_path / "t.csv", "--routers", "knn:k=5,constant@static", *protocol, *options)
     assert result.exit_code == 0, result.output
     assert {path.name for path in out.iterdir()} == {"report.json", "report.md", "report.html"}
-    told = json.loads((out / "report.json").read_text())
-    assert list(told["routers"]) == ["knn:k=5", "constant@static"]
-    assert told["routers"]["knn:k=5"]["accuracy"]["value"] == 1
-    assert told["data"]["n_tested"] == 40
+    printed = json.loads((out / "report.json").read_text())
+    assert list(printed["routers"]) == ["knn:k=5", "constant@static"]
+    assert printed["routers"]["knn:k=5"]["accuracy"]["value"] == 1
+    assert printed["data"]["n_tested"] == 40
     assert "knn:k=5: accuracy 1.0000" in result.output
     assert str(out / "report.html") in result.output
 

@@ -20,8 +20,8 @@ PANEL = Panel(("a", "b", "c"), (0.5, 0.5, 0.5), "d", ("d",), form="number")
 
 
 def test_one_expert_is_looked_up() -> None:
-    told = replay_plan(Single(("c", "a")), table(), 0)
-    assert (told.pick, told.score, told.cost_usd, told.by_proxy) == (2, 1.0, 4.0, False)
+    printed = replay_plan(Single(("c", "a")), table(), 0)
+    assert (printed.pick, printed.score, printed.cost_usd, printed.by_proxy) == (2, 1.0, 4.0, False)
 
 
 def test_whoever_was_not_measured_failed() -> None:
@@ -29,15 +29,15 @@ def test_whoever_was_not_measured_failed() -> None:
 
 
 def test_without_answers_a_panel_is_right_where_most_members_are() -> None:
-    told = replay_plan(PANEL, table(), 0)
-    assert (told.pick, told.score, told.cost_usd, told.by_proxy) == (0, 1.0, 7.0, True)
+    printed = replay_plan(PANEL, table(), 0)
+    assert (printed.pick, printed.score, printed.cost_usd, printed.by_proxy) == (0, 1.0, 7.0, True)
     assert replay_plan(PANEL, table(), 1).score == 0.0  # one of the two that were measured is not most
 
 
 def test_with_answers_the_vote_itself_is_scored() -> None:
     answers = [["8", "six", "It has 8 legs.", "8"], [None, "4", "6", "6"], [None] * 4]
-    told = replay_plan(PANEL, table(answers), 0)
-    assert (told.pick, told.score, told.cost_usd, told.by_proxy) == (0, 1.0, 7.0, False)
+    printed = replay_plan(PANEL, table(answers), 0)
+    assert (printed.pick, printed.score, printed.cost_usd, printed.by_proxy) == (0, 1.0, 7.0, False)
 
 
 def test_an_aggregator_was_never_recorded_so_the_vote_counts() -> None:
@@ -46,8 +46,8 @@ def test_an_aggregator_was_never_recorded_so_the_vote_counts() -> None:
 
 
 def test_fallbacks_are_looked_up_where_no_member_was_measured() -> None:
-    told = replay_plan(PANEL, table(), 2)
-    assert (told.pick, told.score, told.cost_usd) == (3, 0.7, 8.0)
+    printed = replay_plan(PANEL, table(), 2)
+    assert (printed.pick, printed.score, printed.cost_usd) == (3, 0.7, 8.0)
 
 
 def test_nobody_measured_is_unknown() -> None:

@@ -23,7 +23,7 @@ class Malicious:
         return self.call
 
 
-def pickled(path: Path, value: Any, protocol: int = 4) -> Path:
+def pickle_to(path: Path, value: Any, protocol: int = 4) -> Path:
     path.write_bytes(pickle.dumps(value, protocol))
     return path
 
@@ -68,7 +68,7 @@ def test_a_pickle_that_would_run_code_is_refused_in_one_line(
     bait = tmp_path / "bait"
     bait.mkdir()
     args = (f"import shutil; shutil.rmtree({str(bait)!r})",) if function is exec else (str(bait),)
-    path = pickled(tmp_path / "evil.pkl", Malicious(function, *args), protocol)
+    path = pickle_to(tmp_path / "evil.pkl", Malicious(function, *args), protocol)
     with pytest.raises(DataError) as caught:
         read_outcomes(path)
     assert named.split(".")[1] in str(caught.value)
@@ -81,12 +81,12 @@ def test_code_hidden_in_a_cell_is_refused_with_the_frame(tmp_path: Path) -> None
     bait = tmp_path / "bait"
     bait.mkdir()
     with pytest.raises(DataError, match=r"rmtree"):
-        read_frame(pickled(tmp_path / "f.pkl", {"prompt": [Malicious(shutil.rmtree, str(bait))]}))
+        read_frame(pickle_to(tmp_path / "f.pkl", {"prompt": [Malicious(shutil.rmtree, str(bait))]}))
     assert bait.exists()
 
 
 def test_a_pickle_cannot_change_the_reader(tmp_path: Path) -> None:
-    """BUILD with a pair sets attributes on whatever is on the stack: here on a class of the reader."""
+    """BUILD with a pair sets attributes on what lies on the stack: here on a class of the reader."""
     path = tmp_path / "f.pkl"
     path.write_bytes(b"\x80\x02cpandas.core.frame\nDataFrame\nN}X\x04\x00\x00\x00argsK\x01s\x86b.")
     with pytest.raises(DataError, match="not read"):
@@ -106,7 +106,7 @@ def test_a_pickle_cannot_change_the_reader(tmp_path: Path) -> None:
 )
 def test_other_pickles_are_no_frames(tmp_path: Path, value: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        read_frame(pickled(tmp_path / "f.pkl", value))
+        read_frame(pickle_to(tmp_path / "f.pkl", value))
 
 
 @pytest.mark.parametrize("cut", [0, 1, 40, 400])

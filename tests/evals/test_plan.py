@@ -17,17 +17,17 @@ KINDS = {"sum": "what is {n} plus {n}?", "poem": "write a poem about the sea, nu
 
 def table(path: Path, *, tasks: bool = True, n: int = 40) -> Path:
     """`calc-1b` is right on sums, `bard-7b` on poems, `all-70b` nearly everywhere, at a price."""
-    told = [(kind, text.format(n=i)) for kind, text in KINDS.items() for i in range(n)]
-    sums = np.array([kind == "sum" for kind, _ in told])
-    late = np.arange(len(told)) % 5 == 0
+    printed = [(kind, text.format(n=i)) for kind, text in KINDS.items() for i in range(n)]
+    sums = np.array([kind == "sum" for kind, _ in printed])
+    late = np.arange(len(printed)) % 5 == 0
     OutcomeTable.build(
-        [text for _, text in told],
+        [text for _, text in printed],
         ["calc-1b", "bard-7b", "all-70b"],
         {
             "score": np.column_stack((sums, ~sums, ~late)).astype(float),
-            "cost_usd": np.tile([0.001, 0.002, 0.05], (len(told), 1)),
+            "cost_usd": np.tile([0.001, 0.002, 0.05], (len(printed), 1)),
         },
-        tasks=[kind for kind, _ in told] if tasks else None,
+        tasks=[kind for kind, _ in printed] if tasks else None,
     ).save(path)
     return path
 
@@ -39,14 +39,14 @@ def run(*args: object) -> Result:
 def test_the_whole_curve_comes_from_one_call(tmp_path: Path) -> None:
     result = run(table(tmp_path / "t.jsonl"), "--json")
     assert result.exit_code == 0, result.output
-    told = json.loads(result.output)
-    assert set(told["categories"]) == {"sum", "poem", "general"}
-    sizes = [point["size"] for point in told["points"]]
-    quality = [point["quality"] for point in told["points"]]
+    printed = json.loads(result.output)
+    assert set(printed["categories"]) == {"sum", "poem", "general"}
+    sizes = [point["size"] for point in printed["points"]]
+    quality = [point["quality"] for point in printed["points"]]
     assert sizes == sorted(sizes)
     assert quality == sorted(quality)
-    assert told["points"][0]["experts"] == ["calc-1b"]
-    assert told["points"][-1]["mapping"]["sum"] == ["calc-1b"]
+    assert printed["points"][0]["experts"] == ["calc-1b"]
+    assert printed["points"][-1]["mapping"]["sum"] == ["calc-1b"]
 
 
 def test_one_budget_is_printed_as_a_policy(tmp_path: Path) -> None:
@@ -59,10 +59,10 @@ def test_one_budget_is_printed_as_a_policy(tmp_path: Path) -> None:
 
 def test_budgets_on_money_and_pairs_are_kept(tmp_path: Path) -> None:
     path = table(tmp_path / "t.jsonl")
-    told = json.loads(run(path, "--along", "usd", "--budget", "0.0016", "--json").output)
-    assert told["points"][0]["usd"] <= 0.0016
-    told = json.loads(run(path, "--along", "experts", "--pin", "sum=all-70b", "--json").output)
-    assert {tuple(point["mapping"]["sum"]) for point in told["points"]} == {("all-70b",)}
+    printed = json.loads(run(path, "--along", "usd", "--budget", "0.0016", "--json").output)
+    assert printed["points"][0]["usd"] <= 0.0016
+    printed = json.loads(run(path, "--along", "experts", "--pin", "sum=all-70b", "--json").output)
+    assert {tuple(point["mapping"]["sum"]) for point in printed["points"]} == {("all-70b",)}
 
 
 def test_without_a_budget_the_next_step_is_said(tmp_path: Path) -> None:
@@ -99,9 +99,9 @@ def test_a_mapping_by_the_artifacts_categories_is_followed_in_replay(tmp_path: P
     path, artifact = table(tmp_path / "t.jsonl"), tmp_path / "a"
     fitted = CliRunner().invoke(fit, [str(path), str(artifact), "--predictor", "coe", "--encoder", "none"])
     assert fitted.exit_code == 0, fitted.output
-    told = json.loads(run(path, "--artifact", artifact, "--budget", "8", "--json").output)["points"][0]
-    assert told["mapping"]["poem"] == ["bard-7b"]
-    mapping = {category: tuple(names) for category, names in told["mapping"].items()}
+    printed = json.loads(run(path, "--artifact", artifact, "--budget", "8", "--json").output)["points"][0]
+    assert printed["mapping"]["poem"] == ["bard-7b"]
+    mapping = {category: tuple(names) for category, names in printed["mapping"].items()}
     outcomes = OutcomeTable.load(path)
     policy = Policy("coe", mapping=mapping, encoder="never")
     result = replay(outcomes, Artifact.load(artifact), FeatureExtractor(StaticEmbedder()), policy)

@@ -38,16 +38,16 @@ async def journal(path: Path, *entries: JournalEntry) -> Path:
     return path
 
 
-def answered(expert: str, latency_s: float = 0.5, **told) -> AttemptRecord:
-    return AttemptRecord(expert, "answered", latency_s=latency_s, **told)
+def make_attempt(expert: str, latency_s: float = 0.5, **printed) -> AttemptRecord:
+    return AttemptRecord(expert, "answered", latency_s=latency_s, **printed)
 
 
 async def test_a_journal_tells_when_each_answered_call_came_and_how_long_it_took(tmp_path: Path) -> None:
     path = await journal(
         tmp_path / "j.sqlite3",
-        entry(0, "a", AttemptRecord("b", "moved_on", latency_s=1.0), answered("a")),
+        entry(0, "a", AttemptRecord("b", "moved_on", latency_s=1.0), make_attempt("a")),
         entry(1, None, AttemptRecord("a", "moved_on")),
-        entry(9, "b", answered("b"), took_s=4.0),
+        entry(9, "b", make_attempt("b"), took_s=4.0),
     )
     trace = read_traffic(path)
     assert trace.experts == ("a", "b")
@@ -62,32 +62,32 @@ async def test_members_of_a_panel_and_its_aggregator_count_each(tmp_path: Path) 
         entry(
             0,
             "a",
-            answered("a", 1.0, role="member"),
-            answered("b", 2.0, role="member"),
-            answered("a", 3.0, role="aggregator"),
+            make_attempt("a", 1.0, role="member"),
+            make_attempt("b", 2.0, role="member"),
+            make_attempt("a", 3.0, role="aggregator"),
             took_s=5.0,
         ),
     )
     trace = read_traffic(path)
-    told = sorted(zip(trace.time_s.tolist(), trace.expert.tolist(), trace.service_s.tolist(), strict=True))
-    assert told == [(0.0, 0, 1.0), (0.0, 1, 2.0), (2.0, 0, 3.0)]
+    printed = sorted(zip(trace.time_s.tolist(), trace.expert.tolist(), trace.service_s.tolist(), strict=True))
+    assert printed == [(0.0, 0, 1.0), (0.0, 1, 2.0), (2.0, 0, 3.0)]
 
 
 async def test_a_journal_is_replayed_for_the_experts_whose_size_is_told(tmp_path: Path) -> None:
-    entries = [entry(20 * n, "ab"[n % 2], answered("ab"[n % 2])) for n in range(40)]
-    path = await journal(tmp_path / "j.sqlite3", *entries, entry(900, "far", answered("far")))
+    entries = [entry(20 * n, "ab"[n % 2], make_attempt("ab"[n % 2])) for n in range(40)]
+    path = await journal(tmp_path / "j.sqlite3", *entries, entry(900, "far", make_attempt("far")))
     args = ("--trace", path, "--size", "a=5", "--size", "b=4", "--memory", 5, "--memory", 9, "--json")
     result = run(*args)
     assert result.exit_code == 0, result.output
-    told = json.loads(result.output)
-    assert told["experts"] == {"a": 20, "b": 20}
-    swaps = {(row["memory_gb"], row["rule"]): row["swaps_per_1k"] for row in told["rows"]}
+    printed = json.loads(result.output)
+    assert printed["experts"] == {"a": 20, "b": 20}
+    swaps = {(row["memory_gb"], row["rule"]): row["swaps_per_1k"] for row in printed["rows"]}
     assert swaps[5.0, "in-order"] == 1000.0
     assert swaps[9.0, "lookahead"] == 50.0
 
 
 async def test_a_journal_without_sizes_says_which_experts_there_are(tmp_path: Path) -> None:
-    path = await journal(tmp_path / "j.sqlite3", entry(0, "a", answered("a")))
+    path = await journal(tmp_path / "j.sqlite3", entry(0, "a", make_attempt("a")))
     result = run("--trace", path)
     assert result.exit_code == 1
     assert "--size NAME=GB each; there are a (1 requests)" in result.output

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from evals.grading import grade
-from evals.probes import Probe, held_out_families, load_probes
+from evals.probes import Probe, choose_held_out_families, load_probes
 from evals.probes.files import BUNDLED
 from studies.generate_probes import as_jsonl, generate
 
@@ -78,7 +78,7 @@ def test_the_answer_to_the_next_prompt_of_the_family_rarely_counts() -> None:
 
 
 def test_every_held_out_kind_keeps_most_of_its_families_for_fitting() -> None:
-    held = held_out_families(PROBES)
+    held = choose_held_out_families(PROBES)
     for kind in KINDS:
         families = {p.family for p in PROBES if p.kind == kind}
         assert 1 <= len(families & held) < len(families) / 2

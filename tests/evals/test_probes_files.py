@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from evals.probes import Probe, ProbeError, held_out_families, load_probes
+from evals.probes import Probe, ProbeError, choose_held_out_families, load_probes
 
 GOOD = {
     "id": "a",
@@ -17,7 +17,7 @@ GOOD = {
 }
 
 
-def written(tmp_path: Path, *lines: object) -> Path:
+def write_lines(tmp_path: Path, *lines: object) -> Path:
     path = tmp_path / "probes.jsonl"
     path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
     return path
@@ -25,7 +25,7 @@ def written(tmp_path: Path, *lines: object) -> Path:
 
 def test_a_file_of_ones_own_is_loaded_in_order_with_defaults(tmp_path: Path) -> None:
     probes = load_probes(
-        written(tmp_path, GOOD, "", GOOD | {"id": "b", "max_tokens": 8, "reference": "Lima"})
+        write_lines(tmp_path, GOOD, "", GOOD | {"id": "b", "max_tokens": 8, "reference": "Lima"})
     )
     assert [p.id for p in probes] == ["a", "b"]
     assert probes[0] == Probe(
@@ -54,14 +54,14 @@ def test_a_file_of_ones_own_is_loaded_in_order_with_defaults(tmp_path: Path) -> 
 )
 def test_a_bad_probe_is_named_by_line_and_field(tmp_path: Path, line: object, message: str) -> None:
     with pytest.raises(ProbeError, match=message):
-        load_probes(written(tmp_path, GOOD, line))
+        load_probes(write_lines(tmp_path, GOOD, line))
 
 
 def test_a_missing_empty_or_binary_file_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ProbeError, match="cannot be read"):
         load_probes(tmp_path / "none.jsonl")
     with pytest.raises(ProbeError, match="holds no probe"):
-        load_probes(written(tmp_path, ""))
+        load_probes(write_lines(tmp_path, ""))
     binary = tmp_path / "x.jsonl"
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ProbeError, match="cannot be read"):
@@ -75,26 +75,26 @@ def probes(kind: str, n_families: int) -> list[Probe]:
 
 
 def test_each_kind_gives_its_share_of_families() -> None:
-    held = held_out_families(probes("a", 10) + probes("b", 20), share=0.3)
+    held = choose_held_out_families(probes("a", 10) + probes("b", 20), share=0.3)
     assert sum(f.startswith("a/") for f in held) == 3
     assert sum(f.startswith("b/") for f in held) == 6
 
 
 def test_the_split_depends_on_the_seed_but_not_on_order_or_other_kinds() -> None:
     many = probes("a", 10)
-    held = held_out_families(many)
-    assert held == held_out_families(many[::-1])
-    assert held <= held_out_families(many + probes("b", 10))
-    assert held != held_out_families(many, seed=8)
+    held = choose_held_out_families(many)
+    assert held == choose_held_out_families(many[::-1])
+    assert held <= choose_held_out_families(many + probes("b", 10))
+    assert held != choose_held_out_families(many, seed=8)
 
 
 def test_a_kind_is_never_held_out_whole() -> None:
-    assert held_out_families(probes("a", 1)) == frozenset()
-    assert len(held_out_families(probes("a", 2), share=0.9)) == 1
-    assert held_out_families(probes("a", 5), share=0) == frozenset()
+    assert choose_held_out_families(probes("a", 1)) == frozenset()
+    assert len(choose_held_out_families(probes("a", 2), share=0.9)) == 1
+    assert choose_held_out_families(probes("a", 5), share=0) == frozenset()
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])
 def test_an_impossible_share_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match="share must be"):
-        held_out_families(probes("a", 3), share=share)
+        choose_held_out_families(probes("a", 3), share=share)

@@ -72,8 +72,8 @@ def test_one_routellm_file_is_read_alone(tmp_path: Path) -> None:
 def result(root: Path, model: str, records: list[dict[str, Any]], stamp: str, **more: Any) -> None:
     folder = root / "knots" / "test" / model
     folder.mkdir(parents=True, exist_ok=True)
-    told = {"dataset_name": "knots", "split": "test", "model_name": model, "records": records, **more}
-    (folder / f"knots-test-{model}-{stamp}.json").write_text(json.dumps(told))
+    printed = {"dataset_name": "knots", "split": "test", "model_name": model, "records": records, **more}
+    (folder / f"knots-test-{model}-{stamp}.json").write_text(json.dumps(printed))
 
 
 def one(index: int, score: float | None, prompt: str = "Tie it. Think.", cost: float = 0.5) -> dict[str, Any]:

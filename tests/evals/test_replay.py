@@ -52,41 +52,46 @@ def outcomes() -> OutcomeTable:
 
 
 @pytest.fixture(scope="module")
-def recorded(outcomes: OutcomeTable) -> RecordedExtractor:
+def extractor(outcomes: OutcomeTable) -> RecordedExtractor:
     return RecordedExtractor.of(outcomes.texts, CountingExtractor())
 
 
 @pytest.fixture(scope="module")
-def artifact(outcomes: OutcomeTable, recorded: RecordedExtractor) -> Artifact:
-    return fit_artifact(outcomes, recorded)
+def artifact(outcomes: OutcomeTable, extractor: RecordedExtractor) -> Artifact:
+    return fit_artifact(outcomes, extractor)
 
 
 def test_every_text_is_read_once_however_often_it_is_asked_for(outcomes: OutcomeTable) -> None:
     reader = CountingExtractor()
-    recorded = RecordedExtractor.of([*outcomes.texts, *outcomes.texts], reader, chunk=100)
+    extractor = RecordedExtractor.of([*outcomes.texts, *outcomes.texts], reader, chunk=100)
     queries = [query_of(text) for text in outcomes.texts[::-1]]
     np.testing.assert_array_equal(
-        recorded.extract(queries, "encoder").dense, CountingExtractor().extract(queries, "encoder").dense
+        extractor.extract(queries, "encoder").dense,
+        CountingExtractor().extract(queries, "encoder").dense,
     )
     assert reader.n_read == len(outcomes)
 
 
 @pytest.mark.parametrize(("use", "tiers"), [("always", {"encoder"}), ("never", {"static"})])
 def test_the_policy_says_which_tier_decides(
-    outcomes: OutcomeTable, artifact: Artifact, recorded: RecordedExtractor, use: EncoderUse, tiers: set[str]
+    outcomes: OutcomeTable,
+    artifact: Artifact,
+    extractor: RecordedExtractor,
+    use: EncoderUse,
+    tiers: set[str],
 ) -> None:
-    result = replay(outcomes, artifact, recorded, Policy("p", encoder=use))
+    result = replay(outcomes, artifact, extractor, Policy("p", encoder=use))
     assert {decision.tier for decision in result.decisions} == tiers
     assert set(result.consulted.tolist()) == {use == "always"}
 
 
 def test_adaptive_consults_the_encoder_only_below_the_margin(
-    outcomes: OutcomeTable, artifact: Artifact, recorded: RecordedExtractor
+    outcomes: OutcomeTable, artifact: Artifact, extractor: RecordedExtractor
 ) -> None:
     artifact = replace(artifact, margin=0.75)
-    adaptive = replay(outcomes, artifact, recorded, Policy("p", encoder="adaptive"))
-    never = replay(outcomes, artifact, recorded, Policy("p", encoder="never"))
-    always = replay(outcomes, artifact, recorded, Policy("p", encoder="always"))
+    adaptive = replay(outcomes, artifact, extractor, Policy("p", encoder="adaptive"))
+    never = replay(outcomes, artifact, extractor, Policy("p", encoder="never"))
+    always = replay(outcomes, artifact, extractor, Policy("p", encoder="always"))
     unsure = np.array([decision.margin for decision in never.decisions]) < artifact.margin
     np.testing.assert_array_equal(adaptive.consulted, unsure)
     assert 0 < unsure.mean() < 1
@@ -95,9 +100,9 @@ def test_adaptive_consults_the_encoder_only_below_the_margin(
 
 
 def test_scores_and_costs_are_those_of_the_experts_chosen(
-    outcomes: OutcomeTable, artifact: Artifact, recorded: RecordedExtractor
+    outcomes: OutcomeTable, artifact: Artifact, extractor: RecordedExtractor
 ) -> None:
-    result = replay(outcomes, artifact, recorded, Policy("p", encoder="always"))
+    result = replay(outcomes, artifact, extractor, Policy("p", encoder="always"))
     rows = np.arange(len(outcomes))
     np.testing.assert_array_equal(result.score, outcomes.score[rows, result.picks])
     np.testing.assert_array_equal(result.cost_usd, outcomes.cost_usd[rows, result.picks])
@@ -105,30 +110,30 @@ def test_scores_and_costs_are_those_of_the_experts_chosen(
 
 
 def test_a_weight_on_cost_moves_queries_to_the_cheap_expert(
-    outcomes: OutcomeTable, artifact: Artifact, recorded: RecordedExtractor
+    outcomes: OutcomeTable, artifact: Artifact, extractor: RecordedExtractor
 ) -> None:
     policy = Policy("p", Objective(cost=2.0), encoder="always")
-    assert replay(outcomes, artifact, recorded, policy).picks.tolist() == [0] * len(outcomes)
+    assert replay(outcomes, artifact, extractor, policy).picks.tolist() == [0] * len(outcomes)
 
 
 def test_the_pool_of_a_table_claims_nothing_unmeasured(outcomes: OutcomeTable) -> None:
     assert pool_of(outcomes) == (ExpertProfile("calc", "calc"), ExpertProfile("bard", "bard"))
 
 
-def test_simple_baselines_of_a_known_table(outcomes: OutcomeTable, recorded: RecordedExtractor) -> None:
+def test_simple_baselines_of_a_known_table(outcomes: OutcomeTable, extractor: RecordedExtractor) -> None:
     assert cheapest(outcomes, 2).tolist() == [0, 0]
     np.testing.assert_array_equal(task_table(outcomes, outcomes), outcomes.score)
-    x = recorded.extract([query_of(text) for text in outcomes.texts], "encoder")
+    x = extractor.extract([query_of(text) for text in outcomes.texts], "encoder")
     four = mean_of_four(outcomes, x, outcomes.texts, x)
     assert four.argmax(axis=1).tolist() == outcomes.score.argmax(axis=1).tolist()
 
 
 def test_comparing_tiers_gives_every_router_its_figures(
-    outcomes: OutcomeTable, recorded: RecordedExtractor
+    outcomes: OutcomeTable, extractor: RecordedExtractor
 ) -> None:
     part = outcomes.take(np.arange(300))
     folds = part.bucket // 34
-    figures = compare(part, folds, [0, 1], recorded, "knn", lambda what, done, total: None)
+    figures = compare(part, folds, [0, 1], extractor, "knn", lambda what, done, total: None)
     assert figures["encoder: always"]["consulted"] == 1
     assert figures["encoder: never"]["consulted"] == 0
     assert figures["knn encoder"]["accuracy"] > figures["best single"]["accuracy"]
@@ -137,32 +142,32 @@ def test_comparing_tiers_gives_every_router_its_figures(
 
 
 def test_a_query_is_decided_alone_as_in_its_batch(
-    outcomes: OutcomeTable, artifact: Artifact, recorded: RecordedExtractor
+    outcomes: OutcomeTable, artifact: Artifact, extractor: RecordedExtractor
 ) -> None:
     policy = Policy("p", encoder="adaptive")
-    whole = replay(outcomes, artifact, recorded, policy)
+    whole = replay(outcomes, artifact, extractor, policy)
     for row in (0, 3, 17):
-        alone = replay(outcomes.take(np.array([row])), artifact, recorded, policy)
+        alone = replay(outcomes.take(np.array([row])), artifact, extractor, policy)
         assert alone.decisions[0].chosen == whole.decisions[row].chosen
         assert isinstance(query_of(outcomes.texts[row]), Query)
 
 
 def test_what_an_expert_declined_is_neither_learned_from_nor_sent_to_it(outcomes: OutcomeTable) -> None:
     declined = np.where(outcomes.score == 0.0, [[1.0, np.nan]], np.nan)
-    told = replace(outcomes, declined=declined)
-    artifact = fit_artifact(told, CountingExtractor())
+    printed = replace(outcomes, declined=declined)
+    artifact = fit_artifact(printed, CountingExtractor())
     calc = artifact.experts[0]
     assert (calc.n, calc.score) == (300, 1.0)
-    came = replay(told, artifact, CountingExtractor(), Policy("p", encoder="never"))
+    came = replay(printed, artifact, CountingExtractor(), Policy("p", encoder="never"))
     assert came.score.mean() == 1.0
-    assert not (declined[np.arange(len(told)), came.picks] == 1).any()
+    assert not (declined[np.arange(len(printed)), came.picks] == 1).any()
 
 
 def test_a_panel_is_scored_by_the_proxy_where_no_answers_were_recorded(
-    outcomes: OutcomeTable, artifact: Artifact, recorded: RecordedExtractor
+    outcomes: OutcomeTable, artifact: Artifact, extractor: RecordedExtractor
 ) -> None:
     policy = Policy("p", encoder="always", panel=PanelRule(k=2))
-    result = replay(outcomes, artifact, recorded, policy)
+    result = replay(outcomes, artifact, extractor, policy)
     assert result.by_proxy.all()
     np.testing.assert_array_equal(result.score, (outcomes.score >= 0.5).all(axis=1))
     np.testing.assert_allclose(result.cost_usd, outcomes.cost_usd.sum(axis=1))

@@ -54,19 +54,21 @@ def facts(held: OutcomeTable, request: ReportRequest = REQUEST) -> Facts:
     )
     jobs = [job for job in jobs if job.name != "mean_of_four"]
     read = RecordedExtractor.of(held.texts, FeatureExtractor(HashingEmbedder()))
-    runs = aggregate_runs(protocol, jobs, run_jobs(protocol, read, jobs, lambda *told: None, n_workers=1))
+    runs = aggregate_runs(
+        protocol, jobs, run_jobs(protocol, read, jobs, lambda *page_facts: None, n_workers=1)
+    )
     return facts_of(protocol, build_context(protocol), runs, request)
 
 
 @pytest.fixture(scope="module")
-def told() -> Facts:
+def page_facts() -> Facts:
     return facts(table())
 
 
-def test_a_report_is_json_with_a_schema_and_an_interval_for_every_figure(told: Facts) -> None:
-    assert json.loads(json.dumps(told, allow_nan=False))["schema"] == SCHEMA
+def test_a_report_is_json_with_a_schema_and_an_interval_for_every_figure(page_facts: Facts) -> None:
+    assert json.loads(json.dumps(page_facts, allow_nan=False))["schema"] == SCHEMA
     for group in ("routers", "baselines"):
-        for name, figures in told[group].items():
+        for name, figures in page_facts[group].items():
             assert {"accuracy", "area", "cost_saved", "apgr", "accuracy_in_domain"} <= set(figures), name
             for measure, found in figures.items():
                 assert (
@@ -78,40 +80,41 @@ def test_a_report_is_json_with_a_schema_and_an_interval_for_every_figure(told: F
                         "decisions_per_s",
                     )
                 ), (name, measure)
-    assert told["references"] == ["true_task", "oracle"]
-    assert set(told["references"]) < set(told["baselines"])
+    assert page_facts["references"] == ["true_task", "oracle"]
+    assert set(page_facts["references"]) < set(page_facts["baselines"])
 
 
-def test_figures_are_those_of_the_table(told: Facts) -> None:
-    assert told["baselines"]["oracle"]["accuracy"] == {"value": 1.0, "low": 1.0, "high": 1.0}
-    assert told["baselines"]["single:calc"]["accuracy"]["value"] == 0.5
-    assert told["routers"]["knn:k=5"]["accuracy"]["value"] > 0.95
-    assert told["routers"]["knn:k=5"]["accuracy_in_domain"] is None
-    assert told["routers"]["knn:k=5"]["apgr"]["value"] > 0.9
-    assert told["baselines"]["cheapest"]["area"] is None
-    assert told["data"]["has_costs"]
+def test_figures_are_those_of_the_table(page_facts: Facts) -> None:
+    assert page_facts["baselines"]["oracle"]["accuracy"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert page_facts["baselines"]["single:calc"]["accuracy"]["value"] == 0.5
+    assert page_facts["routers"]["knn:k=5"]["accuracy"]["value"] > 0.95
+    assert page_facts["routers"]["knn:k=5"]["accuracy_in_domain"] is None
+    assert page_facts["routers"]["knn:k=5"]["apgr"]["value"] > 0.9
+    assert page_facts["baselines"]["cheapest"]["area"] is None
+    assert page_facts["data"]["has_costs"]
 
 
-def test_comparisons_are_paired_differences_of_the_figures(told: Facts) -> None:
-    by = told["comparisons"]["knn:k=5"]["best_single"]["accuracy"]
+def test_comparisons_are_paired_differences_of_the_figures(page_facts: Facts) -> None:
+    by = page_facts["comparisons"]["knn:k=5"]["best_single"]["accuracy"]
     own, base = (
-        told[g][n]["accuracy"]["value"] for g, n in (("routers", "knn:k=5"), ("baselines", "best_single"))
+        page_facts[g][n]["accuracy"]["value"]
+        for g, n in (("routers", "knn:k=5"), ("baselines", "best_single"))
     )
     assert by["value"] == pytest.approx(own - base, abs=1e-5)
     assert by["low"] > 0
-    assert told["comparisons"]["constant"]["best_single"]["accuracy"] == {
+    assert page_facts["comparisons"]["constant"]["best_single"]["accuracy"] == {
         "value": 0.0,
         "low": 0.0,
         "high": 0.0,
     }
-    assert "best_single" not in told["comparisons"]
-    singles = [name for name in told["baselines"] if name.startswith("single:")]
-    assert set(singles) <= set(told["comparisons"]["constant"])
-    assert "| single:" not in markdown_of(told).partition("## Differences")[2].partition("##")[0]
+    assert "best_single" not in page_facts["comparisons"]
+    singles = [name for name in page_facts["baselines"] if name.startswith("single:")]
+    assert set(singles) <= set(page_facts["comparisons"]["constant"])
+    assert "| single:" not in markdown_of(page_facts).partition("## Differences")[2].partition("##")[0]
 
 
-def test_tasks_count_wins_ties_and_losses(told: Facts) -> None:
-    sums = next(row for row in told["tasks"] if row["task"] == "sum")
+def test_tasks_count_wins_ties_and_losses(page_facts: Facts) -> None:
+    sums = next(row for row in page_facts["tasks"] if row["task"] == "sum")
     against = sums["against_best_single"]["knn:k=5"]
     assert sums["n"] == 50
     assert against["n_won"] + against["n_tied"] + against["n_lost"] == 50
@@ -119,18 +122,18 @@ def test_tasks_count_wins_ties_and_losses(told: Facts) -> None:
     assert sums["against_best_single"]["constant"]["verdict"] == "tie"
 
 
-def test_regrets_name_the_choice_and_who_was_better(told: Facts) -> None:
-    for one in told["regrets"]["constant"]:
+def test_regrets_name_the_choice_and_who_was_better(page_facts: Facts) -> None:
+    for one in page_facts["regrets"]["constant"]:
         assert one["score"] < one["best_score"]
         assert one["chosen"] not in one["best"]
-    assert len(told["regrets"]["constant"]) == 15
+    assert len(page_facts["regrets"]["constant"]) == 15
     silent = facts(table(), replace(REQUEST, with_prompts=False))
     assert {one["prompt"] for one in silent["regrets"]["constant"]} == {None}
     assert "roses" not in json.dumps(silent)
 
 
-def test_shares_add_up(told: Facts) -> None:
-    for name, parts in told["shares"].items():
+def test_shares_add_up(page_facts: Facts) -> None:
+    for name, parts in page_facts["shares"].items():
         assert sum(parts["free"].values()) == pytest.approx(1, abs=0.001), name
 
 
@@ -144,8 +147,8 @@ def test_without_costs_what_needs_them_is_null() -> None:
     assert page_of(bare)
 
 
-def test_markdown_holds_every_router_and_escapes_pipes(told: Facts) -> None:
-    page = markdown_of(told)
+def test_markdown_holds_every_router_and_escapes_pipes(page_facts: Facts) -> None:
+    page = markdown_of(page_facts)
     assert "| **knn:k=5** |" in page
     assert "| *oracle* |" in page
     assert "poem\\|<u>" in page
@@ -169,8 +172,8 @@ def outline(page: str) -> list[tuple[str, dict[str, str | None]]]:
     return parser.tags
 
 
-def test_the_page_loads_nothing_and_runs_only_its_own_script(told: Facts) -> None:
-    tags = outline(page_of(told))
+def test_the_page_loads_nothing_and_runs_only_its_own_script(page_facts: Facts) -> None:
+    tags = outline(page_of(page_facts))
     assert [attrs.get("type") for tag, attrs in tags if tag == "script"] == ["application/json", None]
     links = [value for _, attrs in tags for key, value in attrs.items() if key in ("src", "href")]
     assert set(links) <= {"data:,", "#figures"}
@@ -180,10 +183,12 @@ def test_the_page_loads_nothing_and_runs_only_its_own_script(told: Facts) -> Non
     assert "default-src 'none'" in policy
 
 
-def test_the_page_keeps_its_facts_whole(told: Facts) -> None:
-    found = re.search(r'<script type="application/json" id="facts">(.*?)</script>', page_of(told), re.DOTALL)
+def test_the_page_keeps_its_facts_whole(page_facts: Facts) -> None:
+    found = re.search(
+        r'<script type="application/json" id="facts">(.*?)</script>', page_of(page_facts), re.DOTALL
+    )
     assert found is not None
-    assert json.loads(found.group(1)) == json.loads(json.dumps(told))
+    assert json.loads(found.group(1)) == json.loads(json.dumps(page_facts))
 
 
 def browse(page: Path, profile: Path, *more: str) -> subprocess.CompletedProcess[str]:
@@ -198,25 +203,29 @@ def browse(page: Path, profile: Path, *more: str) -> subprocess.CompletedProcess
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium to look at the page with")
-def test_a_browser_draws_the_page_without_an_error_and_asks_for_nothing(told: Facts, tmp_path: Path) -> None:
+def test_a_browser_draws_the_page_without_an_error_and_asks_for_nothing(
+    page_facts: Facts, tmp_path: Path
+) -> None:
     """Its policy forbids requests: trying one is an error on the console, which the second page shows."""
     page = tmp_path / "report.html"
-    page.write_text(page_of(told), "utf-8")
+    page.write_text(page_of(page_facts), "utf-8")
     seen = browse(page, tmp_path / "profile", "--dump-dom")
     assert "CONSOLE" not in seen.stderr, seen.stderr
     drawn = seen.stdout
     assert "<title>A &lt;b&gt;title&lt;/b&gt;</title>" in drawn
     tags = outline(drawn)
     assert sum(tag == "svg" for tag, _ in tags) == 3
-    assert sum(tag == "details" for tag, _ in tags) == len(told["regrets"]["knn:k=5"])
+    assert sum(tag == "details" for tag, _ in tags) == len(page_facts["regrets"]["knn:k=5"])
     assert sum(attrs.get("class") == "bar" for _, attrs in tags) > 3
     assert not any(tag == "img" for tag, _ in tags)
-    page.write_text(page_of(told).replace("<main>", '<main><img src="http://127.0.0.1:9/x.png">'), "utf-8")
+    page.write_text(
+        page_of(page_facts).replace("<main>", '<main><img src="http://127.0.0.1:9/x.png">'), "utf-8"
+    )
     assert "CONSOLE" in browse(page, tmp_path / "profile", "--dump-dom").stderr
 
 
-def test_every_measure_is_explained(told: Facts) -> None:
-    meanings: dict[str, Any] = told["measures"]
+def test_every_measure_is_explained(page_facts: Facts) -> None:
+    meanings: dict[str, Any] = page_facts["measures"]
     assert all(one["about"] and one["unit"] for one in meanings.values())
     schema = files("evals").joinpath("SCHEMA.md").read_text("utf-8")
-    assert [name for name in (*meanings, *told) if f"`{name}`" not in schema] == []
+    assert [name for name in (*meanings, *page_facts) if f"`{name}`" not in schema] == []

@@ -147,11 +147,11 @@ def test_every_set_weighs_alike_in_the_mean() -> None:
     assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)
 
 
-@pytest.mark.parametrize("told", ["x", "base=.", "minilm=.", "law=nowhere"])
-def test_an_expert_that_is_not_there_is_refused_in_one_line(told: str, tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, [str(tmp_path), "--expert", told])
+@pytest.mark.parametrize("printed", ["x", "base=.", "minilm=.", "law=nowhere"])
+def test_an_expert_that_is_not_there_is_refused_in_one_line(printed: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, [str(tmp_path), "--expert", printed])
     assert result.exit_code == 1
-    assert result.output.startswith(f"Error: {told}: ")
+    assert result.output.startswith(f"Error: {printed}: ")
 
 
 def test_fit_does_not_write_over_what_it_did_not_make(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_what_fit_writes_is_compared_and_kept_as_a_selection(tmp_path: Path) -> 
     assert EmbeddingSelection.load(tmp_path / "selection").sources == {"base": "minilm", "own": str(expert)}
 
 
-def numbered(path: Path, word: str) -> Path:
+def write_numbered(path: Path, word: str) -> Path:
     numbers = [str(n) for n in range(8)]
     return folder(
         path,
@@ -217,7 +217,7 @@ def test_experts_come_into_a_selection_and_go_without_training(
 ) -> None:
     monkeypatch.setenv("THALAMUS_CACHE", str(tmp_path / "cache"))
     law, food = expert_folder(tmp_path / "law", 1), expert_folder(tmp_path / "food", 2)
-    one, two = numbered(tmp_path / "one", "court"), numbered(tmp_path / "two", "bread")
+    one, two = write_numbered(tmp_path / "one", "court"), write_numbered(tmp_path / "two", "bread")
     kept = tmp_path / "selection"
     assert "base embedder: onnx-" in run("add", kept, f"law={law}", one)
     before = EmbeddingSelection.load(kept)
@@ -227,9 +227,9 @@ def test_experts_come_into_a_selection_and_go_without_training(
     more = EmbeddingSelection.load(kept)
     assert (more.experts, more.library.datasets) == (("base", "law", "food"), ("one", "two"))
     np.testing.assert_array_equal(more.library.sums[:1, :2], before.library.sums)
-    told = json.loads(run("list", kept, "--json"))
-    assert told["queries"] == {"one": 4, "two": 4}
-    assert sum(row["won of two"] for row in told["experts"].values()) == pytest.approx(4, abs=0.2)
+    printed = json.loads(run("list", kept, "--json"))
+    assert printed["queries"] == {"one": 4, "two": 4}
+    assert sum(row["won of two"] for row in printed["experts"].values()) == pytest.approx(4, abs=0.2)
     run("remove", kept, "food")
     after = EmbeddingSelection.load(kept)
     assert after.experts == ("base", "law")

@@ -24,7 +24,7 @@ def test_without_an_encoder_the_cheap_tier_is_the_best_there_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("printed", "message"),
     [
         ("zed", "no predictor 'zed'; there are"),
         ("knn:", "'' is neither a mode nor KEY=VALUE"),
@@ -36,6 +36,6 @@ def test_without_an_encoder_the_cheap_tier_is_the_best_there_is() -> None:
         (" , ", "name one at least"),
     ],
 )
-def test_a_router_that_cannot_be_is_refused_by_name(told: str, message: str) -> None:
+def test_a_router_that_cannot_be_is_refused_by_name(printed: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        parse_router_specs(told, TIERS)
+        parse_router_specs(printed, TIERS)

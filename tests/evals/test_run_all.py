@@ -165,7 +165,7 @@ def test_partial_tables_work_throughout(outcomes: OutcomeTable, read: RecordedEx
     found = {
         run.name: run
         for run in aggregate_runs(
-            protocol, jobs, run_jobs(protocol, read, jobs, lambda *told: None, n_workers=1)
+            protocol, jobs, run_jobs(protocol, read, jobs, lambda *printed: None, n_workers=1)
         )
     }
     ones = np.ones((1, len(partial)))
@@ -180,8 +180,8 @@ def test_two_processes_find_what_one_does(outcomes: OutcomeTable, read: Recorded
     protocol = kfold(outcomes, [0])
     jobs = [job for job in list_jobs(protocol, [KNN]) if job.name in ("knn:k=20", "true_task")]
     ticks: list[tuple[str, int, int]] = []
-    alone = list(run_jobs(protocol, read, jobs, lambda *told: None, n_workers=1))
-    both = list(run_jobs(protocol, read, jobs, lambda *told: ticks.append(told), n_workers=2))
+    alone = list(run_jobs(protocol, read, jobs, lambda *printed: None, n_workers=1))
+    both = list(run_jobs(protocol, read, jobs, lambda *printed: ticks.append(printed), n_workers=2))
     assert len(both) == len(jobs)
     for job, result in both:
         twin = next(other for same, other in alone if same == job)

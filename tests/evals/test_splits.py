@@ -18,7 +18,7 @@ def table(n: int = 400, tasks: tuple[str, ...] = ("mmlu_a", "mmlu_b"), n_experts
     )
 
 
-def straddling(protocol: EvalProtocol) -> int:
+def count_straddling(protocol: EvalProtocol) -> int:
     """Buckets that are trained on and tested by the same cut."""
     bucket = protocol.table.bucket
     return sum(len(set(bucket[split.train]) & set(bucket[split.test])) for split in protocol.splits)
@@ -26,7 +26,7 @@ def straddling(protocol: EvalProtocol) -> int:
 
 def test_every_query_is_tested_once_a_seed_and_twins_never_straddle() -> None:
     protocol = kfold(table(), [0, 3])
-    assert straddling(protocol) == 0
+    assert count_straddling(protocol) == 0
     for seed in (0, 3):
         tested = np.concatenate([split.test for split in protocol.splits if split.seed == seed])
         assert sorted(tested.tolist()) == list(range(400))
@@ -50,7 +50,7 @@ def test_holdout_tests_the_buckets_that_are_named() -> None:
     protocol = holdout(table(), [0, 1], range(80, 100))
     assert [split.seed for split in protocol.splits] == [0, 1]
     assert all((protocol.table.bucket[split.test] >= 80).all() for split in protocol.splits)
-    assert straddling(protocol) == 0
+    assert count_straddling(protocol) == 0
     with pytest.raises(DataError, match="to train and to test on"):
         holdout(table(), [0], range(100))
 
@@ -60,7 +60,7 @@ def test_routellm_trains_on_that_many_labels_of_other_buckets() -> None:
     protocol = routellm(held, [0, 1, 2], 50)
     assert set(protocol.table.tasks) == {"mmlu_a"}
     assert [len(split.train) for split in protocol.splits] == [50] * 3
-    assert straddling(protocol) == 0
+    assert count_straddling(protocol) == 0
     assert len({tuple(split.train) for split in protocol.splits}) == 3
     with pytest.raises(DataError, match="leave none to test"):
         routellm(held, [0], 200)

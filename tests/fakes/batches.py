@@ -30,7 +30,7 @@ def rows(text: bytes) -> list[dict[str, Any]]:
     return [json.loads(one) for one in text.splitlines()]
 
 
-def said(row: dict[str, Any]) -> str:
+def read_content(row: dict[str, Any]) -> str:
     """What the model says in a line of output."""
     return str(row["response"]["body"]["choices"][0]["message"]["content"])
 
@@ -49,7 +49,7 @@ class BatchTestGateway:
             input_file_id=file.id, endpoint=endpoint, completion_window=window, metadata=metadata or None
         )
 
-    async def ended(self, batch: Any, within_s: float = 20.0) -> Any:
+    async def wait_for_end(self, batch: Any, within_s: float = 20.0) -> Any:
         """The batch, once nothing changes any more."""
         async with asyncio.timeout(within_s):
             while True:
@@ -67,7 +67,7 @@ class BatchTestGateway:
 
     async def run(self, *lines: Any, **more: Any) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
         """Begin a batch, wait for its end: the batch, its output, its errors."""
-        batch = await self.ended(await self.begin(*lines, **more))
+        batch = await self.wait_for_end(await self.begin(*lines, **more))
         return (batch, *await self.results(batch))
 
 

@@ -11,7 +11,7 @@ HOST = (b"host", b"127.0.0.1:8080")
 
 
 @pytest.fixture
-def keyed() -> Authenticator:
+def authenticator() -> Authenticator:
     return Authenticator(ServerConfig(master_key=Secret(KEY)))
 
 
@@ -28,35 +28,41 @@ def bearer(key: str) -> tuple[bytes, bytes]:
     "header",
     [bearer(KEY), (b"authorization", b"bearer  " + KEY.encode()), (b"x-api-key", KEY.encode())],
 )
-def test_the_key_is_taken_as_bearer_or_x_api_key(keyed: Authenticator, header: tuple[bytes, bytes]) -> None:
-    assert keyed.authenticate([HOST, header]) == keyed.authenticate([header, HOST])
+def test_the_key_is_taken_as_bearer_or_x_api_key(
+    authenticator: Authenticator, header: tuple[bytes, bytes]
+) -> None:
+    assert authenticator.authenticate([HOST, header]) == authenticator.authenticate([header, HOST])
 
 
 @pytest.mark.parametrize(
     "headers", [[], [HOST], [bearer("")], [bearer(KEY[:-1])], [bearer(KEY + "x")], [bearer(KEY.upper())]]
 )
-def test_without_the_key_nobody_is_let_in(keyed: Authenticator, headers: list[tuple[bytes, bytes]]) -> None:
+def test_without_the_key_nobody_is_let_in(
+    authenticator: Authenticator, headers: list[tuple[bytes, bytes]]
+) -> None:
     for _ in range(2):
         with pytest.raises(Unauthenticated):
-            keyed.authenticate(headers)
+            authenticator.authenticate(headers)
 
 
-def test_a_wrong_key_is_not_let_in_after_a_good_one(keyed: Authenticator) -> None:
-    keyed.authenticate([bearer(KEY)])
+def test_a_wrong_key_is_not_let_in_after_a_good_one(authenticator: Authenticator) -> None:
+    authenticator.authenticate([bearer(KEY)])
     with pytest.raises(Unauthenticated):
-        keyed.authenticate([bearer(KEY + "x")])
+        authenticator.authenticate([bearer(KEY + "x")])
 
 
-def test_the_key_id_tells_nothing_of_the_key_and_changes_with_the_salt(keyed: Authenticator) -> None:
+def test_the_key_id_tells_nothing_of_the_key_and_changes_with_the_salt(
+    authenticator: Authenticator,
+) -> None:
     other = Authenticator(ServerConfig(master_key=Secret(KEY)))
-    ids = {keyed.authenticate([bearer(KEY)]), other.authenticate([bearer(KEY)])}
+    ids = {authenticator.authenticate([bearer(KEY)]), other.authenticate([bearer(KEY)])}
     assert len(ids) == 2
     assert not any(KEY in str(key_id) for key_id in ids)
 
 
-def test_a_refusal_does_not_repeat_the_key(keyed: Authenticator) -> None:
+def test_a_refusal_does_not_repeat_the_key(authenticator: Authenticator) -> None:
     with pytest.raises(Unauthenticated) as caught:
-        keyed.authenticate([bearer("sk-wrong-but-private")])
+        authenticator.authenticate([bearer("sk-wrong-but-private")])
     assert "private" not in caught.value.message
 
 
@@ -103,9 +109,9 @@ def test_our_own_page_is_let_in(keyless: Authenticator) -> None:
     keyless.authenticate([HOST, (b"origin", b"http://127.0.0.1:8080")])
 
 
-def test_a_foreign_page_is_refused_even_with_the_key(keyed: Authenticator) -> None:
+def test_a_foreign_page_is_refused_even_with_the_key(authenticator: Authenticator) -> None:
     with pytest.raises(Forbidden):
-        keyed.authenticate([HOST, bearer(KEY), (b"origin", b"https://evil.example")])
+        authenticator.authenticate([HOST, bearer(KEY), (b"origin", b"https://evil.example")])
 
 
 def test_configured_hosts_and_origins_are_let_in() -> None:

@@ -285,10 +285,10 @@ async def test_too_large_a_body_is_a_413(upstream: FakeUpstream, tmp_path: Path)
 async def test_a_fault_of_ours_is_a_500_in_the_envelope_and_in_the_log(
     live: LiveApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
-    async def broken(*_: object) -> None:
+    async def break_stream(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(live.services.router, "decide", broken)
+    monkeypatch.setattr(live.services.router, "decide", break_stream)
     answer = await live.post(path, {"model": "auto", "messages": [{"role": "user", "content": "Hi"}]})
     assert (answer.status, answer.error["code"]) == (500, "internal_error")
     assert answer.headers["content-type"] == "application/json"

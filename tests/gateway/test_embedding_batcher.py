@@ -44,14 +44,14 @@ async def batcher(slow: Slow) -> AsyncIterator[EmbeddingBatcher]:
     batcher.close()
 
 
-async def asked(batcher: EmbeddingBatcher, texts: Sequence[str]) -> "list[asyncio.Task[Floats32]]":
+async def ask_batcher(batcher: EmbeddingBatcher, texts: Sequence[str]) -> "list[asyncio.Task[Floats32]]":
     tasks = [asyncio.create_task(batcher.embed(text)) for text in texts]
     await asyncio.sleep(0.02)
     return tasks
 
 
 async def test_a_lone_query_starts_at_once(batcher: EmbeddingBatcher, slow: Slow) -> None:
-    (task,) = await asked(batcher, ["hello"])
+    (task,) = await ask_batcher(batcher, ["hello"])
     assert slow.batches == [["hello"]]
     slow.go.release()
     assert (await task).tolist() == [[5.0]]
@@ -60,7 +60,7 @@ async def test_a_lone_query_starts_at_once(batcher: EmbeddingBatcher, slow: Slow
 async def test_those_who_wait_go_together_by_length_oldest_first(
     batcher: EmbeddingBatcher, slow: Slow
 ) -> None:
-    tasks = await asked(batcher, ["first", "b" * 1000, "c" * 10, "d" * 1100, "e" * 12])
+    tasks = await ask_batcher(batcher, ["first", "b" * 1000, "c" * 10, "d" * 1100, "e" * 12])
     slow.go.release(3)
     vectors = await asyncio.gather(*tasks)
     assert [[len(text) for text in batch] for batch in slow.batches] == [[5], [1000, 1100], [10, 12]]
@@ -68,7 +68,7 @@ async def test_those_who_wait_go_together_by_length_oldest_first(
 
 
 async def test_a_batch_is_bounded(batcher: EmbeddingBatcher, slow: Slow) -> None:
-    tasks = await asked(batcher, ["a"] * (2 + 2 * MAX_BATCH))
+    tasks = await ask_batcher(batcher, ["a"] * (2 + 2 * MAX_BATCH))
     slow.go.release(10)
     await asyncio.gather(*tasks)
     assert max(map(len, slow.batches)) == MAX_BATCH
@@ -76,7 +76,7 @@ async def test_a_batch_is_bounded(batcher: EmbeddingBatcher, slow: Slow) -> None
 
 
 async def test_a_full_queue_refuses(batcher: EmbeddingBatcher, slow: Slow) -> None:
-    tasks = await asked(batcher, ["a"] * 51)
+    tasks = await ask_batcher(batcher, ["a"] * 51)
     with pytest.raises(BusyError):
         await batcher.embed("b")
     slow.go.release(100)
@@ -84,7 +84,7 @@ async def test_a_full_queue_refuses(batcher: EmbeddingBatcher, slow: Slow) -> No
 
 
 async def test_who_goes_away_while_waiting_is_not_embedded(batcher: EmbeddingBatcher, slow: Slow) -> None:
-    first, second, third = await asked(batcher, ["a", "bb", "ccc"])
+    first, second, third = await ask_batcher(batcher, ["a", "bb", "ccc"])
     second.cancel()
     await asyncio.sleep(0)
     slow.go.release(2)
@@ -96,7 +96,7 @@ async def test_who_goes_away_while_waiting_is_not_embedded(batcher: EmbeddingBat
 async def test_who_goes_away_while_running_leaves_the_others_alone(
     batcher: EmbeddingBatcher, slow: Slow
 ) -> None:
-    first, second, third = await asked(batcher, ["a", "bb", "ccc"])
+    first, second, third = await ask_batcher(batcher, ["a", "bb", "ccc"])
     slow.go.release()
     await first
     await asyncio.sleep(0.02)
@@ -109,7 +109,7 @@ async def test_a_failure_reaches_everybody_of_its_batch_and_nobody_else(
     batcher: EmbeddingBatcher, slow: Slow
 ) -> None:
     slow.fail = True
-    tasks = await asked(batcher, ["a", "bb", "ccc"])
+    tasks = await ask_batcher(batcher, ["a", "bb", "ccc"])
     slow.go.release(2)
     with pytest.raises(RuntimeError):
         await tasks[0]
@@ -122,7 +122,7 @@ async def test_a_failure_reaches_everybody_of_its_batch_and_nobody_else(
 
 
 async def test_the_event_loop_goes_on_while_a_thread_embeds(batcher: EmbeddingBatcher, slow: Slow) -> None:
-    (task,) = await asked(batcher, ["a"])
+    (task,) = await ask_batcher(batcher, ["a"])
     ticks = 0
     for _ in range(50):
         await asyncio.sleep(0.001)
@@ -164,7 +164,7 @@ async def test_patient_ones_are_taken_when_nobody_else_waits(batcher: EmbeddingB
     await asyncio.sleep(0.02)
     patient = asyncio.create_task(batcher.embed_all(["p", "q"], patient=True))
     await asyncio.sleep(0.02)
-    live = await asked(batcher, ["live"])
+    live = await ask_batcher(batcher, ["live"])
     assert batcher.n_waiting == 1
     slow.go.release(3)
     assert (await patient).tolist() == [[1.0], [1.0]]

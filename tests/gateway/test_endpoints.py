@@ -118,7 +118,7 @@ async def test_hints_bind_a_dry_run_as_they_bind_a_call(site: Site) -> None:
         ({}, 400, "messages"),
         ({"prompt": 3}, 400, "prompt"),
         ({"prompt": "hi", "model": "remote"}, 400, "model"),
-        ({"prompt": "hi", "model": "nobody"}, 404, "model"),
+        ({"prompt": "hi", "model": "missing"}, 404, "model"),
         ({"prompt": "hi", "router": {"policy": "none"}}, 400, "router.policy"),
         ({"prompt": "hi", "router": {"exclude": ["calculator", "remote"]}}, 400, "router"),
         ({"prompt": "hi", "api_base": "http://evil"}, 400, "api_base"),

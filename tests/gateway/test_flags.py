@@ -1,4 +1,4 @@
-"""Flags through the whole gateway: they change who answers, and nobody but the router reads them."""
+"""Flags through the whole gateway: they change which expert answers, and only the router reads them."""
 
 import json
 from collections.abc import AsyncIterator

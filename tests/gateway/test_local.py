@@ -120,7 +120,7 @@ async def test_a_death_before_the_first_token_is_survived(transport: Transport, 
         fields = {**FIELDS, "stream": msgspec.Raw(b"true" if stream else b"false")}
         call = Call("chat/completions", fields, stream)
         asking = asyncio.ensure_future(expert_on(process, transport).call(call))
-        await seen(dying)
+        await wait_until_seen(dying)
         process.base_url, process.alias = None, "good"
         dying.drop_connections()
         reply = await asking
@@ -136,7 +136,7 @@ async def test_a_failure_of_a_living_process_is_not_asked_again(transport: Trans
         assert len(upstream.calls) == 1
 
 
-async def seen(upstream: FakeUpstream) -> None:
+async def wait_until_seen(upstream: FakeUpstream) -> None:
     async with asyncio.timeout(2):
         while not upstream.calls:  # noqa: ASYNC110 (nothing tells)
             await asyncio.sleep(0.005)

@@ -312,7 +312,7 @@ async def test_those_who_lag_are_stopped_only_when_somebody_answered() -> None:
     assert tasks[2].result() == "late"
 
 
-def configured(tmp_path: Any, aggregator: str, k: int = 3) -> Config:
+def make_config(tmp_path: Any, aggregator: str, k: int = 3) -> Config:
     path = tmp_path / "thalamus.yaml"
     panel = f"{{k: {k}, aggregator: {aggregator}, max_cost_usd: 0.5}}"
     path.write_text(
@@ -324,16 +324,16 @@ def configured(tmp_path: Any, aggregator: str, k: int = 3) -> Config:
 
 @pytest.mark.parametrize("aggregator", ["auto", "vote", "a"])
 def test_a_policy_can_ask_for_a_panel(tmp_path: Any, aggregator: str) -> None:
-    policy = configured(tmp_path, aggregator).policies_by_name()["many"]
+    policy = make_config(tmp_path, aggregator).policies_by_name()["many"]
     assert policy.panel == PanelRule(3, aggregator, 0.5)
 
 
 @pytest.mark.parametrize(("aggregator", "said"), [("b", "there is no expert 'b'"), ("sums", "is a tool")])
 def test_an_aggregator_must_be_able_to_weigh_answers(tmp_path: Any, aggregator: str, said: str) -> None:
     with pytest.raises(ConfigError, match=rf"aggregator.*{said}"):
-        configured(tmp_path, aggregator)
+        make_config(tmp_path, aggregator)
 
 
 def test_a_panel_of_one_is_refused(tmp_path: Any) -> None:
     with pytest.raises(ConfigError, match="k"):
-        configured(tmp_path, "auto", k=1)
+        make_config(tmp_path, "auto", k=1)

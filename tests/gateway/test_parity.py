@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from evals.probes.files import bundled_outcomes
+from evals.probes.files import load_bundled_outcomes
 from evals.replay import RecordedExtractor, replay
 from gateway.app import build_application, build_services
 from gateway.config import Config
@@ -39,7 +39,7 @@ N_ASKED = 40
 @pytest.fixture(scope="module")
 def outcomes() -> OutcomeTable:
     """Bundled prompts of every kind, answered by made-up experts who each know some kinds."""
-    fitted, held = bundled_outcomes()
+    fitted, held = load_bundled_outcomes()
     texts = [*held.texts[:: len(held) // N_ASKED][:N_ASKED], *fitted.texts[::5]]
     tasks = [*held.tasks[:: len(held) // N_ASKED][:N_ASKED], *fitted.tasks[::5]]
     kinds = {task: n for n, task in enumerate(dict.fromkeys(tasks))}

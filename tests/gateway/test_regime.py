@@ -8,7 +8,7 @@ from gateway.experts import Call
 from gateway.experts.prompt_preset import PromptPreset
 
 
-def sent(fields: dict[str, object], **config: object) -> dict[str, object]:
+def send_fields(fields: dict[str, object], **config: object) -> dict[str, object]:
     expert = msgspec.convert({"name": "e", "model": "openai/e", **config}, ExpertConfig)
     raw = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in fields.items()}
     applied = PromptPreset(expert).apply(Call("chat/completions", raw))
@@ -31,12 +31,12 @@ def sent(fields: dict[str, object], **config: object) -> dict[str, object]:
 def test_no_answer_is_longer_than_the_expert_gives_and_a_shorter_wish_is_kept(
     asked: Any, expected: Any
 ) -> None:
-    assert sent(asked, max_output_tokens=24) == expected
+    assert send_fields(asked, max_output_tokens=24) == expected
 
 
 def test_the_cap_holds_over_defaults_and_forced_parameters() -> None:
-    assert sent({}, max_output_tokens=24, params={"max_tokens": 99}) == {"max_tokens": 24}
-    assert sent({}, max_output_tokens=24, override_params={"max_tokens": 99}) == {"max_tokens": 24}
+    assert send_fields({}, max_output_tokens=24, params={"max_tokens": 99}) == {"max_tokens": 24}
+    assert send_fields({}, max_output_tokens=24, override_params={"max_tokens": 99}) == {"max_tokens": 24}
 
 
 @pytest.mark.parametrize("empty", [b"[]", b"[  ]", b" [\n]"])

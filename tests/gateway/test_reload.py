@@ -1,4 +1,4 @@
-"""Swapping applications under way: nobody is dropped, and a bad one changes nothing."""
+"""Swapping applications under way: no request is dropped, and a bad one changes nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -84,11 +84,11 @@ class Made:
 
 
 @pytest.fixture
-async def made() -> AsyncIterator[Made]:
-    made = Made()
-    yield made
-    assert made.batcher is not None
-    made.batcher.close()
+async def setup() -> AsyncIterator[Made]:
+    setup = Made()
+    yield setup
+    assert setup.batcher is not None
+    setup.batcher.close()
 
 
 @pytest.mark.parametrize(
@@ -100,32 +100,32 @@ async def made() -> AsyncIterator[Made]:
     ],
 )
 async def test_a_policy_says_how_closely_to_look(
-    made: Made, use: str, chosen: str, tiers: list[Tier]
+    setup: Made, use: str, chosen: str, tiers: list[Tier]
 ) -> None:
-    decision = await made.decide(encoder=use)
-    assert (decision.chosen, made.forecaster.asked) == (chosen, tiers)
-    assert made.routing.degraded is None
+    decision = await setup.decide(encoder=use)
+    assert (decision.chosen, setup.forecaster.asked) == (chosen, tiers)
+    assert setup.routing.degraded is None
     assert "degraded" not in decision.reason
 
 
-async def test_a_clear_margin_needs_no_closer_look(made: Made) -> None:
-    made.forecaster.margin = 0.05
-    assert (await made.decide()).tier == "static"
-    assert made.routing.n_consulted == 0
+async def test_a_clear_margin_needs_no_closer_look(setup: Made) -> None:
+    setup.forecaster.margin = 0.05
+    assert (await setup.decide()).tier == "static"
+    assert setup.routing.n_consulted == 0
 
 
-async def test_consultations_are_counted(made: Made) -> None:
-    await made.decide()
-    await made.decide(encoder="never")
-    assert (made.routing.n_decided, made.routing.n_consulted) == (2, 1)
+async def test_consultations_are_counted(setup: Made) -> None:
+    await setup.decide()
+    await setup.decide(encoder="never")
+    assert (setup.routing.n_decided, setup.routing.n_consulted) == (2, 1)
 
 
 async def test_a_spent_budget_lets_the_first_decision_stand() -> None:
     budget = Budget(n_waiting=8, share=0.1, n_threads=1, clock=lambda: 0.0)
     budget.spend(1000)
-    made = Made(budget)
-    decision = await made.decide()
-    assert (decision.chosen, decision.tier, made.routing.n_consulted) == ("small", "static", 0)
+    setup = Made(budget)
+    decision = await setup.decide()
+    assert (decision.chosen, decision.tier, setup.routing.n_consulted) == ("small", "static", 0)
 
 
 async def test_a_spent_budget_does_not_bind_a_policy_that_always_looks_closely() -> None:
@@ -135,67 +135,67 @@ async def test_a_spent_budget_does_not_bind_a_policy_that_always_looks_closely()
 
 
 @pytest.mark.parametrize("use", ["always", "adaptive"])
-async def test_a_failing_encoder_degrades_and_says_so_until_it_works_again(made: Made, use: str) -> None:
-    made.encoder.broken = True
-    decision = await made.decide(encoder=use)
+async def test_a_failing_encoder_degrades_and_says_so_until_it_works_again(setup: Made, use: str) -> None:
+    setup.encoder.broken = True
+    decision = await setup.decide(encoder=use)
     assert (decision.chosen, decision.tier) == ("small", "static")
     assert decision.reason.endswith("; degraded: the encoder failed")
-    assert made.routing.degraded == "the encoder failed"
-    made.encoder.broken = False
-    decision = await made.decide(encoder=use)
+    assert setup.routing.degraded == "the encoder failed"
+    setup.encoder.broken = False
+    decision = await setup.decide(encoder=use)
     assert decision.tier == "encoder"
-    assert made.routing.degraded is None
+    assert setup.routing.degraded is None
     assert "degraded" not in decision.reason
 
 
-async def test_with_no_embedder_at_all_the_prior_decides_and_says_so(made: Made) -> None:
-    made.encoder.broken = made.extractor.broken = True
-    decision = await made.decide()
+async def test_with_no_embedder_at_all_the_prior_decides_and_says_so(setup: Made) -> None:
+    setup.encoder.broken = setup.extractor.broken = True
+    decision = await setup.decide()
     assert (decision.tier, decision.chosen) == ("prior", "small")
     assert "degraded: the static embedder failed" in decision.reason
 
 
 async def test_an_encoder_missing_from_the_start_is_admitted_where_it_is_wanted() -> None:
-    made = Made(with_encoder=False, degraded="there is no encoder")
-    assert made.routing.degraded == "there is no encoder"
-    assert (await made.decide()).reason.endswith("degraded: there is no encoder")
-    assert "degraded" not in (await made.decide(encoder="never")).reason
+    setup = Made(with_encoder=False, degraded="there is no encoder")
+    assert setup.routing.degraded == "there is no encoder"
+    assert (await setup.decide()).reason.endswith("degraded: there is no encoder")
+    assert "degraded" not in (await setup.decide(encoder="never")).reason
 
 
 async def test_without_an_artifact_the_prior_decides_and_nothing_is_degraded() -> None:
-    made = Made(tiers=("prior",), with_encoder=False)
-    decision = await made.decide()
-    assert (decision.tier, made.routing.degraded) == ("prior", None)
+    setup = Made(tiers=("prior",), with_encoder=False)
+    decision = await setup.decide()
+    assert (decision.tier, setup.routing.degraded) == ("prior", None)
 
 
-async def test_what_nobody_can_meet_is_the_requests_fault(made: Made) -> None:
+async def test_what_nobody_can_meet_is_the_requests_fault(setup: Made) -> None:
     with pytest.raises(NothingEligible, match="small: quality") as caught:
-        await made.decide(RoutingHints(Require(min_quality=0.99)))
+        await setup.decide(RoutingHints(Require(min_quality=0.99)))
     assert (caught.value.status, caught.value.param) == (400, "router")
 
 
-async def test_when_everybody_is_out_the_client_is_told_when_to_come_again(made: Made) -> None:
+async def test_when_everybody_is_out_the_client_is_told_when_to_come_again(setup: Made) -> None:
     out = Fleet(np.zeros(2, bool), np.zeros(2), {"small": "cooling down", "large": "cooling down"})
     with pytest.raises(Unavailable) as caught:
-        await made.decide(fleet=out)
+        await setup.decide(fleet=out)
     assert caught.value.status == 503
     assert caught.value.headers()
 
 
-async def test_many_are_decided_at_once_each_with_its_own_refusal(made: Made) -> None:
+async def test_many_are_decided_at_once_each_with_its_own_refusal(setup: Made) -> None:
     strict = RoutingHints(Require(min_quality=0.99))
     hints = [None, strict, None]
     requests = [to_policy(f"question {n}", Policy("auto"), hint) for n, hint in enumerate(hints)]
-    found = await made.routing.decide_many(requests, IDLE)
+    found = await setup.routing.decide_many(requests, IDLE)
     assert [getattr(one, "chosen", type(one)) for one in found] == ["large", NothingEligible, "large"]
 
 
 async def test_who_decides_patiently_looks_closely_whatever_the_budget_and_leaves_it_alone() -> None:
     budget = Budget(n_waiting=8, share=0.1, n_threads=1, clock=lambda: 0.0)
     budget.spend(1000)
-    made = Made(budget)
-    (decision,) = await made.routing.decide_many([to_policy("hello", Policy("auto"))], IDLE)
-    assert (decision.chosen, made.routing.n_consulted) == ("large", 1)
+    setup = Made(budget)
+    (decision,) = await setup.routing.decide_many([to_policy("hello", Policy("auto"))], IDLE)
+    assert (decision.chosen, setup.routing.n_consulted) == ("large", 1)
     fresh = Budget(n_waiting=8, share=0.1, n_threads=1, clock=lambda: 0.0)
     credit = fresh._credit_s
     await Made(fresh).routing.decide_many([to_policy("hello", Policy("auto"))] * 5, IDLE)

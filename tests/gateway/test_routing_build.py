@@ -75,21 +75,21 @@ def extractor() -> FeatureExtractor:
 
 
 @pytest.fixture(scope="module")
-def fitted() -> Artifact:
+def fit_small() -> Artifact:
     return fit_artifact(table(), extractor(), FitSettings(predictor="knn"))
 
 
 @pytest.fixture
-def folder(tmp_path: Path, fitted: Artifact, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, fit_small: Artifact, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the artifact, in a world whose embedders are light."""
     monkeypatch.setattr(routing_build, "StaticEmbedder", lambda: HashingEmbedder(64))
     monkeypatch.setattr(routing_build, "load_embedder", lambda spec: HashingEmbedder(96))
-    fitted.save(tmp_path / "artifact")
+    fit_small.save(tmp_path / "artifact")
     return tmp_path
 
 
 @pytest.fixture
-async def built(folder: Path) -> AsyncIterator[tuple[Router, Config]]:
+async def build_router_at(folder: Path) -> AsyncIterator[tuple[Router, Config]]:
     config = configuration(folder)
     routing = build_router(config, profiles(config))
     assert routing.batcher is not None
@@ -120,19 +120,19 @@ async def online(
 @pytest.mark.parametrize("in_bulk", [False, True])
 @pytest.mark.parametrize(("policy", "tier"), [("never", "static"), ("always", "encoder")])
 async def test_online_decisions_equal_offline_ones(
-    built: tuple[Router, Config], fitted: Artifact, policy: str, tier: Tier, in_bulk: bool
+    build_router_at: tuple[Router, Config], fit_small: Artifact, policy: str, tier: Tier, in_bulk: bool
 ) -> None:
-    routing, config = built
+    routing, config = build_router_at
     texts = [*SUMS[:5], *FACTS[:5], "What is 99 plus 1?", "Who wrote it?"]
     here = await online(routing, config, texts, policy, in_bulk)
-    there = offline(config, fitted, texts, tier, policy)
+    there = offline(config, fit_small, texts, tier, policy)
     for a, b in zip(here, there, strict=True):
         assert (a.chosen, a.tier, a.reason, a.plan) == (b.chosen, b.tier, b.reason, b.plan)
         np.testing.assert_allclose(a.utility, b.utility, atol=1e-6)  # float32 sums in another order
 
 
-async def test_what_was_learned_decides_who_answers(built: tuple[Router, Config]) -> None:
-    routing, config = built
+async def test_what_was_learned_decides_who_answers(build_router_at: tuple[Router, Config]) -> None:
+    routing, config = build_router_at
     decisions = await online(
         routing, config, ["What is 31 plus 8 times 2?", "Who wrote the new book of Rome?"], "never"
     )

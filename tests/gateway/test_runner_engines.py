@@ -13,7 +13,7 @@ import pytest
 
 from gateway.runners import Patience, PoolRule, RunnerFailed, Runners, RunnerSettings, RunnerSettingsError
 from gateway.runners.checks import ask
-from gateway.runners.engines.launchers import VLLM_WAKE_STEPS
+from gateway.runners.launchers import VLLM_WAKE_STEPS
 from tests.fakes.ollama_daemon import KNOWN, OllamaDaemon
 
 VLLM = Path(__file__).parents[1] / "fakes" / "vllm_server.py"
@@ -70,7 +70,7 @@ async def chat(runners: Runners, expert: str) -> bytes:
         return answer
 
 
-def walked(runners: Runners, expert: str) -> list[str]:
+def walk_states(runners: Runners, expert: str) -> list[str]:
     return [line for line in runners[expert].log_tail if line.startswith("/")]
 
 
@@ -99,7 +99,7 @@ async def test_vllm_makes_room_by_sleeping_and_wakes_sound(level: int, steps: li
         assert (runners["a"].state, runners["a"].base_url) == ("sleeping", None)
         assert b"Paris." in await chat(runners, "a")
         assert (runners["a"].state, runners["a"].pid, runners["b"].state) == ("ready", pid, "sleeping")
-        assert walked(runners, "a") == steps
+        assert walk_states(runners, "a") == steps
         assert "serving org/model on GPU 0" in runners["a"].log_tail
 
 

@@ -41,13 +41,13 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def ask(http: aiohttp.ClientSession, runner: Runner, **fields: Any) -> tuple[int, str]:
-    body = {"model": "whatever", "temperature": 0, "max_tokens": 16, "messages": CAPITAL, **fields}
+    body = {"model": "any", "temperature": 0, "max_tokens": 16, "messages": CAPITAL, **fields}
     url = f"{await runner.wait_ready(60)}/chat/completions"
     async with http.post(url, json=body, headers=runner.headers) as response:
         return response.status, await response.text()
 
 
-def gone(pid: int, within_s: float = 10) -> bool:
+def is_gone(pid: int, within_s: float = 10) -> bool:
     """Whether the process is no more, or only a zombie that is not collected yet."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
@@ -147,7 +147,7 @@ async def test_two_that_do_not_fit_take_turns_in_memory(http: aiohttp.ClientSess
                 assert "Paris" in await answer.text()
     assert (pool["a"].state, pool["b"].state, pool.n_evictions) == ("stopped", "ready", 1)
     assert pids[0] is not None
-    assert gone(pids[0], within_s=0.1)
+    assert is_gone(pids[0], within_s=0.1)
     assert 100 * 10**6 < (pool["b"].memory_bytes or 0) < 600 * 10**6
     await pool.stop()
 
@@ -159,7 +159,7 @@ async def test_stop_leaves_no_process() -> None:
     pids = {pool["a"].pid, pool["b"].pid}
     assert len(pids) == 1
     await pool.stop()
-    assert all(pid is not None and gone(pid, within_s=0.1) for pid in pids)
+    assert all(pid is not None and is_gone(pid, within_s=0.1) for pid in pids)
     assert pool["a"].base_url is None
 
 
@@ -185,10 +185,10 @@ def test_a_parent_that_dies_leaves_no_orphan(number: signal.Signals) -> None:
     ) as parent:
         assert parent.stdout is not None
         child_pid = int(parent.stdout.readline())
-        assert not gone(child_pid, within_s=0.05)
+        assert not is_gone(child_pid, within_s=0.05)
         parent.send_signal(number)
         parent.wait(20)
-        assert gone(child_pid)
+        assert is_gone(child_pid)
 
 
 async def test_the_end_of_the_control_socket_alone_ends_the_child() -> None:

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from gateway.config import size_bytes
-from gateway.runners.device_memory import device_bytes, free_bytes, held_bytes, total_bytes
+from gateway.runners.device_memory import count_held_bytes, device_bytes, free_bytes, total_bytes
 
 GB = 10**9
 NVML = f"""
@@ -29,13 +29,15 @@ def test_main_memory_is_what_the_kernel_says_less_a_margin() -> None:
     assert device_bytes("cpu") == psutil.virtual_memory().total
     assert total_bytes("cpu") == int(psutil.virtual_memory().total * 0.9)
     assert 0 < (free_bytes("cpu") or 0) < psutil.virtual_memory().total
-    assert (held_bytes(os.getpid(), "cpu") or 0) > 10_000_000
-    assert held_bytes(2**22 + 1, "cpu") is None
+    assert (count_held_bytes(os.getpid(), "cpu") or 0) > 10_000_000
+    assert count_held_bytes(2**22 + 1, "cpu") is None
 
 
 def test_without_its_library_a_gpu_has_no_known_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert (device_bytes("cuda:0"), free_bytes("cuda:0"), held_bytes(os.getpid(), "cuda:0")) == (None,) * 3
+    assert (device_bytes("cuda:0"), free_bytes("cuda:0"), count_held_bytes(os.getpid(), "cuda:0")) == (
+        None,
+    ) * 3
 
 
 def test_a_gpu_is_measured_and_whose_memory_is_whose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +46,7 @@ def test_a_gpu_is_measured_and_whose_memory_is_whose(tmp_path: Path, monkeypatch
     monkeypatch.delitem(sys.modules, "pynvml", raising=False)
     assert (device_bytes("cuda:0"), total_bytes("cuda:1")) == (80 * GB, 72 * GB)
     assert (free_bytes("cuda:0"), free_bytes("cuda:1"), free_bytes("cuda:2")) == (80 * GB, 50 * GB, None)
-    assert held_bytes(os.getpid(), "cuda:0") == 7 * GB
+    assert count_held_bytes(os.getpid(), "cuda:0") == 7 * GB
     sys.modules.pop("pynvml", None)
 
 

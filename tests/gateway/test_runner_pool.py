@@ -78,7 +78,7 @@ async def chat(lease: Lease, prompt: str = "Hi") -> str:
     return str(json.loads(answer)["choices"][0]["message"]["content"])
 
 
-def gone(pid: int, within_s: float = 10) -> bool:
+def is_gone(pid: int, within_s: float = 10) -> bool:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         try:
@@ -111,7 +111,7 @@ async def test_an_expert_that_is_not_in_memory_is_loaded_in_place_of_another() -
             assert states(runners) == {"a": "stopped", "b": "busy"}
         assert states(runners)["b"] == "ready"
         assert pid is not None
-        assert gone(pid, 0.1)
+        assert is_gone(pid, 0.1)
         assert runners.n_evictions == 1
 
 
@@ -310,7 +310,7 @@ async def test_how_long_an_expert_is_away_is_learned_from_its_loads() -> None:
         assert runners.loads_in_s("b") == 0
         await runners.load("a", wait_s=20)
         assert 0.5 < runners.loads_in_s("b") < 5
-        assert runners.loads_in_s("somebody remote") == 0
+        assert runners.loads_in_s("remote") == 0
 
 
 async def test_memory_is_measured_where_nobody_declares_it() -> None:
@@ -346,9 +346,9 @@ async def test_the_whole_family_of_a_command_ends_with_it(tmp_path: Path) -> Non
     async with pool_of(tiny("a", "--child", str(note), "--path", "/up", health_path="/up")) as r:
         await r.wait_settled()
         pid = int(note.read_text())
-        assert not gone(pid, 0.05)
+        assert not is_gone(pid, 0.05)
         await r.unload("a")
-        assert gone(pid, 1)
+        assert is_gone(pid, 1)
 
 
 PARENT = """
@@ -376,7 +376,7 @@ def test_a_gateway_that_is_killed_leaves_no_orphan_of_a_command(tmp_path: Path) 
         pids = [int(parent.stdout.readline()), int(note.read_text())]
         parent.send_signal(signal.SIGKILL)
         parent.wait(20)
-        assert all(gone(pid) for pid in pids)
+        assert all(is_gone(pid) for pid in pids)
 
 
 async def test_random_traffic_never_locks_up_and_respects_the_room() -> None:

@@ -65,7 +65,7 @@ async def ask(lease: Lease, path: str = "chat/completions", **fields: Any) -> tu
         return response.status, await response.text()
 
 
-def said(text: str) -> str:
+def spell(text: str) -> str:
     return str(json.loads(text)["choices"][0]["message"]["content"])
 
 
@@ -77,7 +77,7 @@ async def test_rows_of_a_batch_are_answered_as_they_would_be_alone(lease: Lease)
     wishes = [{"messages": p, "max_tokens": n} for p, n in zip(prompts, lengths, strict=True)]
     alone = [await ask(lease, **wish) for wish in wishes]
     together = await asyncio.gather(*(ask(lease, **wish) for wish in wishes))
-    assert [said(text) for _, text in together] == [said(text) for _, text in alone]
+    assert [spell(text) for _, text in together] == [spell(text) for _, text in alone]
     record = [json.loads(text) for _, text in alone]
     assert [t["usage"]["completion_tokens"] for t in record] == lengths
     assert {t["choices"][0]["finish_reason"] for t in record} == {"length"}
@@ -93,7 +93,7 @@ async def test_a_stream_says_what_the_whole_answer_says(lease: Lease) -> None:
     assert events[-1] == "[DONE]"
     chunks = [json.loads(event) for event in events[:-1]]
     deltas = [choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"]]
-    assert "".join(deltas) == said(whole)
+    assert "".join(deltas) == spell(whole)
     assert len([delta for delta in deltas if delta]) > 1
     assert chunks[-1]["usage"]["completion_tokens"] == 8
 
@@ -102,9 +102,9 @@ async def test_a_stream_says_what_the_whole_answer_says(lease: Lease) -> None:
 @pytest.mark.asyncio(loop_scope="module")
 async def test_stop_words_end_an_answer_before_them_and_completions_are_text(lease: Lease) -> None:
     _, whole = await ask(lease)
-    words = said(whole).split()
+    words = spell(whole).split()
     _, text = await ask(lease, stop=words[3])
-    assert said(text).split() == words[: words.index(words[3])]
+    assert spell(text).split() == words[: words.index(words[3])]
     assert json.loads(text)["choices"][0]["finish_reason"] == "stop"
     status, text = await ask(lease, "completions", prompt="w1 w2")
     assert (status, json.loads(text)["choices"][0]["text"].split()) == (200, words)
@@ -113,7 +113,7 @@ async def test_stop_words_end_an_answer_before_them_and_completions_are_text(lea
 @pytest.mark.train
 @pytest.mark.asyncio(loop_scope="module")
 async def test_temperature_draws_and_what_cannot_be_answered_is_refused(lease: Lease) -> None:
-    drawn = {said((await ask(lease, temperature=1.5, top_p=0.9))[1]) for _ in range(4)}
+    drawn = {spell((await ask(lease, temperature=1.5, top_p=0.9))[1]) for _ in range(4)}
     assert len(drawn) > 1
     status, text = await ask(lease, messages=[{"role": "user", "content": "w1 " * CONTEXT}])
     assert (status, json.loads(text)["error"]["code"]) == (400, "context_length_exceeded")

@@ -151,9 +151,9 @@ async def test_the_command_lists_loads_unloads_and_reads_logs(
         assert json.loads((await run("list", "--json")).output)["data"][0]["state"] == "stopped"
         assert (await run("unload", "b")).output.startswith("b is stopped")
         assert "loading on" in (await run("logs", "org/a")).output
-        nobody = await run("load", "nobody")
-        assert nobody.exit_code == 1
-        assert nobody.output == "Error: there is no local expert 'nobody'; there are: org/a, b, huge\n"
+        missing = await run("load", "missing")
+        assert missing.exit_code == 1
+        assert missing.output == "Error: there is no local expert 'missing'; there are: org/a, b, huge\n"
 
 
 def test_no_gateway_is_one_line_that_says_how_to_start_one(

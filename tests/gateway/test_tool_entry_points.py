@@ -12,7 +12,7 @@ GATEWAY = Path(__file__).parents[2] / "gateway"
 
 
 @pytest.fixture
-def shouting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def tool_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A distribution on the path that offers the tool `shout`."""
     (tmp_path / "shouting_tool.py").write_text("def shout(text): return text.upper()\n")
     metadata = tmp_path / "shouting_tool-1.0.dist-info"
@@ -29,10 +29,10 @@ def config_naming(tool: str, folder: Path) -> Path:
     return path
 
 
-def test_an_installed_tool_is_named_in_the_configuration_and_loaded(shouting: str, tmp_path: Path) -> None:
-    config = load_config(config_naming(shouting, tmp_path))
-    assert config.experts[0].tool == shouting
-    assert load_tool(shouting)("hello") == "HELLO"
+def test_an_installed_tool_is_named_in_the_configuration_and_loaded(tool_name: str, tmp_path: Path) -> None:
+    config = load_config(config_naming(tool_name, tmp_path))
+    assert config.experts[0].tool == tool_name
+    assert load_tool(tool_name)("hello") == "HELLO"
 
 
 def test_a_tool_that_is_not_installed_is_refused_with_those_that_are(tmp_path: Path) -> None:

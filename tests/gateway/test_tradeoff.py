@@ -47,31 +47,31 @@ def source(folder: Path) -> str:
     )
 
 
-def built(folder: Path) -> tuple[Router, Config]:
+def build_router_at(folder: Path) -> tuple[Router, Config]:
     config = parse_config(source(folder))
     return build_router(config, profiles(config)), config
 
 
-async def chosen(folder: Path, policy: str = "auto", **target: Any) -> str:
-    routing, config = built(folder)
+async def choose_expert(folder: Path, policy: str = "auto", **target: Any) -> str:
+    routing, config = build_router_at(folder)
     hints = RoutingHints(objective=Objective(**target)) if target else None
     decision = await routing.decide(to_policy(TEXT, config.policies_by_name()[policy], hints), Fleet.idle(2))
     return decision.chosen
 
 
 async def test_a_policy_or_a_request_that_asks_for_dollars_gets_the_weight_for_them(folder: Path) -> None:
-    assert await chosen(folder) == "dear"
-    assert await chosen(folder, "thrifty") == "cheap"
-    assert await chosen(folder, max_usd_per_1k=5.0) == "cheap"
-    assert await chosen(folder, max_usd_per_1k=50.0) == "dear"
-    assert await chosen(folder, target_quality=0.5) == "cheap"
-    assert await chosen(folder, target_quality=0.95) == "dear"
+    assert await choose_expert(folder) == "dear"
+    assert await choose_expert(folder, "thrifty") == "cheap"
+    assert await choose_expert(folder, max_usd_per_1k=5.0) == "cheap"
+    assert await choose_expert(folder, max_usd_per_1k=50.0) == "dear"
+    assert await choose_expert(folder, target_quality=0.5) == "cheap"
+    assert await choose_expert(folder, target_quality=0.95) == "dear"
 
 
 @pytest.mark.parametrize("target", [{"max_usd_per_1k": 0.01}, {"target_quality": 1.0, "max_usd_per_1k": 5.0}])
 async def test_a_target_out_of_reach_is_the_requests_fault(folder: Path, target: dict[str, float]) -> None:
     with pytest.raises(InvalidField, match="out of reach") as caught:
-        await chosen(folder, **target)
+        await choose_expert(folder, **target)
     assert (caught.value.status, caught.value.param) == (400, "router")
 
 

@@ -37,7 +37,7 @@ def simulate_paging(requests: str, n_places: int, tells: Tells, shadow: Shadow |
             shadow = shadow.after(expert, at)
         if expert not in there:
             n_loads += 1
-            effects = decide_residency(at, kept=shadow.kept if shadow is not None else None)
+            effects = decide_residency(at, kept=shadow.kept_experts if shadow is not None else None)
             for leaving in [effect.expert for effect in effects if isinstance(effect, Evict)]:
                 del there[leaving]
         there[expert] = Resident(expert, "gpu", 1, last_used_s=now)

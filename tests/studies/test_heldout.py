@@ -1,22 +1,22 @@
 import numpy as np
 
-from evals.probes import held_out_families, load_probes
-from evals.probes.files import bundled_outcomes
+from evals.probes import choose_held_out_families, load_probes
+from evals.probes.files import load_bundled_outcomes
 from studies.heldout import by_keywords, compare, render, summarize
 from studies.svg_chart import bar_chart
 
 
 def test_the_bundled_outcomes_answer_every_bundled_probe_and_hold_whole_families_out() -> None:
-    fitted, held = bundled_outcomes()
+    fitted, held = load_bundled_outcomes()
     picked = {probe.id: probe.prompt for probe in load_probes()}
     assert dict(zip([*fitted.ids, *held.ids], [*fitted.texts, *held.texts], strict=True)) == picked
-    assert set(held.families) == set(held_out_families(load_probes()))
+    assert set(held.families) == set(choose_held_out_families(load_probes()))
     assert not set(held.families) & set(fitted.families)
     assert not np.isnan(fitted.score).any()
 
 
 def test_the_table_shows_every_single_the_rules_the_mix_and_the_oracle() -> None:
-    _, held = bundled_outcomes()
+    _, held = load_bundled_outcomes()
     best = held.score.max(axis=1)
     scores = compare(held, {"adaptive": best})
     figures = summarize(held, scores)

@@ -11,7 +11,7 @@ from policies import Loadable, ResidencyRule, TurnRule
 from routers import DataError
 
 from ...console import OnProgress, parse_numbers, progress_bar, report_errors
-from ...simulation.serving import CountAnswered, Machine, Scheme, ServingFigures, serve
+from ...simulation.serving import CountAnswered, Scheme, ServingFigures, SimulatedMachine, serve
 from ...simulation.trace import SYNTHETIC, MeasuredForecast, OracleForecast, Synthetic, Trace, read_traffic
 
 GB = 10**9
@@ -112,7 +112,7 @@ def residency(
     rows: list[tuple[float, str, ServingFigures]] = []
     with progress_bar() as on_progress:
         for memory in chosen:
-            machine = Machine(round(memory * GB), loadable, slots)
+            machine = SimulatedMachine(round(memory * GB), loadable, slots)
             _check_fits(machine, memory)
             for scheme in schemes(rules or RULES, max_wait_s):
                 what = f"{memory:g} GB, {scheme.name}"
@@ -178,7 +178,7 @@ def _default_memories(loadable: Sequence[Loadable]) -> list[float]:
     return sorted({max(max(sizes), round(share * sum(sizes), 1)) for share in (0.25, 0.5, 0.75)})
 
 
-def _check_fits(machine: Machine, memory: float) -> None:
+def _check_fits(machine: SimulatedMachine, memory: float) -> None:
     largest = max(machine.loadable, key=lambda one: one.size_bytes)
     if largest.size_bytes > machine.capacity_bytes:
         raise DataError(f"--memory {memory:g}: {largest.expert} alone takes {largest.size_bytes / GB:g} GB")

@@ -52,7 +52,7 @@ def keep(url: str, model: str, seconds: int, timeout_s: float = SHORT_S) -> None
     ask(url, "/api/generate", {"model": model, "keep_alive": seconds, "stream": False}, timeout_s)
 
 
-def held_bytes(url: str, model: str) -> int | None:
+def read_held_bytes(url: str, model: str) -> int | None:
     """What it holds; None where it is not loaded."""
     for entry in ask(url, "/api/ps").get("models") or ():
         if model in (entry.get("name"), entry.get("model")) or f"{model}:latest" == entry.get("name"):
@@ -65,7 +65,7 @@ def watch(control: socket.socket, url: str, model: str) -> None:
     left_s = REFRESH_S
     while not select.select([control], [], [], LOOK_EVERY_S)[0] or control.recv(4096):
         left_s -= LOOK_EVERY_S
-        if held_bytes(url, model) is None:
+        if read_held_bytes(url, model) is None:
             sys.exit(f"{model} is not loaded any more")
         if left_s <= 0:
             keep(url, model, KEEP_S)
@@ -83,7 +83,7 @@ def main() -> None:
     url, model = order["url"], order["model"]
     try:
         keep(url, model, KEEP_S, LOAD_S)
-        report = {"address": url, "memory_bytes": held_bytes(url, model)}
+        report = {"address": url, "memory_bytes": read_held_bytes(url, model)}
         control.sendall(json.dumps(report).encode() + b"\n")
         watch(control, url, model)
     except OSError as error:

@@ -85,7 +85,7 @@ async def test_what_is_wrong_with_a_file_is_told_by_line(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "message"),
     [
         (("run", "in.jsonl", "nowhere/out.jsonl"), "the folder nowhere does not exist"),
         (("run", "in.jsonl", "out.jsonl", "--window", "soon"), "is not a duration; write 30m"),
@@ -96,12 +96,16 @@ async def test_what_is_wrong_with_a_file_is_told_by_line(tmp_path: Path) -> None
         (("status", "batch_x"), "no batch 'batch_x'"),
     ],
 )
-async def test_a_mistake_is_one_clear_line(tmp_path: Path, args: Sequence[str], said: str) -> None:
+async def test_a_mistake_is_one_clear_line(tmp_path: Path, args: Sequence[str], message: str) -> None:
     async with FakeUpstream() as upstream:
         configure(tmp_path, upstream, "good")
         write(tmp_path, line("1", "good"))
         status, _, err = await thalamus(tmp_path, *args)
-        assert (status != 0, said in err.splitlines()[-1], "Traceback" in err) == (True, True, False), err
+        assert (status != 0, message in err.splitlines()[-1], "Traceback" in err) == (
+            True,
+            True,
+            False,
+        ), err
 
 
 async def until(tmp_path: Path, n_answered: int) -> None:
@@ -133,8 +137,11 @@ async def test_ctrl_c_leaves_a_batch_that_can_be_resumed(tmp_path: Path) -> None
         await until(tmp_path, 3)
         process.send_signal(signal.SIGINT)
         _, err = await asyncio.wait_for(process.communicate(), 10)
-        said = err.decode().splitlines()[-1]
-        assert (process.returncode, said.startswith("stopped; continue with: thalamus batch resume")) == (
+        message = err.decode().splitlines()[-1]
+        assert (
+            process.returncode,
+            message.startswith("stopped; continue with: thalamus batch resume"),
+        ) == (
             130,
             True,
         )
@@ -143,7 +150,7 @@ async def test_ctrl_c_leaves_a_batch_that_can_be_resumed(tmp_path: Path) -> None
         assert (status, "is not finished: thalamus batch resume" in err_) == (1, True)
         with (tmp_path / "out.jsonl").open("ab") as out:
             out.write(b'{"what a crash may leave behind": ' * 1000)
-        status, _, err_ = await thalamus(tmp_path, "resume", said.split()[-1])
+        status, _, err_ = await thalamus(tmp_path, "resume", message.split()[-1])
         assert (status, err_) == (0, "")
         assert sorted(ids(tmp_path / "out.jsonl"), key=int) == [str(n) for n in range(30)]
         assert len(upstream.calls) == 30

@@ -99,13 +99,13 @@ async def test_each_local_expert_is_loaded_once_however(
     services = replace(services, experts=watched)
     loaded: list[str] = []
 
-    def changed(runner: Runner) -> None:
+    def record_state(runner: Runner) -> None:
         if runner.state == "ready" and loaded[-1:] != [runner.name]:
             loaded.append(runner.name)
 
     assert services.runners is not None
     for runner in services.runners.runners:
-        runner.on_change.append(changed)
+        runner.on_change.append(record_state)
     entered = [batch_of(tmp_path, str(n), *experts) for n, experts in enumerate(batches)]
     async with open_services(services, transport):
         jobs = BatchService(services, build_accounting(services), read_parallel_limits(config))

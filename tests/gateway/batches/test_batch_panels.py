@@ -13,7 +13,7 @@ from gateway.config import Config
 from gateway.experts.upstream import Transport
 from gateway.testing import FakeUpstream
 from policies import Device, Loadable, Resident, Snapshot
-from tests.fakes.batches import CHAT, jsonl, line, rows, said
+from tests.fakes.batches import CHAT, jsonl, line, read_content, rows
 from tests.fakes.serving import live, secret
 
 QUESTION = "How many legs has a spider?"
@@ -62,7 +62,7 @@ async def panel(tmp_path: Path, models: str, n_lines: int = 3) -> tuple[list[Any
 
 async def test_the_answer_of_most_members_is_given(tmp_path: Path) -> None:
     output, errors, asked = await panel(tmp_path, "says-6 says-8 says-It_has_8_legs. good")
-    assert ([said(row) for row in output], errors) == (["8"] * 3, [])
+    assert ([read_content(row) for row in output], errors) == (["8"] * 3, [])
     assert {row["thalamus"]["plan"] for row in output} == {"panel"}
     assert {row["response"]["body"]["usage"]["total_tokens"] for row in output} == {75}
     assert len(asked) == 9
@@ -70,19 +70,19 @@ async def test_the_answer_of_most_members_is_given(tmp_path: Path) -> None:
 
 async def test_members_who_do_not_agree_are_made_one_by_the_aggregator(tmp_path: Path) -> None:
     output, errors, asked = await panel(tmp_path, "says-6 says-7 says-8")
-    assert ([said(row) for row in output], errors) == (["6"] * 3, [])
+    assert ([read_content(row) for row in output], errors) == (["6"] * 3, [])
     assert [row["thalamus"]["cost_usd"] for row in output] == [100 * PRICE] * 3
     assert (len(asked), asked.count("says-6")) == (12, 6)
 
 
 async def test_a_member_that_fails_is_left_out(tmp_path: Path) -> None:
     output, errors, _ = await panel(tmp_path, "status-400 says-8 says-8")
-    assert ([said(row) for row in output], errors) == (["8"] * 3, [])
+    assert ([read_content(row) for row in output], errors) == (["8"] * 3, [])
 
 
 async def test_where_all_members_fail_the_fallbacks_are_asked(tmp_path: Path) -> None:
     output, errors, _ = await panel(tmp_path, "status-401 status-401 status-401 says-b", n_lines=1)
-    assert ([said(row) for row in output], errors) == (["b"], [])
+    assert ([read_content(row) for row in output], errors) == (["b"], [])
 
 
 def memory(*ready: str) -> Snapshot:

@@ -16,7 +16,7 @@ from gateway.batches.store import new_id
 from gateway.batches.types import Batch
 from gateway.config import Config
 from gateway.testing import FakeUpstream
-from tests.fakes.batches import jsonl, line, rows, said
+from tests.fakes.batches import jsonl, line, read_content, rows
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -29,7 +29,7 @@ def actors() -> list[psutil.Process]:
     return [one for one in found if "ray::Host" in " ".join(one.info["cmdline"] or ())]
 
 
-async def killed_one(upstream: Any) -> None:
+async def kill_one(upstream: Any) -> None:
     """Kill a worker, once one has been asked."""
     while not upstream.calls or not actors():  # noqa: ASYNC110 (nothing tells)
         await asyncio.sleep(0.05)
@@ -65,7 +65,7 @@ async def test_a_batch_on_ray_gives_what_it_gives_here_though_a_worker_dies(tmp_
         )
         with ray_executor(config, None, 2) as engine:
             async with open_batches(config, calls=False, engine=engine) as jobs, asyncio.timeout(120):
-                killing = asyncio.ensure_future(killed_one(upstream))
+                killing = asyncio.ensure_future(kill_one(upstream))
                 await asyncio.to_thread(jobs._store.add_batch, batch)
                 done = await jobs.run(batch.id)
                 await killing
@@ -76,5 +76,5 @@ async def test_a_batch_on_ray_gives_what_it_gives_here_though_a_worker_dies(tmp_
         output = rows(out.read_bytes())
         assert [row["custom_id"] for row in output] == [str(n) for n in range(N_LINES)]
         assert [row["thalamus"]["expert"] for row in output] == [*names] * (N_LINES // 3)
-        assert {said(row) for row in output[1::3]} == {"b"}
+        assert {read_content(row) for row in output[1::3]} == {"b"}
         assert not actors()

@@ -13,7 +13,7 @@ from gateway.batches.calling import RetryingCaller
 from gateway.batches.outcomes import CallOutcome
 from gateway.experts.types import Call
 from gateway.testing import FakeUpstream
-from tests.fakes.batches import CHAT, BatchTestGateway, line, open_batch_gateway, said
+from tests.fakes.batches import CHAT, BatchTestGateway, line, open_batch_gateway, read_content
 from tests.fakes.serving import KEY
 
 PRICE = 1e-3
@@ -34,7 +34,7 @@ async def test_every_line_is_answered_once_in_the_order_of_the_input(tmp_path: P
         counts = batch.request_counts
         assert (counts.total, counts.completed, counts.failed, errors) == (30, 30, 0, [])
         assert [row["custom_id"] for row in output] == [one["custom_id"] for one in lines]
-        assert [said(row) for row in output] == ["a", "b", "c"] * 10
+        assert [read_content(row) for row in output] == ["a", "b", "c"] * 10
         assert {row["response"]["status_code"] for row in output} == {200}
         assert len({row["id"] for row in output}) == 30
         assert batch.created_at <= batch.in_progress_at <= batch.finalizing_at <= batch.completed_at
@@ -134,7 +134,7 @@ async def test_failures_go_to_the_error_file_as_a_live_client_would_see_them(tmp
 async def test_who_fails_is_stood_in_for_by_the_next_of_the_plan(tmp_path: Path) -> None:
     async with open_batch_gateway(tmp_path, ["status-401", "says-b"], ["status-401", "says-b"]) as at:
         _, output, errors = await at.run(line("1", "auto"))
-        assert ([said(row) for row in output], errors) == (["b"], [])
+        assert ([read_content(row) for row in output], errors) == (["b"], [])
         record = await at.live.services.journal.get(output[0]["thalamus"]["decision_id"])
         assert record is not None
         assert [one["expert"] for one in record["attempts"]] == ["status-401", "says-b"]
@@ -147,7 +147,7 @@ async def test_what_an_upstream_asks_to_wait_is_waited(tmp_path: Path) -> None:
             while not at.upstream.calls:  # noqa: ASYNC110 (nothing tells)
                 await asyncio.sleep(0.01)
         at.upstream.healthy = True
-        _, output, errors = (batch, *await at.results(await at.ended(batch)))
+        _, output, errors = (batch, *await at.results(await at.wait_for_end(batch)))
         assert (len(output), errors, len(at.upstream.calls)) == (1, [], 2)
 
 
@@ -181,7 +181,7 @@ async def test_a_cancelled_batch_keeps_what_it_has(tmp_path: Path) -> None:
             while await n_completed(at, batch.id) < 4:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert (await at.ai.batches.cancel(batch.id)).status == "cancelling"
-        batch = await at.ended(batch)
+        batch = await at.wait_for_end(batch)
         output, errors = await at.results(batch)
         assert batch.status == "cancelled"
         assert batch.cancelling_at <= batch.cancelled_at
@@ -198,7 +198,7 @@ async def test_a_batch_expires_at_the_end_of_its_window(tmp_path: Path) -> None:
         batch, output, errors = await at.run(line("1", "says-a"), line("2", "hang"), window="1s")
         assert batch.status == "expired"
         assert batch.expired_at >= batch.expires_at
-        assert [said(row) for row in output] == ["a"]
+        assert [read_content(row) for row in output] == ["a"]
         assert [row["error"]["code"] for row in errors] == ["batch_expired"]
 
 
@@ -236,12 +236,12 @@ async def test_a_line_that_trips_the_gateway_fails_alone(
 ) -> None:
     called = RetryingCaller.call
 
-    async def tripping(self: RetryingCaller, name: str, call: Call) -> CallOutcome:
+    async def trip(self: RetryingCaller, name: str, call: Call) -> CallOutcome:
         if b"trip" in bytes(call.fields["messages"]):
             raise ValueError("a fault of ours")
         return await called(self, name, call)
 
-    monkeypatch.setattr(RetryingCaller, "call", tripping)
+    monkeypatch.setattr(RetryingCaller, "call", trip)
     async with open_batch_gateway(tmp_path, ["good"]) as at:
         lines = [line(str(n), "good", "trip" if n == 3 else "Hi") for n in range(6)]
         batch, output, errors = await at.run(*lines)
@@ -265,7 +265,7 @@ async def test_a_file_that_is_being_read_is_not_deleted(tmp_path: Path) -> None:
         with pytest.raises(openai.ConflictError, match=batch.id):
             await at.ai.files.delete(batch.input_file_id)
         await at.ai.batches.cancel(batch.id)
-        await at.ended(batch)
+        await at.wait_for_end(batch)
         assert (await at.ai.files.delete(batch.input_file_id)).deleted
 
 
@@ -281,7 +281,7 @@ async def test_a_restart_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
         n_before = len(upstream.calls)
         assert 0 < n_before < 60
         async with open_batch_gateway(tmp_path, ["slow-30"], upstream=upstream) as at:
-            batch = await at.ended(batch)
+            batch = await at.wait_for_end(batch)
             output, errors = await at.results(batch)
             assert [row["custom_id"] for row in output] == [str(n) for n in range(60)]
             assert errors == []
@@ -306,7 +306,7 @@ async def test_an_expert_that_is_gone_after_a_restart_is_said_to_be(
             services = at.live.services
             assert services.store.find_batch(batch.id) is not None
         async with open_batch_gateway(tmp_path, ["says-b"], ["says-b"], upstream=upstream) as at:
-            output, errors = await at.results(await at.ended(batch))
+            output, errors = await at.results(await at.wait_for_end(batch))
             assert [row["custom_id"] for row in output] == ["chosen"]
             assert [row["response"]["body"]["error"]["code"] for row in errors] == ["model_not_found"]
 

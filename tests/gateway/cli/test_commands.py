@@ -71,7 +71,7 @@ def test_a_broken_plug_in_is_one_line_and_leaves_the_rest_alone(monkeypatch: pyt
     assert "cannot be loaded: ModuleNotFoundError" in listing.output
     assert "serve" in listing.output
     for name in ("broken", "odd"):
-        result = run(name, "--whatever", "x")
+        result = run(name, "--unheard-of", "x")
         assert result.exit_code == 1
         assert result.output.startswith(f"Error: the command '{name}' cannot be loaded")
         assert result.output.count("\n") == 1
@@ -201,9 +201,9 @@ def test_profile_says_in_one_line_which_runner_is_not_there(
     async def never(_: Runners) -> None:
         raise RunnerFailed("small: gave up after 5 failed starts")
 
-    async def nothing(_: Runners) -> None: ...
+    async def do_nothing(_: Runners) -> None: ...
 
-    monkeypatch.setattr(Runners, "start", nothing)
+    monkeypatch.setattr(Runners, "start", do_nothing)
     monkeypatch.setattr(Runners, "settled", never)
     (here / "thalamus.yaml").write_text(GOOD)
     result = run("profile", "--limit", "1")

@@ -24,7 +24,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def found(here: Path, text: str, check: str) -> list[Finding]:
+def run_check(here: Path, text: str, check: str) -> list[Finding]:
     (here / "thalamus.yaml").write_text(text)
     return [finding for finding in run_checks(Path("thalamus.yaml")) if finding.check == check]
 
@@ -59,13 +59,15 @@ def test_our_packages_are_ours_here() -> None:
 
 def test_an_unknown_price_is_a_warning_with_the_keys_that_mend_it(here: Path) -> None:
     text = "experts:\n  - {name: house, model: openai/house-model, api_base: http://gpu-box:8000/v1}\n"
-    (warning,) = found(here, text, "experts")
+    (warning,) = run_check(here, text, "experts")
     assert (warning.outcome, "input_cost_per_token" in warning.fix) == ("warning", True)
 
 
 def test_an_engine_that_is_not_installed_is_a_failure(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
-    (failure,) = found(here, "experts:\n  - {name: s, runner: {model: bundled/smollm2-135m}}\n", "runners")
+    (failure,) = run_check(
+        here, "experts:\n  - {name: s, runner: {model: bundled/smollm2-135m}}\n", "runners"
+    )
     assert (failure.outcome, failure.fix) == ("failure", "pip install xllamacpp")
 
 
@@ -73,7 +75,7 @@ def test_an_engine_that_never_fits_is_a_failure(here: Path) -> None:
     text = (
         "experts:\n  - {name: s, runner: {engine: command, model: m, cmd: 'sleep ${PORT}', memory: 2GiB}}\n"
     )
-    fine, failure = found(here, text + "runners: {memory: 1GiB}\n", "runners")
+    fine, failure = run_check(here, text + "runners: {memory: 1GiB}\n", "runners")
     assert (fine.outcome, failure.outcome, "s needs 2147483648 bytes" in failure.message) == (
         "ok",
         "failure",
@@ -82,14 +84,14 @@ def test_an_engine_that_never_fits_is_a_failure(here: Path) -> None:
 
 
 def test_a_missing_artifact_is_a_warning_that_says_how_to_learn(here: Path) -> None:
-    (warning,) = found(here, GOOD, "artifact")
+    (warning,) = run_check(here, GOOD, "artifact")
     assert (warning.outcome, "thalamus fit" in warning.fix) == ("warning", True)
 
 
 def test_a_damaged_artifact_is_a_failure(here: Path) -> None:
     (here / "art").mkdir()
     (here / "art" / "manifest.json").write_text("{")
-    (failure,) = found(here, GOOD + "routing: {artifact: art}\n", "artifact")
+    (failure,) = run_check(here, GOOD + "routing: {artifact: art}\n", "artifact")
     assert (failure.outcome, failure.fix) == ("failure", "thalamus fit")
 
 
@@ -101,15 +103,15 @@ def test_a_mapping_without_an_artifact_that_tells_categories_is_a_warning(here: 
     constant = FitSettings("constant", n_folds=2)
     fit_artifact(outcomes, FeatureExtractor(HashingEmbedder()), constant).save(here / "art")
     policy = "policies: {coe: {mapping: {sum: [calculator]}}}\nrouting: {artifact: art}\n"
-    warning, *_ = found(here, GOOD + policy, "artifact")
+    warning, *_ = run_check(here, GOOD + policy, "artifact")
     assert (warning.outcome, warning.fix) == ("warning", "thalamus fit TABLE --predictor coe")
     assert "the mapping of coe sends all prompts to `general`" in warning.message
 
 
 def test_a_selection_that_cannot_be_served_is_a_failure(here: Path) -> None:
-    (failure,) = found(here, GOOD + "embeddings: {selection: nowhere}\n", "embeddings")
+    (failure,) = run_check(here, GOOD + "embeddings: {selection: nowhere}\n", "embeddings")
     assert (failure.outcome, "nowhere: no embedding selection" in failure.message) == ("failure", True)
-    (fine,) = found(here, GOOD, "embeddings")
+    (fine,) = run_check(here, GOOD, "embeddings")
     assert (fine.outcome, fine.message) == ("ok", "minilm reads documents and queries")
 
 
@@ -117,22 +119,22 @@ def test_a_port_that_is_taken_is_a_warning(here: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        (warning,) = found(here, GOOD + f"server: {{port: {taken.getsockname()[1]}}}\n", "address")
+        (warning,) = run_check(here, GOOD + f"server: {{port: {taken.getsockname()[1]}}}\n", "address")
     assert (warning.outcome, "--port" in warning.fix) == ("warning", True)
 
 
 def test_a_journal_that_cannot_be_written_is_a_failure(here: Path) -> None:
     (here / "file").write_text("")
-    (failure,) = found(here, GOOD + "journal: {path: file/j.sqlite3}\n", "journal")
+    (failure,) = run_check(here, GOOD + "journal: {path: file/j.sqlite3}\n", "journal")
     assert failure.outcome == "failure"
 
 
 def test_a_check_that_breaks_is_a_finding_and_not_a_traceback(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken() -> None:
+    def break_check() -> None:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(doctor, "_check_embedders", broken)
-    (failure,) = found(here, GOOD, "encoder")
+    monkeypatch.setattr(doctor, "_check_embedders", break_check)
+    (failure,) = run_check(here, GOOD, "encoder")
     assert (failure.outcome, failure.message) == ("failure", "the check itself failed: RuntimeError: boom")

@@ -29,26 +29,26 @@ class ServeProcess:
         self.process = subprocess.Popen(
             [*COMMAND, *args], cwd=folder, stdout=self.out, stderr=self.err, env=env
         )
-        self.until(lambda: "OpenAI clients" in self.said or self.process.poll() is not None)
+        self.until(lambda: "OpenAI clients" in self.output or self.process.poll() is not None)
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return (self.folder / "out").read_text()
 
     @property
-    def logged(self) -> str:
+    def log(self) -> str:
         return (self.folder / "err").read_text()
 
     @property
     def address(self) -> str:
-        match = re.search(r"listens on (http://\S+)", self.said)
-        assert match, self.logged
+        match = re.search(r"listens on (http://\S+)", self.output)
+        assert match, self.log
         return match[1]
 
     def until(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 15
         while not condition():
-            assert time.monotonic() < deadline, self.said + self.logged
+            assert time.monotonic() < deadline, self.output + self.log
             time.sleep(0.02)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
@@ -73,10 +73,10 @@ def models(gateway: ServeProcess) -> list[str]:
 
 
 def test_it_greets_with_experts_a_call_to_try_and_what_to_do_next(gateway: ServeProcess) -> None:
-    assert "calculator  tool: calculator" in gateway.said
-    assert "embeddings: minilm" in gateway.said
-    assert f"curl -i {gateway.address}/v1/chat/completions" in gateway.said
-    assert "thalamus profile" in gateway.said
+    assert "calculator  tool: calculator" in gateway.output
+    assert "embeddings: minilm" in gateway.output
+    assert f"curl -i {gateway.address}/v1/chat/completions" in gateway.output
+    assert "thalamus profile" in gateway.output
     body = {"model": "auto", "messages": [{"role": "user", "content": "What is 4817*392?"}]}
     answer = httpx.post(f"{gateway.address}/v1/chat/completions", json=body)
     assert "1888264" in answer.json()["choices"][0]["message"]["content"].replace(",", "")
@@ -85,7 +85,7 @@ def test_it_greets_with_experts_a_call_to_try_and_what_to_do_next(gateway: Serve
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_well_when_told_to(gateway: ServeProcess, number: signal.Signals) -> None:
     assert gateway.end(number) == 0
-    assert "Traceback" not in gateway.logged
+    assert "Traceback" not in gateway.log
 
 
 def test_it_reads_its_configuration_again_and_keeps_the_old_one_if_that_is_at_fault(
@@ -94,25 +94,25 @@ def test_it_reads_its_configuration_again_and_keeps_the_old_one_if_that_is_at_fa
     file = gateway.folder / "thalamus.yaml"
     file.write_text(CONFIG + "policies: {best: {}}\n")
     gateway.process.send_signal(signal.SIGHUP)
-    gateway.until(lambda: "configuration reloaded" in gateway.logged)
+    gateway.until(lambda: "configuration reloaded" in gateway.log)
     assert models(gateway) == ["auto", "auto:best", "calculator", "minilm"]
     file.write_text(CONFIG + "exprets: []\n")
     gateway.process.send_signal(signal.SIGHUP)
-    gateway.until(lambda: "the old one stays" in gateway.logged)
-    assert "thalamus.yaml:4: unknown key 'exprets'" in gateway.logged
+    gateway.until(lambda: "the old one stays" in gateway.log)
+    assert "thalamus.yaml:4: unknown key 'exprets'" in gateway.log
     assert models(gateway) == ["auto", "auto:best", "calculator", "minilm"]
-    assert "Traceback" not in gateway.logged
+    assert "Traceback" not in gateway.log
 
 
 def test_a_selection_that_cannot_be_served_leaves_the_old_one_in_place(gateway: ServeProcess) -> None:
     (gateway.folder / "thalamus.yaml").write_text(CONFIG + "embeddings: {selection: nowhere}\n")
     gateway.process.send_signal(signal.SIGHUP)
-    gateway.until(lambda: "the old one stays" in gateway.logged)
-    assert "nowhere: no embedding selection" in gateway.logged
+    gateway.until(lambda: "the old one stays" in gateway.log)
+    assert "nowhere: no embedding selection" in gateway.log
     assert models(gateway) == ["auto", "calculator", "minilm"]
     (gateway.folder / "thalamus.yaml").write_text(CONFIG + "embeddings: {enabled: false}\n")
     gateway.process.send_signal(signal.SIGHUP)
-    gateway.until(lambda: "configuration reloaded" in gateway.logged)
+    gateway.until(lambda: "configuration reloaded" in gateway.log)
     assert models(gateway) == ["auto", "calculator"]
 
 
@@ -132,5 +132,5 @@ def test_a_port_that_is_taken_is_one_line(gateway: ServeProcess, tmp_path: Path)
     (tmp_path / "second" / "thalamus.yaml").write_text(CONFIG)
     second = ServeProcess(tmp_path / "second", "--port", gateway.address.rpartition(":")[2])
     assert second.end() == 1
-    assert second.logged.startswith("Error: cannot listen on 127.0.0.1:")
-    assert second.logged.count("\n") == 1
+    assert second.log.startswith("Error: cannot listen on 127.0.0.1:")
+    assert second.log.count("\n") == 1

@@ -78,7 +78,7 @@ async def test_leaving_a_stream_reaches_the_upstream(client: AsyncClient, upstre
 
 async def test_refusals_come_by_class_with_the_field_at_fault(live: LiveApp, client: AsyncClient) -> None:
     with pytest.raises(NotFound) as unknown:
-        await client.chat("Hi", "nobody")
+        await client.chat("Hi", "missing")
     assert unknown.value.param == "model"
     with pytest.raises(BadRequest) as wrong:
         await client.chat("Hi", router={"min_quality": 2})

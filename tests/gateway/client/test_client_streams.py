@@ -22,7 +22,7 @@ HEADERS = {
 }
 
 
-def streamed(*blocks: bytes, ending: Any = "whole") -> Scripted:
+def make_stream(*blocks: bytes, ending: Any = "whole") -> Scripted:
     return Scripted(200, HEADERS, blocks, ending)
 
 
@@ -37,7 +37,7 @@ def texts(data: bytes, *cuts: int) -> list[str]:
 def test_chunks_come_one_by_one_and_say_who_speaks(server: ScriptedGateway, flavour: Flavour) -> None:
     last = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
     usage = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
-    server.will(streamed(events(delta("Pa"), done=False), events(delta("ris"), last, usage)))
+    server.will(make_stream(events(delta("Pa"), done=False), events(delta("ris"), last, usage)))
     chunks, error, routed = flavour.stream("hi")
     assert error is None
     assert server.received[0].body["stream"] is True
@@ -50,7 +50,7 @@ def test_chunks_come_one_by_one_and_say_who_speaks(server: ScriptedGateway, flav
 
 def test_text_cut_within_a_character_is_whole_again(server: ScriptedGateway, flavour: Flavour) -> None:
     body = events(delta("é北🙂"), delta("\u2028 stays one line"))
-    server.will(streamed(*(body[n : n + 1] for n in range(len(body)))))
+    server.will(make_stream(*(body[n : n + 1] for n in range(len(body)))))
     chunks, error, _ = flavour.stream("hi")
     assert error is None
     assert [chunk.text for chunk in chunks] == ["é北🙂", "\u2028 stays one line"]
@@ -62,7 +62,7 @@ def test_text_cut_within_a_character_is_whole_again(server: ScriptedGateway, fla
 def test_a_failure_told_within_the_stream_is_raised_after_what_came(
     server: ScriptedGateway, flavour: Flavour, message: Any
 ) -> None:
-    server.will(streamed(events(delta("Pa"), {"error": message}, done=False)))
+    server.will(make_stream(events(delta("Pa"), {"error": message}, done=False)))
     chunks, error, _ = flavour.stream("hi")
     assert [chunk.text for chunk in chunks] == ["Pa"]
     assert isinstance(error, StreamError)
@@ -74,7 +74,9 @@ def test_a_failure_told_within_the_stream_is_raised_after_what_came(
 def test_a_stream_that_ends_without_done_raises(
     server: ScriptedGateway, flavour: Flavour, ending: str
 ) -> None:
-    server.will([streamed(events(delta("Pa"), done=False), ending=ending), streamed(events(delta("again")))])
+    server.will(
+        [make_stream(events(delta("Pa"), done=False), ending=ending), make_stream(events(delta("again")))]
+    )
     chunks, error, _ = flavour.stream("hi")
     assert [chunk.text for chunk in chunks] == ["Pa"]
     assert isinstance(error, StreamError)
@@ -83,12 +85,12 @@ def test_a_stream_that_ends_without_done_raises(
 
 
 def test_an_empty_stream_raises(server: ScriptedGateway, flavour: Flavour) -> None:
-    server.will(streamed())
+    server.will(make_stream())
     assert isinstance(flavour.stream("hi")[1], StreamError)
 
 
 def test_a_stream_that_falls_silent_raises_and_cancels(server: ScriptedGateway, connect: Connect) -> None:
-    server.will(streamed(events(delta("Pa"), done=False), ending="hold"))
+    server.will(make_stream(events(delta("Pa"), done=False), ending="hold"))
     chunks, error, _ = connect(timeout=0.2).stream("hi")
     assert [chunk.text for chunk in chunks] == ["Pa"]
     assert isinstance(error, StreamError)
@@ -98,20 +100,20 @@ def test_a_stream_that_falls_silent_raises_and_cancels(server: ScriptedGateway, 
 
 @pytest.mark.parametrize("junk", [b"data: {broken\n\n", b"data: 17\n\n", b'data: {"choices": [3]}\n\n'])
 def test_an_event_that_is_no_chunk_raises(server: ScriptedGateway, flavour: Flavour, junk: bytes) -> None:
-    server.will(streamed(events(delta("Pa"), done=False) + junk + events(delta("ris"))))
+    server.will(make_stream(events(delta("Pa"), done=False) + junk + events(delta("ris"))))
     chunks, error, _ = flavour.stream("hi")
     assert [chunk.text for chunk in chunks] == ["Pa"]
     assert isinstance(error, StreamError)
 
 
 def test_leaving_early_cancels_upstream(server: ScriptedGateway, flavour: Flavour) -> None:
-    server.will(streamed(events(delta("Pa"), done=False), ending="hold"))
+    server.will(make_stream(events(delta("Pa"), done=False), ending="hold"))
     assert flavour.leave_after_one("hi").text == "Pa"
     assert server.left.wait(5)
 
 
 async def test_a_stream_never_read_is_cancelled_too(server: ScriptedGateway) -> None:
-    server.will([streamed(events(delta("Pa"), done=False), ending="hold")] * 2)
+    server.will([make_stream(events(delta("Pa"), done=False), ending="hold")] * 2)
     with Client(server.url) as client:
         with client.chat("hi", stream=True):
             assert not server.left.is_set()
@@ -124,7 +126,9 @@ async def test_a_stream_never_read_is_cancelled_too(server: ScriptedGateway) -> 
 
 
 async def test_cancelling_the_task_cancels_upstream(server: ScriptedGateway) -> None:
-    server.will([Scripted(status=0, ending="hold"), streamed(events(delta("Pa"), done=False), ending="hold")])
+    server.will(
+        [Scripted(status=0, ending="hold"), make_stream(events(delta("Pa"), done=False), ending="hold")]
+    )
     client = AsyncClient(server.url)
 
     async def read() -> None:
@@ -146,7 +150,8 @@ async def test_cancelling_the_task_cancels_upstream(server: ScriptedGateway) -> 
 
 def test_a_finished_stream_gives_its_connection_back(server: ScriptedGateway, flavour: Flavour) -> None:
     server.will(
-        [streamed(events(delta("a"))), streamed(events(delta("b"), done=False), b"data: [DONE]\n\n")] * 2
+        [make_stream(events(delta("a"))), make_stream(events(delta("b"), done=False), b"data: [DONE]\n\n")]
+        * 2
     )
     for _ in range(4):
         assert flavour.stream("hi")[1] is None
@@ -154,7 +159,7 @@ def test_a_finished_stream_gives_its_connection_back(server: ScriptedGateway, fl
 
 
 def test_a_stream_reads_nothing_after_it_was_closed(server: ScriptedGateway) -> None:
-    server.will(streamed(events(delta("a"), delta("b"))))
+    server.will(make_stream(events(delta("a"), delta("b"))))
     with Client(server.url) as client:
         stream = client.chat("hi", stream=True)
         next(stream)

@@ -83,9 +83,9 @@ class ReadsOfKeys(ast.NodeVisitor):
         if isinstance(node, ast.ClassDef) and node.name in STRUCTS:
             self.names["self"] = node.name
         if isinstance(node, ast.arg):
-            self.bind(ast.Name(node.arg), named_struct(node.annotation))
+            self.bind(ast.Name(node.arg), struct_name(node.annotation))
         elif isinstance(node, ast.AnnAssign):
-            self.bind(node.target, named_struct(node.annotation) or self.infer(node.value))
+            self.bind(node.target, struct_name(node.annotation) or self.infer(node.value))
         elif isinstance(node, ast.Assign):
             for target in node.targets:
                 self.bind(target, self.infer(node.value))
@@ -98,23 +98,23 @@ class ReadsOfKeys(ast.NodeVisitor):
         self.generic_visit(node)
 
 
-def named_struct(annotation: ast.AST | None) -> str | None:
+def struct_name(annotation: ast.AST | None) -> str | None:
     words = re.findall(r"\w+", ast.unparse(annotation)) if annotation else []
     return next((word for word in words if word in STRUCTS), None)
 
 
-def returned_structs(trees: list[ast.Module]) -> Iterator[tuple[str, str]]:
+def find_returned_structs(trees: list[ast.Module]) -> Iterator[tuple[str, str]]:
     for tree in trees:
         functions = [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
         for node in functions:
-            if kind := named_struct(node.returns):
+            if kind := struct_name(node.returns):
                 yield node.name, kind
 
 
 @pytest.mark.source
 def test_every_key_is_read_somewhere() -> None:
     trees = [ast.parse(path.read_text()) for path in sorted((ROOT / "gateway").rglob("*.py"))]
-    returns = dict(returned_structs(trees))
+    returns = dict(find_returned_structs(trees))
     found: set[tuple[str, str]] = set()
     for tree in trees:
         reads = ReadsOfKeys(returns)

@@ -12,7 +12,7 @@ LIMITED_7_S = UpstreamError("status", "answered 429", status=429, retry_after_s=
 
 
 @pytest.fixture
-def opened() -> CircuitBreaker:
+def open_breaker() -> CircuitBreaker:
     """Opened by three failures at second 0, for five seconds."""
     breaker = CircuitBreaker()
     for _ in range(3):
@@ -33,11 +33,11 @@ def test_the_third_failure_in_a_row_opens_it() -> None:
     assert (breaker.last_error, breaker.asked_to_wait) == ("answered 500", False)
 
 
-def test_it_is_open_until_the_cooldown_ends(opened: CircuitBreaker) -> None:
-    assert [opened.state(now) for now in (0.0, 4.9, 5.0)] == ["open", "open", "half-open"]
-    assert [opened.is_available(now) for now in (0.0, 4.9, 5.0)] == [False, False, True]
-    assert not opened.admit(4.9)
-    assert opened.probe_since is None
+def test_it_is_open_until_the_cooldown_ends(open_breaker: CircuitBreaker) -> None:
+    assert [open_breaker.state(now) for now in (0.0, 4.9, 5.0)] == ["open", "open", "half-open"]
+    assert [open_breaker.is_available(now) for now in (0.0, 4.9, 5.0)] == [False, False, True]
+    assert not open_breaker.admit(4.9)
+    assert open_breaker.probe_since is None
 
 
 @pytest.mark.parametrize(
@@ -67,27 +67,32 @@ def test_a_shorter_cooldown_does_not_end_a_longer_one() -> None:
     assert (breaker.until, breaker.asked_to_wait) == (32.0, False)
 
 
-def test_half_open_admits_one_probe_until_it_is_lost(opened: CircuitBreaker) -> None:
-    assert opened.admit(5.0)
-    assert not opened.admit(5.0)
-    assert not opened.is_available(125.0)
-    assert opened.admit(125.1)  # 120 s without a verdict: the probe is lost, another may go
-    assert not opened.admit(125.2)
+def test_half_open_admits_one_probe_until_it_is_lost(open_breaker: CircuitBreaker) -> None:
+    assert open_breaker.admit(5.0)
+    assert not open_breaker.admit(5.0)
+    assert not open_breaker.is_available(125.0)
+    assert open_breaker.admit(125.1)  # 120 s without a verdict: the probe is lost, another may go
+    assert not open_breaker.admit(125.2)
 
 
-def test_a_failed_probe_opens_it_again(opened: CircuitBreaker) -> None:
-    opened.admit(5.0)
-    assert opened.record_failure(BROKEN, 6.0)
-    assert (opened.until, opened.probe_since, opened.state(15.0)) == (16.0, None, "open")
+def test_a_failed_probe_opens_it_again(open_breaker: CircuitBreaker) -> None:
+    open_breaker.admit(5.0)
+    assert open_breaker.record_failure(BROKEN, 6.0)
+    assert (open_breaker.until, open_breaker.probe_since, open_breaker.state(15.0)) == (16.0, None, "open")
 
 
-def test_a_successful_probe_closes_it_and_forgets(opened: CircuitBreaker) -> None:
-    opened.record_failure(LIMITED_7_S, 0.0)
-    opened.admit(10.0)
-    assert opened.record_success()
-    assert opened.state(10.0) == "closed"
-    assert (opened.n_failures, opened.n_opened, opened.until, opened.probe_since) == (0, 0, 0.0, None)
-    assert not opened.asked_to_wait
+def test_a_successful_probe_closes_it_and_forgets(open_breaker: CircuitBreaker) -> None:
+    open_breaker.record_failure(LIMITED_7_S, 0.0)
+    open_breaker.admit(10.0)
+    assert open_breaker.record_success()
+    assert open_breaker.state(10.0) == "closed"
+    assert (open_breaker.n_failures, open_breaker.n_opened, open_breaker.until, open_breaker.probe_since) == (
+        0,
+        0,
+        0.0,
+        None,
+    )
+    assert not open_breaker.asked_to_wait
 
 
 def test_a_success_changes_a_count_of_failures() -> None:
@@ -97,11 +102,11 @@ def test_a_success_changes_a_count_of_failures() -> None:
     assert not breaker.record_success()
 
 
-def test_a_released_probe_leaves_room_for_another(opened: CircuitBreaker) -> None:
-    assert not opened.release()
-    opened.admit(5.0)
-    assert opened.release()
-    assert opened.admit(5.0)
+def test_a_released_probe_leaves_room_for_another(open_breaker: CircuitBreaker) -> None:
+    assert not open_breaker.release()
+    open_breaker.admit(5.0)
+    assert open_breaker.release()
+    assert open_breaker.admit(5.0)
 
 
 def test_a_failure_without_a_pause_ends_a_probe() -> None:

@@ -82,13 +82,13 @@ async def test_calls_under_way_at_one_replica_are_load_at_the_other(
     async with two(config_of(upstream, redis), tmp_path) as (first, second):
         call = asyncio.ensure_future(first.chat("hang"))
         await until(
-            lambda: second.services.fleet.export("hang").in_flight == 0 and heard(second, "hang") == 1
+            lambda: second.services.fleet.export("hang").in_flight == 0 and read_peer(second, "hang") == 1
         )
         call.cancel()
-        await until(lambda: heard(second, "hang") == 0)
+        await until(lambda: read_peer(second, "hang") == 0)
 
 
-def heard(gateway: LiveApp, expert: str) -> object:
+def read_peer(gateway: LiveApp, expert: str) -> object:
     return gateway.services.fleet.state(expert)["in_flight_elsewhere"]
 
 

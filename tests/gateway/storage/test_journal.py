@@ -62,7 +62,7 @@ def entry(decision_id: str = "d1", **changes: Any) -> JournalEntry:
 
 
 @pytest.fixture
-async def opened(tmp_path: Path) -> AsyncIterator[Callable[..., Journal]]:
+async def open_journal(tmp_path: Path) -> AsyncIterator[Callable[..., Journal]]:
     journals: list[Journal] = []
 
     def open_(max_waiting: int = 1000, **settings: Any) -> Journal:
@@ -90,9 +90,9 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_an_entry_is_told_the_same_before_and_after_it_is_written(
-    opened: Callable[..., Journal],
+    open_journal: Callable[..., Journal],
 ) -> None:
-    journal = opened()
+    journal = open_journal()
     journal.record(entry())
     before = await journal.get("d1")
     await until(lambda: journal.n_waiting == 0)
@@ -104,12 +104,12 @@ async def test_an_entry_is_told_the_same_before_and_after_it_is_written(
     assert after["cost_usd"] is None
 
 
-async def test_an_unknown_decision_is_none(opened: Callable[..., Journal]) -> None:
-    assert await opened().get("nope") is None
+async def test_an_unknown_decision_is_none(open_journal: Callable[..., Journal]) -> None:
+    assert await open_journal().get("nope") is None
 
 
-async def test_every_record_carries_a_propensity(opened: Callable[..., Journal]) -> None:
-    journal = opened()
+async def test_every_record_carries_a_propensity(open_journal: Callable[..., Journal]) -> None:
+    journal = open_journal()
     journal.record(entry("d1"))
     journal.record(entry("d2", decision=None, policy=None, expert_asked="a"))
     await until(lambda: journal.n_waiting == 0)
@@ -121,28 +121,28 @@ async def test_every_record_carries_a_propensity(opened: Callable[..., Journal])
 
 @pytest.mark.parametrize(("content", "kept"), [(False, False), (True, True)])
 async def test_prompts_and_answers_are_kept_only_when_asked_for(
-    opened: Callable[..., Journal], content: bool, kept: bool
+    open_journal: Callable[..., Journal], content: bool, kept: bool
 ) -> None:
-    journal = opened(content=content)
+    journal = open_journal(content=content)
     journal.record(entry())
     await journal.close()
     on_disk = b"".join(path.read_bytes() for path in Path(journal._config.path).parent.iterdir())
     assert (b"PRIVATE ask" in on_disk, b"PRIVATE answer" in on_disk) == (kept, kept)
 
 
-async def test_closing_writes_what_waits(opened: Callable[..., Journal]) -> None:
-    journal = opened()
+async def test_closing_writes_what_waits(open_journal: Callable[..., Journal]) -> None:
+    journal = open_journal()
     for n in range(700):
         journal.record(entry(f"d{n}"))
     await journal.close()
     assert rows(journal) == 700
 
 
-async def test_a_journal_opens_again_where_it_left_off(opened: Callable[..., Journal]) -> None:
-    first = opened()
+async def test_a_journal_opens_again_where_it_left_off(open_journal: Callable[..., Journal]) -> None:
+    first = open_journal()
     first.record(entry("d1"))
     await first.close()
-    second = opened()
+    second = open_journal()
     second.record(entry("d2"))
     await second.close()
     assert rows(second) == 2
@@ -153,18 +153,18 @@ def test_only_its_owner_may_read_the_file(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "j.sqlite3").stat().st_mode) == 0o600
 
 
-async def test_a_disabled_journal_keeps_nothing(opened: Callable[..., Journal], tmp_path: Path) -> None:
-    journal = opened(enabled=False)
+async def test_a_disabled_journal_keeps_nothing(open_journal: Callable[..., Journal], tmp_path: Path) -> None:
+    journal = open_journal(enabled=False)
     journal.record(entry())
     assert await journal.get("d1") is None
     assert not (tmp_path / "sub").exists()
 
 
 async def test_a_locked_file_delays_entries_and_says_so(
-    opened: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
+    open_journal: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal_module, "BUSY_S", 0.01)
-    journal = opened()
+    journal = open_journal()
     other = sqlite3.connect(journal._config.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     journal.record(entry("d1"))
@@ -178,9 +178,9 @@ async def test_a_locked_file_delays_entries_and_says_so(
 
 
 async def test_a_full_disk_loses_entries_counts_them_and_raises_nothing(
-    opened: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
+    open_journal: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal = opened(max_waiting=10)
+    journal = open_journal(max_waiting=10)
 
     def full(*_: object, **__: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
@@ -194,9 +194,9 @@ async def test_a_full_disk_loses_entries_counts_them_and_raises_nothing(
 
 
 async def test_an_entry_that_cannot_be_encoded_does_not_stop_the_others(
-    opened: Callable[..., Journal],
+    open_journal: Callable[..., Journal],
 ) -> None:
-    journal = opened()
+    journal = open_journal()
     journal.record(entry("bad", attempts=(object(),)))
     journal.record(entry("good"))
     await until(lambda: journal.n_waiting == 0)
@@ -207,54 +207,56 @@ async def test_an_entry_that_cannot_be_encoded_does_not_stop_the_others(
     ("settings", "left"), [({"max_rows": 3}, "d7,d8,d9"), ({"max_days": 5.5}, "d5,d6,d7,d8,d9")]
 )
 async def test_old_entries_make_room(
-    opened: Callable[..., Journal], settings: dict[str, Any], left: str
+    open_journal: Callable[..., Journal], settings: dict[str, Any], left: str
 ) -> None:
-    journal = opened(**settings)
+    journal = open_journal(**settings)
     now = time.time()
     for n in range(10):
         journal.record(entry(f"d{n}", time=now - (10 - n) * 86_400 + 3600))
     await journal.close()
-    again = opened(**settings)
+    again = open_journal(**settings)
     again.record(entry("d9", time=now))
     await until(lambda: again.n_waiting == 0 and rows(again) == left.count("d"))
     assert rows(again, "group_concat(id)") == left
 
 
-async def test_a_journal_of_a_newer_version_is_refused(opened: Callable[..., Journal]) -> None:
-    path = opened()._config.path
+async def test_a_journal_of_a_newer_version_is_refused(open_journal: Callable[..., Journal]) -> None:
+    path = open_journal()._config.path
     database = sqlite3.connect(path)
     database.execute("PRAGMA user_version=99")
     database.close()
     with pytest.raises(StorageError, match=r"newer Thalamus \(schema 99, not 1\)"):
-        opened()
+        open_journal()
 
 
 async def test_another_programs_database_is_left_alone(
-    opened: Callable[..., Journal], tmp_path: Path
+    open_journal: Callable[..., Journal], tmp_path: Path
 ) -> None:
     path = tmp_path / "theirs.db"
     database = sqlite3.connect(path)
     database.execute("CREATE TABLE theirs (x)")
     database.close()
     with pytest.raises(StorageError, match="another program's"):
-        opened(path=str(path))
+        open_journal(path=str(path))
 
 
-async def test_a_file_that_is_no_database_is_refused(opened: Callable[..., Journal], tmp_path: Path) -> None:
+async def test_a_file_that_is_no_database_is_refused(
+    open_journal: Callable[..., Journal], tmp_path: Path
+) -> None:
     (tmp_path / "text").write_text("not a database" * 100)
     with pytest.raises(StorageError, match="cannot be opened"):
-        opened(path=str(tmp_path / "text"))
+        open_journal(path=str(tmp_path / "text"))
 
 
 async def test_a_folder_that_cannot_be_made_is_refused(
-    opened: Callable[..., Journal], tmp_path: Path
+    open_journal: Callable[..., Journal], tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):
-        opened(path=str(tmp_path / "file" / "j.sqlite3"))
+        open_journal(path=str(tmp_path / "file" / "j.sqlite3"))
 
 
-async def test_the_writer_thread_ends_with_the_journal(opened: Callable[..., Journal]) -> None:
-    journal = opened()
+async def test_the_writer_thread_ends_with_the_journal(open_journal: Callable[..., Journal]) -> None:
+    journal = open_journal()
     await journal.close()
     assert "journal" not in {thread.name for thread in threading.enumerate()}

@@ -1,4 +1,4 @@
-"""How to launch each engine; the small programs around engines stand beside this module as `*_child.py`.
+"""Engine name → how to launch it; the small programs around engines are `engines/*_child.py`.
 
 - llama.cpp: its own server, from the wheels of `xllamacpp`.
 - transformers: any model that the library loads, in a process of ours that answers in batches.
@@ -11,13 +11,14 @@
 import os
 import shutil
 import sys
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ..device_memory import device_bytes
-from ..types import Launch, RunnerSettings, RunnerSettingsError, Step
-from ..weights import find_weights
+from .device_memory import device_bytes
+from .types import Launch, RunnerSettings, RunnerSettingsError, Step
+from .weights import find_weights
 
 HEALTH_PATH = "/health"
 AFTERWARDS_S = 2.0
@@ -51,7 +52,7 @@ def child_argv(name: str) -> tuple[str, ...]:
     A script, not `-m`: the child then imports nothing of the gateway. -P, because the script's folder must
     not shadow modules of the standard library.
     """
-    return (sys.executable, "-P", str(Path(__file__).with_name(name)))
+    return (sys.executable, "-P", str(Path(__file__).parent / "engines" / name))
 
 
 def build_command_launch(settings: RunnerSettings, alias: str, api_key: str) -> Launch:
@@ -247,3 +248,31 @@ def build_ollama_launch(settings: RunnerSettings, alias: str, api_key: str) -> L
         completes=True,
         grace_s=OLLAMA_GRACE_S,
     )
+
+
+LaunchBuilder = Callable[[RunnerSettings, str, str], Launch]
+"""(settings, alias, api_key) → how to start the process that serves them."""
+
+ENGINES: Mapping[str, LaunchBuilder] = {
+    "llama.cpp": build_llamacpp_launch,
+    "transformers": build_transformers_launch,
+    "vllm": build_vllm_launch,
+    "ollama": build_ollama_launch,
+    "command": build_command_launch,
+}
+
+
+def build_launch(
+    settings: RunnerSettings, alias: str, api_key: str, engines: Mapping[str, LaunchBuilder] | None = None
+) -> Launch:
+    """How to start what `settings` ask for; `alias` is the model name its responses bear.
+
+    Raises:
+        RunnerSettingsError: unknown engine, missing package or weights, impossible numbers.
+    """
+    known = ENGINES if engines is None else engines
+    if settings.engine not in known:
+        problem = f'"{settings.engine}" is unknown; known: {", ".join(known)}'
+        raise RunnerSettingsError("runner.engine", problem)
+    settings.check()
+    return known[settings.engine](settings, alias, api_key)
