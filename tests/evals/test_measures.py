@@ -8,8 +8,8 @@ from evals.measures import (
     MEASURES,
     EvalContext,
     Run,
+    average_by_weight,
     interval_of,
-    mean_weighted,
     reliability,
     resample_weights,
 )
@@ -160,12 +160,12 @@ def test_gaps_are_passed_over_and_reported() -> None:
     mine = run([1, np.nan, 0, np.nan])
     assert value("accuracy", mine) == 0.5
     assert value("measured", mine) == 0.5
-    assert np.isnan(mean_weighted(np.full((1, 4), np.nan), ONES)[0])
+    assert np.isnan(average_by_weight(np.full((1, 4), np.nan), ONES)[0])
 
 
 def test_intervals_hold_the_value_and_are_as_wide_as_chance() -> None:
     values = np.random.default_rng(0).random((1, 500))
-    found = interval_of(mean_weighted(values, resample_weights(500, 2000)))
+    found = interval_of(average_by_weight(values, resample_weights(500, 2000)))
     assert found is not None
     assert found.value == pytest.approx(values.mean())
     assert found.high - found.low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(500), rel=0.15)
