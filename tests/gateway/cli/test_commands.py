@@ -204,7 +204,7 @@ def test_profile_says_in_one_line_which_runner_is_not_there(
     async def do_nothing(_: Runners) -> None: ...
 
     monkeypatch.setattr(Runners, "start", do_nothing)
-    monkeypatch.setattr(Runners, "settled", never)
+    monkeypatch.setattr(Runners, "wait_settled", never)
     (here / "thalamus.yaml").write_text(GOOD)
     result = run("profile", "--limit", "1")
     assert (result.exit_code, type(result.exception)) == (1, SystemExit)
