@@ -359,7 +359,7 @@ async def main():
     line = (sys.executable, "-S", sys.argv[1], "--port", "${PORT}", "--child", sys.argv[2])
     runners = Runners({"a": RunnerSettings("command", "a", command=line)})
     await runners.start()
-    await runners.settled()
+    await runners.wait_settled()
     print(runners["a"].pid, flush=True)
     await asyncio.sleep(600)
 
