@@ -114,9 +114,7 @@ def build_llamacpp_launch(settings: RunnerSettings, alias: str, api_key: str) ->
         RunnerSettingsError: package or weights are missing.
     """
     if find_spec("xllamacpp") is None:
-        raise RunnerSettingsError(
-            "runner.engine", "llama.cpp needs a package: pip install 'thalamus-gateway[local]'"
-        )
+        raise RunnerSettingsError("runner.engine", '"llama.cpp" needs a package: pip install xllamacpp')
     weights = find_weights(settings.model)
     message = {
         "model": str(weights),
