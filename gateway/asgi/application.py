@@ -35,13 +35,28 @@ class Application:
             await self._rest(scope, receive, send)
             return
         exchange = Exchange(scope, receive, send)
+        path = exchange.path
         try:
-            await self._serve(exchange, receive, send)
+            if path not in OPEN_PATHS:
+                exchange.key_id = self._gate.authenticate(scope["headers"])
+            handler = self._hot.get(path)
+            if handler is None:
+                scope.setdefault("state", {})["key_id"] = exchange.key_id
+                await self._rest(scope, receive, self._with_request_id(exchange, send))
+            elif scope["method"] != "POST":
+                raise MethodNotAllowed(f"{path} takes POST, not {scope['method']}", ["POST"])
+            else:
+                self.n_in_flight += 1
+                try:
+                    await handler(exchange)
+                finally:
+                    self.n_in_flight -= 1
         except GatewayError as error:
             await self._refuse(exchange, error)
         except ClientDisconnectedError:
             pass
         except asyncio.CancelledError:
+            # When the client leaves the exchange cancels its own task; other cancellations are the server's.
             if not exchange.gone:
                 raise
         except Exception:
@@ -49,23 +64,6 @@ class Application:
             await self._refuse(exchange, GatewayError(INTERNAL_ERROR))
         finally:
             exchange.finish()
-
-    async def _serve(self, exchange: Exchange, receive: Receive, send: Send) -> None:
-        path = exchange.path
-        if path not in OPEN_PATHS:
-            exchange.key_id = self._gate.authenticate(exchange.scope["headers"])
-        handler = self._hot.get(path)
-        if handler is None:
-            exchange.scope.setdefault("state", {})["key_id"] = exchange.key_id
-            await self._rest(exchange.scope, receive, self._with_request_id(exchange, send))
-        elif exchange.scope["method"] == "POST":
-            self.n_in_flight += 1
-            try:
-                await handler(exchange)
-            finally:
-                self.n_in_flight -= 1
-        else:
-            raise MethodNotAllowed(f"{path} takes POST, not {exchange.scope['method']}", ["POST"])
 
     @staticmethod
     def _with_request_id(exchange: Exchange, send: Send) -> Send:

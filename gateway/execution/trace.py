@@ -119,7 +119,7 @@ class Accounting:
 
     def cost_usd(self, trace: ExecutionTrace) -> float | None:
         """The cost in USD of all calls, the answer that was sent and others; None where one is unknown."""
-        total = self.price_usd(trace.answered or "", trace.usage)
+        total = cost_usd(trace.usage, self.prices.get(trace.answered or "", UNKNOWN_PRICE))
         for expert, usage in trace.other_usage.items():
             cost = self.price_usd(expert, usage)
             total = None if total is None or cost is None else total + cost

@@ -110,7 +110,8 @@ class FleetState:
         # An exponential moving average: it forgets a slow start without keeping a window of samples.
         known = health.latency_s
         health.latency_s = latency_s if known is None else known + LATENCY_WEIGHT * (latency_s - known)
-        if health.breaker.record_success():
+        # A closed circuit without failures has nothing to reset.
+        if (health.breaker.n_failures or health.breaker.until) and health.breaker.record_success():
             self._snapshot = None
 
     def record_failure(self, expert: str, error: CallError) -> None:

@@ -38,7 +38,7 @@ class Usage(msgspec.Struct):
     @property
     def output_tokens(self) -> int | None:
         """All billed output: some providers leave reasoning out of `completion_tokens`, the total tells."""
-        if self.completion_tokens is None or not self.reasoning_tokens:
+        if self.completion_tokens is None or self.completion_tokens_details is None:
             return self.completion_tokens
         apart = (self.prompt_tokens or 0) + self.completion_tokens + self.reasoning_tokens
         return self.completion_tokens + (self.reasoning_tokens if self.total_tokens == apart else 0)

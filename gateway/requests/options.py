@@ -110,7 +110,7 @@ def parse_routing_options(
         InvalidField: something is unknown or of the wrong kind; `param` is `router.…` or the header's name.
     """
     body = _from_body(fields) if "router" in fields or "plugins" in fields else None
-    head = _from_headers(headers)
+    head = _from_headers(headers) if not _HEADERS.keys().isdisjoint(headers) else None
     session = next((headers[name] for name in SESSION_HEADERS if name in headers), None)
     debug = headers.get(b"x-thalamus-debug", b"").lower() in (b"true", b"1")
     if body is None and head is None:
@@ -276,7 +276,8 @@ def extract_prompt_flags(fields: Fields, asked: RoutingOptions, policy: Policy) 
     """
     found: tuple[Flag, ...] = ()
     warnings: list[str] = []
-    if policy.in_band_flags and "messages" in fields and _may_contain_flags(fields["messages"]):
+    # Most bodies hold no mark at all: a search in the raw bytes spares decoding the messages.
+    if policy.in_band_flags and (raw := fields.get("messages")) and any(map(bytes(raw).__contains__, MARKS)):
         fields, found, warnings = _strip_flags(fields, policy)
     if not found and not asked.flags:
         return ExtractedFlags(fields, asked.hints, tuple(warnings))
@@ -294,11 +295,6 @@ def _beside(hints: RoutingHints, flags: tuple[Flag, ...]) -> RoutingHints:
         return apply_flags(hints, flags)
     except UnknownFlag as error:
         raise InvalidField(f"router.flags: {error}", param="router.flags") from None
-
-
-def _may_contain_flags(messages: Raw) -> bool:
-    text = bytes(messages)
-    return any(mark in text for mark in MARKS)
 
 
 def _strip_flags(fields: Fields, policy: Policy) -> tuple[Fields, tuple[Flag, ...], list[str]]:

@@ -136,7 +136,7 @@ class RequestParser:
             BadRequest: the body or a header is at fault; `param` names the field.
         """
         model = text_field(fields, "model")
-        stream = spec.query is not None and flag_field(fields, "stream")
+        stream = "stream" in fields and spec.query is not None and flag_field(fields, "stream")
         spec.check(fields)
         options = parse_routing_options(fields, headers)
         sent = {name: value for name, value in fields.items() if name not in OWN_FIELDS}

@@ -18,7 +18,6 @@ from ..openai.messages import (
     IMAGE_PARTS,
     TEXT_PARTS,
     TOKENS_PER_TURN,
-    ChatMessage,
     ContentPart,
     decode_messages,
 )
@@ -45,20 +44,32 @@ def parse_chat_query(fields: Mapping[str, msgspec.Raw]) -> Query:
     Raises:
         InvalidField: `messages` is missing, empty or malformed; `param` says where.
     """
-    messages = parse_messages(fields)
+    raw = fields.get("messages")
+    if raw is None:
+        raise InvalidField("'messages' is missing", param="messages")
+    try:
+        messages = decode_messages(raw)
+    except msgspec.MsgspecError as error:
+        raise _refusal(error, "messages") from None
+    if not messages:
+        raise InvalidField("'messages' is empty: there is nothing to answer", param="messages")
     texts: list[str] = []
     turns: list[str] = []
     n_images = 0
     for message in messages:
-        text, images = _content(message.content)
+        content = message.content
+        text, images = (content, 0) if isinstance(content, str) else _read_parts(content)
         texts.append(text)
         n_images += images
         if message.role == "user" and (ask := strip_noise(text)):
             turns.append(ask)
     if not turns:  # no user turn has text: take the last text of any role
         turns = [text for text in texts if text][-1:]
-    query = query_of(build_routing_text(turns))
-    extra = TOKENS_PER_IMAGE * n_images + _tokens_of_tools(fields)
+    # A lone turn is its own text, so that what was learned offline holds online.
+    query = query_of(turns[0] if len(turns) == 1 else build_routing_text(turns))
+    # Tool descriptions are sent with every request, and fill the window as text does.
+    n_tool_bytes = sum(len(bytes(fields[name])) for name in TOOL_FIELDS if name in fields)
+    extra = TOKENS_PER_IMAGE * n_images + n_tool_bytes // BYTES_PER_TOKEN
     if query.text is not texts[0] or len(texts) > 1:
         whole = sum(map(estimate_tokens, texts)) + TOKENS_PER_TURN * (len(texts) - 1)
         extra += whole - query.n_input_tokens
@@ -75,35 +86,12 @@ def parse_completion_query(fields: Mapping[str, msgspec.Raw]) -> Query:
     return _add_requirements(query_of(texts[0]), fields, n_ids + sum(map(estimate_tokens, texts[1:])), False)
 
 
-def parse_messages(fields: Mapping[str, msgspec.Raw]) -> list[ChatMessage]:
-    """The conversation of a chat body.
-
-    Raises:
-        InvalidField: as `parse_chat_query`.
-    """
-    raw = fields.get("messages")
-    if raw is None:
-        raise InvalidField("'messages' is missing", param="messages")
-    try:
-        messages = decode_messages(raw)
-    except msgspec.MsgspecError as error:
-        raise _refusal(error, "messages") from None
-    if not messages:
-        raise InvalidField("'messages' is empty: there is nothing to answer", param="messages")
-    return messages
-
-
-def _content(content: str | list[ContentPart] | None) -> tuple[str, int]:
-    if isinstance(content, str):
-        return content, 0
+def _read_parts(content: list[ContentPart] | None) -> tuple[str, int]:
+    """The text of a message's parts, and how many of them are pictures."""
     if not content:
         return "", 0
     texts = [part.text for part in content if part.text and part.type in TEXT_PARTS]
     return "\n".join(texts), sum(part.type in IMAGE_PARTS for part in content)
-
-
-def _tokens_of_tools(fields: Mapping[str, msgspec.Raw]) -> int:
-    return sum(len(bytes(fields[name])) for name in TOOL_FIELDS if name in fields) // BYTES_PER_TOKEN
 
 
 def _add_requirements(

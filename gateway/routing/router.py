@@ -50,7 +50,7 @@ class Router:
         self.n_decided = 0
         self.n_consulted = 0
         self.missing = degraded
-        self._failing: dict[str, str] = {}
+        self.failing: dict[str, str] = {}
         self.tiers = tuple(
             tier
             for tier in forecaster.tiers
@@ -59,7 +59,7 @@ class Router:
 
     @property
     def degraded(self) -> str | None:
-        return next(iter(self._failing.values()), self.missing)
+        return next(iter(self.failing.values()), self.missing)
 
     def close(self) -> None:
         """Stop the encoder's threads."""
@@ -126,14 +126,9 @@ class Router:
 
     def note_failure(self, part: str, problem: str, error: Exception) -> None:
         """Remember that an embedder fails; the log gets one line until it works again."""
-        if part not in self._failing:
+        if part not in self.failing:
             log.warning("%s: %s: %s", problem, type(error).__name__, error)
-        self._failing[part] = problem
-
-    def note_success(self, part: str) -> None:
-        """Forget an earlier failure of an embedder."""
-        if self._failing:
-            self._failing.pop(part, None)
+        self.failing[part] = problem
 
 
 def _advance(
@@ -194,7 +189,7 @@ class _DecisionContext:
                     self._static = await asyncio.to_thread(extractor.extract, self._queries, "static")
                 else:
                     self._static = extractor.extract(self._queries, "static")
-                self._router.note_success("static")
+                self._router.failing.pop("static", None)
             except Exception as error:  # an embedder's bug must not cost the client its answer
                 self.missing = "the static embedder failed"
                 self._router.note_failure("static", self.missing, error)
@@ -213,6 +208,6 @@ class _DecisionContext:
             self.missing = "the encoder failed"
             router.note_failure("encoder", self.missing, error)
             return None
-        router.note_success("encoder")
+        router.failing.pop("encoder", None)
         router.n_consulted += len(rows)
         return vectors
