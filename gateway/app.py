@@ -28,18 +28,7 @@ from .batches.service import BatchService
 from .batches.store import BatchStore
 from .config import Config, ExpertConfig
 from .embedding import EmbedderPool
-from .endpoints import (
-    batches,
-    completions,
-    decisions,
-    files,
-    health,
-    metrics,
-    models,
-    openapi,
-    route,
-    runners,
-)
+from .endpoints import batches, completions, decisions, files, models, monitoring, openapi, runners
 from .errors import INTERNAL_ERROR, EndpointNotFound, GatewayError, MethodNotAllowed, to_envelope
 from .execution.executor import PlanExecutor
 from .execution.responder import Responder
@@ -120,7 +109,7 @@ def build_replicas(config: Config, fleet: FleetState, experts: Mapping[str, Expe
 
 def build_default_router(config: Config, pool: Sequence[ExpertProfile]) -> "Router":
     """The router that the configuration asks for."""
-    from .routing.build import build_router  # loads numpy's and ONNX Runtime's libraries: a second
+    from .routing.router import build_router  # loads numpy's and ONNX Runtime's libraries: a second
 
     return build_router(config, pool)
 
@@ -197,13 +186,11 @@ def build_starlette_app(services: Services, transport: Transport, batch_service:
     app = Starlette(
         routes=[
             *models.ROUTES,
-            *route.ROUTES,
             *decisions.ROUTES,
             *files.ROUTES,
             *runners.ROUTES,
             *batches.ROUTES,
-            *health.ROUTES,
-            *metrics.ROUTES,
+            *monitoring.ROUTES,
             *openapi.ROUTES,
         ],
         exception_handlers={

@@ -73,7 +73,7 @@ async def _decide(
     from ..experts import ToolExpert, load_tool
     from ..experts.profiles import profiles
     from ..requests.parsing import CHAT, RequestParser, ToPolicy
-    from ..routing.build import build_router
+    from ..routing.router import build_router
 
     policies = config.policies_by_name()
     if policy_name not in policies:

@@ -8,8 +8,16 @@ from typing import Any, Literal, Self, TypeVar, overload
 import httpx
 
 from . import exchange
-from .exchange import ClientCall, GatewayAddress, InputType, Prompt, Router, parse_reply, raise_client_errors
-from .stream import Transcript
+from .exchange import (
+    ClientCall,
+    GatewayAddress,
+    InputType,
+    Prompt,
+    Router,
+    Transcript,
+    parse_reply,
+    raise_client_errors,
+)
 from .values import Answered, Chat, Chunk, Embeddings, Health, Model, Routed, RouteDecision
 
 T = TypeVar("T")

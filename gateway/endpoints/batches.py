@@ -16,8 +16,8 @@ from ..batches.store import new_id
 from ..batches.types import Batch
 from ..errors import InvalidField, InvalidJson
 from .answers import get_services, json_response
+from .decisions import read_body
 from .files import build_page, get_owner, read_page_size
-from .route import read_body
 
 MAX_PAGE = 100
 DEFAULT_PAGE = 20

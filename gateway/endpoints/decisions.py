@@ -1,11 +1,80 @@
-"""`GET /v1/decisions/{id}`: an earlier decision and its outcome, from the journal."""
+"""Decisions: `POST /v1/route` (one without its call) and `GET /v1/decisions/{id}` (an earlier one)."""
 
-from starlette.requests import Request
+import os
+from typing import Any
+
+from msgspec import Raw
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..errors import EndpointNotFound
+from policies import decision_record
+from routers import Query
+
+from ..asgi.exchange import ClientDisconnectedError, body_too_large
+from ..errors import EndpointNotFound, InvalidField
+from ..execution.embedding import choose_embedders, load_embedders, reserve_places
+from ..requests.parsing import CHAT, COMPLETIONS, EMBEDDINGS, ToExpert, ToPolicy, parse_body
 from .answers import get_services, json_response
+
+
+async def route(request: Request) -> Response:
+    """The decision for a chat body, `{"prompt": …}` or `{"input": …}`; nothing is called.
+
+    Raises:
+        BadRequest: the body, its policy or its routing options are at fault.
+    """
+    services = get_services(request)
+    fields = parse_body(await read_body(request, services.config.server.max_body_bytes))
+    fields.setdefault("model", Raw(b'"auto"'))
+    spec = EMBEDDINGS if "input" in fields else COMPLETIONS if "prompt" in fields else CHAT
+    parsed = services.parser.parse(spec, fields, dict(request.headers.raw))
+    if isinstance(parsed, ToExpert):
+        raise InvalidField(
+            f"'{parsed.expert}' is an expert: there is nothing to decide; ask for auto", param="model"
+        )
+    if isinstance(parsed, ToPolicy):
+        router = services.router
+        decision = await router.decide(parsed, services.fleet.snapshot())
+        record = {**decision_record(decision), "query": query_record(parsed.query)}
+        warnings, degraded = parsed.warnings, router.degraded
+    else:
+        pool = services.embedders
+        if pool is None:
+            raise services.parser.unknown_model("auto")
+        await load_embedders(pool)
+        with reserve_places(parsed.input, pool):
+            choice = (await choose_embedders(parsed.input, pool)).choice
+        record = {**choice.record(), "embedders": choice.chosen}
+        warnings, degraded = parsed.input.warnings, pool.degraded
+    head = {"id": f"dry_{os.urandom(12).hex()}", "object": "decision"}
+    return json_response({**head, **record, "warnings": list(warnings), "degraded": degraded})
+
+
+def query_record(query: Query) -> dict[str, Any]:
+    """What the router read of a request."""
+    return {name: getattr(query, name) for name in Query.__slots__ if name != "declined"}
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The body of a request to a Starlette endpoint.
+
+    Raises:
+        BodyTooLarge: the body is longer than `max_bytes`.
+        ClientDisconnectedError: the client closed its connection before the end of the body.
+    """
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > max_bytes:
+                raise body_too_large(max_bytes)
+            parts.append(part)
+    except ClientDisconnect:
+        raise ClientDisconnectedError from None
+    return b"".join(parts)
+
 
 # No id is longer. Such a path is neither looked up nor repeated in full.
 MAX_ID_CHARS = 128
@@ -31,4 +100,7 @@ async def get_decision(request: Request) -> Response:
     return json_response(found)
 
 
-ROUTES = [Route("/v1/decisions/{decision_id}", get_decision, methods=["GET"])]
+ROUTES = [
+    Route("/v1/route", route, methods=["POST"]),
+    Route("/v1/decisions/{decision_id}", get_decision, methods=["GET"]),
+]

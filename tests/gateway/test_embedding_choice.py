@@ -14,7 +14,7 @@ from gateway import AsyncClient
 from gateway.asgi.exchange import PIECE_BYTES
 from gateway.config import EmbeddingsConfig, parse_config
 from gateway.embedding import EmbedderPool
-from gateway.endpoints.health import list_degraded
+from gateway.endpoints.monitoring import list_degraded
 from gateway.server import application
 from routers import ArtifactError, EmbedderError, EmbeddingSelection, OnnxEmbedder
 from tests.fakes.embedders import expert_folder, selection_on

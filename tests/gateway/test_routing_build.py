@@ -9,10 +9,9 @@ import pytest
 
 from gateway.config import Config, parse_config
 from gateway.experts.profiles import profiles
-from gateway.routing import build as routing_build
-from gateway.routing.build import build_router
+from gateway.routing import router as routing_build
 from gateway.routing.embedding_batcher import EmbeddingBatcher
-from gateway.routing.router import Router
+from gateway.routing.router import Router, build_router
 from policies import Decision, Engine, Fleet, Scale
 from routers import (
     Artifact,

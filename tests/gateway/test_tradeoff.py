@@ -12,9 +12,8 @@ from gateway.cli import main
 from gateway.config import Config, parse_config
 from gateway.errors import InvalidField
 from gateway.experts.profiles import profiles
-from gateway.routing import build as routing_build
-from gateway.routing.build import build_router
-from gateway.routing.router import Router
+from gateway.routing import router as routing_build
+from gateway.routing.router import Router, build_router
 from policies import Fleet, Objective, RoutingHints
 from routers import FeatureExtractor, FitSettings, HashingEmbedder, OutcomeTable, fit_artifact
 from tests.fakes.parsed import to_policy

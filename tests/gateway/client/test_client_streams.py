@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import AsyncClient, Client, StreamError, Usage
-from gateway.client.stream import EventDecoder
+from gateway.client.exchange import EventDecoder
 from tests.fakes.scripted_gateway import Scripted, ScriptedGateway, delta, events, json_answer
 
 from .conftest import Connect, Flavour
