@@ -66,6 +66,7 @@ def build_services(
     config: Config, transport: Transport, build_router: RouterFactory | None = None
 ) -> Services:
     """The parts, made from the configuration and of one another."""
+    # Nothing is started or connected here: the lifespan does that, and can fail with a clear message.
     local = build_runners(config)
     experts = {
         expert.name: build_expert(expert, config.timeouts, transport, local) for expert in config.experts
@@ -75,6 +76,7 @@ def build_services(
     fleet = FleetState(
         [profile.name for profile in pool], read_parallel_limits(config), away_s=local.loads_in_s
     )
+    # A loaded or unloaded engine changes how long its expert takes: cached snapshots are stale then.
     local.on_change.append(fleet.invalidate)
     store = BatchStore.open(config.batches_path)
     return Services(
@@ -224,6 +226,7 @@ async def open_services(services: Services, transport: Transport) -> AsyncIterat
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(open_storage(services))
         await transport.open()
+        # Closed in reverse: experts release their calls before the connections go.
         stack.push_async_callback(transport.close)
         for expert in services.experts.values():
             stack.push_async_callback(expert.close)

@@ -46,6 +46,7 @@ class GatewayError(Exception):
         """Response headers that belong to the refusal."""
         if self.retry_after_s is None:
             return []
+        # Retry-After has whole seconds; 0 would invite a retry at once.
         return [(b"retry-after", str(max(1, round(self.retry_after_s))).encode())]
 
 

@@ -122,6 +122,7 @@ class _Server(uvicorn.Server):
 
 def _settle() -> None:
     """What is there by now stays: the garbage collector need not look at it so often (−10 % CPU)."""
+    # A full collection looks at every object of a loaded artifact: a stream would feel it as a gap.
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
@@ -341,6 +342,7 @@ class JoiningTransport:
     def write(self, data: bytes) -> None:
         if self._head:
             data, self._head = self._head + data, b""
+        # uvicorn writes head and body apart; with Nagle off that makes two packets of each answer.
         elif data.startswith(HEAD):
             self._head = data
             self._loop.call_soon(self._flush)

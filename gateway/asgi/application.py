@@ -24,6 +24,7 @@ class Application:
     """ASGI application: POST to a path of `hot` goes straight to its handler, all else to `rest`."""
 
     def __init__(self, hot: Mapping[str, Handler], rest: ASGIApp, gate: Authenticator) -> None:
+        # Inference skips Starlette's routing and middleware: its way is one look-up in a dictionary.
         self._hot = dict(hot)
         self._rest = rest
         self._gate = gate

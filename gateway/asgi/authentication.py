@@ -26,6 +26,8 @@ class Authenticator:
     """Admits a request or says why not. Ids of keys hang on `salt`: the same as long as that is kept."""
 
     def __init__(self, config: ServerConfig, salt: bytes | None = None) -> None:
+        # Ids of keys must survive a restart, so that files and batches keep their owner: the store keeps
+        # the salt.
         self._salt = salt or os.urandom(16)
         self._digest = self._hash(config.master_key.reveal().encode()) if config.master_key else None
         self._hosts = frozenset(host.lower() for host in config.allowed_hosts) | LOOPBACK_HOSTS
@@ -50,10 +52,13 @@ class Authenticator:
                     origin = value
                 elif name == b"authorization" or not key:
                     key = value
+        # Hashing per request would cost more than the rest of the check; only triples that passed are
+        # remembered.
         seen = (key, host, origin)
         if seen in self._known:
             return self._key_id
         self._check(key, host, origin)
+        # A client can vary Host and Origin at will: the set is bounded, and starts again.
         if len(self._known) >= MAX_REMEMBERED:
             self._known.clear()
         self._known.add(seen)
@@ -68,15 +73,19 @@ class Authenticator:
             self._check_origin(origin.decode("latin-1"), host.decode("latin-1"))
 
     def _check_key(self, shown: bytes) -> None:
+        # RFC 9110, section 11.1: the scheme's name is case-insensitive.
         scheme, _, token = shown.partition(b" ")
         if token and scheme.lower() == b"bearer":
             shown = token.strip()
         if not shown:
             raise Unauthenticated("no API key: send it as 'Authorization: Bearer …' or 'x-api-key'")
+        # Constant time over digests: neither a common prefix nor the key's length can be measured.
         if not hmac.compare_digest(self._hash(shown), self._digest or b""):
             raise Unauthenticated("this API key is not accepted here")
 
     def _check_host(self, host: str) -> None:
+        # DNS rebinding: a web page may resolve its own name to 127.0.0.1, but cannot change the Host it
+        # sends.
         name = _without_port(host)
         if not self._is_ours(name):
             raise Forbidden(

@@ -73,6 +73,7 @@ class Exchange:
             BodyTooLarge: it is longer than `max_bytes`.
             ClientGoneError: it never came to its end.
         """
+        # Refuse by the declared length before a byte is read; chunked bodies are counted as they come.
         declared = self.headers.get(b"content-length")
         if declared is not None and declared.isdigit() and int(declared) > max_bytes:
             raise body_too_large(max_bytes)
@@ -125,6 +126,7 @@ class Exchange:
         headers.append((b"content-type", content_type))
         headers.append((b"content-length", str(len(body)).encode()))
         headers.append((b"x-request-id", self.request_id))
+        # Set before the send: a failure in the middle must not start a second response.
         self.responded = True
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         last = len(body) - len(body) % PIECE_BYTES if len(body) > PIECE_BYTES else 0
@@ -142,6 +144,7 @@ class Exchange:
     async def start_stream(self, headers: Headers) -> None:
         headers.append((b"content-type", b"text/event-stream; charset=utf-8"))
         headers.append((b"cache-control", b"no-cache"))
+        # nginx buffers proxied answers by default, which would hold the first token back.
         headers.append((b"x-accel-buffering", b"no"))
         headers.append((b"x-request-id", self.request_id))
         self.responded = True
@@ -180,6 +183,7 @@ class _IdGenerator:
         if not self._left:
             digits, n = os.urandom(self.N_BYTES * self.N_AT_ONCE).hex(), self.N_BYTES * 2
             self._left = [digits[i : i + n] for i in range(0, len(digits), n)]
+        # The journal indexes the id: a random prefix would scatter inserts over the whole index.
         return f"{time_ns() >> 16:012x}{self._left.pop()}"
 
 

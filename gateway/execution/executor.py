@@ -32,6 +32,7 @@ class PlanExecutor:
             UpstreamError: every expert failed; this is the last failure.
             Unavailable: every expert of the plan is cooling down.
         """
+        # The plan is a generator without I/O; batches and replay drive the same one.
         steps = request.plan.attempts()
         step = next(steps)
         replies: dict[str, Reply] = {}
@@ -56,6 +57,7 @@ class PlanExecutor:
             try:
                 step = steps.send(outcome)
             except StopIteration as done:
+                # The plan ends with a member's name where its answer is the panel's (a vote).
                 if done.value is not None:
                     return self._use_member(done.value, replies, trace)
                 raise failure or self._unavailable(request) from None
@@ -122,6 +124,7 @@ class PlanExecutor:
         finally:
             trace.upstream_s += perf_counter() - start
         results = {name: task.result() for name, task in tasks.items() if not task.cancelled()}
+        # Cancelled members are charged as unknown: what they had used by then is not told.
         replies = {name: reply for name, reply in results.items() if isinstance(reply, Reply)}
         failures = [failure for failure in results.values() if isinstance(failure, UpstreamError)]
         stopped = dict.fromkeys(name for name, task in tasks.items() if task.cancelled())

@@ -75,6 +75,7 @@ async def wait_for_members(tasks: Iterable["asyncio.Task[object]"]) -> None:
     no time, and say nothing of how long others need.
     """
     asked, start = set(tasks), perf_counter()
+    # No deadline until most have ended: a member alone cannot tell how long the others need.
     waiting, deadline = set(asked), float("inf")
     try:
         while waiting and perf_counter() < deadline:

@@ -62,6 +62,7 @@ class Responder:
         except GatewayError as error:
             trace.status, trace.error = error.status, error.message
             await exchange.refuse(error, self.response_headers(exchange, request, trace))
+        # Recorded also when the client has left: its tokens were used.
         finally:
             latency_s = (trace.ended_at_s or perf_counter()) - exchange.started_s
             request_id = exchange.request_id.decode()
@@ -90,6 +91,7 @@ class Responder:
         try:
             await exchange.start_stream(self.response_headers(exchange, request, trace))
             try:
+                # `ready` holds whole events exactly as they came: clients may depend on the upstream's bytes.
                 async for ready in stream:
                     if trace.other_usage:
                         ready = add_usage_to_events(ready, list(trace.other_usage.values()))
@@ -114,6 +116,7 @@ class Responder:
             self._end_attempt(trace, failure, ended)
             if failure is not None or not ended:
                 stream.close()
+        # Reading past [DONE] lets the connection return to the pool instead of being closed.
         await stream.drain()
 
     def _end_attempt(self, trace: ExecutionTrace, failure: UpstreamError | None, ended: bool) -> None:

@@ -119,6 +119,7 @@ class Accounting:
 
     def cost_usd(self, trace: ExecutionTrace) -> float | None:
         """The cost in USD of all calls, the answer that was sent and others; None where one is unknown."""
+        # Unknown is not zero: one unknown part makes the whole unknown.
         total = cost_usd(trace.usage, self.prices.get(trace.answered or "", UNKNOWN_PRICE))
         for expert, usage in trace.other_usage.items():
             cost = self.price_usd(expert, usage)
@@ -154,6 +155,7 @@ class Accounting:
                 cost_usd=self.cost_usd(trace),
                 latency_s=latency_s,
                 first_token_s=trace.first_token_s,
+                # What the gateway itself took: parsing, deciding, headers and its own queues.
                 overhead_s=latency_s - trace.upstream_s - trace.streaming_s,
                 stream=request.call.stream,
                 endpoint=request.call.endpoint,

@@ -130,6 +130,7 @@ class LiteLLMExpert:
 
     async def _module(self) -> Any:
         if self._litellm is None:
+            # The import takes ten seconds of CPU: never at start-up, never on the event loop.
             self._litellm = await asyncio.to_thread(self._load)
         return self._litellm
 
@@ -142,6 +143,7 @@ class LiteLLMExpert:
         arguments |= {
             "model": f"{self._provider}/{place.model}" if place.model else self._model,
             "timeout": self._timeouts.total_s,
+            # LiteLLM's own retries would hide failures from the fleet and multiply ours.
             "num_retries": 0,
             "max_retries": 0,
             "drop_params": True,

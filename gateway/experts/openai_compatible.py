@@ -74,6 +74,7 @@ class Deployment:
             except BaseException:
                 response.close()
                 raise
+        # Redirects (3xx) are failures too: following one would carry the key to another host.
         if response.status != 200:
             raise _failure(response, answer)
         return Reply(body=answer, usage=check_answer(answer, endpoint == "embeddings"), deployment=self.name)
@@ -156,6 +157,8 @@ class OpenAIExpert:
                 reply = await place.call(call, fields)
             except UpstreamError as error:
                 _note(place, error)
+                # Another deployment of the same model has the same window: a long prompt moves the plan on
+                # instead.
                 if not error.moves_on or error.context_too_long or not untried:
                     raise
             except BaseException:
@@ -168,6 +171,7 @@ class OpenAIExpert:
     def _pick(self, places: Sequence[Deployment]) -> Deployment:
         """The least loaded of those that may be called, in turn among equals; if none may, of all."""
         now = monotonic()
+        # Equal load is the usual case: without a turn the first deployment would get everything.
         self._turn += 1
         ready = [place for place in places if place.breaker.is_available(now)] or places
         n = self._turn % len(ready)

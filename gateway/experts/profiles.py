@@ -104,6 +104,7 @@ def _same_provider(entry: dict[str, Any], model: str) -> bool:
 
 
 def _price(value: Any) -> float | None:
+    # The table is edited by hand upstream; a slip must read as unknown, never as free.
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= MAX_USD_PER_TOKEN
     return float(value) if good else None
 

@@ -44,6 +44,8 @@ class PromptPreset:
         if self._cap is not None:
             _shorten(fields, self._cap)
         if self._before and "messages" in fields:
+            # Spliced as bytes: decoding and encoding again could change numbers, escapes and the order of
+            # keys.
             rest = bytes(fields["messages"]).lstrip()[1:].lstrip()
             between = b"" if rest.startswith(b"]") else b","
             fields["messages"] = Raw(b"[" + self._before + between + rest)

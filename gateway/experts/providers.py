@@ -45,6 +45,7 @@ def api_base_of(provider: str, configured: str | None) -> str | None:
 def api_key_of(provider: str, configured: str | None, api_base: str | None) -> str | None:
     """The configured key; the environment's for the provider's own address only: it goes nowhere else."""
     known = PROVIDERS.get(provider)
+    # One provider's key never goes to another address: the environment's belongs to its own.
     if configured is not None or known is None or known.key_variable is None or api_base is not None:
         return configured
     return os.environ.get(known.key_variable)

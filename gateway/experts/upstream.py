@@ -97,6 +97,7 @@ class Address:
 
 def proxy_for(url: URL) -> Proxy | None:
     """What HTTPS_PROXY, HTTP_PROXY and NO_PROXY say of an address."""
+    # Read once per address: aiohttp's `trust_env` would read the environment for every request.
     named = urllib.request.getproxies().get(url.scheme)
     if not named or urllib.request.proxy_bypass(url.authority):
         return None
@@ -122,8 +123,10 @@ TOO_LONG = re.compile(
 
 def status_failure(status: int, body: bytes, content_type: str, retry_after: str | None) -> UpstreamError:
     """The failure that an HTTP status other than 200 stands for."""
+    # Upstreams answer 400, 413 or 422; only the text tells a long prompt from a bad request.
     too_long = status in (400, 413, 422) and TOO_LONG.search(body[:LOOKED_AT_BYTES]) is not None
     refused = 400 <= status < 500 and status not in MOVES_ON and not too_long
+    # OpenAI's 401 repeats the key it was shown, in part.
     text = "" if status in SECRET_STATUS else error_text(body)
     return UpstreamError(
         "refused" if refused else "status",
@@ -154,6 +157,7 @@ def retry_after_s(value: str | None, now: float | None = None) -> float | None:
     if value is None:
         return None
     try:
+        # RFC 9110, section 10.2.3: seconds, or an HTTP date.
         seconds = float(value)
     except ValueError:
         date = email.utils.parsedate_tz(value)

@@ -56,6 +56,7 @@ def check_answer(body: bytes, is_embedding: bool) -> Usage | None:
     """
     try:
         answer = _checked.decode(body)
+    # Providers differ in `usage` more than anywhere else (counts as text, floats, null).
     except msgspec.ValidationError:
         answer = _check_leniently(body)
     except BAD_JSON:
@@ -63,6 +64,7 @@ def check_answer(body: bytes, is_embedding: bool) -> Usage | None:
     if answer.error:
         raise UpstreamError("garbage", "answered 200 with an error")
     items = answer.data if is_embedding else answer.choices
+    # Raw bytes: only the first is looked at, an answer with embeddings may hold megabytes.
     if len(items) < len(b"[]") or bytes(memoryview(items)[:1]) != b"[":
         raise UpstreamError("garbage", "answered 200 with no answer in it")
     return answer.usage

@@ -124,6 +124,7 @@ class EventSplitter:
     def feed(self, data: bytes) -> bytes:
         start = 0
         if tail := self._tail:
+            # A separator may be cut between two reads: search again from the last bytes that could begin one.
             start = max(0, len(tail) - LONGEST_END + 1)
             tail.extend(data)
             if EVENT_END.search(tail, start) is None:
@@ -142,6 +143,7 @@ class EventSplitter:
         return data[:end]
 
     def _check_size(self) -> None:
+        # An event that never ends would fill the memory.
         if len(self._tail) > MAX_EVENT_BYTES:
             self.failure = UpstreamError("bad_chunk", "sent an event without an end")
 
@@ -150,6 +152,7 @@ class EventSplitter:
         payload = event_payload(event)
         if not payload:
             return True
+        # OpenAI's own end mark; the SSE standard has none.
         if payload == b"[DONE]":
             self.done = event
             return False
@@ -245,6 +248,7 @@ class EventStream:
     async def drain(self) -> None:
         """After `[DONE]`: let the connection end by itself, so that it can be used again."""
         try:
+            # The terminating chunk usually arrives with [DONE]; a slow one is not worth waiting for.
             async with asyncio.timeout(DRAIN_S):
                 while await self._read():
                     pass

@@ -40,6 +40,7 @@ class Usage(msgspec.Struct):
         """All billed output: some providers leave reasoning out of `completion_tokens`, the total tells."""
         if self.completion_tokens is None or self.completion_tokens_details is None:
             return self.completion_tokens
+        # Some providers count reasoning beside `completion_tokens`; only `total_tokens` tells which do.
         apart = (self.prompt_tokens or 0) + self.completion_tokens + self.reasoning_tokens
         return self.completion_tokens + (self.reasoning_tokens if self.total_tokens == apart else 0)
 
@@ -66,6 +67,7 @@ def cost_usd(usage: Usage | None, price: Price) -> float | None:
     n_output = usage.output_tokens or 0
     if price.input_usd is None or (price.output_usd is None and n_output):
         return None
+    # Bounded by the whole: odd counts must never make a cost negative.
     n_cached = min(usage.cached_tokens, usage.prompt_tokens)
     n_reasoning = min(usage.reasoning_tokens, n_output)
     cached_usd = price.input_usd if price.cached_input_usd is None else price.cached_input_usd

@@ -117,8 +117,10 @@ def parse_routing_options(
         if session is None and not debug:
             return NO_OPTIONS
         return RoutingOptions(session_id=_session(session), debug=debug)
+    # The body first: it was written for this request, headers may be set once for a whole client.
     given = [field for field in (body, head) if field is not None]
     require = Require()
+    # Constraints of both hold: a request can tighten what its policy requires, and never loosen it.
     for field in given:
         require = tighten(require, _require(field))
     objective = next((goals for field in given if (goals := _objective(field)) is not None), None)
@@ -144,6 +146,7 @@ def _require(field: RouterField) -> Require:
 
 
 def _objective(field: RouterField) -> Objective | None:
+    # A target replaces a weight: the λ table turns it into one when predictions are known.
     if field.max_usd_per_1k is not None or field.target_quality is not None:
         return _target(field)
     if field.weights is not None:
@@ -177,6 +180,7 @@ def _from_body(fields: Mapping[str, msgspec.Raw]) -> RouterField | None:
     if "plugins" not in fields or (field and _objective(field) is not None):
         return field
     plugins = _read(lambda: _plugins.decode(fields["plugins"]), "plugins") or []
+    # OpenRouter's clients send the dial as a plugin of the router `auto-router` or a version of it.
     dial = next((p.cost_quality_tradeoff for p in plugins if p.id.startswith("auto-router")), None)
     return (
         field if dial is None else msgspec.structs.replace(field or RouterField(), cost_quality_tradeoff=dial)

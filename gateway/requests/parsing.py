@@ -139,10 +139,12 @@ class RequestParser:
         stream = "stream" in fields and spec.query is not None and flag_field(fields, "stream")
         spec.check(fields)
         options = parse_routing_options(fields, headers)
+        # Fields keep the client's order and bytes: what is not read is not decoded either.
         sent = {name: value for name, value in fields.items() if name not in OWN_FIELDS}
         call = Call(spec.endpoint, sent, stream)
         if spec.query is None:
             return self._parse_embedding(model, call, options)
+        # For a named expert the messages are never decoded: what is not read cannot be refused by mistake.
         expert = self._names.get(model)
         if expert is not None:
             return ToExpert(call, options, expert, self._fallbacks(options))
@@ -184,6 +186,7 @@ class RequestParser:
 
     def _policy(self, model: str, options: RoutingOptions) -> Policy:
         """The policy that `auto`, `auto:<policy>` or the routing options name."""
+        # Model names may contain colons themselves (ollama's `llama3:8b`): only the prefix `auto` is ours.
         prefix, _, named = model.partition(":")
         if prefix != "auto" or model == "auto:" or (named and named not in self._policies):
             raise self.unknown_model(model)
@@ -222,6 +225,7 @@ def parse_body(body: bytes) -> Fields:
         raise InvalidJson(f"the body is not valid JSON: {error}" if body else "the body is empty") from None
     except RecursionError:
         raise InvalidJson("the body is nested too deeply") from None
+    # Server-side request forgery: with `api_base` a client could have the operator's key sent elsewhere.
     for name in FORBIDDEN.intersection(fields):
         raise ForbiddenField(
             f"'{name}' is not for clients to choose: the operator sets upstreams and keys; leave it out",
@@ -270,6 +274,7 @@ def check_chat(fields: Fields) -> None:
     raw = fields.get("messages")
     if raw is None:
         raise InvalidField("'messages' is missing; it must be a list", param="messages")
+    # A conversation may be megabytes long: its first bytes tell whether it is a list, and an empty one.
     head = bytes(memoryview(raw)[:32])
     if not head.startswith(b"["):
         raise InvalidField("'messages' must be a list", param="messages")

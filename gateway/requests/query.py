@@ -66,6 +66,7 @@ def parse_chat_query(fields: Mapping[str, msgspec.Raw]) -> Query:
     if not turns:  # no user turn has text: take the last text of any role
         turns = [text for text in texts if text][-1:]
     # A lone turn is its own text, so that what was learned offline holds online.
+    # One text for all of a conversation, because the predictors were fitted on single prompts.
     query = query_of(turns[0] if len(turns) == 1 else build_routing_text(turns))
     # Tool descriptions are sent with every request, and fill the window as text does.
     n_tool_bytes = sum(len(bytes(fields[name])) for name in TOOL_FIELDS if name in fields)
@@ -118,6 +119,7 @@ def _wants_json(fields: Mapping[str, msgspec.Raw]) -> bool:
 
 
 def _parse_output_limit(fields: Mapping[str, msgspec.Raw]) -> int | None:
+    # OpenAI's newer name first; where both are sent its models follow the newer one.
     for name in ("max_completion_tokens", "max_tokens"):
         if name in fields and (limit := _decode(_limit, fields, name)) is not None:
             if limit < 0:
@@ -205,6 +207,7 @@ GAP = "\n\n"
 
 def strip_noise(text: str) -> str:
     """The turn without pasted noise; a turn without noise comes back as it is, a tool's output as nothing."""
+    # Some agents send a tool's output as a user turn of its own: no part of it is a person's request.
     if _TOOL_OUTPUT.match(text):
         return ""
     return _without_tags(text) if "<" in text else text
@@ -239,6 +242,7 @@ def _without_tags(text: str) -> str:
         tag = opening[1]
         if opening.start() < end or tag in unclosed:
             continue
+        # Plain search keeps this linear; a regex over nested tags would not be.
         closing = text.find(f"</{tag}>", opening.end())
         if closing < 0:
             unclosed.add(tag)

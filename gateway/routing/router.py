@@ -105,6 +105,7 @@ class Router:
     async def _decide(self, requests: Sequence[ToPolicy], fleet: Fleet, patient: bool) -> list[Decision]:
         policy = requests[0].policy
         hints = [request.hints for request in requests]
+        # The engine is a generator without I/O: replay drives the same object with recorded features.
         context = _DecisionContext(self, requests, patient)
         steps = self.engine.route(
             policy,
@@ -195,6 +196,7 @@ class _DecisionContext:
 
     async def _extract_static(self) -> Features | None:
         extractor = self._router.extractor
+        # Both tiers read lexical and form features: they are extracted once per request.
         if self._static is None and extractor is not None:
             try:
                 if self._patient:
@@ -213,6 +215,7 @@ class _DecisionContext:
             return None
         try:
             vectors = await batcher.embed_all([self._queries[n].text for n in rows.tolist()], self._patient)
+        # A full line degrades the decision, never the answer.
         except BusyError:
             self.missing = "the encoder is overloaded"
             return None
@@ -233,6 +236,7 @@ def build_router(config: Config, pool: Sequence[ExpertProfile]) -> Router:
     Raises:
         ArtifactError: the artifact is damaged, or was fitted on another embedder.
     """
+    # A missing artifact is the first day's normal state, not an error: `auto` takes the default expert.
     path = Path(config.routing.artifact)
     if not path.exists():
         forecaster, extractor, batcher, missing = Forecaster(pool, None), None, None, None
