@@ -12,13 +12,13 @@ from pathlib import Path
 import click
 import numpy as np
 
-from evals.baselines import mean_of_four, task_table
 from evals.commands.import_ import bucket_set
 from evals.console import OnProgress, progress_bar, report_errors
 from evals.datasets import read_outcomes
 from evals.measures.bootstrap import interval_of_difference
 from evals.measures.budgets import BudgetResult, Split, evaluate_split, pool, summary
 from evals.replay import RecordedExtractor, Replay, replay
+from evals.run_all import mean_of_four, task_table
 from policies import EncoderUse, Policy
 from routers import (
     FeatureExtractor,

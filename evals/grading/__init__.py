@@ -4,11 +4,22 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from .code import CODE
-from .coverage import KEYWORDS, MEMBERS, ORDER
-from .form import BULLETS, JSON, LITERAL, PATTERN
 from .number import NUMBER
 from .reading import ExpectedError, Gradable, Grader, without_echo
-from .text import CHOICE, EXACT, TEXT, TRANSLATION, YES_NO
+from .text import (
+    BULLETS,
+    CHOICE,
+    EXACT,
+    JSON,
+    KEYWORDS,
+    LITERAL,
+    MEMBERS,
+    ORDER,
+    PATTERN,
+    TEXT,
+    TRANSLATION,
+    YES_NO,
+)
 
 __all__ = ["GRADERS", "ExpectedError", "Gradable", "Grader", "check_expected", "grade"]
 

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evals.baselines import cheapest, mean_of_four, task_table
 from evals.replay import RecordedExtractor, pool_of, replay
+from evals.run_all import cheapest, mean_of_four, task_table
 from policies import EncoderUse, Objective, PanelRule, Policy
 from routers import Artifact, ExpertProfile, Features, OutcomeTable, Query, Tier, fit_artifact, query_of
 from studies.tiers import compare, render
