@@ -149,8 +149,8 @@ async def torment(
             await gateway.start()
         if killed.total() % 20 == 0:
             batch = await client.batches.retrieve(batch_id)
-            counts = batch.request_counts
-            print(f"{killed.total():4} killed, {counts.completed} of {counts.total} lines", flush=True)
+            done = batch.request_counts and (batch.request_counts.completed, batch.request_counts.total)
+            print(f"{killed.total():4} killed, lines done and in all: {done}", flush=True)
             if batch.status == "completed":
                 break
     return killed

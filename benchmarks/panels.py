@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import yaml
 from openai import APIStatusError, AsyncOpenAI
-from resilience import gateway
 
+from benchmarks.resilience import gateway
 from evals.console import progress_bar
 from evals.grading import grade
 from evals.measures.bootstrap import interval_of_difference
@@ -64,7 +64,7 @@ async def ask(
         raw = await client.chat.completions.with_raw_response.create(
             model=model, messages=messages, max_tokens=max_tokens, stream=stream
         )
-        said = raw.parse()
+        said: Any = raw.parse()
         if stream:
             parts = [part.choices[0].delta.content or "" async for part in said if part.choices]
             text, tokens = "".join(parts), (0, 0)

@@ -8,7 +8,6 @@ prompts. Compared are who is chosen, why, the tier, the order of all others, and
 import argparse
 import asyncio
 import json
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -18,8 +17,8 @@ from typing import Any
 import aiohttp
 import numpy as np
 from aiohttp import web
-from resilience import gateway
 
+from benchmarks.resilience import gateway
 from evals.console import OnProgress, progress_bar
 from evals.datasets import read_outcomes
 from evals.replay import replay
@@ -116,7 +115,7 @@ def difference(live: Mapping[str, Any], offline: Mapping[str, Any], said: str) -
 def quality_gap(live: Mapping[str, Any], offline: Mapping[str, Any]) -> float:
     """How far apart the predictions of the two are, at most."""
     here, there = ({c["expert"]: c["quality"] for c in printed["candidates"]} for printed in (live, offline))
-    return max(abs(here[name] - there[name]) for name in here)
+    return float(max(abs(here[name] - there[name]) for name in here))
 
 
 async def decide_live(
@@ -201,4 +200,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,10 @@ from routers import (
     FitSettings,
     Forecaster,
     OutcomeTable,
+    Predictor,
     Query,
     StaticEmbedder,
+    Tier,
     fit_artifact,
     query_of,
 )
@@ -39,7 +42,7 @@ _N_TOPICS = 400
 class MadeUp:
     """Features of the static tier's shape, from a seed per text: topics, large and small, wide and narrow."""
 
-    fingerprints = {"static": "made up"}  # noqa: RUF012
+    fingerprints: dict[Tier, str] = {"static": "made up"}  # noqa: RUF012
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)
@@ -51,7 +54,7 @@ class MadeUp:
         self._forms = rng.random((_N_TOPICS, 21))
         self._falling = falling
 
-    def extract(self, queries: Sequence[Query], tier: str, reuse: Features | None = None) -> Features:
+    def extract(self, queries: Sequence[Query], tier: Tier, reuse: Features | None = None) -> Features:
         rows = [self._one(int(query.text)) for query in queries]
         dense, lexical, form = (np.stack(part) for part in zip(*rows, strict=True))
         return Features("static", dense, lexical, form)
@@ -108,7 +111,12 @@ def median_us(calls: dict[str, Call], features: Sequence[Features]) -> dict[str,
                 wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
                 call(i, fresh)
                 took[name].append((time.perf_counter_ns() - wall, time.thread_time_ns() - cpu))
-    return {name: tuple((np.median(each, axis=0) / 1e3).tolist()) for name, each in took.items()}  # type: ignore[misc]
+    medians = {name: np.median(each, axis=0) / 1e3 for name, each in took.items()}
+    return {name: (float(wall), float(cpu)) for name, (wall, cpu) in medians.items()}
+
+
+def predict_with(predictor: Predictor, i: int, read: Features) -> object:
+    return predictor.predict(read)
 
 
 def main() -> None:
@@ -143,7 +151,7 @@ def main() -> None:
         "  blend": lambda i, read: head.quality.predict(read),
     }
     for n, member in enumerate(head.quality.members_):  # type: ignore[attr-defined]
-        calls[f"    {n} {type(member).__name__}"] = lambda i, read, member=member: member.predict(read)
+        calls[f"    {n} {type(member).__name__}"] = partial(predict_with, member)
     print(f"{len(table)} training queries, {asked.experts} experts, batches of one, median µs (wall, CPU)")
     for name, (wall, cpu) in median_us(calls, features).items():
         print(f"{name:28s}{wall:8.1f}{cpu:8.1f}")

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -79,4 +80,5 @@ def lap(what: str, started: float) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:3]), *sys.argv[3:4])
+    numbers: list[Any] = [int(text) for text in sys.argv[1:3]]
+    main(*numbers, *sys.argv[3:4])

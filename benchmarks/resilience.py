@@ -23,8 +23,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -40,7 +42,7 @@ TIMEOUTS = {"connect_s": 1, "first_token_s": 2, "between_tokens_s": 2, "total_s"
 def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+        return int(s.getsockname()[1])
 
 
 def wait_for(url: str, seconds: float = 60) -> None:
@@ -56,7 +58,7 @@ def wait_for(url: str, seconds: float = 60) -> None:
 
 
 @contextmanager
-def process(*command: str, log: Path):
+def process(*command: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("w") as out:
         child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
         try:
@@ -70,7 +72,7 @@ def process(*command: str, log: Path):
 
 
 @contextmanager
-def gateway(folder: Path, config: dict):
+def gateway(folder: Path, config: dict[str, Any]) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     port = free_port()
     path = folder / "thalamus.yaml"
     path.write_text(json.dumps(config))  # JSON is YAML
@@ -82,11 +84,11 @@ def gateway(folder: Path, config: dict):
         yield f"http://127.0.0.1:{port}", child
 
 
-def chat(model: str, stream: bool = False, text: str = "Tell me a story.", **extra) -> dict:
+def chat(model: str, stream: bool = False, text: str = "Tell me a story.", **extra: Any) -> dict[str, Any]:
     return {"model": model, "stream": stream, "messages": [{"role": "user", "content": text}], **extra}
 
 
-async def ask(client: httpx.AsyncClient, url: str, body: dict) -> tuple[str, float]:
+async def ask(client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> tuple[str, float]:
     """What came back, in words, and after how many seconds the answer was over."""
     start = time.monotonic()
     try:
@@ -104,13 +106,13 @@ async def ask(client: httpx.AsyncClient, url: str, body: dict) -> tuple[str, flo
         return f"{response.status_code} stream by {expert}, {n} chunks{printed}, {end}", took
     what = json.loads(text)
     if "error" in what:
-        error = what["error"]
-        return f"{response.status_code} {error.get('code') or error['type']}: {error['message'][:70]!r}", took
+        said = what["error"]
+        return f"{response.status_code} {said.get('code') or said['type']}: {said['message'][:70]!r}", took
     return f"{response.status_code} answer by {expert}", took
 
 
 async def faults(mock: str, folder: Path) -> None:
-    def expert(name: str, quality: float) -> dict:
+    def expert(name: str, quality: float) -> dict[str, Any]:
         return {"name": name, "model": f"openai/{name}", "api_base": f"{mock}/v1", "quality": quality}
 
     experts = [expert(name, 0.9) for name in FAULTS[1:]] + [expert("good", 0.5)]
@@ -160,7 +162,7 @@ async def disconnect(mock: str, folder: Path) -> None:
 
 async def jitter(slow_mock: str, folder: Path, artifact: str | None) -> None:
     """Gaps between chunks of one paced stream, alone and while 32 connections embed long prompts."""
-    config: dict = {
+    config: dict[str, Any] = {
         "experts": [{"name": "good", "model": "openai/good", "api_base": f"{slow_mock}/v1"}],
         "routing": {"embedding_cache": 0},
     }

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from routers import PREDICTORS, ArtifactError, Features, make_predictor
 
 NAMES = sorted(PREDICTORS)
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 RELAXED = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -39,8 +38,8 @@ def test_a_batch_equals_its_singles(name: str, n: int, m: int, gaps: float, seed
     batch = predictor.predict(z)
     for row in range(m):
         single = predictor.predict(z.take(slice(row, row + 1)))
-        np.testing.assert_allclose(single.mean[0], batch.mean[row], **CLOSE)
-        np.testing.assert_allclose(single.std[0], batch.std[row], **CLOSE)
+        np.testing.assert_allclose(single.mean[0], batch.mean[row], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(single.std[0], batch.std[row], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)

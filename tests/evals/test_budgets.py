@@ -74,7 +74,7 @@ def test_a_paired_interval_is_narrow_where_the_difference_is_steady() -> None:
     rng = np.random.default_rng(0)
     noise = rng.random(500)
     steady = interval_of_difference(noise + 0.1, noise)
-    assert (steady.low, steady.high) == (pytest.approx(0.1), pytest.approx(0.1))
+    assert (steady.low, steady.high) == pytest.approx((0.1, 0.1))
     wide = interval(noise)
     assert wide.low < wide.value < wide.high
     assert wide.high - wide.low == pytest.approx(2 * 1.96 * noise.std() / np.sqrt(500), rel=0.15)

@@ -37,7 +37,7 @@ def run(score: list[float], **others: Any) -> Run:
         rate=np.zeros(0),
         **arrays,
     )
-    return replace(made, **{key: np.array(value) for key, value in others.items()})
+    return replace(made, **dict[str, Any]({key: np.array(value) for key, value in others.items()}))
 
 
 def context(score: list[list[float]], strong: int = -1, **domains: tuple[str, ...]) -> EvalContext:

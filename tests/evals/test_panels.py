@@ -10,7 +10,7 @@ from routers import OutcomeTable
 SCORE = np.array([[1.0, 0.0, 1.0, 0.4], [np.nan, 0.0, 1.0, 1.0], [np.nan, np.nan, np.nan, 0.7]])
 
 
-def table(answers=None) -> OutcomeTable:
+def table(answers: Any = None) -> OutcomeTable:
     cost = np.array([[1.0, 2.0, 4.0, 8.0]] * 3)
     texts = ("How many legs has a spider?", "How many has an ant?", "Why?")
     return OutcomeTable.build(texts, "abcd", {"score": SCORE, "cost_usd": cost}, answers=answers)

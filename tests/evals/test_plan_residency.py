@@ -1,6 +1,7 @@
 import json
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -38,7 +39,7 @@ async def journal(path: Path, *entries: JournalEntry) -> Path:
     return path
 
 
-def make_attempt(expert: str, latency_s: float = 0.5, **printed) -> AttemptRecord:
+def make_attempt(expert: str, latency_s: float = 0.5, **printed: Any) -> AttemptRecord:
     return AttemptRecord(expert, "answered", latency_s=latency_s, **printed)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ QUERIES = {"query_id": ["1", "2", "3"], "text": ["q1", "q2", "q3"], "split": ["a
 QRELS = {"query_id": ["1", "2", "3", "9"], "doc_id": ["a", "b", "c", "a"], "relevance": [2, 1, 0, 1]}
 
 
-def folder(path: Path, **changed: dict[str, list[object]]) -> Path:
+def folder(path: Path, **changed: Mapping[str, Sequence[object]]) -> Path:
     path.mkdir()
     for name, columns in {"corpus": CORPUS, "queries": QUERIES, "qrels": QRELS, **changed}.items():
         pyarrow.parquet.write_table(pyarrow.table(columns), path / f"{name}.parquet")
@@ -124,7 +124,7 @@ def test_pilots_lead_each_set_to_the_expert_that_reads_it_best(
     np.testing.assert_allclose(
         use_held_out_scores("x", training["x"], pool).performance, training["x"].performance
     )
-    readers = [*pool, "multi-task"]
+    readers = dict.fromkeys((*pool, "multi-task"), "")
     scores = compare(readers, test, build("f", pool, training, "paper"), build("f", pool, training))
     figures = summarize(scores)
     assert figures["routed, improved"].mean.value == figures["routed, paper"].mean.value == 1.0

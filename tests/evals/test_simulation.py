@@ -1,5 +1,6 @@
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,28 +21,29 @@ KINDS = tuple(SYNTHETIC)
 PLACES = (2, 3, 4, 5)
 
 
-def draw_trace(kind: str, n: int = 700, **printed: float) -> Trace:
-    return SYNTHETIC[kind](Synthetic(n, 8, seed=1, **printed))  # type: ignore[arg-type]
+def draw_trace(kind: str, n: int = 700, **printed: Any) -> Trace:
+    return SYNTHETIC[kind](Synthetic(n, 8, seed=1, **printed))
 
 
 def page_trace(kind: str, n: int = 700) -> Trace:
     """One request a second that takes no time, so that nothing but memory matters."""
-    return replace(draw_trace(kind, n), time_s=np.arange(n) * 1.0, service_s=np.zeros(n))
+    return replace(draw_trace(kind, n), time_s=np.arange(n, dtype=float), service_s=np.zeros(n))
 
 
-def machine(trace: Trace, n_places: int, load_s: float = 10.0, **printed: float) -> SimulatedMachine:
+def machine(trace: Trace, n_places: int, load_s: float = 10.0, **printed: Any) -> SimulatedMachine:
     loadable = tuple(Loadable(name, 1, load_s) for name in trace.experts)
-    return SimulatedMachine(n_places, loadable, **printed)  # type: ignore[arg-type]
+    return SimulatedMachine(n_places, loadable, **printed)
 
 
-def in_order(trace: Trace, n_places: int, rule: ResidencyRule = LOOKAHEAD, **printed) -> ServingResult:
+def in_order(trace: Trace, n_places: int, rule: ResidencyRule = LOOKAHEAD, **printed: Any) -> ServingResult:
     at_once = machine(trace, n_places, load_s=1e-3, evict_s=0.0)
     return serve(trace, at_once, Scheme("", rule, in_order=True, **printed))
 
 
 def belady(trace: Trace, n_places: int) -> int:
     """Loads of the optimal cache: who is needed farthest in the future leaves."""
-    requests, there, n_loads = trace.expert.tolist(), set(), 0
+    requests, n_loads = trace.expert.tolist(), 0
+    there: set[int] = set()
     following, last = [0] * len(requests), dict.fromkeys(range(len(trace.experts)), len(requests))
     for at in range(len(requests) - 1, -1, -1):
         following[at] = last[requests[at]]

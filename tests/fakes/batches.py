@@ -83,7 +83,7 @@ async def open_batch_gateway(
 ) -> AsyncIterator[BatchTestGateway]:
     """A gateway whose experts are these models of the fake upstream, each by its own name."""
     async with contextlib.AsyncExitStack() as stack:
-        behind = upstream or await stack.enter_async_context(FakeUpstream())
+        behind = upstream if upstream is not None else await stack.enter_async_context(FakeUpstream())
         named = [
             {"name": name, "model": f"openai/{name}", "api_base": behind.base_url, **(experts or {})}
             for name in models

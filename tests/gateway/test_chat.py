@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,13 +22,13 @@ WINDOW = {"context_window": 1000, "abilities": []}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def upstream():
+async def upstream() -> AsyncIterator[FakeUpstream]:
     async with FakeUpstream() as running:
         yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def live(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory):
+async def live(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LiveApp]:
     journal = str(tmp_path_factory.mktemp("chat") / "j.sqlite3")
     async with gateway(config_of(upstream.base_url), journal, "good", "other") as running:
         yield running
@@ -233,7 +235,7 @@ async def test_a_client_never_says_where_its_request_goes(
     live: LiveApp, upstream: FakeUpstream, field: str
 ) -> None:
     n_calls = len(upstream.calls)
-    answer = await live.chat("good", **{field: "http://127.0.0.1:1"})
+    answer = await live.chat("good", **dict[str, Any]({field: "http://127.0.0.1:1"}))
     assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "forbidden_field", field)
     assert len(upstream.calls) == n_calls
 

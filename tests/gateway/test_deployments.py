@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.experts.openai_compatible import OpenAIExpert
 from gateway.experts.types import UpstreamError
 from gateway.testing import FakeUpstream
 from gateway.waiting import MAX_WAITING_PER_SLOT, ConcurrencyLimit
@@ -76,7 +77,9 @@ async def test_no_more_calls_run_at_a_time_than_allowed(tmp_path: Path) -> None:
         await asyncio.sleep(0.04)
         assert len(upstreams[0].calls) == 2
         assert {answer.status for answer in await asyncio.gather(*asking)} == {200}
-        assert live.services.experts["x"].places[0].slots.in_use == 0
+        expert = live.services.experts["x"]
+        assert isinstance(expert, OpenAIExpert)
+        assert expert.places[0].slots.in_use == 0
 
 
 async def test_slots_go_to_those_who_wait_in_order() -> None:

@@ -1,6 +1,7 @@
 """A client that goes away stops the upstream, whole or streaming."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
@@ -57,7 +58,7 @@ async def read(client: aiohttp.ClientSession, url: str, body: object) -> bytes:
         return await response.read()
 
 
-async def until(holds, timeout_s: float = 2.0) -> None:
+async def until(holds: Callable[[], bool], timeout_s: float = 2.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not holds():  # noqa: ASYNC110 (nothing tells)
             await asyncio.sleep(0.005)

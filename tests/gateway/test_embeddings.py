@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ MANY = ["a text about a cat that sat on a mat " * 4] * 100
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def live(tmp_path_factory: pytest.TempPathFactory):
+async def live(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LiveApp]:
     async with FakeUpstream() as upstream:
         experts = [
             {"name": "vectors", "model": "openai/vectors", "api_base": upstream.base_url, "embeds": True},

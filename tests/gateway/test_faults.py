@@ -1,5 +1,7 @@
 """Every fault of an upstream × (whole, stream) × (alone, with a fallback): what the client gets."""
 
+from collections.abc import AsyncIterator
+
 import pytest
 import pytest_asyncio
 
@@ -41,18 +43,20 @@ PATIENCE = {"connect_s": 0.5, "first_token_s": 0.4, "between_tokens_s": 0.3, "to
 
 def experts(base: str) -> list[dict[str, object]]:
     names = [*BEFORE, *ONLY_STREAMS, *AFTER, *REFUSED, "toolong", "good"]
-    there = [{"name": name, "model": f"openai/{name}", "api_base": base} for name in names]
+    there: list[dict[str, object]] = [
+        {"name": name, "model": f"openai/{name}", "api_base": base} for name in names
+    ]
     return [*there, {"name": "nowhere", "model": "openai/x", "api_base": "http://127.0.0.1:1/v1"}]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def upstream():
+async def upstream() -> AsyncIterator[FakeUpstream]:
     async with FakeUpstream() as running:
         yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def live(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory):
+async def live(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LiveApp]:
     journal = str(tmp_path_factory.mktemp("faults") / "journal.sqlite3")
     config = {"experts": experts(upstream.base_url), "timeouts": PATIENCE}
     async with gateway(config, journal, "good") as running:

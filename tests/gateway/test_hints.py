@@ -38,7 +38,7 @@ def test_the_router_object_says_policy_limits_weights_and_session() -> None:
     assert (asked.policy, asked.session_id) == ("best", "s")
     assert asked.hints.objective == Objective(cost=0.3)
     assert (require.max_cost_usd, require.max_latency_s, require.min_quality) == (0.01, 1.5, 0.5)
-    assert (require.models, require.exclude) == ({"a", "b"}, {"c"})
+    assert (require.models, require.exclude) == (frozenset({"a", "b"}), frozenset({"c"}))
 
 
 def test_headers_say_the_same() -> None:
@@ -55,7 +55,7 @@ def test_headers_say_the_same() -> None:
     assert asked.policy == "best"
     assert asked.hints.objective == Objective(cost=0.3, latency=0.1)
     assert asked.hints.require.max_latency_s == 1.5
-    assert asked.hints.require.models == {"a", "b"}
+    assert asked.hints.require.models == frozenset({"a", "b"})
 
 
 def test_of_two_limits_the_tighter_holds() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
@@ -28,13 +29,13 @@ NAMES = [
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def upstream():
+async def upstream() -> AsyncIterator[FakeUpstream]:
     async with FakeUpstream() as running:
         yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def live(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory):
+async def live(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LiveApp]:
     place = {"api_base": upstream.base_url, "api_key": "sk-upstream-secret", "max_parallel": 1}
     experts = [{"name": name, "model": f"litellm_proxy/{name}", **place} for name in NAMES]
     experts.append({"name": "vectors", "model": "litellm_proxy/vectors", "embeds": True, **place})

@@ -1,6 +1,7 @@
 """An expert on an engine of our own: it waits for the process, and survives its death."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,7 +48,7 @@ class Process:
 
 
 @pytest.fixture
-async def transport():
+async def transport() -> AsyncIterator[Transport]:
     opened = Transport()
     await opened.open()
     yield opened

@@ -1,21 +1,27 @@
 """The official OpenAI client against the real gateway."""
 
+from collections.abc import AsyncIterator
+from typing import Any
+
 import openai
 import pytest
 import pytest_asyncio
+from openai.types.chat import ChatCompletionMessageParam
 
 from gateway.testing import WORDS, FakeUpstream
 from tests.fakes.serving import KEY, LiveApp, gateway
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-ASKED = [{"role": "user", "content": "Hi"}]
+ASKED: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hi"}]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def live(tmp_path_factory: pytest.TempPathFactory):
+async def live(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LiveApp]:
     names = ["good", "cut-2", "status-500", "status-400", "embedder"]
     async with FakeUpstream() as upstream:
-        experts = [{"name": n, "model": f"openai/{n}", "api_base": upstream.base_url} for n in names]
+        experts: list[dict[str, Any]] = [
+            {"name": n, "model": f"openai/{n}", "api_base": upstream.base_url} for n in names
+        ]
         experts[-1]["embeds"] = True
         config = {"experts": experts, "server": {"master_key": KEY}}
         journal = str(tmp_path_factory.mktemp("openai") / "j.sqlite3")
@@ -24,7 +30,7 @@ async def live(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def client(live: LiveApp):
+async def client(live: LiveApp) -> AsyncIterator[openai.AsyncOpenAI]:
     async with openai.AsyncOpenAI(base_url=live.base, api_key=KEY, max_retries=0) as made:
         yield made
 

@@ -31,7 +31,7 @@ def test_a_known_model_has_price_window_and_abilities() -> None:
     assert 0 < facts.input_usd_per_token < facts.output_usd_per_token < 1e-4
     assert facts.context_tokens is not None
     assert facts.context_tokens >= 100_000
-    assert facts.abilities == {"vision", "tools", "json"}
+    assert facts.abilities == frozenset({"vision", "tools", "json"})
 
 
 def test_another_provider_of_the_same_model_has_its_own_price(table: dict[str, msgspec.Raw]) -> None:
@@ -94,7 +94,7 @@ def test_what_the_configuration_says_wins_over_the_table(table: dict[str, msgspe
     )
     assert (profile.input_usd_per_token, profile.output_usd_per_token) == (0.0, 2e-6)
     assert profile.context_tokens == 5
-    assert profile.abilities == {"tools"}
+    assert profile.abilities == frozenset({"tools"})
 
 
 def test_a_model_served_elsewhere_under_an_unknown_name_has_no_price() -> None:

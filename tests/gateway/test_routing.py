@@ -9,7 +9,7 @@ import pytest
 from gateway.errors import NothingEligible, Unavailable
 from gateway.routing.embedding_batcher import Budget, EmbeddingBatcher
 from gateway.routing.router import Router
-from policies import Engine, Fleet, Policy, Require, RoutingHints
+from policies import Decision, Engine, Fleet, Policy, Require, RoutingHints
 from routers import ExpertProfile, FeatureExtractor, Features, Floats32, Prediction, Query, Tier
 from tests.fakes.parsed import to_policy
 
@@ -195,6 +195,7 @@ async def test_who_decides_patiently_looks_closely_whatever_the_budget_and_leave
     budget.spend(1000)
     setup = Made(budget)
     (decision,) = await setup.routing.decide_many([to_policy("hello", Policy("auto"))], IDLE)
+    assert isinstance(decision, Decision)
     assert (decision.chosen, setup.routing.n_consulted) == ("large", 1)
     fresh = Budget(n_waiting=8, share=0.1, n_threads=1, clock=lambda: 0.0)
     credit = fresh._credit_s

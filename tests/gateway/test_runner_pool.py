@@ -54,6 +54,10 @@ def tiny(name: str, *options: str, **settings: object) -> RunnerSettings:
     return RunnerSettings("command", name, command=line, **given)  # type: ignore[arg-type]
 
 
+def state_of(runners: Runners, name: str) -> str:
+    return runners[name].state
+
+
 @contextlib.asynccontextmanager
 async def pool_of(
     *experts: RunnerSettings, room: int = 100, rule: ResidencyRule | None = None, folder: Path | None = None
@@ -143,7 +147,7 @@ async def test_an_idle_expert_is_unloaded_after_its_ttl_and_loaded_again_when_as
         async with runners.lease("a", wait_s=20) as lease:
             assert await chat(lease) == "Paris."
             await asyncio.sleep(1)
-            assert runners["a"].state == "busy"
+            assert state_of(runners, "a") == "busy"
 
 
 async def test_no_more_requests_than_slots_are_in_flight_and_turns_go_by_priority_then_order() -> None:
@@ -190,7 +194,7 @@ async def test_who_would_wait_longer_than_allowed_is_sent_away_at_once() -> None
         await runners.unload("a")
         with pytest.raises(RunnerBusy, match="s until its turn"):
             await runners.take("a", wait_s=0.5)
-        assert runners["a"].state == "stopped"
+        assert state_of(runners, "a") == "stopped"
 
 
 async def test_what_was_unloaded_by_hand_is_not_fetched_again_before_it_is_asked_for() -> None:
@@ -299,9 +303,9 @@ async def test_unloading_by_hand_spares_who_answers() -> None:
             with pytest.raises(RunnerUnavailable, match="a is busy"):
                 await runners.unload("a")
         await runners.unload("a")
-        assert runners["a"].state == "stopped"
+        assert state_of(runners, "a") == "stopped"
         await runners.load("a", wait_s=20)
-        assert runners["a"].state == "ready"
+        assert state_of(runners, "a") == "ready"
 
 
 async def test_how_long_an_expert_is_away_is_learned_from_its_loads() -> None:

@@ -74,7 +74,9 @@ def spell(text: str) -> str:
 async def test_rows_of_a_batch_are_answered_as_they_would_be_alone(lease: Lease) -> None:
     prompts = [[{"role": "user", "content": " ".join(f"w{n + k}" for k in range(n + 1))}] for n in range(4)]
     lengths = [3, 5, 8, 12]
-    wishes = [{"messages": p, "max_tokens": n} for p, n in zip(prompts, lengths, strict=True)]
+    wishes: list[dict[str, Any]] = [
+        {"messages": p, "max_tokens": n} for p, n in zip(prompts, lengths, strict=True)
+    ]
     alone = [await ask(lease, **wish) for wish in wishes]
     together = await asyncio.gather(*(ask(lease, **wish) for wish in wishes))
     assert [spell(text) for _, text in together] == [spell(text) for _, text in alone]

@@ -72,7 +72,7 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(python: Path, script: str, *arguments: str) -> str:
     """What a script prints far from the sources, with nothing on the path but the environment."""
-    command = [python, "-I", "-c", script, *arguments]
+    command = [str(python), "-I", "-c", script, *arguments]
     ran = subprocess.run(command, cwd=python.parent, capture_output=True, text=True, check=False)
     assert ran.stderr == ""
     return ran.stdout

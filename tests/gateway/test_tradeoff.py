@@ -68,7 +68,7 @@ async def test_a_policy_or_a_request_that_asks_for_dollars_gets_the_weight_for_t
 
 
 @pytest.mark.parametrize("target", [{"max_usd_per_1k": 0.01}, {"target_quality": 1.0, "max_usd_per_1k": 5.0}])
-async def test_a_target_out_of_reach_is_the_requests_fault(folder: Path, target: dict[str, float]) -> None:
+async def test_a_target_out_of_reach_is_the_requests_fault(folder: Path, target: dict[str, Any]) -> None:
     with pytest.raises(InvalidField, match="out of reach") as caught:
         await choose_expert(folder, **target)
     assert (caught.value.status, caught.value.param) == (400, "router")
