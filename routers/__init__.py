@@ -36,11 +36,10 @@ if TYPE_CHECKING:
     from .embedders import CachedEmbedder, HashingEmbedder, OnnxEmbedder, StaticEmbedder, load_embedder
     from .embedders.finetune import QuerySide, QuerySideSettings, finetune_encoder
     from .embedding_selection import EmbeddingSelection, PilotRule, dataset_oracle, instance_oracle
-    from .features import FORM_NAMES, FeatureExtractor
+    from .features import FORM_NAMES, FeatureExtractor, estimate_tokens, query_of
     from .fit import FitSettings, add_experts, cross_fit, fit_artifact
     from .forecast import Forecaster
     from .outcomes import OutcomeTable, Provenance, merge_outcomes
-    from .query import estimate_tokens, query_of
     from .registry import PREDICTORS, fit_predictor, make_predictor
     from .sweep import Sweep
     from .workers import worker_pool
@@ -71,7 +70,7 @@ _LAZY = {
     "cross_fit": "fit",
     "budget_curve": "categories",
     "dataset_oracle": "embedding_selection",
-    "estimate_tokens": "query",
+    "estimate_tokens": "features",
     "finetune_encoder": "embedders.finetune",
     "fit_artifact": "fit",
     "fit_predictor": "registry",
@@ -80,7 +79,7 @@ _LAZY = {
     "make_predictor": "registry",
     "build_mapping_problem": "categories",
     "merge_outcomes": "outcomes",
-    "query_of": "query",
+    "query_of": "features",
     "solve_mapping": "categories",
     "worker_pool": "workers",
 }

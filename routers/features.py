@@ -1,7 +1,8 @@
-"""Features of queries: dense vectors, hashed words, and form (length, digits, code …) scaled to [0, 1]."""
+"""What routing reads of a text: language, code, length; dense vectors, hashed words, and form in [0, 1]."""
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from math import log1p
 from typing import Protocol
 
@@ -11,8 +12,137 @@ from numpy.typing import NDArray
 from .embedders.tokens import head_and_tail
 from .errors import EmbedderError
 from .protocols import Embedder
-from .query import code_share, estimate_tokens, guess_language, query_of
 from .types import Features, Floats, Floats32, Ints, Query, Tier
+
+LANGUAGE_SAMPLE_CHARS = 600
+
+_MIN_HITS = 2
+
+_SCRIPTS = tuple(
+    (code, re.compile(letters))
+    for code, letters in (
+        ("ja", "[\u3040-\u30ff]"),
+        ("ko", "[\uac00-\ud7a3\u1100-\u11ff]"),
+        ("zh", "[\u4e00-\u9fff\u3400-\u4dbf]"),
+        ("uk", "[іїєґІЇЄҐ]"),
+        ("ru", "[\u0400-\u04ff]"),
+        ("fa", "[پچژگ]"),
+        ("ar", "[\u0600-\u06ff]"),
+        ("he", "[\u0590-\u05ff]"),
+        ("hi", "[\u0900-\u097f]"),
+        ("th", "[\u0e00-\u0e7f]"),
+        ("el", "[\u0370-\u03ff]"),
+    )
+)
+"""Distinguishing letters first: kana before Han, letters that only Ukrainian has before Cyrillic."""
+
+_COMMON = {
+    "de": "der die das und ist nicht ein eine wie zu mit den von auf für wird bitte ich sich dem im wer wann",
+    "fr": "le la les des est et un une que qui dans pour pas sur avec du au vous je quel quelle ce",
+    "es": "el la los las de que y es en un una por con para del se cómo qué cuál su al quién cuándo",
+    "it": "il lo la gli di che è una per con del della non sono come qual cosa nel si le chi quando",
+    "pt": "os de que é em um uma para com da não se qual dos das na por são quem quando você",
+    "nl": "de het een en van dat ik zijn met voor wat hoe aan er ook naar wie wanneer niet",
+    "sv": "och att det är som en ett på för inte med hur vad den jag av har vem när",
+    "pl": "w nie na się jest że z jak co czy dla są po tego ile jaki która kto kiedy",
+    "tr": "bir ve bu için ne ile mı mi da nasıl çok olarak kaç nedir gibi olan daha kim",
+    "vi": "là và của có một không cho được các trong người với như thế nào gì này những",
+    "id": "yang dan di untuk dengan adalah ini itu dari apa tidak pada ke bagaimana dalam saya berapa",
+    "en": "the of and to is in a an i what who when where why which how with that this for you are it was "
+    "have does do did my please if on by at be as or no not can one find write",
+}
+"""English last: at a tie the other one wins, for `to`, `i` and `in` are words elsewhere too."""
+
+_LANGUAGES_OF: dict[str, list[str]] = {}
+for _code, _words in _COMMON.items():
+    for _word in _words.split():
+        _LANGUAGES_OF.setdefault(_word, []).append(_code)
+
+_WORD = re.compile(r"[^\W\d_]+")
+
+
+def guess_language(text: str) -> str:
+    """ISO 639-1 code, or "und" where the text does not tell; looks at the first 600 characters."""
+    sample = text[:LANGUAGE_SAMPLE_CHARS]
+    if not sample.isascii():
+        by_script = _by_script(sample)
+        if by_script:
+            return by_script
+    hits = dict.fromkeys(_COMMON, 0)
+    for word in _WORD.findall(sample.lower()):
+        for code in _LANGUAGES_OF.get(word, ()):
+            hits[code] += 1
+    best = max(hits, key=hits.__getitem__)
+    return best if hits[best] >= _MIN_HITS else "und"
+
+
+def _by_script(sample: str) -> str | None:
+    """The script that at least a third of the letters are written in."""
+    n_letters = sum(map(str.isalpha, sample))
+    for code, letters in _SCRIPTS:
+        n_own = len(letters.findall(sample))
+        if n_own and code in ("ja", "uk", "fa"):
+            n_own = _count_script_letters(code, sample)
+        if n_own * 3 >= n_letters > 0:
+            return code
+    return None
+
+
+def _count_script_letters(code: str, sample: str) -> int:
+    """Letters of the whole script of a language that is told from its kin by a few letters of its own."""
+    shared = {"ja": "[\u3040-\u30ff\u4e00-\u9fff]", "uk": "[\u0400-\u04ff]", "fa": "[\u0600-\u06ff]"}
+    return len(re.findall(shared[code], sample))
+
+
+SAMPLE_CHARS = 8000
+"""How much of a long text is looked at for code."""
+
+_FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
+_CODE_LINE = re.compile(
+    r"""^[ \t]*+(?:
+        (?:def|class|async[ ]def|func|fn|interface|struct|enum)[ ]\w.*[:{(]
+      | (?:import|package|using|\#include|\#define)[ ]\S+;?$
+      | from[ ]\S+[ ]import[ ]
+      | (?:for|if|elif|while|with|except|try|else)\b.*:$
+      | (?:return|raise|print|echo|assert)\b.*[)\]};\w]$
+      | (?:public|private|protected|static|const|let|var|function|void|int|double|float)\b.*[;{(=]
+      | (?:SELECT|INSERT|UPDATE|DELETE|CREATE|FROM|WHERE|JOIN|GROUP[ ]BY|ORDER[ ]BY)\b
+      | [\w.\[\]]+[ ]?[-+*/]?=[ ]?\S
+      | @\w+ | >>>[ ] | \$[ ]\w | </?\w+[ >/]
+      | .*[;{}]$
+    ).*$""",
+    re.MULTILINE | re.VERBOSE,
+)
+
+
+def query_of(text: str) -> Query:
+    """The query that consists of this text alone."""
+    return Query(
+        text=text,
+        n_input_tokens=estimate_tokens(text),
+        language=guess_language(text),
+        code_share=code_share(text),
+    )
+
+
+def estimate_tokens(text: str) -> int:
+    """About how many tokens a language model reads: four ASCII bytes, or three others, each."""
+    if text.isascii():
+        return -(-len(text) // 4)
+    n_bytes = len(text.encode("utf-8", "surrogatepass"))
+    n_ascii = len(text.encode("ascii", "ignore"))
+    return -(-n_ascii // 4) + -(-(n_bytes - n_ascii) // 3)
+
+
+def code_share(text: str) -> float:
+    """Share of the characters that stand in fenced blocks or in lines that look like code."""
+    sample = head_and_tail(text, SAMPLE_CHARS)
+    if not sample:
+        return 0.0
+    rest = _FENCED.sub("", sample) if "```" in sample else sample
+    n_code = len(sample) - len(rest) + sum(len(line) for line in _CODE_LINE.findall(rest))
+    return n_code / len(sample)
+
 
 FORM_VERSION = 1
 """Part of fingerprints: raise it whenever a value changes."""
@@ -77,23 +207,21 @@ FORM_NAMES: tuple[str, ...] = ("length", *_SHARES, *_COUNTS, *_PATTERNS, *_FLAGS
 
 def form_features(texts: Sequence[str]) -> Floats:
     """(n_texts, n_form) in [0, 1], columns as in FORM_NAMES."""
-    form = np.array([_form(text) for text in texts], np.float64)
-    return np.minimum(form.reshape(len(texts), len(FORM_NAMES)), 1.0)
-
-
-def _form(text: str) -> list[float]:
-    sample = head_and_tail(text, FORM_SAMPLE_CHARS)
-    data = sample.encode("utf-8", "surrogatepass")
-    lower = sample.lower()
-    n_bytes = len(data) or 1
-    return [
-        log1p(len(text)) / log1p(_LONGEST_CHARS),
-        *(_count(data, codes) * scale / n_bytes for codes, scale in _SHARES.values()),
-        *(log1p(_count(data, codes)) / full for codes, full in _COUNTS.values()),
-        *(log1p(len(pattern.findall(sample))) / full for pattern, full in _PATTERNS.values()),
-        *(1.0 if pattern.search(sample) else 0.0 for pattern in _FLAGS.values()),
-        *(1.0 if any(phrase in lower for phrase in phrases) else 0.0 for phrases in _PHRASES.values()),
-    ]
+    form = np.empty((len(texts), len(FORM_NAMES)))
+    for row, text in zip(form, texts, strict=True):
+        sample = head_and_tail(text, FORM_SAMPLE_CHARS)
+        data = sample.encode("utf-8", "surrogatepass")
+        lower = sample.lower()
+        n_bytes = len(data) or 1
+        row[:] = [
+            log1p(len(text)) / log1p(_LONGEST_CHARS),
+            *(_count(data, codes) * scale / n_bytes for codes, scale in _SHARES.values()),
+            *(log1p(_count(data, codes)) / full for codes, full in _COUNTS.values()),
+            *(log1p(len(pattern.findall(sample))) / full for pattern, full in _PATTERNS.values()),
+            *(1.0 if pattern.search(sample) else 0.0 for pattern in _FLAGS.values()),
+            *(1.0 if any(phrase in lower for phrase in phrases) else 0.0 for phrases in _PHRASES.values()),
+        ]
+    return np.minimum(form, 1.0)
 
 
 def _count(data: bytes, codes: bytes) -> int:
@@ -123,25 +251,21 @@ def lexical_slots(ids: Sequence[Sequence[int]], texts: Sequence[str]) -> Ints:
     Slots are hashed tokens and pairs of neighbours. Characters beyond Latin, many of which a WordPiece
     vocabulary knows only as unknown, count too, alone and in pairs.
     """
-    rows = [_slots(tokens, text) for tokens, text in zip(ids, texts, strict=True)]
+    rows = []
+    for tokens, text in zip(ids, texts, strict=True):
+        hashed = _ngrams(np.array(tokens, np.uint32), _SALTS[0], _SALTS[1])
+        if not text.isascii():
+            letters = _beyond_latin(text[:MAX_CHARS])
+            hashed = np.concatenate([hashed, _ngrams(letters, _SALTS[2], _SALTS[3])])
+        hashed.sort()
+        # np.unique does the same, but its checks take longer than a short row's sort.
+        first = np.ones(len(hashed), bool)
+        np.not_equal(hashed[1:], hashed[:-1], out=first[1:])
+        rows.append(hashed[first])
     slots = np.full((len(rows), max(map(len, rows), default=0)), -1, np.int64)
     for row, found in enumerate(rows):
         slots[row, : len(found)] = found
     return slots
-
-
-def _slots(tokens: Sequence[int], text: str) -> NDArray[np.uint32]:
-    hashed = _ngrams(np.array(tokens, np.uint32), _SALTS[0], _SALTS[1])
-    if not text.isascii():
-        letters = _beyond_latin(text[:MAX_CHARS])
-        hashed = np.concatenate([hashed, _ngrams(letters, _SALTS[2], _SALTS[3])])
-    hashed.sort()
-    if len(hashed) < 2:
-        return hashed
-    first = np.empty(len(hashed), bool)
-    first[0] = True
-    np.not_equal(hashed[1:], hashed[:-1], out=first[1:])
-    return hashed[first]
 
 
 def _ngrams(codes: NDArray[np.uint32], alone: np.uint32, paired: np.uint32) -> NDArray[np.uint32]:
@@ -156,19 +280,6 @@ def _beyond_latin(text: str) -> NDArray[np.uint32]:
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     low, high = _SPACES_AND_SIGNS
     return codes[(codes >= _FIRST_BEYOND_LATIN) & ((codes < low) | (codes > high))]
-
-
-__all__ = [
-    "FORM_NAMES",
-    "N_SLOTS",
-    "FeatureExtractor",
-    "TokenEmbedder",
-    "code_share",
-    "estimate_tokens",
-    "form_features",
-    "guess_language",
-    "query_of",
-]
 
 
 class TokenEmbedder(Embedder, Protocol):
@@ -209,24 +320,63 @@ class FeatureExtractor:
             EmbedderError: there is no encoder, or a tier without features (`prior`) is asked for.
             ValueError: `reuse` is of another number of queries.
         """
-        if tier not in self.fingerprints:
+        # Not by `fingerprints`, whose text this path would put together for every request.
+        if tier != "static" and (tier != "encoder" or self._encoder is None):
             raise EmbedderError(
                 f"no features for the tier {tier!r}: it is one of {', '.join(self.fingerprints)}"
             )
         if reuse is not None and len(reuse) != len(queries):
             raise ValueError(f"reuse has {len(reuse)} queries, not {len(queries)}")
         texts = [query.text for query in queries]
-        if tier == "encoder" and self._encoder is not None:
-            lexical, form = self._words_and_form(texts, None, reuse)
-            return Features(tier, self._encoder.embed(texts), lexical, form)
-        ids = [self._static.ids(text) for text in texts]
-        lexical, form = self._words_and_form(texts, ids, reuse)
-        return Features(tier, self._static.embed_ids(ids), lexical, form)
+        encoder = self._encoder if tier == "encoder" else None
+        ids = [self._static.ids(text) for text in texts] if reuse is None or encoder is None else []
+        lexical = lexical_slots(ids, texts) if reuse is None else reuse.lexical
+        form = form_features(texts) if reuse is None else reuse.form
+        dense = self._static.embed_ids(ids) if encoder is None else encoder.embed(texts)
+        return Features(tier, dense, lexical, form)
 
-    def _words_and_form(
-        self, texts: Sequence[str], ids: list[list[int]] | None, reuse: Features | None
-    ) -> tuple[Ints, Floats]:
-        if reuse is not None:
-            return reuse.lexical, reuse.form
-        ids = ids if ids is not None else [self._static.ids(text) for text in texts]
-        return lexical_slots(ids, texts), form_features(texts)
+
+_CLIP = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class FormScale:
+    """Training mean and reciprocal spread of the form features, (n_form,) each.
+
+    key: the same for equal scales, by which what was read of a query is shared by all who read it so
+    """
+
+    mean: Floats32
+    gain: Floats32
+    key: bytes = field(init=False, repr=False, compare=False)
+    _limit: np.float32 = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", self.mean.tobytes() + self.gain.tobytes())
+        object.__setattr__(self, "_limit", np.float32(_CLIP / np.sqrt(max(len(self.mean), 1))))
+
+    @classmethod
+    def of(cls, features: Features) -> "FormScale":
+        """The gain makes a typical row one of unit length; a feature that never varied gets none."""
+        form = features.form
+        if not len(form):
+            return cls(np.zeros(form.shape[1], np.float32), np.zeros(form.shape[1], np.float32))
+        std = form.std(axis=0)
+        varies = std > 1e-6
+        gain = np.divide(1.0, std * np.sqrt(form.shape[1]), out=np.zeros_like(std), where=varies)
+        return cls(form.mean(axis=0).astype(np.float32), gain.astype(np.float32))
+
+    def standardise(self, features: Features) -> Floats32:
+        """(n_queries, n_form) standardised, clipped at 3 spreads."""
+        z = features.form.astype(np.float32)
+        z -= self.mean
+        z *= self.gain
+        clipped: Floats32 = np.minimum(np.maximum(z, -self._limit, out=z), self._limit, out=z)
+        return clipped
+
+    def beside(self, features: Features) -> Floats32:
+        """(n_queries, dim + n_form) [dense | form]"""
+        return features.once(self.key, self._beside)
+
+    def _beside(self, features: Features) -> Floats32:
+        return np.concatenate((features.dense, self.standardise(features)), axis=1)

@@ -10,14 +10,13 @@ import numpy as np
 from .artifacts import Artifact, Evidence, Head
 from .calibration import Advantage, Calibration, calibration_error
 from .errors import ArtifactError, DataError
+from .features import estimate_tokens, query_of
 from .fold_fits import FitData, TierFit, fit_tiers
 from .outcomes import OutcomeTable
-from .predictors.clusters import spherical_kmeans
 from .predictors.constant import Constant
 from .predictors.joined import Joined
-from .predictors.space import Space
+from .predictors.neighbours import Space, spherical_kmeans
 from .protocols import Extractor, Predictor
-from .query import estimate_tokens, query_of
 from .sweep import Sample, sweep
 from .types import Features, Floats, Ints, Tier
 

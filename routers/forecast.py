@@ -64,7 +64,8 @@ class Forecaster:
         self._prefix_cost: Floats = prefix * self._price_in
         self._prefixed = bool(prefix.any())
         longest = _column(profile.max_output_tokens for profile in self._pool)
-        self._longest: Floats | None = None if np.isnan(longest).all() else np.nan_to_num(longest, nan=np.inf)
+        self._longest: Floats = np.nan_to_num(longest, nan=np.inf)  # (n_experts,) inf where nothing caps
+        self._capped = not np.isnan(longest).all()
         self._measure(artifact)
         self.margin = artifact.margin if artifact else 0.0
         self._sample = artifact.sample if artifact else None
@@ -107,7 +108,7 @@ class Forecaster:
         if sample is None or tier not in sample.quality or not self._whole:
             return None
         tokens = sample.output_tokens[tier][:, there]
-        tokens = self._cap_lengths(np.where(np.isnan(tokens), self._tokens, tokens))
+        tokens = np.minimum(np.where(np.isnan(tokens), self._tokens, tokens), self._longest)
         cost_usd = self._cost_usd(sample.input_tokens[:, None], tokens)
         if np.isnan(cost_usd).any():
             return None
@@ -136,7 +137,9 @@ class Forecaster:
         else:
             tier = features.tier
             quality = self._quality(head, features)
-            tokens = self._cap_lengths(self._lengths(head, features))
+            tokens = self._lengths(head, features)
+            if self._capped:
+                tokens = np.minimum(tokens, self._longest)
         asked = np.array([query.n_input_tokens for query in queries], np.float64)[:, None]
         longest = [query.max_output_tokens for query in queries]
         if longest.count(None) < n:
@@ -193,10 +196,6 @@ class Forecaster:
         lengths[:, ~self._length_known] = self._tokens[~self._length_known]
         return lengths
 
-    def _cap_lengths(self, tokens: Floats) -> Floats:
-        """Expected lengths, none above the longest answer that the expert may give."""
-        return tokens if self._longest is None else np.minimum(tokens, self._longest)
-
     def _prices(self) -> tuple[Floats, Floats]:
         price_in = _column(profile.input_usd_per_token for profile in self._pool)
         price_out = _column(profile.output_usd_per_token for profile in self._pool)
@@ -224,7 +223,7 @@ class Forecaster:
         self._length_known: Bools = ~np.isnan(tokens)
         self._all_lengths = bool(self._length_known.all())
         usual = tokens[self._length_known].mean() if self._length_known.any() else UNKNOWN_OUTPUT_TOKENS
-        self._tokens = self._cap_lengths(np.where(self._length_known, tokens, usual))
+        self._tokens = np.minimum(np.where(self._length_known, tokens, usual), self._longest)
         self._measure_latency(artifact, n)
         paid = 256.0 * self._price_in + self._prefix_cost + self._tokens * self._price_out
         measured = spread(_column(expert.cost_usd for expert in experts))

@@ -10,13 +10,13 @@ from .types import Features, Floats
 
 PREDICTORS: Mapping[str, str] = {
     "blend": "blend:Blend",
-    "clusters": "clusters:Clusters",
+    "clusters": "neighbours:Clusters",
     "coe": "coe:CoE",
     "constant": "constant:Constant",
     "factorization": "factorization:Factorization",
     "kernel": "kernel:Kernel",
     "joined": "joined:Joined",
-    "knn": "knn:KNN",
+    "knn": "neighbours:KNN",
     "linear": "linear:Linear",
     "mlp": "mlp:MLP",
     "pilots": "pilots:Pilots",

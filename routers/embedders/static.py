@@ -131,11 +131,8 @@ class StaticEmbedder:
         """(n_texts, dim) unit rows of texts as `ids` gives them; no token at all counts as an unknown one."""
         vectors = np.empty((len(ids), self.dim), np.float32)
         for row, tokens in enumerate(ids):
-            vectors[row] = self._mean(tokens or self._unknown)
+            parts = self._table.take(np.array(tokens or self._unknown), axis=0)  # (n_tokens, dim)
+            # A product with ones sums faster than sum(axis=0); the unit vector of a sum is that of its mean.
+            total: Floats32 = self._ones[: len(parts)] @ parts  # (dim,)
+            np.divide(total, np.sqrt(total @ total), out=vectors[row])
         return vectors
-
-    def _mean(self, tokens: Sequence[int]) -> Floats32:
-        # A product with ones sums faster than sum(axis=0); the length of a mean is lost in the unit vector.
-        total: Floats32 = self._ones[: len(tokens)] @ self._table.take(np.array(tokens), axis=0)
-        total /= np.sqrt(total @ total)
-        return total

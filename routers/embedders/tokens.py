@@ -75,14 +75,10 @@ class Tokenizer:
             text = text.encode("utf-8", "replace").decode()
         if _CONTROL.search(text):
             return list(self._slow.encode(text, add_special_tokens=False).ids)
-        if text.isascii():
-            return self._join(_WORDS.findall(text.lower()))
-        words: list[str] = []
-        for chunk in text.split():
-            words += _WIDE_WORDS.findall(chunk.lower()) if _PLAIN.fullmatch(chunk) else (chunk,)
-        return self._join(words)
-
-    def _join(self, words: list[str]) -> list[int]:
+        words: list[str] = _WORDS.findall(text.lower()) if text.isascii() else []
+        if not words:
+            for chunk in text.split():
+                words += _WIDE_WORDS.findall(chunk.lower()) if _PLAIN.fullmatch(chunk) else (chunk,)
         known = self._known
         ids: list[int] = []
         for word in words:

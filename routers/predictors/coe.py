@@ -10,8 +10,7 @@ from ..categories.taxonomy import UNKNOWN, CategoryScores, Taxonomy
 from ..categories.uncertainty import NeighbourNovelty, Uncertainty
 from ..protocols import Arrays
 from ..types import Estimate, Features, Floats, Floats32, Ints
-from .clusters import spherical_kmeans
-from .space import Space
+from .neighbours import Space, spherical_kmeans
 from .targets import centre_targets
 
 _SAME = 1e-9

@@ -8,8 +8,7 @@ import numpy as np
 from ..logistic import fit_sigmoids, sigmoid, softmax
 from ..protocols import Arrays
 from ..types import Estimate, Features, Floats, Floats32
-from .clusters import spherical_kmeans
-from .space import Space
+from .neighbours import Space, spherical_kmeans
 from .targets import centre_targets
 
 _SHARPNESS = 30.0

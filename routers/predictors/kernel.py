@@ -8,7 +8,7 @@ import numpy as np
 from ..protocols import Arrays
 from ..types import Estimate, Features, Floats, Floats32
 from .linear import Linear
-from .space import Space
+from .neighbours import Space
 from .targets import query_order
 
 _CHUNK = 512

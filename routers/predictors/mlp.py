@@ -8,7 +8,7 @@ from numpy.random import Generator
 
 from ..protocols import Arrays
 from ..types import Estimate, Features, Floats, Floats32
-from .design import Inputs
+from .linear import Inputs
 from .targets import centre_targets, expert_order, query_order
 
 _BATCH = 128

@@ -8,8 +8,7 @@ import numpy as np
 from ..embedding_selection import PilotIndex, PilotLibrary
 from ..protocols import Arrays
 from ..types import Estimate, Features, Floats
-from .clusters import spherical_kmeans
-from .space import Space
+from .neighbours import Space, spherical_kmeans
 from .targets import centre_targets
 
 _LEAST_SLOPE = 0.1

@@ -9,7 +9,7 @@ from ..features import N_SLOTS
 from ..protocols import Arrays
 from ..skills.profiles import code_probabilities, counts, paper_probabilities
 from ..types import Bools, Estimate, Features, Floats, Floats32, Ints
-from .space import Space
+from .neighbours import Space
 from .targets import centre_targets
 
 Phrase = Sequence[int]

@@ -1,6 +1,7 @@
 """What every predictor does with gaps in its targets: means per expert, and residuals that are 0 there."""
 
 from dataclasses import dataclass
+from zlib import crc32
 
 import numpy as np
 
@@ -58,3 +59,9 @@ def expert_order(targets: Floats) -> Ints:
         return np.arange(targets.shape[1])
     order: Ints = np.lexsort(np.where(np.isnan(targets), np.inf, targets)[::-1])
     return order
+
+
+def hash_folds(features: Features, n_folds: int) -> Ints:
+    """(n_queries,) fold by a hash of all features: equal queries share a fold, in any order."""
+    parts = zip(features.dense, features.lexical, features.form, strict=True)
+    return np.array([crc32(b"".join(map(bytes, part))) % n_folds for part in parts], np.int64)

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..protocols import Arrays
 from ..types import Estimate, Features, Floats, Floats32, Ints
-from .design import Inputs
+from .linear import Inputs
 from .targets import Centred, centre_targets, expert_order, query_order
 
 _CHUNK = 128

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..features import query_of
 from ..protocols import Embedder, Extractor
-from ..query import query_of
 from ..types import Floats, Floats32
 from .keywords import SUBJECTS, idf_of, keywords, subjects
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from routers import Features, make_predictor
-from routers.predictors.forest import Forest, ForestSettings
-from routers.predictors.knn import Cells
+from routers.predictors.blend import Forest, ForestSettings
+from routers.predictors.neighbours import Cells
 
 
 def make_features(n: int, seed: int, dim: int = 24) -> Features:
