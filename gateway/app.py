@@ -149,7 +149,7 @@ def build_application(services: Services, transport: Transport) -> Application:
 
 
 def build_accounting(services: Services) -> Accounting:
-    """What everything costs, and the journal it is told to."""
+    """The accounting: the price of every expert and embedder, and the journal."""
     here = (*services.embedders.names, EMBEDDED_HERE) if services.embedders else ()
     costs = {**expert_prices(services.config), **dict.fromkeys(here, Price(0.0, 0.0))}
     return Accounting(costs, services.journal)

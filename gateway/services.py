@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Built once by `create_app`; endpoints find it at `request.app.state.machine`."""
+    """Built once by `create_app`; endpoints find it at `request.app.state.services`."""
 
     config: "Config"
     profiles: tuple[ExpertProfile, ...]

@@ -77,8 +77,12 @@ class Plan(Protocol):
         """Its part of a decision record."""
 
     def attempts(self) -> Generator[Step, StepResult, str | None]:
-        """Ends once an attempt was answered, or with the name of a gathered expert whose answer it is to be,
-        or, with None and nothing answered, because no expert is left."""
+        """Yield one step, receive its result, yield the next.
+
+        Returns:
+            None after an attempt was answered, or when no expert is left; the name of a gathered expert where its
+            answer is the plan's answer.
+        """
 
 
 PLANS: dict[str, type[Plan]] = {}

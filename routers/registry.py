@@ -46,7 +46,7 @@ def make_predictor(name: str, settings: Mapping[str, Any] | None = None) -> Pred
 
 
 def _check_words(name: str, made: type, settings: Mapping[str, Any]) -> None:
-    """That what must be one of some words is one of them."""
+    """Check settings that accept only certain words."""
     hints = get_type_hints(made.__init__)  # type: ignore[misc]
     for key, value in settings.items():
         words = get_args(hints.get(key)) if get_origin(hints.get(key)) is Literal else ()

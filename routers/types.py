@@ -93,7 +93,7 @@ class Features:
         return Features(self.tier, self.dense[rows], self.lexical[rows], self.form[rows])
 
     def once(self, what: Hashable, derive: Callable[["Features"], Floats32]) -> Floats32:
-        """What `derive` makes of them, worked out for the first who asks; shared, so not to be changed."""
+        """The result of `derive`, computed once and shared by all callers: do not change it."""
         found = self._derived.get(what)
         if found is None:
             found = derive(self)

@@ -294,7 +294,7 @@ class BatchRun:
 
     async def _build_call(self, row: PendingCall, request: ExecutionRequest) -> Call:
         """The call that this step of the plan makes."""
-        # Single attempts, fallbacks and cascades send the client's own call at every step.
+        # Single attempts and fallbacks send the client's own call at every step.
         if request.plan.is_sequential:
             return request.call
         step = await asyncio.to_thread(self._current_step, row, request)

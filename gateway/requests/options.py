@@ -85,7 +85,10 @@ class AutoRouterPlugin(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class RoutingOptions:
-    """What was asked for; `hints` is None when nothing was."""
+    """All that a request asks of routing beside its prompt.
+
+    `hints` is the part that the engine reads (constraints and goals), None where the request sets none.
+    """
 
     policy: str | None = None
     hints: RoutingHints | None = None
@@ -262,7 +265,7 @@ MARKS = (b"[F", b"[f")
 
 @dataclass(frozen=True, slots=True)
 class ExtractedFlags:
-    """What is asked of the router in all, the body without its flags, and what could not be followed."""
+    """A body without its flags, the hints that include them, and warnings for flags that are unknown."""
 
     fields: Fields
     hints: RoutingHints | None

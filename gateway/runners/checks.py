@@ -122,7 +122,7 @@ class Pulse:
 async def smoke_test(
     address: str, api_path: str, model: str, headers: dict[str, str], probe: Probe, timeout_s: float
 ) -> str | None:
-    """What the server answers, None where nothing is to be asked.
+    """The text that the server answers; None where `probe` is "none".
 
     Raises:
         RunnerError: no answer within `timeout_s` seconds, or no sensible one.

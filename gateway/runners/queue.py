@@ -84,10 +84,10 @@ class RunnerQueue:
         return up and self.runner.pulse.n_in_flight < self.n_slots
 
     def join(self, now_s: float, priority: int, wait_s: float) -> Waiter:
-        """Take a place in line, unless it is known to be too long for who waits `wait_s` at most.
+        """Take a place in the line, unless the wait is known to exceed `wait_s`.
 
         Raises:
-            RunnerBusy: it is. RunnerFailed: the runner gave up a moment ago.
+            RunnerBusy: the wait would be too long. RunnerFailed: the runner gave up a moment ago.
         """
         if self.runner.state == "failed" and now_s < self.retry_at_s:
             raise RunnerFailed(f"{self.name}: {self.runner.status().last_error}")

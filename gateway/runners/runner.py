@@ -321,10 +321,10 @@ class Runner:
             self._serve(address, began_s)
 
     async def _check_after_waking(self, launch: Launch, address: str) -> None:
-        """After waking: the same answer as after the load, at the second try at last.
+        """Ask the smoke test again: the answer must equal the one after the load; two tries.
 
         Raises:
-            RunnerError: it is another one, or none that makes sense.
+            RunnerError: the answer differs, or makes no sense.
         """
         for _ in range(2):
             answer = await self._smoke_test(launch, address)
