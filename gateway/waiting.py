@@ -35,8 +35,8 @@ class WaitingLine:
 
     The owner counts the slots: `has_room` says whether one is free, `begin` takes one, `end` returns one.
 
-    Invariant: a slot is begun once for every request that returns from `wait`, for no other. A request
-    can be cancelled, or time out, after its slot was given and before it runs again; `wait` returns it then.
+    Invariant: exactly the requests that return from `wait` hold a slot. A request can be cancelled, or time
+    out, after it was given a slot and before it runs again: `wait` then gives the slot back.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """Hard constraints: which experts are eligible, and for each other one the reason.
 
-Each rule adds to `rejections`, a mapping from expert to reason for each query; the first rule an expert fails names its reason.
+Each rule adds to `rejections`, a mapping from expert to reason for each query. The first rule that an
+expert fails gives the reason.
 An unknown price fails every price cap. An unknown context window or latency passes: nothing is known
 against the expert, and the time-outs of the attempt still apply.
 """

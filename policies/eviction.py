@@ -91,7 +91,7 @@ def sum_worth(residents: Sequence[Resident], value: Callable[[Resident], Worth])
 def _pareto_front(
     sets: list[tuple[int, Worth, tuple[Resident, ...]]],
 ) -> list[tuple[int, Worth, tuple[Resident, ...]]]:
-    """The sets that no cheaper set equals in freed memory, the one that frees most first."""
+    """The Pareto front: no other set is cheaper and frees as much. The set that frees most is first."""
     kept: list[tuple[int, Worth, tuple[Resident, ...]]] = []
     for one in sorted(sets, key=lambda s: (-s[0], s[1])):
         if not kept or one[1] < kept[-1][1]:

@@ -80,8 +80,8 @@ class Plan(Protocol):
         """Yield one step, receive its result, yield the next.
 
         Returns:
-            None after an attempt was answered, or when no expert is left; the name of a gathered expert where its
-            answer is the plan's answer.
+            None after an attempt was answered, or when no expert is left; the name of a gathered expert
+            where its answer is the plan's answer.
         """
 
 

@@ -214,7 +214,7 @@ def build_skipped_outcome(name: str, why: str = NOT_CONFIGURED) -> CallOutcome:
     return CallOutcome(AttemptRecord(name, "skipped", error=why), failure=failure)
 
 
-class LiveTrafficThrottle:
+class BatchThrottle:
     """Limits the calls of a batch to one expert, so that live requests keep their latency.
 
     `n_in_flight` returns the number of live requests in progress.

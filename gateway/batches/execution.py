@@ -24,8 +24,8 @@ from ..services import Services
 from ..storage.journal import AttemptRecord, unpack_decision
 from .calling import (
     BatchExecutor,
+    BatchThrottle,
     ExpertCaller,
-    LiveTrafficThrottle,
     LocalExecutor,
     RetryingCaller,
     SpendCap,
@@ -70,7 +70,7 @@ class BatchContext:
     limits: Mapping[str, int]
     local: frozenset[str]
     local_queue: LocalExpertQueue
-    throttle: LiveTrafficThrottle
+    throttle: BatchThrottle
     engine: BatchExecutor | None = None
 
 

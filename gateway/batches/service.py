@@ -17,7 +17,7 @@ from typing import Any
 
 from ..execution.trace import Accounting
 from ..services import Services
-from .calling import BatchExecutor, LiveTrafficThrottle, pause_unless_halted
+from .calling import BatchExecutor, BatchThrottle, pause_unless_halted
 from .execution import GRACE_S, BatchContext, BatchRun, Halt
 from .files import FileStore
 from .lines import EMBEDDED_HERE, InputFile, LineReader, validate
@@ -75,7 +75,7 @@ class BatchService:
             },
             local=frozenset(services.runners or ()),
             local_queue=LocalExpertQueue(services.runners),
-            throttle=LiveTrafficThrottle(n_in_flight),
+            throttle=BatchThrottle(n_in_flight),
             engine=engine,
         )
         self._slots = asyncio.Semaphore(MAX_RUNNING_BATCHES)

@@ -38,7 +38,7 @@ class TextChoice:
         return Single(tuple(self.counts))
 
     def record(self) -> dict[str, Any]:
-        """The choice in the shape of a decision; it rests on the vectors of the base, and on chance never."""
+        """The choice in the format of a decision record. Its tier is the encoder; it has no random part."""
         counts = self.counts
         return {
             "policy": self.policy,

@@ -41,7 +41,10 @@ class _Job:
 
 
 class TextQueue:
-    """One event loop asks. `n_waiting` texts have a place, `n_read` were read in `busy_s` since the start."""
+    """Texts of concurrent requests, embedded in worker threads, a few of each request in turn.
+
+    Called from one event loop. `n_waiting` texts have a place; `n_read` were embedded in `busy_s` seconds.
+    """
 
     def __init__(self, n_threads: int, max_waiting: int) -> None:
         self.n_waiting = 0

@@ -84,8 +84,9 @@ class LiteLLMExpert:
         self.name = config.name
         self._model = config.model
         self._provider = config.provider
-        self._places = [
-            (place, ConcurrencyLimit(place.max_parallel)) for place in config.effective_deployments()
+        self._deployments = [
+            (deployment, ConcurrencyLimit(deployment.max_parallel))
+            for deployment in config.effective_deployments()
         ]
         self._preset = PromptPreset(config)
         self._timeouts = timeouts
@@ -96,24 +97,26 @@ class LiteLLMExpert:
     @property
     def in_use(self) -> int:
         """Calls running now."""
-        return sum(slots.in_use for _, slots in self._places)
+        return sum(slots.in_use for _, slots in self._deployments)
 
     async def call(self, call: Call) -> Reply:
         litellm = await self._module()
-        place, slots = self._next_place()
+        deployment, slots = self._next_deployment()
         await slots.acquire(self._timeouts.first_token_s)
         reply: Reply | None = None
         try:
-            reply = await self._ask(litellm, call, place, slots)
+            reply = await self._ask(litellm, call, deployment, slots)
         finally:
             if reply is None or reply.events is None:
                 slots.release()
         return reply
 
-    async def _ask(self, litellm: Any, call: Call, place: DeploymentConfig, slots: ConcurrencyLimit) -> Reply:
+    async def _ask(
+        self, litellm: Any, call: Call, deployment: DeploymentConfig, slots: ConcurrencyLimit
+    ) -> Reply:
         """Ask one deployment; the end of a stream gives its slot back."""
         ask = getattr(litellm, FUNCTIONS[call.endpoint])
-        arguments = self._arguments(call, place)
+        arguments = self._arguments(call, deployment)
         start = asyncio.get_running_loop().time()
         limit_s = self._timeouts.first_token_s if call.stream else self._timeouts.total_s
         try:
@@ -134,14 +137,14 @@ class LiteLLMExpert:
             self._litellm = await asyncio.to_thread(self._load)
         return self._litellm
 
-    def _arguments(self, call: Call, place: DeploymentConfig) -> dict[str, Any]:
+    def _arguments(self, call: Call, deployment: DeploymentConfig) -> dict[str, Any]:
         arguments: dict[str, Any] = {
             name: msgspec.json.decode(value)
             for name, value in self._preset.apply(call).items()
             if name in PARAMETERS
         }
         arguments |= {
-            "model": f"{self._provider}/{place.model}" if place.model else self._model,
+            "model": f"{self._provider}/{deployment.model}" if deployment.model else self._model,
             "timeout": self._timeouts.total_s,
             # LiteLLM's own retries would hide failures from the fleet and multiply ours.
             "num_retries": 0,
@@ -150,18 +153,20 @@ class LiteLLMExpert:
         }
         if call.stream:
             arguments["stream"] = True
-        if place.api_base:
-            arguments["api_base"] = place.api_base
-        if place.api_key:
-            arguments["api_key"] = place.api_key.reveal()
-        if place.headers:
-            arguments["extra_headers"] = {name: value.reveal() for name, value in place.headers.items()}
+        if deployment.api_base:
+            arguments["api_base"] = deployment.api_base
+        if deployment.api_key:
+            arguments["api_key"] = deployment.api_key.reveal()
+        if deployment.headers:
+            arguments["extra_headers"] = {name: value.reveal() for name, value in deployment.headers.items()}
         return arguments
 
-    def _next_place(self) -> tuple[DeploymentConfig, ConcurrencyLimit]:
+    def _next_deployment(self) -> tuple[DeploymentConfig, ConcurrencyLimit]:
         """The least loaded, in turn among equals."""
-        self._turn = (self._turn + 1) % len(self._places)
-        return min([*self._places[self._turn :], *self._places[: self._turn]], key=lambda p: p[1].load)
+        self._turn = (self._turn + 1) % len(self._deployments)
+        return min(
+            [*self._deployments[self._turn :], *self._deployments[: self._turn]], key=lambda p: p[1].load
+        )
 
     async def _open(self, answer: Any, start: float, slots: ConcurrencyLimit) -> EventStream:
         stop = _closer(answer)
@@ -185,7 +190,7 @@ class LiteLLMExpert:
         return events
 
     def share(self, n_replicas: int) -> None:
-        for _, slots in self._places:
+        for _, slots in self._deployments:
             slots.share(n_replicas)
 
     async def close(self) -> None:

@@ -138,60 +138,62 @@ class OpenAIExpert:
     the next is tried, each once.
     """
 
-    def __init__(self, name: str, preset: PromptPreset, places: Sequence[Deployment]) -> None:
+    def __init__(self, name: str, preset: PromptPreset, deployments: Sequence[Deployment]) -> None:
         self.name = name
-        self.places = tuple(places)
+        self.deployments = tuple(deployments)
         self._preset = preset
         self._turn = 0
 
     async def call(self, call: Call) -> Reply:
         # Most experts have no preset: the client's own bytes go upstream.
         fields = call.fields if self._preset.is_plain else self._preset.apply(call)
-        if len(self.places) == 1:
-            return await self.places[0].call(call, fields)
-        untried = list(self.places)
+        if len(self.deployments) == 1:
+            return await self.deployments[0].call(call, fields)
+        untried = list(self.deployments)
         while True:
-            place = self._pick(untried)
-            untried.remove(place)
+            deployment = self._pick(untried)
+            untried.remove(deployment)
             try:
-                reply = await place.call(call, fields)
+                reply = await deployment.call(call, fields)
             except UpstreamError as error:
-                _note(place, error)
+                _note(deployment, error)
                 # Another deployment of the same model has the same window: a long prompt moves the plan on
                 # instead.
                 if not error.moves_on or error.context_too_long or not untried:
                     raise
             except BaseException:
-                place.breaker.release()
+                deployment.breaker.release()
                 raise
             else:
-                place.breaker.record_success()
+                deployment.breaker.record_success()
                 return reply
 
-    def _pick(self, places: Sequence[Deployment]) -> Deployment:
+    def _pick(self, deployments: Sequence[Deployment]) -> Deployment:
         """The least loaded of those that may be called, in turn among equals; if none may, of all."""
         now = monotonic()
         # Equal load is the usual case: without a turn the first deployment would get everything.
         self._turn += 1
-        ready = [place for place in places if place.breaker.is_available(now)] or places
+        ready = [
+            deployment for deployment in deployments if deployment.breaker.is_available(now)
+        ] or deployments
         n = self._turn % len(ready)
-        chosen = min([*ready[n:], *ready[:n]], key=lambda place: place.slots.load)
+        chosen = min([*ready[n:], *ready[:n]], key=lambda deployment: deployment.slots.load)
         chosen.breaker.admit(now)
         return chosen
 
     def share(self, n_replicas: int) -> None:
-        for place in self.places:
-            place.slots.share(n_replicas)
+        for deployment in self.deployments:
+            deployment.slots.share(n_replicas)
 
     async def close(self) -> None:
         """Nothing is held: connections are the transport's."""
 
 
-def _note(place: Deployment, error: UpstreamError) -> None:
+def _note(deployment: Deployment, error: UpstreamError) -> None:
     if error.faults_expert:
-        place.breaker.record_failure(error, monotonic())
+        deployment.breaker.record_failure(error, monotonic())
     else:
-        place.breaker.release()
+        deployment.breaker.release()
 
 
 def openai_expert(config: ExpertConfig, timeouts: TimeoutConfig, transport: Transport) -> OpenAIExpert:
@@ -200,28 +202,34 @@ def openai_expert(config: ExpertConfig, timeouts: TimeoutConfig, transport: Tran
     Raises:
         ValueError: neither the configuration nor the provider gives its address.
     """
-    places = [
-        _place(n, place, config, timeouts, transport)
-        for n, place in enumerate(config.effective_deployments(), start=1)
+    deployments = [
+        _build_deployment(n, deployment, config, timeouts, transport)
+        for n, deployment in enumerate(config.effective_deployments(), start=1)
     ]
-    return OpenAIExpert(config.name, PromptPreset(config), places)
+    return OpenAIExpert(config.name, PromptPreset(config), deployments)
 
 
-def _place(
-    n: int, place: DeploymentConfig, config: ExpertConfig, timeouts: TimeoutConfig, transport: Transport
+def _build_deployment(
+    n: int, deployment: DeploymentConfig, config: ExpertConfig, timeouts: TimeoutConfig, transport: Transport
 ) -> Deployment:
-    base = api_base_of(config.provider, place.api_base)
+    base = api_base_of(config.provider, deployment.api_base)
     if base is None:
         raise ValueError(
             f"experts '{config.name}': api_base is missing; {config.provider} has no address of its own"
         )
-    key = api_key_of(config.provider, place.api_key.reveal() if place.api_key else None, place.api_base)
+    key = api_key_of(
+        config.provider, deployment.api_key.reveal() if deployment.api_key else None, deployment.api_base
+    )
     headers = {"authorization": f"Bearer {key}"} if key else {}
-    headers |= {name: value.reveal() for name, value in place.headers.items()}
+    headers |= {name: value.reveal() for name, value in deployment.headers.items()}
     addresses = {
         endpoint: Address(transport, f"{base.rstrip('/')}/{endpoint}", headers, timeouts.connect_s)
         for endpoint in ENDPOINTS
     }
     return Deployment(
-        f"{config.name}#{n}", place.model or config.upstream_model, addresses, timeouts, place.max_parallel
+        f"{config.name}#{n}",
+        deployment.model or config.upstream_model,
+        addresses,
+        timeouts,
+        deployment.max_parallel,
     )

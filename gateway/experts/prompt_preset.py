@@ -1,4 +1,4 @@
-"""The regime an expert works under: what is put before the conversation, and the parameters it is given."""
+"""Prompt presets: the system prompt, examples and parameters that are added to every call of an expert."""
 
 from collections.abc import Mapping
 from typing import Any

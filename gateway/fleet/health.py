@@ -64,7 +64,9 @@ class ExpertHealth:
 
 
 class FleetState:
-    """Every admitted call ends in exactly one of `record_success`, `record_failure` and `release`.
+    """The health and load of every expert, and whether each may be called now.
+
+    Every admitted call ends in exactly one of `record_success`, `record_failure` and `release`.
 
     `pool` names the experts `auto` chooses from, in order; `limits` gives every expert the number of calls it
     serves at a time, None for no limit; `away_s` the seconds until it could serve at all, which is how long a

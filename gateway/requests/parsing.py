@@ -75,7 +75,10 @@ class EndpointSpec:
 
 @dataclass(frozen=True, slots=True)
 class ToExpert:
-    """A request for an expert that the client named. `fallbacks` are the experts to try after it."""
+    """A request for an expert that the client named.
+
+    `call` goes to the expert, `options` is what was asked beside it, `fallbacks` are experts to try after it.
+    """
 
     call: Call
     options: RoutingOptions

@@ -212,11 +212,11 @@ class Lease:
         return self.runner.headers
 
     def note_output(self) -> None:
-        """Something came of the request: the runner is alive."""
+        """Note output of the request: the runner is alive."""
         self.runner.pulse.beat()
 
     def note_silence(self) -> None:
-        """Nothing came of the request within its time-out: the runner had better be looked after."""
+        """Note that the request timed out without output: the watchdog checks the runner."""
         self.runner.pulse.suspect()
 
     async def wait_lost(self, within_s: float) -> bool:

@@ -43,7 +43,7 @@ def conformal_threshold(scores: Floats, alpha: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """Where a value stands among those seen: a rank in (0, 1), growing without end and without a jump."""
+    """The rank of a value among those seen, in (0, 1): strictly increasing and continuous."""
 
     values: Floats
     ranks: Floats

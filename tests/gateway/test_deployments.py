@@ -79,7 +79,7 @@ async def test_no_more_calls_run_at_a_time_than_allowed(tmp_path: Path) -> None:
         assert {answer.status for answer in await asyncio.gather(*asking)} == {200}
         expert = live.services.experts["x"]
         assert isinstance(expert, OpenAIExpert)
-        assert expert.places[0].slots.in_use == 0
+        assert expert.deployments[0].slots.in_use == 0
 
 
 async def test_slots_go_to_those_who_wait_in_order() -> None:

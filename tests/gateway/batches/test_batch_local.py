@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from gateway.app import build_accounting, build_services, open_services
-from gateway.batches.calling import LiveTrafficThrottle
+from gateway.batches.calling import BatchThrottle
 from gateway.batches.lines import read_file_mark
 from gateway.batches.planning import LocalExpertQueue
 from gateway.batches.service import BatchService
@@ -144,7 +144,7 @@ async def test_local_experts_run_one_at_a_time_and_a_cancelled_waiter_does_not_b
 
 def test_a_batch_takes_less_beside_live_requests_and_a_while_after() -> None:
     live, now = 1, 100.0
-    throttle = LiveTrafficThrottle(lambda: live, lambda: now)
+    throttle = BatchThrottle(lambda: live, lambda: now)
     assert (throttle.max_calls(16), throttle.max_calls(1)) == (4, 1)
     live, now = 0, 105.0
     assert throttle.max_calls(16) == 8

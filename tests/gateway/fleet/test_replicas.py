@@ -104,7 +104,7 @@ async def test_limits_are_shared_evenly_and_given_back_when_a_replica_leaves(
 
 
 def limit(gateway: LiveApp) -> int:
-    return gateway.services.experts["good"].places[0].slots.limit  # type: ignore[attr-defined, no-any-return]
+    return gateway.services.experts["good"].deployments[0].slots.limit  # type: ignore[attr-defined, no-any-return]
 
 
 async def test_without_redis_answers_go_on_limits_stay_shared_and_readiness_says_so(
