@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from policies import (
     Consult,
+    Decision,
     Engine,
     Fleet,
     Infeasible,
@@ -18,7 +19,7 @@ from policies import (
     Scale,
     explain,
 )
-from routers import ExpertProfile, Prediction, Query, Tier
+from routers import ExpertProfile, Floats, Prediction, Query, Tier
 
 NAMES = ("large", "medium", "small")
 POOL = tuple(ExpertProfile(name, name) for name in NAMES)
@@ -34,11 +35,12 @@ def predict(
     evidence: bool = True,
 ) -> Prediction:
     n = len(names)
-    row = [np.array([values], dtype=float) for values in (quality, [0.1] * n, [20.0] * n, cost, latency)]
-    return Prediction(tuple(names), tier, *row, evidence=np.full(n, evidence))
+    rows = (quality, [0.1] * n, [20.0] * n, cost, latency)
+    mean, std, tokens, usd, seconds = (np.array([row], float) for row in rows)
+    return Prediction(tuple(names), tier, mean, std, tokens, usd, seconds, np.full(n, evidence))
 
 
-def decide(prediction: Prediction, policy: Policy | None = None, **given):
+def decide(prediction: Prediction, policy: Policy | None = None, **given: Any) -> Decision:
     engine = Engine([ExpertProfile(name, name) for name in prediction.experts], Scale(3.0, 3.0))
     fleet = given.pop("fleet", Fleet.idle(len(prediction.experts)))
     query = given.pop("query", QUERY)
@@ -192,14 +194,14 @@ def test_every_candidate_is_explained() -> None:
 
 def drive(
     policy: Policy,
-    answers: dict[str, Prediction | None],
+    answers: Mapping[str, Prediction | None],
     n: int = 1,
     margin: float = 0.1,
-    draws: np.ndarray | None = None,
-):
+    draws: Floats | None = None,
+) -> tuple[list[Decision], list[tuple[str, list[int]]]]:
     engine = Engine(POOL, Scale(3.0, 3.0))
     steps = engine.route(policy, [QUERY] * n, Fleet.idle(3), margin=margin, draws=draws)
-    consulted = []
+    consulted: list[tuple[str, list[int]]] = []
     consult: Consult = next(steps)
     try:
         while True:
@@ -273,7 +275,7 @@ def test_a_tighter_cap_never_spends_more(
             decision = decide(predict(quality, cost), Policy("p", require=Require(max_cost_usd=limit)))
         except Infeasible:
             return None
-        return cost[NAMES.index(decision.chosen)]
+        return float(cost[NAMES.index(decision.chosen)])
 
     loose, tight = spend(cap), spend(min(cap, tighter))
     assert tight is None or (loose is not None and tight <= min(cap, tighter))
@@ -281,7 +283,7 @@ def test_a_tighter_cap_never_spends_more(
 
 @given(quality=three, cost=three, weight=unit, out=st.sampled_from(NAMES))
 def test_leaving_an_expert_out_never_reorders_the_others(
-    quality: Any, cost: Any, weight: float, out: int
+    quality: Any, cost: Any, weight: float, out: str
 ) -> None:
     policy = Policy("p", Objective(cost=weight), n_fallbacks=2)
     all_three = [name for name in decide(predict(quality, cost), policy).plan.experts if name != out]
@@ -293,19 +295,15 @@ def test_leaving_an_expert_out_never_reorders_the_others(
 def test_a_batch_equals_its_singles(rows: Any) -> None:
     engine, n = Engine(POOL), len(rows)
     one = predict([0, 0, 0])
-    batch = Prediction(
-        NAMES,
-        "static",
-        np.array(rows),
-        *(np.repeat(a, n, 0) for a in (one.quality_std, one.output_tokens, one.cost_usd, one.latency_s)),
-        one.evidence,
-    )
+    columns = (one.quality_std, one.output_tokens, one.cost_usd, one.latency_s)
+    std, tokens, usd, seconds = (np.repeat(column, n, 0) for column in columns)
+    batch = Prediction(NAMES, "static", np.array(rows), std, tokens, usd, seconds, one.evidence)
     together = engine.decide(Policy("p"), [QUERY] * n, batch, Fleet.idle(3))
     assert [d.plan for d in together] == [decide(predict(row)).plan for row in rows]
 
 
 @given(share=st.floats(0.01, 1), draws=st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=20))
-def test_by_expert_all_ranks_sum_to_one(share: float, draws: int) -> None:
+def test_by_expert_all_ranks_sum_to_one(share: float, draws: list[float]) -> None:
     policy = Policy("p", explore=share)
     prediction = predict([0.9, 0.5, 0.4])
     seen = {

@@ -1,6 +1,7 @@
 """Weighted goals by rank, and goals that come before all weights."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,10 +29,10 @@ NAMES = ("a", "b", "c", "d")
 QUERY = Query("x", 9)
 
 
-def pool(sizes: Sequence[float | None] = (70, 8, 1, None), **more: Sequence[object]) -> list[ExpertProfile]:
+def pool(sizes: Sequence[float | None] = (70, 8, 1, None), **more: Sequence[Any]) -> list[ExpertProfile]:
     rows = [dict(zip(more, values, strict=True)) for values in zip(*more.values(), strict=True)] or [{}] * 4
     return [
-        ExpertProfile(name, name, parameters_b=size, **row)  # type: ignore[arg-type]
+        ExpertProfile(name, name, parameters_b=size, **row)
         for name, size, row in zip(NAMES, sizes, rows, strict=True)
     ]
 
@@ -43,8 +44,9 @@ def predict(
     length: Sequence[float] = (1, 1, 1, 1),
     evidence: bool = True,
 ) -> Prediction:
-    rows = [np.array([values], float) for values in (quality, [0.1] * 4, length, cost, latency)]
-    return Prediction(NAMES, "static", *rows, evidence=np.full(4, evidence))
+    rows = (quality, [0.1] * 4, length, cost, latency)
+    mean, std, tokens, usd, seconds = (np.array([row], float) for row in rows)
+    return Prediction(NAMES, "static", mean, std, tokens, usd, seconds, np.full(4, evidence))
 
 
 def decide(
@@ -143,9 +145,11 @@ def test_several_goals_come_first_in_their_order() -> None:
 
 def test_who_could_still_become_first_sets_the_margin() -> None:
     decision = decide(pool(), predict([0.70, 0.69, 0.66, 0.1]), Objective(first=("smallest",)))
-    assert (decision.chosen, decision.margin) == ("b", pytest.approx(0.01))  # b nearly drops out
+    assert decision.chosen == "b"
+    assert decision.margin == pytest.approx(0.01)  # b nearly drops out
     decision = decide(pool(), predict([0.70, 0.70, 0.675, 0.1]), Objective(first=("smallest",)))
-    assert (decision.chosen, decision.margin) == ("b", pytest.approx(0.005))  # c nearly comes in
+    assert decision.chosen == "b"
+    assert decision.margin == pytest.approx(0.005)  # c nearly comes in
 
 
 def test_goals_are_followed_where_nothing_is_known_of_quality() -> None:

@@ -1,6 +1,6 @@
 """Panels as plans, driven by lists; and how they are recruited."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from policies import (
     Attempt,
+    Decision,
     Engine,
     Fleet,
     Gather,
@@ -26,9 +27,10 @@ from policies import (
 from routers import ExpertProfile, Prediction, Query
 
 
-def perform(plan, spoken: Mapping[str, str], *, refused: bool = False) -> tuple[str | None, list[str]]:
+def perform(plan: Panel, spoken: Mapping[str, str], *, refused: bool = False) -> tuple[str | None, list[str]]:
     """Who gives the answer, and who was called; `spoken` holds what each healthy expert says."""
-    steps, called = plan.attempts(), []
+    called: list[str] = []
+    steps = plan.attempts()
     try:
         step = next(steps)
         while True:
@@ -44,7 +46,7 @@ def perform(plan, spoken: Mapping[str, str], *, refused: bool = False) -> tuple[
         return done.value, called
 
 
-def panel(aggregator: str | None = "judge", **more) -> Panel:
+def panel(aggregator: str | None = "judge", **more: Any) -> Panel:
     return Panel(("a", "b", "c"), (0.6, 0.6, 0.6), aggregator, form="number", **more)
 
 
@@ -127,7 +129,7 @@ def test_whoever_fails_somebody_answers_while_one_can(
         assert given_by is None
 
 
-def prediction(quality: list[float], cost: list[float], tokens: float = 100.0) -> Prediction:
+def prediction(quality: Sequence[float], cost: Sequence[float], tokens: float = 100.0) -> Prediction:
     n = len(quality)
     one = np.ones((1, n))
     return Prediction(
@@ -142,12 +144,27 @@ def prediction(quality: list[float], cost: list[float], tokens: float = 100.0) -
     )
 
 
-def decide(rule: PanelRule, quality, cost, *, hints=None, query=None, pool=None, prices=0.01):
+def decide(
+    rule: PanelRule,
+    quality: Sequence[float],
+    cost: Sequence[float],
+    *,
+    hints: RoutingHints | None = None,
+    query: Query | None = None,
+    pool: Sequence[ExpertProfile] | None = None,
+    prices: float | None = 0.01,
+) -> Decision:
     predicted = prediction(quality, cost)
     pool = pool or [ExpertProfile(name, "m", prices, prices) for name in predicted.experts]
     policy = Policy("panel", panel=rule)
     asked = query or Query("Who wrote Faust?", 10)
-    return Engine(pool).decide(policy, [asked], predicted, Fleet.idle(len(quality)), hints and [hints])[0]
+    options = None if hints is None else [hints]
+    return Engine(pool).decide(policy, [asked], predicted, Fleet.idle(len(quality)), options)[0]
+
+
+def panel_of(decision: Decision) -> Panel:
+    assert isinstance(decision.plan, Panel)
+    return decision.plan
 
 
 def test_the_best_k_are_recruited_and_the_rest_stand_behind() -> None:
@@ -162,8 +179,8 @@ def test_a_decision_tells_members_and_aggregator() -> None:
 
 
 @pytest.mark.parametrize(("aggregator", "ballot"), [("vote", True), ("auto", True), ("c", False)])
-def test_a_named_aggregator_goes_before_the_vote(aggregator: str | None, ballot: Any) -> None:
-    assert decide(PanelRule(2, aggregator), [0.1, 0.9, 0.5], [1, 1, 1]).plan.ballot is ballot
+def test_a_named_aggregator_goes_before_the_vote(aggregator: str, ballot: Any) -> None:
+    assert panel_of(decide(PanelRule(2, aggregator), [0.1, 0.9, 0.5], [1, 1, 1])).ballot is ballot
 
 
 def test_a_panel_that_votes_has_no_aggregator() -> None:
@@ -177,7 +194,7 @@ def test_nobody_aggregates_who_is_more_often_wrong_than_right_unless_named() -> 
 
 def test_a_tool_answers_but_does_not_aggregate() -> None:
     pool = [ExpertProfile("a", "m"), ExpertProfile("b", "m", labels=frozenset({("tool", "true")}))]
-    plan = decide(PanelRule(2), [0.5, 0.9], [0, 0], pool=pool).plan
+    plan = panel_of(decide(PanelRule(2), [0.5, 0.9], [0, 0], pool=pool))
     assert (plan.members, plan.aggregator) == (("b", "a"), "a")
 
 
@@ -187,14 +204,14 @@ def test_a_request_with_tools_is_for_one_expert() -> None:
 
 
 def test_a_cap_leaves_out_who_would_exceed_it() -> None:
-    plan = decide(PanelRule(3, max_cost_usd=2.5), [0.9, 0.8, 0.7, 0.6], [1, 9, 1, 1]).plan
+    plan = panel_of(decide(PanelRule(3, max_cost_usd=2.5), [0.9, 0.8, 0.7, 0.6], [1, 9, 1, 1]))
     assert plan.members == ("a", "c")
     assert plan.aggregator is None
     assert "b" not in plan.experts
 
 
 def test_without_a_cap_prices_nobody_knows_keep_nobody_out() -> None:
-    plan = decide(PanelRule(2), [0.9, 0.8], [np.nan, np.nan], prices=None).plan
+    plan = panel_of(decide(PanelRule(2), [0.9, 0.8], [np.nan, np.nan], prices=None))
     assert (plan.members, plan.aggregator) == (("a", "b"), "a")
 
 
@@ -205,7 +222,7 @@ def test_an_unknown_price_fits_under_no_cap() -> None:
 
 def test_a_request_can_lower_the_cap_of_the_whole_panel() -> None:
     hints = RoutingHints(require=Require(max_cost_usd=2.0))
-    plan = decide(PanelRule(3, max_cost_usd=9), [0.9, 0.8, 0.7], [1, 1, 1], hints=hints).plan
+    plan = panel_of(decide(PanelRule(3, max_cost_usd=9), [0.9, 0.8, 0.7], [1, 1, 1], hints=hints))
     assert plan.members == ("a", "b")
 
 
@@ -219,7 +236,7 @@ COSTS = st.lists(st.floats(0, 1) | st.just(float("nan")), min_size=2, max_size=8
 
 @given(COSTS, st.floats(0, 3), st.integers(1, 5), st.sampled_from(["auto", "vote", "a"]), st.data())
 def test_what_a_panel_is_expected_to_cost_is_under_its_cap(
-    cost: Any, cap: float, k: int, aggregator: str | None, data: st.DataObject
+    cost: Any, cap: float, k: int, aggregator: str, data: st.DataObject
 ) -> None:
     quality = [data.draw(st.floats(0, 1)) for _ in cost]
     price = data.draw(st.sampled_from([0.0, 1e-3]))

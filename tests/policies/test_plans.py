@@ -1,9 +1,9 @@
 import pytest
 
-from policies import Single
+from policies import Single, Verdict
 
 
-def walk(plan: Single, verdicts: list[str]) -> list[str]:
+def walk(plan: Single, verdicts: list[Verdict]) -> list[str]:
     steps, asked = plan.attempts(), []
     try:
         attempt = next(steps)

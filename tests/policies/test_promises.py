@@ -37,9 +37,10 @@ def predict(
 ) -> Prediction:
     n = len(quality)
     ones = [1.0] * n
-    rows = [np.array([row]) for row in (quality, [0.1] * n, [20.0] * n, cost or ones, latency or ones)]
     categories = None if category is None else (category,)
-    return Prediction(NAMES[:n], "static", *rows, evidence=np.ones(n, bool), categories=categories)
+    rows = (quality, [0.1] * n, [20.0] * n, cost or ones, latency or ones)
+    mean, std, tokens, usd, seconds = (np.array([row]) for row in rows)
+    return Prediction(NAMES[:n], "static", mean, std, tokens, usd, seconds, np.ones(n, bool), categories)
 
 
 def decide(

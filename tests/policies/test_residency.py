@@ -11,6 +11,7 @@ from policies import (
     Device,
     Effect,
     Evict,
+    EvictionRule,
     Hold,
     Load,
     Loadable,
@@ -18,6 +19,7 @@ from policies import (
     Refuse,
     ResidencyRule,
     Resident,
+    ResidentState,
     Snapshot,
     TurnRule,
     Wait,
@@ -36,7 +38,7 @@ def snapshot(
     now_s: float = 100.0,
     settled: bool = True,
     pinned: str = "",
-    **known,
+    **known: Any,
 ) -> Snapshot:
     """One device on which experts `a` … `f` take 10 each unless `sizes` says otherwise."""
     sizes = {**dict.fromkeys(NAMES, 10), **(sizes or {})}
@@ -45,7 +47,7 @@ def snapshot(
     return Snapshot(now_s, devices, loadable, tuple(resident), tuple(queues), **known)
 
 
-def make_held(expert: str, size: int = 10, **known) -> Resident:
+def make_held(expert: str, size: int = 10, **known: Any) -> Resident:
     return Resident(expert, "gpu", size, **known)
 
 
@@ -358,7 +360,8 @@ def draw_snapshot(random: Random) -> Snapshot:
 
 
 def draw_resident(random: Random, expert: str, device: str, size: int) -> Resident:
-    state = random.choice(["ready", "ready", "ready", "loading", "leaving"])
+    states: list[ResidentState] = ["ready", "ready", "ready", "loading", "leaving"]
+    state = random.choice(states)
     return Resident(
         expert,
         device,
@@ -456,7 +459,7 @@ def test_where_nothing_is_needed_nothing_is_done(at: Snapshot, rule: ResidencyRu
 
 @given(snapshots(), rules, st.randoms(use_true_random=False))
 def test_the_order_of_the_snapshot_changes_nothing(at: Snapshot, rule: ResidencyRule, random: Any) -> None:
-    def shuffle(values: Sequence) -> tuple:
+    def shuffle(values: Sequence[Any]) -> tuple[Any, ...]:
         return tuple(random.sample(values, len(values)))
 
     other = Snapshot(
@@ -483,7 +486,7 @@ def test_everybody_who_waits_is_resident_or_hears_why_not(at: Snapshot, rule: Re
 
 @pytest.mark.parametrize("rule", ["lookahead", "lru", "lfu"])
 @given(at=snapshots())
-def test_performed_again_and_again_whoever_is_due_gets_in(at: Snapshot, rule: str) -> None:
+def test_performed_again_and_again_whoever_is_due_gets_in(at: Snapshot, rule: EvictionRule) -> None:
     """Requests are answered as soon as their expert is ready and not held; memory comes back at once."""
     wanted = {q.expert for q in at.queues if q.n_waiting}
     devices = tuple(Device(d.name, d.capacity_bytes) for d in at.devices)

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies import detect_form, extract_answer, vote
+from policies.voting import Form
 
 EVEN = dict.fromkeys("abcde", 0.5)
 
@@ -20,7 +21,7 @@ EVEN = dict.fromkeys("abcde", 0.5)
         ("Who wrote Faust?", None),
     ],
 )
-def test_the_form_a_question_asks_for(question: str, form: str) -> None:
+def test_the_form_a_question_asks_for(question: str, form: Form | None) -> None:
     assert detect_form(question) == form
 
 
@@ -52,12 +53,12 @@ def test_the_form_a_question_asks_for(question: str, form: str) -> None:
         ("...", None, None),
     ],
 )
-def test_what_an_answer_comes_down_to(answer: str, form: str, meant: str) -> None:
+def test_what_an_answer_comes_down_to(answer: str, form: Form | None, meant: str | None) -> None:
     assert extract_answer(answer, form) == meant
 
 
 @given(st.text(max_size=200), st.sampled_from([None, "number", "choice", "yes_no", "text"]))
-def test_any_text_is_read_without_an_error(answer: str, form: str) -> None:
+def test_any_text_is_read_without_an_error(answer: str, form: Form | None) -> None:
     assert extract_answer(answer, form) != ""
 
 
@@ -95,7 +96,7 @@ def test_what_cannot_be_read_has_no_vote_but_counts_against_the_share() -> None:
 
 
 @given(st.dictionaries(st.sampled_from("abcde"), st.sampled_from(["1", "2", "?"]), min_size=1), st.data())
-def test_the_winner_is_an_answer_somebody_gave(answers: list[str], data: st.DataObject) -> None:
+def test_the_winner_is_an_answer_somebody_gave(answers: dict[str, str], data: st.DataObject) -> None:
     quality = {name: data.draw(st.floats(0, 1)) for name in answers}
     won = vote(answers, quality, "number")
     if won is None:

@@ -6,11 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routers.calibration import Advantage
+from routers.types import Floats, Ints
 
 BOTH = np.array([True, True])
 
 
-def outcomes(n: int, skill: float, seed: int = 0):
+def outcomes(n: int, skill: float, seed: int = 0) -> tuple[Floats, Floats, Ints]:
     """Predictions for two experts, and outcomes whose difference follows the predicted one by `skill`."""
     rng = np.random.default_rng(seed)
     difference = rng.normal(0, 0.2, n)
@@ -41,7 +42,8 @@ def test_the_reliability_is_the_slope_less_one_standard_error() -> None:
 
 
 def test_few_like_queries_are_trusted_less_than_many() -> None:
-    few, many = (Advantage.fit(*outcomes(n, skill=0.7, seed=3), BOTH).reliability for n in (200, 8000))
+    drawn = (outcomes(n, skill=0.7, seed=3) for n in (200, 8000))
+    few, many = (Advantage.fit(*each, judged=BOTH).reliability for each in drawn)
     assert few < many
 
 

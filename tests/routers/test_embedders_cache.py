@@ -1,11 +1,12 @@
 """`CachedEmbedder`: what it remembers and forgets, with the same vectors as without it."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from routers import CachedEmbedder, Embedder, EmbedderError, HashingEmbedder
+from routers import CachedEmbedder, Embedder, EmbedderError, Floats32, HashingEmbedder
 
 
 class EmbedCounter:
@@ -17,7 +18,7 @@ class EmbedCounter:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def embed(self, texts):
+    def embed(self, texts: Sequence[str]) -> Floats32:
         self.asked += texts
         return HashingEmbedder(16).embed(texts)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from routers import EmbedderError
+from routers import EmbedderError, Floats32
 from routers.embedders import OnnxEmbedder, SentenceTransformerEmbedder
 from routers.embedders.source import find_source
 from routers.embedders.tokens import CHARS_PER_TOKEN, Tokenizer
@@ -30,8 +30,8 @@ def int8() -> OnnxEmbedder:
     return OnnxEmbedder()
 
 
-def cosines(a, b):
-    return (a * b).sum(axis=1)
+def cosines(a: Floats32, b: Floats32) -> Floats32:
+    return np.asarray((a * b).sum(axis=1))
 
 
 def test_fp32_equals_the_vectors_of_sentence_transformers(fp32: OnnxEmbedder) -> None:
@@ -93,9 +93,12 @@ def test_of_a_megabyte_only_a_few_pages_are_tokenised(
 ) -> None:
     seen: list[int] = []
     all_ids = Tokenizer._all_ids
-    monkeypatch.setattr(
-        Tokenizer, "_all_ids", lambda self, text: seen.append(len(text)) or all_ids(self, text)
-    )
+
+    def record(self: Tokenizer, text: str) -> object:
+        seen.append(len(text))
+        return all_ids(self, text)
+
+    monkeypatch.setattr(Tokenizer, "_all_ids", record)
     int8.embed(["word " * 200_000])
     assert seen == [254 * CHARS_PER_TOKEN + 1]
 

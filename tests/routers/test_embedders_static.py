@@ -1,12 +1,13 @@
 """The distilled table and its embedder; distilling itself runs on a small vocabulary."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from routers import EmbedderError, StaticEmbedder
+from routers import EmbedderError, Floats32, Ints, StaticEmbedder
 from routers.embedders import static as distill
 from routers.embedders.source import find_source
 
@@ -78,7 +79,7 @@ def test_distilling_reports_progress_and_is_cached(tmp_path: Path, monkeypatch: 
     assert len(heard) == 1
 
 
-def few_vectors(progress):
+def few_vectors(progress: Callable[[int, int], object]) -> Floats32:
     progress(300, 300)
     scales = np.linspace(2, 1, 24)
     return (np.random.default_rng(1).normal(size=(30_522, 24)) * scales).astype(np.float32)
@@ -101,7 +102,7 @@ def test_each_token_is_encoded_between_the_special_tokens(
 class SumGraph:
     dim = 2
 
-    def run(self, ids):
+    def run(self, ids: Ints) -> Floats32:
         return np.stack([ids[:, 1], ids[:, 0] * 1000 + ids[:, 2]], axis=1).astype(np.float32)
 
 

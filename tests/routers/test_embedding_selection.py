@@ -134,7 +134,7 @@ def test_nobody_reads_who_is_not_among_those_asked_for() -> None:
     queries = unit((1, 0.1), (0.1, 1), (-1, 0.1))
     assert found.choose(queries).tolist() == [0, 1, 2]
     for rule in ("improved", "paper"):
-        shares = found.shares(queries, rule, {"law", "bio"})  # type: ignore[arg-type]
+        shares = found.shares(queries, rule, {"law", "bio"})
         np.testing.assert_allclose(shares.sum(axis=1), 1)
         assert shares.argmax(axis=1).tolist()[1:] == [1, 2]
         assert not shares[:, 0].any()

@@ -11,6 +11,8 @@ from routers import (
     FORM_NAMES,
     EmbedderError,
     FeatureExtractor,
+    Features,
+    Floats32,
     HashingEmbedder,
     Query,
     StaticEmbedder,
@@ -258,7 +260,7 @@ def test_what_is_derived_of_features_is_worked_out_once_and_for_each_subset_anew
     features = FeatureExtractor(StaticEmbedder()).extract([query_of("one"), query_of("two")], "static")
     worked: list[int] = []
 
-    def double(read):
+    def double(read: Features) -> Floats32:
         worked.append(len(read))
         return read.dense * 2
 

@@ -31,9 +31,8 @@ def test_a_tie_goes_to_the_first_in_paper_and_is_shared_in_improved() -> None:
     np.testing.assert_array_equal(
         winner_shares(scores, "paper"), [[1, 0, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]]
     )
-    np.testing.assert_allclose(
-        winner_shares(scores, "improved"), [[0.5, 0.5, 0], [1 / 3, 1 / 3, 1 / 3], [0, 0, 1], [0, 0, 0]]
-    )
+    improved = np.array([[0.5, 0.5, 0], [1 / 3, 1 / 3, 1 / 3], [0, 0, 1], [0, 0, 0]])
+    np.testing.assert_allclose(winner_shares(scores, "improved"), improved)
 
 
 def test_nobody_wins_alone_unless_the_pool_is_one() -> None:

@@ -1,6 +1,7 @@
 import numpy as np
 
 from routers import Features, make_predictor
+from routers.predictors.skills import Skills
 from routers.skills import Posteriors, counts, paper_probabilities
 
 CATALOGUE = [["a", [[1, 2], [3]]], ["b", [[4]]]]
@@ -13,8 +14,10 @@ def features() -> Features:
     return Features("static", np.eye(4, dtype=np.float32), SLOTS, np.zeros((4, 2)))
 
 
-def fit_skills(mode: str):
-    return make_predictor("skills", {"mode": mode, "catalogue": CATALOGUE}).fit(features(), SCORES)
+def fit_skills(mode: str) -> Skills:
+    model = make_predictor("skills", {"mode": mode, "catalogue": CATALOGUE}).fit(features(), SCORES)
+    assert isinstance(model, Skills)
+    return model
 
 
 def test_a_skill_is_mentioned_where_one_of_its_phrases_stands_whole() -> None:
@@ -45,7 +48,7 @@ def test_a_query_of_one_skill_gets_the_posteriors_of_that_skill() -> None:
 
 def test_a_query_far_from_every_skill_gets_the_accuracy_on_everything() -> None:
     model = fit_skills("improved")
-    far = Features("static", -np.ones((1, 4), np.float32) / 2, np.array([[7]]), np.zeros((1, 2)))
+    far = Features("static", np.full((1, 4), -0.5, np.float32), np.array([[7]]), np.zeros((1, 2)))
     np.testing.assert_allclose(model.predict(far).mean[0], SCORES.mean(axis=0))
 
 
@@ -57,4 +60,5 @@ def test_without_a_catalogue_skills_are_the_ngrams_that_tell_experts_apart() -> 
     dense = rng.normal(size=(200, 8)).astype(np.float32)
     x = Features("static", dense / np.linalg.norm(dense, axis=1, keepdims=True), slots, np.zeros((200, 2)))
     model = make_predictor("skills", {"n_skills": 3}).fit(x, scores)
+    assert isinstance(model, Skills)
     assert 1 in model.phrases_[:, 0]

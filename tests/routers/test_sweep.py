@@ -1,5 +1,7 @@
 """The λ table: what a weight on cost buys, by hand and as kept in an artifact."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +14,7 @@ SCORE = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
 COST = np.tile([0.010, 0.001], (3, 1))
 
 
-def at(table: Sweep, weight: float) -> tuple[float, float]:
+def at(table: Sweep, weight: float) -> tuple[Any, Any]:
     n = int(np.searchsorted(table.weight, weight, side="right")) - 1
     return float(table.cost_usd[n]), float(table.quality[n])
 

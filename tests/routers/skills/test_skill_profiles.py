@@ -92,7 +92,7 @@ def test_the_lead_over_the_pool_weighs_rare_skills_most() -> None:
     accuracy = np.array([[0.8, 0.6], [0.2, 0.6]])
     tags, idf = np.array([[1.0, 1.0], [0.0, 0.5], [0.0, 0.0]]), np.array([3.0, 1.0])
     ahead = (3 * 0.1 + 1 * -0.2) / 4
-    np.testing.assert_allclose(lead(tags, idf, accuracy), [[ahead, -ahead], [-0.2, 0.2], [0, 0]])
+    np.testing.assert_allclose(lead(tags, idf, accuracy), [[ahead, -ahead], [-0.2, 0.2], [0.0, 0.0]])
 
 
 PROFILES = st.lists(st.lists(st.integers(-9, 9), min_size=3, max_size=3), min_size=1, max_size=4)

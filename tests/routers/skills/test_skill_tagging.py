@@ -1,9 +1,10 @@
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from routers import FeatureExtractor, HashingEmbedder, query_of
+from routers import FeatureExtractor, Floats32, HashingEmbedder, query_of
 from routers.skills import (
     Catalogue,
     Tagger,
@@ -100,7 +101,7 @@ class Plane:
         self.degrees = degrees
         self.n_embedded = 0
 
-    def embed(self, texts):
+    def embed(self, texts: Sequence[str]) -> Floats32:
         self.n_embedded += len(texts)
         angles = np.radians([self.degrees[text] for text in texts])
         return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
