@@ -24,10 +24,10 @@ from routers import (
     make_predictor,
 )
 
-from .measures.budgets import LAMBDAS, N_BUDGETS, choose_lambdas, pick_values, route
+from .measures.budgets import GRID, N_BUDGETS, choose_lambdas, lambdas, pick_values, route
 from .replay import Replay, replay
 
-FRONTIER: Floats = LAMBDAS[::8]  # every eighth: the curve is drawn, not read off
+FRONTIER: Floats = GRID[::8]  # every eighth: the curve is drawn, not read off
 """The λ that a frontier is drawn at."""
 # Below every score in [0, 1], so never the best; finite, so that means and differences stay numbers.
 NEVER = -1.0
@@ -138,8 +138,7 @@ def evaluate_router(
     saving = None if np.isnan(cost).any() else choose_lambdas(train, out_of_fold[router_spec.tier]).saving
     if not saving:
         return result
-    weight = saving * cost.max() / cost.mean()  # the engine weighs costs against the dearest expert's
-    frugal = replay(test, artifact, read, replace(policy, objective=Objective(cost=weight)))
+    frugal = replay(test, artifact, read, replace(policy, objective=Objective(cost=saving)))
     return replace(
         result,
         saving=frugal.score,
@@ -187,7 +186,7 @@ def evaluate_predictions(
     budgets = [picked[lam] for lam in chosen.budgets.tolist()]
     # Without a λ that loses nothing in training, every query goes to the best single expert.
     frugal = order[share] if chosen.saving is None else order[route(quality[:, order], cost, chosen.saving)]
-    drawn = [order[route(quality[:, order], cost, lam)] for lam in FRONTIER]
+    drawn = [order[route(quality[:, order], cost, lam)] for lam in lambdas(cost)[::8].tolist()]
     return replace(
         evaluate_picks(test, picked[0.0], quality),
         at_budget=sum((pick_values(test.score, p) for p in budgets), np.zeros(len(test))) / N_BUDGETS,

@@ -1,8 +1,9 @@
 """Decisions as values: which expert answers, under which constraints, at what price, and why no other."""
 
+from routers import Scale, compute_utility, pick
+
 from .batching import Group, order_groups
-from .constraints import tighten
-from .engine import Consult, Engine, Scale
+from .engine import Consult, Engine
 from .errors import Infeasible, PoliciesError, UnknownFlag, Unreachable
 from .eviction import EvictionRule, Shadow
 from .flags import Flag, FlaggedText, apply_flags, check_flags, extract_flags
@@ -52,7 +53,18 @@ from .queues import (
 from .record import decision_record, explain
 from .recruiting import PanelRule
 from .residency import ResidencyRule, decide_residency
-from .types import Decision, EncoderUse, Fleet, Goal, Objective, Policy, PriorityGoal, Require, RoutingHints
+from .types import (
+    Decision,
+    EncoderUse,
+    Fleet,
+    Goal,
+    Objective,
+    Policy,
+    PriorityGoal,
+    Require,
+    RoutingHints,
+    tighten,
+)
 from .voting import detect_form, extract_answer, vote
 
 __all__ = [
@@ -113,6 +125,7 @@ __all__ = [
     "admit",
     "apply_flags",
     "check_flags",
+    "compute_utility",
     "decide_residency",
     "decision_record",
     "decode_plan",
@@ -122,6 +135,7 @@ __all__ = [
     "extract_flags",
     "order_groups",
     "order_queues",
+    "pick",
     "queue_weight",
     "register_plan",
     "resolve_target",

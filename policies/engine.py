@@ -5,22 +5,34 @@ minus the goals of the objective), rank them, put the best first in the plan, an
 the reason why not. Pure: no clock, no I/O; randomness comes in as `draws`.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from math import isnan
 from typing import NamedTuple
 
 import numpy as np
 
-from routers import GENERAL, ExpertProfile, Floats, Ints, Prediction, Query, Sweep, Tier
+from routers import (
+    GENERAL,
+    Bools,
+    ExpertProfile,
+    Floats,
+    Ints,
+    Prediction,
+    Query,
+    Scale,
+    Sweep,
+    Tier,
+    compute_utility,
+    fill_unknown,
+    rank,
+)
 
-from .constraints import PoolLimits, Rejections, query_rejections, static_rejections, tighten
 from .errors import Infeasible
 from .objectives import Attributes, describe_priorities, rank_by_priority, resolve_target
 from .plans import Plan, Single
 from .recruiting import Candidates, recruit
-from .types import Decision, Fleet, Objective, Policy, Require, RoutingHints
+from .types import Decision, Fleet, Objective, Policy, Require, RoutingHints, tighten
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +43,72 @@ class Consult:
     rows: Ints
 
 
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """What a weight of 1 refers to: a typical call's cost to the dearest, its latency to the slowest expert.
+Rejections = dict[str, str]
 
-    Constant for a pool, so that a weight is a price in dollars for quality, and leaving an expert out never
-    reorders the others.
+
+def static_rejections(
+    pool: Sequence[ExpertProfile],
+    labels: frozenset[tuple[str, str]],
+    models: frozenset[str] | None,
+    exclude: frozenset[str],
+) -> Rejections:
+    """The experts that these parts of a `Require` reject for every query: by label or by name."""
+
+    def reason(profile: ExpertProfile) -> str | None:
+        if profile.name in exclude:
+            return "excluded"
+        if models is not None and profile.name not in models:
+            return "not among the models asked for"
+        missing = sorted(labels - profile.labels)
+        return f"lacks label {missing[0][0]}={missing[0][1]}" if missing else None
+
+    reasons = ((profile.name, reason(profile)) for profile in pool)
+    return {name: why for name, why in reasons if why}
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """Limits of the experts as arrays (n_experts,): inf where unknown, True unless known to lack it.
+
+    prefix_tokens:     tokens before every conversation (prompt preset)
+    capped:            whether any expert limits the length of its answers
+    least_room_tokens: tokens that fit into every window after its prefix
     """
 
-    cost_usd: float = 1.0
-    latency_s: float = 1.0
+    context_tokens: Floats
+    prefix_tokens: Floats
+    max_output_tokens: Floats
+    capped: bool
+    least_room_tokens: float
+    sees_images: Bools
+    calls_tools: Bools
 
     @classmethod
-    def of(cls, cost_usd: Floats, latency_s: Floats) -> "Scale":
-        """From what typical calls cost and take, (n_experts,); 1 where nothing is known or all is free."""
-        return cls(_largest(cost_usd), _largest(latency_s))
+    def of(cls, pool: Sequence[ExpertProfile]) -> "PoolLimits":
+        def has_ability(ability: str) -> Bools:
+            return np.array([p.abilities is None or ability in p.abilities for p in pool], dtype=bool)
+
+        def to_bounds(values: Iterable[int | None]) -> Floats:
+            return np.array([np.inf if value is None else float(value) for value in values])
+
+        longest = to_bounds(p.max_output_tokens for p in pool)
+        context, prefix = to_bounds(p.context_tokens for p in pool), to_bounds(p.prefix_tokens for p in pool)
+        return cls(
+            context_tokens=context,
+            prefix_tokens=prefix,
+            least_room_tokens=float((context - prefix).min(initial=np.inf)),
+            max_output_tokens=longest,
+            capped=bool(np.isfinite(longest).any()),
+            sees_images=has_ability("vision"),
+            calls_tools=has_ability("tools"),
+        )
+
+    def count_required_tokens(self, query: Query) -> Floats:
+        """(n_experts,) tokens of the prefix, the conversation and the answer that the query asks for."""
+        asked = query.max_output_tokens or 0
+        if self.capped and asked:
+            return query.n_input_tokens + np.minimum(self.max_output_tokens, asked) + self.prefix_tokens
+        return query.n_input_tokens + asked + self.prefix_tokens
 
 
 class Engine:
@@ -148,10 +211,18 @@ class Engine:
                 objective = self._resolve_target(objective, prediction)
             require = tighten(policy.require, hint.require) if hint else policy.require
             rejections = self._find_rejections(query, row, prediction, require, fleet)
-            eligible = self._find_eligible(rejections)
-            # u = q − λ·cost/scale − μ·(latency + wait)/scale − Σ w·rank   (n_experts,)
-            # Tryage (arXiv 2308.11601), objective with weighted constraints; here quality instead of loss.
-            utility = prediction.quality[row] - self._compute_penalty(objective, row, prediction, fleet)
+            # The common case, no rejection, makes no array.
+            eligible = self._all_experts
+            if rejections:
+                eligible = np.array([e for e, name in enumerate(self.names) if name not in rejections])
+            utility = compute_utility(  # (n_experts,)
+                prediction.quality[row],
+                prediction.cost_usd[row],
+                self.scale,
+                objective.cost,
+                prediction.latency_s[row] + fleet.wait_s if objective.latency else None,
+                objective.latency,
+            )
             if objective.goals:
                 utility -= self._attributes.penalty(objective.goals, eligible, prediction.output_tokens[row])
             ranking = self._rank(policy, objective, row, prediction, utility, eligible)
@@ -174,39 +245,70 @@ class Engine:
             return objective  # without evidence no quality is predicted that cost could be traded for
         return resolve_target(objective, self._sweep_of(prediction.tier))
 
-    def _find_eligible(self, rejections: Rejections) -> Ints:
-        # The common case, no rejection, makes no array.
-        if not rejections:
-            return self._all_experts
-        return np.array([e for e, name in enumerate(self.names) if name not in rejections])
-
     def _find_rejections(
         self, query: Query, row: int, prediction: Prediction, require: Require, fleet: Fleet
     ) -> Rejections:
-        standing: Rejections = self._standing(require.labels, require.models, require.exclude)
-        passing = query_rejections(query, row, prediction, require, self._limits, fleet)
-        # Static reasons win: an operator reads "excluded" rather than "unavailable" for an excluded expert.
-        rejections = {**passing, **standing} if standing else passing
-        # `temporary` tells the gateway 503 (wait) from 400 (change the request).
-        if len(rejections) == len(self.names):
-            gone = fleet.unavailable
-            raise Infeasible(
-                rejections, temporary=any(gone.get(name) == why for name, why in rejections.items())
+        """The experts that the constraints, this query, this prediction or the state of the fleet reject."""
+        # The first failed rule names the reason: rules run from what never changes (window, abilities) to
+        # what changes with each moment (availability), and setdefault keeps the first.
+        found: Rejections = {}
+        limits = self._limits
+        # One comparison of integers for short queries; arrays only where some window may be too small.
+        if query.n_input_tokens + (query.max_output_tokens or 0) > limits.least_room_tokens:
+            n_tokens = limits.count_required_tokens(query)
+            _reject(
+                found,
+                prediction,
+                limits.context_tokens < n_tokens,
+                lambda e: f"context window {limits.context_tokens[e]:.0f} < {n_tokens[e]:.0f} tokens",
             )
-        return rejections
-
-    def _compute_penalty(
-        self, objective: Objective, row: int, prediction: Prediction, fleet: Fleet
-    ) -> Floats | float:
-        """(n_experts,) what cost and latency take from the utility; 0 where neither weighs anything."""
-        penalty: Floats | float = 0.0
-        if objective.cost:
-            dearest = _fill_unknown(prediction.cost_usd[row])
-            penalty = dearest * (objective.cost / self.scale.cost_usd)
-        if objective.latency:
-            slowest = _fill_unknown(prediction.latency_s[row] + fleet.wait_s)
-            penalty = penalty + slowest * (objective.latency / self.scale.latency_s)
-        return penalty
+        for name in query.declined:
+            found.setdefault(name, "is a tool that cannot answer this query")
+        if query.has_images:
+            _reject(found, prediction, ~limits.sees_images, lambda e: "cannot see images")
+        if query.has_tools:
+            _reject(found, prediction, ~limits.calls_tools, lambda e: "cannot call tools")
+        if (cap := require.max_cost_usd) is not None:
+            cost = prediction.cost_usd[row]
+            _reject(
+                found,
+                prediction,
+                ~(cost <= cap),  # not `cost > cap`: NaN, an unknown price, must fail
+                lambda e: (
+                    f"cost ${cost[e]:.6f} > cap ${cap:.6f}"
+                    if cost[e] == cost[e]
+                    else f"price unknown, cap ${cap:.6f}"
+                ),
+            )
+        if (limit := require.max_latency_s) is not None:
+            # NaN, an unknown latency, passes: nothing is known against it, and time-outs still apply.
+            latency = prediction.latency_s[row] + fleet.wait_s  # (n_experts,)
+            _reject(
+                found,
+                prediction,
+                latency > limit,
+                lambda e: f"latency {latency[e]:.2f} s > limit {limit:.2f} s",
+            )
+        if (floor := require.min_quality) is not None:
+            quality = prediction.quality[row]
+            _reject(
+                found, prediction, quality < floor, lambda e: f"quality {quality[e]:.2f} < floor {floor:.2f}"
+            )
+        if not all(fleet.available.tolist()):
+            _reject(
+                found,
+                prediction,
+                ~fleet.available,
+                lambda e: fleet.unavailable.get(prediction.experts[e], "unavailable"),
+            )
+        # Static reasons win: an operator reads "excluded" rather than "unavailable" for an excluded expert.
+        if standing := self._standing(require.labels, require.models, require.exclude):
+            found |= standing
+        # `temporary` tells the gateway 503 (wait) from 400 (change the request).
+        if len(found) == len(self.names):
+            gone = fleet.unavailable
+            raise Infeasible(found, temporary=any(gone.get(name) == why for name, why in found.items()))
+        return found
 
     def _make_plan(
         self, policy: Policy, require: Require, query: Query, order: Ints, prediction: Prediction, row: int
@@ -256,8 +358,7 @@ class Engine:
         eligible: Ints,
     ) -> "_Ranking":
         """Eligible experts, best first, and the reason for the first. Ties: the cheaper, then by name."""
-        # An unknown price, NaN, sorts last among equals.
-        order = np.lexsort((self._by_name, prediction.cost_usd[row], -utility))
+        order = rank(utility, prediction.cost_usd[row], self._by_name)
         if len(eligible) < len(order):
             may = np.zeros(len(order), bool)
             may[eligible] = True
@@ -269,7 +370,8 @@ class Engine:
         else:
             basis = prediction.tier if measured else "guess"
             reason = f"best of {len(order)} by {basis}: quality {prediction.quality.item(row, best):.2f}"
-        return _Ranking(order, reason, _margin(order, utility))
+        lead = utility.item(order.item(0)) - utility.item(order.item(1)) if len(order) > 1 else float("inf")
+        return _Ranking(order, reason, lead)
 
     def _has_no_basis(self, policy: Policy, objective: Objective, prediction: Prediction) -> bool:
         """Whether no outcome, no operator's guess and no goal of the request distinguishes experts."""
@@ -299,7 +401,7 @@ class Engine:
     ) -> "_Ranking":
         """The ranking with the priority goals of the objective before all weights."""
         quality = prediction.quality[row]
-        slowest = _fill_unknown(prediction.latency_s[row] + fleet.wait_s)
+        slowest = fill_unknown(prediction.latency_s[row] + fleet.wait_s)
         burdens = self._attributes.priority_burdens(objective.first, prediction.cost_usd[row], slowest)
         order, margin = rank_by_priority(ranking.order, quality, burdens, objective.within)
         reason = f"{describe_priorities(objective)} of {len(order)}: quality {quality[order[0]]:.2f}"
@@ -313,10 +415,6 @@ class Engine:
         return eligible, "no evidence: the first expert that meets the constraints"
 
 
-def _largest(typical: Floats) -> float:
-    return float(np.nanmax(typical, initial=0.0)) or 1.0
-
-
 def _choose_first_tier(policy: Policy, tiers: Sequence[Tier]) -> Tier:
     if policy.encoder == "always" and "encoder" in tiers:
         return "encoder"
@@ -325,14 +423,9 @@ def _choose_first_tier(policy: Policy, tiers: Sequence[Tier]) -> Tier:
     return "encoder" if "encoder" in tiers and policy.encoder != "never" else "prior"
 
 
-def _fill_unknown(values: Floats) -> Floats:
-    """Unknown counts as the largest value of the pool; where all are unknown, as 0 for all."""
-    # A sum of non-negative terms is NaN if and only if one of them is: one pass for the common case.
-    if not isnan(np.add.reduce(values, axis=None)):
-        return values
-    unknown = np.isnan(values)
-    dearest = np.where(unknown, 0.0, values).max(axis=-1, keepdims=True)
-    return np.where(unknown, dearest, values)
+def _reject(found: Rejections, prediction: Prediction, failed: Bools, reason: Callable[[int], str]) -> None:
+    for expert in failed.nonzero()[0].tolist():
+        found.setdefault(prediction.experts[expert], reason(expert))
 
 
 class _Ranking(NamedTuple):
@@ -342,10 +435,6 @@ class _Ranking(NamedTuple):
     reason: str
     margin: float
     propensity: float = 1.0
-
-
-def _margin(order: Ints, utility: Floats) -> float:
-    return utility.item(order.item(0)) - utility.item(order.item(1)) if len(order) > 1 else float("inf")
 
 
 def _apply_exploration(ranking: _Ranking, share: float, draw: float) -> _Ranking:

@@ -16,9 +16,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
-from .constraints import tighten
 from .errors import UnknownFlag
-from .types import Goal, Objective, PriorityGoal, Require, RoutingHints
+from .types import Goal, Objective, PriorityGoal, Require, RoutingHints, tighten
 
 SOFT_WEIGHT = 0.1
 """What going from the worst to the best of the pool is worth, in quality, where a flag names no weight."""

@@ -1,6 +1,6 @@
 """The values of decisions: what a policy asks for, what a request asks for, the state of the fleet."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -55,6 +55,22 @@ class Require:
     min_quality: float | None = None
     models: frozenset[str] | None = None
     exclude: frozenset[str] = frozenset()
+
+
+def tighten(a: Require, b: Require) -> Require:
+    """Both constraints at once: what either forbids is forbidden."""
+    return Require(
+        labels=a.labels | b.labels,
+        max_cost_usd=_either(min, a.max_cost_usd, b.max_cost_usd),
+        max_latency_s=_either(min, a.max_latency_s, b.max_latency_s),
+        min_quality=_either(max, a.min_quality, b.min_quality),
+        models=a.models if b.models is None else b.models if a.models is None else a.models & b.models,
+        exclude=a.exclude | b.exclude,
+    )
+
+
+def _either(choose: Callable[[float, float], float], a: float | None, b: float | None) -> float | None:
+    return a if b is None else b if a is None else choose(a, b)
 
 
 @dataclass(frozen=True, slots=True)

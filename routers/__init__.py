@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         build_mapping_problem,
         solve_mapping,
     )
+    from .decision_rule import Scale, compute_utility, fill_unknown, pick, rank
     from .embedders import CachedEmbedder, HashingEmbedder, OnnxEmbedder, StaticEmbedder, load_embedder
     from .embedders.finetune import QuerySide, QuerySideSettings, finetune_encoder
     from .embedding_selection import EmbeddingSelection, PilotRule, dataset_oracle, instance_oracle
@@ -64,13 +65,16 @@ _LAZY = {
     "Provenance": "outcomes",
     "QuerySide": "embedders.finetune",
     "QuerySideSettings": "embedders.finetune",
+    "Scale": "decision_rule",
     "StaticEmbedder": "embedders",
     "Sweep": "sweep",
     "add_experts": "fit",
+    "compute_utility": "decision_rule",
     "cross_fit": "fit",
     "budget_curve": "categories",
     "dataset_oracle": "embedding_selection",
     "estimate_tokens": "features",
+    "fill_unknown": "decision_rule",
     "finetune_encoder": "embedders.finetune",
     "fit_artifact": "fit",
     "fit_predictor": "registry",
@@ -79,7 +83,9 @@ _LAZY = {
     "make_predictor": "registry",
     "build_mapping_problem": "categories",
     "merge_outcomes": "outcomes",
+    "pick": "decision_rule",
     "query_of": "features",
+    "rank": "decision_rule",
     "solve_mapping": "categories",
     "worker_pool": "workers",
 }
@@ -122,6 +128,7 @@ __all__ = [
     "QuerySide",
     "QuerySideSettings",
     "RoutersError",
+    "Scale",
     "StaticEmbedder",
     "Sweep",
     "TagLearner",
@@ -129,9 +136,11 @@ __all__ = [
     "add_experts",
     "budget_curve",
     "build_mapping_problem",
+    "compute_utility",
     "cross_fit",
     "dataset_oracle",
     "estimate_tokens",
+    "fill_unknown",
     "finetune_encoder",
     "fit_artifact",
     "fit_predictor",
@@ -140,7 +149,9 @@ __all__ = [
     "make_predictor",
     "merge_outcomes",
     "parameters_b",
+    "pick",
     "query_of",
+    "rank",
     "solve_mapping",
     "worker_pool",
 ]

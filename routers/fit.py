@@ -9,6 +9,7 @@ import numpy as np
 
 from .artifacts import Artifact, Evidence, Head
 from .calibration import Advantage, Calibration, calibration_error
+from .decision_rule import Scale
 from .errors import ArtifactError, DataError
 from .features import estimate_tokens, query_of
 from .fold_fits import FitData, TierFit, fit_tiers
@@ -177,10 +178,9 @@ def _sweeps(sample: Sample, mean_cost_usd: Floats) -> dict[Tier, list[dict[str, 
     if np.isnan(mean_cost_usd).any():
         return {}
     cost_usd = np.repeat(mean_cost_usd[None], len(sample), axis=0)
-    dearest = float(mean_cost_usd.max()) or 1.0
+    scale = Scale.of(mean_cost_usd)
     return {
-        tier: sweep(quality, sample.score, cost_usd, dearest).rows()
-        for tier, quality in sample.quality.items()
+        tier: sweep(quality, sample.score, cost_usd, scale).rows() for tier, quality in sample.quality.items()
     }
 
 

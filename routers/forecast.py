@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .artifacts import Artifact, Evidence, Head
+from .decision_rule import Scale
 from .protocols import Categorizer, Predictor
 from .sweep import Sweep, sweep
 from .types import Bools, Estimate, ExpertProfile, Features, Floats, Ints, Prediction, Query, Tier
@@ -112,8 +113,8 @@ class Forecaster:
         cost_usd = self._cost_usd(sample.input_tokens[:, None], tokens)
         if np.isnan(cost_usd).any():
             return None
-        dearest = float(self._mean_cost.max(initial=0.0)) or 1.0
-        return sweep(sample.quality[tier][:, there], sample.score[:, there], cost_usd, dearest)
+        scale = Scale.of(self._mean_cost)
+        return sweep(sample.quality[tier][:, there], sample.score[:, there], cost_usd, scale)
 
     def _cost_usd(self, input_tokens: Floats, output_tokens: Floats) -> Floats:
         """(n_queries, n_experts) by tokens in, (n_queries, 1), and out; the measured mean where unpriced.

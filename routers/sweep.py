@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from .decision_rule import Scale, compute_utility, pick
 from .protocols import Arrays
-from .types import Floats, Ints, Tier
+from .types import Floats, Tier
 
 MAX_SAMPLE = 2048
 WEIGHTS: Floats = np.concatenate(([0.0], np.geomspace(1e-3, 1e3, 61)))
@@ -103,21 +104,18 @@ class Sweep:
         return rows
 
 
-def sweep(quality: Floats, score: Floats, cost_usd: Floats, dearest_usd: float) -> Sweep:
+def sweep(quality: Floats, score: Floats, cost_usd: Floats, scale: Scale) -> Sweep:
     """The mean cost and score of routing every query with each weight, as the engine does.
 
     quality: predicted out of fold, below 0 where an expert declined and is not asked; score: measured, the
-    prediction where NaN; cost_usd: of each call; all (n_queries, n_experts). Equal utility
-    goes to the expert that is cheaper on average.
+    prediction where NaN; cost_usd: of each call; all (n_queries, n_experts).
     """
     truth = np.where(np.isnan(score), quality, score)
     quality = np.where(quality < 0, -np.inf, quality)
-    cheapest_first = np.argsort(cost_usd.mean(axis=0), kind="stable")
-    quality, truth, cost = (values[:, cheapest_first] for values in (quality, truth, cost_usd))
     rows = np.arange(len(quality))
-    picks: list[Ints] = [np.argmax(quality - weight / dearest_usd * cost, axis=1) for weight in WEIGHTS]
+    picks = [pick(compute_utility(quality, cost_usd, scale, weight), cost_usd) for weight in WEIGHTS.tolist()]
     return Sweep(
         WEIGHTS,
-        np.array([cost[rows, pick].mean() for pick in picks]),
-        np.array([truth[rows, pick].mean() for pick in picks]),
+        np.array([cost_usd[rows, picked].mean() for picked in picks]),
+        np.array([truth[rows, picked].mean() for picked in picks]),
     )

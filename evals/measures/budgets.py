@@ -1,20 +1,21 @@
 """What a router is worth, as defined numbers; each is a mean over queries, so that it can be bootstrapped.
 
-For predicted quality q̂ and expected cost ĉ (training means) a router with multiplier λ takes
-argmax q̂ − λ·ĉ/mean(ĉ). Every λ is chosen on the training part, from out-of-fold predictions; the test part is
-only read.
+For predicted quality q̂ and expected cost ĉ (training means) a router takes
+argmax q̂ − λ·ĉ/max(ĉ), as the engine does (`routers.pick`). Every λ is chosen on the training part, from
+out-of-fold predictions; the test part is only read.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from routers import Floats, Ints, OutcomeTable
+from routers import Floats, Ints, OutcomeTable, Scale, compute_utility, pick
 
 N_BUDGETS = 50
-# Geometric, since λ acts on ratios. Qualities differ by at most 1, so at λ = 30 a thirtieth of the mean
+# Geometric, since λ acts on ratios. Qualities differ by at most 1, so at 30 a thirtieth of the mean
 # cost outweighs any of them: practically every query goes to the cheapest expert.
-LAMBDAS: Floats = np.concatenate(([0.0], np.geomspace(1e-4, 30.0, 400)))
+GRID: Floats = np.concatenate(([0.0], np.geomspace(1e-4, 30.0, 400)))
+"""What is tried for λ, in quality for the mean cost of the experts; `lambdas` converts it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,8 @@ class Choices:
 def choose_lambdas(train: OutcomeTable, train_quality: Floats) -> Choices:
     """From out-of-fold quality (n_train, n_experts) on a training part whose costs are known."""
     cost, best = train.means()["cost_usd"], train.best_single()
-    trained = [route(train_quality, cost, lam) for lam in LAMBDAS]
+    tried = lambdas(cost)
+    trained = [route(train_quality, cost, lam) for lam in tried.tolist()]
     usd = np.array([np.nanmean(pick_values(train.cost_usd, picks)) for picks in trained])  # (n_lambdas,)
     score = np.array([np.nanmean(pick_values(train.score, picks)) for picks in trained])
     budgets = []
@@ -115,18 +117,21 @@ def choose_lambdas(train: OutcomeTable, train_quality: Floats) -> Choices:
         # A mean and the single expert's cost are the same number up to rounding; 1e-9 keeps them equal.
         meets = np.flatnonzero(usd <= budget * (1 + 1e-9))
         # The smallest λ that meets the budget weighs quality most. If none does, the largest is the cheapest.
-        budgets.append(LAMBDAS[meets[0]] if meets.size else LAMBDAS[-1])
+        budgets.append(tried[meets[0]] if meets.size else tried[-1])
     # The largest λ that loses nothing in training; the test score may still differ, and is reported with it.
     enough = np.flatnonzero(score >= np.nanmean(train.score[:, best]))
-    return Choices(np.array(budgets), float(LAMBDAS[enough[-1]]) if enough.size else None)
+    return Choices(np.array(budgets), float(tried[enough[-1]]) if enough.size else None)
+
+
+def lambdas(cost_usd: Floats) -> Floats:
+    """The λ of `GRID` for experts with these typical costs, (n_experts,), in the scale of the engine."""
+    # Steps of the mean cost: beside one very dear expert the others would else share a few steps.
+    return GRID * (cost_usd.max() / (cost_usd.mean() or 1.0))
 
 
 def route(quality: Floats, cost_usd: Floats, lam: float) -> Ints:
-    """(n_queries,) argmax q̂ − λ·ĉ/mean(ĉ), the first of equals; costs (n_experts,), not read for λ = 0."""
-    # Divided by the mean cost, λ has no unit and the same grid serves tables in cents and in dollars.
-    utility = quality - lam * cost_usd / cost_usd.mean() if lam else quality
-    picks: Ints = np.argmax(utility, axis=1)
-    return picks
+    """(n_queries,) the pick by quality (n_queries, n_experts) and typical costs (n_experts,)."""
+    return pick(compute_utility(quality, cost_usd, Scale.of(cost_usd), lam), cost_usd)
 
 
 def pick_values(values: Floats, picks: Ints) -> Floats:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from routers import Scale
 from routers.sweep import MAX_SAMPLE, WEIGHTS, Sample, Sweep, sweep
 
 QUALITY = np.array([[0.9, 0.5], [0.6, 0.5], [0.3, 0.5]])
@@ -20,14 +21,14 @@ def at(table: Sweep, weight: float) -> tuple[Any, Any]:
 
 
 def test_each_weight_costs_and_scores_what_its_choices_do() -> None:
-    table = sweep(QUALITY, SCORE, COST, 0.010)
+    table = sweep(QUALITY, SCORE, COST, Scale(0.010))
     assert at(table, 0.0) == (pytest.approx(0.021 / 3), 1.0)
     assert at(table, 0.2) == (pytest.approx(0.012 / 3), 1.0)  # .6 − .2 < .5 − .02
     assert at(table, 1.0) == (pytest.approx(0.001), pytest.approx(2 / 3))
 
 
 def test_a_limit_takes_the_smallest_weight_and_a_target_the_largest() -> None:
-    table = sweep(QUALITY, SCORE, COST, 0.010)
+    table = sweep(QUALITY, SCORE, COST, Scale(0.010))
     weight = table.weight_for_cost(0.005)
     assert weight is not None
     assert (
@@ -43,22 +44,24 @@ def test_a_limit_takes_the_smallest_weight_and_a_target_the_largest() -> None:
 
 
 def test_equal_utility_goes_to_the_cheaper() -> None:
-    table = sweep(np.full((4, 2), 0.5), np.tile([1.0, 0.0], (4, 1)), np.tile([0.01, 0.001], (4, 1)), 0.01)
+    table = sweep(
+        np.full((4, 2), 0.5), np.tile([1.0, 0.0], (4, 1)), np.tile([0.01, 0.001], (4, 1)), Scale(0.01)
+    )
     assert at(table, 0.0) == (pytest.approx(0.001), 0.0)
 
 
 def test_where_nobody_measured_the_prediction_stands_in() -> None:
-    table = sweep(QUALITY, np.full((3, 2), np.nan), COST, 0.010)
+    table = sweep(QUALITY, np.full((3, 2), np.nan), COST, Scale(0.010))
     assert at(table, 0.0)[1] == pytest.approx((0.9 + 0.6 + 0.5) / 3)
 
 
 def test_who_declined_is_never_taken_however_cheap() -> None:
-    table = sweep(np.array([[0.9, -1.0]]), np.array([[1.0, 0.0]]), np.array([[1.0, 0.0]]), 1.0)
+    table = sweep(np.array([[0.9, -1.0]]), np.array([[1.0, 0.0]]), np.array([[1.0, 0.0]]), Scale())
     assert set(table.cost_usd.tolist()) == {1.0}
 
 
 def test_rows_are_told_where_something_changes() -> None:
-    rows = sweep(QUALITY, SCORE, COST, 0.010).rows()
+    rows = sweep(QUALITY, SCORE, COST, Scale(0.010)).rows()
     assert [row["usd_per_1k"] for row in rows] == [7.0, 4.0, 1.0]
     assert rows[0] == {"cost": 0.0, "usd_per_1k": 7.0, "quality": 1.0}
 
@@ -67,7 +70,7 @@ def test_rows_are_told_where_something_changes() -> None:
 def test_a_larger_weight_never_costs_more(seed: int) -> None:
     rng = np.random.default_rng(seed)
     quality, cost = rng.random((30, 4)), rng.random((30, 4))
-    table = sweep(quality, quality, cost, float(cost.mean(axis=0).max()))
+    table = sweep(quality, quality, cost, Scale.of(cost.mean(axis=0)))
     assert (np.diff(table.cost_usd) <= 1e-12).all()
 
 
