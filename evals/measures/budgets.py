@@ -126,7 +126,8 @@ def choose_lambdas(train: OutcomeTable, train_quality: Floats) -> Choices:
 def lambdas(cost_usd: Floats) -> Floats:
     """The λ of `GRID` for experts with these typical costs, (n_experts,), in the scale of the engine."""
     # Steps of the mean cost: beside one very dear expert the others would else share a few steps.
-    return GRID * (cost_usd.max() / (cost_usd.mean() or 1.0))
+    converted: Floats = GRID * (cost_usd.max() / (cost_usd.mean() or 1.0))
+    return converted
 
 
 def route(quality: Floats, cost_usd: Floats, lam: float) -> Ints:
