@@ -79,6 +79,7 @@ def _answer_length(core: str, directives: Directives, today: date) -> str | None
     if month == 2 and not (found["year"] or found["leap"]):
         raise NotComputable
     leap = found["leap"]
+    # Any leap year and any common year would do: only the length of the month is read.
     year = int(found["year"] or (2024 if leap and leap.endswith(" a leap year") else 2023))
     return _append_unit(calendar.monthrange(max(1, year), month)[1], "day", directives)
 
@@ -195,10 +196,12 @@ def _append_unit(n: int, unit: str, directives: Directives) -> str:
 MONTHS = {name.lower(): n for n, name in enumerate(calendar.month_name) if name}
 MONTHS |= {name.lower(): n for n, name in enumerate(calendar.month_abbr) if name} | {"sept": 9}
 WEEKDAYS = {name.lower(): n for n, name in enumerate(calendar.day_name)}
+# Longest first: an alternation takes the first branch that fits, and `mar` begins `march`.
 MONTH = "(?:" + "|".join(sorted(MONTHS, key=len, reverse=True)) + r")\.?"
 
 _DAY_NAME = "(?:(?:" + "|".join(WEEKDAYS) + "),? )?"
 _DAY = r"\d{1,2}(?:st|nd|rd|th)?"
+# Digits alone only with the year first (ISO 8601): 3/4/2024 is in March for some and in April for others.
 _FORMS = (
     re.compile(_DAY_NAME + r"(?P<year>\d{4})[-/.](?P<month>\d{1,2})[-/.](?P<day>\d{1,2})"),
     re.compile(
@@ -212,6 +215,7 @@ _FORMS = (
     re.compile(_DAY_NAME + rf"(?P<month>{MONTH}) (?:the )?(?P<day>{_DAY})"),
     re.compile(_DAY_NAME + rf"(?:the )?(?P<day>{_DAY})(?: of)? (?P<month>{MONTH})"),
 )
+# Only holidays with the same day every year: Easter follows the moon.
 _FIXED = {
     "christmas": (12, 25), "christmas day": (12, 25), "christmas eve": (12, 24), "new year's day": (1, 1),
     "new year's eve": (12, 31), "new year": (1, 1), "new year's": (1, 1), "halloween": (10, 31),

@@ -153,6 +153,7 @@ class ExpressionParser:
             if self.has_just_read("%"):
                 raise NotComputable  # 200 + 10 %: of what?
             value = self._count_operation(value + right if sign == "+" else value - right)
+        # `3 less than 10` is 10 − 3, and all that follows is the right side: `3 less than 10 + 2` is 9.
         if self.accept("from right"):
             value = self._count_operation(self.parse_sum() - value)
         self._depth -= 1

@@ -46,6 +46,7 @@ def parse_number_words(words: list[str]) -> tuple[int, int] | None:
 
 
 def _can_follow(value: int, last: int) -> bool:
+    # `twenty three` goes on; `thirteen three`, `twenty ten` and `twenty three four` do not.
     return last >= 100 or (last >= 20 and last % 10 == 0 and 0 < value < 10)
 
 
@@ -89,6 +90,7 @@ def root(value: Fraction, degree: int) -> Fraction:
         if degree % 2 == 0:
             raise Refused("That has no real value: it takes an even root of a negative number.")
         return -root(-value, degree)
+    # In lowest terms a root is rational only where numerator and denominator are both perfect powers.
     above, below = _integer_root(value.numerator, degree), _integer_root(value.denominator, degree)
     if above**degree == value.numerator and below**degree == value.denominator:
         return Fraction(above, below)
@@ -139,6 +141,7 @@ def _count_exact_places(value: Fraction) -> int | None:
 def _magnitude(value: Fraction) -> int:
     """Exponent of the leading digit: 0 for 7, 2 for 123, −3 for 0.00456."""
     size = abs(value)
+    # The lengths give the exponent or one more: 1/3 has 1 − 1 = 0, and its exponent is −1.
     exponent = len(str(size.numerator)) - len(str(size.denominator))
     return exponent if size >= Fraction(10) ** exponent else exponent - 1
 

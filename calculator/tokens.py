@@ -157,6 +157,7 @@ def _pieces(text: str) -> list[Piece]:
         if kind == "space":
             spaced = True
             continue
+        # `3 x 4`: an x behind something may be a times sign; at the start it is a name.
         if kind == "word" and found.group() == "x" and pieces:
             kind, spaced = "sign", True
         pieces.append((kind, found.group(), spaced))

@@ -22,12 +22,14 @@ def generate() -> list[Probe]:
             reference=item.reference,
         )
         for family in FAMILIES
+        # From 1: the first item of a family has an id that ends in /01.
         for number, item in enumerate(family.items, 1)
     ]
 
 
 def as_jsonl(probes: list[Probe]) -> str:
     """One probe per line, keys in the order of the fields."""
+    # Characters as they are, so that a change of the file can be read in a diff.
     return "".join(json.dumps(asdict(probe), ensure_ascii=False) + "\n" for probe in probes)
 
 

@@ -55,6 +55,7 @@ def main(svg: Path | None, as_json: bool, unseen: bool) -> None:
         test = test.take(np.array([not key.endswith(("/01", "/02")) for key in test.ids]))
     extractor = FeatureExtractor(StaticEmbedder(), load_embedder("minilm", n_threads=2))
     with progress_bar() as on_progress:
+        # Both parts at once: each text is embedded once for the fit and the three replays.
         read = RecordedExtractor.of([*train.texts, *test.texts], extractor, on_progress)
         artifact = fit_artifact(train, read, progress=on_progress)
     scores = compare(
@@ -74,8 +75,8 @@ def compare(test: OutcomeTable, routed: Mapping[str, Floats]) -> dict[str, Float
     """Per router the (n_queries,) scores, singles first, the oracle last."""
     columns = {name: n for n, name in enumerate(test.experts)}
     picked = [columns[by_keywords(query.text, query.declined)] for query in queries_of(test)]
-    rules = test.score[np.arange(len(test)), picked]
-    singles = {name: test.score[:, n] for name, n in columns.items()}
+    rules = test.score[np.arange(len(test)), picked]  # (n_queries,)
+    singles = {name: test.score[:, n] for name, n in columns.items()}  # (n_queries,) each
     mixes = {f"Thalamus ({use})": score for use, score in routed.items()}
     return {**singles, "keyword rules": rules, **mixes, "oracle": test.oracle()}
 
@@ -85,6 +86,7 @@ def summarize(test: OutcomeTable, scores: Mapping[str, Floats]) -> dict[str, dic
     mix = scores["Thalamus (adaptive)"]
     figures = {}
     for name, score in scores.items():
+        # In pairs: both sides answered the same queries, so that hard queries cancel out.
         own, behind = interval(score), interval_of_difference(mix, score)
         figures[name] = {
             "accuracy": own.value,

@@ -32,7 +32,9 @@ from routers import (
     skills,
 )
 
+# How much of the softmax the experts that are enough have between them (arXiv 2403.07652, equation 4).
 MASS = 0.8
+# As many queries does the expert's own accuracy count for, beside those of a keyword.
 PRIOR = 5.0
 SHARPNESS = 50.0
 """Of the softmax over predicted quality whose mass says how many experts are enough."""
@@ -76,6 +78,7 @@ def recruit(
     votes: dict[str, Ints] = {}
     for fold in np.unique(folds):
         inside = folds == fold
+        # A stream per fold, so that the draws of one do not depend on those before.
         rng = np.random.default_rng([seed, int(fold)])
         train, test = table.take(~inside), table.take(inside)
         found = _by_features(train, test, read, tier, k, rng) | _by_keywords(train, test, embedder, k, rng)
@@ -95,7 +98,7 @@ def _by_features(
     n, n_experts = test.score.shape
     x = read.extract([query_of(text) for text in train.texts], tier)
     z = read.extract([query_of(text) for text in test.texts], tier)
-    means = np.repeat(train.means()["score"][None], n, axis=0)
+    means = np.repeat(train.means()["score"][None], n, axis=0)  # (n_test, n_experts)
     paper, coded, skilled, blended = (
         make_predictor(name, settings).fit(x, train.score).predict(z).mean
         for name, settings in (
@@ -109,6 +112,7 @@ def _by_features(
         "best single": skills.best(means, 1),
         f"best {k} of all": skills.best(means, k),
         f"random {k}": skills.best(rng.random((n, n_experts)), k),
+        # Section 3.2 draws with replacement, then trims the rare; the released code never calls its trimming.
         "paper": skills.trim_rare(
             skills.draw_with_replacement(paper, rng.random((n, k))), paper, rng.random((n, k))
         ),
@@ -119,7 +123,7 @@ def _by_features(
         f"blend, best {k}": skills.best(blended, k),
     }
     votes = {rule: _votes(picks, n_experts) for rule, picks in members.items()}
-    dynamic = skills.enough(_shares(skilled), MASS, k).astype(np.int64)
+    dynamic = skills.enough(_shares(skilled), MASS, k).astype(np.int64)  # (n_test, n_experts)
     return {**votes, f"skills, enough of {k}": dynamic}
 
 
@@ -130,9 +134,11 @@ def _by_keywords(
     tagger = skills.Tagger(skills.Catalogue.of(train.texts), embedder)
     trained, tested = (tagger.tag([skills.keywords(text) for text in part.texts]) for part in (train, test))
     posteriors = skills.Posteriors.of(trained, train.score, PRIOR)
+    # Smoothed as in scikit-learn's TfidfTransformer, without its + 1: a keyword of every text weighs 0.
     idf = np.log((1 + len(train)) / (1 + (trained > 0).sum(axis=0)))
     value = {
         f"keywords, best {k}": posteriors.mean,
+        # One draw of each posterior in place of its mean (Thompson sampling, arXiv 1707.02038).
         f"keywords, Thompson {k}": posteriors.draw(rng),
     }
     return {
@@ -144,6 +150,7 @@ def _by_keywords(
 
 
 def _shares(quality: Floats) -> Floats:
+    # Less the largest, which leaves the softmax as it is and keeps `exp` from overflowing.
     raised = np.exp(SHARPNESS * (quality - quality.max(axis=1, keepdims=True)))
     shares: Floats = raised / raised.sum(axis=1, keepdims=True)
     return shares
@@ -151,22 +158,24 @@ def _shares(quality: Floats) -> Floats:
 
 def _votes(members: Ints, n_experts: int) -> Ints:
     """(n_queries, n_experts) how often each is among the members (n_queries, k)."""
-    votes: Ints = (members[:, :, None] == np.arange(n_experts)).sum(axis=1)
+    votes: Ints = (members[:, :, None] == np.arange(n_experts)).sum(axis=1)  # over the k of each query
     return votes
 
 
 def render(table: OutcomeTable, votes: Mapping[str, Ints]) -> str:
     """Markdown: the proxy, its paired interval over the best single expert, oracle, calls, cost."""
-    single = oracle_of(table.score, votes["best single"])
+    single = oracle_of(table.score, votes["best single"])  # (n_queries,)
     lines = [
         "| recruited | proxy of the vote | over best single, 95 % | best of those asked | calls | cost |",
         "|---" * 6 + "|",
     ]
     for rule, counts in votes.items():
         right = majority_right(table.score, counts)
+        # One expert needs no vote: its score counts, also where that is neither 0 nor 1.
         if counts.sum(axis=1).max() == 1:
             right = oracle_of(table.score, counts)
         by = interval_of_difference(right, single)
+        # An expert drawn twice is called once; only its vote counts twice.
         cost = np.nansum(np.where(counts > 0, table.cost_usd, 0.0), axis=1).mean()
         own = np.nansum(np.where(votes["best single"] > 0, table.cost_usd, 0.0), axis=1).mean()
         lines.append(

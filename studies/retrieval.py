@@ -63,6 +63,7 @@ def main(
             documents = document_vectors(found, vectors, on_progress)
             training[found.name] = measure(found.part(found.training), documents, pool, on_progress)
             test[found.name] = measure(found.part(~found.training), documents, readers, on_progress)
+    # Pilots must not rest on queries an expert was trained on: held-out scores stand in for those.
     fresh = {name: use_held_out_scores(name, each, pool) for name, each in training.items()}
     fingerprint = load_embedder(BASE).fingerprint
     improved = build(fingerprint, pool, fresh)
@@ -83,7 +84,7 @@ def build(
     rule: PilotRule = "improved",
 ) -> EmbeddingSelection:
     """Pilots per expert and set of what was measured on training queries."""
-    dim = next(iter(training.values())).vectors.shape[1]
+    dim = next(iter(training.values())).vectors.shape[1]  # (n_queries, dim)
     selection = EmbeddingSelection.empty(fingerprint, pool, dim)
     for name, each in training.items():
         selection = selection.add_dataset(name, each.vectors, each.performance, rule)
@@ -97,12 +98,15 @@ def compare(
     improved: EmbeddingSelection,
 ) -> dict[str, list[Floats]]:
     """By name and set the nDCG@10 of every test query; oracles choose among the pool, without multi-task."""
+    # The pool has the first columns; multi-task, where given, has the last and is no choice of the oracles.
     n = len(improved.experts)
-    pools = [each.performance[:, :n] for each in test.values()]
+    pools = [each.performance[:, :n] for each in test.values()]  # (n_queries, n_experts) each
     scores = {name: [each.performance[:, at] for each in test.values()] for at, name in enumerate(readers)}
+    # One expert for a whole set, then one for each query.
     scores["dataset oracle"] = [dataset_oracle(pool) for pool in pools]
     scores["instance oracle"] = [instance_oracle(pool) for pool in pools]
     pairs = list(zip(test.values(), pools, strict=True))
+    # Shares sum to 1 for each query: where experts tie, this is the mean of what they reach.
     scores["routed, paper"] = [(paper.shares(e.vectors, "paper") * pool).sum(axis=1) for e, pool in pairs]
     scores[ROUTED] = [(improved.shares(e.vectors) * pool).sum(axis=1) for e, pool in pairs]
     return scores
@@ -113,6 +117,7 @@ def summarize(scores: Mapping[str, Sequence[Floats]]) -> dict[str, RetrievalResu
     return {
         name: RetrievalResult(
             tuple(float(each.mean()) for each in parts),
+            # The mean of the sets' means: a large set weighs as much as a small one.
             mean_over_sets(parts),
             mean_over_sets([ours - each for ours, each in zip(scores[ROUTED], parts, strict=True)]),
         )

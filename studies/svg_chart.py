@@ -10,8 +10,10 @@ INK, GREY, ACCENT = "#57606a", "#8c959f", "#0969da"
 def bar_chart(shares: Mapping[str, float], accent: str = "Thalamus") -> str:
     """Shares in [0, 1] by name, drawn in the order given; names that begin with `accent` stand out."""
     height = ROW * len(shares) + 10
+    # 70 for the value behind the longest bar.
     scale = (WIDTH - LEFT - 70) / max(shares.values(), default=1)
     rows = [_bar(n, name, share, scale, accent) for n, (name, share) in enumerate(shares.items())]
+    # `role="img"`: a screen reader announces one picture, not its parts (WAI-ARIA 1.2, role img).
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" role="img"'
     )

@@ -50,10 +50,11 @@ def main(data: Path, buckets: str, held_out: str | None, predictor: str, out: Pa
     """Gain over the best single expert with the encoder never, adaptively, always consulted."""
     table = read_outcomes(data)
     table = table.take(np.isin(table.bucket, list(bucket_set(buckets))))
-    folds = table.bucket // 20
+    folds = table.bucket // 20  # (n_queries,) buckets 0–99 make five folds
     tested = set(folds.tolist())
     if held_out is not None:
         inside = np.isin(table.bucket, list(bucket_set(held_out)))
+        # −1 is read once; the others keep their folds, which out-of-fold predictions need.
         folds, tested = np.where(inside, -1, folds), {-1}
     extractor = FeatureExtractor(StaticEmbedder(), load_embedder("minilm", n_threads=2))
     with progress_bar() as on_progress:
@@ -87,10 +88,13 @@ def compare(
         artifact = fit_artifact(train, read, FitSettings(predictor))
         for use in USES:
             replays[use].append(replay(test, artifact, read, Policy(use, encoder=use)))
+        # Best on the training part: the best on the test part would be known in hindsight only.
         singles.append(test.score[:, train.best_single()])
         for name, quality in by_quality.items():
+            # λ is chosen on out-of-fold predictions: a model predicts texts it was fitted on too well.
             split = Split(train, test, _out_of_fold(train, inner, quality), quality(train, test))
             results[name].append(evaluate_split(split))
+        # The true task of a query, which no request carries: an upper reference.
         known = task_table(train, test)
         results["true task"].append(evaluate_split(Split(train, test, task_table(train, train), known)))
     return _figures(results, replays, np.concatenate(singles))
@@ -116,11 +120,11 @@ def _figures(
             }
         figures[name] = values
     for use, parts in replays.items():
-        score = np.concatenate([part.score for part in parts])
+        score = np.concatenate([part.score for part in parts])  # (n_queries,) in the order of `single`
         by = interval_of_difference(score, single)
         figures[f"encoder: {use}"] = {
             "accuracy": float(score.mean()),
-            "gain": float(score.mean() / single.mean() - 1),
+            "gain": float(score.mean() / single.mean() - 1),  # .60 over .50 is +.20
             "over_single": by.value,
             "over_single_low": by.low,
             "over_single_high": by.high,
@@ -140,13 +144,13 @@ def _predict(
     read: RecordedExtractor, predictor: str, tier: Tier, train: OutcomeTable, queries: OutcomeTable
 ) -> Floats:
     train_x = read.extract([query_of(text) for text in train.texts], tier)
-    fitted = make_predictor(predictor).fit(train_x, train.score)
+    fitted = make_predictor(predictor).fit(train_x, train.score)  # score: (n_train, n_experts)
     return fitted.predict(read.extract([query_of(text) for text in queries.texts], tier)).mean
 
 
 def _out_of_fold(train: OutcomeTable, folds: Ints, quality: Quality) -> Floats:
     """(n_train, n_experts) predictions for the training part, each fold by the others."""
-    result = np.empty_like(train.score)
+    result = np.empty_like(train.score)  # (n_train, n_experts)
     for fold in np.unique(folds):
         inside = folds == fold
         result[inside] = quality(train.take(~inside), train.take(inside))

@@ -95,7 +95,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="everything, as JSON")
     parser.add_argument("--trace", action="store_true", help="list the functions of a request in call order")
     parser.add_argument(
-        "--list", metavar="MEASURE", help=f"what lies behind a measure: {', '.join(MEASURES)}"
+        "--list",
+        metavar="MEASURE",
+        help="what lies behind a measure: " + ", ".join(MEASURES).replace("%", "%%"),
     )
     arguments = parser.parse_args()
     results = [measure(root) for root in arguments.checkouts]

@@ -8,6 +8,7 @@ KIND = "arithmetic"
 N_PROMPTS = 8
 
 
+# A seed for each family, so that a new family leaves the prompts of the others as they are.
 def _make_random(seed: int) -> Random:
     return Random(seed)  # noqa: S311 - prompts, not secrets
 
@@ -34,17 +35,19 @@ def _long_sums() -> Family:
 
 def _differences() -> Family:
     rng = _make_random(3)
-    pairs = [(rng.randint(500, 9000), rng.randint(20, 480)) for _ in range(N_PROMPTS)]
+    pairs = [(rng.randint(500, 9000), rng.randint(20, 480)) for _ in range(N_PROMPTS)]  # a > b
     return numbers(KIND, "differences", [(f"How much is {a} minus {b}?", a - b) for a, b in pairs])
 
 
 def _quotients() -> Family:
     rng = _make_random(4)
     pairs = [(rng.randint(3, 60), rng.randint(4, 90)) for _ in range(N_PROMPTS)]
+    # A product is divided, so that every answer is whole.
     return numbers(KIND, "quotients", [(f"Divide {a * b} by {b}.", a) for a, b in pairs])
 
 
 def _percentages() -> Family:
+    # All come out whole, so that rounding plays no part.
     pairs = [(20, 350), (5, 240), (75, 88), (12, 400), (35, 620), (8, 150), (60, 45), (15, 980)]
     rows = [(f"Could you tell me what {p}% of {n} is?", p * n / 100) for p, n in pairs]
     return numbers(KIND, "percentages", rows)

@@ -25,6 +25,7 @@ FAMILIES = (
         "shop_sentiment",
         '"{0}" Is the customer satisfied or dissatisfied?',
         [
+            # Phrases are whole words, longest first: `satisfied` is not found in `not satisfied`.
             (
                 "The shoes fit perfectly and arrived early.",
                 "satisfied|happy|pleased",

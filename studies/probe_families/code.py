@@ -164,25 +164,26 @@ FAMILIES = (
                 "factorial(n)",
                 "n factorial",
                 "1 if n < 2 else n * factorial(n - 1)",
-                ["factorial(5) == 120", "factorial(0) == 1"],
+                ["factorial(5) == 120", "factorial(0) == 1"],  # 0! is the empty product
             ),
             (
                 "fibonacci(n)",
                 "the n-th Fibonacci number, where fibonacci(0) is 0 and fibonacci(1) is 1",
+                # The prompt says where it starts: 0, 1 (OEIS A000045) and 1, 1 are both in use.
                 "n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)",
                 ["fibonacci(7) == 13", "fibonacci(0) == 0"],
             ),
             (
                 "gcd(a, b)",
                 "the greatest common divisor of a and b",
-                "a if b == 0 else gcd(b, a % b)",
+                "a if b == 0 else gcd(b, a % b)",  # Euclid, Elements, book VII, proposition 2
                 ["gcd(12, 18) == 6", "gcd(7, 5) == 1"],
             ),
             (
                 "is_prime(n)",
                 "whether n is a prime number",
                 "n > 1 and all(n % i for i in range(2, n))",
-                ["is_prime(7)", "not is_prime(9)", "not is_prime(1)"],
+                ["is_prime(7)", "not is_prime(9)", "not is_prime(1)"],  # 1 has one divisor, a prime has two
             ),
             (
                 "power(base, exponent)",
@@ -193,7 +194,7 @@ FAMILIES = (
             (
                 "sum_to(n)",
                 "the sum of the whole numbers from 1 to n",
-                "n * (n + 1) // 2",
+                "n * (n + 1) // 2",  # n (n + 1) is even for every n
                 ["sum_to(4) == 10", "sum_to(1) == 1"],
             ),
             (
@@ -213,7 +214,7 @@ FAMILIES = (
                 "to_fahrenheit(celsius)",
                 "degrees Fahrenheit",
                 "celsius * 9 / 5 + 32",
-                ["to_fahrenheit(100) == 212", "to_fahrenheit(0) == 32"],
+                ["to_fahrenheit(100) == 212", "to_fahrenheit(0) == 32"],  # exact also in floats
             ),
             ("to_metres(kilometres)", "metres", "kilometres * 1000", ["to_metres(2) == 2000"]),
             ("to_int(text)", "the text as an integer", "int(text)", ["to_int('42') == 42"]),

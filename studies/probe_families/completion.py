@@ -7,6 +7,7 @@ KIND = "completion"
 FAMILIES = (
     words(
         KIND,
+        # Without rivals: `one` or `never` of another row may stand in a right answer.
         "proverb",
         'Finish the proverb: "{0} ..."',
         [
@@ -64,7 +65,7 @@ FAMILIES = (
                 ("10, 20, 30, 40", 50),
                 ("1, 3, 5, 7", 9),
                 ("100, 90, 80, 70", 60),
-                ("2, 4, 8, 16", 32),
+                ("2, 4, 8, 16", 32),  # doubles; the others step evenly
             ]
         ],
         max_tokens=32,

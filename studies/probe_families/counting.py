@@ -33,6 +33,7 @@ FAMILIES = (
         KIND,
         "items",
         [
+            # A list has one comma fewer than things.
             (f"Shopping list: {items}. How many things are on it?", items.count(",") + 1)
             for items in (
                 "milk, bread, eggs",
@@ -71,7 +72,7 @@ FAMILIES = (
             ("How many legs does a dog have?", 4),
             ("How many legs does a spider have?", 8),
             ("How many wheels does a bicycle have?", 2),
-            ("How many legs does an ant have?", 6),
+            ("How many legs does an ant have?", 6),  # insects have six, spiders eight
             ("How many sides does a triangle have?", 3),
             ("How many eyes does a person normally have?", 2),
             ("How many wheels does a normal car have?", 4),
@@ -85,10 +86,11 @@ FAMILIES = (
             ("Tell me the number of days in one week.", 7),
             ("Tell me the number of months in one year.", 12),
             ("Tell me the number of minutes in one hour.", 60),
+            # Law 3 of the Laws of the Game: at most eleven.
             ("Tell me the number of players on the field in one football (soccer) team.", 11),
             ("Tell me the number of letters in the English alphabet.", 26),
             ("Tell me the number of seasons in one year.", 4),
-            ("Tell me the number of planets in our solar system.", 8),
+            ("Tell me the number of planets in our solar system.", 8),  # without Pluto (IAU, 2006)
             ("Tell me the number of cents in one dollar.", 100),
         ],
     ),

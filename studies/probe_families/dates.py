@@ -12,7 +12,7 @@ def _weekdays() -> Family:
     dates = [
         date(2024, 7, 4),
         date(2023, 12, 25),
-        date(2020, 2, 29),
+        date(2020, 2, 29),  # a leap day
         date(1999, 12, 31),
         date(2025, 5, 1),
         date(2022, 10, 12),
@@ -21,6 +21,7 @@ def _weekdays() -> Family:
     items = []
     for day in dates:
         right = _DAYS[day.weekday()]
+        # An answer that names several days has not decided.
         wrong = [name for name in _DAYS if name != right]
         items.append(
             Item(f"What day of the week was {day.isoformat()}?", {"accept": [right], "reject": wrong}, right)
@@ -32,8 +33,8 @@ def _later() -> Family:
     starts = [
         (date(2024, 1, 30), 5),
         (date(2023, 6, 10), 30),
-        (date(2024, 2, 27), 3),
-        (date(2025, 12, 25), 10),
+        (date(2024, 2, 27), 3),  # across a leap day
+        (date(2025, 12, 25), 10),  # across a new year
         (date(2022, 8, 1), 45),
         (date(2021, 4, 15), 20),
         (date(2024, 11, 28), 7),
@@ -48,6 +49,7 @@ def _later() -> Family:
             f"{end:%B} {end.day}th",
             f"{end.day}th of {end:%B}",
         ]
+        # 1st, 22nd, 31st; all other days, 11 to 13 among them, end in th.
         if end.day in (1, 2, 3, 21, 22, 23, 31):
             ending = {1: "st", 2: "nd", 3: "rd"}[end.day % 10]
             forms += [f"{end:%B} {end.day}{ending}", f"{end.day}{ending} of {end:%B}"]
@@ -60,7 +62,7 @@ def _spans() -> Family:
     pairs = [
         ("2024-03-01", "2024-03-15"),
         ("2023-01-01", "2023-12-31"),
-        ("2024-02-20", "2024-03-05"),
+        ("2024-02-20", "2024-03-05"),  # 14: February has 29 days
         ("2022-05-10", "2022-06-10"),
         ("2021-09-01", "2021-09-30"),
         ("2020-01-31", "2020-03-01"),
@@ -105,8 +107,8 @@ FAMILIES = (
         "Was {0} a leap year? Reply with yes or no.",
         [
             ("2020", True),
-            ("1900", False),
-            ("2000", True),
+            ("1900", False),  # divisible by 100 and not by 400 (Gregorian calendar)
+            ("2000", True),  # divisible by 400
             ("2019", False),
             ("1996", True),
             ("2023", False),

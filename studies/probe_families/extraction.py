@@ -70,6 +70,7 @@ FAMILIES = (
         "mail_address",
         "Copy out the e-mail address from this text: {0}",
         [
+            # All under domains reserved for examples (RFC 2606), so that no mail reaches a person.
             ("Write to anna@example.com before Friday.", "anna@example.com", "friday"),
             ("Questions? help@shop.example answers them.", "help@shop.example", "answers"),
             ("Mr Bell (bell@example.org) is on holiday.", "bell@example.org", "holiday"),
@@ -102,6 +103,7 @@ FAMILIES = (
         "price_of",
         "From the price list (tea $2, cake $4, juice $3, soup $6, toast $5), what is the price of {0}?",
         [
+            # The other prices are wrong: an answer that repeats the list has not decided.
             ("the tea", "$2|2|two dollars", "$4|$3|$6|$5"),
             ("the cake", "$4|4|four dollars", "$2|$3|$6|$5"),
             ("the juice", "$3|3|three dollars", "$2|$4|$6|$5"),

@@ -73,6 +73,7 @@ FAMILIES = (
         [
             ("largest planet in the solar system", "Jupiter"),
             ("tallest animal on land", "giraffe"),
+            # The next one, Proxima Centauri, is 4.2 light years away.
             ("closest star to the Earth", "the Sun|sun"),
             ("largest ocean", "Pacific"),
             ("highest mountain in the world", "Everest"),

@@ -85,6 +85,7 @@ FAMILIES = (
         [
             Item(
                 f'Make a bulleted list, each line starting with "-", out of: {", ".join(things)}',
+                # The words are given: only the form can be wrong.
                 {"count": len(things), "marker": "-", "pool": list(things)},
                 "\n".join(f"- {thing}" for thing in things),
             )
@@ -126,6 +127,7 @@ FAMILIES = (
         "initials",
         "Give only the initials, like J. D. for Jane Doe: {0}",
         [
+            # With spaces, without, and bare: all three are initials; a sentence around them is not.
             ("Mark Stone", "M. S.|MS|M.S."),
             ("Laura Hill", "L. H.|LH|L.H."),
             ("Pavel Novak", "P. N.|PN|P.N."),

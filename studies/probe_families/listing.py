@@ -56,6 +56,7 @@ FAMILIES = (
             ("hand tools", TOOLS, 2, "hammer and saw"),
             (
                 "planets that are larger than the Earth",
+                # Mean radii: Earth 6,371 km, Neptune, the smallest of these, 24,622 km (IAU, 2015).
                 ["jupiter", "saturn", "uranus", "neptune"],
                 2,
                 "Jupiter and Saturn",
@@ -69,6 +70,7 @@ FAMILIES = (
                 2,
                 "lion and tiger",
             ),
+            # Of pigments (red, yellow, blue) or of light (red, green, blue).
             ("primary colours", ["red", "blue", "yellow", "green"], 2, "red and blue"),
         ],
     ),
@@ -87,6 +89,7 @@ FAMILIES = (
             ),
             (
                 "winter clothes",
+                # Lenient: the pool holds shorts and shirts as well.
                 [*CLOTHES, "mittens", "earmuffs", "scarves", "sweaters"],
                 3,
                 "coat, scarf, gloves",
@@ -106,6 +109,7 @@ FAMILIES = (
                 3,
                 "orange, lemon, lime",
             ),
+            # Lenient: the pool holds sports without a ball as well.
             ("ball games", SPORTS, 3, "football, tennis, basketball"),
             (
                 "hot drinks",
@@ -138,10 +142,12 @@ FAMILIES = (
         [
             (
                 "animal that can fly",
+                # Lenient: of the birds penguin and ostrich do not fly.
                 [*BIRDS, "bat", "bee", "bird", "butterfly", "dragonfly", "mosquito", "eagle", "birds"],
                 1,
                 "a sparrow",
             ),
+            # Alloys count, and both spellings of aluminium.
             (
                 "metal",
                 pool("""
@@ -151,7 +157,9 @@ FAMILIES = (
                 1,
                 "iron",
             ),
+            # The Southern Ocean has stood on the maps of National Geographic since 2021.
             ("ocean", ["pacific", "atlantic", "indian", "arctic", "southern"], 1, "the Atlantic"),
+            # Five to seven continents are taught; each name that one of the models has counts.
             (
                 "continent",
                 [
@@ -168,6 +176,7 @@ FAMILIES = (
                 1,
                 "Africa",
             ),
+            # Fall is autumn in American English.
             ("season of the year", ["spring", "summer", "autumn", "fall", "winter"], 1, "summer"),
             (
                 "tree",

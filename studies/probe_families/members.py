@@ -7,6 +7,7 @@ def pool(members: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
+# Singular and plural: the grader looks for whole words and knows no grammar.
 FRUITS = pool("""
     apple apples orange oranges banana bananas grape grapes strawberry strawberries mango mangoes
     mangos pear pears peach peaches pineapple cherry cherries lemon lemons lime grapefruit kiwi plum plums
@@ -18,6 +19,7 @@ VEGETABLES = pool("""
     cucumber cucumbers pea peas bean beans pepper peppers celery garlic cauliflower kale zucchini
     eggplant beet beets corn pumpkin radish turnip asparagus
 """)
+# All are mammals, which one of the lists asks for.
 ANIMALS = pool("""
     dog dogs cat cats horse horses cow cows sheep goat goats pig pigs lion lions tiger tigers
     elephant elephants bear bears monkey monkeys rabbit rabbits mouse mice rat rats wolf wolves
@@ -25,11 +27,14 @@ ANIMALS = pool("""
     bats human humans squirrel squirrels hippopotamus rhinoceros gorilla chimpanzee panda seal
     seals otter leopard cheetah koala donkey
 """)
+# Grey and gray: British and American spelling.
 COLOURS = pool("""
     red blue green yellow orange purple black white brown pink grey gray violet indigo cyan
     magenta turquoise gold silver beige
 """)
+# Eight since resolution B5 of the International Astronomical Union, 2006: Pluto is a dwarf planet.
 PLANETS = pool("mercury venus earth mars jupiter saturn uranus neptune")
+# Russia lies partly in Europe; Cyprus counts as a member of the European Union.
 COUNTRIES = pool("""
     france|germany|italy|spain|portugal|austria|switzerland|belgium|netherlands|the netherlands|
     poland|sweden|norway|denmark|finland|greece|ireland|united kingdom|england|scotland|hungary|

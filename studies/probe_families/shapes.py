@@ -29,6 +29,7 @@ class Family:
 
 def family(kind: str, name: str, grader: str, max_tokens: int, items: Iterable[Item]) -> Family:
     """A family under the kind's name."""
+    # A misspelt name fails here, where the family that has it is named.
     if grader not in GRADERS:
         raise ValueError(f"{kind}/{name}: unknown grader {grader!r}")
     return Family(kind, f"{kind}/{name}", grader, max_tokens, tuple(items))
@@ -55,6 +56,7 @@ def words(
     items = []
     for (subject, _), accept in zip(rows, accepted, strict=True):
         prompt = template.format(*subject.split("|"))
+        # `fromkeys` and no set: the order, and with it the file, stays the same from run to run.
         wrong = (
             [a for a in dict.fromkeys(pool) if a not in accept and a.lower() not in prompt.lower()]
             if rivals
@@ -92,8 +94,10 @@ def numbers(
     items = []
     for prompt, value in rows:
         expected = {"value": value} | (
+            # Rounded, so that the file does not show the last digits of a float.
             {"tolerance": round(abs(value) * tolerance_ratio, 6)} if tolerance_ratio else {}
         )
+        # `g` writes six digits: 1234567 would become 1.23457e+06.
         items.append(Item(prompt, expected, f"{value:g}" if abs(value) < 1e5 else str(value)))
     return family(kind, name, "number", max_tokens, items)
 
@@ -118,6 +122,7 @@ def keywords(
     """
     items = []
     for subject, groups, reference in rows:
+        # `a|b & c` asks for c, and for a or b.
         expected = {"groups": [group.strip().split("|") for group in groups.split("&")]}
         items.append(Item(template.format(*subject.split("|")), expected, reference))
     return family(kind, name, "keywords", max_tokens, items)

@@ -86,6 +86,7 @@ FAMILIES = (
         [
             Item(
                 f"Spell the word {word} letter by letter, with a hyphen between the letters.",
+                # In any case, with or without quotation marks and spaces around the hyphens.
                 {"pattern": r"(?i)[\"']?" + r"\s*-\s*".join(word) + r"[\"'.]*"},
                 "-".join(word),
             )

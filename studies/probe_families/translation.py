@@ -13,7 +13,7 @@ FAMILIES = (
             ("dog", "perro"),
             ("house", "casa"),
             ("water", "agua"),
-            ("red", "rojo|roja"),
+            ("red", "rojo|roja"),  # adjectives agree in gender
             ("friend", "amigo|amiga"),
             ("book", "libro"),
             ("cat", "gato|gata"),

@@ -24,6 +24,7 @@ FAMILIES = (
         KIND,
         "fahrenheit",
         [
+            # 37 °C is 98.6 °F; with 1 % tolerance 99 counts as well.
             (f"What is {c} degrees Celsius in Fahrenheit?", c * 9 / 5 + 32)
             for c in (0, 100, 25, 37, -10, 15, 60)
         ],
@@ -38,6 +39,7 @@ FAMILIES = (
         KIND,
         "kilometres",
         [
+            # A mile is 1,609.344 m (yard and pound agreement, 1959); the usual 1.6 is within 1 %.
             (f"A road sign says {n} miles. What is that in km?", round(n * 1.609344, 2))
             for n in (5, 10, 26, 50, 62, 100, 3)
         ],
@@ -47,6 +49,7 @@ FAMILIES = (
         KIND,
         "pounds",
         [
+            # A pound is 0.45359237 kg (the same agreement); the usual 2.2 is within 1 %.
             (f"My parcel weighs {n} kilograms. Give its weight in pounds (lb).", round(n * 2.204623, 2))
             for n in (1, 3, 5, 10, 22, 50, 80)
         ],

@@ -15,6 +15,7 @@ FAMILIES = (
             ("big", "small|little|tiny"),
             ("day", "night"),
             ("open", "closed|close|shut"),
+            # A negated form is an opposite too.
             ("happy", "sad|unhappy"),
             ("left", "right"),
             ("fast", "slow"),
