@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from .embedding_selection import EmbeddingSelection, PilotRule, dataset_oracle, instance_oracle
     from .features import FORM_NAMES, FeatureExtractor, estimate_tokens, query_of
     from .fit import FitSettings, add_experts, cross_fit, fit_artifact
+    from .fold_fits import worker_pool
     from .forecast import Forecaster
     from .outcomes import OutcomeTable, Provenance, merge_outcomes
     from .registry import PREDICTORS, fit_predictor, make_predictor
     from .sweep import Sweep
-    from .workers import worker_pool
 
 _LAZY = {
     "GENERAL": "categories",
@@ -87,7 +87,7 @@ _LAZY = {
     "query_of": "features",
     "rank": "decision_rule",
     "solve_mapping": "categories",
-    "worker_pool": "workers",
+    "worker_pool": "fold_fits",
 }
 
 __all__ = [

@@ -14,9 +14,9 @@ from .errors import ArtifactError, DataError
 from .features import estimate_tokens, query_of
 from .fold_fits import FitData, TierFit, fit_tiers
 from .outcomes import OutcomeTable
-from .predictors.constant import Constant
 from .predictors.joined import Joined
 from .predictors.neighbours import Space, spherical_kmeans
+from .predictors.targets import Constant
 from .protocols import Extractor, Predictor
 from .sweep import Sample, sweep
 from .types import Features, Floats, Ints, Tier

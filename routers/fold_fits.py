@@ -1,8 +1,11 @@
-"""The fits that heads rest on, each by itself: without each fold, and on everything, for every tier."""
+"""The fits that heads rest on: without each fold, and on everything, for every tier, over processes."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,6 @@ import numpy as np
 from .protocols import Predictor
 from .registry import fit_predictor, make_predictor
 from .types import Estimate, Features, Floats, Ints, Tier
-from .workers import worker_pool
 
 _TOKENS = {"alpha": 10.0, "dense": 1.0, "lexical": 0.0, "form": 1.0}
 
@@ -156,3 +158,27 @@ def _learn(material: FitData, features: Features, rows: Ints) -> LearnedPredicto
     if not material.has_lengths:
         return LearnedPredictors(quality, None)
     return LearnedPredictors(quality, make_predictor("linear", _TOKENS).fit(seen, material.log_tokens[rows]))
+
+
+def worker_pool(n: int, prepare: Callable[..., None], *material: Any) -> ProcessPoolExecutor:
+    """`n` fresh processes, `prepare(*material)` called in each; one thread of linear algebra apiece.
+
+    They end with the process that made them, however it ends. Fresh ones, for forking would copy the locks
+    of ONNX Runtime and of BLAS as they happen to be: the calling script needs its `__main__` guard.
+    """
+    return ProcessPoolExecutor(n, get_context("spawn"), _start, (prepare, material))
+
+
+def _start(prepare: Callable[..., None], material: tuple[Any, ...]) -> None:
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1)
+    Thread(target=_end_with_parent, daemon=True).start()
+    prepare(*material)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever: it holds both ends of the queue."""
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)

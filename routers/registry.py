@@ -12,7 +12,7 @@ PREDICTORS: Mapping[str, str] = {
     "blend": "blend:Blend",
     "clusters": "neighbours:Clusters",
     "coe": "coe:CoE",
-    "constant": "constant:Constant",
+    "constant": "targets:Constant",
     "factorization": "factorization:Factorization",
     "kernel": "kernel:Kernel",
     "joined": "joined:Joined",

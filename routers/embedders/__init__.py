@@ -12,10 +12,9 @@ from ..errors import EmbedderError
 from ..protocols import Embedder
 
 if TYPE_CHECKING:
-    from .cache import CachedEmbedder
+    from .adapters import CachedEmbedder, SentenceTransformerEmbedder
     from .hashing import HashingEmbedder
     from .onnx import OnnxEmbedder
-    from .sentence_transformers import SentenceTransformerEmbedder
     from .static import StaticEmbedder
 
 __all__ = [
@@ -28,10 +27,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CachedEmbedder": ".cache",
+    "CachedEmbedder": ".adapters",
     "HashingEmbedder": ".hashing",
     "OnnxEmbedder": ".onnx",
-    "SentenceTransformerEmbedder": ".sentence_transformers",
+    "SentenceTransformerEmbedder": ".adapters",
     "StaticEmbedder": ".static",
 }
 

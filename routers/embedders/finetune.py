@@ -10,7 +10,7 @@ import scipy.sparse
 
 from ..errors import DataError, EmbedderError
 from ..types import Floats, Floats32
-from .source import find_source
+from .model_files import find_source
 
 _BATCH = 16
 _HEAD_RATE = 1e-2

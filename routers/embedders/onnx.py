@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import EmbedderError
 from ..types import Floats32, Ints
-from .cache_dir import build_cached, content_hash
-from .source import Source, find_source
+from .model_files import Source, build_cached, content_hash, find_source
 from .tokens import Tokenizer, get_tokenizer
 
 Precision = Literal["int8", "fp32"]

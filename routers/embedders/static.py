@@ -7,9 +7,8 @@ import numpy as np
 
 from ..errors import EmbedderError
 from ..types import Floats, Floats32
-from .cache_dir import build_cached, content_hash
+from .model_files import Source, build_cached, content_hash, find_source
 from .onnx import BUILDER_VERSION, EncoderGraph, special_token_ids
-from .source import Source, find_source
 from .tokens import get_tokenizer
 
 DISTILLER_VERSION = f"2.{BUILDER_VERSION}"

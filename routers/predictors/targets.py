@@ -1,11 +1,14 @@
-"""What every predictor does with gaps in its targets: means per expert, and residuals that are 0 there."""
+"""Targets with gaps: means per expert, residuals that are 0 in a gap, and the predictor of these means."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 from zlib import crc32
 
 import numpy as np
 
-from ..types import Bools, Features, Floats, Ints
+from ..protocols import Arrays
+from ..types import Bools, Estimate, Features, Floats, Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +68,34 @@ def hash_folds(features: Features, n_folds: int) -> Ints:
     """(n_queries,) fold by a hash of all features: equal queries share a fold, in any order."""
     parts = zip(features.dense, features.lexical, features.form, strict=True)
     return np.array([crc32(b"".join(map(bytes, part))) % n_folds for part in parts], np.int64)
+
+
+class Constant:
+    """The mean target of each expert.
+
+    Reference: none; the best single expert, the baseline of every router benchmark.
+    Differs: nothing.
+    """
+
+    mean_: Floats
+    std_: Floats
+
+    def fit(self, features: Features, targets: Floats) -> Self:
+        parts = centre_targets(targets)
+        self.mean_ = parts.mean
+        self.std_ = parts.std / np.sqrt(np.maximum(parts.count, 1))
+        return self
+
+    def predict(self, features: Features) -> Estimate:
+        n = len(features)
+        return Estimate(np.repeat(self.mean_[None], n, axis=0), np.repeat(self.std_[None], n, axis=0))
+
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    def arrays(self) -> Arrays:
+        return {"mean": self.mean_, "std": self.std_}
+
+    def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Self:
+        self.mean_, self.std_ = arrays["mean"], arrays["std"]
+        return self

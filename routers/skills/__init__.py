@@ -1,16 +1,27 @@
 """Symbolic-MoE: which skills a query asks for, which experts have them, and whom to recruit."""
 
-from .catalogue import Catalogue, Tagger
 from .keywords import (
     N_SAMPLES,
     SAMPLING_TEMPERATURE,
+    Catalogue,
+    Tagger,
     consistent_keywords,
     keyword_prompt,
     keywords,
     parse_keywords,
 )
-from .profiles import Posteriors, code_probabilities, counts, lead, paper_probabilities
-from .recruiting import Aggregators, best, draw_with_replacement, enough, trim_rare
+from .profiles import (
+    Aggregators,
+    Posteriors,
+    best,
+    code_probabilities,
+    counts,
+    draw_with_replacement,
+    enough,
+    lead,
+    paper_probabilities,
+    trim_rare,
+)
 
 __all__ = [
     "N_SAMPLES",

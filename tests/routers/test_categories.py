@@ -4,9 +4,16 @@ import numpy as np
 import pytest
 
 from routers.categories import GENERAL, Taxonomy
-from routers.categories.classify import Kind, Neighbours, Propagation, correct_prior, make_classifier
-from routers.categories.taxonomy import UNKNOWN, CategoryScores
-from routers.categories.uncertainty import (
+from routers.categories.taxonomy import (
+    UNKNOWN,
+    CategoryScores,
+    Kind,
+    Neighbours,
+    Propagation,
+    correct_prior,
+    make_classifier,
+)
+from routers.predictors.coe import (
     NeighbourNovelty,
     Ranks,
     Uncertainty,

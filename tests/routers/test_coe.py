@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from routers import GENERAL, Categorizer, Features, fit_predictor, make_predictor
-from routers.categories.classify import Kind
+from routers.categories.taxonomy import Kind
 from routers.predictors.coe import CoE
 from routers.types import Floats
 

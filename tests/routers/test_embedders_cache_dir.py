@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from routers import EmbedderError
-from routers.embedders.cache_dir import build_cached, cache_dir, content_hash
+from routers.embedders.model_files import build_cached, cache_dir, content_hash
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from routers import Embedder, EmbedderError, HashingEmbedder, load_embedder
-from routers.embedders import source
-from routers.embedders.source import find_source
+from routers.embedders import model_files as source
+from routers.embedders.model_files import find_source
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from routers import EmbedderError, Floats32
 from routers.embedders import OnnxEmbedder, SentenceTransformerEmbedder
-from routers.embedders.source import find_source
+from routers.embedders.model_files import find_source
 from routers.embedders.tokens import CHARS_PER_TOKEN, Tokenizer
 
 HERE = Path(__file__).parent

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer as Slow
 
 from routers import EmbedderError
 from routers.embedders import tokens
-from routers.embedders.source import find_source
+from routers.embedders.model_files import find_source
 from routers.embedders.tokens import Tokenizer, head_and_tail
 
 QUICK = Tokenizer(find_source("minilm").tokenizer)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from routers import DataError, EmbedderError, finetune_encoder, load_embedder
-from routers.embedders.source import find_source
+from routers.embedders.model_files import find_source
 
 TEXTS = [
     *(f"What is {n} plus {n + 2}?" for n in range(24)),
