@@ -17,6 +17,7 @@ from policies import (
     Require,
     RoutingHints,
     Scale,
+    UnknownFlag,
     explain,
 )
 from routers import ExpertProfile, Floats, Prediction, Query, Tier
@@ -336,3 +337,19 @@ def test_a_scale_ignores_what_is_unknown_and_never_divides_by_nothing() -> None:
     nan = float("nan")
     assert Scale.of(np.array([nan, 2.0, 1.0]), np.array([0.0, 0.0])) == Scale(2.0, 1.0)
     assert Scale.of(np.array([nan, nan]), np.array([nan, 3.0])) == Scale(1.0, 3.0)
+
+
+def test_without_draws_a_policy_that_explores_takes_the_best() -> None:
+    decision = decide(predict([0.5, 0.9, 0.7]), Policy("p", explore=0.5))
+    assert (decision.chosen, decision.propensity) == ("medium", 1.0)
+
+
+def test_the_largest_draw_that_explores_takes_the_last_expert() -> None:
+    draws = np.array([np.nextafter(0.3, 0.0)])
+    decision = decide(predict([0.5, 0.9, 0.7]), Policy("p", explore=0.3), draws=draws)
+    assert (decision.chosen, decision.propensity) == ("large", pytest.approx(0.1))
+
+
+def test_an_unknown_flag_says_which_and_why() -> None:
+    error = UnknownFlag("fastr", "fastr is not a flag")
+    assert (error.name, str(error)) == ("fastr", "fastr is not a flag")

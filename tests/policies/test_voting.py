@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies import detect_form, extract_answer, vote
-from policies.voting import Form
+from policies.voting import Form, weight
 
 EVEN = dict.fromkeys("abcde", 0.5)
 
@@ -38,6 +38,8 @@ def test_the_form_a_question_asks_for(question: str, form: Form | None) -> None:
         ("no idea", "number", None),
         ("**B**", "choice", "B"),
         ("b", "choice", "B"),
+        ("a x", "choice", None),
+        ("3+4=7. The answer is clear.", "number", "7"),
         ("B) because A is wrong", "choice", "B"),
         ("I think it is (C).", "choice", "C"),
         ("A dog is D", "choice", "D"),
@@ -104,3 +106,22 @@ def test_the_winner_is_an_answer_somebody_gave(answers: dict[str, str], data: st
     else:
         assert all(answers[name] == won.answer for name in won.voters)
         assert 0 < won.share <= 1 + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("quality", "form", "weighs"),
+    [
+        (0.5, "yes_no", 0.05),
+        (0.5, "choice", log(3)),
+        (0.5, "number", log(9)),
+        (0.5, "text", log(9)),
+        (0.5, None, log(9)),
+        (0.0, "text", 0.05),
+        (1.0, "yes_no", log(99)),
+        (0.8, "yes_no", log(4)),
+    ],
+)
+def test_a_vote_weighs_as_evidence_between_so_many_alternatives(
+    quality: float, form: Form | None, weighs: float
+) -> None:
+    assert weight(quality, form) == pytest.approx(weighs)
