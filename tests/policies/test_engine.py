@@ -347,7 +347,8 @@ def test_without_draws_a_policy_that_explores_takes_the_best() -> None:
 def test_the_largest_draw_that_explores_takes_the_last_expert() -> None:
     draws = np.array([np.nextafter(0.3, 0.0)])
     decision = decide(predict([0.5, 0.9, 0.7]), Policy("p", explore=0.3), draws=draws)
-    assert (decision.chosen, decision.propensity) == ("large", pytest.approx(0.1))
+    assert decision.chosen == "large"
+    assert decision.propensity == pytest.approx(0.1)
 
 
 def test_an_unknown_flag_says_which_and_why() -> None:
