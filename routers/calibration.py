@@ -50,7 +50,7 @@ class Calibration:
         """Calibrated scores in [0, 1] and their deviations."""
         mean = estimate.mean * self.slope
         mean += self.intercept
-        np.minimum(np.maximum(mean, 0.0, out=mean), 1.0, out=mean)
+        np.minimum(np.maximum(mean, 0.0, out=mean), 1.0, out=mean)  # np.clip takes longer on short rows
         return Estimate(mean, estimate.std * self._width)
 
     def concat(self, other: "Calibration") -> "Calibration":
@@ -79,15 +79,16 @@ def _lines(predicted: Floats, targets: Floats) -> tuple[Floats, Floats]:
     y_mean = np.where(known, targets, 0).sum(axis=0) / count
     unmeasured = ~known.any(axis=0)
     x_mean[unmeasured] = y_mean[unmeasured] = predicted[:, unmeasured].mean(axis=0)
-    x = np.where(known, predicted - x_mean, 0.0)
+    x = np.where(known, predicted - x_mean, 0.0)  # (n_queries, n_experts), centred; a gap adds nothing
     y = np.where(known, targets - y_mean, 0.0)
     together = (x**2).sum()
     if together < 1e-9:
         return np.ones_like(x_mean), y_mean - x_mean
     pooled = min(max((x * y).sum() / together, 0.1), 3.0)
-    strength = _PRIOR_STRENGTH * together / known.sum()
+    strength = _PRIOR_STRENGTH * together / known.sum()  # so many outcomes of the pool's mean x²
+    # Ridge towards the pool: argmin over β of Σ(y − βx)² + strength·(β − pooled)².
     slope = ((x * y).sum(axis=0) + strength * pooled) / ((x**2).sum(axis=0) + strength)
-    slope = np.clip(slope, 0.1, 3.0)
+    slope = np.clip(slope, 0.1, 3.0)  # above 0: calibration never reverses an order
     return slope, y_mean - slope * x_mean
 
 
@@ -110,17 +111,17 @@ def _spread(estimate: Estimate, targets: Floats, groups: Ints) -> float:
     residual = np.where(known, targets - estimate.mean, 0.0)
     n_groups = int(groups.max(initial=-1)) + 1
     belongs = np.zeros((n_groups, len(groups)))
-    belongs[groups, np.arange(len(groups))] = 1.0
-    count = belongs @ known
-    enough = count >= 5
+    belongs[groups, np.arange(len(groups))] = 1.0  # (n_groups, n_queries), one 1 a column
+    count = belongs @ known  # (n_groups, n_experts)
+    enough = count >= 5  # the spread of fewer is too uncertain itself
     if not enough.any():
         return 1.0
     n = np.maximum(count, 2)
     mean = belongs @ residual / n
     # (n_groups, n_experts) variance of a mean by chance
     chance = (belongs @ residual**2 / n - mean**2) / (n - 1)
-    predicted = belongs @ (np.where(known, estimate.std, 0.0) ** 2) / n
-    excess = (count * (mean**2 - chance))[enough].sum()
+    predicted = belongs @ (np.where(known, estimate.std, 0.0) ** 2) / n  # (n_groups, n_experts)
+    excess = (count * (mean**2 - chance))[enough].sum()  # what chance does not explain
     return float(
         np.clip(np.sqrt(max(excess, 0.0) / max((count * predicted)[enough].sum(), 1e-12)), 0.1, 10.0)
     )
@@ -198,6 +199,7 @@ class Advantage:
         if total < 1e-9:
             return cls(typical, judged, 0.0)
         slope = together.sum() / total  # least squares through the origin: both sides are centred
+        # cluster-robust: Liang and Zeger, 1986
         error = np.sqrt(((together - slope * alone) ** 2).sum()) / total
         return cls(typical, judged, float(np.clip(slope - error, _LEAST, 1.0)))
 
@@ -205,6 +207,7 @@ class Advantage:
         """Quality (n_queries, n_experts) with its differences as far as they can be trusted."""
         if self.reliability == 1.0:
             return quality
+        # r·q + (1 − r)·(the row's mean + the typical difference), r the reliability; in place, for speed.
         mine = quality if self._all_judged else quality[:, self.judged]
         level = np.add.reduce(mine, axis=1, keepdims=True)
         level *= (1 - self.reliability) / len(self._usual)
@@ -237,6 +240,7 @@ class Advantage:
 def _advantage(values: Floats, known: Bools) -> Floats:
     """Each value less its row's mean, less its column's mean of that; 0 where unknown."""
     n_row = np.maximum(known.sum(axis=1, keepdims=True), 1)
+    # (n_queries, n_judged)
     ahead = np.where(known, values - np.where(known, values, 0.0).sum(axis=1, keepdims=True) / n_row, 0.0)
     n_column = np.maximum(known.sum(axis=0), 1)
     centred: Floats = np.where(known, ahead - ahead.sum(axis=0) / n_column, 0.0)

@@ -68,7 +68,7 @@ def guess_language(text: str) -> str:
         by_script = _by_script(sample)
         if by_script:
             return by_script
-    hits = dict.fromkeys(_COMMON, 0)
+    hits = dict.fromkeys(_COMMON, 0)  # in the order of _COMMON, which breaks ties
     for word in _WORD.findall(sample.lower()):
         for code in _LANGUAGES_OF.get(word, ()):
             hits[code] += 1
@@ -83,7 +83,7 @@ def _by_script(sample: str) -> str | None:
         n_own = len(letters.findall(sample))
         if n_own and code in ("ja", "uk", "fa"):
             n_own = _count_script_letters(code, sample)
-        if n_own * 3 >= n_letters > 0:
+        if n_own * 3 >= n_letters > 0:  # names and code are often Latin in any script
             return code
     return None
 
@@ -97,7 +97,8 @@ def _count_script_letters(code: str, sample: str) -> int:
 SAMPLE_CHARS = 8000
 """How much of a long text is looked at for code."""
 
-_FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
+_FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)  # a fence left open runs to the end
+# `*+` never gives back an indent (Python 3.11): no backtracking through lines of blanks.
 _CODE_LINE = re.compile(
     r"""^[ \t]*+(?:
         (?:def|class|async[ ]def|func|fn|interface|struct|enum)[ ]\w.*[:{(]
@@ -207,7 +208,7 @@ FORM_NAMES: tuple[str, ...] = ("length", *_SHARES, *_COUNTS, *_PATTERNS, *_FLAGS
 
 def form_features(texts: Sequence[str]) -> Floats:
     """(n_texts, n_form) in [0, 1], columns as in FORM_NAMES."""
-    form = np.empty((len(texts), len(FORM_NAMES)))
+    form = np.empty((len(texts), len(FORM_NAMES)))  # (n_texts, n_form)
     for row, text in zip(form, texts, strict=True):
         sample = head_and_tail(text, FORM_SAMPLE_CHARS)
         data = sample.encode("utf-8", "surrogatepass")
@@ -262,7 +263,7 @@ def lexical_slots(ids: Sequence[Sequence[int]], texts: Sequence[str]) -> Ints:
         first = np.ones(len(hashed), bool)
         np.not_equal(hashed[1:], hashed[:-1], out=first[1:])
         rows.append(hashed[first])
-    slots = np.full((len(rows), max(map(len, rows), default=0)), -1, np.int64)
+    slots = np.full((len(rows), max(map(len, rows), default=0)), -1, np.int64)  # (n_texts, n_slots)
     for row, found in enumerate(rows):
         slots[row, : len(found)] = found
     return slots
@@ -272,8 +273,8 @@ def _ngrams(codes: NDArray[np.uint32], alone: np.uint32, paired: np.uint32) -> N
     """Slots of each code and of each pair of neighbours; unsigned products wrap, which is the hash."""
     if not len(codes):
         return codes
-    pairs = (codes[:-1] * alone ^ codes[1:]) * paired
-    return np.concatenate([codes * alone, pairs]) >> np.uint32(32 - _BITS)
+    pairs = (codes[:-1] * alone ^ codes[1:]) * paired  # order counts: (a, b) is not (b, a)
+    return np.concatenate([codes * alone, pairs]) >> np.uint32(32 - _BITS)  # the upper bits are mixed best
 
 
 def _beyond_latin(text: str) -> NDArray[np.uint32]:
@@ -353,6 +354,7 @@ class FormScale:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", self.mean.tobytes() + self.gain.tobytes())
+        # Three spreads: `gain` divides by √n_form, so one spread is 1 / √n_form here.
         object.__setattr__(self, "_limit", np.float32(_CLIP / np.sqrt(max(len(self.mean), 1))))
 
     @classmethod
@@ -362,7 +364,7 @@ class FormScale:
         if not len(form):
             return cls(np.zeros(form.shape[1], np.float32), np.zeros(form.shape[1], np.float32))
         std = form.std(axis=0)
-        varies = std > 1e-6
+        varies = std > 1e-6  # the division below would blow up noise
         gain = np.divide(1.0, std * np.sqrt(form.shape[1]), out=np.zeros_like(std), where=varies)
         return cls(form.mean(axis=0).astype(np.float32), gain.astype(np.float32))
 

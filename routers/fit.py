@@ -84,7 +84,7 @@ def cross_fit(
     material = FitData(
         by_tier,
         table.mask_declined(),
-        np.log1p(table.output_tokens),
+        np.log1p(table.output_tokens),  # skewed to the right: in logarithms nearer to a normal
         table.folds(chosen.n_folds),
         table.tasks,
         chosen.predictor,
@@ -177,7 +177,7 @@ def _sweeps(sample: Sample, mean_cost_usd: Floats) -> dict[Tier, list[dict[str, 
     """The λ tables at the costs that were measured; none where some expert's never was."""
     if np.isnan(mean_cost_usd).any():
         return {}
-    cost_usd = np.repeat(mean_cost_usd[None], len(sample), axis=0)
+    cost_usd = np.repeat(mean_cost_usd[None], len(sample), axis=0)  # (n_sample, n_experts)
     scale = Scale.of(mean_cost_usd)
     return {
         tier: sweep(quality, sample.score, cost_usd, scale).rows() for tier, quality in sample.quality.items()
@@ -186,11 +186,11 @@ def _sweeps(sample: Sample, mean_cost_usd: Floats) -> dict[Tier, list[dict[str, 
 
 def _smear(predicted: Floats, tokens: Floats) -> Floats:
     """(n_experts,) by how much exp of the mean logarithm falls short of the mean; 1 where unmeasured."""
-    known = ~np.isnan(tokens) & ~np.isnan(predicted)
+    known = ~np.isnan(tokens) & ~np.isnan(predicted)  # (n_queries, n_experts)
     said = np.where(known, np.expm1(np.where(known, predicted, 0.0)), 0.0).sum(axis=0)
     true = np.where(known, tokens, 0.0).sum(axis=0)
     ratio: Floats = np.divide(true, said, out=np.ones_like(true), where=(said > 0) & (true > 0))
-    return np.clip(ratio, 0.2, 5.0)
+    return np.clip(ratio, 0.2, 5.0)  # a few very long answers may not scale all
 
 
 def _metrics(table: OutcomeTable, raw: Floats, quality: Floats, spread: float) -> dict[str, float]:
@@ -234,8 +234,8 @@ def choose_margin(
         return 0.0, []
     rows = np.arange(int(full.sum()))
     cheap, closer, truth = quality["static"][full], quality["encoder"][full], score[full]
-    first = truth[rows, cheap.argmax(axis=1)]
-    second = truth[rows, closer.argmax(axis=1)]
+    first = truth[rows, cheap.argmax(axis=1)]  # (n_full,) score of the expert that the cheap tier chooses
+    second = truth[rows, closer.argmax(axis=1)]  # (n_full,) and of the encoder's
     top = np.sort(cheap, axis=1)  # (n_full, n_experts), ascending
     distance = top[:, -1] - top[:, -2]  # (n_full,)
     table = []
@@ -245,7 +245,7 @@ def choose_margin(
         accuracy = float(np.where(unsure, second, first).mean())
         table.append({"margin": threshold, "consulted": float(unsure.mean()), "accuracy": accuracy})
     never, always = table[0]["accuracy"], table[-1]["accuracy"]
-    if always <= never:
+    if always <= never:  # the encoder gains nothing on this table
         return 0.0, table
     single = float(truth.mean(axis=0).max())
     asked = always - (1 - kept) * max(always - single, 0.0)
@@ -285,6 +285,7 @@ def _latency_lines(table: OutcomeTable) -> Floats:
         if both.sum() >= 2 and tokens[both].std() > 0:
             slope = max(float(np.cov(tokens[both], seconds[both], bias=True)[0, 1] / tokens[both].var()), 0.0)
             start = seconds[both].mean() - slope * tokens[both].mean()
+            # No answer begins before its question: then a line through the origin.
             if start < 0:
                 start, slope = 0.0, float(seconds[both].sum() / tokens[both].sum())
             lines[e] = start, slope

@@ -28,7 +28,7 @@ class _Alignment:
     def spread(self, values: Floats, n_experts: int) -> Floats:
         """(n, n_experts) in the pool's order, NaN for experts without evidence."""
         result = np.full((len(values), n_experts), np.nan)
-        result[:, self.here] = values[:, self.there]
+        result[:, self.here] = values[:, self.there]  # the other columns stay NaN
         return result
 
 
@@ -98,7 +98,7 @@ class Forecaster:
 
         None where an expert lacks evidence or a price, and where the artifact keeps no sample.
         """
-        known = self._sample.quality if self._sample else {}
+        known = self._sample.quality if self._sample else {}  # tier -> (n_sample, n_experts)
         at = tier if tier in known else [tier, *known][-1]
         if at not in self._sweeps:
             self._sweeps[at] = self._compute_sweep(at)
@@ -146,7 +146,7 @@ class Forecaster:
         if longest.count(None) < n:
             cap = [np.inf if most is None else most for most in longest]
             tokens = np.minimum(tokens, np.array(cap, np.float64)[:, None])
-        latency = tokens * self._latency_slope
+        latency = tokens * self._latency_slope  # (n_queries, n_experts)
         latency += self._latency_start
         return Prediction(
             experts=self._names,
@@ -185,6 +185,7 @@ class Forecaster:
     def _lengths(self, head: Head, features: Features) -> Floats:
         if head.tokens is None:
             return np.repeat(self._tokens[None], len(features), 0)
+        # Learned as log1p. exp of a mean is below the mean, which `smear` makes up for: Duan, JASA 78, 1983.
         expected = np.expm1(head.tokens.predict(features).mean)
         expected *= head.smear
         np.maximum(expected, 1.0, out=expected)
@@ -218,6 +219,7 @@ class Forecaster:
         typical = score[self._evidence].mean() if self._evidence.any() else UNKNOWN_QUALITY
         guess = np.where(np.isnan(self._guess), typical, self._guess)
         self._score = np.where(self._evidence, score, guess)
+        # √(p(1 − p) / n), binomial; at least 0.01 for p(1 − p), as 0 of 3 right is no certainty.
         certain = np.sqrt(np.maximum(score * (1 - score), 0.01) / np.maximum(counts, 1))
         self._score_std = np.where(self._evidence, certain, UNKNOWN_STD)
         tokens = spread(_column(expert.output_tokens for expert in experts))
@@ -226,6 +228,7 @@ class Forecaster:
         usual = tokens[self._length_known].mean() if self._length_known.any() else UNKNOWN_OUTPUT_TOKENS
         self._tokens = np.minimum(np.where(self._length_known, tokens, usual), self._longest)
         self._measure_latency(artifact, n)
+        # a prompt of 256 tokens
         paid = 256.0 * self._price_in + self._prefix_cost + self._tokens * self._price_out
         measured = spread(_column(expert.cost_usd for expert in experts))
         self._mean_cost: Floats = np.where(self._priced, paid, measured)

@@ -21,7 +21,7 @@ def sigmoid(logits: Floats) -> Floats:
 
 def softmax(logits: Floats) -> Floats:
     """Rows that sum to 1."""
-    share: Floats = np.exp(logits - logits.max(axis=1, keepdims=True))
+    share: Floats = np.exp(logits - logits.max(axis=1, keepdims=True))  # at most 1: no overflow
     share /= share.sum(axis=1, keepdims=True)
     return share
 
@@ -35,10 +35,11 @@ def fit_sigmoids(rows: Floats, targets: Floats, weight: Floats, offset: Floats, 
 
     def loss(logits: Floats) -> tuple[float, Floats]:
         z = logits + offset
+        # −y·log σ(z) − (1 − y)·log(1 − σ(z)) = log(1 + eᶻ) − y·z, without overflow.
         value = (weight * (np.logaddexp(0.0, z) - targets * z)).sum()
         return float(value), weight * (sigmoid(z) - targets)
 
-    return _minimise(rows, targets.shape[1], loss, penalty, curvature=0.25)
+    return _minimise(rows, targets.shape[1], loss, penalty, curvature=0.25)  # σ′ = σ(1 − σ) ≤ 1/4
 
 
 def fit_softmax(rows: Floats, targets: Floats, penalty: Floats) -> Floats:
@@ -46,9 +47,10 @@ def fit_softmax(rows: Floats, targets: Floats, penalty: Floats) -> Floats:
 
     def loss(logits: Floats) -> tuple[float, Floats]:
         top = logits.max(axis=1, keepdims=True)
-        total = np.log(np.exp(logits - top).sum(axis=1, keepdims=True)) + top
+        total = np.log(np.exp(logits - top).sum(axis=1, keepdims=True)) + top  # (n_queries, 1), log Σ exp
         return float((targets * (total - logits)).sum()), softmax(logits) - targets
 
+    # The Hessian of softmax is at most ½(I − 11ᵀ/K): Böhning, Ann. Inst. Stat. Math. 44, 1992.
     return _minimise(rows, targets.shape[1], loss, penalty, curvature=0.5)
 
 

@@ -36,6 +36,7 @@ _NOISE = re.compile(r"\W+")
 def bucket_of(key: str) -> int:
     """A fixed hash of a family, or of a text with case, numbers and punctuation taken off, in [0, 100)."""
     plain = _NOISE.sub(" ", _DIGITS.sub("0", key.casefold())).strip()
+    # of 64 bits: no bias that counts
     return int.from_bytes(hashlib.sha256(plain.encode()).digest()[:8]) % N_BUCKETS
 
 

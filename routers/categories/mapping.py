@@ -95,6 +95,7 @@ class Program:
         self.n_c, self.n_e = problem.score.shape
         self.n_x = self.n_c * self.n_e
         self.n = self.n_x * (2 if second else 1) + self.n_e
+        # Σ share · score is what is maximised
         gain = (problem.share[:, None] * np.nan_to_num(problem.score)).ravel()
         rest = np.zeros(self.n_e)
         self.value: Floats = (
@@ -111,7 +112,7 @@ class Program:
 
     def _close_pairs(self, budget: MappingBudget) -> None:
         p = self.problem
-        closed = np.isnan(p.score)
+        closed = np.isnan(p.score)  # (n_categories, n_experts)
         if budget.latency_s is not None:
             closed |= p.latency_s > budget.latency_s
         if budget.usd is not None:
@@ -187,16 +188,17 @@ class Program:
             integrality=np.full(self.n, int(whole)),
             bounds=Bounds(self.lower, self.upper),
             constraints=rows,
-            options={"mip_rel_gap": 0.0},
+            options={"mip_rel_gap": 0.0},  # to the proven optimum: the default stops within 1e-4
         )
         if found.x is None:
             return None
+        # the solver's integers are off by its tolerance
         solved: Floats = np.round(found.x) if whole else found.x
         return solved
 
     def read(self, solved: Floats) -> CategoryMapping:
         p = self.problem
-        pairs = solved[: self.n_x].reshape(self.n_c, self.n_e)
+        pairs = solved[: self.n_x].reshape(self.n_c, self.n_e)  # x_ce
         chosen = pairs.argmax(axis=1)
         spare: list[str | None] = [None] * self.n_c
         used = set(chosen.tolist())
@@ -344,7 +346,7 @@ def build_mapping_problem(
 
     share = np.bincount(labels[labels >= 0], minlength=len(taxonomy)).astype(np.float64)
     share /= share.sum()
-    share[-1] = max(share[-1], _UNCERTAIN)
+    share[-1] = max(share[-1], _UNCERTAIN)  # the general category is the last
     return MappingProblem(
         categories=taxonomy.names,
         experts=table.experts,

@@ -78,6 +78,7 @@ class _Graph:
             [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n_texts", dim])],
             self._weights,
         )
+        # 18: from there on ReduceMean takes its axes as an input.
         opsets = [helper.make_opsetid("", 18), helper.make_opsetid(_CONTRIB, 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=9, producer_name="thalamus")
 
@@ -85,7 +86,7 @@ class _Graph:
         words = self._word_vectors(ids)
         positions = self._load("embeddings.position_embeddings.weight")
         positions = positions + self._load("embeddings.token_type_embeddings.weight")[0]
-        shape = self._node("Shape", [ids], start=1)
+        shape = self._node("Shape", [ids], start=1)  # [n_tokens]
         bounds = [self._constant(np.array([0])), shape, self._constant(np.array([0]))]
         position = self._node("Slice", [self._constant(positions), *bounds])
         return self._norm("embeddings.LayerNorm", words, position)
@@ -94,9 +95,9 @@ class _Graph:
         table = self._load("embeddings.word_embeddings.weight")
         if not self._quantise:
             return self._node("Gather", [self._constant(table), ids])
-        scale = np.abs(table).max(axis=1, keepdims=True) / 127
+        scale = np.abs(table).max(axis=1, keepdims=True) / 127  # (n_vocab, 1): a token's own
         levels = np.rint(table / np.maximum(scale, 1e-12)).astype(np.int8)
-        picked = self._node("Cast", [self._node("Gather", [self._constant(levels), ids])], to=1)
+        picked = self._node("Cast", [self._node("Gather", [self._constant(levels), ids])], to=1)  # 1: FLOAT
         return self._node("Mul", [picked, self._node("Gather", [self._constant(scale), ids])])
 
     def _layer(self, name: str, hidden: str) -> str:
@@ -117,12 +118,13 @@ class _Graph:
 
     def _dense(self, names: list[str], hidden: str) -> str:
         """x·W + b, for several layers on the same input at once."""
+        # Safetensors of PyTorch hold (n_out, n_in); MatMul takes (n_in, n_out).
         weight = np.concatenate([self._load(f"{name}.weight") for name in names]).T
         bias = self._constant(np.concatenate([self._load(f"{name}.bias") for name in names]))
         if not self._quantise:
             product = self._node("MatMul", [hidden, self._constant(weight)])
             return self._node("Add", [product, bias])
-        scale = np.maximum(np.abs(weight).max(axis=0) / _LEVELS, 1e-12)
+        scale = np.maximum(np.abs(weight).max(axis=0) / _LEVELS, 1e-12)  # (n_out,)
         levels = self._constant(np.rint(weight / scale).astype(np.int8))
         inputs = [hidden, levels, self._constant(scale), "", bias]
         return self._node("DynamicQuantizeMatMul", inputs, domain=_CONTRIB)
@@ -208,7 +210,7 @@ class OnnxEmbedder:
 
     def _embed(self, text: str) -> Floats32:
         first, last = self._frame
-        ids = self._tokenizer.ids(text, self.max_tokens - 2)
+        ids = self._tokenizer.ids(text, self.max_tokens - 2)  # [CLS] and [SEP] count too
         return self._graph.run(np.array([[first, *ids, last]], np.int64))
 
 
@@ -252,7 +254,7 @@ def _open_session(path: Path, n_threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = n_threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 3  # errors alone
     options.enable_mem_pattern = False  # one plan would be kept for every length seen
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -46,6 +46,7 @@ def _token_vectors(source: Source, progress: Progress | None) -> Floats32:
     vectors = np.empty((n_vocab, graph.dim), np.float32)
     for start in range(0, n_vocab, BATCH):
         tokens = np.arange(start, min(start + BATCH, n_vocab))
+        # (n_batch, 3): [CLS], token, [SEP]
         framed = np.pad(tokens[:, None], ((0, 0), (1, 1)), constant_values=((0, 0), (first, last)))
         vectors[tokens] = graph.run(framed)
         if progress is not None:
@@ -58,10 +59,10 @@ def principal(vectors: Floats32, dim: int) -> Floats:
 
     The sign of each direction is fixed by its largest entry, so that every machine gets the same table.
     """
-    centred = (vectors - vectors.mean(axis=0)).astype(np.float64)
+    centred = (vectors - vectors.mean(axis=0)).astype(np.float64)  # (n_vocab, dim_encoder)
     _, directions = np.linalg.eigh(centred.T @ centred)  # (dim_encoder, dim_encoder), eigenvalues ascending
     kept = directions[:, ::-1][:, :dim]
-    largest = kept[np.abs(kept).argmax(axis=0), np.arange(kept.shape[1])]
+    largest = kept[np.abs(kept).argmax(axis=0), np.arange(kept.shape[1])]  # (dim,)
     projected: Floats = centred @ (kept * np.sign(largest))
     return projected
 
@@ -76,8 +77,8 @@ def rarity(vocabulary: Sequence[str]) -> Floats:
     Differs: p is 1 / rank instead of a count; the common component goes with the centring of the table.
     """
     words = (row for row, token in enumerate(vocabulary) if len(token) > 1 and token.isalpha())
-    rank = np.maximum(np.arange(len(vocabulary)) - next(words, 0) + 1, 1)
-    p = 1 / rank
+    rank = np.maximum(np.arange(len(vocabulary)) - next(words, 0) + 1, 1)  # (n_vocab,), from 1
+    p = 1 / rank  # Zipf's law
     p /= p.sum()
     weights: Floats = RARITY / (RARITY + p)
     return weights

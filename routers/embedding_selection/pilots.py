@@ -27,11 +27,11 @@ def winner_shares(scores: Floats, rule: PilotRule) -> Floats:
     scores: (n_queries, n_experts), NaN where unmeasured. `paper` gives a tie to the first expert, `improved`
     shares it evenly and counts only queries on which at least two experts were scored.
     """
-    filled = np.where(np.isnan(scores), -np.inf, scores)
+    filled = np.where(np.isnan(scores), -np.inf, scores)  # an expert that was not tried wins nothing
     best = filled.max(axis=1, keepdims=True, initial=-np.inf)
     tied = (filled == best) & np.isfinite(best)
     if rule == "paper":
-        tied &= np.cumsum(tied, axis=1) == 1
+        tied &= np.cumsum(tied, axis=1) == 1  # the first of those tied
     elif scores.shape[1] > 1:
         tied &= ((~np.isnan(scores)).sum(axis=1) > 1)[:, None]
     share: Floats = tied / np.maximum(tied.sum(axis=1, keepdims=True), 1)

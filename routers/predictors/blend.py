@@ -56,16 +56,17 @@ class Forest:
 
     def __post_init__(self) -> None:
         n_trees, depth = self.column.shape
-        before = ((0, 0), (MAX_DEPTH - depth, 0))
+        before = ((0, 0), (MAX_DEPTH - depth, 0))  # packbits takes the highest bit first
         columns = np.pad(self.column, before).ravel()
         edges = np.pad(self.threshold, before, constant_values=np.inf).ravel()  # nothing has more
+        # the leaves of tree t begin at t · 2^depth
         start, ones = np.arange(n_trees) << depth, np.ones(n_trees, np.float32)
         object.__setattr__(self, "_asked", (columns, edges, start, ones))
 
     @classmethod
     def grow(cls, rows: Floats, residual: Floats, known: Bools, how: ForestSettings) -> "Forest":
         """Learn residual (n_rows, n_outputs), which is 0 where unknown, from rows (n_rows, n_columns)."""
-        low, span = rows.min(axis=0), np.ptp(rows, axis=0)
+        low, span = rows.min(axis=0), np.ptp(rows, axis=0)  # (n_columns,) each
         rng = np.random.default_rng(how.seed)
         column = np.empty((how.n_trees, how.depth), np.int64)
         threshold = np.empty((how.n_trees, how.depth))
@@ -77,11 +78,12 @@ class Forest:
             for level in range(how.depth):
                 tried = rng.integers(rows.shape[1], size=how.n_tries)
                 edge = low[tried] + rng.random(how.n_tries) * span[tried]
-                places = 2 * place + (rows[asked, tried] > edge).T
+                places = 2 * place + (rows[asked, tried] > edge).T  # (n_tries, n_rows)
                 best = tally.best_partition(places, 2 ** (level + 1))
                 place = places[best]
                 column[tree, level], threshold[tree, level] = tried[best], edge[best]
             place = _places(rows, column[tree], threshold[tree])
+            # Shrinkage by the rate: Friedman, 2001, section 5.
             leaf[tree] = how.rate * _ResidualSums(left, known, how.prior).values(place, 2**how.depth)
             left -= np.where(known, leaf[tree][place], 0.0)
         return cls(column, threshold, leaf.reshape(-1, residual.shape[1]).astype(np.float32))
@@ -128,9 +130,10 @@ class _ResidualSums:
     def best_partition(self, places: Ints, n_places: int) -> int:
         """Which of the partitions (n_tries, n_rows) explains most of the residuals' squares."""
         n_tries = len(places)
-        flat = (places + n_places * np.arange(n_tries)[:, None]).ravel()
+        flat = (places + n_places * np.arange(n_tries)[:, None]).ravel()  # a bin for each try and place
         explained = np.zeros(n_tries)
         for total, count in self._sums(flat, n_tries, n_tries * n_places):
+            # The structure score G² / (H + λ) of XGBoost, arXiv 1603.02754, equation 6.
             explained += (total**2 / (count + self._prior)).reshape(n_tries, n_places).sum(axis=1)
         return int(explained.argmax())
 
@@ -182,7 +185,7 @@ class Stack:
         experts = np.concatenate([n_form + n * n_experts + order for n in range(len(members))])
         column = np.concatenate((np.arange(n_form), experts))
         centre = np.concatenate((np.zeros(n_form), np.tile(parts.mean[order], len(members))))
-        scale = np.where(np.arange(len(column)) < n_form, 1.0, unit)
+        scale = np.where(np.arange(len(column)) < n_form, 1.0, unit)  # form keeps its own unit
         rows = np.concatenate((features.form, *members), axis=1)
         rows = (rows[queries][:, column] - centre) / scale
         known = parts.known[queries]
@@ -247,14 +250,17 @@ class ClusterNovelty:
         centroids = spherical_kmeans(taught, n_clusters, _N_STEPS, seed).T
         distance = 1.0 - taught @ centroids  # (n_taught, n_clusters)
         nearest, own = distance.argmin(axis=1), distance.min(axis=1).astype(np.float64)
-        total = np.bincount(nearest, own, n_clusters) + _PRIOR * own.mean()
+        total = np.bincount(nearest, own, n_clusters) + _PRIOR * own.mean()  # (n_clusters,)
+        # (n_clusters,)
         radius = np.maximum(total / (np.bincount(nearest, minlength=n_clusters) + _PRIOR), _ALIKE)
+        # Of queries kept aside: no centroid was drawn towards them, as none is towards those to come.
         usual = max(float(np.quantile(((1.0 - asked @ centroids) / radius).min(axis=1), _FAMILIAR)), 1.0)
         rates = (1.0 / (radius * usual)).astype(np.float32)
         return cls(space, rates, np.ascontiguousarray(centroids * rates))
 
     def novelty(self, features: Features) -> Floats32:
         """(n_queries,), below 1 for 95 % of those like the ones learned."""
+        # rate·(1 − cos) = rate − u·(rate·c): one product gives every distance in its unit.
         distance = self.rates - multiply_rows(self.space.unit(features), self.pulls)
         novelty: Floats32 = np.minimum.reduce(distance, axis=1)
         return novelty
@@ -356,10 +362,11 @@ class Blend:
 
     def _out_of_fold(self, features: Features, targets: Floats) -> Floats:
         """(n_members, n_queries, n_experts) predictions by members that have not seen the outcome."""
-        said = np.empty((len(self.members_), *targets.shape))
+        said = np.empty((len(self.members_), *targets.shape))  # (n_members, n_queries, n_experts)
         folds = hash_folds(features, self.n_folds)
         for fold in np.unique(folds):
             inside, outside = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+            # no member predicts what it was fitted on
             seen, asked = features.take(outside), features.take(inside)
             for member, fresh, prediction in zip(self.members_, self._make_unfitted(), said, strict=True):
                 if isinstance(member, RefittablePredictor):
@@ -373,19 +380,20 @@ class Blend:
         self.members_ = list(members)
         shares = np.ones(len(self.members_)) if self.weights is None else np.asarray(self.weights, np.float64)
         self._shares = shares / shares.sum()
-        self._twice = np.tile(self._shares, 2)
+        self._twice = np.tile(self._shares, 2)  # for the means, and for the deviations
         return self
 
     def predict(self, features: Features) -> Estimate:
         said = [member.predict(features) for member in self.members_]
         means, stds = [estimate.mean for estimate in said], [estimate.std for estimate in said]
         rows = np.concatenate((features.form, *means, *stds), axis=1)
+        # (n_queries, 2 · n_members, n_experts): means, then deviations.
         both = rows[:, features.form.shape[1] :].reshape(len(rows), 2 * len(said), means[0].shape[1])
         mean: Floats = np.matmul(self._shares, both[:, : len(said)])  # (n_queries, n_experts)
         # E[x²] − E[x]² of all members: squares of means and of deviations in one product.
         std = np.matmul(self._twice, np.square(both))  # (n_queries, n_experts)
         std -= mean * mean
-        np.sqrt(np.maximum(std, 0.0, out=std), out=std)
+        np.sqrt(np.maximum(std, 0.0, out=std), out=std)  # rounding can leave less than 0
         correction = None if self.stack_ is None else self.stack_.correction(rows)  # (n_queries, n_experts)
         if self.novelty_ is not None:
             novelty = self.novelty_.novelty(features)  # (n_queries,)

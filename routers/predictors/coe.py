@@ -27,7 +27,7 @@ _CHUNK = 256
 
 def entropy(posterior: Floats) -> Floats:
     """(n_queries,) −Σ p log p / log n_categories, in [0, 1]; 0 with a single category."""
-    logs = np.log(np.where(posterior > 0, posterior, 1.0))
+    logs = np.log(np.where(posterior > 0, posterior, 1.0))  # p log p tends to 0
     total: Floats = -(posterior * logs).sum(axis=1) / max(np.log(posterior.shape[1]), 1e-12)
     return np.maximum(total, 0.0)
 
@@ -36,6 +36,7 @@ def closeness(posterior: Floats) -> Floats:
     """(n_queries,) 1 − (first − second posterior), in [0, 1]; 0 with a single category."""
     if posterior.shape[1] < 2:
         return np.zeros(len(posterior))
+    # the last is the largest, before it the second
     top = np.partition(posterior, posterior.shape[1] - 2, axis=1)
     nearness: Floats = 1.0 - (top[:, -1] - top[:, -2])
     return nearness
@@ -48,7 +49,7 @@ def conformal_threshold(scores: Floats, alpha: float) -> float:
 
     Reference: split-conformal prediction, Vovk et al. (2005); the promise holds for exchangeable queries.
     """
-    rank = ceil((len(scores) + 1) * (1.0 - alpha) - 1e-9)
+    rank = ceil((len(scores) + 1) * (1.0 - alpha) - 1e-9)  # 0.1 and its like are no exact binary fractions
     return float(np.sort(scores)[rank - 1]) if 1 <= rank <= len(scores) else np.inf
 
 

@@ -71,7 +71,7 @@ class Factorization:
         parts = centre_targets(targets)
         measured = targets[parts.known]
         low, high = (measured.min(), measured.max()) if measured.size else (0.5, 0.5)
-        self.range_ = np.array([low, high - low])
+        self.range_ = np.array([low, high - low])  # σ answers in [0, 1]; targets may be log lengths
         scaled = np.where(parts.known, (targets - low) / (high - low if high > low else 1.0), 0.0)
         self._make_space(features)
         x = self._inputs(features)
@@ -93,20 +93,23 @@ class Factorization:
         rows = self.space_.rows(features)
         wide = rows.astype(np.float64)
         if len(self.landmarks_):
+            # (n_queries, n_landmarks)
             share = softmax(_SHARPNESS * (rows @ self.landmarks_.T).astype(np.float64))
             wide = np.concatenate((wide, share), axis=1)
         return np.column_stack((wide, np.ones(len(rows))))
 
     def _fit_stages(self, x: Floats, targets: Floats, known: Floats) -> None:
         penalty = np.append(np.full(x.shape[1] - 1, self.penalty), _FREE)
-        count = known.sum(axis=1, keepdims=True)
+        count = known.sum(axis=1, keepdims=True)  # (n_queries, 1)
         mean = (known * targets).sum(axis=1, keepdims=True) / np.maximum(count, 1)
         share = count / max(known.shape[1], 1)
         self.difficulty_ = -fit_sigmoids(x, mean, share, np.zeros_like(mean), penalty)[:, 0]
+        # −b_q, (n_queries, n_experts)
         common = np.repeat(-(x @ self.difficulty_)[:, None], known.shape[1], axis=1)
+        # (n_inputs − 1, n_experts): without the intercept
         deviation = fit_sigmoids(x, targets, known, common, penalty)[:-1]
         self.demand_ = _directions(x[:, :-1], deviation, self.n_factors)
-        asked = self._demands(x)
+        asked = self._demands(x)  # (n_queries, n_factors + 2)
         ridge = np.append(np.ones(asked.shape[1] - 1), _FREE)
         self.ability_ = fit_sigmoids(asked, targets, known, common, ridge)
 
@@ -116,6 +119,7 @@ class Factorization:
 
     def _mean(self, x: Floats) -> Floats:
         low, span = self.range_
+        # σ(a_q·θ_e − b_q), arXiv 2506.01048
         right = sigmoid(self._demands(x) @ self.ability_ - (x @ self.difficulty_)[:, None])
         mean: Floats = low + span * right
         return mean

@@ -61,6 +61,7 @@ class Kernel:
         chosen = np.sort(np.random.default_rng(self.seed).choice(len(rows), n, replace=False))
         self.landmarks_ = rows[chosen]
         root = _inverse_root(self._similarity(self.landmarks_))
+        # φ(x) = k(x, landmarks)·K^(−1/2): φ·φᵀ is Nyström's approximation of the kernel.
         lift = Features(ordered.tier, self._similarity(rows) @ root, ordered.lexical, ordered.form)
         self.linear_ = Linear(self.alpha, 1.0, self.lexical).fit(lift, values).lift(root)
         return self
@@ -75,6 +76,7 @@ class Kernel:
         result = np.empty((len(rows), len(self.landmarks_)), np.float32)
         for start in range(0, len(rows), _CHUNK):
             block = slice(start, start + _CHUNK)
+            # On unit vectors a Gaussian: |z − z′|² = 2 − 2cos.
             result[block] = np.exp(np.float32(self.gamma) * (rows[block] @ self.landmarks_.T - np.float32(1)))
         return result
 
@@ -107,5 +109,5 @@ def _inverse_root(similarity: Floats32) -> Floats32:
     weight, vectors = np.linalg.eigh(similarity.astype(np.float64))
     kept = weight > _SMALLEST * weight[-1]
     inverse = np.where(kept, 1 / np.sqrt(np.where(kept, weight, 1.0)), 0.0)
-    root: Floats32 = (vectors * inverse @ vectors.T).astype(np.float32)
+    root: Floats32 = (vectors * inverse @ vectors.T).astype(np.float32)  # (n_landmarks, n_landmarks)
     return root

@@ -27,18 +27,19 @@ class Lexicon:
         self.ids = ids
         self.idf = idf
         self._values = np.append(idf, np.float32(0))
-        self._last = int(ids[-1]) + 1 if len(ids) else 0
+        self._last = int(ids[-1]) + 1 if len(ids) else 0  # above every id kept: larger ids are clipped to it
         self._place = np.full(self._last + 1, len(ids), np.int64)
-        self._place[ids] = np.arange(len(ids))
+        self._place[ids] = np.arange(len(ids))  # by id; every other id finds the last place
 
     @classmethod
     def of(cls, lexical: Ints, min_count: int) -> "Lexicon":
         """N-grams that occur in at least `min_count` rows of lexical (n_queries, n_slots)."""
         ordered = np.sort(lexical, axis=1)
         first = np.ones(ordered.shape, bool)
-        first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+        first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]  # an n-gram counts once a query
         ids, counts = np.unique(ordered[first & (ordered >= 0)], return_counts=True)
         kept = counts >= min_count
+        # smoothed as in scikit-learn's TfidfVectorizer
         idf = np.log((1 + len(lexical)) / (1 + counts[kept])) + 1
         return cls(ids[kept].astype(np.int64), idf.astype(np.float32))
 
@@ -62,7 +63,7 @@ class Lexicon:
 
         n, n_slots = lexical.shape
         places, values = self.rows(lexical)
-        starts = np.arange(n + 1) * n_slots
+        starts = np.arange(n + 1) * n_slots  # CSR's indptr: n_slots entries in each row
         shape = (n, len(self.ids) + 1)
         matrix = csr_array((values.ravel().astype(np.float64), places.ravel(), starts), shape)
         matrix.eliminate_zeros()
@@ -109,16 +110,19 @@ def solve_ridge(design: Design, residual: Floats, known: Bools, alpha: float) ->
     weights = np.zeros((design.shape[1], residual.shape[1]))
     gradient = design.backward(residual)  # (n_features, n_experts)
     direction = gradient.copy()
-    size = (gradient**2).sum(axis=0)
+    size = (gradient**2).sum(axis=0)  # (n_experts,)
     enough = size * _TOLERANCE**2 + 1e-30
+    # Conjugate gradients on (XᵀKX + αI)·w = Xᵀr for every column; K selects its known outcomes.
     for _ in range(_MAX_STEPS):
         if (size <= enough).all():
             break
+        # (n_features, n_experts)
         curved = design.backward(np.where(known, design.forward(direction), 0.0)) + alpha * direction
         step = np.where(size > enough, size / np.maximum((direction * curved).sum(axis=0), 1e-30), 0.0)
         weights += step * direction
         gradient -= step * curved
         shrunk = (gradient**2).sum(axis=0)
+        # β = |gₖ₊₁|² / |gₖ|²: Fletcher and Reeves, The Computer Journal 7, 1964.
         direction = gradient + (shrunk / np.maximum(size, 1e-30)) * direction
         size = shrunk
     return weights
@@ -167,11 +171,11 @@ class Inputs:
         return (features.dense.astype(np.float64) @ self.content.astype(np.float64)).astype(np.float32)
 
     def _words(self, features: Features) -> Floats32:
-        read = np.zeros((len(features), self.words.shape[1]))
+        read = np.zeros((len(features), self.words.shape[1]))  # (n_queries, n_words)
         for start in range(0, len(features), _CHUNK):
             block = slice(start, start + _CHUNK)
             places, values = self.lexicon.rows(features.lexical[block])
-            axes = self.words[places].astype(np.float64)
+            axes = self.words[places].astype(np.float64)  # (n_block, n_slots, n_words)
             read[block] = np.einsum("qs,qsw->qw", values.astype(np.float64), axes)
         return read.astype(np.float32)
 
@@ -209,6 +213,7 @@ def _axes(matrix: "csr_array", n_axes: int, seed: int) -> Floats32:
     n_terms = matrix.shape[1]
     basis = np.random.default_rng(seed).normal(size=(n_terms, min(n_axes, n_terms)))
     for _ in range(_N_STEPS):
+        # Randomised subspace iteration: Halko et al., arXiv 0909.4061, algorithm 4.4.
         basis = np.linalg.qr(matrix.T @ (matrix @ basis))[0]
     seen = matrix @ basis  # (n_queries, n_axes)
     weight, turn = np.linalg.eigh(seen.T @ seen)
@@ -265,12 +270,13 @@ class Linear:
             _scale_block(self.form_scale_.standardise(features), self.form),
         )
         weights = solve_ridge(design, parts.residual, parts.known, self.alpha)
-        dense, lexical, form = design.blocks(weights)
+        dense, lexical, form = design.blocks(weights)  # (n_columns, n_experts) each
         self.mean_ = parts.mean
+        # √share in the design and √share here: together the block's share of the kernel.
         self.dense_ = dense * np.sqrt(self.dense)
         self.lexical_ = (lexical * np.sqrt(self.lexical)).astype(np.float32)
         self.form_ = form * np.sqrt(self.form)
-        left = np.where(parts.known, parts.residual - design.forward(weights), 0.0)
+        left = np.where(parts.known, parts.residual - design.forward(weights), 0.0)  # (n_queries, n_experts)
         spread = np.sqrt((left**2).sum(axis=0) / np.maximum(parts.count, 1))
         self.std_ = np.maximum(spread, 0.1 * parts.std) * np.sqrt(1 / np.maximum(parts.count, 1) + 0.02)
         return self._ready()
@@ -284,13 +290,13 @@ class Linear:
                 rows = self.form_scale_.beside(features)
             else:
                 rows = self.form_scale_.standardise(features)
-            mean = rows.astype(np.float64).dot(self._weights)
+            mean = rows.astype(np.float64).dot(self._weights)  # (n_queries, n_experts)
             mean += self.mean_
         else:
             mean = self.mean_[None].repeat(len(features), axis=0)
         if self.lexical and len(self.lexicon_.ids):
             for ids, row in zip(features.lexical, mean, strict=True):
-                places, values = self.lexicon_.row(ids)
+                places, values = self.lexicon_.row(ids)  # (n_ids,) each
                 row += values.dot(self.lexical_.take(places, axis=0))
         return Estimate(mean, std)
 

@@ -66,7 +66,7 @@ class MLP:
         spread = float(np.sqrt((parts.residual**2).sum() / max(parts.known.sum(), 1))) or 1.0
         rng = np.random.default_rng(self.seed)
         hidden = rng.normal(size=(x.shape[1] + 1, self.n_hidden))
-        hidden[-1] = 0.0
+        hidden[-1] = 0.0  # the last row is b₁
         weights = [hidden, np.zeros((self.n_hidden, values.shape[1]))]
         if parts.known.any():
             self._train(weights, x, parts.residual / spread, parts.known.astype(np.float64), rng)
@@ -86,20 +86,21 @@ class MLP:
         order = np.zeros(0, np.int64)
         for step in range(n_steps):
             if len(order) < min(_BATCH, len(x)):
-                order = rng.permutation(len(x))
+                order = rng.permutation(len(x))  # what filled no batch of the last pass is dropped
             batch, order = order[:_BATCH], order[_BATCH:]
-            rate = _RATE * (1 - step / n_steps)
+            rate = _RATE * (1 - step / n_steps)  # linearly to 0
             for n, gradient in enumerate(_gradients(weights, x[batch], y[batch], known[batch])):
                 mean, square = moments[n]
                 mean += (1 - _BETAS[0]) * (gradient - mean)
                 square += (1 - _BETAS[1]) * (gradient**2 - square)
                 fair = mean / (1 - _BETAS[0] ** (step + 1))  # bias correction, arXiv 1412.6980, algorithm 1
                 size = np.sqrt(square / (1 - _BETAS[1] ** (step + 1))) + 1e-8
+                # AdamW: the decay stands beside the gradient, not in it
                 weights[n] -= rate * (fair / size + self.decay * weights[n])
 
     def predict(self, features: Features) -> Estimate:
         x = self.inputs_.rows(features)
-        values = np.tanh(x @ self.hidden_[:-1] + self.hidden_[-1]) @ self.output_
+        values = np.tanh(x @ self.hidden_[:-1] + self.hidden_[-1]) @ self.output_  # (n_queries, n_experts)
         return Estimate(self.mean_ + values, np.repeat(self.std_[None], len(x), axis=0))
 
     def settings(self) -> dict[str, Any]:
@@ -132,6 +133,6 @@ def _forward(weights: list[Floats], x: Floats) -> tuple[Floats, Floats]:
 def _gradients(weights: list[Floats], x: Floats, y: Floats, known: Floats) -> tuple[Floats, Floats]:
     """Of half the squared error per query; an unmeasured outcome has no gradient."""
     hidden, values = _forward(weights, x)
-    error = (values - y) * known / len(x)
+    error = (values - y) * known / len(x)  # (n_queries, n_experts)
     inner = (error @ weights[1].T) * (1 - hidden**2)  # tanh′ = 1 − tanh²; (n_queries, n_hidden)
     return np.concatenate((x.T @ inner, inner.sum(axis=0)[None])), hidden.T @ error

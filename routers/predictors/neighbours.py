@@ -76,9 +76,9 @@ def _principal_axes(rows: Floats32, n_dims: int | None) -> Floats32:
     n_rows, dim = rows.shape
     if n_dims is None or n_dims >= dim or n_rows <= n_dims:
         return np.zeros((0, 0), np.float32)
-    wide = rows.astype(np.float64)
+    wide = rows.astype(np.float64)  # sums of many float32 products lose digits
     _, vectors = np.linalg.eigh(wide.T @ wide)
-    return np.ascontiguousarray(vectors[:, -n_dims:], dtype=np.float32)
+    return np.ascontiguousarray(vectors[:, -n_dims:], dtype=np.float32)  # eigh sorts ascending
 
 
 _SHARPEST = 300.0
@@ -136,9 +136,9 @@ class Clusters:
 
     def _learn(self, rows: Floats32, targets: Floats) -> Self:
         parts = centre_targets(targets)
-        member = np.argmax(rows @ self.centroids_.T, axis=1)
+        member = np.argmax(rows @ self.centroids_.T, axis=1)  # (n_queries,)
         belongs = np.zeros((len(self.centroids_), len(rows)))
-        belongs[member, np.arange(len(rows))] = 1.0
+        belongs[member, np.arange(len(rows))] = 1.0  # (n_clusters, n_queries)
         count = belongs @ parts.known  # (n_clusters, n_experts)
         self.mean_ = parts.mean
         self.value_ = belongs @ parts.residual / (count + self.prior)  # (n_clusters, n_experts)
@@ -155,6 +155,7 @@ class Clusters:
 
     def predict(self, features: Features) -> Estimate:
         share = multiply_rows(self.space_.unit(features), self._columns).astype(np.float64)
+        # No maximum is taken off as softmax usually does: exp of at most 300 · 1 is finite.
         share *= self._sharpness
         read = np.exp(share, out=share).dot(self._table)  # (n_queries, 2 · n_experts + 1)
         read /= read[:, -1:]  # the column of ones holds the softmax's denominator
@@ -201,8 +202,10 @@ def spherical_kmeans(rows: Floats32, n_clusters: int, n_steps: int, seed: int) -
         start, empty = np.cumsum(count) - count, np.flatnonzero(count == 0)
         sums = np.zeros_like(centroids)
         grouped = ordered[np.argsort(nearest, kind="stable")]
+        # Without empty clusters: for an empty slice reduceat gives the row at its start, not 0.
         sums[count > 0] = np.add.reduceat(grouped, start[count > 0], axis=0)
         sums[empty] = ordered[np.argsort(similarity.max(axis=1), kind="stable")[: len(empty)]]
+        # Concept vectors: Dhillon and Modha, Machine Learning 42, 2001.
         norm = np.linalg.norm(sums, axis=1, keepdims=True)
         centroids = (sums / np.where(norm > 0, norm, 1)).astype(np.float32)
     return centroids
@@ -235,16 +238,19 @@ class Cells:
     def of(cls, rows: Floats32) -> tuple["Cells", Ints]:
         """The cells, and where each of their rows stands in `rows`."""
         n_cells = max(1, int(_DENSITY * np.sqrt(len(rows))))
-        sample = rows[np.lexsort(rows.T)][:: max(1, len(rows) // _SAMPLE)]
+        sample = rows[np.lexsort(rows.T)][
+            :: max(1, len(rows) // _SAMPLE)
+        ]  # sorted: queries may come in any order
         centroids = np.ascontiguousarray(spherical_kmeans(sample, n_cells, _N_CELL_STEPS, 0).T)
-        cell = np.argmax(rows @ centroids, axis=1)
+        cell = np.argmax(rows @ centroids, axis=1)  # (n_rows,)
         order = np.argsort(cell, kind="stable")
-        start = np.searchsorted(cell[order], np.arange(n_cells + 1))
+        start = np.searchsorted(cell[order], np.arange(n_cells + 1))  # (n_cells + 1,)
         return cls(np.ascontiguousarray(rows[order]), start, centroids), order
 
     def near(self, row: Floats32, n_least: int = 0) -> tuple[Floats32, Ints]:
         """Cosines with the rows of the nearest cells, at least `n_least`, and which rows those are."""
         closeness = row.dot(self.centroids)  # (n_cells,)
+        # Lists: a loop over NumPy's scalars takes longer than the conversion.
         order, close = closeness.argsort()[::-1].tolist(), closeness.tolist()
         least, most = max(n_least, self._least), max(n_least, self._most)
         far = close[order[0]] - _REACH
@@ -254,7 +260,7 @@ class Cells:
             if n_rows >= (least if close[cell] < far else most):
                 break
             end = n_rows + self._sizes[cell]
-            self._blocks[cell].dot(row, similarity[n_rows:end])
+            self._blocks[cell].dot(row, similarity[n_rows:end])  # straight into its place, without a copy
             places.append(self._places[cell])
             n_rows = end
         return similarity[:n_rows], np.concatenate(places)
@@ -361,13 +367,15 @@ class KNN:
             nearest = places.take(nearest)
         residual = self.residual_.take(nearest, axis=0)  # (n_near, n_experts)
         if self.complete_:
+            # Σwr / (Σw + prior): the expert's mean is a neighbour of weight `prior` and residual 0.
             total = float(np.add.reduce(weights)) + self.prior
-            pull = weights.dot(residual)
+            pull = weights.dot(residual)  # (n_experts,)
             pull /= total
             return pull, sqrt(float(weights.dot(weights)) + self.prior) / total
         known = self.known_.take(nearest, axis=0)  # (n_near, n_experts), 1 where measured
         totals = weights @ known + np.float32(self.prior)  # (n_experts,)
         square = (weights * weights) @ known
+        # (n_experts,) each
         return weights @ residual / totals, np.sqrt(square + np.float32(self.prior)) / totals
 
     def settings(self) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class Pilots:
         names = list(tasks)
         if not any(names) and len(rows):
             n = max(1, min(self.n_clusters, len(rows) // 4))
-            nearest = (rows @ spherical_kmeans(rows, n, 15, self.seed).T).argmax(axis=1)
+            nearest = (rows @ spherical_kmeans(rows, n, 15, self.seed).T).argmax(axis=1)  # (n_queries,)
             names = [f"cluster-{c:02d}" for c in nearest]
         experts = [str(e) for e in range(targets.shape[1])]
         library = PilotLibrary.empty(experts, rows.shape[1])
@@ -97,12 +97,12 @@ class Pilots:
         if self.mode == "paper":
             return self.index_.scores(rows), np.full(len(rows), overall)
         pull = self.index_.pull(rows)  # (n_queries, n_pilots)
-        near = (pull @ self.index_.of_dataset) @ (self.level_[:-1] - overall)
+        near = (pull @ self.index_.of_dataset) @ (self.level_[:-1] - overall)  # (n_queries,)
         return self.index_.shares(pull), overall + near
 
     def predict(self, features: Features) -> Estimate:
         score, level = self._read(features)
-        mean = level[:, None] + self.slope_ * (score - self.centre_)
+        mean = level[:, None] + self.slope_ * (score - self.centre_)  # (n_queries, n_experts)
         return Estimate(mean, np.repeat(self.std_[None], len(features), axis=0))
 
     def settings(self) -> dict[str, Any]:

@@ -116,6 +116,7 @@ class Skills:
         tags = self.tags(features)
         if self.mode == "improved":
             weights = tags * self.idf_
+            # sums to less than 1: the rest falls to the mean
             share = weights / (weights.sum(axis=1, keepdims=True) + _BACKOFF)
             rest = 1 - share.sum(axis=1, keepdims=True)
             variance = share**2 @ self.spread_**2 + (rest * self.std_) ** 2  # (n_queries, n_experts)
@@ -132,7 +133,7 @@ class Skills:
         mentioned = self._find_mentions(features.lexical)
         if not mentioned.shape[1]:
             return mentioned
-        cosine = (self.space_.unit(features) @ self.centre_.T).astype(np.float64)
+        cosine = (self.space_.unit(features) @ self.centre_.T).astype(np.float64)  # (n_queries, n_skills)
         if self.mode != "improved":
             nearest = np.arange(cosine.shape[1]) == cosine.argmax(axis=1)[:, None]
             return np.where(mentioned.any(axis=1, keepdims=True), mentioned, nearest).astype(np.float64)
@@ -145,7 +146,7 @@ class Skills:
         there = np.zeros(N_SLOTS + 1, bool)
         for row, slots in enumerate(lexical):
             there[:] = False
-            there[slots] = True
+            there[slots] = True  # padding, −1, marks the last place
             there[-1] = True  # padding, of queries and of phrases
             found[row, self.skill_[there[self.phrases_].all(axis=1)]] = 1.0
         return found
@@ -213,7 +214,7 @@ def _select_ngrams(
     slots = lexical[rows, columns]
     explained = np.zeros(N_SLOTS)
     for e in range(residual.shape[1]):
-        total = np.bincount(slots, residual[rows, e], minlength=N_SLOTS)
+        total = np.bincount(slots, residual[rows, e], minlength=N_SLOTS)  # (N_SLOTS,)
         explained += total**2 / (np.bincount(slots, known[rows, e], minlength=N_SLOTS) + prior)
     explained[np.bincount(slots, minlength=N_SLOTS) < _MIN_QUERIES] = -1.0
     chosen = np.sort(np.argsort(-explained, kind="stable")[:n_skills])

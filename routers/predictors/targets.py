@@ -36,10 +36,10 @@ def centre_targets(targets: Floats) -> Centred:
     total = np.where(known, targets, 0.0).sum(axis=0)
     seen = count > 0
     mean = np.divide(total, count, out=np.zeros_like(total), where=seen)
-    mean[~seen] = mean[seen].mean() if seen.any() else 0.5
-    residual = np.where(known, targets - mean, 0.0)
+    mean[~seen] = mean[seen].mean() if seen.any() else 0.5  # 0.5: nothing was measured at all
+    residual = np.where(known, targets - mean, 0.0)  # (n_queries, n_experts)
     variance = np.divide((residual**2).sum(axis=0), count, out=np.zeros_like(total), where=seen)
-    pooled = float(variance[seen].mean()) if seen.any() else 0.25
+    pooled = float(variance[seen].mean()) if seen.any() else 0.25  # 0.25: the largest variance in [0, 1]
     std = np.sqrt(
         (variance * count + pooled) / (count + 1)
     )  # one pseudo-observation: 2 equal outcomes prove little
@@ -60,6 +60,7 @@ def expert_order(targets: Floats) -> Ints:
     """(n_experts,) columns by what they hold; those that hold the same stay as they came."""
     if not len(targets):
         return np.arange(targets.shape[1])
+    # lexsort's last key counts first
     order: Ints = np.lexsort(np.where(np.isnan(targets), np.inf, targets)[::-1])
     return order
 

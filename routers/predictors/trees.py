@@ -78,17 +78,18 @@ class Trees:
         starts = np.cumsum([0, *(len(tree.feature) for tree in trees)])
         self.roots_ = starts[:-1].astype(np.int64)
         self.feature_ = np.concatenate([np.maximum(tree.feature, 0) for tree in trees]).astype(np.int64)
-        leaf = np.concatenate([tree.feature < 0 for tree in trees])
+        leaf = np.concatenate([tree.feature < 0 for tree in trees])  # scikit-learn marks a leaf by feature −2
         thresholds = np.concatenate([_round_down(tree.threshold) for tree in trees])
         self.threshold_ = np.where(leaf, np.float32(np.inf), thresholds).astype(np.float32)
         own = np.arange(len(leaf))
         left = np.concatenate([tree.children_left + at for tree, at in zip(trees, starts, strict=False)])
         right = np.concatenate([tree.children_right + at for tree, at in zip(trees, starts, strict=False)])
+        # (2, n_nodes)
         self.child_ = np.stack([np.where(leaf, own, left), np.where(leaf, own, right)]).astype(np.int64)
         total = np.zeros((len(leaf), parts.residual.shape[1]))
         count = np.zeros_like(total)
         for nodes in self._leaves(x).T:
-            np.add.at(total, nodes, parts.residual)
+            np.add.at(total, nodes, parts.residual)  # unbuffered: many queries share a node
             np.add.at(count, nodes, parts.known)
         self.value_ = (total / np.maximum(count + self.prior, 1e-9)).astype(np.float32)
 
@@ -117,9 +118,9 @@ class Trees:
         flat, row = x.ravel(), np.arange(len(x))[:, None] * x.shape[1]
         child, n_nodes = self.child_.ravel(), len(self.feature_)
         while True:
-            beyond = flat[self.feature_[nodes] + row] > self.threshold_[nodes]
+            beyond = flat[self.feature_[nodes] + row] > self.threshold_[nodes]  # (n_queries, n_trees)
             below = child[beyond * n_nodes + nodes]
-            if np.array_equal(below, nodes):
+            if np.array_equal(below, nodes):  # a leaf is its own child: all have arrived
                 return nodes
             nodes = below
 
@@ -127,7 +128,7 @@ class Trees:
         leaves = self._leaves(self.inputs_.rows(features))
         mean = np.repeat(self.mean_[None], len(leaves), axis=0)
         for row, fallen in enumerate(leaves):
-            mean[row] += self.value_[fallen].mean(axis=0)
+            mean[row] += self.value_[fallen].mean(axis=0)  # (n_trees, n_experts) → (n_experts,)
         return Estimate(mean, np.repeat(self.std_[None], len(leaves), axis=0))
 
     def settings(self) -> dict[str, Any]:

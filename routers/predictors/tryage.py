@@ -73,7 +73,7 @@ class Tryage:
         return make_predictor(name, {**settings, **self.given})
 
     def fit(self, features: Features, targets: Floats) -> Self:
-        self.head_ = self._make_unfitted().fit(features, 1.0 - targets)
+        self.head_ = self._make_unfitted().fit(features, 1.0 - targets)  # L = 1 − score, arXiv 2308.11601
         self.neutral_ = _typical_query(features)
         return self
 

@@ -107,6 +107,7 @@ class Posteriors:
     @property
     def std(self) -> Floats:
         """(n_skills, n_experts) how sure that is."""
+        # The variance of Beta(a, b): ab / ((a + b)² (a + b + 1)).
         n = self.right + self.wrong
         return np.sqrt(self.right * self.wrong / (n**2 * (n + 1)))
 
@@ -121,9 +122,9 @@ def lead(tags: Floats, idf: Floats, accuracy: Floats) -> Floats:
     Σ_k idf_k · tag_k · (accuracy_ik − mean_j accuracy_jk) over Σ_k idf_k · tag_k; 0 without skills.
     idf: (n_skills,); accuracy: (n_skills, n_experts), a posterior's mean or a draw
     """
-    weights = tags * idf
+    weights = tags * idf  # (n_queries, n_skills)
     total = weights.sum(axis=1, keepdims=True)
-    ahead = weights @ (accuracy - accuracy.mean(axis=1, keepdims=True))
+    ahead = weights @ (accuracy - accuracy.mean(axis=1, keepdims=True))  # (n_queries, n_experts)
     mean: Floats = np.divide(ahead, total, out=np.zeros_like(ahead), where=total > 0)
     return mean
 
@@ -137,7 +138,9 @@ def draw_with_replacement(probabilities: Floats, draws: Floats) -> Ints:
     Reference: Symbolic-MoE (arXiv 2503.05641), section 3.2, k = 3.
     """
     edges = np.cumsum(probabilities, axis=1)
+    # Rounding may leave the last sum below 1, and a draw above it.
     edges[:, -1] = np.inf
+    # (n_queries, k, n_experts) → (n_queries, k)
     draw: Ints = (draws[:, :, None] >= edges[:, None, :]).sum(axis=2)
     return draw
 
@@ -150,11 +153,11 @@ def trim_rare(recruited: Ints, probabilities: Floats, draws: Floats, min_share: 
     Reference: Symbolic-MoE (arXiv 2503.05641), section 3.2. The released code has it and never calls it.
     """
     n_experts = probabilities.shape[1]
-    asked = (recruited[:, :, None] == np.arange(n_experts)).any(axis=1)
+    asked = (recruited[:, :, None] == np.arange(n_experts)).any(axis=1)  # (n_queries, n_experts)
     kept: Bools = asked.mean(axis=0) >= min_share if len(asked) else np.ones(n_experts, bool)
     if kept.all() or not kept.any():
         return recruited
-    left = np.where(kept, probabilities, 0.0)
+    left = np.where(kept, probabilities, 0.0)  # (n_queries, n_experts)
     total = left.sum(axis=1, keepdims=True)
     left = np.where(total > 0, left / np.where(total > 0, total, 1), kept / kept.sum())
     instead = draw_with_replacement(_close_tail(left), draws)
@@ -184,7 +187,7 @@ def enough(probabilities: Floats, mass: float, k_max: int) -> Bools:
     """
     order = np.argsort(-probabilities, axis=1, kind="stable")
     ranked = np.take_along_axis(probabilities, order, axis=1)
-    before = np.cumsum(ranked, axis=1) - ranked
+    before = np.cumsum(ranked, axis=1) - ranked  # mass of those more probable
     rank = np.arange(probabilities.shape[1])
     chosen = ((before < mass) | (rank == 0)) & (rank < k_max)
     asked = np.zeros(probabilities.shape, bool)
