@@ -39,7 +39,7 @@ from .experts.profiles import facts_of, profile_of, profiles
 from .experts.upstream import Transport
 from .fleet.health import FleetState
 from .fleet.replicas import Replicas
-from .openai.usage import Price
+from .openai.answers import Price
 from .requests.parsing import SPECS, RequestParser
 from .runners.build import build_runners
 from .services import Services

@@ -69,7 +69,7 @@ class Target:
 
 TARGETS = {
     "usage": Target(
-        ("gateway/openai/usage.py",),
+        ("gateway/openai/answers.py",),
         ("tests/gateway/test_usage.py", "tests/gateway/test_panels.py", "tests/gateway/test_promises.py"),
     ),
     "circuit_breaker": Target(

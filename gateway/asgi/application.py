@@ -1,23 +1,213 @@
-"""The outermost layer: who is asking, which handler answers, and what an error looks like.
+"""The ASGI application, and the exchange: one request on its connection and the response to it.
 
-Endpoints that every request of consequence goes through are called directly; everything else is an
-ordinary Starlette application behind the same door.
+POSTs to inference endpoints go straight to their handlers; everything else is an ordinary Starlette
+application behind the same authentication.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+import os
+import re
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from functools import lru_cache
+from time import perf_counter, time_ns
+from typing import Any
 
 from starlette.types import ASGIApp
 
-from ..errors import INTERNAL_ERROR, GatewayError, MethodNotAllowed
+from ..errors import INTERNAL_ERROR, BodyTooLarge, GatewayError, MethodNotAllowed, to_envelope
 from .authentication import Authenticator
-from .exchange import ClientDisconnectedError, Exchange, Message, Receive, Scope, Send
 
-Handler = Callable[[Exchange], Awaitable[None]]
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
 OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
+JSON = b"application/json"
+WATCH_AFTER_S = 0.03
+PIECE_BYTES = 1 << 18
+MAX_HEADER_CHARS = 4096
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+UNSAFE = re.compile(r"[^\x20-\x7e]")
 
 log = logging.getLogger("thalamus")
+
+
+class ClientDisconnectedError(Exception):
+    """The client closed its connection before it had sent its request."""
+
+
+class Exchange:
+    """One request and its response on an ASGI connection.
+
+    `key_id` names the key, once the authenticator has accepted it; `started_s` is when the request came, on the clock
+    of `perf_counter`.
+    """
+
+    __slots__ = (
+        "_handle",
+        "_receive",
+        "_send",
+        "_task",
+        "_watcher",
+        "gone",
+        "headers",
+        "key_id",
+        "path",
+        "request_id",
+        "responded",
+        "scope",
+        "started_s",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.path: str = scope["path"]
+        self.request_id = choose_request_id(self.headers.get(b"x-request-id"))
+        self.key_id: str | None = None
+        self.started_s = perf_counter()
+        self.responded = False
+        self.gone = False
+        self._receive = receive
+        self._send = send
+        self._task: asyncio.Task[Any] | None = None
+        self._handle: asyncio.TimerHandle | None = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def body(self, max_bytes: int) -> bytes:
+        """The whole body; from then on a client that goes away cancels the task that serves it.
+
+        Raises:
+            BodyTooLarge: it is longer than `max_bytes`.
+            ClientGoneError: it never came to its end.
+        """
+        # Refuse by the declared length before a byte is read; chunked bodies are counted as they come.
+        declared = self.headers.get(b"content-length")
+        if declared is not None and declared.isdigit() and int(declared) > max_bytes:
+            raise body_too_large(max_bytes)
+        message = await self._receive()
+        body: bytes = message.get("body", b"")
+        if message.get("more_body") or message["type"] != "http.request":
+            body = await self._rest(message, max_bytes)
+        if len(body) > max_bytes:
+            raise body_too_large(max_bytes)
+        self._task = asyncio.current_task()
+        # A watcher is a task; calls that end at once never pay for one.
+        self._handle = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._start_watching)
+        return body
+
+    async def _rest(self, message: Message, max_bytes: int) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            if message["type"] != "http.request":
+                raise ClientDisconnectedError
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > max_bytes:
+                raise body_too_large(max_bytes)
+            if not message.get("more_body"):
+                return b"".join(parts)
+            message = await self._receive()
+
+    def _start_watching(self) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if self._task is not None:
+            self.gone = True
+            self._task.cancel()
+
+    def finish(self) -> None:
+        """Stop looking out for the client."""
+        self._task = None
+        if self._handle is not None:
+            self._handle.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    async def respond(self, status: int, headers: Headers, body: bytes, content_type: bytes = JSON) -> None:
+        """Send a whole response. From here on a client that leaves cancels nothing."""
+        self._task = None
+        headers.append((b"content-type", content_type))
+        headers.append((b"content-length", str(len(body)).encode()))
+        headers.append((b"x-request-id", self.request_id))
+        # Set before the send: a failure in the middle must not start a second response.
+        self.responded = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        last = len(body) - len(body) % PIECE_BYTES if len(body) > PIECE_BYTES else 0
+        for start in range(
+            0, last, PIECE_BYTES
+        ):  # written at once, a large body would block the loop for every other request
+            piece = body[start : start + PIECE_BYTES]
+            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+        await self._send({"type": "http.response.body", "body": body[last:]})
+
+    async def refuse(self, error: GatewayError, headers: Headers | None = None) -> None:
+        """Send an error in OpenAI's envelope."""
+        await self.respond(error.status, [*(headers or ()), *error.headers()], to_envelope(error))
+
+    async def start_stream(self, headers: Headers) -> None:
+        headers.append((b"content-type", b"text/event-stream; charset=utf-8"))
+        headers.append((b"cache-control", b"no-cache"))
+        # nginx buffers proxied answers by default, which would hold the first token back.
+        headers.append((b"x-accel-buffering", b"no"))
+        headers.append((b"x-request-id", self.request_id))
+        self.responded = True
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def stream(self, events: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": events, "more_body": True})
+
+    async def end_stream(self, events: bytes = b"") -> None:
+        self._task = None
+        await self._send({"type": "http.response.body", "body": events})
+
+
+def body_too_large(max_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {max_bytes} bytes (server.max_body_bytes)")
+
+
+def choose_request_id(given: bytes | None) -> bytes:
+    """The client's own id where it is a tame one, else a fresh one."""
+    if given is not None and REQUEST_ID.fullmatch(given):
+        return given
+    return b"req_" + fresh_id().encode()
+
+
+class _IdGenerator:
+    """Ids that sort by time, so that an index of them grows at its end; one read of randomness for many."""
+
+    N_BYTES = 8
+    N_AT_ONCE = 128
+
+    def __init__(self) -> None:
+        self._left: list[str] = []
+
+    def __call__(self) -> str:
+        """28 hexadecimal digits: the time in 65 µs, then randomness."""
+        if not self._left:
+            digits, n = os.urandom(self.N_BYTES * self.N_AT_ONCE).hex(), self.N_BYTES * 2
+            self._left = [digits[i : i + n] for i in range(0, len(digits), n)]
+        # The journal indexes the id: a random prefix would scatter inserts over the whole index.
+        return f"{time_ns() >> 16:012x}{self._left.pop()}"
+
+
+fresh_id = _IdGenerator()
+
+
+@lru_cache(maxsize=1024)
+def header_value(text: str) -> bytes:
+    """A text made safe for a header: printable ASCII, bounded."""
+    return UNSAFE.sub("?", text[:MAX_HEADER_CHARS]).encode("ascii")
+
+
+Handler = Callable[[Exchange], Awaitable[None]]
 
 
 class Application:

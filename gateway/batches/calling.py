@@ -19,7 +19,7 @@ from ..execution.executor import PlanExecutor
 from ..execution.trace import ExecutionTrace
 from ..experts.types import Call, Expert, UpstreamError
 from ..fleet.health import FleetState
-from ..openai.usage import UNKNOWN_PRICE, Price, cost_usd
+from ..openai.answers import UNKNOWN_PRICE, Price, cost_usd
 from ..requests.parsing import ToEmbedder
 from ..storage.journal import AttemptRecord
 from .lines import EMBEDDED_HERE

@@ -19,7 +19,7 @@ import numpy as np
 from routers import ExpertProfile, OutcomeTable, Provenance, estimate_tokens
 
 from ..experts import Call, Expert, UpstreamError
-from ..openai.usage import Price, Usage, cost_usd
+from ..openai.answers import Price, Usage, cost_usd
 
 
 class GradableProbe(Protocol):

@@ -1,6 +1,6 @@
 """`/v1/chat/completions`, `/v1/completions`, `/v1/embeddings`: parse, decide, execute, respond."""
 
-from ..asgi.exchange import Exchange
+from ..asgi.application import Exchange
 from ..execution.embedding import EmbeddingExecutor, choose_embedders, load_embedders, reserve_places
 from ..execution.responder import Responder
 from ..execution.trace import ExecutionRequest

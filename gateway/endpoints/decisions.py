@@ -11,7 +11,7 @@ from starlette.routing import Route
 from policies import decision_record
 from routers import Query
 
-from ..asgi.exchange import ClientDisconnectedError, body_too_large
+from ..asgi.application import ClientDisconnectedError, body_too_large
 from ..errors import EndpointNotFound, InvalidField
 from ..execution.embedding import choose_embedders, load_embedders, reserve_places
 from ..requests.parsing import CHAT, COMPLETIONS, EMBEDDINGS, ToExpert, ToPolicy, parse_body

@@ -8,7 +8,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from ..asgi.exchange import ClientDisconnectedError
+from ..asgi.application import ClientDisconnectedError
 from ..batches.files import FileStore, read_form
 from ..batches.types import NO_OWNER, FileTooLarge
 from ..errors import InvalidField

@@ -14,7 +14,7 @@ from ..config import BASE_EMBEDDER
 from ..embedding import Chosen, EmbedderPool, Reading
 from ..errors import BusyError, NothingEligible, Overloaded, Unavailable
 from ..experts.types import Reply
-from ..openai.usage import Usage
+from ..openai.answers import Usage
 from ..requests.embedding import EmbeddingInput
 from ..requests.parsing import ToEmbedder
 from ..storage.journal import AttemptRecord

@@ -11,8 +11,7 @@ from policies import Attempt, Gather, GatherResult
 from ..errors import Unavailable
 from ..experts.types import Call, Expert, Reply, UpstreamError
 from ..fleet.health import FleetState
-from ..openai.answers import read_answer_text
-from ..openai.usage import set_usage, sum_usages
+from ..openai.answers import read_answer_text, set_usage, sum_usages
 from ..storage.journal import AttemptRecord, Role
 from .panel import build_aggregation_call, build_member_call, wait_for_members
 from .trace import ExecutionRequest, ExecutionTrace

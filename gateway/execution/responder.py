@@ -9,7 +9,7 @@ from time import perf_counter
 
 import msgspec
 
-from ..asgi.exchange import Exchange, Headers, fresh_id, header_value
+from ..asgi.application import Exchange, Headers, fresh_id, header_value
 from ..errors import ExpertFailed, GatewayError
 from ..experts.types import Reply, UpstreamError
 from ..fleet.health import FleetState

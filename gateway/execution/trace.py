@@ -11,8 +11,8 @@ from policies import Decision, Plan, Single
 
 from ..embedding import TextChoice
 from ..experts.types import Call
-from ..openai.answers import MAX_BYTES, read_sent_text
-from ..openai.usage import UNKNOWN_PRICE, Price, Usage, cost_usd, sum_usages
+from ..openai.answers import UNKNOWN_PRICE, Price, Usage, cost_usd, sum_usages
+from ..openai.events import MAX_CONTENT_BYTES, read_sent_text
 from ..requests.options import RoutingOptions
 from ..requests.parsing import ToExpert, ToPolicy
 from ..storage.journal import AttemptRecord, Journal, JournalEntry, describe_decision
@@ -176,7 +176,7 @@ PROMPT_FIELDS = {"chat/completions": "messages", "completions": "prompt", "embed
 def _prompt_text(call: Call) -> str | None:
     """What the client asked, as the JSON it sent."""
     raw = call.fields.get(PROMPT_FIELDS[call.endpoint])
-    return None if raw is None else bytes(memoryview(raw)[:MAX_BYTES]).decode("utf-8", "replace")
+    return None if raw is None else bytes(memoryview(raw)[:MAX_CONTENT_BYTES]).decode("utf-8", "replace")
 
 
 MAX_DEBUG_BYTES = 7168

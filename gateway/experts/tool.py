@@ -5,9 +5,8 @@ from importlib.metadata import entry_points
 
 from ..config.validation import TOOL_GROUP
 from ..errors import UpstreamError
-from ..openai.answers import build_answer
+from ..openai.answers import Usage, build_answer
 from ..openai.messages import BAD_JSON, decode_raw_content, decode_raw_messages, text_of
-from ..openai.usage import Usage
 from .types import Call, Reply
 
 Solve = Callable[[str], str | None]

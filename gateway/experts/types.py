@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from ..errors import UpstreamError
+from ..openai.answers import Usage
 from ..openai.messages import Fields
-from ..openai.usage import Usage
 
 if TYPE_CHECKING:
     from ..openai.events import EventStream

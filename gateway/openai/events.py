@@ -13,13 +13,15 @@ import msgspec
 from msgspec import Raw
 
 from ..errors import UpstreamError
+from .answers import Usage, read_answer_text, set_usage, sum_usages
 from .messages import BAD_JSON, Fields, decode_object, encode
-from .usage import Usage, set_usage, sum_usages
 
 DONE = b"data: [DONE]\n\n"
 EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 LONGEST_END = 4
 MAX_EVENT_BYTES = 16 * 1024 * 1024
+MAX_CONTENT_BYTES = 1024 * 1024
+"""What the journal keeps of a prompt or an answer, where it keeps content."""
 DRAIN_S = 0.25
 
 
@@ -343,3 +345,21 @@ def convert_to_events(body: bytes, endpoint: str, fields: Fields) -> bytes:
 
 
 _choices = msgspec.json.Decoder(list[dict[str, Raw]])
+
+
+def read_sent_text(parts: Sequence[bytes], streamed: bool) -> str | None:
+    """The text of the first choice of an answer as it was sent, in pieces; None where there is none."""
+    body = b"".join(parts)[:MAX_CONTENT_BYTES]
+    return (_read_streamed_text(body) if streamed else read_answer_text(body)) or None
+
+
+def _read_streamed_text(body: bytes) -> str:
+    texts: list[str] = []
+    for event in body.replace(b"\r\n", b"\n").split(b"\n\n")[:-1]:
+        payload = event_payload(event)
+        if not payload:
+            continue
+        for choice in (parse_chunk(payload).choices or ())[:1]:
+            text = choice.delta.content if choice.delta is not None else choice.text
+            texts.append(text if isinstance(text, str) else "")
+    return "".join(texts)

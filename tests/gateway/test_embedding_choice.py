@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from gateway import AsyncClient
-from gateway.asgi.exchange import PIECE_BYTES
+from gateway.asgi.application import PIECE_BYTES
 from gateway.config import EmbeddingsConfig, parse_config
 from gateway.embedding import EmbedderPool
 from gateway.endpoints.monitoring import list_degraded

@@ -16,8 +16,8 @@ from gateway.execution import panel as panels
 from gateway.execution.panel import build_aggregation_call, wait_for_members
 from gateway.experts.types import Call, UpstreamError
 from gateway.experts.upstream import Transport
+from gateway.openai.answers import Usage, set_usage, sum_usages
 from gateway.openai.events import add_usage_to_events, convert_to_events
-from gateway.openai.usage import Usage, set_usage, sum_usages
 from gateway.testing import FakeUpstream
 from policies import PanelRule
 from tests.fakes.serving import LiveApp, secret

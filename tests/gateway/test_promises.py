@@ -18,7 +18,7 @@ from gateway.experts.types import UpstreamError
 from gateway.experts.upstream import Transport
 from gateway.fleet.circuit_breaker import CircuitBreaker
 from gateway.openai import events
-from gateway.openai.usage import InputDetails, OutputDetails, Price, Usage, cost_usd
+from gateway.openai.answers import InputDetails, OutputDetails, Price, Usage, cost_usd
 from gateway.requests.options import parse_routing_options
 from gateway.testing import FakeUpstream
 from policies import Objective

@@ -2,15 +2,7 @@
 
 import pytest
 
-from gateway.openai.usage import (
-    InputDetails,
-    OutputDetails,
-    Price,
-    Usage,
-    cost_usd,
-    set_usage,
-    sum_usages,
-)
+from gateway.openai.answers import InputDetails, OutputDetails, Price, Usage, cost_usd, set_usage, sum_usages
 
 PRICE = Price(input_usd=1e-6, output_usd=4e-6)
 

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.cli.profiling import AnswerStore, ExpertUnderTest, ask_all, build_outcome_table, upper_cost_usd
 from gateway.experts import Call, Reply, UpstreamError
-from gateway.openai.usage import Price
+from gateway.openai.answers import Price
 from routers import ExpertProfile, OutcomeTable, Provenance
 
 
