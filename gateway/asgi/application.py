@@ -42,8 +42,8 @@ class ClientDisconnectedError(Exception):
 class Exchange:
     """One request and its response on an ASGI connection.
 
-    `key_id` names the key, once the authenticator has accepted it; `started_s` is when the request came, on the clock
-    of `perf_counter`.
+    `key_id` names the key, once the authenticator has accepted it; `started_s` is when the request came, on
+    the clock of `perf_counter`.
     """
 
     __slots__ = (
