@@ -354,3 +354,15 @@ def test_the_largest_draw_that_explores_takes_the_last_expert() -> None:
 def test_an_unknown_flag_says_which_and_why() -> None:
     error = UnknownFlag("fastr", "fastr is not a flag")
     assert (error.name, str(error)) == ("fastr", "fastr is not a flag")
+
+
+def test_equal_utility_is_explained_as_no_higher() -> None:
+    reasons = [candidate["reason"] for candidate in explain(decide(predict([0.5, 0.5, 0.5])))]
+    assert [reason.split(":")[0] for reason in reasons[1:]] == ["utility 0.000 lower"] * 2
+
+
+def test_of_several_missing_labels_the_first_by_name_is_the_reason() -> None:
+    require = Require(labels=frozenset({("region", "eu"), ("local", "true")}))
+    with pytest.raises(Infeasible) as refused:
+        decide(predict([0.5, 0.9, 0.7]), Policy("p", require=require))
+    assert set(refused.value.rejections.values()) == {"lacks label local=true"}

@@ -16,11 +16,14 @@ from policies import (
     ResidencyRule,
     Resident,
     Scale,
+    Single,
     Snapshot,
     TurnRule,
     Wait,
     admit,
     decide_residency,
+    decode_plan,
+    order_queues,
     queue_weight,
 )
 from policies.queues import can_displace, find_due, is_in_turn
@@ -126,3 +129,12 @@ def test_a_claim_is_waited_for_rather_than_memory_that_others_took() -> None:
     assert Wait("a", "claim") in decide_residency(Snapshot(100.0, devices, LOADABLE, (claim,), queues))
     taken = Snapshot(100.0, devices[:1], LOADABLE, (), queues[:1])
     assert decide_residency(taken) == (Wait("a", "taken"),)
+
+
+def test_of_due_queues_the_oldest_goes_first_and_not_the_longest() -> None:
+    queues = (Queue("b", 9, 20.0), Queue("a", 1, 10.0))
+    assert [queue.expert for queue in order_queues(at((), queues), TurnRule())] == ["a", "b"]
+
+
+def test_a_single_plan_is_decoded_from_lists() -> None:
+    assert decode_plan("single", {"experts": ["a", "b"]}) == Single(("a", "b"))
