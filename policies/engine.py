@@ -274,11 +274,7 @@ class Engine:
                 found,
                 prediction,
                 ~(cost <= cap),  # not `cost > cap`: NaN, an unknown price, must fail
-                lambda e: (
-                    f"cost ${cost[e]:.6f} > cap ${cap:.6f}"
-                    if cost[e] == cost[e]
-                    else f"price unknown, cap ${cap:.6f}"
-                ),
+                lambda e: _describe_cost(cost[e], cap),
             )
         if (limit := require.max_latency_s) is not None:
             # NaN, an unknown latency, passes: nothing is known against it, and time-outs still apply.
@@ -421,6 +417,12 @@ def _choose_first_tier(policy: Policy, tiers: Sequence[Tier]) -> Tier:
     if "static" in tiers:
         return "static"
     return "encoder" if "encoder" in tiers and policy.encoder != "never" else "prior"
+
+
+def _describe_cost(cost_usd: float, cap_usd: float) -> str:
+    """Why a cost fails a cap; NaN is an unknown price."""
+    known = f"cost ${cost_usd:.6f} > cap" if cost_usd == cost_usd else "price unknown, cap"
+    return f"{known} ${cap_usd:.6f}"
 
 
 def _reject(found: Rejections, prediction: Prediction, failed: Bools, reason: Callable[[int], str]) -> None:
