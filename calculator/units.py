@@ -166,10 +166,6 @@ def _read_table() -> dict[str, tuple[Unit, ...]]:
 UNITS: dict[str, tuple[Unit, ...]] = _read_table()
 """Name → its meanings; an ounce is a mass, or a volume when the other side is one."""
 
-LONGEST_NAME = max(len(name.split()) for name in UNITS)
-SPACED = frozenset({"in", "a", "b", "c", "d", "f", "k", "t", "h", "us", "score", "second", "quarter"})
-"""Names that are also words: taken for units only right after a number, or as the target of a conversion."""
-
 
 _NUMBER = r"-?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,30}(?:\.\d{1,30})?|\.\d{1,30})(?: ?/ ?\d{1,9})?"
 _SOURCE_NUMBER = re.compile(rf"(?P<number>{_NUMBER})\s*-?\s*")

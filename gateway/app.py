@@ -90,7 +90,7 @@ def build_services(
         embedders=embedders,
         journal=Journal.open(config.journal),
         runners=local,
-        gate=Authenticator(config.server, store.salt),
+        authenticator=Authenticator(config.server, store.salt),
         replicas=build_replicas(config, fleet, experts),
         store=store,
     )
@@ -143,7 +143,7 @@ def build_application(services: Services, transport: Transport) -> Application:
         services, accounting, read_parallel_limits(services.config), lambda: application.n_in_flight
     )
     application = Application(
-        handlers, build_starlette_app(services, transport, batch_service), services.gate
+        handlers, build_starlette_app(services, transport, batch_service), services.authenticator
     )
     return application
 

@@ -35,6 +35,6 @@ class Services:
     embedders: "EmbedderPool | None"
     journal: "Journal"
     runners: "Runners"
-    gate: "Authenticator"
+    authenticator: "Authenticator"
     replicas: "Replicas | None"
     store: "BatchStore"

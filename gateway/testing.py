@@ -174,8 +174,10 @@ class FakeUpstream:
         thread.start()
         try:
             asyncio.run_coroutine_threadsafe(self.__aenter__(), loop).result()
-            yield self
-            asyncio.run_coroutine_threadsafe(self.__aexit__(), loop).result()
+            try:
+                yield self
+            finally:
+                asyncio.run_coroutine_threadsafe(self.__aexit__(), loop).result()
         finally:
             loop.call_soon_threadsafe(loop.stop)
             thread.join()

@@ -211,29 +211,31 @@ Handler = Callable[[Exchange], Awaitable[None]]
 
 
 class Application:
-    """ASGI application: POST to a path of `hot` goes straight to its handler, all else to `rest`."""
+    """ASGI application: POST to a path of `handlers` goes straight to its handler, all else to `fallback`."""
 
-    def __init__(self, hot: Mapping[str, Handler], rest: ASGIApp, gate: Authenticator) -> None:
+    def __init__(
+        self, handlers: Mapping[str, Handler], fallback: ASGIApp, authenticator: Authenticator
+    ) -> None:
         # Inference skips Starlette's routing and middleware: its way is one look-up in a dictionary.
-        self._hot = dict(hot)
-        self._rest = rest
-        self._gate = gate
+        self._handlers = dict(handlers)
+        self._fallback = fallback
+        self._authenticator = authenticator
         self.n_in_flight = 0
-        """Requests of `hot` being answered now."""
+        """Requests of `handlers` being answered now."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._rest(scope, receive, send)
+            await self._fallback(scope, receive, send)
             return
         exchange = Exchange(scope, receive, send)
         path = exchange.path
         try:
             if path not in OPEN_PATHS:
-                exchange.key_id = self._gate.authenticate(scope["headers"])
-            handler = self._hot.get(path)
+                exchange.key_id = self._authenticator.authenticate(scope["headers"])
+            handler = self._handlers.get(path)
             if handler is None:
                 scope.setdefault("state", {})["key_id"] = exchange.key_id
-                await self._rest(scope, receive, self._with_request_id(exchange, send))
+                await self._fallback(scope, receive, self._with_request_id(exchange, send))
             elif scope["method"] != "POST":
                 raise MethodNotAllowed(f"{path} takes POST, not {scope['method']}", ["POST"])
             else:

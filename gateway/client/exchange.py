@@ -241,7 +241,7 @@ def build_status_error(response: httpx.Response) -> StatusError:
 
 
 def parse_error_body(body: bytes) -> Json:
-    """The facts of an error body; none if it is not in OpenAI's parse_error_body."""
+    """The facts of an error body; none if it is not OpenAI's error object."""
     try:
         error = json.loads(body)["error"]
     except (ValueError, LookupError, TypeError):

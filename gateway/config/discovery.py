@@ -17,7 +17,6 @@ import yaml
 PROBE_TIMEOUT_S = 0.5
 MAX_ANSWER_BYTES = 1_000_000
 MAX_MODELS = 6
-BUNDLED_MODEL = "bundled/smollm2-135m"
 
 
 @dataclass(frozen=True, slots=True)

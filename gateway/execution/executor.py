@@ -123,7 +123,7 @@ class PlanExecutor:
         finally:
             trace.upstream_s += perf_counter() - start
         results = {name: task.result() for name, task in tasks.items() if not task.cancelled()}
-        # Cancelled members are charged as unknown: what they had used by then is not told.
+        # Cancelled members are charged as unknown: what they had used by then is not known.
         replies = {name: reply for name, reply in results.items() if isinstance(reply, Reply)}
         failures = [failure for failure in results.values() if isinstance(failure, UpstreamError)]
         stopped = dict.fromkeys(name for name, task in tasks.items() if task.cancelled())

@@ -272,32 +272,33 @@ class ExtractedFlags:
     warnings: tuple[str, ...] = ()
 
 
-def extract_prompt_flags(fields: Fields, asked: RoutingOptions, policy: Policy) -> ExtractedFlags:
-    """The flags of a chat's last message and those beside it, added to what else is asked for.
+def extract_prompt_flags(fields: Fields, options: RoutingOptions, policy: Policy) -> ExtractedFlags:
+    """Take the flags out of a chat's messages, and add those of its last message to the routing options.
 
-    What the request says of its goals outside of its text wins over what the text says of them; constraints
-    add up.
+    Goals in the routing options win over goals in the prompt; constraints of both hold.
 
     Raises:
-        InvalidField: a flag beside the text cannot be followed; one in the text, where the policy refuses it.
+        InvalidField: a flag of the options is unknown; one of the prompt, where the policy refuses it.
     """
     found: tuple[Flag, ...] = ()
     warnings: list[str] = []
     # Most bodies hold no mark at all: a search in the raw bytes spares decoding the messages.
     if policy.in_band_flags and (raw := fields.get("messages")) and any(map(bytes(raw).__contains__, MARKS)):
         fields, found, warnings = _strip_flags(fields, policy)
-    if not found and not asked.flags:
-        return ExtractedFlags(fields, asked.hints, tuple(warnings))
-    own = asked.hints or RoutingHints()
-    inside = apply_flags(RoutingHints(objective=policy.objective), found)
-    beside = _beside(replace(own, objective=own.objective or policy.objective), asked.flags)
-    spoken = own.objective is not None or bool(asked.flags)
-    objective = beside.objective if spoken else inside.objective
-    hints = replace(beside, require=tighten(beside.require, inside.require), objective=objective)
+    if not found and not options.flags:
+        return ExtractedFlags(fields, options.hints, tuple(warnings))
+    given = options.hints or RoutingHints()
+    from_prompt = apply_flags(RoutingHints(objective=policy.objective), found)
+    start = replace(given, objective=given.objective or policy.objective)
+    from_options = _apply_option_flags(start, options.flags)
+    has_own_goals = given.objective is not None or bool(options.flags)
+    objective = from_options.objective if has_own_goals else from_prompt.objective
+    require = tighten(from_options.require, from_prompt.require)
+    hints = replace(from_options, require=require, objective=objective)
     return ExtractedFlags(fields, hints, tuple(warnings))
 
 
-def _beside(hints: RoutingHints, flags: tuple[Flag, ...]) -> RoutingHints:
+def _apply_option_flags(hints: RoutingHints, flags: tuple[Flag, ...]) -> RoutingHints:
     try:
         return apply_flags(hints, flags)
     except UnknownFlag as error:

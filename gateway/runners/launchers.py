@@ -31,7 +31,7 @@ LIBRARY_BYTES = 600 * 1000**2
 VLLM_DEVICE = "cuda:0"
 VLLM_SLEEP_LEVEL = 1
 VLLM_USUAL_SHARE = 0.9
-"""What vLLM takes of a GPU where it is not told."""
+"""What vLLM takes of a GPU by default."""
 VLLM_GRACE_S = 10.0
 VLLM_WAKE_STEPS = {
     1: (Step("/wake_up"),),

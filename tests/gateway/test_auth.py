@@ -115,15 +115,17 @@ def test_a_foreign_page_is_refused_even_with_the_key(authenticator: Authenticato
 
 
 def test_configured_hosts_and_origins_are_let_in() -> None:
-    gate = Authenticator(ServerConfig(allowed_hosts=("Box.local",), cors_origins=("https://app.example/",)))
-    gate.authenticate([(b"host", b"box.local:8080"), (b"origin", b"https://app.example")])
+    authenticator = Authenticator(
+        ServerConfig(allowed_hosts=("Box.local",), cors_origins=("https://app.example/",))
+    )
+    authenticator.authenticate([(b"host", b"box.local:8080"), (b"origin", b"https://app.example")])
 
 
 def test_an_address_is_a_good_host_where_the_gateway_listens_on_one() -> None:
-    gate = Authenticator(ServerConfig(host="0.0.0.0"))
-    gate.authenticate([(b"host", b"192.168.1.5:8080")])
+    authenticator = Authenticator(ServerConfig(host="0.0.0.0"))
+    authenticator.authenticate([(b"host", b"192.168.1.5:8080")])
     with pytest.raises(Forbidden):
-        gate.authenticate([(b"host", b"rebound.example:8080")])
+        authenticator.authenticate([(b"host", b"rebound.example:8080")])
 
 
 def test_what_is_remembered_is_bounded(keyless: Authenticator) -> None:
