@@ -30,13 +30,12 @@ from .config import Config, ExpertConfig
 from .embedding import EmbedderPool
 from .endpoints import batches, completions, decisions, files, models, monitoring, openapi, runners
 from .errors import INTERNAL_ERROR, EndpointNotFound, GatewayError, MethodNotAllowed, to_envelope
-from .execution.executor import PlanExecutor
+from .execution.executor import Accounting, PlanExecutor
 from .execution.responder import Responder
-from .execution.trace import Accounting
 from .experts import Expert, build_expert
 from .experts.build import read_parallel_limits
+from .experts.openai_compatible import Transport
 from .experts.profiles import facts_of, profile_of, profiles
-from .experts.upstream import Transport
 from .fleet.health import FleetState
 from .fleet.replicas import Replicas
 from .openai.answers import Price

@@ -7,12 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .errors import ArtifactError, DataError, EmbedderError, RoutersError
-from .protocols import Arrays, Categorizer, Embedder, Extractor, Predictor, TagLearner
+from .features import FORM_NAMES, Embedder, FeatureExtractor, Features, estimate_tokens, query_of
+from .protocols import Arrays, Categorizer, Extractor, Predictor, TagLearner
 from .types import (
     Bools,
     Estimate,
     ExpertProfile,
-    Features,
     Floats,
     Floats32,
     Ints,
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from .embedders import CachedEmbedder, HashingEmbedder, OnnxEmbedder, StaticEmbedder, load_embedder
     from .embedders.finetune import QuerySide, QuerySideSettings, finetune_encoder
     from .embedding_selection import EmbeddingSelection, PilotRule, dataset_oracle, instance_oracle
-    from .features import FORM_NAMES, FeatureExtractor, estimate_tokens, query_of
     from .fit import FitSettings, add_experts, cross_fit, fit_artifact
     from .fold_fits import worker_pool
     from .forecast import Forecaster
@@ -47,14 +46,12 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "GENERAL": "categories",
-    "FORM_NAMES": "features",
     "PREDICTORS": "registry",
     "PilotRule": "embedding_selection",
     "Artifact": "artifacts",
     "CategoryMapping": "categories",
     "CachedEmbedder": "embedders",
     "EmbeddingSelection": "embedding_selection",
-    "FeatureExtractor": "features",
     "FitSettings": "fit",
     "Forecaster": "forecast",
     "HashingEmbedder": "embedders",
@@ -73,7 +70,6 @@ _LAZY = {
     "cross_fit": "fit",
     "budget_curve": "categories",
     "dataset_oracle": "embedding_selection",
-    "estimate_tokens": "features",
     "fill_unknown": "decision_rule",
     "finetune_encoder": "embedders.finetune",
     "fit_artifact": "fit",
@@ -84,7 +80,6 @@ _LAZY = {
     "build_mapping_problem": "categories",
     "merge_outcomes": "outcomes",
     "pick": "decision_rule",
-    "query_of": "features",
     "rank": "decision_rule",
     "solve_mapping": "categories",
     "worker_pool": "fold_fits",

@@ -1,18 +1,19 @@
 """What routing reads of a text: language, code, length; dense vectors, hashed words, and form in [0, 1]."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from math import log1p
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .embedders.tokens import head_and_tail
 from .errors import EmbedderError
-from .protocols import Embedder
-from .types import Features, Floats, Floats32, Ints, Query, Tier
+from .types import Bools, Floats, Floats32, Ints, Query, Tier
+
+MAX_CACHED_QUERIES = 1024
+"""Of more queries nothing derived is kept: there memory counts for more than microseconds."""
 
 LANGUAGE_SAMPLE_CHARS = 600
 
@@ -114,6 +115,14 @@ _CODE_LINE = re.compile(
     ).*$""",
     re.MULTILINE | re.VERBOSE,
 )
+
+
+def head_and_tail(text: str, n_chars: int) -> str:
+    """`text` itself if short enough, else its first three quarters of `n_chars` and its last quarter."""
+    if len(text) <= n_chars:
+        return text
+    n_tail = n_chars // 4
+    return f"{text[: n_chars - n_tail]} {text[len(text) - n_tail :]}"
 
 
 def query_of(text: str) -> Query:
@@ -281,6 +290,53 @@ def _beyond_latin(text: str) -> NDArray[np.uint32]:
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     low, high = _SPACES_AND_SIGNS
     return codes[(codes >= _FIRST_BEYOND_LATIN) & ((codes < low) | (codes > high))]
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What predictors read of a batch of queries, from one embedder tier.
+
+    dense:   (n_queries, dim) float32, rows of unit length
+    lexical: (n_queries, n_slots) int64, ids of hashed token n-grams, padded with -1
+    form:    (n_queries, n_form) float64 format features, see `routers.features.FORM_NAMES`
+    """
+
+    tier: Tier
+    dense: Floats32
+    lexical: Ints
+    form: Floats
+    _derived: dict[Hashable, Floats32] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.dense)
+
+    def take(self, rows: Ints | Bools | slice) -> "Features":
+        """The same features for a subset of the queries."""
+        return Features(self.tier, self.dense[rows], self.lexical[rows], self.form[rows])
+
+    def once(self, what: Hashable, derive: Callable[["Features"], Floats32]) -> Floats32:
+        """The result of `derive`, computed once and shared by all callers: do not change it."""
+        found = self._derived.get(what)
+        if found is None:
+            found = derive(self)
+            if len(found) <= MAX_CACHED_QUERIES:
+                self._derived[what] = found
+        return found
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """Text to unit vectors. Blocking: to be called in a worker thread unless it takes microseconds."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names weights, quantisation, pooling and limits: equal fingerprints give equal vectors."""
+
+    @property
+    def dim(self) -> int: ...
+
+    def embed(self, texts: Sequence[str]) -> Floats32:
+        """(n_texts, dim) float32, rows of unit length; (0, dim) for no text. Order is kept."""
 
 
 class TokenEmbedder(Embedder, Protocol):

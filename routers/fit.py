@@ -11,7 +11,7 @@ from .artifacts import Artifact, Evidence, Head
 from .calibration import Advantage, Calibration, calibration_error
 from .decision_rule import Scale
 from .errors import ArtifactError, DataError
-from .features import estimate_tokens, query_of
+from .features import Features, estimate_tokens, query_of
 from .fold_fits import FitData, TierFit, fit_tiers
 from .outcomes import OutcomeTable
 from .predictors.joined import Joined
@@ -19,7 +19,7 @@ from .predictors.neighbours import Space, spherical_kmeans
 from .predictors.targets import Constant
 from .protocols import Extractor, Predictor
 from .sweep import Sample, sweep
-from .types import Features, Floats, Ints, Tier
+from .types import Floats, Ints, Tier
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, steps done, steps in all."""

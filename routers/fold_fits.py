@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from .features import Features
 from .protocols import Predictor
 from .registry import fit_predictor, make_predictor
-from .types import Estimate, Features, Floats, Ints, Tier
+from .types import Estimate, Floats, Ints, Tier
 
 _TOKENS = {"alpha": 10.0, "dense": 1.0, "lexical": 0.0, "form": 1.0}
 

@@ -7,9 +7,10 @@ import numpy as np
 
 from .artifacts import Artifact, Evidence, Head
 from .decision_rule import Scale
+from .features import Features
 from .protocols import Categorizer, Predictor
 from .sweep import Sweep, sweep
-from .types import Bools, Estimate, ExpertProfile, Features, Floats, Ints, Prediction, Query, Tier
+from .types import Bools, Estimate, ExpertProfile, Floats, Ints, Prediction, Query, Tier
 
 UNKNOWN_QUALITY = 0.5
 UNKNOWN_STD = 0.25

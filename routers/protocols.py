@@ -1,4 +1,4 @@
-"""The seams of `routers`: what an embedder and a predictor must do, and nothing more."""
+"""The seams of `routers`: what an extractor and a predictor must do, and nothing more."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self, runtime_checkable
@@ -6,24 +6,10 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from .types import Estimate, Features, Floats, Floats32, Query, Tier
+from .features import Features
+from .types import Estimate, Floats, Query, Tier
 
 Arrays = dict[str, NDArray[Any]]
-
-
-@runtime_checkable
-class Embedder(Protocol):
-    """Text to unit vectors. Blocking: to be called in a worker thread unless it takes microseconds."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Names weights, quantisation, pooling and limits: equal fingerprints give equal vectors."""
-
-    @property
-    def dim(self) -> int: ...
-
-    def embed(self, texts: Sequence[str]) -> Floats32:
-        """(n_texts, dim) float32, rows of unit length; (0, dim) for no text. Order is kept."""
 
 
 class Extractor(Protocol):

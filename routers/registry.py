@@ -5,8 +5,9 @@ from importlib import import_module
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .errors import ArtifactError
+from .features import Features
 from .protocols import Predictor, TagLearner
-from .types import Features, Floats
+from .types import Floats
 
 PREDICTORS: Mapping[str, str] = {
     "blend": "blend:Blend",

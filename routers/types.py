@@ -5,8 +5,7 @@ in [0, 1] or a count.
 """
 
 import re
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -19,9 +18,6 @@ Bools = NDArray[np.bool_]
 
 Tier = Literal["prior", "static", "encoder"]
 """What a prediction rests on: no look at the text, the cheap embedder, or the encoder."""
-
-MAX_CACHED_QUERIES = 1024
-"""Of more queries nothing derived is kept: there memory counts for more than microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,38 +64,6 @@ class ExpertProfile:
     ratings: frozenset[tuple[str, float]] = frozenset()
     prefix_tokens: int = 0
     max_output_tokens: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Features:
-    """What predictors read of a batch of queries, from one embedder tier.
-
-    dense:   (n_queries, dim) float32, rows of unit length
-    lexical: (n_queries, n_slots) int64, ids of hashed token n-grams, padded with -1
-    form:    (n_queries, n_form) float64 format features, see `routers.features.FORM_NAMES`
-    """
-
-    tier: Tier
-    dense: Floats32
-    lexical: Ints
-    form: Floats
-    _derived: dict[Hashable, Floats32] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    def __len__(self) -> int:
-        return len(self.dense)
-
-    def take(self, rows: Ints | Bools | slice) -> "Features":
-        """The same features for a subset of the queries."""
-        return Features(self.tier, self.dense[rows], self.lexical[rows], self.form[rows])
-
-    def once(self, what: Hashable, derive: Callable[["Features"], Floats32]) -> Floats32:
-        """The result of `derive`, computed once and shared by all callers: do not change it."""
-        found = self._derived.get(what)
-        if found is None:
-            found = derive(self)
-            if len(found) <= MAX_CACHED_QUERIES:
-                self._derived[what] = found
-        return found
 
 
 class Estimate(NamedTuple):

@@ -15,8 +15,7 @@ import msgspec
 from ..embedding import EmbedderPool
 from ..errors import GatewayError, to_envelope
 from ..execution.embedding import EmbeddingExecutor, choose_embedders, load_embedders, reserve_places
-from ..execution.executor import PlanExecutor
-from ..execution.trace import ExecutionTrace
+from ..execution.executor import ExecutionTrace, PlanExecutor
 from ..experts.types import Call, Expert, UpstreamError
 from ..fleet.health import FleetState
 from ..openai.answers import UNKNOWN_PRICE, Price, cost_usd

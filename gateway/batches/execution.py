@@ -16,8 +16,8 @@ from typing import Literal
 from policies import Attempt, Decision, Gather
 
 from ..errors import INTERNAL_ERROR, GatewayError
+from ..execution.executor import Accounting, ExecutionRequest
 from ..execution.panel import build_aggregation_call, build_member_call
-from ..execution.trace import Accounting, ExecutionRequest
 from ..experts.types import Call, UpstreamError
 from ..requests.parsing import ParsedRequest, ToEmbedder, ToPolicy
 from ..services import Services

@@ -13,7 +13,7 @@ from policies import Single
 from routers import RoutersError
 
 from ..errors import GatewayError, InvalidField
-from ..execution.trace import NAMED_POLICY, NAMED_REASON, ExecutionRequest
+from ..execution.executor import NAMED_POLICY, NAMED_REASON, ExecutionRequest
 from ..requests.parsing import SPECS, ParsedRequest, ToEmbedder, ToExpert, parse_body
 from ..services import Services
 from .store import BatchLine, Worklist

@@ -11,9 +11,8 @@ from policies import Attempt, Gather, Plan, StepResult
 
 from ..asgi.application import fresh_id
 from ..errors import FailureKind, GatewayError, to_envelope
-from ..execution.executor import gather_result
+from ..execution.executor import Accounting, ExecutionRequest, ExecutionTrace, gather_result
 from ..execution.responder import all_experts_failed
-from ..execution.trace import Accounting, ExecutionRequest, ExecutionTrace
 from ..experts.types import Reply, UpstreamError
 from ..openai.answers import Usage, set_usage, sum_usages
 from ..storage.journal import AttemptRecord

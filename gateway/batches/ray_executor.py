@@ -15,8 +15,8 @@ import msgspec
 
 from ..config import Config
 from ..experts.build import build_expert, read_parallel_limits
+from ..experts.openai_compatible import Transport
 from ..experts.types import Call
-from ..experts.upstream import Transport
 from ..fleet.health import FleetState
 from ..runners.build import build_runners
 from .calling import ExpertCaller, RetryingCaller, build_skipped_outcome

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..execution.trace import Accounting, ExecutionRequest
+from ..execution.executor import Accounting, ExecutionRequest
 from .outcomes import CallOutcome, OutputLine, PlanEnded, build_output_line, list_experts, next_step
 from .store import ANSWERED, FAILED, BatchLine, BatchStore, Worklist
 from .types import Batch

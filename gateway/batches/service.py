@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..execution.trace import Accounting
+from ..execution.executor import Accounting
 from ..services import Services
 from .calling import BatchExecutor, BatchThrottle, pause_unless_halted
 from .execution import GRACE_S, BatchContext, BatchRun, Halt

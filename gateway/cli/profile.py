@@ -16,8 +16,8 @@ from routers import OutcomeTable, Provenance, RoutersError
 from ..app import expert_price
 from ..config import Config, ExpertConfig
 from ..experts import build_expert
+from ..experts.openai_compatible import Transport
 from ..experts.profiles import profile_of
-from ..experts.upstream import Transport
 from ..runners import RunnerError, Runners
 from ..runners.build import build_pool_rule, build_runner_settings
 from .options import CONFIG_OPTION, JSON_OPTION, Dollars, read_config

@@ -2,8 +2,8 @@
 
 from ..asgi.application import Exchange
 from ..execution.embedding import EmbeddingExecutor, choose_embedders, load_embedders, reserve_places
+from ..execution.executor import ExecutionRequest
 from ..execution.responder import Responder
-from ..execution.trace import ExecutionRequest
 from ..requests.parsing import EndpointSpec, ToEmbedder, ToPolicy, parse_body
 from ..services import Services
 

@@ -18,7 +18,7 @@ from ..openai.answers import Usage
 from ..requests.embedding import EmbeddingInput
 from ..requests.parsing import ToEmbedder
 from ..storage.journal import AttemptRecord
-from .trace import NAMED_POLICY, NAMED_REASON, ExecutionRequest, ExecutionTrace
+from .executor import NAMED_POLICY, NAMED_REASON, ExecutionRequest, ExecutionTrace
 
 
 async def load_embedders(pool: EmbedderPool) -> None:

@@ -21,8 +21,7 @@ from ..openai.events import (
     convert_to_events,
     encode_event,
 )
-from .executor import PlanExecutor, failure_record
-from .trace import Accounting, ExecutionRequest, ExecutionTrace, debug_json
+from .executor import Accounting, ExecutionRequest, ExecutionTrace, PlanExecutor, debug_json, failure_record
 
 Execute = Callable[[ExecutionRequest, ExecutionTrace], Awaitable[Reply]]
 COST_DIGITS = 10

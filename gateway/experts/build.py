@@ -7,11 +7,10 @@ from ..config import Config, ExpertConfig, TimeoutConfig
 from ..runners import Runners
 from .litellm import LiteLLMExpert
 from .local import LocalExpert
-from .openai_compatible import openai_expert
+from .openai_compatible import Transport, openai_expert
 from .providers import passes_through
 from .tool import ToolExpert, load_tool
 from .types import Expert
-from .upstream import Transport
 
 EXPERT_GROUP = "thalamus.experts"
 """Entry points of the experts that installed packages offer, named by the provider in `model`."""

@@ -14,9 +14,9 @@ from ..config import DeploymentConfig, ExpertConfig, TimeoutConfig
 from ..openai.answers import check_answer
 from ..openai.events import EventStream
 from ..waiting import ConcurrencyLimit
+from .failures import MOVES_ON, SECRET_STATUS
 from .prompt_preset import PromptPreset
 from .types import Call, Reply, UpstreamError
-from .upstream import MOVES_ON, SECRET_STATUS
 
 PARAMETERS = frozenset(
     {

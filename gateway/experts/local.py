@@ -2,10 +2,9 @@
 
 from ..config import ExpertConfig, TimeoutConfig
 from ..runners import Lease, RunnerBusy, Runners, RunnerUnavailable
-from .openai_compatible import ENDPOINTS, Deployment
+from .openai_compatible import ENDPOINTS, Address, Deployment, Transport
 from .prompt_preset import PromptPreset
 from .types import Call, Endpoint, Fields, Reply, UpstreamError
-from .upstream import Address, Transport
 
 DEATHS = frozenset({"connect", "reset", "cut"})
 SILENCES = frozenset({"timeout", "stall"})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EmbedderError
-from ..protocols import Embedder
+from ..features import Embedder
 
 if TYPE_CHECKING:
     from .adapters import CachedEmbedder, SentenceTransformerEmbedder

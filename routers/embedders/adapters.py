@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import EmbedderError
-from ..protocols import Embedder
+from ..features import Embedder
 from ..types import Floats32
 
 

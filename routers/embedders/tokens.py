@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..errors import EmbedderError
+from ..features import head_and_tail
 
 MAX_WORDS = 1 << 15
 """Words remembered; a few megabytes. Beyond it the memory is emptied and fills again."""
@@ -107,11 +108,3 @@ def get_tokenizer(path: Path) -> Tokenizer:
 @lru_cache(maxsize=4)
 def _tokenizer(path: Path, _size_bytes: int, _mtime_ns: int) -> Tokenizer:
     return Tokenizer(path)
-
-
-def head_and_tail(text: str, n_chars: int) -> str:
-    """`text` itself if short enough, else its first three quarters of `n_chars` and its last quarter."""
-    if len(text) <= n_chars:
-        return text
-    n_tail = n_chars // 4
-    return f"{text[: n_chars - n_tail]} {text[len(text) - n_tail :]}"

@@ -6,9 +6,10 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 
+from ..features import Features
 from ..protocols import Arrays, Predictor
 from ..registry import make_predictor
-from ..types import Bools, Estimate, Features, Floats, Floats32, Ints
+from ..types import Bools, Estimate, Floats, Floats32, Ints
 from .neighbours import Space, multiply_rows, spherical_kmeans
 from .targets import centre_targets, expert_order, hash_folds, query_order
 

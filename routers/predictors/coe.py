@@ -16,8 +16,9 @@ from ..categories.taxonomy import (
     Taxonomy,
     make_classifier,
 )
+from ..features import Features
 from ..protocols import Arrays
-from ..types import Bools, Estimate, Features, Floats, Floats32, Ints
+from ..types import Bools, Estimate, Floats, Floats32, Ints
 from .neighbours import Space, spherical_kmeans
 from .targets import centre_targets
 

@@ -5,9 +5,10 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from ..features import Features
 from ..logistic import fit_sigmoids, sigmoid, softmax
 from ..protocols import Arrays
-from ..types import Estimate, Features, Floats, Floats32
+from ..types import Estimate, Floats, Floats32
 from .neighbours import Space, spherical_kmeans
 from .targets import centre_targets
 

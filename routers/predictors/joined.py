@@ -5,9 +5,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from ..features import Features
 from ..protocols import Arrays, Predictor
 from ..registry import make_predictor
-from ..types import Estimate, Features, Floats
+from ..types import Estimate, Floats
 
 ONE: tuple[tuple[str, Mapping[str, Any]], ...] = (("blend", {}),)
 

@@ -5,8 +5,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from ..features import Features
 from ..protocols import Arrays
-from ..types import Estimate, Features, Floats, Floats32
+from ..types import Estimate, Floats, Floats32
 from .linear import Linear
 from .neighbours import Space
 from .targets import query_order

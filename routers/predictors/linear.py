@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ..features import FormScale
+from ..features import Features, FormScale
 from ..protocols import Arrays
-from ..types import Bools, Estimate, Features, Floats, Floats32, Ints
+from ..types import Bools, Estimate, Floats, Floats32, Ints
 from .targets import centre_targets
 
 if TYPE_CHECKING:

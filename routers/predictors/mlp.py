@@ -6,8 +6,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.random import Generator
 
+from ..features import Features
 from ..protocols import Arrays
-from ..types import Estimate, Features, Floats, Floats32
+from ..types import Estimate, Floats, Floats32
 from .linear import Inputs
 from .targets import centre_targets, expert_order, query_order
 

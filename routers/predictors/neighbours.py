@@ -7,9 +7,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..features import FormScale
+from ..features import Features, FormScale
 from ..protocols import Arrays
-from ..types import Estimate, Features, Floats, Floats32, Ints
+from ..types import Estimate, Floats, Floats32, Ints
 from .targets import centre_targets
 
 _TINY = np.float32(1e-12)

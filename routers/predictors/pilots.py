@@ -6,8 +6,9 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from ..embedding_selection import PilotIndex, PilotLibrary
+from ..features import Features
 from ..protocols import Arrays
-from ..types import Estimate, Features, Floats
+from ..types import Estimate, Floats
 from .neighbours import Space, spherical_kmeans
 from .targets import centre_targets
 

@@ -5,10 +5,10 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from ..features import N_SLOTS
+from ..features import N_SLOTS, Features
 from ..protocols import Arrays
 from ..skills.profiles import code_probabilities, counts, paper_probabilities
-from ..types import Bools, Estimate, Features, Floats, Floats32, Ints
+from ..types import Bools, Estimate, Floats, Floats32, Ints
 from .neighbours import Space
 from .targets import centre_targets
 

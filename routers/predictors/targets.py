@@ -7,8 +7,9 @@ from zlib import crc32
 
 import numpy as np
 
+from ..features import Features
 from ..protocols import Arrays
-from ..types import Bools, Estimate, Features, Floats, Ints
+from ..types import Bools, Estimate, Floats, Ints
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from ..features import Features
 from ..protocols import Arrays
-from ..types import Estimate, Features, Floats, Floats32, Ints
+from ..types import Estimate, Floats, Floats32, Ints
 from .linear import Inputs
 from .targets import Centred, centre_targets, expert_order, query_order
 

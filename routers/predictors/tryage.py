@@ -7,10 +7,10 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from ..errors import ArtifactError
-from ..features import FORM_NAMES
+from ..features import FORM_NAMES, Features
 from ..protocols import Arrays, Predictor
 from ..registry import make_predictor
-from ..types import Estimate, Features, Floats
+from ..types import Estimate, Floats
 
 HeadName = Literal["ridge", "kernel", "mlp", "trees"]
 

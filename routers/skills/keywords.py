@@ -9,8 +9,8 @@ from math import log
 
 import numpy as np
 
-from ..features import query_of
-from ..protocols import Embedder, Extractor
+from ..features import Embedder, query_of
+from ..protocols import Extractor
 from ..types import Floats, Floats32
 
 MAX_WORDS = 3

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from gateway.app import build_application, build_services
 from gateway.config import Config
-from gateway.experts.upstream import Transport
+from gateway.experts.openai_compatible import Transport
 from gateway.server import JoiningProtocol
 from gateway.services import Services
 from tests.fakes.routing import InOrder

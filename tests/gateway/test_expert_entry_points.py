@@ -8,8 +8,7 @@ from gateway.config import ConfigError, ExpertConfig, TimeoutConfig, parse_confi
 from gateway.experts import build_expert
 from gateway.experts.build import find_expert_factory
 from gateway.experts.litellm import LiteLLMExpert
-from gateway.experts.openai_compatible import OpenAIExpert
-from gateway.experts.upstream import Transport
+from gateway.experts.openai_compatible import OpenAIExpert, Transport
 from gateway.runners import Runners
 from tests.fakes.serving import gateway
 

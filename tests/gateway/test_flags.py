@@ -14,7 +14,7 @@ from gateway import AsyncClient, Hints
 from gateway.app import build_application, build_services
 from gateway.config import Config
 from gateway.errors import InvalidField
-from gateway.experts.upstream import Transport
+from gateway.experts.openai_compatible import Transport
 from gateway.requests.options import NO_OPTIONS, extract_prompt_flags, parse_routing_options
 from gateway.testing import FakeUpstream
 from policies import Objective, Policy, Require

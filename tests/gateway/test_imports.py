@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize(
     "module",
-    ["openai.events", "errors", "experts.types", "requests.parsing", "execution.trace", "storage.journal"],
+    ["openai.events", "errors", "experts.types", "requests.parsing", "execution.executor", "storage.journal"],
 )
 def test_a_module_can_be_imported_alone(module: str) -> None:
     code = f"import gateway.{module}"

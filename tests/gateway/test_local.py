@@ -10,8 +10,8 @@ import pytest
 
 from gateway.config import ExpertConfig, TimeoutConfig
 from gateway.experts.local import LocalExpert
+from gateway.experts.openai_compatible import Transport
 from gateway.experts.types import Call, UpstreamError
-from gateway.experts.upstream import Transport
 from gateway.runners import Lease, RunnerBusy, RunnerUnavailable
 from gateway.runners.checks import Pulse
 from gateway.testing import FakeUpstream, build_completion

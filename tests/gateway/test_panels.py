@@ -14,8 +14,8 @@ from gateway.app import build_application, build_services
 from gateway.config import Config, ConfigError, load_config
 from gateway.execution import panel as panels
 from gateway.execution.panel import build_aggregation_call, wait_for_members
+from gateway.experts.openai_compatible import Transport
 from gateway.experts.types import Call, UpstreamError
-from gateway.experts.upstream import Transport
 from gateway.openai.answers import Usage, set_usage, sum_usages
 from gateway.openai.events import add_usage_to_events, convert_to_events
 from gateway.testing import FakeUpstream

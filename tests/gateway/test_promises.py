@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from gateway.app import build_application, build_services
 from gateway.config import Config
+from gateway.experts.openai_compatible import Transport
 from gateway.experts.types import UpstreamError
-from gateway.experts.upstream import Transport
 from gateway.fleet.circuit_breaker import CircuitBreaker
 from gateway.openai import events
 from gateway.openai.answers import InputDetails, OutputDetails, Price, Usage, cost_usd

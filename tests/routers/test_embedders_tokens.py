@@ -8,7 +8,8 @@ from tokenizers import Tokenizer as Slow
 from routers import EmbedderError
 from routers.embedders import tokens
 from routers.embedders.model_files import find_source
-from routers.embedders.tokens import Tokenizer, head_and_tail
+from routers.embedders.tokens import Tokenizer
+from routers.features import head_and_tail
 
 QUICK = Tokenizer(find_source("minilm").tokenizer)
 SLOW = Slow.from_file(str(find_source("minilm").tokenizer))
