@@ -27,7 +27,7 @@ from policies import (
 )
 from routers import Bools, Floats
 
-from .executor import Forecast, NoForecast, Trace
+from .trace import Forecast, NoForecast, Trace
 
 # A claim can change with time alone, without an event, so a blocked decision is repeated after a tick.
 TICK_S = 1.0
