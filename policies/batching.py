@@ -3,7 +3,7 @@
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, count
 
 from .errors import PoliciesError
 from .memory import Loadable
@@ -42,26 +42,30 @@ def order_groups(
     # A*: cost so far plus `least_s`, which never overestimates, so that the first complete state is the best.
     # Worst case n! orders; `MAX_STATES` bounds the time, and dropping the open states makes the rest greedy.
     search = _Search(groups, loadable, capacity_bytes)
-    start = search.advance(_State(frozenset(), resident & search.sizes.keys(), ()))
-    waiting: list[tuple[float, int, int, float, _State]] = [
-        (search.least_s(start), -len(start.order), 0, 0.0, start)
-    ]
+    waiting: list[tuple[float, int, int, float, _State]] = []
     # States with equal groups done and equal residents have equal futures: only the cheapest is kept.
     seen: dict[tuple[frozenset[str], frozenset[str]], float] = {}
-    n_made = 0
+    numbers = count()  # of equally good states the one made first goes on
+
+    def add(state: _State, cost_s: float) -> None:
+        if cost_s < seen.get((state.done, state.cached), float("inf")):
+            seen[state.done, state.cached] = cost_s
+            bound_s = cost_s + search.least_s(state)
+            heapq.heappush(waiting, (bound_s, -len(state.order), next(numbers), cost_s, state))
+
+    start = search.advance(_State(frozenset(), resident.intersection(search.sizes), ()))
+    add(start, 0.0)
+    greedy = False
     while waiting:
         _, _, _, spent_s, state = heapq.heappop(waiting)
         if len(state.done) == len(groups):
             return state.order
-        if n_made > MAX_STATES:
+        greedy = greedy or len(seen) >= MAX_STATES
+        if greedy:  # a state that was dropped may be the only way on, so it must count as new again
             waiting.clear()
+            seen.clear()
         for load_s, after in search.successors(state):
-            cost_s = spent_s + load_s
-            if cost_s < seen.get((after.done, after.cached), float("inf")):
-                seen[after.done, after.cached] = cost_s
-                n_made += 1
-                bound_s = cost_s + search.least_s(after)
-                heapq.heappush(waiting, (bound_s, -len(after.order), n_made, cost_s, after))
+            add(after, spent_s + load_s)
     stuck = ", ".join(group.name for group in groups if group.name not in start.done)
     raise PoliciesError(f"groups that wait for each other or for a group that does not exist: {stuck}")
 
@@ -88,14 +92,10 @@ class _Search:
         """The state after all groups that need no loading."""
         # Never worse than later: these groups need no memory, and their answers may release other groups.
         done, order = set(state.done), list(state.order)
-        before = -1
-        while before < len(order):
-            before = len(order)
-            for group in self._groups:
-                free = group.expert in state.cached or group.expert not in self.sizes
-                if free and group.name not in done and group.after <= done:
-                    done.add(group.name)
-                    order.append(group)
+        free = [g for g in self._groups if g.expert in state.cached or g.expert not in self.sizes]
+        while ready := [g for g in free if g.name not in done and g.after <= done]:
+            done.update(group.name for group in ready)
+            order += ready
         return _State(frozenset(done), state.cached, tuple(order))
 
     def successors(self, state: _State) -> Iterator[tuple[float, _State]]:

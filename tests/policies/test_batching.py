@@ -1,12 +1,13 @@
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies import Group, Loadable, PoliciesError, order_groups
+from policies import Group, Loadable, PoliciesError, batching, order_groups
 
 
 def local(names: str, size: int = 10, load_s: float = 10.0) -> list[Loadable]:
@@ -169,3 +170,84 @@ def test_a_remote_group_that_waits_counts_as_no_loading() -> None:
         Group("b2", "b", frozenset({"r1"})),
     ]
     assert names(order_groups(groups, loadable, 10)) == ["a1", "b1", "r1", "b2"]
+
+
+@settings(max_examples=60)
+@given(seed=st.integers(0, 2**32), limit=st.integers(0, 20))
+def test_past_the_limit_of_states_an_order_is_still_found(seed: int, limit: int) -> None:
+    random = Random(seed)
+    groups: list[Group] = []
+    for n in range(random.randint(1, 7)):
+        after = frozenset(g.name for g in groups if random.random() < 0.3)
+        groups.append(Group(str(n), random.choice("abcd"), after))
+    random.shuffle(groups)
+    loadable = [Loadable(name, random.randint(1, 3), random.choice([5.0, 10.0])) for name in "abc"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batching, "MAX_STATES", limit)
+        order = order_groups(groups, loadable, random.randint(3, 6))
+    assert sorted(names(order)) == sorted(names(groups))
+    done: set[str] = set()
+    for group in order:
+        assert group.after <= done
+        done.add(group.name)
+
+
+@pytest.fixture
+def followed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[frozenset[str], frozenset[str]]]:
+    """The groups done and the residents of every state that the search followed."""
+    states: list[tuple[frozenset[str], frozenset[str]]] = []
+    successors = batching._Search.successors
+
+    def record(search: Any, state: Any) -> Iterator[Any]:
+        states.append((state.done, state.cached))
+        return successors(search, state)
+
+    monkeypatch.setattr(batching._Search, "successors", record)
+    return states
+
+
+EVERY_EXPERT_TWICE = [
+    *(Group(name, name) for name in "abcd"),
+    *(Group(f"{name} aggregates", name, frozenset("abcd")) for name in "abcd"),
+]
+
+
+def test_equal_states_are_followed_once(followed: list[Any]) -> None:
+    order_groups(EVERY_EXPERT_TWICE, local("abcd"), 20)
+    assert len(followed) == len(set(followed))
+
+
+@pytest.mark.parametrize(("limit", "n_followed"), [(0, 6), (1, 6)])
+def test_past_the_limit_of_states_one_state_a_load_is_followed(
+    monkeypatch: pytest.MonkeyPatch, followed: list[Any], limit: int, n_followed: int
+) -> None:
+    monkeypatch.setattr(batching, "MAX_STATES", limit)
+    order = order_groups(EVERY_EXPERT_TWICE, local("abcd"), 20)
+    assert load_seconds(order, local("abcd"), 20) == 10.0 * len(followed) == 10.0 * n_followed
+
+
+def test_groups_that_wait_keep_their_place_behind_those_that_need_no_load() -> None:
+    groups = [Group("second", "far", frozenset({"first"})), Group("first", "far"), Group("other", "far")]
+    assert names(order_groups(groups, [], 10)) == ["first", "other", "second"]
+
+
+def test_a_resident_that_is_not_loadable_takes_no_room() -> None:
+    groups = [Group("a", "a"), Group("b", "b"), Group("both", "a", frozenset("ab"))]
+    order = order_groups(groups, local("ab"), 20, frozenset({"gone", "a"}))
+    assert names(order) == ["a", "b", "both"]
+
+
+def test_no_groups_are_an_empty_order() -> None:
+    assert order_groups([], local("ab"), 10) == ()
+
+
+def test_an_expert_as_large_as_the_memory_evicts_all_others() -> None:
+    loadable = [Loadable("a", 5, 10.0), Loadable("b", 5, 10.0), Loadable("all", 10, 10.0)]
+    groups = [
+        Group("a", "a"),
+        Group("b", "b"),
+        Group("all", "all", frozenset("a")),
+        Group("a2", "a", frozenset({"all"})),
+    ]
+    order = order_groups(groups, loadable, 10)
+    assert load_seconds(order, loadable, 10) == 40.0
