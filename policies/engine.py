@@ -426,7 +426,7 @@ def _describe_cost(cost_usd: float, cap_usd: float) -> str:
 
 
 def _reject(found: Rejections, prediction: Prediction, failed: Bools, reason: Callable[[int], str]) -> None:
-    for expert in failed.nonzero()[0].tolist():
+    for expert in np.flatnonzero(failed).tolist():
         found.setdefault(prediction.experts[expert], reason(expert))
 
 

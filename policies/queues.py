@@ -32,7 +32,7 @@ def order_queues(snapshot: Snapshot, rule: TurnRule) -> tuple[Queue, ...]:
     # The name comes last, so that the order never depends on how the snapshot was assembled.
     def key(queue: Queue) -> tuple[bool, float, int, float, str]:
         is_due = queue.expert in first
-        oldest_s = queue.oldest_s if is_due else 0.0
+        oldest_s = queue.oldest_s * is_due  # among those that are not due, age counts in the weight only
         return (
             not is_due,
             oldest_s,

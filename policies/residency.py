@@ -51,14 +51,23 @@ def decide_residency(
     return tuple(_Decision(snapshot, rule or ResidencyRule(), kept).effects())
 
 
+# A turn ends, a claim grows, taken memory may not return.
+_BEST_FIRST: tuple[Blocked | None, ...] = (None, "memory", "busy", "turn", "claim", "taken")
+
+
 @dataclass(frozen=True, slots=True)
 class _Option:
     """One way to load an expert onto one device; the smallest `rank` is best."""
 
-    rank: tuple[int, Worth, int]
     room: "_Room"
     leaving: tuple[Resident, ...] = ()
+    worth: Worth = NOTHING
     blocked: Blocked | None = None
+
+    @property
+    def rank(self) -> tuple[int, Worth, int, str]:
+        room_bytes = self.room.spare_bytes if self.blocked is None else self.room.expected_bytes
+        return _BEST_FIRST.index(self.blocked), self.worth, -room_bytes, self.room.name
 
 
 class _Room:
@@ -83,6 +92,11 @@ class _Room:
             missing = max(0, self.spare_bytes - (device.free_bytes - self.loading_bytes))
             self.spare_bytes -= missing
             self.coming_bytes += 0 if device.settled else missing
+
+    @property
+    def expected_bytes(self) -> int:
+        """Free once all memory on its way has come back."""
+        return self.spare_bytes + self.coming_bytes
 
     def promise(self, size_bytes: int) -> None:
         self.promised_bytes += size_bytes
@@ -133,9 +147,7 @@ class _Decision:
         if not options:
             yield Refuse(expert, wanted.size_bytes)
             return
-        yield from self._apply_option(
-            min(options, key=lambda option: (option.rank, option.room.name)), wanted
-        )
+        yield from self._apply_option(min(options, key=lambda option: option.rank), wanted)
 
     def _possible_rooms(self, wanted: Loadable) -> Iterator[_Room]:
         """The devices that could hold the expert."""
@@ -156,15 +168,8 @@ class _Decision:
     def _plan_option(self, wanted: Loadable, queue: Queue, room: _Room) -> _Option:
         """How to load the expert onto a device."""
         if wanted.size_bytes <= room.spare_bytes:
-            return _Option((0, NOTHING, -room.spare_bytes), room)
-        # Memory that is on its way back is waited for before more residents are evicted.
-        coming = room.spare_bytes + room.coming_bytes
-        if wanted.size_bytes <= coming:
-            return _Option((1, NOTHING, -coming), room, blocked="memory")
-        return self._plan_eviction(queue, room, wanted.size_bytes - coming)
-
-    def _plan_eviction(self, queue: Queue, room: _Room, need: int) -> _Option:
-        """Which residents to evict from the device; a blocked option where no set frees enough."""
+            return _Option(room)
+        need = wanted.size_bytes - room.expected_bytes
         movable = [r for r in room.there if self._can_leave(r)]
         turns = self._rule.turns
         willing = [r for r in movable if r.held or can_displace(queue, r.expert, self._at, turns, self._due)]
@@ -175,14 +180,12 @@ class _Decision:
             leaving = choose_cheapest(willing, need, self._value)
         if leaving is not None:
             busy = any(resident.n_busy for resident in leaving)
-            blocked: Blocked = "busy" if busy else "memory"
-            return _Option((2 + busy, sum_worth(leaving, self._value), 0), room, leaving, blocked)
-        # Best prospect first: a turn (4) ends, a claim (5) grows, taken memory (6) may not return.
+            return _Option(room, leaving, sum_worth(leaving, self._value), "busy" if busy else "memory")
         if sum(r.size_bytes for r in movable) >= need:
-            return _Option((5, NOTHING, 0), room, blocked="claim")
+            return _Option(room, blocked="claim")
         if room.promised_bytes or any(self._has_turn_or_loads(r) for r in room.there):
-            return _Option((4, NOTHING, 0), room, blocked="turn")
-        return _Option((6, NOTHING, 0), room, blocked="taken")
+            return _Option(room, blocked="turn")
+        return _Option(room, blocked="taken")
 
     def _value(self, resident: Resident) -> Worth:
         """A held resident is becoming idle for another expert already: it is evicted first."""

@@ -79,7 +79,7 @@ def _number(text: str, claimed: bool) -> str | None:
 
 def _choice(text: str, claimed: bool) -> str | None:
     """A letter that stands first, or the last that stands alone in capitals."""
-    if (first := _LONE_LETTER.match(text)) and (claimed or len(text) <= 2 or not text[1:2].isspace()):
+    if (first := _LONE_LETTER.match(text)) and (claimed or not text[1:2].isspace()):
         return first.group(1).upper()
     found = _LETTER.findall(text)
     return found[0 if claimed else -1] if found else None
