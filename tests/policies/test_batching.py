@@ -193,7 +193,7 @@ def test_past_the_limit_of_states_an_order_is_still_found(seed: int, limit: int)
 
 
 @pytest.fixture
-def followed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[frozenset[str], frozenset[str]]]:
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[frozenset[str], frozenset[str]]]:
     """The groups done and the residents of every state that the search followed."""
     states: list[tuple[frozenset[str], frozenset[str]]] = []
     successors = batching._Search.successors
@@ -212,18 +212,18 @@ EVERY_EXPERT_TWICE = [
 ]
 
 
-def test_equal_states_are_followed_once(followed: list[Any]) -> None:
+def test_equal_states_are_followed_once(steps: list[Any]) -> None:
     order_groups(EVERY_EXPERT_TWICE, local("abcd"), 20)
-    assert len(followed) == len(set(followed))
+    assert len(steps) == len(set(steps))
 
 
 @pytest.mark.parametrize(("limit", "n_followed"), [(0, 6), (1, 6)])
 def test_past_the_limit_of_states_one_state_a_load_is_followed(
-    monkeypatch: pytest.MonkeyPatch, followed: list[Any], limit: int, n_followed: int
+    monkeypatch: pytest.MonkeyPatch, steps: list[Any], limit: int, n_followed: int
 ) -> None:
     monkeypatch.setattr(batching, "MAX_STATES", limit)
     order = order_groups(EVERY_EXPERT_TWICE, local("abcd"), 20)
-    assert load_seconds(order, local("abcd"), 20) == 10.0 * len(followed) == 10.0 * n_followed
+    assert load_seconds(order, local("abcd"), 20) == 10.0 * len(steps) == 10.0 * n_followed
 
 
 def test_groups_that_wait_keep_their_place_behind_those_that_need_no_load() -> None:
