@@ -39,10 +39,13 @@ def check(config_path: Path, as_json: bool) -> None:
         raise SystemExit(1) from None
     warnings = config_warnings(config)
     if as_json:
-        click.echo(json.dumps({"ok": True, "problems": [], "warnings": warnings}, indent=2))
-        return
+        # Without an expert the gateway starts and answers no chat: that is not what a check may call good.
+        click.echo(json.dumps({"ok": bool(config.experts), "problems": [], "warnings": warnings}, indent=2))
+        raise SystemExit(0 if config.experts else 1)
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
+    if not config.experts:
+        raise click.ClickException(f"{config_path}: no expert is configured, so no chat can be answered")
     policies = ", ".join(config.policies_by_name())
     click.echo(f"{config_path}: good. {len(config.experts)} experts; policies: {policies}")
 

@@ -5,7 +5,7 @@ from .loading import ConfigError, config_warnings, load_config, parse_config
 from .policy_schema import PolicyConfig, Weights
 from .schema import BASE_EMBEDDER, Config, EmbeddingsConfig, JournalConfig, RedisConfig, ServerConfig
 from .secrets import Secret
-from .values import size_bytes
+from .values import size_bytes, split_command
 
 __all__ = [
     "BASE_EMBEDDER",
@@ -25,4 +25,5 @@ __all__ = [
     "load_config",
     "parse_config",
     "size_bytes",
+    "split_command",
 ]

@@ -17,7 +17,7 @@ import yaml
 from .expert_schema import ExpertConfig
 from .policy_schema import PolicyConfig
 from .schema import Config, JournalConfig, ServerConfig
-from .secrets import MissingVariableError, Secret, expand_references
+from .secrets import Secret, UnresolvedReferenceError, check_references, expand_references
 from .validation import find_violations, find_warnings
 from .values import KeyPath
 
@@ -28,6 +28,8 @@ VERBATIM_KEYS = frozenset({"system", "examples", "params", "override_params"})
 REMOVED_KEYS = frozenset(
     {(PolicyConfig, "predictor"), (JournalConfig, "embeddings"), (ServerConfig, "workers")}
 )
+COMMAND_KEYS = frozenset({"cmd", "args", "env"})
+"""Keys of a runner whose text a shell or the engine may read further: `bash -c 'echo $HOME'`."""
 RUNNER_VARIABLES = {name: "${" + name + "}" for name in ("PORT", "API_KEY")}
 """References that are filled in when a runner starts, so they stay as they are here."""
 
@@ -169,10 +171,8 @@ class _ConfigReader:
         if isinstance(value, str) and not VERBATIM_KEYS.intersection(path):
             try:
                 value = self._resolve_references(value, kind, path)
-            except MissingVariableError as error:
-                return self._add_problem(
-                    path, f"environment variable {error.args[0]} is not set; set it, or delete this key"
-                )
+            except UnresolvedReferenceError as error:
+                return self._add_problem(path, str(error))
         try:
             msgspec.convert(value, kind, dec_hook=_accept_instance)
         except msgspec.ValidationError as error:
@@ -182,6 +182,8 @@ class _ConfigReader:
     def _resolve_references(self, value: str, kind: Any, path: KeyPath) -> Any:
         # The port and the key of a runner exist only once it starts.
         env = {**self.env, **RUNNER_VARIABLES} if "runner" in path else self.env
+        in_command = "runner" in path and not COMMAND_KEYS.isdisjoint(path)
+        check_references(value, is_secret=kind is Secret, in_command=in_command)
         expanded, by_reference = expand_references(value, env)
         return Secret(expanded, literal=not by_reference) if kind is Secret else expanded
 
@@ -199,6 +201,8 @@ def _choose_union_member(kind: Any, value: Any) -> Any:
         others = [m for m in members if m not in structs]
         if structs and (isinstance(value, dict) or not others):
             return structs[0]
+        if isinstance(value, list):
+            return next((member for member in others if get_origin(member) is tuple), kind)
         return members[0] if len(members) == 1 else kind
     return kind
 

@@ -3,7 +3,15 @@
 import re
 from collections.abc import Mapping
 
-REFERENCE = re.compile(r"os\.environ/(\w+)|\$\{(\w+)\}")
+REFERENCE = re.compile(r"os\.environ/(\w+)\b(?!-\w)|\$\{(\w+)\}")
+# What other tools take for a reference. Sent as it stands it would be a wrong key, and nothing would say why.
+SHELL_REFERENCE = re.compile(r"\$\{(\w*)[^}]*\}?")
+FOREIGN_REFERENCE = re.compile(
+    r"(?<![\w$\\])\$[A-Za-z_]\w*|\$\(|os\.environ\b|os\.getenv\b|process\.env\b|\{\{|\{env:"
+)
+WHOLE_SHELL_VARIABLE = re.compile(r"\$[A-Za-z_]\w*")
+FOREIGN_KEY = re.compile(r"%\w+%|(?i:env)[:./]\w+|(?i:env)\[.*\]|<[^<>]*>")
+"""Only a whole key can be one of these: in an address `%NAME%` is an escape."""
 WELL_KNOWN_KEYS = frozenset(
     {
         *(
@@ -58,25 +66,65 @@ class Secret:
         return hash(self._value)
 
 
-class MissingVariableError(Exception):
-    """A reference names an environment variable that is not set; `args[0]` is its name."""
+class UnresolvedReferenceError(Exception):
+    """A reference cannot be replaced; `str()` says why and what to write, without the value."""
 
 
 def expand_references(text: str, env: Mapping[str, str]) -> tuple[str, bool]:
     """Return the text with its references replaced, and whether it had any.
 
     Raises:
-        MissingVariableError: a variable is not set, or empty.
+        UnresolvedReferenceError: a variable is not set, is empty, or holds a reference itself.
     """
 
     def value(match: re.Match[str]) -> str:
         name = match[1] or match[2]
-        if not env.get(name):
-            raise MissingVariableError(name)
-        return env[name]
+        found = env.get(name)
+        if not found:
+            raise UnresolvedReferenceError(
+                f"environment variable {name} is not set; set it, or delete this key"
+            )
+        # The runner's own `${PORT}` stands for itself here and is replaced when the engine starts.
+        if found != match[0] and is_reference(found):
+            raise UnresolvedReferenceError(
+                f"environment variable {name} holds a reference instead of a value; set it to the value"
+            )
+        return found
 
     expanded, n_references = REFERENCE.subn(value, text)
     return expanded, n_references > 0
+
+
+def is_reference(text: str) -> bool:
+    """Whether the whole text is a reference, as this or another tool writes them."""
+    text = text.strip()
+    return any(
+        pattern.fullmatch(text) for pattern in (REFERENCE, SHELL_REFERENCE, FOREIGN_KEY, WHOLE_SHELL_VARIABLE)
+    )
+
+
+def check_references(text: str, *, is_secret: bool = False, in_command: bool = False) -> None:
+    """Check that the text has no reference but those that `expand_references` replaces.
+
+    In a command only `${…}` is looked at: the shell and the templates that it names have signs of their own.
+
+    Raises:
+        UnresolvedReferenceError: it has one; the message does not quote the value, which may be a secret.
+    """
+    rest = REFERENCE.sub(" ", text)
+    if found := SHELL_REFERENCE.search(rest):
+        name = found[1] or "NAME"
+        raise UnresolvedReferenceError(
+            f"'${{{found[1]}…}}' is not a reference here, and defaults are not supported; "
+            f"set the variable and write ${{{name}}}"
+        )
+    if in_command:
+        return
+    if FOREIGN_REFERENCE.search(rest) or (is_secret and FOREIGN_KEY.fullmatch(rest.strip())):
+        raise UnresolvedReferenceError(
+            "looks like a reference of another tool, which is not replaced here; "
+            "write os.environ/NAME or ${NAME}"
+        )
 
 
 def find_weakness(key: str) -> str | None:

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from datetime import date
+from difflib import get_close_matches
 from importlib.metadata import entry_points
 from urllib.parse import urlsplit
 
 from .expert_schema import ExpertConfig, RunnerConfig
+from .providers import list_providers, passes_through
 from .schema import BASE_EMBEDDER, Config
 from .secrets import Secret, find_weakness
-from .values import DEVICE_PATTERN, KeyPath, size_bytes
+from .values import DEVICE_PATTERN, KeyPath, size_bytes, split_command
 
 Violation = tuple[KeyPath, str]
 # An unused key is an error, not a warning: `args` under llama.cpp would be ignored in silence.
@@ -70,11 +72,19 @@ def _check_kind(expert: ExpertConfig, at: KeyPath) -> Iterator[Violation]:
         )
     if not expert.model:
         yield at, "set one of 'model', 'runner' or 'tool'"
-    elif not (expert.runner or expert.tool) and "/" not in expert.model:
-        yield (
-            (*at, "model"),
-            f"'{expert.model}' has no provider; write it as provider/model, such as openai/{expert.model}",
-        )
+    elif not (expert.runner or expert.tool) and (why := _find_provider_fault(expert)):
+        yield (*at, "model"), why
+
+
+def _find_provider_fault(expert: ExpertConfig) -> str | None:
+    if "/" not in expert.model:
+        return f"'{expert.model}' has no provider; write it as provider/model, such as openai/{expert.model}"
+    # The names of the direct providers need no file: most configurations name no others.
+    if passes_through(expert.provider) or (known := list_providers()) is None or expert.provider in known:
+        return None
+    near = get_close_matches(expert.provider.lower(), known, n=1, cutoff=0.6)
+    hint = f"did you mean '{near[0]}/'?" if near else "`openai/…` with api_base calls any such server"
+    return f"no provider is named '{expert.provider}'; {hint}"
 
 
 def _check_runner(runner: RunnerConfig, at: KeyPath) -> Iterator[Violation]:
@@ -82,7 +92,14 @@ def _check_runner(runner: RunnerConfig, at: KeyPath) -> Iterator[Violation]:
         given = getattr(runner, key) not in (None, (), "")
         if given and runner.engine != engine:
             yield (*at, key), f"is only for engine '{engine}'; this runner has engine '{runner.engine}'"
-    if runner.engine == "command" and not runner.cmd:
+    if runner.engine != "command":
+        return
+    try:
+        words = split_command(runner.cmd) if isinstance(runner.cmd, str) else runner.cmd
+    except ValueError:
+        yield (*at, "cmd"), "a quotation mark has no partner; close it, or write the command as a list"
+        return
+    if not words:
         yield at, "engine 'command' needs the key 'cmd', with ${PORT} in it"
 
 

@@ -1,6 +1,7 @@
 """Types of values in the configuration: names, sizes, dates, bounds."""
 
 import re
+import shlex
 from typing import Annotated
 
 import msgspec
@@ -44,3 +45,27 @@ def size_bytes(text: str) -> int:
     if match is None:
         raise ValueError(f"'{text}' is not a size; write it as 16GiB or 500MB")
     return int(float(match[1]) * UNITS[(match[2] or "").lower()])
+
+
+_COMMAND_TOKEN = re.compile(
+    r"""(?P<kept>'[^']*'|"(?:\\.|[^"\\])*"|\\[^\s]|[^\s'"\\#]|(?<=\S)\#)"""
+    r"""|(?P<joined>\\[ \t]*\r?\n|\\[ \t]*$)|(?P<comment>\#[^\n]*)|(?P<rest>.)""",
+    re.DOTALL,
+)
+
+
+def split_command(text: str) -> tuple[str, ...]:
+    """Return the words of a command line as a POSIX shell reads them; line breaks are spaces.
+
+    A `#` at the beginning of a word starts a comment, and a backslash at the end of a line joins it with
+    the next.
+
+    Raises:
+        ValueError: a quotation is not closed.
+    """
+
+    def keep(match: re.Match[str]) -> str:
+        # A comment is removed before words are split: `shlex` would also cut `model#2` in two.
+        return " " if match["joined"] is not None or match["comment"] is not None else match[0]
+
+    return tuple(shlex.split(_COMMAND_TOKEN.sub(keep, text)))

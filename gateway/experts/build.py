@@ -4,16 +4,13 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 
 from ..config import Config, ExpertConfig, TimeoutConfig
+from ..config.providers import EXPERT_GROUP, passes_through
 from ..runners import Runners
 from .litellm import LiteLLMExpert
 from .local import LocalExpert
 from .openai_compatible import Transport, openai_expert
-from .providers import passes_through
 from .tool import ToolExpert, load_tool
 from .types import Expert
-
-EXPERT_GROUP = "thalamus.experts"
-"""Entry points of the experts that installed packages offer, named by the provider in `model`."""
 
 ExpertFactory = Callable[[ExpertConfig, TimeoutConfig], Expert]
 """What such an entry point loads. It may raise ValueError for a configuration that it cannot use."""

@@ -18,13 +18,13 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from ..config import DeploymentConfig, ExpertConfig, TimeoutConfig
+from ..config.providers import api_base_of, api_key_of
 from ..fleet.circuit_breaker import CircuitBreaker
 from ..openai.answers import check_answer
 from ..openai.events import EventStream
 from ..waiting import ConcurrencyLimit
 from .failures import status_failure, transport_failure
 from .prompt_preset import PromptPreset
-from .providers import api_base_of, api_key_of
 from .types import Call, Endpoint, Fields, Reply, UpstreamError
 
 ENDPOINTS: tuple[Endpoint, ...] = ("chat/completions", "completions", "embeddings")

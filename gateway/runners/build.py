@@ -1,11 +1,10 @@
 """The runner pool from the configuration."""
 
-import shlex
 from pathlib import Path
 
 from policies import ResidencyRule, TurnRule
 
-from ..config import Config, ExpertConfig, size_bytes
+from ..config import Config, ExpertConfig, size_bytes, split_command
 from . import PoolRule, Runners, RunnerSettings
 from .types import Probe
 
@@ -32,7 +31,7 @@ def _build_settings(expert: ExpertConfig) -> RunnerSettings:
         n_threads=runner.n_threads,
         n_gpu_layers=runner.n_gpu_layers,
         args=runner.args,
-        command=tuple(shlex.split(runner.cmd)) if isinstance(runner.cmd, str) else runner.cmd,
+        command=split_command(runner.cmd) if isinstance(runner.cmd, str) else runner.cmd,
         env=tuple((name, value.reveal()) for name, value in runner.env.items()),
         url=runner.url,
         health_path=runner.health_path,

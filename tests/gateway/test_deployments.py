@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.config.providers import api_base_of
 from gateway.experts.openai_compatible import OpenAIExpert
 from gateway.experts.types import UpstreamError
 from gateway.testing import FakeUpstream
@@ -119,3 +120,21 @@ async def test_a_queue_has_an_end() -> None:
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
+
+
+@pytest.mark.parametrize("provider", ["ollama", "ollama_chat"])
+@pytest.mark.parametrize(
+    ("base", "called"),
+    [
+        (None, "http://127.0.0.1:11434/v1"),
+        *(
+            (f"http://box:11434{end}", "http://box:11434/v1")
+            for end in ("", "/", "/v1", "/v1/", "/api", "/api/")
+        ),
+        ("https://house.example/ollama", "https://house.example/ollama/v1"),
+    ],
+)
+def test_ollama_is_reached_by_its_address_however_it_is_written(
+    provider: str, base: str | None, called: str
+) -> None:
+    assert api_base_of(provider, base) == called

@@ -40,8 +40,8 @@ POLICIES = "policies: {auto: {}, always: {encoder: always}, never: {encoder: nev
 def configuration(folder: Path, more: str = "", policies: str = POLICIES) -> Config:
     return parse_config(
         "experts:\n"
-        "  - {name: sums, model: p/sums, input_cost_per_token: 1e-7, output_cost_per_token: 1e-7}\n"
-        "  - {name: facts, model: p/facts, input_cost_per_token: 1e-6, output_cost_per_token: 1e-6}\n"
+        "  - {name: sums, model: openai/sums, input_cost_per_token: 1e-7, output_cost_per_token: 1e-7}\n"
+        "  - {name: facts, model: openai/facts, input_cost_per_token: 1e-6, output_cost_per_token: 1e-6}\n"
         f"{policies}routing: {{artifact: '{folder}/artifact'{more}}}\n"
     )
 
@@ -58,7 +58,7 @@ def table() -> OutcomeTable:
         families=tuple(map(str, range(n))),
         bucket=np.arange(n) % 100,
         experts=("sums", "facts"),
-        models=("p/sums", "p/facts"),
+        models=("openai/sums", "openai/facts"),
         score=score,
         cost_usd=unknown,
         input_tokens=unknown,

@@ -1,8 +1,11 @@
 """From `runner:` and `runners:` of the configuration to what the pool is asked for."""
 
+import json
+import re
+
 import pytest
 
-from gateway.config import ConfigError, parse_config
+from gateway.config import ConfigError, parse_config, split_command
 from gateway.runners.build import build_pool_rule, build_runner_settings
 
 WHOLE = """
@@ -70,3 +73,48 @@ def test_what_cannot_be_is_named_with_its_field(text: str, field: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config(text)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("cmd", "words"),
+    [
+        ("serve --port ${PORT}\n# three layers more\n--fast\n", ("serve", "--port", "${PORT}", "--fast")),
+        ("serve \\\n  -ngl 99 \\\n  --x", ("serve", "-ngl", "99", "--x")),
+        ("serve \\  \n  -ngl 99\\", ("serve", "-ngl", "99")),
+        ("serve \\\r\n  -ngl 99\r\n", ("serve", "-ngl", "99")),
+        ("serve # the port follows, it's free\n--port 1", ("serve", "--port", "1")),
+        (
+            'serve --json \'{"a": true}\' --name "Q 27B"',
+            ("serve", "--json", '{"a": true}', "--name", "Q 27B"),
+        ),
+        ("serve model#2 '# kept' \"# kept\" \\#", ("serve", "model#2", "# kept", "# kept", "#")),
+        ("serve 'two\n# lines'", ("serve", "two\n# lines")),
+        (r'serve --t "blk\.(2[0-9])=CPU" "a\"b"', ("serve", "--t", r"blk\.(2[0-9])=CPU", 'a"b')),
+        ("\n# first a comment\n\nserve", ("serve",)),
+    ],
+)
+def test_a_command_is_read_as_a_shell_reads_it(cmd: str, words: tuple[str, ...]) -> None:
+    assert split_command(cmd) == words
+
+
+@pytest.mark.parametrize(
+    ("cmd", "said"),
+    [
+        ("serve 'open", "a quotation mark has no partner"),
+        ("# only a comment", "needs the key 'cmd'"),
+        ("serve ${MODEL:-x}", "defaults are not supported"),
+        (["serve", "${NOT_SET}"], "environment variable NOT_SET is not set"),
+    ],
+)
+def test_a_command_that_cannot_run_is_refused_by_the_check(cmd: object, said: str) -> None:
+    runner = {"engine": "command", "model": "m", "cmd": cmd}
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        parse_config(json.dumps({"experts": [{"name": "a", "runner": runner}]}), env={})
+
+
+def test_a_shell_in_a_command_keeps_its_variables_and_templates() -> None:
+    cmd = ["bash", "-c", "exec serve --home $HOME --t '{{ messages }}' --port ${PORT} --dir ${DIR}"]
+    runner = {"engine": "command", "model": "m", "cmd": cmd}
+    config = parse_config(json.dumps({"experts": [{"name": "a", "runner": runner}]}), env={"DIR": "/m"})
+    settings = build_runner_settings(config)["a"]
+    assert settings.command[2] == "exec serve --home $HOME --t '{{ messages }}' --port ${PORT} --dir /m"

@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     score = np.stack([np.arange(120) % 10 < 8, np.ones(120)], axis=1).astype(float)
     lengths = np.full((120, 2), 50.0)
     held = {"score": score, "cost_usd": np.tile([0.001, 0.01], (120, 1)), "output_tokens": lengths}
-    table = OutcomeTable.build(texts, ["cheap", "dear"], held, models=["p/cheap", "p/dear"])
+    table = OutcomeTable.build(texts, ["cheap", "dear"], held, models=["openai/cheap", "openai/dear"])
     artifact = fit_artifact(table, FeatureExtractor(HashingEmbedder(64)), FitSettings(predictor="constant"))
     artifact.save(tmp_path / "artifact")
     monkeypatch.setattr(routing_build, "StaticEmbedder", lambda: HashingEmbedder(64))
@@ -39,8 +39,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def source(folder: Path) -> str:
     return (
         "experts:\n"
-        "  - {name: cheap, model: p/cheap, input_cost_per_token: 1e-6, output_cost_per_token: 2e-5}\n"
-        "  - {name: dear, model: p/dear, input_cost_per_token: 1e-5, output_cost_per_token: 2e-4}\n"
+        "  - {name: cheap, model: openai/cheap, input_cost_per_token: 1e-6, output_cost_per_token: 2e-5}\n"
+        "  - {name: dear, model: openai/dear, input_cost_per_token: 1e-5, output_cost_per_token: 2e-4}\n"
         "policies: {auto: {encoder: never}, thrifty: {encoder: never, objective: {max_usd_per_1k: 5}}}\n"
         f"routing: {{artifact: '{folder}/artifact'}}\n"
     )

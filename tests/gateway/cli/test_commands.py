@@ -121,6 +121,15 @@ def test_config_check_names_every_fault_and_fails(here: Path) -> None:
     assert (answer["ok"], [p["line"] for p in answer["problems"]]) == (False, [1, 2])
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_config_check_does_not_call_a_file_without_experts_good(here: Path, as_json: bool) -> None:
+    (here / "thalamus.yaml").write_text("experts: []\n")
+    result = run("config", "check", *(["--json"] if as_json else []))
+    assert result.exit_code == 1
+    assert "no expert" in result.output
+    assert "good" not in result.output
+
+
 def test_config_check_passes_a_good_file(here: Path) -> None:
     (here / "thalamus.yaml").write_text(GOOD)
     result = run("config", "check")

@@ -1,5 +1,6 @@
 """The configuration file: strict, with lines, secrets by reference."""
 
+import json
 import re
 
 import pytest
@@ -127,6 +128,93 @@ def test_a_missing_or_empty_variable_is_named(value: str | None) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        "${NOT_SET:-sk-fallback}",
+        "${NOT_SET-none}",
+        "${NOT_SET:?is missing}",
+        "${SET:-none}",
+        "${}",
+        "${SET",
+        "$SET",
+        "$NOT_SET",
+        "os.environ[SET]",
+        "os.environ.get('SET')",
+        "os.environ/",
+        "os.environ/MY-KEY",
+        "os.getenv('SET')",
+        "process.env.SET",
+        "{{ SET }}",
+        "{env:SET}",
+        "$(pass show openai)",
+        "%SET%",
+        "env:SET",
+        "ENV[SET]",
+        "<your key>",
+    ],
+)
+def test_a_reference_that_is_not_understood_is_refused_and_never_sent(key: str) -> None:
+    text = expert(f"    api_key: {json.dumps(key)}\n")
+    (problem,) = problems(text, SET=GOOD_KEY, MY="x")
+    assert problem.startswith("thalamus.yaml:4: experts[0].api_key: ")
+    assert "write " in problem
+    assert "fallback" not in problem
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("api_base: '${BASE:-http://127.0.0.1:8000/v1}'", "api_base"),
+        ("api_base: 'http://$HOST:8000/v1'", "api_base"),
+        ("api_base: 'http://{{HOST}}:8000/v1'", "api_base"),
+        ("headers: {authorization: Bearer $TOKEN}", "headers.authorization"),
+        ("deployments: [{api_key: '${A:-b}'}]", "deployments[0].api_key"),
+        ("region: ${REGION:=eu}", "region"),
+    ],
+)
+def test_references_are_checked_in_every_key(line: str, key: str) -> None:
+    (problem,) = problems(expert(f"    {line}\n"))
+    assert problem.startswith(f"thalamus.yaml:4: experts[0].{key}: ")
+
+
+@pytest.mark.parametrize("value", ["${OTHER}", "$OTHER", "os.environ/OTHER", "${OTHER:-x}", "%OTHER%"])
+def test_a_variable_that_holds_a_reference_is_refused(value: str) -> None:
+    (problem,) = problems(expert("    api_key: ${KEY}\n"), KEY=value)
+    assert "variable KEY holds a reference instead of a value" in problem
+
+
+@pytest.mark.parametrize("key", ["sk-$5-and-more-1234", "pa$$word-77-long", "p%20ss-99", "us$er-12345678"])
+def test_a_dollar_inside_a_key_is_no_reference(key: str) -> None:
+    config = parse_config(expert(f"    api_key: {json.dumps(key)}\n"))
+    assert config.experts[0].api_key == Secret(key)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("anthropc/claude-haiku-4-5", "did you mean 'anthropic/'?"),
+        ("OpenAI/gpt-5", "did you mean 'openai/'?"),
+        ("vertexai/gemini-2.5-pro", "did you mean 'vertex_ai/'?"),
+        ("meta-llama/Llama-3-8b", "no provider is named 'meta-llama'"),
+        ("zzzzqqq/x", "`openai/…` with api_base calls any such server"),
+    ],
+)
+def test_a_provider_that_does_not_exist_is_refused_with_the_nearest(model: str, said: str) -> None:
+    (problem,) = problems(f"experts: [{{name: a, model: {model}}}]")
+    assert problem.startswith("thalamus.yaml:1: experts[0].model: ")
+    assert said in problem
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic", "azure", "ollama_chat", "vertex_ai", "veniceai"])
+def test_providers_of_litellm_are_known_without_importing_it(provider: str) -> None:
+    assert parse_config(f"experts: [{{name: a, model: {provider}/x}}]").experts[0].provider == provider
+
+
+def test_a_runner_may_load_a_model_of_any_name() -> None:
+    assert parse_config("experts: [{name: a, runner: {engine: vllm, model: nobodys/model}}]").experts
+
+
 def test_a_literal_secret_is_allowed_and_warned_of_without_being_shown() -> None:
     config = parse_config(expert(f"    api_key: {GOOD_KEY}\n"))
     (warning,) = config_warnings(config)
@@ -248,8 +336,8 @@ def test_an_empty_secret_is_no_secret() -> None:
 def test_attributes_of_experts_and_weights_on_them_are_read() -> None:
     config = parse_config(
         "experts:\n"
-        "  - {name: a, model: o/x-8b, released: 2024-07-18, ratings: {security: 3}}\n"
-        "  - {name: b, model: o/x-8b, parameters_b: 9}\n"
+        "  - {name: a, model: openai/x-8b, released: 2024-07-18, ratings: {security: 3}}\n"
+        "  - {name: b, model: openai/x-8b, parameters_b: 9}\n"
         "policies: {auto: {objective: {size: 0.1, cost: 0.2, first: [latest]}, flags: {in_band: false}}}\n"
     )
     a, b = profiles(config)
@@ -274,10 +362,10 @@ def test_a_profile_counts_what_stands_before_every_conversation_and_knows_the_lo
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("experts: [{name: a, model: o/x, released: 2024-02-30}]", "is not a valid date"),
-        ("experts: [{name: a, model: o/x, released: July}]", "experts[0].released"),
-        ("experts: [{name: a, model: o/x, parameters_b: 0}]", "experts[0].parameters_b"),
-        ("experts: [{name: a, model: o/x, ratings: {security: 1, beauty: 2}}]", "unknown key 'beauty'"),
+        ("experts: [{name: a, model: openai/x, released: 2024-02-30}]", "is not a valid date"),
+        ("experts: [{name: a, model: openai/x, released: July}]", "experts[0].released"),
+        ("experts: [{name: a, model: openai/x, parameters_b: 0}]", "experts[0].parameters_b"),
+        ("experts: [{name: a, model: openai/x, ratings: {security: 1, beauty: 2}}]", "unknown key 'beauty'"),
         ("policies: {auto: {objective: {sise: 0.1}}}", "did you mean 'size'?"),
         ("policies: {auto: {objective: {first: [smalest]}}}", "did you mean 'smallest'?"),
         ("policies: {auto: {flags: {unknown: ignore}}}", "allowed: refuse, warn"),
