@@ -27,6 +27,74 @@ class TimeoutConfig(StrictStruct, frozen=True):
     """Longest duration of the whole attempt."""
 
 
+class ProviderSettings(StrictStruct, frozen=True):
+    """What a provider asks for beside an address and a key, named as LiteLLM names it."""
+
+    api_version: str | None = None
+    """Version of the provider's API, such as `2024-10-21` (Azure)."""
+    azure_ad_token: Secret | None = None
+    """Token of Microsoft Entra ID, used instead of a key."""
+    tenant_id: str | None = None
+    """Tenant of Microsoft Entra ID."""
+    client_id: str | None = None
+    """Application that signs in at Microsoft Entra ID."""
+    client_secret: Secret | None = None
+    """Secret of that application."""
+    azure_scope: str | None = None
+    """Scope that is asked of Microsoft Entra ID."""
+    vertex_project: str | None = None
+    """Google Cloud project."""
+    vertex_location: str | None = None
+    """Google Cloud region, such as `europe-west4`."""
+    vertex_credentials: Secret | None = None
+    """Google's service account: its JSON, or the path of a file with it."""
+    aws_region_name: str | None = None
+    """AWS region, such as `us-east-1`."""
+    aws_access_key_id: Secret | None = None
+    """AWS access key."""
+    aws_secret_access_key: Secret | None = None
+    """Secret of the AWS access key."""
+    aws_session_token: Secret | None = None
+    """AWS session token."""
+    aws_profile_name: str | None = None
+    """Profile of the AWS configuration on this machine."""
+    aws_role_name: str | None = None
+    """AWS role that is assumed."""
+    aws_session_name: str | None = None
+    """Name of the session in that role."""
+    aws_external_id: str | None = None
+    """External identity that the role asks for."""
+    aws_web_identity_token: Secret | None = None
+    """Token of a web identity that assumes the role."""
+    aws_sts_endpoint: str | None = None
+    """Address of AWS's token service."""
+    aws_bedrock_runtime_endpoint: str | None = None
+    """Address of Bedrock, where it is not the region's own."""
+    project_id: str | None = None
+    """Project of IBM watsonx."""
+    space_id: str | None = None
+    """Deployment space of IBM watsonx."""
+
+    def as_arguments(self) -> dict[str, str]:
+        """What is set, as LiteLLM takes it."""
+        given = {name: getattr(self, name) for name in self.__struct_fields__}
+        return {
+            name: value.reveal() if isinstance(value, Secret) else value
+            for name, value in given.items()
+            if value is not None
+        }
+
+    def inherit(self, other: "ProviderSettings") -> "ProviderSettings":
+        """These settings, and those of `other` where these have none."""
+        missing = {
+            name: getattr(other, name) for name in self.__struct_fields__ if getattr(self, name) is None
+        }
+        return msgspec.structs.replace(self, **missing)
+
+
+NO_SETTINGS = ProviderSettings()
+
+
 class DeploymentConfig(StrictStruct, frozen=True):
     """One upstream that serves an expert. Load and health decide which deployment gets a call."""
 
@@ -43,6 +111,8 @@ class DeploymentConfig(StrictStruct, frozen=True):
     """HTTP headers added to every call; they extend those of the expert."""
     max_parallel: Count | None = None
     """Most calls at a time. Default: that of the expert; without one there is no limit."""
+    settings: ProviderSettings = NO_SETTINGS
+    """Settings of the provider; they extend those of the expert."""
 
 
 class RunnerConfig(StrictStruct, frozen=True):
@@ -143,6 +213,8 @@ class ExpertConfig(StrictStruct, frozen=True):
     """Key that is sent to the upstream; write it as a reference: `os.environ/OPENAI_API_KEY`."""
     headers: dict[str, Secret] = msgspec.field(default_factory=dict)
     """HTTP headers added to every call."""
+    settings: ProviderSettings = NO_SETTINGS
+    """Settings of the provider, such as `api_version`, `vertex_project` or `aws_region_name`."""
     max_parallel: Count | None = None
     """Most calls at a time to each deployment. Default: no limit."""
     deployments: tuple[DeploymentConfig, ...] = ()
@@ -215,6 +287,7 @@ class ExpertConfig(StrictStruct, frozen=True):
             region=self.region,
             headers=self.headers,
             max_parallel=self.max_parallel,
+            settings=self.settings,
         )
         # `or (own,)`: callers loop over deployments and need no case for an expert without a list.
         return tuple(_inherit(deployment, own) for deployment in self.deployments) or (own,)
@@ -228,4 +301,5 @@ def _inherit(deployment: DeploymentConfig, own: DeploymentConfig) -> DeploymentC
         region=deployment.region or own.region,
         headers={**own.headers, **deployment.headers},
         max_parallel=deployment.max_parallel or own.max_parallel,
+        settings=deployment.settings.inherit(own.settings),
     )

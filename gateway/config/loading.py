@@ -140,6 +140,8 @@ class _ConfigReader:
         if origin is tuple and isinstance(value, list):
             return [self.read(item, args[0], (*path, n)) for n, item in enumerate(value)]
         if origin is dict and isinstance(value, dict):
+            for key in value:
+                self._check_name(key, args[0], (*path, key))
             return {key: self.read(item, args[1], (*path, key)) for key, item in value.items()}
         return self._read_leaf(value, kind, path)
 
@@ -164,6 +166,12 @@ class _ConfigReader:
             for key, item in value.items()
             if key in fields and not (item is None and _is_container(fields[key][0]))
         }
+
+    def _check_name(self, name: str, kind: Any, path: KeyPath) -> None:
+        try:
+            msgspec.convert(name, kind)
+        except msgspec.ValidationError:
+            self._add_problem(path, f"'{name}' cannot be a name; {_describe_names(kind)}")
 
     def _read_leaf(self, value: Any, kind: Any, path: KeyPath) -> Any:
         if value is None and Secret in (kind, *get_args(kind)):
@@ -215,6 +223,12 @@ def _is_container(kind: Any) -> bool:
 @cache
 def _struct_fields(kind: type[msgspec.Struct]) -> dict[str, tuple[Any, bool]]:
     return {f.encode_name: (f.type, f.required) for f in msgspec.structs.fields(kind)}
+
+
+def _describe_names(kind: Any) -> str:
+    """What a kind of name may be made of."""
+    described = (meta.description for meta in getattr(kind, "__metadata__", ()) if meta.description)
+    return f"allowed: {next(described, 'text')}"
 
 
 def _accept_instance(kind: type, value: Any) -> Any:

@@ -14,7 +14,7 @@ from policies import Policy
 from .expert_schema import ExpertConfig, RunnersConfig, TimeoutConfig
 from .policy_schema import PolicyConfig
 from .secrets import Secret
-from .values import Count, Name, Seconds, Share, StrictStruct
+from .values import AliasName, Count, Name, Seconds, Share, StrictStruct
 
 BASE_EMBEDDER = "minilm"
 """Name of the built-in embedder, which reads every document."""
@@ -130,6 +130,10 @@ class Config(StrictStruct, frozen=True):
     policies: dict[Name, PolicyConfig] = msgspec.field(default_factory=dict)
     """How an expert is chosen, by name: `model: auto` uses the policy `auto`, `model: auto:best` the policy
     `best`.
+    """
+    aliases: dict[AliasName, str] = msgspec.field(default_factory=dict)
+    """Further names for `model`, each with the expert, `auto`, `auto:<policy>` or built-in embedder it stands
+    for: `{gpt-4o: auto, cheap: "auto:frugal"}`.
     """
     server: ServerConfig = ServerConfig()
     """Where the gateway listens and which clients it admits."""

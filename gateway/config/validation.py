@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from importlib.metadata import entry_points
 from urllib.parse import urlsplit
 
-from .expert_schema import ExpertConfig, RunnerConfig
+from .expert_schema import ExpertConfig, ProviderSettings, RunnerConfig
 from .providers import list_providers, passes_through
 from .schema import BASE_EMBEDDER, Config
 from .secrets import Secret, find_weakness
@@ -18,6 +18,21 @@ ENGINE_KEYS = {"cmd": "command", "health_path": "command", "args": "vllm", "slee
 """Keys of a runner that only one engine reads."""
 TOOL_GROUP = "thalamus.tools"
 """Entry points of the tools that installed packages offer."""
+PROVIDERS_OF_SETTINGS = {
+    "aws_": (
+        "bedrock",
+        "bedrock_converse",
+        "sagemaker",
+        "sagemaker_chat",
+        "sagemaker_nova",
+        "bedrock_mantle",
+    ),
+    "azure_": ("azure", "azure_ai", "azure_text"),
+    "vertex_": ("vertex_ai", "vertex_ai_beta", "gemini"),
+    "project_id": ("watsonx", "watsonx_text"),
+    "space_id": ("watsonx", "watsonx_text"),
+}
+"""Whose settings they are, by how their names begin: for another provider they would do nothing."""
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -25,6 +40,7 @@ def find_violations(config: Config) -> Iterator[Violation]:
     """Yield every violated rule, with the path of its key."""
     yield from _check_experts(config)
     yield from _check_policies(config)
+    yield from _check_aliases(config)
     yield from _check_memory(config)
     yield from _check_embedders(config)
     if (key := config.server.master_key) and (why := find_weakness(key.reveal())):
@@ -50,6 +66,9 @@ def _check_experts(config: Config) -> Iterator[Violation]:
             yield from _check_runner(expert.runner, (*at, "runner"))
         if expert.released and not is_date(expert.released):
             yield (*at, "released"), f"'{expert.released}' is not a valid date; write it as 2024-07-18"
+        yield from _check_settings(expert.settings, expert, (*at, "settings"))
+        for k, deployment in enumerate(expert.deployments):
+            yield from _check_settings(deployment.settings, expert, (*at, "deployments", k, "settings"))
         for path, base in _list_api_bases(expert, at):
             if why := _find_address_fault(base):
                 yield path, f"of '{expert.name}': {why}"
@@ -85,6 +104,36 @@ def _find_provider_fault(expert: ExpertConfig) -> str | None:
     near = get_close_matches(expert.provider.lower(), known, n=1, cutoff=0.6)
     hint = f"did you mean '{near[0]}/'?" if near else "`openai/…` with api_base calls any such server"
     return f"no provider is named '{expert.provider}'; {hint}"
+
+
+def _check_settings(settings: ProviderSettings, expert: ExpertConfig, at: KeyPath) -> Iterator[Violation]:
+    for name in settings.as_arguments():
+        if passes_through(expert.provider) or expert.runner or expert.tool:
+            yield (*at, name), f"'{expert.name}' is called without LiteLLM, which alone reads this; delete it"
+        for prefix, providers in PROVIDERS_OF_SETTINGS.items():
+            if name.startswith(prefix) and expert.provider not in providers:
+                yield (*at, name), f"is a setting of {providers[0]}; '{expert.name}' is of {expert.provider}"
+
+
+def _check_aliases(config: Config) -> Iterator[Violation]:
+    embedders = {BASE_EMBEDDER, *config.embeddings.experts} if config.embeddings.enabled else set()
+    experts = {expert.name for expert in config.experts}
+    policies = {"auto", *(f"auto:{name}" for name in ("auto", *config.policies))}
+    targets = experts | policies | embedders
+    for alias, target in config.aliases.items():
+        at: KeyPath = ("aliases", alias)
+        if alias == "auto" or alias.startswith("auto:"):
+            yield at, "'auto' is reserved for policies; choose another name"
+        elif alias in experts or alias in embedders:
+            kind = "expert" if alias in experts else "embedder"
+            yield at, f"there is an {kind} of this name already; delete the alias, or rename the {kind}"
+        # One step only: a reader should see at once which expert answers.
+        elif target in config.aliases:
+            yield at, f"'{target}' is an alias itself; write what it stands for: {config.aliases[target]}"
+        elif target not in targets:
+            near = get_close_matches(target, targets, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(sorted(targets))}"
+            yield at, f"there is no expert or policy '{target}'; {hint}"
 
 
 def _check_runner(runner: RunnerConfig, at: KeyPath) -> Iterator[Violation]:

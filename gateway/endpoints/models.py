@@ -40,7 +40,7 @@ async def get_model(request: Request) -> Response:
 
 
 def describe_models(services: Services) -> Iterator[dict[str, Any]]:
-    """Policies as `auto` and `auto:<name>`, the experts, and the embedders served here."""
+    """Policies as `auto` and `auto:<name>`, the experts, the embedders served here, and the aliases."""
     for name, policy in services.policies.items():
         facts = {"kind": "policy", "policy": name, "encoder": policy.encoder, "default": policy.default}
         yield _to_openai("auto" if name == "auto" else f"auto:{name}", "thalamus", facts)
@@ -51,6 +51,8 @@ def describe_models(services: Services) -> Iterator[dict[str, Any]]:
     if services.embedders is not None:
         for name in services.embedders.names:
             yield _to_openai(name, "local", _describe_embedder(services.embedders, name))
+    for alias, target in services.config.aliases.items():
+        yield _to_openai(alias, "thalamus", {"kind": "alias", "stands_for": target})
 
 
 def _to_openai(name: str, owner: str, facts: dict[str, Any]) -> dict[str, Any]:

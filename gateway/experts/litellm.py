@@ -157,6 +157,7 @@ class LiteLLMExpert:
             arguments["api_base"] = deployment.api_base
         if deployment.api_key:
             arguments["api_key"] = deployment.api_key.reveal()
+        arguments |= deployment.settings.as_arguments()
         if deployment.headers:
             arguments["extra_headers"] = {name: value.reveal() for name, value in deployment.headers.items()}
         return arguments

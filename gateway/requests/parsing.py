@@ -130,6 +130,7 @@ class RequestParser:
             models.setdefault(expert.model, expert.name)
         models.pop("", None)
         self._names: dict[str, str] = models | {name: name for name in experts}
+        self._aliases = config.aliases
         self._embedding_experts = {expert.name for expert in config.experts if expert.embeds}
 
     def parse(self, spec: EndpointSpec, fields: Fields, headers: Mapping[bytes, bytes]) -> ParsedRequest:
@@ -138,7 +139,7 @@ class RequestParser:
         Raises:
             BadRequest: the body or a header is at fault; `param` names the field.
         """
-        model = text_field(fields, "model")
+        model = self._resolve_alias(text_field(fields, "model"))
         stream = "stream" in fields and spec.query is not None and flag_field(fields, "stream")
         spec.check(fields)
         options = parse_routing_options(fields, headers)
@@ -162,10 +163,13 @@ class RequestParser:
             query = replace(query, declined=declined) if declined else query
         return ToPolicy(call, options, policy, query, flags.hints, flags.warnings)
 
+    def _resolve_alias(self, model: str) -> str:
+        return self._aliases.get(model, model)
+
     def unknown_model(self, model: str) -> ModelNotFound:
         """The refusal of a model that is not configured; it lists the names that are."""
         policies = (f"auto:{name}" for name in self._policies if name != "auto")
-        listed = ", ".join(["auto", *policies, *self._experts])
+        listed = ", ".join(["auto", *policies, *self._experts, *self._aliases])
         return ModelNotFound(f"there is no model '{model[:128]}'; there are: {listed}", param="model")
 
     def _parse_embedding(self, model: str, call: Call, options: RoutingOptions) -> ToExpert | ToEmbedder:
@@ -200,13 +204,14 @@ class RequestParser:
         return self._policies[name]
 
     def _fallbacks(self, options: RoutingOptions) -> tuple[str, ...]:
-        for name in options.fallbacks:
+        fallbacks = [self._resolve_alias(name) for name in options.fallbacks]
+        for name in fallbacks:
             if name not in self._names:
                 known = ", ".join(self._experts)
                 raise InvalidField(
                     f"there is no expert '{name}'; there are: {known}", param="router.fallbacks"
                 )
-        return tuple(dict.fromkeys(self._names[name] for name in options.fallbacks))
+        return tuple(dict.fromkeys(self._names[name] for name in fallbacks))
 
 
 def parse_body(body: bytes) -> Fields:

@@ -2,12 +2,19 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
+from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
+from gateway.config import ConfigError, parse_config
+from gateway.config.expert_schema import ProviderSettings
+from gateway.config.reference import describe_fields
 from gateway.experts.litellm import LiteLLMExpert
+from gateway.experts.types import Call, UpstreamError
 from gateway.testing import WORDS, FakeUpstream
 from tests.fakes.serving import LiveApp, gateway
 
@@ -143,3 +150,61 @@ async def test_a_slot_is_free_again_after_each_end(live: LiveApp, name: str) -> 
     expert = live.services.experts[name]
     assert isinstance(expert, LiteLLMExpert)
     assert expert.in_use == 0
+
+
+class RecordingLiteLLM:
+    """Stands for the imported module, and keeps what it is called with."""
+
+    def __init__(self) -> None:
+        self.arguments: dict[str, Any] = {}
+
+    async def acompletion(self, **arguments: Any) -> Any:
+        self.arguments = arguments
+        raise ValueError("no answer is needed")
+
+
+async def ask_recorder(text: str) -> dict[str, Any]:
+    config = parse_config(text, env={"SECRET": "hush-hush-hush"})
+    recorder = RecordingLiteLLM()
+    expert = LiteLLMExpert(config.experts[0], config.timeouts, load=lambda: recorder)
+    with pytest.raises(UpstreamError):
+        await expert.call(Call("chat/completions", {"messages": msgspec.Raw(b"[]")}, False))
+    return recorder.arguments
+
+
+@pytest.mark.parametrize(
+    ("model", "setting"),
+    [
+        *(("azure/x", name) for name in ("api_version", "azure_ad_token", "azure_scope", "tenant_id")),
+        *(("azure/x", name) for name in ("client_id", "client_secret")),
+        *(("vertex_ai/x", f"vertex_{name}") for name in ("project", "location", "credentials")),
+        *(("bedrock/x", name) for name in describe_fields(ProviderSettings) if name.startswith("aws_")),
+        *(("watsonx/x", name) for name in ("project_id", "space_id")),
+    ],
+)
+async def test_each_setting_of_a_provider_reaches_litellm(model: str, setting: str) -> None:
+    text = f"experts: [{{name: a, model: {model}, settings: {{{setting}: os.environ/SECRET}}}}]"
+    assert (await ask_recorder(text))[setting] == "hush-hush-hush"
+
+
+async def test_settings_of_a_deployment_extend_those_of_its_expert() -> None:
+    place = "{api_base: 'https://west.example', settings: {api_version: v2}}"
+    sent = await ask_recorder(
+        "experts:\n  - name: a\n    model: azure/x\n    settings: {api_version: v1, tenant_id: t}\n"
+        f"    deployments: [{place}]\n"
+    )
+    assert (sent["api_version"], sent["tenant_id"], sent["api_base"]) == ("v2", "t", "https://west.example")
+
+
+@pytest.mark.parametrize(
+    ("expert", "said"),
+    [
+        ("model: openai/x, settings: {api_version: v1}", "is called without LiteLLM"),
+        ("model: azure/x, settings: {vertex_project: p}", "is a setting of vertex_ai; 'a' is of azure"),
+        ("model: azure/x, settings: {api_versoin: v}", "did you mean 'api_version'?"),
+        ("model: azure/x, deployments: [{settings: {aws_region_name: r}}]", "is a setting of bedrock"),
+    ],
+)
+async def test_a_setting_that_would_do_nothing_is_refused(expert: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        parse_config(f"experts: [{{name: a, {expert}}}]")

@@ -12,6 +12,7 @@ import pytest
 from gateway.app import create_app
 from gateway.batches.store import BatchStore
 from gateway.config import parse_config
+from gateway.config.expert_schema import ProviderSettings
 from gateway.config.policy_schema import Weights
 from gateway.config.reference import config_schema, describe_fields, find_struct, list_keys, list_structs
 from gateway.config.schema import Config
@@ -123,6 +124,8 @@ def test_every_key_is_read_somewhere() -> None:
         found |= reads.found
     # `Weights.objective` reads its goals by `getattr`, one for each of `policies.Goal`.
     found |= {(kind, name) for kind in ("Weights", "ObjectiveConfig") for name in describe_fields(Weights)}
+    # `ProviderSettings.as_arguments` reads all of them by name; `test_lite.py` sees them at LiteLLM.
+    found |= {("ProviderSettings", name) for name in describe_fields(ProviderSettings)}
     unread = {
         f"{kind.__name__}.{field.name}"
         for kind in STRUCTS.values()
