@@ -53,6 +53,7 @@ _FLAG = r"\[flag:[ \t]*(\w[\w -]{0,39}?)[ \t]*(?:=[ \t]*([\w .%-]{1,40}?)[ \t]*)
 _AT_START = re.compile(rf"\s*{_FLAG}(?=\s|\[flag:|\Z)", re.IGNORECASE)
 _AT_END = re.compile(rf"(?:(?<=\s)|(?<=\])|\A){_FLAG}\s*\Z", re.IGNORECASE)
 _FENCE = re.compile(r"^[ ]{0,3}(?:>[ ]?)*(```+|~~~+)", re.MULTILINE)
+_INDENT = re.compile(r"[\r\n]*(?:[ ]{4}|[ ]{0,3}\t)")
 _QUOTES = (("“", "”"), ("«", "»"))
 MAX_FLAGS = 16
 """At an end of a text; what follows is text."""
@@ -85,7 +86,7 @@ def _match_flag_at_end(text: str) -> re.Match[str] | None:
     bare = len(text.rstrip())
     if text[bare - 1 : bare] != "]" or bare > MAX_CHARS:
         return None
-    found = _AT_END.search(text, max(0, bare - _LONGEST), bare)
+    found = _AT_END.search(text, bare - _LONGEST, bare)
     return None if found is None or _is_in_code_or_quote(text[: found.start()]) else found
 
 
@@ -100,8 +101,7 @@ def _is_in_code_or_quote(before: str) -> bool:
 
 def _is_indented(text: str) -> bool:
     """Whether it begins as a line of code does."""
-    line = text.lstrip("\r\n")
-    return line.startswith("    ") or line[:4].lstrip(" ").startswith("\t")
+    return _INDENT.match(text) is not None
 
 
 def _is_in_fence(text: str) -> bool:
@@ -111,7 +111,7 @@ def _is_in_fence(text: str) -> bool:
     for mark in _FENCE.findall(text):
         if not fence:
             fence = mark
-        elif mark[0] == fence[0] and len(mark) >= len(fence):
+        elif mark.startswith(fence):  # a mark is one character, repeated
             fence = ""
     return bool(fence)
 
@@ -215,10 +215,9 @@ def _parse_weight(value: str) -> float:
 
 
 def _parse_number(value: str, what: str) -> float:
-    number = float(value) if _is_number(value) else -1.0
-    if not 0 <= number <= 1:
+    if not _is_number(value) or float(value) > 1:
         raise ValueError(f"takes a number from 0 to 1: {what}")
-    return number
+    return float(value)
 
 
 def _is_number(value: str) -> bool:

@@ -113,21 +113,22 @@ def resolve_target(objective: Objective, sweep: Sweep | None) -> Objective:
         )
     # Cost falls and quality falls as λ grows: the smallest λ within the budget is the best that it buys, the
     # largest λ that reaches the quality the cheapest way to it.
-    weight: float | None = 0.0
-    if (usd := objective.max_usd_per_1k) is not None and (
-        weight := sweep.weight_for_cost(usd / 1000)
-    ) is None:
-        least = 1000 * float(sweep.cost_usd.min())
-        raise Unreachable(f"max_usd_per_1k: {usd:g} is out of reach; the least they cost is {least:.4g}")
+    weight = 0.0
+    if (usd := objective.max_usd_per_1k) is not None:
+        bought = sweep.weight_for_cost(usd / 1000)
+        if bought is None:
+            least = 1000 * float(sweep.cost_usd.min())
+            raise Unreachable(f"max_usd_per_1k: {usd:g} is out of reach; the least they cost is {least:.4g}")
+        weight = bought
     if (quality := objective.target_quality) is not None:
         reached = sweep.weight_for_quality(quality)
         if reached is None:
             most = float(sweep.quality.max())
             raise Unreachable(f"target_quality: {quality:g} is out of reach; they reach {most:.4f}")
-        if reached < (weight or 0.0):
+        if reached < weight:
             raise Unreachable(f"target_quality: {quality:g} is out of reach for {usd:g} dollars a thousand")
         weight = reached
-    return replace(objective, cost=weight or 0.0, max_usd_per_1k=None, target_quality=None)
+    return replace(objective, cost=weight, max_usd_per_1k=None, target_quality=None)
 
 
 def describe_priorities(objective: Objective) -> str:

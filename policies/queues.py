@@ -181,8 +181,10 @@ def admit(queue: QueueState, rule: AdmissionRule) -> Admission:
     if n_over <= 0 and wait_s <= rule.max_wait_s:
         return Admitted(wait_s)
     # Retry-After below one second would only make clients poll.
-    leaving_s = queue.ahead_s + n_over * queue.service_s / queue.n_slots if n_over > 0 else 0.0
-    return Rejected(max(1.0, leaving_s, wait_s - rule.max_wait_s))
+    pauses_s = [1.0, wait_s - rule.max_wait_s]
+    if n_over > 0:
+        pauses_s.append(queue.ahead_s + n_over * queue.service_s / queue.n_slots)
+    return Rejected(max(pauses_s))
 
 
 @dataclass(frozen=True, slots=True)
