@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,3 +38,38 @@ def test_nobody_is_admitted_past_either_bound_and_nobody_told_to_come_back_at_on
         assert line.n_waiting < rule.max_waiting
     else:
         assert admission.retry_after_s >= 1.0
+
+
+@pytest.mark.parametrize(("n_waiting", "admission"), [(9, Admitted(20.0)), (10, Rejected(2.0))])
+def test_the_last_place_of_a_line_is_given_away(n_waiting: int, admission: Admitted | Rejected) -> None:
+    queue = QueueState(n_waiting, 1, 1, service_s=2.0)
+    assert admit(queue, AdmissionRule(max_waiting=10)) == admission
+
+
+@pytest.mark.parametrize(("max_wait_s", "admission"), [(12.0, Admitted(12.0)), (10.0, Rejected(2.0))])
+def test_a_wait_as_long_as_allowed_is_allowed(max_wait_s: float, admission: Admitted | Rejected) -> None:
+    queue = QueueState(2, 1, 1, service_s=4.0)
+    assert admit(queue, AdmissionRule(max_wait_s=max_wait_s)) == admission
+
+
+def test_the_first_request_too_many_starts_after_one_answer() -> None:
+    assert QueueState(0, 2, 2, service_s=3.0).wait_s() == 1.5
+
+
+def test_a_queue_is_expected_to_answer_at_once_where_nothing_is_said() -> None:
+    assert QueueState(0, 0, 1, service_s=3.0).ahead_s == 0.0
+
+
+def test_a_line_with_a_place_left_is_not_waited_for_but_its_length() -> None:
+    queue = QueueState(9, 1, 1, service_s=2.0, ahead_s=50.0)
+    assert admit(queue, AdmissionRule(max_waiting=10, max_wait_s=67.0)) == Rejected(3.0)
+
+
+def test_a_line_over_its_length_by_two_is_waited_for_twice() -> None:
+    queue = QueueState(11, 1, 1, service_s=2.0, ahead_s=50.0)
+    assert admit(queue, AdmissionRule(max_waiting=10)) == Rejected(54.0)
+
+
+def test_no_client_is_told_to_return_within_a_second() -> None:
+    queue = QueueState(10, 1, 1, service_s=0.1)
+    assert admit(queue, AdmissionRule(max_waiting=10)) == Rejected(1.0)
