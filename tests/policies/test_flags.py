@@ -155,3 +155,131 @@ def test_a_flag_that_cannot_be_followed_is_refused_by_name(flag: str) -> None:
 def test_every_flag_is_written_as_the_grammar_has_it() -> None:
     for name in FLAGS:
         assert extract_flags(f"What? [Flag: {name.title()}]").flags == (Flag(name),)
+
+
+@pytest.mark.parametrize(("n_chars", "read"), [(200_000, True), (200_001, False)])
+def test_the_end_of_a_text_is_read_up_to_a_length(n_chars: int, read: bool) -> None:
+    flag = " [Flag: latest]"
+    text = "x" * (n_chars - len(flag)) + flag + "   "
+    assert bool(extract_flags(text).flags) is read
+
+
+@pytest.mark.parametrize(("n_chars", "read"), [(120, True), (121, False)])
+def test_a_flag_at_the_end_has_a_greatest_length(n_chars: int, read: bool) -> None:
+    flag = f"[Flag: {'latest]':>{n_chars - 7}}"
+    assert len(flag) == n_chars
+    assert bool(extract_flags(f"What? {flag}").flags) is read
+
+
+@pytest.mark.parametrize(
+    ("text", "n_flags"),
+    [
+        ("   \t[Flag: latest] x", 0),
+        ("   [Flag: latest] x", 1),
+        ("\n\n    [Flag: latest] x", 0),
+        ("x\n   \ty [Flag: latest]", 0),
+        ("x\n   y [Flag: latest]", 1),
+        ("x\n    y\n\nz [Flag: latest]", 1),
+        ("x\n   > y [Flag: latest]", 0),
+        ("> x\ny [Flag: latest]", 1),
+        ("```\nx\n````\n[Flag: latest]", 1),
+        ("```\nx\n~~~~\n[Flag: latest]", 0),
+        ("```\nx\n```\n```\ny\n[Flag: latest]", 0),
+        ('"x"\n\n"y [Flag: latest]', 0),
+        ('"x\n\ny [Flag: latest]', 1),
+        ("“x” [Flag: latest]", 1),
+        ("«x» «y [Flag: latest]", 0),
+        ("`x` `y [Flag: latest]", 0),
+        ("`x [Flag: latest]\ny` [Flag: fastest]", 0),
+    ],
+)
+def test_code_and_quotations_begin_and_end_as_in_commonmark(text: str, n_flags: int) -> None:
+    assert len(extract_flags(text).flags) == n_flags
+
+
+@pytest.mark.parametrize("n", [16, 17])
+@pytest.mark.parametrize("text", ["{} x", "x {}"])
+def test_sixteen_flags_are_read_at_either_end_and_what_follows_is_text(text: str, n: int) -> None:
+    taken = extract_flags(text.format(" ".join(["[Flag: latest]"] * n)))
+    assert len(taken.flags) == 16
+    assert ("[" in taken.text) is (n > 16)
+
+
+@pytest.mark.parametrize(
+    ("written", "weight"),
+    [
+        ("size", 0.1),
+        ("size=low", 0.05),
+        ("size=Medium", 0.1),
+        ("size=high", 0.3),
+        ("size=0", 0.0),
+        ("size=1", 1.0),
+    ],
+)
+def test_a_weight_is_a_word_or_a_number_from_0_to_1(written: str, weight: float) -> None:
+    hints = apply_flags(RoutingHints(), [Flag.read(written)])
+    assert hints.objective == Objective(goals=(("size", weight),))
+
+
+WEIGHT_ERROR = "takes a number from 0 to 1: a weight, or low, medium, high"
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("size=1.01", f"the flag 'size' {WEIGHT_ERROR}"),
+        ("cost=big", f"the flag 'cost' {WEIGHT_ERROR}"),
+        (
+            "latest=2",
+            "the flag 'latest' takes a number from 0 to 1: how far from the best quality is near enough",
+        ),
+        ("best=1", "the flag 'best' takes no value"),
+        ("verbosity=medium", "the flag 'verbosity' takes low or high"),
+        ("fastr", f"there is no flag 'fastr'; there are: {', '.join(FLAGS)}"),
+    ],
+)
+def test_the_error_for_a_flag_names_it_and_what_it_takes(written: str, message: str) -> None:
+    valid, complaints = check_flags([Flag.read(written), Flag("latest")])
+    assert (valid, complaints) == ((Flag("latest"),), [message])
+
+
+def test_all_flags_that_are_valid_have_no_complaints() -> None:
+    assert check_flags([Flag("latest"), Flag("size", "0.2")]) == ((Flag("latest"), Flag("size", "0.2")), [])
+
+
+@pytest.mark.parametrize("value", ["low", "LOW", ""])
+def test_low_verbosity_asks_for_brevity(value: str) -> None:
+    hints = apply_flags(RoutingHints(), [Flag("verbosity", value)])
+    assert hints.objective == Objective(goals=(("brevity", 0.1),))
+
+
+@pytest.mark.parametrize("value", ["0.2", ".2", "HIGH", "low"])
+def test_security_with_a_weight_is_a_goal_and_not_a_label(value: str) -> None:
+    hints = apply_flags(RoutingHints(), [Flag("security", value)])
+    assert hints.require == Require()
+    assert hints.objective is not None
+    assert [goal for goal, _ in hints.objective.goals] == ["security"]
+
+
+def test_detailed_asks_for_detail() -> None:
+    assert apply_flags(RoutingHints(), [Flag("detailed")]).objective == Objective(goals=(("detail", 0.1),))
+
+
+def test_a_flag_on_cost_replaces_targets() -> None:
+    hints = RoutingHints(objective=Objective(max_usd_per_1k=5.0, target_quality=0.8, latency=0.2))
+    assert apply_flags(hints, [Flag("cost", "0.3")]).objective == Objective(cost=0.3, latency=0.2)
+
+
+def test_a_flag_on_latency_leaves_targets() -> None:
+    hints = RoutingHints(objective=Objective(target_quality=0.8))
+    assert apply_flags(hints, [Flag("latency")]).objective == Objective(latency=0.1, target_quality=0.8)
+
+
+def test_a_flag_without_a_distance_leaves_that_of_the_objective() -> None:
+    hints = RoutingHints(objective=Objective(within=0.3))
+    assert apply_flags(hints, [Flag("latest")]).objective == Objective(first=("latest",), within=0.3)
+
+
+def test_without_flags_hints_stay_as_they_are() -> None:
+    hints = RoutingHints()
+    assert apply_flags(hints, []) is hints
