@@ -22,8 +22,12 @@ from policies import (
     Require,
     RoutingHints,
     Single,
+    Verdict,
     decision_record,
+    decode_plan,
 )
+from policies.panel import choose_winner, is_decisive
+from policies.voting import Vote
 from routers import ExpertProfile, Prediction, Query
 
 
@@ -254,3 +258,140 @@ def test_what_a_panel_is_expected_to_cost_is_under_its_cap(
             spent += paid[plan.aggregator] + read
         assert spent <= cap + 1e-9
         assert len(set(plan.members)) == len(plan.members) <= k
+
+
+def test_a_panel_of_which_nothing_more_is_said_votes_first_and_has_no_aggregator() -> None:
+    plan = Panel(("a", "b"), (0.5, 0.5))
+    assert plan == Panel(("a", "b"), (0.5, 0.5), aggregator=None, fallbacks=(), ballot=True, form=None)
+    assert (plan.kind, plan.is_sequential) == ("panel", False)
+
+
+def test_a_panel_is_decoded_from_lists() -> None:
+    plan = panel(fallbacks=("d",))
+    parts = {name: list(part) if isinstance(part, tuple) else part for name, part in plan.parts().items()}
+    assert decode_plan("panel", parts) == plan
+
+
+def test_an_expert_of_several_parts_is_named_once() -> None:
+    assert panel("a", fallbacks=("b", "d")).experts == ("a", "b", "c", "d")
+    assert panel(None, fallbacks=("d",)).experts == ("a", "b", "c", "d")
+
+
+def test_an_aggregator_that_answers_is_the_plans_answer() -> None:
+    steps = panel(ballot=False).attempts()
+    next(steps)
+    steps.send(GatherResult({"a": "4", "b": "4"}))
+    with pytest.raises(StopIteration) as done:
+        steps.send("answered")
+    assert done.value.value is None
+
+
+@pytest.mark.parametrize("verdict", ["moved_on", "refused"])
+def test_the_vote_counts_where_the_aggregator_gives_no_answer(verdict: Verdict) -> None:
+    steps = panel(ballot=False).attempts()
+    next(steps)
+    steps.send(GatherResult({"a": "4", "b": "5", "c": "5"}))
+    with pytest.raises(StopIteration) as done:
+        steps.send(verdict)
+    assert done.value.value == "b"
+
+
+def test_the_fallbacks_are_asked_one_by_one_and_the_last_is_marked() -> None:
+    steps = panel(fallbacks=("d", "e")).attempts()
+    next(steps)
+    assert steps.send(GatherResult()) == Attempt("d", last=False)
+    assert steps.send("moved_on") == Attempt("e", last=True)
+
+
+def test_answers_count_even_where_another_member_refused() -> None:
+    assert perform(panel(), {"a": "4", "b": "4"}, refused=True)[0] == "a"
+
+
+@pytest.mark.parametrize(("share", "decisive"), [(0.5, False), (0.51, True)])
+def test_a_vote_decides_with_more_than_half_of_the_weight(share: float, decisive: bool) -> None:
+    assert is_decisive(Vote("4", ("b",), share)) is decisive
+
+
+@pytest.mark.parametrize(
+    ("count", "winner"),
+    [
+        (None, "a"),
+        (Vote("4", ("b",), 0.5), "a"),
+        (Vote("4", ("b",), 0.6), "b"),
+        (Vote("4", ("b", "c"), 0.4), "b"),
+    ],
+)
+def test_voters_that_agree_or_decide_go_before_the_best_expert(count: Vote | None, winner: str) -> None:
+    assert choose_winner(count, {"a": "x", "b": "4", "c": "4"}) == winner
+
+
+@pytest.mark.parametrize(("quality", "aggregator"), [(0.5, "a"), (0.499, None)])
+def test_an_automatic_aggregator_is_right_at_least_every_other_time(
+    quality: float, aggregator: str | None
+) -> None:
+    assert decide(PanelRule(2), [quality, 0.3], [1, 1]).plan.aggregator == aggregator
+
+
+@pytest.mark.parametrize(("cap", "members"), [(2.0, ("a", "b")), (1.99, ("a",)), (3.0, ("a", "b", "c"))])
+def test_members_may_cost_as_much_as_the_cap_together(cap: float, members: tuple[str, ...]) -> None:
+    plan = decide(PanelRule(3, "vote", max_cost_usd=cap), [0.9, 0.8, 0.7], [1, 1, 1]).plan
+    assert plan.experts[: len(members)] == members
+    assert isinstance(plan, Panel) is (len(members) > 1)
+
+
+@pytest.mark.parametrize(("cap", "behind"), [(1.5, ("c",)), (1.49, ())])
+def test_a_fallback_may_cost_as_much_as_the_cap_alone(cap: float, behind: tuple[str, ...]) -> None:
+    plan = decide(PanelRule(2, "vote", max_cost_usd=cap), [0.9, 0.8, 0.7], [0.1, 0.1, 1.5]).plan
+    assert plan.experts[2:] == behind
+
+
+@pytest.mark.parametrize(("cap", "aggregator"), [(5.0, "a"), (4.99, None)])
+def test_an_aggregator_reads_all_answers_at_its_price_and_answers_itself(
+    cap: float, aggregator: str | None
+) -> None:
+    # Two members for 1 each, one more answer for 1, and 200 tokens at 0.01 to read.
+    assert decide(PanelRule(2, max_cost_usd=cap), [0.9, 0.8], [1, 1]).plan.aggregator == aggregator
+
+
+def test_an_aggregator_too_dear_is_replaced_by_the_next_best() -> None:
+    plan = decide(PanelRule(2, max_cost_usd=5.0), [0.7, 0.6, 0.9], [1, 1, 8]).plan
+    assert plan.aggregator == "a"
+
+
+def test_a_free_aggregator_reads_for_nothing() -> None:
+    plan = decide(PanelRule(2, max_cost_usd=0.0), [0.9, 0.8], [0, 0], prices=None).plan
+    assert plan.aggregator == "a"
+
+
+def test_an_aggregator_of_unknown_price_fits_under_no_cap() -> None:
+    assert decide(PanelRule(2, max_cost_usd=99.0), [0.9, 0.8], [1, 1], prices=None).plan.aggregator is None
+
+
+def test_the_lower_of_two_caps_counts() -> None:
+    hints = RoutingHints(require=Require(max_cost_usd=9.0))
+    plan = panel_of(decide(PanelRule(3, "vote", max_cost_usd=2), [0.9, 0.8, 0.7], [1, 1, 1], hints=hints))
+    assert plan.members == ("a", "b")
+
+
+def test_as_many_fallbacks_stand_behind_a_panel_as_the_policy_says() -> None:
+    plan = panel_of(decide(PanelRule(2, "vote"), [0.9, 0.8, 0.7, 0.6, 0.5], [1] * 5))
+    assert plan.fallbacks == ("c", "d")
+
+
+def test_a_panel_of_one_is_a_single_expert() -> None:
+    assert decide(PanelRule(1), [0.9, 0.8], [1, 1]).plan == Single(("a", "b"))
+
+
+def test_a_panel_knows_the_form_its_question_asks_for() -> None:
+    query = Query("What is 17*23?", 10)
+    assert panel_of(decide(PanelRule(2), [0.9, 0.8], [1, 1], query=query)).form == "number"
+
+
+def test_a_cap_under_which_none_fits_gives_the_cost_of_each() -> None:
+    with pytest.raises(Infeasible) as refused:
+        decide(PanelRule(3, max_cost_usd=0.5), [0.9, 0.8], [1, 2])
+    assert not refused.value.temporary
+    assert refused.value.rejections == {
+        "a": "costs $1.000000, over the panel's cap of $0.500000",
+        "b": "costs $2.000000, over the panel's cap of $0.500000",
+    }

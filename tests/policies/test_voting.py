@@ -125,3 +125,84 @@ def test_a_vote_weighs_as_evidence_between_so_many_alternatives(
     quality: float, form: Form | None, weighs: float
 ) -> None:
     assert weight(quality, form) == pytest.approx(weighs)
+
+
+@pytest.mark.parametrize(("n_chars", "read"), [(60, True), (61, False)])
+def test_a_text_of_up_to_sixty_characters_can_agree(n_chars: int, read: bool) -> None:
+    answer = "x" * n_chars
+    assert extract_answer(answer) == (answer if read else None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "form", "meant"),
+    [
+        ("1 and 2 and 3", "number", "3"),
+        ("The answer is 1, then 2, then 3.", "number", "1"),
+        ("The answer is 4.\nNo, the answer is 5.", "number", "5"),
+        ("The sum of 2 and 3 is 5. The answer is clear to all.", "number", "5"),
+        ("(A) or (B) or (C)", "choice", "A"),
+        ("It is one of A and B and C", "choice", "C"),
+        ("The answer is either B or C or D", "choice", "B"),
+        ("C: because", "choice", "C"),
+        ("B", "choice", "B"),
+        ("K", "choice", None),
+        ("yes and no", "yes_no", "yes"),
+        ("no, true", "yes_no", "no"),
+        ("TRUE", "yes_no", "yes"),
+        ("12 apples", "text", "12 apples"),
+        ("12", "text", "12"),
+        ("1/4", "number", "1/4"),
+        ("3 / 4", "number", "3/4"),
+        ("2/08", "number", "1/4"),
+        ("7/0", "number", "0"),
+        ("-1,234.50", "number", "-2469/2"),
+        ("An  Owl", None, "owl"),
+        ("the", None, "the"),
+    ],
+)
+def test_of_several_candidates_the_form_and_the_claim_decide(
+    answer: str, form: Form, meant: str | None
+) -> None:
+    assert extract_answer(answer, form) == meant
+
+
+@pytest.mark.parametrize(
+    ("question", "form"),
+    [
+        ("A. red\nB. blue\nYes or no?", "choice"),
+        ("True or false: 2 + 2 is 5?", "yes_no"),
+        ("A. red\nA. blue", None),
+    ],
+)
+def test_options_go_before_yes_or_no_and_that_before_a_number(question: str, form: Form | None) -> None:
+    assert detect_form(question) == form
+
+
+def test_no_answers_have_no_vote() -> None:
+    assert vote({}, {}) is None
+
+
+def test_a_share_is_of_the_weight_of_all() -> None:
+    quality = {"a": 0.8, "b": 0.6}
+    won = vote({"a": "yes", "b": "no"}, quality, "yes_no")
+    assert won is not None
+    assert won.share == pytest.approx(log(4) / (log(4) + log(1.5)))
+
+
+def test_weights_of_one_answer_add_up() -> None:
+    quality = {"a": 0.8, "b": 0.7, "c": 0.7}
+    won = vote({"a": "yes", "b": "no", "c": "no"}, quality, "yes_no")
+    assert won is not None
+    assert (won.answer, won.voters) == ("no", ("b", "c"))
+    assert won.share == pytest.approx(2 * log(7 / 3) / (2 * log(7 / 3) + log(4)))
+
+
+@pytest.mark.parametrize(("quality", "weighs"), [(0.98, log(49)), (0.99, log(99)), (0.995, log(99))])
+def test_no_prediction_is_sure_enough_to_decide_alone(quality: float, weighs: float) -> None:
+    assert weight(quality, "yes_no") == pytest.approx(weighs)
+
+
+def test_a_quality_just_better_than_chance_weighs_as_such() -> None:
+    assert weight(0.52, "yes_no") == pytest.approx(log(0.52 / 0.48))
+    assert weight(0.02, "number") == 0.05
+    assert weight(0.2, "number") == pytest.approx(log(0.25) + log(9))
