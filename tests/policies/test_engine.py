@@ -1,4 +1,5 @@
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from policies import (
     RoutingHints,
     Scale,
     UnknownFlag,
+    decision_record,
     explain,
 )
 from routers import ExpertProfile, Floats, Prediction, Query, Tier
@@ -366,3 +368,270 @@ def test_of_several_missing_labels_the_first_by_name_is_the_reason() -> None:
     with pytest.raises(Infeasible) as refused:
         decide(predict([0.5, 0.9, 0.7]), Policy("p", require=require))
     assert set(refused.value.rejections.values()) == {"lacks label local=true"}
+
+
+def start(policy: Policy, tiers: Sequence[Tier]) -> Consult:
+    return next(Engine(POOL).route(policy, [QUERY], Fleet.idle(3), tiers=tiers))
+
+
+@pytest.mark.parametrize(
+    ("use", "tiers", "tier"),
+    [
+        ("always", ("static", "encoder"), "encoder"),
+        ("always", ("static",), "static"),
+        ("adaptive", ("static", "encoder"), "static"),
+        ("adaptive", ("encoder",), "encoder"),
+        ("never", ("encoder",), "prior"),
+        ("adaptive", (), "prior"),
+    ],
+)
+def test_the_first_tier_is_the_cheapest_that_the_policy_and_the_driver_have(
+    use: Any, tiers: Sequence[Tier], tier: Tier
+) -> None:
+    assert start(Policy("p", encoder=use), tiers).tier == tier
+
+
+def test_the_first_prediction_cannot_be_declined() -> None:
+    steps = Engine(POOL).route(Policy("p"), [QUERY], Fleet.idle(3))
+    next(steps)
+    with pytest.raises(ValueError, match="only the second prediction can be declined"):
+        steps.send(None)
+
+
+def route_rows(
+    policy: Policy, rows: Sequence[Sequence[float]], closer: Sequence[float], margin: float, **given: Any
+) -> tuple[list[Decision], list[int]]:
+    """The decisions for the rows, and which rows were predicted a second time, each as `closer`."""
+
+    def to_prediction(rows: Sequence[Sequence[float]], tier: Tier) -> Prediction:
+        one, ones = predict([0.0] * 3, tier=tier), np.ones((len(rows), 3))
+        return replace(
+            one,
+            quality=np.array(rows, float).reshape(len(rows), 3),
+            quality_std=ones,
+            output_tokens=ones,
+            cost_usd=ones,
+            latency_s=ones,
+        )
+
+    steps = Engine(POOL).route(policy, [QUERY] * len(rows), Fleet.idle(3), margin=margin, **given)
+    next(steps)
+    asked: list[int] = []
+    try:
+        asked = steps.send(to_prediction(rows, "static")).rows.tolist()
+        steps.send(to_prediction([closer] * len(asked), "encoder"))
+    except StopIteration as done:
+        return done.value, asked
+    raise AssertionError("a third prediction was asked for")
+
+
+def test_only_unsure_queries_are_predicted_again() -> None:
+    rows = [[0.9, 0.1, 0.1], [0.5, 0.6, 0.1], [0.1, 0.9, 0.1]]
+    decisions, asked = route_rows(Policy("p"), rows, [0.1, 0.1, 0.9], margin=0.2)
+    assert asked == [1]
+    assert [(d.chosen, d.tier) for d in decisions] == [
+        ("large", "static"),
+        ("small", "encoder"),
+        ("medium", "static"),
+    ]
+
+
+@pytest.mark.parametrize(("margin", "asked"), [(0.25, []), (0.26, [0])])
+def test_a_lead_as_large_as_the_margin_is_sure_enough(margin: float, asked: list[int]) -> None:
+    assert route_rows(Policy("p"), [[0.75, 0.5, 0.0]], [0.1, 0.1, 0.9], margin)[1] == asked
+
+
+def test_without_a_margin_no_query_is_predicted_again() -> None:
+    steps = Engine(POOL).route(Policy("p"), [QUERY], Fleet.idle(3))
+    next(steps)
+    with pytest.raises(StopIteration):
+        steps.send(predict([0.5, 0.5, 0.5]))
+
+
+def test_a_second_prediction_is_decided_with_the_hints_and_draws_of_its_query() -> None:
+    hints = [None, RoutingHints(Require(exclude=frozenset({"small"})))]
+    rows = [[0.9, 0.1, 0.1], [0.5, 0.6, 0.1]]
+    decisions, asked = route_rows(
+        Policy("p", explore=0.5), rows, [0.1, 0.2, 0.9], 0.2, hints=hints, draws=np.array([0.0, 0.9])
+    )
+    assert asked == [1]
+    assert decisions[1].chosen == "medium"
+    assert decisions[1].propensity == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(
+    ("require", "rejections"),
+    [
+        (Require(max_cost_usd=2.0), {"large": "cost $3.000000 > cap $2.000000"}),
+        (Require(max_latency_s=2.0), {"large": "latency 3.00 s > limit 2.00 s"}),
+        (
+            Require(min_quality=0.5),
+            {"small": "quality 0.25 < floor 0.50"},
+        ),
+        (Require(exclude=frozenset({"small"})), {"small": "excluded"}),
+        (Require(models=frozenset({"large", "medium"})), {"small": "not among the models asked for"}),
+    ],
+)
+def test_an_expert_at_the_bound_passes_and_one_past_it_hears_why_not(
+    require: Require, rejections: dict[str, str]
+) -> None:
+    decision = decide(predict([0.75, 0.5, 0.25]), Policy("p", require=require))
+    assert decision.rejections == rejections
+
+
+def test_an_unknown_price_is_said_with_the_cap() -> None:
+    policy = Policy("p", require=Require(max_cost_usd=2.5))
+    decision = decide(predict([0.9, 0.8, 0.1], cost=[np.nan, 2.0, 1.0]), policy)
+    assert decision.rejections == {"large": "price unknown, cap $2.500000"}
+
+
+def test_an_unknown_latency_passes_a_limit() -> None:
+    policy = Policy("p", require=Require(max_latency_s=2.5))
+    decision = decide(predict([0.9, 0.8, 0.1], latency=[np.nan, 2.0, 1.0]), policy)
+    assert (decision.chosen, decision.rejections) == ("large", {})
+
+
+def test_a_limit_on_latency_counts_the_wait_before_the_call() -> None:
+    fleet = Fleet(np.ones(3, bool), np.array([0.0, 0.5, 1.5]))
+    policy = Policy("p", require=Require(max_latency_s=2.5))
+    decision = decide(predict([0.9, 0.8, 0.1], latency=[1.0, 2.0, 1.5]), policy, fleet=fleet)
+    assert decision.rejections == {"small": "latency 3.00 s > limit 2.50 s"}
+
+
+def test_an_unavailable_expert_of_which_nothing_is_said_is_unavailable() -> None:
+    fleet = Fleet(np.array([True, False, True]), np.zeros(3))
+    assert decide(predict([0.9, 0.8, 0.1]), fleet=fleet).rejections == {"medium": "unavailable"}
+
+
+def test_time_helps_where_one_of_the_rejected_is_only_unavailable() -> None:
+    fleet = Fleet(np.array([True, False, True]), np.zeros(3), {"medium": "cooling down"})
+    require = Require(exclude=frozenset({"large", "small"}))
+    with pytest.raises(Infeasible) as refused:
+        decide(predict([0.9, 0.8, 0.1]), Policy("p", require=require), fleet=fleet)
+    assert refused.value.temporary
+    assert str(refused.value) == (
+        "no expert meets the constraints (medium: cooling down; large: excluded; small: excluded)"
+    )
+
+
+@pytest.mark.parametrize(("n_fallbacks", "n_experts"), [(0, 1), (1, 2), (2, 3), (9, 3)])
+def test_a_plan_has_the_first_expert_and_its_fallbacks(n_fallbacks: int, n_experts: int) -> None:
+    plan = decide(predict([0.9, 0.8, 0.1]), Policy("p", n_fallbacks=n_fallbacks)).plan
+    assert plan.experts == NAMES[:n_experts]
+
+
+def test_the_reason_of_the_best_names_the_number_of_experts_and_the_basis() -> None:
+    decision = decide(predict([0.9, 0.8, 0.1], tier="encoder"))
+    assert decision.reason == "best of 3 by encoder: quality 0.90"
+    assert decision.margin == pytest.approx(0.1)
+
+
+def test_a_single_eligible_expert_leads_without_bound() -> None:
+    decision = decide(predict([0.9, 0.8, 0.1]), Policy("p", require=Require(models=frozenset({"small"}))))
+    assert (decision.reason, decision.margin) == ("best of 1 by static: quality 0.10", float("inf"))
+
+
+GUESSED = [ExpertProfile("a", "a", quality=0.2), ExpertProfile("b", "b", quality=0.8)]
+
+
+def decide_unmeasured(
+    pool: Sequence[ExpertProfile], policy: Policy, evidence: Sequence[bool] = (False, False)
+) -> Decision:
+    prior = predict([0.2, 0.8], [1, 1], [1, 1], names=("a", "b"), tier="prior")
+    return Engine(pool).decide(policy, [QUERY], replace(prior, evidence=np.array(evidence)), Fleet.idle(2))[0]
+
+
+def test_an_operators_guess_is_said_to_be_one() -> None:
+    assert decide_unmeasured(GUESSED, Policy("p")).reason == "best of 2 by guess: quality 0.80"
+
+
+def test_the_policys_default_goes_before_guesses() -> None:
+    decision = decide_unmeasured(GUESSED, Policy("p", default="a"))
+    assert (decision.chosen, decision.reason) == ("a", "no evidence: the policy's default expert")
+    assert decision.plan.experts == ("a", "b")
+
+
+def test_a_default_that_is_not_eligible_leaves_the_first_that_is() -> None:
+    policy = Policy("p", default="a", require=Require(exclude=frozenset({"a"})))
+    decision = decide_unmeasured(GUESSED, policy)
+    assert decision.chosen == "b"
+    assert decision.reason == "no evidence: the first expert that meets the constraints"
+
+
+def test_evidence_for_one_expert_is_a_basis_for_all() -> None:
+    pool = [ExpertProfile("a", "a"), ExpertProfile("b", "b")]
+    assert decide_unmeasured(pool, Policy("p"), (True, False)).reason == "best of 2 by guess: quality 0.80"
+    assert decide_unmeasured(pool, Policy("p"), (False, True)).reason == "best of 2 by prior: quality 0.80"
+
+
+def test_a_weight_of_the_request_replaces_that_of_the_policy() -> None:
+    prediction = predict([0.9, 0.8, 0.7])
+    hint = RoutingHints(objective=Objective(cost=0.0))
+    policy = Policy("p", Objective(cost=1.0))
+    assert decide(prediction, policy).chosen == "small"
+    assert decide(prediction, policy, hints=[hint]).chosen == "large"
+    assert decide(prediction, policy, hints=[RoutingHints()]).chosen == "small"
+
+
+@pytest.mark.parametrize(
+    ("draw", "order", "reason"),
+    [
+        (0.0, ["large", "medium", "small"], "best of 3 by static: quality 0.90"),
+        (0.15, ["medium", "large", "small"], "explored with probability 0.100"),
+        (0.25, ["small", "large", "medium"], "explored with probability 0.100"),
+        (0.3, ["large", "medium", "small"], "best of 3 by static: quality 0.90"),
+    ],
+)
+def test_a_draw_below_the_share_explores_and_leaves_the_best_next_in_line(
+    draw: float, order: list[str], reason: str
+) -> None:
+    decision = decide(predict([0.9, 0.5, 0.4]), Policy("p", explore=0.3), draws=np.array([draw]))
+    assert [NAMES[e] for e in decision.order] == order
+    assert decision.reason == reason
+    assert decision.margin == pytest.approx(0.4)
+    assert decision.propensity == pytest.approx(0.8 if order[0] == "large" else 0.1)
+
+
+def test_a_draw_rounded_up_to_one_expert_too_many_takes_the_last() -> None:
+    share = 0.05  # 0.05 / (0.05 / 3) is 3 for the largest number below 0.05
+    decision = decide(
+        predict([0.9, 0.5, 0.4]), Policy("p", explore=share), draws=np.array([np.nextafter(share, 0.0)])
+    )
+    assert decision.chosen == "small"
+
+
+def test_a_record_holds_the_whole_decision_and_none_for_what_is_not_known() -> None:
+    prediction = predict([0.9, 0.12345678], [np.nan, 2.0], [1.0, np.nan], names=("a", "b"))
+    decision = decide(prediction, Policy("p", require=Require(min_quality=0.5)))
+    common = {"quality_std": 0.1, "output_tokens": 20.0, "tier": "static", "evidence": True}
+    assert decision_record(decision) == {
+        "policy": "p",
+        "expert": "a",
+        "plan": {"kind": "single", "experts": ["a"]},
+        "tier": "static",
+        "reason": "best of 1 by static: quality 0.90",
+        "margin": None,
+        "propensity": 1.0,
+        "candidates": [
+            {
+                **common,
+                "expert": "a",
+                "quality": 0.9,
+                "cost_usd": None,
+                "latency_s": 1.0,
+                "utility": 0.9,
+                "eligible": True,
+                "reason": "chosen: best of 1 by static: quality 0.90",
+            },
+            {
+                **common,
+                "expert": "b",
+                "quality": 0.123457,
+                "cost_usd": 2.0,
+                "latency_s": None,
+                "utility": 0.123457,
+                "eligible": False,
+                "reason": "quality 0.12 < floor 0.50",
+            },
+        ],
+    }

@@ -257,3 +257,61 @@ def test_without_a_table_a_target_is_refused_but_where_nothing_is_known_of_quali
     with pytest.raises(Unreachable, match="thalamus fit"):
         decide(pool(), predict([0.6] * 4), objective)
     assert "no evidence" in decide(pool(), predict([0.5] * 4, evidence=False), objective).reason
+
+
+@pytest.mark.parametrize(("within", "chosen"), [(0.25, "b"), (0.2, "a")])
+def test_an_expert_exactly_as_far_from_the_best_as_allowed_is_near(within: float, chosen: str) -> None:
+    prediction = predict([0.75, 0.5, 0.0, 0.0])
+    assert decide(pool(), prediction, Objective(first=("smallest",), within=within)).chosen == chosen
+
+
+@pytest.mark.parametrize("goal", ["cheapest", "fastest"])
+def test_an_unknown_cost_or_latency_comes_last(goal: Any) -> None:
+    prediction = predict([0.7] * 4, cost=(np.nan, 3, 1, 2), latency=(np.nan, 3, 1, 2))
+    assert decide(pool(), prediction, Objective(first=(goal,))).plan.experts == ("c", "d", "b", "a")
+
+
+def test_an_unknown_release_and_an_unknown_rating_count_as_the_worst() -> None:
+    profiles = pool(
+        released=(None, "2020-01-01", None, None), ratings=[frozenset(), *[frozenset({("security", 0)})] * 3]
+    )
+    decision = decide(profiles, predict([0.6] * 4), goals(recency=0.3, security=0.3))
+    assert decision.utility.tolist() == pytest.approx([0.1, 0.5, 0.3, 0.3])
+
+
+def test_two_equal_experts_have_half_a_rank_each() -> None:
+    assert ranks(np.array([4.0, 4.0])).tolist() == [0.5, 0.5]
+    assert ranks(np.array([4.0, 5.0])).tolist() == [0.0, 1.0]
+
+
+def test_weights_on_several_goals_add_up() -> None:
+    decision = decide(
+        pool((4, 3, 2, 1)), predict([1.0] * 4, length=(1, 2, 3, 4)), goals(size=0.3, brevity=0.6)
+    )
+    assert decision.utility.tolist() == pytest.approx([0.7, 0.6, 0.5, 0.4])
+
+
+def test_an_objective_without_targets_needs_no_table() -> None:
+    objective = Objective(cost=0.3)
+    assert resolve_target(objective, None) is objective
+
+
+def test_a_target_replaces_the_weight_on_cost() -> None:
+    assert resolve_target(Objective(cost=0.7, target_quality=0.7), TABLE).cost == 0.1
+
+
+def test_of_two_targets_the_cheapest_weight_that_meets_both_is_taken() -> None:
+    both = Objective(max_usd_per_1k=10.0, target_quality=0.5)
+    assert resolve_target(both, TABLE).cost == 1.0
+
+
+def test_the_error_for_two_targets_names_both() -> None:
+    message = "^target_quality: 0.79 is out of reach for 5 dollars a thousand$"
+    with pytest.raises(Unreachable, match=message):
+        resolve_target(Objective(target_quality=0.79, max_usd_per_1k=5.0), TABLE)
+
+
+def test_the_error_for_a_budget_rounds_what_they_cost() -> None:
+    table = Sweep(np.array([0.0]), np.array([0.00123456]), np.array([0.5]))
+    with pytest.raises(Unreachable, match=r"out of reach; the least they cost is 1\.235$"):
+        resolve_target(Objective(max_usd_per_1k=1.0), table)
