@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .errors import DataError
+from .text_files import decode_text
 
 SCHEMA = "thalamus.outcomes/1"
 MEASURES = ("score", "cost_usd", "input_tokens", "output_tokens", "latency_s", "confidence", "declined")
@@ -35,10 +36,10 @@ def read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def _lines(path: Path) -> list[str]:
     try:
         data = path.read_bytes()
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+        text = decode_text(gzip.decompress(data) if path.suffix == ".gz" else data)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
-    except (EOFError, UnicodeDecodeError, ValueError) as error:
+    except (EOFError, ValueError) as error:
         raise DataError(f"{path}: damaged or not text: {error}") from None
     return [line for line in text.split("\n") if line.strip()]
 

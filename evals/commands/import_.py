@@ -23,7 +23,8 @@ Examples:
 \b
 A CSV or JSON-lines file has a line per prompt and model (prompt, model, score and, where known, cost_usd,
 input_tokens, output_tokens, latency_s, id, task, family, bucket), or a line per prompt with a column of
-scores per model. A folder holds prompts.parquet and outcomes.parquet. Scores are in [0, 1]. Also read:
+scores per model; other columns are passed over and named. CSV may have commas, semicolons (with decimal
+commas) or tabs. A folder holds prompts.parquet and outcomes.parquet. Scores are in [0, 1]. Also read:
 RouterBench (pickle or CSV; no code in a pickle is run), RouteLLM's CSV files, a folder of LLMRouterBench
 results, and LiteLLM or OpenAI request logs with a score a line.
 """
@@ -64,11 +65,13 @@ def command(
 ) -> None:
     """Read outcomes from SOURCE and write them as an outcome table to OUT (.jsonl or .jsonl.gz)."""
     _check_out(out)
-    table = read_outcomes(source, form)
+    chosen = [name.strip() for name in experts.split(",")] if experts else []
+    table = read_outcomes(source, form, chosen)
+    notes = table.provenance.notes
     if buckets:
         table = table.take(np.isin(table.bucket, list(bucket_set(buckets))))
-    if experts:
-        table = table.only([name.strip() for name in experts.split(",")])
+    if chosen:
+        table = table.only(chosen)
     table = _with_models(table, models)
     if merge and out.exists():
         table = merge_outcomes(OutcomeTable.load(out), table)
@@ -77,9 +80,11 @@ def command(
     table.save(out)
     facts = {"table": str(out), **table_facts(table)}
     if as_json:
-        click.echo(json.dumps(facts))
+        click.echo(json.dumps({**facts, "notes": notes}))
     else:
         print_facts(facts)
+        for note in notes.split("; ") if notes else ():
+            click.echo(f"note: {note}")
         click.echo(f"next: thalamus fit {out}")
 
 

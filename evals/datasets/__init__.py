@@ -1,6 +1,6 @@
 """Readers of outcome files: one function per format, from a path to an `OutcomeTable`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
 from pathlib import Path
 
@@ -19,17 +19,22 @@ FORMATS: Mapping[str, str] = {
 """Name → module:function of this package; `auto` finds the name by `detect`."""
 
 
-def read_outcomes(source: Path, form: str = "auto") -> OutcomeTable:
-    """The outcomes in `source`.
+_WIDE = frozenset({"csv", "jsonl", "routellm", "routerbench"})
+"""Formats with a column of scores per expert, beside which others may stand."""
+
+
+def read_outcomes(source: Path, form: str = "auto", experts: Collection[str] = ()) -> OutcomeTable:
+    """The outcomes in `source`; of columns of scores only those of `experts`, if there are any.
 
     Raises:
         DataError: no such source or format, or something in it is wrong: names file, row and field.
     """
     if not source.exists():
         raise DataError(f"{source}: no such file or folder")
-    module, _, function = FORMATS[detect(source) if form == "auto" else form].partition(":")
-    reader: Callable[[Path], OutcomeTable] = getattr(import_module(f".{module}", __name__), function)
-    return reader(source)
+    form = detect(source) if form == "auto" else form
+    module, _, function = FORMATS[form].partition(":")
+    reader: Callable[..., OutcomeTable] = getattr(import_module(f".{module}", __name__), function)
+    return reader(source, experts) if form in _WIDE else reader(source)
 
 
 def detect(source: Path) -> str:
@@ -61,8 +66,6 @@ def detect(source: Path) -> str:
     return "logs" if any(f'"{field}"' in line for field in _LOGGED) else "jsonl"
 
 
-_MARKS = {"|model_response": "routerbench", "oracle_model_to": "routerbench", "_response": "routellm"}
-"""Columns by which published CSV files are known."""
 _LOGGED = ("messages", "response_cost", "request", "body")
 """Fields that only request logs have."""
 

@@ -14,6 +14,7 @@ import numpy as np
 import scipy.sparse
 
 from routers import Bools, DataError, Floats32, OutcomeTable, Provenance
+from routers.text_files import decode_text
 
 from .records import Record, table_of
 
@@ -92,7 +93,7 @@ def _provenance(source: Path) -> Provenance:
     if not path.exists():
         return Provenance(source=source.name)
     try:
-        meta = json.loads(path.read_text("utf-8"))
+        meta = json.loads(decode_text(path.read_bytes()))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: {error}") from None
     if not isinstance(meta, dict):

@@ -12,49 +12,63 @@ model on one dataset the latest counts, by the time in the name; demo runs do no
 import ast
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from routers import DataError, OutcomeTable, Provenance
+from routers.text_files import decode_text
 
-from .flat import csv_rows, json_rows
+from .flat import build_table, csv_rows, json_rows
 from .pickled import read_frame
-from .records import Record, table_of
+from .records import Record, describe_columns, field_name, find_score_columns, number, table_of
 
 _TOTAL_COST, _RESPONSE = "|total_cost", "|model_response"
 
 
-def read_routerbench(source: Path) -> OutcomeTable:
+def read_routerbench(source: Path, experts: Collection[str] = ()) -> OutcomeTable:
     """Outcomes of a RouterBench file, pickle or CSV; no code in it is run.
+
+    A pickled table in another layout is read as a CSV file of that layout would be.
 
     Raises:
         DataError: names the row and column at fault.
     """
-    rows = csv_rows(source) if source.name.removesuffix(".gz").endswith(".csv") else _read_pickle_rows(source)
+    is_csv = source.name.removesuffix(".gz").endswith(".csv")
+    rows, unread = (csv_rows(source), {}) if is_csv else _read_pickle_rows(source)
     if not rows:
         raise DataError(f"{source}: no outcome in it")
-    models = [name.removesuffix(_TOTAL_COST) for name in rows[0].fields if name.endswith(_TOTAL_COST)]
-    for name in ("prompt", *models):
-        if name not in rows[0].fields:
+    names = rows[0].fields
+    models = [name.removesuffix(_TOTAL_COST) for name in (*names, *unread) if name.endswith(_TOTAL_COST)]
+    needed = [column for model in models for column in (model, model + _TOTAL_COST)]
+    for name in ("prompt", *needed):
+        if name in unread:
+            raise DataError(f"{source}: column {name!r} cannot be read: {unread[name]}")
+        if name not in names and models:
             raise DataError(f"{source}: no column {name!r}")
-    if not models:
+    if not models and is_csv:
         raise DataError(f"{source}: no column MODEL{_TOTAL_COST}, as RouterBench has for each model")
+    if not models:
+        return build_table(source, rows, experts, unread)
     cost_basis = "measured by RouterBench, USD a call"
+    used = {"sample_id", "prompt", "eval_name", "oracle_model_to_route_to", *needed}
+    used.update(model + _RESPONSE for model in models)
+    others = {name: "not one of RouterBench's" for name in names if name not in used}
     return table_of(
         [record for row in rows for record in _routerbench_records(row, models)],
-        Provenance(source=f"RouterBench: {source.name}", cost_basis=cost_basis),
+        Provenance(f"RouterBench: {source.name}", "", cost_basis, describe_columns({**others, **unread})),
     )
 
 
-def _read_pickle_rows(source: Path) -> list[Record]:
-    columns = read_frame(source)
-    names = list(columns)
-    lines = zip(*columns.values(), strict=True)
-    return [
+def _read_pickle_rows(source: Path) -> tuple[list[Record], Mapping[str, str]]:
+    frame = read_frame(source)
+    names = list(frame.columns)
+    lines = zip(*frame.columns.values(), strict=True)
+    rows = [
         Record(f"{source}, row {n}", dict(zip(names, line, strict=True)))
         for n, line in enumerate(lines, start=1)
     ]
+    return rows, frame.unread
 
 
 def _routerbench_records(row: Record, models: list[str]) -> list[Record]:
@@ -64,8 +78,7 @@ def _routerbench_records(row: Record, models: list[str]) -> list[Record]:
         "task": row.fields.get("eval_name"),
     }
     return [
-        Record(
-            row.place,
+        row.with_fields(
             {
                 **query,
                 "model": model,
@@ -80,6 +93,8 @@ def _routerbench_records(row: Record, models: list[str]) -> list[Record]:
 
 def _join_turns(value: Any) -> Any:
     """Turns as one text, a line each; what is no list of turns stays as it is."""
+    if isinstance(value, list):
+        return "\n".join(map(str, value))
     if not isinstance(value, str) or not value.startswith("["):
         return value
     try:
@@ -94,7 +109,7 @@ _ANSWER = "_response"
 _CONTAMINATED = "contaminated_prompts.jsonl"
 
 
-def read_routellm(source: Path) -> OutcomeTable:
+def read_routellm(source: Path, experts: Collection[str] = ()) -> OutcomeTable:
     """Outcomes of one response file or of a folder of them.
 
     Raises:
@@ -104,9 +119,11 @@ def read_routellm(source: Path) -> OutcomeTable:
     if not files:
         raise DataError(f"{source}: no CSV file in it")
     left_out = {prompt for folder in _folders(source, files) for prompt in _read_contaminated(folder)}
-    records = [record for file in files for record in _routellm_records(file, left_out)]
-    value = f"{len(left_out)} contaminated prompts named" if left_out else ""
-    return table_of(records, Provenance(source=f"RouteLLM: {source.name}", notes=value))
+    others: dict[str, str] = {}
+    records = [record for file in files for record in _routellm_records(file, left_out, experts, others)]
+    notes = [f"{len(left_out)} contaminated prompts named"] if left_out else []
+    notes += [describe_columns(others)] if others else []
+    return table_of(records, Provenance(source=f"RouteLLM: {source.name}", notes="; ".join(notes)))
 
 
 def _folders(source: Path, files: list[Path]) -> set[Path]:
@@ -126,24 +143,32 @@ def _read_contaminated(folder: Path) -> Iterator[str]:
         yield prompt
 
 
-def _routellm_records(file: Path, left_out: set[str]) -> Iterator[Record]:
+def _routellm_records(
+    file: Path, left_out: set[str], experts: Collection[str], others: dict[str, str]
+) -> Iterator[Record]:
+    """The outcomes of one file; the columns that are passed over are added to `others`."""
     task = file.name.removesuffix(".csv").removesuffix("_responses")
-    for n, row in enumerate(csv_rows(file), start=1):
-        prompt = row.fields.get("prompt")
-        if prompt is None:
-            raise DataError(f"{row.place}: no prompt; it has {', '.join(map(str, row.fields))}")
+    rows = csv_rows(file)
+    names = list(rows[0].fields) if rows else []
+    prompts = [name for name in names if field_name(name) == "prompt"]
+    if rows and not prompts:
+        raise DataError(f"{rows[0].place}: no prompt; it has {', '.join(names)}")
+    models, more = find_score_columns(
+        rows,
+        [name for name in names if field_name(name) != "prompt" and not name.endswith(_ANSWER)],
+        experts,
+    )
+    others.update(more)
+    for n, row in enumerate(rows, start=1):
+        prompt = row.fields[prompts[0]]
         if prompt in left_out:
             continue
-        models = [name for name in row.fields if _is_model(name)]
         for model in models:
+            number(row, model)
             value = {"score": row.fields[model], "answer": row.fields.get(model + _ANSWER)}
-            yield Record(
-                row.place, {"id": f"{task}/{n}", "prompt": prompt, "task": task, "model": model, **value}
+            yield row.with_fields(
+                {"id": f"{task}/{n}", "prompt": prompt, "task": task, "model": model, **value}
             )
-
-
-def _is_model(name: str) -> bool:
-    return name not in ("prompt", "") and not name.startswith("Unnamed:") and not name.endswith(_ANSWER)
 
 
 _STAMP = re.compile(r"(\d{8}_\d{6})\.json$")
@@ -181,7 +206,7 @@ def _stamp(path: Path) -> tuple[str, str]:
 
 def _run(path: Path) -> Mapping[str, Any] | None:
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = json.loads(decode_text(path.read_bytes()))
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
     except ValueError as error:

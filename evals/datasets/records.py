@@ -1,8 +1,9 @@
 """Records, one per prompt and model, put together as a table."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 
@@ -27,8 +28,22 @@ ALIASES = {
     "completion_tokens": "output_tokens",
     "latency": "latency_s",
     "response": "answer",
+    "model_response": "answer",
 }
 """Other names of our fields."""
+FIELDS = frozenset({"id", "prompt", "task", "family", "bucket", "model", "answer", *MEASURES})
+_REFERENCES = frozenset(
+    {"expected", "reference", "label", "target", "gold", "ground_truth", "correct_answer", "index", ""}
+)
+"""Columns beside the scores of many files; numbers in them are no scores."""
+_GAPS = frozenset({"n/a", "na", "#n/a", "none", "null", "-", "--", "–", "—", "?", "missing"})
+_TRUTHS = {"true": 1.0, "false": 0.0}
+_VERDICTS = {
+    **dict.fromkeys(("yes", "y", "pass", "passed", "correct", "right", "ok", "ja", "wahr"), "1"),
+    **dict.fromkeys(("no", "n", "fail", "failed", "incorrect", "wrong", "nein", "falsch"), "0"),
+}
+_PERCENT = re.compile(r"([+-]?\d+(?:[.,]\d+)?)\s*%")
+_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +52,77 @@ class Record:
 
     place: str
     fields: Mapping[str, Any]
+    decimal_comma: bool = False
+
+    def with_fields(self, fields: Mapping[str, Any]) -> Self:
+        """Another outcome of the same place."""
+        return replace(self, fields=fields)
+
+
+def field_name(name: str) -> str:
+    """The field that a column holds; its own name where it holds none of ours."""
+    plain = name.strip()
+    known = ALIASES.get(plain.lower(), plain.lower())
+    return known if known in FIELDS else plain
+
+
+def find_score_columns(
+    rows: Sequence[Record], names: Iterable[str], wanted: Collection[str] = ()
+) -> tuple[list[str], dict[str, str]]:
+    """The columns of scores, and what the others hold.
+
+    A column counts by most of its cells, so that one wrong cell of a model is a fault to be told, and a
+    column of words or years is passed over. Where no column is left, those of other numbers count: they are
+    scores in another scale. `wanted` columns always count, and then no others.
+    """
+    scores: list[str] = []
+    others: dict[str, str] = {}
+    for name in names:
+        if name in wanted:
+            scores.append(name)
+        elif wanted:
+            others[name] = "not among --experts"
+        elif holds := _describe_column(row.with_fields({name: row.fields.get(name)}) for row in rows):
+            others[name] = holds
+        elif field_name(name) in FIELDS or name.lower() in _REFERENCES or name.startswith("Unnamed:"):
+            others[name] = "no model's name"
+        else:
+            scores.append(name)
+    if not scores:
+        scores = [name for name, holds in others.items() if holds == OUTSIDE]
+        others = {name: holds for name, holds in others.items() if holds != OUTSIDE}
+    return scores, others
+
+
+OUTSIDE = "numbers outside [0, 1]"
+
+
+def _describe_column(cells: Iterable[Record]) -> str:
+    """What a column holds in place of scores; empty for scores, wrong ones included."""
+    values: list[float] = []
+    n_meant = n_words = 0
+    for cell in cells:
+        ((name, value),) = cell.fields.items()
+        text = value.strip().lower() if isinstance(value, str) else ""
+        try:
+            values.append(number(cell, name))
+        except DataError:
+            n_meant += bool(text in _VERDICTS or _PERCENT.fullmatch(text))
+            n_words += text not in _VERDICTS and text not in _GAPS and not _PERCENT.fullmatch(text)
+    known = [value for value in values if not np.isnan(value)]
+    outside = [value for value in known if not 0 <= value <= 1 and not np.isinf(value)]
+    if n_words > n_meant + len(known):
+        return "words"
+    if not n_words + n_meant + len(known):
+        return "nothing"
+    # Levels and years are whole numbers of several values; one wrong score among others is not.
+    levels = outside and len(set(known)) > 2 and all(value % 1 == 0 for value in known)
+    return OUTSIDE if levels or 2 * len(outside) > len(known) + n_meant else ""
+
+
+def describe_columns(others: Mapping[str, str]) -> str:
+    """One line that names the columns that were not read, and why; empty for none."""
+    return "; ".join(f"column {name!r} is passed over: {holds}" for name, holds in others.items())
 
 
 def table_of(records: Sequence[Record], provenance: Provenance) -> OutcomeTable:
@@ -84,8 +170,7 @@ def table_of(records: Sequence[Record], provenance: Provenance) -> OutcomeTable:
 
 
 def _rename(record: Record) -> Record:
-    fields = {ALIASES.get(name, name): value for name, value in record.fields.items()}
-    renamed = Record(record.place, fields)
+    renamed = record.with_fields({field_name(name): value for name, value in record.fields.items()})
     _text(renamed, "prompt")
     return renamed
 
@@ -109,24 +194,55 @@ def number(record: Record, name: str) -> float:
         DataError: it is something else.
     """
     value: Any = record.fields.get(name)
-    if value is None or value == "":
+    text = value.strip() if isinstance(value, str) else value
+    if text is None or text == "":
         return float("nan")
-    if isinstance(value, str):
-        value = {"true": 1.0, "false": 0.0}.get(value.strip().lower(), value)
+    if isinstance(text, str):
+        text = _TRUTHS.get(text.lower(), text)
+    if isinstance(text, str) and _DECIMAL_COMMA.fullmatch(text) and _is_decimal(text, record.decimal_comma):
+        text = text.replace(",", ".")
     try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise DataError(f"{record.place}: {name}: a number is needed, not {value!r}") from None
+        return float(text)
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(f"{record.place}: {name}: a number is needed, not {value!r}{_fix(text)}") from None
+
+
+def _is_decimal(text: str, decimal_comma: bool) -> bool:
+    """Whether the comma is a decimal one: in a file of such, or because it cannot part thousands."""
+    whole, _, rest = text.lstrip("+-").partition(",")
+    return decimal_comma or whole in ("", "0") or len(rest) != 3
+
+
+def _fix(text: Any) -> str:
+    """What to write instead of a text that was meant as a number."""
+    if not isinstance(text, str):
+        return ""
+    if percent := _PERCENT.fullmatch(text):
+        return f"; write {float(percent.group(1).replace(',', '.')) / 100:g}"
+    if verdict := _VERDICTS.get(text.lower()):
+        return f"; write {verdict}"
+    if text.lower() in _GAPS:
+        return "; leave the cell empty where nothing was measured"
+    if _DECIMAL_COMMA.fullmatch(text):
+        return f"; write {text.replace(',', '')} or {text.replace(',', '.')}"
+    return ""
 
 
 def _check_ranges(records: Sequence[Record], provenance: Provenance) -> None:
     for record in records:
         score = number(record, "score")
         if score < 0 or score > 1:
-            raise DataError(f"{record.place}: score: {score:g} is not in [0, 1]")
+            what = f"score of {record.fields['model']}: {score:g}"
+            raise DataError(f"{record.place}: {what} is not in [0, 1]{_scale_fix(score)}")
         for name in MEASURES[1:-1]:
             if number(record, name) < 0:
                 raise DataError(f"{record.place}: {name}: {number(record, name):g} is negative")
+
+
+def _scale_fix(score: float) -> str:
+    if 1 < score <= 100:
+        return f"; if scores are percentages, divide them by 100 ({score:g} is {score / 100:g})"
+    return ""
 
 
 def _buckets(firsts: Sequence[Record]) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from routers import Bools, OutcomeTable
+from routers.text_files import decode_text
 
 from ..grading import ExpectedError, check_expected
 
@@ -48,9 +49,12 @@ def load_probes(path: Path | None = None) -> list[Probe]:
     """
     path = BUNDLED if path is None else path
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ProbeError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+        # Not splitlines(): it also breaks at U+2028, which JSON strings may hold unescaped (RFC 8259).
+        lines = decode_text(path.read_bytes()).split("\n")
+    except OSError as error:
+        raise ProbeError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ProbeError(f"{path}: cannot be read: {error}") from None
     probes: list[Probe] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, 1):

@@ -1,5 +1,6 @@
 """The lines of an input file: read one at a time and parsed as the requests of their endpoints."""
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from msgspec import Raw
 
 from policies import Single
 from routers import RoutersError
+from routers.text_files import MARK_BYTES, find_encoding
 
 from ..errors import GatewayError, InvalidField
 from ..execution.executor import NAMED_POLICY, NAMED_REASON, ExecutionRequest
@@ -65,14 +67,17 @@ class FoundLine:
 
 
 def read_lines(path: Path, max_bytes: int) -> Iterator[FoundLine]:
-    """The lines of a file that are not blank, one at a time."""
+    """The lines of a file that are not blank, one at a time; a byte order mark is left out."""
     with path.open("rb") as file:
-        n = offset = 0
+        encoding, offset = find_encoding(file.read(MARK_BYTES))
+        file.seek(offset)
+        end = "\n".encode(encoding)
+        n = 0
         # A bounded readline: a file that is one line of ten gigabytes is reported, not read into memory.
-        while head := file.readline(max_bytes + 1):
-            size = len(head) + _skip_rest(file, head, max_bytes)
+        while head := _read_line(file, max_bytes + 1, end):
+            size = len(head) + _skip_rest(file, head, max_bytes, end)
             n += 1
-            text = head.strip()
+            text = _to_utf8(head, encoding)
             if size > max_bytes and len(text) > max_bytes:
                 yield FoundLine(n, offset, size, None)
             elif text:
@@ -80,13 +85,37 @@ def read_lines(path: Path, max_bytes: int) -> Iterator[FoundLine]:
             offset += size
 
 
-def _skip_rest(file: BinaryIO, head: bytes, max_bytes: int) -> int:
+def _read_line(file: BinaryIO, max_bytes: int, end: bytes) -> bytes:
+    """A line with its end, or about the first `max_bytes` of it."""
+    line = file.readline(max_bytes)
+    if len(end) == 1:
+        return line
+    # In UTF-16 a byte that is a line feed elsewhere may be half of a character, or half of the line feed.
+    while line and (len(line) % len(end) or not line.endswith(end)):
+        half = len(line) % len(end)
+        more = file.read(len(end) - half) if half else file.readline(max_bytes - len(line))
+        if not more:
+            break
+        line += more
+    return line
+
+
+def _skip_rest(file: BinaryIO, head: bytes, max_bytes: int, end: bytes) -> int:
     """Skip the rest of a line of which only the head was read; returns the size of the rest in bytes."""
     skipped = 0
-    while head and not head.endswith(b"\n"):
-        head = file.readline(max_bytes + 1)
+    while head and not head.endswith(end):
+        head = _read_line(file, max_bytes + 1, end)
         skipped += len(head)
     return skipped
+
+
+def _to_utf8(line: bytes, encoding: str) -> bytes:
+    """A line in UTF-8 without the blanks around it; as it is where it is not in its file's encoding."""
+    if encoding != "utf-8":
+        # What cannot be decoded is refused as JSON, with the place.
+        with contextlib.suppress(UnicodeDecodeError):
+            line = line.decode(encoding).encode()
+    return line.strip()
 
 
 class LineReader:
@@ -172,11 +201,12 @@ class InputFile:
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDONLY)
+        self._encoding, _ = find_encoding(os.pread(self._file, MARK_BYTES, 0))
 
     def text(self, line: BatchLine) -> bytes:
-        """The bytes of a line."""
+        """A line as UTF-8."""
         # pread, because threads share the descriptor and must not move a common offset.
-        return os.pread(self._file, line.size, line.offset).strip()
+        return _to_utf8(os.pread(self._file, line.size, line.offset), self._encoding)
 
     def close(self) -> None:
         os.close(self._file)

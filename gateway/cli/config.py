@@ -72,12 +72,14 @@ def import_litellm(file: Path, out: Path | None) -> None:
     Entries of one name become deployments of one expert. References to the environment stay references. What
     has no counterpart is listed in comments at the top.
     """
+    from routers.text_files import decode_text
+
     from ..config.importers import ImportFailedError, import_litellm
 
     try:
-        text, lost = import_litellm(file.read_text(encoding="utf-8"), file.name)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
+        text, lost = import_litellm(decode_text(file.read_bytes()), file.name)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise click.ClickException(f"{file}: cannot be read: {reason}") from None
     except ImportFailedError as error:
         raise click.ClickException(f"{file}{error}") from None

@@ -14,6 +14,8 @@ from typing import Any, get_args, get_origin
 import msgspec
 import yaml
 
+from routers.text_files import decode_text
+
 from .expert_schema import ExpertConfig
 from .policy_schema import PolicyConfig
 from .schema import Config, JournalConfig, ServerConfig
@@ -76,10 +78,10 @@ def load_config(path: str | Path, env: Mapping[str, str] | None = None) -> Confi
     """
     source = str(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = decode_text(Path(path).read_bytes())
     except FileNotFoundError:
         raise ConfigError(source, [Problem(1, "", "no such file; `thalamus init` writes one")]) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(source, [Problem(1, "", f"cannot be read: {_error_reason(error)}")]) from None
     return parse_config(text, source=source, env=env)
 
@@ -289,7 +291,7 @@ def _format_path(path: KeyPath) -> str:
 
 
 def _error_reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or type(error).__name__
+    return getattr(error, "strerror", None) or str(error)
 
 
 class YamlError(Exception):

@@ -60,7 +60,7 @@ def test_json_lines_may_be_long_wide_or_nested(tmp_path: Path, gzipped: bool) ->
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("prompt,model,score\np,a,1.5\n", r"t.csv, line 2: score: 1.5 is not in \[0, 1\]"),
+        ("prompt,model,score\np,a,1.5\n", r"t.csv, line 2: score of a: 1.5 is not in \[0, 1\]"),
         ("prompt,model,score\np,a,good\n", "line 2: score: a number is needed, not 'good'"),
         ("prompt,model,score\np,a,1\np,a,0\n", "line 3: a second outcome of a on the same prompt"),
         ("prompt,model,score\n,a,1\n", "line 2: prompt: a text is needed"),
@@ -70,10 +70,21 @@ def test_json_lines_may_be_long_wide_or_nested(tmp_path: Path, gzipped: bool) ->
         ("", "no outcome in it"),
         ("model,score\na,1\n", "line 2: no prompt; it has model, score"),
         ("id,prompt\n1,p\n", "neither a model column nor a column of scores"),
-        ("prompt,answered by\np,alice\n", "answered by: a number is needed"),
+        ("prompt,answered by\np,alice\n", "a column of scores; column 'answered by' is passed over: words"),
+        ("prompt,a,b\np,85%,1\n", "line 2: a: a number is needed, not '85%'; write 0.85"),
+        ("prompt,a,b\np,1,1\nq,n/a,0\n", "line 3: a: a number is needed, not 'n/a'; leave the cell empty"),
+        ("prompt,a,b\np,yes,1\nq,no,0\n", "line 2: a: a number is needed, not 'yes'; write 1; if this is no"),
+        (
+            "prompt,a\np,85\nq,40\n",
+            r"line 2: score of a: 85 is not in \[0, 1\].*divide them by 100 \(85 is 0.85",
+        ),
+        ("prompt,a,b\np,inf,1\n", r"line 2: score of a: inf is not in \[0, 1\]"),
+        ("prompt,a,b\np,0.5,1\nq,1,1\nr,1.5,0\n", r"line 4: score of a: 1.5 is not in \[0, 1\]"),
+        ('prompt,model,score,latency\np,a,1,"1,234"\n', "not '1,234'; write 1234 or 1.234"),
+        ("prompt,a,b,a\np,1,1,0\n", "line 1: column 'a' occurs twice; rename one of them"),
         ("id,prompt,model,score\n1,p,a,1\n1,q,b,1\n", "line 3: id '1' has two prompts"),
         ("prompt,model,score,bucket\np,a,1,100\n", "bucket: a whole number from 0 to 99"),
-        ('prompt,model,score\n"p,a,1\n', "after line 1: unexpected end"),
+        ('prompt,model,score\n"p,a,1\n', "after line 2: unexpected end"),
     ],
 )
 def test_a_bad_csv_is_refused_naming_line_and_field(tmp_path: Path, text: str, message: str) -> None:
@@ -83,9 +94,73 @@ def test_a_bad_csv_is_refused_naming_line_and_field(tmp_path: Path, text: str, m
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_bytes(b"prompt\xff\xfe,model")
-    with pytest.raises(DataError, match="not UTF-8"):
+    (tmp_path / "t.csv").write_bytes("prompt,model,score\nGrüße,a,1\n".encode("cp1252"))
+    with pytest.raises(DataError, match=r"t.csv: byte 0xfc in line 2 is not UTF-8; save the file as UTF-8"):
         read_outcomes(tmp_path / "t.csv")
+
+
+WIDE = "prompt{0}big{0}small\nWas ist 2+2, bitte?{0}0.9{0}0.45\nNenne einen Fluß{0}1{0}0\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+@pytest.mark.parametrize("above", ["", "sep"])
+def test_spreadsheets_of_all_countries_are_read(
+    tmp_path: Path, encoding: str, separator: str, above: str
+) -> None:
+    text = WIDE.format(separator).replace("0.", "0,").replace("\n", "\r\n")
+    text = f"sep={separator}\r\n{text}" if above else text
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    table = read_outcomes(tmp_path / "t.csv")
+    assert table.texts == ("Was ist 2+2, bitte?", "Nenne einen Fluß")
+    np.testing.assert_array_equal(table.score, [[0.9, 0.45], [1, 0]])
+    assert table.provenance.notes == ""
+
+
+def test_thousands_and_decimals_are_told_apart_by_the_separator(tmp_path: Path) -> None:
+    text = "prompt;model;score;latency\np;a;1;1,234\n\n;;;\n"
+    assert read_outcomes(write_file(tmp_path / "t.csv", text)).latency_s[0, 0] == 1.234
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "note"),
+    [
+        ("subject", ["sums", "maps", "sums"], "column 'subject' is passed over: words"),
+        ("level", ["1", "5", "3"], r"column 'level' is passed over: numbers outside [0, 1]"),
+        ("year", ["2020", "2020", "2021"], r"column 'year' is passed over: numbers outside [0, 1]"),
+        ("date", ["2024-05-01", "", "2024-05-02"], "column 'date' is passed over: words"),
+        ("vector", ["[0.1, 0.2]", "[1, 0]", "[0, 0]"], "column 'vector' is passed over: words"),
+        ("notes", ["1", "two", "three"], "column 'notes' is passed over: words"),
+        ("expected", ["1", "0", "1"], "column 'expected' is passed over: no model's name"),
+        ("empty", ["", "", ""], "column 'empty' is passed over: nothing"),
+        ("Unnamed: 0", ["0", "1", "1"], "column 'Unnamed: 0' is passed over: no model's name"),
+    ],
+)
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_foreign_column_is_passed_over_and_named(
+    tmp_path: Path, columns: str, cells: list[str], note: str, form: str
+) -> None:
+    rows = [
+        {"prompt": f"p{n}", columns: cell, "big": score, "big_response": "7", "small": ""}
+        for n, (cell, score) in enumerate(zip(cells, ["1", "0.5", ""], strict=True))
+    ]
+    if form == "csv":
+        lines = [",".join(rows[0]), *(",".join(f'"{cell}"' for cell in row.values()) for row in rows)]
+        path = write_file(tmp_path / "t.csv", "\n".join(lines))
+    else:
+        path = write_file(tmp_path / "t.jsonl", "\n".join(json.dumps(row) for row in rows))
+    table = read_outcomes(path)
+    assert table.experts == ("big",)
+    np.testing.assert_array_equal(table.score, [[1], [0.5], [np.nan]])
+    assert note in table.provenance.notes
+    assert table.answers == (("7",),) * 3
+
+
+def test_only_the_columns_of_the_chosen_experts_are_read(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "t.csv", "prompt,big,odd\np,1,85%\n")
+    with pytest.raises(DataError, match="name those that are with --experts"):
+        read_outcomes(path)
+    assert read_outcomes(path, experts=["big"]).experts == ("big",)
 
 
 def folder(tmp_path: Path, **outcomes: Any) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evals.datasets import detect, read_outcomes
-from evals.datasets.pickled import _STANDINS, read_frame
+from evals.datasets.pickled import _Call, read_frame
 from routers import DataError
 
 FRAMES = sorted((Path(__file__).parent / "data").glob("routerbench-*.pkl"))
@@ -80,7 +80,7 @@ def test_a_pickle_that_would_run_code_is_refused_in_one_line(
 def test_code_hidden_in_a_cell_is_refused_with_the_frame(tmp_path: Path) -> None:
     bait = tmp_path / "bait"
     bait.mkdir()
-    with pytest.raises(DataError, match=r"rmtree"):
+    with pytest.raises(DataError, match="it holds no DataFrame but dict"):
         read_frame(pickle_to(tmp_path / "f.pkl", {"prompt": [Malicious(shutil.rmtree, str(bait))]}))
     assert bait.exists()
 
@@ -93,7 +93,7 @@ def test_a_pickle_cannot_change_the_reader(tmp_path: Path) -> None:
         read_frame(path)
     assert read_frame(FRAMES[0])
     with pytest.raises(pickle.UnpicklingError, match="sets 'args' on a class"):
-        setattr(next(iter(_STANDINS.values())), "args", ())  # noqa: B010
+        setattr(_Call, "args", ())  # noqa: B010
 
 
 @pytest.mark.parametrize(
@@ -116,3 +116,53 @@ def test_a_damaged_frame_is_refused_in_one_line(tmp_path: Path, cut: int) -> Non
     with pytest.raises(DataError, match="not read") as caught:
         read_frame(path)
     assert "\n" not in str(caught.value)
+
+
+FOREIGN = sorted((Path(__file__).parent / "data").glob("foreign-columns-*.pkl"))
+"""RouterBench's columns as pandas' own types, among columns of vectors, dates, dicts and objects."""
+
+
+@pytest.mark.parametrize("frame", FOREIGN, ids=lambda path: path.stem)
+def test_foreign_columns_of_a_frame_are_passed_over_and_named(frame: Path) -> None:
+    table = read_outcomes(frame)
+    assert (table.ids, table.experts) == (("made-up.1", "made-up.2"), ("big", "small"))
+    assert table.tasks == ("sums", "colours")
+    np.testing.assert_array_equal(table.score, [[1, 0.1], [np.nan, 1]])
+    np.testing.assert_array_equal(table.cost_usd, [[0.01, 0.001], [0.02, np.nan]])
+    assert table.answers == (("2", "3"), (None, "red"))
+    for name in ("vectors", "day", "zone", "kind", "meta", "n", "t", "u", "p", "ts", "na", "np", "iv", "c"):
+        assert f"column {name!r} is passed over: " in table.provenance.notes
+    assert "'vectors' is passed over: it holds arrays" in table.provenance.notes
+
+
+@pytest.mark.parametrize(
+    "frame", sorted((Path(__file__).parent / "data").glob("arrow-columns-*.pkl")), ids=lambda path: path.stem
+)
+def test_arrow_columns_in_another_layout_are_read_without_arrow(frame: Path) -> None:
+    table = read_outcomes(frame)
+    assert table.texts == ("What is one and one?", "Name a colour.")
+    np.testing.assert_array_equal(table.score, [[0.5, 1], [np.nan, 0]])
+    assert table.provenance.notes == "column 'words' is passed over: words"
+
+
+def test_a_needed_column_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    data = FOREIGN[1].read_bytes().replace(b"big|total_cost", b"day|total_cost")
+    path = tmp_path / "f.pkl"
+    path.write_bytes(data.replace(b"\x8c\x03big", b"\x8c\x03bag"))
+    with pytest.raises(DataError, match="column 'day' cannot be read: it holds dates"):
+        read_outcomes(path)
+
+
+def test_code_beside_a_frame_is_not_run(tmp_path: Path) -> None:
+    bait = tmp_path / "bait"
+    bait.mkdir()
+    data = FRAMES[0].read_bytes()
+    start = 2
+    if data[start : start + 1] == b"\x95":  # its length would no longer fit
+        data = data[:start] + data[start + 9 :]
+    # Calls shutil.rmtree and drops what it returns: the frame stays whole.
+    call = b"cshutil\nrmtree\n(V" + str(bait).encode() + b"\ntR0"
+    path = tmp_path / "f.pkl"
+    path.write_bytes(data[:start] + call + data[start:])
+    assert read_outcomes(path).ids == ("made-up.1", "made-up.2")
+    assert bait.exists()

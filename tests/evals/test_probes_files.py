@@ -98,3 +98,20 @@ def test_a_kind_is_never_held_out_whole() -> None:
 def test_an_impossible_share_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match="share must be"):
         choose_held_out_families(probes("a", 3), share=share)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_with_a_byte_order_mark_and_line_separators_in_texts_is_loaded(
+    tmp_path: Path, encoding: str
+) -> None:
+    path = tmp_path / "probes.jsonl"
+    line = json.dumps(GOOD | {"prompt": "a\u2028b"}, ensure_ascii=False)
+    path.write_bytes(f"{line}\r\n".encode(encoding))
+    assert load_probes(path)[0].prompt == "a\u2028b"
+
+
+def test_a_file_in_another_encoding_is_refused_with_the_fix(tmp_path: Path) -> None:
+    path = tmp_path / "probes.jsonl"
+    path.write_bytes(json.dumps(GOOD | {"prompt": "Grüße"}, ensure_ascii=False).encode("latin-1"))
+    with pytest.raises(ProbeError, match="byte 0xfc in line 1 is not UTF-8; save the file as UTF-8"):
+        load_probes(path)

@@ -173,7 +173,10 @@ def test_openai_requests_beside_responses_are_read_with_parts_and_usage(tmp_path
         ({"model": "a", "messages": "redacted-by-litellm", "score": 1}, "line 1: messages: redacted"),
         ({"messages": "p", "score": 1}, "line 1: model: a text is needed"),
         ({"model": "a", "messages": "p"}, "no line has a score"),
-        ({"model": "a", "messages": "p", "score": 7}, r"score: 7 is not in \[0, 1\]"),
+        (
+            {"model": "a", "messages": "p", "score": 7},
+            r"score of a: 7 is not in \[0, 1\]; if scores are percentages, divide them",
+        ),
     ],
 )
 def test_a_log_that_says_too_little_is_refused(tmp_path: Path, row: dict[str, Any], message: str) -> None:

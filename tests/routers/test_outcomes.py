@@ -96,7 +96,7 @@ def test_a_bad_row_is_refused_naming_line_and_field(
         (b'{"a": 1}\n', "not an outcome table"),
         (b'{"schema": "thalamus.outcomes/9", "experts": []}\n', "this one reads"),
         (b'{"schema": "thalamus.outcomes/1", "experts": []}\n', "line 1: experts"),
-        (b"\xff\xfe", "damaged or not text"),
+        (b"\xff\xfe\x00", "damaged or not text"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused(tmp_path: Path, content: bytes, message: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -394,3 +395,17 @@ def test_an_expert_that_is_not_there_is_named_with_its_line() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config(EXPERTS + "policies:\n  coe:\n    mapping:\n      maths: [b, c]\n")
     assert "thalamus.yaml:7: policies.coe.mapping.maths: there is no expert 'c'" in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "thalamus.yaml"
+    path.write_bytes(EXPERTS.replace("name: a", "name: gpt").encode(encoding))
+    assert load_config(path).experts[0].name == "gpt"
+
+
+def test_a_file_in_another_encoding_is_refused_with_place_and_fix(tmp_path: Path) -> None:
+    path = tmp_path / "thalamus.yaml"
+    path.write_bytes(f"# Größe\n{EXPERTS}".encode("latin-1"))
+    with pytest.raises(ConfigError, match="cannot be read: byte 0xf6 in line 1 is not UTF-8; save the file"):
+        load_config(path)
