@@ -217,8 +217,6 @@ class _Decision:
         """The expert expected soonest, into memory that is free, while nothing else is loaded there."""
         # One prefetch per decision: forecasts change faster than loads end.
         rooms = [r for r in self._rooms.values() if not r.promised_bytes and not r.loading_bytes]
-        if all(room.spare_bytes <= 0 for room in rooms):
-            return
         for in_s, expert in sorted((in_s, expert) for expert, in_s in self._at.next_use_s.items()):
             if in_s > self._rule.prefetch_s:
                 return

@@ -532,3 +532,236 @@ def test_free_memory_on_one_device_is_used_before_memory_on_its_way_back_on_anot
 def test_an_expert_that_is_not_loadable_takes_no_time_to_load() -> None:
     assert snapshot().load_s("remote") == 0.0
     assert snapshot().load_s("a") == 10.0
+
+
+@pytest.mark.parametrize(("size", "effect"), [(10, Load("b", "gpu")), (11, Refuse("b", 11))])
+def test_an_expert_may_take_all_that_pinned_ones_leave(size: int, effect: Effect) -> None:
+    pinned = make_held("a", 4)
+    asked = snapshot([pinned], [make_queue("b")], 14, sizes={"a": 4, "b": size}, pinned="a")
+    assert decide_residency(asked) == (effect,)
+
+
+def test_an_expert_that_is_not_pinned_may_be_as_large_as_the_device() -> None:
+    asked = snapshot([make_held("a", 4)], [make_queue("b")], 14, sizes={"a": 4, "b": 14})
+    assert decide_residency(asked) == (Evict("a", "b"), Wait("b", "memory"))
+
+
+@pytest.mark.parametrize(("free", "effect"), [(10, Load("b", "gpu")), (9, Wait("b", "taken"))])
+def test_a_load_needs_all_its_memory_by_measure(free: int, effect: Effect) -> None:
+    assert decide_residency(snapshot(queues=[make_queue("b")], capacity=20, free=free)) == (effect,)
+
+
+@pytest.mark.parametrize(("settled", "blocked"), [(False, "memory"), (True, "taken")])
+def test_missing_memory_is_waited_for_only_just_after_an_eviction(settled: bool, blocked: Any) -> None:
+    asked = snapshot(queues=[make_queue("b")], free=0, settled=settled)
+    assert decide_residency(asked) == (Wait("b", blocked),)
+
+
+def test_more_free_memory_than_by_the_books_is_not_used() -> None:
+    asked = snapshot([make_held("a", n_busy=1)], [make_queue("b")], capacity=19, free=19)
+    assert decide_residency(asked) == (Hold("a", "b"), Wait("b", "busy"))
+
+
+def test_memory_that_a_leaving_expert_frees_is_enough_and_no_other_leaves() -> None:
+    there = [make_held("a", state="leaving"), make_held("c")]
+    assert decide_residency(snapshot(there, [make_queue("b")], capacity=20)) == (Wait("b", "memory"),)
+
+
+def test_an_expert_leaves_for_what_a_leaving_one_does_not_free() -> None:
+    there = [make_held("a", 4, state="leaving"), make_held("c", 6)]
+    asked = snapshot(there, [make_queue("b")], 10, sizes={"a": 4, "c": 6})
+    assert decide_residency(asked) == (Evict("c", "b"), Wait("b", "memory"))
+
+
+def test_an_expert_asked_for_while_it_leaves_waits_for_its_memory() -> None:
+    assert decide_residency(snapshot([make_held("a", state="leaving")], [make_queue("a")])) == (
+        Wait("a", "memory"),
+    )
+
+
+def test_an_expert_that_is_being_loaded_needs_nothing() -> None:
+    assert decide_residency(snapshot([make_held("a", state="loading")], [make_queue("a")])) == ()
+
+
+def test_a_queue_for_an_expert_that_is_not_loadable_has_no_effect() -> None:
+    assert decide_residency(snapshot(queues=[make_queue("remote")])) == ()
+
+
+def test_an_expert_displaced_by_a_queue_before_its_own_waits_for_memory() -> None:
+    queues = [make_queue("b", since_s=1.0), make_queue("a")]
+    assert decide_residency(snapshot([make_held("a")], queues)) == (
+        Evict("a", "b"),
+        Wait("b", "memory"),
+        Wait("a", "memory"),
+    )
+
+
+def test_two_experts_that_fit_are_loaded_at_once() -> None:
+    queues = [make_queue("a"), make_queue("b")]
+    assert decide_residency(snapshot(queues=queues, capacity=20)) == (Load("a", "gpu"), Load("b", "gpu"))
+
+
+def test_an_expert_behind_a_load_that_takes_the_room_waits_for_its_turn() -> None:
+    queues = [make_queue("a"), make_queue("b")]
+    assert decide_residency(snapshot(queues=queues, capacity=19)) == (Load("a", "gpu"), Wait("b", "turn"))
+
+
+def test_memory_on_its_way_to_one_expert_is_not_given_to_the_next() -> None:
+    sizes = {"a": 10, "b": 12, "c": 5}
+    queues = [make_queue("b", n=9), make_queue("c")]
+    asked = snapshot([make_held("a", state="leaving")], queues, 15, sizes=sizes)
+    assert decide_residency(asked) == (Wait("b", "memory"), Wait("c", "turn"))
+
+
+def test_what_one_eviction_frees_for_two_is_enough_for_both() -> None:
+    sizes = {"c": 5, "d": 5}
+    queues = [make_queue("c", n=2), make_queue("d")]
+    asked = snapshot([make_held("a"), make_held("b")], queues, 20, sizes=sizes)
+    assert decide_residency(asked) == (Evict("a", "c"), Wait("c", "memory"), Wait("d", "memory"))
+
+
+def test_a_queue_too_weak_for_a_swap_reserves_nothing() -> None:
+    sizes = {"b": 12, "c": 5}
+    there = [make_held("a", ready_s=1.0)]
+    queues = [make_queue("a", n=9), make_queue("b", n=2), make_queue("c")]
+    asked = decide_residency(snapshot(there, queues, 15, sizes=sizes))
+    assert asked == (Wait("b", "claim"), Load("c", "gpu"))
+
+
+def test_an_expert_whose_memory_was_taken_reserves_nothing() -> None:
+    queues = [make_queue("b", n=2), make_queue("c")]
+    asked = decide_residency(snapshot(queues=queues, capacity=15, free=5, sizes={"b": 12, "c": 5}))
+    assert asked == (Wait("b", "taken"), Load("c", "gpu"))
+
+
+def test_a_pinned_expert_in_its_turn_frees_no_memory_by_ending_it() -> None:
+    pinned = make_held("a", ready_s=95.0)
+    queues = [make_queue("a", since_s=90.0), make_queue("b")]
+    asked = snapshot([pinned], queues, 20, free=0, pinned="a")
+    assert decide_residency(asked) == (Wait("b", "taken"),)
+
+
+def test_a_pinned_expert_does_not_leave_for_a_queue_that_is_due() -> None:
+    there = [make_held("a", last_used_s=1.0), make_held("c", last_used_s=99.0)]
+    asked = snapshot(there, [make_queue("b", since_s=1.0)], 20, pinned="a")
+    assert decide_residency(asked)[0] == Evict("c", "b")
+
+
+def test_pinned_experts_are_loaded_by_name() -> None:
+    assert decide_residency(snapshot(capacity=30, pinned="ba")) == (Load("a", "gpu"), Load("b", "gpu"))
+
+
+def test_a_pinned_expert_is_loaded_once_where_requests_wait_for_it() -> None:
+    assert decide_residency(snapshot(queues=[make_queue("a")], capacity=30, pinned="a")) == (
+        Load("a", "gpu"),
+    )
+
+
+@pytest.mark.parametrize(("expires_s", "effects"), [(100.0, (Evict("a"),)), (100.1, ()), (None, ())])
+def test_an_unused_expert_leaves_at_its_time(expires_s: float | None, effects: tuple[Effect, ...]) -> None:
+    assert decide_residency(snapshot([make_held("a", expires_s=expires_s)])) == effects
+
+
+@pytest.mark.parametrize("state", ["loading", "leaving"])
+def test_only_a_ready_expert_leaves_for_being_unused(state: ResidentState) -> None:
+    assert decide_residency(snapshot([make_held("a", expires_s=1.0, state=state)])) == ()
+
+
+def test_memory_of_an_unused_expert_is_counted_on() -> None:
+    asked = snapshot([make_held("a", expires_s=1.0), make_held("c")], [make_queue("b")], capacity=20)
+    assert decide_residency(asked) == (Evict("a"), Wait("b", "memory"))
+
+
+def on_two_devices(
+    there: Sequence[Resident], queues: Sequence[Queue], free: tuple[int | None, int | None] = (None, None)
+) -> tuple[Effect, ...]:
+    """What is done with two devices for one expert each."""
+    devices = (Device("one", 10, free[0]), Device("two", 10, free[1]))
+    loadable = tuple(Loadable(name, 10, 10.0) for name in "abc")
+    return decide_residency(Snapshot(100.0, devices, loadable, tuple(there), tuple(queues)))
+
+
+@pytest.mark.parametrize(
+    ("other", "effects"),
+    [
+        (Resident("c", "two", 10, "leaving"), (Wait("a", "memory"),)),
+        (Resident("c", "two", 10), (Evict("c", "a"), Wait("a", "memory"))),
+        (Resident("c", "two", 10, n_busy=1, idle_in_s=1.0), (Hold("c", "a"), Wait("a", "busy"))),
+    ],
+)
+def test_an_expert_to_evict_now_or_soon_goes_before_a_turn_that_will_end(
+    other: Resident, effects: tuple[Effect, ...]
+) -> None:
+    there = [Resident("b", "one", 10, ready_s=95.0), other]
+    assert on_two_devices(there, [make_queue("a"), make_queue("b", since_s=90.0)]) == effects
+
+
+def test_memory_on_its_way_goes_before_an_eviction() -> None:
+    there = [Resident("b", "one", 10), Resident("c", "two", 10, "leaving")]
+    assert on_two_devices(there, [make_queue("a")]) == (Wait("a", "memory"),)
+
+
+def test_free_memory_goes_before_memory_on_its_way() -> None:
+    assert on_two_devices([Resident("b", "one", 10, "leaving")], [make_queue("a")]) == (Load("a", "two"),)
+
+
+def test_of_equal_devices_the_first_by_name_is_taken() -> None:
+    assert on_two_devices([], [make_queue("a")]) == (Load("a", "one"),)
+
+
+def test_by_recency_a_busy_expert_is_held_where_none_is_idle() -> None:
+    there = [make_held("a", n_busy=1)]
+    effects = decide_residency(snapshot(there, [make_queue("b")]), ResidencyRule("lru"))
+    assert effects == (Hold("a", "b"), Wait("b", "busy"))
+
+
+def prefetch(in_s: float, capacity: int = 10, **known: Any) -> tuple[Effect, ...]:
+    return decide_residency(snapshot(capacity=capacity, next_use_s={"a": in_s}, **known))
+
+
+@pytest.mark.parametrize(("in_s", "loads"), [(60.0, True), (60.1, False)])
+def test_an_expert_is_prefetched_within_the_time_of_the_rule(in_s: float, loads: bool) -> None:
+    assert prefetch(in_s) == ((Load("a", "gpu", prefetch=True),) if loads else ())
+
+
+@pytest.mark.parametrize(("capacity", "loads"), [(10, True), (9, False)])
+def test_an_expert_is_prefetched_into_memory_that_it_fills(capacity: int, loads: bool) -> None:
+    assert bool(prefetch(1.0, capacity)) is loads
+
+
+def test_the_smallest_expert_is_prefetched_into_the_smallest_device() -> None:
+    assert prefetch(1.0, 1, sizes={"a": 1}) == (Load("a", "gpu", prefetch=True),)
+
+
+def test_look_ahead_that_is_not_trusted_prefetches_nothing() -> None:
+    asked = snapshot(next_use_s={"a": 1.0})
+    assert decide_residency(asked, kept=frozenset("a")) == ()
+
+
+def test_what_cannot_be_prefetched_is_passed_over_for_the_next() -> None:
+    soon = {"remote": 1.0, "b": 2.0, "c": 3.0, "d": 4.0, "e": 5.0}
+    asked = snapshot([make_held("b")], capacity=20, sizes={"c": 11}, next_use_s=soon)
+    assert decide_residency(asked) == (Load("d", "gpu", prefetch=True),)
+
+
+def test_an_expert_that_requests_wait_for_is_not_prefetched_elsewhere() -> None:
+    devices = (Device("one", 10), Device("two", 20))
+    loadable = (Loadable("a", 15, 10.0, devices=("two",)), Loadable("b", 10, 10.0))
+    there = (Resident("b", "two", 10, n_busy=1),)
+    at = Snapshot(100.0, devices, loadable, there, (make_queue("a"),), {"a": 1.0})
+    assert decide_residency(at) == (Hold("b", "a"), Wait("a", "busy"))
+
+
+def test_an_expert_is_prefetched_into_the_emptiest_device_that_it_may_use() -> None:
+    devices = (Device("one", 30), Device("three", 40), Device("two", 40), Device("xl", 90))
+    loadable = (Loadable("a", 10, 10.0, devices=("one", "two", "three")),)
+    at = Snapshot(100.0, devices, loadable, next_use_s={"a": 1.0})
+    assert decide_residency(at) == (Load("a", "three", prefetch=True),)
+
+
+def test_an_expert_is_prefetched_beside_a_device_on_which_another_loads() -> None:
+    devices = (Device("one", 30), Device("two", 20))
+    loadable = (Loadable("a", 10, 10.0), Loadable("b", 10, 10.0))
+    there = (Resident("b", "one", 10, "loading"),)
+    at = Snapshot(100.0, devices, loadable, there, next_use_s={"a": 1.0})
+    assert decide_residency(at) == (Load("a", "two", prefetch=True),)
