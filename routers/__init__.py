@@ -23,7 +23,7 @@ from .types import (
 )
 
 if TYPE_CHECKING:
-    from .artifacts import Artifact
+    from .artifacts import Artifact, previous_path
     from .categories import (
         GENERAL,
         CategoryMapping,
@@ -37,10 +37,11 @@ if TYPE_CHECKING:
     from .embedders import CachedEmbedder, HashingEmbedder, OnnxEmbedder, StaticEmbedder, load_embedder
     from .embedders.finetune import QuerySide, QuerySideSettings, finetune_encoder
     from .embedding_selection import EmbeddingSelection, PilotRule, dataset_oracle, instance_oracle
-    from .fit import FitSettings, add_experts, cross_fit, fit_artifact
+    from .fit import FitSettings, add_experts, cross_fit, fit_artifact, keep_experts, why_not_kept
     from .fold_fits import worker_pool
     from .forecast import Forecaster
-    from .outcomes import OutcomeTable, Provenance, merge_outcomes
+    from .intervals import rate_interval, show_rate
+    from .outcomes import OutcomeTable, Provenance, add_outcomes, former_name, merge_outcomes
     from .registry import PREDICTORS, fit_predictor, make_predictor
     from .sweep import Sweep
 
@@ -66,6 +67,8 @@ _LAZY = {
     "StaticEmbedder": "embedders",
     "Sweep": "sweep",
     "add_experts": "fit",
+    "add_outcomes": "outcomes",
+    "former_name": "outcomes",
     "compute_utility": "decision_rule",
     "cross_fit": "fit",
     "budget_curve": "categories",
@@ -75,12 +78,17 @@ _LAZY = {
     "fit_artifact": "fit",
     "fit_predictor": "registry",
     "instance_oracle": "embedding_selection",
+    "keep_experts": "fit",
     "load_embedder": "embedders",
+    "previous_path": "artifacts",
+    "why_not_kept": "fit",
     "make_predictor": "registry",
     "build_mapping_problem": "categories",
     "merge_outcomes": "outcomes",
     "pick": "decision_rule",
     "rank": "decision_rule",
+    "rate_interval": "intervals",
+    "show_rate": "intervals",
     "solve_mapping": "categories",
     "worker_pool": "fold_fits",
 }
@@ -129,6 +137,7 @@ __all__ = [
     "TagLearner",
     "Tier",
     "add_experts",
+    "add_outcomes",
     "budget_curve",
     "build_mapping_problem",
     "compute_utility",
@@ -139,15 +148,21 @@ __all__ = [
     "finetune_encoder",
     "fit_artifact",
     "fit_predictor",
+    "former_name",
     "instance_oracle",
+    "keep_experts",
     "load_embedder",
     "make_predictor",
     "merge_outcomes",
     "parameters_b",
     "pick",
+    "previous_path",
     "query_of",
     "rank",
+    "rate_interval",
+    "show_rate",
     "solve_mapping",
+    "why_not_kept",
     "worker_pool",
 ]
 

@@ -341,7 +341,7 @@ def _row_line(table: OutcomeTable, n: int) -> str:
 
 
 def merge_outcomes(first: OutcomeTable, second: OutcomeTable) -> OutcomeTable:
-    """Union of queries (by id) and experts (by name); where both measured, `second` counts.
+    """Union of queries (by id) and experts (by name); a cell that `second` has a score for is its own.
 
     Raises:
         DataError: an expert stands for two models, or an id for two texts.
@@ -360,7 +360,10 @@ def merge_outcomes(first: OutcomeTable, second: OutcomeTable) -> OutcomeTable:
     rows = np.array([row_of[key] for key in second.ids], np.int64)
     experts = tuple(models)
     columns = np.array([experts.index(name) for name in second.experts], np.int64)
-    grown = partial(_overlay, n=len(row_of), n_experts=len(experts), rows=rows, columns=columns)
+    scored = ~np.isnan(second.score)  # (n_queries, n_experts) of the second table
+    grown = partial(
+        _overlay, scored=scored, n=len(row_of), n_experts=len(experts), rows=rows, columns=columns
+    )
     measures: dict[str, Any] = {name: grown(getattr(first, name), getattr(second, name)) for name in MEASURES}
     return replace(
         first,
@@ -376,11 +379,61 @@ def merge_outcomes(first: OutcomeTable, second: OutcomeTable) -> OutcomeTable:
     )
 
 
-def _overlay(first: Floats, second: Floats, n: int, n_experts: int, rows: Ints, columns: Ints) -> Floats:
+def add_outcomes(earlier: OutcomeTable, fresh: OutcomeTable) -> OutcomeTable:
+    """Union that keeps all of `earlier`, also where a prompt or an expert's model has changed since.
+
+    The row of a prompt that was worded differently stays as `ID~HASH`, the column of an expert's former model
+    as `NAME@MODEL`. Where the wording or the model comes back, so does what was measured of it.
+    """
+    models = dict(zip(earlier.experts, earlier.models, strict=True))
+    names: dict[str, str] = {}
+    for name, model in zip(fresh.experts, fresh.models, strict=True):
+        if models.get(name, model) != model and former_name(name, models[name]) not in models:
+            names[name] = former_name(name, models[name])
+        if (former := former_name(name, model)) in models and models.get(name) != model:
+            names[former] = name
+    texts = dict(zip(earlier.ids, earlier.texts, strict=True))
+    ids: dict[str, str] = {}
+    for key, text in zip(fresh.ids, fresh.texts, strict=True):
+        if texts.get(key, text) != text and _former_id(key, texts[key]) not in texts:
+            ids[key] = _former_id(key, texts[key])
+        if (before := _former_id(key, text)) in texts and texts.get(key) != text:
+            ids[before] = key
+    kept = replace(
+        earlier,
+        experts=tuple(names.get(name, name) for name in earlier.experts),
+        ids=tuple(ids.get(key, key) for key in earlier.ids),
+    )
+    return replace(merge_outcomes(kept, fresh), provenance=_join(earlier.provenance, fresh.provenance))
+
+
+def former_name(name: str, model: str) -> str:
+    """What the outcomes of an expert are called once it stands for another model."""
+    return f"{name}@{model}"
+
+
+def _former_id(key: str, text: str) -> str:
+    return f"{key}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _join(first: Provenance, second: Provenance) -> Provenance:
+    """What either says of its outcomes, each statement once."""
+
+    def both(name: str) -> str:
+        said = [part for origin in (first, second) for part in getattr(origin, name).split("; ") if part]
+        return "; ".join(dict.fromkeys(said))
+
+    return Provenance(**{f.name: both(f.name) for f in fields(Provenance)})
+
+
+def _overlay(
+    first: Floats, second: Floats, scored: Bools, n: int, n_experts: int, rows: Ints, columns: Ints
+) -> Floats:
     merged = np.full((n, n_experts), np.nan)
     merged[: first.shape[0], : first.shape[1]] = first
     place = np.ix_(rows, columns)
-    merged[place] = np.where(np.isnan(second), merged[place], second)
+    # Whole cells: an answer after a refusal must not keep the mark of the refusal.
+    merged[place] = np.where(np.isnan(second) & ~scored, merged[place], second)
     return merged
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class Probe:
     expected: Any = field(hash=False)
     max_tokens: int = 64
     reference: str = ""
+    messages: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
 
 
 def load_probes(path: Path | None = None) -> list[Probe]:

@@ -1,17 +1,21 @@
-"""`thalamus profile`: ask the experts gradable probes, grade the answers, write an outcome table."""
+"""`thalamus profile`: ask the experts gradable probes, grade the answers, add to an outcome table."""
 
 import asyncio
 import json
+import os
+import shlex
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
+from typing import Any
 
 import click
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from routers import OutcomeTable, Provenance, RoutersError
+from routers import Bools, OutcomeTable, Provenance, RoutersError, add_outcomes, rate_interval, show_rate
 
 from ..app import expert_price
 from ..config import Config, ExpertConfig
@@ -55,7 +59,7 @@ Examples:
     type=click.Path(path_type=Path),
     default=Path("outcomes.jsonl.gz"),
     show_default=True,
-    help="Outcome table to write.",
+    help="Outcome table to add to.",
 )
 @click.option(
     "--parallel",
@@ -70,6 +74,9 @@ Examples:
     type=Dollars(min=0),
     help="Start without confirmation if the cost in USD cannot exceed this.",
 )
+@click.option(
+    "--fresh", is_flag=True, help="Start anew; what OUT and OUT.answers hold is kept as OUT.DATE.bak."
+)
 @JSON_OPTION
 def command(
     config_path: Path,
@@ -79,24 +86,75 @@ def command(
     parallel: int,
     limit: int | None,
     max_usd: float | None,
+    fresh: bool,
     as_json: bool,
 ) -> None:
-    """Ask the experts gradable probes, grade what they answer, and write an outcome table to learn from.
+    """Ask the experts gradable probes, grade what they answer, and add it to an outcome table to learn from.
 
-    The highest possible price is shown before the first call. Every answer is kept in OUT.answers at once:
-    after an interruption, the same command continues where it stopped.
+    What OUT holds already stays: other experts, other probes, earlier models. The highest possible price is
+    shown before the first call. Every answer is kept in OUT.answers at once: after an interruption, the same
+    command continues where it stopped, and what was answered is not asked again.
     """
     config = read_config(config_path)
     experts = _select_experts(config, names)
     probes = _load_probes(probes_path)[:limit]
-    _confirm_price(probes, experts, max_usd)
+    answers = out.with_name(out.name + ".answers")
     try:
-        store = AnswerStore(out.with_name(out.name + ".answers"))
+        # Read before anything is paid for: a table that cannot be added to would cost all answers.
+        earlier = OutcomeTable.load(out) if out.exists() and not fresh else None
+        store = AnswerStore(answers, earlier) if not fresh else AnswerStore(Path(os.devnull))
+        _confirm_price(probes, experts, store, max_usd)
+        if fresh:
+            _back_up(out, answers)
+            store = AnswerStore(answers)
         table = asyncio.run(_run_profile(config, experts, probes, store, parallel))
-        table.save(out)
+        measured = _keep_measured(table)
+        n_failed = _report_failures(table, store)
+        if measured is None:
+            raise click.ClickException(f"no expert gave an answer; {out} stays as it was")
+        # Read again: another command may have added to it in the meantime.
+        whole = add_outcomes(OutcomeTable.load(out), measured) if out.exists() else measured
+        whole.save(out)
     except (RunnerError, RoutersError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
-    _show_report(table, store.errors(), out, as_json)
+    except KeyboardInterrupt:
+        click.echo(
+            f"\nInterrupted; {answers} keeps what was answered. Run the command again to go on.", err=True
+        )
+        raise click.Abort from None
+    _show_report(measured, whole, n_failed, out, as_json)
+
+
+def _back_up(*paths: Path) -> None:
+    """Move files aside under a name with the date, and say where they are."""
+    stamp = f"{datetime.now():%Y-%m-%dT%H-%M-%S}"
+    for path in paths:
+        if path.exists():
+            kept = path.with_name(f"{path.name}.{stamp}.bak")
+            path.rename(kept)
+            click.echo(f"kept {path} as {kept}", err=True)
+
+
+def _keep_measured(table: OutcomeTable) -> OutcomeTable | None:
+    """The experts and probes with at least one score; None where there is none at all."""
+    scored: Bools = ~np.isnan(table.score)  # (n_queries, n_experts)
+    names = [name for name, column in zip(table.experts, scored.T, strict=True) if column.any()]
+    return table.only(names).take(np.flatnonzero(scored.any(axis=1))) if names else None
+
+
+def _report_failures(table: OutcomeTable, store: AnswerStore) -> int:
+    """Say of each expert how many probes got no answer, what it did, and the fix; return how many in all."""
+    n_failed = 0
+    for name, column in zip(table.experts, (~np.isnan(table.score)).T, strict=True):
+        failures = store.failures(name)
+        if not failures:
+            continue
+        last = failures[-1]
+        missing = len(column) - int(column.sum())
+        n_failed += missing
+        click.echo(f"{name}: {missing} of {len(column)} probes without an answer: it {last.error}", err=True)
+        click.echo(f"  fix: {last.fix}", err=True)
+    return n_failed
 
 
 def _load_probes(path: Path | None) -> list[GradableProbe]:
@@ -124,15 +182,24 @@ def _select_experts(config: Config, names: str | None) -> list[ExpertConfig]:
 
 
 def _confirm_price(
-    probes: Sequence[GradableProbe], experts: Sequence[ExpertConfig], max_usd: float | None
+    probes: Sequence[GradableProbe],
+    experts: Sequence[ExpertConfig],
+    store: AnswerStore,
+    max_usd: float | None,
 ) -> None:
-    """Print the highest possible cost, and continue only with consent."""
-    most = upper_cost_usd(probes, [profile_of(expert) for expert in experts])
+    """Print the highest possible cost of what is still to be asked, and continue only with consent."""
+    most: dict[str, float | None] = {}
+    n_open = 0
+    for profile in map(profile_of, experts):
+        left = [probe for probe in probes if store.find(probe, profile.name, profile.model) is None]
+        n_open += len(left)
+        most |= upper_cost_usd(left, [profile]) if left else {profile.name: 0.0}
     unknown = [name for name, usd in most.items() if usd is None]
     total = sum(usd or 0.0 for usd in most.values())
     paid = ", ".join(f"{name} ${usd:.4f}" for name, usd in most.items() if usd)
     click.echo(
-        f"{len(probes)} probes × {len(experts)} experts; at most ${total:.4f}{f' ({paid})' if paid else ''}",
+        f"{len(probes)} probes × {len(experts)} experts, {n_open} answers to ask for;"
+        f" at most ${total:.4f}{f' ({paid})' if paid else ''}",
         err=True,
     )
     if unknown:
@@ -205,13 +272,16 @@ async def _ask_experts(
         scores: dict[str, list[float]] = {}
         for candidate in candidates:
             name = candidate.expert.name
-            scores[name] = [a.score or 0.0 for probe in probes if (a := store.find(probe, candidate))]
+            kept = (store.find(probe, name, candidate.model) for probe in probes)
+            scores[name] = [answer.score or 0.0 for answer in kept if answer]
             bars[name] = progress.add_task(name, total=len(probes), completed=len(scores[name]), score="")
 
         def on_answer(answer: GradedAnswer) -> None:
             so_far = scores[answer.expert]
-            so_far.append(answer.score or 0.0)
-            progress.update(bars[answer.expert], advance=1, score=f"score {sum(so_far) / len(so_far):.2f}")
+            if answer.score is not None:
+                so_far.append(answer.score)
+            mean = f"score {sum(so_far) / len(so_far):.2f}" if so_far else ""
+            progress.update(bars[answer.expert], advance=1, score=mean)
 
         await ask_all(
             probes,
@@ -223,28 +293,30 @@ async def _ask_experts(
         )
 
 
-def _show_report(table: OutcomeTable, errors: Sequence[GradedAnswer], out: Path, as_json: bool) -> None:
-    means = table.means()
-    shown = Table("expert", "score", "seconds", "USD an answer")
-    facts = []
-    for e, name in enumerate(table.experts):
+def _show_report(
+    measured: OutcomeTable, whole: OutcomeTable, n_failed: int, out: Path, as_json: bool
+) -> None:
+    means = measured.means()
+    counts = (~np.isnan(measured.score)).sum(axis=0)
+    shown = Table("expert", "score (95 % interval)", "outcomes", "seconds", "USD an answer")
+    facts: list[dict[str, Any]] = []
+    for e, name in enumerate(measured.experts):
+        n = int(counts[e])
         score, latency_s, cost = (_round(means[m][e]) for m in ("score", "latency_s", "cost_usd"))
-        facts.append({"expert": name, "score": score, "latency_s": latency_s, "cost_usd": cost})
-        shown.add_row(
-            name, *("unknown" if value is None else f"{value:g}" for value in (score, latency_s, cost))
-        )
+        interval = [round(bound, 4) for bound in rate_interval(means["score"][e], n)]
+        facts.append({"expert": name, "score": score, "interval": interval, "n": n})
+        facts[-1] |= {"latency_s": latency_s, "cost_usd": cost}
+        rest = ("unknown" if value is None else f"{value:g}" for value in (latency_s, cost))
+        shown.add_row(name, show_rate(means["score"][e], n), str(n), *rest)
     if as_json:
-        found = {"out": str(out), "queries": len(table), "experts": facts, "errors": len(errors)}
-        click.echo(json.dumps(found))
-    else:
-        Console().print(shown)
-        click.echo(f"Wrote {out}. Next: thalamus fit {out}")
-    if errors:
-        first = f"{errors[0].expert}: {errors[0].error}"
-        click.echo(
-            f"{len(errors)} probes got no answer ({first} ...); run the command again to repeat them",
-            err=True,
-        )
+        found = {"out": str(out), "queries": len(whole), "experts": facts, "errors": n_failed}
+        click.echo(json.dumps({**found, "all_experts": list(whole.experts)}))
+        return
+    Console().print(shown)
+    rest_of_it = [name for name in whole.experts if name not in measured.experts]
+    earlier = f", with what it held of {', '.join(rest_of_it)}" if rest_of_it else ""
+    click.echo(f"Wrote {out}: {len(whole)} queries × {whole.n_experts} experts{earlier}.")
+    click.echo(f"Next: thalamus fit {shlex.quote(str(out))}")
 
 
 def _round(value: float) -> float | None:

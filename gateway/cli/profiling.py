@@ -5,9 +5,10 @@ graders come through entry points (`thalamus.probes`, `thalamus.graders`): the g
 """
 
 import asyncio
+import hashlib
 import json
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -20,16 +21,20 @@ from routers import ExpertProfile, OutcomeTable, Provenance, estimate_tokens
 
 from ..experts import Call, Expert, UpstreamError
 from ..openai.answers import Price, Usage, cost_usd
+from ..requests.query import parse_chat_query
 
 
 class GradableProbe(Protocol):
-    """A prompt whose answer can be graded."""
+    """A prompt whose answer can be graded; `messages` is the conversation where it is more than one turn."""
 
     id: str
     kind: str
     family: str
     prompt: str
     max_tokens: int
+    grader: str
+    expected: Any
+    messages: Sequence[Mapping[str, Any]]
 
 
 GradeFunction = Callable[[str, Any], float]
@@ -39,7 +44,8 @@ GradeFunction = Callable[[str, Any], float]
 class GradedAnswer:
     """One expert's answer to one probe; `error` in place of a score where there was none.
 
-    `prompt` and `model` tell whether the answer is still valid: another prompt is sent again.
+    `prompt` and `model` tell whether the answer is still valid: another prompt is sent again. `grading` tells
+    whether its score is: under another grader or expectation the kept text is graded again.
     """
 
     probe: str
@@ -55,6 +61,26 @@ class GradedAnswer:
     confidence: float | None = None
     declined: float | None = None
     error: str | None = None
+    grading: str | None = None
+    fix: str | None = None
+
+
+def request_text(probe: GradableProbe) -> str:
+    """What is sent, as one text: equal texts need not be asked twice."""
+    return json.dumps(list(probe.messages), ensure_ascii=False) if probe.messages else probe.prompt
+
+
+def routing_text(probe: GradableProbe) -> str:
+    """What the router will read of this request when it is served: what outcomes are learned under."""
+    if not probe.messages:
+        return probe.prompt
+    return parse_chat_query({"messages": msgspec.Raw(msgspec.json.encode(list(probe.messages)))}).text
+
+
+def grading_key(probe: GradableProbe) -> str:
+    """A digest of how answers to this probe are graded."""
+    how = json.dumps([probe.grader, probe.expected], sort_keys=True, default=str)
+    return hashlib.sha256(how.encode()).hexdigest()[:16]
 
 
 def load_entry_point(group: str) -> Callable[..., Any]:
@@ -73,7 +99,7 @@ def upper_cost_usd(
     probes: Iterable[GradableProbe], profiles: Iterable[ExpertProfile]
 ) -> dict[str, float | None]:
     """Return the highest possible cost of each expert in USD, None where its price is unknown."""
-    sizes = [(estimate_tokens(probe.prompt), probe.max_tokens) for probe in probes]
+    sizes = [(estimate_tokens(request_text(probe)), probe.max_tokens) for probe in probes]
     n_in, n_out = (sum(column) for column in zip(*sizes, strict=True)) if sizes else (0, 0)
     return {
         p.name: None
@@ -84,16 +110,23 @@ def upper_cost_usd(
 
 
 class AnswerStore:
-    """Answers on disk as JSON lines, appended one by one; a stored answer is not asked for again."""
+    """Answers on disk as JSON lines, appended one by one; a stored answer is not asked for again.
 
-    def __init__(self, path: Path) -> None:
+    Every wording and every model keeps an answer of its own, so that going back to one costs nothing. What an
+    `earlier` outcome table holds need not be asked again either.
+    """
+
+    def __init__(self, path: Path, earlier: OutcomeTable | None = None) -> None:
         self.path = path
-        self._answers: dict[tuple[str, str], GradedAnswer] = {}
+        self._answers: dict[tuple[str, str, str, str], GradedAnswer] = {}
+        self._failures: dict[tuple[str, str], GradedAnswer] = {}
+        self._measured = {} if earlier is None else dict(_cells(earlier))
         self._cut_short = False  # the file ends in half a line, so that the next one needs a line break first
         if path.exists():
             text = path.read_text(encoding="utf-8", errors="replace")
             self._cut_short = bool(text) and not text.endswith("\n")
-            for line in text.splitlines():
+            # Not splitlines(): an answer may hold U+2028, which JSON leaves as it is.
+            for line in text.split("\n"):
                 self._read(line)
 
     def _read(self, line: str) -> None:
@@ -101,25 +134,41 @@ class AnswerStore:
             answer = GradedAnswer(**json.loads(line))
         except (ValueError, TypeError):
             return  # a killed run may leave half a line at the end
-        self._answers[answer.probe, answer.expert] = answer
+        if answer.error is None:
+            self._answers[answer.probe, answer.expert, answer.model, answer.prompt] = answer
 
     def add(self, answer: GradedAnswer) -> None:
-        self._answers[answer.probe, answer.expert] = answer
+        """Keep an answer on disk; a failure is remembered as the last of its expert and probe."""
+        if answer.error is None:
+            self._answers[answer.probe, answer.expert, answer.model, answer.prompt] = answer
+            self._failures.pop((answer.probe, answer.expert), None)
+        else:
+            self._failures[answer.probe, answer.expert] = answer
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             start = "\n" if self._cut_short else ""
             file.write(start + json.dumps(asdict(answer), ensure_ascii=False) + "\n")
         self._cut_short = False
 
-    def find(self, probe: GradableProbe, candidate: "ExpertUnderTest") -> GradedAnswer | None:
-        """Return the graded answer of this model to this prompt, or None."""
-        answer = self._answers.get((probe.id, candidate.expert.name))
-        same = answer and answer.model == candidate.model and answer.prompt == probe.prompt
-        return answer if same and answer and answer.error is None else None
+    def find(self, probe: GradableProbe, name: str, model: str) -> GradedAnswer | None:
+        """Return the answer of this expert and model to this prompt, or None."""
+        kept = self._answers.get((probe.id, name, model, request_text(probe)))
+        return kept or self._measured.get((probe.id, name, model, routing_text(probe)))
 
-    def errors(self) -> list[GradedAnswer]:
-        """Return the answers that failed; the next run repeats them."""
-        return [answer for answer in self._answers.values() if answer.error]
+    def failures(self, expert: str) -> list[GradedAnswer]:
+        """Return what failed in this run; the next run asks it again."""
+        return [answer for (_, name), answer in self._failures.items() if name == expert]
+
+
+def _cells(table: OutcomeTable) -> Iterator[tuple[tuple[str, str, str, str], GradedAnswer]]:
+    """Every scored cell of a table as an answer, under its id, expert, model and text."""
+    measures = table.measures()
+    for row, column in np.argwhere(~np.isnan(table.score)).tolist():
+        key = (table.ids[row], table.experts[column], table.models[column], table.texts[row])
+        values = {name: float(of[row, column]) for name, of in measures.items()}
+        known: dict[str, Any] = {name: value for name, value in values.items() if value == value}
+        text = table.answers[row][column] if table.answers else None
+        yield key, GradedAnswer(*key, **known, text=text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +186,12 @@ class ExpertUnderTest:
     lane: Hashable = None
 
 
+MAX_FAILURES = 5
+"""After so many failures in a row an expert is not asked further: a refused key refuses every probe."""
+MAX_WAITS = 3
+MAX_WAIT_S = 60.0
+
+
 async def ask_all(
     probes: Sequence[GradableProbe],
     candidates: Sequence[ExpertUnderTest],
@@ -149,24 +204,39 @@ async def ask_all(
 ) -> None:
     """Ask every expert the probes it has not answered, `n_parallel` at a time, lanes in parallel."""
 
-    async def drain_probes(candidate: ExpertUnderTest, todo: list[GradableProbe]) -> None:
-        while todo:
+    async def keep_graded(probe: GradableProbe, answer: GradedAnswer) -> GradedAnswer:
+        # In a thread: grading code starts a child process and would block the other calls.
+        score = await asyncio.to_thread(grade, answer.text or "", probe)
+        graded = replace(answer, score=score, grading=grading_key(probe), prompt=request_text(probe))
+        store.add(graded)
+        return graded
+
+    async def drain_probes(candidate: ExpertUnderTest, todo: list[GradableProbe], failed: list[int]) -> None:
+        while todo and len(failed) < MAX_FAILURES:
             probe = todo.pop()
-            answer = await _ask(probe, candidate, timeout_s)
+            answer = await _ask_patiently(probe, candidate, timeout_s)
             if answer.error is None:
-                # In a thread: grading code starts a child process and would block the other calls.
-                score = await asyncio.to_thread(grade, answer.text or "", probe)
-                answer = replace(answer, score=score)
-            store.add(answer)
+                failed.clear()
+                answer = await keep_graded(probe, answer)
+            else:
+                failed.append(1)
+                store.add(answer)
             on_answer(answer)
 
     async def ask_lane(lane: Sequence[ExpertUnderTest]) -> None:
         for candidate in lane:
-            # Reversed, because `drain_probes` takes from the end: probes are asked in the order of the file.
-            todo = [probe for probe in reversed(probes) if store.find(probe, candidate) is None]
+            todo = []
+            for probe in probes:
+                if (kept := store.find(probe, candidate.expert.name, candidate.model)) is None:
+                    todo.append(probe)
+                # An imported score has no text that could be graded.
+                elif kept.text is not None and kept.grading != grading_key(probe):
+                    await keep_graded(probe, kept)
+            todo.reverse()  # `drain_probes` takes from the end: probes are asked in the order of the file
+            failed: list[int] = []
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(n_parallel):
-                    tasks.create_task(drain_probes(candidate, todo))
+                    tasks.create_task(drain_probes(candidate, todo, failed))
 
     lanes: dict[Hashable, list[ExpertUnderTest]] = {}
     for candidate in candidates:
@@ -176,12 +246,52 @@ async def ask_all(
             tasks.create_task(ask_lane(lane))
 
 
+async def _ask_patiently(probe: GradableProbe, candidate: ExpertUnderTest, timeout_s: float) -> GradedAnswer:
+    """Ask, and again after the wait that a rate limit asks for."""
+    for n in range(MAX_WAITS):
+        try:
+            return await _ask(probe, candidate, timeout_s)
+        except UpstreamError as error:
+            if error.retry_after_s is None or error.retry_after_s > MAX_WAIT_S or n == MAX_WAITS - 1:
+                blank = _blank(probe, candidate)
+                return replace(blank, error=error.message, fix=_fix(error, candidate.expert.name))
+            await asyncio.sleep(error.retry_after_s)
+    raise AssertionError("the last attempt returns")
+
+
+def _blank(probe: GradableProbe, candidate: ExpertUnderTest) -> GradedAnswer:
+    return GradedAnswer(probe.id, candidate.expert.name, candidate.model, request_text(probe))
+
+
+def _fix(error: UpstreamError, name: str) -> str:
+    """What the user can do about a failure."""
+    if error.status in (401, 403):
+        return f"check the api_key of {name}"
+    if error.status in (404, 405):
+        return f"check model and api_base of {name}"
+    if error.kind in ("connect", "reset"):
+        return f"check that {name} runs at its api_base"
+    if error.status == 429:
+        return "wait until the rate limit allows more, then run the command again"
+    if error.kind in ("timeout", "stall"):
+        return f"raise the timeout of {name}, or run the command again"
+    if error.kind == "refused":
+        return f"change what {name} refuses in the probe or in its configuration"
+    return "run the command again"
+
+
 async def _ask(probe: GradableProbe, candidate: ExpertUnderTest, timeout_s: float) -> GradedAnswer:
-    body = {"messages": [{"role": "user", "content": probe.prompt}], "max_tokens": probe.max_tokens}
+    """Ask once.
+
+    Raises:
+        UpstreamError: there is no answer, for another reason than time or form.
+    """
+    turns = list(probe.messages) or [{"role": "user", "content": probe.prompt}]
+    body: dict[str, Any] = {"messages": turns, "max_tokens": probe.max_tokens}
     if candidate.logprobs:
         body["logprobs"] = True
     fields = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in body.items()}
-    blank = GradedAnswer(probe.id, candidate.expert.name, candidate.model, probe.prompt)
+    blank = _blank(probe, candidate)
     start = time.perf_counter()
     try:
         async with asyncio.timeout(timeout_s):
@@ -193,11 +303,13 @@ async def _ask(probe: GradableProbe, candidate: ExpertUnderTest, timeout_s: floa
         if error.kind == "declined":  # a tool that cannot answer counts as an empty answer, which is graded
             took_s = time.perf_counter() - start
             return replace(blank, text="", cost_usd=0.0, latency_s=took_s, declined=1.0)
-        return replace(blank, error=error.message)
+        raise
     except TimeoutError:
-        return replace(blank, error=f"no answer within {timeout_s:g} s")
+        fix = "run the command again, or leave out what is too slow with --experts"
+        return replace(blank, error=f"gave no answer within {timeout_s:g} s", fix=fix)
     except (msgspec.MsgspecError, IndexError) as error:
-        return replace(blank, error=f"not a chat completion: {error}")
+        fix = f"check that {candidate.expert.name} speaks OpenAI's chat completions"
+        return replace(blank, error=f"answered no chat completion: {error}", fix=fix)
     usage = completion.usage
     return replace(
         blank,
@@ -247,7 +359,7 @@ def build_outcome_table(
     provenance: Provenance,
 ) -> OutcomeTable:
     """Build the outcome table of these probes and experts; missing answers are NaN."""
-    rows = [[store.find(probe, candidate) for candidate in candidates] for probe in probes]
+    rows = [[store.find(probe, c.expert.name, c.model) for c in candidates] for probe in probes]
 
     def measure(name: str) -> Any:
         values = [[None if a is None else getattr(a, name) for a in row] for row in rows]
@@ -255,7 +367,7 @@ def build_outcome_table(
 
     measures = ("score", "cost_usd", "input_tokens", "output_tokens", "latency_s", "confidence", "declined")
     return OutcomeTable.build(
-        [probe.prompt for probe in probes],
+        [routing_text(probe) for probe in probes],
         [candidate.expert.name for candidate in candidates],
         {name: measure(name) for name in measures},
         ids=[probe.id for probe in probes],

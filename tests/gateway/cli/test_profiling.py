@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ class Question:
     kind: str = "facts"
     family: str = "capitals"
     max_tokens: int = 8
+    grader: str = "exact"
+    messages: Sequence[Mapping[str, Any]] = ()
 
 
 QUESTIONS = [Question("q1", "Capital of France?", "Paris"), Question("q2", "Capital of Italy?", "Rome")]
