@@ -4,13 +4,16 @@ On disk a directory: `manifest.json` (what a person wants to know, and every set
 was learned). Neither can run code when it is read.
 """
 
+import ctypes
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from zipfile import BadZipFile
 
 import numpy as np
@@ -22,6 +25,9 @@ from .registry import make_predictor
 from .sweep import Sample
 from .types import Floats, Tier
 
+MANIFEST, ARRAYS = "manifest.json", "arrays.npz"
+AT_FDCWD, EXCHANGE = -100, 2
+"""From Linux's fcntl.h and fs.h; macOS has the same number for RENAME_SWAP."""
 SCHEMA = 2
 READABLE = (1, 2)
 """Schema 1 lacks the λ tables and their sample; all else is the same."""
@@ -81,25 +87,33 @@ class Artifact:
     sweeps: Mapping[Tier, Sequence[Mapping[str, float]]] = field(default_factory=dict)
 
     def save(self, path: Path | str) -> None:
-        """Write the directory; it appears whole or not at all, in place of an artifact that was there.
+        """Write the directory; it takes the place of an artifact that was there, which stays as `.previous`.
 
         Raises:
             ArtifactError: something that is no artifact is in the way, or the disk refuses.
         """
         target = Path(path)
-        if target.exists() and not (target / "manifest.json").is_file():
+        if target.exists() and not (target / MANIFEST).is_file():
             raise ArtifactError(f"{target}: exists and is not an artifact; choose another name")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
                 fresh = Path(temporary, "new")
                 fresh.mkdir()
-                (fresh / "manifest.json").write_text(json.dumps(self.manifest(), indent=1) + "\n", "utf-8")
-                with (fresh / "arrays.npz").open("wb") as file:
+                with (fresh / MANIFEST).open("wb") as file:
+                    file.write((json.dumps(self.manifest(), indent=1) + "\n").encode())
+                    _flush(file)
+                with (fresh / ARRAYS).open("wb") as file:
                     np.savez(file, allow_pickle=False, **self._arrays())
-                if target.exists():
-                    os.rename(target, Path(temporary, "old"))
-                os.rename(fresh, target)
+                    _flush(file)
+                if not target.exists():
+                    os.rename(fresh, target)
+                    return
+                _swap(fresh, target)
+                before = previous_path(target)
+                if before.exists():
+                    os.rename(before, Path(temporary, "old"))
+                os.rename(fresh, before)
         except OSError as error:
             raise ArtifactError(f"{target}: {error.strerror or error}") from None
 
@@ -111,12 +125,12 @@ class Artifact:
             ArtifactError: missing, damaged, newer than this version, or fitted on another embedder.
         """
         directory = Path(path)
-        manifest = _read_manifest(directory)
-        if fingerprints is not None:
-            _check_fingerprints(directory, manifest, fingerprints)
+        with _opener(directory) as opener:
+            manifest = _read_manifest(directory, opener)
+            if fingerprints is not None:
+                _check_fingerprints(directory, manifest, fingerprints)
+            arrays = _read_arrays(directory, opener)
         try:
-            with np.load(directory / "arrays.npz", allow_pickle=False) as file:
-                arrays = dict(file)
             return cls(
                 experts=tuple(Evidence(**expert) for expert in manifest["experts"]),
                 heads={tier: _read_head(tier, entry, arrays) for tier, entry in manifest["heads"].items()},
@@ -127,7 +141,7 @@ class Artifact:
                 sample=Sample.from_arrays(kept) if (kept := _part(arrays, "sample.")) else None,
                 sweeps=manifest.get("sweeps", {}),
             )
-        except (OSError, BadZipFile, KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{directory}: damaged ({error}); {_REMEDY}") from None
 
     def manifest(self) -> dict[str, Any]:
@@ -193,9 +207,69 @@ def _read_head(tier: str, entry: Mapping[str, Any], arrays: Arrays) -> Head:
     )
 
 
-def _read_manifest(directory: Path) -> dict[str, Any]:
+def previous_path(path: Path) -> Path:
+    """Where `save` keeps the artifact that it replaced."""
+    return path.with_name(f"{path.name}.previous")
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())  # a name must not reach the disk before what it names
+
+
+def _swap(first: Path, second: Path) -> None:
+    """Exchange two directories, in one step where the system has one for it."""
+    library = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(first), os.fsencode(second)
+    if (exchange := getattr(library, "renameat2", None)) is not None:  # Linux
+        done = exchange(AT_FDCWD, names[0], AT_FDCWD, names[1], EXCHANGE)
+    elif (exchange := getattr(library, "renamex_np", None)) is not None:  # macOS
+        done = exchange(*names, EXCHANGE)
+    else:
+        done = -1
+    if done == 0:
+        return
+    # A file system without it, such as NFS. A killed process leaves the second under its `.previous` name.
+    aside = previous_path(second)
+    with tempfile.TemporaryDirectory(prefix=f".{second.name}.", dir=second.parent) as temporary:
+        if aside.exists():
+            os.rename(aside, Path(temporary, "old"))
+        os.rename(second, aside)
+        try:
+            os.rename(first, second)
+        except OSError:
+            os.rename(aside, second)
+            raise
+    os.rename(aside, first)
+
+
+@contextmanager
+def _opener(directory: Path) -> Iterator[Callable[[str, int], int]]:
+    """How to open files of a directory: all of the one that was there at first, whatever takes its place."""
     try:
-        manifest = json.loads((directory / "manifest.json").read_text("utf-8"))
+        folder = os.open(directory, os.O_RDONLY)
+    except FileNotFoundError:
+        raise ArtifactError(f"{directory}: no artifact there; {_REMEDY}") from None
+    except OSError as error:
+        raise ArtifactError(f"{directory}: {error.strerror}; {_REMEDY}") from None
+    try:
+        yield partial(os.open, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def _read_arrays(directory: Path, opener: Callable[[str, int], int]) -> Arrays:
+    try:
+        with open(ARRAYS, "rb", opener=opener) as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, BadZipFile, KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{directory}: damaged ({error}); {_REMEDY}") from None
+
+
+def _read_manifest(directory: Path, opener: Callable[[str, int], int]) -> dict[str, Any]:
+    try:
+        with open(MANIFEST, "rb", opener=opener) as file:
+            manifest = json.loads(file.read().decode())
         schema = manifest["schema"]
     except FileNotFoundError:
         raise ArtifactError(f"{directory}: no artifact there; {_REMEDY}") from None

@@ -53,6 +53,10 @@ class Calibration:
         np.minimum(np.maximum(mean, 0.0, out=mean), 1.0, out=mean)  # np.clip takes longer on short rows
         return Estimate(mean, estimate.std * self._width)
 
+    def take(self, columns: Ints) -> "Calibration":
+        """The same for some of the experts."""
+        return Calibration(self.slope[columns], self.intercept[columns], self.spread[columns])
+
     def concat(self, other: "Calibration") -> "Calibration":
         """With the columns of other experts behind."""
         return Calibration(
@@ -220,6 +224,10 @@ class Advantage:
         shrunk = quality.copy()
         shrunk[:, self.judged] = trusted
         return shrunk
+
+    def take(self, columns: Ints) -> "Advantage":
+        """The same for some of the experts."""
+        return Advantage(self.typical[columns], self.judged[columns], self.reliability)
 
     def concat(self, other: "Advantage") -> "Advantage":
         """With the columns of other experts behind, which it does not concern: these stay as they are."""

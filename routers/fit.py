@@ -354,6 +354,78 @@ def add_experts(
     )
 
 
+def keep_experts(fresh: Artifact, earlier: Artifact, extractor: Extractor) -> Artifact:
+    """The fresh artifact, and behind its experts those of the earlier one that it does not know.
+
+    What was predicted of these stays as it was. The λ tables need queries that all experts were asked, and
+    are left out.
+
+    Raises:
+        ArtifactError: a head of the fresh artifact has no counterpart on the same embedder.
+    """
+    known = {expert.name for expert in fresh.experts}
+    kept = np.array([n for n, expert in enumerate(earlier.experts) if expert.name not in known], np.int64)
+    if not len(kept):
+        return fresh
+    if reason := why_not_kept(extractor, earlier):
+        raise ArtifactError(reason)
+    names = [earlier.experts[n].name for n in kept]
+    return replace(
+        fresh,
+        experts=(*fresh.experts, *(earlier.experts[n] for n in kept)),
+        heads={
+            tier: _join_heads(head, _take_experts(earlier.heads[tier], kept, extractor, tier))
+            for tier, head in fresh.heads.items()
+        },
+        latency=np.concatenate((fresh.latency, earlier.latency[kept])),
+        provenance={**fresh.provenance, "kept": {"experts": names, "of": dict(earlier.provenance)}},
+        sample=None,
+        sweeps={},
+    )
+
+
+def why_not_kept(extractor: Extractor, earlier: Artifact) -> str:
+    """Why experts of the artifact cannot join one that is fitted on these features; "" if they can."""
+    for tier, fingerprint in extractor.fingerprints.items():
+        if tier not in earlier.heads:
+            return f"it has no {tier} head"
+        if earlier.heads[tier].fingerprint != fingerprint:
+            return f"its {tier} head was fitted on another embedder"
+    return ""
+
+
+def _take_experts(head: Head, columns: Ints, extractor: Extractor, tier: Tier) -> Head:
+    """The head with some of its experts."""
+    nothing = extractor.extract([], tier)
+    lengths = head.tokens and _take_columns(_parts(head.tokens_predictor, head.tokens), columns, nothing)
+    return replace(
+        head,
+        predictor="joined",
+        quality=_take_columns(_parts(head.predictor, head.quality), columns, nothing),
+        calibration=head.calibration.take(columns),
+        advantage=head.advantage.take(columns),
+        tokens=lengths,
+        tokens_predictor="joined",
+        smear=head.smear[columns],
+    )
+
+
+def _take_columns(parts: list[Named], columns: Ints, nothing: Features) -> Joined:
+    """The parts that speak for these experts; the others go, so that repeated fits do not pile them up."""
+    needed: list[Named] = []
+    place: dict[int, int] = {}  # column of all parts -> column of the needed ones
+    first = 0
+    for name, part in parts:
+        n_experts = part.predict(nothing).mean.shape[1]
+        mine = range(first, first + n_experts)
+        if any(column in mine for column in columns):
+            start = len(place)
+            place.update({column: start + n for n, column in enumerate(mine)})
+            needed.append((name, part))
+        first += n_experts
+    return Joined.of(needed, [place[column] for column in columns.tolist()])
+
+
 def _join_heads(old: Head, new: Head) -> Head:
     """One head of both; its figures stay those of the experts it was first fitted on."""
     lengths = None
@@ -372,7 +444,10 @@ def _join_heads(old: Head, new: Head) -> Head:
 
 
 def _parts(name: str, predictor: Predictor) -> list[Named]:
-    return predictor.parts_with_names if isinstance(predictor, Joined) else [(name, predictor)]
+    """The parts of a joined predictor, unless it leaves out some of their experts."""
+    if isinstance(predictor, Joined) and predictor.columns is None:
+        return predictor.parts_with_names
+    return [(name, predictor)]
 
 
 def _length_parts(head: Head) -> list[Named]:

@@ -80,6 +80,11 @@ class Forecaster:
         return tuple(tier for tier in order if tier in self._heads)
 
     @property
+    def evidence(self) -> Bools:
+        """(n_experts,) whether outcomes of the expert's name and model were fitted on."""
+        return self._evidence
+
+    @property
     def has_categories(self) -> bool:
         """Whether a policy's `mapping` finds categories to follow, on any tier."""
         return bool(self._categorizers)

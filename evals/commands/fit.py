@@ -1,29 +1,43 @@
 """`thalamus fit`: train an artifact on an outcome table."""
 
 import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from routers import (
     PREDICTORS,
     Artifact,
     ArtifactError,
+    DataError,
     FeatureExtractor,
     FitSettings,
     OutcomeTable,
     StaticEmbedder,
     add_experts,
+    add_outcomes,
     fit_artifact,
+    former_name,
+    keep_experts,
     load_embedder,
+    previous_path,
+    rate_interval,
+    show_rate,
+    why_not_kept,
 )
 
 from ..console import print_facts, progress_bar, report_errors
 from ..probes.files import load_bundled_outcomes
 
 BUNDLED = "bundled"
+FEW = 10
+"""Fewer outcomes than this say next to nothing: of nine right out of nine, one in three may be wrong."""
 _WORTH_WORKERS = 1000
 """Queries with which fitting side by side saves more than starting processes costs."""
 
@@ -34,7 +48,10 @@ Examples:
                                                     .thalamus/artifact, where serve looks
   thalamus fit outcomes.jsonl.gz mine --predictor knn --settings '{"k": 50}'
   thalamus fit outcomes.jsonl.gz --encoder none     the cheap tier only
-  thalamus fit more.jsonl.gz --add-expert           the experts of this table, added to .thalamus/artifact
+  thalamus fit more.jsonl.gz                        experts that only the artifact knows stay in it
+  thalamus fit more.jsonl.gz --fresh --yes          forget them
+  thalamus fit mine.jsonl.gz --with bundled         learn from both tables
+  thalamus fit more.jsonl.gz --add-expert           only the new experts of this table; all others stay
   thalamus fit bundled                              what is known of the bundled experts
 """
 
@@ -55,6 +72,11 @@ Examples:
 @click.option(
     "--add-expert", "add", is_flag=True, help="Add TABLE's new experts to the artifact OUT; others stay."
 )
+@click.option(
+    "--with", "others", multiple=True, metavar="TABLE", help="Fit on this table too (or the word bundled)."
+)
+@click.option("--fresh", is_flag=True, help="Forget the experts of the artifact OUT that TABLE lacks.")
+@click.option("--yes", is_flag=True, help="Drop what cannot be kept without asking.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest's figures as JSON.")
@@ -68,6 +90,9 @@ def command(
     folds: int,
     experts: str | None,
     add: bool,
+    others: Sequence[str],
+    fresh: bool,
+    yes: bool,
     seed: int,
     jobs: int,
     as_json: bool,
@@ -77,33 +102,154 @@ def command(
     TABLE is a file that `profile` or `import` wrote, or the word `bundled`: the measured outcomes that come
     with the package, less the template families held out for the report.
 
+    Experts that an artifact in OUT knows and TABLE lacks stay as they were. Where that is not possible, the
+    command says which it would drop, and asks. The artifact it replaces is kept in OUT.previous.
+
     Everything is chosen by cross-validation in which near-twins stay together. Figures rest on predictions
     out of fold, but what calibrates these is learned from the same rows: accuracy and calibration_error
     flatter a little; `thalamus eval` measures on queries never fitted on.
     """
-    outcomes = load_bundled_outcomes()[0] if str(table) == BUNDLED else OutcomeTable.load(table)
+    outcomes = _load_table(str(table))
+    for other in others:
+        outcomes = add_outcomes(_load_table(other), outcomes)
     if experts:
         outcomes = outcomes.only([name.strip() for name in experts.split(",")])
     if out.exists() and not (out / "manifest.json").is_file():
         raise ArtifactError(f"{out}: exists and is not an artifact; choose another name")
+    outcomes, left_out = _leave_out(outcomes)
     chosen = FitSettings(predictor, _object(settings), folds, seed=seed)
     extractor = FeatureExtractor(
         StaticEmbedder(), None if encoder == "none" else load_embedder(encoder, n_threads=2)
     )
     created = datetime.now(UTC).isoformat(timespec="seconds")
+    earlier = None if add else _load_earlier(out)
+    if earlier is not None:
+        _confirm_drops(earlier, outcomes, extractor, out, fresh, yes)
     with progress_bar() as on_progress:
         if add:
             artifact = add_experts(Artifact.load(out), outcomes, extractor, chosen, on_progress, created)
         else:
             n_workers = jobs if len(outcomes) >= _WORTH_WORKERS else 1
             artifact = fit_artifact(outcomes, extractor, chosen, on_progress, created, n_workers)
+    if earlier is not None and not fresh and not why_not_kept(extractor, earlier):
+        artifact = keep_experts(artifact, earlier, extractor)
+    told = {"left_out": left_out, "options": _options(predictor, settings, encoder)}
+    artifact = replace(artifact, provenance={**artifact.provenance, **told})
     artifact.save(out)
+    _show_result(artifact, outcomes, earlier, out, as_json)
+
+
+def _options(predictor: str, settings: str, encoder: str) -> list[str]:
+    """The options that differ from the defaults and shape the heads: what repeats this fit."""
+    chosen = {"--predictor": predictor, "--settings": settings, "--encoder": encoder}
+    usual = {"--predictor": "blend", "--settings": "{}", "--encoder": "minilm"}
+    return [word for name, value in chosen.items() if value != usual[name] for word in (name, value)]
+
+
+def _load_table(name: str) -> OutcomeTable:
+    return load_bundled_outcomes()[0] if name == BUNDLED else OutcomeTable.load(name)
+
+
+def _leave_out(outcomes: OutcomeTable) -> tuple[OutcomeTable, list[dict[str, Any]]]:
+    """The table without experts that nothing can be learned of, and who they are and why.
+
+    Raises:
+        DataError: no expert is left.
+    """
+    usable = (~np.isnan(outcomes.mask_declined())).sum(axis=0).tolist()
+    scored = (~np.isnan(outcomes.score)).sum(axis=0).tolist()
+    names = {former_name(n, m): n for n in outcomes.experts for m in outcomes.models}
+    left_out: list[dict[str, Any]] = []
+    for name, model, n_usable, n_scored in zip(
+        outcomes.experts, outcomes.models, usable, scored, strict=True
+    ):
+        if name in names and names[name] != name:
+            why = f"it is a former model of {names[name]}"
+        elif n_usable == 0 and n_scored:
+            why = f"it declined all {n_scored} prompts"
+        elif n_usable == 0:
+            why = "it has no score"
+        else:
+            continue
+        declined = n_usable == 0 and n_scored > 0
+        left_out.append({"name": name, "model": model, "why": why, "declined": declined})
+        click.echo(f"{name} is left out of this fit: {why}", err=True)
+    gone = {expert["name"] for expert in left_out}
+    kept = [name for name in outcomes.experts if name not in gone]
+    if not kept:
+        raise DataError("no expert is left to fit; `thalamus profile` measures some")
+    for name, n_usable in zip(outcomes.experts, usable, strict=True):
+        if name not in gone and n_usable < FEW:
+            click.echo(
+                f"warning: {name} has {n_usable} outcomes, fewer than {FEW}: what is learned of it is"
+                " little more than a guess",
+                err=True,
+            )
+    return outcomes.only(kept), left_out
+
+
+def _load_earlier(out: Path) -> Artifact | None:
+    """The artifact to be replaced; None where there is none, or none that can be read."""
+    if not out.exists():
+        return None
+    try:
+        return Artifact.load(out)
+    except ArtifactError as error:
+        click.echo(f"nothing can be kept of the artifact before: {error}", err=True)
+        return None
+
+
+def _confirm_drops(
+    earlier: Artifact, outcomes: OutcomeTable, extractor: FeatureExtractor, out: Path, fresh: bool, yes: bool
+) -> None:
+    """Say which experts the new artifact would no longer know, and go on with consent only."""
+    lost = [f"{e.name} ({e.n} outcomes)" for e in earlier.experts if e.name not in outcomes.experts]
+    why = "--fresh" if fresh else why_not_kept(extractor, earlier)
+    if not lost or not why:
+        return
+    click.echo(f"this fit drops {', '.join(lost)} from {out}: {why}", err=True)
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.ClickException(
+            f"nothing was written; --yes drops them, --with TABLE fits them too, and another OUT than {out}"
+            " leaves them where they are"
+        )
+    click.confirm("Go ahead?", abort=True, err=True)
+
+
+def _show_result(
+    artifact: Artifact, outcomes: OutcomeTable, earlier: Artifact | None, out: Path, as_json: bool
+) -> None:
     facts = _facts(artifact, out)
     if as_json:
         click.echo(json.dumps(facts))
-    else:
-        print_facts(facts)
-        click.echo(f"next: thalamus serve, with `routing: {{artifact: {out}}}` in thalamus.yaml")
+        return
+    shown = {name: {**f, "score": show_rate(f["score"], f["n"])} for name, f in facts["experts"].items()}
+    for values in shown.values():
+        values.pop("interval")
+    if not facts["left_out"]:
+        facts.pop("left_out")
+    print_facts({**facts, "experts": shown, "heads": {t: _show_head(h) for t, h in facts["heads"].items()}})
+    if earlier is not None:
+        kept = [e.name for e in earlier.experts if e.name not in outcomes.experts]
+        if kept and {e.name for e in artifact.experts}.issuperset(kept):
+            click.echo(f"kept from the artifact before: {', '.join(kept)}")
+        for before, now in ((b, n) for b in earlier.experts for n in artifact.experts if b.name == n.name):
+            if now.n < before.n:
+                click.echo(
+                    f"note: {now.name} rests on {now.n} outcomes, before on {before.n} of another table"
+                    f" ({earlier.provenance.get('source') or 'source unknown'}); --with TABLE fits on both"
+                )
+        click.echo(f"the artifact before is kept in {previous_path(out)}")
+    click.echo(f"next: thalamus serve, with `routing: {{artifact: {out}}}` in thalamus.yaml")
+
+
+def _show_head(metrics: Mapping[str, float]) -> dict[str, Any]:
+    """The figures of a head, what is a rate over the fully scored queries with its interval."""
+    n = metrics.get("n_complete", 0)
+    rates = ("accuracy", "best_single", "oracle")
+    return {name: show_rate(value, n) if name in rates else value for name, value in metrics.items()}
 
 
 def _object(text: str) -> dict[str, Any]:
@@ -122,8 +268,15 @@ def _facts(artifact: Artifact, out: Path) -> dict[str, Any]:
         "artifact": str(out),
         "n_queries": artifact.provenance["n_queries"],
         "experts": {
-            e.name: {"model": e.model, "n": e.n, "score": round(e.score, 4)} for e in artifact.experts
+            e.name: {
+                "model": e.model,
+                "n": e.n,
+                "score": round(e.score, 4),
+                "interval": [round(bound, 4) for bound in rate_interval(e.score, e.n)],
+            }
+            for e in artifact.experts
         },
+        "left_out": {expert["name"]: expert["why"] for expert in artifact.provenance.get("left_out", [])},
         "heads": {
             tier: {key: round(value, 4) for key, value in head.metrics.items()}
             for tier, head in artifact.heads.items()

@@ -21,16 +21,20 @@ class Joined:
 
     parts_: list[Predictor]
 
-    def __init__(self, parts: Sequence[tuple[str, Mapping[str, Any]]] = ONE) -> None:
+    def __init__(
+        self, parts: Sequence[tuple[str, Mapping[str, Any]]] = ONE, columns: Sequence[int] | None = None
+    ) -> None:
         """Args:
         parts: name and settings of each.
+        columns: which experts of all parts to keep, in this order; None keeps all.
         """
         self.parts = parts
+        self.columns = columns
 
     @classmethod
-    def of(cls, fitted: Sequence[tuple[str, Predictor]]) -> "Joined":
+    def of(cls, fitted: Sequence[tuple[str, Predictor]], columns: Sequence[int] | None = None) -> "Joined":
         """Fitted predictors with their names in the registry, experts in the order of the parts."""
-        joined = cls([(name, part.settings()) for name, part in fitted])
+        joined = cls([(name, part.settings()) for name, part in fitted], columns)
         joined.parts_ = [part for _, part in fitted]
         return joined
 
@@ -48,13 +52,15 @@ class Joined:
 
     def predict(self, features: Features) -> Estimate:
         estimates = [part.predict(features) for part in self.parts_]
-        return Estimate(
-            np.concatenate([estimate.mean for estimate in estimates], axis=1),
-            np.concatenate([estimate.std for estimate in estimates], axis=1),
-        )
+        mean = np.concatenate([estimate.mean for estimate in estimates], axis=1)
+        std = np.concatenate([estimate.std for estimate in estimates], axis=1)
+        if self.columns is None:
+            return Estimate(mean, std)
+        return Estimate(mean[:, list(self.columns)], std[:, list(self.columns)])
 
     def settings(self) -> dict[str, Any]:
-        return {"parts": [[name, dict(settings)] for name, settings in self.parts]}
+        parts = [[name, dict(settings)] for name, settings in self.parts]
+        return {"parts": parts} if self.columns is None else {"parts": parts, "columns": list(self.columns)}
 
     def arrays(self) -> Arrays:
         return {
