@@ -1,20 +1,26 @@
 """`thalamus doctor`: check the installation and name the fix of each fault."""
 
 import json
+import os
 import platform
+import shlex
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from ..config import Config, ConfigError, config_warnings, load_config
+from ..config.schema import RoutingConfig
 from ..experts.profiles import profiles
 from .options import CONFIG_OPTION, JSON_OPTION
+
+if TYPE_CHECKING:
+    from routers import Artifact, ExpertProfile, Forecaster
 
 EXAMPLES = """
 \b
@@ -32,7 +38,10 @@ DISTRIBUTION = "thalamus-gateway"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check; `fix` is the command or the edit that repairs it."""
+    """The result of one check, and what repairs it.
+
+    A `fix` that begins with a program's name is a command line to be run as it stands; another is an edit.
+    """
 
     check: str
     outcome: Outcome
@@ -78,7 +87,7 @@ def run_checks(config_path: Path) -> list[Finding]:
         "runners": lambda: _check_runners(config),
         "encoder": _check_embedders,
         "embeddings": lambda: _check_embeddings(config),
-        "artifact": lambda: _check_artifact(config),
+        "artifact": lambda: _check_artifact(config, config_path),
         "address": lambda: _check_address(config),
         "journal": lambda: _check_journal(config),
     }
@@ -123,7 +132,8 @@ def _check_config(path: Path) -> Iterator[Finding]:
         config = load_config(path)
     except ConfigError as error:
         for problem in error.problems:
-            fix = "thalamus init" if "no such file" in problem.message else f"edit line {problem.line}"
+            missing = "no such file" in problem.message
+            fix = f"thalamus init{_config_option(path)}" if missing else f"edit line {problem.line}"
             yield Finding("configuration", "failure", problem.format(str(path)), fix)
         return
     yield Finding("configuration", "ok", f"{path}: {len(config.experts)} experts")
@@ -195,38 +205,98 @@ def _check_embeddings(config: Config) -> Iterator[Finding]:
     yield Finding("embeddings", "ok", f"{base} reads documents and queries{message}")
 
 
-def _check_artifact(config: Config) -> Iterator[Finding]:
+TABLE = Path("outcomes.jsonl.gz")
+"""Where `profile` writes and `fit` reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class LearningAdvice:
+    """The commands that measure and fit for one configuration, to be run as they stand."""
+
+    config: Config
+    config_path: Path
+    options: Sequence[str] = ()
+
+    def fit(self) -> str:
+        """Fit on what there is, with the options of the artifact it replaces."""
+        words = ["thalamus", "fit"]
+        if self.config.routing.artifact != RoutingConfig().artifact:
+            words += [str(TABLE), self.config.routing.artifact]
+        options = list(self.options)
+        if any(policy.mapping for policy in self.config.policies.values()):
+            options = ["--predictor", "coe"]
+            if "--encoder" in self.options:
+                at = list(self.options).index("--encoder")
+                options += self.options[at : at + 2]
+        return shlex.join([*words, *options])
+
+    def measure(self, names: Sequence[str] = ()) -> str:
+        """Measure these experts, or all, and fit; what was learned of the others stays."""
+        experts = f" --experts {shlex.quote(','.join(names))}" if names else ""
+        return f"thalamus profile{_config_option(self.config_path)}{experts} && {self.fit()}"
+
+    def learn(self) -> str:
+        """Fit, after measuring all where there is no outcome table yet."""
+        return self.fit() if TABLE.exists() else self.measure()
+
+
+def _config_option(path: Path) -> str:
+    """What tells another command the configuration's path, where it would not find it itself."""
+    usual = Path(os.environ.get("THALAMUS_CONFIG") or "thalamus.yaml")
+    return "" if path == usual else f" -c {shlex.quote(str(path))}"
+
+
+def _check_artifact(config: Config, config_path: Path) -> Iterator[Finding]:
     from routers import Artifact, ArtifactError, Forecaster
 
-    path = config.routing.artifact
-    if not Path(path).exists():
-        fix = "thalamus profile (or import), then thalamus fit"
-        yield Finding("artifact", "warning", f"nothing has been learned yet: {path} does not exist", fix)
+    path = Path(config.routing.artifact)
+    advice = LearningAdvice(config, config_path)
+    if not path.exists():
+        message = f"nothing has been learned yet: {path} does not exist"
+        yield Finding("artifact", "warning", message, advice.learn())
         return
     try:
         artifact = Artifact.load(path)
     except ArtifactError as error:
-        yield Finding("artifact", "failure", str(error), "thalamus fit")
+        # `fit` takes the place of an artifact, never of a folder of something else.
+        aside = shlex.join(["mv", str(path), f"{path}.bak"])
+        fix = advice.learn() if (path / "manifest.json").is_file() else f"{aside} && {advice.learn()}"
+        yield Finding("artifact", "failure", str(error), fix)
         return
+    advice = LearningAdvice(config, config_path, artifact.provenance.get("options", ()))
     pool = profiles(config)
-    known = {(expert.name, expert.model) for expert in artifact.experts}
     forecaster = Forecaster(pool, artifact)
-    for warning in forecaster.warnings:
-        yield Finding("artifact", "warning", warning, "thalamus profile, then thalamus fit")
     mapping_policies = [name for name, policy in config.policies.items() if policy.mapping]
     if mapping_policies and not forecaster.has_categories:
         names = ", ".join(mapping_policies)
         message = f"{path} predicts no categories: the mapping of {names} sends all prompts to `general`"
-        yield Finding("artifact", "warning", message, "thalamus fit TABLE --predictor coe")
-    unknown = [p.name for p in pool if (p.name, p.model) not in known]
-    if unknown:
-        yield Finding(
-            "artifact",
-            "warning",
-            f"{path} has no evidence of {', '.join(unknown)}",
-            f"thalamus profile --experts {','.join(unknown)}, then thalamus fit",
-        )
-    else:
+        yield Finding("artifact", "warning", message, advice.learn())
+    yield from _check_evidence(forecaster, pool, artifact, path, advice)
+
+
+def _check_evidence(
+    forecaster: "Forecaster",
+    pool: Sequence["ExpertProfile"],
+    artifact: "Artifact",
+    path: Path,
+    advice: LearningAdvice,
+) -> Iterator[Finding]:
+    """Which experts of the pool were never measured, or as another model."""
+    absent = artifact.provenance.get("left_out", [])
+    left_out = {(e["name"], e["model"]): e["why"] for e in absent if e["declined"]}
+    lacking = [p for p, known in zip(pool, forecaster.evidence, strict=True) if not known]
+    declined = {p.name: left_out[p.name, p.model] for p in lacking if (p.name, p.model) in left_out}
+    unknown = [p.name for p in lacking if p.name not in declined]
+    for name, why in declined.items():
+        yield Finding("artifact", "ok", f"{name} was left out of the fit: {why}")
+    fix = advice.measure(unknown)
+    for warning in forecaster.warnings:
+        yield Finding("artifact", "warning", warning, fix)
+    # An expert whose model has changed has had its line.
+    new = [name for name in unknown if name not in {expert.name for expert in artifact.experts}]
+    if new:
+        yield Finding("artifact", "warning", f"{path} has no evidence of {', '.join(new)}", fix)
+    if not unknown:
         yield Finding("artifact", "ok", f"{path}: tiers {', '.join(artifact.heads)}, fits the configuration")
 
 
@@ -239,7 +309,7 @@ def _check_address(config: Config) -> Iterator[Finding]:
             probe.bind((host, port))
         except OSError as error:
             reason = error.strerror or str(error)
-            fix = "thalamus serve --port 0, or stop the program that uses it"
+            fix = "set server.port to a free port (or serve with --port 0), or stop the program that uses it"
             yield Finding("address", "warning", f"{host}:{port}: {reason}", fix)
         else:
             yield Finding("address", "ok", f"{host}:{port} is free")

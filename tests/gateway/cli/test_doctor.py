@@ -92,7 +92,8 @@ def test_a_damaged_artifact_is_a_failure(here: Path) -> None:
     (here / "art").mkdir()
     (here / "art" / "manifest.json").write_text("{")
     (failure,) = run_check(here, GOOD + "routing: {artifact: art}\n", "artifact")
-    assert (failure.outcome, failure.fix) == ("failure", "thalamus fit")
+    assert failure.outcome == "failure"
+    assert failure.fix == "thalamus profile && thalamus fit outcomes.jsonl.gz art"
 
 
 def test_a_mapping_without_an_artifact_that_tells_categories_is_a_warning(here: Path) -> None:
@@ -104,7 +105,8 @@ def test_a_mapping_without_an_artifact_that_tells_categories_is_a_warning(here: 
     fit_artifact(outcomes, FeatureExtractor(HashingEmbedder()), constant).save(here / "art")
     policy = "policies: {coe: {mapping: {sum: [calculator]}}}\nrouting: {artifact: art}\n"
     warning, *_ = run_check(here, GOOD + policy, "artifact")
-    assert (warning.outcome, warning.fix) == ("warning", "thalamus fit TABLE --predictor coe")
+    assert warning.outcome == "warning"
+    assert warning.fix.endswith("thalamus fit outcomes.jsonl.gz art --predictor coe")
     assert "the mapping of coe sends all prompts to `general`" in warning.message
 
 
