@@ -133,8 +133,8 @@ def command(
             artifact = fit_artifact(outcomes, extractor, chosen, on_progress, created, n_workers)
     if earlier is not None and not fresh and not why_not_kept(extractor, earlier):
         artifact = keep_experts(artifact, earlier, extractor)
-    told = {"left_out": left_out, "options": _options(predictor, settings, encoder)}
-    artifact = replace(artifact, provenance={**artifact.provenance, **told})
+    facts = {"left_out": left_out, "options": _options(predictor, settings, encoder)}
+    artifact = replace(artifact, provenance={**artifact.provenance, **facts})
     artifact.save(out)
     _show_result(artifact, outcomes, earlier, out, as_json)
 

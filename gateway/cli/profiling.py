@@ -77,7 +77,7 @@ def routing_text(probe: GradableProbe) -> str:
     return parse_chat_query({"messages": msgspec.Raw(msgspec.json.encode(list(probe.messages)))}).text
 
 
-def grading_key(probe: GradableProbe) -> str:
+def grader_key(probe: GradableProbe) -> str:
     """A digest of how answers to this probe are graded."""
     how = json.dumps([probe.grader, probe.expected], sort_keys=True, default=str)
     return hashlib.sha256(how.encode()).hexdigest()[:16]
@@ -207,7 +207,7 @@ async def ask_all(
     async def keep_graded(probe: GradableProbe, answer: GradedAnswer) -> GradedAnswer:
         # In a thread: grading code starts a child process and would block the other calls.
         score = await asyncio.to_thread(grade, answer.text or "", probe)
-        graded = replace(answer, score=score, grading=grading_key(probe), prompt=request_text(probe))
+        graded = replace(answer, score=score, grading=grader_key(probe), prompt=request_text(probe))
         store.add(graded)
         return graded
 
@@ -230,7 +230,7 @@ async def ask_all(
                 if (kept := store.find(probe, candidate.expert.name, candidate.model)) is None:
                     todo.append(probe)
                 # An imported score has no text that could be graded.
-                elif kept.text is not None and kept.grading != grading_key(probe):
+                elif kept.text is not None and kept.grading != grader_key(probe):
                     await keep_graded(probe, kept)
             todo.reverse()  # `drain_probes` takes from the end: probes are asked in the order of the file
             failed: list[int] = []

@@ -72,7 +72,7 @@ def table() -> OutcomeTable:
     return OutcomeTable.load("outcomes.jsonl.gz")
 
 
-def fitted(path: str = ".thalamus/artifact") -> dict[str, tuple[str, int]]:
+def load_known(path: str = ".thalamus/artifact") -> dict[str, tuple[str, int]]:
     return {expert.name: (expert.model, expert.n) for expert in Artifact.load(path).experts}
 
 
@@ -136,7 +136,7 @@ def test_a_former_model_keeps_its_outcomes_and_comes_back_with_them(upstream: Fa
         "a@openai/says-4": "openai/says-4",
     }
     good("fit", *QUICK)
-    assert fitted() == {"a": ("openai/says-yes", 8)}
+    assert load_known() == {"a": ("openai/says-yes", 8)}
     configure(upstream, a="says-4")
     good("profile", "--limit", "8")
     assert dict(zip(table().experts, table().models, strict=True)) == {
@@ -204,7 +204,7 @@ def test_an_expert_that_fails_does_not_cost_the_answers_of_the_others(upstream: 
     assert "b: 4 of 4 probes without an answer" in output
     assert table().experts == ("a",)
     good("fit", *QUICK)
-    assert list(fitted()) == ["a"]
+    assert list(load_known()) == ["a"]
 
 
 def test_a_rate_limit_is_waited_for(upstream: FakeUpstream) -> None:
@@ -224,7 +224,7 @@ def test_fitting_keeps_experts_that_the_table_does_not_mention(upstream: FakeUps
     for name, known in (("other", ["b", "a"]), ("third", ["c", "b", "a"]), ("other", ["b", "c", "a"])):
         output = good("fit", f"{name}.jsonl.gz", *QUICK)
         assert "kept from the artifact before" in output
-        assert list(fitted()) == known
+        assert list(load_known()) == known
     kept = next(e for e in Artifact.load(".thalamus/artifact").experts if e.name == "a")
     assert kept == before.experts[0]
     configure(upstream, a="says-4", b="says-yes", c="says-Paris")
@@ -248,7 +248,7 @@ def test_what_cannot_be_kept_is_named_and_nothing_is_written_without_consent(ups
     assert "--yes" in result.output
     assert json.loads(manifest.read_text()) == changed
     good("fit", "other.jsonl.gz", *QUICK, "--yes")
-    assert list(fitted()) == ["b"]
+    assert list(load_known()) == ["b"]
 
 
 def test_fresh_forgets_and_the_artifact_before_stays_beside_the_new_one(upstream: FakeUpstream) -> None:
@@ -258,8 +258,8 @@ def test_fresh_forgets_and_the_artifact_before_stays_beside_the_new_one(upstream
     table().only(("b",)).save("other.jsonl.gz")
     assert run("fit", "other.jsonl.gz", *QUICK, "--fresh").exit_code == 1
     good("fit", "other.jsonl.gz", *QUICK, "--fresh", "--yes")
-    assert list(fitted()) == ["b"]
-    assert list(fitted(str(previous_path(Path(".thalamus/artifact"))))) == ["a", "b"]
+    assert list(load_known()) == ["b"]
+    assert list(load_known(str(previous_path(Path(".thalamus/artifact"))))) == ["a", "b"]
 
 
 def test_a_second_table_is_learned_from_too(upstream: FakeUpstream) -> None:
@@ -272,7 +272,7 @@ def test_a_second_table_is_learned_from_too(upstream: FakeUpstream) -> None:
     output = good("fit", *QUICK)
     assert "warning: a has 9 outcomes, fewer than 10" in output
     good("fit", *QUICK, "--with", "first.jsonl.gz")
-    assert fitted() == {"a": ("openai/says-4", 21)}
+    assert load_known() == {"a": ("openai/says-4", 21)}
 
 
 def test_a_tool_that_declined_everything_is_left_out_by_itself(upstream: FakeUpstream) -> None:
@@ -286,7 +286,7 @@ def test_a_tool_that_declined_everything_is_left_out_by_itself(upstream: FakeUps
     assert table().experts == ("calculator", "a")
     output = good("fit", *QUICK)
     assert "calculator is left out of this fit: it declined all 12 prompts" in output
-    assert list(fitted()) == ["a"]
+    assert list(load_known()) == ["a"]
     advice = good("doctor")
     assert "calculator was left out of the fit: it declined all 12 prompts" in advice
     assert FIX.search(advice) is None
@@ -313,7 +313,7 @@ def follow(*options: str) -> list[str]:
 def test_following_doctors_advice_from_nothing_ends_well(upstream: FakeUpstream) -> None:
     configure(upstream, a="says-4", b="says-yes")
     assert follow() == ["thalamus profile && thalamus fit"]
-    assert {name: n for name, (_, n) in fitted().items()} == {"a": 40, "b": 40}
+    assert {name: n for name, (_, n) in load_known().items()} == {"a": 40, "b": 40}
 
 
 def test_following_doctors_advice_for_a_new_expert_and_a_new_model_loses_nothing(
@@ -324,7 +324,7 @@ def test_following_doctors_advice_for_a_new_expert_and_a_new_model_loses_nothing
     good("fit", *QUICK)
     configure(upstream, a="says-4", b="says-no", new="says-Paris")
     assert follow() == ["thalamus profile --experts b,new && thalamus fit --predictor knn --encoder none"]
-    assert fitted() == {
+    assert load_known() == {
         "a": ("openai/says-4", 40),
         "b": ("openai/says-no", 40),
         "new": ("openai/says-Paris", 40),
@@ -342,7 +342,7 @@ def test_following_doctors_advice_where_no_table_is_left_keeps_what_the_artifact
     Path("outcomes.jsonl.gz.answers").unlink()
     configure(upstream, a="says-4", b="says-yes")
     follow()
-    assert {name: n for name, (_, n) in fitted().items()} == {"a": 40, "b": 40}
+    assert {name: n for name, (_, n) in load_known().items()} == {"a": 40, "b": 40}
 
 
 @pytest.mark.parametrize("harm", ["damage", "other"])
@@ -354,7 +354,7 @@ def test_following_doctors_advice_for_an_artifact_that_cannot_be_read_ends_well(
     place.mkdir(parents=True)
     (place / ("manifest.json" if harm == "damage" else "notes.txt")).write_text("{")
     follow("-c", "conf/my gateway.yaml")
-    assert fitted("learned/mine") == {"a": ("openai/says-4", 40)}
+    assert load_known("learned/mine") == {"a": ("openai/says-4", 40)}
     kept = previous_path(place) / "manifest.json" if harm == "damage" else Path("learned/mine.bak/notes.txt")
     assert kept.read_text() == "{"
 
