@@ -245,7 +245,7 @@ def _swap(first: Path, second: Path) -> None:
 
 @contextmanager
 def _opener(directory: Path) -> Iterator[Callable[[str, int], int]]:
-    """How to open files of a directory: all of the one that was there at first, also where another takes its place."""
+    """How to open files of the directory that was there at first, also once another takes its place."""
     try:
         folder = os.open(directory, os.O_RDONLY)
     except FileNotFoundError:
