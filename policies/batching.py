@@ -109,8 +109,8 @@ class _Search:
 
     def least_s(self, state: _State) -> float:
         """A lower bound on the seconds of loading left: each missing expert once."""
-        missing = {g.expert for g in self._groups if g.name not in state.done} - state.cached
-        return sum(self._load_s.get(expert, 0.0) for expert in missing)
+        needed = {group.expert for group in self._groups if group.name not in state.done}
+        return sum(self._load_s[expert] for expert in (needed & self._load_s.keys()) - state.cached)
 
     def _rooms(self, cached: frozenset[str], needed: set[str], expert: str) -> Iterator[frozenset[str]]:
         """The sets of residents to keep beside the expert: those needed later, with the fewest evictions."""
@@ -118,12 +118,13 @@ class _Search:
         # the branching by 2^residents.
         room = self._capacity - self.sizes[expert]
         useful = sorted(cached & needed)
-        for n_kept in range(len(useful), -1, -1):
+        for n_kept in range(len(useful), 0, -1):
             fitting = [
                 frozenset(kept)
                 for kept in combinations(useful, n_kept)
                 if sum(self.sizes[one] for one in kept) <= room
             ]
-            if fitting or not n_kept:
-                yield from fitting or [frozenset()]
+            if fitting:
+                yield from fitting
                 return
+        yield frozenset()

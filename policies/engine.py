@@ -71,14 +71,12 @@ class PoolLimits:
     """Limits of the experts as arrays (n_experts,): inf where unknown, True unless known to lack it.
 
     prefix_tokens:     tokens before every conversation (prompt preset)
-    capped:            whether any expert limits the length of its answers
     least_room_tokens: tokens that fit into every window after its prefix
     """
 
     context_tokens: Floats
     prefix_tokens: Floats
     max_output_tokens: Floats
-    capped: bool
     least_room_tokens: float
     sees_images: Bools
     calls_tools: Bools
@@ -91,24 +89,20 @@ class PoolLimits:
         def to_bounds(values: Iterable[int | None]) -> Floats:
             return np.array([np.inf if value is None else float(value) for value in values])
 
-        longest = to_bounds(p.max_output_tokens for p in pool)
         context, prefix = to_bounds(p.context_tokens for p in pool), to_bounds(p.prefix_tokens for p in pool)
         return cls(
             context_tokens=context,
             prefix_tokens=prefix,
             least_room_tokens=float((context - prefix).min(initial=np.inf)),
-            max_output_tokens=longest,
-            capped=bool(np.isfinite(longest).any()),
+            max_output_tokens=to_bounds(p.max_output_tokens for p in pool),
             sees_images=has_ability("vision"),
             calls_tools=has_ability("tools"),
         )
 
     def count_required_tokens(self, query: Query) -> Floats:
         """(n_experts,) tokens of the prefix, the conversation and the answer that the query asks for."""
-        asked = query.max_output_tokens or 0
-        if self.capped and asked:
-            return query.n_input_tokens + np.minimum(self.max_output_tokens, asked) + self.prefix_tokens
-        return query.n_input_tokens + asked + self.prefix_tokens
+        answer = np.minimum(self.max_output_tokens, query.max_output_tokens or 0)
+        return query.n_input_tokens + answer + self.prefix_tokens
 
 
 class Engine:

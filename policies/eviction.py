@@ -146,7 +146,7 @@ def _serve_request(
     size = at.by_expert[expert].size_bytes
     room = sum(device.capacity_bytes for device in at.devices)
     need = size + sum(resident.size_bytes for resident in cache) - room
-    leaving = choose_cheapest(cache, max(0, need), build_worth(rule, at, None))
+    leaving = choose_cheapest(cache, need, build_worth(rule, at, None))
     if leaving is None:
         return cache, at.load_s(expert)
     stays = tuple(resident for resident in cache if resident not in leaving)

@@ -251,8 +251,9 @@ def test_a_declined_second_look_leaves_the_first_decision() -> None:
 
 @pytest.mark.parametrize(("use", "tier"), [("always", "encoder"), ("never", "static")])
 def test_always_and_never_look_once(use: Any, tier: Tier) -> None:
-    _, consulted = drive(Policy("p", encoder=use), {tier: predict([0.5, 0.5, 0.5], tier=tier)})
+    decisions, consulted = drive(Policy("p", encoder=use), {tier: predict([0.5, 0.5, 0.5], tier=tier)})
     assert consulted == [(tier, [0])]
+    assert [decision.tier for decision in decisions] == [tier]
 
 
 unit = st.floats(0, 1, allow_nan=False)
@@ -529,6 +530,11 @@ def test_the_reason_of_the_best_names_the_number_of_experts_and_the_basis() -> N
 def test_a_single_eligible_expert_leads_without_bound() -> None:
     decision = decide(predict([0.9, 0.8, 0.1]), Policy("p", require=Require(models=frozenset({"small"}))))
     assert (decision.reason, decision.margin) == ("best of 1 by static: quality 0.10", float("inf"))
+
+
+def test_of_two_experts_the_margin_is_the_distance() -> None:
+    decision = decide(predict([0.75, 0.5], [1, 1], [1, 1], names=("a", "b")))
+    assert decision.margin == 0.25
 
 
 GUESSED = [ExpertProfile("a", "a", quality=0.2), ExpertProfile("b", "b", quality=0.8)]

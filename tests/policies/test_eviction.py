@@ -201,3 +201,14 @@ def test_trust_returns_where_look_ahead_is_no_worse_any_more() -> None:
 def test_a_lead_is_at_most_the_time_to_load_what_recency_holds(lead_s: float, bounded_s: float) -> None:
     full = replace(serve(Shadow(), "ab"), lead_s=lead_s)
     assert serve(full, "a").lead_s == bounded_s
+
+
+def test_at_first_look_ahead_is_trusted() -> None:
+    assert Shadow() == Shadow(ahead=(), recent=(), lead_s=0.0, trusted=True, n_phases=0)
+    assert Shadow().kept_experts is None
+
+
+@pytest.mark.parametrize(("lead_s", "trusted"), [(-0.5, False), (0.0, True), (0.5, True)])
+def test_look_ahead_is_trusted_while_it_is_not_behind(lead_s: float, trusted: bool) -> None:
+    full = replace(serve(Shadow(), "ab"), lead_s=lead_s)
+    assert serve(full, "a").trusted is trusted

@@ -128,7 +128,9 @@ def test_the_smallest_is_taken_among_the_nearly_best_only() -> None:
 
 def test_a_reason_says_what_came_first() -> None:
     decision = decide(pool(), predict([0.70, 0.69, 0.60, 0.71]), Objective(first=("smallest", "cheapest")))
-    assert decision.reason.startswith("the smallest, then the cheapest within 0.02 of the best quality of 4")
+    assert decision.reason == (
+        "the smallest, then the cheapest within 0.02 of the best quality of 4: quality 0.69"
+    )
     assert "higher, but the smallest" in decision_record(decision)["candidates"][2]["reason"]
 
 
@@ -218,6 +220,7 @@ TABLE = Sweep(np.array([0.0, 0.1, 1.0]), np.array([0.010, 0.004, 0.001]), np.arr
     ("target", "weight"),
     [
         ({"max_usd_per_1k": 10.0}, 0.0),
+        ({"max_usd_per_1k": 9.995}, 0.1),
         ({"max_usd_per_1k": 5.0}, 0.1),
         ({"max_usd_per_1k": 1.0}, 1.0),
         ({"target_quality": 0.79}, 0.0),

@@ -1,6 +1,6 @@
 import pytest
 
-from policies import Single, Verdict
+from policies import GatherResult, Single, Verdict
 
 
 def walk(plan: Single, verdicts: list[Verdict]) -> list[str]:
@@ -33,3 +33,17 @@ def test_only_the_last_attempt_says_it_is_the_last(n: int) -> None:
     steps = Single(tuple("abc"[:n])).attempts()
     attempts = [next(steps)] + [steps.send("moved_on") for _ in range(n - 1)]
     assert [a.last for a in attempts] == [False] * (n - 1) + [True]
+
+
+def test_a_single_plan_is_sequential_and_says_its_kind() -> None:
+    plan = Single(("a", "b"))
+    assert (plan.kind, plan.is_sequential, plan.aggregator) == ("single", True, None)
+    assert plan.summary() == {"experts": ["a", "b"]}
+
+
+def test_answers_of_which_nothing_is_said_are_none_and_none_was_refused() -> None:
+    assert GatherResult() == GatherResult(answers={}, refused=False)
+
+
+def test_a_plan_without_experts_asks_none() -> None:
+    assert list(Single(()).attempts()) == []

@@ -765,3 +765,12 @@ def test_an_expert_is_prefetched_beside_a_device_on_which_another_loads() -> Non
     there = (Resident("b", "one", 10, "loading"),)
     at = Snapshot(100.0, devices, loadable, there, next_use_s={"a": 1.0})
     assert decide_residency(at) == (Load("a", "two", prefetch=True),)
+
+
+def test_a_pinned_expert_displaces_one_that_is_not_asked_for() -> None:
+    assert decide_residency(snapshot([make_held("b")], pinned="a")) == (Evict("b", "a"), Wait("a", "memory"))
+
+
+def test_a_pinned_expert_weighs_as_one_request() -> None:
+    there = [make_held("b", ready_s=1.0)]
+    assert decide_residency(snapshot(there, [make_queue("b")], pinned="a")) == (Wait("a", "claim"),)
