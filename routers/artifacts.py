@@ -46,6 +46,10 @@ class Evidence:
     output_tokens: float | None
     latency_s: float | None
 
+    def is_about(self, model: str) -> bool:
+        """Whether it is about this configured model; a table of others may leave the provider out."""
+        return self.model in (model, model.partition("/")[2])
+
 
 @dataclass(frozen=True, slots=True)
 class Head:
@@ -280,6 +284,18 @@ def _read_manifest(directory: Path, opener: Callable[[str, int], int]) -> dict[s
         raise ArtifactError(f"{directory}: schema {schema}, this version reads {known}; {_REMEDY}")
     found: dict[str, Any] = manifest
     return found
+
+
+def read_evidence(path: Path | str) -> tuple[Evidence, ...]:
+    """The experts that an artifact knows; quick, as nothing else of it is read.
+
+    Raises:
+        ArtifactError: missing, damaged or newer than this version.
+    """
+    try:
+        return tuple(Evidence(**expert) for expert in _read_manifest(Path(path))["experts"])
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(f"{path}: damaged ({error}); {_REMEDY}") from None
 
 
 def _check_fingerprints(

@@ -52,7 +52,7 @@ class Forecaster:
         pairs = [
             (here, known[profile.name][0])
             for here, profile in enumerate(self._pool)
-            if profile.name in known and _same_model(profile.model, known[profile.name][1].model)
+            if profile.name in known and known[profile.name][1].is_about(profile.model)
         ]
         here, there = (np.array(side, np.int64) for side in (zip(*pairs, strict=True) if pairs else ((), ())))
         self._aligned = _Alignment(here, there)
@@ -262,15 +262,10 @@ def _column(values: Iterable[float | None]) -> Floats:
     return np.array([np.nan if v is None else v for v in values], np.float64)
 
 
-def _same_model(configured: str, measured: str) -> bool:
-    """Whether the evidence is about the configured model; a table of others may leave the provider out."""
-    return measured in (configured, configured.partition("/")[2])
-
-
 def _mismatches(pool: Sequence[ExpertProfile], known: dict[str, tuple[int, Evidence]]) -> list[str]:
     return [
         f"expert {profile.name!r}: the artifact's evidence is for model {known[profile.name][1].model!r},"
         f" not for {profile.model!r}; it is not used"
         for profile in pool
-        if profile.name in known and not _same_model(profile.model, known[profile.name][1].model)
+        if profile.name in known and not known[profile.name][1].is_about(profile.model)
     ]

@@ -10,7 +10,7 @@ import numpy as np
 
 from routers import DataError, OutcomeTable, merge_outcomes
 
-from ..console import print_facts, report_errors, table_facts
+from ..console import parse_pairs, print_facts, report_errors, table_facts
 from ..datasets import FORMATS, read_outcomes
 
 EXAMPLES = """
@@ -50,6 +50,13 @@ results, and LiteLLM or OpenAI request logs with a score a line.
     metavar="NAME=MODEL",
     help="The provider/model an expert stands for, as in thalamus.yaml; else its name.",
 )
+@click.option(
+    "--rename",
+    "renamed",
+    multiple=True,
+    metavar="NAME=EXPERT",
+    help="The name that an expert has in thalamus.yaml, where it differs.",
+)
 @click.option("--merge", is_flag=True, help="Add to the table in OUT; new measurements replace old ones.")
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 @report_errors
@@ -60,6 +67,7 @@ def command(
     buckets: str | None,
     experts: str | None,
     models: Sequence[str],
+    renamed: Sequence[str],
     merge: bool,
     as_json: bool,
 ) -> None:
@@ -72,7 +80,7 @@ def command(
         table = table.take(np.isin(table.bucket, list(bucket_set(buckets))))
     if chosen:
         table = table.only(chosen)
-    table = _with_models(table, models)
+    table = _rename(_with_models(table, models), renamed)
     if merge and out.exists():
         table = merge_outcomes(OutcomeTable.load(out), table)
     if not len(table):
@@ -115,11 +123,31 @@ def _check_out(out: Path) -> None:
 
 
 def _with_models(table: OutcomeTable, text: Sequence[str]) -> OutcomeTable:
-    models = dict(zip(table.experts, table.models, strict=True))
-    for pair in text:
-        name, equals, model = pair.partition("=")
-        if not equals or not model or name not in models:
-            known = ", ".join(models)
-            raise click.BadParameter(f"{pair!r} is not NAME=MODEL of {known}", param_hint="--model")
-        models[name] = model
+    models = {
+        **dict(zip(table.experts, table.models, strict=True)),
+        **_pairs(table, text, "MODEL", "--model"),
+    }
     return replace(table, models=tuple(models.values()))
+
+
+def _rename(table: OutcomeTable, text: Sequence[str]) -> OutcomeTable:
+    names = _pairs(table, text, "EXPERT", "--rename")
+    experts = tuple(names.get(name, name) for name in table.experts)
+    if repeated := [name for name in experts if experts.count(name) > 1]:
+        raise click.BadParameter(f"two experts would be {repeated[0]!r}", param_hint="--rename")
+    return replace(table, experts=experts)
+
+
+def _pairs(table: OutcomeTable, text: Sequence[str], what: str, option: str) -> dict[str, str]:
+    """Of each expert named what it is to be.
+
+    Raises:
+        BadParameter: a pair is of another form, or names an expert that the table does not have.
+    """
+    found: dict[str, str] = {}
+    for name, value in parse_pairs(text, option, f"NAME={what}"):
+        if name not in table.experts:
+            known = ", ".join(table.experts)
+            raise click.BadParameter(f"{name!r} is not an expert of the table: {known}", param_hint=option)
+        found[name] = value
+    return found

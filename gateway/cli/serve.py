@@ -1,5 +1,6 @@
 """`thalamus serve`: run the gateway, and print its address, its experts and the next step."""
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,8 @@ import click
 from .options import CONFIG_OPTION, read_config
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ..config import Config, ExpertConfig
 
 EXAMPLE_PROMPT = "What is 4817*392?"
@@ -104,11 +107,59 @@ def _key_hint(config: "Config") -> str:
 
 
 def _next_steps(config: "Config") -> list[str]:
-    if Path(config.routing.artifact).exists() or not config.experts:
+    if not config.experts:
         return []
+    if Path(config.routing.artifact).exists():
+        return _evidence_lines(config)
     return [
         "",
         f"Nothing has been learned yet (no {config.routing.artifact}): `auto` asks the policy's default.",
         "Next: thalamus profile   (measure the experts)                then: thalamus fit",
         "  or: thalamus import    (read outcomes that you have)        then: thalamus fit",
     ]
+
+
+def _evidence_lines(config: "Config") -> list[str]:
+    """What was learned of experts that are not here, and how to give it to those that are."""
+    from routers import ArtifactError
+    from routers.artifacts import read_evidence
+
+    try:
+        learned = read_evidence(config.routing.artifact)
+    except ArtifactError:
+        return []  # the gateway that just started read it
+    models = {expert.name: expert.model for expert in config.experts}
+    used = {one.name for one in learned if one.name in models and one.is_about(models[one.name])}
+    without = {name: model for name, model in models.items() if name not in used}
+    lines = []
+    for one in learned:
+        if one.name in used:
+            continue
+        name = _find_counterpart(one.name, one.model, without)
+        lines.append(f"  {one.name}" + (f" (model {one.model})" if one.model != one.name else ""))
+        if name is not None:
+            rename = f" --rename {one.name}={name}" if name != one.name else ""
+            lines.append(f"    if it is {name}:  --model {one.name}={without[name]}{rename}")
+    if not lines or not without:
+        return []
+    return [
+        "",
+        f"{config.routing.artifact} has outcomes of experts that are not configured here:",
+        *lines,
+        f"  without outcomes: {', '.join(without)}",
+        "To use them: thalamus import T.jsonl T.jsonl --model NAME=provider/model [--rename NAME=EXPERT]",
+        "       then: thalamus fit T.jsonl",
+    ]
+
+
+def _find_counterpart(name: str, model: str, experts: "Mapping[str, str]") -> str | None:
+    """The expert that another name most likely means, by its name or that of its model."""
+    if name in experts:
+        return name
+    spellings = {
+        key.rpartition("/")[2].lower(): expert for expert, own in experts.items() for key in (expert, own)
+    }
+    for known in (name, model):
+        if close := get_close_matches(known.rpartition("/")[2].lower(), spellings, n=1, cutoff=0.5):
+            return spellings[close[0]]
+    return None

@@ -48,6 +48,23 @@ def test_importing_with_merge_adds_to_what_is_there(tmp_path: Path) -> None:
     assert OutcomeTable.load(out).experts == ("a", "b")
 
 
+def test_importing_gives_an_expert_the_name_and_model_of_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(CSV)
+    out = tmp_path / "o.jsonl"
+    given = ("--model", "calc=tool/calc", "--rename", "calc=sums")
+    assert run(import_, tmp_path / "t.csv", out, *given).exit_code == 0
+    table = OutcomeTable.load(out)
+    assert list(zip(table.experts, table.models, strict=True)) == [("bard", "bard"), ("sums", "tool/calc")]
+
+
+def test_importing_names_the_columns_that_it_passes_over(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("prompt,subject,big\np,sums,1\n")
+    result = run(import_, tmp_path / "t.csv", tmp_path / "o.jsonl")
+    assert "note: column 'subject' is passed over: words" in result.output
+    facts = json.loads(run(import_, tmp_path / "t.csv", tmp_path / "o.jsonl", "--json").output)
+    assert facts["notes"] == "column 'subject' is passed over: words"
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -56,7 +73,9 @@ def test_importing_with_merge_adds_to_what_is_there(tmp_path: Path) -> None:
         (["t.csv", "o.jsonl", "--buckets", "9-3"], "bucket or range of 0-99"),
         (["t.csv", "o.jsonl", "--buckets", "99"], "no query left"),
         (["t.csv", "o.jsonl", "--experts", "zed"], "no expert 'zed'"),
-        (["t.csv", "o.jsonl", "--model", "zed=x"], "is not NAME=MODEL of bard, calc"),
+        (["t.csv", "o.jsonl", "--model", "zed=x"], "'zed' is not an expert of the table: bard, calc"),
+        (["t.csv", "o.jsonl", "--model", "calc"], "'calc' is not NAME=MODEL"),
+        (["t.csv", "o.jsonl", "--rename", "calc=bard"], "two experts would be 'bard'"),
         (["t.csv", "o.jsonl", "--format", "folder"], "prompts.parquet"),
     ],
 )

@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import IO
 
 import httpx
+import numpy as np
 import pytest
+
+from gateway.cli.serve import build_banner
+from gateway.config import parse_config
+from routers import FeatureExtractor, FitSettings, HashingEmbedder, OutcomeTable, fit_artifact
 
 ROOT = Path(__file__).parents[3]
 CONFIG = "experts:\n  - {name: calculator, tool: calculator}\nserver: {port: 0}\n"
@@ -134,3 +139,40 @@ def test_a_port_that_is_taken_is_one_line(gateway: ServeProcess, tmp_path: Path)
     assert second.end() == 1
     assert second.log.startswith("Error: cannot listen on 127.0.0.1:")
     assert second.log.count("\n") == 1
+
+
+def learned_banner(folder: Path, experts: str, learned: dict[str, str]) -> str:
+    """The banner of a configuration whose artifact knows these experts."""
+    table = OutcomeTable.build(
+        [f"q{n}" for n in range(20)],
+        list(learned),
+        {"score": np.ones((20, len(learned)))},
+        models=list(learned.values()),
+    )
+    constant = FitSettings("constant", n_folds=2)
+    fit_artifact(table, FeatureExtractor(HashingEmbedder()), constant).save(folder / "art")
+    config = parse_config(f"experts: [{experts}]\nrouting: {{artifact: {folder / 'art'}}}\n")
+    return build_banner(config, "http://127.0.0.1:1")
+
+
+GPT, LLAMA = "{name: gpt4, model: openai/gpt-4}", "{name: llama, model: openai/llama-3.1-8b}"
+
+
+def test_it_says_whose_outcomes_match_no_expert_and_what_to_type(tmp_path: Path) -> None:
+    said = learned_banner(
+        tmp_path, f"{GPT}, {LLAMA}", {"gpt-4": "gpt-4", "llama": "llama-3.1-8b", "zed": "z"}
+    )
+    assert "art has outcomes of experts that are not configured here:\n  gpt-4\n" in said
+    assert "if it is gpt4:  --model gpt-4=openai/gpt-4 --rename gpt-4=gpt4" in said
+    assert "  zed (model z)\n  without outcomes: gpt4\n" in said
+    assert "thalamus import T.jsonl T.jsonl --model NAME=provider/model" in said
+
+
+def test_it_says_which_model_the_outcomes_of_a_name_are_of(tmp_path: Path) -> None:
+    said = learned_banner(tmp_path, GPT, {"gpt4": "openai/gpt-4-0314"})
+    assert "  gpt4 (model openai/gpt-4-0314)\n    if it is gpt4:  --model gpt4=openai/gpt-4\n" in said
+
+
+def test_it_says_nothing_where_every_expert_has_outcomes(tmp_path: Path) -> None:
+    said = learned_banner(tmp_path, GPT, {"gpt4": "gpt-4", "old": "old"})
+    assert "outcomes" not in said
