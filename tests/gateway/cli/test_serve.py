@@ -141,7 +141,7 @@ def test_a_port_that_is_taken_is_one_line(gateway: ServeProcess, tmp_path: Path)
     assert second.log.count("\n") == 1
 
 
-def learned_banner(folder: Path, experts: str, learned: dict[str, str]) -> str:
+def banner_of(folder: Path, experts: str, learned: dict[str, str]) -> str:
     """The banner of a configuration whose artifact knows these experts."""
     table = OutcomeTable.build(
         [f"q{n}" for n in range(20)],
@@ -159,9 +159,7 @@ GPT, LLAMA = "{name: gpt4, model: openai/gpt-4}", "{name: llama, model: openai/l
 
 
 def test_it_says_whose_outcomes_match_no_expert_and_what_to_type(tmp_path: Path) -> None:
-    said = learned_banner(
-        tmp_path, f"{GPT}, {LLAMA}", {"gpt-4": "gpt-4", "llama": "llama-3.1-8b", "zed": "z"}
-    )
+    said = banner_of(tmp_path, f"{GPT}, {LLAMA}", {"gpt-4": "gpt-4", "llama": "llama-3.1-8b", "zed": "z"})
     assert "art has outcomes of experts that are not configured here:\n  gpt-4\n" in said
     assert "if it is gpt4:  --model gpt-4=openai/gpt-4 --rename gpt-4=gpt4" in said
     assert "  zed (model z)\n  without outcomes: gpt4\n" in said
@@ -169,10 +167,10 @@ def test_it_says_whose_outcomes_match_no_expert_and_what_to_type(tmp_path: Path)
 
 
 def test_it_says_which_model_the_outcomes_of_a_name_are_of(tmp_path: Path) -> None:
-    said = learned_banner(tmp_path, GPT, {"gpt4": "openai/gpt-4-0314"})
+    said = banner_of(tmp_path, GPT, {"gpt4": "openai/gpt-4-0314"})
     assert "  gpt4 (model openai/gpt-4-0314)\n    if it is gpt4:  --model gpt4=openai/gpt-4\n" in said
 
 
 def test_it_says_nothing_where_every_expert_has_outcomes(tmp_path: Path) -> None:
-    said = learned_banner(tmp_path, GPT, {"gpt4": "gpt-4", "old": "old"})
+    said = banner_of(tmp_path, GPT, {"gpt4": "gpt-4", "old": "old"})
     assert "outcomes" not in said
