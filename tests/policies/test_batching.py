@@ -251,3 +251,26 @@ def test_an_expert_as_large_as_the_memory_evicts_all_others() -> None:
     ]
     order = order_groups(groups, loadable, 10)
     assert load_seconds(order, loadable, 10) == 40.0
+
+
+def test_past_the_limit_of_states_one_that_was_dropped_may_be_followed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batching, "MAX_STATES", 4)
+    groups = [
+        Group("1", "b"),
+        Group("2", "c", frozenset({"0"})),
+        Group("6", "b", frozenset({"0", "2", "4", "5"})),
+        Group("0", "c"),
+        Group("3", "b"),
+        Group("4", "far", frozenset({"2", "3"})),
+        Group("5", "c", frozenset({"0", "4"})),
+    ]
+    order = order_groups(groups, [Loadable("b", 1, 5.0), Loadable("c", 3, 10.0)], 3)
+    assert sorted(names(order)) == list("0123456")
+
+
+def test_where_each_expert_is_loaded_once_the_search_goes_straight_on(steps: list[Any]) -> None:
+    experts = "abcdefgh"
+    order_groups([Group(name, name) for name in experts], local(experts), 10)
+    assert len(steps) == len(experts)

@@ -27,6 +27,8 @@ SMALLEST = Flag("smallest model")
         ("  keep   inner\n  space [Flag: latest]", "  keep   inner\n  space", [Flag("latest")]),
         ("[Flag: Smallest model]", "", [SMALLEST]),
         ("What? [Flag: red team]", "What?", [Flag("red team")]),
+        ("x [Flag: a] [Flag: b] [Flag: c]", "x", [Flag("a"), Flag("b"), Flag("c")]),
+        ("[Flag: a] [Flag: b] [Flag: c] x", "x", [Flag("a"), Flag("b"), Flag("c")]),
     ],
 )
 def test_flags_at_either_end_are_taken_and_the_rest_is_left(text: str, left: str, flags: list[Flag]) -> None:

@@ -269,8 +269,9 @@ def test_an_expert_used_when_the_request_came_is_not_in_use_since() -> None:
 
 def test_an_expert_without_recent_requests_delays_none() -> None:
     resident = Resident("b", "one", 10, last_used_s=101.0)
-    snapshot = at((resident,), ())
-    assert can_displace(Queue("a", 1, 100.0), "b", snapshot, TurnRule(), frozenset())
+    snapshot = at((resident,), (Queue("b", 1, 100.0),))
+    assert not can_displace(Queue("a", 1, 100.0), "b", snapshot, TurnRule(), frozenset())
+    assert can_displace(Queue("a", 2, 100.0), "b", snapshot, TurnRule(), frozenset())
 
 
 def test_delayed_and_waiting_requests_add_up() -> None:

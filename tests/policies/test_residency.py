@@ -562,9 +562,11 @@ def test_more_free_memory_than_by_the_books_is_not_used() -> None:
     assert decide_residency(asked) == (Hold("a", "b"), Wait("b", "busy"))
 
 
-def test_memory_that_a_leaving_expert_frees_is_enough_and_no_other_leaves() -> None:
+@pytest.mark.parametrize("free", [None, 0])
+def test_memory_that_a_leaving_expert_frees_is_enough_and_no_other_leaves(free: int | None) -> None:
     there = [make_held("a", state="leaving"), make_held("c")]
-    assert decide_residency(snapshot(there, [make_queue("b")], capacity=20)) == (Wait("b", "memory"),)
+    asked = snapshot(there, [make_queue("b")], capacity=20, free=free)
+    assert decide_residency(asked) == (Wait("b", "memory"),)
 
 
 def test_an_expert_leaves_for_what_a_leaving_one_does_not_free() -> None:
@@ -774,3 +776,11 @@ def test_a_pinned_expert_displaces_one_that_is_not_asked_for() -> None:
 def test_a_pinned_expert_weighs_as_one_request() -> None:
     there = [make_held("b", ready_s=1.0)]
     assert decide_residency(snapshot(there, [make_queue("b")], pinned="a")) == (Wait("a", "claim"),)
+
+
+def test_of_devices_with_room_the_one_with_most_free_now_is_taken() -> None:
+    devices = (Device("free", 20), Device("later", 45))
+    loadable = (Loadable("a", 10, 10.0), Loadable("b", 30, 10.0))
+    there = (Resident("b", "later", 30, "leaving"),)
+    at = Snapshot(100.0, devices, loadable, there, (make_queue("a"),))
+    assert decide_residency(at) == (Load("a", "free"),)
