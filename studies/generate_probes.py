@@ -3,7 +3,8 @@
 import json
 from dataclasses import asdict
 
-from evals.probes.files import BUNDLED, Probe
+from evals.probes import Probe
+from evals.probes.files import BUNDLED
 
 from .probe_families import FAMILIES
 
@@ -30,7 +31,8 @@ def generate() -> list[Probe]:
 def as_jsonl(probes: list[Probe]) -> str:
     """One probe per line, keys in the order of the fields."""
     # Characters as they are, so that a change of the file can be read in a diff.
-    return "".join(json.dumps(asdict(probe), ensure_ascii=False) + "\n" for probe in probes)
+    rows = ({name: value for name, value in asdict(probe).items() if name != "messages"} for probe in probes)
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from ..runners import RunnerError, Runners
 from ..runners.build import build_pool_rule, build_runner_settings
 from .options import CONFIG_OPTION, JSON_OPTION, Dollars, read_config
 from .profiling import (
+    JUDGE,
     AnswerStore,
     ExpertUnderTest,
     GradableProbe,
@@ -51,7 +52,7 @@ Examples:
     "--probes",
     "probes_path",
     type=click.Path(path_type=Path),
-    help="File of your own probes, JSON lines. Default: the bundled probes.",
+    help="File of your own probes (JSON lines, JSON or CSV). Default: the bundled probes.",
 )
 @click.option("--experts", "names", help="Ask only these, comma-separated.")
 @click.option(
@@ -98,6 +99,7 @@ def command(
     config = read_config(config_path)
     experts = _select_experts(config, names)
     probes = _load_probes(probes_path)[:limit]
+    _check_graders(probes)
     answers = out.with_name(out.name + ".answers")
     try:
         # Read before anything is paid for: a table that cannot be added to would cost all answers.
@@ -168,6 +170,20 @@ def _load_probes(path: Path | None) -> list[GradableProbe]:
     except (LookupError, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from None
     return probes
+
+
+def _check_graders(probes: Sequence[GradableProbe]) -> None:
+    """Refuse probes that no code can grade, before anything is asked.
+
+    Raises:
+        ClickException: names the first.
+    """
+    open_ended = [probe for probe in probes if probe.grader == JUDGE]
+    if open_ended:
+        raise click.ClickException(
+            f"{len(open_ended)} of {len(probes)} probes have no answer that code can compare"
+            f" ({open_ended[0].prompt[:60]!r} ...); give them an `answer` or remove them"
+        )
 
 
 def _select_experts(config: Config, names: str | None) -> list[ExpertConfig]:

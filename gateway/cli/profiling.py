@@ -38,6 +38,8 @@ class GradableProbe(Protocol):
 
 
 GradeFunction = Callable[[str, Any], float]
+JUDGE = "judge"
+"""The grader of prompts that no code can grade."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +207,10 @@ async def ask_all(
     """Ask every expert the probes it has not answered, `n_parallel` at a time, lanes in parallel."""
 
     async def keep_graded(probe: GradableProbe, answer: GradedAnswer) -> GradedAnswer:
-        # In a thread: grading code starts a child process and would block the other calls.
-        score = await asyncio.to_thread(grade, answer.text or "", probe)
+        score = answer.score
+        if probe.grader != JUDGE:
+            # In a thread: grading code starts a child process and would block the other calls.
+            score = await asyncio.to_thread(grade, answer.text or "", probe)
         graded = replace(answer, score=score, grading=grader_key(probe), prompt=request_text(probe))
         store.add(graded)
         return graded

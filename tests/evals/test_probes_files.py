@@ -42,7 +42,10 @@ def test_a_file_of_ones_own_is_loaded_in_order_with_defaults(tmp_path: Path) -> 
         ({k: v for k, v in GOOD.items() if k != "prompt"}, r":2: field 'prompt' is missing"),
         (GOOD | {"id": "b", "kind": 3}, r":2: field 'kind' must be a non-empty string"),
         (GOOD | {"id": "b", "prompt": " "}, r":2: field 'prompt' must be a non-empty string"),
-        (GOOD | {"id": "b", "colour": 1}, r":2: unknown field 'colour'"),
+        (
+            {k: v for k, v in GOOD.items() if k != "grader"} | {"id": "b", "gradr": "exact"},
+            r":2: unknown field 'gradr'; did you mean",
+        ),
         (GOOD | {"id": "b", "max_tokens": 0}, r":2: field 'max_tokens' must be a whole number"),
         (GOOD | {"id": "b", "max_tokens": True}, r":2: field 'max_tokens' must be a whole number"),
         (GOOD | {"id": "b", "reference": 1}, r":2: field 'reference' must be a string"),

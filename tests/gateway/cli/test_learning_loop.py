@@ -7,12 +7,14 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from evals.probes import files
 from gateway.cli import main
+from gateway.requests.query import parse_chat_query
 from gateway.testing import FakeUpstream
 from routers import Artifact, OutcomeTable, previous_path
 
@@ -144,6 +146,33 @@ def test_a_former_model_keeps_its_outcomes_and_comes_back_with_them(upstream: Fa
         "a@openai/says-yes": "openai/says-yes",
     }
     assert upstream.n_calls("says-4") == 8
+
+
+def test_a_conversation_is_asked_whole_and_learned_under_what_the_router_will_read(
+    upstream: FakeUpstream,
+) -> None:
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "What is 2+1?"},
+        {"role": "assistant", "content": "3"},
+        {"role": "user", "content": "And one more?"},
+    ]
+    Path("own.json").write_text(json.dumps([{"messages": turns, "answer": 4}]))
+    configure(upstream, a="says-4")
+    good("profile", "--probes", "own.json")
+    assert upstream.calls[0]["messages"] == turns
+    assert table().score.tolist() == [[1.0]]
+    body = {"messages": msgspec.Raw(json.dumps(turns).encode())}
+    assert table().texts == (parse_chat_query(body).text,)
+
+
+def test_probes_that_no_code_can_grade_are_refused_before_a_call(upstream: FakeUpstream) -> None:
+    Path("own.csv").write_text("question,answer\nWrite a poem.,\n2+2?,4\n")
+    configure(upstream, a="says-4")
+    result = run("profile", "--probes", "own.csv")
+    assert result.exit_code == 1
+    assert "1 of 2 probes have no answer that code can compare ('Write a poem.' ...)" in result.output
+    assert upstream.calls == []
 
 
 def test_a_fresh_profile_keeps_a_backup(upstream: FakeUpstream, here: Path) -> None:
