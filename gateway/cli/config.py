@@ -1,12 +1,20 @@
 """`thalamus config`: check the configuration, print its schema, import one from LiteLLM."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .options import CONFIG_OPTION, JSON_OPTION, ConfigProblemsError
 
+if TYPE_CHECKING:
+    from ..config.importers import ImportedConfig
+
+OUT_OPTION = click.option(
+    "--out", "-o", type=click.Path(path_type=Path), help="Write here instead of to standard output."
+)
 EXAMPLES = """
 \b
 Examples:
@@ -60,35 +68,49 @@ def schema() -> None:
 
 @command.command(
     "import-litellm",
-    epilog="\b\nExample:\n  thalamus config import-litellm proxy_config.yaml > thalamus.yaml",
+    epilog="\b\nExample:\n  thalamus config import-litellm proxy_config.yaml --out thalamus.yaml",
 )
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--out", "-o", type=click.Path(path_type=Path), help="Write here instead of to standard output."
-)
+@OUT_OPTION
 def import_litellm(file: Path, out: Path | None) -> None:
     """Turn a LiteLLM proxy configuration into thalamus.yaml.
 
-    Entries of one name become deployments of one expert. References to the environment stay references. What
-    has no counterpart is listed in comments at the top.
+    Entries of one name and model become deployments of one expert. A name with several models becomes a
+    policy that chooses between them. Names without a provider get theirs by LiteLLM's own rules. References
+    to the environment stay references. What has no counterpart is listed in comments at the top.
     """
+    from ..config.importers import import_litellm
+    from ..experts.litellm import load_litellm
+    from ..experts.profiles import price_table
+
+    _import(file, out, lambda text: import_litellm(text, file.name, price_table(), load_litellm))
+
+
+def _import(file: Path, out: Path | None, convert: "Callable[[str], ImportedConfig]") -> None:
+    """Read, convert, write, and say what was kept and what was not."""
     from routers.text_files import decode_text
 
-    from ..config.importers import ImportFailedError, import_litellm
+    from ..config.importers import ImportFailedError
 
     try:
-        text, lost = import_litellm(decode_text(file.read_bytes()), file.name)
+        made = convert(decode_text(file.read_bytes()))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise click.ClickException(f"{file}: cannot be read: {reason}") from None
     except ImportFailedError as error:
         raise click.ClickException(f"{file}{error}") from None
+    for line in made.notes.changed:
+        click.echo(f"changed: {line}", err=True)
+    for line in made.notes.lost:
+        click.echo(f"not carried over: {line}", err=True)
+    if not made.n_experts:
+        raise click.ClickException(f"{file}: no expert can be made of it, so nothing is written")
     if out is None:
-        click.echo(text, nl=False)
+        click.echo(made.text, nl=False)
     elif out.exists():
         raise click.ClickException(f"{out} already exists; choose another name")
     else:
-        out.write_text(text, encoding="utf-8")
+        out.write_text(made.text, encoding="utf-8")
         click.echo(f"wrote {out}; `thalamus config check --config {out}` checks it")
-    for line in lost:
-        click.echo(f"not carried over: {line}", err=True)
+    kept = f"{made.n_experts} experts and {made.n_aliases} aliases are kept"
+    click.echo(f"{kept}; {len(made.notes.lost)} lines say what is not", err=True)

@@ -70,7 +70,7 @@ def _check_experts(config: Config) -> Iterator[Violation]:
         for k, deployment in enumerate(expert.deployments):
             yield from _check_settings(deployment.settings, expert, (*at, "deployments", k, "settings"))
         for path, base in _list_api_bases(expert, at):
-            if why := _find_address_fault(base):
+            if why := find_address_fault(base):
                 yield path, f"of '{expert.name}': {why}"
 
 
@@ -165,7 +165,7 @@ def _check_memory(config: Config) -> Iterator[Violation]:
             yield at, str(error)
 
 
-def _find_address_fault(base: str) -> str | None:
+def find_address_fault(base: str) -> str | None:
     """Return why an address cannot be called, or None; without the address, which may hold a password."""
     try:
         parts = urlsplit(base)

@@ -7,10 +7,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-Name = Annotated[
-    str,
-    Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}$", description="letters, digits and . _ : @ / + -"),
-]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}$"
+Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="letters, digits and . _ : @ / + -")]
 AliasName = Annotated[
     str, Meta(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$", description="any text")
 ]

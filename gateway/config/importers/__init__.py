@@ -1,0 +1,6 @@
+"""From the configurations of other tools to ours; what has no counterpart is listed."""
+
+from .litellm import import_litellm
+from .result import ImportedConfig, ImportFailedError, ImportNotes
+
+__all__ = ["ImportFailedError", "ImportNotes", "ImportedConfig", "import_litellm"]
