@@ -112,7 +112,7 @@ class _LiteLLMImport:
 
     def _expand_wildcards(self, wildcards: list[ListEntry]) -> None:
         """A router learns about a closed set: of a pattern only what the file names elsewhere can be kept."""
-        mentioned = [name for name in self._mentioned_names() if name not in self.groups]
+        mentioned = [name for name in self._list_mentions() if name not in self.groups]
         for entry in sorted(wildcards, key=lambda entry: -len(entry.name)):
             params = entry.params or {}
             model = str(params.get("model") or "")
@@ -134,7 +134,7 @@ class _LiteLLMImport:
                 + ": give each model that clients ask for an expert of its own"
             )
 
-    def _mentioned_names(self) -> list[str]:
+    def _list_mentions(self) -> list[str]:
         """Names that aliases and fallbacks use, in their order."""
         names = [target for target, _ in self._list_aliases().values()]
         for first, rest in self._list_chains():
