@@ -39,6 +39,7 @@ from .experts.profiles import facts_of, profile_of, profiles
 from .fleet.health import FleetState
 from .fleet.replicas import Replicas
 from .openai.answers import Price
+from .prompts.wrappings import build_grammar
 from .requests.parsing import SPECS, RequestParser
 from .runners.build import build_runners
 from .services import Services
@@ -67,8 +68,10 @@ def build_services(
     """The parts, made from the configuration and of one another."""
     # Nothing is started or connected here: the lifespan does that, and can fail with a clear message.
     local = build_runners(config)
+    grammar = build_grammar(config)
     experts = {
-        expert.name: build_expert(expert, config.timeouts, transport, local) for expert in config.experts
+        expert.name: build_expert(expert, config.timeouts, transport, local, grammar)
+        for expert in config.experts
     }
     pool = profiles(config)
     policies, embedders = config.policies_by_name(), build_embedders(config)
@@ -85,7 +88,7 @@ def build_services(
         experts=experts,
         fleet=fleet,
         router=(build_router or build_default_router)(config, pool),
-        parser=RequestParser(config, policies, experts, embedders),
+        parser=RequestParser(config, policies, experts, embedders, grammar),
         embedders=embedders,
         journal=Journal.open(config.journal),
         runners=local,

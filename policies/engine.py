@@ -68,7 +68,7 @@ def static_rejections(
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
-    """Limits of the experts as arrays (n_experts,): inf where unknown, True unless known to lack it.
+    """Limits of the experts as arrays (n_experts,), inf where unknown; their abilities, None where unknown.
 
     prefix_tokens:     tokens before every conversation (prompt preset)
     least_room_tokens: tokens that fit into every window after its prefix
@@ -78,14 +78,10 @@ class PoolLimits:
     prefix_tokens: Floats
     max_output_tokens: Floats
     least_room_tokens: float
-    sees_images: Bools
-    calls_tools: Bools
+    abilities: tuple[frozenset[str] | None, ...]
 
     @classmethod
     def of(cls, pool: Sequence[ExpertProfile]) -> "PoolLimits":
-        def has_ability(ability: str) -> Bools:
-            return np.array([p.abilities is None or ability in p.abilities for p in pool], dtype=bool)
-
         def to_bounds(values: Iterable[int | None]) -> Floats:
             return np.array([np.inf if value is None else float(value) for value in values])
 
@@ -95,9 +91,12 @@ class PoolLimits:
             prefix_tokens=prefix,
             least_room_tokens=float((context - prefix).min(initial=np.inf)),
             max_output_tokens=to_bounds(p.max_output_tokens for p in pool),
-            sees_images=has_ability("vision"),
-            calls_tools=has_ability("tools"),
+            abilities=tuple(p.abilities for p in pool),
         )
+
+    def lack(self, ability: str) -> Bools:
+        """(n_experts,) whether an expert is known to lack an ability."""
+        return np.array([own is not None and ability not in own for own in self.abilities], dtype=bool)
 
     def count_required_tokens(self, query: Query) -> Floats:
         """(n_experts,) tokens of the prefix, the conversation and the answer that the query asks for."""
@@ -256,12 +255,12 @@ class Engine:
                 limits.context_tokens < n_tokens,
                 lambda e: f"context window {limits.context_tokens[e]:.0f} < {n_tokens[e]:.0f} tokens",
             )
-        for name in query.declined:
-            found.setdefault(name, "is a tool that cannot answer this query")
-        if query.has_images:
-            _reject(found, prediction, ~limits.sees_images, lambda e: "cannot see images")
+        for name, reason in query.declined.items():
+            found.setdefault(name, reason)
+        for ability in sorted(query.needs):
+            _reject(found, prediction, limits.lack(ability), partial(_describe_lack, ability))
         if query.has_tools:
-            _reject(found, prediction, ~limits.calls_tools, lambda e: "cannot call tools")
+            _reject(found, prediction, limits.lack("tools"), lambda e: "cannot call tools")
         if (cap := require.max_cost_usd) is not None:
             cost = prediction.cost_usd[row]
             _reject(
@@ -411,6 +410,21 @@ def _choose_first_tier(policy: Policy, tiers: Sequence[Tier]) -> Tier:
     if "static" in tiers:
         return "static"
     return "encoder" if "encoder" in tiers and policy.encoder != "never" else "prior"
+
+
+LACKS = {
+    "vision": "cannot see images",
+    "audio": "cannot hear audio",
+    "files": "cannot read files",
+    "video": "cannot watch video",
+    "audio_output": "cannot answer in audio",
+    "image_output": "cannot answer with images",
+}
+
+
+def _describe_lack(ability: str, expert: int) -> str:
+    """Why an expert without an ability cannot be asked; a part of an unknown type needs one of its name."""
+    return LACKS.get(ability, f"is not known to read parts of the type '{ability[:64]}'")
 
 
 def _describe_cost(cost_usd: float, cap_usd: float) -> str:

@@ -5,7 +5,8 @@ in [0, 1] or a count.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -24,19 +25,20 @@ Tier = Literal["prior", "static", "encoder"]
 class Query:
     """One request reduced to what routing may see.
 
-    `text` is what is embedded; `n_input_tokens` estimates the whole request, not `text` alone. `declined`
-    names the tools that have looked at it and have no answer.
+    `text` is what is embedded; `n_input_tokens` estimates the whole request, not `text` alone. `needs` are
+    the abilities without which an expert cannot read the request, or answer it in the form asked for.
+    `declined` says of the tools that have looked at it and do not answer why not.
     """
 
     text: str
     n_input_tokens: int
     max_output_tokens: int | None = None
-    has_images: bool = False
+    needs: frozenset[str] = frozenset()
     has_tools: bool = False
     wants_json: bool = False
     language: str = "und"
     code_share: float = 0.0
-    declined: frozenset[str] = frozenset()
+    declined: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

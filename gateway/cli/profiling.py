@@ -76,7 +76,7 @@ def routing_text(probe: GradableProbe) -> str:
     """What the router will read of this request when it is served: what outcomes are learned under."""
     if not probe.messages:
         return probe.prompt
-    return parse_chat_query({"messages": msgspec.Raw(msgspec.json.encode(list(probe.messages)))}).text
+    return parse_chat_query({"messages": msgspec.Raw(msgspec.json.encode(list(probe.messages)))}).query.text
 
 
 def grader_key(probe: GradableProbe) -> str:

@@ -58,6 +58,7 @@ def describe_decision(config: "Config", text: str, policy_name: str) -> dict[str
         for field in fields(query)
         if field.name not in ("text", "declined")
     }
+    seen["needs"] = sorted(query.needs)
     return {**decision_record(decision), "query": seen, "tradeoff": tradeoff, "notes": notes}
 
 
@@ -72,6 +73,7 @@ async def _decide(
     from ..errors import GatewayError
     from ..experts import ToolExpert, load_tool
     from ..experts.profiles import profiles
+    from ..prompts.wrappings import build_grammar
     from ..requests.parsing import CHAT, RequestParser, ToPolicy
     from ..routing.router import build_router
 
@@ -85,13 +87,14 @@ async def _decide(
         "model": msgspec.Raw(msgspec.json.encode(f"auto:{policy_name}")),
         "messages": msgspec.Raw(msgspec.json.encode([{"role": "user", "content": text}])),
     }
+    grammar = build_grammar(config)
     tools = {
-        expert.name: ToolExpert(expert.name, load_tool(expert.tool))
+        expert.name: ToolExpert(expert.name, load_tool(expert.tool), grammar)
         for expert in config.experts
         if expert.tool
     }
     try:
-        parsed = RequestParser(config, policies, tools, None).parse(CHAT, fields, {})
+        parsed = RequestParser(config, policies, tools, None, grammar).parse(CHAT, fields, {})
         assert isinstance(parsed, ToPolicy), "auto:<policy> names no expert"  # noqa: S101
         router = build_router(config, pool)
         decision = await router.decide(parsed, Fleet.idle(len(pool)))

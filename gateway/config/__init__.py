@@ -1,6 +1,6 @@
 """`thalamus.yaml`: its schema, strict loading with a line in every error, discovery and import."""
 
-from .expert_schema import DeploymentConfig, ExpertConfig, TimeoutConfig
+from .expert_schema import Ability, DeploymentConfig, ExpertConfig, TimeoutConfig
 from .loading import ConfigError, config_warnings, load_config, parse_config
 from .policy_schema import PolicyConfig, Weights
 from .schema import BASE_EMBEDDER, Config, EmbeddingsConfig, JournalConfig, RedisConfig, ServerConfig
@@ -9,6 +9,7 @@ from .values import size_bytes, split_command
 
 __all__ = [
     "BASE_EMBEDDER",
+    "Ability",
     "Config",
     "ConfigError",
     "DeploymentConfig",

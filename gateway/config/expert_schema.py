@@ -11,6 +11,8 @@ from msgspec import Meta
 from .secrets import Secret
 from .values import Count, DeviceName, IsoDate, Labels, Name, NotNegative, Seconds, Share, Size, StrictStruct
 
+Ability = Literal["vision", "audio", "files", "video", "tools", "json", "audio_output", "image_output"]
+
 
 class TimeoutConfig(StrictStruct, frozen=True):
     """Time limits of one attempt, in seconds."""
@@ -239,8 +241,13 @@ class ExpertConfig(StrictStruct, frozen=True):
     """Price of an output token in USD. Default: LiteLLM's price table; 0 for local experts."""
     context_window: Count | None = None
     """Context window in tokens. Default: that of the runner, or LiteLLM's table."""
-    abilities: frozenset[Literal["vision", "tools", "json"]] | None = None
-    """What the expert supports beyond text. Default: LiteLLM's table; nothing for local experts."""
+    abilities: frozenset[Ability] | None = None
+    """What the expert supports beyond text: it reads `vision`, `audio`, `files` or `video`, answers with
+    `audio_output` or `image_output`, and takes `tools` or `json`. Default: LiteLLM's table; nothing for local
+    experts.
+    """
+    content_parts: frozenset[str] = frozenset()
+    """Types of content parts that the expert reads beside OpenAI's, such as `pointcloud`."""
     region: str | None = None
     """Where the expert is served, for `require.region`."""
     local: bool = False

@@ -86,6 +86,21 @@ class LoadBudgetConfig(StrictStruct, frozen=True):
     """Largest share of the time of its threads that the encoder may use."""
 
 
+class WrappingsConfig(StrictStruct, frozen=True):
+    """What programs put around the words of a user, beside what Thalamus knows itself. Routing and tools read
+    a prompt without it; experts get every prompt as it came.
+    """
+
+    request: tuple[str, ...] = ()
+    """Names of elements whose content is the request: `my_ask` for `<my_ask>`, `[MY ASK]` and their like."""
+    context: tuple[str, ...] = ()
+    """Names of elements that are left out."""
+    instructions: tuple[str, ...] = ()
+    """Names of elements that are left out and tell how to answer: no tool answers such a request."""
+    openings: tuple[str, ...] = ()
+    """First words of paragraphs that are left out."""
+
+
 class RoutingConfig(StrictStruct, frozen=True):
     """What predictions are made with."""
 
@@ -99,6 +114,8 @@ class RoutingConfig(StrictStruct, frozen=True):
     """CPU threads of the encoder."""
     load_budget: LoadBudgetConfig | Literal["off"] = LoadBudgetConfig()
     """How much load the encoder may add; `off` uses it whenever the policy asks for it."""
+    wrappings: WrappingsConfig = WrappingsConfig()
+    """What your programs put around the words of a user, so that prompts are routed without it."""
 
 
 class EmbeddingsConfig(StrictStruct, frozen=True):

@@ -5,6 +5,7 @@ from importlib.metadata import entry_points
 
 from ..config import Config, ExpertConfig, TimeoutConfig
 from ..config.providers import EXPERT_GROUP, passes_through
+from ..prompts.wrappings import WrappingGrammar
 from ..runners import Runners
 from .litellm import LiteLLMExpert
 from .local import LocalExpert
@@ -17,7 +18,11 @@ ExpertFactory = Callable[[ExpertConfig, TimeoutConfig], Expert]
 
 
 def build_expert(
-    config: ExpertConfig, timeouts: TimeoutConfig, transport: Transport, runners: Runners
+    config: ExpertConfig,
+    timeouts: TimeoutConfig,
+    transport: Transport,
+    runners: Runners,
+    grammar: WrappingGrammar | None = None,
 ) -> Expert:
     """The expert that a configuration describes; `timeouts` hold where it has none of its own.
 
@@ -26,7 +31,7 @@ def build_expert(
     """
     limits = config.timeouts or timeouts
     if config.tool is not None:
-        return ToolExpert(config.name, load_tool(config.tool))
+        return ToolExpert(config.name, load_tool(config.tool), grammar)
     if config.runner is not None:
         return LocalExpert(config, limits, transport, runners)
     if passes_through(config.provider):

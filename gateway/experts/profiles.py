@@ -21,8 +21,12 @@ from ..openai.messages import TOKENS_PER_TURN
 TABLE = "model_prices_and_context_window_backup.json"
 ABILITIES = {
     "supports_vision": "vision",
+    "supports_audio_input": "audio",
+    "supports_pdf_input": "files",
+    "supports_video_input": "video",
     "supports_function_calling": "tools",
     "supports_response_schema": "json",
+    "supports_audio_output": "audio_output",
 }
 MAX_USD_PER_TOKEN = 0.1
 """Above this an entry is a slip of units: the dearest models cost under a thousandth of it."""
@@ -171,9 +175,10 @@ def _runner_window(expert: ExpertConfig) -> int | None:
 
 
 def _abilities(expert: ExpertConfig, facts: ModelFacts) -> frozenset[str] | None:
+    known = PLAIN if expert.runner or expert.tool else facts.abilities
     if expert.abilities is not None:
-        return frozenset(expert.abilities)
-    return PLAIN if expert.runner or expert.tool else facts.abilities
+        known = frozenset(expert.abilities)
+    return None if known is None else known | expert.content_parts
 
 
 def _labels(expert: ExpertConfig) -> Iterator[tuple[str, str]]:

@@ -1,37 +1,56 @@
 """Experts that call no language model: the last question goes in, the tool's answer comes out."""
 
-from collections.abc import Callable
 from importlib.metadata import entry_points
+
+from routers import estimate_tokens
 
 from ..config.validation import TOOL_GROUP
 from ..errors import UpstreamError
 from ..openai.answers import Usage, build_answer
-from ..openai.messages import BAD_JSON, decode_raw_content, decode_raw_messages, text_of
+from ..openai.messages import BAD_JSON, decode_raw_content, decode_raw_messages, text_parts
+from ..prompts.demands import Solve, find_demand
+from ..prompts.wrappings import CleanText, WrappingGrammar
 from .types import Call, Reply
 
-Solve = Callable[[str], str | None]
+CANNOT = "is a tool that cannot answer this query"
 
 
 class ToolExpert:
     """`solve` answers a question, or gives None where it has no answer; then the next expert is called."""
 
-    def __init__(self, name: str, solve: Solve) -> None:
+    def __init__(self, name: str, solve: Solve, grammar: WrappingGrammar | None = None) -> None:
         self.name = name
         self._solve = solve
+        self._grammar = grammar or WrappingGrammar()
 
     async def call(self, call: Call) -> Reply:
-        answer = self._solve(question_of(call))
+        answer = self._solve(read_question(call, self._grammar).text)
         if answer is None:
-            raise UpstreamError("declined", "is a tool that cannot answer this query")
+            raise UpstreamError("declined", CANNOT)
         is_chat = call.endpoint == "chat/completions"
         return Reply(body=build_answer(self.name, answer, is_chat), usage=Usage(0, 0, 0))
 
-    def declines(self, call: Call) -> bool:
-        """Whether the tool has no answer to this; finding out costs a fraction of a millisecond."""
-        try:
-            return self._solve(question_of(call)) is None
-        except UpstreamError:
-            return True
+    def decline(self, call: Call, question: CleanText) -> str | None:
+        """Why the tool does not answer this request, None where it does; a fraction of a millisecond.
+
+        It answers where the last turn is a question that it can answer, and nothing else in the request asks
+        for more than the bare result.
+        """
+        if call.endpoint not in ("chat/completions", "completions"):
+            return CANNOT
+        answer = self._solve(question.text)
+        if answer is None:
+            return CANNOT
+        more = find_demand(
+            call.endpoint,
+            call.fields,
+            question,
+            answer,
+            estimate_tokens(answer),
+            self._solve,
+            self._grammar,
+        )
+        return f"is a tool that gives a bare result: {more}" if more else None
 
     def share(self, n_replicas: int) -> None:
         """A tool has no upstream whose limits could be shared."""
@@ -40,8 +59,8 @@ class ToolExpert:
         """A tool holds nothing."""
 
 
-def question_of(call: Call) -> str:
-    """The text of the last user turn, or the prompt; empty where there is none.
+def read_question(call: Call, grammar: WrappingGrammar) -> CleanText:
+    """The last user turn without wrappings, or the prompt; empty where there is none.
 
     Raises:
         UpstreamError: a tool cannot answer at this endpoint, or in this conversation.
@@ -50,10 +69,10 @@ def question_of(call: Call) -> str:
         if call.endpoint == "completions":
             prompt = decode_raw_content(call.fields["prompt"])
             if isinstance(prompt, str):
-                return prompt
+                return grammar.clean(prompt)
         elif call.endpoint == "chat/completions":
             turns = [m for m in decode_raw_messages(call.fields["messages"]) if m.role == "user"]
-            return text_of(turns[-1].content) if turns else ""
+            return grammar.join(text_parts(turns[-1].content)[0] or [""]) if turns else CleanText("")
     except BAD_JSON as error:
         raise UpstreamError("declined", "is a tool and reads text only") from error
     raise UpstreamError("declined", "is a tool and reads one text")

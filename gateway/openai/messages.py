@@ -7,8 +7,43 @@ Fields = dict[str, Raw]
 """A request body by field, each value as its own bytes: what is not read travels unchanged."""
 
 TEXT_PARTS = frozenset({"text", "input_text"})
-IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
 """`input_…` are the names of the Responses API; clients send them to chat completions too."""
+SILENT_PARTS = frozenset(
+    {
+        "output_text",
+        "refusal",
+        "thinking",
+        "redacted_thinking",
+        "reasoning",
+        "reasoning_content",
+        "summary_text",
+        "tool_use",
+        "tool_result",
+        "tool_call",
+        "tool_response",
+        "function_call",
+        "function_call_output",
+        "cache_point",
+    }
+)
+"""Parts that need no sense beside reading: what models said or thought, and what tools gave them."""
+PART_ABILITIES = {
+    "image_url": "vision",
+    "input_image": "vision",
+    "image": "vision",
+    "image_file": "vision",
+    "input_audio": "audio",
+    "audio": "audio",
+    "audio_url": "audio",
+    "file": "files",
+    "input_file": "files",
+    "file_url": "files",
+    "document": "files",
+    "video_url": "video",
+    "video": "video",
+    "input_video": "video",
+}
+"""The ability that an expert needs for a part; for a part of another type, one of the type's name."""
 
 TOKENS_PER_TURN = 4
 """What the chat template adds to each message: role and separators, by OpenAI's counting guide."""
@@ -52,12 +87,45 @@ decode_raw_part = msgspec.json.Decoder(RawPart).decode
 decode_raw_content = msgspec.json.Decoder(str | list[Raw] | None).decode
 decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 decode_list = msgspec.json.Decoder(list[Raw]).decode
+_decode_text = msgspec.json.Decoder(str).decode
 encode = msgspec.json.encode
 
 
-def text_of(content: Raw) -> str:
-    """The text of a message's content: its text parts, one a line."""
-    value = decode_raw_content(content)
-    if isinstance(value, str):
-        return value
-    return "\n".join(decode_raw_part(part).text or "" for part in value or ())
+def ability_of(part_type: str) -> str | None:
+    """The ability that an expert needs to read a part of this type; None where every expert can."""
+    if part_type in TEXT_PARTS or part_type in SILENT_PARTS:
+        return None
+    return PART_ABILITIES.get(part_type, part_type)
+
+
+def text_parts(content: Raw) -> tuple[list[str], frozenset[str]]:
+    """The texts of a message's content of any shape, and the abilities that its other parts need.
+
+    Servers differ in what they take beside OpenAI's format (one part without its list, bare strings in it);
+    what cannot be read is left to the expert.
+
+    Raises:
+        DecodeError: the content is not valid JSON.
+    """
+    texts: list[str] = []
+    needs: set[str] = set()
+    for part in _decode_items(content):
+        value = bytes(memoryview(part)[:1])
+        if value == b'"':
+            texts.append(_decode_text(part))
+            continue
+        if value != b"{":
+            continue
+        try:
+            read = decode_raw_part(part)
+        except msgspec.ValidationError:
+            continue
+        if (ability := ability_of(read.type or "text")) is not None:
+            needs.add(ability)
+        elif read.text and (read.type or "text") in TEXT_PARTS:
+            texts.append(read.text)
+    return texts, frozenset(needs)
+
+
+def _decode_items(content: Raw) -> list[Raw]:
+    return decode_list(content) if bytes(memoryview(content)[:1]) == b"[" else [content]

@@ -36,7 +36,7 @@ from ..openai.messages import (
     decode_raw_part,
     encode,
 )
-from .query import strip_noise
+from ..prompts.wrappings import WrappingGrammar
 
 T = TypeVar("T")
 NotNegative = Annotated[float, Meta(ge=0)]
@@ -272,7 +272,9 @@ class ExtractedFlags:
     warnings: tuple[str, ...] = ()
 
 
-def extract_prompt_flags(fields: Fields, options: RoutingOptions, policy: Policy) -> ExtractedFlags:
+def extract_prompt_flags(
+    fields: Fields, options: RoutingOptions, policy: Policy, grammar: WrappingGrammar
+) -> ExtractedFlags:
     """Take the flags out of a chat's messages, and add those of its last message to the routing options.
 
     Goals in the routing options win over goals in the prompt; constraints of both hold.
@@ -284,7 +286,7 @@ def extract_prompt_flags(fields: Fields, options: RoutingOptions, policy: Policy
     warnings: list[str] = []
     # Most bodies hold no mark at all: a search in the raw bytes spares decoding the messages.
     if policy.in_band_flags and (raw := fields.get("messages")) and any(map(bytes(raw).__contains__, MARKS)):
-        fields, found, warnings = _strip_flags(fields, policy)
+        fields, found, warnings = _strip_flags(fields, policy, grammar)
     if not found and not options.flags:
         return ExtractedFlags(fields, options.hints, tuple(warnings))
     given = options.hints or RoutingHints()
@@ -305,7 +307,9 @@ def _apply_option_flags(hints: RoutingHints, flags: tuple[Flag, ...]) -> Routing
         raise InvalidField(f"router.flags: {error}", param="router.flags") from None
 
 
-def _strip_flags(fields: Fields, policy: Policy) -> tuple[Fields, tuple[Flag, ...], list[str]]:
+def _strip_flags(
+    fields: Fields, policy: Policy, grammar: WrappingGrammar
+) -> tuple[Fields, tuple[Flag, ...], list[str]]:
     """The body without flags, those of the last message that are followed, and complaints of the others.
 
     An unknown flag leaves its message unchanged: the text may not have been meant as a flag.
@@ -314,7 +318,7 @@ def _strip_flags(fields: Fields, policy: Policy) -> tuple[Fields, tuple[Flag, ..
         messages = decode_list(fields["messages"])
         users = [n for n, raw in enumerate(messages) if decode_raw_message(raw).role == "user"]
         decoded = {n: decode_object(messages[n]) for n in users}
-        taken = {n: _strip_content(message.get("content")) for n, message in decoded.items()}
+        taken = {n: _strip_content(message.get("content"), grammar) for n, message in decoded.items()}
         last = max(users)
     except (msgspec.MsgspecError, ValueError):
         return fields, (), []  # `parse_chat_query` reports malformed messages, with their place
@@ -332,25 +336,26 @@ def _strip_flags(fields: Fields, policy: Policy) -> tuple[Fields, tuple[Flag, ..
     return changed, () if complaints else good, complaints
 
 
-def _strip_content(content: Raw | None) -> tuple[Any, tuple[Flag, ...]]:
+def _strip_content(content: Raw | None, grammar: WrappingGrammar) -> tuple[Any, tuple[Flag, ...]]:
     """Content without flags, None where nothing is left; and the flags."""
     value = decode_raw_content(content) if content is not None else None
     if isinstance(value, str):
-        if not strip_noise(value):
+        if not grammar.clean(value).text:
             return value, ()
         taken = extract_flags(value)
         return taken.text or None, taken.flags
-    return _strip_parts(value) if value else (value, ())
+    return _strip_parts(value, grammar) if value else (value, ())
 
 
-def _strip_parts(parts: list[Raw]) -> tuple[Any, tuple[Flag, ...]]:
+def _strip_parts(parts: list[Raw], grammar: WrappingGrammar) -> tuple[Any, tuple[Flag, ...]]:
     """The first text may begin with flags, the last end with them; a text with nothing else goes."""
     texts = [n for n, raw in enumerate(parts) if decode_raw_part(raw).type in TEXT_PARTS]
     left: dict[int, Raw | None] = {}
     flags: list[Flag] = []
     for n in dict.fromkeys((*texts[:1], *texts[-1:])):
         text = decode_raw_part(parts[n]).text or ""
-        taken = extract_flags(text, start=n == texts[0], end=n == texts[-1]) if strip_noise(text) else None
+        is_noise = not grammar.clean(text).text
+        taken = None if is_noise else extract_flags(text, start=n == texts[0], end=n == texts[-1])
         if taken is not None and taken.flags:
             flags += taken.flags
             left[n] = Raw(encode({**decode_object(parts[n]), "text": taken.text})) if taken.text else None

@@ -17,9 +17,10 @@ from ..embedding import EmbedderPool
 from ..errors import ForbiddenField, InvalidField, InvalidJson, ModelNotFound
 from ..experts import Call, Expert, Fields, ToolExpert
 from ..experts.types import Endpoint
+from ..prompts.wrappings import WrappingGrammar
 from .embedding import EmbeddingInput, is_embedder_name, parse_embedding_input
 from .options import RoutingOptions, extract_prompt_flags, parse_routing_options
-from .query import parse_chat_query, parse_completion_query
+from .query import ReadRequest, parse_chat_query, parse_completion_query
 
 OWN_FIELDS = ("model", "router")
 """Fields for Thalamus itself: no expert receives them."""
@@ -70,7 +71,7 @@ class EndpointSpec:
     path: str
     endpoint: Endpoint
     check: Callable[[Fields], None]
-    query: Callable[[Fields], Query] | None
+    query: Callable[[Fields, WrappingGrammar], ReadRequest] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +120,11 @@ class RequestParser:
         policies: Mapping[str, Policy],
         experts: Mapping[str, Expert],
         embedders: EmbedderPool | None,
+        grammar: WrappingGrammar | None = None,
     ) -> None:
         self._policies = policies
         self._embedders = embedders
+        self._grammar = grammar or WrappingGrammar()
         self._tools = tuple(expert for expert in experts.values() if isinstance(expert, ToolExpert))
         self._experts = tuple(experts)
         # An expert answers to its name, and to `provider/model`: the first in the file that has it.
@@ -153,13 +156,14 @@ class RequestParser:
         if expert is not None:
             return ToExpert(call, options, expert, self._fallbacks(options))
         policy = self._policy(model, options)
-        flags = extract_prompt_flags(sent, options, policy)
+        flags = extract_prompt_flags(sent, options, policy, self._grammar)
         if flags.fields is not sent:
             call = replace(call, fields=flags.fields)
-        query = spec.query(flags.fields)
+        read = spec.query(flags.fields, self._grammar)
+        query = read.query
         # A tool is asked before routing: that it has no answer is a fact, not a prediction.
         if self._tools:
-            declined = frozenset(tool.name for tool in self._tools if tool.declines(call))
+            declined = {tool.name: why for tool in self._tools if (why := tool.decline(call, read.question))}
             query = replace(query, declined=declined) if declined else query
         return ToPolicy(call, options, policy, query, flags.hints, flags.warnings)
 

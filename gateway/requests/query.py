@@ -1,12 +1,13 @@
 """One request reduced to what routing may see.
 
 A lone user message gives the very `Query` that `routers.query_of` gives for its text, so that what was
-learned offline holds online.
+learned offline holds online. What cannot be read is left to the expert, as for one that the client named.
 """
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import ceil, isfinite
 from typing import Any
 
 import msgspec
@@ -15,202 +16,226 @@ from routers import Query, estimate_tokens, query_of
 
 from ..errors import InvalidField
 from ..openai.messages import (
-    IMAGE_PARTS,
     TEXT_PARTS,
     TOKENS_PER_TURN,
     ContentPart,
+    ability_of,
+    decode_list,
     decode_messages,
+    decode_raw_message,
+    text_parts,
 )
+from ..prompts.wrappings import CleanText, WrappingGrammar
 
 TOOL_FIELDS = ("tools", "functions")
-TOKENS_PER_IMAGE = 800
+TOKENS_PER_ATTACHMENT = 800
+"""What a picture takes at a usual size; other parts that are no text count the same."""
 MOST_TOKENS = 2**31 - 1
 BYTES_PER_TOKEN = 4
-EMPTY = (b"null", b"[]", b"{}")
+
+Fields = Mapping[str, msgspec.Raw]
 
 
-class ResponseFormat(msgspec.Struct):
-    type: str = "text"
+@dataclass(frozen=True, slots=True)
+class ReadRequest:
+    """What routing reads of a request: the query, and the last turn of the user alone, for tools."""
+
+    query: Query
+    question: CleanText
 
 
-_format = msgspec.json.Decoder(ResponseFormat | None)
-_limit = msgspec.json.Decoder(int | None)
-_prompts = msgspec.json.Decoder(str | list[Any])
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    role: str
+    texts: Sequence[str]
+    needs: Sequence[str] = ()
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.texts)
 
 
-def parse_chat_query(fields: Mapping[str, msgspec.Raw]) -> Query:
+@lru_cache(maxsize=1)
+def default_grammar() -> WrappingGrammar:
+    """The grammar of the bundled lists alone."""
+    return WrappingGrammar()
+
+
+def parse_chat_query(fields: Fields, grammar: WrappingGrammar | None = None) -> ReadRequest:
     """The query in the body of a chat completion.
 
     Raises:
-        InvalidField: `messages` is missing, empty or malformed; `param` says where.
+        InvalidField: `messages` is missing or empty, or a text in it is damaged; `param` says where.
     """
     raw = fields.get("messages")
     if raw is None:
         raise InvalidField("'messages' is missing", param="messages")
-    try:
-        messages = decode_messages(raw)
-    except msgspec.MsgspecError as error:
-        raise _refusal(error, "messages") from None
-    if not messages:
+    turns = _read_turns(raw)
+    if not turns:
         raise InvalidField("'messages' is empty: there is nothing to answer", param="messages")
-    texts: list[str] = []
-    turns: list[str] = []
-    n_images = 0
-    for message in messages:
-        content = message.content
-        text, images = (content, 0) if isinstance(content, str) else _read_parts(content)
-        texts.append(text)
-        n_images += images
-        if message.role == "user" and (ask := strip_noise(text)):
-            turns.append(ask)
-    if not turns:  # no user turn has text: take the last text of any role
-        turns = [text for text in texts if text][-1:]
+    grammar = grammar or default_grammar()
+    # What a turn says once its wrappings are off; a turn of wrappings alone asks nothing.
+    read = [grammar.join(turn.texts) for turn in turns if turn.role == "user"]
+    asks = [one.text for one in read if one.text]
+    if not asks:  # no user turn has text: take the last text of any role
+        asks = [turn.text for turn in turns if turn.text][-1:]
     # A lone turn is its own text, so that what was learned offline holds online.
     # One text for all of a conversation, because the predictors were fitted on single prompts.
-    query = query_of(turns[0] if len(turns) == 1 else build_routing_text(turns))
+    query = query_of(asks[0] if len(asks) == 1 else build_routing_text(asks))
+    needs = [ability for turn in turns for ability in turn.needs]
     # Tool descriptions are sent with every request, and fill the window as text does.
     n_tool_bytes = sum(len(bytes(fields[name])) for name in TOOL_FIELDS if name in fields)
-    extra = TOKENS_PER_IMAGE * n_images + n_tool_bytes // BYTES_PER_TOKEN
-    if query.text is not texts[0] or len(texts) > 1:
-        whole = sum(map(estimate_tokens, texts)) + TOKENS_PER_TURN * (len(texts) - 1)
+    extra = TOKENS_PER_ATTACHMENT * len(needs) + n_tool_bytes // BYTES_PER_TOKEN
+    first = turns[0].texts
+    if len(turns) > 1 or len(first) != 1 or query.text is not first[0]:
+        whole = sum(estimate_tokens(turn.text) for turn in turns) + TOKENS_PER_TURN * (len(turns) - 1)
         extra += whole - query.n_input_tokens
-    return _add_requirements(query, fields, extra, n_images > 0)
+    query = _add_requirements(query, fields, extra, needs)
+    return ReadRequest(query, read[-1] if read else CleanText(""))
 
 
-def parse_completion_query(fields: Mapping[str, msgspec.Raw]) -> Query:
+def parse_completion_query(fields: Fields, grammar: WrappingGrammar | None = None) -> ReadRequest:
     """The query in the body of a plain completion: its prompt, the first where there are several.
 
     Raises:
-        InvalidField: `prompt` is missing or malformed.
+        InvalidField: `prompt` is missing, or a text in it is damaged.
     """
-    texts, n_ids = _texts(fields, "prompt")
-    return _add_requirements(query_of(texts[0]), fields, n_ids + sum(map(estimate_tokens, texts[1:])), False)
+    raw = fields.get("prompt")
+    if raw is None:
+        raise InvalidField("'prompt' is missing", param="prompt")
+    texts, n_ids = _read_prompts(raw)
+    first = (grammar or default_grammar()).clean(texts[0])
+    query = query_of(first.text or texts[0])
+    extra = n_ids + sum(map(estimate_tokens, texts)) - query.n_input_tokens
+    question = first if len(texts) == 1 and not n_ids else CleanText("")
+    return ReadRequest(_add_requirements(query, fields, extra, ()), question)
 
 
-def _read_parts(content: list[ContentPart] | None) -> tuple[str, int]:
-    """The text of a message's parts, and how many of them are pictures."""
-    if not content:
-        return "", 0
-    texts = [part.text for part in content if part.text and part.type in TEXT_PARTS]
-    return "\n".join(texts), sum(part.type in IMAGE_PARTS for part in content)
+def _read_turns(raw: msgspec.Raw) -> list[_Turn]:
+    """The turns of a conversation; one that no server could read has no text."""
+    try:
+        return [
+            _Turn(message.role, (content,))
+            if isinstance(content := message.content, str)
+            else _read_parts(message.role, content)
+            for message in decode_messages(raw)
+        ]
+    except msgspec.ValidationError:
+        return [_read_turn(message) for message in _decode_messages(raw)]
+    except msgspec.MsgspecError as error:
+        raise _refusal(error, "messages") from None
 
 
-def _add_requirements(
-    query: Query, fields: Mapping[str, msgspec.Raw], extra_tokens: int, has_images: bool
-) -> Query:
-    has_tools = any(name in fields and bytes(fields[name]) not in EMPTY for name in TOOL_FIELDS)
-    wants_json = "response_format" in fields and _wants_json(fields)
+def _decode_messages(raw: msgspec.Raw) -> list[msgspec.Raw]:
+    try:
+        return decode_list(raw)
+    except msgspec.ValidationError:
+        raise InvalidField("'messages' must be a list", param="messages") from None
+
+
+def _read_parts(role: str, content: list[ContentPart] | None) -> _Turn:
+    parts = content or ()
+    texts = [part.text for part in parts if part.text and part.type in TEXT_PARTS]
+    return _Turn(role, texts or ("",), [need for part in parts if (need := ability_of(part.type))])
+
+
+def _read_turn(raw: msgspec.Raw) -> _Turn:
+    """A turn of any shape: servers take more than OpenAI's format, and refuse what they do not take."""
+    try:
+        message = decode_raw_message(raw)
+        texts, needs = text_parts(message.content)
+    except msgspec.ValidationError:
+        return _Turn("", ("",))
+    except msgspec.MsgspecError as error:
+        raise _refusal(error, "messages") from None
+    return _Turn(message.role, texts or ("",), sorted(needs))
+
+
+def _add_requirements(query: Query, fields: Fields, extra_tokens: int, needs: Sequence[str]) -> Query:
+    has_tools = any(name in fields and _has_items(fields[name]) for name in TOOL_FIELDS)
+    wants_json = "response_format" in fields and _wants_json(fields["response_format"])
     limit = _parse_output_limit(fields)
-    if not (extra_tokens or has_images or has_tools or wants_json or limit is not None):
+    outputs = _read_modalities(fields["modalities"]) if "modalities" in fields else ()
+    if not (extra_tokens or needs or outputs or has_tools or wants_json or limit is not None):
         return query
     return replace(
         query,
         n_input_tokens=query.n_input_tokens + extra_tokens,
         max_output_tokens=limit,
-        has_images=has_images,
+        needs=frozenset((*needs, *outputs)),
         has_tools=has_tools,
         wants_json=wants_json,
     )
 
 
-def _wants_json(fields: Mapping[str, msgspec.Raw]) -> bool:
-    wish = _decode(_format, fields, "response_format")
-    return wish is not None and wish.type in ("json_object", "json_schema")
+def _has_items(raw: msgspec.Raw) -> bool:
+    """Whether a list (or what stands in its place) holds anything, however its emptiness is written."""
+    text = bytes(memoryview(raw)[:64])
+    if text[:1] in (b"[", b"{"):
+        rest = text[1:].lstrip()
+        # Blanks without end need the whole value.
+        return (rest or bytes(raw)[1:].lstrip())[:1] not in (b"]", b"}")
+    return text not in (b"null", b"false", b'""')
 
 
-def _parse_output_limit(fields: Mapping[str, msgspec.Raw]) -> int | None:
+def _wants_json(raw: msgspec.Raw) -> bool:
+    wish = _decode(raw)
+    return isinstance(wish, dict) and wish.get("type") in ("json_object", "json_schema")
+
+
+def _read_modalities(raw: msgspec.Raw) -> list[str]:
+    """The abilities for an answer in more than text: `["text", "audio"]` needs `audio_output`."""
+    wish = _decode(raw)
+    kinds = wish if isinstance(wish, list) else ()
+    return [f"{kind}_output" for kind in kinds if isinstance(kind, str) and kind != "text"]
+
+
+def _parse_output_limit(fields: Fields) -> int | None:
+    """The longest answer asked for, as clients write it: 512, 512.0, "512"; −1 and null are no limit."""
     # OpenAI's newer name first; where both are sent its models follow the newer one.
     for name in ("max_completion_tokens", "max_tokens"):
-        if name in fields and (limit := _decode(_limit, fields, name)) is not None:
-            if limit < 0:
-                raise InvalidField(f"'{name}' must not be negative", param=name)
-            if limit > MOST_TOKENS:
-                raise InvalidField(f"'{name}' must not be more than {MOST_TOKENS}", param=name)
-            return int(limit)
+        if name in fields:
+            value = _decode(fields[name])
+            try:
+                limit = float(value) if isinstance(value, (int, float, str)) else -1.0
+            except (ValueError, OverflowError):
+                continue
+            if value is not True and value is not False and isfinite(limit) and 0 <= limit <= MOST_TOKENS:
+                return ceil(limit)
     return None
 
 
-def _texts(fields: Mapping[str, msgspec.Raw], name: str) -> tuple[list[str], int]:
+def _read_prompts(raw: msgspec.Raw) -> tuple[list[str], int]:
     """The texts of a field that may hold one, several, or token ids; and how many ids there are."""
-    if name not in fields:
-        raise InvalidField(f"'{name}' is missing", param=name)
-    value = _decode(_prompts, fields, name)
-    items: list[Any] = [value] if isinstance(value, str) else value
-    if not items:
-        raise InvalidField(f"'{name}' is empty", param=name)
-    kinds = set(map(type, items))
-    if kinds == {str}:
-        return items, 0
-    if kinds == {int} or kinds == {list}:
-        return [""], sum(len(item) for item in items) if kinds == {list} else len(items)
-    raise InvalidField(f"'{name}' must be text, a list of texts, or token ids", param=name)
-
-
-def _decode(decoder: msgspec.json.Decoder[Any], fields: Mapping[str, msgspec.Raw], name: str) -> Any:
     try:
-        return decoder.decode(fields[name])
+        value = msgspec.json.decode(raw)
     except msgspec.MsgspecError as error:
-        raise _refusal(error, name) from None
+        raise _refusal(error, "prompt") from None
+    items: list[Any] = value if isinstance(value, list) else [value]
+    texts = [item for item in items if isinstance(item, str)]
+    n_ids = sum(len(item) if isinstance(item, list) else isinstance(item, int) for item in items)
+    return texts or [""], n_ids
+
+
+def _decode(raw: msgspec.Raw) -> Any:
+    """The value of a field of any kind; None where it cannot be read, which is for the expert to say."""
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _refusal(error: msgspec.MsgspecError, name: str) -> InvalidField:
-    """The decoder's complaint, with its place spelt from the body's root: `messages[0].content`."""
-    what, _, where = str(error).partition(" - at `$")
-    param = name + where.rstrip("`")
-    return InvalidField(f"{param}: {what[0].lower()}{what[1:].replace('`', '')}", param=param)
+    """The decoder's complaint about a text."""
+    what = str(error)
+    return InvalidField(f"{name}: {what[0].lower()}{what[1:].replace('`', '')}", param=name)
 
-
-NOISE_TAGS = (
-    "system-reminder",
-    "system_reminder",
-    "environment_details",
-    "environment_context",
-    "user_instructions",
-    "user_info",
-    "project_layout",
-    "git_status",
-    "open_and_recently_viewed_files",
-    "attached_files",
-    "current_file",
-    "additional_data",
-    "rules",
-    "tool_result",
-    "tool_response",
-    "tool_output",
-    "function_results",
-    "function_result",
-    "command-name",
-    "command-message",
-    "command-args",
-    "command-output",
-    "local-command-stdout",
-    "local-command-stderr",
-    "local-command-caveat",
-    "bash-input",
-    "bash-stdout",
-    "bash-stderr",
-    "ide_opened_file",
-    "ide_selection",
-    "new-diagnostics",
-)
-_OPENING = re.compile(rf"<({'|'.join(map(re.escape, NOISE_TAGS))})(?:\s[^<>]{{0,200}})?>")
-_TOOL_OUTPUT = re.compile(
-    r"\[[\w-]{1,60}(?: for '[^\n]{0,300}')?\] Result:|EXECUTION RESULT of \[|OBSERVATION:\n"
-)
 
 CONTEXT_CHARS = 480
 """At most so much of the earlier turns stands beside the last one."""
 SHORT_TURN_CHARS = 80
 """A last turn below this ("commit it") says little by itself and gets the whole context."""
 GAP = "\n\n"
-
-
-def strip_noise(text: str) -> str:
-    """The turn without pasted noise; a turn without noise comes back as it is, a tool's output as nothing."""
-    # Some agents send a tool's output as a user turn of its own: no part of it is a person's request.
-    if _TOOL_OUTPUT.match(text):
-        return ""
-    return _without_tags(text) if "<" in text else text
 
 
 def build_routing_text(turns: Sequence[str]) -> str:
@@ -231,22 +256,3 @@ def build_routing_text(turns: Sequence[str]) -> str:
             parts.append(turn[:room])
             room -= len(turn)
     return GAP.join(parts)
-
-
-def _without_tags(text: str) -> str:
-    """Drop each element of `NOISE_TAGS`; one that is never closed stays. Linear in the text's length."""
-    kept: list[str] = []
-    end = 0
-    unclosed: set[str] = set()
-    for opening in _OPENING.finditer(text):
-        tag = opening[1]
-        if opening.start() < end or tag in unclosed:
-            continue
-        # Plain search keeps this linear; a regex over nested tags would not be.
-        closing = text.find(f"</{tag}>", opening.end())
-        if closing < 0:
-            unclosed.add(tag)
-            continue
-        kept.append(text[end : opening.start()])
-        end = closing + len(tag) + 3
-    return "".join((*kept, text[end:])).strip() if end else text

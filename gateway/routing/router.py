@@ -10,6 +10,7 @@ import random
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -30,7 +31,7 @@ from routers import (
     load_embedder,
 )
 
-from ..config import Config
+from ..config import Ability, Config
 from ..errors import BusyError, GatewayError, InvalidField, NothingEligible, Unavailable
 from ..requests.parsing import ToPolicy
 from .embedding_batcher import Budget, EmbeddingBatcher
@@ -129,6 +130,9 @@ class Router:
         except Infeasible as error:
             if error.temporary:
                 raise Unavailable(str(error), retry_after_s=RETRY_AFTER_S) from None
+            if any(request.query.needs for request in requests):
+                fix = f"send it without these parts, or {_suggest_abilities(requests)}"
+                raise NothingEligible(f"{error}; {fix}", param="messages") from None
             raise NothingEligible(str(error), param="router") from None
         except Unreachable as error:
             raise InvalidField(str(error), param="router") from None
@@ -142,6 +146,17 @@ class Router:
         if part not in self.failing:
             log.warning("%s: %s: %s", problem, type(error).__name__, error)
         self.failing[part] = problem
+
+
+def _suggest_abilities(requests: Sequence[ToPolicy]) -> str:
+    """What an expert needs in the configuration to read these requests."""
+    needs = frozenset().union(*(request.query.needs for request in requests))
+    known = sorted(needs.intersection(get_args(Ability)))
+    return " and ".join(
+        f"give an expert that can `{key}: [{', '.join(names)}]`"
+        for key, names in (("abilities", known), ("content_parts", sorted(needs.difference(known))))
+        if names
+    )
 
 
 def _advance(

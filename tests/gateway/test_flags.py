@@ -15,6 +15,7 @@ from gateway.app import build_application, build_services
 from gateway.config import Config
 from gateway.errors import InvalidField
 from gateway.experts.openai_compatible import Transport
+from gateway.prompts.wrappings import WrappingGrammar
 from gateway.requests.options import NO_OPTIONS, extract_prompt_flags, parse_routing_options
 from gateway.testing import FakeUpstream
 from policies import Objective, Policy, Require
@@ -25,6 +26,7 @@ from tests.fakes.serving import gateway as routed
 
 LARGE, SMALL = "large-70b", "small-1b"
 FLAG = "[Flag: Smallest model]"
+GRAMMAR = WrappingGrammar()
 
 
 @pytest_asyncio.fixture
@@ -187,7 +189,9 @@ def raw(messages: str) -> dict[str, msgspec.Raw]:
 
 
 def rewritten(messages: str) -> str:
-    return bytes(extract_prompt_flags(raw(messages), NO_OPTIONS, Policy("p")).fields["messages"]).decode()
+    return bytes(
+        extract_prompt_flags(raw(messages), NO_OPTIONS, Policy("p"), GRAMMAR).fields["messages"]
+    ).decode()
 
 
 def test_only_a_message_that_bears_a_flag_is_written_anew() -> None:
@@ -200,14 +204,17 @@ def test_only_a_message_that_bears_a_flag_is_written_anew() -> None:
     assert json.loads(whole)[1] == {"role": "user", "name": "z", "content": "now"}
     untouched = f"[{first}, " + '{"role": "user", "content": "now"}]'
     fields = raw(untouched)
-    assert extract_prompt_flags(fields, NO_OPTIONS, Policy("p")).fields is fields
+    assert extract_prompt_flags(fields, NO_OPTIONS, Policy("p"), GRAMMAR).fields is fields
 
 
 @pytest.mark.parametrize("last", ["now", "now [Flag: latest]", "now [Flag: red team]"])
 def test_a_flag_of_an_earlier_turn_is_not_followed_and_reaches_nobody(last: str) -> None:
     turns = [("user", f"{FLAG} before"), ("assistant", f"well {FLAG}"), ("user", last)]
     record = extract_prompt_flags(
-        raw(json.dumps([{"role": role, "content": text} for role, text in turns])), NO_OPTIONS, Policy("p")
+        raw(json.dumps([{"role": role, "content": text} for role, text in turns])),
+        NO_OPTIONS,
+        Policy("p"),
+        GRAMMAR,
     )
     contents = [message["content"] for message in json.loads(bytes(record.fields["messages"]))]
     assert contents == ["before", f"well {FLAG}", last.removesuffix(" [Flag: latest]")]
@@ -251,7 +258,7 @@ def test_what_the_request_says_beside_its_text_wins_and_constraints_add_up() -> 
     text = '[{"role": "user", "content": "Hi [Flag: Smallest model] [Flag: security = eu]"}]'
     policy = Policy("p", Objective(cost=0.2))
     require = Require(labels=frozenset({("security", "eu")}))
-    plain = extract_prompt_flags(raw(text), NO_OPTIONS, policy)
+    plain = extract_prompt_flags(raw(text), NO_OPTIONS, policy, GRAMMAR)
     assert plain.hints == PolicyHints(require, Objective(cost=0.2, first=("smallest",)))
     for router, objective in (
         ({"flags": ["latest"]}, Objective(cost=0.2, first=("latest",))),
@@ -259,9 +266,11 @@ def test_what_the_request_says_beside_its_text_wins_and_constraints_add_up() -> 
         ({"weights": {"cost": 0.5}, "flags": ["latest"]}, Objective(cost=0.5, first=("latest",))),
     ):
         asked = parse_routing_options({"router": msgspec.Raw(msgspec.json.encode(router))}, {})
-        assert extract_prompt_flags(raw(text), asked, policy).hints == PolicyHints(require, objective)
+        assert extract_prompt_flags(raw(text), asked, policy, GRAMMAR).hints == PolicyHints(
+            require, objective
+        )
     asked = parse_routing_options({}, {b"x-router-flags": b"latest, size = 0.3"})
-    hints = extract_prompt_flags(raw(text), asked, policy).hints
+    hints = extract_prompt_flags(raw(text), asked, policy, GRAMMAR).hints
     assert hints is not None
     assert hints.objective == Objective(cost=0.2, first=("latest",), goals=(("size", 0.3),))
 
@@ -292,4 +301,5 @@ def test_a_wrong_value_in_the_text_is_refused_where_the_policy_is_strict() -> No
             raw('[{"role": "user", "content": "Hi [Flag: size = 3]"}]'),
             NO_OPTIONS,
             Policy("p", unknown_flags="refuse"),
+            GRAMMAR,
         )

@@ -31,7 +31,7 @@ def test_a_known_model_has_price_window_and_abilities() -> None:
     assert 0 < facts.input_usd_per_token < facts.output_usd_per_token < 1e-4
     assert facts.context_tokens is not None
     assert facts.context_tokens >= 100_000
-    assert facts.abilities == frozenset({"vision", "tools", "json"})
+    assert facts.abilities == frozenset({"vision", "tools", "json", "files"})
 
 
 def test_another_provider_of_the_same_model_has_its_own_price(table: dict[str, msgspec.Raw]) -> None:

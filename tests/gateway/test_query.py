@@ -1,5 +1,6 @@
 """What routing sees of a request."""
 
+import json
 from typing import Any
 
 import msgspec
@@ -8,12 +9,10 @@ import pytest
 from gateway.errors import InvalidField
 from gateway.requests.query import (
     CONTEXT_CHARS,
-    NOISE_TAGS,
-    TOKENS_PER_IMAGE,
+    TOKENS_PER_ATTACHMENT,
     build_routing_text,
     parse_chat_query,
     parse_completion_query,
-    strip_noise,
 )
 from routers import Query, estimate_tokens, query_of
 
@@ -25,7 +24,7 @@ def raw(body: dict[str, Any]) -> dict[str, msgspec.Raw]:
 
 
 def chat(*messages: Any, **fields: Any) -> Query:
-    return parse_chat_query(raw({"messages": messages, **fields}))
+    return parse_chat_query(raw({"messages": messages, **fields})).query
 
 
 def user(content: Any) -> dict[str, Any]:
@@ -51,7 +50,7 @@ def assistant(content: Any = "ok") -> dict[str, Any]:
 def test_a_lone_user_message_is_the_query_of_its_text(prompt: str) -> None:
     assert chat(user(prompt)) == query_of(prompt)
     assert chat(user([{"type": "text", "text": prompt}])) == query_of(prompt)
-    assert parse_completion_query(raw({"prompt": prompt})) == query_of(prompt)
+    assert parse_completion_query(raw({"prompt": prompt})).query == query_of(prompt)
 
 
 def test_a_short_last_turn_is_read_in_the_light_of_what_was_asked_before() -> None:
@@ -89,28 +88,6 @@ def test_tokens_are_those_of_the_whole_request() -> None:
     assert query.n_input_tokens >= estimate_tokens(tool_output)
 
 
-@pytest.mark.parametrize("tag", NOISE_TAGS)
-def test_what_a_harness_pastes_is_not_the_ask(tag: str) -> None:
-    query = chat(user(f"Fix the bug.\n<{tag}>\nbe <b>quiet</b>\n</{tag}>\n"))
-    assert query.text == "Fix the bug."
-    assert query.n_input_tokens > estimate_tokens("Fix the bug.")
-
-
-def test_several_reminders_are_all_stripped() -> None:
-    reminder = "<system-reminder>a</system-reminder>"
-    assert strip_noise(f"{reminder}One<bash-stdout x='1'>b</bash-stdout> two{reminder}") == "One two"
-
-
-def test_a_tag_that_is_never_closed_is_the_users_own_words() -> None:
-    text = "What does <system-reminder> mean in a prompt?"
-    assert strip_noise(text) == text
-
-
-def test_stripping_takes_linear_time_on_hostile_text() -> None:
-    hostile = "".join(f"<{tag}>" for tag in NOISE_TAGS) * 20_000
-    assert strip_noise(hostile) == hostile
-
-
 @pytest.mark.parametrize(
     "output",
     [
@@ -145,9 +122,9 @@ def test_images_are_seen_and_counted(kind: str) -> None:
             ]
         )
     )
-    assert query.has_images
+    assert query.needs == {"vision"}
     assert query.text == "What is this?"
-    assert query.n_input_tokens == query_of("What is this?").n_input_tokens + TOKENS_PER_IMAGE
+    assert query.n_input_tokens == query_of("What is this?").n_input_tokens + TOKENS_PER_ATTACHMENT
 
 
 @pytest.mark.parametrize("field", ["tools", "functions"])
@@ -157,9 +134,10 @@ def test_tools_are_seen_and_counted(field: str) -> None:
     assert query.n_input_tokens > 100
 
 
-@pytest.mark.parametrize("value", [None, []])
-def test_an_empty_list_of_tools_is_no_tools(value: object) -> None:
-    assert not chat(user("Hi"), tools=value).has_tools
+@pytest.mark.parametrize("value", [b"null", b"[]", b"[ ]", b"[\n\t]", b"{}", b"{ }", b"[" + b" " * 99 + b"]"])
+def test_an_empty_list_of_tools_is_no_tools(value: bytes) -> None:
+    fields = {**raw({"messages": [user("Hi")]}), "tools": msgspec.Raw(value)}
+    assert not parse_chat_query(fields).query.has_tools
 
 
 @pytest.mark.parametrize(
@@ -185,14 +163,14 @@ def test_unknown_fields_and_roles_are_nobodys_business() -> None:
 
 
 def test_several_prompts_are_routed_by_the_first_and_counted_all() -> None:
-    query = parse_completion_query(raw({"prompt": ["one", "two" * 100]}))
+    query = parse_completion_query(raw({"prompt": ["one", "two" * 100]})).query
     assert query.text == "one"
     assert query.n_input_tokens > 70
 
 
 @pytest.mark.parametrize(("value", "n_tokens"), [([1, 2, 3], 3), ([[1, 2], [3]], 3)])
 def test_token_ids_cannot_be_read_but_are_counted(value: object, n_tokens: int) -> None:
-    query = parse_completion_query(raw({"prompt": value}))
+    query = parse_completion_query(raw({"prompt": value})).query
     assert (query.text, query.n_input_tokens) == ("", n_tokens)
 
 
@@ -201,46 +179,101 @@ def test_token_ids_cannot_be_read_but_are_counted(value: object, n_tokens: int) 
     [
         ({}, "messages"),
         ({"messages": []}, "messages"),
-        ({"messages": "Hi"}, "messages"),
         ({"messages": None}, "messages"),
-        ({"messages": ["Hi"]}, "messages[0]"),
-        ({"messages": [user("a"), {"content": "b"}]}, "messages[1]"),
-        ({"messages": [user(3)]}, "messages[0].content"),
-        ({"messages": [user([{"text": "a"}])]}, "messages[0].content[0]"),
-        ({"messages": [user("a")], "max_tokens": "many"}, "max_tokens"),
-        ({"messages": [user("a")], "max_tokens": -1}, "max_tokens"),
-        ({"messages": [user("a")], "response_format": "json"}, "response_format"),
     ],
 )
-def test_a_malformed_conversation_is_refused_where_it_is_malformed(body: dict[str, Any], param: str) -> None:
+def test_a_conversation_without_a_message_is_refused(body: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidField) as caught:
         parse_chat_query(raw(body))
     assert (caught.value.status, caught.value.param) == (400, param)
 
 
-@pytest.mark.parametrize("value", [None, [], 3, {"a": 1}, ["a", 1], [True]])
-def test_a_malformed_prompt_is_refused(value: object) -> None:
-    with pytest.raises(InvalidField) as caught:
-        parse_completion_query(raw({"prompt": value}))
-    assert caught.value.param == "prompt"
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (["one", "two"], "one\ntwo"),
+        ({"type": "text", "text": "one"}, "one"),
+        ([{"text": "one"}], "one"),
+        ([{"type": "text", "text": None}], ""),
+        ([{"type": "text", "text": 7}, {"type": "text", "text": "one"}], "one"),
+        ([None, 3, [], {"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "one"}], "one"),
+        (3, ""),
+        ({}, ""),
+    ],
+)
+def test_content_of_any_shape_is_read_as_far_as_it_is_text(content: Any, text: str) -> None:
+    query = chat(user(content))
+    assert (query.text, query.needs) == (text, frozenset())
+
+
+@pytest.mark.parametrize("message", ["Hi", None, 3, [], {"content": "b"}, {"role": 5, "content": "b"}])
+def test_a_message_of_another_format_is_left_to_the_expert(message: Any) -> None:
+    assert chat(message, user("Sort the list.")).text == "Sort the list."
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (-1, None),
+        (4096.0, 4096),
+        (6000.5, 6001),
+        ("512", 512),
+        (None, None),
+        (0, 0),
+        ("many", None),
+        ([], None),
+        (True, None),
+        (10**30, None),
+    ],
+)
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_the_limit_of_the_answer_is_read_as_clients_write_it(name: str, value: Any, expected: Any) -> None:
+    fields = {**raw({"messages": [user("x")]}), name: msgspec.Raw(json.dumps(value).encode())}
+    assert parse_chat_query(fields).query.max_output_tokens == expected
+
+
+@pytest.mark.parametrize("value", ["json", 3, None, {"type": 5}, []])
+def test_a_format_of_another_kind_is_left_to_the_expert(value: Any) -> None:
+    assert not chat(user("Hi"), response_format=value).wants_json
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [([], ""), (3, ""), ({"a": 1}, ""), (["a", 1], "a"), ([True], "")]
+)
+def test_a_prompt_of_another_kind_is_left_to_the_expert(value: object, text: str) -> None:
+    assert parse_completion_query(raw({"prompt": value})).query.text == text
+
+
+@pytest.mark.parametrize(
+    ("kind", "ability"),
+    [
+        ("image_url", "vision"),
+        ("input_audio", "audio"),
+        ("audio_url", "audio"),
+        ("file", "files"),
+        ("input_file", "files"),
+        ("document", "files"),
+        ("video_url", "video"),
+        ("hologram", "hologram"),
+    ],
+)
+def test_a_part_that_is_no_text_needs_an_ability(kind: str, ability: str) -> None:
+    parts = [{"type": "text", "text": "What is this?"}, {"type": kind, kind: {"data": "AAAA"}}]
+    query = chat(user(parts))
+    assert (query.text, set(query.needs)) == ("What is this?", {ability})
+    assert query.n_input_tokens == query_of("What is this?").n_input_tokens + TOKENS_PER_ATTACHMENT
+
+
+def test_an_answer_in_more_than_text_needs_an_ability() -> None:
+    assert chat(user("Hi"), modalities=["text", "audio"]).needs == {"audio_output"}
+    assert not chat(user("Hi"), modalities=["text"]).needs
+    assert not chat(user("Hi"), modalities=None).needs
 
 
 def test_no_turns_make_no_text() -> None:
     assert build_routing_text([]) == ""
 
 
-@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
-def test_an_output_limit_beyond_all_measure_is_refused_by_name(name: str) -> None:
-    with pytest.raises(InvalidField, match=f"'{name}' must not be more than") as refused:
-        parse_chat_query({**raw({"messages": [user("x")]}), name: msgspec.Raw(b"99999999999999999999999999")})
-    assert refused.value.param == name
-
-
 def test_a_message_without_content_bears_no_image() -> None:
-    assert not chat(user("Hi"), assistant(None), user("Go on")).has_images
-    assert not chat(user("Hi"), assistant([]), user("Go on")).has_images
-
-
-def test_a_refusal_names_the_place_and_then_the_reason() -> None:
-    with pytest.raises(InvalidField, match=r"^messages\[0\]\.role: expected str, got int$"):
-        chat({"role": 5, "content": "Hi"})
+    assert not chat(user("Hi"), assistant(None), user("Go on")).needs
+    assert not chat(user("Hi"), assistant([]), user("Go on")).needs

@@ -111,7 +111,7 @@ def test_nobody_left_is_infeasible_and_says_whether_time_helps() -> None:
     ("query", "word"),
     [
         (Query("x", 900, max_output_tokens=200), "context window"),
-        (Query("x", 9, has_images=True), "images"),
+        (Query("x", 9, needs=frozenset({"vision"})), "images"),
         (Query("x", 9, has_tools=True), "tools"),
     ],
 )
@@ -149,7 +149,7 @@ def test_a_window_holds_the_conversation_and_the_longest_answer(
 
 
 def test_a_tool_that_has_no_answer_is_left_out() -> None:
-    decision = decide(predict([0.9, 0.5, 0.4]), query=Query("x", 1, declined=frozenset({"large"})))
+    decision = decide(predict([0.9, 0.5, 0.4]), query=Query("x", 1, declined={"large": "cannot answer this"}))
     assert decision.chosen == "medium"
     assert "cannot answer" in decision.rejections["large"]
 

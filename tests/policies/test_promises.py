@@ -141,11 +141,11 @@ def test_the_first_rule_that_an_expert_fails_names_its_reason(n: int) -> None:
         "x",
         10,
         max_output_tokens=1000 if "context window" in words else None,
-        has_images="images" in words,
+        needs=frozenset({"vision"} if "images" in words else ()),
         has_tools="tools" in words,
     )
     if "cannot answer this" in words:
-        query = replace(query, declined=frozenset({"a"}))
+        query = replace(query, declined={"a": "cannot answer this"})
     able = ExpertProfile("b", "m", labels=frozenset({("region", "eu")}))
     failing = ExpertProfile("a", "m", context_tokens=100, abilities=frozenset())
     fleet = Fleet(np.array([False, True]), np.zeros(2), {"a": "down"})

@@ -1,0 +1,1 @@
+"""What the texts of a request say: the user's words without wrappings, and what is asked of the answer."""
