@@ -22,6 +22,9 @@ from typing import ClassVar, Literal
 
 import msgspec
 
+MAX_RETRY_AFTER_S = 3600.0
+"""An upstream's `Retry-After` is obeyed for at most so long: a mistaken date must not end an expert."""
+
 INTERNAL_ERROR = "the gateway failed; its log says why"
 
 
@@ -166,15 +169,20 @@ FailureKind = Literal[
     "error_event",
     "busy",
     "declined",
+    "unsupported",
+    "quota",
 ]
 FAILURE_STATUS: dict[FailureKind, int] = {"timeout": 504, "stall": 504, "busy": 503, "declined": 422}
+NO_FAULT_OF_EXPERT: frozenset[FailureKind] = frozenset({"refused", "busy", "declined", "unsupported"})
+SAME_AGAIN: frozenset[FailureKind] = frozenset({"refused", "declined", "unsupported", "quota"})
 
 
 class UpstreamError(Exception):
     """A call that gave no answer.
 
     Attributes:
-        kind: how it failed; `refused`: the request is at fault, no other expert should be called.
+        kind: how it failed; `refused`: the request is at fault, no other expert should be called;
+            `unsupported`: this expert cannot take the request, another may; `quota`: it is not paid for.
         message: what the expert did, to follow its name ("answered 500"); never holds a secret.
         status: HTTP status of the upstream, where there was one.
         body, content_type: what the upstream answered, for a refusal that goes back as it is.
@@ -209,11 +217,19 @@ class UpstreamError(Exception):
     @property
     def faults_expert(self) -> bool:
         """Whether the failure tells of the expert's health, not of the request."""
-        return self.moves_on and not self.context_too_long and self.kind not in ("busy", "declined")
+        return not self.context_too_long and self.kind not in NO_FAULT_OF_EXPERT
+
+    @property
+    def can_succeed_later(self) -> bool:
+        """Whether the same call of the same expert may succeed a little later."""
+        return not (self.context_too_long or self.kind in SAME_AGAIN or self.status in (401, 403, 404))
 
     @property
     def client_status(self) -> int:
         """The status for the client where no other expert could answer either."""
         if self.status in (429, 503, 504):
             return self.status
-        return FAILURE_STATUS.get(self.kind, 504 if self.status == 408 else 502)
+        # Neither is in an RFC: Groq's "no capacity" and Anthropic's "overloaded".
+        if self.status in (498, 529):
+            return 503
+        return FAILURE_STATUS.get(self.kind, 504 if self.status in (408, 522, 524) else 502)

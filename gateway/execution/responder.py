@@ -13,18 +13,20 @@ from ..asgi.application import Exchange, Headers, fresh_id, header_value
 from ..errors import ExpertFailed, GatewayError
 from ..experts.types import Reply, UpstreamError
 from ..fleet.health import FleetState
+from ..openai.conversion import convert_to_events
 from ..openai.events import (
     DONE,
     EventStream,
     add_usage_to_events,
     build_error_event,
-    convert_to_events,
     encode_event,
 )
 from .executor import Accounting, ExecutionRequest, ExecutionTrace, PlanExecutor, debug_json, failure_record
 
 Execute = Callable[[ExecutionRequest, ExecutionTrace], Awaitable[Reply]]
 COST_DIGITS = 10
+SAID_KINDS = frozenset({"status", "refused", "unsupported", "quota"})
+"""Within a stream all of these are errors that an event told of."""
 
 
 class Responder:
@@ -99,9 +101,8 @@ class Responder:
                     await exchange.stream(ready)
             except UpstreamError as error:
                 failure = error
-                await exchange.end_stream(
-                    build_error_event(f"{name} {error.message}", f"stream_{error.kind}")
-                )
+                kind = "error_event" if error.kind in SAID_KINDS else error.kind
+                await exchange.end_stream(build_error_event(f"{name} {error.message}", f"stream_{kind}"))
             else:
                 trace.usage = stream.events.usage
                 trace.streaming_s = perf_counter() - start

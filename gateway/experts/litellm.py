@@ -13,8 +13,8 @@ import msgspec
 from ..config import DeploymentConfig, ExpertConfig, TimeoutConfig
 from ..openai.answers import check_answer
 from ..openai.events import EventStream
+from ..openai.failures import ErrorObject, build_failure
 from ..waiting import ConcurrencyLimit
-from .failures import MOVES_ON, SECRET_STATUS
 from .prompt_preset import PromptPreset
 from .types import Call, Reply, UpstreamError
 
@@ -60,7 +60,6 @@ PARAMETERS = frozenset(
 """What LiteLLM is given of a client's fields: it takes addresses, keys and callbacks by keyword too."""
 
 FUNCTIONS = {"chat/completions": "acompletion", "completions": "atext_completion", "embeddings": "aembedding"}
-MAX_SAID_CHARS = 300
 
 
 def load_litellm() -> Any:
@@ -179,7 +178,7 @@ class LiteLLMExpert:
         events = EventStream(
             _reader(answer),
             close,
-            first_token_at=start + self._timeouts.first_token_s,
+            first_token_s=self._timeouts.first_token_s,
             between_s=self._timeouts.between_tokens_s,
             end_at=start + self._timeouts.total_s,
         )
@@ -251,23 +250,8 @@ def failure_of(error: Exception) -> UpstreamError:
         return UpstreamError("timeout", "took longer than its time-out allows", status=408)
     if kind == "APIConnectionError" or status is None:
         return UpstreamError("connect", "could not be reached through LiteLLM")
-    too_long = kind == "ContextWindowExceededError"
-    refused = 400 <= status < 500 and status not in MOVES_ON and not too_long
-    said = "" if status in SECRET_STATUS else str(error)[:MAX_SAID_CHARS]
-    envelope = {"error": {"message": said, "type": "invalid_request_error", "param": None, "code": None}}
-    return UpstreamError(
-        "refused" if refused else "status",
-        f"answered {status}{': ' + said if said else ''}",
-        status=status,
-        body=msgspec.json.encode(envelope) if refused or too_long else None,
-        retry_after_s=_retry_after_s(error),
-        context_too_long=too_long,
-    )
-
-
-def _retry_after_s(error: Exception) -> float | None:
+    code = getattr(error, "code", None)
+    words = (code, kind) if isinstance(code, str) else (kind,)
     headers = getattr(getattr(error, "response", None), "headers", None)
-    try:
-        return max(0.0, float(headers["retry-after"])) if headers else None
-    except (KeyError, ValueError):
-        return None
+    said = ErrorObject(str(error), words, code=code if isinstance(code, str) else None)
+    return build_failure(said, status, headers=headers or {})

@@ -21,7 +21,10 @@ from ..config import DeploymentConfig, ExpertConfig, TimeoutConfig
 from ..config.providers import api_base_of, api_key_of
 from ..fleet.circuit_breaker import CircuitBreaker
 from ..openai.answers import check_answer
-from ..openai.events import EventStream
+from ..openai.conversion import fold_events
+from ..openai.events import EventStream, looks_like_events
+from ..openai.failures import BOM
+from ..openai.retry_after import read_retry_after_s
 from ..waiting import ConcurrencyLimit
 from .failures import status_failure, transport_failure
 from .prompt_preset import PromptPreset
@@ -32,6 +35,11 @@ CLIENT_ERRORS = (aiohttp.ClientError, OSError, ValueError)  # TimeoutError is an
 AGENT = "thalamus"
 NO_LIMIT = 0
 KEEPALIVE_S = 30.0
+MAX_BODY_BYTES = 256 * 1024 * 1024
+MAX_ERROR_BYTES = 256 * 1024
+SLOT_WAIT_S = 30.0
+"""Longest wait for a free slot, so that a queue moves a request on long before a slow model does."""
+LONGEST_FIELD = len(b"event:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +161,13 @@ class Deployment:
         """
         body = _encode({"model": self._model, **fields})
         address = self._addresses[call.endpoint]
-        await self.slots.acquire(self._timeouts.first_token_s)
+        await self.slots.acquire(min(SLOT_WAIT_S, self._timeouts.first_token_s))
         reply: Reply | None = None
         try:
             reply = await (
-                self._stream(address, body) if call.stream else self._whole(address, body, call.endpoint)
+                self._stream(address, body, call.endpoint)
+                if call.stream
+                else self._whole(address, body, call.endpoint)
             )
         except CLIENT_ERRORS as error:
             raise transport_failure(error) from error
@@ -169,39 +179,60 @@ class Deployment:
     async def _whole(self, address: Address, body: bytes, endpoint: Endpoint) -> Reply:
         async with asyncio.timeout(self._timeouts.total_s):
             response = await address.post(body)
-            try:
-                answer = await response.read()
-            except BaseException:
-                response.close()
-                raise
+            answer = await _read_body(response)
         # Redirects (3xx) are failures too: following one would carry the key to another host.
         if response.status != 200:
-            raise _failure(response, answer)
-        return Reply(body=answer, usage=check_answer(answer, endpoint == "embeddings"), deployment=self.name)
+            raise status_failure(response, answer)
+        # Some stream where no stream was asked for. An answer begins with a brace, events never do.
+        if answer[:1] != b"{" and looks_like_events(answer.removeprefix(BOM).lstrip()[:LONGEST_FIELD]):
+            answer = fold_events(answer.removeprefix(BOM).lstrip(), endpoint)
+        return self._reply(response, answer, endpoint)
 
-    async def _stream(self, address: Address, body: bytes) -> Reply:
+    async def _stream(self, address: Address, body: bytes, endpoint: Endpoint) -> Reply:
+        first_token_s, total_s = self._timeouts.first_token_s, self._timeouts.total_s
         start = asyncio.get_running_loop().time()
-        first_token_at = start + self._timeouts.first_token_s
-        async with asyncio.timeout_at(first_token_at):
+        async with asyncio.timeout_at(start + first_token_s):
             response = await address.post(body)
         try:
             if response.status != 200:
-                async with asyncio.timeout_at(first_token_at):
-                    raise _failure(response, await response.read())
-            if response.content_type != "text/event-stream":
-                raise UpstreamError("garbage", f"answered a stream with {response.content_type[:80]}")
+                async with asyncio.timeout_at(start + first_token_s):
+                    raise status_failure(response, await _read_body(response))
             events = EventStream(
                 _reader(response, self._heard),
                 self._closer(response),
-                first_token_at=first_token_at,
+                first_token_s=first_token_s,
                 between_s=self._timeouts.between_tokens_s,
-                end_at=start + self._timeouts.total_s,
+                end_at=start + total_s,
             )
-            await events.open()
+            # Servers and proxies mislabel both: what it is its first bytes tell, in doubt its label.
+            head = await events.peek()
+            is_json_or_page = head[:1] in b'{["<'
+            labelled = response.content_type == "text/event-stream"
+            if is_json_or_page or not (labelled or looks_like_events(head)):
+                return self._reply(response, await events.read_whole(MAX_BODY_BYTES), endpoint)
+            await self._open(response, events)
         except BaseException:
             response.close()
             raise
         return Reply(events=events, deployment=self.name)
+
+    def _reply(self, response: aiohttp.ClientResponse, answer: bytes, endpoint: Endpoint) -> Reply:
+        """A whole answer as a reply.
+
+        Raises:
+            UpstreamError: it is none.
+        """
+        try:
+            usage = check_answer(answer, endpoint == "embeddings")
+        except UpstreamError as error:
+            raise _with_wait(error, response) from None
+        return Reply(body=answer, usage=usage, deployment=self.name)
+
+    async def _open(self, response: aiohttp.ClientResponse, events: EventStream) -> None:
+        try:
+            await events.open()
+        except UpstreamError as error:
+            raise _with_wait(error, response) from None
 
     def _closer(self, response: aiohttp.ClientResponse) -> Callable[[], None]:
         def close() -> None:
@@ -227,8 +258,36 @@ def _reader(
     return read
 
 
-def _failure(response: aiohttp.ClientResponse, body: bytes) -> UpstreamError:
-    return status_failure(response.status, body, response.content_type, response.headers.get("retry-after"))
+async def _read_body(response: aiohttp.ClientResponse) -> bytes:
+    """The body, up to a limit: an error page that never ends must not fill the memory.
+
+    Raises:
+        UpstreamError: an answer is longer than any answer.
+    """
+    limit = MAX_BODY_BYTES if response.status == 200 else MAX_ERROR_BYTES
+    try:
+        length = response.content_length
+        if length is not None and length <= limit and "content-encoding" not in response.headers:
+            return await response.read()
+        body = bytearray()
+        while data := await response.content.readany():
+            body += data
+            if len(body) > limit:
+                response.close()
+                if response.status == 200:
+                    raise UpstreamError("garbage", f"answered with more than {limit} bytes")
+                break
+    except BaseException:
+        response.close()
+        raise
+    return bytes(body[:limit])
+
+
+def _with_wait(error: UpstreamError, response: aiohttp.ClientResponse) -> UpstreamError:
+    """An error inside a 200: how long to wait, the headers may say."""
+    if error.retry_after_s is None and error.status in (429, 503, 529):
+        error.retry_after_s = read_retry_after_s(response.headers)
+    return error
 
 
 class OpenAIExpert:
@@ -259,7 +318,8 @@ class OpenAIExpert:
                 _note(deployment, error)
                 # Another deployment of the same model has the same window: a long prompt moves the plan on
                 # instead.
-                if not error.moves_on or error.context_too_long or not untried:
+                same = error.context_too_long or error.kind == "unsupported"
+                if not error.moves_on or same or not untried:
                     raise
             except BaseException:
                 deployment.breaker.release()

@@ -2,11 +2,12 @@
 
 from typing import Literal, Protocol
 
+from ..errors import MAX_RETRY_AFTER_S
+
 N_FAILURES_TO_OPEN = 3
 FIRST_COOLDOWN_S = 5.0
 MAX_COOLDOWN_S = 60.0
 KEY_COOLDOWN_S = 30.0
-MAX_RETRY_AFTER_S = 3600.0
 # A probe whose end is never reported must not keep an expert closed off forever.
 PROBE_LOST_S = 120.0
 
@@ -100,10 +101,10 @@ class CircuitBreaker:
         # RFC 9110, section 10.2.3: Retry-After says when to come back. The cap bounds a mistaken date.
         if error.retry_after_s is not None:
             return min(error.retry_after_s, MAX_RETRY_AFTER_S)
-        # A rejected key does not heal with time, but its owner may replace it while the gateway runs.
-        if error.status in (401, 403):
+        # A rejected key or an empty account does not heal with time, but its owner may mend it meanwhile.
+        if error.status in (401, 402, 403):
             return KEY_COOLDOWN_S
-        if error.status != 429 and not self.until and self.n_failures < N_FAILURES_TO_OPEN:
+        if error.status not in (429, 529) and not self.until and self.n_failures < N_FAILURES_TO_OPEN:
             return 0.0
         # Exponential back-off: 5, 10, 20, 40, 60 s … The bounded exponent keeps the power from overflowing.
         return float(min(MAX_COOLDOWN_S, FIRST_COOLDOWN_S * 2.0 ** min(self.n_opened, 10)))

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from ..errors import UpstreamError
+from .failures import find_failure, first_line, without_nan
 from .messages import BAD_JSON
 
 
@@ -159,32 +160,43 @@ def check_answer(body: bytes, is_embedding: bool) -> Usage | None:
     try:
         answer = _checked.decode(body)
     # Providers differ in `usage` more than anywhere else (counts as text, floats, null).
-    except msgspec.ValidationError:
-        answer = _check_leniently(body)
     except BAD_JSON:
-        raise UpstreamError("garbage", "answered 200 with a body that is not JSON") from None
-    if answer.error:
-        raise UpstreamError("garbage", "answered 200 with an error")
+        answer = _check_leniently(body)
     items = answer.data if is_embedding else answer.choices
     # Raw bytes: only the first is looked at, an answer with embeddings may hold megabytes.
-    if len(items) < len(b"[]") or bytes(memoryview(items)[:1]) != b"[":
-        raise UpstreamError("garbage", "answered 200 with no answer in it")
+    is_answer = len(items) >= len(b"[]") and bytes(memoryview(items)[:1]) == b"["
+    # A string cannot hold these seven bytes: its quotes are escaped. Some report errors in a choice.
+    if not is_answer or answer.error or (not is_embedding and b'"error"' in body):
+        if failure := find_failure(body):
+            raise failure
+        if not is_answer:
+            raise UpstreamError("garbage", "answered 200 with no answer in it")
     return answer.usage
 
 
 def _check_leniently(body: bytes) -> CheckedAnswer:
-    """An answer whose `usage` has an unexpected shape is still an answer."""
+    """An answer whose `usage` has an unexpected shape, or that holds Python's NaN, is still an answer."""
+    if body.lstrip()[:1] == b"<":
+        raise UpstreamError("garbage", f"answered 200 with a page: {first_line(body)}")
     try:
-        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        fields = msgspec.json.decode(without_nan(body), type=dict[str, msgspec.Raw])
     except BAD_JSON:
-        raise UpstreamError("garbage", "answered 200 with a body that is no answer") from None
-    return CheckedAnswer(choices=fields.get("choices", ABSENT), data=fields.get("data", ABSENT))
+        if failure := find_failure(body):
+            raise failure from None
+        said = first_line(body) or "nothing"
+        raise UpstreamError("garbage", f"answered 200 with what is no answer: {said}") from None
+    try:
+        usage = msgspec.json.decode(fields.get("usage", ABSENT), type=Usage | None)
+    except BAD_JSON:
+        usage = None
+    error = fields.get("error", ABSENT) != ABSENT
+    return CheckedAnswer(fields.get("choices", ABSENT), fields.get("data", ABSENT), usage, error)
 
 
 def read_answer_text(body: bytes) -> str:
     """The text of the first choice; empty where there is none, as in a call of a tool."""
     try:
-        choices = _completion.decode(body).choices
+        choices = _completion.decode(without_nan(body)).choices
     except BAD_JSON:
         return ""
     if not choices:

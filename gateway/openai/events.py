@@ -10,51 +10,50 @@ from itertools import pairwise
 from typing import Any
 
 import msgspec
-from msgspec import Raw
 
 from ..errors import UpstreamError
 from .answers import Usage, read_answer_text, set_usage, sum_usages
-from .messages import BAD_JSON, Fields, decode_object, encode
+from .failures import (
+    BOM,
+    ErrorObject,
+    build_failure,
+    decode_leniently,
+    find_failure,
+    first_line,
+    read_fields,
+    without_nan,
+)
+from .messages import BAD_JSON, encode
 
 DONE = b"data: [DONE]\n\n"
 EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 LONGEST_END = 4
+ERROR_EVENT = re.compile(rb"^event: ?error\s*$", re.MULTILINE)
+EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 MAX_CONTENT_BYTES = 1024 * 1024
 """What the journal keeps of a prompt or an answer, where it keeps content."""
 DRAIN_S = 0.25
+AFTER_FINISH_S = 15.0
+"""How long after the last finish reason counts of usage and `[DONE]` are waited for."""
 
 
-class ChunkDelta(msgspec.Struct):
-    content: Any = None
-    tool_calls: Any = None
-    function_call: Any = None
-    reasoning_content: Any = None
-    reasoning: Any = None
-    reasoning_details: Any = None
-    refusal: Any = None
-    audio: Any = None
-
-    def has_content(self) -> bool:
-        return bool(
-            self.content
-            or self.tool_calls
-            or self.reasoning_content
-            or self.reasoning
-            or self.function_call
-            or self.refusal
-            or self.reasoning_details
-            or self.audio
-        )
+NO_WORDS = frozenset({"role", "name", "id", "type", "index", "object", "created", "model", "provider"})
+"""Fields of a delta that hold no part of the answer. Any other counts: thinking has many names."""
 
 
 class ChunkChoice(msgspec.Struct):
-    delta: ChunkDelta | None = None
+    index: Any = 0
+    delta: msgspec.Raw = msgspec.Raw()
     text: Any = None
     finish_reason: Any = None
+    error: Any = None
 
     def has_content(self) -> bool:
-        return bool(self.text or self.finish_reason) or (self.delta is not None and self.delta.has_content())
+        if self.text or self.finish_reason:
+            return True
+        delta = read_delta(self.delta)
+        return any(value and name not in NO_WORDS for name, value in delta.items())
 
 
 class CompletionChunk(msgspec.Struct):
@@ -68,6 +67,15 @@ class CompletionChunk(msgspec.Struct):
 CHUNK = msgspec.json.Decoder(CompletionChunk)
 USAGE = msgspec.json.Decoder(Usage | None)
 UNKNOWN_CHUNK = CompletionChunk()
+_delta = msgspec.json.Decoder(dict[str, Any])
+
+
+def read_delta(delta: msgspec.Raw) -> dict[str, Any]:
+    """The fields of a delta; none where it is no object."""
+    try:
+        return _delta.decode(without_nan(bytes(delta))) if delta else {}
+    except BAD_JSON:
+        return {}
 
 
 def parse_chunk(payload: bytes) -> CompletionChunk:
@@ -81,7 +89,11 @@ def parse_chunk(payload: bytes) -> CompletionChunk:
     except msgspec.ValidationError:
         pass
     except BAD_JSON as error:
-        raise UpstreamError("bad_chunk", "sent a chunk that is not JSON") from error
+        # Python's json writes NaN and Infinity, and OpenAI's Python client reads them.
+        plain = without_nan(payload)
+        if plain == payload:
+            raise UpstreamError("bad_chunk", "sent a chunk that is not JSON") from error
+        return parse_chunk(plain)
     try:
         msgspec.json.decode(payload)
     except BAD_JSON as error:
@@ -95,6 +107,11 @@ def read_usage(raw: msgspec.Raw) -> Usage | None:
         return USAGE.decode(raw) if raw else None
     except BAD_JSON:
         return None
+
+
+def looks_like_events(head: bytes) -> bool:
+    """Whether bytes are the beginning of an event stream, however few they are."""
+    return any(head.startswith(field) or field.startswith(head) for field in EVENT_FIELDS)
 
 
 def event_payload(event: bytes) -> bytes:
@@ -117,6 +134,7 @@ class EventSplitter:
     def __init__(self) -> None:
         self.spoke = False
         self.done = b""
+        self._choices: dict[int, bool] = {}
         self.failure: UpstreamError | None = None
         self.usage: Usage | None = None
         self.model: str | None = None
@@ -161,27 +179,76 @@ class EventSplitter:
         try:
             chunk = parse_chunk(payload)
         except UpstreamError as failure:
-            self.failure = failure
+            self.failure = find_failure(payload) or (_read_named_error(event) or failure)
             return False
-        if chunk.error:
-            self.failure = UpstreamError("error_event", f"reported an error: {error_message(chunk.error)}")
-            return False
-        self._note(chunk)
-        return True
+        # Only a payload without choices can be an error of another form than OpenAI's.
+        if chunk.error or not chunk.choices:
+            self.failure = self._find_failure(chunk, payload, event)
+            if self.failure is not None:
+                return False
+        return self._note(chunk, payload)
 
-    def _note(self, chunk: CompletionChunk) -> None:
-        self.usage = read_usage(chunk.usage) or self.usage
+    @staticmethod
+    def _find_failure(chunk: CompletionChunk, payload: bytes, event: bytes) -> UpstreamError | None:
+        if not chunk.error and (chunk.choices is not None or chunk.usage):
+            return None
+        return find_failure(payload) or _read_named_error(event)
+
+    def _note(self, chunk: CompletionChunk, payload: bytes) -> bool:
+        """Keep the facts of a chunk; False where one of its choices is an error."""
+        if chunk.usage:
+            self.usage = read_usage(chunk.usage) or self.usage
+        for choice in chunk.choices or ():
+            index = choice.index if type(choice.index) is int else 0
+            if choice.error or choice.finish_reason == "error":
+                self.failure = find_failure(payload)
+                return self.failure is None
+            if choice.finish_reason:
+                self._choices[index] = True
+            elif index not in self._choices:
+                self._choices[index] = False
         if not self.spoke:
             self.model = chunk.model if isinstance(chunk.model, str) else self.model
             self.id = chunk.id if isinstance(chunk.id, str) else self.id
             self.spoke = any(choice.has_content() for choice in chunk.choices or ())
+        return True
+
+    @property
+    def has_finished(self) -> bool:
+        """Whether every choice has given its finish reason: many servers send no `[DONE]`."""
+        return bool(self._choices) and all(self._choices.values())
+
+    def end(self) -> bytes:
+        """The stream has ended: the last event, where only its line end was missing.
+
+        Without `[DONE]` the end is good where the answer had its finish reasons; else it is in `failure`.
+        """
+        last = self.feed(b"\n\n") if self._tail and self.failure is None else b""
+        if self.failure is not None and self.failure.kind == "bad_chunk":
+            self.failure = None  # half an event: it says no more than that the stream was cut
+        if not self.done and self.failure is None:
+            if self.has_finished:
+                self.done = DONE
+            else:
+                self.failure = UpstreamError("cut", "closed its stream before its end")
+        return last
+
+
+def _read_named_error(event: bytes) -> UpstreamError | None:
+    """The failure that an event named `error` tells of in any data."""
+    if ERROR_EVENT.search(event) is None:
+        return None
+    value = decode_leniently(event_payload(event))
+    error = read_fields(value) if isinstance(value, dict) else ErrorObject(first_line(event_payload(event)))
+    return build_failure(error)
 
 
 class EventStream:
     """A streamed answer: `open` waits for its first token, iteration gives events, `close` ends it.
 
-    `read` gives the next bytes, b"" at the end. All times are seconds of the running loop's clock:
-    `first_token_at` and `end_at` are deadlines, `between_s` the longest silence after the first token.
+    `read` gives the next bytes, b"" at the end. `first_token_s` and `between_s` are the longest silences
+    before and after the first token, in seconds; any byte ends a silence, as upstreams send comments while a
+    model thinks. `end_at` is the deadline of the whole on the running loop's clock.
 
     Raises:
         UpstreamError: from `open` or iteration, when the stream is cut, stalls, or carries what is no event.
@@ -192,34 +259,59 @@ class EventStream:
         read: Callable[[], Awaitable[bytes]],
         close: Callable[[], None],
         *,
-        first_token_at: float,
+        first_token_s: float,
         between_s: float,
         end_at: float,
     ) -> None:
         self.events = EventSplitter()
         self._read = read
         self._close = close
-        self._first_token_at = first_token_at
+        self._first_token_s = first_token_s
         self._between_s = between_s
         self._end_at = end_at
         self._held = b""
 
+    async def peek(self) -> bytes:
+        """The first bytes that are not blank; they stay to be read."""
+        while not (said := self._held.removeprefix(BOM).lstrip()):
+            # Blank lines are no events: only the last bytes may begin a byte order mark.
+            data = await self._receive(self._first_token_s)
+            if not data:
+                raise UpstreamError("cut", "closed its stream before its end")
+            self._held = self._held[-len(BOM) :] + data
+        self._held = said
+        return said
+
+    async def read_whole(self, max_bytes: int) -> bytes:
+        """All bytes to the end, where they are no events."""
+        body = bytearray(self._held)
+        while data := await self._receive(self._first_token_s):
+            body += data
+            if len(body) > max_bytes:
+                raise UpstreamError("garbage", f"answered with more than {max_bytes} bytes")
+        return bytes(body)
+
     async def open(self) -> None:
         """Read up to the first token: until then a failure can move on to the next expert."""
-        held: list[bytes] = []
-        while not self.events.spoke:
-            held.append(self.events.feed(await self._next(min(self._first_token_at, self._end_at))))
-            if self.events.spoke:
+        events = self.events
+        held, n_held, data = [], 0, self._held or await self._receive(self._first_token_s)
+        while True:
+            held.append(events.feed(data) if data else events.end())
+            n_held += len(data)
+            if events.spoke:
                 break
-            if self.events.failure:
-                raise self.events.failure
-            if self.events.done:
+            if events.failure:
+                raise events.failure
+            if events.done:
                 raise UpstreamError("empty", "ended its stream without a word")
+            if n_held > MAX_EVENT_BYTES:
+                raise UpstreamError("bad_chunk", "sent too much before its first token")
+            data = await self._receive(self._first_token_s)
         self._held = b"".join(held)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Events as they come, `[DONE]` excepted: it stays in `events.done`."""
-        events, loop = self.events, asyncio.get_running_loop()
+        events = self.events
         ready = self._held
         while True:
             if ready:
@@ -228,17 +320,27 @@ class EventStream:
                 raise events.failure
             if events.done:
                 return
-            ready = events.feed(await self._next(min(loop.time() + self._between_s, self._end_at)))
+            ready = await self._advance()
 
-    async def _next(self, deadline: float) -> bytes:
+    async def _advance(self) -> bytes:
+        """The next events; after the last finish reason a silence or a reset is the end too."""
+        if not self.events.has_finished:
+            data = await self._receive(self._between_s)
+        else:
+            try:
+                data = await self._receive(min(self._between_s, AFTER_FINISH_S))
+            except UpstreamError:
+                data = b""
+        return self.events.feed(data) if data else self.events.end()
+
+    async def _receive(self, silence_s: float) -> bytes:
+        """The next bytes, b"" at the end of the connection."""
+        deadline = min(asyncio.get_running_loop().time() + silence_s, self._end_at)
         try:
             async with asyncio.timeout_at(deadline):
-                data = await self._read()
+                return await self._read()
         except TimeoutError as error:
             raise self._late() from error
-        if not data:
-            raise UpstreamError("cut", "closed its stream before its end")
-        return data
 
     def _late(self) -> UpstreamError:
         if asyncio.get_running_loop().time() >= self._end_at:
@@ -278,12 +380,6 @@ def _do_nothing() -> None:
     """There is nothing left to close."""
 
 
-def error_message(error: Any) -> str:
-    """The message of an error object, at most 300 characters of it."""
-    message = error.get("message") if isinstance(error, dict) else error
-    return str(message)[:300]
-
-
 def encode_event(payload: bytes) -> bytes:
     """One event. Line breaks in JSON stand between tokens only, never in strings: spaces mean the same."""
     return b"data: " + payload.replace(b"\r", b" ").replace(b"\n", b" ") + b"\n\n"
@@ -315,38 +411,6 @@ def _add_usage(event: bytes, earlier: Sequence[Usage | None]) -> bytes:
     return encode_event(set_usage(payload, sum_usages([*earlier, usage])))
 
 
-def convert_to_events(body: bytes, endpoint: str, fields: Fields) -> bytes:
-    """A whole answer as the events of a stream: its content, its finish reason, its usage if asked for.
-
-    Raises:
-        UpstreamError: the body is no answer.
-    """
-    try:
-        whole = decode_object(body)
-        choices = _choices.decode(whole["choices"])
-    except (*BAD_JSON, KeyError) as error:
-        raise UpstreamError("garbage", "answered with what cannot be streamed") from error
-    is_chat = endpoint == "chat/completions"
-    head: dict[str, Raw] = {name: whole[name] for name in ("id", "created", "model") if name in whole}
-    head["object"] = Raw(b'"chat.completion.chunk"' if is_chat else b'"text_completion"')
-    content, ends = [], []
-    for choice in choices:
-        said: dict[str, object] = (
-            {"delta": choice.get("message", {})} if is_chat else {"text": choice.get("text", "")}
-        )
-        end: dict[str, object] = {"delta": {}} if is_chat else {"text": ""}
-        index = {"index": choice.get("index", 0)}
-        content.append({**index, **said, "finish_reason": None})
-        ends.append({**index, **end, "finish_reason": choice.get("finish_reason", "stop")})
-    chunks = [{**head, "choices": content}, {**head, "choices": ends}]
-    if "usage" in whole and b'"include_usage"' in bytes(fields.get("stream_options", b"")):
-        chunks.append({**head, "choices": [], "usage": whole["usage"]})
-    return b"".join(encode_event(encode(chunk)) for chunk in chunks)
-
-
-_choices = msgspec.json.Decoder(list[dict[str, Raw]])
-
-
 def read_sent_text(parts: Sequence[bytes], streamed: bool) -> str | None:
     """The text of the first choice of an answer as it was sent, in pieces; None where there is none."""
     body = b"".join(parts)[:MAX_CONTENT_BYTES]
@@ -360,6 +424,6 @@ def _read_streamed_text(body: bytes) -> str:
         if not payload:
             continue
         for choice in (parse_chunk(payload).choices or ())[:1]:
-            text = choice.delta.content if choice.delta is not None else choice.text
+            text = read_delta(choice.delta).get("content") if choice.delta else choice.text
             texts.append(text if isinstance(text, str) else "")
     return "".join(texts)

@@ -35,14 +35,14 @@ AFTER = {
     "stall-2": "stream_stall",
     "badchunk-2": "stream_bad_chunk",
     "errorevent-2": "stream_error_event",
-    "nodone": "stream_cut",
 }
-REFUSED = ["status-400", "status-404", "status-409", "status-413", "status-422"]
+REFUSED = ["status-400", "status-413", "status-422"]
+UNSUPPORTED = ["status-404", "status-405", "status-409", "status-424", "status-451"]
 PATIENCE = {"connect_s": 0.5, "first_token_s": 0.4, "between_tokens_s": 0.3, "total_s": 0.6}
 
 
 def experts(base: str) -> list[dict[str, object]]:
-    names = [*BEFORE, *ONLY_STREAMS, *AFTER, *REFUSED, "toolong", "good"]
+    names = [*BEFORE, *ONLY_STREAMS, *AFTER, *REFUSED, *UNSUPPORTED, "nodone", "toolong", "good"]
     there: list[dict[str, object]] = [
         {"name": name, "model": f"openai/{name}", "api_base": base} for name in names
     ]
@@ -110,7 +110,7 @@ async def test_after_the_first_token_nothing_is_retried_and_the_stream_says_so(
     n_good, n_fault = upstream.n_calls("good"), upstream.n_calls(fault)
     answer = await live.chat(fault, stream=True, router={"fallbacks": fallbacks})
     sent = [event for event in build_stream(fault) if b"[DONE]" not in event]
-    kept = b"".join(sent if fault == "nodone" else sent[:2])
+    kept = b"".join(sent[:2])
     assert answer.status == 200
     assert answer.body.startswith(kept)
     assert b"[DONE]" not in answer.body
@@ -127,6 +127,28 @@ async def test_other_refusals_go_back_as_they_are(live: LiveApp, fault: str, str
     assert answer.status == int(fault.removeprefix("status-"))
     assert answer.error["type"] == "mock_error"
     assert answer.expert is None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fault", UNSUPPORTED)
+async def test_what_one_expert_cannot_take_moves_on_and_goes_back_where_none_is_left(
+    live: LiveApp, fault: str, stream: bool
+) -> None:
+    for _ in range(4):
+        moved = await live.chat(fault, stream=stream, router={"fallbacks": ["good"]})
+        assert (moved.status, moved.expert) == (200, "good")
+    alone = await live.chat(fault, stream=stream)
+    assert (alone.status, alone.error["type"]) == (int(fault.removeprefix("status-")), "mock_error")
+    assert live.services.fleet.state(fault)["state"] == "closed"
+
+
+async def test_b02_a_finish_reason_is_an_end_without_done(live: LiveApp, upstream: FakeUpstream) -> None:
+    for _ in range(6):
+        answer = await live.chat("nodone", stream=True)
+        assert (answer.status, answer.body) == (200, b"".join(build_stream("nodone")) + b"data: [DONE]\n\n")
+    assert upstream.n_calls("nodone") == 6
+    state = live.services.fleet.state("nodone")
+    assert (state["state"], state["n_failed"]) == ("closed", 0)
 
 
 async def test_too_long_a_context_goes_back_as_it_is_when_nobody_is_left(live: LiveApp) -> None:

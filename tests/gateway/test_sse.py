@@ -167,7 +167,7 @@ def stream_of(*parts: bytes, closed: list[bool] | None = None) -> EventStream:
     return EventStream(
         read,
         lambda: closed.append(True) if closed is not None else None,
-        first_token_at=now + 5,
+        first_token_s=5,
         between_s=5,
         end_at=now + 10,
     )

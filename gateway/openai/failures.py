@@ -1,0 +1,511 @@
+"""What an expert says went wrong: error objects of every form, and whose fault they tell of.
+
+One reading serves HTTP statuses, error objects inside a 200 (whole or streamed) and exceptions of LiteLLM.
+"""
+
+import html
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from typing import Any, Literal
+
+import msgspec
+
+from ..errors import FailureKind, UpstreamError
+from .messages import BAD_JSON, decode_object, encode
+from .retry_after import WAIT_TEXT, read_rate_reset_s, read_retry_after_s, read_wait_s
+
+Fault = Literal[
+    "request", "too_long", "unsupported", "key", "quota", "model", "rate", "overload", "timeout", "server"
+]
+"""Whose fault it is: the first three the request's (of which two move on), the others the expert's."""
+
+FAULT_STATUS: dict[Fault, int] = {
+    "request": 400,
+    "too_long": 400,
+    "unsupported": 400,
+    "key": 401,
+    "quota": 429,
+    "model": 404,
+    "rate": 429,
+    "overload": 503,
+    "timeout": 504,
+    "server": 500,
+}
+STATUS_FAULT: dict[int, Fault] = {
+    **dict.fromkeys((401, 403, 407), "key"),
+    402: "quota",
+    410: "model",
+    **dict.fromkeys((404, 405, 409, 424, 451), "unsupported"),
+    **dict.fromkeys((408, 504, 522, 524), "timeout"),
+    429: "rate",
+    # 498 is Groq's "no capacity", 529 Anthropic's "overloaded".
+    **dict.fromkeys((498, 503, 529), "overload"),
+}
+KIND: dict[Fault, FailureKind] = {"request": "refused", "unsupported": "unsupported", "quota": "quota"}
+WAITS: frozenset[Fault] = frozenset({"rate", "overload", "quota", "timeout", "server"})
+GENERIC: frozenset[Fault] = frozenset({"request", "server"})
+OF_REQUEST: frozenset[Fault] = frozenset({"request", "too_long", "unsupported", "model"})
+"""Whose status is any 4xx that was named; the model's name counts too, as it is said with 404 or 400."""
+REFINES: dict[int, frozenset[Fault]] = {
+    400: frozenset({"too_long", "unsupported", "key", "quota", "model", "rate", "overload"}),
+    403: frozenset({"request", "quota"}),
+    404: frozenset({"model"}),
+    413: frozenset({"too_long", "rate"}),
+    422: frozenset({"too_long", "unsupported", "model"}),
+    429: frozenset({"quota"}),
+    500: frozenset({"request", "too_long", "unsupported", "model", "rate", "overload"}),
+}
+"""By HTTP status, the faults that an error's own code may tell more exactly: Bedrock throttles with 400."""
+
+
+def _spellings(fault: Fault, words: str) -> dict[str, Fault]:
+    return dict.fromkeys(words.split(), fault)
+
+
+WORD_FAULT: dict[str, Fault] = {
+    **_spellings(
+        "request",
+        "invalidrequest badrequest invalidargument failedprecondition outofrange validation requestvalidation"
+        " unprocessableentity invalidparameter invalidvalue invalidtype missingrequiredparameter value"
+        " contentfilter contentpolicyviolation contentmoderation moderation invalidprompt invalidimage"
+        " datainspectionfailed responsibleaipolicyviolation unsupportedmediatype invalidjson jsoninvalid",
+    ),
+    **_spellings(
+        "too_long",
+        "contextlengthexceeded contextwindowexceeded exceedcontextsize stringabovemaxlength contextoverflow"
+        " requesttoolarge payloadtoolarge prompttoolong maxtokensexceeded",
+    ),
+    **_spellings("unsupported", "unsupportedparameter unsupportedvalue unsupportedparams unknownparameter"),
+    **_spellings(
+        "key",
+        "authentication invalidapikey apikeyinvalid invalidauthentication unauthenticated unauthorized"
+        " incorrectapikey missingapikey expiredapikey permission permissiondenied forbidden accessdenied"
+        " unrecognizedclient expiredtoken",
+    ),
+    **_spellings(
+        "quota",
+        "insufficientquota billing billinghardlimitreached billingnotactive insufficientbalance arrearage"
+        " insufficientcredits paymentrequired creditbalancetoolow quotaexceeded exceededcurrentquota",
+    ),
+    **_spellings(
+        "model", "notfound modelnotfound deploymentnotfound invalidmodel modelnotavailable unknownmodel"
+    ),
+    **_spellings(
+        "rate",
+        "ratelimit ratelimitexceeded ratelimited ratelimitreached toomanyrequests resourceexhausted"
+        " throttling throttled requests tokens limitrequests limitburstrate requestlimitexceeded"
+        " servicequotaexceeded",
+    ),
+    **_spellings(
+        "overload",
+        "overloaded serveroverloaded engineoverloaded modeloverloaded serviceunavailable unavailable"
+        " servernotready modelnotready modelloading capacityexceeded servererroroverloaded slowdown",
+    ),
+    **_spellings("timeout", "timeout requesttimeout apitimeout deadlineexceeded gatewaytimeout modeltimeout"),
+    **_spellings(
+        "server", "api server internal internalserver internalfailure upstream badgateway provider unknown"
+    ),
+}
+"""Codes and types of errors, in lower case without punctuation and the endings `error` and `exception`."""
+
+TOO_LONG = re.compile(
+    r"context_length_exceeded|exceed_context_size|string_above_max_length|context[ _]length|context window"
+    r"|context size|context limit|maximum context|prompt is too long|input is too long|reduce the length"
+    r"|too many (?:input )?tokens|input token count|maximum number of tokens|maximum prompt length"
+    r"|reduce your message size|request too large for|must have less than \d+ tokens",
+    re.IGNORECASE,
+)
+UNSUPPORTED = re.compile(
+    r"unsupported (?:parameter|value)|unrecognized request argument|extra inputs are not permitted"
+    r"|extra fields not permitted"
+    r"|(?:unexpected|unknown|unrecognized) (?:keyword )?(?:argument|parameter|field)"
+    r"|(?:parameter|value|option|argument|tools?|tool use|function calling|streaming|json mode|logprobs"
+    r"|response[_ ]format|json_schema|system (?:prompt|message|role)s?|developer instruction)\W+[^.]{0,40}"
+    r"(?:not supported|unsupported|not enabled|isn't supported)"
+    r"|(?:does not|doesn't|do not) support (?:the )?(?:parameter|tools?\b|tool use|function|streaming|system"
+    r"|developer|json|response|structured|logprobs|temperature|top_|n\b|stop)"
+    r"|auto\"? tool choice requires|may only be set to|supports at most \d+ completion tokens"
+    r"|maximum allowed number of output tokens",
+    re.IGNORECASE,
+)
+NO_MODEL = re.compile(
+    r"^model: |\bmodel\b.{0,120}?(?:not found|does(?: not|n't) exist|not available)", re.I | re.S
+)
+# Anchored: a message may quote the request, and a client must not cool an expert by words of its own.
+BAD_KEY = re.compile(r"(?:api key not valid|invalid api key|incorrect api key)", re.IGNORECASE)
+NO_CREDIT = re.compile(r"(?:your credit balance is too low|insufficient (?:balance|credits?))", re.IGNORECASE)
+TOO_LARGE = re.compile(r"request too large", re.IGNORECASE)
+AFFORDABLE = re.compile(r"fewer max_tokens|can only afford", re.IGNORECASE)
+FLAGGED = re.compile(r"moderation|flagged|content policy|safety", re.IGNORECASE)
+
+CODED_TEXT = re.compile(
+    r"(?:error code|status(?:[ _]code)?|\bhttp(?:/\d(?:\.\d)?)?|^error)\W{0,3}([45]\d\d)\b", re.I
+)
+LEADING_CODE = re.compile(r"\s*([45]\d\d)\b")
+TEXT_FAULTS: tuple[tuple[re.Pattern[str], Fault], ...] = (
+    (re.compile(r"quota|insufficient (?:balance|credit|funds)|billing", re.I), "quota"),
+    (re.compile(r"rate.?limit|too many requests|throttl|\btpm\b|\brpm\b", re.I), "rate"),
+    (
+        re.compile(r"overloaded|at capacity|no capacity|temporarily unavailable|currently loading", re.I),
+        "overload",
+    ),
+    (re.compile(r"api.?key|unauthori[sz]ed|authentication|permission denied", re.I), "key"),
+    (re.compile(r"timed out|time-?out", re.I), "timeout"),
+    (re.compile(r"bad request|invalid request|validation error", re.I), "request"),
+)
+"""What a text without any code tells, the first that matches."""
+
+SECRET = re.compile(
+    r"\b(?:sk|pk|gsk|xai|nvapi|hf)[-_][\w.*-]{8,}|\bAIza[\w-]{10,}|\bBearer\s+[\w.-]{8,}", re.IGNORECASE
+)
+MAX_TEXT_CHARS = 300
+MAX_LOOK_CHARS = 8192
+PHRASES = {status.phrase.lower(): status.value for status in HTTPStatus if status >= 400}
+
+BOM = b"\xef\xbb\xbf"
+NAN = re.compile(rb'("(?:[^"\\]|\\.)*+")|-?Infinity|NaN', re.DOTALL)
+ERROR_TEXT = re.compile(rb"\s*(?:\w+ ){0,2}\w*(?:error|exception|traceback)\b", re.IGNORECASE)
+TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
+HIDDEN = re.compile(r"<!--.*?-->|<(script|style)\b.*?</\1>", re.IGNORECASE | re.DOTALL)
+TAG = re.compile(r"<[^>]*>")
+
+NO_HEADERS: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorObject:
+    """What an expert said of an error, in one form.
+
+    Attributes:
+        words: its codes and types in words, the most exact first.
+        status: the HTTP status that it names, None where it names none.
+        type, code: as OpenAI's error objects have them.
+    """
+
+    message: str = ""
+    words: tuple[str, ...] = ()
+    status: int | None = None
+    type: str | None = None
+    code: str | None = None
+    retry_after_s: float | None = None
+
+    def has_code(self) -> bool:
+        """Whether it says in a code or a type, not only in its text, what is wrong."""
+        return self.status is not None or any(map(_word_fault, self.words))
+
+    def fault(self) -> Fault | None:
+        """Whose fault it is, by code, then status, then type, then text; None where nothing tells."""
+        faults = [fault for word in self.words if (fault := _word_fault(word))]
+        # The exact word counts for more than a number, the number for more than `invalid_request_error`.
+        exact = next((fault for fault in faults if fault not in GENERIC), None)
+        if exact is not None and (self.status is None or self.code in self.words[:1] or self.status == 400):
+            return exact
+        if self.status is not None:
+            return status_fault(self.status)
+        return faults[0] if faults else _text_fault(self.message)
+
+
+def status_fault(status: int) -> Fault:
+    """Whose fault a status of 3xx, 4xx or 5xx tells of."""
+    return STATUS_FAULT.get(status, "request" if 400 <= status < 500 else "server")
+
+
+def _word_fault(word: str | None) -> Fault | None:
+    if not word:
+        return None
+    plain = re.sub(r"[^a-z0-9]", "", word.lower())
+    for ending in ("", "error", "exception"):
+        if plain.endswith(ending) and (fault := WORD_FAULT.get(plain.removesuffix(ending))):
+            return fault
+    return None
+
+
+def _text_fault(text: str) -> Fault | None:
+    text = text[:MAX_LOOK_CHARS]
+    if status := PHRASES.get(text.strip(" .!").lower()):
+        return status_fault(status)
+    if match := LEADING_CODE.match(text) or CODED_TEXT.search(text):
+        return status_fault(int(match[1]))
+    return next((fault for pattern, fault in TEXT_FAULTS if pattern.search(text)), None)
+
+
+def find_error(value: Any) -> ErrorObject | None:
+    """The error that a decoded JSON value is, None where it is none.
+
+    Knows OpenAI's form, vLLM's old one (`{"object": "error"}`), Anthropic's (`{"type": "error"}`), Google's
+    list, FastAPI's `detail`, OpenRouter's errors of a choice, flat forms as AWS has them, and bare text.
+    """
+    if isinstance(value, str):
+        return ErrorObject(value)
+    if isinstance(value, list):
+        found = (find_error(item) for item in value[:3] if isinstance(item, dict))
+        return next((error for error in found if error), None)
+    if not isinstance(value, dict):
+        return None
+    if inner := value.get("error"):
+        return _read_inner(inner, value)
+    if choices := value.get("choices"):
+        return _find_in_choices(choices)
+    if (errors := value.get("errors")) and isinstance(errors, list):
+        return _read_inner(errors[0], value)
+    if detail := value.get("detail"):
+        return _read_detail(detail, value)
+    if isinstance(base := value.get("base_resp"), dict) and base.get("status_code"):
+        return ErrorObject(str(base.get("status_msg") or ""))
+    error = read_fields(value)
+    if "error" in (value.get("object"), value.get("type"), value.get("status")):
+        return error
+    # A message alone may be anything; with a code that means an error it is one.
+    return error if error.message and (error.status or any(map(_word_fault, error.words))) else None
+
+
+def _read_inner(inner: Any, outer: Mapping[str, Any]) -> ErrorObject:
+    """The error under `error`; what stands beside it may hold its status."""
+    if isinstance(inner, dict):
+        beside = {name: outer[name] for name in STATUS_FIELDS if name in outer}
+        return read_fields({**beside, **inner})
+    text = inner if isinstance(inner, str) else ""
+    error = read_fields(outer)
+    words = error.words if " " in text else (text, *error.words)
+    return replace(error, message=error.message or text, words=words)
+
+
+def _find_in_choices(choices: Any) -> ErrorObject | None:
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict):
+            if inner := choice.get("error"):
+                return _read_inner(inner, {})
+            if choice.get("finish_reason") == "error":
+                return ErrorObject("ended its answer with an error")
+    return None
+
+
+def _read_detail(detail: Any, outer: Mapping[str, Any]) -> ErrorObject:
+    """FastAPI's errors: a text, an object, or a list of what is wrong with which field."""
+    if isinstance(detail, dict):
+        return find_error(detail) or read_fields(detail)
+    if not isinstance(detail, list):
+        return replace(read_fields(outer), message=str(detail))
+    said = []
+    for fault in detail[:5]:
+        where = fault.get("loc") if isinstance(fault, dict) else None
+        path = ".".join(map(str, where)) + ": " if isinstance(where, list) else ""
+        said.append(path + (str(fault.get("msg", "")) if isinstance(fault, dict) else str(fault)))
+    return ErrorObject("; ".join(said), ("validation_error",), 422)
+
+
+MESSAGE_FIELDS = (
+    "message",
+    "error_message",
+    "errorMessage",
+    "error_msg",
+    "msg",
+    "error_description",
+    "Message",
+)
+WORD_FIELDS = ("code", "error_code", "__type", "type", "error_type", "status", "reason")
+STATUS_FIELDS = ("code", "status_code", "statusCode", "http_status", "http_code", "error_code", "status")
+
+
+def read_fields(fields: Mapping[str, Any]) -> ErrorObject:
+    """The facts of an error that lie flat in one object."""
+    texts = (fields.get(name) for name in MESSAGE_FIELDS)
+    message = next((text for text in texts if isinstance(text, str) and text), "")
+    words = [text for name in WORD_FIELDS if isinstance(text := fields.get(name), str) and text != "error"]
+    retry_after_s: float | None = None
+    details = fields.get("details")
+    for detail in details if isinstance(details, list) else ():
+        # Google's RetryInfo and ErrorInfo (google/rpc/error_details.proto).
+        if isinstance(detail, dict) and isinstance(delay := detail.get("retryDelay"), str):
+            retry_after_s = read_wait_s(delay)
+        if isinstance(detail, dict) and isinstance(reason := detail.get("reason"), str):
+            words.insert(0, reason)
+    if isinstance(metadata := fields.get("metadata"), dict):
+        # OpenRouter's own message says only that a provider failed; that provider's words lie beside it.
+        if isinstance(raw := metadata.get("raw"), str) and raw not in message:
+            message = f"{message}: {raw}" if message else raw
+        if isinstance(headers := metadata.get("headers"), dict):
+            lowered = {str(name).lower(): str(text) for name, text in headers.items()}
+            retry_after_s = read_retry_after_s(lowered) or read_rate_reset_s(lowered)
+    code, kind = fields.get("code"), fields.get("type")
+    return ErrorObject(
+        message,
+        tuple(words),
+        next((status for name in STATUS_FIELDS if (status := _read_status(fields.get(name)))), None),
+        kind if isinstance(kind, str) and kind != "error" else None,
+        code if isinstance(code, str) else None,
+        retry_after_s,
+    )
+
+
+def _read_status(value: Any) -> int | None:
+    """A number of HTTP's range, also as text; FastChat and old vLLM append two digits (40303, 42901)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    if 400 <= number < 600:
+        return int(number)
+    if not 40000 <= number < 60000:
+        return None
+    # FastChat's 403xx speak of the request: 40301 of its model, 40302 of a value, 40303 of its length.
+    return {40301: 404, 40302: 400, 40303: 400}.get(int(number), int(number) // 100)
+
+
+def judge_error(error: ErrorObject, http_status: int) -> Fault | None:
+    """Whose fault an error is that came with this HTTP status; None: with a 200, and nothing tells."""
+    said = error.fault()
+    if http_status == 200:
+        fault = said
+    else:
+        fault = status_fault(http_status)
+        # Only a code changes whose fault a status is: a text may quote the request.
+        if said in REFINES.get(http_status, ()) and error.has_code():
+            fault = said
+    text = error.message[:MAX_LOOK_CHARS]
+    if fault in ("request", "server", "unsupported", None) and TOO_LONG.search(text):
+        return "too_long"
+    # Groq refuses a prompt larger than its quota of a minute: waiting never helps.
+    if fault == "rate" and TOO_LARGE.match(text):
+        return "too_long"
+    if fault == "quota" and AFFORDABLE.search(text):
+        return "unsupported"
+    if fault == "key" and FLAGGED.search(text) and not BAD_KEY.match(text):
+        return "unsupported"
+    if fault == "unsupported" and NO_MODEL.search(text):
+        return "model"
+    if fault not in ("request", None):
+        return fault
+    if BAD_KEY.match(text):
+        return "key"
+    if NO_CREDIT.match(text):
+        return "quota"
+    return "unsupported" if UNSUPPORTED.search(text) else fault
+
+
+def build_failure(
+    error: ErrorObject, http_status: int = 200, *, body: bytes = b"", headers: Mapping[str, str] = NO_HEADERS
+) -> UpstreamError:
+    """The failure that an error stands for.
+
+    Args:
+        http_status: 200 for an error inside an answer or a stream.
+        body: what the expert sent; goes back to the client where the request is at fault.
+        headers: of the response, names in lower case (or any case in a multidict).
+    """
+    fault = judge_error(error, http_status)
+    status = _status_of(fault, error.status if http_status == 200 else http_status)
+    if status == 503 and http_status == 200 and any("overload" in word.lower() for word in error.words):
+        status = 529  # as Anthropic answers where it may still choose the status
+    # An upstream that refuses a key may quote the key in its error.
+    text = "" if fault == "key" else one_line(error.message)
+    head = f"reported error {status}" if status else "reported an error"
+    if http_status != 200:
+        head = f"answered {http_status}"
+    goes_back = fault in OF_REQUEST or status == 402
+    return UpstreamError(
+        "error_event" if fault is None else KIND.get(fault, "status"),
+        f"{head}: {text}" if text else head,
+        status=status,
+        body=_envelope(error, body) if goes_back else None,
+        retry_after_s=_wait_of(error, fault, headers) if fault in WAITS else None,
+        context_too_long=fault == "too_long",
+    )
+
+
+def read_failure(http_status: int, body: bytes, headers: Mapping[str, str] = NO_HEADERS) -> UpstreamError:
+    """The failure that a response with a status other than 200 stands for."""
+    value = decode_leniently(body)
+    error = find_error(value)
+    if error is None:
+        error = read_fields(value) if isinstance(value, dict) else ErrorObject(first_line(body))
+    return build_failure(error, http_status, body=body, headers=headers)
+
+
+def find_failure(payload: bytes) -> UpstreamError | None:
+    """The failure that a whole answer, or the data of an event, tells of; None where it is no error."""
+    value = decode_leniently(payload)
+    if value is None and ERROR_TEXT.match(payload):
+        value = first_line(payload)
+    error = find_error(value)
+    return build_failure(error, body=payload) if error is not None else None
+
+
+def _status_of(fault: Fault | None, status: int | None) -> int | None:
+    """The HTTP status of a fault: the one that was named, where it can mean that fault."""
+    if fault is None:
+        return status
+    if status is not None:
+        if status_fault(status) == fault or (fault == "quota" and status == 429):
+            return status
+        if fault in OF_REQUEST and 400 <= status < 500 and status not in (401, 429):
+            return status
+    return FAULT_STATUS[fault]
+
+
+def _wait_of(error: ErrorObject, fault: Fault, headers: Mapping[str, str]) -> float | None:
+    wait_s = read_retry_after_s(headers)
+    if wait_s is None:
+        wait_s = error.retry_after_s
+    # OpenAI sends these headers with every answer; only with a refused rate do they say when to come back.
+    if wait_s is None and fault == "rate":
+        wait_s = read_rate_reset_s(headers)
+    if wait_s is None and (match := WAIT_TEXT.search(error.message[:MAX_LOOK_CHARS])):
+        wait_s = read_wait_s(match[1])
+    return wait_s
+
+
+def _envelope(error: ErrorObject, body: bytes) -> bytes:
+    """What the expert sent, where OpenAI's clients can read it; else its text as OpenAI's error object."""
+    try:
+        fields = decode_object(body)
+        if "choices" not in fields and decode_object(fields["error"]).get("message", b"")[:1] == b'"':
+            return body
+    except (*BAD_JSON, KeyError, TypeError):
+        pass
+    kind = error.type or "invalid_request_error"
+    message = one_line(error.message) or "the expert refused the request without saying why"
+    return encode({"error": {"message": message, "type": kind, "param": None, "code": error.code}})
+
+
+# -- texts
+
+
+def decode_leniently(body: bytes) -> Any:
+    """A JSON value, also with Python's NaN and Infinity; None where it is no JSON."""
+    try:
+        return msgspec.json.decode(body)
+    except BAD_JSON:
+        pass
+    try:
+        return msgspec.json.decode(without_nan(body))
+    except BAD_JSON:
+        return None
+
+
+def without_nan(body: bytes) -> bytes:
+    """JSON as Python's `json` writes it, its NaN and Infinity as null; strings stay as they are."""
+    body = body.removeprefix(BOM)
+    if b"NaN" not in body and b"Infinity" not in body:
+        return body
+    return NAN.sub(lambda match: match[1] or b"null", body)
+
+
+def first_line(body: bytes) -> str:
+    """What a page or a text says in one line: an HTML page's title, or its first text."""
+    text = body[:MAX_LOOK_CHARS].decode("utf-8", "replace")
+    if text.lstrip("\ufeff \t\r\n")[:1] != "<":
+        return next((one_line(line) for line in text.splitlines() if line.strip()), "")
+    if (title := TITLE.search(text)) and (said := one_line(html.unescape(TAG.sub(" ", title[1])))):
+        return said
+    parts = TAG.split(HIDDEN.sub(" ", text))
+    return next((one_line(html.unescape(part)) for part in parts if part.strip()), "an HTML page")
+
+
+def one_line(text: str) -> str:
+    """A text in one line of at most 300 characters, without what looks like a key."""
+    return SECRET.sub("[key]", " ".join(text[:MAX_LOOK_CHARS].split()))[:MAX_TEXT_CHARS]

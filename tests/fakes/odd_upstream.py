@@ -1,0 +1,99 @@
+"""An upstream that answers, byte for byte, what a test wrote for each model."""
+
+import asyncio
+import contextlib
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+from gateway.testing import build_chunk, read_head
+
+
+@dataclass(frozen=True)
+class Script:
+    """One answer: bytes to send and seconds to wait; `resets` breaks the connection at its end."""
+
+    parts: Sequence[bytes | float]
+    status: int = 200
+    content_type: str | None = "text/event-stream"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    resets: bool = False
+
+
+def events(*payloads: object, done: bool = True) -> Script:
+    """A stream of these JSON values."""
+    parts = [b"data: " + json.dumps(payload).encode() + b"\n\n" for payload in payloads]
+    return Script([*parts, *([b"data: [DONE]\n\n"] if done else [])])
+
+
+def json_answer(body: object, status: int = 200, **headers: str) -> Script:
+    """A whole body; names of headers have `_` for `-`."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Script([raw], status, "application/json", named)
+
+
+def good_stream(*words: str, finish: str | None = "stop", done: bool = True) -> list[bytes]:
+    """The events of an answer of these words."""
+    chunks = [build_chunk("m", {"content": word}) for word in words]
+    if finish is not None:
+        chunks.append(build_chunk("m", {}, finish))
+    return [*chunks, b"data: [DONE]\n\n"] if done else chunks
+
+
+class OddUpstream:
+    """Serves scripts by model; counts the calls of each."""
+
+    def __init__(self, scripts: Mapping[str, Script]) -> None:
+        self.scripts = scripts
+        self.n_calls: Counter[str] = Counter()
+        self.base_url = ""
+
+    def experts(self, **more: Any) -> list[dict[str, Any]]:
+        """The configuration of one expert for each script."""
+        return [
+            {"name": name, "model": f"openai/{name}", "api_base": self.base_url, **more}
+            for name in self.scripts
+        ]
+
+    @contextlib.asynccontextmanager
+    async def serve(self) -> AsyncIterator["OddUpstream"]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        try:
+            yield self
+        finally:
+            server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One call a connection."""
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            _, headers = await read_head(reader)
+            body = json.loads(await reader.readexactly(int(headers.get("content-length", 0))))
+            self.n_calls[body["model"]] += 1
+            await self._answer(self.scripts[body["model"]], writer)
+        writer.close()
+
+    async def _answer(self, script: Script, writer: asyncio.StreamWriter) -> None:
+        reason = HTTPStatus(script.status).phrase if script.status in set(HTTPStatus) else "Unknown"
+        lines = [f"HTTP/1.1 {script.status} {reason}", "connection: close", "transfer-encoding: chunked"]
+        if script.content_type is not None:
+            lines.append(f"content-type: {script.content_type}")
+        lines += [f"{name}: {value}" for name, value in script.headers.items()]
+        writer.write("\r\n".join([*lines, "", ""]).encode())
+        for part in script.parts:
+            if isinstance(part, float):
+                await writer.drain()
+                await asyncio.sleep(part)
+            elif part:
+                writer.write(b"%x\r\n%s\r\n" % (len(part), part))
+        if script.resets:
+            await writer.drain()
+            await asyncio.sleep(0.05)
+            writer.transport.abort()
+            return
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
