@@ -1,4 +1,4 @@
-"""`thalamus config`: check the configuration, print its schema, import one from LiteLLM."""
+"""`thalamus config`: check the configuration, print its schema, import one of LiteLLM or llama-swap."""
 
 import json
 from collections.abc import Callable
@@ -21,12 +21,13 @@ Examples:
   thalamus config check
   thalamus config schema > thalamus.schema.json
   thalamus config import-litellm proxy_config.yaml > thalamus.yaml
+  thalamus config import-llama-swap config.yaml > thalamus.yaml
 """
 
 
 @click.group(epilog=EXAMPLES)
 def command() -> None:
-    """Check the configuration, print its schema, or import one from LiteLLM."""
+    """Check the configuration, print its schema, or import one of LiteLLM or llama-swap."""
 
 
 @command.command(epilog="\b\nExample:\n  thalamus config check --config deploy/thalamus.yaml")
@@ -86,6 +87,24 @@ def import_litellm(file: Path, out: Path | None) -> None:
     _import(file, out, lambda text: import_litellm(text, file.name, price_table(), load_litellm))
 
 
+@command.command(
+    "import-llama-swap",
+    epilog="\b\nExample:\n  thalamus config import-llama-swap config.yaml --out thalamus.yaml",
+)
+@click.argument("file", type=click.Path(path_type=Path))
+@OUT_OPTION
+def import_llama_swap(file: Path, out: Path | None) -> None:
+    """Turn a llama-swap configuration into thalamus.yaml.
+
+    Each model becomes an expert whose engine is its command: macros are filled in, comments and line ends are
+    read as a shell reads them, `${PORT}` stays. Aliases, environment, ttl and health path are kept. Models of
+    peers become remote experts. What has no counterpart is listed in comments at the top.
+    """
+    from ..config.importers import import_llama_swap
+
+    _import(file, out, lambda text: import_llama_swap(text, file.name))
+
+
 def _import(file: Path, out: Path | None, convert: "Callable[[str], ImportedConfig]") -> None:
     """Read, convert, write, and say what was kept and what was not."""
     from routers.text_files import decode_text
@@ -112,5 +131,5 @@ def _import(file: Path, out: Path | None, convert: "Callable[[str], ImportedConf
     else:
         out.write_text(made.text, encoding="utf-8")
         click.echo(f"wrote {out}; `thalamus config check --config {out}` checks it")
-    kept = f"{made.n_experts} experts and {made.n_aliases} aliases are kept"
-    click.echo(f"{kept}; {len(made.notes.lost)} lines say what is not", err=True)
+    kept = f"kept: experts {made.n_experts}, aliases {made.n_aliases}"
+    click.echo(f"{kept}; not carried over: lines {len(made.notes.lost)}", err=True)

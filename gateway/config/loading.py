@@ -32,8 +32,8 @@ REMOVED_KEYS = frozenset(
 )
 COMMAND_KEYS = frozenset({"cmd", "args", "env"})
 """Keys of a runner whose text a shell or the engine may read further: `bash -c 'echo $HOME'`."""
-RUNNER_VARIABLES = {name: "${" + name + "}" for name in ("PORT", "API_KEY")}
-"""References that are filled in when a runner starts, so they stay as they are here."""
+RUNNER_VARIABLES = ("PORT", "API_KEY")
+"""What references of a runner are filled in only when it starts: it has its port and its key then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +190,10 @@ class _ConfigReader:
         return value
 
     def _resolve_references(self, value: str, kind: Any, path: KeyPath) -> Any:
-        # The port and the key of a runner exist only once it starts.
-        env = {**self.env, **RUNNER_VARIABLES} if "runner" in path else self.env
+        kept = RUNNER_VARIABLES if "runner" in path else ()
         in_command = "runner" in path and not COMMAND_KEYS.isdisjoint(path)
         check_references(value, is_secret=kind is Secret, in_command=in_command)
-        expanded, by_reference = expand_references(value, env)
+        expanded, by_reference = expand_references(value, self.env, kept)
         return Secret(expanded, literal=not by_reference) if kind is Secret else expanded
 
     def _add_problem(self, path: KeyPath, message: str, at: KeyPath | None = None) -> None:

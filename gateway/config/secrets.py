@@ -1,7 +1,7 @@
 """Secrets, which are never printed, and the references (`os.environ/NAME`) that stand for them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 REFERENCE = re.compile(r"os\.environ/(\w+)\b(?!-\w)|\$\{(\w+)\}")
 # What other tools take for a reference. Sent as it stands it would be a wrong key, and nothing would say why.
@@ -70,8 +70,10 @@ class UnresolvedReferenceError(Exception):
     """A reference cannot be replaced; `str()` says why and what to write, without the value."""
 
 
-def expand_references(text: str, env: Mapping[str, str]) -> tuple[str, bool]:
+def expand_references(text: str, env: Mapping[str, str], kept: Collection[str] = ()) -> tuple[str, bool]:
     """Return the text with its references replaced, and whether it had any.
+
+    References to the variables in `kept` stay, as `${NAME}`: others replace them later.
 
     Raises:
         UnresolvedReferenceError: a variable is not set, is empty, or holds a reference itself.
@@ -79,13 +81,14 @@ def expand_references(text: str, env: Mapping[str, str]) -> tuple[str, bool]:
 
     def value(match: re.Match[str]) -> str:
         name = match[1] or match[2]
+        if name in kept:
+            return "${" + name + "}"
         found = env.get(name)
         if not found:
             raise UnresolvedReferenceError(
                 f"environment variable {name} is not set; set it, or delete this key"
             )
-        # The runner's own `${PORT}` stands for itself here and is replaced when the engine starts.
-        if found != match[0] and is_reference(found):
+        if is_reference(found):
             raise UnresolvedReferenceError(
                 f"environment variable {name} holds a reference instead of a value; set it to the value"
             )

@@ -137,6 +137,7 @@ def finish(sections: dict[str, Any], notes: ImportNotes, source: str, command: s
     # A name of the old file may hold a line break, which would end the comment.
     comments = [f"# not carried over: {' '.join(line.split())}\n" for line in notes.lost]
     comments += [f"# changed: {' '.join(line.split())}\n" for line in notes.changed]
+    kept = {key: value for key, value in kept.items() if value}
     text = HEADER.format(source=source, command=command) + "".join(comments) + dump_yaml(kept)
     return ImportedConfig(text, len(kept.get("experts", ())), len(kept.get("aliases", ())), notes)
 
@@ -145,7 +146,12 @@ def _take_out(sections: dict[str, Any], field: str, message: str, notes: ImportN
     section, _, rest = field.partition(".")
     if place := re.match(r"experts\[(\d+)\]", field):
         expert = sections["experts"].pop(int(place[1]))
-        notes.lost.append(f"{expert['name']}: {field[place.end() :].lstrip('.') or 'the expert'}: {message}")
+        name = expert["name"]
+        notes.lost.append(f"{name}: {field[place.end() :].lstrip('.') or 'the expert'}: {message}")
+        aliases = sections.get("aliases", {})
+        for alias in [alias for alias, target in aliases.items() if target == name]:
+            del aliases[alias]
+            notes.lost.append(f"the alias '{alias}' of {name}")
         return
     # A name may contain dots: the longest one that fits is meant.
     named = [name for name in sections.get(section, ()) if f"{rest}.".startswith(f"{name}.")]

@@ -121,6 +121,32 @@ def test_config_check_names_every_fault_and_fails(here: Path) -> None:
     assert (answer["ok"], [p["line"] for p in answer["problems"]]) == (False, [1, 2])
 
 
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ("import-litellm", "model_list: [{model_name: a, litellm_params: {model: openai/gpt-5}}]"),
+        ("import-llama-swap", "models: {a: {cmd: 'serve --port ${PORT} -c 1024'}}"),
+    ],
+)
+def test_an_import_is_written_once_and_passes_the_check(here: Path, command: str, text: str) -> None:
+    (here / "theirs.yaml").write_text(text)
+    first = run("config", command, "theirs.yaml", "--out", "ours.yaml")
+    assert first.exit_code == 0
+    assert "kept: experts 1, aliases 0; not carried over: lines 0" in first.output
+    assert run("config", "check", "--config", "ours.yaml").exit_code == 0
+    assert "already exists" in run("config", command, "theirs.yaml", "--out", "ours.yaml").output
+    assert run("config", command, "theirs.yaml").output.startswith("# Made from theirs.yaml")
+
+
+def test_an_import_without_experts_writes_nothing_and_fails(here: Path) -> None:
+    (here / "theirs.yaml").write_text("model_list: [{model_name: '*', litellm_params: {model: '*'}}]")
+    result = run("config", "import-litellm", "theirs.yaml", "--out", "ours.yaml")
+    assert result.exit_code == 1
+    assert "the wildcard '*'" in result.output
+    assert "no expert can be made of it" in result.output
+    assert not (here / "ours.yaml").exists()
+
+
 @pytest.mark.parametrize("as_json", [False, True])
 def test_config_check_does_not_call_a_file_without_experts_good(here: Path, as_json: bool) -> None:
     (here / "thalamus.yaml").write_text("experts: []\n")
@@ -182,6 +208,8 @@ def test_route_reads_standard_input_and_shows_a_table(here: Path) -> None:
         (("profile", "-c", "good.yaml", "--probes", "empty.yaml"), "empty.yaml: holds no probe"),
         (("config", "import-litellm", "empty.yaml"), "not a LiteLLM configuration"),
         (("config", "import-litellm", "nowhere.yaml"), "cannot be read: No such file"),
+        (("config", "import-llama-swap", "empty.yaml"), "not a llama-swap configuration"),
+        (("config", "import-llama-swap", "nowhere.yaml"), "cannot be read: No such file"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(here: Path, args: tuple[str, ...], said: str) -> None:
