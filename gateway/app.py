@@ -28,7 +28,7 @@ from .batches.service import BatchService
 from .batches.store import BatchStore
 from .config import Config, ExpertConfig
 from .embedding import EmbedderPool
-from .endpoints import batches, completions, decisions, files, models, monitoring, openapi, runners
+from .endpoints import batches, completions, decisions, feedback, files, models, monitoring, openapi, runners
 from .errors import INTERNAL_ERROR, EndpointNotFound, GatewayError, MethodNotAllowed, to_envelope
 from .execution.executor import Accounting, PlanExecutor
 from .execution.responder import Responder
@@ -191,6 +191,7 @@ def build_starlette_app(services: Services, transport: Transport, batch_service:
         routes=[
             *models.ROUTES,
             *decisions.ROUTES,
+            *feedback.ROUTES,
             *files.ROUTES,
             *runners.ROUTES,
             *batches.ROUTES,

@@ -293,7 +293,8 @@ def read_evidence(path: Path | str) -> tuple[Evidence, ...]:
         ArtifactError: missing, damaged or newer than this version.
     """
     try:
-        return tuple(Evidence(**expert) for expert in _read_manifest(Path(path))["experts"])
+        with _opener(Path(path)) as opener:
+            return tuple(Evidence(**expert) for expert in _read_manifest(Path(path), opener)["experts"])
     except (KeyError, TypeError) as error:
         raise ArtifactError(f"{path}: damaged ({error}); {_REMEDY}") from None
 

@@ -9,7 +9,16 @@ from .errors import DataError
 from .text_files import decode_text
 
 SCHEMA = "thalamus.outcomes/1"
-MEASURES = ("score", "cost_usd", "input_tokens", "output_tokens", "latency_s", "confidence", "declined")
+MEASURES = (
+    "score",
+    "cost_usd",
+    "input_tokens",
+    "output_tokens",
+    "latency_s",
+    "confidence",
+    "declined",
+    "propensity",
+)
 _TEXT_FIELDS = ("id", "text", "task", "family")
 _ROW_FIELDS = {*_TEXT_FIELDS, "bucket", "answers", *MEASURES}
 

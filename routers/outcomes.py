@@ -58,6 +58,7 @@ class OutcomeTable:
     score:      in [0, 1]
     confidence: mean token log-probability of the answer, ≤ 0
     declined:   1 where the expert declined the query, so that the next one is called
+    propensity: probability in (0, 1] with which the expert was asked, of outcomes from traffic
     answers:    per query the experts' answers in order, None where there is none; None for no answers at all
     """
 
@@ -75,6 +76,7 @@ class OutcomeTable:
     latency_s: Floats
     confidence: Floats
     declined: Floats
+    propensity: Floats
     answers: tuple[tuple[str | None, ...], ...] | None = None
     provenance: Provenance = field(default_factory=Provenance)
 
@@ -259,6 +261,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "latency_s": (0, np.inf),
     "confidence": (-np.inf, 0),
     "declined": (0, 1),
+    "propensity": (0, 1),
 }
 
 

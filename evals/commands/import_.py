@@ -1,17 +1,22 @@
 """`thalamus import`: outcomes from other people's files, as an outcome table."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import click
 import numpy as np
 
-from routers import DataError, OutcomeTable, merge_outcomes
+from routers import DataError, OutcomeTable, add_outcomes
 
 from ..console import parse_pairs, print_facts, report_errors, table_facts
-from ..datasets import FORMATS, read_outcomes
+from ..datasets import FORMATS, build_traffic_table, read_decision_scores, read_outcomes
+
+JOURNAL = "journal"
 
 EXAMPLES = """
 \b
@@ -19,6 +24,8 @@ Examples:
   thalamus import scores.csv outcomes.jsonl.gz
   thalamus import mydata/ outcomes.jsonl.gz --buckets 0-79
   thalamus import scores.csv outcomes.jsonl --model big=openai/gpt-5 --model small=openai/gpt-5-mini
+  thalamus import journal                           rated decisions of the gateway, added to outcomes.jsonl.gz
+  thalamus import journal --scores rated.csv        decision_id and score a line, in place of feedback
 
 \b
 A CSV or JSON-lines file has a line per prompt and model (prompt, model, score and, where known, cost_usd,
@@ -32,7 +39,7 @@ results, and LiteLLM or OpenAI request logs with a score a line.
 
 @click.command("import", epilog=EXAMPLES)
 @click.argument("source", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--format",
     "form",
@@ -58,42 +65,93 @@ results, and LiteLLM or OpenAI request logs with a score a line.
     help="The name that an expert has in thalamus.yaml, where it differs.",
 )
 @click.option("--merge", is_flag=True, help="Add to the table in OUT; new measurements replace old ones.")
+@click.option(
+    "--config",
+    "-c",
+    "config_path",
+    type=click.Path(path_type=Path),
+    default=Path("thalamus.yaml"),
+    envvar="THALAMUS_CONFIG",
+    show_default=True,
+    help="Of the journal: the configuration that names it.",
+)
+@click.option(
+    "--scores",
+    type=click.Path(path_type=Path),
+    help="Of the journal: a file with decision_id and score a line, in place of feedback.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 @report_errors
 def command(
     source: Path,
-    out: Path,
+    out: Path | None,
     form: str,
     buckets: str | None,
     experts: str | None,
     models: Sequence[str],
     renamed: Sequence[str],
     merge: bool,
+    config_path: Path,
+    scores: Path | None,
     as_json: bool,
 ) -> None:
-    """Read outcomes from SOURCE and write them as an outcome table to OUT (.jsonl or .jsonl.gz)."""
+    """Read outcomes from SOURCE and write them as an outcome table to OUT (.jsonl or .jsonl.gz).
+
+    SOURCE is a file or a folder, or the word journal: what clients said of the gateway's answers, which is
+    always added to OUT (outcomes.jsonl.gz if left out). It needs journal: {content: true}.
+    """
+    is_journal = str(source) == JOURNAL
+    if out is None and not is_journal:
+        raise click.UsageError("Missing argument 'OUT'.")
+    out = out or Path("outcomes.jsonl.gz")
     _check_out(out)
     chosen = [name.strip() for name in experts.split(",")] if experts else []
-    table = read_outcomes(source, form, chosen)
-    notes = table.provenance.notes
+    table, lacks = (
+        _read_journal(config_path, scores) if is_journal else (read_outcomes(source, form, chosen), [])
+    )
+    notes = [*table.provenance.notes.split("; "), *lacks] if table.provenance.notes else lacks
     if buckets:
         table = table.take(np.isin(table.bucket, list(bucket_set(buckets))))
     if chosen:
         table = table.only(chosen)
     table = _rename(_with_models(table, models), renamed)
-    if merge and out.exists():
-        table = merge_outcomes(OutcomeTable.load(out), table)
     if not len(table):
         raise DataError(f"{source}: no query left after --buckets {buckets}")
+    if (merge or is_journal) and out.exists():
+        table = add_outcomes(OutcomeTable.load(out), table)
+    elif out.exists():
+        notes = [*notes, *_back_up(out, table)]
     table.save(out)
     facts = {"table": str(out), **table_facts(table)}
     if as_json:
         click.echo(json.dumps({**facts, "notes": notes}))
     else:
         print_facts(facts)
-        for note in notes.split("; ") if notes else ():
+        for note in notes:
             click.echo(f"note: {note}")
         click.echo(f"next: thalamus fit {out}")
+
+
+def _read_journal(config_path: Path, scores: Path | None) -> tuple[OutcomeTable, list[str]]:
+    """The outcomes of the gateway's own traffic, and what could not be learned from, in words."""
+    # By entry point, because evals import nothing of the gateway.
+    point = next(iter(entry_points(group="thalamus.traffic", name=JOURNAL)), None)
+    if point is None:
+        raise click.ClickException("the gateway is not installed here: pip install thalamus-gateway")
+    found = point.load()(config_path, read_decision_scores(scores) if scores else {})
+    return build_traffic_table(found["rows"], found["models"], "traffic of the gateway"), found["lacks"]
+
+
+def _back_up(out: Path, table: OutcomeTable) -> list[str]:
+    """Keep another table that is in the way under a name with the date; says where."""
+    try:
+        if OutcomeTable.load(out).fingerprint == table.fingerprint:
+            return []
+    except DataError:
+        pass  # no table, but a file of the user's all the same
+    kept = out.with_name(f"{out.name}.{datetime.now():%Y-%m-%dT%H-%M-%S}.bak")
+    os.replace(out, kept)
+    return [f"what {out} held is kept as {kept}; --merge adds to it instead"]
 
 
 def bucket_set(text: str) -> set[int]:

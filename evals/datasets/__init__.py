@@ -1,10 +1,12 @@
 """Readers of outcome files: one function per format, from a path to an `OutcomeTable`."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from routers import DataError, OutcomeTable
+from routers import DataError, OutcomeTable, Provenance
 
 FORMATS: Mapping[str, str] = {
     "csv": "flat:read_csv",
@@ -76,6 +78,41 @@ def _detect_folder(source: Path) -> str:
     if next(source.rglob("*.csv"), None):
         return "routellm"
     return "llmrouterbench" if next(source.rglob("*.json"), None) else "folder"
+
+
+def read_decision_scores(source: Path) -> dict[str, float]:
+    """Scores by decision id, from a CSV or JSON-lines file with `decision_id` (or `id`) and `score`.
+
+    Raises:
+        DataError: names the line and field at fault.
+    """
+    from .flat import csv_rows, json_rows
+    from .records import number
+
+    is_json = source.name.removesuffix(".gz").endswith((".jsonl", ".ndjson"))
+    scores: dict[str, float] = {}
+    for row in json_rows(source) if is_json else csv_rows(source):
+        key = row.fields.get("decision_id", row.fields.get("id"))
+        if not isinstance(key, str) or not key:
+            raise DataError(f"{row.place}: decision_id: a text is needed, not {key!r}")
+        score = number(row, "score")
+        if not 0 <= score <= 1:
+            raise DataError(
+                f"{row.place}: score: a number in [0, 1] is needed, not {row.fields.get('score')!r}"
+            )
+        scores[key] = score
+    return scores
+
+
+def build_traffic_table(
+    rows: Sequence[Mapping[str, Any]], models: Mapping[str, str], source: str
+) -> OutcomeTable:
+    """Outcomes of a gateway's own traffic, where a prompt may have been asked several times."""
+    from .records import Record, average_same, table_of
+
+    records = [Record(f"{source}, outcome {n}", row) for n, row in enumerate(rows, start=1)]
+    table = table_of(average_same(records), Provenance(source=source))
+    return replace(table, models=tuple(models.get(name, name) for name in table.experts))
 
 
 def source_splits(source: Path, table: OutcomeTable) -> tuple[str, ...]:

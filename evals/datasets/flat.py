@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from routers import DataError, OutcomeTable, Provenance
+from routers.outcome_format import MEASURES
 from routers.text_files import decode_text
 
 from .records import (
     FIELDS,
-    MEASURES,
     Record,
     describe_columns,
     field_name,

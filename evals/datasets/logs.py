@@ -10,12 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from routers import DataError, OutcomeTable, Provenance
 
 from .flat import json_rows
-from .records import MEASURES, Record, number, table_of
+from .records import Record, average_same, table_of
 
 _REDACTED = "redacted-by-litellm"
 
@@ -26,14 +24,10 @@ def read_logs(source: Path) -> OutcomeTable:
     Raises:
         DataError: names the line and field at fault.
     """
-    seen: dict[tuple[str, str], list[Record]] = {}
-    for row in json_rows(source):
-        if (score := _score(row.fields)) is not None:
-            value = _record(row, score)
-            seen.setdefault((value.fields["prompt"], value.fields["model"]), []).append(value)
-    if not seen:
+    found = [_record(row, score) for row in json_rows(source) if (score := _score(row.fields)) is not None]
+    if not found:
         raise DataError(f"{source}: no line has a score; add one as `score` or as `metadata.score`")
-    return table_of([_mean(same) for same in seen.values()], Provenance(source=f"request log: {source.name}"))
+    return table_of(average_same(found), Provenance(source=f"request log: {source.name}"))
 
 
 def _score(line: Mapping[str, Any]) -> Any:
@@ -108,17 +102,6 @@ def _seconds(value: Any) -> float | None:
         except ValueError:
             return None
     return float(value) if isinstance(value, int | float) else None
-
-
-def _mean(same: list[Record]) -> Record:
-    if len(same) == 1:
-        return same[0]
-    first = same[0]
-    means: dict[str, float | None] = {}
-    for name in MEASURES:
-        known = [value for value in (number(record, name) for record in same) if not np.isnan(value)]
-        means[name] = sum(known) / len(known) if known else None
-    return Record(first.place, {**first.fields, **means})
 
 
 def _object(value: Any) -> Mapping[str, Any]:

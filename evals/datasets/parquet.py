@@ -20,7 +20,7 @@ from .records import Record, table_of
 
 _PROMPTS = ("prompt_id", "prompt")
 _OUTCOMES = ("prompt_id", "model", "score")
-_OPTIONAL = ("cost_usd", "input_tokens", "output_tokens", "latency_s", "confidence", "answer")
+_OPTIONAL = ("cost_usd", "input_tokens", "output_tokens", "latency_s", "confidence", "answer", "propensity")
 
 
 def read_folder(source: Path) -> OutcomeTable:

@@ -8,8 +8,8 @@ from typing import Any, Self
 import numpy as np
 
 from routers import DataError, Floats, OutcomeTable, Provenance
+from routers.outcome_format import MEASURES
 
-MEASURES = ("score", "cost_usd", "input_tokens", "output_tokens", "latency_s", "confidence", "declined")
 ALIASES = {
     "prompt_id": "id",
     "query_id": "id",
@@ -169,6 +169,22 @@ def table_of(records: Sequence[Record], provenance: Provenance) -> OutcomeTable:
     )
 
 
+def average_same(records: Iterable[Record]) -> list[Record]:
+    """One record per prompt and model; where a model answered a prompt several times, their mean."""
+    seen: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        seen.setdefault((record.fields["prompt"], record.fields["model"]), []).append(record)
+    return [same[0] if len(same) == 1 else _mean(same) for same in seen.values()]
+
+
+def _mean(same: list[Record]) -> Record:
+    means: dict[str, float | None] = {}
+    for name in MEASURES:
+        known = [value for value in (number(record, name) for record in same) if not np.isnan(value)]
+        means[name] = sum(known) / len(known) if known else None
+    return same[0].with_fields({**same[0].fields, **means})
+
+
 def _rename(record: Record) -> Record:
     renamed = record.with_fields({field_name(name): value for name, value in record.fields.items()})
     _text(renamed, "prompt")
@@ -234,7 +250,7 @@ def _check_ranges(records: Sequence[Record], provenance: Provenance) -> None:
         if score < 0 or score > 1:
             what = f"score of {record.fields['model']}: {score:g}"
             raise DataError(f"{record.place}: {what} is not in [0, 1]{_scale_fix(score)}")
-        for name in MEASURES[1:-1]:
+        for name in ("cost_usd", "input_tokens", "output_tokens", "latency_s"):
             if number(record, name) < 0:
                 raise DataError(f"{record.place}: {name}: {number(record, name):g} is negative")
 

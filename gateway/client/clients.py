@@ -14,11 +14,12 @@ from .exchange import (
     InputType,
     Prompt,
     Router,
+    Thumbs,
     Transcript,
     parse_reply,
     raise_client_errors,
 )
-from .values import Answered, Chat, Chunk, Embeddings, Health, Model, Routed, RouteDecision
+from .values import Answered, Chat, Chunk, Embeddings, Feedback, Health, Model, Routed, RouteDecision
 
 T = TypeVar("T")
 
@@ -119,6 +120,24 @@ class Client:
     def decision(self, decision_id: str) -> RouteDecision:
         """A decision made earlier, by the id its answer bore."""
         return self._ask(exchange.build_decision_call(decision_id))
+
+    def feedback(
+        self,
+        decision: str | Answered,
+        score: float | None = None,
+        *,
+        thumbs: Thumbs | None = None,
+        among: Sequence[str | Answered] | None = None,
+        chosen: str | None = None,
+        comment: str | None = None,
+        user: str | None = None,
+    ) -> Feedback:
+        """Say how good an answer was, to learn from: an answer or the id of its decision, and what of it.
+
+        `score` is in [0, 1]; `among` are the other answers that were shown, of which this one was chosen;
+        `chosen` is the best member of a panel. Said otherwise, the later word counts.
+        """
+        return self._ask(exchange.build_feedback_call(decision, score, thumbs, among, chosen, comment, user))
 
     def health(self) -> Health:
         """Whether the gateway would take traffic now; ConnectionFailed if no gateway listens."""
@@ -282,6 +301,26 @@ class AsyncClient:
     async def decision(self, decision_id: str) -> RouteDecision:
         """A decision made earlier, by the id its answer bore."""
         return await self._ask(exchange.build_decision_call(decision_id))
+
+    async def feedback(
+        self,
+        decision: str | Answered,
+        score: float | None = None,
+        *,
+        thumbs: Thumbs | None = None,
+        among: Sequence[str | Answered] | None = None,
+        chosen: str | None = None,
+        comment: str | None = None,
+        user: str | None = None,
+    ) -> Feedback:
+        """Say how good an answer was, to learn from: an answer or the id of its decision, and what of it.
+
+        `score` is in [0, 1]; `among` are the other answers that were shown, of which this one was chosen;
+        `chosen` is the best member of a panel. Said otherwise, the later word counts.
+        """
+        return await self._ask(
+            exchange.build_feedback_call(decision, score, thumbs, among, chosen, comment, user)
+        )
 
     async def health(self) -> Health:
         """Whether the gateway would take traffic now; ConnectionFailed if no gateway listens."""

@@ -26,13 +26,26 @@ from .errors import (
     UnexpectedResponse,
     choose_status_class,
 )
-from .values import Chat, Chunk, Embeddings, Health, Hints, Json, Model, Routed, RouteDecision
+from .values import (
+    Answered,
+    Chat,
+    Chunk,
+    Embeddings,
+    Feedback,
+    Health,
+    Hints,
+    Json,
+    Model,
+    Routed,
+    RouteDecision,
+)
 
 T = TypeVar("T")
 Prompt = str | Sequence[Mapping[str, Any]]
 """A user's message, or a conversation in the chat format."""
 Router = Hints | Mapping[str, Any] | None
 InputType = Literal["query", "document"]
+Thumbs = Literal["up", "down"]
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 30.0  # a gateway that asks for a longer one gets no retry: the caller decides
@@ -94,6 +107,35 @@ def build_models_call() -> ClientCall[tuple[Model, ...]]:
 
 def build_decision_call(decision_id: str) -> ClientCall[RouteDecision]:
     return ClientCall("GET", f"/v1/decisions/{quote(decision_id, safe='')}", _decision)
+
+
+def build_feedback_call(
+    decision: str | Answered,
+    score: float | None,
+    thumbs: Thumbs | None,
+    among: Sequence[str | Answered] | None,
+    chosen: str | None,
+    comment: str | None,
+    user: str | None,
+) -> ClientCall[Feedback]:
+    given = {
+        "decision_id": _id_of(decision),
+        "score": score,
+        "thumbs": thumbs,
+        "among": None if among is None else [_id_of(one) for one in among],
+        "chosen": chosen,
+        "comment": comment,
+        "user": user,
+    }
+    body = {name: value for name, value in given.items() if value is not None}
+    return ClientCall("POST", "/v1/feedback", lambda reply: Feedback.parse(reply.payload), body)
+
+
+def _id_of(decision: str | Answered) -> str:
+    found = decision if isinstance(decision, str) else decision.decision_id
+    if not found:
+        raise ValueError("this answer has no decision id: it did not come through a Thalamus gateway")
+    return found
 
 
 def build_health_call() -> ClientCall[Health]:

@@ -283,6 +283,21 @@ class RouteDecision:
 
 
 @dataclass(frozen=True, slots=True)
+class Feedback:
+    """What the gateway now keeps of what was said of an answer; None is unsaid."""
+
+    decision_id: str
+    score: float | None
+    chosen: str | None
+    comment: str | None
+    user: str | None
+
+    @classmethod
+    def parse(cls, raw: Json) -> "Feedback":
+        return cls(raw["decision_id"], raw["score"], raw["chosen"], raw["comment"], raw["user"])
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """Whether the gateway, which lives, would take traffic now; `raw` says what is degraded."""
 

@@ -1,13 +1,47 @@
 """JSON responses and shared state, for the endpoints that answer from Starlette."""
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..errors import InvalidField, InvalidJson
 from ..services import Services
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+_UNKNOWN = re.compile(r"Object contains unknown field `(.+?)`")
+
+
+def decode_body(decoder: msgspec.json.Decoder[S], body: bytes) -> S:
+    """A JSON object as the struct of its endpoint.
+
+    Raises:
+        InvalidField, InvalidJson: it is not one; names the field.
+    """
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at `$")
+        param = where.strip(".`") or None
+        if unknown := _UNKNOWN.fullmatch(what):
+            raise _refuse_unknown(unknown[1], decoder.type) from None
+        said = f"{what[0].lower()}{what[1:]}".replace("`", "'")
+        raise InvalidField(f"'{param}': {said}" if param else said, param=param) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise InvalidJson("the body must be a JSON object") from None
+
+
+def _refuse_unknown(name: str, kind: type[msgspec.Struct]) -> InvalidField:
+    known = kind.__struct_encode_fields__
+    near = get_close_matches(name, known, n=1)
+    fix = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
+    return InvalidField(f"'{name[:80]}' is not a field here; {fix}", param=name[:80])
 
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -14,8 +14,8 @@ from ..batches.lines import URLS, read_file_mark
 from ..batches.service import BatchService, parse_window
 from ..batches.store import new_id
 from ..batches.types import Batch
-from ..errors import InvalidField, InvalidJson
-from .answers import get_services, json_response
+from ..errors import InvalidField
+from .answers import decode_body, get_services, json_response
 from .decisions import read_body
 from .files import build_page, get_owner, read_page_size
 
@@ -56,7 +56,9 @@ async def create_batch(request: Request) -> Response:
         FileNotKnown: this client has no such input file.
     """
     service, owner = get_batch_service(request), get_owner(request)
-    fields = _decode_body(await read_body(request, get_services(request).config.server.max_body_bytes))
+    fields = decode_body(
+        _decoder, await read_body(request, get_services(request).config.server.max_body_bytes)
+    )
     if fields.endpoint not in URLS:
         raise InvalidField(f"'endpoint' must be {' or '.join(URLS)}", param="endpoint")
     seconds = parse_window(fields.completion_window)
@@ -79,17 +81,6 @@ async def create_batch(request: Request) -> Response:
         times={"created_at": int(time.time())},
     )
     return json_response((await service.add(batch)).to_openai())
-
-
-def _decode_body(body: bytes) -> BatchRequest:
-    try:
-        return _decoder.decode(body)
-    except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at `$")
-        said = f"{what[0].lower()}{what[1:]}".replace("`", "'")
-        raise InvalidField(said, param=where.strip(".`") or None) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise InvalidJson("the body must be a JSON object") from None
 
 
 def _read_max_usd(fields: BatchRequest) -> float | None:

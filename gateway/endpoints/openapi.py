@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from ..requests.options import RouterField
 from .answers import json_response
+from .feedback import FeedbackRequest
 
 REF = "#/components/schemas/{name}"
 ROUTING_HEADERS = (
@@ -27,6 +28,10 @@ POST_ENDPOINTS = {
         "One vector per input, and the embedder that read it; `auto` chooses one for each query",
     ),
     "/v1/route": ("Route", "The decision without the call: every candidate, its prediction and the reason"),
+    "/v1/feedback": (
+        "Feedback",
+        "What a client says of an answer, by the id of its decision; said again it is the same",
+    ),
 }
 GET_ENDPOINTS = {
     "/v1/models": "Every name that `model` may have: policies and experts, with the state of each expert",
@@ -94,7 +99,8 @@ def build_document() -> dict[str, Any]:
 
 def _build_schemas() -> dict[str, Any]:
     # From the struct that parses the field, so that the two cannot disagree.
-    _, router = msgspec.json.schema_components([RouterField], ref_template=REF)
+    _, structs = msgspec.json.schema_components([RouterField, FeedbackRequest], ref_template=REF)
+    structs["Feedback"] = structs.pop("FeedbackRequest")
     ours = {"model": MODEL, "router": {"$ref": REF.format(name="RouterField")}}
     bodies: dict[str, tuple[list[str], dict[str, Any]]] = {
         "Chat": (["model", "messages"], {"messages": MESSAGES, "stream": {"type": "boolean"}}),
@@ -112,7 +118,7 @@ def _build_schemas() -> dict[str, Any]:
         }
         for name, (required, fields) in bodies.items()
     }
-    return {**requests, **router, "Error": _ERROR}
+    return {**requests, **structs, "Error": _ERROR}
 
 
 _EMBEDDING = {

@@ -10,7 +10,7 @@ import contextlib
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -23,9 +23,10 @@ from policies import Decision, decision_record, decode_plan
 
 from ..config import JournalConfig
 from ..embedding import TextChoice
-from .sqlite import Schema, connect, prepare
+from .feedback import FeedbackRecord, create_feedback_table, read_feedback, write_feedback
+from .sqlite import Schema, StorageError, connect, prepare
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_WAITING = 20_000
 BATCH = 2000
 GATHER_S = 0.2
@@ -263,11 +264,21 @@ class Journal:
 
     async def get(self, decision_id: str) -> dict[str, Any] | None:
         """The decision and its outcome, written or still waiting; None where there is no such entry."""
-        if (entry := self._waiting.get(decision_id)) is not None:
-            return describe_entry(entry, self.content)
         if self._thread is None:
             return None
-        return await asyncio.to_thread(self._read, decision_id)
+        entry = self._waiting.get(decision_id)
+        found, said = await asyncio.to_thread(self._read, decision_id)
+        if entry is not None:
+            found = describe_entry(entry, self.content)
+        return None if found is None else {**found, "feedback": [one.to_json() for one in said]}
+
+    async def add_feedback(self, said: Sequence[FeedbackRecord]) -> None:
+        """Keep what is said of decisions, all of it or nothing; it is on disk when this returns.
+
+        Raises:
+            StorageError: it cannot be written now.
+        """
+        await asyncio.to_thread(self._add_feedback, said)
 
     async def close(self) -> None:
         """Write what waits, within reason, and stop."""
@@ -280,11 +291,18 @@ class Journal:
         if self._thread is not None:
             self._thread.join(timeout=5.0)
 
-    def _read(self, decision_id: str) -> dict[str, Any] | None:
+    def _read(self, decision_id: str) -> tuple[dict[str, Any] | None, list[FeedbackRecord]]:
         with contextlib.suppress(sqlite3.Error), _connection(Path(self._config.path)) as database:
             row = database.execute(_SELECT, (decision_id,)).fetchone()
-            return row_to_json(row) if row else None
-        return None
+            return row_to_json(row) if row else None, read_feedback(database, decision_id)
+        return None, []
+
+    def _add_feedback(self, said: Sequence[FeedbackRecord]) -> None:
+        try:
+            with _connection(Path(self._config.path)) as database:
+                write_feedback(database, said)
+        except sqlite3.Error as error:
+            raise StorageError(f"the journal cannot be written: {error}") from None
 
     def _write(self) -> None:
         tidied = -TIDY_EVERY_S
@@ -359,6 +377,27 @@ class Journal:
             database.execute("PRAGMA incremental_vacuum")
 
 
+def read_rated(
+    path: Path, also: Collection[str] = ()
+) -> Iterator[tuple[dict[str, Any], list[FeedbackRecord]]]:
+    """The decisions that were spoken about, or that are named in `also`, with what was said, oldest first.
+
+    Raises:
+        StorageError: there is no journal, or none of this version.
+    """
+    if not path.exists():
+        raise StorageError(f"{path}: there is no journal; it comes with the first request that is served")
+    prepare(path, SCHEMA, BUSY_S)
+    with _connection(path) as database:
+        said: dict[str, list[FeedbackRecord]] = {}
+        for one in read_feedback(database):
+            said.setdefault(one.decision_id, []).append(one)
+        for decision_id in dict.fromkeys([*said, *also]):
+            row = database.execute(_SELECT, (decision_id,)).fetchone()
+            if row is not None:
+                yield row_to_json(row), said.get(decision_id, [])
+
+
 def check_journal(config: JournalConfig) -> None:
     """See whether the journal could be opened, and leave no file behind that was not there.
 
@@ -391,6 +430,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _create(database: sqlite3.Connection) -> None:
     database.execute(f"CREATE TABLE decisions (seq INTEGER PRIMARY KEY, {', '.join(COLUMNS)})")
+    create_feedback_table(database)
 
 
-SCHEMA = Schema("the journal", "journal.path", SCHEMA_VERSION, _create)
+SCHEMA = Schema("the journal", "journal.path", SCHEMA_VERSION, _create, upgrades={1: create_feedback_table})

@@ -2,8 +2,8 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -15,13 +15,15 @@ class StorageError(Exception):
 class Schema:
     """What a database holds. `name` stands in errors; `setting` is the configuration key of its location.
 
-    `create` makes the tables inside a transaction.
+    `create` makes the tables inside a transaction. `upgrades` has what each older version needs to become
+    the next one.
     """
 
     name: str
     setting: str
     version: int
     create: Callable[[sqlite3.Connection], None]
+    upgrades: Mapping[int, Callable[[sqlite3.Connection], None]] = field(default_factory=dict)
 
 
 def connect(path: Path, busy_s: float, autocommit: bool = False) -> sqlite3.Connection:
@@ -64,7 +66,11 @@ def _ensure_schema(database: sqlite3.Connection, schema: Schema) -> None:
         # Asked again under the lock: another process may have created the tables meanwhile.
         if _needs_tables(database, schema):
             schema.create(database)
-            database.execute(f"PRAGMA user_version={schema.version}")
+        else:
+            found = database.execute("PRAGMA user_version").fetchone()[0]
+            for version in range(found, schema.version):
+                schema.upgrades[version](database)
+        database.execute(f"PRAGMA user_version={schema.version}")
     except BaseException:
         database.execute("ROLLBACK")
         raise

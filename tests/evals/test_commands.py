@@ -62,7 +62,7 @@ def test_importing_names_the_columns_that_it_passes_over(tmp_path: Path) -> None
     result = run(import_, tmp_path / "t.csv", tmp_path / "o.jsonl")
     assert "note: column 'subject' is passed over: words" in result.output
     facts = json.loads(run(import_, tmp_path / "t.csv", tmp_path / "o.jsonl", "--json").output)
-    assert facts["notes"] == "column 'subject' is passed over: words"
+    assert facts["notes"] == ["column 'subject' is passed over: words"]
 
 
 @pytest.mark.parametrize(

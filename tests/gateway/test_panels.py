@@ -12,6 +12,7 @@ import pytest
 
 from gateway.app import build_application, build_services
 from gateway.config import Config, ConfigError, load_config
+from gateway.endpoints.feedback import find_members
 from gateway.execution import panel as panels
 from gateway.execution.panel import build_aggregation_call, wait_for_members
 from gateway.experts.openai_compatible import Transport
@@ -19,6 +20,7 @@ from gateway.experts.types import Call, UpstreamError
 from gateway.openai.answers import Usage, set_usage, sum_usages
 from gateway.openai.conversion import convert_to_events
 from gateway.openai.events import add_usage_to_events
+from gateway.storage.feedback import FeedbackRecord, rate_experts
 from gateway.testing import FakeUpstream
 from policies import PanelRule
 from tests.fakes.serving import LiveApp, secret
@@ -338,3 +340,16 @@ def test_an_aggregator_must_be_able_to_weigh_answers(tmp_path: Any, aggregator: 
 def test_a_panel_of_one_is_refused(tmp_path: Any) -> None:
     with pytest.raises(ConfigError, match="k"):
         make_config(tmp_path, "auto", k=1)
+
+
+async def test_the_best_member_of_a_panel_can_be_named_in_feedback(tmp_path: Any) -> None:
+    async with panel(tmp_path, "says-6 says-8 says-8 good") as (live, _):
+        decision_id = (await ask(live)).headers["x-thalamus-decision-id"]
+        refused = await live.post("feedback", {"decision_id": decision_id, "chosen": "d"})
+        assert (refused.status, refused.error["param"]) == (400, "chosen")
+        assert "these did: " in refused.error["message"]
+        assert (await live.post("feedback", {"decision_id": decision_id, "chosen": "b"})).status == 200
+        entry = await live.services.journal.get(decision_id)
+        assert entry is not None
+        said = [FeedbackRecord(decision_id=decision_id, time=0.0, chosen=entry["feedback"][0]["chosen"])]
+        assert rate_experts(entry["expert_answered"], find_members(entry), said) == {"a": 0, "b": 1, "c": 0}

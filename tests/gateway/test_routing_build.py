@@ -66,6 +66,7 @@ def table() -> OutcomeTable:
         latency_s=unknown,
         confidence=unknown,
         declined=unknown,
+        propensity=unknown,
     )
 
 

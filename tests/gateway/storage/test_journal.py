@@ -1,6 +1,7 @@
 """The journal keeps what happened, and never costs a request anything."""
 
 import asyncio
+import contextlib
 import sqlite3
 import stat
 import threading
@@ -14,6 +15,7 @@ import pytest
 
 from gateway.config import JournalConfig
 from gateway.storage import journal as journal_module
+from gateway.storage.feedback import FeedbackRecord
 from gateway.storage.journal import SCHEMA, AttemptRecord, Journal, JournalEntry
 from gateway.storage.sqlite import StorageError, prepare
 from policies import Decision, Single, decision_record
@@ -225,7 +227,7 @@ async def test_a_journal_of_a_newer_version_is_refused(open_journal: Callable[..
     database = sqlite3.connect(path)
     database.execute("PRAGMA user_version=99")
     database.close()
-    with pytest.raises(StorageError, match=r"newer Thalamus \(schema 99, not 1\)"):
+    with pytest.raises(StorageError, match=r"newer Thalamus \(schema 99, not 2\)"):
         open_journal()
 
 
@@ -260,3 +262,34 @@ async def test_the_writer_thread_ends_with_the_journal(open_journal: Callable[..
     journal = open_journal()
     await journal.close()
     assert "journal" not in {thread.name for thread in threading.enumerate()}
+
+
+async def test_a_journal_of_the_first_version_gets_the_table_of_feedback(
+    tmp_path: Path, open_journal: Callable[..., Journal]
+) -> None:
+    path = tmp_path / "old.sqlite3"
+    database = sqlite3.connect(path)
+    database.execute(f"CREATE TABLE decisions (seq INTEGER PRIMARY KEY, {', '.join(journal_module.COLUMNS)})")
+    row = journal_module.to_row(entry("before"), True)
+    database.execute(f"INSERT INTO decisions VALUES (1, {', '.join('?' * len(row))})", row)
+    database.execute("PRAGMA user_version=1")
+    database.commit()
+    database.close()
+    journal = open_journal(path=str(path))
+    await journal.add_feedback([FeedbackRecord(decision_id="before", time=1.0, score=0.5)])
+    found = await journal.get("before")
+    assert found is not None
+    assert [one["score"] for one in found["feedback"]] == [0.5]
+    assert sqlite3.connect(path).execute("PRAGMA user_version").fetchone() == (2,)
+
+
+async def test_what_was_said_of_a_request_is_deleted_with_it(open_journal: Callable[..., Journal]) -> None:
+    journal = open_journal()
+    for name in ("gone", "kept"):
+        journal.record(entry(name))
+        await journal.add_feedback([FeedbackRecord(decision_id=name, time=1.0, score=0.5)])
+    await journal.close()
+    path = Path(journal._config.path)
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("DELETE FROM decisions WHERE id = 'gone'")
+    assert [(found["id"], len(said)) for found, said in journal_module.read_rated(path)] == [("kept", 1)]
