@@ -21,10 +21,12 @@ class TimeoutConfig(StrictStruct, frozen=True):
     """Longest wait until a local engine is loaded and accepts the request."""
     connect_s: Seconds = 5.0
     """Longest wait for a connection to the upstream."""
-    first_token_s: Seconds = 30.0
-    """Longest wait for the first token of the answer."""
-    between_tokens_s: Seconds = 30.0
-    """Longest wait between two tokens of the answer."""
+    first_token_s: Seconds = 300.0
+    """Longest silence before the first token of a stream. Any byte ends a silence, also a comment that keeps
+    the connection alive; models that think may send nothing for minutes.
+    """
+    between_tokens_s: Seconds = 120.0
+    """Longest silence after the first token of a stream."""
     total_s: Seconds = 600.0
     """Longest duration of the whole attempt."""
 

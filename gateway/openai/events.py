@@ -223,7 +223,9 @@ class EventSplitter:
 
         Without `[DONE]` the end is good where the answer had its finish reasons; else it is in `failure`.
         """
-        last = self.feed(b"\n\n") if self._tail and self.failure is None else b""
+        if self.failure is not None:
+            return b""
+        last = self.feed(b"\n\n") if self._tail else b""
         if self.failure is not None and self.failure.kind == "bad_chunk":
             self.failure = None  # half an event: it says no more than that the stream was cut
         if not self.done and self.failure is None:

@@ -51,6 +51,7 @@ class OddUpstream:
         self.scripts = scripts
         self.n_calls: Counter[str] = Counter()
         self.base_url = ""
+        self._connections: set[asyncio.Task[None]] = set()
 
     def experts(self, **more: Any) -> list[dict[str, Any]]:
         """The configuration of one expert for each script."""
@@ -61,21 +62,33 @@ class OddUpstream:
 
     @contextlib.asynccontextmanager
     async def serve(self) -> AsyncIterator["OddUpstream"]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
         self.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
         try:
             yield self
         finally:
             server.close()
+            for task in self._connections:
+                task.cancel()
+            await asyncio.gather(*self._connections, return_exceptions=True)
+            await asyncio.sleep(0)  # closed transports say so to their protocols in the loop's next turn
+
+    def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(self._serve(reader, writer))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One call a connection."""
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        try:
             _, headers = await read_head(reader)
             body = json.loads(await reader.readexactly(int(headers.get("content-length", 0))))
             self.n_calls[body["model"]] += 1
             await self._answer(self.scripts[body["model"]], writer)
-        writer.close()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
 
     async def _answer(self, script: Script, writer: asyncio.StreamWriter) -> None:
         reason = HTTPStatus(script.status).phrase if script.status in set(HTTPStatus) else "Unknown"
