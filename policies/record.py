@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .plans import Plan
 from .types import Decision
 
 
@@ -9,7 +10,8 @@ def explain(decision: Decision) -> list[dict[str, Any]]:
     """Every expert of the pool with its reason: the chosen, then by rank, then the rejected."""
     ranked = [decision.experts[e] for e in decision.order.tolist()]
     names = [*ranked, *(name for name in decision.experts if name in decision.rejections)]
-    return [_candidate(decision, name) for name in names]
+    roles = find_roles(decision.plan)
+    return [_candidate(decision, name, roles.get(name)) for name in names]
 
 
 def decision_record(decision: Decision) -> dict[str, Any]:
@@ -26,10 +28,23 @@ def decision_record(decision: Decision) -> dict[str, Any]:
     }
 
 
-def _candidate(decision: Decision, name: str) -> dict[str, Any]:
+def find_roles(plan: Plan) -> dict[str, str]:
+    """What each expert of a plan is in it: member or aggregator of a panel (or both), or fallback."""
+    summary = plan.summary()
+    members, aggregator = summary.get("members", ()), summary.get("aggregator")
+    roles = dict.fromkeys(members, "member")
+    if aggregator is not None:
+        roles[aggregator] = "member and aggregator" if aggregator in roles else "aggregator"
+    later = plan.experts if roles else plan.experts[1:]
+    return {**dict.fromkeys(later, "fallback"), **roles}
+
+
+def _candidate(decision: Decision, name: str, role: str | None) -> dict[str, Any]:
     e = decision.experts.index(name)
+    reason = _explain_candidate(decision, name, e)
     return {
         "expert": name,
+        "role": role,
         "quality": _number(decision.quality[e]),
         "quality_std": _number(decision.quality_std[e]),
         "output_tokens": _number(decision.output_tokens[e]),
@@ -39,7 +54,7 @@ def _candidate(decision: Decision, name: str) -> dict[str, Any]:
         "tier": decision.tier,
         "evidence": bool(decision.evidence[e]),
         "eligible": name not in decision.rejections,
-        "reason": _explain_candidate(decision, name, e),
+        "reason": reason if role in (None, "fallback") else f"{role} of the panel; {reason}",
     }
 
 

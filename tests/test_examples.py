@@ -46,17 +46,23 @@ def commands(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("example", "words"),
+    ("example", "served", "words"),
     [
-        ("openai_client.py", "first answered: Grüße aus dem Thalamus"),
-        ("sdk.py", "first answered: Grüße aus dem Thalamus"),
-        ("panel.py", "panel by first : Grüße aus dem Thalamus"),
+        ("openai_client.py", "panel.yaml", "first answered: Grüße aus dem Thalamus"),
+        ("sdk.py", "panel.yaml", "first answered: Grüße aus dem Thalamus"),
+        ("panel.py", "panel.yaml", "panel by first : Grüße aus dem Thalamus"),
+        (
+            "private.py",
+            "private.yaml",
+            "answered on this machine by house : Grüße aus dem Thalamus",
+        ),
     ],
 )
-async def test_a_client_gets_an_answer(example: str, words: str, tmp_path: Path) -> None:
+async def test_a_client_gets_an_answer(example: str, served: str, words: str, tmp_path: Path) -> None:
     async with FakeUpstream() as upstream:
-        config = yaml.safe_load((EXAMPLES / "panel.yaml").read_text())
+        config = yaml.safe_load((EXAMPLES / served).read_text())
         for expert in config["experts"]:
+            expert.pop("api_key", None)
             expert["api_base"] = upstream.base_url
         config["journal"] = {"path": str(tmp_path / "journal.sqlite3")}
         (tmp_path / "panel.yaml").write_text(yaml.safe_dump(config))
@@ -95,6 +101,7 @@ def test_the_own_tool_is_found_by_its_entry_point(tmp_path: Path, monkeypatch: p
     assert tool("Is a dime worth more than a nickel?") is None
 
 
-def test_every_yaml_example_is_a_configuration() -> None:
+def test_every_yaml_example_is_a_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-unused-3f9c2b7a")
     for path in EXAMPLES.glob("*.yaml"):
         assert load_config(path).experts

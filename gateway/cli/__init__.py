@@ -7,6 +7,7 @@ none of them. A command that cannot be loaded says so in a line.
 
 import re
 from collections.abc import Iterator
+from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,7 @@ import click
 
 GROUP = "thalamus.commands"
 FIRST_LINE = re.compile(r'^"""`thalamus [\w-]+`: (.+?)\.?(?:""")?$')
+UNKNOWN_COMMAND = re.compile(r"No such command '(.+?)'")
 BUILTIN = ("init", "serve", "route", "batch", "profile", "runners", "config", "doctor")
 
 EPILOG = """
@@ -46,6 +48,21 @@ class CommandGroup(click.Group):
         if isinstance(command, click.Command):
             return command
         return _build_broken_command(cmd_name, point, TypeError(f"{point.value} is no click command"))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a mistyped one, of this group or of one in it, gets the nearest name."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            within = error.ctx.command if error.ctx else None
+            found = UNKNOWN_COMMAND.match(error.message)
+            if error.ctx is None or not isinstance(within, click.Group) or found is None:
+                raise
+            near = get_close_matches(found[1], within.list_commands(error.ctx), n=1, cutoff=0.5)
+            if not near or "did you mean" in error.message.lower():
+                raise
+            message = f"{error.message.rstrip('.')}; did you mean '{near[0]}'?"
+            raise click.UsageError(message, error.ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the name and summary of each command."""

@@ -118,6 +118,10 @@ def _describe_tradeoff(objective: "Objective", sweep: "Sweep | None") -> dict[st
 def show_decision(record: dict[str, Any]) -> None:
     """Print the decision; a reason that does not fit on the line goes below its expert."""
     click.echo(f"{click.style(record['expert'], bold=True)}: {record['reason']}  (policy {record['policy']})")
+    plan = record["plan"]
+    if "members" in plan:
+        joint = f"aggregator {plan['aggregator']}" if plan["aggregator"] else "a vote, no aggregator"
+        click.echo(f"panel of {', '.join(plan['members'])}; {joint}")
     candidates = record["candidates"]
     width = max(len("expert"), *(len(candidate["expert"]) for candidate in candidates))
     # On a narrow terminal the table stays readable if a long reason moves to its own line.

@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import click
+import msgspec
 
 from .options import CONFIG_OPTION, JSON_OPTION, read_config
 
@@ -19,6 +20,55 @@ Examples:
 """
 URL_OPTION = click.option("--url", help="Address of the gateway. Default: server.host and server.port.")
 TIMEOUT_S = 600.0
+
+
+class RunnerRow(msgspec.Struct):
+    """What a gateway says of one engine."""
+
+    id: str
+    state: str
+    device: str
+    pinned: bool
+    memory_bytes: int | None
+    load_s: float | None
+    n_in_flight: int
+    n_waiting: int
+    n_loads: int
+    n_restarts: int
+    last_error: str | None
+
+
+class MemoryRow(msgspec.Struct):
+    """What a gateway says of one device."""
+
+    name: str
+    held_bytes: int
+    capacity_bytes: int | None
+    free_bytes: int | None
+
+
+class RunnerPage(msgspec.Struct):
+    """The answer to a list."""
+
+    data: list[RunnerRow]
+    memory: list[MemoryRow]
+
+
+class RunnerLog(msgspec.Struct):
+    """The answer to a request for a log."""
+
+    lines: list[str]
+
+
+class _RefusalText(msgspec.Struct):
+    message: str
+
+
+class _Refusal(msgspec.Struct):
+    error: _RefusalText
+
+
+Answer = TypeVar("Answer", bound=msgspec.Struct)
 COLUMNS = ("runner", "state", "device", "memory", "load s", "busy", "waiting", "loads", "restarts")
 
 
@@ -30,7 +80,7 @@ COLUMNS = ("runner", "state", "device", "memory", "load s", "busy", "waiting", "
 def command(ctx: click.Context, config_path: Path, url: str | None, as_json: bool) -> None:
     """List the local engines of a running gateway; load one, unload one, read its log."""
     if ctx.invoked_subcommand is None:
-        _show_runners(_request("GET", "", config_path, url), as_json)
+        _show_runners(*_request(RunnerPage, "GET", "", config_path, url), as_json)
 
 
 @command.command("list", epilog="\b\nExample:\n  thalamus runners list --json")
@@ -39,7 +89,7 @@ def command(ctx: click.Context, config_path: Path, url: str | None, as_json: boo
 @JSON_OPTION
 def list_(config_path: Path, url: str | None, as_json: bool) -> None:
     """List the engines, their states and the memory they share."""
-    _show_runners(_request("GET", "", config_path, url), as_json)
+    _show_runners(*_request(RunnerPage, "GET", "", config_path, url), as_json)
 
 
 @command.command(epilog="\b\nExample:\n  thalamus runners load house-llama")
@@ -49,7 +99,7 @@ def list_(config_path: Path, url: str | None, as_json: bool) -> None:
 @JSON_OPTION
 def load(expert: str, config_path: Path, url: str | None, as_json: bool) -> None:
     """Load an engine now; others are evicted to make room."""
-    _show_runner(_request("POST", f"/{quote(expert)}/load", config_path, url), as_json)
+    _show_runner(*_request(RunnerRow, "POST", f"/{quote(expert)}/load", config_path, url), as_json)
 
 
 @command.command(epilog="\b\nExample:\n  thalamus runners unload house-llama")
@@ -59,7 +109,7 @@ def load(expert: str, config_path: Path, url: str | None, as_json: bool) -> None
 @JSON_OPTION
 def unload(expert: str, config_path: Path, url: str | None, as_json: bool) -> None:
     """Unload an engine; the next request loads it again."""
-    _show_runner(_request("POST", f"/{quote(expert)}/unload", config_path, url), as_json)
+    _show_runner(*_request(RunnerRow, "POST", f"/{quote(expert)}/unload", config_path, url), as_json)
 
 
 @command.command(epilog="\b\nExample:\n  thalamus runners logs house-llama")
@@ -69,12 +119,14 @@ def unload(expert: str, config_path: Path, url: str | None, as_json: bool) -> No
 @JSON_OPTION
 def logs(expert: str, config_path: Path, url: str | None, as_json: bool) -> None:
     """Print the last lines of an engine's log."""
-    answer = _request("GET", f"/{quote(expert)}/logs", config_path, url)
-    click.echo(json.dumps(answer, indent=2) if as_json else "\n".join(answer["lines"]))
+    log, raw = _request(RunnerLog, "GET", f"/{quote(expert)}/logs", config_path, url)
+    click.echo(json.dumps(raw, indent=2) if as_json else "\n".join(log.lines))
 
 
-def _request(method: str, path: str, config_path: Path, url: str | None) -> dict[str, Any]:
-    """Send a request to the running gateway and return its answer.
+def _request(
+    kind: type[Answer], method: str, path: str, config_path: Path, url: str | None
+) -> tuple[Answer, Any]:
+    """Send a request to the running gateway; its answer, and the same as plain JSON values.
 
     Raises:
         ClickException: no gateway answers, or it refuses.
@@ -89,31 +141,24 @@ def _request(method: str, path: str, config_path: Path, url: str | None) -> dict
     try:
         with httpx.Client(timeout=TIMEOUT_S, trust_env=False) as http:
             response = http.request(method, f"{base.rstrip('/')}/v1/runners{path}", headers=headers)
-            answer: dict[str, Any] = _decode_answer(response.content)
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise click.ClickException(
             f"no gateway answers at {base}: {error}; `thalamus serve` starts one, --url names another"
         ) from None
-    if response.status_code != 200:
-        raise click.ClickException(answer["error"]["message"])
-    return answer
+    try:
+        if response.status_code != 200:
+            raise click.ClickException(msgspec.json.decode(response.content, type=_Refusal).error.message)
+        return msgspec.json.decode(response.content, type=kind), json.loads(response.content)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise click.ClickException(
+            f"the server at {base} is not a Thalamus gateway: {method} /v1/runners{path} gave status"
+            f" {response.status_code} with another body; --url names the gateway"
+        ) from None
 
 
-def _decode_answer(body: bytes) -> dict[str, Any]:
-    """Decode an answer of the gateway: runners, one runner, or an error.
-
-    Raises:
-        ValueError: the answer is not from a gateway.
-    """
-    match json.loads(body):
-        case {"error": {"message": str()}} | {"object": str()} | {"runner": str()} as answer:
-            return dict(answer)
-    raise ValueError("the server there is not a gateway")
-
-
-def _show_runners(answer: dict[str, Any], as_json: bool) -> None:
+def _show_runners(page: RunnerPage, raw: Any, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(answer, indent=2))
+        click.echo(json.dumps(raw, indent=2))
         return
     from rich.console import Console
     from rich.table import Table
@@ -121,34 +166,31 @@ def _show_runners(answer: dict[str, Any], as_json: bool) -> None:
     table = Table(box=None, pad_edge=False)
     for column in COLUMNS:
         table.add_column(column, no_wrap=True)
-    for runner in answer["data"]:
-        load_s = runner["load_s"]
+    for runner in page.data:
         table.add_row(
-            runner["id"] + (" (pinned)" if runner["pinned"] else ""),
-            runner["state"],
-            runner["device"],
-            _format_size(runner["memory_bytes"]),
-            "" if load_s is None else f"{load_s:.2f}",
-            *(str(runner[key]) for key in ("n_in_flight", "n_waiting", "n_loads", "n_restarts")),
+            runner.id + (" (pinned)" if runner.pinned else ""),
+            runner.state,
+            runner.device,
+            _format_size(runner.memory_bytes),
+            "" if runner.load_s is None else f"{runner.load_s:.2f}",
+            *map(str, (runner.n_in_flight, runner.n_waiting, runner.n_loads, runner.n_restarts)),
         )
     Console().print(table)
-    for device in answer["memory"]:
-        free = (
-            f", {_format_size(device['free_bytes'])} free on it" if device["free_bytes"] is not None else ""
-        )
-        held, capacity = _format_size(device["held_bytes"]), _format_size(device["capacity_bytes"])
-        click.echo(f"{device['name']}: {held} of {capacity or 'any amount'} held{free}")
-    for runner in answer["data"]:
-        if runner["last_error"]:
-            click.echo(f"{runner['id']}: {runner['last_error']}")
+    for device in page.memory:
+        free = f", {_format_size(device.free_bytes)} free on it" if device.free_bytes is not None else ""
+        held, capacity = _format_size(device.held_bytes), _format_size(device.capacity_bytes)
+        click.echo(f"{device.name}: {held} of {capacity or 'any amount'} held{free}")
+    for runner in page.data:
+        if runner.last_error:
+            click.echo(f"{runner.id}: {runner.last_error}")
 
 
-def _show_runner(runner: dict[str, Any], as_json: bool) -> None:
+def _show_runner(runner: RunnerRow, raw: Any, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(runner, indent=2))
+        click.echo(json.dumps(raw, indent=2))
     else:
-        held = _format_size(runner["memory_bytes"])
-        click.echo(f"{runner['id']} is {runner['state']}" + (f" ({held})" if held else ""))
+        held = _format_size(runner.memory_bytes)
+        click.echo(f"{runner.id} is {runner.state}" + (f" ({held})" if held else ""))
 
 
 def _format_size(n_bytes: int | None) -> str:

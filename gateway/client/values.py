@@ -218,10 +218,11 @@ class Candidate:
 
     `quality` is the expected score in [0, 1]; None is unknown, which is not zero. `reason` says why it was
     taken or not: of an expert that is not `eligible`, the constraint it failed. `evidence`: whether outcomes
-    of this expert were measured.
+    of this expert were measured. `role`: member or aggregator of a panel, or fallback.
     """
 
     expert: str
+    role: str | None = None
     model: str | None = None
     quality: float | None = None
     quality_std: float | None = None

@@ -622,6 +622,7 @@ def test_a_record_holds_the_whole_decision_and_none_for_what_is_not_known() -> N
             {
                 **common,
                 "expert": "a",
+                "role": None,
                 "quality": 0.9,
                 "cost_usd": None,
                 "latency_s": 1.0,
@@ -632,6 +633,7 @@ def test_a_record_holds_the_whole_decision_and_none_for_what_is_not_known() -> N
             {
                 **common,
                 "expert": "b",
+                "role": None,
                 "quality": 0.123457,
                 "cost_usd": 2.0,
                 "latency_s": None,

@@ -182,6 +182,26 @@ def test_a_decision_tells_members_and_aggregator() -> None:
     assert record == {"kind": "panel", "experts": ["b", "c", "a"], "members": ["b", "c"], "aggregator": "c"}
 
 
+def test_every_candidate_tells_its_part_in_the_panel() -> None:
+    found = decision_record(decide(PanelRule(k=2, aggregator="a"), [0.1, 0.9, 0.5, 0.4], [1, 1, 1, 1]))
+    parts = {one["expert"]: (one["role"], one["reason"]) for one in found["candidates"]}
+    assert {name: role for name, (role, _) in parts.items()} == {
+        "a": "aggregator",
+        "b": "member",
+        "c": "member",
+        "d": "fallback",
+    }
+    assert parts["b"][1].startswith("member of the panel; chosen: panel")
+    assert parts["c"][1].startswith("member of the panel; utility ")
+    assert parts["a"][1].startswith("aggregator of the panel; utility ")
+    assert parts["d"][1].startswith("utility ")
+
+
+def test_a_member_that_also_aggregates_is_both() -> None:
+    found = decision_record(decide(PanelRule(k=2, aggregator="b"), [0.1, 0.9, 0.5], [1, 1, 1]))
+    assert [one["role"] for one in found["candidates"]] == ["member and aggregator", "member", "fallback"]
+
+
 @pytest.mark.parametrize(("aggregator", "ballot"), [("vote", True), ("auto", True), ("c", False)])
 def test_a_named_aggregator_goes_before_the_vote(aggregator: str, ballot: Any) -> None:
     assert panel_of(decide(PanelRule(2, aggregator), [0.1, 0.9, 0.5], [1, 1, 1])).ballot is ballot

@@ -4,6 +4,8 @@ import json
 import runpy
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -284,3 +286,75 @@ def test_a_missing_engine_stops_serve_with_one_line(here: Path, monkeypatch: pyt
     assert result.output.splitlines() == [
         'Error: experts.small.runner.engine: "llama.cpp" needs a package: pip install xllamacpp'
     ]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("prfoile",), "No such command 'prfoile'; did you mean 'profile'?"),
+        (("server",), "No such command 'server'; did you mean 'serve'?"),
+        (("config", "chekc"), "No such command 'chekc'; did you mean 'check'?"),
+        (("runners", "lod", "x"), "No such command 'lod'; did you mean 'load'?"),
+        (("plan", "mappings"), "No such command 'mappings'; did you mean 'mapping'?"),
+        (("xyzzy",), "No such command 'xyzzy'."),
+    ],
+)
+def test_a_mistyped_command_gets_the_nearest_name(args: tuple[str, ...], message: str) -> None:
+    result = run(*args)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert ("did you mean" in result.output) == ("did you mean" in message)
+
+
+FOREIGN = [
+    (200, b"<html>It works!</html>"),
+    (200, b"[]"),
+    (200, b'{"object": "list", "data": [{"id": "llama3", "object": "model"}]}'),
+    (200, b'{"object": "list", "data": [], "memory": {}}'),
+    (200, b""),
+    (404, b'{"detail": "Not Found"}'),
+    (404, b"404 page not found"),
+    (502, b'{"object": "error", "message": "no"}'),
+    (500, b'{"error": "down"}'),
+    (200, b"[" * 100_000),
+    (200, b"\xff\xfe"),
+]
+
+
+@pytest.mark.parametrize(("status", "body"), FOREIGN)
+@pytest.mark.parametrize("args", [(), ("load", "x"), ("logs", "x"), ("--json",)])
+def test_a_server_that_is_no_gateway_is_told_in_one_line(
+    here: Path, status: int, body: bytes, args: tuple[str, ...]
+) -> None:
+    class Foreign(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET  # noqa: N815 (the library's name)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Quiet."""
+
+    (here / "thalamus.yaml").write_text(GOOD)
+    with HTTPServer(("127.0.0.1", 0), Foreign) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        result = run("runners", *args, "--url", address)
+        server.shutdown()
+    assert result.exit_code == 1
+    assert f"Error: the server at {address} is not a Thalamus gateway: " in result.output
+    assert "Traceback" not in result.output
+    assert result.output.count("\n") == 1
+
+
+def test_route_names_the_members_of_a_panel(here: Path) -> None:
+    names = [f"  - {{name: {name}, model: openai/{name}, quality: 0.7}}" for name in "abc"]
+    policy = "policies: {auto: {plan: {panel: {k: 2, aggregator: a}}}}"
+    (here / "thalamus.yaml").write_text("\n".join(["experts:", *names, policy]))
+    result = run("route", "Write a poem about the sea.")
+    assert "\npanel of a, b; aggregator a\n" in result.output
+    record = json.loads(run("route", "Write a poem about the sea.", "--json").output)
+    roles = {one["expert"]: one["role"] for one in record["candidates"]}
+    assert roles == {"a": "member and aggregator", "b": "member", "c": "fallback"}
