@@ -1,8 +1,10 @@
-"""The waiting line of the gateway: who waits for a slot, in which order, and how a waiter gives up."""
+"""Limits of calls: who waits for a slot, in which order, and how many calls and tokens a minute takes."""
 
 import asyncio
 import bisect
 import contextlib
+import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
@@ -92,25 +94,123 @@ class WaitingLine:
                 waiter.turn.set_exception(error)
 
 
-class ConcurrencyLimit:
-    """At most `limit` calls run at a time, None for any number; a bounded number of others wait in line."""
+MINUTE_S = 60.0
 
-    def __init__(self, limit: int | None) -> None:
+
+class RateLimit:
+    """At most `calls` calls begin, and `tokens` tokens are used, in any minute; None for any number.
+
+    Tokens are known when an answer ends: a call begins while those of the last minute are below the limit.
+    """
+
+    def __init__(
+        self, calls: int | None, tokens: int | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._configured = (calls, tokens)
+        self._calls, self._tokens = calls, tokens
+        self._clock = clock
+        self._begun: deque[float] = deque()
+        self._used: deque[tuple[float, int]] = deque()
+        self._n_used = 0
+
+    def wait_s(self) -> float:
+        """Seconds until a call may begin; 0 when it may now."""
+        now = self._clock()
+        self._forget(now - MINUTE_S)
+        ends = []
+        if self._calls is not None and len(self._begun) >= self._calls:
+            ends.append(self._begun[len(self._begun) - self._calls])
+        if self._tokens is not None and self._n_used >= self._tokens:
+            ends.append(self._find_room_for_tokens())
+        return max((end + MINUTE_S - now for end in ends), default=0.0)
+
+    def check(self) -> None:
+        """Check that a call may begin.
+
+        Raises:
+            UpstreamError: the minute is used up; `retry_after_s` says when it is not.
+        """
+        if (wait_s := self.wait_s()) > 0:
+            raise UpstreamError(
+                "busy", "has had its calls or tokens of this minute", status=429, retry_after_s=wait_s
+            )
+
+    def begin(self) -> None:
+        """Count a call that begins now.
+
+        Raises:
+            UpstreamError: as `check`.
+        """
+        self.check()
+        if self._calls is not None:
+            self._begun.append(self._clock())
+
+    def charge(self, n_tokens: int) -> None:
+        """Count the tokens of an answer."""
+        if self._tokens is not None and n_tokens > 0:
+            self._used.append((self._clock(), n_tokens))
+            self._n_used += n_tokens
+
+    def share(self, n_replicas: int) -> None:
+        """Use an even share, at least one: other replicas call the same upstream."""
+        self._calls, self._tokens = (
+            None if limit is None else max(1, limit // n_replicas) for limit in self._configured
+        )
+
+    def _forget(self, before: float) -> None:
+        while self._begun and self._begun[0] <= before:
+            self._begun.popleft()
+        while self._used and self._used[0][0] <= before:
+            self._n_used -= self._used.popleft()[1]
+
+    def _find_room_for_tokens(self) -> float:
+        """When the answer was given that has to be forgotten before the next call."""
+        left = self._n_used
+        for used_at, n_tokens in self._used:
+            left -= n_tokens
+            if self._tokens is not None and left < self._tokens:
+                return used_at
+        return self._clock()
+
+
+class ConcurrencyLimit:
+    """At most `limit` calls run at a time, None for any number; a bounded number of others wait in line.
+
+    A `rate` limits them further: a call that it does not admit is refused and does not wait.
+    """
+
+    def __init__(self, limit: int | None, rate: RateLimit | None = None) -> None:
         self.limit = self._configured = limit
+        self.rate = rate
         self.in_use = 0
         self._line = WaitingLine(self._has_room, self._begin, self._end)
 
     @property
     def load(self) -> float:
-        """Running and waiting calls per slot."""
+        """Running and waiting calls per slot; infinite where none may begin now."""
+        if self.rate is not None and self.rate.wait_s() > 0:
+            return float("inf")
         return (self.in_use + len(self._line.waiting)) / (self.limit or 1)
 
     async def acquire(self, timeout_s: float) -> None:
         """Wait for a slot; call `release` once when done with it.
 
         Raises:
-            UpstreamError: too many calls wait already, or no slot came free within `timeout_s` seconds.
+            UpstreamError: too many calls wait already, no slot came free within `timeout_s` seconds, or the
+                rate admits none.
         """
+        if self.rate is None:
+            await self._take(timeout_s)
+            return
+        self.rate.check()  # before the line: a call that may not begin must not hold a place in it
+        await self._take(timeout_s)
+        try:
+            self.rate.begin()
+        except UpstreamError:
+            self.release()
+            raise
+
+    async def _take(self, timeout_s: float) -> None:
         limit = self.limit
         # Serving on every release keeps the line empty while there is room, so this call overtakes none.
         if limit is None or self.in_use < limit:
@@ -132,6 +232,8 @@ class ConcurrencyLimit:
 
     def share(self, n_replicas: int) -> None:
         """Use an even share of the configured limit, at least one: other replicas call the same upstream."""
+        if self.rate is not None:
+            self.rate.share(n_replicas)
         if self._configured is not None:
             self.limit = max(1, self._configured // n_replicas)
             self._line.serve()

@@ -115,6 +115,14 @@ class DeploymentConfig(StrictStruct, frozen=True):
     """HTTP headers added to every call; they extend those of the expert."""
     max_parallel: Count | None = None
     """Most calls at a time. Default: that of the expert; without one there is no limit."""
+    rpm: Count | None = None
+    """Most calls in any minute; a further call goes to another deployment or expert. Default: that of the
+    expert.
+    """
+    tpm: Count | None = None
+    """Most tokens in any minute, counted when answers end; with them used up, calls go elsewhere. Default:
+    that of the expert.
+    """
     settings: ProviderSettings = NO_SETTINGS
     """Settings of the provider; they extend those of the expert."""
 
@@ -221,6 +229,12 @@ class ExpertConfig(StrictStruct, frozen=True):
     """Settings of the provider, such as `api_version`, `vertex_project` or `aws_region_name`."""
     max_parallel: Count | None = None
     """Most calls at a time to each deployment. Default: no limit."""
+    rpm: Count | None = None
+    """Most calls in any minute to each deployment. Default: no limit."""
+    tpm: Count | None = None
+    """Most tokens in any minute of each deployment, as its answers count them, else estimated. Default: no
+    limit.
+    """
     deployments: tuple[DeploymentConfig, ...] = ()
     """Several upstreams of the same model. What a deployment leaves out, it takes from the expert."""
     runner: RunnerConfig | None = None
@@ -296,6 +310,8 @@ class ExpertConfig(StrictStruct, frozen=True):
             region=self.region,
             headers=self.headers,
             max_parallel=self.max_parallel,
+            rpm=self.rpm,
+            tpm=self.tpm,
             settings=self.settings,
         )
         # `or (own,)`: callers loop over deployments and need no case for an expert without a list.
@@ -310,5 +326,7 @@ def _inherit(deployment: DeploymentConfig, own: DeploymentConfig) -> DeploymentC
         region=deployment.region or own.region,
         headers={**own.headers, **deployment.headers},
         max_parallel=deployment.max_parallel or own.max_parallel,
+        rpm=deployment.rpm or own.rpm,
+        tpm=deployment.tpm or own.tpm,
         settings=deployment.settings.inherit(own.settings),
     )

@@ -83,6 +83,9 @@ def _check_kind(expert: ExpertConfig, at: KeyPath) -> Iterator[Violation]:
             at,
             "a runner or a tool runs in this gateway: delete api_base, api_key and deployments",
         )
+    for key in ("rpm", "tpm"):
+        if (expert.runner or expert.tool) and getattr(expert, key) is not None:
+            yield (*at, key), "limits calls of other machines: delete it, a runner has n_parallel"
     # Reading the entry points opens files of every installed package: only where a tool is named.
     if expert.tool and expert.tool not in (tools := entry_points(group=TOOL_GROUP).names):
         yield (

@@ -15,6 +15,7 @@ from ..openai.answers import check_answer
 from ..openai.events import EventStream
 from ..openai.failures import ErrorObject, build_failure
 from ..waiting import ConcurrencyLimit
+from .openai_compatible import build_limit
 from .prompt_preset import PromptPreset
 from .types import Call, Reply, UpstreamError
 
@@ -84,8 +85,7 @@ class LiteLLMExpert:
         self._model = config.model
         self._provider = config.provider
         self._deployments = [
-            (deployment, ConcurrencyLimit(deployment.max_parallel))
-            for deployment in config.effective_deployments()
+            (deployment, build_limit(deployment)) for deployment in config.effective_deployments()
         ]
         self._preset = PromptPreset(config)
         self._timeouts = timeouts
@@ -108,6 +108,8 @@ class LiteLLMExpert:
         finally:
             if reply is None or reply.events is None:
                 slots.release()
+        if slots.rate is not None:
+            reply.when_counted(slots.rate.charge, call)
         return reply
 
     async def _ask(

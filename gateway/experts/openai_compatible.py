@@ -25,7 +25,7 @@ from ..openai.conversion import fold_events
 from ..openai.events import EventStream, looks_like_events
 from ..openai.failures import BOM
 from ..openai.retry_after import read_retry_after_s
-from ..waiting import ConcurrencyLimit
+from ..waiting import ConcurrencyLimit, RateLimit
 from .failures import status_failure, transport_failure
 from .prompt_preset import PromptPreset
 from .types import Call, Endpoint, Fields, Reply, UpstreamError
@@ -141,13 +141,13 @@ class Deployment:
         model: str,
         addresses: dict[Endpoint, Address],
         timeouts: TimeoutConfig,
-        max_parallel: int | None = None,
+        limit: ConcurrencyLimit | None = None,
         heard: Callable[[], None] | None = None,
     ) -> None:
         """`heard` is called whenever something comes of a call."""
         self.name = name
         self.breaker = CircuitBreaker()
-        self.slots = ConcurrencyLimit(max_parallel)
+        self.slots = limit or ConcurrencyLimit(None)
         self._model = Raw(_encode(model))
         self._addresses = addresses
         self._timeouts = timeouts
@@ -174,6 +174,8 @@ class Deployment:
         finally:
             if reply is None or reply.events is None:
                 self.slots.release()
+        if self.slots.rate is not None:
+            reply.when_counted(self.slots.rate.charge, call)
         return reply
 
     async def _whole(self, address: Address, body: bytes, endpoint: Endpoint) -> Reply:
@@ -391,5 +393,13 @@ def _build_deployment(
         deployment.model or config.upstream_model,
         addresses,
         timeouts,
-        deployment.max_parallel,
+        build_limit(deployment),
+    )
+
+
+def build_limit(deployment: DeploymentConfig) -> ConcurrencyLimit:
+    """The limit of a deployment's calls, at a time and in a minute."""
+    is_rated = deployment.rpm is not None or deployment.tpm is not None
+    return ConcurrencyLimit(
+        deployment.max_parallel, RateLimit(deployment.rpm, deployment.tpm) if is_rated else None
     )

@@ -1,5 +1,6 @@
 """The seam between execution and experts: a call, and a reply or an `UpstreamError`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Call", "Endpoint", "Expert", "Fields", "Reply", "UpstreamError"]
 
+BYTES_PER_TOKEN = 4
+"""Of English text, roughly: for calls whose upstream counts nothing."""
 Endpoint = Literal["chat/completions", "completions", "embeddings"]
 
 
@@ -41,6 +44,21 @@ class Reply:
     content_type: bytes = b"application/json"
     deployment: str | None = None
     waited_s: float = 0.0
+
+    def when_counted(self, note: Callable[[int], None], call: Call) -> None:
+        """Have `note` called with the tokens of the call: now, or when the answer's stream ends."""
+        events = self.events
+        if events is None:
+            note(count_tokens(self.usage, call, len(self.body) // BYTES_PER_TOKEN))
+        else:
+            events.add_closer(lambda: note(count_tokens(events.events.usage, call, events.events.n_chunks)))
+
+
+def count_tokens(usage: Usage | None, call: Call, n_output: int) -> int:
+    """All tokens of a call as its upstream counts them; `n_output` and the input's size where it does not."""
+    if usage is None:
+        return n_output + sum(len(bytes(value)) for value in call.fields.values()) // BYTES_PER_TOKEN
+    return usage.total_tokens or (usage.prompt_tokens or 0) + (usage.output_tokens or 0)
 
 
 class Expert(Protocol):

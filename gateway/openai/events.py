@@ -137,6 +137,7 @@ class EventSplitter:
         self._choices: dict[int, bool] = {}
         self.failure: UpstreamError | None = None
         self.usage: Usage | None = None
+        self.n_chunks = 0
         self.model: str | None = None
         self.id: str | None = None
         self._tail = bytearray()
@@ -196,6 +197,7 @@ class EventSplitter:
 
     def _note(self, chunk: CompletionChunk, payload: bytes) -> bool:
         """Keep the facts of a chunk; False where one of its choices is an error."""
+        self.n_chunks += 1
         if chunk.usage:
             self.usage = read_usage(chunk.usage) or self.usage
         for choice in chunk.choices or ():

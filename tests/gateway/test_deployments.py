@@ -10,7 +10,7 @@ import pytest
 from gateway.config.providers import api_base_of
 from gateway.experts.openai_compatible import OpenAIExpert
 from gateway.experts.types import UpstreamError
-from gateway.testing import FakeUpstream
+from gateway.testing import WORDS, FakeUpstream
 from gateway.waiting import MAX_WAITING_PER_SLOT, ConcurrencyLimit
 from tests.fakes.serving import LiveApp, gateway
 
@@ -138,3 +138,33 @@ def test_ollama_is_reached_by_its_address_however_it_is_written(
     provider: str, base: str | None, called: str
 ) -> None:
     assert api_base_of(provider, base) == called
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_calls_beyond_the_rate_of_one_deployment_go_to_the_other(tmp_path: Path, stream: bool) -> None:
+    async with spread(tmp_path / "j", "good", "good", rpm=2) as (live, upstreams):
+        answers = [await live.chat("x", stream=stream) for _ in range(6)]
+        assert [answer.status for answer in answers] == [200] * 4 + [429] * 2
+        assert [len(upstream.calls) for upstream in upstreams] == [2, 2]
+        assert 0 < int(answers[-1].headers["retry-after"]) <= 60
+        assert live.services.fleet.state("x")["n_failed"] == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_tokens_of_answers_count_against_the_rate(tmp_path: Path, stream: bool) -> None:
+    # A streamed answer of this upstream counts nothing: its chunks and the size of the prompt are counted.
+    async with spread(tmp_path / "j", "good", tpm=len(WORDS) + 1) as (live, upstreams):
+        prompt = [{"role": "user", "content": "Hi " * 10}]
+        answers = [await live.chat("x", stream=stream, messages=prompt) for _ in range(3)]
+        assert [answer.status for answer in answers] == [200, 429, 429]
+        assert len(upstreams[0].calls) == 1
+
+
+async def test_where_the_rate_is_used_up_another_expert_answers(tmp_path: Path) -> None:
+    async with FakeUpstream() as upstream:
+        experts = [
+            {"name": "few", "model": "openai/good", "api_base": upstream.base_url, "rpm": 1},
+            {"name": "many", "model": "openai/good", "api_base": upstream.base_url},
+        ]
+        async with gateway({"experts": experts}, str(tmp_path / "j"), "few", "many") as live:
+            assert [(await live.chat("auto")).expert for _ in range(3)] == ["few", "many", "many"]

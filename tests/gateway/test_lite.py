@@ -208,3 +208,14 @@ async def test_settings_of_a_deployment_extend_those_of_its_expert() -> None:
 async def test_a_setting_that_would_do_nothing_is_refused(expert: str, said: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(said)):
         parse_config(f"experts: [{{name: a, {expert}}}]")
+
+
+async def test_a_rate_holds_through_litellm_too() -> None:
+    config = parse_config("experts: [{name: a, model: azure/x, rpm: 1}]")
+    expert = LiteLLMExpert(config.experts[0], config.timeouts, load=RecordingLiteLLM)
+    kinds = []
+    for _ in range(2):
+        with pytest.raises(UpstreamError) as caught:
+            await expert.call(Call("chat/completions", {"messages": msgspec.Raw(b"[]")}, False))
+        kinds.append((caught.value.kind, caught.value.status))
+    assert kinds == [("connect", None), ("busy", 429)]

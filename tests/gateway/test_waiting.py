@@ -6,7 +6,7 @@ import random
 import pytest
 
 from gateway.errors import UpstreamError
-from gateway.waiting import ConcurrencyLimit, WaitingLine
+from gateway.waiting import ConcurrencyLimit, RateLimit, WaitingLine
 
 
 class CountedSlots:
@@ -111,3 +111,100 @@ async def test_a_larger_share_lets_waiting_calls_run() -> None:
     limit.share(2)
     await call
     assert limit.in_use == 2
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def wait_after(limit: RateLimit) -> float:
+    """What a refused call is told to wait."""
+    with pytest.raises(UpstreamError, match="of this minute") as caught:
+        limit.begin()
+    assert (caught.value.status, caught.value.moves_on, caught.value.faults_expert) == (429, True, False)
+    assert caught.value.retry_after_s is not None
+    return caught.value.retry_after_s
+
+
+def test_no_more_calls_begin_in_any_minute_than_allowed() -> None:
+    clock = Clock()
+    limit = RateLimit(3, None, clock)
+    for _ in range(3):
+        limit.begin()
+        clock.now += 10
+    assert wait_after(limit) == 30
+    clock.now += 30
+    limit.begin()  # the first is a minute ago, the second and the third are not
+    assert wait_after(limit) == 10
+
+
+def test_a_call_waits_until_enough_tokens_of_the_minute_are_forgotten() -> None:
+    clock = Clock()
+    limit = RateLimit(None, 100, clock)
+    for n_tokens in (30, 60, 50):
+        limit.begin()
+        limit.charge(n_tokens)
+        clock.now += 10
+    assert wait_after(limit) == 40  # 140 were used; without the first 110, without the second 50
+    clock.now += 40
+    limit.begin()
+    assert limit.wait_s() == 0
+
+
+def test_an_answer_larger_than_the_limit_blocks_for_a_minute_and_no_longer() -> None:
+    clock = Clock()
+    limit = RateLimit(None, 100, clock)
+    limit.charge(100_000)
+    assert wait_after(limit) == 60
+    clock.now += 60
+    limit.begin()
+
+
+def test_the_longer_of_both_waits_counts() -> None:
+    clock = Clock()
+    limit = RateLimit(1, 10, clock)
+    limit.begin()
+    clock.now += 20
+    limit.charge(10)
+    assert wait_after(limit) == 60
+
+
+def test_replicas_share_a_rate() -> None:
+    limit = RateLimit(4, 2, Clock())
+    limit.share(2)
+    limit.begin()
+    limit.begin()
+    assert wait_after(limit) == 60
+    limit.share(1)
+    limit.begin()
+    limit.share(100)
+    limit.charge(1)
+    assert wait_after(limit) == 60  # at least one call and one token
+
+
+async def test_a_call_that_the_rate_refuses_holds_no_slot() -> None:
+    limit = ConcurrencyLimit(1, RateLimit(1, None, Clock()))
+    await limit.acquire(0.0)
+    limit.release()
+    with pytest.raises(UpstreamError, match="of this minute"):
+        await limit.acquire(5.0)
+    assert (limit.in_use, limit.load) == (0, float("inf"))
+
+
+async def test_calls_that_waited_for_a_slot_are_counted_when_they_begin() -> None:
+    limit = ConcurrencyLimit(1, RateLimit(2, None, Clock()))
+    await limit.acquire(0.0)
+    others = [asyncio.ensure_future(limit.acquire(5.0)) for _ in range(2)]
+    await asyncio.sleep(0)
+    limit.release()
+    await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
+    limit.release()
+    results = await asyncio.gather(*others, return_exceptions=True)
+    assert [type(result) for result in results] == [type(None), UpstreamError]
+    assert limit.in_use == 0

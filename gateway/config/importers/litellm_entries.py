@@ -16,12 +16,14 @@ from .result import ImportNotes
 
 SETTINGS = frozenset(ProviderSettings.__struct_fields__)
 PRICES = ("input_cost_per_token", "output_cost_per_token")
+LIMITS = {"max_parallel_requests": "max_parallel", "rpm": "rpm", "tpm": "tpm"}
 TIMEOUTS = ("timeout", "stream_timeout")
 READ = frozenset(
     {
         *("model", "custom_llm_provider", "litellm_credential_name", "api_base", "base_url", "api_key"),
-        *("max_parallel_requests", "extra_headers", "headers", "organization", "region_name", "extra_body"),
+        *("extra_headers", "headers", "organization", "region_name", "extra_body"),
         *PRICES,
+        *LIMITS,
         *TIMEOUTS,
     }
 )
@@ -225,11 +227,12 @@ class EntryReader:
             deployment["settings"] = settings
         if (region := params.get("region_name")) is not None:
             deployment["region"] = str(region)
-        limit = params.get("max_parallel_requests")
-        if (count := _read_number(limit)) is not None and count >= 1:
-            deployment["max_parallel"] = int(count)
-        elif limit is not None:
-            self.lost.append(f"{name}: max_parallel_requests is not a number ≥ 1")
+        for theirs, ours in LIMITS.items():
+            limit = params.get(theirs)
+            if (count := _read_number(limit)) is not None and count >= 1:
+                deployment[ours] = int(count)
+            elif limit is not None:
+                self.lost.append(f"{name}: {theirs} is not a number ≥ 1")
 
     def _convert_settings(self, upstream: Upstream, params: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for key in sorted(SETTINGS & params.keys()):

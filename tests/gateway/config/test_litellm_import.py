@@ -65,8 +65,6 @@ LOST = (
     "mixed-up: its api_key OPENAI_API_KEY is not anthropic's",
     "mixed-up-2: its api_key ANTHROPIC_API_KEY is not openai's",
     "mixed-up-3: its api_key OPENAI_API_KEY is not groq's",
-    "large: litellm_params.rpm",
-    "large: litellm_params.tpm",
     "town: model_info.id",
     "small: litellm_params.weight",
     "painter (line 42): 'openai/dall-e-3' is for image_generation",
@@ -137,7 +135,10 @@ def test_forty_entries_keep_addresses_keys_limits_and_times() -> None:
     _, config = convert_forty()
     experts = {expert.name: expert for expert in config.experts}
     large, town, priced = experts["large"], experts["town"], experts["priced"]
-    assert [place.max_parallel for place in large.deployments] == [8, None]
+    assert [(place.max_parallel, place.rpm, place.tpm) for place in large.deployments] == [
+        (8, 500, 90000),
+        (None, None, None),
+    ]
     assert set(large.deployments[1].headers) == {"OpenAI-Organization"}
     assert [(place.model, place.settings.api_version) for place in town.deployments] == [
         (None, "2024-10-21"),
@@ -378,6 +379,8 @@ def test_quoted_numbers_are_numbers(value: Any) -> None:
         ("input_cost_per_token", "cheap"),
         ("output_cost_per_token", -1),
         ("max_parallel_requests", 0),
+        ("rpm", "many"),
+        ("tpm", -5),
         ("timeout", "os.environ/TIMEOUT"),
         ("stream_timeout", "soon"),
     ],
