@@ -113,7 +113,7 @@ async def test_a_larger_share_lets_waiting_calls_run() -> None:
     assert limit.in_use == 2
 
 
-class Clock:
+class MinuteClock:
     """A clock that a test moves."""
 
     def __init__(self) -> None:
@@ -133,7 +133,7 @@ def wait_after(limit: RateLimit) -> float:
 
 
 def test_no_more_calls_begin_in_any_minute_than_allowed() -> None:
-    clock = Clock()
+    clock = MinuteClock()
     limit = RateLimit(3, None, clock)
     for _ in range(3):
         limit.begin()
@@ -145,7 +145,7 @@ def test_no_more_calls_begin_in_any_minute_than_allowed() -> None:
 
 
 def test_a_call_waits_until_enough_tokens_of_the_minute_are_forgotten() -> None:
-    clock = Clock()
+    clock = MinuteClock()
     limit = RateLimit(None, 100, clock)
     for n_tokens in (30, 60, 50):
         limit.begin()
@@ -158,7 +158,7 @@ def test_a_call_waits_until_enough_tokens_of_the_minute_are_forgotten() -> None:
 
 
 def test_an_answer_larger_than_the_limit_blocks_for_a_minute_and_no_longer() -> None:
-    clock = Clock()
+    clock = MinuteClock()
     limit = RateLimit(None, 100, clock)
     limit.charge(100_000)
     assert wait_after(limit) == 60
@@ -167,7 +167,7 @@ def test_an_answer_larger_than_the_limit_blocks_for_a_minute_and_no_longer() -> 
 
 
 def test_the_longer_of_both_waits_counts() -> None:
-    clock = Clock()
+    clock = MinuteClock()
     limit = RateLimit(1, 10, clock)
     limit.begin()
     clock.now += 20
@@ -176,7 +176,7 @@ def test_the_longer_of_both_waits_counts() -> None:
 
 
 def test_replicas_share_a_rate() -> None:
-    limit = RateLimit(4, 2, Clock())
+    limit = RateLimit(4, 2, MinuteClock())
     limit.share(2)
     limit.begin()
     limit.begin()
@@ -189,7 +189,7 @@ def test_replicas_share_a_rate() -> None:
 
 
 async def test_a_call_that_the_rate_refuses_holds_no_slot() -> None:
-    limit = ConcurrencyLimit(1, RateLimit(1, None, Clock()))
+    limit = ConcurrencyLimit(1, RateLimit(1, None, MinuteClock()))
     await limit.acquire(0.0)
     limit.release()
     with pytest.raises(UpstreamError, match="of this minute"):
@@ -198,7 +198,7 @@ async def test_a_call_that_the_rate_refuses_holds_no_slot() -> None:
 
 
 async def test_calls_that_waited_for_a_slot_are_counted_when_they_begin() -> None:
-    limit = ConcurrencyLimit(1, RateLimit(2, None, Clock()))
+    limit = ConcurrencyLimit(1, RateLimit(2, None, MinuteClock()))
     await limit.acquire(0.0)
     others = [asyncio.ensure_future(limit.acquire(5.0)) for _ in range(2)]
     await asyncio.sleep(0)
