@@ -274,3 +274,10 @@ def test_where_each_expert_is_loaded_once_the_search_goes_straight_on(steps: lis
     experts = "abcdefgh"
     order_groups([Group(name, name) for name in experts], local(experts), 10)
     assert len(steps) == len(experts)
+
+
+def test_as_many_residents_are_kept_beside_a_load_as_fit(steps: list[Any]) -> None:
+    groups = [Group("c", "c"), Group("a", "a", frozenset("c")), Group("b", "b", frozenset("c"))]
+    assert names(order_groups(groups, local("abc"), 20, frozenset("ab")))[0] == "c"
+    # The load of c leaves room for one of a and b, so that one more load is left.
+    assert [sorted(cached) for _, cached in steps] == [["a", "b"], ["a", "c"]]
