@@ -17,11 +17,13 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from routers import ExpertProfile
 
 from .asgi.application import Application
 from .asgi.authentication import Authenticator
+from .asgi.paths import PathTable
 from .batches.calling import BatchExecutor
 from .batches.lines import EMBEDDED_HERE
 from .batches.service import BatchService
@@ -144,9 +146,10 @@ def build_application(services: Services, transport: Transport) -> Application:
     batch_service = BatchService(
         services, accounting, read_parallel_limits(services.config), lambda: application.n_in_flight
     )
-    application = Application(
-        handlers, build_starlette_app(services, transport, batch_service), services.authenticator
-    )
+    fallback = build_starlette_app(services, transport, batch_service)
+    paths = PathTable([*SPECS, *(route.path for route in fallback.routes if isinstance(route, Route))])
+    fallback.state.paths = paths
+    application = Application(handlers, fallback, services.authenticator, paths)
     return application
 
 
@@ -276,4 +279,8 @@ def as_gateway_error(request: Request, error: Exception) -> GatewayError:
     if isinstance(error, HTTPException) and error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "").split(", ")
         return MethodNotAllowed(f"{path} does not take {method}", allowed)
-    return EndpointNotFound(f"there is no {method} {path} here; /openapi.json lists what there is")
+    nearest = request.app.state.paths.suggest(path)
+    hint = f"; the nearest is {nearest}" if nearest else ""
+    return EndpointNotFound(
+        f"there is no {method} {path[:256]} here{hint}; /openapi.json lists what there is"
+    )

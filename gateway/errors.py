@@ -5,6 +5,8 @@ GatewayError                         status  type                    code
 │   ├── InvalidJson                  400     invalid_request_error   invalid_json
 │   ├── InvalidField                 400     invalid_request_error   invalid_value
 │   ├── ForbiddenField               400     invalid_request_error   forbidden_field
+│   ├── InvalidEncoding              400     invalid_request_error   invalid_encoding
+│   ├── UnsupportedEncoding          415     invalid_request_error   unsupported_encoding
 │   ├── BodyTooLarge                 413     invalid_request_error   body_too_large
 │   ├── EndpointNotFound             404     invalid_request_error   unknown_url
 │   ├── MethodNotAllowed             405     invalid_request_error   method_not_allowed
@@ -69,6 +71,23 @@ class InvalidField(BadRequest):
 
 class ForbiddenField(BadRequest):
     code = "forbidden_field"
+
+
+class InvalidEncoding(BadRequest):
+    code = "invalid_encoding"
+
+
+class UnsupportedEncoding(BadRequest):
+    status = 415
+    code = "unsupported_encoding"
+
+    def __init__(self, message: str, *, param: str, served: Sequence[str]) -> None:
+        super().__init__(message, param=param)
+        self.served = tuple(served)
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        # RFC 9110, section 15.5.16: what would have been accepted.
+        return [(b"accept-encoding", ", ".join(self.served).encode())]
 
 
 class BodyTooLarge(BadRequest):

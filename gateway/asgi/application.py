@@ -17,6 +17,8 @@ from starlette.types import ASGIApp
 
 from ..errors import INTERNAL_ERROR, BodyTooLarge, GatewayError, MethodNotAllowed, to_envelope
 from .authentication import Authenticator
+from .encodings import inflate_body
+from .paths import PathTable
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -24,7 +26,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
-OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
+OPEN_PATHS = frozenset({"/", "/health", "/health/live", "/health/ready"})
 JSON = b"application/json"
 WATCH_AFTER_S = 0.03
 PIECE_BYTES = 1 << 18
@@ -81,8 +83,9 @@ class Exchange:
         """The whole body; from then on a client that goes away cancels the task that serves it.
 
         Raises:
-            BodyTooLarge: it is longer than `max_bytes`.
-            ClientGoneError: it never came to its end.
+            BodyTooLarge: it is longer than `max_bytes`, as it came or once it is inflated.
+            UnsupportedEncoding, InvalidEncoding: it is compressed in a way that cannot be read.
+            ClientDisconnectedError: it never came to its end.
         """
         # Refuse by the declared length before a byte is read; chunked bodies are counted as they come.
         declared = self.headers.get(b"content-length")
@@ -94,6 +97,8 @@ class Exchange:
             body = await self._rest(message, max_bytes)
         if len(body) > max_bytes:
             raise body_too_large(max_bytes)
+        if (codings := self.headers.get(b"content-encoding")) is not None:
+            body = await inflate(body, codings.decode("latin-1"), max_bytes)
         self._task = asyncio.current_task()
         # A watcher is a task; calls that end at once never pay for one.
         self._handle = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._start_watching)
@@ -169,6 +174,15 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": events})
 
 
+async def inflate(body: bytes, codings: str, max_bytes: int) -> bytes:
+    """A compressed body inflated, in a thread: a bound of megabytes is still a pause for other requests.
+
+    Raises:
+        BodyTooLarge, UnsupportedEncoding, InvalidEncoding: as `inflate_body`.
+    """
+    return await asyncio.to_thread(inflate_body, body, codings, max_bytes)
+
+
 def body_too_large(max_bytes: int) -> BodyTooLarge:
     return BodyTooLarge(f"the body is larger than {max_bytes} bytes (server.max_body_bytes)")
 
@@ -214,12 +228,17 @@ class Application:
     """ASGI application: POST to a path of `handlers` goes straight to its handler, all else to `fallback`."""
 
     def __init__(
-        self, handlers: Mapping[str, Handler], fallback: ASGIApp, authenticator: Authenticator
+        self,
+        handlers: Mapping[str, Handler],
+        fallback: ASGIApp,
+        authenticator: Authenticator,
+        paths: PathTable,
     ) -> None:
         # Inference skips Starlette's routing and middleware: its way is one look-up in a dictionary.
         self._handlers = dict(handlers)
         self._fallback = fallback
         self._authenticator = authenticator
+        self._paths = paths
         self.n_in_flight = 0
         """Requests of `handlers` being answered now."""
 
@@ -233,6 +252,10 @@ class Application:
             if path not in OPEN_PATHS:
                 exchange.key_id = self._authenticator.authenticate(scope["headers"])
             handler = self._handlers.get(path)
+            if handler is None and (meant := self._paths.resolve(path)) != path:
+                # `raw_path` stays: nothing behind this reads it.
+                scope["path"] = exchange.path = path = meant
+                handler = self._handlers.get(path)
             if handler is None:
                 scope.setdefault("state", {})["key_id"] = exchange.key_id
                 await self._fallback(scope, receive, self._with_request_id(exchange, send))

@@ -19,7 +19,11 @@ LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
 MAX_REMEMBERED = 64
 """Headers remembered as good. There is one key, but spellings (bearer, Bearer …) are the client's."""
 _LOOPBACK_ADDRESS = re.compile(r"127(\.\d{1,3}){3}")
-_WATCHED = frozenset({b"authorization", b"x-api-key", b"host", b"origin"})
+MAX_KEYS = 4
+"""Values looked at in a request: hashing any number would let a client keep the gateway busy."""
+KEY_HEADERS = (b"authorization", b"x-api-key", b"api-key")
+"""Where clients put the key: OpenAI's, Anthropic's and Azure's."""
+_WATCHED = frozenset({*KEY_HEADERS, b"host", b"origin"})
 
 
 class Authenticator:
@@ -34,7 +38,7 @@ class Authenticator:
         self._own_host = config.host.lower()
         self._origins = frozenset(origin.rstrip("/").lower() for origin in config.cors_origins)
         self._key_id = None if self._digest is None else self._digest.hex()[:12]
-        self._known: set[tuple[bytes, bytes, bytes]] = set()
+        self._known: set[tuple[tuple[bytes, ...], bytes, bytes]] = set()
 
     def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         """The id of the key that was shown (a salted hash), or None where none is needed.
@@ -43,45 +47,48 @@ class Authenticator:
             Unauthenticated: no key, or a wrong one.
             Forbidden: no key is configured and the Host or the Origin is not of this machine.
         """
-        key = host = origin = b""
+        host = origin = b""
+        keys: tuple[bytes, ...] = ()
         for name, value in headers:
             if name in _WATCHED:
                 if name == b"host":
                     host = value
                 elif name == b"origin":
                     origin = value
-                elif name == b"authorization" or not key:
-                    key = value
+                else:
+                    keys += (value,)
         # Hashing per request would cost more than the rest of the check; only triples that passed are
         # remembered.
-        seen = (key, host, origin)
+        seen = (keys, host, origin)
         if seen in self._known:
             return self._key_id
-        self._check(key, host, origin)
+        self._check(keys, host, origin)
         # A client can vary Host and Origin at will: the set is bounded, and starts again.
         if len(self._known) >= MAX_REMEMBERED:
             self._known.clear()
         self._known.add(seen)
         return self._key_id
 
-    def _check(self, key: bytes, host: bytes, origin: bytes) -> None:
+    def _check(self, keys: tuple[bytes, ...], host: bytes, origin: bytes) -> None:
         if self._digest is not None:
-            self._check_key(key)
+            self._check_keys(keys)
         else:
             self._check_host(host.decode("latin-1"))
         if origin:
             self._check_origin(origin.decode("latin-1"), host.decode("latin-1"))
 
-    def _check_key(self, shown: bytes) -> None:
-        # RFC 9110, section 11.1: the scheme's name is case-insensitive.
-        scheme, _, token = shown.partition(b" ")
-        if token and scheme.lower() == b"bearer":
-            shown = token.strip()
-        if not shown:
-            raise Unauthenticated("no API key: send it as 'Authorization: Bearer …' or 'x-api-key'")
+    def _check_keys(self, shown: tuple[bytes, ...]) -> None:
+        """Check that one of the keys is right: some libraries send a placeholder beside the real one."""
+        how = "send it as 'Authorization: Bearer …', 'x-api-key' or 'api-key'"
+        keys = [key for value in shown[:MAX_KEYS] if (key := _without_scheme(value))]
+        if not keys:
+            raise Unauthenticated(f"no API key: {how}")
         # Constant time over digests: neither a common prefix nor the key's length can be measured.
-        if not hmac.compare_digest(self._hash(shown), self._digest or b""):
-            raise Unauthenticated("this API key is not accepted here")
+        if not any(hmac.compare_digest(self._hash(key), self._digest or b"") for key in keys):
+            scheme = shown[0].partition(b" ")[0].lower()
+            is_basic = scheme == b"basic"
+            hint = f": the scheme Basic is not read; {how}" if is_basic else ""
+            raise Unauthenticated(f"this API key is not accepted here{hint}")
 
     def _check_host(self, host: str) -> None:
         # DNS rebinding: a web page may resolve its own name to 127.0.0.1, but cannot change the Host it
@@ -115,6 +122,13 @@ class Authenticator:
 
     def _hash(self, key: bytes) -> bytes:
         return hashlib.blake2b(key, key=self._salt).digest()
+
+
+def _without_scheme(shown: bytes) -> bytes:
+    """The key itself."""
+    # RFC 9110, section 11.1: the scheme's name is case-insensitive.
+    scheme, _, token = shown.partition(b" ")
+    return token.strip() if scheme.lower() == b"bearer" else shown.strip()
 
 
 def is_loopback(host: str) -> bool:

@@ -11,7 +11,7 @@ from starlette.routing import Route
 from policies import decision_record
 from routers import Query
 
-from ..asgi.application import ClientDisconnectedError, body_too_large
+from ..asgi.application import ClientDisconnectedError, body_too_large, inflate
 from ..errors import EndpointNotFound, InvalidField
 from ..execution.embedding import choose_embedders, load_embedders, reserve_places
 from ..requests.parsing import CHAT, COMPLETIONS, EMBEDDINGS, ToExpert, ToPolicy, parse_body
@@ -60,7 +60,8 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     """The body of a request to a Starlette endpoint.
 
     Raises:
-        BodyTooLarge: the body is longer than `max_bytes`.
+        BodyTooLarge: the body is longer than `max_bytes`, as it came or once it is inflated.
+        UnsupportedEncoding, InvalidEncoding: the body is compressed in a way that cannot be read.
         ClientDisconnectedError: the client closed its connection before the end of the body.
     """
     parts: list[bytes] = []
@@ -73,7 +74,9 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
             parts.append(part)
     except ClientDisconnect:
         raise ClientDisconnectedError from None
-    return b"".join(parts)
+    body = b"".join(parts)
+    codings = request.headers.get("content-encoding")
+    return body if codings is None else await inflate(body, codings, max_bytes)
 
 
 # No id is longer. Such a path is neither looked up nor repeated in full.

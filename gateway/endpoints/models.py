@@ -12,6 +12,7 @@ from routers import ExpertProfile
 
 from ..config import BASE_EMBEDDER, ExpertConfig
 from ..embedding import EmbedderPool
+from ..errors import InvalidField
 from ..experts.profiles import profile_of
 from ..services import Services
 from .answers import get_services, json_response
@@ -20,9 +21,21 @@ from .answers import get_services, json_response
 STARTED_AT = int(time.time())
 
 
+TYPES = ("chat", "embedding", "tool")
+
+
 async def list_models(request: Request) -> Response:
-    """All models, policies first."""
-    return json_response({"object": "list", "data": list(describe_models(get_services(request)))})
+    """The models that chat, policies first; `?type=` lists `embedding`, `tool` or `all`.
+
+    Raises:
+        InvalidField: there is no such type.
+    """
+    wanted = request.query_params.get("type", "chat")
+    if wanted not in (*TYPES, "all"):
+        raise InvalidField(f"'type' must be {', '.join(TYPES)} or all", param="type")
+    # Chat clients offer every model of this list to their users and read no field that says otherwise.
+    models = [model for model in describe_models(get_services(request)) if wanted in (model["type"], "all")]
+    return json_response({"object": "list", "data": models})
 
 
 async def get_model(request: Request) -> Response:
@@ -41,22 +54,32 @@ async def get_model(request: Request) -> Response:
 
 def describe_models(services: Services) -> Iterator[dict[str, Any]]:
     """Policies as `auto` and `auto:<name>`, the experts, the embedders served here, and the aliases."""
+    types: dict[str, str] = {}
     for name, policy in services.policies.items():
         facts = {"kind": "policy", "policy": name, "encoder": policy.encoder, "default": policy.default}
-        yield _to_openai("auto" if name == "auto" else f"auto:{name}", "thalamus", facts)
+        yield _to_openai("auto" if name == "auto" else f"auto:{name}", "chat", "thalamus", facts)
     for expert in services.config.experts:
-        yield _to_openai(
-            expert.name, _name_owner(expert), _describe_expert(services, expert, profile_of(expert))
-        )
+        types[expert.name] = "embedding" if expert.embeds else "tool" if expert.tool else "chat"
+        described = _describe_expert(services, expert, profile_of(expert))
+        yield _to_openai(expert.name, types[expert.name], _name_owner(expert), described)
     if services.embedders is not None:
         for name in services.embedders.names:
-            yield _to_openai(name, "local", _describe_embedder(services.embedders, name))
+            types[name] = "embedding"
+            yield _to_openai(name, "embedding", "local", _describe_embedder(services.embedders, name))
     for alias, target in services.config.aliases.items():
-        yield _to_openai(alias, "thalamus", {"kind": "alias", "stands_for": target})
+        facts = {"kind": "alias", "stands_for": target}
+        yield _to_openai(alias, types.get(target, "chat"), "thalamus", facts)
 
 
-def _to_openai(name: str, owner: str, facts: dict[str, Any]) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": STARTED_AT, "owned_by": owner, "thalamus": facts}
+def _to_openai(name: str, model_type: str, owner: str, facts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": STARTED_AT,
+        "owned_by": owner,
+        "type": model_type,
+        "thalamus": facts,
+    }
 
 
 def _name_owner(expert: ExpertConfig) -> str:

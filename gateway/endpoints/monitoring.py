@@ -210,7 +210,16 @@ def _describe_routing(services: Services) -> dict[str, Any]:
     }
 
 
+async def get_root(request: Request) -> Response:
+    """What this address is, for clients that ask it whether anything answers; it says nothing of a model."""
+    return json_response(
+        {"object": "gateway", "name": "thalamus", "status": "ok", "endpoints": "/openapi.json"}
+    )
+
+
 ROUTES = [
+    Route("/", get_root, methods=["GET"]),
+    Route("/health", get_liveness, methods=["GET"]),
     Route("/health/live", get_liveness, methods=["GET"]),
     Route("/health/ready", get_readiness, methods=["GET"]),
     Route("/metrics", get_metrics, methods=["GET"]),

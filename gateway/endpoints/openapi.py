@@ -34,7 +34,7 @@ POST_ENDPOINTS = {
     ),
 }
 GET_ENDPOINTS = {
-    "/v1/models": "Every name that `model` may have: policies and experts, with the state of each expert",
+    "/v1/models": "The models that chat, with the state of each; `?type=all` lists embedders and tools too",
     "/v1/models/{name}": "One model",
     "/v1/files": "The client's files, newest first; a multipart POST with `purpose=batch` adds one",
     "/v1/files/{file_id}": "One file without its bytes; DELETE deletes it",

@@ -57,7 +57,8 @@ class EmbeddingInput:
         """
         if self.dimensions is not None and self.dimensions != dim:
             raise InvalidField(
-                f"'{BASE_EMBEDDER}' and its experts give {dim} dimensions; leave 'dimensions' out",
+                f"'{BASE_EMBEDDER}' and its experts give {dim} dimensions and cannot be shortened; "
+                f"leave 'dimensions' out or send {dim}",
                 param="dimensions",
             )
 
@@ -94,7 +95,11 @@ def _parse_texts(fields: Fields) -> list[str]:
         raise InvalidField("'input' must be a string or a list of strings", param="input") from None
     texts = [value] if isinstance(value, str) else value
     if texts and all(isinstance(text, (int, list)) for text in texts):
-        raise InvalidField(f"'{BASE_EMBEDDER}' and its experts take text, not token ids", param="input")
+        raise InvalidField(
+            f"'{BASE_EMBEDDER}' and its experts take text, not token ids of another model's tokenizer; "
+            "in LangChain's OpenAIEmbeddings set check_embedding_ctx_length=False",
+            param="input",
+        )
     if not texts or not all(isinstance(text, str) and text for text in texts):
         raise InvalidField("'input' must be a non-empty string or a list of them", param="input")
     _check_size(texts)

@@ -4,6 +4,7 @@
 command line all call it.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -228,10 +229,15 @@ def parse_body(body: bytes) -> Fields:
     try:
         if not body.isascii():
             body.decode()  # msgspec.Raw skips over strings without decoding them
+        check_surrogates(body)
         fields = _fields.decode(body)
     except msgspec.ValidationError:
         raise InvalidJson("the body must be a JSON object") from None
     except UnicodeDecodeError as error:
+        half = body[error.start : error.start + 2]
+        # UTF-8 of a half: what C programs write that cut a string in the middle (RFC 3629, section 3).
+        if half[:1] == b"\xed" and half[1:] >= b"\xa0":
+            raise InvalidJson(_HALF.format("bytes of one", error.start)) from None
         raise InvalidJson(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
     except msgspec.DecodeError as error:
         raise InvalidJson(f"the body is not valid JSON: {error}" if body else "the body is empty") from None
@@ -244,6 +250,36 @@ def parse_body(body: bytes) -> Fields:
             param=name,
         )
     return fields
+
+
+_HALF = (
+    "the body holds half of a character, a lone surrogate ({} at byte {}): "
+    "a text was cut in the middle of an emoji; send whole characters"
+)
+_ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
+
+
+def check_surrogates(body: bytes) -> None:
+    """Check that escapes of surrogates come in pairs: no expert could read half of a character.
+
+    Raises:
+        InvalidJson: one is alone; the message says where.
+    """
+    # Most bodies hold no such escape; the search for it costs less than a pass with a pattern.
+    if b"\\ud" not in body and b"\\uD" not in body:
+        return
+    high: re.Match[bytes] | None = None
+    for escape in _ESCAPE.finditer(body):
+        code = int(escape[1], 16) if escape[1] else 0
+        follows = high is not None and escape.start() == high.end()
+        if high is not None and not (follows and 0xDC00 <= code < 0xE000):
+            break
+        if high is None and 0xDC00 <= code < 0xE000:
+            high = escape
+            break
+        high = escape if 0xD800 <= code < 0xDC00 else None
+    if high is not None:
+        raise InvalidJson(_HALF.format(high[0].decode(), high.start()))
 
 
 def text_field(fields: Fields, name: str) -> str:

@@ -97,7 +97,7 @@ async def test_fallbacks_take_aliases(live: LiveApp) -> None:
 
 @in_module
 async def test_aliases_are_listed_and_found_by_name(live: LiveApp) -> None:
-    async with live.http.get(f"{live.base}/models") as response:
+    async with live.http.get(f"{live.base}/models?type=all") as response:
         models = {model["id"]: model for model in (await response.json())["data"]}
     assert {name: models[name]["thalamus"]["stands_for"] for name in ALIASES} == ALIASES
     async with live.http.get(f"{live.base}/models/gpt-4o") as response:

@@ -1,5 +1,7 @@
 """Who is let in: keys, and Host and Origin of web pages."""
 
+from base64 import b64encode
+
 import pytest
 
 from gateway.asgi.authentication import MAX_REMEMBERED, Authenticator, is_loopback
@@ -26,7 +28,13 @@ def bearer(key: str) -> tuple[bytes, bytes]:
 
 @pytest.mark.parametrize(
     "header",
-    [bearer(KEY), (b"authorization", b"bearer  " + KEY.encode()), (b"x-api-key", KEY.encode())],
+    [
+        bearer(KEY),
+        (b"authorization", b"bearer  " + KEY.encode()),
+        (b"x-api-key", KEY.encode()),
+        (b"api-key", KEY.encode()),
+        (b"api-key", b"Bearer " + KEY.encode()),
+    ],
 )
 def test_the_key_is_taken_as_bearer_or_x_api_key(
     authenticator: Authenticator, header: tuple[bytes, bytes]
@@ -43,6 +51,22 @@ def test_without_the_key_nobody_is_let_in(
     for _ in range(2):
         with pytest.raises(Unauthenticated):
             authenticator.authenticate(headers)
+
+
+def test_a_placeholder_beside_the_key_does_no_harm(authenticator: Authenticator) -> None:
+    for header in ((b"x-api-key", KEY.encode()), (b"api-key", KEY.encode())):
+        assert authenticator.authenticate([bearer("placeholder"), header])
+    wrong = [(b"x-api-key", b"wrong")] * 9
+    with pytest.raises(Unauthenticated):
+        authenticator.authenticate([*wrong, bearer(KEY)])  # so many keys are a guess
+
+
+def test_a_refusal_says_how_to_send_the_key(authenticator: Authenticator) -> None:
+    basic = (b"authorization", b"Basic " + b64encode(f"u:{KEY}".encode()))
+    for headers, what in ([HOST], "no API key"), ([HOST, basic], "the scheme Basic is not read"):
+        with pytest.raises(Unauthenticated, match=what) as refused:
+            authenticator.authenticate(headers)
+        assert "'Authorization: Bearer …', 'x-api-key' or 'api-key'" in refused.value.message
 
 
 def test_a_wrong_key_is_not_let_in_after_a_good_one(authenticator: Authenticator) -> None:

@@ -196,7 +196,7 @@ async def test_where_an_expert_fails_the_base_reads_and_says_so(live: LiveApp) -
 
 
 async def test_models_tell_who_embeds_and_which_vectors_belong_together(live: LiveApp) -> None:
-    async with live.http.get(f"{live.base}/models") as response:
+    async with live.http.get(f"{live.base}/models?type=embedding") as response:
         listed = {model["id"]: model["thalamus"] for model in (await response.json())["data"]}
     assert {listed[name]["index"] for name in ("minilm", "law", "food")} == {OnnxEmbedder().fingerprint}
     assert listed["law"]["reads"] == ["query"]

@@ -60,7 +60,7 @@ def ask(text: str, **fields: Any) -> dict[str, Any]:
 
 
 async def test_models_lists_policies_and_experts_with_what_is_known_of_them(site: Site) -> None:
-    status, record = await site.get("/v1/models")
+    status, record = await site.get("/v1/models?type=all")
     assert (status, record["object"]) == (200, "list")
     by_name = {model["id"]: model for model in record["data"]}
     assert list(by_name) == ["auto", "auto:private", "calculator", "remote", "minilm"]
@@ -70,6 +70,18 @@ async def test_models_lists_policies_and_experts_with_what_is_known_of_them(site
     assert remote["input_usd_per_token"] > 0
     assert (remote["state"], remote["in_flight"]) == ("closed", 0)
     assert "sk-nothing-there" not in str(record)
+
+
+async def test_chat_clients_are_offered_nothing_that_does_not_chat(site: Site) -> None:
+    async def names(query: str) -> list[str]:
+        return [model["id"] for model in (await site.get(f"/v1/models{query}"))[1]["data"]]
+
+    assert await names("") == await names("?type=chat") == ["auto", "auto:private", "remote"]
+    assert await names("?type=embedding") == ["minilm"]
+    assert await names("?type=tool") == ["calculator"]
+    assert (await site.get("/v1/models/calculator"))[1]["type"] == "tool"
+    status, record = await site.get("/v1/models?type=x")
+    assert (status, record["error"]["param"]) == (400, "type")
 
 
 async def test_one_model_is_told_by_name(site: Site) -> None:

@@ -92,4 +92,7 @@ async def test_embeddings_of_an_expert(client: openai.AsyncOpenAI) -> None:
 
 async def test_the_list_of_models(client: openai.AsyncOpenAI) -> None:
     names = {model.id for model in (await client.models.list()).data}
-    assert {"auto", "good", "embedder"} <= names
+    assert {"auto", "good"} <= names
+    assert "embedder" not in names
+    every = await client.models.list(extra_query={"type": "all"})
+    assert {"auto", "good", "embedder"} <= {model.id for model in every.data}

@@ -74,7 +74,7 @@ def gateway(tmp_path: Path) -> Iterator[ServeProcess]:
 
 
 def models(gateway: ServeProcess) -> list[str]:
-    return [m["id"] for m in httpx.get(f"{gateway.address}/v1/models").json()["data"]]
+    return [m["id"] for m in httpx.get(f"{gateway.address}/v1/models?type=all").json()["data"]]
 
 
 def test_it_greets_with_experts_a_call_to_try_and_what_to_do_next(gateway: ServeProcess) -> None:
