@@ -53,15 +53,17 @@ if TYPE_CHECKING:
 RouterFactory = Callable[[Config, Sequence[ExpertProfile]], Any]
 
 
-def create_app(config: Config) -> Application:
+def create_app(config: Config, counters: monitoring.CarriedCounters | None = None) -> Application:
     """The gateway as an ASGI application. No connection is made and no runner started before its lifespan.
+
+    `counters` are those of applications that it takes over from.
 
     Raises:
         ValueError: an expert cannot be called as configured; says which and why.
         StorageError: the journal or the store of batches cannot be opened.
     """
     transport = Transport()
-    return build_application(build_services(config, transport), transport)
+    return build_application(build_services(config, transport), transport, counters)
 
 
 def build_services(
@@ -135,7 +137,9 @@ def build_embedders(config: Config) -> EmbedderPool | None:
     return pool
 
 
-def build_application(services: Services, transport: Transport) -> Application:
+def build_application(
+    services: Services, transport: Transport, counters: monitoring.CarriedCounters | None = None
+) -> Application:
     """The ASGI application around services."""
     accounting = build_accounting(services)
     executor = PlanExecutor(services.experts, services.fleet)
@@ -146,7 +150,7 @@ def build_application(services: Services, transport: Transport) -> Application:
     batch_service = BatchService(
         services, accounting, read_parallel_limits(services.config), lambda: application.n_in_flight
     )
-    fallback = build_starlette_app(services, transport, batch_service)
+    fallback = build_starlette_app(services, transport, batch_service, counters)
     paths = PathTable([*SPECS, *(route.path for route in fallback.routes if isinstance(route, Route))])
     fallback.state.paths = paths
     application = Application(handlers, fallback, services.authenticator, paths)
@@ -178,17 +182,26 @@ async def open_batches(
         yield BatchService(services, build_accounting(services), read_parallel_limits(config), engine=engine)
 
 
-def build_starlette_app(services: Services, transport: Transport, batch_service: BatchService) -> Starlette:
+def build_starlette_app(
+    services: Services,
+    transport: Transport,
+    batch_service: BatchService,
+    counters: monitoring.CarriedCounters | None = None,
+) -> Starlette:
     """Everything that is not hot, and the lifespan of all."""
+
+    carried = counters or monitoring.CarriedCounters()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with open_services(services, transport):
             await batch_service.start()
+            carried.begin(services)
             try:
                 yield
             finally:
                 await batch_service.stop()
+                carried.end(services)
 
     app = Starlette(
         routes=[
@@ -209,6 +222,7 @@ def build_starlette_app(services: Services, transport: Transport, batch_service:
         lifespan=lifespan,
     )
     app.state.services = services
+    app.state.counters = carried
     app.state.batches = batch_service
     return app
 

@@ -21,6 +21,7 @@ from routers import RoutersError
 
 from .app import create_app
 from .config import Config, ConfigError, config_warnings, load_config
+from .endpoints.monitoring import CarriedCounters
 from .runners import RunnerSettingsError
 from .runners.build import build_runners
 from .storage.sqlite import StorageError
@@ -58,26 +59,27 @@ def serve(
     listener = _listener(config.server.host, config.server.port)
     try:
         build_runners(config).check()  # here a missing package is one line; in the lifespan it is a traceback
-        app = Reloadable(application(config))
+        counters = CarriedCounters()
+        app = Reloadable(application(config, counters))
     except (StorageError, RoutersError, RunnerSettingsError, ValueError) as error:
         listener.close()
         raise CannotServeError(str(error)) from None
     address = _address(listener, config.server.host)
     server = _Server(_settings(app, config), lambda: print(banner(config, address), flush=True))  # noqa: T201
-    reading = _Rereading(config_path, config, overrides, app)
+    reading = _Rereading(config_path, config, overrides, app, counters)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_run(server, listener, reading))
     if not server.started:
         raise CannotServeError("the gateway did not start; the lines above say why")
 
 
-def application(config: Config) -> ASGIApp:
+def application(config: Config, counters: CarriedCounters | None = None) -> ASGIApp:
     """The gateway, which also answers the browsers of `server.cors_origins` where there are any.
 
     Raises:
         StorageError, RoutersError, ValueError: as `create_app`.
     """
-    app: ASGIApp = create_app(config)
+    app: ASGIApp = create_app(config, counters)
     if not config.server.cors_origins:
         return app
     origins = [origin.rstrip("/") for origin in config.server.cors_origins]
@@ -131,11 +133,19 @@ def _settle() -> None:
 class _Rereading:
     """Reads the configuration again, one time after another, and swaps the application."""
 
-    def __init__(self, path: Path, config: Config, overrides: Mapping[str, Any], app: "Reloadable") -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: Config,
+        overrides: Mapping[str, Any],
+        app: "Reloadable",
+        counters: CarriedCounters,
+    ) -> None:
         self._path = path
         self._config = config
         self._overrides = overrides
         self._app = app
+        self._counters = counters
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -153,7 +163,7 @@ class _Rereading:
                     log.warning("server.%s changed: that takes a restart", name)
             kept = {name: getattr(self._config.server, name) for name in RESTART_ONLY}
             fresh = replace(fresh, server=replace(fresh.server, **kept))
-            app = await asyncio.to_thread(application, fresh)
+            app = await asyncio.to_thread(application, fresh, self._counters)
             await self._app.swap(app)
         except Exception as error:  # a bad new configuration must never stop the old one
             for line in str(error).splitlines():

@@ -23,24 +23,88 @@ async def get_metrics(request: Request) -> Response:
 
     # A registry per scrape reads the state as it is, so requests update no counters of the library.
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_MetricsCollector(get_services(request)))
+    registry.register(_MetricsCollector(get_services(request), request.app.state.counters))
     return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
+
+
+CounterKey = tuple[str, tuple[tuple[str, str], ...]]
+"""The name of a series and its labels."""
+
+
+class CarriedCounters:
+    """The counters of a process over all configurations it has served, so that none falls at a reload.
+
+    A reload builds all parts anew, and the former ones serve on until their requests have ended.
+    """
+
+    def __init__(self) -> None:
+        self._ended: dict[CounterKey, float] = {}
+        self._open: list[Services] = []
+
+    def begin(self, services: Services) -> None:
+        """These parts serve from now on, beside others that still drain."""
+        self._open.append(services)
+
+    def end(self, services: Services) -> None:
+        """These parts serve no more: what they counted is kept."""
+        if len(self._open) > 1:  # at the end of the process there is no one left to ask
+            _add_counts(self._ended, _read_counts(services))
+        self._open.remove(services)
+
+    def read_others(self, services: Services) -> dict[CounterKey, float]:
+        """What all other parts counted, before these and beside them."""
+        total = dict(self._ended)
+        for other in self._open:
+            if other is not services:
+                _add_counts(total, _read_counts(other))
+        return total
+
+
+def _read_counts(services: Services) -> dict[CounterKey, float]:
+    return {
+        (sample.name, tuple(sample.labels.items())): sample.value
+        for family in _collect_families(services)
+        if family.type == "counter"
+        for sample in family.samples
+    }
+
+
+def _add_counts(total: dict[CounterKey, float], more: Mapping[CounterKey, float]) -> None:
+    for key, value in more.items():
+        total[key] = total.get(key, 0.0) + value
 
 
 class _MetricsCollector:
     """The families of one moment, as the client library collects them."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, counters: CarriedCounters) -> None:
         self._services = services
+        self._counters = counters
 
     def describe(self) -> list[Any]:
         """Empty: this registry has no other collector whose names could clash."""
         return []
 
     def collect(self) -> Iterator[Any]:
-        yield from _collect_calls(self._services)
-        yield from _collect_routing(self._services)
-        yield from _collect_runners(self._services)
+        # Experts that are configured no more keep their series: a sum over experts must not fall either.
+        others = self._counters.read_others(self._services)
+        for family in _collect_families(self._services):
+            for n, sample in enumerate(family.samples):
+                earlier = others.pop((sample.name, tuple(sample.labels.items())), 0.0)
+                family.samples[n] = sample._replace(value=sample.value + earlier)
+            for key in [key for key in others if key[0] == f"{family.name}_total"]:
+                family.add_metric([text for _, text in key[1]], others.pop(key))
+            yield family
+        for (name, labels), value in others.items():
+            about = "Counted before the configuration was read again."
+            names, texts = tuple(label for label, _ in labels), tuple(text for _, text in labels)
+            yield _build_counter(name.removesuffix("_total"), about, names, {texts: value})
+
+
+def _collect_families(services: Services) -> Iterator[Any]:
+    yield from _collect_calls(services)
+    yield from _collect_routing(services)
+    yield from _collect_runners(services)
 
 
 def _collect_calls(services: Services) -> Iterator[Any]:

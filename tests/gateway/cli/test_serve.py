@@ -109,6 +109,40 @@ def test_it_reads_its_configuration_again_and_keeps_the_old_one_if_that_is_at_fa
     assert "Traceback" not in gateway.log
 
 
+def counts(gateway: ServeProcess) -> dict[str, float]:
+    lines = httpx.get(f"{gateway.address}/metrics").text.splitlines()
+    pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, _, value in pairs if "_total" in name}
+
+
+def test_counters_do_not_fall_when_the_configuration_is_read_again(gateway: ServeProcess) -> None:
+    answered = 'thalamus_calls_answered_total{expert="calculator"}'
+
+    def ask(n: int) -> None:
+        for _ in range(n):
+            body = {"model": "auto", "messages": [{"role": "user", "content": "What is 2+2?"}]}
+            assert httpx.post(f"{gateway.address}/v1/chat/completions", json=body).status_code == 200
+
+    def reload(text: str, n: int) -> None:
+        (gateway.folder / "thalamus.yaml").write_text(text)
+        gateway.process.send_signal(signal.SIGHUP)
+        gateway.until(lambda: gateway.log.count("configuration reloaded") == n)
+
+    ask(3)
+    before = counts(gateway)
+    assert (before[answered], before["thalamus_decisions_total"]) == (3, 3)
+    reload(CONFIG, 1)
+    assert counts(gateway) == before
+    ask(2)
+    reload(CONFIG, 2)
+    after = counts(gateway)
+    assert (after[answered], after["thalamus_decisions_total"]) == (5, 5)
+    reload("experts: [{name: other, tool: calculator}]\n", 3)
+    last = counts(gateway)
+    assert (last[answered], last["thalamus_decisions_total"]) == (5, 5)
+    assert last['thalamus_calls_answered_total{expert="other"}'] == 0
+
+
 def test_a_selection_that_cannot_be_served_leaves_the_old_one_in_place(gateway: ServeProcess) -> None:
     (gateway.folder / "thalamus.yaml").write_text(CONFIG + "embeddings: {selection: nowhere}\n")
     gateway.process.send_signal(signal.SIGHUP)
