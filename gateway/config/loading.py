@@ -19,7 +19,13 @@ from routers.text_files import decode_text
 from .expert_schema import ExpertConfig
 from .policy_schema import PolicyConfig
 from .schema import Config, JournalConfig, ServerConfig
-from .secrets import Secret, UnresolvedReferenceError, check_references, expand_references
+from .secrets import (
+    Secret,
+    UnresolvedReferenceError,
+    check_references,
+    expand_references,
+    list_variables,
+)
 from .validation import find_violations, find_warnings
 from .values import KeyPath
 
@@ -194,7 +200,9 @@ class _ConfigReader:
         in_command = "runner" in path and not COMMAND_KEYS.isdisjoint(path)
         check_references(value, is_secret=kind is Secret, in_command=in_command)
         expanded, by_reference = expand_references(value, self.env, kept)
-        return Secret(expanded, literal=not by_reference) if kind is Secret else expanded
+        if kind is not Secret:
+            return expanded
+        return Secret(expanded, literal=not by_reference, variables=list_variables(value))
 
     def _add_problem(self, path: KeyPath, message: str, at: KeyPath | None = None) -> None:
         self.problems.append(Problem(_find_line(self.lines, at or path), _format_path(path), message))

@@ -41,13 +41,39 @@ PROVIDERS = {
     "together_ai": Provider("https://api.together.xyz/v1", "TOGETHERAI_API_KEY"),
     "xai": Provider("https://api.x.ai/v1", "XAI_API_KEY"),
 }
-OLLAMA = ("ollama", "ollama_chat")
 """Named as LiteLLM names them; with an `api_base` of their own they are OpenAI's protocol all the same."""
+OLLAMA = ("ollama", "ollama_chat")
+FAMILIES = (
+    frozenset({"azure", "azure_ai", "azure_text"}),
+    frozenset({"cohere", "cohere_chat"}),
+    frozenset({"gemini", "vertex_ai", "vertex_ai_beta", "google"}),
+    frozenset({"openai", "text-completion-openai", "custom_openai"}),
+    frozenset({"anthropic", "anthropic_text"}),
+    frozenset({"ollama", "ollama_chat"}),
+    frozenset({"together_ai", "together", "togetherai"}),
+    frozenset({"fireworks_ai", "fireworks"}),
+    frozenset({"nvidia_nim", "nvidia"}),
+    frozenset({"perplexity", "perplexityai"}),
+    frozenset({"mistral", "codestral", "text-completion-codestral"}),
+)
+"""Providers that take each other's keys, with the words by which variables name them."""
+MAKERS = (
+    (re.compile(r"claude\b", re.IGNORECASE), "anthropic"),
+    (re.compile(r"command\b", re.IGNORECASE), "cohere_chat"),
+    (re.compile(r"gpt-\d|chatgpt-|o\d+(-|$)", re.IGNORECASE), "openai"),
+    (re.compile(r"gemini-\d", re.IGNORECASE), "vertex_ai"),
+)
+"""Whose a model is by its name, for models that LiteLLM's table has no longer, and for hints."""
 
 
 def passes_through(provider: str) -> bool:
     """Whether a provider's experts are called directly, without LiteLLM."""
     return provider in PROVIDERS
+
+
+def needs_address(provider: str, configured: str | None) -> bool:
+    """Whether the operator has to say where a provider is, and has not."""
+    return passes_through(provider) and not api_base_of(provider, configured)
 
 
 def api_base_of(provider: str, configured: str | None) -> str | None:
@@ -104,3 +130,67 @@ def _read_provider_names(folder: Path) -> Iterator[str]:
     configured = folder / "llms" / "openai_like" / "providers.json"
     if configured.is_file():
         yield from msgspec.json.decode(configured.read_bytes(), type=dict[str, msgspec.Raw])
+
+
+KEY_WORDS = frozenset(
+    {
+        *(
+            "openai",
+            "anthropic",
+            "azure",
+            "gemini",
+            "google",
+            "groq",
+            "mistral",
+            "codestral",
+            "cohere",
+            "xai",
+        ),
+        *("deepseek", "openrouter", "together", "togetherai", "fireworks", "perplexity", "perplexityai"),
+        *("cerebras", "nvidia", "replicate", "huggingface", "moonshot", "dashscope", "voyage", "sambanova"),
+        *("deepinfra", "databricks", "watsonx"),
+    }
+)
+"""First words of variables that say whose key they hold."""
+ADDRESSES = {
+    "api.anthropic.com": "anthropic",
+    "generativelanguage.googleapis.com": "gemini",
+    "api.perplexity.ai": "perplexity",
+    "api.cohere.ai": "cohere",
+    "api.cohere.com": "cohere",
+    "api.deepinfra.com": "deepinfra",
+    "api.moonshot.ai": "moonshot",
+    "api.sambanova.ai": "sambanova",
+    **{
+        host: name
+        for name, provider in PROVIDERS.items()
+        if provider.api_base
+        and (host := urlsplit(provider.api_base).hostname)
+        and "." in host.strip("0123456789.")
+    },
+}
+"""Hosts of providers, each with its owner."""
+
+
+def find_receiver(variable: str, provider: str, api_base: str | None) -> str | None:
+    """The provider that would get another one's key, going by the variable's name; None where none would."""
+    owner = variable.lower().partition("_")[0]
+    if owner not in KEY_WORDS or not re.search(r"KEY|TOKEN", variable.upper()):
+        return None
+    host = urlsplit(api_base).hostname if api_base and "://" in api_base else None
+    receiver = ADDRESSES.get(host or "") or ("azure" if host and host.endswith(".azure.com") else None)
+    if receiver is None:
+        # A server of the operator's own may take any key.
+        if api_base and (passes_through(provider) or provider in ("litellm_proxy", "custom_openai")):
+            return None
+        receiver = provider
+    return None if _family(owner) & _family(receiver) else receiver
+
+
+def _family(name: str) -> frozenset[str]:
+    return next((family for family in FAMILIES if name in family), frozenset({name}))
+
+
+def find_maker(model: str) -> str | None:
+    """The provider that makes a model of this bare name; None where the name tells none."""
+    return next((provider for pattern, provider in MAKERS if pattern.match(model)), None)

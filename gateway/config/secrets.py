@@ -42,13 +42,17 @@ MIN_DISTINCT_CHARS = 6
 
 
 class Secret:
-    """A value that prints as `***`; `literal` is true if it stands in the file itself."""
+    """A value that prints as `***`; `literal` is true if it stands in the file itself.
 
-    __slots__ = ("_value", "literal")
+    `variables` are the names of the environment variables that it was taken from.
+    """
 
-    def __init__(self, value: str, *, literal: bool = False) -> None:
+    __slots__ = ("_value", "literal", "variables")
+
+    def __init__(self, value: str, *, literal: bool = False, variables: tuple[str, ...] = ()) -> None:
         self._value = value
         self.literal = literal
+        self.variables = variables
 
     def reveal(self) -> str:
         """Return the value: for calls, never for a log or a message."""
@@ -96,6 +100,11 @@ def expand_references(text: str, env: Mapping[str, str], kept: Collection[str] =
 
     expanded, n_references = REFERENCE.subn(value, text)
     return expanded, n_references > 0
+
+
+def list_variables(text: str) -> tuple[str, ...]:
+    """The variables that the references of a text name."""
+    return tuple(match[1] or match[2] for match in REFERENCE.finditer(text))
 
 
 def is_reference(text: str) -> bool:

@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from urllib.parse import urlsplit
 
 from .expert_schema import ExpertConfig, ProviderSettings, RunnerConfig
-from .providers import list_providers, passes_through
+from .providers import find_maker, find_receiver, list_providers, needs_address, passes_through
 from .schema import BASE_EMBEDDER, Config
 from .secrets import Secret, find_weakness
 from .values import DEVICE_PATTERN, KeyPath, size_bytes, split_command
@@ -96,11 +96,16 @@ def _check_kind(expert: ExpertConfig, at: KeyPath) -> Iterator[Violation]:
         yield at, "set one of 'model', 'runner' or 'tool'"
     elif not (expert.runner or expert.tool) and (why := _find_provider_fault(expert)):
         yield (*at, "model"), why
+    elif any(needs_address(expert.provider, place.api_base) for place in expert.effective_deployments()):
+        yield at, f"api_base is missing: {expert.provider} has no address of its own"
 
 
 def _find_provider_fault(expert: ExpertConfig) -> str | None:
     if "/" not in expert.model:
-        return f"'{expert.model}' has no provider; write it as provider/model, such as openai/{expert.model}"
+        maker = find_maker(expert.model) or "openai"
+        return f"'{expert.model}' has no provider; write it as provider/model, such as {maker}/{expert.model}"
+    if not expert.model.partition("/")[2]:
+        return f"'{expert.model}' names no model after its provider"
     # The names of the direct providers need no file: most configurations name no others.
     if passes_through(expert.provider) or (known := list_providers()) is None or expert.provider in known:
         return None
@@ -255,9 +260,20 @@ def find_warnings(config: Config) -> Iterator[str]:
         yield "no experts are configured; `thalamus init` finds some"
     for expert in config.experts:
         yield from _warn_about_literal(f"experts '{expert.name}'", expert.api_key)
+        yield from _warn_about_receivers(expert)
         for deployment in expert.deployments:
             yield from _warn_about_literal(f"a deployment of '{expert.name}'", deployment.api_key)
     yield from _warn_about_literal("server.master_key", config.server.master_key)
+
+
+def _warn_about_receivers(expert: ExpertConfig) -> Iterator[str]:
+    for place in expert.effective_deployments():
+        for variable in place.api_key.variables if place.api_key else ():
+            if receiver := find_receiver(variable, expert.provider, place.api_base):
+                yield (
+                    f"experts '{expert.name}': {variable} is sent to {receiver}, though by its name it is "
+                    f"another provider's key; use a key of {receiver}"
+                )
 
 
 def _warn_about_literal(where: str, secret: Secret | None) -> Iterator[str]:

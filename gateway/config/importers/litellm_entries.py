@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 
 from ..expert_schema import ProviderSettings
-from ..providers import PROVIDERS, passes_through
-from ..secrets import REFERENCE, UnresolvedReferenceError, check_references
+from ..providers import PROVIDERS, find_receiver, passes_through
+from ..secrets import REFERENCE, UnresolvedReferenceError, check_references, list_variables
 from ..validation import PROVIDERS_OF_SETTINGS, find_address_fault
-from .litellm_rules import AZURE, INFERENCE_PROFILE, KIND_WORDS, ModelRules, find_receiver
+from .litellm_rules import AZURE, INFERENCE_PROFILE, KIND_WORDS, ModelRules
 from .result import ImportNotes
 
 SETTINGS = frozenset(ProviderSettings.__struct_fields__)
@@ -126,6 +126,9 @@ class EntryReader:
                 "write openai/… and api_base if its server speaks OpenAI's protocol"
             )
             return None
+        if "*" in model:
+            self.lost.append(f"{entry.name} (line {entry.line}): '{written}' names no model; write one out")
+            return None
         if model != written and not params.get("custom_llm_provider"):
             self.changed.append(f"{entry.name}: '{written}' is '{model}' by its name, as LiteLLM reads it")
         kind = self._find_kind(entry, model)
@@ -196,8 +199,7 @@ class EntryReader:
                 f"{name}: its api_key looks like a reference of another tool; write os.environ/NAME"
             )
             return
-        for match in REFERENCE.finditer(text):
-            variable = match[1] or match[2]
+        for variable in list_variables(text):
             receiver = find_receiver(variable, upstream.provider, upstream.deployment.get("api_base"))
             if receiver:
                 self.lost.append(

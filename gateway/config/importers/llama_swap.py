@@ -186,8 +186,9 @@ class _LlamaSwapImport:
         )
 
     def _convert_env(self, model_id: str, env: Any, macros: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        for item in env if isinstance(env, list) else ():
-            name, equals, value = str(item).partition("=")
+        items = [f"{name}={value}" for name, value in env.items()] if isinstance(env, dict) else _texts(env)
+        for item in items:
+            name, equals, value = item.partition("=")
             if equals and name:
                 yield name, self._expand(value, macros)
             else:
@@ -225,6 +226,7 @@ class _LlamaSwapImport:
             elif key != "setParams":
                 self.lost.append(f"{model_id}: filters.{key}")
         fields = self._expand_values(_mapping(filters.get("setParams")), macros)
+        fields.pop("model", None)  # llama-swap does not let a filter change the model either
         return {"override_params": fields} if fields else {}
 
     def _expand_values(self, value: Any, macros: Mapping[str, Any]) -> Any:
@@ -255,7 +257,7 @@ class _LlamaSwapImport:
         return {"timeouts": found} if found else {}
 
     def _convert_aliases(self, model_id: str, name: str, aliases: Any) -> None:
-        for item in aliases if isinstance(aliases, list) else ():
+        for item in aliases if isinstance(aliases, list) else _texts(aliases):
             alias = str(item.get("id") or "") if isinstance(item, dict) else str(item)
             models = _mapping(self.data["models"])
             if alias in self.aliases or alias in models:
@@ -268,8 +270,8 @@ class _LlamaSwapImport:
     def _list_peer_models(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
         for peer_id, value in _mapping(self.data.get("peers")).items():
             peer = _mapping(value)
-            for model in peer.get("models") or ():
-                yield str(peer_id), str(model), peer
+            for model in _texts(peer.get("models")):
+                yield str(peer_id), model, peer
             self.lost += [
                 f"peers.{peer_id}.{key}"
                 for key in peer
@@ -289,11 +291,11 @@ class _LlamaSwapImport:
         router = _mapping(_mapping(_mapping(self.data.get("routing")).get("router")).get("settings"))
         groups = _mapping(self.data.get("groups")) or _mapping(router.get("groups"))
         hooks = _mapping(_mapping(self.data.get("hooks")).get("on_startup"))
-        preload = [str(name) for name in hooks.get("preload") or ()]
+        preload = _texts(hooks.get("preload"))
         kept: set[str] = set()
         for group_id, value in groups.items():
             group = _mapping(value)
-            members = [str(name) for name in group.get("members") or ()]
+            members = _texts(group.get("members"))
             if group.get("persistent") is True:
                 kept.update(members)
             settings = (
@@ -358,6 +360,13 @@ WHY_LOST = {
 
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _texts(value: Any) -> list[str]:
+    """The items of a list as text; a lone value counts as a list of one."""
+    if value is None or isinstance(value, dict):
+        return []
+    return [str(item) for item in value] if isinstance(value, list) else [str(value)]
 
 
 def _whole(value: Any) -> int | None:

@@ -9,8 +9,8 @@ import pytest
 
 from gateway.config import Config, parse_config
 from gateway.config.importers import ImportedConfig, ImportFailedError, import_litellm
-from gateway.config.importers.litellm_rules import find_receiver
 from gateway.config.importers.result import AnyVariable, make_name
+from gateway.config.providers import find_receiver
 from gateway.experts.litellm import load_litellm
 from gateway.experts.profiles import price_table
 
@@ -501,6 +501,8 @@ def test_what_our_check_refuses_is_taken_out_and_listed() -> None:
         {"model_name": "x", "litellm_params": []},
         {"model_name": "x", "litellm_params": {"model": None}},
         {"model_name": "x", "litellm_params": {"model": ["openai/x"]}},
+        {"model_name": "x", "litellm_params": {"model": "openai/*"}},
+        {"model_name": "x", "litellm_params": {"model": "openai/"}},
         {"model_name": 7, "litellm_params": {"model": "openai/x", "api_base": 7}},
     ],
 )

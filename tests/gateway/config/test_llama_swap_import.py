@@ -249,6 +249,15 @@ def test_an_alias_of_two_models_stays_with_the_first() -> None:
     ]
 
 
+def test_forms_that_llama_swap_does_not_take_spoil_nothing() -> None:
+    model = {"cmd": "s ${PORT}", "env": {"A": 1}, "aliases": "x", "filters": 3, "timeouts": [], "ttl": "5"}
+    more = {"groups": {"g": {"members": "it"}}, "hooks": {"on_startup": {"preload": "it"}}, "peers": []}
+    _, config = one({**model, "macros": []}, macros=None, **more)
+    runner = config.experts[0].runner
+    assert runner is not None
+    assert (runner.ttl, runner.env["A"].reveal(), config.aliases) == (5, "1", {"x": "it"})
+
+
 def test_keys_that_are_written_out_are_not_copied() -> None:
     made, config = one({"cmd": "s ${PORT}"}, apiKeys=["sk-7f3a9c1e5b2d8046"])
     assert "sk-7f3a" not in made.text

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config import Config, ConfigError, config_warnings, load_config, parse_config
+from gateway.config.importers.result import AnyVariable
 from gateway.config.secrets import Secret, find_weakness
 from gateway.experts.profiles import profiles
 from policies import Objective
@@ -210,6 +211,43 @@ def test_a_provider_that_does_not_exist_is_refused_with_the_nearest(model: str, 
 @pytest.mark.parametrize("provider", ["openai", "anthropic", "azure", "ollama_chat", "vertex_ai", "veniceai"])
 def test_providers_of_litellm_are_known_without_importing_it(provider: str) -> None:
     assert parse_config(f"experts: [{{name: a, model: {provider}/x}}]").experts[0].provider == provider
+
+
+@pytest.mark.parametrize(
+    ("expert", "said"),
+    [
+        ("model: claude-sonnet-4", "such as anthropic/claude-sonnet-4"),
+        ("model: gpt-5", "such as openai/gpt-5"),
+        ("model: mine", "such as openai/mine"),
+        ("model: openai/", "'openai/' names no model after its provider"),
+        ("model: hosted_vllm/x", "api_base is missing: hosted_vllm has no address of its own"),
+        (
+            "model: hosted_vllm/x, deployments: [{api_base: 'http://a/v1'}, {region: eu}]",
+            "api_base is missing",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_called_is_refused_with_the_fix(expert: str, said: str) -> None:
+    (problem,) = problems(f"experts: [{{name: a, {expert}}}]")
+    assert said in problem
+
+
+@pytest.mark.parametrize(
+    ("expert", "warned"),
+    [
+        ("model: anthropic/claude-haiku-4-5, api_key: os.environ/OPENAI_API_KEY", True),
+        ("model: openai/gpt-5, api_key: '${ANTHROPIC_KEY_2}'", True),
+        ("model: openai/gpt-5, deployments: [{api_key: os.environ/AZURE_KEY}]", True),
+        ("model: openai/gpt-5, api_key: os.environ/OPENAI_API_KEY", False),
+        ("model: openai/x, api_base: 'https://api.groq.com/openai/v1', api_key: '${GROQ_API_KEY}'", False),
+        ("model: openai/x, api_base: 'http://box/v1', api_key: os.environ/HOUSE_KEY", False),
+    ],
+)
+def test_a_key_that_would_go_to_another_provider_is_warned_of(expert: str, warned: bool) -> None:
+    config = parse_config(f"experts: [{{name: a, {expert}}}]", env=AnyVariable())
+    warnings = config_warnings(config)
+    assert len(warnings) == int(warned)
+    assert not warned or "another provider's key" in warnings[0]
 
 
 def test_a_runner_may_load_a_model_of_any_name() -> None:
