@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .fit import FitSettings, add_experts, cross_fit, fit_artifact, keep_experts, why_not_kept
     from .fold_fits import worker_pool
     from .forecast import Forecaster
-    from .intervals import rate_interval, show_rate
+    from .intervals import rate_interval, rate_std, show_rate
     from .outcomes import OutcomeTable, Provenance, add_outcomes, former_name, merge_outcomes
     from .registry import PREDICTORS, fit_predictor, make_predictor
     from .sweep import Sweep
@@ -88,6 +88,7 @@ _LAZY = {
     "pick": "decision_rule",
     "rank": "decision_rule",
     "rate_interval": "intervals",
+    "rate_std": "intervals",
     "show_rate": "intervals",
     "solve_mapping": "categories",
     "worker_pool": "fold_fits",
@@ -160,6 +161,7 @@ __all__ = [
     "query_of",
     "rank",
     "rate_interval",
+    "rate_std",
     "show_rate",
     "solve_mapping",
     "why_not_kept",

@@ -36,7 +36,10 @@ _REMEDY = "`thalamus fit` makes a new one"
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One expert the artifact knows: whose outcomes, how many, and their means; None where unmeasured."""
+    """One expert the artifact knows: whose outcomes, how many, and their means; None where unmeasured.
+
+    n_effective is as how many certain outcomes they count: a judged one counts for less than one.
+    """
 
     name: str
     model: str
@@ -45,6 +48,12 @@ class Evidence:
     cost_usd: float | None
     output_tokens: float | None
     latency_s: float | None
+    n_effective: float | None = None
+
+    @property
+    def certainty(self) -> float:
+        """How many certain outcomes its means are worth."""
+        return self.n if self.n_effective is None else self.n_effective
 
     def is_about(self, model: str) -> bool:
         """Whether it is about this configured model; a table of others may leave the provider out."""
@@ -292,9 +301,10 @@ def read_evidence(path: Path | str) -> tuple[Evidence, ...]:
     Raises:
         ArtifactError: missing, damaged or newer than this version.
     """
+    directory = Path(path)
     try:
-        with _opener(Path(path)) as opener:
-            return tuple(Evidence(**expert) for expert in _read_manifest(Path(path), opener)["experts"])
+        with _opener(directory) as opener:
+            return tuple(Evidence(**expert) for expert in _read_manifest(directory, opener)["experts"])
     except (KeyError, TypeError) as error:
         raise ArtifactError(f"{path}: damaged ({error}); {_REMEDY}") from None
 

@@ -259,6 +259,7 @@ def _evidence(table: OutcomeTable) -> tuple[Evidence, ...]:
     }
     score = table.mask_declined()
     counts = (~np.isnan(score)).sum(axis=0).tolist()
+    certain = replace(table, score=score).effective_counts().tolist()
     return tuple(
         Evidence(
             name=name,
@@ -268,6 +269,7 @@ def _evidence(table: OutcomeTable) -> tuple[Evidence, ...]:
             cost_usd=means["cost_usd"][e],
             output_tokens=means["output_tokens"][e],
             latency_s=means["latency_s"][e],
+            n_effective=None if certain[e] == counts[e] else certain[e],
         )
         for e, name in enumerate(table.experts)
     )

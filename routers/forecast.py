@@ -221,7 +221,7 @@ class Forecaster:
             return row
 
         score = spread(_column(expert.score for expert in experts))
-        counts = spread(_column(expert.n for expert in experts))
+        counts = spread(_column(expert.certainty for expert in experts))
         typical = score[self._evidence].mean() if self._evidence.any() else UNKNOWN_QUALITY
         guess = np.where(np.isnan(self._guess), typical, self._guess)
         self._score = np.where(self._evidence, score, guess)

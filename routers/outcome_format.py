@@ -11,6 +11,7 @@ from .text_files import decode_text
 SCHEMA = "thalamus.outcomes/1"
 MEASURES = (
     "score",
+    "score_std",
     "cost_usd",
     "input_tokens",
     "output_tokens",

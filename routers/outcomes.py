@@ -56,6 +56,7 @@ class OutcomeTable:
 
     bucket:     (n_queries,) in [0, 100), the unit of every split: near-twins share one
     score:      in [0, 1]
+    score_std:  how uncertain a score is that was judged and not computed, a standard deviation
     confidence: mean token log-probability of the answer, ≤ 0
     declined:   1 where the expert declined the query, so that the next one is called
     propensity: probability in (0, 1] with which the expert was asked, of outcomes from traffic
@@ -70,6 +71,7 @@ class OutcomeTable:
     experts: tuple[str, ...]
     models: tuple[str, ...]
     score: Floats
+    score_std: Floats
     cost_usd: Floats
     input_tokens: Floats
     output_tokens: Floats
@@ -158,6 +160,15 @@ class OutcomeTable:
     def mask_declined(self) -> Floats:
         """The score with what an expert declined left out: how good it is where it answers at all."""
         return np.where(self.declined == 1, np.nan, self.score)
+
+    def effective_counts(self) -> Floats:
+        """(n_experts,) as how many certain outcomes the scores count.
+
+        A score of deviation σ counts 1 / (1 + 4σ²): one as uncertain as a coin's throw, σ = ½, counts half.
+        """
+        weight = 1 / (1 + 4 * np.nan_to_num(self.score_std) ** 2)
+        counts: Floats = np.where(np.isnan(self.score), 0.0, weight).sum(axis=0)
+        return counts
 
     def oracle(self) -> Floats:
         """(n_queries,) best score any expert reached; NaN where no expert was scored."""
@@ -255,6 +266,7 @@ class OutcomeTable:
 
 _RANGES: dict[str, tuple[float, float]] = {
     "score": (0, 1),
+    "score_std": (0, 1),
     "cost_usd": (0, np.inf),
     "input_tokens": (0, np.inf),
     "output_tokens": (0, np.inf),

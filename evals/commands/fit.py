@@ -225,7 +225,10 @@ def _show_result(
     if as_json:
         click.echo(json.dumps(facts))
         return
-    shown = {name: {**f, "score": show_rate(f["score"], f["n"])} for name, f in facts["experts"].items()}
+    certainty = {expert.name: expert.certainty for expert in artifact.experts}
+    shown = {
+        name: {**f, "score": show_rate(f["score"], certainty[name])} for name, f in facts["experts"].items()
+    }
     for values in shown.values():
         values.pop("interval")
     if not facts["left_out"]:
@@ -272,7 +275,7 @@ def _facts(artifact: Artifact, out: Path) -> dict[str, Any]:
                 "model": e.model,
                 "n": e.n,
                 "score": round(e.score, 4),
-                "interval": [round(bound, 4) for bound in rate_interval(e.score, e.n)],
+                "interval": [round(bound, 4) for bound in rate_interval(e.score, e.certainty)],
             }
             for e in artifact.experts
         },

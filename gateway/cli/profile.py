@@ -4,7 +4,9 @@ import asyncio
 import json
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from routers import Bools, OutcomeTable, Provenance, RoutersError, add_outcomes, rate_interval, show_rate
+from routers import OutcomeTable, Provenance, RoutersError, add_outcomes, rate_interval, show_rate
+from routers.text_files import decode_text
 
 from ..app import expert_price
 from ..config import Config, ExpertConfig
@@ -24,6 +27,17 @@ from ..experts.openai_compatible import Transport
 from ..experts.profiles import profile_of
 from ..runners import RunnerError, Runners
 from ..runners.build import build_pool_rule, build_runner_settings
+from .judging import (
+    RUBRIC,
+    Judge,
+    JudgeReport,
+    apply_verdicts,
+    build_questions,
+    find_verdicts,
+    price_questions,
+    read_verdict,
+    report_judge,
+)
 from .options import CONFIG_OPTION, JSON_OPTION, Dollars, read_config
 from .profiling import (
     JUDGE,
@@ -31,9 +45,11 @@ from .profiling import (
     ExpertUnderTest,
     GradableProbe,
     GradedAnswer,
+    GradeFunction,
     ask_all,
     build_outcome_table,
     load_entry_point,
+    mask_answered,
     upper_cost_usd,
 )
 
@@ -42,6 +58,7 @@ EXAMPLES = """
 Examples:
   thalamus profile                                  the bundled probes, every expert
   thalamus profile --probes mine.jsonl --experts gpt-5-mini,house-llama --max-usd 2
+  thalamus profile --probes mine.jsonl --judge gpt-5        open-ended prompts too
   thalamus fit outcomes.jsonl.gz                    then learn from what was measured
 """
 
@@ -69,6 +86,20 @@ Examples:
     show_default=True,
     help="Calls at a time to each expert.",
 )
+@click.option("--judge", "judge_name", help="Expert that compares answers which no code can grade.")
+@click.option(
+    "--rubric",
+    type=click.Path(path_type=Path),
+    help="File that tells the judge what a good answer is.",
+)
+@click.option(
+    "--judge-checks",
+    "n_checks",
+    type=click.IntRange(min=0),
+    default=50,
+    show_default=True,
+    help="Pairs graded by code that the judge compares too, to tell how far it can be trusted.",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Ask only the first N probes.")
 @click.option(
     "--max-usd",
@@ -85,6 +116,9 @@ def command(
     names: str | None,
     out: Path,
     parallel: int,
+    judge_name: str | None,
+    rubric: Path | None,
+    n_checks: int,
     limit: int | None,
     max_usd: float | None,
     fresh: bool,
@@ -95,20 +129,24 @@ def command(
     What OUT holds already stays: other experts, other probes, earlier models. The highest possible price is
     shown before the first call. Every answer is kept in OUT.answers at once: after an interruption, the same
     command continues where it stopped, and what was answered is not asked again.
+
+    With --judge, an expert compares the answers to open-ended probes in pairs, in both orders. An answer's
+    score is the share of the comparisons it wins, ties counting half; OUT.verdicts keeps the verdicts.
     """
     config = read_config(config_path)
     experts = _select_experts(config, names)
     probes = _load_probes(probes_path)[:limit]
-    _check_graders(probes)
-    answers = out.with_name(out.name + ".answers")
+    judge = _select_judge(config, judge_name, rubric, n_checks)
+    _check_graders(probes, judge)
+    files = [out, *(out.with_name(f"{out.name}.{part}") for part in ("answers", "verdicts"))]
     try:
         # Read before anything is paid for: a table that cannot be added to would cost all answers.
         earlier = OutcomeTable.load(out) if out.exists() and not fresh else None
-        store = AnswerStore(answers, earlier) if not fresh else AnswerStore(Path(os.devnull))
-        _confirm_price(probes, experts, store, max_usd)
+        store = AnswerStore(Path(os.devnull) if fresh else files[1], earlier)
+        _confirm_price(probes, experts, store, judge, earlier, max_usd)
         if fresh:
-            _back_up(out, answers)
-            store = AnswerStore(answers)
+            _back_up(*files)
+            store = AnswerStore(files[1])
         table = asyncio.run(_run_profile(config, experts, probes, store, parallel))
         measured = _keep_measured(table)
         n_failed = _report_failures(table, store)
@@ -117,14 +155,19 @@ def command(
         # Read again: another command may have added to it in the meantime.
         whole = add_outcomes(OutcomeTable.load(out), measured) if out.exists() else measured
         whole.save(out)
+        judged = None
+        if judge:
+            verdicts = AnswerStore(files[2])
+            whole, report = asyncio.run(_run_judge(config, judge, whole, probes, verdicts, parallel))
+            whole.save(out)
+            judged = (judge.expert.name, report)
+            measured = whole.only(measured.experts).take(np.isin(whole.ids, measured.ids))
     except (RunnerError, RoutersError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
-        click.echo(
-            f"\nInterrupted; {answers} keeps what was answered. Run the command again to go on.", err=True
-        )
+        click.echo(f"\nInterrupted; {files[1]} keeps what was answered; the same command goes on.", err=True)
         raise click.Abort from None
-    _show_report(measured, whole, n_failed, out, as_json)
+    _show_report(measured, whole, n_failed, out, as_json, judged)
 
 
 def _back_up(*paths: Path) -> None:
@@ -138,16 +181,16 @@ def _back_up(*paths: Path) -> None:
 
 
 def _keep_measured(table: OutcomeTable) -> OutcomeTable | None:
-    """The experts and probes with at least one score; None where there is none at all."""
-    scored: Bools = ~np.isnan(table.score)  # (n_queries, n_experts)
-    names = [name for name, column in zip(table.experts, scored.T, strict=True) if column.any()]
-    return table.only(names).take(np.flatnonzero(scored.any(axis=1))) if names else None
+    """The experts and probes with at least one answer; None where there is none at all."""
+    answered = mask_answered(table)  # (n_queries, n_experts)
+    names = [name for name, column in zip(table.experts, answered.T, strict=True) if column.any()]
+    return table.only(names).take(np.flatnonzero(answered.any(axis=1))) if names else None
 
 
 def _report_failures(table: OutcomeTable, store: AnswerStore) -> int:
     """Say of each expert how many probes got no answer, what it did, and the fix; return how many in all."""
     n_failed = 0
-    for name, column in zip(table.experts, (~np.isnan(table.score)).T, strict=True):
+    for name, column in zip(table.experts, mask_answered(table).T, strict=True):
         failures = store.failures(name)
         if not failures:
             continue
@@ -172,18 +215,41 @@ def _load_probes(path: Path | None) -> list[GradableProbe]:
     return probes
 
 
-def _check_graders(probes: Sequence[GradableProbe]) -> None:
-    """Refuse probes that no code can grade, before anything is asked.
+def _check_graders(probes: Sequence[GradableProbe], judge: Judge | None) -> None:
+    """Refuse probes that neither code nor a judge can grade, before anything is asked.
 
     Raises:
         ClickException: names the first.
     """
     open_ended = [probe for probe in probes if probe.grader == JUDGE]
-    if open_ended:
+    if open_ended and judge is None:
         raise click.ClickException(
             f"{len(open_ended)} of {len(probes)} probes have no answer that code can compare"
-            f" ({open_ended[0].prompt[:60]!r} ...); give them an `answer` or remove them"
+            f" ({open_ended[0].prompt[:60]!r} ...); give them an `answer`, or a judge: --judge EXPERT"
         )
+
+
+def _select_judge(config: Config, name: str | None, rubric: Path | None, n_checks: int) -> Judge | None:
+    """The judge with its rubric; None where none is asked for.
+
+    Raises:
+        UsageError: no such expert, or one that judges nothing; a rubric without a judge.
+        ClickException: the rubric cannot be read.
+    """
+    if name is None:
+        if rubric is not None:
+            raise click.UsageError("--rubric is what a judge goes by; name one with --judge")
+        return None
+    (expert,) = _select_experts(config, name)
+    if expert.tool:
+        raise click.UsageError(f"--judge {name}: a tool compares nothing; name a language model")
+    try:
+        text = RUBRIC if rubric is None else decode_text(rubric.read_bytes()).strip()
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f"{rubric}: cannot be read: {error}") from None
+    if not text:
+        raise click.ClickException(f"{rubric}: is empty; write what a good answer is")
+    return Judge(expert, text, n_checks)
 
 
 def _select_experts(config: Config, names: str | None) -> list[ExpertConfig]:
@@ -201,6 +267,8 @@ def _confirm_price(
     probes: Sequence[GradableProbe],
     experts: Sequence[ExpertConfig],
     store: AnswerStore,
+    judge: Judge | None,
+    earlier: OutcomeTable | None,
     max_usd: float | None,
 ) -> None:
     """Print the highest possible cost of what is still to be asked, and continue only with consent."""
@@ -210,14 +278,19 @@ def _confirm_price(
         left = [probe for probe in probes if store.find(probe, profile.name, profile.model) is None]
         n_open += len(left)
         most |= upper_cost_usd(left, [profile]) if left else {profile.name: 0.0}
+    text = f"{len(probes)} probes × {len(experts)} experts, {n_open} answers to ask for"
+    if judge:
+        answering = {e.name for e in experts if not e.tool} | {*(earlier.experts if earlier else ())}
+        questions = price_questions(probes, len(answering), judge.n_checks, judge.rubric, judge.max_tokens)
+        label = f"{judge.expert.name} as judge"
+        most[label] = upper_cost_usd(questions, [profile_of(judge.expert)])[judge.expert.name]
+        text += f", at most {len(questions)} comparisons by {judge.expert.name}"
+        if judge.expert.name in answering:
+            click.echo(f"note: {judge.expert.name} judges answers of its own; models favour these", err=True)
     unknown = [name for name, usd in most.items() if usd is None]
     total = sum(usd or 0.0 for usd in most.values())
     paid = ", ".join(f"{name} ${usd:.4f}" for name, usd in most.items() if usd)
-    click.echo(
-        f"{len(probes)} probes × {len(experts)} experts, {n_open} answers to ask for;"
-        f" at most ${total:.4f}{f' ({paid})' if paid else ''}",
-        err=True,
-    )
+    click.echo(f"{text}; at most ${total:.4f}{f' ({paid})' if paid else ''}", err=True)
     if unknown:
         click.echo(
             f"price unknown: {', '.join(unknown)} (set input_cost_per_token and output_cost_per_token)",
@@ -233,16 +306,13 @@ def _confirm_price(
     click.confirm("Go ahead?", abort=True, err=True)
 
 
-async def _run_profile(
-    config: Config,
-    experts: Sequence[ExpertConfig],
-    probes: Sequence[GradableProbe],
-    store: AnswerStore,
-    parallel: int,
-) -> OutcomeTable:
-    wanted = {
-        name: s for name, s in build_runner_settings(config).items() if name in {e.name for e in experts}
-    }
+@asynccontextmanager
+async def _open_experts(
+    config: Config, experts: Sequence[ExpertConfig]
+) -> AsyncIterator[list[ExpertUnderTest]]:
+    """The experts, ready to answer; local engines are loaded, and end with the context."""
+    names = {expert.name for expert in experts}
+    wanted = {name: s for name, s in build_runner_settings(config).items() if name in names}
     transport, runners = Transport(), Runners(wanted, rule=build_pool_rule(config))
     candidates = [
         ExpertUnderTest(
@@ -260,11 +330,23 @@ async def _run_profile(
         await runners.start()
         # The first question would otherwise measure the time of the load.
         await runners.wait_settled()
-        await _ask_experts(probes, candidates, store, parallel)
+        yield candidates
     finally:
         await asyncio.gather(*(candidate.expert.close() for candidate in candidates))
         await runners.stop()
         await transport.close()
+
+
+async def _run_profile(
+    config: Config,
+    experts: Sequence[ExpertConfig],
+    probes: Sequence[GradableProbe],
+    store: AnswerStore,
+    parallel: int,
+) -> OutcomeTable:
+    grade = load_entry_point("thalamus.graders")
+    async with _open_experts(config, experts) as candidates:
+        await _ask_experts(probes, candidates, store, grade, parallel)
     where = Provenance(
         source="thalamus profile",
         cost_basis="measured tokens at configured prices",
@@ -273,8 +355,34 @@ async def _run_profile(
     return build_outcome_table(probes, candidates, store, where)
 
 
+async def _run_judge(
+    config: Config,
+    judge: Judge,
+    table: OutcomeTable,
+    probes: Sequence[GradableProbe],
+    verdicts: AnswerStore,
+    parallel: int,
+) -> tuple[OutcomeTable, JudgeReport]:
+    """Compare the answers of the table; the table with the scores of open-ended prompts."""
+    questions = build_questions(table, probes, judge.rubric, judge.n_checks, judge.max_tokens)
+    name, model = judge.expert.name, profile_of(judge.expert).model
+    if any(verdicts.find(question, name, model) is None for question in questions):
+        async with _open_experts(config, [judge.expert]) as candidates:
+            plain = [replace(candidate, logprobs=False) for candidate in candidates]
+            await _ask_experts(questions, plain, verdicts, read_verdict, parallel)
+    for failure in verdicts.failures(name)[-1:]:
+        click.echo(f"{name} as judge: {failure.error}\n  fix: {failure.fix}", err=True)
+    points, cost_usd = find_verdicts(questions, verdicts, name, model)
+    report = report_judge(table, probes, questions, points, cost_usd)
+    return apply_verdicts(table, probes, questions, points), report
+
+
 async def _ask_experts(
-    probes: Sequence[GradableProbe], candidates: Sequence[ExpertUnderTest], store: AnswerStore, parallel: int
+    probes: Sequence[GradableProbe],
+    candidates: Sequence[ExpertUnderTest],
+    store: AnswerStore,
+    grade: GradeFunction,
+    parallel: int,
 ) -> None:
     columns = (
         TextColumn("{task.description:24}"),
@@ -299,36 +407,39 @@ async def _ask_experts(
             mean = f"score {sum(so_far) / len(so_far):.2f}" if so_far else ""
             progress.update(bars[answer.expert], advance=1, score=mean)
 
-        await ask_all(
-            probes,
-            candidates,
-            load_entry_point("thalamus.graders"),
-            store,
-            n_parallel=parallel,
-            on_answer=on_answer,
-        )
+        await ask_all(probes, candidates, grade, store, n_parallel=parallel, on_answer=on_answer)
 
 
 def _show_report(
-    measured: OutcomeTable, whole: OutcomeTable, n_failed: int, out: Path, as_json: bool
+    measured: OutcomeTable,
+    whole: OutcomeTable,
+    n_failed: int,
+    out: Path,
+    as_json: bool,
+    judged: tuple[str, JudgeReport] | None,
 ) -> None:
     means = measured.means()
-    counts = (~np.isnan(measured.score)).sum(axis=0)
+    counts, certain = (~np.isnan(measured.score)).sum(axis=0), measured.effective_counts()
     shown = Table("expert", "score (95 % interval)", "outcomes", "seconds", "USD an answer")
     facts: list[dict[str, Any]] = []
     for e, name in enumerate(measured.experts):
-        n = int(counts[e])
+        mean, n = means["score"][e], int(counts[e])
         score, latency_s, cost = (_round(means[m][e]) for m in ("score", "latency_s", "cost_usd"))
-        interval = [round(bound, 4) for bound in rate_interval(means["score"][e], n)]
+        interval = [round(bound, 4) for bound in rate_interval(mean, certain[e])] if n else None
         facts.append({"expert": name, "score": score, "interval": interval, "n": n})
         facts[-1] |= {"latency_s": latency_s, "cost_usd": cost}
         rest = ("unknown" if value is None else f"{value:g}" for value in (latency_s, cost))
-        shown.add_row(name, show_rate(means["score"][e], n), str(n), *rest)
+        shown.add_row(name, show_rate(mean, certain[e]) if n else "none yet", str(n), *rest)
     if as_json:
         found = {"out": str(out), "queries": len(whole), "experts": facts, "errors": n_failed}
-        click.echo(json.dumps({**found, "all_experts": list(whole.experts)}))
+        found |= {"all_experts": list(whole.experts)}
+        click.echo(
+            json.dumps(found | ({"judge": {"expert": judged[0], **judged[1].facts()}} if judged else {}))
+        )
         return
     Console().print(shown)
+    for line in judged[1].lines(judged[0]) if judged else ():
+        click.echo(line)
     rest_of_it = [name for name in whole.experts if name not in measured.experts]
     earlier = f", with what it held of {', '.join(rest_of_it)}" if rest_of_it else ""
     click.echo(f"Wrote {out}: {len(whole)} queries × {whole.n_experts} experts{earlier}.")

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
-from routers import ExpertProfile, OutcomeTable, Provenance, estimate_tokens
+from routers import Bools, ExpertProfile, OutcomeTable, Provenance, estimate_tokens
 
 from ..experts import Call, Expert, UpstreamError
 from ..openai.answers import Price, Usage, cost_usd
@@ -27,17 +27,32 @@ from ..requests.query import parse_chat_query
 class GradableProbe(Protocol):
     """A prompt whose answer can be graded; `messages` is the conversation where it is more than one turn."""
 
-    id: str
-    kind: str
-    family: str
-    prompt: str
-    max_tokens: int
-    grader: str
-    expected: Any
-    messages: Sequence[Mapping[str, Any]]
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def family(self) -> str: ...
+
+    @property
+    def prompt(self) -> str: ...
+
+    @property
+    def max_tokens(self) -> int: ...
+
+    @property
+    def grader(self) -> str: ...
+
+    @property
+    def expected(self) -> Any: ...
+
+    @property
+    def messages(self) -> Sequence[Mapping[str, Any]]: ...
 
 
-GradeFunction = Callable[[str, Any], float]
+GradeFunction = Callable[[str, Any], float | None]
 JUDGE = "judge"
 """The grader of prompts that no code can grade."""
 
@@ -163,9 +178,10 @@ class AnswerStore:
 
 
 def _cells(table: OutcomeTable) -> Iterator[tuple[tuple[str, str, str, str], GradedAnswer]]:
-    """Every scored cell of a table as an answer, under its id, expert, model and text."""
+    """Every answered cell of a table as an answer, under its id, expert, model and text."""
     measures = table.measures()
-    for row, column in np.argwhere(~np.isnan(table.score)).tolist():
+    measures.pop("score_std")  # of a verdict, which is not the answer's own
+    for row, column in np.argwhere(mask_answered(table)).tolist():
         key = (table.ids[row], table.experts[column], table.models[column], table.texts[row])
         values = {name: float(of[row, column]) for name, of in measures.items()}
         known: dict[str, Any] = {name: value for name, value in values.items() if value == value}
@@ -186,6 +202,14 @@ class ExpertUnderTest:
     price: Price
     logprobs: bool = False
     lane: Hashable = None
+
+
+def mask_answered(table: OutcomeTable) -> Bools:
+    """(n_queries, n_experts) whether there is a score, or an answer that waits for one."""
+    answered: Bools = ~np.isnan(table.score)
+    if table.answers is not None:
+        answered |= np.array([[text is not None for text in row] for row in table.answers])
+    return answered
 
 
 MAX_FAILURES = 5
