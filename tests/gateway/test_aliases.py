@@ -110,7 +110,7 @@ async def test_the_refusal_of_an_unknown_model_lists_the_aliases(live: LiveApp) 
 
 
 @in_module
-async def test_a_line_of_a_batch_takes_an_alias(live: LiveApp) -> None:
+async def test_the_parser_that_batches_use_takes_an_alias(live: LiveApp) -> None:
     body = {"model": "cheap", "messages": [{"role": "user", "content": "Hi"}]}
     parsed = live.services.parser.parse(
         SPECS["/v1/chat/completions"], parse_body(msgspec.json.encode(body)), {}

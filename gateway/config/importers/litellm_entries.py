@@ -16,6 +16,8 @@ from .result import ImportNotes
 
 SETTINGS = frozenset(ProviderSettings.__struct_fields__)
 PRICES = ("input_cost_per_token", "output_cost_per_token")
+OTHER_NAMES = {f"vertex_ai_{name}": f"vertex_{name}" for name in ("project", "location", "credentials")}
+"""Settings that LiteLLM takes by a second name."""
 LIMITS = {"max_parallel_requests": "max_parallel", "rpm": "rpm", "tpm": "tpm"}
 TIMEOUTS = ("timeout", "stream_timeout")
 READ = frozenset(
@@ -237,10 +239,9 @@ class EntryReader:
                 self.lost.append(f"{name}: {theirs} is not a number ≥ 1")
 
     def _convert_settings(self, upstream: Upstream, params: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        for key in sorted(SETTINGS & params.keys()):
-            value = params[key]
-            if value is None:
-                continue
+        given = {OTHER_NAMES.get(key, key): value for key, value in params.items() if value is not None}
+        for key in sorted(SETTINGS & given.keys()):
+            value = given[key]
             misplaced = any(
                 key.startswith(prefix) and upstream.provider not in providers
                 for prefix, providers in PROVIDERS_OF_SETTINGS.items()
@@ -298,7 +299,7 @@ class EntryReader:
 
     def _list_unread(self, upstream: Upstream, params: dict[str, Any]) -> None:
         name, info = upstream.entry.name, upstream.entry.info
-        known = READ | SETTINGS | PARAMETERS
+        known = READ | SETTINGS | PARAMETERS | OTHER_NAMES.keys()
         self.lost += [
             f"{name}: litellm_params.{key}"
             for key, value in params.items()

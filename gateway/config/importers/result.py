@@ -159,9 +159,10 @@ def _take_out(sections: dict[str, Any], field: str, message: str, notes: ImportN
         name = max(named, key=len)
         del sections[section][name]
         notes.lost.append(f"{section}.{name}: {message}")
-    else:
-        del sections[section.partition("[")[0]]
+    elif sections.pop(section, None) is not None:
         notes.lost.append(f"{field}: {message}")
+    else:
+        raise ImportFailedError(f": cannot be carried over: {field}: {message}")
 
 
 class _Dumper(yaml.SafeDumper):

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from gateway.app import build_services
 from gateway.config import Config, parse_config
 from gateway.config.importers import ImportedConfig, ImportFailedError, import_litellm
 from gateway.config.importers.result import AnyVariable, make_name
 from gateway.config.providers import find_receiver
 from gateway.experts.litellm import load_litellm
+from gateway.experts.openai_compatible import Transport
 from gateway.experts.profiles import price_table
 
 FORTY = Path(__file__).parent / "data" / "litellm-forty.yaml"
@@ -421,6 +423,21 @@ def test_settings_that_say_nothing_to_a_provider_are_listed() -> None:
     assert one({"model": "openai/x", "api_version": "v1"})[0].notes.lost == [
         "it: litellm_params.api_version says nothing to openai"
     ]
+
+
+def test_settings_by_their_second_name_are_kept() -> None:
+    _, config = one(
+        {"model": "vertex_ai/gemini-2.5-pro", "vertex_ai_project": "p", "vertex_ai_location": "l"}
+    )
+    assert config.experts[0].settings.as_arguments() == {"vertex_project": "p", "vertex_location": "l"}
+
+
+def test_forty_entries_build_a_gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = convert_forty()[0].text + "journal: {enabled: false}\n"
+    services = build_services(parse_config(text, env=AnyVariable()), Transport())
+    services.store.close()
+    assert list(services.experts) == list(KEPT)
 
 
 def test_a_provider_without_an_address_takes_it_from_litellms_variable() -> None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from gateway.app import build_services
 from gateway.config import Config, parse_config
 from gateway.config.importers import ImportedConfig, ImportFailedError, import_llama_swap
 from gateway.config.importers.result import PLACEHOLDER, AnyVariable
+from gateway.experts.openai_compatible import Transport
 from gateway.runners.build import build_runner_settings
 
 TEN = Path(__file__).parent / "data" / "llama-swap-ten.yaml"
@@ -134,6 +136,14 @@ def test_ten_models_keep_names_times_and_environments() -> None:
     assert [expert.name for expert in config.experts if expert.embeds] == ["nomic-embed"]
     assert config.experts[0].override_params == {"top_k": 20, "stop": ["qwen-coder"]}
     assert config.timeouts.load_s == 300
+
+
+def test_ten_models_build_a_gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = convert_ten()[0].text + "journal: {enabled: false}\n"
+    services = build_services(parse_config(text, env=AnyVariable()), Transport())
+    services.store.close()
+    assert list(services.experts) == [*COMMANDS, "deepseek-r1"]
 
 
 def test_models_of_peers_are_remote_experts() -> None:
