@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from ..embedding import EmbedderPool
-from ..errors import GatewayError, to_envelope
+from ..errors import FailureKind, GatewayError, to_envelope
 from ..execution.embedding import EmbeddingExecutor, choose_embedders, load_embedders, reserve_places
 from ..execution.executor import ExecutionTrace, PlanExecutor
 from ..experts.types import Call, Expert, UpstreamError
@@ -29,9 +29,12 @@ MAX_TRIES = 4
 FIRST_PAUSE_S = 0.5
 MIN_PAUSE_S = 0.2
 LONGEST_WAIT_S = 5.0
+# A call that an expert answers with an error of its own seldom ends otherwise: three such experts take 18 s.
+RETRY_S = 6.0
 N_FAILURES_TO_GIVE_UP = 3
 # About what English text has. It only reserves money; the reported usage replaces it after the call.
 BYTES_PER_TOKEN = 4
+WRONG_ANSWERS: frozenset[FailureKind] = frozenset({"garbage", "empty", "bad_chunk", "error_event"})
 NOT_CONFIGURED = "is not configured any more"
 OUTPUT_TOKENS = 1000
 """Assumed length of an answer when neither the request nor a forecast limits it."""
@@ -45,18 +48,22 @@ class SpendCapExceeded(Exception):  # noqa: N818
 
 @dataclass(slots=True)
 class OutageTimer:
-    """How long and how often an expert has failed in a row."""
+    """How long and how often an expert has failed in a row, and whether it answered, but with errors."""
 
     patience_s: float
     since_s: float | None = None
     n_failures: int = 0
+    answers: bool = False
 
-    def record_failure(self, now_s: float) -> None:
+    def record_failure(self, error: UpstreamError, now_s: float) -> None:
         self.since_s = now_s if self.since_s is None else self.since_s
         self.n_failures += 1
+        self.answers = error.retry_after_s is None and (
+            error.status == 500 if error.kind == "status" else error.kind in WRONG_ANSWERS
+        )
 
     def record_success(self) -> None:
-        self.since_s, self.n_failures = None, 0
+        self.since_s, self.n_failures, self.answers = None, 0, False
 
     def is_too_long(self, now_s: float) -> bool:
         # Both must hold: three fast failures may be a restart, and one failure long ago is no outage.
@@ -165,8 +172,9 @@ class RetryingCaller:
         # Collects the attempts only. The line's own trace is built when its plan has ended.
         trace = ExecutionTrace("")
         error = UpstreamError("connect", "was not called")
+        retry_until_s = time.monotonic() + RETRY_S
         for n in range(MAX_TRIES):
-            if not await self._wait_for_admission(name, outage):
+            if not await self._wait_for_admission(name, outage, retry_until_s):
                 if not trace.attempts:
                     return build_skipped_outcome(
                         name, f"has failed for {self._patience_s:g} s and is given up"
@@ -177,8 +185,10 @@ class RetryingCaller:
             except UpstreamError as failure:
                 error = failure
                 if error.faults_expert:
-                    outage.record_failure(time.monotonic())
-                if not _can_succeed_later(error) or n + 1 == MAX_TRIES:
+                    outage.record_failure(error, time.monotonic())
+                if not error.can_succeed_later or n + 1 == MAX_TRIES:
+                    break
+                if outage.answers and time.monotonic() >= retry_until_s:
                     break
                 # With a Retry-After (RFC 9110, section 10.2.3) the breaker is open that long, and the
                 # admission waits for it.
@@ -190,21 +200,19 @@ class RetryingCaller:
         *tries, record = trace.attempts
         return CallOutcome(record, failure=CallFailure.of(error), tries=tuple(tries))
 
-    async def _wait_for_admission(self, name: str, outage: OutageTimer) -> bool:
-        """Wait until the expert may be called; False if it has failed for too long."""
+    async def _wait_for_admission(self, name: str, outage: OutageTimer, retry_until_s: float) -> bool:
+        """Wait until the expert may be called; False if it has failed for too long.
+
+        An expert that answers, but with errors, is called again at `retry_until_s` even while it cools down,
+        unless it asked to wait: other lines may be answered, and this one must end.
+        """
         while not outage.is_too_long(time.monotonic()):
-            if self._fleet.admit(name):
+            left_s = retry_until_s - time.monotonic() if outage.answers else LONGEST_WAIT_S
+            if self._fleet.admit(name, insist=left_s <= 0):
                 return True
-            await self._pause(min(max(self._fleet.cooldown_s(name), MIN_PAUSE_S), LONGEST_WAIT_S))
+            wait_s = min(self._fleet.cooldown_s(name), LONGEST_WAIT_S, left_s)
+            await self._pause(max(wait_s, MIN_PAUSE_S))
         return False
-
-
-def _can_succeed_later(error: UpstreamError) -> bool:
-    """Whether the same call may succeed a little later."""
-    # A prompt that is too long, a task the expert cannot do or a wrong key fails the same way every time.
-    return error.moves_on and not (
-        error.context_too_long or error.kind == "declined" or error.status in (401, 403)
-    )
 
 
 def build_skipped_outcome(name: str, why: str = NOT_CONFIGURED) -> CallOutcome:
