@@ -36,6 +36,7 @@ from .execution.executor import Accounting, PlanExecutor
 from .execution.responder import Responder
 from .experts import Expert, build_expert
 from .experts.build import read_parallel_limits
+from .experts.litellm import warm_litellm
 from .experts.openai_compatible import Transport
 from .experts.profiles import facts_of, profile_of, profiles
 from .fleet.health import FleetState
@@ -248,6 +249,7 @@ async def open_services(services: Services, transport: Transport) -> AsyncIterat
         await transport.open()
         # Closed in reverse: experts release their calls before the connections go.
         stack.push_async_callback(transport.close)
+        warm_litellm(services.experts.values())
         for expert in services.experts.values():
             stack.push_async_callback(expert.close)
         if services.runners:

@@ -190,6 +190,7 @@ FailureKind = Literal[
     "declined",
     "unsupported",
     "quota",
+    "library",
 ]
 FAILURE_STATUS: dict[FailureKind, int] = {"timeout": 504, "stall": 504, "busy": 503, "declined": 422}
 NO_FAULT_OF_EXPERT: frozenset[FailureKind] = frozenset({"refused", "busy", "declined", "unsupported"})

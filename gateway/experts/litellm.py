@@ -1,23 +1,25 @@
-"""Experts of all other providers, through LiteLLM: imported when the first is called, in a thread."""
+"""Experts of all other providers, through LiteLLM, which a thread imports when the gateway starts."""
 
 import asyncio
+import concurrent.futures
 import importlib
 import inspect
 import logging
 import os
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
 
 from ..config import DeploymentConfig, ExpertConfig, TimeoutConfig
+from ..fleet.circuit_breaker import CircuitBreaker
 from ..openai.answers import check_answer
 from ..openai.events import EventStream
 from ..openai.failures import ErrorObject, build_failure
-from ..waiting import ConcurrencyLimit
-from .openai_compatible import build_limit
+from .deployments import DeployedExpert, build_limit
 from .prompt_preset import PromptPreset
-from .types import Call, Reply, UpstreamError
+from .types import Call, Expert, Fields, Reply, UpstreamError
 
 PARAMETERS = frozenset(
     {
@@ -61,6 +63,15 @@ PARAMETERS = frozenset(
 """What LiteLLM is given of a client's fields: it takes addresses, keys and callbacks by keyword too."""
 
 FUNCTIONS = {"chat/completions": "acompletion", "completions": "atext_completion", "embeddings": "aembedding"}
+decode = msgspec.json.decode
+
+MCP_HANDLERS = (
+    "litellm.responses.mcp.chat_completions_handler",
+    "litellm.responses.mcp.litellm_proxy_mcp_handler",
+)
+"""What LiteLLM imports at the first call with tools: half a second that the event loop would stand still."""
+NOT_CONNECTED = ("TransportError", "APIConnectionError", "APITimeoutError", "ClientError", "OSError")
+log = logging.getLogger("thalamus.litellm")
 
 
 def load_litellm() -> Any:
@@ -72,52 +83,125 @@ def load_litellm() -> Any:
     litellm.suppress_debug_info = True
     litellm.turn_off_message_logging = True
     litellm.drop_params = True
+    try:
+        for name in MCP_HANDLERS:
+            importlib.import_module(name)
+    except ImportError as error:
+        # An older LiteLLM has no such modules and needs none; a missing package stops every call with tools.
+        if not str(error.name).startswith("litellm"):
+            log.error("LiteLLM cannot be called with tools: %s; pip install 'litellm[mcp]'", error)
     return litellm
 
 
-class LiteLLMExpert:
-    """One expert of a provider whose protocol is not OpenAI's; its least loaded deployment is asked."""
+class LibraryLoader:
+    """Imports a library once, in a thread that holds up neither the event loop nor the end of the process."""
 
-    def __init__(
-        self, config: ExpertConfig, timeouts: TimeoutConfig, load: Callable[[], Any] = load_litellm
-    ) -> None:
-        self.name = config.name
-        self._model = config.model
-        self._provider = config.provider
-        self._deployments = [
-            (deployment, build_limit(deployment)) for deployment in config.effective_deployments()
-        ]
-        self._preset = PromptPreset(config)
-        self._timeouts = timeouts
+    def __init__(self, load: Callable[[], Any]) -> None:
         self._load = load
-        self._litellm: Any = None
-        self._turn = 0
+        self._lock = threading.Lock()
+        self._users: set[int] = set()
+        self._loading: concurrent.futures.Future[Any] | None = None
+
+    def start(self) -> "concurrent.futures.Future[Any]":
+        """Begin, if that has not been done; an import that failed is tried again."""
+        with self._lock:
+            loading = self._loading
+            if loading is None or (loading.done() and loading.exception() is not None):
+                self._loading = loading = concurrent.futures.Future()
+                threading.Thread(target=self._run, args=(loading,), daemon=True, name="import").start()
+        return loading
+
+    def _run(self, loading: "concurrent.futures.Future[Any]") -> None:
+        try:
+            loading.set_result(self._load())
+        except BaseException as error:
+            log.error("LiteLLM cannot be imported: %s: %s", type(error).__name__, error)
+            loading.set_exception(error)
+
+    async def module(self) -> Any:
+        """The library, once it is there.
+
+        Raises:
+            UpstreamError: it cannot be imported.
+        """
+        loading = self.start()
+        try:
+            # Shielded: a client that leaves must not cancel what others wait for.
+            return loading.result() if loading.done() else await asyncio.shield(asyncio.wrap_future(loading))
+        except Exception as error:
+            raise library_failure(error) from error
+
+    def hold(self, user: int) -> None:
+        """Keep its connections open until this user lets go of them."""
+        self._users.add(user)
+
+    async def let_go(self, user: int) -> None:
+        """End the connections that the library keeps, with its last user."""
+        self._users.discard(user)
+        # They are the process's: after a reload, or beside another gateway, they still serve others.
+        if self._users or (library := self.loaded) is None:
+            return
+        if (end := getattr(library, "close_litellm_async_clients", None)) is not None:
+            await end()
+        # It closes what it caches and would go on to use it.
+        if (clients := getattr(library, "in_memory_llm_clients_cache", None)) is not None:
+            clients.flush_cache()
 
     @property
-    def in_use(self) -> int:
-        """Calls running now."""
-        return sum(slots.in_use for _, slots in self._deployments)
+    def loaded(self) -> Any:
+        """The library, None where it is not there yet."""
+        loading = self._loading
+        return loading.result() if loading and loading.done() and not loading.exception() else None
 
-    async def call(self, call: Call) -> Reply:
-        litellm = await self._module()
-        deployment, slots = self._next_deployment()
-        await slots.acquire(self._timeouts.first_token_s)
+
+LITELLM = LibraryLoader(load_litellm)
+
+
+def warm_litellm(experts: Iterable[Expert]) -> None:
+    """Begin to import LiteLLM in the background, where an expert will need it."""
+    for loader in {expert.loader for expert in experts if isinstance(expert, LiteLLMExpert)}:
+        loader.start()
+
+
+class LiteLLMDeployment:
+    """One address of an expert that is called through LiteLLM."""
+
+    def __init__(
+        self,
+        name: str,
+        model: str,
+        config: DeploymentConfig,
+        timeouts: TimeoutConfig,
+        loader: LibraryLoader,
+    ) -> None:
+        """`model` is `provider/model`."""
+        self.name = name
+        self.breaker = CircuitBreaker()
+        self.slots = build_limit(config)
+        self._timeouts = timeouts
+        self._loader = loader
+        self._own = _own_arguments(model, config, timeouts)
+
+    async def call(self, call: Call, fields: Fields) -> Reply:
+        litellm = await self._loader.module()
+        await self.slots.acquire(self._timeouts.first_token_s)
         reply: Reply | None = None
         try:
-            reply = await self._ask(litellm, call, deployment, slots)
+            reply = await self._ask(litellm, call, fields)
         finally:
             if reply is None or reply.events is None:
-                slots.release()
-        if slots.rate is not None:
-            reply.when_counted(slots.rate.charge, call)
+                self.slots.release()
+        if self.slots.rate is not None:
+            reply.when_counted(self.slots.rate.charge, call)
         return reply
 
-    async def _ask(
-        self, litellm: Any, call: Call, deployment: DeploymentConfig, slots: ConcurrencyLimit
-    ) -> Reply:
-        """Ask one deployment; the end of a stream gives its slot back."""
+    async def _ask(self, litellm: Any, call: Call, fields: Fields) -> Reply:
+        """Ask; the end of a stream gives its slot back."""
         ask = getattr(litellm, FUNCTIONS[call.endpoint])
-        arguments = self._arguments(call, deployment)
+        arguments = {name: decode(value) for name, value in fields.items() if name in PARAMETERS}
+        arguments |= self._own
+        if call.stream:
+            arguments["stream"] = True
         start = asyncio.get_running_loop().time()
         limit_s = self._timeouts.first_token_s if call.stream else self._timeouts.total_s
         try:
@@ -129,53 +213,16 @@ class LiteLLMExpert:
             raise failure_of(error) from error
         if not call.stream:
             body = answer.model_dump_json(exclude_none=True).encode()
-            return Reply(body=body, usage=check_answer(body, call.endpoint == "embeddings"))
-        return Reply(events=await self._open(answer, start, slots))
+            usage = check_answer(body, call.endpoint == "embeddings")
+            return Reply(body=body, usage=usage, deployment=self.name)
+        return Reply(events=await self._open(answer, start), deployment=self.name)
 
-    async def _module(self) -> Any:
-        if self._litellm is None:
-            # The import takes ten seconds of CPU: never at start-up, never on the event loop.
-            self._litellm = await asyncio.to_thread(self._load)
-        return self._litellm
-
-    def _arguments(self, call: Call, deployment: DeploymentConfig) -> dict[str, Any]:
-        arguments: dict[str, Any] = {
-            name: msgspec.json.decode(value)
-            for name, value in self._preset.apply(call).items()
-            if name in PARAMETERS
-        }
-        arguments |= {
-            "model": f"{self._provider}/{deployment.model}" if deployment.model else self._model,
-            "timeout": self._timeouts.total_s,
-            # LiteLLM's own retries would hide failures from the fleet and multiply ours.
-            "num_retries": 0,
-            "max_retries": 0,
-            "drop_params": True,
-        }
-        if call.stream:
-            arguments["stream"] = True
-        if deployment.api_base:
-            arguments["api_base"] = deployment.api_base
-        if deployment.api_key:
-            arguments["api_key"] = deployment.api_key.reveal()
-        arguments |= deployment.settings.as_arguments()
-        if deployment.headers:
-            arguments["extra_headers"] = {name: value.reveal() for name, value in deployment.headers.items()}
-        return arguments
-
-    def _next_deployment(self) -> tuple[DeploymentConfig, ConcurrencyLimit]:
-        """The least loaded, in turn among equals."""
-        self._turn = (self._turn + 1) % len(self._deployments)
-        return min(
-            [*self._deployments[self._turn :], *self._deployments[: self._turn]], key=lambda p: p[1].load
-        )
-
-    async def _open(self, answer: Any, start: float, slots: ConcurrencyLimit) -> EventStream:
+    async def _open(self, answer: Any, start: float) -> EventStream:
         stop = _closer(answer)
 
         def close() -> None:
             stop()
-            slots.release()
+            self.slots.release()
 
         events = EventStream(
             _reader(answer),
@@ -191,15 +238,57 @@ class LiteLLMExpert:
             raise
         return events
 
-    def share(self, n_replicas: int) -> None:
-        for _, slots in self._deployments:
-            slots.share(n_replicas)
+
+def _own_arguments(model: str, config: DeploymentConfig, timeouts: TimeoutConfig) -> dict[str, Any]:
+    """What is the same for every call of a deployment, and not the client's to say."""
+    own: dict[str, Any] = {
+        "model": model,
+        "timeout": timeouts.total_s,
+        # LiteLLM's own retries would hide failures from the fleet and multiply ours.
+        "num_retries": 0,
+        "max_retries": 0,
+        "drop_params": True,
+    }
+    if config.api_base:
+        own["api_base"] = config.api_base
+    if config.api_key:
+        own["api_key"] = config.api_key.reveal()
+    own |= config.settings.as_arguments()
+    if config.headers:
+        own["extra_headers"] = {name: value.reveal() for name, value in config.headers.items()}
+    return own
+
+
+class LiteLLMExpert(DeployedExpert[LiteLLMDeployment]):
+    """An expert of a provider whose protocol is not OpenAI's."""
+
+    def __init__(
+        self, config: ExpertConfig, timeouts: TimeoutConfig, load: Callable[[], Any] | None = None
+    ) -> None:
+        self.loader = LITELLM if load is None else LibraryLoader(load)
+        deployments = [
+            LiteLLMDeployment(
+                f"{config.name}#{n}",
+                f"{config.provider}/{place.model}" if place.model else config.model,
+                place,
+                timeouts,
+                self.loader,
+            )
+            for n, place in enumerate(config.effective_deployments(), start=1)
+        ]
+        super().__init__(config.name, PromptPreset(config), deployments)
+
+    @property
+    def in_use(self) -> int:
+        """Calls running now."""
+        return sum(deployment.slots.in_use for deployment in self.deployments)
+
+    async def call(self, call: Call) -> Reply:
+        self.loader.hold(id(self))
+        return await super().call(call)
 
     async def close(self) -> None:
-        """End the connections that LiteLLM keeps, for all its experts."""
-        end = getattr(self._litellm, "close_litellm_async_clients", None)
-        if end is not None:
-            await end()
+        await self.loader.let_go(id(self))
 
 
 def _reader(answer: Any) -> Callable[[], Awaitable[bytes]]:
@@ -251,9 +340,44 @@ def failure_of(error: Exception) -> UpstreamError:
     if kind == "Timeout":
         return UpstreamError("timeout", "took longer than its time-out allows", status=408)
     if kind == "APIConnectionError" or status is None:
-        return UpstreamError("connect", "could not be reached through LiteLLM")
+        return _unsent_failure(error)
     code = getattr(error, "code", None)
     words = (code, kind) if isinstance(code, str) else (kind,)
     headers = getattr(getattr(error, "response", None), "headers", None)
     said = ErrorObject(str(error), words, code=code if isinstance(code, str) else None)
     return build_failure(said, status, headers=headers or {})
+
+
+def _unsent_failure(error: Exception) -> UpstreamError:
+    """The failure where no answer came: LiteLLM calls a fault of its own a lost connection too."""
+    causes = list(_causes(error))
+    missing = next((cause for cause in causes if isinstance(cause, ImportError)), None)
+    if missing is not None:
+        return library_failure(missing)
+    names = {base.__name__ for cause in causes[1:] for base in type(cause).__mro__}
+    if len(causes) > 1 and names.isdisjoint(NOT_CONNECTED):
+        return library_failure(causes[-1])
+    return UpstreamError("connect", "could not be reached through LiteLLM")
+
+
+def library_failure(error: BaseException) -> UpstreamError:
+    """The failure that lies in the library and not in the expert."""
+    kind = type(error).__name__
+    if isinstance(error, ImportError):
+        log.error("LiteLLM needs what is not installed: %s", error)
+        fix = f": pip install {error.name.partition('.')[0]}" if error.name else ""
+        return UpstreamError("library", f"cannot be called, as LiteLLM misses a package ({error}){fix}")
+    # Its text may hold an address or a key: the whole is for those who ask for it.
+    log.error("LiteLLM failed with %s", kind)
+    log.debug("LiteLLM failed", exc_info=error)
+    return UpstreamError("library", f"could not be called: LiteLLM failed with {kind}")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception, and those it was raised from or while handling."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__

@@ -3,17 +3,21 @@
 import asyncio
 import json
 import re
+import threading
 from collections.abc import AsyncIterator
+from importlib.metadata import requires, version
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 import pytest_asyncio
+from packaging.requirements import Requirement
 
 from gateway.config import ConfigError, parse_config
 from gateway.config.expert_schema import ProviderSettings
 from gateway.config.reference import describe_fields
-from gateway.experts.litellm import LiteLLMExpert
+from gateway.experts.litellm import LibraryLoader, LiteLLMExpert, warm_litellm
 from gateway.experts.types import Call, UpstreamError
 from gateway.testing import WORDS, FakeUpstream
 from tests.fakes.serving import LiveApp, gateway
@@ -219,3 +223,142 @@ async def test_a_rate_holds_through_litellm_too() -> None:
             await expert.call(Call("chat/completions", {"messages": msgspec.Raw(b"[]")}, False))
         kinds.append((caught.value.kind, caught.value.status))
     assert kinds == [("connect", None), ("busy", 429)]
+
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+
+
+async def test_tools_reach_the_provider(live: LiveApp, upstream: FakeUpstream) -> None:
+    answer = await live.chat("good", tools=[TOOL], tool_choice="auto")
+    assert (answer.status, upstream.calls[-1]["tools"]) == (200, [TOOL])
+
+
+def test_what_litellm_needs_for_tools_is_a_declared_dependency() -> None:
+    needed = [line for line in requires("thalamus-gateway") or () if line.startswith("litellm")]
+    assert [Requirement(line).extras for line in needed] == [{"mcp"}]
+    assert Requirement("mcp>=2").specifier.contains(version("mcp"))
+
+
+class BrokenLiteLLM:
+    """Stands for a module whose calls fail in a way of its own."""
+
+    def __init__(self, error: BaseException, wrap: bool = True) -> None:
+        self._error, self._wrap = error, wrap
+
+    async def acompletion(self, **arguments: Any) -> Any:
+        try:
+            raise self._error
+        except Exception as error:
+            if not self._wrap:
+                raise
+            # LiteLLM turns every exception that it does not know into this one.
+            raise APIConnectionError(str(error))  # noqa: B904 (as LiteLLM does)
+
+
+class APIConnectionError(Exception):
+    status_code = 500
+
+
+def missing_package() -> ImportError:
+    return ModuleNotFoundError("No module named 'mcp'", name="mcp")
+
+
+async def fail_with(error: Exception, wrap: bool) -> UpstreamError:
+    config = parse_config("experts: [{name: a, model: azure/x}]")
+    expert = LiteLLMExpert(config.experts[0], config.timeouts, load=lambda: BrokenLiteLLM(error, wrap))
+    with pytest.raises(UpstreamError) as caught:
+        await expert.call(Call("chat/completions", {"messages": msgspec.Raw(b"[]")}))
+    return caught.value
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+async def test_a_missing_package_is_named_and_logged(wrap: bool, caplog: pytest.LogCaptureFixture) -> None:
+    failure = await fail_with(missing_package(), wrap)
+    assert "No module named 'mcp'" in failure.message
+    assert failure.message.endswith("pip install mcp")
+    assert "No module named 'mcp'" in caplog.text
+    assert failure.client_status == 502
+
+
+async def test_a_fault_of_litellm_is_not_called_a_lost_connection(caplog: pytest.LogCaptureFixture) -> None:
+    failure = await fail_with(KeyError("sk-secret"), wrap=True)
+    assert failure.message == "could not be called: LiteLLM failed with KeyError"
+    assert "secret" not in caplog.text
+
+
+async def test_a_lost_connection_is_called_so() -> None:
+    failure = await fail_with(ConnectionRefusedError("10.0.0.1"), wrap=True)
+    assert (failure.kind, failure.message) == ("connect", "could not be reached through LiteLLM")
+
+
+async def test_an_import_that_fails_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    results: list[Any] = [missing_package(), RecordingLiteLLM()]
+
+    def load() -> Any:
+        result = results.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    loader = LibraryLoader(load)
+    with pytest.raises(UpstreamError, match="pip install mcp"):
+        await loader.module()
+    assert "No module named 'mcp'" in caplog.text
+    assert isinstance(await loader.module(), RecordingLiteLLM)
+    assert isinstance(await loader.module(), RecordingLiteLLM)
+
+
+async def test_litellm_is_imported_in_the_background_at_start() -> None:
+    go, config = threading.Event(), parse_config("experts: [{name: a, model: azure/x}]")
+    recorder = RecordingLiteLLM()
+
+    def load() -> Any:
+        go.wait(5)
+        return recorder
+
+    expert = LiteLLMExpert(config.experts[0], config.timeouts, load=load)
+    warm_litellm([expert])
+    waiting = asyncio.ensure_future(expert.loader.module())
+    leaving = asyncio.ensure_future(expert.loader.module())
+    await asyncio.sleep(0)
+    leaving.cancel()  # a client that leaves does not stop the import for others
+    assert expert.loader.loaded is None
+    go.set()
+    assert await waiting is recorder
+    assert expert.loader.loaded is recorder
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("bad", ["status-500", "status-401", "status-429"])
+async def test_where_one_deployment_fails_the_other_answers(
+    upstream: FakeUpstream, tmp_path: Path, bad: str, stream: bool
+) -> None:
+    places = [{"model": model, "api_base": upstream.base_url, "api_key": "k"} for model in (bad, "good")]
+    experts = [{"name": "x", "model": "litellm_proxy/x", "deployments": places}]
+    async with gateway({"experts": experts}, str(tmp_path / "j"), "x") as live:
+        answers = [await live.chat("x", stream=stream) for _ in range(4)]
+        assert {answer.status for answer in answers} == {200}
+        assert live.services.fleet.state("x")["n_failed"] == 0
+        record = await live.read_record(answers[0])
+        assert record["attempts"][-1]["deployment"] == "x#2"
+
+
+async def test_a_refused_request_is_not_tried_at_another_deployment(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    place = {"model": "status-400", "api_base": upstream.base_url, "api_key": "k"}
+    experts = [{"name": "x", "model": "litellm_proxy/x", "deployments": [place, place]}]
+    before = upstream.n_calls("status-400")
+    async with gateway({"experts": experts}, str(tmp_path / "j"), "x") as live:
+        assert (await live.chat("x")).status == 400
+    assert upstream.n_calls("status-400") == before + 1
+
+
+async def test_a_gateway_that_closes_leaves_the_connections_of_another_alone(
+    live: LiveApp, upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    place = {"api_base": upstream.base_url, "api_key": "k"}
+    experts = [{"name": "good", "model": "litellm_proxy/good", **place}]
+    async with gateway({"experts": experts}, str(tmp_path / "j"), "good") as other:
+        assert (await other.chat("good")).status == 200
+    assert (await live.chat("good")).status == 200
