@@ -139,7 +139,7 @@ class LibraryLoader:
         """End the connections that the library keeps, with its last user."""
         self._users.discard(user)
         # They are the process's: after a reload, or beside another gateway, they still serve others.
-        if self._users or (library := self.loaded) is None:
+        if self._users or (library := self.library) is None:
             return
         if (end := getattr(library, "close_litellm_async_clients", None)) is not None:
             await end()
@@ -148,7 +148,7 @@ class LibraryLoader:
             clients.flush_cache()
 
     @property
-    def loaded(self) -> Any:
+    def library(self) -> Any:
         """The library, None where it is not there yet."""
         loading = self._loading
         return loading.result() if loading and loading.done() and not loading.exception() else None

@@ -259,7 +259,7 @@ class APIConnectionError(Exception):
     status_code = 500
 
 
-def missing_package() -> ImportError:
+def build_import_error() -> ImportError:
     return ModuleNotFoundError("No module named 'mcp'", name="mcp")
 
 
@@ -272,8 +272,8 @@ async def fail_with(error: Exception, wrap: bool) -> UpstreamError:
 
 
 @pytest.mark.parametrize("wrap", [False, True])
-async def test_a_missing_package_is_named_and_logged(wrap: bool, caplog: pytest.LogCaptureFixture) -> None:
-    failure = await fail_with(missing_package(), wrap)
+async def test_a_build_import_error_is_named_and_logged(wrap: bool, caplog: pytest.LogCaptureFixture) -> None:
+    failure = await fail_with(build_import_error(), wrap)
     assert "No module named 'mcp'" in failure.message
     assert failure.message.endswith("pip install mcp")
     assert "No module named 'mcp'" in caplog.text
@@ -292,7 +292,7 @@ async def test_a_lost_connection_is_called_so() -> None:
 
 
 async def test_an_import_that_fails_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
-    results: list[Any] = [missing_package(), RecordingLiteLLM()]
+    results: list[Any] = [build_import_error(), RecordingLiteLLM()]
 
     def load() -> Any:
         result = results.pop(0)
@@ -322,10 +322,10 @@ async def test_litellm_is_imported_in_the_background_at_start() -> None:
     leaving = asyncio.ensure_future(expert.loader.module())
     await asyncio.sleep(0)
     leaving.cancel()  # a client that leaves does not stop the import for others
-    assert expert.loader.loaded is None
+    assert expert.loader.library is None
     go.set()
     assert await waiting is recorder
-    assert expert.loader.loaded is recorder
+    assert expert.loader.library is recorder
 
 
 @pytest.mark.parametrize("stream", [False, True])
