@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .adapters import CachedEmbedder, SentenceTransformerEmbedder
     from .hashing import HashingEmbedder
     from .onnx import OnnxEmbedder
-    from .static import StaticEmbedder
+    from .tokens import StaticEmbedder
 
 __all__ = [
     "CachedEmbedder",
@@ -31,7 +31,7 @@ _HOMES = {
     "HashingEmbedder": ".hashing",
     "OnnxEmbedder": ".onnx",
     "SentenceTransformerEmbedder": ".adapters",
-    "StaticEmbedder": ".static",
+    "StaticEmbedder": ".tokens",
 }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from routers import EmbedderError, Floats32, Ints, StaticEmbedder
-from routers.embedders import static as distill
+from routers.embedders import distillation as distill
 from routers.embedders.model_files import find_source
 
 TEXTS = ["How tall is the tower?", "What is 17 * 23?", "Sort a list in Python.", "How high is the spire?", ""]
