@@ -78,10 +78,12 @@ class ProviderSettings(StrictStruct, frozen=True):
     """Project of IBM watsonx."""
     space_id: str | None = None
     """Deployment space of IBM watsonx."""
+    other: dict[str, Secret] = msgspec.field(default_factory=dict)
+    """Settings that are not listed here, such as `{oci_region: eu-frankfurt-1}`, as LiteLLM names them."""
 
     def as_arguments(self) -> dict[str, str]:
         """What is set, as LiteLLM takes it."""
-        given = {name: getattr(self, name) for name in self.__struct_fields__}
+        given = {name: getattr(self, name) for name in self.__struct_fields__ if name != "other"} | self.other
         return {
             name: value.reveal() if isinstance(value, Secret) else value
             for name, value in given.items()
@@ -93,7 +95,7 @@ class ProviderSettings(StrictStruct, frozen=True):
         missing = {
             name: getattr(other, name) for name in self.__struct_fields__ if getattr(self, name) is None
         }
-        return msgspec.structs.replace(self, **missing)
+        return msgspec.structs.replace(self, **missing, other={**other.other, **self.other})
 
 
 NO_SETTINGS = ProviderSettings()

@@ -18,6 +18,8 @@ ENGINE_KEYS = {"cmd": "command", "health_path": "command", "args": "vllm", "slee
 """Keys of a runner that only one engine reads."""
 TOOL_GROUP = "thalamus.tools"
 """Entry points of the tools that installed packages offer."""
+OWN_ARGUMENTS = frozenset({"model", "api_base", "base_url", "api_key", "extra_headers", "timeout", "stream"})
+"""Arguments of LiteLLM that other keys of the configuration set."""
 PROVIDERS_OF_SETTINGS = {
     "aws_": (
         "bedrock",
@@ -115,6 +117,9 @@ def _find_provider_fault(expert: ExpertConfig) -> str | None:
 
 
 def _check_settings(settings: ProviderSettings, expert: ExpertConfig, at: KeyPath) -> Iterator[Violation]:
+    for name in settings.other:
+        if name in settings.__struct_fields__ or name in OWN_ARGUMENTS:
+            yield (*at, "other", name), "has a key of its own; write it there"
     for name in settings.as_arguments():
         if passes_through(expert.provider) or expert.runner or expert.tool:
             yield (*at, name), f"'{expert.name}' is called without LiteLLM, which alone reads this; delete it"

@@ -191,6 +191,11 @@ async def test_each_setting_of_a_provider_reaches_litellm(model: str, setting: s
     assert (await ask_recorder(text))[setting] == "hush-hush-hush"
 
 
+async def test_settings_that_have_no_key_of_their_own_reach_litellm_too() -> None:
+    text = "experts: [{name: a, model: oci/x, settings: {other: {oci_key: os.environ/SECRET}}}]"
+    assert (await ask_recorder(text))["oci_key"] == "hush-hush-hush"
+
+
 async def test_settings_of_a_deployment_extend_those_of_its_expert() -> None:
     place = "{api_base: 'https://west.example', settings: {api_version: v2}}"
     sent = await ask_recorder(
@@ -205,6 +210,9 @@ async def test_settings_of_a_deployment_extend_those_of_its_expert() -> None:
     [
         ("model: openai/x, settings: {api_version: v1}", "is called without LiteLLM"),
         ("model: azure/x, settings: {vertex_project: p}", "is a setting of vertex_ai; 'a' is of azure"),
+        ("model: oci/x, settings: {other: {api_key: k}}", "has a key of its own"),
+        ("model: azure/x, settings: {other: {api_version: v}}", "has a key of its own"),
+        ("model: openai/x, settings: {other: {a: b}}", "is called without LiteLLM"),
         ("model: azure/x, settings: {api_versoin: v}", "did you mean 'api_version'?"),
         ("model: azure/x, deployments: [{settings: {aws_region_name: r}}]", "is a setting of bedrock"),
     ],

@@ -48,6 +48,10 @@ PARAMETERS = frozenset(
     }
 )
 """Fields of a chat request: LiteLLM uses them where a request does not set them, as `params` does."""
+DIRECT_PARAMETERS = frozenset(
+    {"min_p", "repetition_penalty", "chat_template_kwargs", "keep_alive", "provider", "transforms"}
+)
+"""Fields of single servers: only an expert that is called directly is sent them."""
 ABILITIES = {
     "supports_vision": "vision",
     "supports_function_calling": "tools",
@@ -238,9 +242,12 @@ class EntryReader:
             elif limit is not None:
                 self.lost.append(f"{name}: {theirs} is not a number ≥ 1")
 
-    def _convert_settings(self, upstream: Upstream, params: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    def _convert_settings(self, upstream: Upstream, params: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         given = {OTHER_NAMES.get(key, key): value for key, value in params.items() if value is not None}
-        for key in sorted(SETTINGS & given.keys()):
+        other: dict[str, str] = {}
+        for key in sorted(given):
+            if key not in SETTINGS and not _is_setting(key, upstream.provider):
+                continue
             value = given[key]
             misplaced = any(
                 key.startswith(prefix) and upstream.provider not in providers
@@ -253,8 +260,12 @@ class EntryReader:
                 )
             elif _find_reference_fault(text):
                 self.lost.append(f"{upstream.entry.name}: {key} has a reference that is not understood")
-            else:
+            elif key in SETTINGS:
                 yield key, text
+            else:
+                other[key] = text
+        if other:
+            yield "other", other
 
     def _convert_expert(self, upstream: Upstream, params: dict[str, Any]) -> None:
         name, info, expert = upstream.entry.name, upstream.entry.info, upstream.expert
@@ -277,7 +288,8 @@ class EntryReader:
                 expert["abilities"] = sorted(
                     word for key, word in ABILITIES.items() if known.get(key) is True
                 )
-        fields = {key: params[key] for key in sorted(PARAMETERS & params.keys()) if params[key] is not None}
+        allowed = PARAMETERS | DIRECT_PARAMETERS if passes_through(upstream.provider) else PARAMETERS
+        fields = {key: params[key] for key in sorted(allowed & params.keys()) if params[key] is not None}
         if (extra := params.get("extra_body")) is not None:
             if isinstance(extra, dict) and passes_through(upstream.provider):
                 fields |= extra
@@ -300,14 +312,20 @@ class EntryReader:
     def _list_unread(self, upstream: Upstream, params: dict[str, Any]) -> None:
         name, info = upstream.entry.name, upstream.entry.info
         known = READ | SETTINGS | PARAMETERS | OTHER_NAMES.keys()
+        known |= DIRECT_PARAMETERS if passes_through(upstream.provider) else frozenset()
         self.lost += [
             f"{name}: litellm_params.{key}"
             for key, value in params.items()
-            if key not in known and value is not None
+            if not (key in known or value is None or _is_setting(key, upstream.provider))
         ]
         if upstream.kind != "chat":
             self.lost += [f"{name}: litellm_params.{key}" for key in TIMEOUTS if params.get(key) is not None]
         self.lost += [f"{name}: model_info.{key}" for key in info if key not in INFO_READ]
+
+
+def _is_setting(key: str, provider: str) -> bool:
+    """Whether a key is named after the provider, as LiteLLM names the settings of most."""
+    return key not in READ and key.startswith((f"{provider}_", f"{provider.partition('_')[0]}_"))
 
 
 def _find_reference_fault(text: str, *, is_secret: bool = False) -> str | None:

@@ -16,6 +16,9 @@ KIND_WORDS = (
     (re.compile(r"whisper|transcribe", re.IGNORECASE), "audio_transcription"),
     (re.compile(r"\btts\b|-tts\b|text-to-speech|\bspeech", re.IGNORECASE), "audio_speech"),
     (re.compile(r"dall-e|gpt-image|stable-diffusion|imagen|\bflux\b", re.IGNORECASE), "image_generation"),
+    (re.compile(r"\brealtime\b", re.IGNORECASE), "realtime"),
+    (re.compile(r"\bsora\b|\bveo-", re.IGNORECASE), "video_generation"),
+    (re.compile(r"\bocr\b", re.IGNORECASE), "ocr"),
     (re.compile(r"moderation", re.IGNORECASE), "moderation"),
 )
 """What a model is by its name, where neither the file nor LiteLLM's table says it."""

@@ -15,6 +15,7 @@ from ..values import NAME_PATTERN, KeyPath
 HEADER = "# Made from {source} by `thalamus config {command}`.\n"
 TRANSCRIPTIONS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "Ä": "Ae", "Ö": "Oe", "Ü": "Ue", "ß": "ss"})
 NAME = re.compile(NAME_PATTERN)
+ALIAS = re.compile(r"[^\x00-\x1f\x7f]{1,256}")
 MAX_NAME_CHARS = 100
 NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 PLACEHOLDER = "https://a1b2c3d4e5f6g7h8.example"
@@ -103,7 +104,7 @@ class ExpertNames:
             self._notes.changed.append(
                 f"'{wanted}' is now '{name}', and clients must ask for that: '{wanted}' means {meaning} here"
             )
-        elif wanted in self._taken or not wanted.strip():
+        elif not ALIAS.fullmatch(wanted) or not wanted.strip():
             self._notes.changed.append(f"'{wanted}' is now '{name}'")
         else:
             self.aliases[wanted] = name

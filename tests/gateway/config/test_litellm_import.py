@@ -10,7 +10,7 @@ import pytest
 from gateway.app import build_services
 from gateway.config import Config, parse_config
 from gateway.config.importers import ImportedConfig, ImportFailedError, import_litellm
-from gateway.config.importers.result import AnyVariable, make_name
+from gateway.config.importers.result import PLACEHOLDER, AnyVariable, make_name
 from gateway.config.providers import find_receiver
 from gateway.experts.litellm import load_litellm
 from gateway.experts.openai_compatible import Transport
@@ -270,6 +270,8 @@ def test_an_entry_whose_address_cannot_be_called_is_left_out_with_its_key(base: 
         ("jina_ai/jina-reranker-v2", {}, "rerank"),
         ("openai/x", {"mode": "video_generation"}, "video_generation"),
         ("openai/x", {"mode": "realtime"}, "realtime"),
+        ("openai/gpt-4o-realtime-of-tomorrow", {}, "realtime"),
+        ("azure/our-sora", {}, "video_generation"),
     ],
 )
 def test_only_chat_models_become_candidates(model: str, info: dict[str, str], kind: str) -> None:
@@ -356,6 +358,14 @@ def test_names_that_are_not_allowed_change_and_stay_usable(name: str, ours: str,
     assert bool(made.notes.changed) is (name != ours)
 
 
+@pytest.mark.parametrize("name", ["a\nb", " ", "a" * 300])
+def test_a_name_that_no_alias_can_be_changes_all_the_same(name: str) -> None:
+    made = convert({"model_list": [{"model_name": name, "litellm_params": {"model": "openai/x"}}]})
+    assert (made.n_experts, made.n_aliases, made.notes.lost) == (1, 0, [])
+    assert "is now" in made.notes.changed[0]
+    assert "alias" not in made.notes.changed[0]
+
+
 def test_names_that_would_become_equal_stay_different() -> None:
     names = ["prüfer", "pruefer", "prüfer!", "expert-auto", "auto"]
     made = convert(
@@ -430,6 +440,28 @@ def test_settings_by_their_second_name_are_kept() -> None:
         {"model": "vertex_ai/gemini-2.5-pro", "vertex_ai_project": "p", "vertex_ai_location": "l"}
     )
     assert config.experts[0].settings.as_arguments() == {"vertex_project": "p", "vertex_location": "l"}
+
+
+@pytest.mark.parametrize(
+    ("model", "key"),
+    [
+        ("oci/xai.grok-4", "oci_region"),
+        ("watsonx/ibm/granite-3", "watsonx_region_name"),
+        ("snowflake/mistral-large2", "snowflake_account_id"),
+        ("azure/x", "azure_username"),
+    ],
+)
+def test_settings_that_are_named_after_a_provider_are_kept(model: str, key: str) -> None:
+    made, config = one({"model": model, "api_base": "https://x.example", key: "os.environ/SECRET"})
+    assert made.notes.lost == []
+    assert config.experts[0].settings.as_arguments() == {key: PLACEHOLDER}
+
+
+@pytest.mark.parametrize(("model", "is_kept"), [("hosted_vllm/x", True), ("azure/x", False)])
+def test_fields_of_single_servers_go_to_those_alone(model: str, is_kept: bool) -> None:
+    made, config = one({"model": model, "api_base": "https://x.example", "min_p": "0.1"})
+    assert config.experts[0].params == ({"min_p": 0.1} if is_kept else {})
+    assert made.notes.lost == ([] if is_kept else ["it: litellm_params.min_p"])
 
 
 def test_forty_entries_build_a_gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
