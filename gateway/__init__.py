@@ -7,11 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .client.batches import BatchJob, StoredFile
     from .client.clients import AsyncChatStream, AsyncClient, ChatStream, Client
     from .client.errors import (
         AuthenticationError,
         BadRequest,
         ConnectionFailed,
+        InvalidAnswer,
         NotFound,
         PermissionDenied,
         RateLimited,
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
         TimedOut,
         UnexpectedResponse,
     )
+    from .client.schemas import Parsed
     from .client.values import (
         Candidate,
         Chat,
@@ -43,6 +46,7 @@ __all__ = [
     "AsyncClient",
     "AuthenticationError",
     "BadRequest",
+    "BatchJob",
     "Candidate",
     "Chat",
     "ChatStream",
@@ -53,8 +57,10 @@ __all__ = [
     "Feedback",
     "Health",
     "Hints",
+    "InvalidAnswer",
     "Model",
     "NotFound",
+    "Parsed",
     "PermissionDenied",
     "PlanSummary",
     "RateLimited",
@@ -62,6 +68,7 @@ __all__ = [
     "Routed",
     "ServerError",
     "StatusError",
+    "StoredFile",
     "StreamError",
     "ThalamusError",
     "TimedOut",
@@ -76,7 +83,13 @@ if not TYPE_CHECKING:  # so that a type checker refuses a name that is misspelt
     def __getattr__(name: str) -> Any:
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        for home in ("errors", "values", "clients"):  # cheapest first: only `clients` imports httpx
+        for home in (
+            "errors",
+            "values",
+            "schemas",
+            "batches",
+            "clients",
+        ):  # cheapest first: only `clients` imports httpx
             found = getattr(import_module(f".client.{home}", __name__), name, None)
             if found is not None:
                 globals()[name] = found

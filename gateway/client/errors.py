@@ -5,6 +5,7 @@ ThalamusError
 ├── TimedOut                silence for longer than the client's timeout
 ├── StreamError             a stream that had begun failed or was cut: what came before it is all there is
 ├── UnexpectedResponse      an answer that is not in the protocol: something else listens there
+├── InvalidAnswer           a model's answer that is not of the shape asked for: `chat` holds it
 └── StatusError             the gateway said no: status, type, code, param, request_id
     ├── BadRequest          400, 422: `param` names the field
     ├── AuthenticationError 401: no key, or a wrong one
@@ -13,6 +14,11 @@ ThalamusError
     ├── RateLimited         429: `retry_after_s` says when to come back, if the gateway knows
     └── ServerError         5xx: no expert could answer
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .values import Chat
 
 # ruff: noqa: N818  `except RateLimited` reads as what happened; only names that need it say Error
 
@@ -31,6 +37,14 @@ class TimedOut(ThalamusError):
 
 class UnexpectedResponse(ThalamusError):
     """The answer is not in the gateway's protocol."""
+
+
+class InvalidAnswer(ThalamusError):
+    """A model's answer is not of the shape that was asked for; `chat` is the answer."""
+
+    def __init__(self, message: str, chat: "Chat") -> None:
+        super().__init__(message)
+        self.chat = chat
 
 
 class StreamError(ThalamusError):

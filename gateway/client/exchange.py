@@ -7,9 +7,10 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from email.utils import parsedate_to_datetime
 from math import isnan
 from typing import Any, Generic, Literal, TypeVar
@@ -38,6 +39,7 @@ from .values import (
     Model,
     Routed,
     RouteDecision,
+    Usage,
 )
 
 T = TypeVar("T")
@@ -46,6 +48,20 @@ Prompt = str | Sequence[Mapping[str, Any]]
 Router = Hints | Mapping[str, Any] | None
 InputType = Literal["query", "document"]
 Thumbs = Literal["up", "down"]
+
+CallTimeout = float | httpx.Timeout | None
+"""The longest silence in seconds that one call waits through; None leaves the client's."""
+
+_SAMPLING = (
+    "temperature top_p n stop seed logprobs top_logprobs logit_bias presence_penalty frequency_penalty"
+)
+_OUTPUT = (
+    "max_tokens max_completion_tokens response_format modalities audio prediction verbosity stream_options"
+)
+_TOOLS = "tools tool_choice parallel_tool_calls functions function_call web_search_options"
+_ABOUT = "user metadata store service_tier safety_identifier prompt_cache_key prompt_cache_retention"
+CHAT_FIELDS = frozenset(f"{_SAMPLING} {_OUTPUT} {_TOOLS} {_ABOUT} reasoning_effort".split())
+EMBEDDING_FIELDS = frozenset({"dimensions", "encoding_format", "user"})
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 30.0  # a gateway that asks for a longer one gets no retry: the caller decides
@@ -62,35 +78,64 @@ class ClientReply:
 
 @dataclass(frozen=True, slots=True)
 class ClientCall(Generic[T]):
-    """One question to the gateway and how its answer is read; `also_ok` is a status ≥ 400 that answers."""
+    """One question to the gateway and how its answer is read.
+
+    `also_ok` is a status ≥ 400 that answers; `form` and `files` make a multipart body; the answer to one that
+    is `is_binary` is bytes.
+    """
 
     method: str
     path: str
     parse: Callable[[ClientReply], T]
     body: Json | None = None
     also_ok: int | None = None
+    form: Mapping[str, str] | None = None
+    files: Mapping[str, tuple[str, bytes]] | None = None
+    is_binary: bool = False
 
     def is_answered_by(self, response: httpx.Response) -> bool:
         return response.is_success or response.status_code == self.also_ok
 
 
-def build_chat_call(messages: Prompt, model: str, router: Router, params: Json) -> ClientCall[Chat]:
+def build_chat_call(
+    messages: Prompt, model: str, router: Router, params: Json, extra_body: Json | None
+) -> ClientCall[Chat]:
     return ClientCall(
         "POST",
         "/v1/chat/completions",
         lambda reply: Chat.parse(reply.payload, reply.routed),
-        _chat_body(messages, model, router, params),
+        _chat_body(messages, model, router, params, extra_body),
     )
 
 
-def build_route_call(messages: Prompt, model: str, router: Router, params: Json) -> ClientCall[RouteDecision]:
-    return ClientCall("POST", "/v1/route", _decision, _chat_body(messages, model, router, params))
+def build_stream_call(
+    messages: Prompt, model: str, router: Router, params: Json, extra_body: Json | None
+) -> ClientCall[Chat]:
+    """A streamed chat whose last chunks tell tokens and cost, unless the caller says otherwise."""
+    given = {"stream_options": {"include_usage": True}, **params}
+    call = build_chat_call(messages, model, router, given, extra_body)
+    body = {**(call.body or {}), "stream": True}
+    return replace(call, body={**body, "router": {"explain": True, **body.get("router", {})}})
+
+
+def build_route_call(
+    messages: Prompt, model: str, router: Router, params: Json, extra_body: Json | None
+) -> ClientCall[RouteDecision]:
+    body = _chat_body(messages, model, router, params, extra_body)
+    return ClientCall("POST", "/v1/route", _decision, body)
 
 
 def build_embeddings_call(
-    texts: str | Sequence[str], model: str, input_type: InputType | None, router: Router, params: Json
+    texts: str | Sequence[str],
+    model: str,
+    input_type: InputType | None,
+    router: Router,
+    params: Json,
+    extra_body: Json | None,
 ) -> ClientCall[Embeddings]:
-    body = {"model": model, "input": texts if isinstance(texts, str) else list(texts), **params}
+    check_names(params, EMBEDDING_FIELDS, "embeddings")
+    given = texts if isinstance(texts, str) else list(texts)
+    body = {"model": model, "input": given, **params, **(extra_body or {})}
     if input_type is not None:
         body["input_type"] = input_type
     return ClientCall(
@@ -127,8 +172,7 @@ def build_feedback_call(
         "comment": comment,
         "user": user,
     }
-    body = {name: value for name, value in given.items() if value is not None}
-    return ClientCall("POST", "/v1/feedback", lambda reply: Feedback.parse(reply.payload), body)
+    return ClientCall("POST", "/v1/feedback", lambda reply: Feedback.parse(reply.payload), drop_unset(given))
 
 
 def _id_of(decision: str | Answered) -> str:
@@ -148,10 +192,34 @@ def _decision(reply: ClientReply) -> RouteDecision:
     return RouteDecision.parse(reply.payload)
 
 
-def _chat_body(messages: Prompt, model: str, router: Router, params: Json) -> dict[str, Any]:
+def check_names(params: Json, known: Collection[str], what: str) -> None:
+    """Refuse an argument that the format does not have.
+
+    Raises:
+        TypeError: names the argument, the nearest known one, and the place for others.
+    """
+    for name in params:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            fix = f"did you mean '{near[0]}'? " if near else ""
+            raise TypeError(
+                f"{what}() has no argument '{name}'; {fix}fields of one provider go into extra_body={{…}}"
+            )
+
+
+def drop_unset(fields: Json) -> dict[str, Any]:
+    """The fields that have a value."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _chat_body(
+    messages: Prompt, model: str, router: Router, params: Json, extra_body: Json | None
+) -> dict[str, Any]:
+    check_names(params, CHAT_FIELDS, "chat")
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
-    return _add_router({"model": model, "messages": list(messages), **params}, router)
+    body = {"model": model, "messages": list(messages), **params, **(extra_body or {})}
+    return _add_router(body, router)
 
 
 def _add_router(body: dict[str, Any], router: Router) -> dict[str, Any]:
@@ -187,17 +255,18 @@ class GatewayAddress:
             headers["authorization"] = f"Bearer {api_key}"
         if max_retries < 0:
             raise ValueError(f"max_retries must be 0 or more, not {max_retries}")
-        if not isinstance(timeout, httpx.Timeout):
-            timeout = httpx.Timeout(timeout, connect=min(timeout, 10.0))
-        return cls(_parse_base_url(base_url), timeout, max_retries, headers)
+        return cls(_parse_base_url(base_url), _as_timeout(timeout), max_retries, headers)
 
-    def request(self, call: ClientCall[Any]) -> httpx.Request:
+    def request(self, call: ClientCall[Any], timeout: CallTimeout = None) -> httpx.Request:
+        wait = self.timeout if timeout is None else _as_timeout(timeout)
         return httpx.Request(
             call.method,
             self.url.copy_with(raw_path=self.url.raw_path.rstrip(b"/") + call.path.encode()),
             headers=dict(self.headers),
             json=call.body,
-            extensions={"timeout": self.timeout.as_dict()},
+            data=call.form,
+            files=call.files,
+            extensions={"timeout": wait.as_dict()},
         )
 
     def pause_s(self, outcome: httpx.Response | httpx.TransportError, n_tried: int) -> float:
@@ -222,6 +291,14 @@ class GatewayAddress:
         # Exponential backoff with jitter: clients that failed together do not come back together.
         spread = random.uniform(0.5, 1)  # noqa: S311  keeps clients from coming back all at once; no secret
         return spread * min(FIRST_PAUSE_S * 2.0 ** (n_tried - 1), LONGEST_PAUSE_S)
+
+
+def _as_timeout(timeout: float | httpx.Timeout) -> httpx.Timeout:
+    if isinstance(timeout, httpx.Timeout):
+        return timeout
+    if not timeout > 0:
+        raise ValueError(f"timeout must be more than 0 seconds, not {timeout}")
+    return httpx.Timeout(timeout, connect=min(timeout, 10.0))
 
 
 def _can_retry(outcome: httpx.Response | httpx.TransportError) -> bool:
@@ -317,7 +394,8 @@ def parse_reply(call: ClientCall[T], response: httpx.Response) -> T:
         UnexpectedResponse: it is not in the gateway's protocol.
     """
     try:
-        return call.parse(ClientReply(response.status_code, response.json(), Routed.parse(response.headers)))
+        payload = response.content if call.is_binary else response.json()
+        return call.parse(ClientReply(response.status_code, payload, Routed.parse(response.headers)))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         message = f"{call.path} gave an answer that is not a Thalamus gateway's: is base_url right?"
         raise UnexpectedResponse(message) from error
@@ -328,6 +406,10 @@ class Transcript:
 
     def __init__(self) -> None:
         self.done = False
+        self.texts: list[str] = []
+        self.usage: Usage | None = None
+        self.finish_reason: str | None = None
+        self.cost_usd: float | None = None
         self._events = EventDecoder()
 
     def feed(self, block: bytes) -> Iterator[Chunk]:
@@ -343,7 +425,17 @@ class Transcript:
             if data == "[DONE]":
                 self.done = True
                 return
-            yield _chunk(data)
+            chunk = _chunk(data)
+            self._add(chunk)
+            yield chunk
+
+    def _add(self, chunk: Chunk) -> None:
+        self.texts.append(chunk.text)
+        self.usage = chunk.usage or self.usage
+        self.finish_reason = chunk.finish_reason or self.finish_reason
+        facts = chunk.raw.get("thalamus")
+        if isinstance(facts, dict) and isinstance(facts.get("cost_usd"), int | float):
+            self.cost_usd = float(facts["cost_usd"])
 
     def end(self, failure: httpx.RequestError | None = None) -> None:
         """The stream is over; `failure` if the connection broke.

@@ -142,4 +142,5 @@ async def _request(reader: asyncio.StreamReader) -> Received:
         name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)
     }
     body = await reader.readexactly(int(headers.get("content-length", "0")))
-    return Received(method, path, headers, json.loads(body) if body else None)
+    is_json = headers.get("content-type", "").startswith("application/json")
+    return Received(method, path, headers, json.loads(body) if body and is_json else body or None)

@@ -46,7 +46,9 @@ DECISION: dict[str, Any] = {
 
 def test_a_plain_prompt_is_sent_as_a_users_message_to_auto(server: ScriptedGateway, flavour: Flavour) -> None:
     server.will(json_answer(CHAT))
-    flavour.ask("chat", "Bonjour, ça va? 北京 🙂", temperature=0.5, provider_extra={"kept": True})
+    flavour.ask(
+        "chat", "Bonjour, ça va? 北京 🙂", temperature=0.5, extra_body={"provider_extra": {"kept": True}}
+    )
     request = server.received[0]
     assert (request.method, request.path) == ("POST", "/v1/chat/completions")
     assert request.body == {
