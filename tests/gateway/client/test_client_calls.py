@@ -16,7 +16,6 @@ from tests.fakes.serving import KEY, gateway
 
 from .conftest import Connect, Flavour
 
-
 PRICED = {"input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6}
 
 
