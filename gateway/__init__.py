@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .client.batches import BatchJob, StoredFile
+    from .client.batches import BatchJob, GatewayFile
     from .client.clients import AsyncChatStream, AsyncClient, ChatStream, Client
     from .client.errors import (
         AuthenticationError,
@@ -55,6 +55,7 @@ __all__ = [
     "ConnectionFailed",
     "Embeddings",
     "Feedback",
+    "GatewayFile",
     "Health",
     "Hints",
     "InvalidAnswer",
@@ -68,7 +69,6 @@ __all__ = [
     "Routed",
     "ServerError",
     "StatusError",
-    "StoredFile",
     "StreamError",
     "ThalamusError",
     "TimedOut",

@@ -32,7 +32,7 @@ POLL_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class StoredFile:
+class GatewayFile:
     """A file that the gateway keeps."""
 
     id: str
@@ -41,7 +41,7 @@ class StoredFile:
     raw: Json
 
     @classmethod
-    def parse(cls, raw: Json) -> "StoredFile":
+    def parse(cls, raw: Json) -> "GatewayFile":
         return cls(raw["id"], raw["filename"], raw["bytes"], raw)
 
 
@@ -94,11 +94,11 @@ def _read_lines(lines: Lines) -> tuple[str, bytes]:
     return "input.jsonl", b"".join(json.dumps(line).encode() + b"\n" for line in lines)
 
 
-def _build_upload(name: str, data: bytes) -> ClientCall[StoredFile]:
+def _build_upload(name: str, data: bytes) -> ClientCall[GatewayFile]:
     return ClientCall(
         "POST",
         "/v1/files",
-        lambda reply: StoredFile.parse(reply.payload),
+        lambda reply: GatewayFile.parse(reply.payload),
         form={"purpose": "batch"},
         files={"file": (name, data)},
     )
@@ -109,8 +109,8 @@ def _build_page_call(path: str, parse: Callable[[Json], T], after: str | None) -
     return ClientCall("GET", path + query, lambda reply: tuple(parse(one) for one in reply.payload["data"]))
 
 
-def _build_file_call(file_id: str) -> ClientCall[StoredFile]:
-    return ClientCall("GET", f"/v1/files/{_path(file_id)}", lambda reply: StoredFile.parse(reply.payload))
+def _build_file_call(file_id: str) -> ClientCall[GatewayFile]:
+    return ClientCall("GET", f"/v1/files/{_path(file_id)}", lambda reply: GatewayFile.parse(reply.payload))
 
 
 def _build_content_call(file_id: str) -> ClientCall[bytes]:
@@ -123,7 +123,7 @@ def _build_delete_call(file_id: str) -> ClientCall[bool]:
 
 
 def _build_batch_call(
-    file: str | StoredFile,
+    file: str | GatewayFile,
     endpoint: str,
     window: str,
     max_usd: float | None,
@@ -166,17 +166,17 @@ class Files:
     def __init__(self, ask: SyncAsk) -> None:
         self._ask = ask
 
-    def create(self, lines: Lines, *, timeout: CallTimeout = None) -> StoredFile:
+    def create(self, lines: Lines, *, timeout: CallTimeout = None) -> GatewayFile:
         """Upload the lines of a batch: a path, bytes, or objects."""
         return self._ask(_build_upload(*_read_lines(lines)), timeout)
 
-    def retrieve(self, file_id: str, *, timeout: CallTimeout = None) -> StoredFile:
+    def retrieve(self, file_id: str, *, timeout: CallTimeout = None) -> GatewayFile:
         """One file without its bytes."""
         return self._ask(_build_file_call(file_id), timeout)
 
-    def list(self, *, after: str | None = None, timeout: CallTimeout = None) -> tuple[StoredFile, ...]:
+    def list(self, *, after: str | None = None, timeout: CallTimeout = None) -> tuple[GatewayFile, ...]:
         """The newest hundred files, or those after one."""
-        return self._ask(_build_page_call("/v1/files", StoredFile.parse, after), timeout)
+        return self._ask(_build_page_call("/v1/files", GatewayFile.parse, after), timeout)
 
     def content(self, file_id: str, *, timeout: CallTimeout = None) -> bytes:
         """The bytes of a file."""
@@ -195,7 +195,7 @@ class Batches:
 
     def create(
         self,
-        file: str | StoredFile,
+        file: str | GatewayFile,
         *,
         endpoint: str = "/v1/chat/completions",
         window: str = "24h",
@@ -237,18 +237,18 @@ class AsyncFiles:
     def __init__(self, ask: AsyncAsk) -> None:
         self._ask = ask
 
-    async def create(self, lines: Lines, *, timeout: CallTimeout = None) -> StoredFile:
+    async def create(self, lines: Lines, *, timeout: CallTimeout = None) -> GatewayFile:
         """Upload the lines of a batch: a path, bytes, or objects."""
         name, data = await asyncio.to_thread(_read_lines, lines)
         return await self._ask(_build_upload(name, data), timeout)
 
-    async def retrieve(self, file_id: str, *, timeout: CallTimeout = None) -> StoredFile:
+    async def retrieve(self, file_id: str, *, timeout: CallTimeout = None) -> GatewayFile:
         """One file without its bytes."""
         return await self._ask(_build_file_call(file_id), timeout)
 
-    async def list(self, *, after: str | None = None, timeout: CallTimeout = None) -> tuple[StoredFile, ...]:
+    async def list(self, *, after: str | None = None, timeout: CallTimeout = None) -> tuple[GatewayFile, ...]:
         """The newest hundred files, or those after one."""
-        call = _build_page_call("/v1/files", StoredFile.parse, after)
+        call = _build_page_call("/v1/files", GatewayFile.parse, after)
         return await self._ask(call, timeout)
 
     async def content(self, file_id: str, *, timeout: CallTimeout = None) -> bytes:
@@ -268,7 +268,7 @@ class AsyncBatches:
 
     async def create(
         self,
-        file: str | StoredFile,
+        file: str | GatewayFile,
         *,
         endpoint: str = "/v1/chat/completions",
         window: str = "24h",

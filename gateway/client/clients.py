@@ -141,7 +141,7 @@ class Client:
         given = {**params, "response_format": build_response_format(schema)}
         call = exchange.build_chat_call(messages, model, router, given, extra_body)
         chat = self._ask(call, timeout)
-        return Parsed(read_answer(schema, chat), chat)
+        return Parsed(read_answer(schema, chat), chat, chat.routed)
 
     def embeddings(
         self,
@@ -395,7 +395,7 @@ class AsyncClient:
         given = {**params, "response_format": build_response_format(schema)}
         call = exchange.build_chat_call(messages, model, router, given, extra_body)
         chat = await self._ask(call, timeout)
-        return Parsed(read_answer(schema, chat), chat)
+        return Parsed(read_answer(schema, chat), chat, chat.routed)
 
     async def embeddings(
         self,

@@ -24,10 +24,7 @@ class Parsed(Answered, Generic[T]):
 
     value: T
     chat: Chat
-
-    @property
-    def routed(self) -> Routed:  # type: ignore[override]
-        return self.chat.routed
+    routed: Routed
 
 
 def build_response_format(schema: Any) -> dict[str, Any]:
