@@ -36,8 +36,8 @@ VERBATIM_KEYS = frozenset({"system", "examples", "params", "override_params"})
 REMOVED_KEYS = frozenset(
     {(PolicyConfig, "predictor"), (JournalConfig, "embeddings"), (ServerConfig, "workers")}
 )
-COMMAND_KEYS = frozenset({"cmd", "args", "env"})
-"""Keys of a runner whose text a shell or the engine may read further: `bash -c 'echo $HOME'`."""
+COMMAND_KEYS = frozenset({"args", "env"})
+"""Keys of a runner whose text the engine may read further, such as a template in `{{ }}`."""
 RUNNER_VARIABLES = ("PORT", "API_KEY")
 """What references of a runner are filled in only when it starts: it has its port and its key then."""
 
@@ -197,8 +197,10 @@ class _ConfigReader:
 
     def _resolve_references(self, value: str, kind: Any, path: KeyPath) -> Any:
         kept = RUNNER_VARIABLES if "runner" in path else ()
-        in_command = "runner" in path and not COMMAND_KEYS.isdisjoint(path)
-        check_references(value, is_secret=kind is Secret, in_command=in_command)
+        # What a command may hold depends on its program, which is known when all of it was read.
+        if "cmd" not in path:
+            in_command = "runner" in path and not COMMAND_KEYS.isdisjoint(path)
+            check_references(value, is_secret=kind is Secret and not in_command, in_command=in_command)
         expanded, by_reference = expand_references(value, self.env, kept)
         if kind is not Secret:
             return expanded

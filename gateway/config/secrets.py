@@ -6,10 +6,8 @@ from collections.abc import Collection, Mapping
 REFERENCE = re.compile(r"os\.environ/(\w+)\b(?!-\w)|\$\{(\w+)\}")
 # What other tools take for a reference. Sent as it stands it would be a wrong key, and nothing would say why.
 SHELL_REFERENCE = re.compile(r"\$\{(\w*)[^}]*\}?")
-FOREIGN_REFERENCE = re.compile(
-    r"(?<![\w$\\])\$[A-Za-z_]\w*|\$\(|os\.environ\b|os\.getenv\b|process\.env\b|\{\{|\{env:"
-)
-WHOLE_SHELL_VARIABLE = re.compile(r"\$[A-Za-z_]\w*")
+SHELL_VARIABLE = re.compile(r"(?<![\w$\\])\$[A-Za-z_]\w*")
+FOREIGN_REFERENCE = re.compile(r"\$\(|os\.environ\b|os\.getenv\b|process\.env\b|\{\{|\{env:")
 FOREIGN_KEY = re.compile(r"%\w+%|(?i:env)[:./]\w+|(?i:env)\[.*\]|<[^<>]*>")
 """Only a whole key can be one of these: in an address `%NAME%` is an escape."""
 WELL_KNOWN_KEYS = frozenset(
@@ -111,14 +109,14 @@ def is_reference(text: str) -> bool:
     """Whether the whole text is a reference, as this or another tool writes them."""
     text = text.strip()
     return any(
-        pattern.fullmatch(text) for pattern in (REFERENCE, SHELL_REFERENCE, FOREIGN_KEY, WHOLE_SHELL_VARIABLE)
+        pattern.fullmatch(text) for pattern in (REFERENCE, SHELL_REFERENCE, FOREIGN_KEY, SHELL_VARIABLE)
     )
 
 
 def check_references(text: str, *, is_secret: bool = False, in_command: bool = False) -> None:
     """Check that the text has no reference but those that `expand_references` replaces.
 
-    In a command only `${…}` is looked at: the shell and the templates that it names have signs of their own.
+    In a command only `${…}` and `$NAME` are looked at: templates that it names have signs of their own.
 
     Raises:
         UnresolvedReferenceError: it has one; the message does not quote the value, which may be a secret.
@@ -130,9 +128,8 @@ def check_references(text: str, *, is_secret: bool = False, in_command: bool = F
             f"'${{{found[1]}…}}' is not a reference here, and defaults are not supported; "
             f"set the variable and write ${{{name}}}"
         )
-    if in_command:
-        return
-    if FOREIGN_REFERENCE.search(rest) or (is_secret and FOREIGN_KEY.fullmatch(rest.strip())):
+    foreign = not in_command and FOREIGN_REFERENCE.search(rest)
+    if foreign or SHELL_VARIABLE.search(rest) or (is_secret and FOREIGN_KEY.fullmatch(rest.strip())):
         raise UnresolvedReferenceError(
             "looks like a reference of another tool, which is not replaced here; "
             "write os.environ/NAME or ${NAME}"

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from .expert_schema import ExpertConfig, ProviderSettings, RunnerConfig
 from .providers import find_maker, find_receiver, list_providers, needs_address, passes_through
 from .schema import BASE_EMBEDDER, Config
-from .secrets import Secret, find_weakness
+from .secrets import Secret, UnresolvedReferenceError, check_references, find_weakness
 from .values import DEVICE_PATTERN, KeyPath, size_bytes, split_command
 
 Violation = tuple[KeyPath, str]
@@ -35,6 +35,8 @@ PROVIDERS_OF_SETTINGS = {
     "space_id": ("watsonx", "watsonx_text"),
 }
 """Whose settings they are, by how their names begin: for another provider they would do nothing."""
+SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh"})
+"""Programs that replace `$NAME` and `${NAME:-default}` themselves."""
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -163,6 +165,11 @@ def _check_runner(runner: RunnerConfig, at: KeyPath) -> Iterator[Violation]:
         return
     if not words:
         yield at, "engine 'command' needs the key 'cmd', with ${PORT} in it"
+    elif SHELLS.isdisjoint(word.rpartition("/")[2] for word in words):
+        try:
+            check_references(" ".join(words), in_command=True)
+        except UnresolvedReferenceError as error:
+            yield (*at, "cmd"), str(error)
 
 
 def _check_memory(config: Config) -> Iterator[Violation]:

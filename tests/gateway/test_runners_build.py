@@ -103,6 +103,7 @@ def test_a_command_is_read_as_a_shell_reads_it(cmd: str, words: tuple[str, ...])
         ("serve 'open", "a quotation mark has no partner"),
         ("# only a comment", "needs the key 'cmd'"),
         ("serve ${MODEL:-x}", "defaults are not supported"),
+        ("serve --key $KEY", "looks like a reference of another tool"),
         (["serve", "${NOT_SET}"], "environment variable NOT_SET is not set"),
     ],
 )
@@ -113,8 +114,12 @@ def test_a_command_that_cannot_run_is_refused_by_the_check(cmd: object, said: st
 
 
 def test_a_shell_in_a_command_keeps_its_variables_and_templates() -> None:
-    cmd = ["bash", "-c", "exec serve --home $HOME --t '{{ messages }}' --port ${PORT} --dir ${DIR}"]
+    script = "exec serve --home $HOME ${ROOM:-8} --t '{{ messages }}' --port ${PORT} --dir ${DIR}"
+    cmd = ["/bin/bash", "-c", script]
     runner = {"engine": "command", "model": "m", "cmd": cmd}
     config = parse_config(json.dumps({"experts": [{"name": "a", "runner": runner}]}), env={"DIR": "/m"})
     settings = build_runner_settings(config)["a"]
-    assert settings.command[2] == "exec serve --home $HOME --t '{{ messages }}' --port ${PORT} --dir /m"
+    assert (
+        settings.command[2]
+        == "exec serve --home $HOME ${ROOM:-8} --t '{{ messages }}' --port ${PORT} --dir /m"
+    )

@@ -175,7 +175,12 @@ def test_what_ten_models_lose_is_listed_and_nothing_else() -> None:
         ("${A} ${PORT}", ("serve", "--name", "it", "${PORT}")),
         ("${B} ${PORT}", ("serve", "--name", "it", "--n", "3", "true", "${PORT}")),
         ("serve ${PORT} ${env.HOME}/x", ("serve", "${PORT}", f"{PLACEHOLDER}/x")),
-        ("serve ${PORT} --t '{{ messages }}' $X", ("serve", "${PORT}", "--t", "{{ messages }}", "$X")),
+        ("bash -c 'serve ${PORT} ${N_GPU:-1}'", ("bash", "-c", "serve ${PORT} ${N_GPU:-1}")),
+        ("serve ${PORT} --t '{{ messages }}'", ("serve", "${PORT}", "--t", "{{ messages }}")),
+        (
+            "docker run -p ${PORT}:1 x sh -c 'a $X'",
+            ("docker", "run", "-p", "${PORT}:1", "x", "sh", "-c", "a $X"),
+        ),
     ],
 )
 def test_macros_and_lines_are_read_as_llama_swap_and_a_shell_read_them(
@@ -221,6 +226,8 @@ def test_a_port_of_its_own_becomes_a_free_one(cmd: str, proxy: str, words: tuple
         ({"cmd": "s ${PORT} 'open"}, "a quotation mark in its cmd has no partner"),
         ({"cmd": "# nothing"}, "it has no cmd"),
         ({}, "it has no cmd"),
+        ({"cmd": "s ${PORT} -k $KEY"}, "cmd: looks like a reference of another tool"),
+        ({"cmd": "s ${PORT} ${KEY:-none}"}, "cmd: '${KEY…}' is not a reference here"),
         ({"cmd": "s ${PORT} ${no-such}"}, "the macro '${no-such}' is not defined"),
         ({"cmd": "/usr/bin/whisper-server --port ${PORT}"}, "it is for audio_transcription"),
         ({"cmd": "llama-server --port ${PORT} --rerank"}, "it is for rerank"),
