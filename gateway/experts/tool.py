@@ -9,7 +9,8 @@ from ..errors import UpstreamError
 from ..openai.answers import Usage, build_answer
 from ..openai.messages import BAD_JSON, decode_raw_content, decode_raw_messages, text_parts
 from ..prompts.demands import Solve, find_demand
-from ..prompts.wrappings import CleanText, WrappingGrammar
+from ..prompts.lists import CleanText
+from ..prompts.wrappings import WrappingGrammar
 from .types import Call, Reply
 
 CANNOT = "is a tool that cannot answer this query"

@@ -7,7 +7,8 @@ import msgspec
 from msgspec import Raw
 
 from ..openai.messages import BAD_JSON, Fields, RawMessage, decode_raw_messages, text_parts
-from .wrappings import CleanText, WrappingGrammar, read_lists
+from .lists import CleanText, read_lists
+from .wrappings import WrappingGrammar
 
 Solve = Callable[[str], str | None]
 

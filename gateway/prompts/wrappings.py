@@ -9,16 +9,13 @@ only where a request remains. Every step is linear in the length of the text.
 """
 
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from importlib.resources import files
+from dataclasses import dataclass
 from typing import Literal
 
-import msgspec
-
 from ..config import Config
+from .lists import PARAGRAPH, CleanText, Opening, has_word, normalize_name, read_lists
+from .templates import TemplateGrammar
 
 Kind = Literal["request", "request_or_text", "context", "instructions", "material", "unknown", "text"]
 
@@ -26,7 +23,6 @@ MAX_CHARS = 200_000
 """Of a longer turn the middle is not read."""
 MAX_DEPTH = 4
 """How deep wrappings inside of wrappings are opened."""
-PARAGRAPH = "\n\n"
 
 _TOKEN = re.compile(
     r"^[ \t]*+(?P<fence>```|~~~)"
@@ -36,73 +32,14 @@ _TOKEN = re.compile(
     r"(?P<name3>[A-Za-z][A-Za-z_ -]{1,40})[-=#*~<>+ \t]*$",
     re.MULTILINE,
 )
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-_NOT_WORD = re.compile(r"[\W_]+")
-_WORD = re.compile(r"\w")
 _NAMES = re.compile(r"[\w-]+")
 _MEANT = re.compile(r"\b(?:following|above|below|these|this|attached|provided|given) (\w+)")
-_MARKUP_WORDS = re.compile(r"\b(?:xml|html|markup|tags?|jsx|xpath|xslt|dom)\b", re.IGNORECASE)
-_NOTE = re.compile(r"^[ \t]*+\[(?![ \t]*flag)([^\[\]\n]{3,300})\][ \t]*$", re.MULTILINE | re.IGNORECASE)
-_HOOK = re.compile(r"^[ \t]*+[\w.:-]{0,40} ?hook\b[\w .()-]{0,60}:.*$", re.MULTILINE | re.IGNORECASE)
-_HEADING = re.compile(r"^[ \t]*+#{1,6}[ \t]+(.{1,120})$", re.MULTILINE)
-_FILE_FENCE = re.compile(
-    r"^```[ \t]*(?:[\w+#-]+[ \t]+)?[\w.@~-]*/?[\w./@~-]*\.\w{1,8}(?:[ \t(:#].{0,60})?$", re.MULTILINE
+_MARKUP_WORDS = re.compile(
+    r"\b(?:xml|html|markup|jsx|xpath|xslt|(?:the|this|these|a|which|closing|opening) tags?)\b", re.IGNORECASE
 )
-_PART = re.compile(r"```|#{1,6} |[-*] |\d{1,2}\. |Analysis:|Summary:|[\w./-]+\n```|<")
 _TOOL_OUTPUT = re.compile(
     r"\[[\w-]{1,60}(?: for '[^\n]{0,300}')?\] Result:|EXECUTION RESULT of \[|OBSERVATION:\n"
 )
-
-
-class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"start": "from"}):
-    """The first words of a paragraph that a program writes, and how far it goes."""
-
-    start: str
-    to: str = ""
-    parts: bool = False
-    line: bool = False
-    instructions: bool = False
-
-
-class Templates(msgspec.Struct, frozen=True):
-    """The labels of prompt templates, in lower case."""
-
-    begin: tuple[str, ...]
-    request: tuple[str, ...]
-    own_request: tuple[str, ...]
-    end: tuple[str, ...]
-
-
-class Markup(msgspec.Struct, frozen=True):
-    """Names of elements that are never a wrapping."""
-
-    names: frozenset[str]
-
-
-class WrappingLists(msgspec.Struct, frozen=True):
-    """The data file: names and phrases by what they stand for."""
-
-    request: frozenset[str]
-    request_or_text: frozenset[str]
-    context: frozenset[str]
-    instructions: frozenset[str]
-    material: frozenset[str]
-    context_words: frozenset[str]
-    instruction_words: frozenset[str]
-    request_words: frozenset[str]
-    neutral_words: frozenset[str]
-    notes: tuple[str, ...]
-    openings: tuple[Opening, ...]
-    templates: Templates
-    markup: Markup
-
-
-@dataclass(frozen=True, slots=True)
-class CleanText:
-    """A turn without wrappings; `asks_more` where what was dropped tells how to answer."""
-
-    text: str
-    asks_more: bool = False
 
 
 @dataclass(slots=True)
@@ -116,14 +53,6 @@ class _Element:
     inner_end: int = -1
     end: int = -1
     listed: bool = False
-    children: list["_Element"] = field(default_factory=list)
-
-
-@lru_cache(maxsize=1)
-def read_lists() -> WrappingLists:
-    """The lists of the data file in this package."""
-    text = files(__package__).joinpath("wrappings.toml").read_text(encoding="utf-8")
-    return msgspec.convert(tomllib.loads(text), WrappingLists)
 
 
 class WrappingGrammar:
@@ -142,23 +71,7 @@ class WrappingGrammar:
         for kind, names in (("request", request), ("context", context), ("instructions", instructions)):
             self._added |= dict.fromkeys(map(normalize_name, names), kind)  # type: ignore[arg-type]
         self._lists = own
-        self._openings = {
-            opening.start.lower(): opening for opening in (*own.openings, *map(Opening, openings))
-        }
-        labels = own.templates
-        starts = (*self._openings, *(begin.rstrip(":") for begin in labels.begin), *labels.own_request)
-        # Possessive: lines of blanks or rules are passed once.
-        self._marks = re.compile(
-            rf"[<\[]|^[ \t]*+(?:```|[-=#*~]{{2}})|^[#*=~ \t-]{{0,40}}+(?:{_either(starts)})|\bhook\b",
-            re.MULTILINE | re.IGNORECASE,
-        )
-        begins = "|".join(_begin_pattern(begin) for begin in labels.begin)
-        self._begin = re.compile(rf"\s*+[#*=~ \t-]{{0,40}}+(?:{begins})", re.IGNORECASE | re.MULTILINE)
-        self._label = _label_pattern(labels.request)
-        self._own_label = _label_pattern(labels.own_request)
-        self._end = re.compile(rf"\n[ \t]*(?:{_either(labels.end)})[ \t]*$", re.IGNORECASE)
-        self._opening = re.compile(rf"[ \t]*({_either(self._openings)})", re.IGNORECASE)
-        self._note = re.compile(_either(own.notes), re.IGNORECASE)
+        self._templates = TemplateGrammar(own, (*own.openings, *map(Opening, openings)))
 
     def clean(self, text: str) -> CleanText:
         """The request in a turn: empty where all of it is wrapping, the turn itself where nothing is."""
@@ -182,34 +95,35 @@ class WrappingGrammar:
         return CleanText("\n".join(kept), found.asks_more) if found.text == whole else found
 
     def _clean(self, text: str, depth: int) -> CleanText:
-        if not depth or not self._marks.search(text):
+        templates = self._templates
+        if not depth or not (templates.marks.search(text) or templates.has_facts(text)):
             return CleanText(text)
         elements = self._find_elements(text) if "<" in text or "[" in text or "BEGIN" in text else []
         requests = [element for element in elements if element.kind == "request"]
         if requests and (inside := self._open(text, requests, depth)).text:
-            around = self._clean_lines(_without(text, elements))
-            asks = inside.asks_more or around.asks_more or _has_word(around.text)
+            around = templates.clean(_without(text, elements))
+            asks = inside.asks_more or around.asks_more or has_word(around.text)
             return CleanText(inside.text, asks or any(e.kind == "instructions" for e in elements))
         dropped = self._choose_dropped(text, elements)
         asks = any(element.kind == "instructions" for element in dropped)
         material = [element for element in elements if element.kind == "material"]
         maybe = [element for element in elements if element.kind == "request_or_text"]
         if maybe:
-            outside = self._clean_lines(_without(text, [*dropped, *material, *maybe]))
-            is_template = bool(material) or bool(self._begin.match(text))
-            if (not _has_word(outside.text) or is_template) and (
+            outside = templates.clean(_without(text, [*dropped, *material, *maybe]))
+            is_template = bool(material) or templates.begins_template(text)
+            if (not has_word(outside.text) or is_template) and (
                 inside := self._open(text, maybe, depth)
             ).text:
                 return CleanText(inside.text, asks or is_template or inside.asks_more)
         if not dropped:
-            return self._clean_lines(text)
+            return templates.clean(text)
         rest = _without(text, dropped, with_headings=True)
         prose = _without(text, elements, with_headings=True)
         # "Convert this to JSON:" leads to the element: it is what the user asks about.
         if prose.endswith(":") and "\n" not in prose and _is_introduced(text, dropped[0]):
             return CleanText(text)
-        if _has_word(prose):
-            left = self._clean_lines(rest)
+        if has_word(prose):
+            left = templates.clean(rest)
             return CleanText(left.text, left.asks_more or asks)
         # Nothing else is said: a wrapping that is listed is no request, another may be one.
         is_noise = len(dropped) == len(elements) and any(element.listed for element in dropped)
@@ -218,7 +132,7 @@ class WrappingGrammar:
     def _open(self, text: str, elements: Sequence[_Element], depth: int) -> CleanText:
         """What is in these elements, cleaned in turn."""
         inside = [self._clean(text[e.inner : e.inner_end].strip(), depth - 1) for e in elements]
-        texts = [one.text for one in inside if _has_word(one.text)]
+        texts = [one.text for one in inside if has_word(one.text)]
         return CleanText(PARAGRAPH.join(texts), any(one.asks_more for one in inside))
 
     def _find_elements(self, text: str) -> list[_Element]:
@@ -320,122 +234,11 @@ class WrappingGrammar:
         around = _Surroundings(_without(text, may).lower())
         return [e for e in may if not around.mention(e, "</" in text[e.inner : e.inner_end])]
 
-    def _clean_lines(self, text: str) -> CleanText:
-        """The text without templates, paragraphs and lines that programs write."""
-        found = self._take_template(text)
-        kept, asks = found.text, found.asks_more
-        for drop in (self._drop_paragraphs, self._drop_lines, _drop_file_fences):
-            left = drop(kept)
-            asks |= left.asks_more
-            kept = left.text
-        return CleanText(kept if kept == text else kept.strip(), asks)
-
-    def _take_template(self, text: str) -> CleanText:
-        """The request of a template: what follows its label."""
-        own = self._own_label.search(text)
-        if own and (
-            own[0].lstrip().startswith("#")
-            or not text[: own.start()].strip()
-            or _HEADING.match(text.lstrip())
-            or self._begin.match(text)
-        ):
-            return CleanText(self._cut_end(text[own.end() :]) or text, bool(self._begin.match(text)))
-        begin = self._begin.match(text)
-        if not begin:
-            return CleanText(text)
-        labels = list(self._label.finditer(text, begin.end()))
-        if not labels:
-            return CleanText(text)
-        # A history has the same labels as the request, which comes last; other templates have one.
-        label = (
-            labels[-1] if "history" in begin[0].lower() or "conversation" in begin[0].lower() else labels[0]
-        )
-        request = self._cut_end(text[label.end() :])
-        return CleanText(request, True) if _has_word(request) else CleanText(text)
-
-    def _cut_end(self, text: str) -> str:
-        """A request without the lines of its template that follow."""
-        for heading in _HEADING.finditer(text):
-            words = frozenset(normalize_name(heading[1]).split("-"))
-            if heading.start() and words & (self._lists.context_words | self._lists.instruction_words):
-                text = text[: heading.start()]
-                break
-        return self._end.sub("", text.rstrip()).strip()
-
-    def _drop_paragraphs(self, text: str) -> CleanText:
-        """The text without paragraphs that begin as a program's do."""
-        if not self._opening.search(text):
-            return CleanText(text)
-        kept: list[str] = []
-        asks = in_parts = False
-        paragraphs = text.split(PARAGRAPH)
-        place = 0
-        for n, paragraph in enumerate(paragraphs):
-            start, place = place, place + len(paragraph) + len(PARAGRAPH)
-            if start < 0:
-                continue
-            found = self._opening.match(paragraph.lstrip("\n"))
-            opening = self._openings[found[1].lower()] if found else None
-            if opening is not None and opening.line:
-                first, _, more = paragraph.strip().partition("\n")
-                opening, paragraph = (None, more) if len(first) <= 120 else (None, paragraph)
-                if not paragraph:
-                    continue
-            if opening is not None:
-                asks |= opening.instructions
-                if opening.to and (stop := text.rfind(opening.to)) >= start:
-                    tail = text[stop + len(opening.to) :].strip()
-                    return CleanText(PARAGRAPH.join([*kept, tail]).strip(), asks)
-                in_parts = opening.parts
-                continue
-            if in_parts and n < len(paragraphs) - 1 and _PART.match(paragraph.lstrip("\n")):
-                continue
-            in_parts = False
-            kept.append(paragraph)
-        return CleanText(PARAGRAPH.join(kept), asks)
-
-    def _drop_lines(self, text: str) -> CleanText:
-        """The text without notes in brackets and lines of hooks, where something is left."""
-
-        def note(found: re.Match[str]) -> str:
-            return "" if self._note.search(found[1]) else found[0]
-
-        left = _NOTE.sub(note, text) if "[" in text else text
-        if "hook" in left.lower():
-            left = _HOOK.sub("", left)
-        return CleanText(left.strip() if left != text else text)
-
 
 def build_grammar(config: Config) -> WrappingGrammar:
     """The grammar with what a configuration adds to its lists."""
     added = config.routing.wrappings
     return WrappingGrammar(added.request, added.context, added.instructions, added.openings)
-
-
-def normalize_name(raw: str) -> str:
-    """A name in lower case, "-" between its words: `userQuery`, `USER_QUERY`, `user query` → `user-query`."""
-    name = raw if raw.isupper() else _CAMEL.sub("-", raw)
-    return _NOT_WORD.sub("-", name).strip("-").lower()
-
-
-def _either(phrases: Iterable[str]) -> str:
-    """A pattern for any of the phrases, longer ones first."""
-    return "|".join(map(re.escape, sorted(phrases, key=len, reverse=True)))
-
-
-def _begin_pattern(phrase: str) -> str:
-    """A pattern for the beginning of a template; a label may stand as a heading without its colon."""
-    return rf"{re.escape(phrase[:-1])}[ \t]*(?::|$)" if phrase.endswith(":") else re.escape(phrase)
-
-
-def _label_pattern(names: Iterable[str]) -> re.Pattern[str]:
-    """A line that is a heading of one of the names, or begins with one and a colon."""
-    one = f"(?:{_either(names)})"
-    return re.compile(
-        rf"^[ \t]*+(?:#{{1,6}}[ \t]*{one}[ \t]*:?[ \t]*$|[=-]{{2,12}}[ \t]*{one}[ \t]*[=-]{{2,12}}[ \t]*$"
-        rf"|(?:#{{1,6}}[ \t]*)?\*{{0,2}}{one}[ \t]*(?::\*{{0,2}}|\*\*:?)[ \t]*)",
-        re.MULTILINE | re.IGNORECASE,
-    )
 
 
 def _read_tag(token: re.Match[str]) -> tuple[str, bool]:
@@ -481,10 +284,6 @@ def _starts_line(text: str, place: int) -> bool:
 def _ends_line(text: str, place: int) -> bool:
     after = text[place : place + 80].split("\n", 1)[0].strip()
     return not after or after.startswith("<")
-
-
-def _has_word(text: str) -> bool:
-    return _WORD.search(text) is not None
 
 
 def _without(text: str, elements: Sequence[_Element], with_headings: bool = False) -> str:
@@ -533,21 +332,3 @@ class _Surroundings:
         if "-" not in name:
             return name in self._meant
         return name in self._words or name.replace("-", "_") in self._words
-
-
-def _drop_file_fences(text: str) -> CleanText:
-    """The text without code blocks that name a file: an editor attached them."""
-    if "```" not in text:
-        return CleanText(text)
-    kept: list[str] = []
-    end = 0
-    for fence in _FILE_FENCE.finditer(text):
-        if fence.start() < end:
-            continue
-        stop = text.find("\n```", fence.end())
-        if stop < 0:
-            break
-        kept.append(text[end : fence.start()])
-        end = stop + len("\n```")
-    left = "".join((*kept, text[end:])).strip() if end else text
-    return CleanText(left if _has_word(left) else text)

@@ -25,7 +25,8 @@ from ..openai.messages import (
     decode_raw_message,
     text_parts,
 )
-from ..prompts.wrappings import CleanText, WrappingGrammar
+from ..prompts.lists import CleanText
+from ..prompts.wrappings import WrappingGrammar
 
 TOOL_FIELDS = ("tools", "functions")
 TOKENS_PER_ATTACHMENT = 800

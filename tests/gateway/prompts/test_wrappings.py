@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.prompts.wrappings import MAX_CHARS, WrappingGrammar, normalize_name, read_lists
+from gateway.prompts.lists import normalize_name, read_lists
+from gateway.prompts.wrappings import MAX_CHARS, WrappingGrammar
 
 GRAMMAR = WrappingGrammar()
 ASK = "Why does iron rust?\n\nAnswer in two sentences."
