@@ -6,7 +6,8 @@ and decided by its router. Printed per wrapping: the score of the chosen experts
 prompts, and the share of prompts that went to the same expert. The exit status is 1 where a wrapping costs
 more than half a point or changes more than 5 % of the choices.
 
-The grammar was written with `KNOWN` at hand. `OTHERS` were written after it, to see how far it carries.
+The grammar is held to `KNOWN`. `OTHERS` are wrappings that it does not read: words of a program that look
+like words of a user.
 """
 
 import argparse
@@ -97,20 +98,13 @@ KNOWN: dict[str, str] = {
     "facts above": "Current workspace: /srv/app\nOpen files: a.py, b.py\nCursor: line 3\n\n{}",
     "facts below": "{}\n\n# Environment\n- Platform: linux\n- Working directory: /srv/app\n- Date: Monday",
     "signature": "{}\n\n--\nSent from the side panel of the editor",
-}
-"""How a prompt is wrapped; it stands where the braces are."""
-
-OTHERS: dict[str, str] = {
     "double brackets": "[[workspace]]\nbranch: main\n[[/workspace]]\n{}",
     "double braces": "{{context}}\nIron is a metal.\n{{/context}}\n{}",
     "bars": "<|context|>\nIron is a metal.\n<|/context|>\n{}",
-    "instruction and response": "Below is an instruction that describes a task. Write a response that "
-    "completes the request.\n\n### Instruction:\n{}\n\n### Response:",
+    "instruction and response": "Below is an instruction. Write a response that completes the request.\n\n"
+    "### Instruction:\n{}\n\n### Response:",
     "chat template, brackets": "<s>[INST] {} [/INST]",
     "chat template, bars": "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n",
-    "slash command": "@workspace /explain {}",
-    "line of a parent": "Sub-agent task (depth 1 of 3), parent session 81f2:\n\n{}",
-    "quoted log": "> Reading AGENTS.md\n> Loaded 3 skills\n\n{}",
     "tool results and request": "Tool results:\n- grep: 3 matches\n- ls: 12 files\n\nUser request: {}",
     "history and latest message": "<conversation_history>\nA: hi\n</conversation_history>\n\n"
     "Latest user message: {}",
@@ -121,6 +115,32 @@ OTHERS: dict[str, str] = {
     "attributes of JSON": "<invoke_context name='editor' data='[1]'>\n[\"a.py\"]\n</invoke_context>\n{}",
     "lines of files": "--- Start of files ---\na.py\nx = 1\n--- End of files ---\n\n{}",
     "hook in words": "Hook `pre-prompt` said: all green\n\n{}",
+    "hook element": "<session_start_hook>\nok\n</session_start_hook>\n{}",
+    "instructions file": '<CLAUDE_MD path="/srv">\nUse tabs.\n</CLAUDE_MD>\n\n{}',
+    "rules and request": "# Project rules\n- use tabs\n- no prints\n\n# Request\n{}",
+    "summary list": "Session summary:\n- rewrote the parser\n- tests pass\n\n{}",
+    "hook line": "PreToolUse hook (lint) output: ok\n\n{}",
+    "prompt with an id": '<user_prompt id="7">{}</user_prompt>',
+    "conversation of one message": '<conversation><message role="user">{}</message></conversation>',
+    "search results": "Answer using the search results below.\n\n[1] Iron is a metal.\n"
+    "[2] It rusts.\n\nQuestion: {}",
+    "editor and prompt": "<ide_context>\n<active_file>a.py</active_file>\n</ide_context>\n"
+    "<prompt>\n{}\n</prompt>",
+    "short reminder": "<reminder>\nTodo list empty\n</reminder>\n{}",
+    "hook output below": '{}\n\n<hook_output name="stop">\nfine\n</hook_output>',
+    "files and task": "Here are the files:\n\n```python\n# src/a.py\nx = 1\n```\n\nTask: {}",
+    "role, goal, constraints": "<role>assistant</role>\n<goal>\n{}\n</goal>\n<constraints>\nno code\n"
+    "</constraints>",
+    "angles": "<<<CONTEXT>>>\nIron.\n<<<END CONTEXT>>>\n{}",
+    "roles in brackets": "[system]\nBe nice.\n[/system]\n[user]\n{}\n[/user]",
+}
+"""How a prompt is wrapped; it stands where the braces are."""
+
+OTHERS: dict[str, str] = {
+    "slash command": "@workspace /explain {}",
+    "line of a parent": "Sub-agent task (depth 1 of 3), parent session 81f2:\n\n{}",
+    "quoted log": "> Reading AGENTS.md\n> Loaded 3 skills\n\n{}",
+    "former session": "Your previous session ended. What was done:\n1. a\n2. b\n\nNow: {}",
 }
 """Further ones."""
 
@@ -181,7 +201,7 @@ def compare(benchmark: WrappingBenchmark) -> bool:
             passes = loss <= MAX_LOSS and same >= MIN_SAME
             good &= passes or title != "known"
             mark = "" if passes else "  beyond the limits"
-            print(f"{name:36}{base - loss:8.4f}{-loss:+12.4f}{same:12.1%}{mark}")
+            print(f"{name:36}{base - loss:8.4f}{0.0 - loss:+12.4f}{same:12.1%}{mark}")
     return good
 
 

@@ -29,6 +29,8 @@ class Templates(msgspec.Struct, frozen=True):
     """The labels of prompt templates, in lower case."""
 
     begin: tuple[str, ...]
+    begin_words: tuple[str, ...]
+    material_words: tuple[str, ...]
     context: tuple[str, ...]
     request: tuple[str, ...]
     own_request: tuple[str, ...]

@@ -21,15 +21,39 @@ _NOTE_LINE = re.compile(r"^[ \t]*+\[(?![ \t]*flag)([^\[\]\n]{3,300})\][ \t]*$", 
 _LEADING_NOTE = re.compile(
     r"\s*+(?:\[(?!\s*flag)([^\[\]\n]{8,300})\]|\(([^()\n]{8,300})\))[ \t]*\n", re.IGNORECASE
 )
-_HOOK = re.compile(r"^[ \t]*+[\w.:-]{0,40} ?hook\b[\w .()-]{0,60}:.*$", re.MULTILINE | re.IGNORECASE)
+_TRAILING_NOTE = re.compile(r"\n[ \t]*+\(([^()\n]{8,300})\)[ \t]*\Z")
+_HOOK = re.compile(
+    r"^[ \t]*+(?:[a-z]+[A-Z]\w{0,40} hook\b[\w .()-]{0,60}|[A-Z][a-z]+[A-Z]\w{0,40} hook\b[\w .()-]{0,60}"
+    r"|(?:[\w-]{1,40} )?[Hh]ook\b[^\n:]{0,60}"
+    r"(?:success|feedback|output|said|returned|result|context|blocked|error)):.*$",
+    re.MULTILINE,
+)
 _FRONT_MATTER = re.compile(r"\s*+---[ \t]*\n(?:[\w -]{1,40}:.{0,300}\n){1,40}---[ \t]*\n")
 _SIGNATURE = re.compile(r"\n--[ ]?\n(?:.{1,200}\n?){1,4}\Z")
 _ROLE = re.compile(r"^[ \t]*+(system|user|human|assistant|ai|bot)[ \t]*:[ \t]*", re.MULTILINE | re.IGNORECASE)
+_CHAT_MARK = re.compile(
+    r"<\|im_start\|>[ ]?(\w{2,12})\s|<\|start_header_id\|>(\w{2,12})<\|end_header_id\|>\s*"
+    r"|<start_of_turn>(\w{2,12})\s|<\|(system|user|assistant)\|>\s*|(\[INST\])"
+    r"|^###[ ]?(human|user|assistant|system|instruction|input|response):",
+    re.MULTILINE | re.IGNORECASE,
+)
+_TURN_END = re.compile(
+    r"<\|(?:im_end|eot_id|end|end_of_text)\|>|</?s>|\[/INST\]|<end_of_turn>|<<SYS>>|<</SYS>>"
+)
 _FENCE = re.compile(r"^[ \t]*+(?:```|~~~)", re.MULTILINE)
 _FILE_FENCE = re.compile(
-    r"^```[ \t]*(?:[\w+#-]+[ \t]+)?[\w.@~-]*/?[\w./@~-]*\.\w{1,8}(?:[ \t(:#].{0,60})?$", re.MULTILINE
+    r"^```[ \t]*(?:(?:[\w+#-]+[ \t]+)?[\w.@~-]*/?[\w./@~-]*\.\w{1,8}(?:[ \t(:#].{0,60})?"
+    r"|(?:context|environment|metadata|workspace|memory|diagnostics)[ \t]*)$",
+    re.MULTILINE,
 )
 _PART = re.compile(r"```|~~~|#{1,6} |[-*] |\d{1,2}\. |Analysis:|Summary:|[\w./-]+\n```|<")
+
+
+USER_ROLES = frozenset({"user", "human", "instruction", "[inst]"})
+HEAD_WORDS = frozenset(
+    {"user", "channel", "from", "sender", "author", "subject", "thread", "room", "to", "id", "name"}
+)
+"""What stands above a message in a chat program, beside facts of the program itself."""
 
 
 class TemplateGrammar:
@@ -39,30 +63,46 @@ class TemplateGrammar:
         self._lists = lists
         self._openings = {opening.start.lower(): opening for opening in openings}
         labels = lists.templates
+        words = f"(?:{_either(labels.material_words)})"
         self._begin = re.compile(
-            rf"\s*+[#*=~ \t-]{{0,40}}+(?:{'|'.join(map(_begin_pattern, labels.begin))})",
+            rf"\s*+[#*=~ \t-]{{0,40}}+(?:{'|'.join(map(_begin_pattern, labels.begin))}"
+            rf"|(?:{_either(labels.begin_words)})\b[^\n]{{0,160}}\b{words}\b[^\n]{{0,80}}[.:]?[ \t]*$)",
             re.IGNORECASE | re.MULTILINE,
         )
         self._label = _label_pattern(labels.request)
+        self._message_label = _label_pattern(set(labels.request) - {"user", "human"})
         self._own_label = _label_pattern(labels.own_request)
         self._context_label = _label_pattern(labels.context)
         self._end = re.compile(rf"\n[ \t]*(?:{_either(labels.end)})[ \t]*$", re.IGNORECASE)
         self._opening = re.compile(rf"[ \t]*({_either(self._openings)})", re.IGNORECASE)
         self._note = re.compile(_either(lists.notes), re.IGNORECASE)
         starts = (*self._openings, *(begin.rstrip(":") for begin in labels.begin), *labels.own_request)
-        # Possessive: lines of blanks or rules are passed once.
-        self.marks = re.compile(
-            rf"[<\[]|\A\s*+\(|\n--[ ]?\n|^[ \t]*+(?:```|[-=#*~]{{2}}|(?:system|user|human)[ \t]*:)"
-            rf"|^[#*=~ \t-]{{0,40}}+(?:{_either(starts)}|(?:{_either(labels.context)})[ \t]*:)|\bhook\b",
-            re.MULTILINE | re.IGNORECASE,
+        # Possessive: lines of blanks or rules are passed once. A line's end finds lines faster than ^.
+        line = (
+            rf"[ \t]*+(?:```|[-=#*~]{{2}}|\(|(?:system|user|human)[ \t]*:)"
+            rf"|[#*=~ \t-]{{0,40}}+(?:{_either(starts)}|(?:{_either(labels.begin_words)})[ ]"
+            rf"|(?:{_either(labels.context)})[ \t]*:)"
         )
-        """Finds something in every text that a rule may change, except for paragraphs of facts."""
+        self._first_line = re.compile(rf"\s*+(?:{line})", re.IGNORECASE)
+        self._line = re.compile(rf"\n(?:{line})", re.IGNORECASE)
+
+    def may_change(self, text: str) -> bool:
+        """Whether a text holds anything that a rule could be about; most texts do not."""
+        return (
+            "<" in text
+            or "[" in text
+            or "{{" in text
+            or self._first_line.match(text) is not None
+            or self._line.search(text) is not None
+            or "hook" in text.lower()
+            or self._has_facts(text)
+        )
 
     def begins_template(self, text: str) -> bool:
         """Whether a text begins as a template does."""
         return self._begin.match(text) is not None
 
-    def has_facts(self, text: str) -> bool:
+    def _has_facts(self, text: str) -> bool:
         """Whether a text begins or ends with a paragraph of facts."""
         first, last = text.find(PARAGRAPH), text.rfind(PARAGRAPH)
         if first < 0:
@@ -73,8 +113,8 @@ class TemplateGrammar:
         """The text without templates, and without paragraphs and lines that programs write."""
         kept, asks = text, False
         rules = (
-            self._take_request,
             self._take_last_turn,
+            self._take_request,
             _drop_front_matter,
             self._drop_paragraphs,
             self._drop_facts,
@@ -86,7 +126,12 @@ class TemplateGrammar:
             left = rule(kept)
             asks |= left.asks_more
             kept = left.text
-        return CleanText(kept if kept == text else kept.strip(), asks)
+        if kept == text:
+            return CleanText(text, asks)
+        # The label of the request stays where only what stood above it was left out.
+        label = self._message_label.match(kept.lstrip())
+        rest = kept.lstrip()[label.end() :] if label else kept
+        return CleanText((rest if has_word(rest) else kept).strip(), asks)
 
     def _take_request(self, text: str) -> CleanText:
         """The request of a template: what follows its label."""
@@ -94,12 +139,15 @@ class TemplateGrammar:
         own = self._own_label.search(text)
         if own and (
             own[0].lstrip().startswith("#")
-            or not text[: own.start()].strip()
-            or _HEADING.match(text.lstrip())
+            or not (before := text[: own.start()]).strip()
+            or before.endswith(PARAGRAPH)
             or begins
         ):
             request = self._cut_end(text[own.end() :])
-            return CleanText(request, begins) if has_word(request) else CleanText(text)
+            more = begins or not self._is_facts(text[: own.start()])
+            return CleanText(request, more) if has_word(request) else CleanText(text)
+        if (head := self._read_head(text)) is not None:
+            return CleanText(head)
         context = self._context_label.search(text, 0, MAX_LEAD_CHARS)
         if not begins and not context:
             return CleanText(text)
@@ -111,6 +159,22 @@ class TemplateGrammar:
         label = labels[-1] if "history" in lead or "conversation" in lead else labels[0]
         request = self._cut_end(text[label.end() :])
         return CleanText(request, True) if has_word(request) else CleanText(text)
+
+    def _read_head(self, text: str) -> str | None:
+        """The message below the facts of a chat program, `Channel: #help`; None without them."""
+        end = 0
+        for n, line in enumerate(text[:MAX_LEAD_CHARS].splitlines(keepends=True)):
+            if n and self._message_label.match(line):
+                request = self._message_label.sub("", text[end:], count=1).strip()
+                return request if has_word(request) else None
+            found = _FACT.fullmatch(line.rstrip())
+            if found is None:
+                return None
+            words = frozenset(normalize_name(found[1]).split("-"))
+            if not (words & HEAD_WORDS or words & self._lists.context_words):
+                return None
+            end += len(line)
+        return None
 
     def _cut_end(self, text: str) -> str:
         """A request without the lines of its template that follow."""
@@ -128,15 +192,20 @@ class TemplateGrammar:
 
     def _take_last_turn(self, text: str) -> CleanText:
         """The last turn of the user in a conversation that is written as one text."""
-        if not (first := _ROLE.match(text.lstrip())) or first[1].lower() not in ("system", "user", "human"):
-            return CleanText(text)
-        roles = list(_ROLE.finditer(text))
-        last = max((n for n, role in enumerate(roles) if role[1].lower() in ("user", "human")), default=None)
+        marks = [(m.start(), m.end(), _role_of(m)) for m in _CHAT_MARK.finditer(text)]
+        if not marks:
+            first = _ROLE.match(text.lstrip())
+            if not first or first[1].lower() not in ("system", "user", "human"):
+                return CleanText(text)
+            marks = [(m.start(), m.end(), _role_of(m)) for m in _ROLE.finditer(text)]
+        last = max((n for n, mark in enumerate(marks) if mark[2] in USER_ROLES), default=None)
         if last is None:
             return CleanText(text)
-        stop = roles[last + 1].start() if last + 1 < len(roles) else len(text)
-        request = text[roles[last].end() : stop].strip()
-        more = has_word(text[: roles[last].start()])
+        stop = marks[last + 1][0] if last + 1 < len(marks) else len(text)
+        request = text[marks[last][1] : stop]
+        end = _TURN_END.search(request)
+        request = (request[: end.start()] if end else request).strip()
+        more = has_word(_TURN_END.sub("", text[: marks[last][0]]))
         return CleanText(request, more) if has_word(request) else CleanText(text)
 
     def _drop_paragraphs(self, text: str) -> CleanText:
@@ -189,10 +258,17 @@ class TemplateGrammar:
         titled = titled and not head.endswith("?") and self._speaks_of_context(head)
         facts = lines[1:] if titled else lines
         keys = [found[1] if (found := _FACT.fullmatch(line)) else None for line in facts]
-        if titled and head.startswith("#"):
-            return all(key or _ITEM.fullmatch(line) for key, line in zip(keys, facts, strict=True))
+        if titled and (head.startswith("#") or self._is_context_title(head)):
+            return bool(facts) and all(
+                key or _ITEM.fullmatch(line) for key, line in zip(keys, facts, strict=True)
+            )
         n_known = sum(key is not None and self._speaks_of_context(key) for key in keys)
         return None not in keys and n_known >= 2 and 2 * n_known >= len(keys)
+
+    def _is_context_title(self, title: str) -> bool:
+        """Whether a title of several words is of context alone: `Tool results:`, `Open files:`."""
+        words = normalize_name(title).split("-")
+        return len(words) > 1 and self._lists.context_words.issuperset(words)
 
     def _drop_notes(self, text: str) -> CleanText:
         """The text without notes in brackets and lines of hooks."""
@@ -207,11 +283,18 @@ class TemplateGrammar:
             # A line in brackets before all else is a note; what it says may be about the answer.
             if known or (lead[1] and len(lead[1].split()) >= 3):
                 left, asks = text[lead.end() :], not known
+        end = _TRAILING_NOTE.search(left, max(0, len(left) - 320))
+        if end and self._note.search(end[1]) and has_word(left[: end.start()]):
+            left = left[: end.start()]
         if "[" in left:
             left = _NOTE_LINE.sub(replace, left)
         if "hook" in left.lower():
             left = _HOOK.sub("", left)
         return CleanText(left.strip() if left != text else text, asks)
+
+
+def _role_of(mark: re.Match[str]) -> str:
+    return next(group for group in mark.groups() if group).lower()
 
 
 def _split_paragraphs(text: str) -> Iterator[tuple[int, str]]:
@@ -246,7 +329,7 @@ def _drop_signature(text: str) -> CleanText:
 
 
 def _drop_file_fences(text: str) -> CleanText:
-    """The text without code blocks that name a file: an editor attached them."""
+    """The text without code blocks of a file or of context: an editor attached them."""
     if "```" not in text:
         return CleanText(text)
     kept: list[str] = []

@@ -19,7 +19,7 @@ from .templates import TemplateGrammar
 
 Kind = Literal["request", "request_or_text", "context", "instructions", "material", "unknown", "text"]
 
-MAX_CHARS = 200_000
+MAX_CHARS = 100_000
 """Of a longer turn the middle is not read."""
 MAX_DEPTH = 4
 """How deep wrappings inside of wrappings are opened."""
@@ -27,8 +27,11 @@ MAX_DEPTH = 4
 _TOKEN = re.compile(
     r"^[ \t]*+(?P<fence>```|~~~)"
     r"|<(?P<end>/?)(?P<name>[A-Za-z][\w.:-]{0,63})(?P<rest>(?:\s[^<>]{0,400})?/?)>"
-    r"|^\[(?P<end2>/?)(?P<name2>[A-Za-z][\w -]{1,40})\][ \t]*$"
-    r"|^[ \t]*+[-=#*~<>+]{2,12}[ \t]*+(?P<word>BEGIN|START|END)(?:[ \t]OF)?[ \t:]"
+    r"|<{2,4}[ ]?(?P<end5>/|END[ _])?(?P<name5>[A-Za-z][\w -]{1,40}?)[ ]?>{2,4}"
+    r"|<\|(?P<end1>/?)(?P<name1>[A-Za-z][\w-]{1,40})\|>"
+    r"|^\[{1,2}(?P<end2>/?)(?P<name2>[A-Za-z][\w -]{1,40})\]{1,2}[ \t]*$"
+    r"|^\{\{[#]?(?P<end4>/?)(?P<name4>[A-Za-z][\w -]{1,40})\}\}[ \t]*$"
+    r"|^[ \t]*+[-=#*~<>+]{2,12}[ \t]*+(?P<word>(?i:BEGIN|START|END))(?:[ \t](?i:OF))?[ \t:]"
     r"(?P<name3>[A-Za-z][A-Za-z_ -]{1,40})[-=#*~<>+ \t]*$",
     re.MULTILINE,
 )
@@ -96,9 +99,14 @@ class WrappingGrammar:
 
     def _clean(self, text: str, depth: int) -> CleanText:
         templates = self._templates
-        if not depth or not (templates.marks.search(text) or templates.has_facts(text)):
+        if not depth or not templates.may_change(text):
             return CleanText(text)
-        elements = self._find_elements(text) if "<" in text or "[" in text or "BEGIN" in text else []
+        elements = self._find_elements(text)
+        if len(elements) == 1 and elements[0].kind in ("text", "material") and _spans(text, elements[0]):
+            # Around all of the turn: it says nothing itself, but may hold a wrapping.
+            inner = text[elements[0].inner : elements[0].inner_end]
+            found = self._clean(inner, depth - 1)
+            return CleanText(text, found.asks_more) if found.text == inner else found
         requests = [element for element in elements if element.kind == "request"]
         if requests and (inside := self._open(text, requests, depth)).text:
             around = templates.clean(_without(text, elements))
@@ -136,18 +144,12 @@ class WrappingGrammar:
         return CleanText(PARAGRAPH.join(texts), any(one.asks_more for one in inside))
 
     def _find_elements(self, text: str) -> list[_Element]:
-        """The outermost elements, in order; fenced code and markup are looked over, not into."""
+        """The outermost elements, in order; nothing inside of fenced code and markup is a wrapping."""
         matched, unclosed = self._match_tags(text)
         found: list[_Element] = []
         end = 0
         for element in sorted((*matched, *unclosed), key=lambda e: (e.start, -e.end)):
             if element.start < end:
-                continue
-            if element.kind == "text":
-                # Markup around all of the turn may hold a wrapping; inside other markup nothing is one.
-                if element.start > len(text) - len(text.lstrip()) or element.end < len(text.rstrip()):
-                    end = element.end
-                    found.append(element)
                 continue
             found.append(element)
             end = element.end
@@ -248,9 +250,10 @@ def _read_tag(token: re.Match[str]) -> tuple[str, bool]:
         # `<permissions instructions>`: a name of two words; attributes have values.
         raw = f"{name}_{rest}" if rest and rest.replace(" ", "").isalpha() and len(rest) < 40 else name
         return raw, bool(token["end"])
-    if name := token["name2"]:
-        return name.replace(" ", "_"), bool(token["end2"])
-    return token["name3"].strip(" -").replace(" ", "_"), token["word"] == "END"
+    for number in "1245":
+        if name := token[f"name{number}"]:
+            return name.replace(" ", "_"), bool(token[f"end{number}"])
+    return token["name3"].strip(" -").replace(" ", "_"), token["word"].lower() == "end"
 
 
 def _close_open_elements(text: str, elements: Sequence[_Element]) -> Iterator[_Element]:
@@ -273,6 +276,11 @@ def _close_open_elements(text: str, elements: Sequence[_Element]) -> Iterator[_E
                 continue
         element.inner_end = element.end = end
         yield element
+
+
+def _spans(text: str, element: _Element) -> bool:
+    """Whether an element is all of a text."""
+    return not text[: element.start].strip() and not text[element.end :].strip()
 
 
 def _starts_line(text: str, place: int) -> bool:
