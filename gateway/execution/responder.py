@@ -4,6 +4,7 @@ After the first token nothing is tried again; a stream that breaks off ends with
 """
 
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from time import perf_counter
 
@@ -194,5 +195,7 @@ class Responder:
 
 def all_experts_failed(trace: ExecutionTrace, error: UpstreamError) -> ExpertFailed:
     """The refusal where every expert failed, the last with this error."""
-    failures = "; ".join(f"{attempt.expert} {attempt.error}" for attempt in trace.attempts)
+    # A batch calls one expert several times: the same failure is told once, with its count.
+    counts = Counter(f"{attempt.expert} {attempt.error}" for attempt in trace.attempts)
+    failures = "; ".join(f"{said} ({n} times)" if n > 1 else said for said, n in counts.items())
     return ExpertFailed(failures, error.client_status, f"upstream_{error.kind}", error.retry_after_s)

@@ -119,10 +119,17 @@ def set_usage(body: bytes, usage: Usage | None) -> bytes:
 ABSENT = msgspec.Raw(b"null")
 
 
+class CheckedChoice(msgspec.Struct):
+    """A choice, as far as it tells of an error: OpenRouter reports some there."""
+
+    error: Any = None
+    finish_reason: Any = None
+
+
 class CheckedAnswer(msgspec.Struct):
     """A complete answer, as far as it is checked before it is passed on."""
 
-    choices: msgspec.Raw = ABSENT
+    choices: list[CheckedChoice] | None = None
     data: msgspec.Raw = ABSENT
     usage: Usage | None = None
     error: Any = None
@@ -162,11 +169,12 @@ def check_answer(body: bytes, is_embedding: bool) -> Usage | None:
     # Providers differ in `usage` more than anywhere else (counts as text, floats, null).
     except BAD_JSON:
         answer = _check_leniently(body)
-    items = answer.data if is_embedding else answer.choices
+    choices, failed = answer.choices, answer.error
     # Raw bytes: only the first is looked at, an answer with embeddings may hold megabytes.
-    is_answer = len(items) >= len(b"[]") and bytes(memoryview(items)[:1]) == b"["
-    # A string cannot hold these seven bytes: its quotes are escaped. Some report errors in a choice.
-    if not is_answer or answer.error or (not is_embedding and b'"error"' in body):
+    is_answer = bytes(memoryview(answer.data)[:1]) == b"[" if is_embedding else choices is not None
+    for choice in choices or ():
+        failed = failed or choice.error or choice.finish_reason == "error"
+    if failed or not is_answer:
         if failure := find_failure(body):
             raise failure
         if not is_answer:
@@ -189,8 +197,14 @@ def _check_leniently(body: bytes) -> CheckedAnswer:
         usage = msgspec.json.decode(fields.get("usage", ABSENT), type=Usage | None)
     except BAD_JSON:
         usage = None
-    error = fields.get("error", ABSENT) != ABSENT
-    return CheckedAnswer(fields.get("choices", ABSENT), fields.get("data", ABSENT), usage, error)
+    choices = bytes(fields.get("choices", ABSENT))
+    return CheckedAnswer(
+        choices=[] if choices[:1] == b"[" else None,
+        data=fields.get("data", ABSENT),
+        usage=usage,
+        # The body is searched for errors once more only where it may hold one.
+        error=fields.get("error", ABSENT) != ABSENT or b'"error"' in choices,
+    )
 
 
 def read_answer_text(body: bytes) -> str:

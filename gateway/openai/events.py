@@ -202,13 +202,13 @@ class EventSplitter:
             self.usage = read_usage(chunk.usage) or self.usage
         for choice in chunk.choices or ():
             index = choice.index if type(choice.index) is int else 0
-            if choice.error or choice.finish_reason == "error":
+            if choice.error is None and choice.finish_reason is None:
+                self._choices.setdefault(index, False)
+            elif choice.error or choice.finish_reason == "error":
                 self.failure = find_failure(payload)
                 return self.failure is None
-            if choice.finish_reason:
-                self._choices[index] = True
-            elif index not in self._choices:
-                self._choices[index] = False
+            else:
+                self._choices[index] = bool(choice.finish_reason) or self._choices.get(index, False)
         if not self.spoke:
             self.model = chunk.model if isinstance(chunk.model, str) else self.model
             self.id = chunk.id if isinstance(chunk.id, str) else self.id
