@@ -335,6 +335,7 @@ class Engine:
             rejections=rejections,
             margin=ranking.margin,
             propensity=ranking.propensity,
+            assumed_length=prediction.assumed_length,
         )
 
     def _rank(

@@ -48,6 +48,7 @@ def _candidate(decision: Decision, name: str, role: str | None) -> dict[str, Any
         "quality": _number(decision.quality[e]),
         "quality_std": _number(decision.quality_std[e]),
         "output_tokens": _number(decision.output_tokens[e]),
+        **_assumptions(decision, e),
         "cost_usd": _number(decision.cost_usd[e]),
         "latency_s": _number(decision.latency_s[e]),
         "utility": _number(decision.utility[e]),
@@ -56,6 +57,11 @@ def _candidate(decision: Decision, name: str, role: str | None) -> dict[str, Any
         "eligible": name not in decision.rejections,
         "reason": reason if role in (None, "fallback") else f"{role} of the panel; {reason}",
     }
+
+
+def _assumptions(decision: Decision, e: int) -> dict[str, Any]:
+    assumed = decision.assumed_length is not None and bool(decision.assumed_length[e])
+    return {"output_tokens_assumed": True} if assumed else {}
 
 
 def _explain_candidate(decision: Decision, name: str, e: int) -> str:

@@ -134,7 +134,8 @@ class Decision:
     `order` ranks the eligible experts, best first. Arrays are (n_experts,). `rejections` gives for each
     expert that was not eligible the constraint it failed. `margin` is how much utility separates the first
     two, in quality, before exploration; infinite when there is no second. `propensity` is the
-    probability with which this expert was chosen, 1 without exploration.
+    probability with which this expert was chosen, 1 without exploration. `assumed_length` marks experts whose
+    answers were never measured in tokens: their `output_tokens` and `cost_usd` rest on an assumption.
     """
 
     policy: str
@@ -154,3 +155,4 @@ class Decision:
     rejections: Mapping[str, str]
     margin: float
     propensity: float
+    assumed_length: Bools | None = None

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .fit import FitSettings, add_experts, cross_fit, fit_artifact, keep_experts, why_not_kept
     from .fold_fits import worker_pool
     from .forecast import Forecaster
-    from .intervals import rate_interval, rate_std, show_rate
+    from .intervals import prediction_interval, rate_interval, rate_std, show_rate
     from .outcomes import OutcomeTable, Provenance, add_outcomes, former_name, merge_outcomes
     from .registry import PREDICTORS, fit_predictor, make_predictor
     from .sweep import Sweep
@@ -80,6 +80,7 @@ _LAZY = {
     "instance_oracle": "embedding_selection",
     "keep_experts": "fit",
     "load_embedder": "embedders",
+    "prediction_interval": "intervals",
     "previous_path": "artifacts",
     "why_not_kept": "fit",
     "make_predictor": "registry",
@@ -157,6 +158,7 @@ __all__ = [
     "merge_outcomes",
     "parameters_b",
     "pick",
+    "prediction_interval",
     "previous_path",
     "query_of",
     "rank",

@@ -26,6 +26,7 @@ from .sweep import Sample
 from .types import Floats, Tier
 
 MANIFEST, ARRAYS = "manifest.json", "arrays.npz"
+MAX_READS = 3
 AT_FDCWD, EXCHANGE = -100, 2
 """From Linux's fcntl.h and fs.h; macOS has the same number for RENAME_SWAP."""
 SCHEMA = 2
@@ -99,8 +100,10 @@ class Artifact:
     sample: Sample | None = None
     sweeps: Mapping[Tier, Sequence[Mapping[str, float]]] = field(default_factory=dict)
 
-    def save(self, path: Path | str) -> None:
-        """Write the directory; it takes the place of an artifact that was there, which stays as `.previous`.
+    def save(self, path: Path | str, *, keep_previous: bool = False) -> None:
+        """Write the directory; it appears whole or not at all, in place of an artifact that was there.
+
+        keep_previous: leave the one that was there beside it, under the name that `previous_path` gives.
 
         Raises:
             ArtifactError: something that is no artifact is in the way, or the disk refuses.
@@ -123,6 +126,8 @@ class Artifact:
                     os.rename(fresh, target)
                     return
                 _swap(fresh, target)
+                if not keep_previous:
+                    return
                 before = previous_path(target)
                 if before.exists():
                     os.rename(before, Path(temporary, "old"))
@@ -138,11 +143,9 @@ class Artifact:
             ArtifactError: missing, damaged, newer than this version, or fitted on another embedder.
         """
         directory = Path(path)
-        with _opener(directory) as opener:
-            manifest = _read_manifest(directory, opener)
-            if fingerprints is not None:
-                _check_fingerprints(directory, manifest, fingerprints)
-            arrays = _read_arrays(directory, opener)
+        manifest, arrays = _read_files(directory)
+        if fingerprints is not None:
+            _check_fingerprints(directory, manifest, fingerprints)
         try:
             return cls(
                 experts=tuple(Evidence(**expert) for expert in manifest["experts"]),
@@ -221,7 +224,7 @@ def _read_head(tier: str, entry: Mapping[str, Any], arrays: Arrays) -> Head:
 
 
 def previous_path(path: Path) -> Path:
-    """Where `save` keeps the artifact that it replaced."""
+    """Where `save` keeps the artifact that it replaced, if it is to."""
     return path.with_name(f"{path.name}.previous")
 
 
@@ -242,17 +245,14 @@ def _swap(first: Path, second: Path) -> None:
         done = -1
     if done == 0:
         return
-    # A file system without it, such as NFS. A killed process leaves the second under its `.previous` name.
-    aside = previous_path(second)
-    with tempfile.TemporaryDirectory(prefix=f".{second.name}.", dir=second.parent) as temporary:
-        if aside.exists():
-            os.rename(aside, Path(temporary, "old"))
-        os.rename(second, aside)
-        try:
-            os.rename(first, second)
-        except OSError:
-            os.rename(aside, second)
-            raise
+    # A file system without it, such as NFS. A killed process leaves the second beside its place.
+    aside = second.with_name(f"{second.name}.replaced")
+    os.rename(second, aside)
+    try:
+        os.rename(first, second)
+    except OSError:
+        os.rename(aside, second)
+        raise
     os.rename(aside, first)
 
 
@@ -269,6 +269,20 @@ def _opener(directory: Path) -> Iterator[Callable[[str, int], int]]:
         yield partial(os.open, dir_fd=folder)
     finally:
         os.close(folder)
+
+
+def _read_files(directory: Path) -> tuple[dict[str, Any], Arrays]:
+    """Manifest and arrays of one and the same artifact."""
+    for _ in range(MAX_READS - 1):
+        try:
+            with _opener(directory) as opener:
+                return _read_manifest(directory, opener), _read_arrays(directory, opener)
+        except ArtifactError as error:
+            if not isinstance(error.__context__, FileNotFoundError) or not directory.exists():
+                raise
+            # It was replaced, and removed, between the one file and the other: the new one is there.
+    with _opener(directory) as opener:
+        return _read_manifest(directory, opener), _read_arrays(directory, opener)
 
 
 def _read_arrays(directory: Path, opener: Callable[[str, int], int]) -> Arrays:

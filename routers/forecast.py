@@ -8,6 +8,7 @@ import numpy as np
 from .artifacts import Artifact, Evidence, Head
 from .decision_rule import Scale
 from .features import Features
+from .intervals import rate_std
 from .protocols import Categorizer, Predictor
 from .sweep import Sweep, sweep
 from .types import Bools, Estimate, ExpertProfile, Floats, Ints, Prediction, Query, Tier
@@ -16,7 +17,7 @@ UNKNOWN_QUALITY = 0.5
 UNKNOWN_STD = 0.25
 """Wide: of a score that may be anywhere in [0, 1] alike the deviation is 0.29."""
 UNKNOWN_OUTPUT_TOKENS = 256.0
-"""Answer length assumed where none was measured for any expert."""
+"""Answer length assumed of an expert whose answers were never measured; the prediction says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +165,7 @@ class Forecaster:
             latency_s=latency,
             evidence=self._evidence,
             categories=self._categories(features),
+            assumed_length=None if self._all_lengths else ~self._length_known,
         )
 
     def _categories(self, features: Features | None) -> tuple[str, ...] | None:
@@ -174,6 +176,12 @@ class Forecaster:
     def _quality(self, head: Head, features: Features) -> Estimate:
         calibrated = head.calibration.apply(head.quality.predict(features))
         estimate = Estimate(head.advantage.apply(calibrated.mean), calibrated.std)
+        estimate = self._align(estimate)
+        # No prediction is surer than all outcomes of the expert together: 30 of 30 right is no certainty.
+        return Estimate(estimate.mean, np.fmax(estimate.std, rate_std(estimate.mean, self._counts)))
+
+    def _align(self, estimate: Estimate) -> Estimate:
+        """The columns of the artifact in the pool's order, guesses for experts without evidence."""
         if self._same:
             return estimate
         there = self._aligned.there
@@ -225,14 +233,14 @@ class Forecaster:
         typical = score[self._evidence].mean() if self._evidence.any() else UNKNOWN_QUALITY
         guess = np.where(np.isnan(self._guess), typical, self._guess)
         self._score = np.where(self._evidence, score, guess)
-        # √(p(1 − p) / n), binomial; at least 0.01 for p(1 − p), as 0 of 3 right is no certainty.
-        certain = np.sqrt(np.maximum(score * (1 - score), 0.01) / np.maximum(counts, 1))
-        self._score_std = np.where(self._evidence, certain, UNKNOWN_STD)
+        self._counts: Floats = counts  # (n_experts,) NaN without evidence
+        self._score_std = np.where(self._evidence, rate_std(score, counts), UNKNOWN_STD)
         tokens = spread(_column(expert.output_tokens for expert in experts))
         self._length_known: Bools = ~np.isnan(tokens)
         self._all_lengths = bool(self._length_known.all())
-        usual = tokens[self._length_known].mean() if self._length_known.any() else UNKNOWN_OUTPUT_TOKENS
-        self._tokens = np.minimum(np.where(self._length_known, tokens, usual), self._longest)
+        # Never the lengths of others: those of a small local model would make a talkative one look cheap.
+        known_or_assumed = np.where(self._length_known, tokens, UNKNOWN_OUTPUT_TOKENS)
+        self._tokens = np.minimum(known_or_assumed, self._longest)
         self._measure_latency(artifact, n)
         # a prompt of 256 tokens
         paid = 256.0 * self._price_in + self._prefix_cost + self._tokens * self._price_out

@@ -24,7 +24,7 @@ def rate_interval(mean: float, n: float) -> tuple[float, float]:
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
-def rate_std(mean: Floats, n: Floats) -> Floats:
+def rate_std(mean: Floats | np.float64, n: Floats | np.float64) -> Floats:
     """The standard deviation of Jeffreys' posterior Beta(n·mean + ½, n·(1 − mean) + ½), elementwise."""
     right, wrong = n * mean + 0.5, n * (1 - mean) + 0.5
     std: Floats = np.sqrt(right * wrong / (n + 2)) / (n + 1)
@@ -35,3 +35,18 @@ def show_rate(mean: float, n: float) -> str:
     """A rate with its interval, as `0.93 (0.79–0.98)`."""
     low, high = rate_interval(mean, n)
     return f"{mean:.2f} ({low:.2f}–{high:.2f})"
+
+
+def prediction_interval(mean: float, std: float) -> tuple[float, float]:
+    """The 95 % interval of a predicted rate: that of as many outcomes as would leave this deviation.
+
+    It inverts `rate_std` by bisection: a prediction that rests on n outcomes alone has their interval.
+    """
+    low, high = -4.0, 16.0  # log10 of the number of outcomes
+    for _ in range(40):
+        middle = (low + high) / 2
+        if float(rate_std(np.float64(mean), np.float64(10**middle))) > std:
+            low = middle
+        else:
+            high = middle
+    return rate_interval(mean, 10**high)

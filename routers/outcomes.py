@@ -71,16 +71,21 @@ class OutcomeTable:
     experts: tuple[str, ...]
     models: tuple[str, ...]
     score: Floats
-    score_std: Floats
     cost_usd: Floats
     input_tokens: Floats
     output_tokens: Floats
     latency_s: Floats
     confidence: Floats
     declined: Floats
-    propensity: Floats
     answers: tuple[tuple[str | None, ...], ...] | None = None
     provenance: Provenance = field(default_factory=Provenance)
+    score_std: Floats = field(default_factory=lambda: np.empty(0))
+    propensity: Floats = field(default_factory=lambda: np.empty(0))
+
+    def __post_init__(self) -> None:
+        for name in ("score_std", "propensity"):
+            if not getattr(self, name).size:  # few tables know them
+                object.__setattr__(self, name, np.full(self.score.shape, np.nan))
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -86,6 +86,7 @@ class Prediction:
     latency_s:     expected seconds to the last token; NaN where unknown
     evidence:      (n_experts,) whether the quality rests on measured outcomes of that expert
     categories:    one a query, where the predictor tells them
+    assumed_length: (n_experts,) whether output_tokens, and the cost by them, are assumed: none was measured
     """
 
     experts: tuple[str, ...]
@@ -97,6 +98,7 @@ class Prediction:
     latency_s: Floats
     evidence: Bools
     categories: tuple[str, ...] | None = None
+    assumed_length: Bools | None = None
 
     def __len__(self) -> int:
         return len(self.quality)

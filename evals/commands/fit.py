@@ -135,7 +135,7 @@ def command(
         artifact = keep_experts(artifact, earlier, extractor)
     facts = {"left_out": left_out, "options": _options(predictor, settings, encoder)}
     artifact = replace(artifact, provenance={**artifact.provenance, **facts})
-    artifact.save(out)
+    artifact.save(out, keep_previous=True)
     _show_result(artifact, outcomes, earlier, out, as_json)
 
 

@@ -136,6 +136,10 @@ def show_decision(record: dict[str, Any]) -> None:
         fits = len(line) + len(candidate["reason"]) + 2 <= room
         text = line + ("  " if fits else "\n" + " " * 4) + candidate["reason"]
         click.echo(text if candidate["eligible"] else click.style(text, dim=True))
+    assumed = [c for c in candidates if "output_tokens_assumed" in c and c["cost_usd"] is not None]
+    if assumed:
+        lengths = ", ".join(f"{c['expert']} {c['output_tokens']:.0f}" for c in assumed)
+        click.echo(f"~ assumes an answer of so many tokens, as none was measured: {lengths}")
     if record["tradeoff"] is not None:
         _show_tradeoff(**record["tradeoff"])
     for note in record["notes"]:
@@ -159,17 +163,30 @@ def _format_figures(candidate: dict[str, Any]) -> tuple[str, ...]:
     spread = candidate["quality_std"]
     return (
         candidate["expert"],
-        _format_number(candidate["quality"], "{:.2f}") + ("" if spread is None else f" ±{spread:.2f}"),
-        _format_number(candidate["cost_usd"], "${:.6f}"),
+        _format_quality(candidate["quality"], spread),
+        # `~` marks a price whose number of tokens is assumed.
+        _format_number(
+            candidate["cost_usd"], "~${:.6f}" if "output_tokens_assumed" in candidate else "${:.6f}"
+        ),
         _format_number(candidate["latency_s"], "{:.2f} s"),
         _format_number(candidate["utility"], "{:.3f}"),
     )
 
 
+def _format_quality(mean: float | None, std: float | None) -> str:
+    """The predicted score with its interval, within 0 and 1."""
+    from routers import prediction_interval
+
+    if mean is None or std is None:
+        return _format_number(mean, "{:.2f}")
+    low, high = prediction_interval(mean, std)
+    return f"{mean:.2f} ({low:.2f}–{high:.2f})"
+
+
 def _format_row(width: int, cells: tuple[str, ...]) -> str:
     name, *figures = cells
     return f"{name:{width}}" + "".join(
-        f"{cell:>{n}}" for cell, n in zip(figures, (13, 12, 10, 9), strict=True)
+        f"{cell:>{n}}" for cell, n in zip(figures, (18, 12, 10, 9), strict=True)
     )
 
 

@@ -193,7 +193,7 @@ def unpack_decision(packed: bytes) -> Decision:
     for name, value in plain.items():
         if isinstance(value, list):
             # Arrays are lists in msgpack: their types must be restored, as indexing with floats fails.
-            kind = {"order": np.int64, "evidence": np.bool_}.get(name, np.float64)
+            kind = {"order": np.int64, "evidence": np.bool_, "assumed_length": np.bool_}.get(name, np.float64)
             plain[name] = np.array(value, dtype=kind)
     return Decision(**plain)
 

@@ -38,7 +38,7 @@ def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 def test_the_replaced_artifact_stays_beside_the_new_one(tmp_path: Path, system: str) -> None:
     for n in (10, 20, 30):
-        artifact(n).save(tmp_path / "a")
+        artifact(n).save(tmp_path / "a", keep_previous=True)
     assert score(tmp_path / "a") == pytest.approx(0.3)
     assert score(previous_path(tmp_path / "a")) == pytest.approx(0.2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.previous"]

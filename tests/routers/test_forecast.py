@@ -24,6 +24,7 @@ from routers import (
 )
 from routers.calibration import Advantage
 from routers.fit import choose_margin, cross_fit
+from routers.intervals import prediction_interval, rate_interval, rate_std
 from routers.predictors.blend import Blend
 
 WORDS = ["sum", "add", "times", "capital", "river", "poem"]
@@ -453,3 +454,51 @@ def test_fitting_over_processes_learns_the_same() -> None:
         one, other = (made.heads[tier].quality.predict(features) for made in (alone, beside))
         np.testing.assert_allclose(one.mean, other.mean, atol=1e-12)
         assert alone.heads[tier].metrics == pytest.approx(beside.heads[tier].metrics)
+
+
+def few_right(n: int) -> Artifact:
+    """An expert that was right n times of n, and one that was wrong as often; no lengths but of the first."""
+    texts = [f"sum number {'abcdefghij'[i % 10]} {i}" for i in range(n)]
+    score = np.stack((np.ones(n), np.zeros(n)), axis=1)
+    tokens = np.stack((np.full(n, 9.0), np.full(n, np.nan)), axis=1)
+    outcomes = OutcomeTable.build(texts, ["calc", "bard"], {"score": score, "output_tokens": tokens})
+    return fit_artifact(outcomes, WordExtractor(), FitSettings("linear", n_folds=2))
+
+
+@pytest.mark.parametrize("with_features", [True, False])
+def test_thirty_of_thirty_right_are_no_certainty(with_features: bool) -> None:
+    forecaster = Forecaster([ExpertProfile("calc", "calc"), ExpertProfile("bard", "bard")], few_right(30))
+    queries, features = make_queries("sum number c 1")
+    prediction = forecaster.predict(queries, features if with_features else None)
+    low, high = prediction_interval(prediction.quality[0, 0], prediction.quality_std[0, 0])
+    assert low < 0.9
+    assert high == pytest.approx(1.0)
+    low, high = prediction_interval(prediction.quality[0, 1], prediction.quality_std[0, 1])
+    assert low == pytest.approx(0.0)
+    assert high > 0.1
+
+
+def test_an_interval_of_outcomes_alone_is_wilsons() -> None:
+    assert rate_interval(1.0, 30) == pytest.approx((0.8865, 1.0), abs=1e-3)
+    assert rate_interval(0.0, 30) == pytest.approx((0.0, 0.1135), abs=1e-3)
+    assert rate_interval(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-3)
+    assert rate_interval(0.5, 0) == (0.0, 1.0)
+    for mean, n in ((1.0, 30), (0.3, 12), (0.0, 4)):
+        std = float(rate_std(np.float64(mean), np.float64(n)))
+        assert prediction_interval(mean, std) == pytest.approx(rate_interval(mean, n), abs=1e-6)
+
+
+@pytest.mark.parametrize("with_features", [True, False])
+def test_a_price_never_rests_on_the_lengths_of_another_expert(with_features: bool) -> None:
+    pool = [
+        ExpertProfile("calc", "calc", 1e-6, 2e-6),
+        ExpertProfile("bard", "bard", 1e-6, 2e-6),  # measured, without lengths
+        ExpertProfile("new", "new", 1e-6, 2e-6),
+        ExpertProfile("short", "short", 1e-6, 2e-6, max_output_tokens=50),
+    ]
+    queries, features = make_queries("sum number c 1", n_input_tokens=100)
+    prediction = Forecaster(pool, few_right(30)).predict(queries, features if with_features else None)
+    assert prediction.output_tokens[0] == pytest.approx([9, 256, 256, 50], rel=0.1)
+    assert prediction.cost_usd[0, 1:] == pytest.approx([100e-6 + n * 2e-6 for n in (256, 256, 50)])
+    assert prediction.assumed_length is not None
+    assert prediction.assumed_length.tolist() == [False, True, True, True]
