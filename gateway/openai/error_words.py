@@ -67,7 +67,11 @@ WORD_FAULT: dict[str, Fault] = {
         "contextlengthexceeded contextwindowexceeded exceedcontextsize stringabovemaxlength contextoverflow"
         " requesttoolarge payloadtoolarge prompttoolong maxtokensexceeded",
     ),
-    **_spellings("unsupported", "unsupportedparameter unsupportedvalue unsupportedparams unknownparameter"),
+    **_spellings(
+        "unsupported",
+        "unsupportedparameter unsupportedvalue unsupportedparams unknownparameter toolusefailed"
+        " jsonvalidatefailed",
+    ),
     **_spellings(
         "key",
         "authentication invalidapikey apikeyinvalid invalidauthentication unauthenticated unauthorized"
@@ -158,10 +162,12 @@ def read_status_fault(status: int) -> Fault:
 def read_word_fault(word: str | None) -> Fault | None:
     if not word:
         return None
-    plain = re.sub(r"[^a-z0-9]", "", word.lower())
-    for ending in ("", "error", "exception"):
-        if plain.endswith(ending) and (fault := WORD_FAULT.get(plain.removesuffix(ending))):
-            return fault
+    # Alibaba's have a second part after a dot (`Throttling.RateQuota`), AWS's one before (`x#Throttling`).
+    for part in dict.fromkeys((word, word.partition(".")[0], word.rpartition("#")[2])):
+        plain = re.sub(r"[^a-z0-9]", "", part.lower())
+        for ending in ("", "error", "exception"):
+            if plain.endswith(ending) and (fault := WORD_FAULT.get(plain.removesuffix(ending))):
+                return fault
     return None
 
 

@@ -36,11 +36,13 @@ MAX_TEXT_CHARS = 300
 
 BOM = b"\xef\xbb\xbf"
 NAN = re.compile(rb'("(?:[^"\\]|\\.)*+")|-?Infinity|NaN', re.DOTALL)
-ERROR_TEXT = re.compile(rb"\s*(?:\w+ ){0,2}\w*(?:error|exception|traceback)\b", re.IGNORECASE)
+PUNCTUATION = (b"", b"{", b"[", b'"', b"<")
+ERROR_TEXT = re.compile(r"\s*(?:\w+ ){0,2}\w*(?:error|exception|traceback)\b", re.IGNORECASE)
 TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 HIDDEN = re.compile(r"<!--.*?-->|<(script|style)\b.*?</\1>", re.IGNORECASE | re.DOTALL)
 TAG = re.compile(r"<[^>]*>")
 
+KEY_REFUSED = "the key was refused, check api_key"
 NO_HEADERS: Mapping[str, str] = {}
 
 
@@ -103,8 +105,8 @@ def find_error(value: Any) -> ErrorObject | None:
     error = read_fields(value)
     if "error" in (value.get("object"), value.get("type"), value.get("status")):
         return error
-    # A message alone may be anything; with a code that means an error it is one.
-    return error if error.message and (error.status or any(map(read_word_fault, error.words))) else None
+    # A message alone may be anything; where it or a code means an error it is one.
+    return error if error.message and error.fault() else None
 
 
 def _read_inner(inner: Any, outer: Mapping[str, Any]) -> ErrorObject:
@@ -112,7 +114,9 @@ def _read_inner(inner: Any, outer: Mapping[str, Any]) -> ErrorObject:
     if isinstance(inner, dict):
         beside = {name: outer[name] for name in STATUS_FIELDS if name in outer}
         return read_fields({**beside, **inner})
-    text = inner if isinstance(inner, str) else ""
+    if isinstance(inner, list) and (first := find_error(inner)):
+        return first
+    text = inner if isinstance(inner, str) else "" if inner is True else encode(inner).decode()
     error = read_fields(outer)
     words = error.words if " " in text else (text, *error.words)
     return replace(error, message=error.message or text, words=words)
@@ -230,7 +234,9 @@ def build_failure(
     if status == 503 and http_status == 200 and any("overload" in word.lower() for word in error.words):
         status = 529  # as Anthropic answers where it may still choose the status
     # An upstream that refuses a key may quote the key in its error.
-    text = "" if fault == "key" else one_line(error.message)
+    text = one_line(error.message)
+    if fault == "key":
+        text = "access was refused, check the key and what it may use" if status == 403 else KEY_REFUSED
     head = f"reported error {status}" if status else "reported an error"
     if http_status != 200:
         head = f"answered {http_status}"
@@ -257,8 +263,9 @@ def read_failure(http_status: int, body: bytes, headers: Mapping[str, str] = NO_
 def find_failure(payload: bytes) -> UpstreamError | None:
     """The failure that a whole answer, or the data of an event, tells of; None where it is no error."""
     value = decode_leniently(payload)
-    if value is None and ERROR_TEXT.match(payload):
-        value = first_line(payload)
+    if value is None and payload.lstrip()[:1] not in PUNCTUATION:
+        text = first_line(payload)
+        value = text if ERROR_TEXT.match(text) or read_text_fault(text) else None
     error = find_error(value)
     return build_failure(error, body=payload) if error is not None else None
 

@@ -35,6 +35,7 @@ def failure_of(status: int, body: object) -> UpstreamError:
             ),
         ),
         (403, openai("Your input was flagged by moderation", code=403)),
+        (400, openai("Failed to call a function", code="tool_use_failed", type="invalid_request_error")),
         (404, openai("no such thing")),
         (405, b"Method Not Allowed"),
         (409, openai("busy with another")),
@@ -111,9 +112,33 @@ def test_b16_a_proxys_page_is_told_in_one_line(body: bytes, line: str) -> None:
         b'{"message": "loading the model"}',
         b'{"choices": [{"delta": {"content": "an \\"error\\" here"}}]}',
         b'{"error": null, "choices": []}',
+        b'{"not": "rate limit',
         b"null",
         b"3",
+        b"",
     ],
 )
 def test_what_is_no_error_is_none(payload: bytes) -> None:
     assert find_failure(payload) is None
+
+
+@pytest.mark.parametrize(
+    ("payload", "status"),
+    [
+        (b"upstream request timeout", 504),
+        (b"Internal Server Error", 500),
+        (b"error: 429 too many requests", 429),
+        (b"Error: the engine died", None),
+        (b'"Service Unavailable"', 503),
+    ],
+)
+def test_a_bare_text_that_tells_of_an_error_is_one(payload: bytes, status: int | None) -> None:
+    failure = find_failure(payload)
+    assert failure is not None
+    assert (failure.status, failure.faults_expert) == (status, True)
+
+
+def test_a_refused_key_says_what_to_check_and_nothing_of_the_key() -> None:
+    body = b'{"error": {"message": "Incorrect API key provided: sk-secret123456"}}'
+    assert read_failure(401, body).message == "answered 401: the key was refused, check api_key"
+    assert read_failure(403, body).message.startswith("answered 403: access was refused")

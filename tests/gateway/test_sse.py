@@ -83,14 +83,18 @@ def test_an_event_waits_for_its_end() -> None:
         {"reasoning": "x"},
         {"refusal": "x"},
         {"function_call": {"name": "f"}},
+        {"thinking_text": "x"},
+        {"annotations": [{"type": "url"}]},
     ],
 )
 def test_any_kind_of_delta_is_a_first_token(delta: dict[str, object]) -> None:
     assert fed(build_chunk("m", delta))[1].spoke
 
 
-def test_a_role_alone_is_no_first_token() -> None:
+@pytest.mark.parametrize("more", [{}, {"content": None}, {"thinking_text": ""}, {"provider": "x", "id": "1"}])
+def test_a_role_alone_is_no_first_token(more: dict[str, object]) -> None:
     assert not fed(ROLE)[1].spoke
+    assert not fed(build_chunk("m", {"role": "assistant", **more}))[1].spoke
 
 
 def test_a_finish_without_a_word_is_an_answer() -> None:

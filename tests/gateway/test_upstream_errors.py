@@ -60,6 +60,9 @@ WAITS = {
     "529": (openai("Overloaded", code=529), 503),
     "503": (openai("loading", code=503), 503),
     "detail": ({"detail": "Too Many Requests"}, 429),
+    "Alibaba": ({"code": "Throttling.RateQuota", "message": "no", "request_id": "r"}, 429),
+    "message": ({"error_code": 336501, "error_msg": "rpm limit reached"}, 429),
+    "list": ({"error": [{"message": "slow down", "code": 429}]}, 429),
     "bare text": ("rate limit reached", 429),
     "quota": (
         openai("You exceeded your current quota", type="insufficient_quota", code="insufficient_quota"),

@@ -46,6 +46,8 @@ def test_it_is_open_until_the_cooldown_ends(open_breaker: CircuitBreaker) -> Non
         (LIMITED, [5, 10, 20, 40, 60, 60]),
         (REJECTED, [30, 30, 30]),
         (UpstreamError("status", "answered 403", status=403), [30, 30]),
+        (UpstreamError("quota", "answered 402", status=402), [30, 30]),
+        (UpstreamError("status", "answered 529", status=529), [5, 10]),
         (LIMITED_7_S, [7, 7]),
         (BROKEN, [0, 0, 5, 10, 20, 40, 60]),
     ],

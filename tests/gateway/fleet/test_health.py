@@ -121,6 +121,7 @@ def test_a_lost_probe_blocks_other_probes_for_a_while_only(fleet: FleetState, cl
         UpstreamError("status", "answered 400", status=400, context_too_long=True),
         UpstreamError("busy", "is full"),
         UpstreamError("declined", "has no answer"),
+        UpstreamError("unsupported", "answered 404", status=404),
     ],
 )
 def test_a_request_at_fault_does_not_tell_on_the_expert(fleet: FleetState, error: UpstreamError) -> None:
