@@ -32,17 +32,31 @@ Examples:
 """
 TEMPLATE: tuple[dict[str, Any], ...] = (
     {"question": "Within how many days can an order be returned? Policy: 30 days.", "answer": 30},
+    {"question": "An order of 3 shirts at 12.50 each, delivery 4. What is the total?", "answer": 41.5},
+    {"question": "A parcel leaves on Monday and takes 3 days. How many days until Friday then?", "answer": 1},
     {"question": "Is this message angry? Answer yes or no: Thanks, that solved it!", "answer": "no"},
+    {"question": "Is this message angry? Answer yes or no: I want my money back NOW!", "answer": "yes"},
+    {
+        "question": "Is a gift card a product that can be returned? Policy: gift cards are final.",
+        "answer": "no",
+    },
     {"question": "What is the capital of Peru?", "answer": "Lima"},
     {"question": "Which river flows through Vienna?", "answer": "Danube | Donau"},
+    {"question": "Name the customer: Hello, Mary Shaw here, my parcel is late.", "answer": "Mary Shaw"},
+    {"question": "In which city is the customer? I moved from Bonn to Graz.", "answer": "Graz"},
     {
         "question": "Explain in two sentences why a refund can be refused.",
         "answer": ["proof of purchase", "30 days"],
         "grader": "keywords",
     },
+    {
+        "question": "Answer as JSON with name and city: I am Ann, from Oslo.",
+        "answer": {"name": "Ann", "city": "Oslo"},
+    },
     {"question": "Write a friendly reply to a customer whose parcel is late."},
+    {"question": "Write a slogan for a shop that mends bicycles."},
 )
-"""One of each kind: a number, yes or no, a phrase, two spellings, what must be said, and one for a judge."""
+"""Numbers, yes or no, phrases, two spellings, what must be said, JSON, and two for a judge."""
 
 
 @click.group("probes")
@@ -123,5 +137,6 @@ def _as_csv() -> str:
     writer = csv.DictWriter(out, ["question", "answer", "grader"], lineterminator="\n")
     writer.writeheader()
     for row in TEMPLATE:
-        writer.writerow({k: ", ".join(v) if isinstance(v, list) else v for k, v in row.items()})
+        cells = {name: ", ".join(v) if isinstance(v, list) else v for name, v in row.items()}
+        writer.writerow({n: json.dumps(v) if isinstance(v, dict) else v for n, v in cells.items()})
     return out.getvalue()

@@ -209,5 +209,5 @@ def test_the_template_passes_the_check_and_says_what_comes_next(tmp_path: Path, 
     assert result.exit_code == 0, result.output
     assert f"next: thalamus profile --probes {path} --judge EXPERT" in result.output
     graders = {probe.grader for probe in load_probes(path)}
-    assert graders == {"number", "yes_no", "text", "keywords", "judge"}
+    assert graders == {"number", "yes_no", "text", "keywords", "json", "judge"}
     assert CliRunner().invoke(command, ["template", str(path)]).exit_code == 1
