@@ -207,6 +207,7 @@ class UpstreamError(Exception):
         status: HTTP status of the upstream, where there was one.
         body, content_type: what the upstream answered, for a refusal that goes back as it is.
         retry_after_s: seconds the upstream asked to wait before the next call.
+        can_adapt: the expert would take the same call now, without a wish that it refused.
     """
 
     def __init__(
@@ -228,6 +229,7 @@ class UpstreamError(Exception):
         self.content_type = content_type
         self.retry_after_s = retry_after_s
         self.context_too_long = context_too_long
+        self.can_adapt = False
 
     @property
     def moves_on(self) -> bool:

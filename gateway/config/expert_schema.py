@@ -251,6 +251,10 @@ class ExpertConfig(StrictStruct, frozen=True):
     """Request fields that are used where the request does not set them, such as `{temperature: 0}`."""
     override_params: dict[str, Any] = msgspec.field(default_factory=dict)
     """Request fields that replace those of the request."""
+    unsupported_params: Literal["drop", "refuse"] = "drop"
+    """What happens to a wish that the model does not take, such as `temperature` at a reasoning model: `drop`
+    leaves it out and warns in `x-thalamus-warning`, `refuse` asks the next expert instead.
+    """
     max_output_tokens: Count | None = None
     """Longest answer in tokens; it limits the request and `params` too."""
     input_cost_per_token: NotNegative | None = None

@@ -229,6 +229,8 @@ class PlanExecutor:
         step = next(steps)
         replies: dict[str, Reply] = {}
         failure: UpstreamError | None = None
+        # Experts that would answer without a wish that they refused: asked last, as another may keep it.
+        adaptable: list[Attempt] = []
         while True:
             outcome: GatherResult | Literal["moved_on", "refused"] = "moved_on"
             if isinstance(step, Gather):
@@ -246,13 +248,17 @@ class PlanExecutor:
                 except UpstreamError as error:
                     failure = error
                     outcome = "moved_on" if error.moves_on else "refused"
+                    if error.can_adapt:
+                        adaptable.append(step)
             try:
                 step = steps.send(outcome)
             except StopIteration as done:
                 # The plan ends with a member's name where its answer is the panel's (a vote).
                 if done.value is not None:
                     return self._use_member(done.value, replies, trace)
-                raise failure or self._unavailable(request) from None
+                if not adaptable or outcome == "refused":
+                    raise failure or self._unavailable(request) from None
+                step = adaptable.pop(0)  # the generator has ended: it says so again after this attempt
 
     async def call(self, name: str, call: Call, trace: ExecutionTrace, role: Role | None = None) -> Reply:
         """Call one expert; the trace and the fleet record what came of it.
@@ -272,6 +278,7 @@ class PlanExecutor:
             self._fleet.release(name)
             raise
         elapsed_s = perf_counter() - start
+        trace.warnings += reply.warnings
         record = AttemptRecord(name, "answered", 200, None, elapsed_s, reply.deployment, role)
         if reply.events is not None:
             trace.streaming = record

@@ -7,6 +7,7 @@ from typing import Generic, Protocol, TypeVar
 from ..config import DeploymentConfig
 from ..fleet.circuit_breaker import CircuitBreaker
 from ..waiting import ConcurrencyLimit, RateLimit
+from .parameters import Parameters
 from .prompt_preset import PromptPreset
 from .types import Call, Fields, Reply, UpstreamError
 
@@ -35,15 +36,40 @@ class DeployedExpert(Generic[D]):
     the next is tried, each once.
     """
 
-    def __init__(self, name: str, preset: PromptPreset, deployments: Sequence[D]) -> None:
+    def __init__(
+        self,
+        name: str,
+        preset: PromptPreset,
+        deployments: Sequence[D],
+        parameters: Parameters,
+    ) -> None:
         self.name = name
         self._preset = preset
+        self._parameters = parameters
         self.deployments = tuple(deployments)
         self._turn = 0
 
     async def call(self, call: Call) -> Reply:
         # Most experts have no preset: the client's own bytes go upstream.
         fields = call.fields if self._preset.is_plain else self._preset.apply(call)
+        if call.endpoint == "embeddings":
+            return await self._ask(call, fields)
+        while True:
+            sent, warnings = self._parameters.adapt(fields)
+            try:
+                reply = await self._ask(call, sent)
+            except UpstreamError as error:
+                form = self._parameters.learn(error, sent) if error.kind == "unsupported" else None
+                # Ends: each field has two names, and a name that was refused is not tried again.
+                if form != "renamed":
+                    error.can_adapt = form == "left_out"
+                    raise
+            else:
+                reply.warnings = (*warnings, *reply.warnings)
+                return reply
+
+    async def _ask(self, call: Call, fields: Fields) -> Reply:
+        """Ask the deployments, one after another."""
         if len(self.deployments) == 1:
             return await self.deployments[0].call(call, fields)
         untried = list(self.deployments)

@@ -7,7 +7,7 @@ import inspect
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -18,6 +18,7 @@ from ..openai.answers import check_answer
 from ..openai.events import EventStream
 from ..openai.failures import ErrorObject, build_failure
 from .deployments import DeployedExpert, build_limit
+from .parameters import Parameters
 from .prompt_preset import PromptPreset
 from .types import Call, Expert, Fields, Reply, UpstreamError
 
@@ -61,6 +62,12 @@ PARAMETERS = frozenset(
     }
 )
 """What LiteLLM is given of a client's fields: it takes addresses, keys and callbacks by keyword too."""
+
+TRANSLATED = PARAMETERS - {
+    *("dimensions", "encoding_format", "input", "max_completion_tokens", "max_tokens", "messages", "prompt"),
+    *("safety_identifier", "stream_options", "suffix", "thinking", "top_k"),
+}
+"""Fields of which LiteLLM says for each model whether it translates them; it drops the others."""
 
 FUNCTIONS = {"chat/completions": "acompletion", "completions": "atext_completion", "embeddings": "aembedding"}
 decode = msgspec.json.decode
@@ -173,6 +180,7 @@ class LiteLLMDeployment:
         config: DeploymentConfig,
         timeouts: TimeoutConfig,
         loader: LibraryLoader,
+        parameters: Parameters,
     ) -> None:
         """`model` is `provider/model`."""
         self.name = name
@@ -180,10 +188,13 @@ class LiteLLMDeployment:
         self.slots = build_limit(config)
         self._timeouts = timeouts
         self._loader = loader
+        self._parameters = parameters
         self._own = _own_arguments(model, config, timeouts)
+        self._known: frozenset[str] | None = None
 
     async def call(self, call: Call, fields: Fields) -> Reply:
         litellm = await self._loader.module()
+        fields, warnings = await self._leave_out(litellm, call, fields)
         await self.slots.acquire(self._timeouts.first_token_s)
         reply: Reply | None = None
         try:
@@ -193,7 +204,22 @@ class LiteLLMDeployment:
                 self.slots.release()
         if self.slots.rate is not None:
             reply.when_counted(self.slots.rate.charge, call)
+        reply.warnings = warnings
         return reply
+
+    async def _leave_out(self, litellm: Any, call: Call, fields: Fields) -> tuple[Fields, tuple[str, ...]]:
+        """The fields without those that LiteLLM would drop without a word.
+
+        Raises:
+            UpstreamError: the answer depends on one of them.
+        """
+        if call.endpoint != "chat/completions":
+            return fields, ()
+        if self._known is None:
+            # The first question for a provider imports its module: a tenth of a second.
+            self._known = await asyncio.to_thread(_list_translated, litellm, self._own)
+        unknown = fields.keys() & TRANSLATED - self._known
+        return self._parameters.leave_out(fields, unknown) if unknown else (fields, ())
 
     async def _ask(self, litellm: Any, call: Call, fields: Fields) -> Reply:
         """Ask; the end of a stream gives its slot back."""
@@ -239,6 +265,16 @@ class LiteLLMDeployment:
         return events
 
 
+def _list_translated(litellm: Any, own: Mapping[str, Any]) -> frozenset[str]:
+    """Which fields LiteLLM translates for a model; all, where it does not say."""
+    try:
+        model, provider, _, _ = litellm.get_llm_provider(model=own["model"], api_base=own.get("api_base"))
+        known = litellm.get_supported_openai_params(model=model, custom_llm_provider=provider)
+    except Exception:  # the call itself says better what is wrong with the model
+        return TRANSLATED
+    return frozenset(known) if known else TRANSLATED
+
+
 def _own_arguments(model: str, config: DeploymentConfig, timeouts: TimeoutConfig) -> dict[str, Any]:
     """What is the same for every call of a deployment, and not the client's to say."""
     own: dict[str, Any] = {
@@ -266,6 +302,7 @@ class LiteLLMExpert(DeployedExpert[LiteLLMDeployment]):
         self, config: ExpertConfig, timeouts: TimeoutConfig, load: Callable[[], Any] | None = None
     ) -> None:
         self.loader = LITELLM if load is None else LibraryLoader(load)
+        parameters = Parameters(config)
         deployments = [
             LiteLLMDeployment(
                 f"{config.name}#{n}",
@@ -273,10 +310,11 @@ class LiteLLMExpert(DeployedExpert[LiteLLMDeployment]):
                 place,
                 timeouts,
                 self.loader,
+                parameters,
             )
             for n, place in enumerate(config.effective_deployments(), start=1)
         ]
-        super().__init__(config.name, PromptPreset(config), deployments)
+        super().__init__(config.name, PromptPreset(config), deployments, parameters)
 
     @property
     def in_use(self) -> int:

@@ -27,6 +27,7 @@ from ..openai.retry_after import read_retry_after_s
 from ..waiting import ConcurrencyLimit
 from .deployments import DeployedExpert, build_limit
 from .failures import status_failure, transport_failure
+from .parameters import Parameters
 from .prompt_preset import PromptPreset
 from .types import Call, Endpoint, Fields, Reply, UpstreamError
 
@@ -306,7 +307,7 @@ def openai_expert(config: ExpertConfig, timeouts: TimeoutConfig, transport: Tran
         _build_deployment(n, deployment, config, timeouts, transport)
         for n, deployment in enumerate(config.effective_deployments(), start=1)
     ]
-    return OpenAIExpert(config.name, PromptPreset(config), deployments)
+    return OpenAIExpert(config.name, PromptPreset(config), deployments, Parameters(config))
 
 
 def _build_deployment(

@@ -35,6 +35,7 @@ class Call:
 class Reply:
     """What an expert answered: whole, or as events whose first token is already there.
 
+    warnings: what of the request was not sent as it was asked
     waited_s: until a local engine was loaded and had room; tells nothing of how quickly it answers
     """
 
@@ -44,6 +45,7 @@ class Reply:
     content_type: bytes = b"application/json"
     deployment: str | None = None
     waited_s: float = 0.0
+    warnings: tuple[str, ...] = ()
 
     def when_counted(self, note: Callable[[int], None], call: Call) -> None:
         """Have `note` called with the tokens of the call: now, or when the answer's stream ends."""

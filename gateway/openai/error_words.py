@@ -120,6 +120,7 @@ UNSUPPORTED = re.compile(
     r"(?:not supported|unsupported|not enabled|isn't supported)"
     r"|(?:does not|doesn't|do not) support (?:the )?(?:parameter|tools?\b|tool use|function|streaming|system"
     r"|developer|json|response|structured|logprobs|temperature|top_|n\b|stop)"
+    r"|response_format\S*\s*(?:type\W+(?:is unavailable|must be)|type is unavailable|must be)"
     r"|auto\"? tool choice requires|may only be set to|supports at most \d+ completion tokens"
     r"|maximum allowed number of output tokens",
     re.IGNORECASE,

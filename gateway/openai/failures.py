@@ -98,7 +98,9 @@ def find_error(value: Any) -> ErrorObject | None:
         return _find_in_choices(choices)
     if (errors := value.get("errors")) and isinstance(errors, list):
         return _read_inner(errors[0], value)
-    if detail := value.get("detail"):
+    # Mistral puts FastAPI's form under `message`.
+    inner = value.get("message")
+    if detail := value.get("detail") or (inner.get("detail") if isinstance(inner, dict) else None):
         return _read_detail(detail, value)
     if isinstance(base := value.get("base_resp"), dict) and base.get("status_code"):
         return ErrorObject(str(base.get("status_msg") or ""))
