@@ -59,6 +59,8 @@ _INSTRUCTION_WORDS = _INSTRUCTION_HEADS | frozenset(
     "very can could would math maths arithmetic simply arabic whole conversion time task carefully out below "
     "equation english symbols symbol punctuation anything additional extra".split()
 )
+_MORE_WORDS = frozenset("work working explain explanation explanations steps step sentence words".split())
+_NEGATIONS = frozenset("no not don't without nothing only just alone".split())
 _NUMBER_ONLY = re.compile(
     r"\b(?:only|just|nothing|alone|no|without|single)\b.*\b(?:number|numeral|value|digits?|integer|figure"
     r"|units?)\b"
@@ -155,4 +157,8 @@ def _is_instruction(clause: str) -> bool:
     words = re.findall(r"[^\W_]+(?:'[a-z]+)?", clause)
     if any(word.isdigit() for word in words) or not words:
         return not words and not re.search(r"\d", clause)
-    return all(word in _INSTRUCTION_WORDS for word in words) and not _INSTRUCTION_HEADS.isdisjoint(words)
+    if not all(word in _INSTRUCTION_WORDS for word in words) or _INSTRUCTION_HEADS.isdisjoint(words):
+        return False
+    # "Show your work", "reply in words": more than a result is asked for, and no tool can give it.
+    more = _MORE_WORDS.intersection(words) - ({"work"} if "out" in words else set())
+    return not more or not _NEGATIONS.isdisjoint(words)

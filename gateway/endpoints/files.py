@@ -11,7 +11,7 @@ from starlette.routing import Route
 from ..asgi.application import ClientDisconnectedError
 from ..batches.files import FileStore, read_form
 from ..batches.types import NO_OWNER, FileTooLarge
-from ..errors import InvalidField
+from ..errors import InvalidField, UnsupportedEncoding
 from .answers import json_response
 
 DEFAULT_PAGE = 10_000
@@ -41,6 +41,12 @@ async def upload_file(request: Request) -> Response:
         BadRequest: the form is invalid, its purpose is unknown, or the file is too large.
     """
     files = get_file_store(request)
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise UnsupportedEncoding(
+            "content-encoding: files are read as they come; send the form without an encoding",
+            param="content-encoding",
+            served=("identity",),
+        )
     declared = request.headers.get("content-length", "")
     # Refused before its gigabytes are sent. A chunked upload declares no length; the sink counts its bytes.
     if declared.isdigit() and int(declared) > files.max_bytes + MAX_FORM_OVERHEAD_BYTES:

@@ -100,8 +100,15 @@ def _parse_texts(fields: Fields) -> list[str]:
             "in LangChain's OpenAIEmbeddings set check_embedding_ctx_length=False",
             param="input",
         )
-    if not texts or not all(isinstance(text, str) and text for text in texts):
+    if not texts or not value:
         raise InvalidField("'input' must be a non-empty string or a list of them", param="input")
+    for place, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InvalidField(f"input[{place}] must be a string", param="input")
+        if not text:
+            raise InvalidField(
+                f"input[{place}] is empty: an empty text has no vector; leave it out", param="input"
+            )
     _check_size(texts)
     return texts
 

@@ -5,6 +5,7 @@ command line all call it.
 """
 
 import re
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -226,8 +227,12 @@ def parse_body(body: bytes) -> Fields:
         InvalidJson: the body is not a JSON object, or not UTF-8.
         ForbiddenField: the body names an upstream address or a key.
     """
+    # RFC 8259, section 8.1: a mark may be passed over. PowerShell writes one.
+    body = body.removeprefix(BOM_UTF8)
     try:
         if not body.isascii():
+            if body.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+                raise InvalidJson("the body is UTF-16, by its byte order mark; send it as UTF-8")
             body.decode()  # msgspec.Raw skips over strings without decoding them
         check_surrogates(body)
         fields = _fields.decode(body)

@@ -225,6 +225,31 @@ def test_what_is_not_wholly_a_computation_is_left_to_others(question: str) -> No
     assert answer(question, TODAY) is None
 
 
+@pytest.mark.parametrize(
+    "wish",
+    [
+        "Show your work.",
+        "Reply in words.",
+        "Show the steps.",
+        "Answer in a full sentence.",
+        "Explain.",
+        "Think step by step.",
+        "Answer as JSON.",
+        "Answer in French.",
+    ],
+)
+@pytest.mark.parametrize("form", ["What is 17*23? {}", "{} What is 17*23?", "{}\n17*23"])
+def test_a_wish_for_more_than_the_result_is_left_to_others(wish: str, form: str) -> None:
+    assert answer(form.format(wish), TODAY) is None
+
+
+@pytest.mark.parametrize(
+    "wish", ["No explanation.", "Only the number, no words.", "Answer in one word.", "Work it out."]
+)
+def test_a_wish_for_the_bare_result_is_answered(wish: str) -> None:
+    assert answer(f"What is 17*23? {wish}", TODAY) == Answer("391", "arithmetic")
+
+
 def test_the_calculator_gives_the_text_alone() -> None:
     assert calculator("What is 4817*392?") == "1888264"
     assert calculator("Who wrote Hamlet?") is None

@@ -123,6 +123,17 @@ def test_a_bomb_of_many_members_or_layers_is_bounded() -> None:
         inflate_body(b"", "deflate", MAX_BYTES)
 
 
+async def test_a_compressed_form_is_a_415(live: LiveApp) -> None:
+    answer = await live.post("files", gzip.compress(b"--x"), content_encoding="gzip")
+    assert (answer.status, answer.headers["accept-encoding"]) == (415, "identity")
+
+
+async def test_a_byte_order_mark_is_passed_over_or_named(live: LiveApp) -> None:
+    assert (await live.post("chat/completions", b"\xef\xbb\xbf" + RAW)).status == 200
+    wide = await live.post("chat/completions", RAW.decode().encode("utf-16"))
+    assert (wide.status, "the body is UTF-16" in wide.error["message"]) == (400, True)
+
+
 @pytest.mark.parametrize(
     ("text", "where"),
     [
