@@ -25,7 +25,8 @@ from ..datasets import FORMATS, read_outcomes, source_splits
 from ..evaluate import RouterSpec, parse_router_specs
 from ..probes.files import load_bundled_outcomes
 from ..replay import RecordedExtractor
-from ..report import Facts, ReportRequest, facts_of, markdown_of, page_of
+from ..report import Facts, ReportRequest, export_files, facts_of, markdown_of, page_of
+from ..report.markdown import format_value, label_measure
 from ..run_all import aggregate_runs, build_context, list_jobs, run_jobs
 from ..splits import EvalProtocol, holdout, kfold, routellm, routerdc
 from ..vectors import VectorCache
@@ -102,6 +103,8 @@ def command(
 ) -> None:
     """Compare routers on the outcomes in DATA and write report.json, report.md and report.html to --out.
 
+    Tables as CSV and LaTeX, charts as SVG and a citation lie beside them.
+
     The engine that serves decides every test query; every choice is made on the training part.
     """
     bundled = str(data) == BUNDLED
@@ -121,6 +124,9 @@ def command(
         encoder=encoder,
         with_prompts=prompts,
         n_draws=draws,
+        settings={
+            one.name: {"predictor": one.predictor, "tier": one.tier, **one.settings} for one in router_specs
+        },
     )
     with progress_bar() as on_progress:
         read = RecordedExtractor.of(eval_protocol.texts(), extractor, on_progress)
@@ -194,6 +200,8 @@ def _write(out: Path, facts: Facts) -> None:
     (out / "report.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
     (out / "report.md").write_text(markdown_of(facts), "utf-8")
     (out / "report.html").write_text(page_of(facts), "utf-8")
+    for name, text in export_files(facts).items():
+        (out / name).write_text(text, "utf-8")
 
 
 def _say(facts: Facts, out: Path, as_json: bool) -> None:
@@ -204,10 +212,10 @@ def _say(facts: Facts, out: Path, as_json: bool) -> None:
         )
         return
     for name, figures in all_routers.items():
+        shown = [key for key in ("accuracy", "area", "cost_saved", "apgr") if figures[key] is not None]
+        units = {key: facts["measures"][key]["unit"] for key in shown}
         cells = [
-            f"{key} {figures[key]['value']:.4f}"
-            for key in ("accuracy", "area", "cost_saved", "apgr")
-            if figures[key] is not None
+            f"{label_measure(facts, key)} {format_value(units[key], figures[key]['value'])}" for key in shown
         ]
         click.echo(f"{name}: {', '.join(cells)}")
     click.echo(f"report: {out / 'report.html'}")

@@ -13,8 +13,9 @@ function fill(node, attributes, children) {
 }
 const put = (id, ...children) => document.getElementById(id).replaceChildren(...children.filter((child) => child !== null));
 const colour = (n) => `var(--s${n % 12})`;
-const percent = (value, digits = 1) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(digits)} %`);
-const points = (value) => (Math.abs(value) < 5e-5 ? "0.0" : `${value >= 0 ? "+" : "−"}${Math.abs(100 * value).toFixed(1)}`);
+const percent = (value, digits = 1) => (value === null || value === undefined ? "–" : `${(100 * value + 0).toFixed(digits)} %`);
+// As `format_value` of markdown.py rounds: a figure reads alike wherever it stands.
+const points = (value) => `${value > -5e-4 ? "+" : "−"}${Math.abs(100 * value).toFixed(1)}`;
 const dollars = (value) => `$${Number((1000 * value).toPrecision(3))}/1k`;
 
 const tip = document.getElementById("tip");

@@ -1,7 +1,9 @@
 """A report as facts: everything that its pages show, as JSON-able values; see evals/SCHEMA.md."""
 
+import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,14 @@ COMPARED = (
     "cost_saved",
 )
 """Measures whose paired differences a report gives."""
+OF_COSTS = frozenset({"area", "area_usd", "cost_saved", "cost_saved_score", "cost_usd", "router_arena"})
+"""Measures that mean what the costs of the table mean."""
+PAIRED = ("accuracy", "area", "cost_saved")
+"""Measures whose differences a report gives for every pair, baselines included."""
+_DISTRIBUTIONS = {
+    "thalamus": "thalamus-gateway",
+    **{name: name for name in ("numpy", "scipy", "scikit-learn", "onnxruntime", "tokenizers")},
+}
 _BASES = ("best_single", "mean_of_four", "naive_ridge")
 
 Facts = dict[str, Any]
@@ -37,7 +47,7 @@ Facts = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ReportRequest:
-    """What was requested of the report, recorded unchanged."""
+    """What was requested of the report, recorded unchanged; `settings` are those of each router."""
 
     title: str
     command: str
@@ -45,6 +55,7 @@ class ReportRequest:
     encoder: str
     with_prompts: bool = True
     n_draws: int = 1000
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def facts_of(
@@ -69,6 +80,7 @@ def facts_of(
                 "unit": measure.unit,
                 "higher_is_better": measure.higher_is_better,
                 "about": (measure.of.__doc__ or "").strip().splitlines()[0],
+                "of_costs": name in OF_COSTS,
             }
             for name, measure in MEASURES.items()
         },
@@ -76,11 +88,13 @@ def facts_of(
         "baselines": {run.name: _figures(draws[run.name], run) for run in runs if run.kind != "router"},
         "references": [run.name for run in runs if run.kind == "reference"],
         "comparisons": _comparisons([run.name for run in routers], draws),
+        "pairs": _pairs([run.name for run in (*routers, *(r for r in runs if r.kind != "router"))], draws),
         "frontier": {run.name: _points(run.frontier) for run in runs if len(run.frontier)},
         "tasks": by_task(context, runs, weights),
         "calibration": {run.name: _bins(run, context) for run in runs if run.quality is not None},
         "shares": shares(context, runs),
         "regrets": {run.name: worst_regrets(context, run, request.with_prompts) for run in routers},
+        "made_with": {"versions": find_versions(), "settings": _settings(request)},
         "notes": _notes(protocol, context, runs),
     }
 
@@ -129,6 +143,45 @@ def _comparisons(routers: Sequence[str], draws: Mapping[str, Mapping[str, Floats
     }
 
 
+def _pairs(names: Sequence[str], draws: Mapping[str, Mapping[str, Floats]]) -> list[Facts]:
+    """Every pair of routers and baselines once, with the first less the second."""
+    return [
+        {
+            "first": first,
+            "second": second,
+            "differences": {
+                name: _interval(draws[first][name] - draws[second][name])
+                for name in PAIRED
+                if not np.isnan(draws[first][name][0] - draws[second][name][0])
+            },
+        }
+        for n, first in enumerate(names)
+        for second in names[n + 1 :]
+    ]
+
+
+def find_versions() -> dict[str, str]:
+    """What computed the figures, by name; what is not installed is left out."""
+    found = {"python": platform.python_version(), "platform": platform.platform(terse=True)}
+    for name, distribution in _DISTRIBUTIONS.items():
+        try:
+            found[name] = version(distribution)
+        except PackageNotFoundError:
+            found |= {"thalamus": "unknown"} if name == "thalamus" else {}
+    return found
+
+
+def _settings(request: ReportRequest) -> dict[str, Any]:
+    return {"n_draws": request.n_draws, "encoder": request.encoder, "routers": dict(request.settings)}
+
+
+def label_costs(basis: str) -> str:
+    """What to say beside every figure about costs; empty where they were measured."""
+    if not basis:
+        return "basis of costs not stated"
+    return "proxy costs" if "proxy" in basis.lower() else ""
+
+
 def _points(frontier: Floats) -> list[Facts]:
     return [
         {"lambda": _short(lam), "score": _short(score), "cost_usd": _short(usd)}
@@ -150,6 +203,7 @@ def _data(protocol: EvalProtocol, n_tested: int) -> Facts:
         "source": origin.source,
         "licence": origin.licence,
         "cost_basis": origin.cost_basis,
+        "cost_label": label_costs(origin.cost_basis),
         "notes": origin.notes,
         "fingerprint": table.fingerprint,
         "n_queries": len(table),

@@ -25,6 +25,13 @@ SHOWN = (
 )
 
 
+def label_measure(facts: Facts, name: str) -> str:
+    """The name of a measure in heads, with what costs mean where it rests on them."""
+    label = facts["data"]["cost_label"]
+    is_about_costs = facts["measures"].get(name, {}).get("of_costs")
+    return f"{name.replace('_', ' ')} ({label})" if label and is_about_costs else name.replace("_", " ")
+
+
 def markdown_of(facts: Facts) -> str:
     """The whole page, tables in pipes."""
     parts = [
@@ -33,12 +40,14 @@ def markdown_of(facts: Facts) -> str:
         "## Figures",
         _figures(facts),
         "## Differences, paired",
-        "Points and their 95 % intervals; ▲ ▼ the interval lies above, below 0.",
+        "Points and their 95 % intervals; ▲ ▼ the interval lies above, below 0. All pairs: differences.csv.",
         _comparisons(facts),
         "## Tasks",
         _tasks(facts),
         "## Notes",
         "\n".join(f"- {note}" for note in facts["notes"]),
+        "## Made with",
+        _made_with(facts),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -56,14 +65,26 @@ def _summary(facts: Facts) -> str:
     return "\n".join(line for line in lines if line)
 
 
+def _made_with(facts: Facts) -> str:
+    made = facts["made_with"]
+    lines = [f"- {name} {number}" for name, number in made["versions"].items()]
+    settings = made["settings"]["routers"].items()
+    return "\n".join([*lines, *(f"- `{name}`: {describe_settings(own)}" for name, own in settings)])
+
+
+def describe_settings(settings: Mapping[str, Any]) -> str:
+    """The settings of a router in one line."""
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
+
+
 def _figures(facts: Facts) -> str:
     all_routers = {**facts["routers"], **facts["baselines"]}
-    format_value = [name for name in SHOWN if any(figures.get(name) for figures in all_routers.values())]
+    shown = [name for name in SHOWN if any(figures.get(name) for figures in all_routers.values())]
     rows = [
-        [_name(facts, name), *(_cell(facts, key, figures.get(key)) for key in format_value)]
+        [_name(facts, name), *(_cell(facts, key, figures.get(key)) for key in shown)]
         for name, figures in all_routers.items()
     ]
-    return _table(["", *format_value], rows)
+    return _table(["", *(label_measure(facts, name) for name in shown)], rows)
 
 
 def _name(facts: Facts, name: str) -> str:
@@ -81,14 +102,21 @@ def _cell(facts: Facts, measure: str, found: Mapping[str, float] | None) -> str:
 
 
 def format_value(unit: str, value: float) -> str:
-    """A figure as people read it: shares in percent, dollars in what a thousand queries cost."""
+    """A figure as people read it: shares in percent, dollars in what a thousand queries cost.
+
+    The only rounding of reports: pages, tables, charts and the terminal show a figure alike.
+    """
     if unit == "share":
-        return f"{100 * value:.2f} %"
+        return f"{_round(100 * value, 1):.1f} %"
     if unit == "points":
-        return f"{100 * value:+.2f}"
+        return f"{_round(100 * value, 1):+.1f}".replace("-", "−")
     if unit == "usd":
-        return f"${1000 * value:.4g}/1k"
-    return f"{value:.4f}" if unit == "score" else f"{value:,.0f}"
+        return f"${float(f'{1000 * value:.3g}'):g}/1k"
+    return f"{_round(value, 3):.3f}".replace("-", "−") if unit == "score" else f"{value:,.0f}"
+
+
+def _round(value: float, digits: int) -> float:
+    return round(value, digits) + 0.0  # no −0.0
 
 
 def _comparisons(facts: Facts) -> str:
@@ -101,19 +129,21 @@ def _comparisons(facts: Facts) -> str:
         if other not in list(compared)[:n] and not other.startswith("single:")
     ]
     known = [name for pair in pairs for name, found in compared[pair[0]][pair[1]].items() if found]
-    format_value = [name for name in COMPARED if name in known]
+    shown = [name for name in COMPARED if name in known]
     rows = [
-        [router, other, *(_difference(compared[router][other].get(name)) for name in format_value)]
+        [router, other, *(format_difference(compared[router][other].get(name)) for name in shown)]
         for router, other in pairs
     ]
-    return _table(["router", "against", *format_value], rows) if rows else ""
+    return (
+        _table(["router", "against", *(label_measure(facts, name) for name in shown)], rows) if rows else ""
+    )
 
 
-def _difference(found: Mapping[str, float] | None) -> str:
+def format_difference(found: Mapping[str, float] | None) -> str:
     """In points with its interval; an arrow where that lies above or below 0."""
     if found is None:
         return "–"
-    value, low, high = (f"{100 * found[key]:+.2f}" for key in ("value", "low", "high"))
+    value, low, high = (format_value("points", found[key]) for key in ("value", "low", "high"))
     mark = " ▲" if found["low"] > 0 else " ▼" if found["high"] < 0 else ""
     return f"{value} [{low}, {high}]{mark}"
 
@@ -126,7 +156,7 @@ def _tasks(facts: Facts) -> str:
         cells = []
         for name in routers:
             against = row["against_best_single"][name]
-            lead = "–" if against["value"] is None else f"{100 * against['value']:+.1f}"
+            lead = "–" if against["value"] is None else format_value("points", against["value"])
             counts = "/".join(str(against[key]) for key in ("n_won", "n_tied", "n_lost"))
             cells.append(f"{lead} {against['verdict']} ({counts})")
         rows.append([row["task"], str(row["n"]), *cells])

@@ -13,8 +13,9 @@ function lead(other, measure) {
   const found = (facts.comparisons[chosen] || {})[other]?.[measure];
   if (!found) return null;
   const mood = found.low > 0 ? "good" : found.high < 0 ? "bad" : "";
-  return card(`${points(found.value)} points`, `${measure} against ${other.replaceAll("_", " ")}, 95 %: ${points(found.low)} to ${points(found.high)}`, mood);
+  return card(`${points(found.value)} points`, `${measure}${facts.measures[measure].of_costs ? basis : ""} against ${other.replaceAll("_", " ")}, 95 %: ${points(found.low)} to ${points(found.high)}`, mood);
 }
+const basis = facts.data.cost_label ? ` (${facts.data.cost_label})` : "";
 function cards() {
   const own = facts.routers[chosen];
   const saved = own.cost_saved, score = own.cost_saved_score;
@@ -22,9 +23,9 @@ function cards() {
     card(percent(own.accuracy.value), `accuracy of ${chosen}; the oracle's is ${percent(facts.baselines.oracle?.accuracy?.value)}`),
     lead("best_single", "accuracy"), lead("mean_of_four", "area") || lead("mean_of_four", "accuracy"),
     own.apgr ? card(own.apgr.value.toFixed(3), `of the strong expert's lead recovered (APGR), 95 %: ${own.apgr.low.toFixed(3)} to ${own.apgr.high.toFixed(3)}`) : null,
-    saved ? card(percent(saved.value, 0), `of the best single expert's cost saved, at ${points(score.value)} points of its score (${points(score.low)} to ${points(score.high)})`,
+    saved ? card(percent(saved.value), `of the best single expert's cost saved${basis}, at ${points(score.value)} points of its score (${points(score.low)} to ${points(score.high)})`,
       score.high < 0 ? "bad" : "good") : null,
-    own.accuracy_in_domain ? card(`${percent(own.accuracy_in_domain.value, 2)}`, `macro average in domain; out of domain ${percent(own.accuracy_out_of_domain?.value, 2)}`) : null,
+    own.accuracy_in_domain ? card(`${percent(own.accuracy_in_domain.value)}`, `macro average in domain; out of domain ${percent(own.accuracy_out_of_domain?.value)}`) : null,
     own.decisions_per_s ? card(Math.round(own.decisions_per_s.value).toLocaleString("en"), "decisions a second in one process, embedding apart") : null);
 }
 
@@ -53,7 +54,7 @@ function frontier() {
   const bottom = Math.min(...scores), top = Math.max(...scores);
   const y = scale(bottom - 0.02, top + 0.02, box.bottom, box.top);
   const svg = frame(width, height, x, y, box, {
-    label: "Mean score over cost per thousand queries", x: `dollars a thousand queries${log ? ", logarithmic" : ""}`, y: "mean score",
+    label: "Mean score over cost per thousand queries", x: `dollars a thousand queries${basis}${log ? ", logarithmic" : ""}`, y: "mean score",
     xTicks: log ? logTicks(low / 1.1, high * 1.1) : ticks(low, high), yTicks: ticks(bottom - 0.02, top + 0.02),
     xText: (value) => `$${Number((1000 * value).toPrecision(2))}`, yText: (value) => `${Math.round(100 * value)} %`,
   });
@@ -75,7 +76,7 @@ function frontier() {
     const told = lines.map((line, n) => {
       const near = line.at.reduce((a, b) => (Math.abs(x(b.cost_usd) - place) < Math.abs(x(a.cost_usd) - place) ? b : a));
       dots[n].setAttribute("cx", x(near.cost_usd)); dots[n].setAttribute("cy", y(near.score)); dots[n].setAttribute("visibility", "visible");
-      return `${line.name} ${percent(near.score)} at ${dollars(near.cost_usd)}`;
+      return `${line.name} ${percent(near.score)} at ${dollars(near.cost_usd)}${basis}`;
     });
     rule.setAttribute("x1", place); rule.setAttribute("x2", place); rule.setAttribute("visibility", "visible");
     put("frontier-readout", told.join(" · "));
@@ -115,7 +116,7 @@ function spread() {
       label.length > limit ? `${label.slice(0, limit - 1)}…` : label, draw("title", {}, label)),
       draw("line", { x1: x(own.low), x2: x(own.high), y1: middle, y2: middle, stroke: ink, "stroke-width": 2.5, "stroke-linecap": "round" }),
       draw("circle", { cx: x(own.value), cy: middle, r: 4.5, fill: ink,
-        onpointermove: (event) => tell(event, `${label}\n${percent(own.value, 2)}, 95 %: ${percent(own.low, 2)} to ${percent(own.high, 2)}`), onpointerleave: hush }));
+        onpointermove: (event) => tell(event, `${label}\n${percent(own.value)}, 95 %: ${percent(own.low)} to ${percent(own.high)}`), onpointerleave: hush }));
   });
   put("spread-chart", svg);
 }
@@ -138,7 +139,7 @@ function heat() {
       const more = against ? `\nwon ${against.n_won}, tied ${against.n_tied}, lost ${against.n_lost}\n95 %: ${points(against.low)} to ${points(against.high)}` : "";
       const say = `${row.task}, ${short(name)}\nscore ${percent(score)}, best single ${percent(base)}${more}`;
       return el("td", { style: `background:${ink}`, onpointermove: (event) => tell(event, say), onpointerleave: hush },
-        mode === "lead" ? points(by) + mark : (100 * score).toFixed(0));
+        mode === "lead" ? points(by) + mark : percent(score));
     });
     return el("tr", {}, el("th", { scope: "row", title: row.task }, row.task, " ", el("small", {}, String(row.n))), ...cells);
   });
@@ -178,8 +179,8 @@ function shares() {
         return parts[name] ? el("span", { style: `--c:${colour(n)};width:${100 * parts[name]}%`, title: say,
           onpointermove: (event) => tell(event, `${router}\n${say}`), onpointerleave: hush }, parts[name] > 0.06 ? `${Math.round(100 * parts[name])}` : "") : null;
       });
-      const words = experts.filter((name) => parts[name] >= 0.005).sort((a, b) => parts[b] - parts[a]).map((name) => `${name} ${percent(parts[name], 0)}`).join(", ");
-      bars.push(el("div", { class: "bar" }, el("p", {}, router, " ", el("small", {}, mode === "saving" ? "saving" : "")),
+      const words = experts.filter((name) => parts[name] >= 0.005).sort((a, b) => parts[b] - parts[a]).map((name) => `${name} ${percent(parts[name])}`).join(", ");
+      bars.push(el("div", { class: "bar" }, el("p", {}, router, " ", el("small", {}, mode === "saving" ? `saving${basis}` : "")),
         el("div", { class: "stack", role: "img", "aria-label": `${router}: ${words}` }, ...spans)));
     }
   }
@@ -191,20 +192,41 @@ function regrets() {
   const list = facts.regrets[chosen] || [];
   if (!list.length) { put("regrets-list", el("p", { class: "lead" }, "None: every choice was among the best.")); return; }
   put("regrets-list", ...list.map((one) => el("details", {},
-    el("summary", {}, el("b", {}, one.chosen), ` scored ${percent(one.score, 0)} (predicted ${percent(one.predicted, 0)}); `,
-      `${one.best.slice(0, 3).join(", ")}${one.best.length > 3 ? ` and ${one.best.length - 3} more` : ""} ${percent(one.best_score, 0)} `,
+    el("summary", {}, el("b", {}, one.chosen), ` scored ${percent(one.score)} (predicted ${percent(one.predicted)}); `,
+      `${one.best.slice(0, 3).join(", ")}${one.best.length > 3 ? ` and ${one.best.length - 3} more` : ""} ${percent(one.best_score)} `,
       el("small", {}, one.task || one.id)),
     el("pre", {}, one.prompt === null ? `(prompt left out) ${one.id}` : one.prompt))));
 }
 
+const pair = document.getElementById("pair");
+function pairs() {
+  for (const row of document.querySelectorAll(".pairs tbody tr")) {
+    row.hidden = Boolean(pair.value) && ![row.dataset.first, row.dataset.second].includes(pair.value);
+  }
+  hints();
+}
+// The words stand in the page for readers without scripts; a table that fits needs none.
+function hints() {
+  for (const hint of document.querySelectorAll(".wide")) {
+    const box = hint.nextElementSibling;
+    hint.hidden = box.scrollWidth <= box.clientWidth + 1;
+  }
+}
+
 function choose() { cards(); regrets(); }
-function everything() { frontier(); spread(); calibration(); }
+function everything() { frontier(); spread(); calibration(); hints(); }
 const select = document.getElementById("router");
 select.append(...routers.map((name) => el("option", { value: name }, name)));
 select.addEventListener("change", () => { chosen = select.value; choose(); });
 select.closest("label").hidden = routers.length < 2;
 document.querySelectorAll('input[name="heat"], #heat-singles').forEach((node) => node.addEventListener("change", heat));
-document.getElementById("singles").addEventListener("change", (event) => document.querySelector(".figures").classList.toggle("with-singles", event.target.checked));
+document.getElementById("singles").addEventListener("change", (event) => {
+  document.querySelector(".figures").classList.toggle("with-singles", event.target.checked);
+  hints();
+});
+pair.append(el("option", { value: "" }, "all"), ...Object.keys(allRouters).map((name) => el("option", { value: name }, name)));
+pair.addEventListener("change", pairs);
+pair.closest("label").hidden = false;
 let waiting = 0;
 addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(everything, 120); });
-choose(); everything(); heat(); shares();
+choose(); everything(); heat(); shares(); pair.value = chosen; pairs();

@@ -6,8 +6,9 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from .facts import Facts
-from .markdown import SHOWN, format_value
+from .exports import citation, export_files
+from .facts import PAIRED, Facts
+from .markdown import SHOWN, describe_settings, format_difference, format_value, label_measure
 
 _PARTS = ("page.css", "charts.js", "page.js")
 
@@ -19,6 +20,11 @@ def page_of(facts: Facts) -> str:
         "title": escape(facts["title"]),
         "about": _about(facts),
         "figures": _figures(facts),
+        "differences": _differences(facts),
+        "made_with": _made_with(facts),
+        "citation": escape(citation(facts)),
+        "files": ", ".join(f"<code>{escape(name)}</code>" for name in export_files(facts)),
+        "costs": escape(facts["data"]["cost_label"]),
         "notes": "".join(f"<li>{escape(note)}</li>" for note in facts["notes"]),
         "origin": _origin(facts),
         "css": css,
@@ -65,7 +71,7 @@ def _figures(facts: Facts) -> str:
 
 
 def _head(facts: Facts, measure: str) -> str:
-    words = escape(measure.replace("_", " "))
+    words = escape(label_measure(facts, measure))
     return f'<th scope="col" title="{escape(_explain(facts, measure))}">{words}</th>'
 
 
@@ -91,6 +97,30 @@ def _cell(facts: Facts, measure: str, found: Mapping[str, float] | None) -> str:
     value, low, high = (escape(format_value(unit, found[key])) for key in ("value", "low", "high"))
     interval = "" if low == high else f"<small>{low} – {high}</small>"
     return f"<td>{value}{interval}</td>"
+
+
+def _differences(facts: Facts) -> str:
+    """Every pair, readable without scripts; a script shows the rows of one router or baseline."""
+    measures = [name for name in PAIRED if any(pair["differences"].get(name) for pair in facts["pairs"])]
+    heads = "".join(f'<th scope="col">{escape(label_measure(facts, name))}, points</th>' for name in measures)
+    rows = []
+    for pair in facts["pairs"]:
+        first, second = escape(pair["first"]), escape(pair["second"])
+        cells = "".join(
+            f"<td>{escape(format_difference(pair['differences'].get(name)))}</td>" for name in measures
+        )
+        names = f'<th scope="row">{first}</th><td class="name">{second}</td>'
+        rows.append(f'<tr data-first="{first}" data-second="{second}">{names}{cells}</tr>')
+    head = f'<thead><tr><th scope="col">first</th><th scope="col">less second</th>{heads}</tr></thead>'
+    return f"{head}<tbody>{''.join(rows)}</tbody>"
+
+
+def _made_with(facts: Facts) -> str:
+    made = facts["made_with"]
+    settings = {name: describe_settings(own) for name, own in made["settings"]["routers"].items()}
+    common = {"bootstrap draws": made["settings"]["n_draws"], "encoder": made["settings"]["encoder"]}
+    pairs = {**made["versions"], **common, **settings}.items()
+    return "".join(f"<dt>{escape(key)}</dt><dd>{escape(str(value))}</dd>" for key, value in pairs)
 
 
 def _origin(facts: Facts) -> str:

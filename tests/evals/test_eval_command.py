@@ -26,12 +26,20 @@ def test_eval_writes_three_reports_of_the_routers_asked_for(tmp_path: Path) -> N
     protocol = ("--protocol", "holdout", "--test", "40-59")
     result = run(tmp_path / "t.csv", "--routers", "knn:k=5,constant@static", *protocol, *options)
     assert result.exit_code == 0, result.output
-    assert {path.name for path in out.iterdir()} == {"report.json", "report.md", "report.html"}
+    assert {path.name for path in out.iterdir()} == {
+        *("report.json", "report.md", "report.html", "figures.csv", "differences.csv", "tasks.csv"),
+        *("figures.tex", "accuracy.svg", "frontier.svg", "citation.bib"),
+    }
     printed = json.loads((out / "report.json").read_text())
     assert list(printed["routers"]) == ["knn:k=5", "constant@static"]
     assert printed["routers"]["knn:k=5"]["accuracy"]["value"] == 1
     assert printed["data"]["n_tested"] == 40
-    assert "knn:k=5: accuracy 1.0000" in result.output
+    assert "knn:k=5: accuracy 100.0 %" in result.output
+    assert printed["made_with"]["settings"]["routers"]["knn:k=5"] == {
+        "predictor": "knn",
+        "tier": "static",
+        "k": 5,
+    }
     assert str(out / "report.html") in result.output
 
 

@@ -1,3 +1,4 @@
+import csv
 import json
 import re
 import shutil
@@ -7,13 +8,17 @@ from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from evals.evaluate import RouterSpec
 from evals.replay import RecordedExtractor
-from evals.report import SCHEMA, Facts, ReportRequest, facts_of, markdown_of, page_of
+from evals.report import SCHEMA, Facts, ReportRequest, export_files, facts_of, markdown_of, page_of
+from evals.report.exports import citation, figures_latex, frontier_svg
+from evals.report.facts import label_costs
+from evals.report.markdown import format_value
 from evals.run_all import aggregate_runs, build_context, list_jobs, run_jobs
 from evals.splits import kfold
 from routers import FeatureExtractor, HashingEmbedder, OutcomeTable, Provenance
@@ -183,6 +188,92 @@ def test_the_page_loads_nothing_and_runs_only_its_own_script(page_facts: Facts) 
     assert "default-src 'none'" in policy
 
 
+def test_every_pair_is_compared_once_baselines_included(page_facts: Facts) -> None:
+    names = [*page_facts["routers"], *page_facts["baselines"]]
+    pairs = {(pair["first"], pair["second"]): pair["differences"] for pair in page_facts["pairs"]}
+    assert len(pairs) == len(page_facts["pairs"]) == len(names) * (len(names) - 1) / 2
+    found = pairs["best_single", "oracle"]["accuracy"]
+    figures = page_facts["baselines"]
+    least = figures["best_single"]["accuracy"]["value"] - figures["oracle"]["accuracy"]["value"]
+    assert found["value"] == pytest.approx(least, abs=1e-5)
+    assert found["high"] < 0
+    rows = [attrs for tag, attrs in outline(page_of(page_facts)) if tag == "tr" and "data-first" in attrs]
+    assert [(row["data-first"], row["data-second"]) for row in rows] == list(pairs)
+
+
+def test_proxy_costs_are_named_beside_every_figure_that_rests_on_them(page_facts: Facts) -> None:
+    page, text = page_of(page_facts), markdown_of(page_facts)
+    assert page_facts["data"]["cost_label"] == "proxy costs"
+    for measure in ("area", "cost saved", "cost saved score", "router arena"):
+        assert f">{measure} (proxy costs)</th>" in page
+        assert f"| {measure} (proxy costs) |" in text
+    assert "cost saved |" not in text
+    assert "(proxy costs)" in figures_latex(page_facts)
+    assert "Mean score over cost (proxy costs)" in frontier_svg(page_facts)
+    measured = replace(table(), provenance=Provenance(cost_basis="billed by the provider"))
+    assert "proxy" not in markdown_of(facts(measured))
+    assert label_costs("") == "basis of costs not stated"
+
+
+@pytest.mark.parametrize(
+    ("unit", "value", "text"),
+    [
+        ("share", 0.69734, "69.7 %"),
+        ("points", 0.03249, "+3.2"),
+        ("points", -0.03249, "−3.2"),
+        ("points", -0.0000001, "+0.0"),
+        ("usd", 0.00123456, "$1.23/1k"),
+        ("usd", 12.3456, "$12300/1k"),
+        ("score", 0.86049, "0.860"),
+        ("score", -0.05, "−0.050"),
+        ("number", 7715.4, "7,715"),
+    ],
+)
+def test_a_figure_is_rounded_alike_everywhere(unit: str, value: float, text: str) -> None:
+    assert format_value(unit, value) == text
+
+
+def test_versions_settings_and_a_citation_are_on_the_page(page_facts: Facts) -> None:
+    told = replace(REQUEST, settings={"knn:k=5": {"predictor": "knn", "k": 5}})
+    page_facts = {**page_facts, "made_with": facts(table(), told)["made_with"]}
+    page, text = page_of(page_facts), markdown_of(page_facts)
+    versions = page_facts["made_with"]["versions"]
+    assert {"thalamus", "python", "numpy", "scikit-learn", "onnxruntime"} <= versions.keys()
+    assert f"<dt>numpy</dt><dd>{versions['numpy']}</dd>" in page
+    assert "<dt>knn:k=5</dt><dd>predictor knn, k 5</dd>" in page
+    assert "- `knn:k=5`: predictor knn, k 5" in text
+    assert f"@misc{{thalamus-report-{page_facts['data']['fingerprint'][:8]}," in page
+    assert page_facts["data"]["fingerprint"] in citation(page_facts)
+
+
+def test_the_exports_are_what_they_say(page_facts: Facts) -> None:
+    exported = export_files(page_facts)
+    rows = list(csv.DictReader(exported["figures.csv"].splitlines()))
+    own = next(row for row in rows if (row["name"], row["measure"]) == ("knn:k=5", "cost_saved"))
+    assert float(own["value"]) == page_facts["routers"]["knn:k=5"]["cost_saved"]["value"]
+    assert (own["kind"], own["unit"], own["costs"]) == ("router", "share", "proxy costs")
+    pairs = list(csv.DictReader(exported["differences.csv"].splitlines()))
+    assert {(row["first"], row["second"]) for row in pairs} >= {
+        ("knn:k=5", "oracle"),
+        ("best_single", "random"),
+    }
+    tasks = list(csv.DictReader(exported["tasks.csv"].splitlines()))
+    assert {row["task"] for row in tasks} == {"sum", "poem|<u>"}
+    for name in ("accuracy.svg", "frontier.svg"):
+        assert ElementTree.fromstring(exported[name]).tag == "{http://www.w3.org/2000/svg}svg"
+    assert "&lt;i&gt;bard" in exported["accuracy.svg"]
+    tex = exported["figures.tex"]
+    assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 2
+    body = re.sub(r"\$(-|\\uparrow|\\downarrow)\$", "", tex.partition("\n")[2])
+    assert re.findall(r"(?<!\\)[_%#$]", body) == []
+    assert "frontier.svg" not in export_files(facts(table(with_costs=False)))
+
+
+def test_wide_tables_say_that_they_scroll(page_facts: Facts) -> None:
+    page = page_of(page_facts)
+    assert page.count('<p class="wide">The table is wider than the page: scroll it sideways.</p>') == 3
+
+
 def test_the_page_keeps_its_facts_whole(page_facts: Facts) -> None:
     found = re.search(
         r'<script type="application/json" id="facts">(.*?)</script>', page_of(page_facts), re.DOTALL
@@ -209,7 +300,7 @@ def test_a_browser_draws_the_page_without_an_error_and_asks_for_nothing(
     """Its policy forbids requests: trying one is an error on the console, which the second page shows."""
     page = tmp_path / "report.html"
     page.write_text(page_of(page_facts), "utf-8")
-    seen = browse(page, tmp_path / "profile", "--dump-dom")
+    seen = browse(page, tmp_path / "profile", "--window-size=1200,900", "--dump-dom")
     assert "CONSOLE" not in seen.stderr, seen.stderr
     drawn = seen.stdout
     assert "<title>A &lt;b&gt;title&lt;/b&gt;</title>" in drawn
@@ -217,6 +308,12 @@ def test_a_browser_draws_the_page_without_an_error_and_asks_for_nothing(
     assert sum(tag == "svg" for tag, _ in tags) == 3
     assert sum(tag == "details" for tag, _ in tags) == len(page_facts["regrets"]["knn:k=5"])
     assert sum(attrs.get("class") == "bar" for _, attrs in tags) > 3
+    assert "dollars a thousand queries (proxy costs)" in drawn
+    assert "cost saved (proxy costs), at " in drawn
+    shown = [attrs for tag, attrs in tags if tag == "tr" and "data-first" in attrs and "hidden" not in attrs]
+    assert {row["data-first"] for row in shown} == {"knn:k=5"}
+    hints = [attrs for tag, attrs in tags if attrs.get("class") == "wide"]
+    assert ["hidden" in hint for hint in hints] == [False, True, True]
     assert not any(tag == "img" for tag, _ in tags)
     page.write_text(
         page_of(page_facts).replace("<main>", '<main><img src="http://127.0.0.1:9/x.png">'), "utf-8"
