@@ -47,7 +47,7 @@ def markdown_of(facts: Facts) -> str:
         "## Notes",
         "\n".join(f"- {note}" for note in facts["notes"]),
         "## Made with",
-        _made_with(facts),
+        _versions(facts),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -65,7 +65,7 @@ def _summary(facts: Facts) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def _made_with(facts: Facts) -> str:
+def _versions(facts: Facts) -> str:
     made = facts["made_with"]
     lines = [f"- {name} {number}" for name, number in made["versions"].items()]
     settings = made["settings"]["routers"].items()

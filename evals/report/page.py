@@ -21,7 +21,7 @@ def page_of(facts: Facts) -> str:
         "about": _about(facts),
         "figures": _figures(facts),
         "differences": _differences(facts),
-        "made_with": _made_with(facts),
+        "made_with": _versions(facts),
         "citation": escape(citation(facts)),
         "files": ", ".join(f"<code>{escape(name)}</code>" for name in export_files(facts)),
         "costs": escape(facts["data"]["cost_label"]),
@@ -115,7 +115,7 @@ def _differences(facts: Facts) -> str:
     return f"{head}<tbody>{''.join(rows)}</tbody>"
 
 
-def _made_with(facts: Facts) -> str:
+def _versions(facts: Facts) -> str:
     made = facts["made_with"]
     settings = {name: describe_settings(own) for name, own in made["settings"]["routers"].items()}
     common = {"bootstrap draws": made["settings"]["n_draws"], "encoder": made["settings"]["encoder"]}

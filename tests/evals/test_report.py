@@ -234,8 +234,8 @@ def test_a_figure_is_rounded_alike_everywhere(unit: str, value: float, text: str
 
 
 def test_versions_settings_and_a_citation_are_on_the_page(page_facts: Facts) -> None:
-    told = replace(REQUEST, settings={"knn:k=5": {"predictor": "knn", "k": 5}})
-    page_facts = {**page_facts, "made_with": facts(table(), told)["made_with"]}
+    asked = replace(REQUEST, settings={"knn:k=5": {"predictor": "knn", "k": 5}})
+    page_facts = {**page_facts, "made_with": facts(table(), asked)["made_with"]}
     page, text = page_of(page_facts), markdown_of(page_facts)
     versions = page_facts["made_with"]["versions"]
     assert {"thalamus", "python", "numpy", "scikit-learn", "onnxruntime"} <= versions.keys()
