@@ -6,8 +6,10 @@ import importlib
 import inspect
 import logging
 import os
+import re
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -16,7 +18,7 @@ from ..config import DeploymentConfig, ExpertConfig, TimeoutConfig
 from ..fleet.circuit_breaker import CircuitBreaker
 from ..openai.answers import check_answer
 from ..openai.events import EventStream
-from ..openai.failures import ErrorObject, build_failure
+from ..openai.failures import ErrorObject, build_failure, decode_leniently, find_error
 from .deployments import DeployedExpert, build_limit
 from .parameters import Parameters
 from .prompt_preset import PromptPreset
@@ -370,6 +372,9 @@ async def _quietly(ended: Awaitable[Any]) -> None:
     await asyncio.gather(ended, return_exceptions=True)
 
 
+LITELLM_PREFIX = re.compile(r"^(?:(?:litellm\.)?\w+Error: )*(?:\w+Exception(?: \w+)? - )?")
+
+
 def failure_of(error: Exception) -> UpstreamError:
     """The failure that an exception of LiteLLM stands for, by its status and class."""
     kind = type(error).__name__
@@ -382,8 +387,16 @@ def failure_of(error: Exception) -> UpstreamError:
     code = getattr(error, "code", None)
     words = (code, kind) if isinstance(code, str) else (kind,)
     headers = getattr(getattr(error, "response", None), "headers", None)
-    said = ErrorObject(str(error), words, code=code if isinstance(code, str) else None)
-    return build_failure(said, status, headers=headers or {})
+    text = LITELLM_PREFIX.sub("", str(error), count=1)
+    # What the provider itself answered tells more exactly what was wrong than LiteLLM's class does.
+    said = (
+        find_error(decode_leniently(text.removeprefix("b'").rstrip("'").encode()))
+        if "{" in text[:3]
+        else None
+    )
+    if said is None:
+        said = ErrorObject(text, words, code=code if isinstance(code, str) else None)
+    return build_failure(replace(said, words=(*said.words, kind)), status, headers=headers or {})
 
 
 def _unsent_failure(error: Exception) -> UpstreamError:
