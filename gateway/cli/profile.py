@@ -5,7 +5,7 @@ import json
 import os
 import shlex
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
@@ -22,7 +22,8 @@ from routers.text_files import decode_text
 
 from ..app import expert_price
 from ..config import Config, ExpertConfig
-from ..experts import build_expert
+from ..experts import UpstreamError, build_expert
+from ..experts.litellm import LiteLLMExpert
 from ..experts.openai_compatible import Transport
 from ..experts.profiles import profile_of
 from ..runners import RunnerError, Runners
@@ -328,8 +329,12 @@ async def _open_experts(
     await transport.open()
     try:
         await runners.start()
-        # The first question would otherwise measure the time of the load.
+        # The first question would otherwise measure the time of the load, or of LiteLLM's import.
         await runners.wait_settled()
+        for expert in (candidate.expert for candidate in candidates):
+            if isinstance(expert, LiteLLMExpert):
+                with suppress(UpstreamError):  # the first question will say why it cannot be imported
+                    await expert.loader.module()
         yield candidates
     finally:
         await asyncio.gather(*(candidate.expert.close() for candidate in candidates))

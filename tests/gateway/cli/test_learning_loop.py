@@ -1,9 +1,13 @@
 """Measure, fit, measure more, fit again: nothing is lost, and doctor's advice, followed, ends well."""
 
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -173,6 +177,26 @@ def test_probes_that_no_code_can_grade_are_refused_before_a_call(upstream: FakeU
     assert result.exit_code == 1
     assert "1 of 2 probes have no answer that code can compare ('Write a poem.' ...)" in result.output
     assert upstream.calls == []
+
+
+def test_an_interrupted_profile_goes_on_where_it_stopped(upstream: FakeUpstream) -> None:
+    configure(upstream, a="slow-100")
+
+    def interrupt() -> None:
+        while upstream.completed["slow-100"] < 3:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    result = run("profile")
+    thread.join()
+    assert result.exit_code == 1
+    assert "outcomes.jsonl.gz.answers keeps what was answered; the same command goes on" in result.output
+    n_answered = upstream.completed["slow-100"]
+    assert 0 < n_answered < 40
+    good("profile")
+    assert (len(table()), upstream.completed["slow-100"]) == (40, 40)
 
 
 def test_a_fresh_profile_keeps_a_backup(upstream: FakeUpstream, here: Path) -> None:
