@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from policies import Attempt, Decision, Engine, Fleet, Gather, GatherResult, Plan, Policy, Scale, StepResult
+from policies.types import TOOL_DECLINED
 from routers import (
     Artifact,
     Bools,
@@ -94,7 +95,7 @@ def queries_of(table: OutcomeTable) -> list[Query]:
     queries = [query_of(text) for text in table.texts]
     # A tool that declined has no answer to give; online the gateway learns this before it routes.
     for n, e in np.argwhere(table.declined == 1).tolist():
-        queries[n] = replace(queries[n], declined=queries[n].declined | {table.experts[e]})
+        queries[n] = replace(queries[n], declined={**queries[n].declined, table.experts[e]: TOOL_DECLINED})
     return queries
 
 

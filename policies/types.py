@@ -18,6 +18,10 @@ PriorityGoal = Literal["smallest", "latest", "cheapest", "fastest"]
 """A goal that precedes all weights, among experts nearly as good as the best."""
 
 
+TOOL_DECLINED = "is a tool that cannot answer this query"
+"""Why a tool without an answer is not eligible, the same online and in replay."""
+
+
 @dataclass(frozen=True, slots=True)
 class Objective:
     """Weights of the soft goals, in quality: `cost: 0.1` gives up 0.1 to go from the dearest to free.

@@ -2,6 +2,7 @@
 
 from importlib.metadata import entry_points
 
+from policies.types import TOOL_DECLINED
 from routers import estimate_tokens
 
 from ..config.validation import TOOL_GROUP
@@ -12,8 +13,6 @@ from ..prompts.demands import Solve, find_demand
 from ..prompts.lists import CleanText
 from ..prompts.wrappings import WrappingGrammar
 from .types import Call, Reply
-
-CANNOT = "is a tool that cannot answer this query"
 
 
 class ToolExpert:
@@ -27,7 +26,7 @@ class ToolExpert:
     async def call(self, call: Call) -> Reply:
         answer = self._solve(read_question(call, self._grammar).text)
         if answer is None:
-            raise UpstreamError("declined", CANNOT)
+            raise UpstreamError("declined", TOOL_DECLINED)
         is_chat = call.endpoint == "chat/completions"
         return Reply(body=build_answer(self.name, answer, is_chat), usage=Usage(0, 0, 0))
 
@@ -38,10 +37,10 @@ class ToolExpert:
         for more than the bare result.
         """
         if call.endpoint not in ("chat/completions", "completions"):
-            return CANNOT
+            return TOOL_DECLINED
         answer = self._solve(question.text)
         if answer is None:
-            return CANNOT
+            return TOOL_DECLINED
         more = find_demand(
             call.endpoint,
             call.fields,
