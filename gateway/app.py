@@ -143,7 +143,8 @@ def build_application(
 ) -> Application:
     """The ASGI application around services."""
     accounting = build_accounting(services)
-    executor = PlanExecutor(services.experts, services.fleet)
+    windows = {profile.name: profile.context_tokens for profile in services.profiles}
+    executor = PlanExecutor(services.experts, services.fleet, windows)
     responder = Responder(executor, services.fleet, accounting)
     handlers = {
         path: completions.CompletionEndpoint(spec, services, responder).handle for path, spec in SPECS.items()

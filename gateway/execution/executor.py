@@ -211,11 +211,20 @@ def ascii_json(record: Mapping[str, object]) -> bytes:
 
 
 class PlanExecutor:
-    """Drives plans with the experts and the fleet of one gateway. README.md says who tries again and when."""
+    """Drives plans with the experts and the fleet of one gateway. README.md says who tries again and when.
 
-    def __init__(self, experts: Mapping[str, Expert], fleet: FleetState) -> None:
+    `windows` gives the context window of experts in tokens, None where it is unknown.
+    """
+
+    def __init__(
+        self,
+        experts: Mapping[str, Expert],
+        fleet: FleetState,
+        windows: Mapping[str, int | None] | None = None,
+    ) -> None:
         self._experts = experts
         self._fleet = fleet
+        self._windows = windows or {}
 
     async def execute(self, request: ExecutionRequest, trace: ExecutionTrace) -> Reply:
         """Drive the plan until an expert answers.
@@ -229,13 +238,17 @@ class PlanExecutor:
         step = next(steps)
         replies: dict[str, Reply] = {}
         failure: UpstreamError | None = None
-        # Experts that would answer without a wish that they refused: asked last, as another may keep it.
-        adaptable: list[Attempt] = []
+        # Asked last: experts that would answer without a wish that they refused, as another may keep it, and
+        # those with no larger window than one for which the prompt was too long.
+        later: list[Attempt] = []
+        too_short, is_later = 0, False
         while True:
             outcome: GatherResult | Literal["moved_on", "refused"] = "moved_on"
             if isinstance(step, Gather):
                 replies, failure = await self._gather(step, request, trace)
                 outcome = gather_result(replies, failure)
+            elif not is_later and 0 < (self._windows.get(step.expert) or 0) <= too_short:
+                later.append(step)
             else:
                 try:
                     # The call is built first: an admitted expert must be called, or its slot would leak.
@@ -249,16 +262,19 @@ class PlanExecutor:
                     failure = error
                     outcome = "moved_on" if error.moves_on else "refused"
                     if error.can_adapt:
-                        adaptable.append(step)
+                        later.append(step)
+                    if error.context_too_long:
+                        too_short = max(too_short, self._windows.get(step.expert) or 0)
             try:
                 step = steps.send(outcome)
             except StopIteration as done:
                 # The plan ends with a member's name where its answer is the panel's (a vote).
                 if done.value is not None:
                     return self._use_member(done.value, replies, trace)
-                if not adaptable or outcome == "refused":
+                if not later or outcome == "refused":
                     raise failure or self._unavailable(request) from None
-                step = adaptable.pop(0)  # the generator has ended: it says so again after this attempt
+                is_later = True
+                step = later.pop(0)  # the generator has ended: it says so again after this attempt
 
     async def call(self, name: str, call: Call, trace: ExecutionTrace, role: Role | None = None) -> Reply:
         """Call one expert; the trace and the fleet record what came of it.

@@ -416,3 +416,25 @@ async def test_b05_the_wait_of_a_limit_inside_a_200_is_read_from_its_headers(tmp
         async with one(folder, script) as (live, _):
             answer = await live.chat("x", stream=bool(n))
             assert (answer.status, answer.headers["retry-after"]) == (429, "9")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_b04_a_prompt_that_is_too_long_goes_to_a_larger_window_first(
+    tmp_path: Path, stream: bool
+) -> None:
+    error = {"error": {"message": "maximum context length is 2048 tokens", "code": 400}}
+    long = Script([b"data: " + json.dumps(error).encode() + b"\n\n", DONE]) if stream else json_answer(error)
+    good = Script(good_stream("a ", "b"))
+    windows = {"small": 2048, "same": 2048, "smaller": 1024, "larger": 8192}
+    scripts = {"small": long, "same": good, "smaller": long, "larger": good}
+    async with OddUpstream(scripts).serve() as upstream:
+        experts = [{**expert, "context_window": windows[expert["name"]]} for expert in upstream.experts()]
+        async with gateway({"experts": experts}, str(tmp_path / "j"), "small") as live:
+            plan = {"fallbacks": ["same", "smaller", "larger"]}
+            answer = await live.chat("small", stream=stream, router=plan)
+            assert (answer.status, answer.expert) == (200, "larger")
+            assert upstream.n_calls == {"small": 1, "larger": 1}
+            # A declared window may be wrong: the others are still asked where no larger one is left.
+            last = await live.chat("small", stream=stream, router={"fallbacks": ["smaller", "same"]})
+            assert (last.status, last.expert) == (200, "same")
+            assert upstream.n_calls == {"small": 2, "larger": 1, "smaller": 1, "same": 1}
