@@ -89,8 +89,8 @@ def find_score_columns(
         else:
             scores.append(name)
     if not scores:
-        scores = [name for name, holds in others.items() if holds == OUTSIDE]
-        others = {name: holds for name, holds in others.items() if holds != OUTSIDE}
+        scores = [name for name, holds in others.items() if holds.startswith(OUTSIDE)]
+        others = {name: holds for name, holds in others.items() if not holds.startswith(OUTSIDE)}
     return scores, others
 
 
@@ -117,7 +117,10 @@ def _describe_column(cells: Iterable[Record]) -> str:
         return "nothing"
     # Levels and years are whole numbers of several values; one wrong score among others is not.
     levels = outside and len(set(known)) > 2 and all(value % 1 == 0 for value in known)
-    return OUTSIDE if levels or 2 * len(outside) > len(known) + n_meant else ""
+    if not levels and 2 * len(outside) <= len(known) + n_meant:
+        return ""
+    is_percent = all(0 <= value <= 100 for value in known) and max(known) > 10
+    return f"{OUTSIDE} (divide them by 100 if they are scores)" if is_percent else OUTSIDE
 
 
 def describe_columns(others: Mapping[str, str]) -> str:

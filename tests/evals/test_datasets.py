@@ -156,6 +156,11 @@ def test_a_foreign_column_is_passed_over_and_named(
     assert table.answers == (("7",),) * 3
 
 
+def test_a_column_that_may_be_percentages_says_what_to_do(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "t.csv", "prompt,big,odd\np,1,85\nq,0,40\n")
+    assert read_outcomes(path).provenance.notes.endswith("(divide them by 100 if they are scores)")
+
+
 def test_only_the_columns_of_the_chosen_experts_are_read(tmp_path: Path) -> None:
     path = write_file(tmp_path / "t.csv", "prompt,big,odd\np,1,85%\n")
     with pytest.raises(DataError, match="name those that are with --experts"):
