@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .fold_fits import worker_pool
     from .forecast import Forecaster
     from .intervals import prediction_interval, rate_interval, rate_std, show_rate
-    from .outcomes import OutcomeTable, Provenance, add_outcomes, former_name, merge_outcomes
+    from .outcomes import OutcomeTable, Provenance, add_outcomes, merge_outcomes
     from .registry import PREDICTORS, fit_predictor, make_predictor
     from .sweep import Sweep
 
@@ -68,7 +68,6 @@ _LAZY = {
     "Sweep": "sweep",
     "add_experts": "fit",
     "add_outcomes": "outcomes",
-    "former_name": "outcomes",
     "compute_utility": "decision_rule",
     "cross_fit": "fit",
     "budget_curve": "categories",
@@ -150,7 +149,6 @@ __all__ = [
     "finetune_encoder",
     "fit_artifact",
     "fit_predictor",
-    "former_name",
     "instance_oracle",
     "keep_experts",
     "load_embedder",

@@ -359,8 +359,8 @@ def add_experts(
 def keep_experts(fresh: Artifact, earlier: Artifact, extractor: Extractor) -> Artifact:
     """The fresh artifact, and behind its experts those of the earlier one that it does not know.
 
-    What was predicted of these stays as it was. The λ tables need queries that all experts were asked, and
-    are left out.
+    What was predicted of these stays as it was. A λ table needs queries that all its experts were asked: it
+    is there for pools of the fresh experts alone.
 
     Raises:
         ArtifactError: a head of the fresh artifact has no counterpart on the same embedder.
@@ -381,7 +381,7 @@ def keep_experts(fresh: Artifact, earlier: Artifact, extractor: Extractor) -> Ar
         },
         latency=np.concatenate((fresh.latency, earlier.latency[kept])),
         provenance={**fresh.provenance, "kept": {"experts": names, "of": dict(earlier.provenance)}},
-        sample=None,
+        sample=fresh.sample and fresh.sample.widen(len(kept)),
         sweeps={},
     )
 

@@ -115,6 +115,8 @@ class Forecaster:
         sample, there = self._sample, self._aligned.there
         if sample is None or tier not in sample.quality or not self._whole:
             return None
+        if np.isnan(sample.quality[tier][:, there]).any():  # an expert that was kept from another fit
+            return None
         tokens = sample.output_tokens[tier][:, there]
         tokens = np.minimum(np.where(np.isnan(tokens), self._tokens, tokens), self._longest)
         cost_usd = self._cost_usd(sample.input_tokens[:, None], tokens)

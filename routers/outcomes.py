@@ -162,6 +162,11 @@ class OutcomeTable:
         means = _column_means(self.score)
         return int(np.argmax(np.where(np.isnan(means), -np.inf, means)))
 
+    def former_experts(self) -> dict[str, str]:
+        """The columns of former models, `NAME@MODEL`, each with the name that now is of another model."""
+        names = {former_name(name, model): name for name in self.experts for model in self.models}
+        return {name: names[name] for name in self.experts if name in names}
+
     def mask_declined(self) -> Floats:
         """The score with what an expert declined left out: how good it is where it answers at all."""
         return np.where(self.declined == 1, np.nan, self.score)

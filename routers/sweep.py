@@ -49,6 +49,19 @@ class Sample:
             {tier: thin(values) for tier, values in self.output_tokens.items()},
         )
 
+    def widen(self, n_experts: int) -> "Sample":
+        """With so many experts more that were not asked these queries: NaN throughout."""
+
+        def pad(values: Floats) -> Floats:
+            return np.pad(values, ((0, 0), (0, n_experts)), constant_values=np.nan)
+
+        return Sample(
+            self.input_tokens,
+            pad(self.score),
+            {tier: pad(values) for tier, values in self.quality.items()},
+            {tier: pad(values) for tier, values in self.output_tokens.items()},
+        )
+
     def arrays(self) -> Arrays:
         """In single precision; `from_arrays` gives the same sample back if it is thinned."""
         named = {"input_tokens": self.input_tokens, "score": self.score}

@@ -109,6 +109,8 @@ def command(
     """
     bundled = str(data) == BUNDLED
     table = merge_outcomes(*load_bundled_outcomes()) if bundled else read_outcomes(data, form)
+    if not experts and (former := table.former_experts()):  # a model that is asked no more is no rival
+        table = table.only([name for name in table.experts if name not in former])
     chosen = np.isin(table.bucket, list(bucket_set(buckets))) if buckets else np.ones(len(table), bool)
     slow = None if encoder == "none" else load_embedder(encoder, n_threads=2)
     kept = VectorCache(slow, vectors) if slow is not None and vectors is not None else None

@@ -23,7 +23,6 @@ from routers import (
     add_experts,
     add_outcomes,
     fit_artifact,
-    former_name,
     keep_experts,
     load_embedder,
     previous_path,
@@ -158,13 +157,13 @@ def _leave_out(outcomes: OutcomeTable) -> tuple[OutcomeTable, list[dict[str, Any
     """
     usable = (~np.isnan(outcomes.mask_declined())).sum(axis=0).tolist()
     scored = (~np.isnan(outcomes.score)).sum(axis=0).tolist()
-    names = {former_name(n, m): n for n in outcomes.experts for m in outcomes.models}
+    former = outcomes.former_experts()
     left_out: list[dict[str, Any]] = []
     for name, model, n_usable, n_scored in zip(
         outcomes.experts, outcomes.models, usable, scored, strict=True
     ):
-        if name in names and names[name] != name:
-            why = f"it is a former model of {names[name]}"
+        if name in former:
+            why = f"it is a former model of {former[name]}"
         elif n_usable == 0 and n_scored:
             why = f"it declined all {n_scored} prompts"
         elif n_usable == 0:

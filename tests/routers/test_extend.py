@@ -1,5 +1,6 @@
 """Experts come and go: what is predicted of the others stays what it was, to the bit."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from routers import (
     Tier,
     add_experts,
     fit_artifact,
+    keep_experts,
     query_of,
 )
 
@@ -138,3 +140,34 @@ def test_a_table_without_a_new_expert_is_refused(two: Artifact) -> None:
 def test_another_embedder_is_refused(two: Artifact) -> None:
     with pytest.raises(ArtifactError, match="static head was fitted on another embedder"):
         add_experts(two, table(("cyd",)), KindExtractor(mark="!"))
+
+
+def test_kept_experts_stay_as_they_were_and_repeated_fits_do_not_pile_up(tmp_path: Path) -> None:
+    first = fit_artifact(table(("ada", "bob")), KindExtractor(), QUICK)
+    second = fit_artifact(table(("bob", "cyd")), KindExtractor(), QUICK)
+    joined = keep_experts(second, first, KindExtractor())
+    assert [expert.name for expert in joined.experts] == ["bob", "cyd", "ada"]
+    assert joined.experts[2] == first.experts[0]
+    for name, whole in (("ada", first), ("bob", second), ("cyd", second)):
+        alone, before = predict(joined, name), predict(whole, name)
+        assert np.array_equal(alone.output_tokens, before.output_tokens)
+        # The differences between experts are shrunk among those that were fitted together.
+        assert np.abs(alone.quality - before.quality).max() < 0.2
+    for _ in range(3):
+        joined = keep_experts(second, joined, KindExtractor())
+    joined.save(tmp_path / "a")
+    loaded = Artifact.load(tmp_path / "a")
+    assert np.array_equal(predict(loaded, *NAMES).quality, predict(joined, *NAMES).quality)
+    assert json.dumps(loaded.manifest()).count('"knn"') < 12
+
+
+def test_the_trade_off_of_the_fresh_experts_outlives_that_others_are_kept() -> None:
+    costs = {"cost_usd": np.tile([1e-3, 2e-3], (160, 1))}
+    first = fit_artifact(table(("ada", "bob"), **costs), KindExtractor(), QUICK)
+    second = fit_artifact(table(("bob", "cyd"), **costs), KindExtractor(), QUICK)
+    joined = keep_experts(second, first, KindExtractor())
+    there, before = (Forecaster(pool("bob", "cyd"), a).sweep("static") for a in (joined, second))
+    assert there is not None
+    assert before is not None
+    assert np.array_equal(there.quality, before.quality)
+    assert Forecaster(pool(*NAMES), joined).sweep("static") is None

@@ -179,6 +179,16 @@ def test_probes_that_no_code_can_grade_are_refused_before_a_call(upstream: FakeU
     assert upstream.calls == []
 
 
+def test_a_former_model_is_no_rival_in_the_report(upstream: FakeUpstream) -> None:
+    for model in ("says-4", "says-yes"):
+        configure(upstream, a=model, b="says-no")
+        good("profile")
+    routers = ("--routers", "constant", "--encoder", "none", "--out", "report")
+    output = good("eval", "outcomes.jsonl.gz", *routers)
+    assert "single:a: " in output
+    assert "@" not in output
+
+
 def test_an_interrupted_profile_goes_on_where_it_stopped(upstream: FakeUpstream) -> None:
     configure(upstream, a="slow-100")
 
