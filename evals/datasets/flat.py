@@ -116,6 +116,7 @@ def json_rows(source: Path) -> list[Record]:
     rows = []
     # Not splitlines(): it also breaks at U+2028, which JSON strings may hold unescaped (RFC 8259).
     for n, line in enumerate(_text(source).split("\n"), start=1):
+        line = line.removeprefix("\ufeff")  # within the text where files were joined
         if not line.strip():
             continue
         try:
@@ -157,6 +158,9 @@ def build_table(
         raise DataError(f"{source}: no outcome in it")
     wide = [row for row in rows if _is_wide(row)]
     models, measures, others = _find_columns(wide, experts)
+    if not wide:
+        names = dict.fromkeys(name for row in rows for name in row.fields)
+        others = {name: "no field of ours" for name in names if field_name(name) not in FIELDS and name}
     if wide and not models:
         found = describe_columns(others)
         raise DataError(

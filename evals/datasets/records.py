@@ -223,7 +223,9 @@ def number(record: Record, name: str) -> float:
     try:
         return float(text)
     except (TypeError, ValueError, OverflowError):
-        raise DataError(f"{record.place}: {name}: a number is needed, not {value!r}{_fix(text)}") from None
+        model = record.fields.get("model")
+        what = f"{name} of {model}" if name in MEASURES and model else name
+        raise DataError(f"{record.place}: {what}: a number is needed, not {value!r}{_fix(text)}") from None
 
 
 def _is_decimal(text: str, decimal_comma: bool) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +116,8 @@ def _to_utf8(line: bytes, encoding: str) -> bytes:
         # What cannot be decoded is refused as JSON, with the place.
         with contextlib.suppress(UnicodeDecodeError):
             line = line.decode(encoding).encode()
-    return line.strip()
+    # A mark inside: files were joined as they are.
+    return line.strip().removeprefix(BOM_UTF8)
 
 
 class LineReader:

@@ -61,7 +61,7 @@ def test_json_lines_may_be_long_wide_or_nested(tmp_path: Path, gzipped: bool) ->
     ("text", "message"),
     [
         ("prompt,model,score\np,a,1.5\n", r"t.csv, line 2: score of a: 1.5 is not in \[0, 1\]"),
-        ("prompt,model,score\np,a,good\n", "line 2: score: a number is needed, not 'good'"),
+        ("prompt,model,score\np,a,good\n", "line 2: score of a: a number is needed, not 'good'"),
         ("prompt,model,score\np,a,1\np,a,0\n", "line 3: a second outcome of a on the same prompt"),
         ("prompt,model,score\n,a,1\n", "line 2: prompt: a text is needed"),
         ("prompt,model,score,cost\np,a,1,-2\n", "line 2: cost_usd: -2 is negative"),
@@ -154,6 +154,23 @@ def test_a_foreign_column_is_passed_over_and_named(
     np.testing.assert_array_equal(table.score, [[1], [0.5], [np.nan]])
     assert note in table.provenance.notes
     assert table.answers == (("7",),) * 3
+
+
+def test_fields_beside_a_line_per_prompt_and_model_are_named(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "t.csv", "prompt,model,score,annotator\np,a,1,kim\n")
+    assert read_outcomes(path).provenance.notes == "column 'annotator' is passed over: no field of ours"
+
+
+def test_a_nested_score_at_fault_names_its_model(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "t.jsonl", '{"prompt": "p", "score": {"a": 1, "b": "85%"}}')
+    with pytest.raises(DataError, match=r"line 1: score of b: a number is needed, not '85%'; write 0.85"):
+        read_outcomes(path)
+
+
+def test_json_lines_of_joined_files_may_have_marks_inside(tmp_path: Path) -> None:
+    line = '\ufeff{"prompt": "%s", "model": "a", "score": 1}\n'
+    path = write_file(tmp_path / "t.jsonl", line % "p" + line % "q")
+    assert read_outcomes(path).texts == ("p", "q")
 
 
 def test_a_column_that_may_be_percentages_says_what_to_do(tmp_path: Path) -> None:

@@ -39,6 +39,12 @@ def test_a_line_that_is_too_long_is_skipped_in_every_encoding(tmp_path: Path, en
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_that_were_joined_have_marks_inside(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "in").write_bytes("\ufeffa\n\ufeffb\n".encode(encoding))
+    assert [one.text for one in read_lines(tmp_path / "in", 90)] == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 async def test_a_batch_with_a_byte_order_mark_is_answered(tmp_path: Path, encoding: str) -> None:
     async with open_batch_gateway(tmp_path, ["says-a"]) as at:
         data = jsonl(line("größe", "says-a"), line("2", "says-a")).decode().encode(encoding)
