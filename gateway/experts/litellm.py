@@ -18,7 +18,7 @@ from ..config import DeploymentConfig, ExpertConfig, TimeoutConfig
 from ..fleet.circuit_breaker import CircuitBreaker
 from ..openai.answers import check_answer
 from ..openai.events import EventStream
-from ..openai.failures import ErrorObject, build_failure, decode_leniently, find_error
+from ..openai.failures import ErrorObject, build_failure, decode_leniently, find_error, read_failure
 from .deployments import DeployedExpert, build_limit
 from .parameters import Parameters
 from .prompt_preset import PromptPreset
@@ -377,6 +377,9 @@ LITELLM_PREFIX = re.compile(r"^(?:(?:litellm\.)?\w+Error: )*(?:\w+Exception(?: \
 
 def failure_of(error: Exception) -> UpstreamError:
     """The failure that an exception of LiteLLM stands for, by its status and class."""
+    # LiteLLM changes statuses and drops headers: what the provider sent says it better.
+    if (answer := _find_answer(error)) is not None:
+        return read_failure(*answer)
     kind = type(error).__name__
     status = getattr(error, "status_code", None)
     status = status if isinstance(status, int) else None
@@ -397,6 +400,35 @@ def failure_of(error: Exception) -> UpstreamError:
     if said is None:
         said = ErrorObject(text, words, code=code if isinstance(code, str) else None)
     return build_failure(replace(said, words=(*said.words, kind)), status, headers=headers or {})
+
+
+def _find_answer(error: Exception) -> tuple[int, bytes, Mapping[str, str]] | None:
+    """Status, body and headers of the provider's own response, where an exception still has them."""
+    status, body, headers = None, b"", dict[str, str]()
+    for cause in list(_causes(error))[1:]:
+        response = getattr(cause, "response", None)
+        code = getattr(response, "status_code", None) or getattr(cause, "status_code", None)
+        if isinstance(code, int) and code >= 400:
+            status = code
+        body = _find_body(cause, response) or body
+        sent = getattr(response, "headers", None) or getattr(cause, "headers", None)
+        if isinstance(sent, Mapping):
+            headers |= {str(name).lower(): str(value) for name, value in sent.items()}
+    return (status, body, headers) if status is not None and body else None
+
+
+def _find_body(cause: BaseException, response: Any) -> bytes:
+    """The body of a response as it came; empty where it was not read, or is told in other words."""
+    try:
+        content = getattr(response, "content", b"")
+    except RuntimeError:  # httpx: the body of a stream that was not read
+        content = b""
+    message = getattr(cause, "message", b"")
+    for text in (content, message):
+        raw = text.encode() if isinstance(text, str) else text
+        if isinstance(raw, bytes) and raw.lstrip()[:1] in (b"{", b"["):
+            return raw
+    return b""
 
 
 def _unsent_failure(error: Exception) -> UpstreamError:

@@ -29,6 +29,10 @@ USAGE = {
     "cacheReadInputTokens": 64,
     "cacheWriteInputTokens": 0,
 }
+TEXTS = {
+    "429": "Too many requests, please wait before trying again.",
+    "500": "The system encountered an error.",
+}
 ACCESS_KEY = "AKIAOFTHEPROVIDER001"
 
 
@@ -54,7 +58,7 @@ class BedrockRules:
                 400, "The model returned the following errors: Input is too long for requested model."
             )
         if command:
-            return refuse(int(command), "Too many requests, please wait before trying again.")
+            return refuse(int(command), TEXTS.get(command, "The service failed."))
         return self._complete(body, match[1] == "converse-stream")
 
     def _complete(self, body: dict[str, Any], streams: bool) -> Response:

@@ -60,7 +60,8 @@ class GeminiRules:
         return refusal or self._complete(request, match[1] == "streamGenerateContent")
 
     def _check_fields(self, body: dict[str, Any]) -> Response | None:
-        settings = body.get("generationConfig", {})
+        # Google's JSON takes a field by its name in the protocol buffer too: max_output_tokens.
+        settings = {_camel(name): value for name, value in body.get("generationConfig", {}).items()}
         for name in [*(body.keys() - FIELDS), *(settings.keys() - SETTINGS)]:
             return refuse(400, f'Invalid JSON payload received. Unknown name "{name}": Cannot find field.')
         if not body.get("contents"):
@@ -86,7 +87,8 @@ class GeminiRules:
         body = request.body
         texts = _parts(body)
         head: dict[str, Any] = {"modelVersion": "gemini-2.5-flash", "responseId": "r-1"}
-        n_candidates = body.get("generationConfig", {}).get("candidateCount", 1)
+        settings = {_camel(name): value for name, value in body.get("generationConfig", {}).items()}
+        n_candidates = settings.get("candidateCount", 1)
         if not streams:
             candidates = [_candidate(texts, n, "STOP") for n in range(n_candidates)]
             return Response.of_json({**head, "candidates": candidates, "usageMetadata": USAGE})
@@ -100,11 +102,17 @@ class GeminiRules:
         return Response.of_events(*chunks, done=False)
 
 
+def _camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(word.title() for word in rest)
+
+
 def _parts(body: dict[str, Any]) -> list[dict[str, Any]]:
     for tool in body.get("tools", ()):
         for function in tool.get("functionDeclarations", tool.get("function_declarations", ())):
             return [{"functionCall": {"name": function["name"], "args": ARGUMENTS}}]
-    if body.get("generationConfig", {}).get("responseMimeType") == "application/json":
+    settings = {_camel(name): value for name, value in body.get("generationConfig", {}).items()}
+    if settings.get("responseMimeType") == "application/json":
         return [{"text": JSON_TEXT}]
     sees = re.search(r"inline_?[dD]ata|file_?[dD]ata", json.dumps(body["contents"]))
     return [{"text": "I see a picture." if sees else "Hello from afar."}]

@@ -184,6 +184,7 @@ class OpenAIRules:
             return Response.of_json({"error": message}, status, **headers)
         kind = {401: "authentication_error", 429: "rate_limit_error"}.get(status, "invalid_request_error")
         if self.error_form == "mistral":
+            kind = kind if status < 500 else "internal_server_error"
             said: dict[str, Any] = {
                 "object": "error",
                 "message": message,

@@ -1,0 +1,320 @@
+"""Providers × features: each cell goes through the gateway to a server that obeys the provider's rules."""
+
+import base64
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from gateway.experts.litellm import LiteLLMExpert
+from gateway.experts.openai_compatible import OpenAIExpert
+from tests.fakes.providers import ANTHROPIC, AZURE, BEDROCK, GEMINI, OPENAI_LIKE, ProviderServer
+from tests.fakes.providers.bedrock import ACCESS_KEY
+from tests.fakes.providers.server import ARGUMENTS, JSON_TEXT, KEY, Rules
+from tests.fakes.serving import HttpAnswer, LiveApp, gateway
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.filterwarnings("ignore"),  # LiteLLM and what it imports warn of much
+]
+WRONG_KEY = "sk-wrong-9876543210"
+SCHEMA = {
+    "type": "object",
+    "properties": {"answer": {"type": "integer"}},
+    "required": ["answer"],
+    "additionalProperties": False,
+}
+JSON_SCHEMA = {"type": "json_schema", "json_schema": {"name": "reply", "schema": SCHEMA, "strict": True}}
+PICTURE = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(24)).decode()
+LOOK = [
+    {"type": "text", "text": "What is this?"},
+    {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}"}},
+]
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+@dataclass(frozen=True)
+class ProviderRow:
+    """A row of the matrix.
+
+    settings: of the expert, beside its name and model; `{address}` is that of the server.
+    key: where the server must have seen the key.
+    counts: cached input tokens and reasoning tokens of an answer.
+    """
+
+    model: str
+    rules: Rules
+    settings: dict[str, Any]
+    key: tuple[str, str]
+    counts: tuple[int, int] = (0, 0)
+    through_litellm: bool = False
+
+
+BEARER = ("authorization", f"Bearer {KEY}")
+COUNTS = {
+    **dict.fromkeys(("openai/gpt-4o-mini", "openai/gpt-5-mini", "groq/llama-3.3-70b-versatile"), (64, 12)),
+    **dict.fromkeys(("deepseek/deepseek-reasoner", "hosted_vllm/qwen3-8b"), (64, 12)),
+    "openrouter/anthropic/claude-sonnet-4.5": (64, 12),
+}
+AWS = {
+    "aws_access_key_id": ACCESS_KEY,
+    "aws_secret_access_key": "of-the-provider",
+    "aws_region_name": "us-east-1",
+}
+PROVIDERS: dict[str, ProviderRow] = {
+    **{
+        re.sub(r"\W", "-", model): ProviderRow(
+            model,
+            rules,
+            {"api_base": "{address}" + rules.path.removesuffix("/chat/completions"), "api_key": KEY},
+            BEARER,
+            COUNTS.get(model, (0, 0)),
+        )
+        for model, rules in OPENAI_LIKE.items()
+    },
+    # Ollama's address is written in three ways; all of them reach its OpenAI-compatible API.
+    **{
+        f"ollama-{n}": ProviderRow(
+            model, OPENAI_LIKE["ollama/llama3.2"], {"api_base": "{address}" + end, "api_key": KEY}, BEARER
+        )
+        for n, (model, end) in enumerate(
+            [("ollama/llama3.2", ""), ("ollama_chat/llama3.2", "/"), ("ollama/llama3.2", "/api")]
+        )
+    },
+    "anthropic": ProviderRow(
+        "anthropic/claude-sonnet-4-5",
+        ANTHROPIC,
+        {"api_base": "{address}", "api_key": KEY},
+        ("x-api-key", KEY),
+        (64, 0),
+        through_litellm=True,
+    ),
+    "gemini": ProviderRow(
+        "gemini/gemini-2.5-flash",
+        GEMINI,
+        {"api_base": "{address}", "api_key": KEY},
+        ("x-goog-api-key", KEY),
+        (64, 12),
+        through_litellm=True,
+    ),
+    "azure": ProviderRow(
+        "azure/gpt-4o-mini",
+        AZURE,
+        {"api_base": "{address}", "api_key": KEY, "settings": {"api_version": "2024-10-21"}},
+        ("api-key", KEY),
+        (64, 12),
+        through_litellm=True,
+    ),
+    "bedrock": ProviderRow(
+        "bedrock/anthropic.claude-3-5-sonnet-20240620-v1:0",
+        BEDROCK,
+        {"settings": {**AWS, "aws_bedrock_runtime_endpoint": "{address}"}},
+        ("authorization", f"AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/"),
+        (64, 0),
+        through_litellm=True,
+    ),
+}
+NEED_A_KEY = [name for name, provider in PROVIDERS.items() if getattr(provider.rules, "needs_key", True)]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A gateway with one expert for each provider, and another of the same with a wrong key."""
+
+    live: LiveApp
+    servers: dict[str, ProviderServer]
+
+    async def chat(self, name: str, text: Any = "Hello", **more: Any) -> HttpAnswer:
+        return await self.live.chat(name, messages=[{"role": "user", "content": text}], **more)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
+    async with AsyncExitStack() as stack:
+        servers = {
+            name: await stack.enter_async_context(ProviderServer(provider.rules))
+            for name, provider in PROVIDERS.items()
+        }
+        experts = []
+        for name, provider in PROVIDERS.items():
+            text = json.dumps(provider.settings).replace("{address}", servers[name].address)
+            wrong = text.replace(KEY, WRONG_KEY).replace(ACCESS_KEY, "AKIAOFANOTHER00000001")
+            experts.append({"name": name, "model": provider.model, **json.loads(text)})
+            experts.append({"name": f"{name}.wrong", "model": provider.model, **json.loads(wrong)})
+        journal = str(tmp_path_factory.mktemp("providers") / "j.sqlite3")
+        timeouts = {"first_token_s": 30, "total_s": 60}
+        config = {"experts": experts, "timeouts": timeouts}
+        live = await stack.enter_async_context(gateway(config, journal, *PROVIDERS))
+        yield Place(live, servers)
+
+
+@pytest.fixture(params=PROVIDERS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def read_stream(answer: HttpAnswer) -> list[dict[str, Any]]:
+    """The deltas of a stream's first choice; the stream must have ended well."""
+    assert (answer.status, answer.events[-1]) == (200, b"[DONE]")
+    chunks = [json.loads(event) for event in answer.events[:-1]]
+    assert not [chunk for chunk in chunks if "error" in chunk]
+    return [chunk["choices"][0]["delta"] for chunk in chunks if chunk.get("choices")]
+
+
+async def test_plain(place: Place, name: str) -> None:
+    provider = PROVIDERS[name]
+    expert = place.live.services.experts[name]
+    assert isinstance(expert, LiteLLMExpert if provider.through_litellm else OpenAIExpert)
+    answer = await place.chat(name, max_tokens=50)
+    assert (answer.status, answer.expert) == (200, name)
+    choice = answer.json()["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("Hello from afar.", "stop")
+    header, value = provider.key
+    assert place.servers[name].requests[-1].headers[header].startswith(value)
+    assert "x-thalamus-warning" not in answer.headers
+
+
+async def test_stream(place: Place, name: str) -> None:
+    deltas = read_stream(await place.chat(name, stream=True))
+    assert "".join(delta.get("content") or "" for delta in deltas) == "Hello from afar."
+
+
+async def test_tools(place: Place, name: str) -> None:
+    answer = await place.chat(name, tools=[TOOL], tool_choice="auto")
+    assert answer.status == 200
+    choice = answer.json()["choices"][0]
+    call = choice["message"]["tool_calls"][0]
+    assert (call["type"], call["function"]["name"]) == ("function", "weather")
+    assert json.loads(call["function"]["arguments"]) == ARGUMENTS
+    assert choice["finish_reason"] == "tool_calls"
+    sent = json.dumps(place.servers[name].last)
+    assert "The weather of a city." in sent
+    assert '"city"' in sent
+
+
+async def test_tools_streamed(place: Place, name: str) -> None:
+    deltas = read_stream(await place.chat(name, tools=[TOOL], stream=True))
+    calls = [call for delta in deltas for call in delta.get("tool_calls") or ()]
+    assert {call["index"] for call in calls} == {0}
+    assert [call["function"]["name"] for call in calls if call["function"].get("name")] == ["weather"]
+    assert json.loads("".join(call["function"].get("arguments") or "" for call in calls)) == ARGUMENTS
+
+
+async def test_the_result_of_a_tool_goes_back(place: Place, name: str) -> None:
+    answer = (await place.chat(name, tools=[TOOL])).json()["choices"][0]["message"]
+    result = {"role": "tool", "tool_call_id": answer["tool_calls"][0]["id"], "content": "22 degrees"}
+    turns = [{"role": "user", "content": "Weather?"}, answer, result]
+    assert (await place.live.chat(name, messages=turns, tools=[TOOL])).status == 200
+    assert "22 degrees" in json.dumps(place.servers[name].last)
+
+
+async def test_json_schema(place: Place, name: str) -> None:
+    answer = await place.chat(name, "Answer in JSON.", response_format=JSON_SCHEMA)
+    assert answer.status == 200
+    assert json.loads(answer.json()["choices"][0]["message"]["content"]) == json.loads(JSON_TEXT)
+    sent = json.dumps(place.servers[name].last).replace("\\", "")
+    assert '"answer"' in sent
+
+
+async def test_picture(place: Place, name: str) -> None:
+    answer = await place.chat(name, LOOK)
+    assert answer.status == 200
+    assert answer.json()["choices"][0]["message"]["content"] == "I see a picture."
+    assert PICTURE in json.dumps(place.servers[name].last)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_usage(place: Place, name: str, stream: bool) -> None:
+    more = {"stream_options": {"include_usage": True}} if stream else {}
+    answer = await place.chat(name, stream=stream, **more)
+    usage = json.loads(answer.events[-2])["usage"] if stream else answer.json()["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (100, 20)
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    reasoned = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
+    assert (cached, reasoned) == PROVIDERS[name].counts
+    record = await place.live.read_record(answer)
+    assert (record["input_tokens"], record["output_tokens"]) == (100, 20)
+
+
+@pytest.mark.parametrize("name", NEED_A_KEY)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_refused_key(place: Place, name: str, stream: bool) -> None:
+    answer = await place.chat(f"{name}.wrong", stream=stream)
+    assert answer.status == 502
+    assert re.search(r"answered 40[013]", answer.error["message"])
+    assert WRONG_KEY.encode() not in answer.body
+    assert (await place.chat(f"{name}.wrong", router={"fallbacks": ["openai-gpt-4o-mini"]})).status == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_limit(place: Place, name: str, stream: bool) -> None:
+    answer = await place.chat(name, "fail 429", stream=stream)
+    assert answer.status == 429
+    if name != "bedrock":  # AWS names no wait
+        assert answer.headers["retry-after"] == "7"
+    place.live.services.fleet.record_success(name, 0.1)
+
+
+async def test_too_long(place: Place, name: str) -> None:
+    before = place.live.services.fleet.state(name)["last_error"]
+    answer = await place.chat(name, "fail too long")
+    assert answer.status == 400
+    answer = await place.chat(name, "fail too long", router={"fallbacks": ["openai-gpt-4o-mini"]})
+    assert answer.status == 400  # the fallback is asked, and answers the same prompt in the same way
+    record = await place.live.read_record(answer)
+    asked = [attempt["expert"] for attempt in record["attempts"]]
+    assert asked == list(dict.fromkeys([name, "openai-gpt-4o-mini"]))
+    assert place.live.services.fleet.state(name)["last_error"] == before
+
+
+async def test_a_failing_server(place: Place, name: str) -> None:
+    answer = await place.chat(name, "fail 500")
+    assert answer.status == 502
+    assert "answered 500" in answer.error["message"]
+    place.live.services.fleet.record_success(name, 0.1)
+
+
+async def test_an_unsupported_parameter(place: Place, name: str) -> None:
+    """Temperature, length and penalties reach every model, in one form or another."""
+    answer = await place.chat(name, max_tokens=60, temperature=0.5, top_p=1, presence_penalty=0)
+    assert answer.status == 200
+    sent = json.dumps(place.servers[name].last)
+    assert re.search(r'"(max_tokens|max_completion_tokens|max_output_tokens|maxTokens)": 60', sent)
+    warned = answer.headers.get("x-thalamus-warning", "")
+    assert ('"temperature": 0.5' in sent) != ("temperature" in warned)
+
+
+async def test_several_answers(place: Place, name: str) -> None:
+    """As many as were asked for, or a refusal that names the field: never one in silence."""
+    answer = await place.chat(name, n=2)
+    if answer.status == 200:
+        assert len(answer.json()["choices"]) == 2
+    else:
+        assert (answer.status, answer.error["param"]) == (400, "n")
+
+
+async def test_anthropics_overload_waits_like_a_limit(place: Place) -> None:
+    answer = await place.chat("anthropic", "fail 529")
+    assert answer.status == 503
+    place.live.services.fleet.record_success("anthropic", 0.1)
+
+
+async def test_thinking_is_passed_on(place: Place) -> None:
+    message = (await place.chat("deepseek-deepseek-reasoner")).json()["choices"][0]["message"]
+    assert message["reasoning_content"] == "Hm."
+    answer = await place.chat("anthropic", reasoning_effort="low", max_tokens=4000, stream=True)
+    deltas = read_stream(answer)
+    assert "".join(delta.get("reasoning_content") or "" for delta in deltas) == "Hm."
+    assert place.servers["anthropic"].last["thinking"]["type"] == "enabled"
