@@ -53,7 +53,13 @@ class ExecutionRequest:
         """The named expert, then the fallbacks that the request lists."""
         plan = Single(tuple(dict.fromkeys([parsed.expert, *parsed.fallbacks])))
         return cls(
-            parsed.call, plan, NAMED_POLICY, NAMED_REASON, parsed.expert, **_provenance(parsed.options)
+            parsed.call,
+            plan,
+            NAMED_POLICY,
+            NAMED_REASON,
+            parsed.expert,
+            warnings=parsed.warnings,
+            **_provenance(parsed.options),
         )
 
     @classmethod

@@ -138,6 +138,25 @@ def parse_routing_options(
     )
 
 
+def list_ignored(options: RoutingOptions) -> tuple[str, ...]:
+    """A warning that names what does not apply where the client names the expert; none where all does."""
+    require = options.hints.require if options.hints is not None else Require()
+    given = {
+        "policy": options.policy,
+        "max_cost_usd": require.max_cost_usd,
+        "max_latency_ms": require.max_latency_s,
+        "min_quality": require.min_quality,
+        "models": require.models,
+        "exclude": require.exclude or None,
+        "weights and targets": options.hints.objective if options.hints is not None else None,
+        "flags": options.flags or None,
+    }
+    names = [name for name, value in given.items() if value is not None]
+    if not names:
+        return ()
+    return (f"{', '.join(names)}: ignored for a model that is asked for by name; `auto` chooses by them",)
+
+
 def _require(field: RouterField) -> Require:
     return Require(
         max_cost_usd=field.max_cost_usd,

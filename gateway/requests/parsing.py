@@ -21,7 +21,7 @@ from ..experts import Call, Expert, Fields, ToolExpert
 from ..experts.types import Endpoint
 from ..prompts.wrappings import WrappingGrammar
 from .embedding import EmbeddingInput, is_embedder_name, parse_embedding_input
-from .options import RoutingOptions, extract_prompt_flags, parse_routing_options
+from .options import RoutingOptions, extract_prompt_flags, list_ignored, parse_routing_options
 from .query import ReadRequest, parse_chat_query, parse_completion_query
 
 OWN_FIELDS = ("model", "router")
@@ -80,13 +80,15 @@ class EndpointSpec:
 class ToExpert:
     """A request for an expert that the client named.
 
-    `call` goes to the expert, `options` is what was asked beside it, `fallbacks` are experts to try after it.
+    `call` goes to the expert, `options` is what was asked beside it, `fallbacks` are experts to try after it,
+    `warnings` name the options that only a policy reads.
     """
 
     call: Call
     options: RoutingOptions
     expert: str
     fallbacks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +158,7 @@ class RequestParser:
         # For a named expert the messages are never decoded: what is not read cannot be refused by mistake.
         expert = self._names.get(model)
         if expert is not None:
-            return ToExpert(call, options, expert, self._fallbacks(options))
+            return ToExpert(call, options, expert, self._fallbacks(options), list_ignored(options))
         policy = self._policy(model, options)
         flags = extract_prompt_flags(sent, options, policy, self._grammar)
         if flags.fields is not sent:
@@ -181,7 +183,7 @@ class RequestParser:
     def _parse_embedding(self, model: str, call: Call, options: RoutingOptions) -> ToExpert | ToEmbedder:
         expert = self._names.get(model)
         if expert in self._embedding_experts:
-            return ToExpert(call, options, str(expert))
+            return ToExpert(call, options, str(expert), warnings=list_ignored(options))
         pool = self._embedders
         if pool is None or not is_embedder_name(model, pool.names):
             raise self._unknown_embedder(model)

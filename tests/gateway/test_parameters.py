@@ -283,3 +283,26 @@ async def test_a_slot_of_a_cooling_expert_is_not_lost_by_asking_again(tmp_path: 
     async with serve(tmp_path, ("openai/deployed-here", STRICT), max_parallel=1) as (live, _):
         answers = await asyncio.gather(*(live.chat("auto", temperature=n / 10) for n in range(4)))
         assert {answer.status for answer in answers} == {200}
+
+
+@pytest.mark.parametrize(
+    ("router", "named"),
+    [
+        ({"max_cost_usd": 0.001, "exclude": ["e0"]}, "max_cost_usd, exclude"),
+        ({"weights": {"cost": 1}, "policy": "auto"}, "policy, weights and targets"),
+        ({"min_quality": 0.5, "max_latency_ms": 9, "models": ["e1"]}, "max_latency_ms, min_quality, models"),
+    ],
+)
+async def test_a_named_expert_says_which_options_do_not_apply(
+    tmp_path: Path, router: dict[str, Any], named: str
+) -> None:
+    async with serve(tmp_path, ("openai/x", PLAIN)) as (live, _):
+        answer = await live.chat("e0", router=router)
+        said = "ignored for a model that is asked for by name; `auto` chooses by them"
+        assert (answer.status, answer.headers["x-thalamus-warning"]) == (200, f"{named}: {said}")
+
+
+async def test_what_applies_to_a_named_expert_needs_no_warning(tmp_path: Path) -> None:
+    async with serve(tmp_path, ("openai/x", PLAIN)) as (live, _):
+        answer = await live.chat("e0", router={"fallbacks": ["e0"], "session_id": "s", "explain": True})
+        assert "x-thalamus-warning" not in answer.headers
