@@ -363,7 +363,7 @@ def parse_error_body(body: bytes) -> Json:
     """The facts of an error body; none if it is not OpenAI's error object."""
     try:
         error = json.loads(body)["error"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return {}
     return error if isinstance(error, dict) else {"message": error}
 
@@ -396,7 +396,7 @@ def parse_reply(call: ClientCall[T], response: httpx.Response) -> T:
     try:
         payload = response.content if call.is_binary else response.json()
         return call.parse(ClientReply(response.status_code, payload, Routed.parse(response.headers)))
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         message = f"{call.path} gave an answer that is not a Thalamus gateway's: is base_url right?"
         raise UnexpectedResponse(message) from error
 
@@ -455,7 +455,7 @@ def _chunk(data: str) -> Chunk:
             raise ValueError("not an object")
         if not raw.get("error"):
             return Chunk.parse(raw)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise StreamError("the stream holds an event that is no chunk of an answer") from error
     facts = parse_error_body(data.encode())
     raise StreamError(

@@ -69,6 +69,10 @@ PORTS = {
 }
 
 
+NO_LIST = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What reading another server's answer may raise."""
+
+
 def find_providers(env: Mapping[str, str] | None = None) -> list[tuple[HostedProvider, str]]:
     """The providers whose key is set, each with the variable that holds it."""
     values = os.environ if env is None else env
@@ -98,7 +102,7 @@ def _list_models(port: int) -> tuple[str, ...]:
         response = connection.getresponse()
         listed = json.loads(response.read(MAX_ANSWER_BYTES)) if response.status == 200 else {}
         return tuple(_model_ids(listed["data"]))
-    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, http.client.HTTPException, *NO_LIST):
         return ()
     finally:
         connection.close()

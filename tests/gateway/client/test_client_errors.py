@@ -107,8 +107,9 @@ def test_an_answer_cut_in_its_middle_is_not_asked_again(server: ScriptedGateway,
 def test_an_answer_out_of_protocol_is_unexpected(
     server: ScriptedGateway, flavour: Flavour, payload: Any
 ) -> None:
-    server.will([json_answer(payload), Scripted(blocks=(b"<html>",)), json_answer(payload)])
-    for ask in (("chat", "hi"), ("chat", "hi"), ("decision", "x")):
+    deep = Scripted(blocks=(b"[" * 100_000,))
+    server.will([json_answer(payload), Scripted(blocks=(b"<html>",)), json_answer(payload), deep])
+    for ask in (("chat", "hi"), ("chat", "hi"), ("decision", "x"), ("models",)):
         with pytest.raises(UnexpectedResponse, match="is base_url right"):
             flavour.ask(*ask)
 

@@ -171,6 +171,7 @@ def test_a_server_that_lists_models_is_found(port: int) -> None:
         {"data": [3]},
         [],
         b"<html>",
+        b"[" * 100_000,
         {"data": []},
     ],
     indirect=True,
