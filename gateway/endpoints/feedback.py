@@ -18,6 +18,8 @@ from .decisions import MAX_ID_CHARS, DecisionNotFound, read_body
 
 MAX_COMMENT_CHARS = 4000
 MAX_AMONG = 16
+MAX_VOICES = 1000
+"""So many users may speak of one decision."""
 THUMBS = {"up": 1.0, "down": 0.0}
 
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS)]
@@ -67,6 +69,9 @@ async def give_feedback(request: Request) -> Response:
             f"the decision '{body.decision_id}' has no answer that could be rated", param="decision_id"
         )
     _check_chosen(body, entry)
+    voices = {one["user"] for one in entry["feedback"]}
+    if len(voices) >= MAX_VOICES and body.user not in voices:
+        raise InvalidField(f"{MAX_VOICES} users have spoken of this decision already", param="user")
     others = [one for one in dict.fromkeys(body.among or ()) if one != body.decision_id]
     for other in others:
         await _find_decision(request, other, "among")

@@ -126,6 +126,16 @@ async def test_a_body_that_names_no_decision_is_a_400(tmp_path: Path, body: byte
         assert (answer.status, answer.error["type"]) == (400, "invalid_request_error")
 
 
+async def test_so_many_users_may_speak_of_one_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.endpoints.feedback.MAX_VOICES", 2)
+    async with FakeUpstream() as upstream, serve(tmp_path, upstream) as live:
+        decision_id = await ask(live)
+        for user in ("u1", "u2"):
+            assert (await say(live, decision_id, score=1, user=user)).status == 200
+        assert (await say(live, decision_id, score=1, user="u3")).error["param"] == "user"
+        assert (await say(live, decision_id, score=0, user="u2")).status == 200
+
+
 async def test_a_key_speaks_of_its_own_decisions_only(tmp_path: Path) -> None:
     async with FakeUpstream() as upstream:
         async with serve(tmp_path, upstream) as live:
