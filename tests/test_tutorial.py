@@ -9,9 +9,11 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -73,11 +75,17 @@ def redirect(upstream: FakeUpstream) -> None:
     hosted = re.sub(r"(model: anthropic/.*\n)", rf"\1    api_base: {base.removesuffix('/v1')}\n", hosted)
     policies = "policies:" + rest.partition("policies:")[2] if "policies:" in rest else ""
     policies = re.sub(r"default: \S+", "default: gpt-5-mini", policies)
-    config.write_text(hosted + policies)
+    config.write_text(hosted + policies + "\njournal: {content: true}\n")
+
+
+def post(url: str, body: dict[str, Any]) -> tuple[dict[str, Any], Message]:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.load(response), response.headers
 
 
 def run_served(command: list[str], upstream: FakeUpstream) -> dict[str, Any]:
-    """The answer to a chat with `auto` while the command serves."""
+    """The answer to a chat with `auto` while the command serves; feedback says that it was good."""
     process = subprocess.Popen(
         [sys.executable, "-m", "gateway.cli", *command, "--port", "0"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -90,12 +98,10 @@ def run_served(command: list[str], upstream: FakeUpstream) -> dict[str, Any]:
             found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
             url = found and found[0]
         body = {"model": "auto", "messages": [{"role": "user", "content": "What is the capital of Peru?"}]}
-        request = urllib.request.Request(
-            f"{url}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as response:
-            answer: dict[str, Any] = json.load(response)
-            return {**answer, "reason": response.headers["x-thalamus-reason"]}
+        answer, headers = post(f"{url}/v1/chat/completions", body)
+        rated = {"decision_id": headers["x-thalamus-decision-id"], "thumbs": "up"}
+        post(f"{url}/v1/feedback", rated)
+        return {**answer, "reason": headers["x-thalamus-reason"]}
     finally:
         process.terminate()
         process.communicate(timeout=30)
@@ -172,3 +178,23 @@ def test_what_was_measured_is_fitted_reported_and_served(journey: tuple[Path, di
     assert answer["choices"][0]["message"]["content"] == "Lima"
     assert "no evidence" not in answer["reason"]
     assert "quality" in find(printed, "route")
+
+
+def test_what_users_say_is_added_and_a_second_fit_loses_nothing(
+    journey: tuple[Path, dict[str, str]], upstream: FakeUpstream
+) -> None:
+    folder, _ = journey
+    table = OutcomeTable.load(folder / "outcomes.jsonl.gz")
+    artifact = Artifact.load(folder / ".thalamus" / "artifact")
+    for words in (["import", "journal"], ["fit"]):
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 0, result.output
+    after = OutcomeTable.load(folder / "outcomes.jsonl.gz")
+    assert len(after) == len(table) + 1  # the chat's wording is that of a probe, under an id of its own
+    assert set(after.experts) == set(table.experts)
+    rows = [after.ids.index(key) for key in table.ids]
+    same = after.only(table.experts).take(np.array(rows))
+    assert same.fingerprint == table.fingerprint
+    again = {expert.name: expert.n for expert in Artifact.load(folder / ".thalamus" / "artifact").experts}
+    assert again.keys() == {expert.name for expert in artifact.experts}
+    assert sum(again.values()) == sum(expert.n for expert in artifact.experts) + 1
