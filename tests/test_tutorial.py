@@ -151,6 +151,14 @@ def test_each_step_is_one_command() -> None:
     ]  # fmt: skip
 
 
+def test_the_prompts_on_the_page_pass_their_check(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```json title=\"mine.jsonl\"\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "mine.jsonl").write_text(block, encoding="utf-8")
+    result = CliRunner().invoke(main, ["probes", "check", str(tmp_path / "mine.jsonl")])
+    assert result.exit_code == 0, result.output
+    assert "4 probes can be used" in result.output
+
+
 def test_keys_and_servers_become_experts(journey: tuple[Path, dict[str, str]]) -> None:
     output = find(journey[1], "init")
     assert "OpenAI: OPENAI_API_KEY is set" in output

@@ -1,6 +1,7 @@
 """`thalamus doctor`: check the installation and name the fix of each fault."""
 
 import json
+import math
 import os
 import platform
 import shlex
@@ -233,7 +234,18 @@ class LearningAdvice:
     def measure(self, names: Sequence[str] = ()) -> str:
         """Measure these experts, or all, and fit; what was learned of the others stays."""
         experts = f" --experts {shlex.quote(','.join(names))}" if names else ""
-        return f"thalamus profile{_config_option(self.config_path)}{experts} && {self.fit()}"
+        options = f"{_config_option(self.config_path)}{experts}{self._price_option(names)}"
+        return f"thalamus profile{options} && {self.fit()}"
+
+    def _price_option(self, names: Sequence[str]) -> str:
+        """What lets `profile` start without a question: the most that it can cost, if that is known."""
+        from .profiling import load_entry_point, upper_cost_usd
+
+        asked = [profile for profile in profiles(self.config) if not names or profile.name in names]
+        most = upper_cost_usd(load_entry_point("thalamus.probes")(None), asked).values()
+        if None in most or not any(most):
+            return ""
+        return f" --max-usd {math.ceil(100 * sum(usd or 0.0 for usd in most)) / 100:.2f}"
 
     def learn(self) -> str:
         """Fit, after measuring all where there is no outcome table yet."""

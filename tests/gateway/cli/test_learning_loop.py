@@ -368,14 +368,15 @@ def follow(*options: str) -> list[str]:
                 if program == "mv":
                     subprocess.run([program, *arguments], check=True)
                 else:
-                    good(*arguments)
+                    result = run(*arguments, answer="")
+                    assert result.exit_code == 0, result.output
             done.append(line)
     raise AssertionError(f"doctor still advises after {done}")
 
 
 def test_following_doctors_advice_from_nothing_ends_well(upstream: FakeUpstream) -> None:
     configure(upstream, a="says-4", b="says-yes")
-    assert follow() == ["thalamus profile && thalamus fit"]
+    assert follow() == ["thalamus profile --max-usd 0.02 && thalamus fit"]
     assert {name: n for name, (_, n) in load_known().items()} == {"a": 40, "b": 40}
 
 
@@ -386,7 +387,9 @@ def test_following_doctors_advice_for_a_new_expert_and_a_new_model_loses_nothing
     good("profile")
     good("fit", *QUICK)
     configure(upstream, a="says-4", b="says-no", new="says-Paris")
-    assert follow() == ["thalamus profile --experts b,new && thalamus fit --predictor knn --encoder none"]
+    assert follow() == [
+        "thalamus profile --experts b,new --max-usd 0.02 && thalamus fit --predictor knn --encoder none"
+    ]
     assert load_known() == {
         "a": ("openai/says-4", 40),
         "b": ("openai/says-no", 40),
