@@ -57,6 +57,7 @@ class ContentPart(msgspec.Struct):
 
     type: str
     text: str | None = None
+    content: Raw = Raw(b"null")
 
 
 class ChatMessage(msgspec.Struct):

@@ -75,9 +75,7 @@ def parse_chat_query(fields: Fields, grammar: WrappingGrammar | None = None) -> 
     if not turns:
         raise InvalidField("'messages' is empty: there is nothing to answer", param="messages")
     grammar = grammar or default_grammar()
-    # What a turn says once its wrappings are off; a turn of wrappings alone asks nothing.
-    read = [grammar.join(turn.texts) for turn in turns if turn.role == "user"]
-    asks = [one.text for one in read if one.text]
+    question, asks = _read_asks([turn for turn in turns if turn.role == "user"], grammar)
     if not asks:  # no user turn has text: take the last text of any role
         asks = [turn.text for turn in turns if turn.text][-1:]
     # A lone turn is its own text, so that what was learned offline holds online.
@@ -92,7 +90,7 @@ def parse_chat_query(fields: Fields, grammar: WrappingGrammar | None = None) -> 
         whole = sum(estimate_tokens(turn.text) for turn in turns) + TOKENS_PER_TURN * (len(turns) - 1)
         extra += whole - query.n_input_tokens
     query = _add_requirements(query, fields, extra, needs)
-    return ReadRequest(query, read[-1] if read else CleanText(""))
+    return ReadRequest(query, question)
 
 
 def parse_completion_query(fields: Fields, grammar: WrappingGrammar | None = None) -> ReadRequest:
@@ -110,6 +108,23 @@ def parse_completion_query(fields: Fields, grammar: WrappingGrammar | None = Non
     extra = n_ids + sum(map(estimate_tokens, texts)) - query.n_input_tokens
     question = first if len(texts) == 1 and not n_ids else CleanText("")
     return ReadRequest(_add_requirements(query, fields, extra, ()), question)
+
+
+def _read_asks(turns: Sequence[_Turn], grammar: WrappingGrammar) -> tuple[CleanText, list[str]]:
+    """The last turn without wrappings; and what the turns ask, oldest first, beside wrappings."""
+    question: CleanText | None = None
+    asks: dict[str, None] = {}
+    n_chars = 0
+    # Backwards, and no further than the routing text goes: an agent's conversation has hundreds of turns.
+    for turn in reversed(turns):
+        found = grammar.join(turn.texts)
+        question = question or found
+        if found.text and found.text not in asks:
+            n_chars += len(found.text) if asks else 0
+            asks[found.text] = None
+            if n_chars >= CONTEXT_CHARS:
+                break
+    return question or CleanText(""), list(asks)[::-1]
 
 
 def _read_turns(raw: msgspec.Raw) -> list[_Turn]:
@@ -137,7 +152,12 @@ def _decode_messages(raw: msgspec.Raw) -> list[msgspec.Raw]:
 def _read_parts(role: str, content: list[ContentPart] | None) -> _Turn:
     parts = content or ()
     texts = [part.text for part in parts if part.text and part.type in TEXT_PARTS]
-    return _Turn(role, texts or ("",), [need for part in parts if (need := ability_of(part.type))])
+    needs = [need for part in parts if (need := ability_of(part.type))]
+    for part in parts:
+        # What a tool gave may be a picture: content of its own, inside a part.
+        if part.type == "tool_result" and bytes(memoryview(part.content)[:1]) == b"[":
+            needs += sorted(text_parts(part.content)[1])
+    return _Turn(role, texts or ("",), needs)
 
 
 def _read_turn(raw: msgspec.Raw) -> _Turn:

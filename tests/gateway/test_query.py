@@ -7,6 +7,8 @@ import msgspec
 import pytest
 
 from gateway.errors import InvalidField
+from gateway.prompts.lists import CleanText
+from gateway.prompts.wrappings import WrappingGrammar
 from gateway.requests.query import (
     CONTEXT_CHARS,
     TOKENS_PER_ATTACHMENT,
@@ -262,6 +264,37 @@ def test_a_part_that_is_no_text_needs_an_ability(kind: str, ability: str) -> Non
     query = chat(user(parts))
     assert (query.text, set(query.needs)) == ("What is this?", {ability})
     assert query.n_input_tokens == query_of("What is this?").n_input_tokens + TOKENS_PER_ATTACHMENT
+
+
+def test_a_picture_that_a_tool_gave_needs_the_ability_too() -> None:
+    result = {
+        "type": "tool_result",
+        "content": [{"type": "text", "text": "x"}, {"type": "image", "source": {}}],
+    }
+    assert chat(user("Hi"), user([result, {"type": "text", "text": "Go on."}])).needs == {"vision"}
+    assert not chat(user("Hi"), user([{"type": "tool_result", "content": "text"}])).needs
+    message = {
+        "role": "tool",
+        "tool_call_id": "1",
+        "content": [{"type": "image_url", "image_url": {"url": "x"}}],
+    }
+    assert chat(user("Hi"), message).needs == {"vision"}
+
+
+def test_of_a_long_conversation_only_the_end_is_cleaned(monkeypatch: pytest.MonkeyPatch) -> None:
+    grammar, cleaned = WrappingGrammar(), 0
+    clean = grammar.clean
+
+    def count(text: str) -> CleanText:
+        nonlocal cleaned
+        cleaned += 1
+        return clean(text)
+
+    monkeypatch.setattr(grammar, "clean", count)
+    messages = [turn for n in range(300) for turn in (user(f"{n} {LONG}"), assistant())]
+    query = parse_chat_query(raw({"messages": [*messages, user("commit it")]}), grammar).query
+    assert query.text.startswith("commit it\n\n299 Refactor")
+    assert cleaned < 5
 
 
 def test_an_answer_in_more_than_text_needs_an_ability() -> None:
