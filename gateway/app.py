@@ -39,6 +39,7 @@ from .experts.build import read_parallel_limits
 from .experts.litellm import warm_litellm
 from .experts.openai_compatible import Transport
 from .experts.profiles import facts_of, profile_of, profiles
+from .experts.upstreams import UpstreamTable
 from .fleet.health import FleetState
 from .fleet.replicas import Replicas
 from .openai.answers import Price
@@ -144,7 +145,8 @@ def build_application(
     """The ASGI application around services."""
     accounting = build_accounting(services)
     windows = {profile.name: profile.context_tokens for profile in services.profiles}
-    executor = PlanExecutor(services.experts, services.fleet, windows)
+    upstreams = UpstreamTable.of(services.config.experts)
+    executor = PlanExecutor(services.experts, services.fleet, windows, upstreams)
     responder = Responder(executor, services.fleet, accounting)
     handlers = {
         path: completions.CompletionEndpoint(spec, services, responder).handle for path, spec in SPECS.items()

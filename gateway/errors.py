@@ -27,6 +27,12 @@ import msgspec
 MAX_RETRY_AFTER_S = 3600.0
 """An upstream's `Retry-After` is obeyed for at most so long: a mistaken date must not end an expert."""
 
+DEFAULT_RETRY_AFTER_S = 5.0
+"""What a client is told where nothing says how long it lasts; as long as the first cooldown of an expert."""
+
+CLIENT_CLOSED_STATUS = 499
+"""nginx's status for a client that closed its connection before it was answered; no RFC has one."""
+
 INTERNAL_ERROR = "the gateway failed; its log says why"
 
 
@@ -49,10 +55,13 @@ class GatewayError(Exception):
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Response headers that belong to the refusal."""
-        if self.retry_after_s is None:
+        wait_s = self.retry_after_s
+        if wait_s is None and self.status in (429, 503):
+            wait_s = DEFAULT_RETRY_AFTER_S  # clients without it try again at once, or give up
+        if wait_s is None:
             return []
         # Retry-After has whole seconds; 0 would invite a retry at once.
-        return [(b"retry-after", str(max(1, round(self.retry_after_s))).encode())]
+        return [(b"retry-after", str(max(1, round(wait_s))).encode())]
 
 
 class BadRequest(GatewayError):  # noqa: N818
@@ -205,6 +214,8 @@ class UpstreamError(Exception):
             `unsupported`: this expert cannot take the request, another may; `quota`: it is not paid for.
         message: what the expert did, to follow its name ("answered 500"); never holds a secret.
         status: HTTP status of the upstream, where there was one.
+        cause: the same without what the upstream said, which may quote the prompt; for logs.
+        deployment: which one of the expert's failed, where it has several.
         body, content_type: what the upstream answered, for a refusal that goes back as it is.
         retry_after_s: seconds the upstream asked to wait before the next call.
         can_adapt: the expert would take the same call now, without a wish that it refused.
@@ -220,10 +231,13 @@ class UpstreamError(Exception):
         content_type: str = "application/json",
         retry_after_s: float | None = None,
         context_too_long: bool = False,
+        cause: str | None = None,
     ) -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
+        self.cause = cause or message
+        self.deployment: str | None = None
         self.status = status
         self.body = body
         self.content_type = content_type

@@ -6,7 +6,6 @@ import gc
 import logging
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +21,7 @@ from routers import RoutersError
 from .app import create_app
 from .config import Config, ConfigError, config_warnings, load_config
 from .endpoints.monitoring import CarriedCounters
+from .logs import ServerLog
 from .runners import RunnerSettingsError
 from .runners.build import build_runners
 from .storage.sqlite import StorageError
@@ -54,8 +54,18 @@ def serve(
     Raises:
         CannotServeError: the address is taken, or a part cannot be built.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     config = _overridden(config, overrides)
+    with ServerLog(config) as server_log:
+        _serve(config_path, config, overrides, banner, server_log)
+
+
+def _serve(
+    config_path: Path,
+    config: Config,
+    overrides: Mapping[str, Any],
+    banner: Callable[[Config, str], str],
+    server_log: ServerLog,
+) -> None:
     listener = _listener(config.server.host, config.server.port)
     try:
         build_runners(config).check()  # here a missing package is one line; in the lifespan it is a traceback
@@ -65,8 +75,16 @@ def serve(
         listener.close()
         raise CannotServeError(str(error)) from None
     address = _address(listener, config.server.host)
-    server = _Server(_settings(app, config), lambda: print(banner(config, address), flush=True))  # noqa: T201
-    reading = _Rereading(config_path, config, overrides, app, counters)
+
+    def greet() -> None:
+        facts = {"address": address, "experts": [expert.name for expert in config.experts]}
+        if config.server.log_format == "text":
+            print(banner(config, address), flush=True)  # noqa: T201
+        else:  # what collects JSON lines could not read a banner
+            log.info("listens on %s", address, extra={"event": "start", "facts": facts})
+
+    server = _Server(_settings(app, config), greet)
+    reading = _Rereading(config_path, config, overrides, app, counters, server_log)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_run(server, listener, reading))
     if not server.started:
@@ -140,12 +158,14 @@ class _Rereading:
         overrides: Mapping[str, Any],
         app: "Reloadable",
         counters: CarriedCounters,
+        server_log: ServerLog,
     ) -> None:
         self._path = path
         self._config = config
         self._overrides = overrides
         self._app = app
         self._counters = counters
+        self._log = server_log
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -165,6 +185,7 @@ class _Rereading:
             fresh = replace(fresh, server=replace(fresh.server, **kept))
             app = await asyncio.to_thread(application, fresh, self._counters)
             await self._app.swap(app)
+            self._log.configure(fresh)
         except Exception as error:  # a bad new configuration must never stop the old one
             for line in str(error).splitlines():
                 log.error("%s", line)

@@ -15,7 +15,15 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from ..errors import INTERNAL_ERROR, BodyTooLarge, GatewayError, MethodNotAllowed, to_envelope
+from ..errors import (
+    CLIENT_CLOSED_STATUS,
+    INTERNAL_ERROR,
+    BodyTooLarge,
+    GatewayError,
+    MethodNotAllowed,
+    to_envelope,
+)
+from ..logs import ACCESS, SERVED_REQUEST, AccessFacts, AccessRecord, AnswerFacts
 from .authentication import Authenticator
 from .encodings import inflate_body
 from .paths import PathTable
@@ -27,6 +35,8 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 OPEN_PATHS = frozenset({"/", "/health", "/health/live", "/health/ready"})
+QUIET_PATHS = frozenset({*OPEN_PATHS, "/metrics"})
+"""Asked by machines every few seconds: an access log of these is noise."""
 JSON = b"application/json"
 WATCH_AFTER_S = 0.03
 PIECE_BYTES = 1 << 18
@@ -45,7 +55,8 @@ class Exchange:
     """One request and its response on an ASGI connection.
 
     `key_id` names the key, once the authenticator has accepted it; `started_s` is when the request came, on
-    the clock of `perf_counter`.
+    the clock of `perf_counter`. For the access log, `model` is what the client wrote and `answer` what came
+    of it.
     """
 
     __slots__ = (
@@ -54,14 +65,17 @@ class Exchange:
         "_send",
         "_task",
         "_watcher",
+        "answer",
         "gone",
         "headers",
         "key_id",
+        "model",
         "path",
         "request_id",
         "responded",
         "scope",
         "started_s",
+        "status",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,6 +84,9 @@ class Exchange:
         self.path: str = scope["path"]
         self.request_id = choose_request_id(self.headers.get(b"x-request-id"))
         self.key_id: str | None = None
+        self.model: bytes | None = None
+        self.answer: AnswerFacts | None = None
+        self.status = 0
         self.started_s = perf_counter()
         self.responded = False
         self.gone = False
@@ -144,6 +161,7 @@ class Exchange:
         headers.append((b"x-request-id", self.request_id))
         # Set before the send: a failure in the middle must not start a second response.
         self.responded = True
+        self.status = status
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         last = len(body) - len(body) % PIECE_BYTES if len(body) > PIECE_BYTES else 0
         for start in range(
@@ -164,6 +182,7 @@ class Exchange:
         headers.append((b"x-accel-buffering", b"no"))
         headers.append((b"x-request-id", self.request_id))
         self.responded = True
+        self.status = 200
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def stream(self, events: bytes) -> None:
@@ -181,6 +200,27 @@ async def inflate(body: bytes, codings: str, max_bytes: int) -> bytes:
         BodyTooLarge, UnsupportedEncoding, InvalidEncoding: as `inflate_body`.
     """
     return await asyncio.to_thread(inflate_body, body, codings, max_bytes)
+
+
+def log_access(exchange: Exchange) -> None:
+    """The line of a request that has ended."""
+    answer = exchange.answer
+    status = answer.status if answer is not None else exchange.status or CLIENT_CLOSED_STATUS
+    level = logging.DEBUG if exchange.path in QUIET_PATHS and status < 400 else logging.INFO
+    if not ACCESS.isEnabledFor(level):
+        return
+    model = None if exchange.model is None else exchange.model.decode("utf-8", "replace")
+    duration_ms = (perf_counter() - exchange.started_s) * 1000
+    facts = AccessFacts(
+        exchange.request_id.decode(),
+        exchange.scope["method"],
+        exchange.path,
+        status,
+        duration_ms,
+        model,
+        answer,
+    )
+    ACCESS.handle(AccessRecord(level, facts))
 
 
 def body_too_large(max_bytes: int) -> BodyTooLarge:
@@ -247,6 +287,7 @@ class Application:
             await self._fallback(scope, receive, send)
             return
         exchange = Exchange(scope, receive, send)
+        SERVED_REQUEST.set(exchange.request_id.decode())
         path = exchange.path
         try:
             if path not in OPEN_PATHS:
@@ -280,6 +321,7 @@ class Application:
             await self._refuse(exchange, GatewayError(INTERNAL_ERROR))
         finally:
             exchange.finish()
+            log_access(exchange)
 
     @staticmethod
     def _with_request_id(exchange: Exchange, send: Send) -> Send:
@@ -288,6 +330,7 @@ class Application:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.responded = True
+                exchange.status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", exchange.request_id)]
             await send(message)
 

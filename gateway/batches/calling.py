@@ -17,6 +17,7 @@ from ..errors import FailureKind, GatewayError, to_envelope
 from ..execution.embedding import EmbeddingExecutor, choose_embedders, load_embedders, reserve_places
 from ..execution.executor import ExecutionTrace, PlanExecutor
 from ..experts.types import Call, Expert, UpstreamError
+from ..experts.upstreams import UpstreamTable
 from ..fleet.health import FleetState
 from ..openai.answers import UNKNOWN_PRICE, Price, cost_usd
 from ..requests.parsing import ToEmbedder
@@ -156,9 +157,10 @@ class RetryingCaller:
         fleet: FleetState,
         patience_s: float,
         pause: Callable[[float], Awaitable[None]],
+        upstreams: UpstreamTable | None = None,
     ) -> None:
         self._known = experts
-        self._executor = PlanExecutor(experts, fleet)
+        self._executor = PlanExecutor(experts, fleet, upstreams=upstreams)
         self._fleet = fleet
         self._patience_s = patience_s
         self._pause = pause

@@ -19,6 +19,7 @@ from ..errors import INTERNAL_ERROR, GatewayError
 from ..execution.executor import Accounting, ExecutionRequest
 from ..execution.panel import build_aggregation_call, build_member_call
 from ..experts.types import Call, UpstreamError
+from ..experts.upstreams import UpstreamTable
 from ..requests.parsing import ParsedRequest, ToEmbedder, ToPolicy
 from ..services import Services
 from ..storage.journal import AttemptRecord, unpack_decision
@@ -96,7 +97,8 @@ class BatchRun:
         self._line_router = LineRouter(services, reader, source, worklist, results)
         self._spend_cap = SpendCap(context.accounting.prices, batch.max_usd, batch.cost_usd)
         patience_s = services.config.batches.patience_s
-        caller = RetryingCaller(services.experts, services.fleet, patience_s, self._pause)
+        upstreams = UpstreamTable.of(services.config.experts)
+        caller = RetryingCaller(services.experts, services.fleet, patience_s, self._pause, upstreams)
         self._engine: BatchExecutor = context.engine or LocalExecutor(caller)
         self._halted = asyncio.Event()
         self._halt_reason: Halt | None = None

@@ -17,6 +17,7 @@ from ..config import Config
 from ..experts.build import build_expert, read_parallel_limits
 from ..experts.openai_compatible import Transport
 from ..experts.types import Call
+from ..experts.upstreams import UpstreamTable
 from ..fleet.health import FleetState
 from ..runners.build import build_runners
 from .calling import ExpertCaller, RetryingCaller, build_skipped_outcome
@@ -93,7 +94,9 @@ class ExpertActor:
         await transport.open()
         await runners.start()
         fleet = FleetState((), read_parallel_limits(config))
-        return RetryingCaller(experts, fleet, config.batches.patience_s, asyncio.sleep)
+        return RetryingCaller(
+            experts, fleet, config.batches.patience_s, asyncio.sleep, UpstreamTable.of(config.experts)
+        )
 
 
 @contextlib.contextmanager

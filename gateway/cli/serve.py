@@ -20,6 +20,7 @@ EXAMPLES = """
 Examples:
   thalamus serve
   thalamus serve --port 9000
+  thalamus serve --log-level warning
   THALAMUS_MASTER_KEY=$(openssl rand -hex 24) thalamus serve --host 0.0.0.0
 \b
 SIGTERM drains: running requests get server.drain_s seconds to end.
@@ -31,8 +32,23 @@ SIGHUP reads the configuration again; if it has an error, the old one stays in u
 @CONFIG_OPTION
 @click.option("--host", help="Address to listen on. Default: server.host.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on. Default: server.port.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="Least level that is logged. Default: server.log_level.",
+)
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), help="Form of the log. Default: server.log_format."
+)
 @click.option("--allow-no-key", is_flag=True, help="Accept clients of other machines without a key.")
-def command(config_path: Path, host: str | None, port: int | None, allow_no_key: bool) -> None:
+def command(
+    config_path: Path,
+    host: str | None,
+    port: int | None,
+    log_level: str | None,
+    log_format: str | None,
+    allow_no_key: bool,
+) -> None:
     """Serve on http://127.0.0.1:8080, or on the address in the configuration."""
     from msgspec.structs import replace
 
@@ -40,7 +56,7 @@ def command(config_path: Path, host: str | None, port: int | None, allow_no_key:
     from ..server import CannotServeError, serve
 
     config = read_config(config_path)
-    options = {"host": host, "port": port}
+    options = {"host": host, "port": port, "log_level": log_level, "log_format": log_format}
     given = {name: value for name, value in options.items() if value is not None}
     server = replace(config.server, **given)
     # An open gateway spends the operator's money for every caller: refuse unless it is asked for by name.

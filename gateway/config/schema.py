@@ -75,6 +75,12 @@ class ServerConfig(StrictStruct, frozen=True):
     """Largest request body in bytes."""
     drain_s: Seconds = 30.0
     """Seconds that running requests are given to end after SIGTERM."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level that is logged. `info` has a line for each request, `warning` only what went wrong, `debug`
+    also health checks and scrapes. No level logs prompts, answers or keys.
+    """
+    log_format: Literal["text", "json"] = "text"
+    """How the log is written to standard error: lines of text, or of JSON with the same facts."""
 
 
 class LoadBudgetConfig(StrictStruct, frozen=True):

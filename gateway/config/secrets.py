@@ -1,7 +1,10 @@
 """Secrets, which are never printed, and the references (`os.environ/NAME`) that stand for them."""
 
+import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 REFERENCE = re.compile(r"os\.environ/(\w+)\b(?!-\w)|\$\{(\w+)\}")
 # What other tools take for a reference. Sent as it stands it would be a wrong key, and nothing would say why.
@@ -151,3 +154,56 @@ def find_weakness(key: str) -> str | None:
     ):
         return "is a run of consecutive characters"
     return None
+
+
+SECRET_SHAPE = re.compile(
+    r"\b(?:sk|pk|rk|gsk|xai|nvapi|hf|r8|tgp|fw|csk|pplx)[-_][\w.*-]{8,}|\bAIza[\w-]{10,}|\bAKIA[0-9A-Z]{12,}"
+    r"|\beyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?|\bBearer\s+[\w.-]{8,}|\bBasic\s+(?=[a-z+/]*[\d=])[\w+/=]{8,}|(?<=://)[^/@\s]+(?=@)"
+    r"|(?<=[?&])(?:api[-_]?key|key|[a-z_]*token|sig|signature|code|password|secret)=[^&\s\"'#]+",
+    re.IGNORECASE,
+)
+SECRET_VARIABLE = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+MIN_HIDDEN_CHARS = 8
+
+
+def hide_secrets(text: str) -> str:
+    """The text without what looks like a key, a password or a token."""
+    return SECRET_SHAPE.sub("[key]", text)
+
+
+def list_secrets(config: Any) -> frozenset[str]:
+    """What must not be printed: every secret of a configuration, and what the environment calls one."""
+    variables = (
+        value
+        for name, value in os.environ.items()
+        if SECRET_VARIABLE.search(name) and len(value) >= MIN_HIDDEN_CHARS and "/" not in value[:1]
+    )
+    return frozenset({*variables, *_walk_secrets(config)} - {""})
+
+
+def _walk_secrets(value: Any) -> Iterator[str]:
+    if isinstance(value, Secret):
+        yield value.reveal()
+    elif isinstance(value, str):
+        if "://" in value:
+            yield from _secrets_of_address(value)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _walk_secrets(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _walk_secrets(item)
+    elif fields := getattr(value, "__struct_fields__", ()):
+        for name in fields:
+            yield from _walk_secrets(getattr(value, name))
+
+
+def _secrets_of_address(text: str) -> Iterator[str]:
+    """The password of an address, and the values of its query."""
+    try:
+        parts = urlsplit(text)
+        if parts.password:
+            yield from (parts.password, unquote(parts.password))
+    except ValueError:
+        return
+    yield from (value for _, value in parse_qsl(parts.query) if len(value) >= MIN_HIDDEN_CHARS)

@@ -4,8 +4,11 @@ from ..asgi.application import Exchange
 from ..execution.embedding import EmbeddingExecutor, choose_embedders, load_embedders, reserve_places
 from ..execution.executor import ExecutionRequest
 from ..execution.responder import Responder
+from ..openai.messages import Fields
 from ..requests.parsing import EndpointSpec, ToEmbedder, ToPolicy, parse_body
 from ..services import Services
+
+MAX_MODEL_BYTES = 128
 
 
 class CompletionEndpoint:
@@ -21,6 +24,7 @@ class CompletionEndpoint:
         """The way of one request: body → parsed request → decision → response."""
         services = self._services
         fields = parse_body(await exchange.body(self._max_bytes))
+        exchange.model = read_model_name(fields)
         parsed = services.parser.parse(self._spec, fields, exchange.headers)
         if isinstance(parsed, ToEmbedder):
             await self._embed(exchange, parsed)
@@ -39,3 +43,10 @@ class CompletionEndpoint:
         with reserve_places(parsed.input, pool):
             executor = EmbeddingExecutor(parsed, await choose_embedders(parsed.input, pool), pool)
             await self._responder.send(exchange, executor.request, executor.execute)
+
+
+def read_model_name(fields: Fields) -> bytes | None:
+    """What the body names as its model, as it stands there, for the access log."""
+    raw = fields.get("model")
+    # A copy of the first bytes: a view would keep the whole body until the line is written.
+    return None if raw is None else bytes(memoryview(raw)[:MAX_MODEL_BYTES]).strip(b'" ')

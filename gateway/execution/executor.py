@@ -12,8 +12,9 @@ import msgspec
 from policies import Attempt, Decision, Gather, GatherResult, Plan, Single
 
 from ..embedding import TextChoice
-from ..errors import Unavailable
+from ..errors import CLIENT_CLOSED_STATUS, Unavailable
 from ..experts.types import Call, Expert, Reply, UpstreamError
+from ..experts.upstreams import UpstreamTable, log_failure, tell_client
 from ..fleet.health import FleetState
 from ..openai.answers import UNKNOWN_PRICE, Price, Usage, cost_usd, read_answer_text, set_usage, sum_usages
 from ..openai.events import MAX_CONTENT_BYTES, read_sent_text
@@ -21,9 +22,6 @@ from ..requests.options import RoutingOptions
 from ..requests.parsing import ToExpert, ToPolicy
 from ..storage.journal import AttemptRecord, Journal, JournalEntry, Role, describe_decision
 from .panel import build_aggregation_call, build_member_call, wait_for_members
-
-CLIENT_CLOSED_STATUS = 499
-"""nginx's status for a client that closed its connection before it was answered; no RFC has one."""
 
 NAMED_POLICY = "named"
 NAMED_REASON = "asked for by name"
@@ -144,41 +142,39 @@ class Accounting:
         latency_s: float,
         request_id: str,
         key_id: str | None,
-    ) -> None:
-        """Fold a trace into its record."""
+    ) -> JournalEntry:
+        """Fold a trace into its record, and return it."""
         content, usage = self.keeps_content, trace.usage
         if trace.other_usage:
             usage = sum_usages([usage, *trace.other_usage.values()])
-        self._journal.record(
-            JournalEntry(
-                decision_id=trace.decision_id,
-                request_id=request_id,
-                time=time.time(),
-                policy=request.policy,
-                expert_asked=request.asked,
-                expert_answered=trace.answered,
-                plan=request.plan.kind,
-                status=trace.status,
-                decision=request.decision,
-                attempts=tuple(trace.attempts),
-                input_tokens=usage.prompt_tokens if usage else None,
-                output_tokens=usage.output_tokens if usage else None,
-                cost_usd=self.cost_usd(trace),
-                latency_s=latency_s,
-                first_token_s=trace.first_token_s,
-                # What the gateway itself took: parsing, deciding, headers and its own queues.
-                overhead_s=latency_s - trace.upstream_s - trace.streaming_s,
-                stream=request.call.stream,
-                endpoint=request.call.endpoint,
-                error=trace.error,
-                key_id=key_id,
-                session_id=request.session_id,
-                prompt=_prompt_text(request.call) if content else None,
-                answer=read_sent_text(trace.answer_parts, request.call.stream)
-                if self.keeps_content
-                else None,
-            )
+        entry = JournalEntry(
+            decision_id=trace.decision_id,
+            request_id=request_id,
+            time=time.time(),
+            policy=request.policy,
+            expert_asked=request.asked,
+            expert_answered=trace.answered,
+            plan=request.plan.kind,
+            status=trace.status,
+            decision=request.decision,
+            attempts=tuple(trace.attempts),
+            input_tokens=usage.prompt_tokens if usage else None,
+            output_tokens=usage.output_tokens if usage else None,
+            cost_usd=self.cost_usd(trace),
+            latency_s=latency_s,
+            first_token_s=trace.first_token_s,
+            # What the gateway itself took: parsing, deciding, headers and its own queues.
+            overhead_s=latency_s - trace.upstream_s - trace.streaming_s,
+            stream=request.call.stream,
+            endpoint=request.call.endpoint,
+            error=trace.error,
+            key_id=key_id,
+            session_id=request.session_id,
+            prompt=_prompt_text(request.call) if content else None,
+            answer=read_sent_text(trace.answer_parts, request.call.stream) if self.keeps_content else None,
         )
+        self._journal.record(entry)
+        return entry
 
 
 PROMPT_FIELDS = {"chat/completions": "messages", "completions": "prompt", "embeddings": "input"}
@@ -219,7 +215,9 @@ def ascii_json(record: Mapping[str, object]) -> bytes:
 class PlanExecutor:
     """Drives plans with the experts and the fleet of one gateway. README.md says who tries again and when.
 
-    `windows` gives the context window of experts in tokens, None where it is unknown.
+
+    `windows` gives the context window of experts in tokens, None where it is unknown; `upstreams` where they
+    are, for the log and for clients.
     """
 
     def __init__(
@@ -227,10 +225,12 @@ class PlanExecutor:
         experts: Mapping[str, Expert],
         fleet: FleetState,
         windows: Mapping[str, int | None] | None = None,
+        upstreams: UpstreamTable | None = None,
     ) -> None:
         self._experts = experts
         self._fleet = fleet
         self._windows = windows or {}
+        self.upstreams = upstreams or UpstreamTable()
 
     async def execute(self, request: ExecutionRequest, trace: ExecutionTrace) -> Reply:
         """Drive the plan until an expert answers.
@@ -291,8 +291,7 @@ class PlanExecutor:
         try:
             reply = await self._experts[name].call(call)
         except UpstreamError as error:
-            trace.attempts.append(failure_record(name, error, perf_counter() - start, role))
-            self._fleet.record_failure(name, error)
+            self.record_failure(trace, AttemptRecord(name, "", role=role), error, perf_counter() - start)
             raise
         except BaseException:  # the client left, or a panel has its answer: says nothing of the expert
             elapsed_s = perf_counter() - start
@@ -309,6 +308,26 @@ class PlanExecutor:
             # Loading an engine is no property of the expert's speed.
             self._fleet.record_success(name, elapsed_s - reply.waited_s)
         return reply
+
+    def record_failure(
+        self, trace: ExecutionTrace, attempt: AttemptRecord, error: UpstreamError, latency_s: float
+    ) -> None:
+        """An attempt has failed: trace, fleet and log learn of it."""
+        self.upstreams.hide_secrets(error)
+        deployment = error.deployment or attempt.deployment
+        upstream = self.upstreams.find(attempt.expert, deployment)
+        log_failure(upstream, error)
+        record = AttemptRecord(
+            attempt.expert,
+            "moved_on" if error.moves_on else "refused",
+            error.status,
+            tell_client(upstream, error),
+            latency_s,
+            deployment,
+            attempt.role,
+        )
+        trace.attempts.append(record)
+        self._fleet.record_failure(attempt.expert, error)
 
     async def _attempt(self, step: Attempt, call: Call, trace: ExecutionTrace) -> Reply:
         """One call whose answer goes to the client."""
@@ -378,11 +397,3 @@ def gather_result(replies: Mapping[str, Reply], failure: UpstreamError | None) -
     texts = {name: read_answer_text(reply.body) for name, reply in replies.items()}
     spoken = {name: text for name, text in texts.items() if text.strip()}
     return GatherResult(spoken or texts, refused=failure is not None and not failure.moves_on)
-
-
-def failure_record(
-    name: str, error: UpstreamError, latency_s: float, role: Role | None = None
-) -> AttemptRecord:
-    """The record of an attempt that failed."""
-    verdict = "moved_on" if error.moves_on else "refused"
-    return AttemptRecord(name, verdict, error.status, error.message, latency_s, role=role)

@@ -13,7 +13,9 @@ import msgspec
 from ..asgi.application import Exchange, Headers, fresh_id, header_value
 from ..errors import ExpertFailed, GatewayError
 from ..experts.types import Reply, UpstreamError
+from ..experts.upstreams import UpstreamTable
 from ..fleet.health import FleetState
+from ..logs import AnswerFacts
 from ..openai.conversion import convert_to_events
 from ..openai.events import (
     DONE,
@@ -22,12 +24,12 @@ from ..openai.events import (
     build_error_event,
     encode_event,
 )
-from .executor import Accounting, ExecutionRequest, ExecutionTrace, PlanExecutor, debug_json, failure_record
+from .executor import Accounting, ExecutionRequest, ExecutionTrace, PlanExecutor, debug_json
 
 Execute = Callable[[ExecutionRequest, ExecutionTrace], Awaitable[Reply]]
 COST_DIGITS = 10
 SAID_KINDS = frozenset({"status", "refused", "unsupported", "quota"})
-"""Within a stream all of these are errors that an event told of."""
+"""Within a stream all of these are errors that an event message of."""
 
 
 class Responder:
@@ -68,7 +70,10 @@ class Responder:
         finally:
             latency_s = (trace.ended_at_s or perf_counter()) - exchange.started_s
             request_id = exchange.request_id.decode()
-            self._accounting.record(request, trace, latency_s, request_id, exchange.key_id)
+            kept = self._accounting.record(request, trace, latency_s, request_id, exchange.key_id)
+            exchange.answer = AnswerFacts(
+                trace.status, trace.answered, kept.input_tokens, kept.output_tokens, kept.cost_usd
+            )
 
     async def _send_as_stream(
         self, exchange: Exchange, request: ExecutionRequest, trace: ExecutionTrace, reply: Reply
@@ -102,8 +107,10 @@ class Responder:
                     await exchange.stream(ready)
             except UpstreamError as error:
                 failure = error
+                self._executor.upstreams.hide_secrets(error)
                 kind = "error_event" if error.kind in SAID_KINDS else error.kind
-                await exchange.end_stream(build_error_event(f"{name} {error.message}", f"stream_{kind}"))
+                message = name_expert(name, error.message, self._executor.upstreams)
+                await exchange.end_stream(build_error_event(message, f"stream_{kind}"))
             else:
                 trace.usage = stream.events.usage
                 trace.streaming_s = perf_counter() - start
@@ -128,9 +135,9 @@ class Responder:
         name, elapsed_s = attempt.expert, (trace.first_token_s or 0.0) + trace.streaming_s
         if failure is not None:
             trace.status, trace.error = failure.client_status, failure.message
-            attempt = failure_record(name, failure, elapsed_s, attempt.role)
-            self._fleet.record_failure(name, failure)
-        elif ended:
+            self._executor.record_failure(trace, attempt, failure, elapsed_s)
+            return
+        if ended:
             trace.status = 200
             self._fleet.record_success(name, elapsed_s - trace.waited_s)
         else:
@@ -147,7 +154,7 @@ class Responder:
             await exchange.respond(error.status, headers, error.body, header_value(error.content_type))
             return
         trace.status = error.client_status
-        await exchange.refuse(all_experts_failed(trace, error), headers)
+        await exchange.refuse(all_experts_failed(trace, error, self._executor.upstreams), headers)
 
     def response_headers(
         self, exchange: Exchange, request: ExecutionRequest, trace: ExecutionTrace
@@ -193,9 +200,23 @@ class Responder:
         return encode_event(msgspec.json.encode(chunk))
 
 
-def all_experts_failed(trace: ExecutionTrace, error: UpstreamError) -> ExpertFailed:
+def all_experts_failed(
+    trace: ExecutionTrace, error: UpstreamError, upstreams: UpstreamTable | None = None
+) -> ExpertFailed:
     """The refusal where every expert failed, the last with this error."""
-    # A batch calls one expert several times: the same failure is told once, with its count.
-    counts = Counter(f"{attempt.expert} {attempt.error}" for attempt in trace.attempts)
+    # A batch calls one expert several times: the same failure is message once, with its count.
+    counts = Counter(
+        name_expert(attempt.expert, attempt.error, upstreams, attempt.deployment)
+        for attempt in trace.attempts
+        if attempt.error
+    )
     failures = "; ".join(f"{said} ({n} times)" if n > 1 else said for said, n in counts.items())
     return ExpertFailed(failures, error.client_status, f"upstream_{error.kind}", error.retry_after_s)
+
+
+def name_expert(
+    name: str, error: str, upstreams: UpstreamTable | None = None, deployment: str | None = None
+) -> str:
+    """What an expert did, with its name and the host that was asked."""
+    host = upstreams.find(name, deployment).host if upstreams is not None else ""
+    return f"expert '{name}' ({host}) {error}" if host else f"expert '{name}' {error}"

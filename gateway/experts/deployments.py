@@ -10,11 +10,13 @@ from ..waiting import ConcurrencyLimit, RateLimit
 from .parameters import Parameters
 from .prompt_preset import PromptPreset
 from .types import Call, Fields, Reply, UpstreamError
+from .upstreams import UpstreamTable, log_failure
 
 
 class CallableDeployment(Protocol):
     """One address of an expert, with its health and its limit."""
 
+    name: str
     breaker: CircuitBreaker
     slots: ConcurrencyLimit
 
@@ -42,8 +44,11 @@ class DeployedExpert(Generic[D]):
         preset: PromptPreset,
         deployments: Sequence[D],
         parameters: Parameters,
+        upstreams: UpstreamTable,
     ) -> None:
+        """`upstreams` is what the log says of the deployments."""
         self.name = name
+        self._upstreams = upstreams
         self._preset = preset
         self._parameters = parameters
         self.deployments = tuple(deployments)
@@ -79,12 +84,15 @@ class DeployedExpert(Generic[D]):
             try:
                 reply = await deployment.call(call, fields)
             except UpstreamError as error:
+                error.deployment = deployment.name
                 _note(deployment, error)
                 # Another deployment of the same model has the same window: a long prompt moves the plan on
                 # instead.
                 same = error.context_too_long or error.kind == "unsupported"
                 if not error.moves_on or same or not untried:
                     raise
+                # The last failure is the expert's, which the plan's executor logs.
+                log_failure(self._upstreams.find(self.name, deployment.name), error)
             except BaseException:
                 deployment.breaker.release()
                 raise

@@ -23,6 +23,7 @@ from .deployments import DeployedExpert, build_limit
 from .parameters import Parameters
 from .prompt_preset import PromptPreset
 from .types import Call, Expert, Fields, Reply, UpstreamError
+from .upstreams import UpstreamTable
 
 PARAMETERS = frozenset(
     {
@@ -316,7 +317,8 @@ class LiteLLMExpert(DeployedExpert[LiteLLMDeployment]):
             )
             for n, place in enumerate(config.effective_deployments(), start=1)
         ]
-        super().__init__(config.name, PromptPreset(config), deployments, parameters)
+        upstreams = UpstreamTable.of([config])
+        super().__init__(config.name, PromptPreset(config), deployments, parameters, upstreams)
 
     @property
     def in_use(self) -> int:

@@ -30,6 +30,7 @@ from .failures import status_failure, transport_failure
 from .parameters import Parameters
 from .prompt_preset import PromptPreset
 from .types import Call, Endpoint, Fields, Reply, UpstreamError
+from .upstreams import UpstreamTable
 
 ENDPOINTS: tuple[Endpoint, ...] = ("chat/completions", "completions", "embeddings")
 CLIENT_ERRORS = (aiohttp.ClientError, OSError, ValueError)  # TimeoutError is an OSError
@@ -307,7 +308,8 @@ def openai_expert(config: ExpertConfig, timeouts: TimeoutConfig, transport: Tran
         _build_deployment(n, deployment, config, timeouts, transport)
         for n, deployment in enumerate(config.effective_deployments(), start=1)
     ]
-    return OpenAIExpert(config.name, PromptPreset(config), deployments, Parameters(config))
+    upstreams = UpstreamTable.of([config])
+    return OpenAIExpert(config.name, PromptPreset(config), deployments, Parameters(config), upstreams)
 
 
 def _build_deployment(

@@ -185,14 +185,15 @@ def check_answer(body: bytes, is_embedding: bool) -> Usage | None:
 def _check_leniently(body: bytes) -> CheckedAnswer:
     """An answer whose `usage` has an unexpected shape, or that holds Python's NaN, is still an answer."""
     if body.lstrip()[:1] == b"<":
-        raise UpstreamError("garbage", f"answered 200 with a page: {first_line(body)}")
+        said = "answered 200 with a page"
+        raise UpstreamError("garbage", f"{said}: {first_line(body)}", cause=said)
     try:
         fields = msgspec.json.decode(without_nan(body), type=dict[str, msgspec.Raw])
     except BAD_JSON:
         if failure := find_failure(body):
             raise failure from None
-        said = first_line(body) or "nothing"
-        raise UpstreamError("garbage", f"answered 200 with what is no answer: {said}") from None
+        head, said = "answered 200 with what is no answer", first_line(body) or "nothing"
+        raise UpstreamError("garbage", f"{head}: {said}", cause=head) from None
     try:
         usage = msgspec.json.decode(fields.get("usage", ABSENT), type=Usage | None)
     except BAD_JSON:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from ..config.secrets import hide_secrets
 from ..errors import UpstreamError
 from .error_words import (
     FAULT_STATUS,
@@ -29,9 +30,6 @@ from .error_words import (
 from .messages import BAD_JSON, decode_object, encode
 from .retry_after import WAIT_TEXT, read_rate_reset_s, read_retry_after_s, read_wait_s
 
-SECRET = re.compile(
-    r"\b(?:sk|pk|gsk|xai|nvapi|hf)[-_][\w.*-]{8,}|\bAIza[\w-]{10,}|\bBearer\s+[\w.-]{8,}", re.IGNORECASE
-)
 MAX_TEXT_CHARS = 300
 
 BOM = b"\xef\xbb\xbf"
@@ -243,6 +241,15 @@ def build_failure(
     if http_status != 200:
         head = f"answered {http_status}"
     goes_back = fault in OF_REQUEST or status == 402
+    # Only words of the known vocabulary: others may be the request's own, or a key.
+    code = next(
+        (
+            word
+            for word in (error.code, *error.words)
+            if word and word.replace("_", "").isalnum() and read_word_fault(word)
+        ),
+        None,
+    )
     return UpstreamError(
         "error_event" if fault is None else KIND.get(fault, "status"),
         f"{head}: {text}" if text else head,
@@ -250,6 +257,7 @@ def build_failure(
         body=_envelope(error, body) if goes_back else None,
         retry_after_s=_wait_of(error, fault, headers) if fault in WAITS else None,
         context_too_long=fault == "too_long",
+        cause=f"{head} ({one_line(code)})" if code and fault != "key" else head,
     )
 
 
@@ -345,4 +353,4 @@ def first_line(body: bytes) -> str:
 
 def one_line(text: str) -> str:
     """A text in one line of at most 300 characters, without what looks like a key."""
-    return SECRET.sub("[key]", " ".join(text[:MAX_LOOK_CHARS].split()))[:MAX_TEXT_CHARS]
+    return hide_secrets(" ".join(text[:MAX_LOOK_CHARS].split()))[:MAX_TEXT_CHARS]

@@ -122,4 +122,4 @@ async def gateway(config: dict[str, Any], journal: str, *pool: str) -> AsyncIter
 
 
 def secret(kind: type, value: Any) -> Any:
-    return kind(value)
+    return value if isinstance(value, kind) else kind(value)

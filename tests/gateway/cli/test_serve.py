@@ -1,5 +1,6 @@
 """`thalamus serve` as a process: greets, serves, reads its configuration again, drains, ends well."""
 
+import json
 import os
 import re
 import signal
@@ -34,7 +35,13 @@ class ServeProcess:
         self.process = subprocess.Popen(
             [*COMMAND, *args], cwd=folder, stdout=self.out, stderr=self.err, env=env
         )
-        self.until(lambda: "OpenAI clients" in self.output or self.process.poll() is not None)
+        self.until(
+            lambda: (
+                "OpenAI clients" in self.output
+                or '"event":"start"' in self.log
+                or self.process.poll() is not None
+            )
+        )
 
     @property
     def output(self) -> str:
@@ -208,3 +215,41 @@ def test_it_says_which_model_the_outcomes_of_a_name_are_of(tmp_path: Path) -> No
 def test_it_says_nothing_where_every_expert_has_outcomes(tmp_path: Path) -> None:
     said = banner_of(tmp_path, GPT, {"gpt4": "gpt-4", "old": "old"})
     assert "outcomes" not in said
+
+
+def test_log_format_json_has_a_line_for_the_start_and_for_each_request(tmp_path: Path) -> None:
+    (tmp_path / "thalamus.yaml").write_text(CONFIG)
+    gateway = ServeProcess(tmp_path, "--log-format", "json")
+    (start,) = map(json.loads, gateway.log.splitlines())
+    httpx.get(f"{start['address']}/v1/models")
+    assert gateway.end() == 0
+    _, request = map(json.loads, gateway.log.splitlines())
+    assert (start["event"], start["experts"], gateway.output) == ("start", ["calculator"], "")
+    assert (request["event"], request["path"], request["status"]) == ("request", "/v1/models", 200)
+
+
+def test_log_level_of_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    (tmp_path / "thalamus.yaml").write_text(CONFIG.replace("{port: 0}", "{port: 0, log_level: debug}"))
+    gateway = ServeProcess(tmp_path, "--log-level", "warning")
+    listed = models(gateway)
+    assert (gateway.end(), gateway.log, "calculator" in listed) == (0, "", True)
+
+
+def test_sighup_changes_level_and_format(gateway: ServeProcess) -> None:
+    models(gateway)
+    gateway.until(lambda: "GET /v1/models 200" in gateway.log)
+    quiet = CONFIG.replace("{port: 0}", "{port: 0, log_level: warning, log_format: json}")
+    (gateway.folder / "thalamus.yaml").write_text(quiet)
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.until(lambda: not _logs_requests(gateway))
+    (gateway.folder / "thalamus.yaml").write_text("nonsense: 1\n")
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.until(lambda: "the old one stays" in gateway.log)
+    assert json.loads(gateway.log.splitlines()[-1])["level"] == "error"
+
+
+def _logs_requests(gateway: ServeProcess) -> bool:
+    before = len(gateway.log)
+    models(gateway)
+    time.sleep(0.2)
+    return len(gateway.log) > before
