@@ -101,27 +101,30 @@ def command(
     TABLE is a file that `profile` or `import` wrote, or the word `bundled`: the measured outcomes that come
     with the package, less the template families held out for the report.
 
-    Experts that an artifact in OUT knows and TABLE lacks stay as they were. Where that is not possible, the
-    command says which it would drop, and asks. The artifact it replaces is kept in OUT.previous.
+    Experts that only the artifact in OUT knows stay as they were, and the bundled outcomes that it rests on
+    count on. What would be dropped nevertheless is named, and asked for. OUT.previous keeps that artifact.
 
     Everything is chosen by cross-validation in which near-twins stay together. Figures rest on predictions
     out of fold, but what calibrates these is learned from the same rows: accuracy and calibration_error
     flatter a little; `thalamus eval` measures on queries never fitted on.
     """
-    outcomes = _load_table(str(table))
-    for other in others:
-        outcomes = add_outcomes(_load_table(other), outcomes)
-    if experts:
-        outcomes = outcomes.only([name.strip() for name in experts.split(",")])
     if out.exists() and not (out / "manifest.json").is_file():
         raise ArtifactError(f"{out}: exists and is not an artifact; choose another name")
+    tables = [str(table), *others]
+    outcomes = _load_table(tables[0])
+    for other in others:
+        outcomes = add_outcomes(_load_table(other), outcomes)
+    earlier = None if add else _load_earlier(out)
+    if earlier is not None and not fresh and BUNDLED not in tables and _rests_on_bundled(earlier.provenance):
+        outcomes = _add_bundled(outcomes, tables)
+    if experts:
+        outcomes = outcomes.only([name.strip() for name in experts.split(",")])
     outcomes, left_out = _leave_out(outcomes)
     chosen = FitSettings(predictor, _object(settings), folds, seed=seed)
     extractor = FeatureExtractor(
         StaticEmbedder(), None if encoder == "none" else load_embedder(encoder, n_threads=2)
     )
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    earlier = None if add else _load_earlier(out)
     if earlier is not None:
         _confirm_drops(earlier, outcomes, extractor, out, fresh, yes)
     with progress_bar() as on_progress:
@@ -132,7 +135,8 @@ def command(
             artifact = fit_artifact(outcomes, extractor, chosen, on_progress, created, n_workers)
     if earlier is not None and not fresh and not why_not_kept(extractor, earlier):
         artifact = keep_experts(artifact, earlier, extractor)
-    facts = {"left_out": left_out, "options": _options(predictor, settings, encoder)}
+    options = _options(predictor, settings, encoder)
+    facts = {"tables": tables, "left_out": left_out, "options": options}
     artifact = replace(artifact, provenance={**artifact.provenance, **facts})
     artifact.save(out, keep_previous=True)
     _show_result(artifact, outcomes, earlier, out, as_json)
@@ -147,6 +151,26 @@ def _options(predictor: str, settings: str, encoder: str) -> list[str]:
 
 def _load_table(name: str) -> OutcomeTable:
     return load_bundled_outcomes()[0] if name == BUNDLED else OutcomeTable.load(name)
+
+
+def _rests_on_bundled(provenance: Mapping[str, Any]) -> bool:
+    """Whether the bundled outcomes were fitted on, for this artifact or for experts that it kept."""
+    tables = provenance.get("tables", ())
+    kept = provenance.get("kept", {}).get("of")
+    return BUNDLED in tables or (kept is not None and _rests_on_bundled(kept))
+
+
+def _add_bundled(outcomes: OutcomeTable, tables: list[str]) -> OutcomeTable:
+    """The table with the bundled outcomes of its experts, which a few new ones must not take the place of."""
+    bundled = _load_table(BUNDLED)
+    models = dict(zip(outcomes.experts, outcomes.models, strict=True))
+    pairs = zip(bundled.experts, bundled.models, strict=True)
+    common = [name for name, model in pairs if models.get(name) == model]
+    if not common:
+        return outcomes
+    tables.append(BUNDLED)
+    click.echo(f"the bundled outcomes of {', '.join(common)} count on; --fresh leaves them out", err=True)
+    return add_outcomes(bundled.only(common), outcomes)
 
 
 def _leave_out(outcomes: OutcomeTable) -> tuple[OutcomeTable, list[dict[str, Any]]]:

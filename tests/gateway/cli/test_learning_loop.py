@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from evals.commands import fit as fit_command
 from evals.probes import files
 from gateway.cli import main
 from gateway.requests.query import parse_chat_query
@@ -336,6 +337,29 @@ def test_a_second_table_is_learned_from_too(upstream: FakeUpstream) -> None:
     assert "warning: a has 9 outcomes, fewer than 10" in output
     good("fit", *QUICK, "--with", "first.jsonl.gz")
     assert load_known() == {"a": ("openai/says-4", 21)}
+
+
+def test_a_few_own_outcomes_do_not_take_the_place_of_the_bundled_ones(upstream: FakeUpstream) -> None:
+    bundled, _ = files.load_bundled_outcomes()
+    bundled.only(["smollm2", "calculator"]).take(np.arange(0, len(bundled), 20)).save("small.jsonl.gz")
+    small = OutcomeTable.load("small.jsonl.gz")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_command, "load_bundled_outcomes", lambda: (small, small))
+        good("fit", "bundled", *QUICK)
+        own = OutcomeTable.build(
+            [f"own {n}" for n in range(12)],
+            ["smollm2", "a"],
+            {"score": np.tile([0.0, 1.0], (12, 1))},
+            models=["bundled/smollm2-135m", "openai/a"],
+        )
+        own.save("outcomes.jsonl.gz")
+        for _ in range(2):
+            output = good("fit", *QUICK)
+            assert "the bundled outcomes of smollm2 count on" in output
+            known = {name: n for name, (_, n) in load_known().items()}
+            assert known == {"smollm2": len(small) + 12, "a": 12, "calculator": known["calculator"]}
+        good("fit", *QUICK, "--fresh", "--yes")
+        assert {name: n for name, (_, n) in load_known().items()} == {"smollm2": 12, "a": 12}
 
 
 def test_a_tool_that_declined_everything_is_left_out_by_itself(upstream: FakeUpstream) -> None:
