@@ -188,6 +188,8 @@ class RetryingCaller:
                 error = failure
                 if error.faults_expert:
                     outage.record_failure(error, time.monotonic())
+                if error.can_adapt and n + 1 < MAX_TRIES:
+                    continue
                 if not error.can_succeed_later or n + 1 == MAX_TRIES:
                     break
                 if outage.answers and time.monotonic() >= retry_until_s:

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -75,18 +75,27 @@ TRANSLATED = PARAMETERS - {
 FUNCTIONS = {"chat/completions": "acompletion", "completions": "atext_completion", "embeddings": "aembedding"}
 decode = msgspec.json.decode
 
+LOCAL_COPIES = (
+    "LITELLM_LOCAL_MODEL_COST_MAP",
+    "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS",
+    "LITELLM_LOCAL_BLOG_POSTS",
+)
+"""What LiteLLM would fetch from the web, at import or in a call that holds up the event loop."""
 MCP_HANDLERS = (
     "litellm.responses.mcp.chat_completions_handler",
     "litellm.responses.mcp.litellm_proxy_mcp_handler",
 )
 """What LiteLLM imports at the first call with tools: half a second that the event loop would stand still."""
-NOT_CONNECTED = ("TransportError", "APIConnectionError", "APITimeoutError", "ClientError", "OSError")
+NOT_CONNECTED = frozenset({"TransportError", "APIConnectionError", "ClientConnectionError", "OSError"})
+PACKAGES = {"google": "google-auth", "azure": "azure-identity"}
+"""Packages whose names are not those of their modules."""
 log = logging.getLogger("thalamus.litellm")
 
 
 def load_litellm() -> Any:
     """LiteLLM, quiet and without calls home. Takes seconds: never on the event loop."""
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    for name in LOCAL_COPIES:
+        os.environ.setdefault(name, "True")
     litellm: Any = importlib.import_module("litellm")
     logging.getLogger("LiteLLM").setLevel(logging.WARNING)
     litellm.telemetry = False
@@ -382,13 +391,15 @@ def failure_of(error: Exception) -> UpstreamError:
     # LiteLLM changes statuses and drops headers: what the provider sent says it better.
     if (answer := _find_answer(error)) is not None:
         return read_failure(*answer)
+    causes = list(_causes(error))
     kind = type(error).__name__
     status = getattr(error, "status_code", None)
     status = status if isinstance(status, int) else None
     if kind == "Timeout":
         return UpstreamError("timeout", "took longer than its time-out allows", status=408)
-    if kind == "APIConnectionError" or status is None:
-        return _unsent_failure(error)
+    unsent = any(isinstance(cause, ImportError) or _is_of_connection(cause) for cause in causes[1:])
+    if kind == "APIConnectionError" or status is None or unsent:
+        return _unsent_failure(causes)
     code = getattr(error, "code", None)
     words = (code, kind) if isinstance(code, str) else (kind,)
     headers = getattr(getattr(error, "response", None), "headers", None)
@@ -433,16 +444,19 @@ def _find_body(cause: BaseException, response: Any) -> bytes:
     return b""
 
 
-def _unsent_failure(error: Exception) -> UpstreamError:
+def _unsent_failure(causes: Sequence[BaseException]) -> UpstreamError:
     """The failure where no answer came: LiteLLM calls a fault of its own a lost connection too."""
-    causes = list(_causes(error))
     missing = next((cause for cause in causes if isinstance(cause, ImportError)), None)
     if missing is not None:
         return library_failure(missing)
-    names = {base.__name__ for cause in causes[1:] for base in type(cause).__mro__}
-    if len(causes) > 1 and names.isdisjoint(NOT_CONNECTED):
+    if len(causes) > 1 and not any(map(_is_of_connection, causes[1:])):
         return library_failure(causes[-1])
     return UpstreamError("connect", "could not be reached through LiteLLM")
+
+
+def _is_of_connection(cause: BaseException) -> bool:
+    """By name: neither of the HTTP clients that LiteLLM uses is imported here."""
+    return not NOT_CONNECTED.isdisjoint(kind.__name__ for kind in type(cause).__mro__)
 
 
 def library_failure(error: BaseException) -> UpstreamError:
@@ -450,7 +464,8 @@ def library_failure(error: BaseException) -> UpstreamError:
     kind = type(error).__name__
     if isinstance(error, ImportError):
         log.error("LiteLLM needs what is not installed: %s", error)
-        fix = f": pip install {error.name.partition('.')[0]}" if error.name else ""
+        module = (error.name or "").partition(".")[0]
+        fix = f": pip install {PACKAGES.get(module, module)}" if module else ""
         return UpstreamError("library", f"cannot be called, as LiteLLM misses a package ({error}){fix}")
     # Its text may hold an address or a key: the whole is for those who ask for it.
     log.error("LiteLLM failed with %s", kind)

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator
 from importlib.metadata import requires, version
@@ -370,3 +372,30 @@ async def test_a_gateway_that_closes_leaves_the_connections_of_another_alone(
     async with gateway({"experts": experts}, str(tmp_path / "j"), "good") as other:
         assert (await other.chat("good")).status == 200
     assert (await live.chat("good")).status == 200
+
+
+@pytest.mark.parametrize(("module", "package"), [("google.auth", "google-auth"), ("azure", "azure-identity")])
+async def test_a_package_of_another_name_is_named(module: str, package: str) -> None:
+    failure = await fail_with(ModuleNotFoundError(f"No module named '{module}'", name=module), wrap=True)
+    assert failure.message.endswith(f"pip install {package}")
+
+
+OFFLINE = """
+import socket, sys
+asked = []
+def refuse(host, *more, **options):
+    asked.append(host)
+    raise OSError("no network")
+socket.getaddrinfo = refuse
+socket.socket.connect = lambda self, address: refuse(address)
+from gateway.experts.litellm import load_litellm
+litellm = load_litellm()
+litellm.get_supported_openai_params(model="claude-sonnet-4-5", custom_llm_provider="anthropic")
+litellm.token_counter(model="gpt-4o", text="one two three")
+sys.exit(f"asked for {asked}" if asked else 0)
+"""
+
+
+def test_nothing_is_fetched_from_the_web_when_litellm_is_imported() -> None:
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", OFFLINE], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

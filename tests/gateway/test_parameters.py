@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
+from gateway.batches.calling import RetryingCaller
 from gateway.config import ExpertConfig
 from gateway.errors import UpstreamError
 from gateway.experts.parameters import MAX_REMEMBERED, REMEMBERED_S, Parameters, parameter_table
+from gateway.experts.types import Call
 from tests.fakes.providers import OPENAI_LIKE, OpenAIRules, ProviderServer
 from tests.fakes.providers.server import KEY
 from tests.fakes.serving import LiveApp, gateway
@@ -306,3 +308,16 @@ async def test_what_applies_to_a_named_expert_needs_no_warning(tmp_path: Path) -
     async with serve(tmp_path, ("openai/x", PLAIN)) as (live, _):
         answer = await live.chat("e0", router={"fallbacks": ["e0"], "session_id": "s", "explain": True})
         assert "x-thalamus-warning" not in answer.headers
+
+
+async def test_a_line_of_a_batch_is_called_again_without_a_refused_wish(tmp_path: Path) -> None:
+    async def pause(_seconds: float) -> None:
+        raise AssertionError("nothing is waited for")
+
+    turns = Raw(b'[{"role":"user","content":"Hi"}]')
+    async with serve(tmp_path, ("openai/deployed-here", STRICT)) as (live, (server,)):
+        caller = RetryingCaller(live.services.experts, live.services.fleet, 5.0, pause)
+        call = Call("chat/completions", {"messages": turns, "temperature": Raw(b"0.3")})
+        outcome = await caller.call("e0", call)
+        assert outcome.failure is None
+        assert len(server.requests) == 2

@@ -3,7 +3,8 @@
 import base64
 import json
 import re
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -171,6 +172,21 @@ def read_stream(answer: HttpAnswer) -> list[dict[str, Any]]:
     chunks = [json.loads(event) for event in answer.events[:-1]]
     assert not [chunk for chunk in chunks if "error" in chunk]
     return [chunk["choices"][0]["delta"] for chunk in chunks if chunk.get("choices")]
+
+
+@pytest.fixture(autouse=True)
+def no_lookups(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
+    """The hosts that were looked up: none but this machine's."""
+    hosts: set[str] = set()
+    find = socket.getaddrinfo
+
+    def record(host: Any, *more: Any, **options: Any) -> Any:
+        hosts.add(str(host))
+        return find(host, *more, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", record)
+    yield hosts
+    assert hosts <= {"127.0.0.1", "localhost"}
 
 
 async def test_plain(place: Place, name: str) -> None:
