@@ -22,6 +22,7 @@ class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"
     to: str = ""
     parts: bool = False
     line: bool = False
+    rest: bool = False
     instructions: bool = False
 
 
@@ -34,6 +35,7 @@ class Templates(msgspec.Struct, frozen=True):
     context: tuple[str, ...]
     request: tuple[str, ...]
     own_request: tuple[str, ...]
+    after: tuple[str, ...]
     end: tuple[str, ...]
 
 

@@ -73,10 +73,13 @@ class TemplateGrammar:
         self._message_label = _label_pattern(set(labels.request) - {"user", "human"})
         self._own_label = _label_pattern(labels.own_request)
         self._context_label = _label_pattern(labels.context)
+        self._after = re.compile(rf"^[ \t]*+(?:{_either(labels.after)})", re.MULTILINE | re.IGNORECASE)
         self._end = re.compile(rf"\n[ \t]*(?:{_either(labels.end)})[ \t]*$", re.IGNORECASE)
         self._opening = re.compile(rf"[ \t]*({_either(self._openings)})", re.IGNORECASE)
         self._note = re.compile(_either(lists.notes), re.IGNORECASE)
-        starts = (*self._openings, *(begin.rstrip(":") for begin in labels.begin), *labels.own_request)
+        # The pattern has passed signs at a line's start when it comes to these.
+        first_words = (start.lstrip("#*=~ -") for start in self._openings)
+        starts = (*first_words, *(begin.rstrip(":") for begin in labels.begin), *labels.own_request)
         # Possessive: lines of blanks or rules are passed once. A line's end finds lines faster than ^.
         line = (
             rf"[ \t]*+(?:```|[-=#*~]{{2}}|\(|(?:system|user|human)[ \t]*:)"
@@ -149,14 +152,19 @@ class TemplateGrammar:
         if (head := self._read_head(text)) is not None:
             return CleanText(head)
         context = self._context_label.search(text, 0, MAX_LEAD_CHARS)
+        original = self._label.match(text)
         if not begins and not context:
-            return CleanText(text)
+            # A template that begins with its request shows itself by what follows it.
+            request = self._cut_end(text[original.end() :]) if original and self._after.search(text) else ""
+            return CleanText(request, True) if has_word(request) else CleanText(text)
         labels = list(self._label.finditer(text, context.end() if context else 0))
         if not labels:
             return CleanText(text)
-        # A history has the same labels as the request, which comes last; other templates have one.
+        # A history has the same labels as the request, which comes last, and so has an example of a format.
         lead = text[: labels[0].start()].lower()
-        label = labels[-1] if "history" in lead or "conversation" in lead else labels[0]
+        label = (
+            labels[-1] if any(word in lead for word in ("history", "conversation", "format:")) else labels[0]
+        )
         request = self._cut_end(text[label.end() :])
         return CleanText(request, True) if has_word(request) else CleanText(text)
 
@@ -182,6 +190,8 @@ class TemplateGrammar:
             if heading.start() and self._speaks_of_context(heading[1]):
                 text = text[: heading.start()]
                 break
+        if after := self._after.search(text):
+            text = text[: after.start()]
         return self._end.sub("", text.rstrip()).strip()
 
     def _speaks_of_context(self, title: str) -> bool:
@@ -227,8 +237,11 @@ class TemplateGrammar:
             elif opening is not None:
                 asks |= opening.instructions
                 if opening.to and (stop := text.rfind(opening.to)) >= start:
-                    tail = text[stop + len(opening.to) :].strip()
+                    # The rest of its line is of the program too.
+                    tail = text[stop + len(opening.to) :].partition("\n")[2].strip()
                     return CleanText(PARAGRAPH.join([*kept, tail]).strip(), asks)
+                if opening.rest:
+                    break
                 in_parts = opening.parts
             elif not (in_parts and n < len(paragraphs) - 1 and _PART.match(paragraph.lstrip("\n"))):
                 in_parts = False

@@ -108,6 +108,17 @@ def test_an_unknown_name_is_a_wrapping_where_it_stands_as_a_block() -> None:
         f"{{{{context}}}}\nIron.\n{{{{/context}}}}\n{ASK}",
         f"<|context|>\nIron.\n<|/context|>\n{ASK}",
         f"Hook `pre-prompt` said: all green\n\n{ASK}",
+        f"<command-message>running</command-message>\n<command-name>/x</command-name>\n"
+        f"<command-args>{ASK}</command-args>",
+        f"{ASK}\n\n# *SEARCH/REPLACE block* Rules:\n\nOne format:\n1. Path\n\nOnly blocks!",
+        f"This is the Gemini CLI. We are setting up the context for our chat.\nToday is Monday.\n\n{ASK}",
+        "This session is being continued from a previous conversation.\n\nSummary:\n1. x\n\nContinue "
+        f"without asking the user any further questions. Go on with the last task.\n\n{ASK}",
+        "Answer the following questions as best you can. Use the following format:\n\nQuestion: the one\n"
+        f"Thought: think\n\nBegin!\n\nQuestion: {ASK}\nThought:",
+        f"The original query is as follows: {ASK}\nWe have provided an existing answer: Iron.\n------\nRust.",
+        "Given the following conversation, rephrase the question.\n\nChat History:\nHuman: hi\n"
+        f"Assistant: hello\nFollow Up Input: {ASK}\nStandalone question:",
     ],
 )
 def test_templates_and_blocks_of_programs_are_left_out(text: str) -> None:
