@@ -94,6 +94,7 @@ async def why_not(thalamus: LiveApp, name: str, *messages: Any, **fields: Any) -
         [user([{"type": "text", "text": REMINDER}, {"type": "text", "text": SUM}])],
         [user(f"<user_query>\n{SUM}\n</user_query>")],
         [system("You are a helpful assistant."), user(SUM)],
+        [system("You are ChatGPT, a large language model trained by OpenAI."), user(SUM)],
         [system(""), user(SUM)],
         [{"role": "developer", "content": [{"type": "text", "text": "Be concise."}]}, user(SUM)],
         [user("What is 2+2?"), assistant("4"), user(SUM)],
@@ -102,7 +103,9 @@ async def why_not(thalamus: LiveApp, name: str, *messages: Any, **fields: Any) -
 async def test_a_tool_answers_where_nothing_asks_for_more_than_its_result(
     thalamus: LiveApp, messages: Any
 ) -> None:
-    answer = await ask(thalamus, *messages, temperature=0, max_tokens=40, stop=[], n=1, tools=[], user="u")
+    answer = await ask(
+        thalamus, *messages, temperature=0, max_tokens=40, repeat_penalty=1.1, stop=[], n=1, tools=[]
+    )
     assert answer.expert == "calculator"
     assert answer.json()["choices"][0]["message"]["content"] == "391"
 
