@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from routers import DataError, OutcomeTable, Provenance, merge_outcomes
+from routers import DataError, OutcomeTable, Provenance, add_outcomes, merge_outcomes
 from routers.outcomes import bucket_of
 
 
@@ -177,3 +177,23 @@ def test_merging_refuses_one_name_for_two_models_and_one_id_for_two_texts() -> N
         merge_outcomes(first, OutcomeTable.build(["p"], ["a"], {}, models=["m2"]))
     with pytest.raises(DataError, match="two different texts"):
         merge_outcomes(first, OutcomeTable.build(["other"], ["a"], {}, models=["m1"]))
+
+
+def test_an_answer_after_a_refusal_leaves_no_mark_of_the_refusal() -> None:
+    def one(score: float, declined: float, tokens: float) -> OutcomeTable:
+        values = {"score": score, "declined": declined, "output_tokens": tokens}
+        return OutcomeTable.build(["q"], ["a"], {name: np.array([[v]]) for name, v in values.items()})
+
+    whole = add_outcomes(one(0.0, 1.0, np.nan), one(1.0, np.nan, 7.0))
+    assert (whole.score[0, 0], whole.output_tokens[0, 0]) == (1.0, 7.0)
+    assert np.isnan(whole.declined[0, 0])
+    kept = add_outcomes(whole, one(np.nan, np.nan, np.nan))  # asked again, without an answer
+    assert kept.fingerprint == whole.fingerprint
+
+
+def test_where_outcomes_come_from_is_said_once_each() -> None:
+    tables = [
+        OutcomeTable.build(["q"], ["a"], {}, provenance=Provenance(source=source))
+        for source in ("import", "profile", "profile")
+    ]
+    assert add_outcomes(add_outcomes(*tables[:2]), tables[2]).provenance.source == "import; profile"
