@@ -49,7 +49,7 @@ class ModelFamily(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ParameterTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All families, and the meaning of fields to all of them."""
 
-    wishes: frozenset[str]
+    essential: frozenset[str]
     defaults: dict[str, Any]
     families: list[ModelFamily]
 
@@ -142,7 +142,7 @@ class Parameters:
             log.warning("%s does not take '%s': %s for an hour", self._name, name, what)
         if renamed:
             return "renamed"
-        return "left_out" if self._drops and name in self._table.wishes else None
+        return "left_out" if self._may_drop(name) else None
 
     def _forget(self) -> None:
         now = self._clock()
@@ -159,11 +159,14 @@ class Parameters:
             elif refusal.value is None or refusal.value == bytes(fields[name]):
                 self._leave_out(fields, name, warnings)
 
+    def _may_drop(self, name: str) -> bool:
+        return self._drops and name not in self._table.essential
+
     def _leave_out(self, fields: Fields, name: str, warnings: list[str]) -> None:
         value = _value(fields[name])
         if value is None or value == self._table.defaults.get(name, UNSET):
             del fields[name]
-        elif self._drops and name in self._table.wishes:
+        elif self._may_drop(name):
             del fields[name]
             shown = f"{name} {value}" if isinstance(value, int | float | str) else name
             warnings.append(f"{self._name} does not take {shown[:80]}: left out")

@@ -321,3 +321,24 @@ async def test_a_line_of_a_batch_is_called_again_without_a_refused_wish(tmp_path
         outcome = await caller.call("e0", call)
         assert outcome.failure is None
         assert len(server.requests) == 2
+
+
+async def test_a_field_of_another_provider_is_left_out_where_none_takes_it(tmp_path: Path) -> None:
+    model = "openai/gpt-4o-mini"
+    async with serve(tmp_path, (model, OPENAI_LIKE[model])) as (live, (server,)):
+        answer = await live.chat("auto", chat_template_kwargs={"enable_thinking": False}, top_k=5)
+        assert answer.status == 200
+        assert not {"chat_template_kwargs", "top_k"} & server.last.keys()
+        assert answer.headers["x-thalamus-warning"] == "e0 does not take top_k 5: left out"
+
+
+async def test_a_forced_tool_is_never_left_out(tmp_path: Path) -> None:
+    refuses = replace(PLAIN, refused={"tool_choice": "Unsupported parameter: 'tool_choice'"})
+    async with serve(tmp_path, ("openai/x", refuses), ("openai/y", PLAIN)) as (live, servers):
+        tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+        for _ in range(2):
+            answer = await live.chat("auto", tools=[tool], tool_choice="required")
+            assert (answer.status, answer.expert) == (200, "e1")
+        assert len(servers[0].requests) == 1  # remembered: it is not asked a second time
+        answer = await live.chat("auto", tools=[tool], tool_choice="auto")
+        assert answer.expert == "e0"

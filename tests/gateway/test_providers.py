@@ -334,3 +334,14 @@ async def test_thinking_is_passed_on(place: Place) -> None:
     deltas = read_stream(answer)
     assert "".join(delta.get("reasoning_content") or "" for delta in deltas) == "Hm."
     assert place.servers["anthropic"].last["thinking"]["type"] == "enabled"
+
+
+async def test_an_error_event_before_the_first_token_moves_on(place: Place) -> None:
+    answer = await place.chat("anthropic", "fail in the stream", stream=True)
+    assert answer.status == 502
+    assert "Overloaded" in answer.error["message"]
+    fallbacks = {"fallbacks": ["hosted_vllm-qwen3-8b"]}
+    answer = await place.chat("anthropic", "fail in the stream", stream=True, router=fallbacks)
+    assert answer.expert == "hosted_vllm-qwen3-8b"
+    assert read_stream(answer)
+    place.live.services.fleet.record_success("anthropic", 0.1)

@@ -88,6 +88,8 @@ class AnthropicRules:
         command = find_command(json.dumps(body["messages"]))
         if command == "too long":
             return refuse(400, "prompt is too long: 210000 tokens > 200000 maximum")
+        if command == "in the stream":
+            return self._break_stream()
         if command == "429":
             return refuse(429, "This request would exceed your rate limit", retry_after="7")
         return (
@@ -95,6 +97,16 @@ class AnthropicRules:
             if command
             else None
         )
+
+    def _break_stream(self) -> Response:
+        """A 200 whose first event after the start is an error."""
+        started = {"type": "message", "role": "assistant", "content": [], "usage": USAGE}
+        events = [
+            {"type": "message_start", "message": {"id": "msg_1", "model": "claude", **started}},
+            {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}},
+        ]
+        parts = [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in events]
+        return Response(200, parts, "text/event-stream")
 
     def _complete(self, body: dict[str, Any]) -> Response:
         blocks, end = _blocks(body)

@@ -174,7 +174,8 @@ class OpenAIRules:
             return self.refuse(
                 429, "Rate limit reached for requests", code="rate_limit_exceeded", retry_after="7"
             )
-        return self.refuse(int(command), "The server had an error") if command else None
+        known = command is not None and command.isdigit()
+        return self.refuse(int(command), "The server had an error") if command and known else None
 
     def refuse(
         self, status: int, message: str, param: str | None = None, code: str | None = None, **headers: str

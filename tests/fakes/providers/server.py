@@ -13,7 +13,7 @@ KEY = "sk-of-the-provider-0123456789"
 CALL_ID = "call_0123456789"
 ARGUMENTS = {"city": "Paris"}
 JSON_TEXT = '{"answer": 42}'
-COMMAND = re.compile(r"fail (\d{3}|too long)")
+COMMAND = re.compile(r"fail (\d{3}|too long|in the stream)")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Rules(Protocol):
 
 
 def find_command(text: str) -> str | None:
-    """The failure that a prompt asks for: `fail 429`, `fail too long`."""
+    """The failure that a prompt asks for: `fail 429`, `fail too long`, `fail in the stream`."""
     match = COMMAND.search(text)
     return match[1] if match else None
 
