@@ -147,7 +147,7 @@ def build_embeddings_call(
 
 
 def build_models_call() -> ClientCall[tuple[Model, ...]]:
-    return ClientCall("GET", "/v1/models", lambda reply: Model.parse_list(reply.payload))
+    return ClientCall("GET", "/v1/models?type=all", lambda reply: Model.parse_list(reply.payload))
 
 
 def build_decision_call(decision_id: str) -> ClientCall[RouteDecision]:

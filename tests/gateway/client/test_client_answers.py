@@ -166,7 +166,7 @@ def test_a_past_decision_is_fetched_by_its_id(
 def test_models_lists_what_may_be_asked_for(server: ScriptedGateway, flavour: Flavour) -> None:
     server.will(json_answer({"object": "list", "data": [{"id": "auto", "owned_by": "t"}, {"id": "house"}]}))
     assert [(model.id, model.owned_by) for model in flavour.ask("models")] == [("auto", "t"), ("house", None)]
-    assert (server.received[0].method, server.received[0].path) == ("GET", "/v1/models")
+    assert (server.received[0].method, server.received[0].path) == ("GET", "/v1/models?type=all")
 
 
 @pytest.mark.parametrize(("status", "ready"), [(200, True), (503, False)])
