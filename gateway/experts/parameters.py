@@ -17,6 +17,7 @@ from msgspec import Raw
 
 from ..config import ExpertConfig
 from ..openai.messages import BAD_JSON, decode_object
+from .prompt_preset import SAME
 from .types import Fields, UpstreamError
 
 REMEMBERED_S = 3600.0
@@ -24,7 +25,6 @@ REMEMBERED_S = 3600.0
 MAX_REMEMBERED = 32
 CONTENT = frozenset({"messages", "prompt", "input", "model", "stream"})
 """What a request is made of: no call can do without it."""
-SAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 ONLY_DEFAULT = re.compile(r"only the default|only supports? the default|does not take", re.IGNORECASE)
 SCHEMA_PROMPT = "Answer with one JSON object and nothing else. It must be valid by this JSON schema:\n"
 

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from .server import ARGUMENTS, CALL_ID, JSON_TEXT, KEY, Request, Response, find_command
@@ -41,6 +41,9 @@ class OpenAIRules:
     refused: a field to the error that names it.
     only: the one value that a field may have.
     reasoning: the name under which its answers think aloud.
+    versioned: the query must name a version of the API.
+    waits_aloud: comments keep its streams alive.
+    filters: its streams begin with a chunk without choices, which tells what was filtered.
     """
 
     path: str = "/v1/chat/completions"
@@ -55,7 +58,8 @@ class OpenAIRules:
     reasoning: str | None = None
     usage: Mapping[str, Any] = field(default_factory=lambda: {**USAGE, **DETAILS})
     versioned: bool = False
-    ends_with_usage: bool = True
+    waits_aloud: bool = False
+    filters: bool = False
 
     def answer(self, request: Request) -> Response:
         refusal = self._check_access(request) or self._check_fields(request.body)
@@ -225,7 +229,12 @@ class OpenAIRules:
         chunks.append({**head, "choices": end})
         if (body.get("stream_options") or {}).get("include_usage"):
             chunks.append({**head, "choices": [], "usage": self.usage})
-        return Response.of_events(*chunks)
+        if self.filters:
+            chunks.insert(0, {**head, "choices": [], "prompt_filter_results": [{"prompt_index": 0}]})
+        events = Response.of_events(*chunks)
+        if not self.waits_aloud:
+            return events
+        return replace(events, parts=[b": OPENROUTER PROCESSING\n\n", *events.parts])
 
     def _message(self, body: dict[str, Any]) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": reply_text(body)}
@@ -301,7 +310,7 @@ OPENAI_LIKE: dict[str, OpenAIRules] = {
     ),
     "mistral/mistral-small-latest": OpenAIRules(known=MISTRAL_FIELDS, error_form="mistral", usage=USAGE),
     "openrouter/anthropic/claude-sonnet-4.5": OpenAIRules(
-        path="/api/v1/chat/completions", reasoning="reasoning"
+        path="/api/v1/chat/completions", reasoning="reasoning", waits_aloud=True
     ),
     "hosted_vllm/qwen3-8b": OpenAIRules(needs_key=False, reasoning="reasoning_content"),
     "lm_studio/qwen3-8b": OpenAIRules(
@@ -317,5 +326,6 @@ AZURE = OpenAIRules(
     key_header="api-key",
     known=CHAT_FIELDS | {"data_sources"},
     versioned=True,
+    filters=True,
     max_stop=4,
 )
