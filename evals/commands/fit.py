@@ -1,6 +1,7 @@
 """`thalamus fit`: train an artifact on an outcome table."""
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -234,9 +235,11 @@ def _confirm_drops(
     if yes:
         return
     if not sys.stdin.isatty():
+        options = earlier.provenance.get("options")
+        as_before = f"; {shlex.join(options)} fits as before and keeps them" if options and not fresh else ""
         raise click.ClickException(
             f"nothing was written; --yes drops them, --with TABLE fits them too, and another OUT than {out}"
-            " leaves them where they are"
+            f" leaves them where they are{as_before}"
         )
     click.confirm("Go ahead?", abort=True, err=True)
 

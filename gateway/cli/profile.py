@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import shlex
 from collections.abc import AsyncIterator, Sequence
@@ -304,7 +305,13 @@ def _confirm_price(
         raise click.ClickException(
             f"the cost may exceed --max-usd {max_usd:g}; reduce it with --limit or --experts"
         )
-    click.confirm("Go ahead?", abort=True, err=True)
+    try:
+        agreed = click.confirm("Go ahead?", err=True)
+    except click.Abort:  # no terminal, or an end of input
+        agreed = False
+    if not agreed:
+        how = "set the prices" if unknown else f"--max-usd {math.ceil(100 * total) / 100:.2f}"
+        raise click.ClickException(f"nothing was asked; to start without this question: {how}")
 
 
 @asynccontextmanager

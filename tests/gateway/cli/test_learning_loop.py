@@ -315,6 +315,27 @@ def test_what_cannot_be_kept_is_named_and_nothing_is_written_without_consent(ups
     assert list(load_known()) == ["b"]
 
 
+def test_features_of_another_tier_are_named_with_the_options_that_keep_all(upstream: FakeUpstream) -> None:
+    configure(upstream, a="says-4", b="says-yes")
+    good("profile", "--limit", "12")
+    good("fit", *QUICK)
+    table().only(("b",)).save("other.jsonl.gz")
+    result = run("fit", "other.jsonl.gz", "--predictor", "knn")
+    assert result.exit_code == 1
+    assert "drops a (12 outcomes) from .thalamus/artifact: it has no encoder head" in result.output
+    assert "--predictor knn --encoder none fits as before and keeps them" in result.output
+
+
+def test_without_consent_nothing_is_asked_and_the_option_that_starts_it_is_named(
+    upstream: FakeUpstream,
+) -> None:
+    configure(upstream, a="says-4")
+    result = run("profile", answer="")
+    assert result.exit_code == 1
+    assert "nothing was asked; to start without this question: --max-usd 0.01" in result.output
+    assert upstream.calls == []
+
+
 def test_fresh_forgets_and_the_artifact_before_stays_beside_the_new_one(upstream: FakeUpstream) -> None:
     configure(upstream, a="says-4", b="says-yes")
     good("profile", "--limit", "12")
