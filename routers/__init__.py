@@ -24,6 +24,7 @@ from .types import (
 
 if TYPE_CHECKING:
     from .artifacts import Artifact, previous_path
+    from .calibration import prediction_interval, rate_interval, rate_std, show_rate
     from .categories import (
         GENERAL,
         CategoryMapping,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from .fit import FitSettings, add_experts, cross_fit, fit_artifact, keep_experts, why_not_kept
     from .fold_fits import worker_pool
     from .forecast import Forecaster
-    from .intervals import prediction_interval, rate_interval, rate_std, show_rate
     from .outcomes import OutcomeTable, Provenance, add_outcomes, merge_outcomes
     from .registry import PREDICTORS, fit_predictor, make_predictor
     from .sweep import Sweep
@@ -79,7 +79,7 @@ _LAZY = {
     "instance_oracle": "embedding_selection",
     "keep_experts": "fit",
     "load_embedder": "embedders",
-    "prediction_interval": "intervals",
+    "prediction_interval": "calibration",
     "previous_path": "artifacts",
     "why_not_kept": "fit",
     "make_predictor": "registry",
@@ -87,9 +87,9 @@ _LAZY = {
     "merge_outcomes": "outcomes",
     "pick": "decision_rule",
     "rank": "decision_rule",
-    "rate_interval": "intervals",
-    "rate_std": "intervals",
-    "show_rate": "intervals",
+    "rate_interval": "calibration",
+    "rate_std": "calibration",
+    "show_rate": "calibration",
     "solve_mapping": "categories",
     "worker_pool": "fold_fits",
 }

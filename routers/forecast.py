@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .artifacts import Artifact, Evidence, Head
+from .calibration import rate_std
 from .decision_rule import Scale
 from .features import Features
-from .intervals import rate_std
 from .protocols import Categorizer, Predictor
 from .sweep import Sweep, sweep
 from .types import Bools, Estimate, ExpertProfile, Floats, Ints, Prediction, Query, Tier

@@ -22,9 +22,8 @@ from routers import (
     fit_artifact,
     query_of,
 )
-from routers.calibration import Advantage
+from routers.calibration import Advantage, prediction_interval, rate_interval, rate_std
 from routers.fit import choose_margin, cross_fit
-from routers.intervals import prediction_interval, rate_interval, rate_std
 from routers.predictors.blend import Blend
 
 WORDS = ["sum", "add", "times", "capital", "river", "poem"]
