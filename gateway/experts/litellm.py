@@ -102,6 +102,7 @@ def load_litellm() -> Any:
     litellm.suppress_debug_info = True
     litellm.turn_off_message_logging = True
     litellm.drop_params = True
+    litellm.disable_stop_sequence_limit = True  # it would cut lists to four without a word
     try:
         for name in MCP_HANDLERS:
             importlib.import_module(name)

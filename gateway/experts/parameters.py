@@ -42,6 +42,7 @@ class ModelFamily(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rename: dict[str, str] = {}
     without: frozenset[str] = frozenset()
     only: dict[str, list[Any]] = {}
+    most: dict[str, float] = {}
     response_format: dict[str, str] = {}
     max_stop: int | None = None
 
@@ -111,6 +112,8 @@ class Parameters:
         for name, values in family.only.items():
             if name in fields and _value(fields[name]) not in values:
                 self._leave_out(fields, name, warnings)
+        for name in family.most.keys() & fields.keys():
+            self._lower(fields, name, family.most[name], warnings)
         if family.response_format and "response_format" in fields:
             self._convert_format(fields, warnings)
         if family.max_stop is not None and "stop" in fields:
@@ -190,6 +193,15 @@ class Parameters:
             between = b"" if rest.startswith(b"]") else b","
             fields["messages"] = Raw(b"[" + turn + between + rest)
             warnings.append(f"{self._name} takes no JSON schema: asked for JSON, with the schema as text")
+
+    def _lower(self, fields: Fields, name: str, most: float, warnings: list[str]) -> None:
+        value = _value(fields[name])
+        if not isinstance(value, int | float) or value <= most:
+            return
+        if not self._drops:
+            raise self._build_refusal(name)
+        fields[name] = Raw(encode(most))
+        warnings.append(f"{self._name} takes {name} up to {most:g}, not {value}: lowered")
 
     def _shorten_stop(self, fields: Fields, most: int, warnings: list[str]) -> None:
         stop = _value(fields["stop"])

@@ -272,7 +272,8 @@ def test_the_refused_field_is_found_in_the_words(message: str, name: str | None)
 
 def test_every_family_is_found_by_a_model_of_its_own() -> None:
     models = (
-        "openai/gpt-5-chat-latest openai/gpt-5.1 azure/o3-mini openai/gpt-4o xai/grok-4 groq/x mistral/x"
+        "openai/gpt-5-chat-latest openai/gpt-5.1 azure/o3-mini openai/gpt-4o xai/grok-4 groq/x"
+        " bedrock/eu.anthropic.claude-x gemini/gemini-2.5-pro mistral/x"
         " deepseek/deepseek-reasoner deepseek/deepseek-chat cerebras/x lm_studio/x ollama/x together_ai/x"
     )
     table = parameter_table()

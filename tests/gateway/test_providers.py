@@ -345,3 +345,19 @@ async def test_an_error_event_before_the_first_token_moves_on(place: Place) -> N
     assert answer.expert == "hosted_vllm-qwen3-8b"
     assert read_stream(answer)
     place.live.services.fleet.record_success("anthropic", 0.1)
+
+
+async def test_a_temperature_above_the_scale_of_a_model_is_lowered(place: Place) -> None:
+    answer = await place.chat("anthropic", temperature=1.4)
+    assert (answer.status, place.servers["anthropic"].last["temperature"]) == (200, 1)
+    said = "anthropic takes temperature up to 1, not 1.4: lowered"
+    assert answer.headers["x-thalamus-warning"] == said
+
+
+async def test_gemini_gets_as_many_stop_sequences_as_it_takes(place: Place) -> None:
+    answer = await place.chat("gemini", stop=list("abcdefg"))
+    assert (answer.status, answer.headers["x-thalamus-warning"]) == (
+        200,
+        "gemini takes 5 stop sequences: 2 left out",
+    )
+    assert place.servers["gemini"].last["generationConfig"]["stop_sequences"] == list("abcde")
