@@ -178,14 +178,13 @@ class Forecaster:
     def _quality(self, head: Head, features: Features) -> Estimate:
         calibrated = head.calibration.apply(head.quality.predict(features))
         estimate = Estimate(head.advantage.apply(calibrated.mean), calibrated.std)
-        estimate = self._align(estimate)
+        if not self._same:
+            estimate = self._align(estimate)
         # No prediction is surer than all outcomes of the expert together: 30 of 30 right is no certainty.
         return Estimate(estimate.mean, np.fmax(estimate.std, rate_std(estimate.mean, self._counts)))
 
     def _align(self, estimate: Estimate) -> Estimate:
         """The columns of the artifact in the pool's order, guesses for experts without evidence."""
-        if self._same:
-            return estimate
         there = self._aligned.there
         if self._whole:
             return Estimate(estimate.mean[:, there], estimate.std[:, there])

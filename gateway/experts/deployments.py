@@ -1,16 +1,171 @@
-"""An expert behind one or several deployments: who is called, and when another is."""
+"""An expert behind one or several deployments: who is called, when another is, and what limits the calls."""
 
-from collections.abc import Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
 from ..config import DeploymentConfig
 from ..fleet.circuit_breaker import CircuitBreaker
-from ..waiting import ConcurrencyLimit, RateLimit
+from ..waiting import MAX_WAITING_PER_SLOT, WaitingLine
 from .parameters import Parameters
 from .prompt_preset import PromptPreset
 from .types import Call, Fields, Reply, UpstreamError
 from .upstreams import UpstreamTable, log_failure
+
+MINUTE_S = 60.0
+
+
+class RateLimit:
+    """At most `calls` calls begin, and `tokens` tokens are used, in any minute; None for any number.
+
+    Tokens are known when an answer ends: a call begins while those of the last minute are below the limit.
+    """
+
+    def __init__(
+        self, calls: int | None, tokens: int | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._configured = (calls, tokens)
+        self._calls, self._tokens = calls, tokens
+        self._clock = clock
+        self._begun: deque[float] = deque()
+        self._used: deque[tuple[float, int]] = deque()
+        self._n_used = 0
+
+    def wait_s(self) -> float:
+        """Seconds until a call may begin; 0 when it may now."""
+        now = self._clock()
+        self._forget(now - MINUTE_S)
+        ends = []
+        if self._calls is not None and len(self._begun) >= self._calls:
+            ends.append(self._begun[len(self._begun) - self._calls])
+        if self._tokens is not None and self._n_used >= self._tokens:
+            ends.append(self._find_room_for_tokens())
+        return max((end + MINUTE_S - now for end in ends), default=0.0)
+
+    def check(self) -> None:
+        """Check that a call may begin.
+
+        Raises:
+            UpstreamError: the minute is used up; `retry_after_s` says when it is not.
+        """
+        if (wait_s := self.wait_s()) > 0:
+            raise UpstreamError(
+                "busy", "has had its calls or tokens of this minute", status=429, retry_after_s=wait_s
+            )
+
+    def begin(self) -> None:
+        """Count a call that begins now.
+
+        Raises:
+            UpstreamError: as `check`.
+        """
+        self.check()
+        if self._calls is not None:
+            self._begun.append(self._clock())
+
+    def charge(self, n_tokens: int) -> None:
+        """Count the tokens of an answer."""
+        if self._tokens is not None and n_tokens > 0:
+            self._used.append((self._clock(), n_tokens))
+            self._n_used += n_tokens
+
+    def share(self, n_replicas: int) -> None:
+        """Use an even share, at least one: other replicas call the same upstream."""
+        self._calls, self._tokens = (
+            None if limit is None else max(1, limit // n_replicas) for limit in self._configured
+        )
+
+    def _forget(self, before: float) -> None:
+        while self._begun and self._begun[0] <= before:
+            self._begun.popleft()
+        while self._used and self._used[0][0] <= before:
+            self._n_used -= self._used.popleft()[1]
+
+    def _find_room_for_tokens(self) -> float:
+        """When the answer was given that has to be forgotten before the next call."""
+        left = self._n_used
+        for used_at, n_tokens in self._used:
+            left -= n_tokens
+            if self._tokens is not None and left < self._tokens:
+                return used_at
+        return self._clock()
+
+
+class ConcurrencyLimit:
+    """At most `limit` calls run at a time, None for any number; a bounded number of others wait in line.
+
+    A `rate` limits them further: a call that it does not admit is refused and does not wait.
+    """
+
+    def __init__(self, limit: int | None, rate: RateLimit | None = None) -> None:
+        self.limit = self._configured = limit
+        self.rate = rate
+        self.in_use = 0
+        self._line = WaitingLine(self._has_room, self._begin, self._end)
+
+    @property
+    def load(self) -> float:
+        """Running and waiting calls per slot; infinite where none may begin now."""
+        if self.rate is not None and self.rate.wait_s() > 0:
+            return float("inf")
+        return (self.in_use + len(self._line.waiting)) / (self.limit or 1)
+
+    async def acquire(self, timeout_s: float) -> None:
+        """Wait for a slot; call `release` once when done with it.
+
+        Raises:
+            UpstreamError: too many calls wait already, no slot came free within `timeout_s` seconds, or the
+                rate admits none.
+        """
+        if self.rate is not None:
+            self.rate.check()  # before the line: a call that may not begin must not hold a place in it
+        limit = self.limit
+        # Serving on every release keeps the line empty while there is room, so this call overtakes none.
+        if limit is None or self.in_use < limit:
+            self.in_use += 1
+        else:
+            await self._wait(limit, timeout_s)
+        if self.rate is not None:
+            try:
+                self.rate.begin()
+            except UpstreamError:
+                self.release()
+                raise
+
+    async def _wait(self, limit: int, timeout_s: float) -> None:
+        if len(self._line.waiting) >= limit * MAX_WAITING_PER_SLOT:
+            raise UpstreamError(
+                "busy", f"serves {limit} at a time and too many wait already", retry_after_s=1
+            )
+        try:
+            await self._line.wait(self._line.enter(), timeout_s)
+        except TimeoutError:
+            raise UpstreamError("busy", f"had no free slot within {timeout_s:g} s", retry_after_s=1) from None
+
+    def release(self) -> None:
+        """Return a slot; the next call in line takes it."""
+        self.in_use -= 1
+        if self._line.waiting:
+            self._line.serve()
+
+    def share(self, n_replicas: int) -> None:
+        """Use an even share of the configured limit, at least one: other replicas call the same upstream."""
+        if self.rate is not None:
+            self.rate.share(n_replicas)
+        if self._configured is not None:
+            self.limit = max(1, self._configured // n_replicas)
+            self._line.serve()
+
+    def _has_room(self) -> bool:
+        return self.limit is None or self.in_use < self.limit
+
+    def _begin(self) -> None:
+        self.in_use += 1
+
+    def _end(self) -> None:
+        self.in_use -= 1
 
 
 class CallableDeployment(Protocol):
@@ -57,12 +212,16 @@ class DeployedExpert(Generic[D]):
     async def call(self, call: Call) -> Reply:
         # Most experts have no preset: the client's own bytes go upstream.
         fields = call.fields if self._preset.is_plain else self._preset.apply(call)
+        ask = self.deployments[0].call if len(self.deployments) == 1 else self._ask
         if call.endpoint == "embeddings":
-            return await self._ask(call, fields)
+            return await ask(call, fields)
         while True:
-            sent, warnings = self._parameters.adapt(fields)
+            sent = fields
+            warnings: tuple[str, ...] = ()
+            if not self._parameters.is_plain:
+                sent, warnings = self._parameters.adapt(fields)
             try:
-                reply = await self._ask(call, sent)
+                reply = await ask(call, sent)
             except UpstreamError as error:
                 form = self._parameters.learn(error, sent) if error.kind == "unsupported" else None
                 # Ends: each field has two names, and a name that was refused is not tried again.
@@ -75,8 +234,6 @@ class DeployedExpert(Generic[D]):
 
     async def _ask(self, call: Call, fields: Fields) -> Reply:
         """Ask the deployments, one after another."""
-        if len(self.deployments) == 1:
-            return await self.deployments[0].call(call, fields)
         untried = list(self.deployments)
         while True:
             deployment = self._pick(untried)

@@ -24,8 +24,7 @@ from ..openai.conversion import fold_events
 from ..openai.events import EventStream, looks_like_events
 from ..openai.failures import BOM
 from ..openai.retry_after import read_retry_after_s
-from ..waiting import ConcurrencyLimit
-from .deployments import DeployedExpert, build_limit
+from .deployments import ConcurrencyLimit, DeployedExpert, build_limit
 from .failures import status_failure, transport_failure
 from .parameters import Parameters
 from .prompt_preset import PromptPreset

@@ -90,11 +90,8 @@ class Parameters:
         self._family = self._table.family_of(config.model)
         self._refusals: dict[str, Refusal] = {}
         self._clock = clock
-
-    @property
-    def is_plain(self) -> bool:
+        self.is_plain = self._family is ANY_FAMILY
         """Whether every field is sent as it is."""
-        return self._family is ANY_FAMILY and not self._refusals
 
     def adapt(self, fields: Fields) -> tuple[Fields, tuple[str, ...]]:
         """The fields to send, and a warning for each wish that was not kept.
@@ -102,8 +99,6 @@ class Parameters:
         Raises:
             UpstreamError: the expert does not take what the answer depends on.
         """
-        if self.is_plain:
-            return fields, ()
         fields, warnings, family = dict(fields), list[str](), self._family
         for old, new in family.rename.items():
             _rename(fields, old, new)
@@ -140,6 +135,7 @@ class Parameters:
         value = None if every_value else bytes(sent[name])
         known = self._refusals.get(name)
         self._refusals[name] = Refusal(self._clock() + REMEMBERED_S, value, renamed)
+        self.is_plain = False
         if known is None:
             what = f"sent as '{renamed}'" if renamed else "not sent again"
             log.warning("%s does not take '%s': %s for an hour", self._name, name, what)

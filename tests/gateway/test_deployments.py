@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from gateway.config.providers import api_base_of
+from gateway.experts.deployments import ConcurrencyLimit
 from gateway.experts.openai_compatible import OpenAIExpert
 from gateway.experts.types import UpstreamError
 from gateway.testing import WORDS, FakeUpstream
-from gateway.waiting import MAX_WAITING_PER_SLOT, ConcurrencyLimit
+from gateway.waiting import MAX_WAITING_PER_SLOT
 from tests.fakes.serving import LiveApp, gateway
 
 

@@ -6,7 +6,8 @@ import random
 import pytest
 
 from gateway.errors import UpstreamError
-from gateway.waiting import ConcurrencyLimit, RateLimit, WaitingLine
+from gateway.experts.deployments import ConcurrencyLimit, RateLimit
+from gateway.waiting import WaitingLine
 
 
 class CountedSlots:

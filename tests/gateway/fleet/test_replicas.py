@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from gateway.config import ConfigError, RedisConfig, Secret, parse_config
+from gateway.experts.deployments import ConcurrencyLimit
 from gateway.experts.types import UpstreamError
 from gateway.fleet.circuit_breaker import N_FAILURES_TO_OPEN
 from gateway.fleet.health import FleetState, PeerReport
 from gateway.fleet.replicas import Replicas, merge_reports
 from gateway.testing import FakeUpstream
-from gateway.waiting import ConcurrencyLimit
 from tests.fakes.redis_server import RedisServer, redis_server
 from tests.fakes.serving import LiveApp, gateway
 
