@@ -118,6 +118,9 @@ class FakeUpstream:
 
     base_url: what goes into an expert's `api_base`, or into the `base_url` of OpenAI's client
     calls, headers: the decoded body and the headers (names in lower case) of every request, in order
+    gets: path and headers of every request without a body, in order
+    models: what it lists at /models
+    api_key: refuse every other key with 401, quoting it as some providers do; None takes all
     completed: how many calls of each model were answered to the end
     aborted: the model of every call whose client went away before the end
     words: what is answered, a chunk each
@@ -140,6 +143,9 @@ class FakeUpstream:
         self.base_url = ""
         self.calls: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.gets: list[tuple[str, dict[str, str]]] = []
+        self.models = ["good"]
+        self.api_key: str | None = None
         self.aborted: list[str] = []
         self.completed: Counter[str] = Counter()
         self.words = words
@@ -220,6 +226,12 @@ class FakeUpstream:
         path, headers = await read_head(reader)
         data = await reader.readexactly(int(headers.get("content-length", 0)))
         if not data:
+            self.gets.append((path, headers))
+        sent = headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key")
+        if self.api_key is not None and sent != self.api_key:
+            write_response(writer, 401, _error(f"Incorrect API key provided: {sent}", "invalid_api_key"))
+            return True
+        if not data:
             self._describe(path, writer)
             return True
         try:
@@ -249,9 +261,10 @@ class FakeUpstream:
 
     def _describe(self, path: str, writer: asyncio.StreamWriter) -> None:
         """Answer a request without a body."""
-        if path.endswith("/models"):
-            model = {"id": "good", "object": "model", "created": 1, "owned_by": "fake"}
-            write_response(writer, 200, json.dumps({"object": "list", "data": [model]}).encode())
+        if path.partition("?")[0].endswith("/models"):
+            facts = {"object": "model", "created": 1, "owned_by": "fake"}
+            listed = {"object": "list", "data": [{"id": name, **facts} for name in self.models]}
+            write_response(writer, 200, json.dumps(listed).encode())
         elif path.endswith(("/stats", "/health")):
             write_response(writer, 200, json.dumps(self.stats()).encode())
         else:

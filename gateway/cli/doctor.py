@@ -1,5 +1,6 @@
 """`thalamus doctor`: check the installation and name the fix of each fault."""
 
+import asyncio
 import json
 import math
 import os
@@ -27,12 +28,13 @@ EXAMPLES = """
 \b
 Examples:
   thalamus doctor
-  thalamus doctor --json
+  thalamus doctor --offline --json
 """
 MARKS = {"ok": ("ok      ", "green"), "warning": ("warning ", "yellow"), "failure": ("FAILURE ", "red")}
 
 
 Outcome = Literal["ok", "warning", "failure"]
+Asks = Literal["nothing", "what is free", "one token"]
 PACKAGES = ("gateway", "routers", "policies", "evals")
 DISTRIBUTION = "thalamus-gateway"
 
@@ -41,24 +43,33 @@ DISTRIBUTION = "thalamus-gateway"
 class Finding:
     """The result of one check, and what repairs it.
 
-    A `fix` that begins with a program's name is a command line to be run as it stands; another is an edit.
+    Of an upstream, `expert`, `address` and `cause` say apart what `message` says in one line. A `fix` that
+    begins with a program's name is a command line to be run as it stands; another is an edit.
     """
 
     check: str
     outcome: Outcome
     message: str
     fix: str = ""
+    expert: str = ""
+    address: str = ""
+    cause: str = ""
 
 
 @click.command(epilog=EXAMPLES)
 @CONFIG_OPTION
+@click.option("--offline", is_flag=True, help="Ask no upstream anything.")
+@click.option("--paid", is_flag=True, help="Ask upstreams without a free question for one token.")
 @JSON_OPTION
-def command(config_path: Path, as_json: bool) -> None:
-    """Check Python, packages, configuration, embedders, artifact, local models, address and journal.
+def command(config_path: Path, offline: bool, paid: bool, as_json: bool) -> None:
+    """Check Python, packages, configuration, upstreams, embedders, artifact, local models, address, journal.
 
+    Each upstream is asked a question that costs nothing: whether it is there, takes the key, has the model.
     The exit status is 1 if a check fails; warnings do not count.
     """
-    findings = run_checks(config_path)
+    if offline and paid:
+        raise click.UsageError("--offline asks nothing, and --paid asks: give one of them")
+    findings = run_checks(config_path, "nothing" if offline else "one token" if paid else "what is free")
     failed = any(finding.outcome == "failure" for finding in findings)
     if as_json:
         click.echo(json.dumps({"ok": not failed, "findings": [asdict(f) for f in findings]}, indent=2))
@@ -72,8 +83,11 @@ def command(config_path: Path, as_json: bool) -> None:
         raise SystemExit(1)
 
 
-def run_checks(config_path: Path) -> list[Finding]:
-    """Run all checks in order. An exception in a check becomes a finding, so that the others still run."""
+def run_checks(config_path: Path, asks: Asks = "nothing") -> list[Finding]:
+    """Run all checks in order; `asks` says what upstreams are asked.
+
+    An exception in a check becomes a finding, so that the others still run.
+    """
     findings = [
         *_run_check("python", _check_python),
         *_run_check("packages", lambda: check_packages(packages_distributions())),
@@ -85,6 +99,7 @@ def run_checks(config_path: Path) -> list[Finding]:
         return [*findings, *_run_check("encoder", _check_embedders)]
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "experts": lambda: _check_experts(config),
+        "upstreams": lambda: _check_upstreams(config, asks),
         "runners": lambda: _check_runners(config),
         "encoder": _check_embedders,
         "embeddings": lambda: _check_embeddings(config),
@@ -151,6 +166,17 @@ def _check_experts(config: Config) -> Iterator[Finding]:
                 f"{profile.name}: the price of {profile.model} is unknown: it counts as the dearest",
                 f"give {profile.name} input_cost_per_token and output_cost_per_token",
             )
+
+
+def _check_upstreams(config: Config, asks: Asks) -> Iterator[Finding]:
+    if asks == "nothing":
+        return
+    from .reachability import ask_upstreams
+
+    for verdict in asyncio.run(ask_upstreams(config, paid=asks == "one token")):
+        facts, cause = verdict.upstream, verdict.cause
+        message = f"{facts.expert} ({facts.address}) {cause}"
+        yield Finding("upstreams", verdict.outcome, message, verdict.fix, facts.expert, facts.address, cause)
 
 
 def _check_runners(config: Config) -> Iterator[Finding]:

@@ -29,7 +29,7 @@ from .executor import Accounting, ExecutionRequest, ExecutionTrace, PlanExecutor
 Execute = Callable[[ExecutionRequest, ExecutionTrace], Awaitable[Reply]]
 COST_DIGITS = 10
 SAID_KINDS = frozenset({"status", "refused", "unsupported", "quota"})
-"""Within a stream all of these are errors that an event message of."""
+"""Within a stream all of these are errors that an event told of."""
 
 
 class Responder:
@@ -204,7 +204,7 @@ def all_experts_failed(
     trace: ExecutionTrace, error: UpstreamError, upstreams: UpstreamTable | None = None
 ) -> ExpertFailed:
     """The refusal where every expert failed, the last with this error."""
-    # A batch calls one expert several times: the same failure is message once, with its count.
+    # A batch calls one expert several times: the same failure is told once, with its count.
     counts = Counter(
         name_expert(attempt.expert, attempt.error, upstreams, attempt.deployment)
         for attempt in trace.attempts

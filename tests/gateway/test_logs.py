@@ -361,7 +361,7 @@ def stuck() -> Iterator[StuckStream]:
     stream.open.set()
 
 
-def test_a_log_that_is_not_read_holds_nobody_up_and_says_what_it_lost(
+def test_a_log_that_is_not_read_holds_no_request_up_and_says_what_it_lost(
     stuck: StuckStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.logs.MAX_WAITING", 500)
