@@ -187,4 +187,7 @@ def test_another_server_in_the_gateways_place_is_one_line_too(
         line = ["runners", "--url", f"http://127.0.0.1:{server.server_port}"]
         result = CliRunner().invoke(cli.main, line)
     assert (result.exit_code, result.output.count("\n")) == (1, 1)
-    assert result.output.startswith("Error: no gateway answers at")
+    assert (
+        f"Error: the server at http://127.0.0.1:{server.server_port} is not a Thalamus gateway"
+        in result.output
+    )

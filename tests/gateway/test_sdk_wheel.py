@@ -120,13 +120,42 @@ def test_nothing_but_httpx_and_what_it_needs_is_installed(python: Path) -> None:
     assert "httpx" in requires
 
 
-def test_the_examples_in_the_wheels_description_run(python: Path) -> None:
+def read_examples(url: str) -> list[str]:
+    """The examples of the wheel's description, sent to another address."""
     description = (ROOT / "deploy" / "sdk" / "README.md").read_text()
-    plain, asynchronous = re.findall(r"```python\n(.*?)```", description, re.DOTALL)
+    examples: list[str] = re.findall(r"```python\n(.*?)```", description, re.DOTALL)
+    assert len(examples) == 4
+    return [example.replace("http://127.0.0.1:8080", url) for example in examples]
+
+
+def test_the_examples_in_the_wheels_description_run(python: Path) -> None:
+    chat = json_answer(CHAT, x_thalamus_decision_id="dec-1", x_thalamus_expert="house")
     streamed = Scripted(blocks=(events(delta("Once"), delta(" upon\n")),))
+    noted = json_answer({"decision_id": "dec-1", **dict.fromkeys(("score", "chosen", "comment", "user"))})
     with ScriptedGateway() as server:
-        server.will([json_answer(CHAT), streamed, json_answer({"decision": DECISION}), streamed])
-        record = run(python, plain.replace("http://127.0.0.1:8080", server.url))
-        assert record == "hello None None\nOnce upon\nhouse 0.7 None None\n"
+        plain, _, _, asynchronous = read_examples(server.url)
+        server.will([chat, streamed, json_answer({"decision": DECISION}), noted, streamed])
+        assert run(python, plain) == "hello house None\nOnce upon\nNone None\nhouse 0.7 None None\n"
         body = asynchronous.replace("AsyncClient()", f"AsyncClient({server.url!r})")
         assert run(python, AS_MAIN, body) == "Once upon\n"
+
+
+def test_the_examples_of_shapes_and_batches_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "requests.jsonl").write_text('{"custom_id": "1"}\n')
+    city = {"model": "m", "choices": [{"message": {"content": '{"name": "Lima", "people": 10}'}}]}
+    file = {"id": "file-1", "filename": "requests.jsonl", "bytes": 3}
+    counts = {"total": 1, "completed": 1, "failed": 0}
+    job = {"id": "batch-1", "status": "completed", "request_counts": counts, "errors": None}
+    job |= {"output_file_id": "file-2", "error_file_id": None}
+    result = json.dumps({"custom_id": "1", "response": {"body": CHAT}}).encode() + b"\n"
+    output = Scripted(200, {"content-type": "application/octet-stream"}, (result,))
+    with ScriptedGateway() as server:
+        _, shape, batches, _ = read_examples(server.url)
+        server.will([json_answer(city, x_thalamus_expert="house")])
+        exec(shape, {"__name__": "example"})
+        server.will([*map(json_answer, (file, job, job)), output])
+        exec(batches, {})
+    assert capsys.readouterr().out == "10 house\n1 hello\n"
