@@ -12,7 +12,6 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import lru_cache
 from queue import Empty, SimpleQueue
 from typing import Any, TextIO
@@ -28,7 +27,7 @@ UPSTREAM = logging.getLogger("thalamus.upstream")
 SERVED_REQUEST: ContextVar[str] = ContextVar("request_id", default="")
 """The request that is being served; tasks started for it inherit it."""
 
-WRITE_AFTER_S = 0.02
+WRITE_AFTER_S = 0.05
 MAX_LINES_AT_ONCE = 256
 MAX_WAITING = 100_000
 MAX_FIELD_CHARS = 256
@@ -36,8 +35,7 @@ MIN_SECRET_CHARS = 6
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerFacts:
+class AnswerFacts(msgspec.Struct, frozen=True, gc=False):
     """What came of a request for an expert; None is unknown. Cost and tokens are those of all its calls."""
 
     status: int
@@ -47,8 +45,7 @@ class AnswerFacts:
     cost_usd: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AccessFacts:
+class AccessFacts(msgspec.Struct, frozen=True, gc=False):
     """What is said of one request; `model` is what the client asked for."""
 
     request_id: str
