@@ -181,6 +181,8 @@ class Forecaster:
         if not self._same:
             estimate = self._align(estimate)
         # No prediction is surer than all outcomes of the expert together: 30 of 30 right is no certainty.
+        if (estimate.std >= self._largest_floor).all():  # (n_queries, n_experts), as nearly always
+            return estimate
         return Estimate(estimate.mean, np.fmax(estimate.std, rate_std(estimate.mean, self._counts)))
 
     def _align(self, estimate: Estimate) -> Estimate:
@@ -235,6 +237,8 @@ class Forecaster:
         guess = np.where(np.isnan(self._guess), typical, self._guess)
         self._score = np.where(self._evidence, score, guess)
         self._counts: Floats = counts  # (n_experts,) NaN without evidence
+        floors = rate_std(np.float64(0.5), counts)  # (n_experts,), largest where right and wrong are as many
+        self._largest_floor = float(np.nan_to_num(floors, nan=0.0).max(initial=0.0))
         self._score_std = np.where(self._evidence, rate_std(score, counts), UNKNOWN_STD)
         tokens = spread(_column(expert.output_tokens for expert in experts))
         self._length_known: Bools = ~np.isnan(tokens)

@@ -86,26 +86,14 @@ class TemplateGrammar:
             rf"|[#*=~ \t-]{{0,40}}+(?:{_either(starts)}|(?:{_either(labels.begin_words)})[ ]"
             rf"|(?:{_either(labels.context)})[ \t]*:)"
         )
-        self._first_line = re.compile(rf"\s*+(?:{line})", re.IGNORECASE)
-        self._line = re.compile(rf"\n(?:{line})", re.IGNORECASE)
-
-    def may_change(self, text: str) -> bool:
-        """Whether a text holds anything that a rule could be about; most texts do not."""
-        return (
-            "<" in text
-            or "[" in text
-            or "{{" in text
-            or self._first_line.match(text) is not None
-            or self._line.search(text) is not None
-            or "hook" in text.lower()
-            or self._has_facts(text)
-        )
+        self.first_line = re.compile(rf"\s*+(?:{line})", re.IGNORECASE)
+        self.line = re.compile(rf"\n(?:{line})", re.IGNORECASE)
 
     def begins_template(self, text: str) -> bool:
         """Whether a text begins as a template does."""
         return self._begin.match(text) is not None
 
-    def _has_facts(self, text: str) -> bool:
+    def has_facts(self, text: str) -> bool:
         """Whether a text begins or ends with a paragraph of facts."""
         first, last = text.find(PARAGRAPH), text.rfind(PARAGRAPH)
         if first < 0:
@@ -220,7 +208,9 @@ class TemplateGrammar:
 
     def _drop_paragraphs(self, text: str) -> CleanText:
         """The text without paragraphs that begin as a program's do."""
-        if not self._opening.search(text):
+        # Finding substrings is a tenth of searching the pattern, and most texts hold none.
+        lowered = text.lower()
+        if not any(start in lowered for start in self._openings):
             return CleanText(text)
         kept: list[str] = []
         asks = in_parts = False

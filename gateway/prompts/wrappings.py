@@ -76,6 +76,20 @@ class WrappingGrammar:
         self._lists = own
         self._templates = TemplateGrammar(own, (*own.openings, *map(Opening, openings)))
 
+    def may_change(self, text: str) -> bool:
+        """Whether a text holds anything that a rule could be about; most texts do not."""
+        templates = self._templates
+        return (
+            "<" in text
+            or "[" in text
+            or "{{" in text
+            or templates.first_line.match(text) is not None
+            or templates.line.search(text) is not None
+            or "hook" in text.lower()
+            or text.startswith("OBSERVATION:")
+            or (PARAGRAPH in text and templates.has_facts(text))
+        )
+
     def clean(self, text: str) -> CleanText:
         """The request in a turn: empty where all of it is wrapping, the turn itself where nothing is."""
         # Some agents send a tool's output as a user turn of its own: no part of it is a person's request.
@@ -99,7 +113,7 @@ class WrappingGrammar:
 
     def _clean(self, text: str, depth: int) -> CleanText:
         templates = self._templates
-        if not depth or not templates.may_change(text):
+        if not depth or not self.may_change(text):
             return CleanText(text)
         elements = self._find_elements(text)
         if len(elements) == 1 and elements[0].kind in ("text", "material") and _spans(text, elements[0]):

@@ -146,7 +146,8 @@ class RequestParser:
         Raises:
             BadRequest: the body or a header is at fault; `param` names the field.
         """
-        model = self._resolve_alias(text_field(fields, "model"))
+        model = text_field(fields, "model")
+        model = self._aliases.get(model, model)
         stream = "stream" in fields and spec.query is not None and flag_field(fields, "stream")
         spec.check(fields)
         options = parse_routing_options(fields, headers)
@@ -170,9 +171,6 @@ class RequestParser:
             declined = {tool.name: why for tool in self._tools if (why := tool.decline(call, read.question))}
             query = replace(query, declined=declined) if declined else query
         return ToPolicy(call, options, policy, query, flags.hints, flags.warnings)
-
-    def _resolve_alias(self, model: str) -> str:
-        return self._aliases.get(model, model)
 
     def unknown_model(self, model: str) -> ModelNotFound:
         """The refusal of a model that is not configured; it lists the names that are."""
@@ -212,7 +210,7 @@ class RequestParser:
         return self._policies[name]
 
     def _fallbacks(self, options: RoutingOptions) -> tuple[str, ...]:
-        fallbacks = [self._resolve_alias(name) for name in options.fallbacks]
+        fallbacks = [self._aliases.get(name, name) for name in options.fallbacks]
         for name in fallbacks:
             if name not in self._names:
                 known = ", ".join(self._experts)
@@ -236,7 +234,9 @@ def parse_body(body: bytes) -> Fields:
             if body.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
                 raise InvalidJson("the body is UTF-16, by its byte order mark; send it as UTF-8")
             body.decode()  # msgspec.Raw skips over strings without decoding them
-        check_surrogates(body)
+        # Most bodies hold no such escape; the search for it costs less than a pass with a pattern.
+        if b"\\ud" in body or b"\\uD" in body:
+            check_surrogates(body)
         fields = _fields.decode(body)
     except msgspec.ValidationError:
         raise InvalidJson("the body must be a JSON object") from None
@@ -272,9 +272,6 @@ def check_surrogates(body: bytes) -> None:
     Raises:
         InvalidJson: one is alone; the message says where.
     """
-    # Most bodies hold no such escape; the search for it costs less than a pass with a pattern.
-    if b"\\ud" not in body and b"\\uD" not in body:
-        return
     high: re.Match[bytes] | None = None
     for escape in _ESCAPE.finditer(body):
         code = int(escape[1], 16) if escape[1] else 0

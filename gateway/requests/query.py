@@ -117,7 +117,9 @@ def _read_asks(turns: Sequence[_Turn], grammar: WrappingGrammar) -> tuple[CleanT
     n_chars = 0
     # Backwards, and no further than the routing text goes: an agent's conversation has hundreds of turns.
     for turn in reversed(turns):
-        found = grammar.join(turn.texts)
+        texts = turn.texts
+        is_plain = len(texts) == 1 and not grammar.may_change(texts[0])
+        found = CleanText(texts[0]) if is_plain else grammar.join(texts)
         question = question or found
         if found.text and found.text not in asks:
             n_chars += len(found.text) if asks else 0
