@@ -21,10 +21,10 @@ from routers import RoutersError
 from .app import create_app
 from .config import Config, ConfigError, config_warnings, load_config
 from .endpoints.monitoring import CarriedCounters
-from .logs import ServerLog
 from .runners import RunnerSettingsError
 from .runners.build import build_runners
 from .storage.sqlite import StorageError
+from .telemetry.logs import ServerLog
 
 log = logging.getLogger("thalamus")
 

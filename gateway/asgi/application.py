@@ -23,7 +23,7 @@ from ..errors import (
     MethodNotAllowed,
     to_envelope,
 )
-from ..logs import ACCESS, SERVED_REQUEST, AccessFacts, AccessRecord, AnswerFacts
+from ..telemetry.logs import ACCESS, SERVED_REQUEST, AccessFacts, AccessRecord, AnswerFacts
 from .authentication import Authenticator
 from .encodings import inflate_body
 from .paths import PathTable

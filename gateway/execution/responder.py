@@ -15,7 +15,6 @@ from ..errors import ExpertFailed, GatewayError
 from ..experts.types import Reply, UpstreamError
 from ..experts.upstreams import UpstreamTable
 from ..fleet.health import FleetState
-from ..logs import AnswerFacts
 from ..openai.conversion import convert_to_events
 from ..openai.events import (
     DONE,
@@ -24,6 +23,7 @@ from ..openai.events import (
     build_error_event,
     encode_event,
 )
+from ..telemetry.logs import AnswerFacts
 from .executor import Accounting, ExecutionRequest, ExecutionTrace, PlanExecutor, debug_json
 
 Execute = Callable[[ExecutionRequest, ExecutionTrace], Awaitable[Reply]]

@@ -10,7 +10,7 @@ from ..config import DeploymentConfig, ExpertConfig
 from ..config.providers import ADDRESSES, PROVIDERS, api_base_of
 from ..config.secrets import list_secrets
 from ..errors import UpstreamError
-from ..logs import UPSTREAM, Redactor
+from ..telemetry.logs import UPSTREAM, Redactor
 
 KEY_VARIABLES = {
     **{name: provider.key_variable for name, provider in PROVIDERS.items() if provider.key_variable},

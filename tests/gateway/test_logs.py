@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.config import Secret
-from gateway.logs import (
+from gateway.telemetry.logs import (
     ACCESS,
     SERVED_REQUEST,
     AccessFacts,
@@ -364,7 +364,7 @@ def stuck() -> Iterator[StuckStream]:
 def test_a_log_that_is_not_read_holds_no_request_up_and_says_what_it_lost(
     stuck: StuckStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.logs.MAX_WAITING", 500)
+    monkeypatch.setattr("gateway.telemetry.logs.MAX_WAITING", 500)
     handler = QueuedHandler(stuck, Lines(Redactor(()), as_json=False))
     start = time.monotonic()
     for n in range(2000):

@@ -19,8 +19,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from .config import Config
-from .config.secrets import hide_secrets, list_secrets
+from ..config import Config
+from ..config.secrets import hide_secrets, list_secrets
 
 ACCESS = logging.getLogger("thalamus.access")
 UPSTREAM = logging.getLogger("thalamus.upstream")
