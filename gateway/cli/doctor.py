@@ -97,6 +97,7 @@ def run_checks(config_path: Path, asks: Asks = "nothing") -> list[Finding]:
         config = load_config(config_path)
     except ConfigError:
         return [*findings, *_run_check("encoder", _check_embedders)]
+    # In the order in which one failure explains the next.
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "experts": lambda: _check_experts(config),
         "upstreams": lambda: _check_upstreams(config, asks),
@@ -183,6 +184,7 @@ def _check_runners(config: Config) -> Iterator[Finding]:
     from ..runners import RunnerSettingsError
     from ..runners.build import build_runners
 
+    # Plans only: loading an engine to look at it would take its memory from a server that runs.
     runners = build_runners(config)
     for runner in runners.runners:
         name = ", ".join(runner.experts)
@@ -201,6 +203,7 @@ def _check_runners(config: Config) -> Iterator[Finding]:
 def _check_embedders() -> Iterator[Finding]:
     from routers import EmbedderError, load_embedder
 
+    # Both tiers: the static table is made from the encoder, but serves where the encoder cannot run.
     for spec in ("static", "minilm"):
         try:
             embedder = load_embedder(spec)
@@ -252,6 +255,7 @@ class LearningAdvice:
         options = list(self.options)
         if any(policy.mapping for policy in self.config.policies.values()):
             options = ["--predictor", "coe"]
+            # Only the mapping needs another predictor; the encoder stays the operator's choice.
             if "--encoder" in self.options:
                 at = list(self.options).index("--encoder")
                 options += self.options[at : at + 2]
@@ -269,6 +273,7 @@ class LearningAdvice:
 
         asked = [profile for profile in profiles(self.config) if not names or profile.name in names]
         most = upper_cost_usd(load_entry_point("thalamus.probes")(None), asked).values()
+        # `profile` asks by itself where a price is unknown, and needs no leave where all is free.
         if None in most or not any(most):
             return ""
         return f" --max-usd {math.ceil(100 * sum(usd or 0.0 for usd in most)) / 100:.2f}"

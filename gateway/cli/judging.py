@@ -68,11 +68,13 @@ def read_verdict(text: str, question: Any = None) -> float | None:
     lines = [line for line in text.upper().splitlines() if line.strip()]
     if not lines:
         return None
+    # Judges that explain themselves put the verdict last, judges that obey put it alone.
     for line in (lines[-1], lines[0]):
         if found := _ALONE.fullmatch(line):
             return POINTS[found[1]]
     whole = "\n".join(lines)
     said = {found[1] for pattern in (_BETTER, _STATED) for found in pattern.finditer(whole)}
+    # Two different letters in the text are an argument, not a verdict.
     if len(said) == 1:
         return POINTS[said.pop()]
     leading = _LEADING.match(whole)
@@ -129,6 +131,7 @@ def build_questions(
             if probe.grader == JUDGE:
                 if _answer(table, row, first) != _answer(table, row, second):
                     open_ended.append(pair)
+            # Only a clear difference can show whether the judge sees it.
             elif abs(table.score[row, first] - table.score[row, second]) > 0.5:
                 checks.append(pair)
     # By a hash: of all kinds of probes, and the same ones in every run.
@@ -168,6 +171,7 @@ def _question(
     def show(column: int) -> str:
         return (_answer(table, row, column) or "").strip()[:MAX_ANSWER_CHARS] or "(no answer)"
 
+    # A check with the right answer in the prompt would measure reading, not judging.
     reference = getattr(probe, "reference", "") if probe.grader == JUDGE else ""
     prompt = TEMPLATE.format(
         rubric=rubric,
@@ -192,6 +196,7 @@ def price_questions(
     """As many questions as the judge may be asked, as long as they may be: to know the price beforehand."""
     n_pairs = n_experts * (n_experts - 1) // 2
     open_ended = [probe for probe in probes if probe.grader == JUDGE]
+    # The longest first: the price that is shown must hold for whichever pairs are chosen later.
     graded = sorted(
         (p for p in probes if p.grader != JUDGE), key=lambda p: -len(_conversation(p)) - p.max_tokens
     )
@@ -315,6 +320,7 @@ def report_judge(
 ) -> JudgeReport:
     """What the verdicts say of the judge itself. Questions come in pairs, one for each order."""
     open_ended = {probe.id for probe in probes if probe.grader == JUDGE}
+    # A tie prefers neither place, so it says nothing of position bias.
     decided = [p for p in points.values() if p != 0.5]
     both = [
         (one, points[one], 1 - points[other])  # in points of the first of `one`

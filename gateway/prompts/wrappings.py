@@ -116,6 +116,7 @@ class WrappingGrammar:
         if not depth or not self.may_change(text):
             return CleanText(text)
         elements = self._find_elements(text)
+        # Code in one fence is often all of a turn, with a wrapping quoted inside.
         if len(elements) == 1 and elements[0].kind in ("text", "material") and _spans(text, elements[0]):
             # Around all of the turn: it says nothing itself, but may hold a wrapping.
             inner = text[elements[0].inner : elements[0].inner_end]

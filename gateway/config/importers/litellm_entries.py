@@ -132,6 +132,7 @@ class EntryReader:
                 "write openai/… and api_base if its server speaks OpenAI's protocol"
             )
             return None
+        # A wildcard names no model that could be measured or priced.
         if "*" in model:
             self.lost.append(f"{entry.name} (line {entry.line}): '{written}' names no model; write one out")
             return None
@@ -159,6 +160,7 @@ class EntryReader:
             mode = "completion"
         elif name.startswith("responses/"):
             mode = "responses"
+        # LiteLLM has no mode for models outside of its table: the name is all there is.
         elif mode is None:
             mode = next((kind for pattern, kind in KIND_WORDS if pattern.search(name)), None)
             why = " by its name"
@@ -205,6 +207,7 @@ class EntryReader:
                 f"{name}: its api_key looks like a reference of another tool; write os.environ/NAME"
             )
             return
+        # A key that reaches another provider is a leak, and no error would ever show it.
         for variable in list_variables(text):
             receiver = find_receiver(variable, upstream.provider, upstream.deployment.get("api_base"))
             if receiver:
@@ -222,6 +225,7 @@ class EntryReader:
             given = params.get(key)
             headers |= {str(k): str(v) for k, v in given.items()} if isinstance(given, dict) else {}
         if (organization := params.get("organization")) is not None:
+            # LiteLLM sends the organisation to OpenAI alone; elsewhere it means nothing.
             if upstream.provider == "openai":
                 headers["OpenAI-Organization"] = str(organization)
             else:
@@ -249,6 +253,7 @@ class EntryReader:
             if key not in SETTINGS and not _is_setting(key, upstream.provider):
                 continue
             value = given[key]
+            # `aws_…` on an Azure entry is left over from copying: LiteLLM ignores it too.
             misplaced = any(
                 key.startswith(prefix) and upstream.provider not in providers
                 for prefix, providers in PROVIDERS_OF_SETTINGS.items()
@@ -282,6 +287,7 @@ class EntryReader:
         window = _read_number(info.get("max_input_tokens") or facts.get("max_input_tokens"))
         if window is not None and window >= 1:
             expert["context_window"] = int(window)
+        # Without a word of the file the table at run time decides: it may know more than this version.
         if upstream.base_model or not ABILITIES.keys().isdisjoint(info):
             known = {**(facts or self.rules.facts(upstream.model)), **info}
             if not ABILITIES.keys().isdisjoint(known):
@@ -297,6 +303,7 @@ class EntryReader:
                 self.lost.append(f"{name}: litellm_params.extra_body")
         if fields:
             expert["params"] = {key: _as_number(value) for key, value in fields.items()}
+        # An embedding has no first token: its time-outs are the general ones.
         if upstream.kind == "chat":
             own = convert_timeouts(*(self._read_seconds(name, key, params.get(key)) for key in TIMEOUTS))
             if own:
