@@ -193,7 +193,9 @@ class Forecaster:
         mean = self._aligned.spread(estimate.mean, len(self._pool))
         std = self._aligned.spread(estimate.std, len(self._pool))
         typical = estimate.mean[:, there].mean(axis=1) if len(there) else np.full(len(mean), UNKNOWN_QUALITY)
-        guess = np.where(np.isnan(self._guess), typical[:, None], self._guess)
+        # A guess is on no scale of these scores: 0.95 would beat all that was measured on hard prompts.
+        most = typical[:, None] if len(there) else np.inf
+        guess = np.where(np.isnan(self._guess), typical[:, None], np.minimum(self._guess, most))
         return Estimate(
             np.where(self._evidence, mean, guess),
             np.where(self._evidence, std, UNKNOWN_STD),
@@ -234,7 +236,8 @@ class Forecaster:
         score = spread(_column(expert.score for expert in experts))
         counts = spread(_column(expert.certainty for expert in experts))
         typical = score[self._evidence].mean() if self._evidence.any() else UNKNOWN_QUALITY
-        guess = np.where(np.isnan(self._guess), typical, self._guess)
+        most = typical if self._evidence.any() else np.inf
+        guess = np.where(np.isnan(self._guess), typical, np.minimum(self._guess, most))
         self._score = np.where(self._evidence, score, guess)
         self._counts: Floats = counts  # (n_experts,) NaN without evidence
         floors = rate_std(np.float64(0.5), counts)  # (n_experts,), largest where right and wrong are as many

@@ -119,6 +119,21 @@ async def test_without_content_it_says_in_one_line_what_is_lacking(here: Path) -
     assert "note: 4 rated decisions have no prompt" in said.output
 
 
+async def test_a_table_with_rated_chats_can_be_measured_into(here: Path) -> None:
+    await converse(3)
+    assert run("import", "journal").exit_code == 0
+    probe = {"question": "Say a.", "answer": "a", "grader": "text"}
+    Path("mine.jsonl").write_text(json.dumps(probe) + "\n")
+    with FakeUpstream().in_thread() as upstream:
+        serve(upstream)
+        words = ["profile", "--probes", "mine.jsonl", "--experts", "says-a"]
+        said = CliRunner().invoke(main, words, input="y\n")  # the price is unknown
+    assert said.exit_code == 0, said.output
+    table = OutcomeTable.load("outcomes.jsonl.gz")
+    assert len(table) == 4
+    assert np.nansum(table.propensity) == 6  # of the rated chats alone
+
+
 async def test_scores_of_ones_own_stand_in_place_of_feedback(here: Path) -> None:
     async with FakeUpstream() as upstream, serve(upstream) as live, AsyncClient(live.base) as client:
         first, second = await client.chat("one", "says-a"), await client.chat("two", "says-b")

@@ -111,6 +111,10 @@ def _import(file: Path, out: Path | None, convert: "Callable[[str], ImportedConf
 
     from ..config.importers import ImportFailedError
 
+    if out is not None and out.exists():
+        raise click.ClickException(f"{out} already exists; choose another name")
+    if out is not None and not out.parent.is_dir():
+        raise click.ClickException(f"{out}: there is no folder {out.parent}; make it, or choose another name")
     try:
         made = convert(decode_text(file.read_bytes()))
     except (OSError, ValueError) as error:
@@ -126,10 +130,11 @@ def _import(file: Path, out: Path | None, convert: "Callable[[str], ImportedConf
         raise click.ClickException(f"{file}: no expert can be made of it, so nothing is written")
     if out is None:
         click.echo(made.text, nl=False)
-    elif out.exists():
-        raise click.ClickException(f"{out} already exists; choose another name")
     else:
-        out.write_text(made.text, encoding="utf-8")
+        try:
+            out.write_text(made.text, encoding="utf-8")
+        except OSError as error:
+            raise click.ClickException(f"{out}: cannot be written: {error.strerror}") from None
         click.echo(f"wrote {out}; `thalamus config check --config {out}` checks it")
     kept = f"kept: experts {made.n_experts}, aliases {made.n_aliases}"
     click.echo(f"{kept}; not carried over: lines {len(made.notes.lost)}", err=True)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
@@ -179,8 +179,9 @@ class AnswerStore:
 
 def _cells(table: OutcomeTable) -> Iterator[tuple[tuple[str, str, str, str], GradedAnswer]]:
     """Every answered cell of a table as an answer, under its id, expert, model and text."""
-    measures = table.measures()
-    measures.pop("score_std")  # of a verdict, which is not the answer's own
+    # `score_std` is a verdict's and `propensity` the traffic's: neither is the answer's own.
+    own = {field.name for field in fields(GradedAnswer)}
+    measures = {name: of for name, of in table.measures().items() if name in own}
     for row, column in np.argwhere(mask_answered(table)).tolist():
         key = (table.ids[row], table.experts[column], table.models[column], table.texts[row])
         values = {name: float(of[row, column]) for name, of in measures.items()}

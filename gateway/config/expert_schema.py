@@ -277,7 +277,10 @@ class ExpertConfig(StrictStruct, frozen=True):
     labels: Labels = msgspec.field(default_factory=dict)
     """Labels of your own, for `require.labels`."""
     quality: Share | None = None
-    """Expected quality from 0 to 1, used until outcomes of this expert are learned."""
+    """Expected quality from 0 to 1, used until outcomes of this expert are learned.
+
+    Beside experts with outcomes it counts for at most their mean.
+    """
     latency_s: Seconds | None = None
     """Expected latency in seconds, used until outcomes of this expert are learned."""
     parameters_b: Annotated[float, Meta(gt=0)] | None = None

@@ -40,6 +40,10 @@ _MEANT = re.compile(r"\b(?:following|above|below|these|this|attached|provided|gi
 _MARKUP_WORDS = re.compile(
     r"\b(?:xml|html|markup|jsx|xpath|xslt|(?:the|this|these|a|which|closing|opening) tags?)\b", re.IGNORECASE
 )
+_ORDER = re.compile(
+    r"\b(?:answer|reply|replies|respond|responses?|output|translate|speak|write|never|always|must)\b",
+    re.IGNORECASE,
+)
 _TOOL_OUTPUT = re.compile(
     r"\[[\w-]{1,60}(?: for '[^\n]{0,300}')?\] Result:|EXECUTION RESULT of \[|OBSERVATION:\n"
 )
@@ -128,7 +132,7 @@ class WrappingGrammar:
             asks = inside.asks_more or around.asks_more or has_word(around.text)
             return CleanText(inside.text, asks or any(e.kind == "instructions" for e in elements))
         dropped = self._choose_dropped(text, elements)
-        asks = any(element.kind == "instructions" for element in dropped)
+        asks = any(e.kind == "instructions" or _orders(text, e) for e in dropped)
         material = [element for element in elements if element.kind == "material"]
         maybe = [element for element in elements if element.kind == "request_or_text"]
         if maybe:
@@ -256,6 +260,11 @@ def build_grammar(config: Config) -> WrappingGrammar:
     """The grammar with what a configuration adds to its lists."""
     added = config.routing.wrappings
     return WrappingGrammar(added.request, added.context, added.instructions, added.openings)
+
+
+def _orders(text: str, element: _Element) -> bool:
+    """Whether a wrapping says how to answer: a tool's bare result would not obey it."""
+    return _ORDER.search(text, element.inner, min(element.inner_end, element.inner + MAX_CHARS)) is not None
 
 
 def _read_tag(token: re.Match[str]) -> tuple[str, bool]:

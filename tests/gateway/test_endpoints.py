@@ -114,7 +114,8 @@ async def test_a_tool_without_an_answer_is_no_candidate(site: Site) -> None:
 
 async def test_a_call_is_not_sent_to_a_tool_without_an_answer_either(site: Site) -> None:
     status, record = await site.post("/v1/chat/completions", ask("Who was Ada Lovelace?"))
-    assert (status, record["error"]["message"]) == (502, "remote cannot be connected to")
+    assert status == 502
+    assert record["error"]["message"].startswith("expert 'remote' (127.0.0.1:1) cannot be connected to")
 
 
 async def test_hints_bind_a_dry_run_as_they_bind_a_call(site: Site) -> None:

@@ -148,6 +148,10 @@ async def test_a_system_prompt_that_says_how_to_answer_needs_a_language_model(
         ([user(SUM), {"role": "tool", "tool_call_id": "1", "content": "x"}], "a turn of role 'tool'"),
         ([user([{"type": "text", "text": SUM}, {"type": "hologram"}])], "reads parts"),
         ([user(f"<custom_rules>\nRhyme.\n</custom_rules>\n{SUM}")], "instructions around the question"),
+        (
+            [user(f"<system-reminder>\nAlways answer in French.\n</system-reminder>\n{SUM}")],
+            "instructions around the question",
+        ),
         ([user(f"Translate this.\n<user_query>\n{SUM}\n</user_query>")], "instructions around the question"),
         ([user(f"Context: the exam is oral.\n\nQuestion: {SUM}")], "instructions around the question"),
     ],

@@ -188,16 +188,18 @@ def test_evidence_that_names_no_provider_is_about_the_model_at_any(artifact: Art
     assert Forecaster([replace(BARD, model="openai/bar")], bare).warnings
 
 
-def test_an_expert_without_evidence_gets_its_configured_quality_else_the_pools_mean(
+def test_an_expert_without_evidence_gets_its_configured_quality_and_at_most_the_pools_mean(
     artifact: Artifact,
 ) -> None:
-    pool = [CALC, BARD, ExpertProfile("new", "m"), ExpertProfile("told", "m", quality=0.9)]
+    low, high = (ExpertProfile(str(quality), "m", quality=quality) for quality in (0.1, 0.9))
+    pool = [CALC, BARD, ExpertProfile("new", "m"), low, high]
     for features in (make_queries("poem number c 1")[1], None):
         prediction = Forecaster(pool, artifact).predict(make_queries("poem number c 1")[0], features)
-        assert prediction.quality[0, 2] == pytest.approx(prediction.quality[0, :2].mean())
-        assert prediction.quality[0, 3] == 0.9
+        # More would send all traffic to an expert of which nothing is known.
+        assert prediction.quality[0, [2, 4]] == pytest.approx(prediction.quality[0, :2].mean())
+        assert prediction.quality[0, 3] == 0.1
         assert prediction.quality_std[0, 2] > prediction.quality_std[0, :2].max()
-        assert prediction.evidence.tolist() == [True, True, False, False]
+        assert prediction.evidence.tolist() == [True, True, False, False, False]
 
 
 def test_without_an_artifact_everything_is_a_prior_without_evidence() -> None:

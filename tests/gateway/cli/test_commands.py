@@ -149,6 +149,16 @@ def test_an_import_without_experts_writes_nothing_and_fails(here: Path) -> None:
     assert not (here / "ours.yaml").exists()
 
 
+def test_an_import_says_first_where_it_cannot_write(here: Path) -> None:
+    (here / "theirs.yaml").write_text("model_list: [{model_name: a, litellm_params: {model: openai/a}}]")
+    missing = run("config", "import-litellm", "theirs.yaml", "--out", "none/ours.yaml")
+    assert (missing.exit_code, missing.output.count("\n")) == (1, 1)
+    assert "there is no folder none" in missing.output
+    there = run("config", "import-litellm", "theirs.yaml", "--out", "theirs.yaml")
+    assert (there.exit_code, there.output.count("\n")) == (1, 1)
+    assert "theirs.yaml already exists" in there.output
+
+
 @pytest.mark.parametrize("as_json", [False, True])
 def test_config_check_does_not_call_a_file_without_experts_good(here: Path, as_json: bool) -> None:
     (here / "thalamus.yaml").write_text("experts: []\n")

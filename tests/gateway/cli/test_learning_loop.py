@@ -192,6 +192,8 @@ def test_a_former_model_is_no_rival_in_the_report(upstream: FakeUpstream) -> Non
 
 def test_an_interrupted_profile_goes_on_where_it_stopped(upstream: FakeUpstream) -> None:
     configure(upstream, a="slow-100")
+    # Shells start background jobs with SIGINT ignored, and Python then leaves it so.
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupt() -> None:
         while upstream.completed["slow-100"] < 3:
@@ -200,8 +202,11 @@ def test_an_interrupted_profile_goes_on_where_it_stopped(upstream: FakeUpstream)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    result = run("profile")
-    thread.join()
+    try:
+        result = run("profile")
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, former)
     assert result.exit_code == 1
     assert "outcomes.jsonl.gz.answers keeps what was answered; the same command goes on" in result.output
     n_answered = upstream.completed["slow-100"]
