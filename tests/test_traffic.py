@@ -119,8 +119,8 @@ async def test_without_content_it_says_in_one_line_what_is_lacking(here: Path) -
     assert "note: 4 rated decisions have no prompt" in said.output
 
 
-async def test_a_table_with_rated_chats_can_be_measured_into(here: Path) -> None:
-    await converse(3)
+def test_a_table_with_rated_chats_can_be_measured_into(here: Path) -> None:
+    asyncio.run(converse(3))
     assert run("import", "journal").exit_code == 0
     probe = {"question": "Say a.", "answer": "a", "grader": "text"}
     Path("mine.jsonl").write_text(json.dumps(probe) + "\n")
