@@ -58,7 +58,7 @@ async def give_feedback(request: Request) -> Response:
         Unavailable: the journal cannot be written now.
     """
     services = get_services(request)
-    body = decode_body(_decoder, await read_body(request, services.config.server.max_body_bytes))
+    body = _read_feedback(await read_body(request, services.config.server.max_body_bytes))
     if not services.config.journal.enabled:
         raise JournalOff("this gateway keeps no decisions (journal: {enabled: false})")
     key_id: str | None = request.state.key_id
@@ -94,6 +94,20 @@ async def give_feedback(request: Request) -> Response:
     except StorageError as error:
         raise Unavailable(str(error)) from error
     return json_response({"object": "feedback", "decision_id": body.decision_id, **said.to_json()})
+
+
+def _read_feedback(body: bytes) -> FeedbackRequest:
+    """The body as a struct.
+
+    Raises:
+        InvalidField, InvalidJson: it is none; names the field.
+    """
+    try:
+        return decode_body(_decoder, body)
+    except InvalidField as error:
+        if error.param == "score":
+            raise InvalidField("'score' must be a number from 0 to 1", param="score") from None
+        raise
 
 
 def _read_score(body: FeedbackRequest) -> float | None:
