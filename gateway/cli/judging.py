@@ -218,6 +218,16 @@ def _longest(probe: GradableProbe, rubric: str, max_tokens: int) -> JudgeQuestio
     return JudgeQuestion(0, 0, 0, "", prompt, max_tokens)
 
 
+def _find_equal_pairs(table: OutcomeTable, probes: Sequence[GradableProbe]) -> Iterator[tuple[int, int, int]]:
+    """Row and columns of every pair of equal answers to an open-ended prompt."""
+    open_ended = {probe.id for probe in probes if probe.grader == JUDGE}
+    for row, key in enumerate(table.ids):
+        if key in open_ended:
+            for first, second in combinations(_find_columns(table, row), 2):
+                if _answer(table, row, first) == _answer(table, row, second):
+                    yield row, first, second
+
+
 def apply_verdicts(
     table: OutcomeTable,
     probes: Sequence[GradableProbe],
@@ -228,7 +238,6 @@ def apply_verdicts(
     won = np.zeros_like(table.score)  # (n_queries, n_experts) points
     n = np.zeros_like(table.score)  # and verdicts
     open_ended = {probe.id for probe in probes if probe.grader == JUDGE}
-    rows = [row for row, key in enumerate(table.ids) if key in open_ended]
     for question in questions:
         if question in points and table.ids[question.row] in open_ended:
             for column, share in (
@@ -237,12 +246,10 @@ def apply_verdicts(
             ):
                 won[question.row, column] += share
                 n[question.row, column] += 1
-    for row in rows:
-        for first, second in combinations(_find_columns(table, row), 2):
-            if _answer(table, row, first) == _answer(table, row, second):
-                # As many verdicts as were asked for elsewhere: one in each order.
-                won[row, [first, second]] += 1
-                n[row, [first, second]] += 2
+    for row, first, second in _find_equal_pairs(table, probes):
+        # As many verdicts as were asked for elsewhere: one in each order.
+        won[row, [first, second]] += 1
+        n[row, [first, second]] += 2
     score, score_std = table.score.copy(), table.score_std.copy()
     judged = n > 0
     score[judged] = won[judged] / n[judged]
@@ -262,6 +269,7 @@ class JudgeReport:
     n_consistent: int
     n_checks: int
     agreed: float
+    n_equal: int
     cost_usd: float | None
 
     def facts(self) -> dict[str, Any]:
@@ -275,6 +283,7 @@ class JudgeReport:
             "pairs": self.n_pairs,
             "agreement": _share(self.agreed, self.n_checks),
             "checked_pairs": self.n_checks,
+            "equal_pairs": self.n_equal,
             "cost_usd": self.cost_usd,
         }
 
@@ -282,6 +291,11 @@ class JudgeReport:
         """The report in words."""
         cost = "price unknown" if self.cost_usd is None else f"${self.cost_usd:.4f}"
         yield f"judge {name}: {self.n_questions} comparisons, {self.n_unread} without a verdict; {cost}"
+        if self.n_equal:
+            pairs = "1 pair" if self.n_equal == 1 else f"{self.n_equal} pairs"
+            yield f"  {pairs} of equal answers counted as {'a tie' if self.n_equal == 1 else 'ties'}, unasked"
+        if not self.n_questions and not self.n_equal:
+            yield "  no open-ended prompt has answers of two experts"
         if self.n_checks:
             yield (
                 f"  agreement with the code graders: {show_rate(self.agreed / self.n_checks, self.n_checks)}"
@@ -341,6 +355,7 @@ def report_judge(
         n_consistent=sum(a == b for _, a, b in both),
         n_checks=len(checks),
         agreed=float(sum(checks)),
+        n_equal=sum(1 for _ in _find_equal_pairs(table, probes)),
         cost_usd=cost_usd,
     )
 

@@ -131,6 +131,33 @@ def test_a_judge_that_decides_nothing_leaves_the_prompts_without_a_score(upstrea
     assert found.answers[0] == ("4", "yes")
 
 
+def test_equal_answers_are_ties_that_are_counted_and_not_asked(upstream: FakeUpstream) -> None:
+    configure(upstream, "yes", "four", "yesno")
+    again = Path("thalamus.yaml").read_text().replace("says-yesno", "says-yes")
+    Path("thalamus.yaml").write_text(again)
+    result = profile("--judge", "judge", probes=OPEN, experts="yes,yesno")
+    assert result.exit_code == 0, result.output
+    assert "judge judge: 0 comparisons, 0 without a verdict" in result.output
+    assert "4 pairs of equal answers counted as ties" in result.output
+    assert table().score.tolist() == [[0.5, 0.5]] * 4
+    assert upstream.n_calls("judge-four") == 0
+    both = profile("--judge", "judge", "--json", "--max-usd", "9", probes=OPEN, experts="yes,yesno,four")
+    found = json.loads(both.stdout)["judge"]
+    assert (found["equal_pairs"], found["comparisons"]) == (4, 16)
+
+
+def test_one_pair_of_equal_answers_is_counted_in_the_singular(upstream: FakeUpstream) -> None:
+    configure(upstream, "yes", "four")
+    Path("thalamus.yaml").write_text(Path("thalamus.yaml").read_text().replace("says-4", "says-yes"))
+    result = profile("--judge", "judge", probes=OPEN[:1])
+    assert "1 pair of equal answers counted as a tie" in result.output
+
+
+def test_a_judge_without_two_answers_to_compare_says_why(upstream: FakeUpstream) -> None:
+    result = profile("--judge", "judge", probes=OPEN, experts="yes")
+    assert "no open-ended prompt has answers of two experts" in result.output
+
+
 def test_the_judge_is_priced_before_and_counted_after(upstream: FakeUpstream) -> None:
     result = profile("--judge", "judge", answer="n\n")
     assert result.exit_code == 1
