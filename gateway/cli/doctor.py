@@ -37,6 +37,9 @@ Outcome = Literal["ok", "warning", "failure"]
 Asks = Literal["nothing", "what is free", "one token"]
 PACKAGES = ("gateway", "routers", "policies", "evals")
 DISTRIBUTION = "thalamus-gateway"
+PROBE_TIMEOUT_S = 1.0
+NO_JSON = (ValueError, LookupError, TypeError, RecursionError)
+"""What reading another server's answer may raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,11 +354,36 @@ def _check_address(config: Config) -> Iterator[Finding]:
         try:
             probe.bind((host, port))
         except OSError as error:
+            if _is_gateway(host, port):
+                at = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+                yield Finding("address", "ok", f"a gateway answers at {at}")
+                return
             reason = error.strerror or str(error)
             fix = "set server.port to a free port (or serve with --port 0), or stop the program that uses it"
             yield Finding("address", "warning", f"{host}:{port}: {reason}", fix)
         else:
             yield Finding("address", "ok", f"{host}:{port} is free")
+
+
+def _is_gateway(host: str, port: int) -> bool:
+    """Whether a Thalamus gateway answers at an address that is taken."""
+    import httpx
+
+    # Where a server listens on every address, this machine reaches it on its own.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    root = httpx.URL(scheme="http", host=host, port=port)
+
+    async def ask() -> bool:
+        async with httpx.AsyncClient(trust_env=False, timeout=PROBE_TIMEOUT_S) as client:
+            live = await client.get(root.join("/health/live"))
+            # Other servers have that path too; the root says whose it is.
+            named = await client.get(root)
+            return live.json() == {"status": "live"} and bool(named.json()["name"] == "thalamus")
+
+    try:
+        return asyncio.run(asyncio.wait_for(ask(), PROBE_TIMEOUT_S))
+    except (TimeoutError, httpx.HTTPError, httpx.InvalidURL, *NO_JSON):
+        return False
 
 
 def _check_journal(config: Config) -> Iterator[Finding]:

@@ -1,10 +1,15 @@
 """`thalamus doctor`: every fault has a line that mends it."""
 
+import asyncio
 import json
 import socket
 import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -12,6 +17,7 @@ from click.testing import CliRunner
 from gateway.cli import doctor, main
 from gateway.cli.doctor import Finding, check_packages, run_checks
 from routers import FeatureExtractor, FitSettings, HashingEmbedder, OutcomeTable, fit_artifact
+from tests.fakes.serving import gateway
 
 GOOD = "experts:\n  - {name: calculator, tool: calculator}\n"
 
@@ -20,6 +26,7 @@ GOOD = "experts:\n  - {name: calculator, tool: calculator}\n"
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("THALAMUS_CONFIG", raising=False)
+    monkeypatch.setenv("DOCTOR_KEY", "sk-0f3b6a91c47d2e85")
     monkeypatch.setattr(doctor, "_check_embedders", lambda: iter([Finding("encoder", "ok", "fine")]))
     return tmp_path
 
@@ -123,6 +130,52 @@ def test_a_port_that_is_taken_is_a_warning(here: Path) -> None:
         taken.listen()
         (warning,) = run_check(here, GOOD + f"server: {{port: {taken.getsockname()[1]}}}\n", "address")
     assert (warning.outcome, "--port" in warning.fix) == ("warning", True)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+async def test_a_gateway_that_runs_on_its_address_is_fine(here: Path, host: str) -> None:
+    async with gateway(
+        {"experts": [{"name": "calculator", "tool": "calculator"}]}, str(here / "j.sqlite3")
+    ) as live:
+        port = httpx.URL(live.base).port
+        text = GOOD + f"server: {{host: {host}, port: {port}, master_key: os.environ/DOCTOR_KEY}}\n"
+        (finding,) = await asyncio.to_thread(run_check, here, text, "address")
+    assert (finding.outcome, finding.message) == ("ok", f"a gateway answers at http://{host}:{port}")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b'{"status": "live"}', b"[]", b"not json", b'{"status": "live", "name": "thalamus"}', b"[" * 5000, None],
+)
+def test_another_server_on_its_address_is_a_warning(here: Path, answer: bytes | None) -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if answer is None:
+                ended.wait(10)
+                return
+            self.send_response(200)
+            self.send_header("content-length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    ended = threading.Event()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Other)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        began = time.monotonic()
+        (finding,) = run_check(here, GOOD + f"server: {{port: {server.server_port}}}\n", "address")
+        took = time.monotonic() - began
+    finally:
+        ended.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert (finding.outcome, "--port" in finding.fix) == ("warning", True)
+    assert took < 5
 
 
 def test_a_journal_that_cannot_be_written_is_a_failure(here: Path) -> None:
