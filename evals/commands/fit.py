@@ -36,6 +36,8 @@ from ..console import print_facts, progress_bar, report_errors
 from ..probes.files import load_bundled_outcomes
 
 BUNDLED = "bundled"
+SERVED = Path(".thalamus/artifact")
+"""Where `serve` looks without `routing: {artifact: …}`."""
 FEW = 10
 """Fewer outcomes than this say next to nothing: of nine right out of nine, one in three may be wrong."""
 _WORTH_WORKERS = 1000
@@ -58,7 +60,7 @@ Examples:
 
 @click.command(epilog=EXAMPLES)
 @click.argument("table", type=click.Path(path_type=Path), default=Path("outcomes.jsonl.gz"))
-@click.argument("out", type=click.Path(path_type=Path), default=Path(".thalamus/artifact"))
+@click.argument("out", type=click.Path(path_type=Path), default=SERVED)
 @click.option("--predictor", type=click.Choice(sorted(PREDICTORS)), default="blend", show_default=True)
 @click.option("--settings", default="{}", help="Settings of the predictor, a JSON object.")
 @click.option(
@@ -271,7 +273,13 @@ def _show_result(
                     f" ({earlier.provenance.get('source') or 'source unknown'}); --with TABLE fits on both"
                 )
         click.echo(f"the artifact before is kept in {previous_path(out)}")
-    click.echo(f"next: thalamus serve, with `routing: {{artifact: {out}}}` in thalamus.yaml")
+    where = (
+        ""
+        if out.absolute() == SERVED.absolute()
+        else f", with `routing: {{artifact: {out}}}` in thalamus.yaml"
+    )
+    click.echo(f"next: thalamus serve{where}")
+    click.echo("a gateway that runs reads the new artifact on SIGHUP: kill -HUP PID")
 
 
 def _show_head(metrics: Mapping[str, float]) -> dict[str, Any]:

@@ -105,6 +105,21 @@ def test_fitting_writes_an_artifact_that_tells_the_experts_apart(tmp_path: Path)
     assert np.isnan(artifact.latency).all()
 
 
+def test_fitting_says_what_comes_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.csv").write_text(CSV)
+    run(import_, "t.csv", "o.jsonl")
+    options = ("--encoder", "none", "--predictor", "constant")
+    for out in ([], ["./.thalamus/artifact"], [tmp_path / ".thalamus" / "artifact"]):
+        lines = run(fit, "o.jsonl", *out, *options).output.splitlines()
+        assert lines[-2:] == [
+            "next: thalamus serve",
+            "a gateway that runs reads the new artifact on SIGHUP: kill -HUP PID",
+        ]
+    elsewhere = run(fit, "o.jsonl", "mine", *options).output
+    assert "next: thalamus serve, with `routing: {artifact: mine}` in thalamus.yaml\n" in elsewhere
+
+
 def test_an_expert_is_added_to_an_artifact_that_does_not_know_it(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(CSV)
     run(import_, tmp_path / "t.csv", tmp_path / "o.jsonl")

@@ -17,7 +17,7 @@ import pytest
 
 from gateway.cli.serve import build_banner
 from gateway.config import parse_config
-from routers import FeatureExtractor, FitSettings, HashingEmbedder, OutcomeTable, fit_artifact
+from routers import FeatureExtractor, FitSettings, HashingEmbedder, OutcomeTable, StaticEmbedder, fit_artifact
 
 ROOT = Path(__file__).parents[3]
 CONFIG = "experts:\n  - {name: calculator, tool: calculator}\nserver: {port: 0}\n"
@@ -114,6 +114,27 @@ def test_it_reads_its_configuration_again_and_keeps_the_old_one_if_that_is_at_fa
     assert "thalamus.yaml:4: unknown key 'exprets'" in gateway.log
     assert models(gateway) == ["auto", "auto:best", "calculator", "minilm"]
     assert "Traceback" not in gateway.log
+
+
+def test_a_new_artifact_is_read_when_told_to(gateway: ServeProcess) -> None:
+    def knows() -> bool:
+        body = {"model": "auto", "messages": [{"role": "user", "content": "What is 2+2?"}]}
+        (candidate,) = httpx.post(f"{gateway.address}/v1/route", json=body).json()["candidates"]
+        return bool(candidate["evidence"])
+
+    table = OutcomeTable.build(
+        [f"q{n}" for n in range(20)],
+        ["calculator"],
+        {"score": np.ones((20, 1))},
+        models=["tool/calculator"],
+    )
+    constant = FitSettings("constant", n_folds=2)
+    artifact = fit_artifact(table, FeatureExtractor(StaticEmbedder()), constant)
+    artifact.save(gateway.folder / ".thalamus" / "artifact")
+    assert not knows()
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.until(lambda: "configuration reloaded" in gateway.log)
+    assert knows()
 
 
 def counts(gateway: ServeProcess) -> dict[str, float]:
