@@ -33,14 +33,16 @@ def command(config_path: Path, force: bool) -> None:
         Discovery,
         build_first_config,
         detect_gpu,
+        find_addresses,
         find_local_servers,
         find_providers,
         has_bundled_model,
     )
+    from ..experts.upstreams import show_address
 
     if config_path.exists() and not force:
         raise click.ClickException(f"{config_path} already exists; --force replaces it")
-    found = Discovery(find_providers(), find_local_servers(), has_bundled_model())
+    found = Discovery(find_providers(), find_local_servers(), has_bundled_model(), find_addresses())
     text, names = build_first_config(found)
     try:
         config_path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +50,9 @@ def command(config_path: Path, force: bool) -> None:
     except OSError as error:
         raise click.ClickException(f"{config_path} cannot be written: {error.strerror}") from None
     for provider, variable in found.providers:
-        click.echo(f"found    {provider.name}: {variable} is set")
+        address = found.addresses.get(provider.name)
+        also = f", and {address[0]}: calls go to {show_address(address[1]) or 'it'}" if address else " is set"
+        click.echo(f"found    {provider.name}: {variable}{also}")
     for server in found.servers:
         click.echo(f"found    {server.name} on {server.base}: {', '.join(server.models)}")
     if found.bundled:

@@ -7,9 +7,11 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -17,15 +19,20 @@ import yaml
 PROBE_TIMEOUT_S = 0.5
 MAX_ANSWER_BYTES = 1_000_000
 MAX_MODELS = 6
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True, slots=True)
 class HostedProvider:
-    """A hosted provider: the variable that holds its key, and two models to begin with, the cheaper first."""
+    """A hosted provider: the variable that holds its key, and two models to begin with, the cheaper first.
+
+    `addresses` are the variables by which its own library is sent to another address.
+    """
 
     name: str
     variables: tuple[str, ...]
     models: tuple[str, ...]
+    addresses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +45,17 @@ class LocalServer:
 
 
 PROVIDERS = (
-    HostedProvider("OpenAI", ("OPENAI_API_KEY",), ("openai/gpt-5-mini", "openai/gpt-5")),
     HostedProvider(
-        "Anthropic", ("ANTHROPIC_API_KEY",), ("anthropic/claude-haiku-4-5", "anthropic/claude-sonnet-5")
+        "OpenAI",
+        ("OPENAI_API_KEY",),
+        ("openai/gpt-5-mini", "openai/gpt-5"),
+        ("OPENAI_BASE_URL", "OPENAI_API_BASE"),
+    ),
+    HostedProvider(
+        "Anthropic",
+        ("ANTHROPIC_API_KEY",),
+        ("anthropic/claude-haiku-4-5", "anthropic/claude-sonnet-5"),
+        ("ANTHROPIC_BASE_URL", "ANTHROPIC_API_BASE"),
     ),
     HostedProvider(
         "Google", ("GEMINI_API_KEY", "GOOGLE_API_KEY"), ("gemini/gemini-2.5-flash", "gemini/gemini-2.5-pro")
@@ -59,8 +74,9 @@ PROVIDERS = (
         ("openrouter/openai/gpt-5-mini", "openrouter/anthropic/claude-sonnet-5"),
     ),
 )
+OLLAMA_PORT = 11434
 PORTS = {
-    11434: "Ollama",
+    OLLAMA_PORT: "Ollama",
     1234: "LM Studio",
     8000: "vLLM",
     1337: "Jan",
@@ -80,23 +96,60 @@ def find_providers(env: Mapping[str, str] | None = None) -> list[tuple[HostedPro
     return [(provider, variable) for provider, variable in found if variable]
 
 
-def find_local_servers(ports: Mapping[int, str] | None = None) -> list[LocalServer]:
-    """Servers on usual ports of this machine that list models; another Thalamus is none."""
-    candidates = PORTS if ports is None else ports
+def find_addresses(env: Mapping[str, str] | None = None) -> dict[str, tuple[str, str]]:
+    """By provider, the variable that sends its calls to another address, and that address."""
+    values = os.environ if env is None else env
+    return {
+        provider.name: (variable, values[variable].strip())
+        for provider in PROVIDERS
+        for variable in reversed(provider.addresses)
+        if values.get(variable, "").strip()
+    }
+
+
+def find_local_servers(
+    ports: Mapping[int, str] | None = None, env: Mapping[str, str] | None = None
+) -> list[LocalServer]:
+    """Servers that list models, on usual ports of this machine and where OLLAMA_HOST says.
+
+    Another Thalamus is none.
+    """
+    candidates = {
+        f"http://127.0.0.1:{port}": name for port, name in (PORTS if ports is None else ports).items()
+    }
+    if said := (os.environ if env is None else env).get("OLLAMA_HOST", "").strip():
+        candidates.pop(f"http://127.0.0.1:{OLLAMA_PORT}", None)
+        with suppress(ValueError):  # what is no address has no server
+            candidates[_read_ollama_host(said)] = "Ollama"
     if not candidates:
         return []
-    # All ports at once: one that does not answer costs its timeout only once.
+    # All at once: one that does not answer costs its timeout only once.
     with ThreadPoolExecutor(len(candidates)) as pool:
         answers = pool.map(_list_models, candidates)
     return [
-        LocalServer(name, f"http://127.0.0.1:{port}/v1", models[:MAX_MODELS])
-        for (port, name), models in zip(candidates.items(), answers, strict=True)
+        LocalServer(name, f"{root}/v1", models[:MAX_MODELS])
+        for (root, name), models in zip(candidates.items(), answers, strict=True)
         if models
     ]
 
 
-def _list_models(port: int) -> tuple[str, ...]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PROBE_TIMEOUT_S)
+def _read_ollama_host(said: str) -> str:
+    """The address in OLLAMA_HOST, which Ollama reads as `host`, `host:port`, `:port` or a URL."""
+    parts = urlsplit(said if "://" in said else f"//{said}", "http")
+    host = parts.hostname or "127.0.0.1"
+    # Where a server listens on every address, this machine reaches it on its own.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    usual = OLLAMA_PORT if "://" not in said else 443 if parts.scheme == "https" else 80
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{parts.port or usual}"
+
+
+def _list_models(root: str) -> tuple[str, ...]:
+    try:
+        address = urlsplit(root)
+        kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
+        connection = kind(address.hostname or "", address.port, timeout=PROBE_TIMEOUT_S)
+    except (ValueError, http.client.HTTPException):
+        return ()
     try:
         connection.request("GET", "/v1/models")
         response = connection.getresponse()
@@ -177,6 +230,7 @@ class Discovery:
     providers: Sequence[tuple[HostedProvider, str]] = ()
     servers: Sequence[LocalServer] = ()
     bundled: bool = False
+    addresses: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def build_first_config(found: Discovery) -> tuple[str, list[str]]:
@@ -186,7 +240,7 @@ def build_first_config(found: Discovery) -> tuple[str, list[str]]:
     that runs here, else the bundled one: something sensible must answer before anything was learned.
     """
     names: list[str] = []
-    blocks = [*_write_hosted(found.providers, names), *_write_served(found.servers, names)]
+    blocks = [*_write_hosted(found, names), *_write_served(found.servers, names)]
     if found.bundled:
         blocks.append(BUNDLED)
         names += BUNDLED_NAMES
@@ -197,23 +251,36 @@ def build_first_config(found: Discovery) -> tuple[str, list[str]]:
     return HEADER + "experts:\n" + "".join(blocks) + TAIL.format(cost=cost, default=_quote(names[0])), names
 
 
-def _write_hosted(providers: Sequence[tuple[HostedProvider, str]], names: list[str]) -> Iterator[str]:
-    for provider, variable in providers:
-        yield f"  # {provider.name}: {variable} is set.\n"
+def _write_hosted(found: Discovery, names: list[str]) -> Iterator[str]:
+    for provider, variable in found.providers:
+        address = found.addresses.get(provider.name)
+        # A key for a proxy must not go to the provider itself.
+        base = f"    api_base: {_refer_to(*address)}\n" if address else ""
+        also = f", and {address[0]}: calls go there" if address else " is set"
+        yield f"  # {provider.name}: {variable}{also}.\n"
         for model, quality in zip(provider.models, HOSTED_QUALITY, strict=True):
             name = _unique_name(model.rpartition("/")[2], names)
-            yield f"  - name: {_quote(name)}\n    model: {model}\n    api_key: os.environ/{variable}\n"
+            yield f"  - name: {_quote(name)}\n    model: {model}\n{base}    api_key: os.environ/{variable}\n"
             yield _quality_line(quality)
+
+
+def _refer_to(variable: str, value: str) -> str:
+    """The reference to an address; OpenAI's protocol is under `/v1` where the address names no path."""
+    if variable.startswith("OPENAI_") and re.fullmatch(r"https?://[^/?#]+/?", value):
+        return f"${{{variable}}}{'' if value.endswith('/') else '/'}v1"
+    return f"os.environ/{variable}"
 
 
 def _write_served(servers: Sequence[LocalServer], names: list[str]) -> Iterator[str]:
     for server in servers:
         yield f"  # {server.name} answers on {server.base}.\n"
+        # OLLAMA_HOST may name another machine; what stays on this one is for the operator to say then.
+        local = "    local: true\n" if urlsplit(server.base).hostname in LOOPBACK else ""
         for model in server.models:
             name = _unique_name(re.sub(r"[^\w.:@/+-]", "-", model).strip("-.:@/+_") or "model", names)
             yield (
                 f"  - name: {_quote(name)}\n    model: {_quote('openai/' + model)}\n"
-                f"    api_base: {server.base}\n    local: true\n{_quality_line(SERVED_QUALITY)}"
+                f"    api_base: {server.base}\n{local}{_quality_line(SERVED_QUALITY)}"
             )
 
 

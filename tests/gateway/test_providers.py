@@ -94,14 +94,18 @@ PROVIDERS: dict[str, ProviderRow] = {
             [("ollama/llama3.2", ""), ("ollama_chat/llama3.2", "/"), ("ollama/llama3.2", "/api")]
         )
     },
-    "anthropic": ProviderRow(
-        "anthropic/claude-sonnet-4-5",
-        ANTHROPIC,
-        {"api_base": "{address}", "api_key": KEY},
-        ("x-api-key", KEY),
-        (64, 0),
-        through_litellm=True,
-    ),
+    # Anthropic's too: its own library appends `/v1`, others want it in the address.
+    **{
+        name: ProviderRow(
+            "anthropic/claude-sonnet-4-5",
+            ANTHROPIC,
+            {"api_base": "{address}" + end, "api_key": KEY},
+            ("x-api-key", KEY),
+            (64, 0),
+            through_litellm=True,
+        )
+        for name, end in (("anthropic", ""), ("anthropic-v1", "/v1"), ("anthropic-slash", "/v1/"))
+    },
     "gemini": ProviderRow(
         "gemini/gemini-2.5-flash",
         GEMINI,

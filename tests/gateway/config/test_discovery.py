@@ -23,6 +23,7 @@ from gateway.config.discovery import (
 from gateway.experts.profiles import facts_of
 
 PRICED = [model for provider in PROVIDERS if provider.name != "OpenRouter" for model in provider.models]
+BASES = ("OPENAI_BASE_URL", "OPENAI_API_BASE", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_BASE")
 KEY = "sk-very-private-0815"
 
 
@@ -34,6 +35,8 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for provider in PROVIDERS:
         for variable in provider.variables:
             monkeypatch.delenv(variable, raising=False)
+    for variable in ("OLLAMA_HOST", *BASES):
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(discovery, "PORTS", {})
     monkeypatch.setattr(discovery, "has_bundled_model", lambda: False)
     return tmp_path
@@ -79,6 +82,84 @@ def test_with_two_keys_the_file_has_experts_of_both_and_no_key(
     assert {expert.provider for expert in config.experts} == {"openai", "anthropic"}
     assert config.policies["auto"].default == config.experts[0].name
     assert "thalamus serve" in result.output
+
+
+@pytest.mark.parametrize("variable", BASES)
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        ("https://proxy.corp.example/v1", ""),
+        ("https://proxy.corp.example/v1/", ""),
+        ("https://proxy.corp.example/openai", ""),
+        ("https://proxy.corp.example", "/v1"),
+        ("https://proxy.corp.example/", "v1"),
+        ("http://127.0.0.1:4000", "/v1"),
+    ],
+)
+def test_a_key_goes_to_the_address_that_the_environment_names(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, read: str
+) -> None:
+    key = f"{variable.partition('_')[0]}_API_KEY"
+    monkeypatch.setenv(key, KEY)
+    monkeypatch.setenv(variable, value)
+    result = CliRunner().invoke(main, ["init"])
+    assert f"{key}, and {variable}: calls go to {value.rstrip('/')}\n" in result.output
+    text = (bare / "thalamus.yaml").read_text()
+    assert value not in text
+    config = parse_config(text, env={key: KEY, variable: value})
+    # Anthropic's protocol has `/v1` in its paths, not in its address.
+    expected = value + read if variable.startswith("OPENAI") else value
+    assert [expert.api_base for expert in config.experts] == [expected] * 2
+
+
+def test_a_password_in_an_address_is_not_shown(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://me:hidden-0815@proxy.example/v1?token=hidden-0815")
+    result = CliRunner().invoke(main, ["init"])
+    assert "calls go to https://proxy.example/v1\n" in result.output
+    assert "hidden-0815" not in result.output + (bare / "thalamus.yaml").read_text()
+
+
+def test_an_address_of_one_provider_is_not_that_of_another(
+    bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.setenv(variable, KEY)
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "https://one.example")
+    monkeypatch.setenv("ANTHROPIC_API_BASE", "https://other.example")
+    monkeypatch.setenv("OPENAI_BASE_URL", " ")
+    assert CliRunner().invoke(main, ["init"]).exit_code == 0
+    text = (bare / "thalamus.yaml").read_text()
+    config = parse_config(text)
+    assert [e.api_base for e in config.experts] == [None, None, *["https://one.example"] * 2]
+
+
+@pytest.mark.parametrize("port", [{"data": [{"id": "llama3.1:8b"}]}], indirect=True)
+@pytest.mark.parametrize(
+    "form", ["127.0.0.1:{}", "0.0.0.0:{}", ":{}", "http://127.0.0.1:{}", "http://localhost:{}/"]
+)
+def test_ollama_is_looked_for_where_its_variable_says(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, port: int, form: str
+) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", form.format(port))
+    result = CliRunner().invoke(main, ["init"])
+    assert "found    Ollama on http://" in result.output
+    (expert,) = parse_config((bare / "thalamus.yaml").read_text()).experts
+    assert expert.api_base in (f"http://127.0.0.1:{port}/v1", f"http://localhost:{port}/v1")
+    assert expert.is_local
+
+
+@pytest.mark.parametrize(
+    "said", ["http://[", "box:port", "127.0.0.1:1", "ftp://127.0.0.1:1", "a b", "http://x:99999"]
+)
+def test_an_ollama_that_is_not_there_is_no_server(said: str) -> None:
+    assert find_local_servers({}, {"OLLAMA_HOST": said}) == []
+
+
+def test_a_model_of_another_machine_is_not_called_local() -> None:
+    text, _ = build_first_config(Discovery(servers=[LocalServer("Ollama", "http://box:11434/v1", ("m",))]))
+    (expert,) = parse_config(text).experts
+    assert (expert.api_base, expert.is_local) == ("http://box:11434/v1", False)
 
 
 def test_a_file_that_is_there_is_never_overwritten_unless_forced(bare: Path) -> None:
