@@ -1,4 +1,4 @@
-# make run    set up what serving needs, then serve on http://127.0.0.1:8080
+# make run    set up what serving needs, then serve on http://127.0.0.1:8080 (PORT=N: on another port)
 # make test   set up what the tests need, then run them
 # make check  style, types, import arrows, and the tests against the built wheel with the sources away
 # make mutate small changes of the code that no test notices; SAMPLE=0 for all of them (hours)
@@ -43,7 +43,7 @@ $(VENV)/.ready-docs: $(VENV)/.ready
 run: setup
 	@test -f thalamus.yaml || $(BIN)/thalamus init
 	@test -d .thalamus/artifact || $(BIN)/thalamus fit bundled
-	@$(BIN)/thalamus serve
+	@$(BIN)/thalamus serve $(if $(PORT),--port $(PORT))
 
 test: $(VENV)/.ready-dev
 	$(BIN)/python $(TESTS)

@@ -104,6 +104,20 @@ def address(workplace: Path) -> Iterator[str]:
             process.wait(30)
 
 
+def test_make_run_serves_on_the_port_that_it_is_given() -> None:
+    def plan(*words: str) -> list[str]:
+        # Under `make test` the outer make would speak through these.
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+        env.pop("PORT", None)
+        command = ["make", "-n", "run", *words]
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+        return done.stdout.split("bin/thalamus serve")[-1].split()
+
+    assert "make run PORT=18501" in PAGES["README.md"]
+    assert plan("PORT=18501") == ["--port", "18501"]
+    assert plan() == []
+
+
 def test_every_block_is_marked() -> None:
     unmarked = [block["text"] for block in BLOCKS if block["kind"] != "text" and not block["mark"]]
     assert unmarked == []
