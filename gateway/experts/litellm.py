@@ -301,7 +301,7 @@ def _own_arguments(model: str, config: DeploymentConfig, timeouts: TimeoutConfig
     if config.api_base:
         own["api_base"] = config.api_base
         if model.startswith("anthropic/"):
-            # LiteLLM appends `/v1/messages` to whatever it is given.
+            # LiteLLM appends `/v1/messages` to every address.
             own["api_base"] = config.api_base.rstrip("/").removesuffix("/v1")
     if config.api_key:
         own["api_key"] = config.api_key.reveal()

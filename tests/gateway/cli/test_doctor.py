@@ -148,7 +148,7 @@ async def test_a_gateway_that_runs_on_its_address_is_fine(here: Path, host: str)
     [b'{"status": "live"}', b"[]", b"not json", b'{"status": "live", "name": "thalamus"}', b"[" * 5000, None],
 )
 def test_another_server_on_its_address_is_a_warning(here: Path, answer: bytes | None) -> None:
-    class Other(BaseHTTPRequestHandler):
+    class StrangeServer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if answer is None:
                 ended.wait(10)
@@ -162,7 +162,7 @@ def test_another_server_on_its_address_is_a_warning(here: Path, answer: bytes | 
             pass
 
     ended = threading.Event()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Other)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), StrangeServer)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
