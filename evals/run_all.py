@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -87,10 +87,17 @@ def _run_job_here(job: EvalJob) -> SplitResult:
 def run_job(protocol: EvalProtocol, read: RecordedExtractor, job: EvalJob) -> SplitResult:
     """Do one job."""
     split = protocol.splits[job.split]
-    train, test = protocol.table.take(split.train), protocol.table.take(split.test)
+    train, test = protocol.table.take(split.train), _drop_partial_costs(protocol.table.take(split.test))
     if job.router_spec is not None:
         return evaluate_router(train, test, job.router_spec, read, split.seed)
     return _evaluate_baseline(train, test, job.name, read)
+
+
+def _drop_partial_costs(test: OutcomeTable) -> OutcomeTable:
+    """Costs only of queries on which every expert's is known: means of costs are then of the same queries."""
+    unknown = np.isnan(test.cost_usd)
+    partial = unknown.any(axis=1, keepdims=True)  # (n_queries, 1)
+    return replace(test, cost_usd=np.where(partial, np.nan, test.cost_usd)) if unknown.any() else test
 
 
 def _evaluate_baseline(
@@ -182,7 +189,8 @@ def _singles(protocol: EvalProtocol) -> tuple[Floats, Floats]:
         seed = protocol.seeds.index(split.seed)
         best = protocol.table.take(split.train).best_single()
         score[seed, split.test] = protocol.table.score[split.test, best]
-        usd[seed, split.test] = protocol.table.cost_usd[split.test, best]
+        test = _drop_partial_costs(protocol.table.take(split.test))
+        usd[seed, split.test] = test.cost_usd[:, best]
     return score, usd
 
 

@@ -3,8 +3,10 @@
 Buckets are the unit of every split, so near-duplicates are never on both sides.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +19,8 @@ OUT_OF_DOMAIN = ("math_prealgebra", "mbpp", "ceval")
 MULTIPLE_CHOICE = frozenset({"mmlu", "cmmlu", "ceval", "arc_challenge", "arc_easy"})
 """Tasks of RouterDC's tables scored by probability: any above 0 counts as right, as its authors count."""
 N_LABELS = 1500
+N_COMPLETE = 20
+"""Queries with an outcome of every expert that figures need at least, where a table has gaps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class EvalProtocol:
     """A protocol applied to a table. Every seed tests a query at most once.
 
     domains: task groups to average over, `in_domain` and `out_of_domain`, where the protocol has them
+    n_left_out: queries that would be tested if every expert had been measured on them
     """
 
     name: str
@@ -41,6 +46,7 @@ class EvalProtocol:
     seeds: tuple[int, ...]
     domains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    n_left_out: int = 0
 
     def texts(self) -> list[str]:
         """Texts that are trained on or tested: what must be read."""
@@ -79,7 +85,7 @@ def holdout(table: OutcomeTable, seeds: Sequence[int], buckets: Sequence[int]) -
     if inside.all() or not inside.any():
         raise DataError("holdout: --test must leave queries both to train and to test on")
     splits = tuple(_cut(seed, ~inside, inside) for seed in seeds)
-    note = f"{int(inside.sum())} of {len(table)} queries tested, in {len(set(buckets))} buckets"
+    note = f"{int(inside.sum())} of {len(table)} queries held out, in {len(set(buckets))} buckets"
     return EvalProtocol("holdout", table, splits, tuple(seeds), notes=(note,))
 
 
@@ -135,6 +141,94 @@ def routellm(table: OutcomeTable, seeds: Sequence[int], n_labels: int = N_LABELS
         splits.append(_cut(seed, inside, test))
     notes = (f"{n_labels} labels a seed; what is left of their last bucket is neither trained on nor tested",)
     return EvalProtocol("routellm", table, tuple(splits), tuple(seeds), notes=notes)
+
+
+def keep_complete(protocol: EvalProtocol, data: Path) -> EvalProtocol:
+    """The same protocol, tested only where every expert was measured: all figures are of the same queries.
+
+    Training parts keep their gaps; `data` is where the table came from, for the advice of an error.
+
+    Raises:
+        DataError: too few such queries, or an expert without an outcome to train on.
+    """
+    everyone = list(range(protocol.table.n_experts))
+    if _count_untrained(protocol, everyone) or not _is_enough(protocol, everyone):
+        raise DataError(_advise(protocol, data))
+    complete = _find_complete(protocol, everyone)
+    tested = np.unique(np.concatenate([split.test for split in protocol.splits]))
+    splits = [replace(split, test=split.test[complete[split.test]]) for split in protocol.splits]
+    return replace(
+        protocol,
+        splits=tuple(split for split in splits if split.test.size),
+        n_left_out=int((~complete[tested]).sum()),
+    )
+
+
+def _find_complete(protocol: EvalProtocol, columns: Sequence[int]) -> Bools:
+    """(n_queries,) whether all of these experts were measured."""
+    return np.asarray((~np.isnan(protocol.table.score[:, columns])).all(axis=1))
+
+
+def _count_untrained(protocol: EvalProtocol, columns: Sequence[int]) -> int:
+    """Pairs of an expert and a split whose training part holds no outcome of it."""
+    known: Bools = np.asarray(~np.isnan(protocol.table.mask_declined()[:, columns]))
+    return sum(int((~known[split.train].any(axis=0)).sum()) for split in protocol.splits)
+
+
+def _count_complete(protocol: EvalProtocol, columns: Sequence[int]) -> list[tuple[int, int]]:
+    """Per seed how many tested queries these experts were all measured on, and how many are tested."""
+    complete = _find_complete(protocol, columns)
+    tested = [
+        np.concatenate([split.test for split in protocol.splits if split.seed == seed])
+        for seed in protocol.seeds
+    ]
+    return [(int(complete[rows].sum()), len(rows)) for rows in tested]
+
+
+def _is_enough(protocol: EvalProtocol, columns: Sequence[int]) -> bool:
+    return all(n >= min(N_COMPLETE, total) for n, total in _count_complete(protocol, columns))
+
+
+def _advise(protocol: EvalProtocol, data: Path) -> str:
+    """What is missing, whose outcomes are fewest, and what to type."""
+    names = protocol.table.experts
+    outcomes = (~np.isnan(protocol.table.mask_declined())).sum(axis=0)
+    everyone = list(range(len(names)))
+    fewest = int(np.argmin(outcomes))
+    n, total = min(_count_complete(protocol, everyone))
+    wrong = (
+        f"{n} of {total} tested queries have an outcome of every expert, {N_COMPLETE} are needed"
+        if not _is_enough(protocol, everyone)
+        else "an expert has no outcome in a training part"
+    )
+    ways = []
+    if columns := _find_comparable(protocol):
+        ways.append(f"compare without it: `--experts {shlex.quote(','.join(names[c] for c in columns))}`")
+    if data.name.endswith(".jsonl.gz"):
+        experts, out = shlex.quote(",".join(names)), shlex.quote(str(data))
+        ways.append(f"measure all on the same probes: `thalamus profile --experts {experts} --out {out}`")
+    advice = ", or ".join(ways) or "add outcomes of the same prompts for every expert"
+    return f"score: {wrong}; expert {names[fewest]!r} has the fewest outcomes ({outcomes[fewest]}); {advice}"
+
+
+def _find_comparable(protocol: EvalProtocol) -> list[int]:
+    """Columns of experts that can be compared; empty where no two can."""
+    outcomes = (~np.isnan(protocol.table.mask_declined())).sum(axis=0)
+    columns = np.argsort(outcomes, kind="stable").tolist()[1:]  # the one with the fewest is named as left out
+    while len(columns) > 1:
+        if not _count_untrained(protocol, columns) and _is_enough(protocol, columns):
+            return sorted(columns)
+        # One at a time: the expert without which most queries are complete, the fewest outcomes at a tie.
+        rests = [[other for other in columns if other != column] for column in columns]
+        columns = min(
+            rests,
+            key=lambda rest: (
+                _count_untrained(protocol, rest),
+                -min(_count_complete(protocol, rest))[0],
+                -int(outcomes[rest].sum()),
+            ),
+        )
+    return []
 
 
 def _shuffle_buckets(table: OutcomeTable, seed: int) -> Ints:

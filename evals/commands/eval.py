@@ -26,9 +26,10 @@ from ..evaluate import RouterSpec, parse_router_specs
 from ..probes.files import load_bundled_outcomes
 from ..replay import RecordedExtractor
 from ..report import Facts, ReportRequest, export_files, facts_of, markdown_of, page_of
+from ..report.facts import explain_left_out
 from ..report.markdown import format_value, label_measure
 from ..run_all import aggregate_runs, build_context, list_jobs, run_jobs
-from ..splits import EvalProtocol, holdout, kfold, routellm, routerdc
+from ..splits import EvalProtocol, holdout, keep_complete, kfold, routellm, routerdc
 from ..vectors import VectorCache
 from .fit import BUNDLED
 from .import_ import bucket_set
@@ -105,7 +106,8 @@ def command(
 
     Tables as CSV and LaTeX, charts as SVG and a citation lie beside them.
 
-    The engine that serves decides every test query; every choice is made on the training part.
+    The engine that serves decides every test query; every choice is made on the training part. Queries on
+    which an expert was not measured train, but enter no figure.
     """
     bundled = str(data) == BUNDLED
     table = merge_outcomes(*load_bundled_outcomes()) if bundled else read_outcomes(data, form)
@@ -116,7 +118,8 @@ def command(
     kept = VectorCache(slow, vectors) if slow is not None and vectors is not None else None
     extractor = FeatureExtractor(StaticEmbedder(), kept or slow)
     router_specs = parse_router_specs(routers, list(extractor.fingerprints))
-    eval_protocol = _layout(protocol, table, chosen, seeds_of(seeds), data, held_out, labels, experts)
+    laid_out = _layout(protocol, table, chosen, seeds_of(seeds), data, held_out, labels, experts)
+    eval_protocol = keep_complete(laid_out, data)
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; --out names a folder")
     request = ReportRequest(
@@ -208,6 +211,8 @@ def _write(out: Path, facts: Facts) -> None:
 
 def _say(facts: Facts, out: Path, as_json: bool) -> None:
     all_routers = {**facts["routers"], **facts["baselines"]}
+    if left_out := explain_left_out(facts["data"]["n_left_out"]):
+        click.echo(left_out, err=as_json)
     if as_json:
         click.echo(
             json.dumps({"report": str(out), "routers": facts["routers"], "baselines": facts["baselines"]})

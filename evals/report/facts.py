@@ -95,7 +95,7 @@ def facts_of(
         "shares": shares(context, runs),
         "regrets": {run.name: worst_regrets(context, run, request.with_prompts) for run in routers},
         "made_with": {"versions": find_versions(), "settings": _settings(request)},
-        "notes": _notes(protocol, context, runs),
+        "notes": _notes(protocol),
     }
 
 
@@ -208,6 +208,7 @@ def _data(protocol: EvalProtocol, n_tested: int) -> Facts:
         "fingerprint": table.fingerprint,
         "n_queries": len(table),
         "n_tested": n_tested,
+        "n_left_out": protocol.n_left_out,
         "measured_share": _short(float((~np.isnan(table.score)).mean())),
         "experts": list(table.experts),
         "models": list(table.models),
@@ -229,7 +230,14 @@ def _protocol(protocol: EvalProtocol, request: ReportRequest) -> Facts:
     }
 
 
-def _notes(protocol: EvalProtocol, context: EvalContext, runs: Sequence[Run]) -> list[str]:
+def explain_left_out(n: int) -> str:
+    """One line on queries that enter no figure; empty where there are none."""
+    if not n:
+        return ""
+    return f"{n} queries enter no figure: some of the experts compared were not measured on them."
+
+
+def _notes(protocol: EvalProtocol) -> list[str]:
     notes = [
         "Every λ was chosen on the training parts, from out-of-fold predictions; test parts were only read.",
         "Intervals: 95 %, bootstrap over queries, the same draws for every router, so that differences are "
@@ -240,8 +248,8 @@ def _notes(protocol: EvalProtocol, context: EvalContext, runs: Sequence[Run]) ->
     basis = protocol.table.provenance.cost_basis
     if basis:
         notes.append(f"Costs: {basis}.")
-    if np.isnan(context.table.score).any():
-        notes.append("The table has gaps: decisions that fell into one enter no figure; see `measured`.")
+    if left_out := explain_left_out(protocol.n_left_out):
+        notes.append(left_out)
     return notes
 
 

@@ -1,10 +1,14 @@
 import json
+import re
+import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from evals.commands.eval import command, seeds_of
+from routers import OutcomeTable
 
 USD = {"calc": 0.001, "bard": 0.01}
 CSV = "prompt,model,score,cost_usd,bucket,task\n" + "".join(
@@ -73,3 +77,89 @@ def test_eval_fails_in_one_line_before_it_works(
 
 def test_seeds_are_numbers_and_commas() -> None:
     assert seeds_of("0, 3,7") == [0, 3, 7]
+
+
+def save_gaps(path: Path, seed: int, shares: dict[str, float], cost_gaps: float = 0.0) -> OutcomeTable:
+    """Random outcomes, each expert measured on that share of 150 queries only."""
+    rng = np.random.default_rng(seed)
+    shape = (150, len(shares))
+    score = np.where(rng.random(shape) < list(shares.values()), rng.integers(0, 2, shape), np.nan)
+    cost = np.where(np.isnan(score) | (rng.random(shape) < cost_gaps), np.nan, rng.random(shape))
+    held = OutcomeTable.build(
+        [f"{('add', 'rhyme', 'list')[i % 3]} {i} things" for i in range(150)],
+        list(shares),
+        {"score": score, "cost_usd": cost},
+        tasks=[("sum", "poem", "list")[i % 3] for i in range(150)],
+        bucket=rng.integers(0, 100, 150),
+    )
+    held.save(path)
+    return held
+
+
+QUICK = ("--encoder", "none", "--jobs", 1, "--draws", 100, "--routers", "knn:k=5,constant")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_all_figures_are_of_the_same_queries_so_no_router_beats_the_oracle(tmp_path: Path, seed: int) -> None:
+    table, out = tmp_path / "gaps.jsonl.gz", tmp_path / "out"
+    shares = {"a": 1.0, "b": 0.9, "c": 0.8, "d": 0.3 + 0.2 * seed}
+    held = save_gaps(table, seed, shares, cost_gaps=0.2 * (seed % 2))
+    result = run(table, *QUICK, "--out", out, "--seeds", "0,1")
+    assert result.exit_code == 0, result.output
+    facts = json.loads((out / "report.json").read_text())
+    complete = ~np.isnan(held.score).any(axis=1)
+    assert facts["data"]["n_tested"] == complete.sum()
+    assert facts["data"]["n_left_out"] == (~complete).sum()
+    assert f"{(~complete).sum()} queries enter no figure" in result.output
+    assert f"{(~complete).sum()} queries enter no figure" in (out / "report.md").read_text()
+    figures = {**facts["routers"], **facts["baselines"]}
+    assert figures["oracle"]["accuracy"]["value"] == pytest.approx(
+        held.score[complete].max(axis=1).mean(), abs=1e-5
+    )
+    for name, found in figures.items():
+        assert found["accuracy"]["value"] <= figures["oracle"]["accuracy"]["value"], name
+        assert found["measured"] is None or found["measured"]["value"] == 1, name
+    for task in facts["tasks"]:
+        assert max(task["scores"].values()) == task["scores"]["oracle"]
+    priced = complete & ~np.isnan(held.cost_usd).any(axis=1)
+    for column, name in enumerate(held.experts):
+        single = figures[f"single:{name}"]
+        assert single["accuracy"]["value"] == pytest.approx(held.score[complete, column].mean(), abs=1e-5)
+        assert single["cost_usd"]["value"] == pytest.approx(held.cost_usd[priced, column].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shares", "kept"),
+    [
+        ({"calculator": 0.01, "a": 1.0, "b": 0.9}, "a,b"),
+        ({"a": 1.0, "b c": 0.9, "x": 0.1, "y": 0.02}, "a,b c"),
+        ({"a": 1.0, "b": 0.9, "x": 0.0}, "a,b"),
+    ],
+)
+def test_too_few_complete_queries_name_the_expert_and_a_command_that_works(
+    tmp_path: Path, shares: dict[str, float], kept: str
+) -> None:
+    table, out = tmp_path / "gaps.jsonl.gz", tmp_path / "out"
+    held = save_gaps(table, 0, shares)
+    result = run(table, *QUICK, "--out", out)
+    fewest = min(shares, key=lambda name: shares[name])
+    count = int((~np.isnan(held.score[:, held.experts.index(fewest)])).sum())
+    assert result.exit_code != 0
+    assert len(result.output.strip().splitlines()) == 1
+    assert f"expert {fewest!r} has the fewest outcomes ({count})" in result.output
+    assert f"--experts {shlex.quote(','.join(shares))} --out {table}`" in result.output
+    found = re.search("without it: `(--experts .*?)`", result.output)
+    assert found
+    assert shlex.split(found[1])[1] == kept
+    assert run(table, *QUICK, "--out", out, *shlex.split(found[1])).exit_code == 0
+
+
+def test_an_expert_measured_in_one_fold_only_is_named(tmp_path: Path) -> None:
+    rows = [f"query {n},{model},1,{n % 100}" for n in range(200) for model in ("a", "b")]
+    rows += [f"query {n},calculator,1,{n % 100}" for n in range(200) if n % 100 < 20]
+    (tmp_path / "t.csv").write_text("prompt,model,score,bucket\n" + "\n".join(rows) + "\n")
+    result = run(tmp_path / "t.csv", *QUICK, "--out", tmp_path / "out")
+    assert result.exit_code != 0
+    assert "no outcome in a training part; expert 'calculator' has the fewest outcomes (40)" in result.output
+    assert "`--experts a,b`" in result.output
+    assert "thalamus profile" not in result.output  # it would not write to this file
