@@ -141,7 +141,8 @@ def test_too_few_complete_queries_name_the_expert_and_a_command_that_works(
 ) -> None:
     table, out = tmp_path / "gaps.jsonl.gz", tmp_path / "out"
     held = save_gaps(table, 0, shares)
-    result = run(table, *QUICK, "--out", out)
+    options = (*QUICK, "--protocol", "holdout", "--test", "0-49", "--out", out)
+    result = run(table, *options)
     fewest = min(shares, key=lambda name: shares[name])
     count = int((~np.isnan(held.score[:, held.experts.index(fewest)])).sum())
     assert result.exit_code != 0
@@ -151,7 +152,7 @@ def test_too_few_complete_queries_name_the_expert_and_a_command_that_works(
     found = re.search("without it: `(--experts .*?)`", result.output)
     assert found
     assert shlex.split(found[1])[1] == kept
-    assert run(table, *QUICK, "--out", out, *shlex.split(found[1])).exit_code == 0
+    assert run(table, *options, *shlex.split(found[1])).exit_code == 0
 
 
 def test_an_expert_measured_in_one_fold_only_is_named(tmp_path: Path) -> None:
