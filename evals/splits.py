@@ -151,10 +151,10 @@ def keep_complete(protocol: EvalProtocol, data: Path) -> EvalProtocol:
     Raises:
         DataError: too few such queries, or an expert without an outcome to train on.
     """
-    everyone = list(range(protocol.table.n_experts))
-    if _count_untrained(protocol, everyone) or not _is_enough(protocol, everyone):
+    every_column = list(range(protocol.table.n_experts))
+    if _count_untrained(protocol, every_column) or not _is_enough(protocol, every_column):
         raise DataError(_advise(protocol, data))
-    complete = _find_complete(protocol, everyone)
+    complete = _find_complete(protocol, every_column)
     tested = np.unique(np.concatenate([split.test for split in protocol.splits]))
     splits = [replace(split, test=split.test[complete[split.test]]) for split in protocol.splits]
     return replace(
@@ -193,12 +193,12 @@ def _advise(protocol: EvalProtocol, data: Path) -> str:
     """What is missing, whose outcomes are fewest, and what to type."""
     names = protocol.table.experts
     outcomes = (~np.isnan(protocol.table.mask_declined())).sum(axis=0)
-    everyone = list(range(len(names)))
+    every_column = list(range(len(names)))
     fewest = int(np.argmin(outcomes))
-    n, total = min(_count_complete(protocol, everyone))
+    n, total = min(_count_complete(protocol, every_column))
     wrong = (
         f"{n} of {total} tested queries have an outcome of every expert, {N_COMPLETE} are needed"
-        if not _is_enough(protocol, everyone)
+        if not _is_enough(protocol, every_column)
         else "an expert has no outcome in a training part"
     )
     ways = []
