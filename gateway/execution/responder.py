@@ -160,12 +160,16 @@ class Responder:
         self, exchange: Exchange, request: ExecutionRequest, trace: ExecutionTrace
     ) -> Headers:
         """The headers that say which expert answered, by which policy and why."""
+        reason = request.reason
+        if trace.answered is not None and trace.attempts and request.plan.is_sequential:
+            failed = dict.fromkeys(a.expert for a in trace.attempts if a.expert != trace.answered)
+            reason += f"; fallback: {', '.join(failed)} failed" if failed else ""
         overhead_s = perf_counter() - exchange.started_s - trace.upstream_s - trace.streaming_s
         headers = [
             (b"x-thalamus-decision-id", trace.decision_id.encode()),
             (b"x-thalamus-policy", header_value(request.policy)),
             (b"x-thalamus-plan", request.plan.kind.encode()),
-            (b"x-thalamus-reason", header_value(request.reason)),
+            (b"x-thalamus-reason", header_value(reason)),
             (b"x-thalamus-overhead-ms", b"%.3f" % (overhead_s * 1000)),
         ]
         if trace.answered is not None:

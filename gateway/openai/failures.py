@@ -265,9 +265,14 @@ def read_failure(http_status: int, body: bytes, headers: Mapping[str, str] = NO_
     """The failure that a response with a status other than 200 stands for."""
     value = decode_leniently(body)
     error = find_error(value)
+    is_page = error is None and not isinstance(value, dict)
     if error is None:
         error = read_fields(value) if isinstance(value, dict) else ErrorObject(first_line(body))
-    return build_failure(error, http_status, body=body, headers=headers)
+    failure = build_failure(error, http_status, body=body, headers=headers)
+    # Not a word of a model's server: the address is wrong, which the operator mends and not the client.
+    if is_page and http_status in (404, 405):
+        failure.body = None
+    return failure
 
 
 def find_failure(payload: bytes) -> UpstreamError | None:

@@ -37,7 +37,7 @@ def failure_of(status: int, body: object) -> UpstreamError:
         (403, openai("Your input was flagged by moderation", code=403)),
         (400, openai("Failed to call a function", code="tool_use_failed", type="invalid_request_error")),
         (404, openai("no such thing")),
-        (405, b"Method Not Allowed"),
+        (405, openai("Method Not Allowed")),
         (409, openai("busy with another")),
         (424, openai("dependency")),
         (451, openai("not here")),
@@ -142,3 +142,10 @@ def test_a_refused_key_says_what_to_check_and_nothing_of_the_key() -> None:
     body = b'{"error": {"message": "Incorrect API key provided: sk-secret123456"}}'
     assert read_failure(401, body).message == "answered 401: the key was refused, check api_key"
     assert read_failure(403, body).message.startswith("answered 403: access was refused")
+
+
+@pytest.mark.parametrize("status", [404, 405])
+def test_a_page_without_an_error_object_is_no_word_of_a_model(status: int) -> None:
+    failure = failure_of(status, b"404: Not Found")
+    assert (failure.moves_on, failure.faults_expert, failure.body) == (True, False, None)
+    assert failure_of(status, {"error": "model 'x' not found"}).body is not None

@@ -91,6 +91,7 @@ async def test_a_fault_before_the_first_token_moves_on_to_the_fallback(
 ) -> None:
     answer = await live.chat(fault, stream=stream, router={"fallbacks": ["good"]})
     assert (answer.status, answer.expert) == (200, "good")
+    assert answer.headers["x-thalamus-reason"] == f"asked for by name; fallback: {fault} failed"
     assert answer.body == (b"".join(build_stream("good")) if stream else build_completion("good"))
     record = await live.read_record(answer)
     assert [attempt["verdict"] for attempt in record["attempts"]] == ["moved_on", "answered"]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -20,6 +21,7 @@ OTHER_NAMES = {f"vertex_ai_{name}": f"vertex_{name}" for name in ("project", "lo
 """Settings that LiteLLM takes by a second name."""
 LIMITS = {"max_parallel_requests": "max_parallel", "rpm": "rpm", "tpm": "tpm"}
 TIMEOUTS = ("timeout", "stream_timeout")
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 READ = frozenset(
     {
         *("model", "custom_llm_provider", "litellm_credential_name", "api_base", "base_url", "api_key"),
@@ -276,6 +278,9 @@ class EntryReader:
         name, info, expert = upstream.entry.name, upstream.entry.info, upstream.expert
         if upstream.kind == "embedding":
             expert["embeds"] = True
+        base = urlsplit(str(upstream.deployment.get("api_base", "http://localhost")))
+        if upstream.provider in ("ollama", "ollama_chat") and base.hostname in LOOPBACK_HOSTS:
+            expert["local"] = True  # as `init` writes it: its price is known to be nothing
         facts = self.rules.facts(upstream.base_model) if upstream.base_model else {}
         for key in PRICES:
             given = params[key] if params.get(key) is not None else info.get(key)

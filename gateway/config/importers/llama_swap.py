@@ -76,6 +76,10 @@ class _LlamaSwapImport:
         for _, model, peer in peers:
             experts.setdefault(model, self._convert_peer_model(model, peer, names))
         self._convert_groups(experts)
+        if any("runner" in expert for expert in experts.values()):
+            self.changed.append(
+                "models are loaded at the start as far as memory allows, not when first asked"
+            )
         server = self._convert_api_keys()
         self._list_rest()
         load_s = _whole(self.data.get("healthCheckTimeout"))

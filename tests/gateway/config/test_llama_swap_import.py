@@ -64,6 +64,7 @@ CHANGED = (
     "fixed: the port 8999 in its cmd is ${PORT} now",
     "fixed: checkEndpoint none: the server is ready when /v1/models answers",
     "nomic-embed: an embedding model",
+    "models are loaded at the start as far as memory allows",
     "nomic-embed: preloaded and persistent, it is pinned",
 )
 
