@@ -162,7 +162,7 @@ class Responder:
         """The headers that say which expert answered, by which policy and why."""
         reason = request.reason
         if trace.answered is not None and trace.attempts and request.plan.is_sequential:
-            failed = dict.fromkeys(a.expert for a in trace.attempts if a.expert != trace.answered)
+            failed = dict.fromkeys(a.expert for a in trace.attempts if a.verdict == "moved_on")
             reason += f"; fallback: {', '.join(failed)} failed" if failed else ""
         overhead_s = perf_counter() - exchange.started_s - trace.upstream_s - trace.streaming_s
         headers = [

@@ -137,7 +137,7 @@ def test_an_import_is_written_once_and_passes_the_check(here: Path, command: str
     assert "kept: experts 1, aliases 0; not carried over: lines 0" in first.output
     assert run("config", "check", "--config", "ours.yaml").exit_code == 0
     assert "already exists" in run("config", command, "theirs.yaml", "--out", "ours.yaml").output
-    assert run("config", command, "theirs.yaml").output.startswith("# Made from theirs.yaml")
+    assert run("config", command, "theirs.yaml").stdout.startswith("# Made from theirs.yaml")
 
 
 def test_an_import_without_experts_writes_nothing_and_fails(here: Path) -> None:
