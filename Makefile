@@ -61,8 +61,8 @@ check: lint wheel-test
 matrix: $(VENV)/.ready-dev
 	@$(BIN)/python -c 'import litellm'  # compiled once here, not by two test processes at a time
 	$(BIN)/python $(TESTS) -q tests/policies tests/calculator tests/contracts tests/gateway/config tests/gateway/test_chat.py \
-	  tests/gateway/test_endpoints.py tests/gateway/test_embeddings.py tests/gateway/test_openai_client.py tests/test_*.py \
-	  --ignore tests/test_tutorial.py  # fails on 3.13 beside some other file of these, passes alone: not understood yet
+	  tests/gateway/test_endpoints.py tests/gateway/test_embeddings.py tests/gateway/test_openai_client.py \
+	  $(filter-out tests/test_tutorial.py,$(wildcard tests/test_*.py))  # the tutorial failed on 3.13 twice in four runs: not understood yet
 
 # Shown, never a gate: a line that runs is not a line that is checked.
 coverage: $(VENV)/.ready-dev
