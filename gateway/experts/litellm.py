@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import threading
-import weakref
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -122,7 +121,6 @@ class LibraryLoader:
         self._lock = threading.Lock()
         self._users: set[int] = set()
         self._loading: concurrent.futures.Future[Any] | None = None
-        self._loops: dict[int, weakref.ref[asyncio.AbstractEventLoop]] = {}
 
     def start(self) -> "concurrent.futures.Future[Any]":
         """Begin, if that has not been done; an import that failed is tried again."""
@@ -149,27 +147,9 @@ class LibraryLoader:
         loading = self.start()
         try:
             # Shielded: a client that leaves must not cancel what others wait for.
-            library = (
-                loading.result() if loading.done() else await asyncio.shield(asyncio.wrap_future(loading))
-            )
+            return loading.result() if loading.done() else await asyncio.shield(asyncio.wrap_future(loading))
         except Exception as error:
             raise library_failure(error) from error
-        self._forget_closed_loop(library)
-        return library
-
-    def _forget_closed_loop(self, library: Any) -> None:
-        # LiteLLM keeps clients by the loop's `id`, which a new loop may have from one that is gone: it would
-        # be given connections of a closed loop.
-        loop = asyncio.get_running_loop()
-        known = self._loops.get(id(loop))
-        if known is not None and known() is loop:
-            return
-        self._loops[id(loop)] = weakref.ref(loop)
-        if (
-            known is not None
-            and (clients := getattr(library, "in_memory_llm_clients_cache", None)) is not None
-        ):
-            clients.flush_cache()
 
     def hold(self, user: int) -> None:
         """Keep its connections open until this user lets go of them."""

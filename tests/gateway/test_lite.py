@@ -9,7 +9,6 @@ import threading
 from collections.abc import AsyncIterator
 from importlib.metadata import requires, version
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -400,19 +399,3 @@ sys.exit(f"asked for {asked}" if asked else 0)
 def test_nothing_is_fetched_from_the_web_when_litellm_is_imported() -> None:
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", OFFLINE], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_a_new_event_loop_is_not_given_the_connections_of_one_that_is_gone() -> None:
-    flushed: list[None] = []
-    cache = SimpleNamespace(flush_cache=lambda: flushed.append(None))
-    loader = LibraryLoader(lambda: SimpleNamespace(in_memory_llm_clients_cache=cache))
-
-    async def use() -> int:
-        await loader.module()
-        await loader.module()
-        return id(asyncio.get_running_loop())
-
-    ids = [asyncio.run(use()) for _ in range(30)]
-    n_used_again = len(ids) - len(set(ids))
-    assert n_used_again > 0
-    assert len(flushed) == n_used_again
