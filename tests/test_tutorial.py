@@ -23,7 +23,10 @@ from gateway.testing import FakeUpstream, write_response
 from routers import Artifact, OutcomeTable
 
 ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.source
+pytestmark = [
+    pytest.mark.source,
+    pytest.mark.filterwarnings("ignore"),  # LiteLLM and what it imports warn of much
+]
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 # The tests of the wheel collect this file where there is no documentation.
