@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from email.message import Message
 from pathlib import Path
@@ -19,14 +20,12 @@ from click.testing import CliRunner
 
 from gateway.cli import main
 from gateway.config import discovery
+from gateway.experts.litellm import load_litellm
 from gateway.testing import FakeUpstream, write_response
 from routers import Artifact, OutcomeTable
 
 ROOT = Path(__file__).parents[1]
-pytestmark = [
-    pytest.mark.source,
-    pytest.mark.filterwarnings("ignore"),  # LiteLLM and what it imports warn of much
-]
+pytestmark = pytest.mark.source
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 # The tests of the wheel collect this file where there is no documentation.
@@ -122,7 +121,10 @@ def journey(
     folder = tmp_path_factory.mktemp("tutorial")
     port = int(upstream.base_url.split(":")[2].split("/")[0])
     printed: dict[str, str] = {}
-    with pytest.MonkeyPatch.context() as patch:
+    load_litellm()
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        # LiteLLM warns of much. Its import, in a thread, may have put back filters of an earlier test.
+        warnings.simplefilter("ignore")
         patch.chdir(folder)
         for name in [name for name in os.environ if name.endswith("_API_KEY")]:
             patch.delenv(name)
