@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import socket
-from asyncio.subprocess import PIPE, STDOUT, Process
+from asyncio.subprocess import STDOUT, Process
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from .types import Launch, RunnerError
 
 N_LINES, N_LINE_CHARS = 200, 400
 MAX_FILE_BYTES = 1024 * 1024
+LAST_WORDS_S = 0.2
 log = logging.getLogger("thalamus")
 
 
@@ -83,11 +84,10 @@ class Report:
 class ServerProcess:
     """A child that serves, once `wait_report` has returned."""
 
-    def __init__(self, process: Process, control: socket.socket, log: LogTail) -> None:
+    def __init__(self, process: Process, control: socket.socket, drain: asyncio.Task[None]) -> None:
         self._process = process
         self._control = control
-        self._log = log
-        self._drain = asyncio.create_task(self._read_output())
+        self._drain = drain
 
     @classmethod
     async def spawn(cls, launch: Launch, log: LogTail) -> Self:
@@ -100,21 +100,26 @@ class ServerProcess:
         # child that the gateway has died, however it died.
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
+        # A pipe of our own: asyncio's `wait` for a process ends only when its pipes do, and what the process
+        # leaves behind may hold them for ever (python/cpython#119710).
+        output, written = os.pipe()
         try:
             # In a session of its own: Ctrl-C in a terminal reaches the gateway alone, and one killpg
             # reaches all that the server has started.
             process = await asyncio.create_subprocess_exec(
-                *launch.argv, stdin=theirs.fileno(), stdout=PIPE, stderr=STDOUT, start_new_session=True
+                *launch.argv, stdin=theirs.fileno(), stdout=written, stderr=STDOUT, start_new_session=True
             )
         except BaseException as error:
             ours.close()
+            os.close(output)
             if isinstance(error, OSError):
                 raise RunnerError(f"cannot run {launch.argv[0]}: {error.strerror}") from error
             raise
         finally:
             # Only the child may hold its end: a copy here would hide its death from a read.
             theirs.close()
-        return cls(process, ours, log)
+            os.close(written)
+        return cls(process, ours, asyncio.create_task(_read_output(output, log)))
 
     @property
     def pid(self) -> int:
@@ -141,6 +146,8 @@ class ServerProcess:
     async def wait(self) -> str:
         """Until it has ended; how it did, in words."""
         code = await self._process.wait()
+        # Its last words, which come through another pipe; what it leaves behind may keep that open.
+        await asyncio.wait({self._drain}, timeout=LAST_WORDS_S)
         if code >= 0:
             return f"exit status {code}"
         return f"killed by {signal.Signals(-code).name}"
@@ -164,7 +171,6 @@ class ServerProcess:
         try:
             async with asyncio.timeout(gone_s):
                 await self._process.wait()
-                # The pipe of the output ends when the last process that inherited it is gone.
                 await self._drain
         except TimeoutError:
             self._drain.cancel()
@@ -187,7 +193,15 @@ class ServerProcess:
                 line += data
         return line
 
-    async def _read_output(self) -> None:
-        output = self._process.stdout
-        while output and (data := await output.read(65536)):
-            self._log.feed(data)
+
+async def _read_output(pipe: int, log: LogTail) -> None:
+    """Keep what is written to the pipe, until the last process that holds it is gone."""
+    output = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(output), os.fdopen(pipe, "rb", buffering=0)
+    )
+    try:
+        while data := await output.read(65536):
+            log.feed(data)
+    finally:
+        transport.close()

@@ -20,7 +20,7 @@ from gateway.runners import (
     RunnerSettingsError,
     RunnerUnavailable,
 )
-from gateway.runners.process import N_LINE_CHARS, N_LINES, LogTail
+from gateway.runners.process import N_LINE_CHARS, N_LINES, LogTail, ServerProcess
 from gateway.runners.types import Launch
 
 FAKE = Path(__file__).parents[1] / "fakes" / "runner_child.py"
@@ -232,3 +232,36 @@ def test_importing_runners_loads_no_engine_and_no_http_client() -> None:
     root = Path(__file__).parents[2]
     found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+async def test_a_death_is_noticed_while_what_the_process_left_holds_its_output(tmp_path: Path) -> None:
+    noted = tmp_path / "left.pid"
+    leave = (
+        "import pathlib, subprocess, sys; left = subprocess.Popen(['sleep', '60'], start_new_session=True); "
+        f"pathlib.Path({str(noted)!r}).write_text(str(left.pid)); sys.exit(7)"
+    )
+    process = await ServerProcess.spawn(Launch((sys.executable, "-c", leave), {}), LogTail())
+    try:
+        async with asyncio.timeout(10):
+            assert await process.wait() == "exit status 7"
+    finally:
+        os.kill(int(noted.read_text()), signal.SIGKILL)
+        await process.end(0, 10)
+
+
+async def test_the_last_words_of_a_process_are_in_the_log_when_its_end_is_noticed() -> None:
+    log = LogTail()
+    process = await ServerProcess.spawn(Launch((sys.executable, "-c", "print('no GPU found')"), {}), log)
+    try:
+        await process.wait()
+        assert log.lines() == ["no GPU found"]
+    finally:
+        await process.end(0, 10)
+
+
+def test_a_server_whose_supervisor_died_before_it_was_bound_to_it_ends_itself() -> None:
+    bind = (
+        "import os; from gateway.runners.engines.supervisor_child import die_with; "
+        "die_with(os.getppid()); die_with(os.getpid()); os._exit(5)"
+    )
+    assert subprocess.run([sys.executable, "-c", bind], check=False).returncode == -signal.SIGKILL

@@ -2,8 +2,8 @@
 
 Run as a script with a socket for standard input. It imports nothing of the gateway. What it starts ends with
 it, and it ends with the gateway, whichever process is killed: the kernel signals the server
-(PR_SET_PDEATHSIG), the
-supervisor by the end of its socket, and what the server leaves behind is adopted here and killed.
+(PR_SET_PDEATHSIG), the end of its socket tells the supervisor, which adopts and kills what the server
+leaves behind.
 """
 
 import ctypes
@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,14 @@ PROBE_EVERY_S, LOOK_EVERY_S = 0.05, 0.5
 def prctl(option: int, value: int) -> None:
     if LIBC is not None:
         LIBC.prctl(option, value)
+
+
+def die_with(parent: int) -> None:
+    """Be killed when the process of this id dies, at once where it is dead."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The kernel sends no signal for a parent that died before the call: prctl(2).
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def free_port() -> int:
@@ -54,7 +63,7 @@ def start(order: dict[str, Any], port: int) -> subprocess.Popen[bytes]:
         [fill(word) for word in order["argv"]],
         stdin=subprocess.DEVNULL,
         env={**os.environ, **{name: fill(value) for name, value in order["env"].items()}},
-        preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
+        preexec_fn=partial(die_with, os.getpid()),
     )
 
 
