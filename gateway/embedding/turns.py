@@ -43,7 +43,8 @@ class _Job:
 class TextQueue:
     """Texts of concurrent requests, embedded in worker threads, a few of each request in turn.
 
-    Called from one event loop. `n_waiting` texts have a place; `n_read` were embedded in `busy_s` seconds.
+    Called from one event loop. `n_waiting` texts have a place, `n_busy` threads read;
+    `n_read` texts were embedded in `busy_s` seconds.
     """
 
     def __init__(self, n_threads: int, max_waiting: int) -> None:
@@ -51,7 +52,7 @@ class TextQueue:
         self.n_read = 0
         self.busy_s = 0.0
         self._n_threads = n_threads
-        self._n_busy = 0
+        self.n_busy = 0
         self._max_waiting = max_waiting
         self._jobs: deque[_Job] = deque()
         self._threads = ThreadPoolExecutor(n_threads, "embedder", _lower_priority)
@@ -101,18 +102,18 @@ class TextQueue:
 
     def _start(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._jobs and self._n_busy < self._n_threads:
+        while self._jobs and self.n_busy < self._n_threads:
             job = self._jobs.popleft()
             first, job.n_taken = job.n_taken, min(job.n_taken + TEXTS_A_TURN, len(job.items))
             if job.n_taken < len(job.items):
                 self._jobs.append(job)
-            self._n_busy += 1
+            self.n_busy += 1
             running = self._threads.submit(_read_items, job.read, job.items[first : job.n_taken])
             # The callback runs in the worker thread; state of the queue changes in the event loop only.
             running.add_done_callback(partial(loop.call_soon_threadsafe, partial(self._finish, job, first)))
 
     def _finish(self, job: _Job, first: int, turn: "Future[tuple[list[Any], float]]") -> None:
-        self._n_busy -= 1
+        self.n_busy -= 1
         error = turn.exception()
         if error is None:
             found, seconds = turn.result()
