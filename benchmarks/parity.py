@@ -169,32 +169,48 @@ async def compare(
         )
 
 
-def main() -> None:
+def parse_arguments(description: str | None, n: int) -> argparse.Namespace:
+    """The arguments of a benchmark that routes prompts of a table by an artifact fitted on part of it."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "data", nargs="?", type=Path, help="outcomes, in any form that `thalamus import` reads"
     )
-    parser.add_argument("--n", type=int, default=1000, help="how many prompts")
+    parser.add_argument("--n", type=int, default=n, help="how many prompts")
     parser.add_argument(
         "--vectors", type=Path, help="the encoder's vectors, as `thalamus eval --vectors` keeps them"
     )
     parser.add_argument("--artifact", type=Path, help="keep the artifact here, and take it if it is there")
-    asked = parser.parse_args()
-    if asked.data is None:
+    return parser.parse_args()
+
+
+def build_extractor(vectors: Path | None) -> FeatureExtractor:
+    """The features of both tiers; the encoder's vectors are kept in a file where one is named."""
+    encoder = load_embedder("minilm", n_threads=2)
+    return FeatureExtractor(StaticEmbedder(), VectorCache(encoder, vectors) if vectors else encoder)
+
+
+def fit_training_buckets(
+    table: OutcomeTable, extractor: FeatureExtractor, path: Path, on_progress: OnProgress
+) -> None:
+    """Fit an artifact on buckets 0-79 of a table, unless one is there."""
+    if not path.exists():
+        train = table.take(table.bucket < 80)
+        fit_artifact(train, extractor, FitSettings("blend"), on_progress, "").save(path)
+
+
+def main() -> None:
+    arguments = parse_arguments(__doc__, 1000)
+    if arguments.data is None:
         print("give DATA; nothing was compared")
         return
-    table = read_outcomes(asked.data)
-    encoder = load_embedder("minilm", n_threads=2)
-    kept = VectorCache(encoder, asked.vectors) if asked.vectors else encoder
-    extractor = FeatureExtractor(StaticEmbedder(), kept)
-    drawn = np.sort(np.random.default_rng(0).permutation(len(table))[: asked.n])
+    table = read_outcomes(arguments.data)
+    extractor = build_extractor(arguments.vectors)
+    drawn = np.sort(np.random.default_rng(0).permutation(len(table))[: arguments.n])
     with tempfile.TemporaryDirectory() as scratch, progress_bar() as on_progress:
-        path = asked.artifact or Path(scratch, "artifact")
-        if not path.exists():
-            train = table.take(table.bucket < 80)
-            fit_artifact(train, extractor, FitSettings("blend"), on_progress, "").save(path)
+        path = arguments.artifact or Path(scratch, "artifact")
+        fit_training_buckets(table, extractor, path, on_progress)
         artifact = Artifact.load(path, extractor.fingerprints)
         asyncio.run(compare(table.take(drawn), path, artifact, extractor, on_progress))
 

@@ -10,7 +10,6 @@ The grammar is held to `KNOWN`. `OTHERS` are wrappings that it does not read: wo
 like words of a user.
 """
 
-import argparse
 import asyncio
 import sys
 import tempfile
@@ -21,24 +20,16 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from benchmarks.parity import build_extractor, fit_training_buckets, parse_arguments
 from evals.console import progress_bar
 from evals.datasets import read_outcomes
-from evals.vectors import VectorCache
 from gateway.config import Config
 from gateway.experts.profiles import profiles
 from gateway.prompts.wrappings import build_grammar
 from gateway.requests.parsing import CHAT, RequestParser, ToPolicy
 from gateway.routing.router import build_router
 from policies import Decision, Fleet
-from routers import (
-    Artifact,
-    FeatureExtractor,
-    FitSettings,
-    OutcomeTable,
-    StaticEmbedder,
-    fit_artifact,
-    load_embedder,
-)
+from routers import OutcomeTable
 
 MAX_LOSS, MIN_SAME = 0.005, 0.95
 
@@ -206,32 +197,14 @@ def compare(benchmark: WrappingBenchmark) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "data", nargs="?", type=Path, help="outcomes, in any form that `thalamus import` reads"
-    )
-    parser.add_argument("--n", type=int, default=400, help="how many prompts")
-    parser.add_argument(
-        "--vectors", type=Path, help="the encoder's vectors, as `thalamus eval --vectors` keeps them"
-    )
-    parser.add_argument("--artifact", type=Path, help="keep the artifact here, and take it if it is there")
-    arguments = parser.parse_args()
+    arguments = parse_arguments(__doc__, 400)
     if arguments.data is None:
         print("give DATA; nothing was compared")
         return
     table = read_outcomes(arguments.data)
     with tempfile.TemporaryDirectory() as scratch, progress_bar() as on_progress:
         path = arguments.artifact or Path(scratch, "artifact")
-        if not path.exists():
-            encoder = load_embedder("minilm", n_threads=2)
-            vectors = VectorCache(encoder, arguments.vectors) if arguments.vectors else encoder
-            extractor = FeatureExtractor(StaticEmbedder(), vectors)
-            fit_artifact(
-                table.take(table.bucket < 80), extractor, FitSettings("blend"), on_progress, ""
-            ).save(path)
-        Artifact.load(path)
+        fit_training_buckets(table, build_extractor(arguments.vectors), path, on_progress)
         held_out = np.flatnonzero(table.bucket >= 80)
         drawn = np.sort(np.random.default_rng(0).permutation(held_out)[: arguments.n])
         good = compare(WrappingBenchmark(table.take(drawn), path))
