@@ -15,8 +15,7 @@ from ..config import Config, DeploymentConfig, ExpertConfig
 from ..config.providers import api_base_of, api_key_of, passes_through
 from ..errors import UpstreamError
 from ..experts import build_expert
-from ..experts.failures import status_failure, transport_failure
-from ..experts.openai_compatible import AGENT, Transport, proxy_for
+from ..experts.openai_compatible import AGENT, Transport, proxy_for, status_failure, transport_failure
 from ..experts.types import Call
 from ..experts.upstreams import KEY_VARIABLES, UpstreamFacts, describe_upstream, explain_failure
 from ..openai.failures import decode_leniently

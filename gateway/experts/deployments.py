@@ -1,6 +1,5 @@
 """An expert behind one or several deployments: who is called, when another is, and what limits the calls."""
 
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from time import monotonic
@@ -23,9 +22,7 @@ class RateLimit:
     Tokens are known when an answer ends: a call begins while those of the last minute are below the limit.
     """
 
-    def __init__(
-        self, calls: int | None, tokens: int | None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, calls: int | None, tokens: int | None, clock: Callable[[], float] = monotonic) -> None:
         self._configured = (calls, tokens)
         self._calls, self._tokens = calls, tokens
         self._clock = clock

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from yarl import URL
 
-from gateway.experts.failures import transport_failure
-from gateway.experts.openai_compatible import Address, Transport, proxy_for
+from gateway.experts.openai_compatible import Address, Transport, proxy_for, transport_failure
 from gateway.testing import read_head, write_response
 
 VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
