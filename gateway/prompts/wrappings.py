@@ -132,7 +132,7 @@ class WrappingGrammar:
             asks = inside.asks_more or around.asks_more or has_word(around.text)
             return CleanText(inside.text, asks or any(e.kind == "instructions" for e in elements))
         dropped = self._choose_dropped(text, elements)
-        asks = any(e.kind == "instructions" or _orders(text, e) for e in dropped)
+        asks = any(e.kind == "instructions" or _says_how(text, e) for e in dropped)
         material = [element for element in elements if element.kind == "material"]
         maybe = [element for element in elements if element.kind == "request_or_text"]
         if maybe:
@@ -262,7 +262,7 @@ def build_grammar(config: Config) -> WrappingGrammar:
     return WrappingGrammar(added.request, added.context, added.instructions, added.openings)
 
 
-def _orders(text: str, element: _Element) -> bool:
+def _says_how(text: str, element: _Element) -> bool:
     """Whether a wrapping says how to answer: a tool's bare result would not obey it."""
     return _ORDER.search(text, element.inner, min(element.inner_end, element.inner + MAX_CHARS)) is not None
 
