@@ -6,7 +6,7 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,8 +40,16 @@ EXPOSED = [
 RESTART_ONLY = ("host", "port")
 
 
+class StartupError(Exception):
+    """The application's lifespan did not start."""
+
+
 class CannotServeError(Exception):
     """The gateway cannot start; the message is one line that says why."""
+
+
+EXPECTED = (ConfigError, StorageError, StartupError, RoutersError, RunnerSettingsError, ValueError)
+"""What a configuration can fail with; each says in its message what is wrong."""
 
 
 def serve(
@@ -54,7 +62,7 @@ def serve(
     Raises:
         CannotServeError: the address is taken, or a part cannot be built.
     """
-    config = _overridden(config, overrides)
+    config = override(config, overrides)
     with ServerLog(config) as server_log:
         _serve(config_path, config, overrides, banner, server_log)
 
@@ -66,38 +74,47 @@ def _serve(
     banner: Callable[[Config, str], str],
     server_log: ServerLog,
 ) -> None:
-    listener = _listener(config.server.host, config.server.port)
+    listener = listen(config.server.host, config.server.port)
     try:
         build_runners(config).check()  # here a missing package is one line; in the lifespan it is a traceback
         counters = CarriedCounters()
         app = Reloadable(application(config, counters))
-    except (StorageError, RoutersError, RunnerSettingsError, ValueError) as error:
+    except EXPECTED as error:
         listener.close()
         raise CannotServeError(str(error)) from None
-    address = _address(listener, config.server.host)
+    address = describe_address(listener, config.server.host)
 
-    def greet() -> None:
-        facts = {"address": address, "experts": [expert.name for expert in config.experts]}
-        if config.server.log_format == "text":
-            print(banner(config, address), flush=True)  # noqa: T201
-        else:  # what collects JSON lines could not read a banner
-            log.info("listens on %s", address, extra={"event": "start", "facts": facts})
+    async def reload(fresh: Config) -> None:
+        await app.swap(await asyncio.to_thread(application, fresh, counters))
 
-    server = _Server(_settings(app, config), greet)
-    reading = _Rereading(config_path, config, overrides, app, counters, server_log)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    server = GatewayServer(build_settings(app, config), lambda: greet(config, address, banner))
+    reading = Rereading(config_path, config, overrides, reload, server_log)
+    with asyncio.Runner(loop_factory=choose_loop()) as runner:
         runner.run(_run(server, listener, reading))
     if not server.started:
         raise CannotServeError("the gateway did not start; the lines above say why")
 
 
+def greet(config: Config, address: str, banner: Callable[[Config, str], str]) -> None:
+    """Say that the address accepts connections."""
+    facts = {"address": address, "experts": [expert.name for expert in config.experts]}
+    if config.server.log_format == "text":
+        print(banner(config, address), flush=True)  # noqa: T201
+    else:  # what collects JSON lines could not read a banner
+        log.info("listens on %s", address, extra={"event": "start", "facts": facts})
+
+
 def application(config: Config, counters: CarriedCounters | None = None) -> ASGIApp:
-    """The gateway, which also answers the browsers of `server.cors_origins` where there are any.
+    """The gateway with what its configuration puts around it.
 
     Raises:
         StorageError, RoutersError, ValueError: as `create_app`.
     """
-    app: ASGIApp = create_app(config, counters)
+    return add_cors(create_app(config, counters), config)
+
+
+def add_cors(app: ASGIApp, config: Config) -> ASGIApp:
+    """The application, which also answers the browsers of `server.cors_origins` where there are any."""
     if not config.server.cors_origins:
         return app
     origins = [origin.rstrip("/") for origin in config.server.cors_origins]
@@ -106,14 +123,14 @@ def application(config: Config, counters: CarriedCounters | None = None) -> ASGI
     )
 
 
-async def _run(server: "_Server", listener: socket.socket, reading: "_Rereading") -> None:
+async def _run(server: "GatewayServer", listener: socket.socket, reading: "Rereading") -> None:
     loop = asyncio.get_running_loop()
     if hasattr(signal, "SIGHUP"):
         loop.add_signal_handler(signal.SIGHUP, reading.start)
     await server.serve(sockets=[listener])
 
 
-class _Server(uvicorn.Server):
+class GatewayServer(uvicorn.Server):
     """uvicorn, which greets once it listens."""
 
     def __init__(self, config: uvicorn.Config, greet: Callable[[], None]) -> None:
@@ -136,11 +153,11 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            _settle()
+            settle()
             self._greet()
 
 
-def _settle() -> None:
+def settle() -> None:
     """What is there by now stays: the garbage collector need not look at it so often (−10 % CPU)."""
     # A full collection looks at every object of a loaded artifact: a stream would feel it as a gap.
     gc.collect()
@@ -148,23 +165,21 @@ def _settle() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-class _Rereading:
-    """Reads the configuration again, one time after another, and swaps the application."""
+class Rereading:
+    """Reads the configuration again, one time after another, and has `reload` put it to use."""
 
     def __init__(
         self,
         path: Path,
         config: Config,
         overrides: Mapping[str, Any],
-        app: "Reloadable",
-        counters: CarriedCounters,
+        reload: Callable[[Config], Awaitable[None]],
         server_log: ServerLog,
     ) -> None:
         self._path = path
         self._config = config
         self._overrides = overrides
-        self._app = app
-        self._counters = counters
+        self._reload = reload
         self._log = server_log
         self._task: asyncio.Task[None] | None = None
 
@@ -175,7 +190,7 @@ class _Rereading:
 
     async def _reread(self) -> None:
         try:
-            fresh = _overridden(await asyncio.to_thread(load_config, self._path), self._overrides)
+            fresh = override(await asyncio.to_thread(load_config, self._path), self._overrides)
             for warning in config_warnings(fresh):
                 log.warning("%s", warning)
             for name in RESTART_ONLY:
@@ -183,25 +198,24 @@ class _Rereading:
                     log.warning("server.%s changed: that takes a restart", name)
             kept = {name: getattr(self._config.server, name) for name in RESTART_ONLY}
             fresh = replace(fresh, server=replace(fresh.server, **kept))
-            app = await asyncio.to_thread(application, fresh, self._counters)
-            await self._app.swap(app)
+            await self._reload(fresh)
             self._log.configure(fresh)
         except Exception as error:  # a bad new configuration must never stop the old one
             for line in str(error).splitlines():
                 log.error("%s", line)
             log.error("configuration not reloaded: the old one stays")
-            if not isinstance(error, (ConfigError, StorageError, RoutersError, ValueError)):
+            if not isinstance(error, EXPECTED):
                 log.exception("reload failed")
             return
         self._config = fresh
         log.info("configuration reloaded from %s: %d experts", self._path, len(fresh.experts))
 
 
-def _overridden(config: Config, overrides: Mapping[str, Any]) -> Config:
+def override(config: Config, overrides: Mapping[str, Any]) -> Config:
     return replace(config, server=replace(config.server, **overrides))
 
 
-def _settings(app: "Reloadable", config: Config) -> uvicorn.Config:
+def build_settings(app: "Reloadable", config: Config) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=JoiningProtocol,
@@ -217,7 +231,7 @@ def _settings(app: "Reloadable", config: Config) -> uvicorn.Config:
     )
 
 
-def _listener(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -232,12 +246,12 @@ def _listener(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _address(listener: socket.socket, host: str) -> str:
+def describe_address(listener: socket.socket, host: str) -> str:
     shown = f"[{host.strip('[]')}]" if ":" in host else host
     return f"http://{shown}:{listener.getsockname()[1]}"
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def choose_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
     except ImportError:
@@ -247,10 +261,6 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 DRAIN_S = 600.0
-
-
-class StartupError(Exception):
-    """The application's lifespan did not start."""
 
 
 class Generation:
@@ -267,14 +277,22 @@ class Generation:
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and count it."""
-        self._n_serving += 1
-        self._idle.clear()
+        self.hold()
         try:
             await self.app(scope, receive, send)
         finally:
-            self._n_serving -= 1
-            if not self._n_serving:
-                self._idle.set()
+            self.let_go()
+
+    def hold(self) -> None:
+        """Keep it alive until `let_go` is called as often: something of it is in use."""
+        self._n_serving += 1
+        self._idle.clear()
+
+    def let_go(self) -> None:
+        """End a `hold`."""
+        self._n_serving -= 1
+        if not self._n_serving:
+            self._idle.set()
 
     async def start(self, state: dict[str, Any]) -> None:
         """Run the lifespan up to its middle.
@@ -334,8 +352,20 @@ class Reloadable:
         Raises:
             StartupError: the new one does not start; the old one serves on.
         """
+        self.put(await self.prepare(app))
+
+    async def prepare(self, app: ASGIApp) -> "Generation":
+        """Start another application beside the current one; `put` sends new requests there.
+
+        Raises:
+            StartupError: it does not start.
+        """
         fresh = Generation(app)
         await fresh.start(self._state)
+        return fresh
+
+    def put(self, fresh: "Generation") -> None:
+        """Send new requests to an application that has started; the former one ends when it has drained."""
         old, self._current = self._current, fresh
         if old is not None:
             self._leaving[old] = leaving = asyncio.create_task(old.stop(DRAIN_S))
