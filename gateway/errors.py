@@ -34,6 +34,7 @@ CLIENT_CLOSED_STATUS = 499
 """nginx's status for a client that closed its connection before it was answered; no RFC has one."""
 
 INTERNAL_ERROR = "the gateway failed; its log says why"
+STOPPED = "the gateway was stopped before the answer was complete; ask again"
 
 
 class BusyError(Exception):

@@ -18,9 +18,11 @@ from starlette.types import ASGIApp
 from ..errors import (
     CLIENT_CLOSED_STATUS,
     INTERNAL_ERROR,
+    STOPPED,
     BodyTooLarge,
     GatewayError,
     MethodNotAllowed,
+    Unavailable,
     to_envelope,
 )
 from ..telemetry.logs import ACCESS, SERVED_REQUEST, AccessFacts, AccessRecord, AnswerFacts
@@ -315,6 +317,7 @@ class Application:
         except asyncio.CancelledError:
             # When the client leaves the exchange cancels its own task; other cancellations are the server's.
             if not exchange.gone:
+                await self._refuse(exchange, Unavailable(STOPPED))
                 raise
         except Exception:
             log.exception("request %s failed", exchange.request_id.decode())

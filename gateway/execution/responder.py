@@ -3,6 +3,7 @@
 After the first token nothing is tried again; a stream that breaks off ends with an explicit error event.
 """
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -11,7 +12,7 @@ from time import perf_counter
 import msgspec
 
 from ..asgi.application import Exchange, Headers, fresh_id, header_value
-from ..errors import ExpertFailed, GatewayError
+from ..errors import STOPPED, ExpertFailed, GatewayError, Unavailable
 from ..experts.types import Reply, UpstreamError
 from ..experts.upstreams import UpstreamTable
 from ..fleet.health import FleetState
@@ -111,6 +112,12 @@ class Responder:
                 kind = "error_event" if error.kind in SAID_KINDS else error.kind
                 message = name_expert(name, error.message, self._executor.upstreams)
                 await exchange.end_stream(build_error_event(message, f"stream_{kind}"))
+            except asyncio.CancelledError:
+                # The server ends what is not over within server.drain_s: silence would look like an answer.
+                if not exchange.gone:
+                    trace.status, trace.error = Unavailable.status, STOPPED
+                    await exchange.end_stream(build_error_event(STOPPED, "stream_stopped"))
+                raise
             else:
                 trace.usage = stream.events.usage
                 trace.streaming_s = perf_counter() - start
