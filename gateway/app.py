@@ -11,6 +11,7 @@ The lifespan opens journal, transport, runners and replicas in this order, and c
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -21,14 +22,14 @@ from starlette.routing import Route
 
 from routers import ExpertProfile
 
-from .asgi.application import Application
+from .asgi.application import Application, Handler
 from .asgi.authentication import Authenticator
 from .asgi.paths import PathTable
 from .batches.calling import BatchExecutor
 from .batches.lines import EMBEDDED_HERE
 from .batches.service import BatchService
 from .batches.store import BatchStore
-from .config import Config, ExpertConfig
+from .config import Config, ExpertConfig, JournalConfig
 from .embedding import EmbedderPool
 from .endpoints import batches, completions, decisions, feedback, files, models, monitoring, openapi, runners
 from .errors import INTERNAL_ERROR, EndpointNotFound, GatewayError, MethodNotAllowed, to_envelope
@@ -45,6 +46,7 @@ from .fleet.replicas import Replicas
 from .openai.answers import Price
 from .prompts.wrappings import build_grammar
 from .requests.parsing import SPECS, RequestParser
+from .runners import Runners
 from .runners.build import build_runners
 from .services import Services
 from .storage.journal import Journal
@@ -53,6 +55,17 @@ if TYPE_CHECKING:
     from .routing.router import Router
 
 RouterFactory = Callable[[Config, Sequence[ExpertProfile]], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What makes the parts that one process owns. Of several workers each gets stand-ins of them."""
+
+    runners: Callable[[Config], Runners] = build_runners
+    journal: Callable[[JournalConfig], Journal] = Journal.open
+    fleet: Callable[..., FleetState] = FleetState
+    exchanges: bool = True
+    """Whether it takes part in the exchange through Redis."""
 
 
 def create_app(config: Config, counters: monitoring.CarriedCounters | None = None) -> Application:
@@ -69,11 +82,15 @@ def create_app(config: Config, counters: monitoring.CarriedCounters | None = Non
 
 
 def build_services(
-    config: Config, transport: Transport, build_router: RouterFactory | None = None
+    config: Config,
+    transport: Transport,
+    build_router: RouterFactory | None = None,
+    parts: Parts | None = None,
 ) -> Services:
     """The parts, made from the configuration and of one another."""
+    parts = parts or Parts()
     # Nothing is started or connected here: the lifespan does that, and can fail with a clear message.
-    local = build_runners(config)
+    local = parts.runners(config)
     grammar = build_grammar(config)
     experts = {
         expert.name: build_expert(expert, config.timeouts, transport, local, grammar)
@@ -81,7 +98,7 @@ def build_services(
     }
     pool = profiles(config)
     policies, embedders = config.policies_by_name(), build_embedders(config)
-    fleet = FleetState(
+    fleet = parts.fleet(
         [profile.name for profile in pool], read_parallel_limits(config), away_s=local.loads_in_s
     )
     # A loaded or unloaded engine changes how long its expert takes: cached snapshots are stale then.
@@ -96,10 +113,10 @@ def build_services(
         router=(build_router or build_default_router)(config, pool),
         parser=RequestParser(config, policies, experts, embedders, grammar),
         embedders=embedders,
-        journal=Journal.open(config.journal),
+        journal=parts.journal(config.journal),
         runners=local,
         authenticator=Authenticator(config.server, store.salt),
-        replicas=build_replicas(config, fleet, experts),
+        replicas=build_replicas(config, fleet, experts) if parts.exchanges else None,
         store=store,
     )
 
@@ -140,25 +157,36 @@ def build_embedders(config: Config) -> EmbedderPool | None:
 
 
 def build_application(
-    services: Services, transport: Transport, counters: monitoring.CarriedCounters | None = None
+    services: Services,
+    transport: Transport,
+    counters: monitoring.CarriedCounters | None = None,
+    others: monitoring.OtherProcesses | None = None,
 ) -> Application:
-    """The ASGI application around services."""
+    """The ASGI application around services; `others` serve beside this process."""
     accounting = build_accounting(services)
+    others = others or monitoring.OtherProcesses()
+    batch_service = BatchService(
+        services,
+        accounting,
+        read_parallel_limits(services.config),
+        lambda: application.n_in_flight + others.n_in_flight,
+    )
+    fallback = build_starlette_app(services, transport, batch_service, counters)
+    fallback.state.others = others
+    handlers = build_handlers(services, accounting)
+    application = Application(handlers, fallback, services.authenticator, fallback.state.paths)
+    return application
+
+
+def build_handlers(services: Services, accounting: Accounting) -> dict[str, Handler]:
+    """What answers the requests of inference, by path."""
     windows = {profile.name: profile.context_tokens for profile in services.profiles}
     upstreams = UpstreamTable.of(services.config.experts)
     executor = PlanExecutor(services.experts, services.fleet, windows, upstreams)
     responder = Responder(executor, services.fleet, accounting)
-    handlers = {
+    return {
         path: completions.CompletionEndpoint(spec, services, responder).handle for path, spec in SPECS.items()
     }
-    batch_service = BatchService(
-        services, accounting, read_parallel_limits(services.config), lambda: application.n_in_flight
-    )
-    fallback = build_starlette_app(services, transport, batch_service, counters)
-    paths = PathTable([*SPECS, *(route.path for route in fallback.routes if isinstance(route, Route))])
-    fallback.state.paths = paths
-    application = Application(handlers, fallback, services.authenticator, paths)
-    return application
 
 
 def build_accounting(services: Services) -> Accounting:
@@ -186,38 +214,43 @@ async def open_batches(
         yield BatchService(services, build_accounting(services), read_parallel_limits(config), engine=engine)
 
 
+ROUTES: Sequence[Route] = [
+    *models.ROUTES,
+    *decisions.ROUTES,
+    *feedback.ROUTES,
+    *files.ROUTES,
+    *runners.ROUTES,
+    *batches.ROUTES,
+    *monitoring.ROUTES,
+    *openapi.ROUTES,
+]
+
+
 def build_starlette_app(
     services: Services,
     transport: Transport,
-    batch_service: BatchService,
+    batch_service: BatchService | None,
     counters: monitoring.CarriedCounters | None = None,
 ) -> Starlette:
-    """Everything that is not hot, and the lifespan of all."""
+    """Everything that is not hot, and the lifespan of all. A worker has no `batch_service`."""
 
     carried = counters or monitoring.CarriedCounters()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with open_services(services, transport):
-            await batch_service.start()
+            if batch_service is not None:
+                await batch_service.start()
             carried.begin(services)
             try:
                 yield
             finally:
-                await batch_service.stop()
+                if batch_service is not None:
+                    await batch_service.stop()
                 carried.end(services)
 
     app = Starlette(
-        routes=[
-            *models.ROUTES,
-            *decisions.ROUTES,
-            *feedback.ROUTES,
-            *files.ROUTES,
-            *runners.ROUTES,
-            *batches.ROUTES,
-            *monitoring.ROUTES,
-            *openapi.ROUTES,
-        ],
+        routes=ROUTES,
         exception_handlers={
             HTTPException: handle_error,
             GatewayError: handle_error,
@@ -225,6 +258,7 @@ def build_starlette_app(
         },
         lifespan=lifespan,
     )
+    app.state.paths = PathTable([*SPECS, *(route.path for route in ROUTES)])
     app.state.services = services
     app.state.counters = carried
     app.state.batches = batch_service

@@ -37,7 +37,7 @@ EXPOSED = [
         for n in ("decision-id", "expert", "policy", "plan", "reason", "cost-usd", "overhead-ms")
     ),
 ]
-RESTART_ONLY = ("host", "port")
+RESTART_ONLY = ("host", "port", "workers")
 
 
 class StartupError(Exception):
@@ -345,6 +345,17 @@ class Reloadable:
             await self._lifespan(scope, receive, send)
         elif self._current is not None:
             await self._current.serve(scope, receive, send)
+
+    @property
+    def current(self) -> Generation:
+        """The application that serves.
+
+        Raises:
+            RuntimeError: none has started.
+        """
+        if self._current is None:
+            raise RuntimeError("no application has started")
+        return self._current
 
     async def swap(self, app: ASGIApp) -> None:
         """Start another application and send new requests there; the old one ends when it has drained.

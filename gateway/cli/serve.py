@@ -20,6 +20,7 @@ EXAMPLES = """
 Examples:
   thalamus serve
   thalamus serve --port 9000
+  thalamus serve --workers 4
   thalamus serve --log-level warning
   THALAMUS_MASTER_KEY=$(openssl rand -hex 24) thalamus serve --host 0.0.0.0
 \b
@@ -33,6 +34,11 @@ SIGHUP reads the configuration again; if it has an error, the old one stays in u
 @click.option("--host", help="Address to listen on. Default: server.host.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on. Default: server.port.")
 @click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    help="Processes that answer requests. Default: server.workers.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     help="Least level that is logged. Default: server.log_level.",
@@ -45,6 +51,7 @@ def command(
     config_path: Path,
     host: str | None,
     port: int | None,
+    workers: int | None,
     log_level: str | None,
     log_format: str | None,
     allow_no_key: bool,
@@ -54,9 +61,16 @@ def command(
 
     from ..asgi.authentication import is_loopback
     from ..server import CannotServeError, serve
+    from ..workers.parent import serve_with_workers
 
     config = read_config(config_path)
-    options = {"host": host, "port": port, "log_level": log_level, "log_format": log_format}
+    options = {
+        "host": host,
+        "port": port,
+        "workers": workers,
+        "log_level": log_level,
+        "log_format": log_format,
+    }
     given = {name: value for name, value in options.items() if value is not None}
     server = replace(config.server, **given)
     # An open gateway spends the operator's money for every caller: refuse unless it is asked for by name.
@@ -66,7 +80,8 @@ def command(
             "(os.environ/THALAMUS_MASTER_KEY), or pass --allow-no-key"
         )
     try:
-        serve(config_path, config, given, build_banner)
+        start = serve if server.workers == 1 else serve_with_workers
+        start(config_path, config, given, build_banner)
     except CannotServeError as error:
         raise click.ClickException(str(error)) from None
 

@@ -65,6 +65,10 @@ class ServerConfig(StrictStruct, frozen=True):
     """Address to listen on."""
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
     """Port to listen on; 0 takes a free one."""
+    workers: Annotated[int, Meta(ge=1, le=256)] = 1
+    """Processes that answer requests. More than one use several cores; a further process then owns local
+    engines, batches and the journal.
+    """
     master_key: Secret | None = None
     """Key that clients must send; write it as a reference. Without one, only this machine is admitted."""
     allowed_hosts: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 """`/health/live`, `/health/ready` and `/metrics`: whether the process may get traffic, and what it counts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from starlette.requests import Request
@@ -21,9 +21,11 @@ async def get_metrics(request: Request) -> Response:
     from prometheus_client import CollectorRegistry
     from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+    others: OtherProcesses = request.app.state.others
+    await others.refresh()
     # A registry per scrape reads the state as it is, so requests update no counters of the library.
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_MetricsCollector(get_services(request), request.app.state.counters))
+    registry.register(_MetricsCollector(get_services(request), request.app.state.counters, others))
     return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
@@ -60,6 +62,41 @@ class CarriedCounters:
         return total
 
 
+class OtherProcesses:
+    """The processes that serve beside this one, which owns what they share; here there are none."""
+
+    n_in_flight = 0
+    """Requests of inference that they answer now."""
+
+    async def refresh(self) -> None:
+        """Ask them for what they count, in bounded time."""
+
+    def read_samples(self) -> Sequence[Mapping[CounterKey, float]]:
+        """Every series of each, as last heard; counters also of those that have ended."""
+        return ()
+
+    def collect_families(self) -> Iterator[Any]:
+        """Metrics of the processes themselves."""
+        return iter(())
+
+    def list_degraded(self) -> Iterator[str]:
+        """What is missing, one line each."""
+        return iter(())
+
+    def can_serve(self) -> bool:
+        """Whether a request would be accepted."""
+        return True
+
+
+def read_samples(services: Services, counters: CarriedCounters) -> dict[CounterKey, float]:
+    """Every series of this process with its value."""
+    return {
+        (sample.name, tuple(sample.labels.items())): sample.value
+        for family in _MetricsCollector(services, counters, OtherProcesses()).collect()
+        for sample in family.samples
+    }
+
+
 def _read_counts(services: Services) -> dict[CounterKey, float]:
     return {
         (sample.name, tuple(sample.labels.items())): sample.value
@@ -69,17 +106,32 @@ def _read_counts(services: Services) -> dict[CounterKey, float]:
     }
 
 
+def _is_counter(key: CounterKey) -> bool:
+    return key[0].endswith("_total")
+
+
+def _add_gauges(total: dict[CounterKey, float], more: Mapping[CounterKey, float]) -> None:
+    for key, value in more.items():
+        known = total.get(key, 0.0)
+        total[key] = max(known, value) if key[0] in LARGEST else known + value
+
+
 def _add_counts(total: dict[CounterKey, float], more: Mapping[CounterKey, float]) -> None:
     for key, value in more.items():
         total[key] = total.get(key, 0.0) + value
 
 
+LARGEST = frozenset({"thalamus_cooldown_seconds", "thalamus_latency_seconds"})
+"""Gauges of which the largest of all processes is told, not the sum."""
+
+
 class _MetricsCollector:
     """The families of one moment, as the client library collects them."""
 
-    def __init__(self, services: Services, counters: CarriedCounters) -> None:
+    def __init__(self, services: Services, counters: CarriedCounters, processes: OtherProcesses) -> None:
         self._services = services
         self._counters = counters
+        self._processes = processes
 
     def describe(self) -> list[Any]:
         """Empty: this registry has no other collector whose names could clash."""
@@ -88,17 +140,26 @@ class _MetricsCollector:
     def collect(self) -> Iterator[Any]:
         # Experts that are configured no more keep their series: a sum over experts must not fall either.
         others = self._counters.read_others(self._services)
-        for family in _collect_families(self._services):
+        gauges: dict[CounterKey, float] = {}
+        for process in self._processes.read_samples():
+            _add_counts(others, {key: value for key, value in process.items() if _is_counter(key)})
+            _add_gauges(gauges, {key: value for key, value in process.items() if not _is_counter(key)})
+        for family in [*_collect_families(self._services), *self._processes.collect_families()]:
             for n, sample in enumerate(family.samples):
-                earlier = others.pop((sample.name, tuple(sample.labels.items())), 0.0)
-                family.samples[n] = sample._replace(value=sample.value + earlier)
+                key = sample.name, tuple(sample.labels.items())
+                if family.type != "counter":
+                    total = {key: sample.value}
+                    _add_gauges(total, {key: gauges.get(key, 0.0)})
+                    family.samples[n] = sample._replace(value=total[key])
+                else:
+                    family.samples[n] = sample._replace(value=sample.value + others.pop(key, 0.0))
             for key in [key for key in others if key[0] == f"{family.name}_total"]:
                 family.add_metric([text for _, text in key[1]], others.pop(key))
             yield family
         for (name, labels), value in others.items():
             about = "Counted before the configuration was read again."
             names, texts = tuple(label for label, _ in labels), tuple(text for _, text in labels)
-            yield _build_counter(name.removesuffix("_total"), about, names, {texts: value})
+            yield build_counter(name.removesuffix("_total"), about, names, {texts: value})
 
 
 def _collect_families(services: Services) -> Iterator[Any]:
@@ -108,37 +169,37 @@ def _collect_families(services: Services) -> Iterator[Any]:
 
 
 def _collect_calls(services: Services) -> Iterator[Any]:
-    states = {name: services.fleet.state(name) for name in services.experts}
+    states = {name: services.fleet.own_state(name) for name in services.experts}
 
     def samples_of(key: str) -> Samples:
         return {(name,): float(state[key] or 0) for name, state in states.items()}  # type: ignore[arg-type]
 
-    yield _build_counter(
+    yield build_counter(
         "thalamus_calls_answered", "Calls an expert answered.", ("expert",), samples_of("n_answered")
     )
-    yield _build_counter(
+    yield build_counter(
         "thalamus_calls_failed", "Calls on which an expert failed.", ("expert",), samples_of("n_failed")
     )
-    yield _build_gauge("thalamus_calls_in_flight", "Calls under way.", ("expert",), samples_of("in_flight"))
+    yield build_gauge("thalamus_calls_in_flight", "Calls under way.", ("expert",), samples_of("in_flight"))
     about = "Seconds until an expert is tried again."
-    yield _build_gauge("thalamus_cooldown_seconds", about, ("expert",), samples_of("cooldown_s"))
+    yield build_gauge("thalamus_cooldown_seconds", about, ("expert",), samples_of("cooldown_s"))
     usual = "Running mean of how long an answer takes, or its first token in a stream; 0 before the first."
-    yield _build_gauge("thalamus_latency_seconds", usual, ("expert",), samples_of("latency_s"))
+    yield build_gauge("thalamus_latency_seconds", usual, ("expert",), samples_of("latency_s"))
 
 
 def _collect_routing(services: Services) -> Iterator[Any]:
     router, journal = services.router, services.journal
     batcher = router.batcher
     decided = {(): float(router.n_decided)}
-    yield _build_counter("thalamus_decisions", "Requests that were routed.", (), decided)
+    yield build_counter("thalamus_decisions", "Requests that were routed.", (), decided)
     consulted = "Decisions for which the encoder was asked."
-    yield _build_counter("thalamus_encoder_consulted", consulted, (), {(): float(router.n_consulted)})
+    yield build_counter("thalamus_encoder_consulted", consulted, (), {(): float(router.n_consulted)})
     busy = {(): batcher.busy_s if batcher else 0.0}
-    yield _build_counter("thalamus_encoder_busy_seconds", "Time the encoder's threads computed.", (), busy)
+    yield build_counter("thalamus_encoder_busy_seconds", "Time the encoder's threads computed.", (), busy)
     waiting = {(): float(batcher.n_waiting if batcher else 0)}
-    yield _build_gauge("thalamus_encoder_waiting", "Texts that wait for the encoder.", (), waiting)
+    yield build_gauge("thalamus_encoder_waiting", "Texts that wait for the encoder.", (), waiting)
     lost = {(): float(journal.dropped)}
-    yield _build_counter("thalamus_journal_lost", "Records that the journal had no room for.", (), lost)
+    yield build_counter("thalamus_journal_lost", "Records that the journal had no room for.", (), lost)
 
 
 def _collect_runners(services: Services) -> Iterator[Any]:
@@ -151,44 +212,42 @@ def _collect_runners(services: Services) -> Iterator[Any]:
         for status in statuses
         for state in get_args(RunnerState)
     }
-    yield _build_gauge(
-        "thalamus_runner_state", "1 for the state a runner is in.", ("runner", "state"), states
-    )
-    yield _build_counter(
+    yield build_gauge("thalamus_runner_state", "1 for the state a runner is in.", ("runner", "state"), states)
+    yield build_counter(
         "thalamus_runner_loads", "Times it was loaded.", ("runner",), _samples_by_runner(statuses, "n_loads")
     )
     restarts = "Times it died or hung and was started again."
-    yield _build_counter(
+    yield build_counter(
         "thalamus_runner_restarts", restarts, ("runner",), _samples_by_runner(statuses, "n_restarts")
     )
-    yield _build_gauge(
+    yield build_gauge(
         "thalamus_runner_waiting", "Calls that wait.", ("runner",), _samples_by_runner(statuses, "n_waiting")
     )
     held = "Memory it holds, or would."
-    yield _build_gauge(
+    yield build_gauge(
         "thalamus_runner_memory_bytes", held, ("runner",), _samples_by_runner(statuses, "memory_bytes")
     )
     evictions = {(): float(services.runners.n_evictions)}
-    yield _build_counter("thalamus_evictions", "Runners that left memory to make room.", (), evictions)
+    yield build_counter("thalamus_evictions", "Runners that left memory to make room.", (), evictions)
     devices = services.runners.memory()
     bounds = {(one.name,): float(one.capacity_bytes) for one in devices if one.capacity_bytes is not None}
-    yield _build_gauge("thalamus_device_capacity_bytes", "Memory runners may hold.", ("device",), bounds)
+    yield build_gauge("thalamus_device_capacity_bytes", "Memory runners may hold.", ("device",), bounds)
     taken = {(one.name,): float(one.held_bytes) for one in devices}
-    yield _build_gauge("thalamus_device_held_bytes", "Memory that runners hold.", ("device",), taken)
+    yield build_gauge("thalamus_device_held_bytes", "Memory that runners hold.", ("device",), taken)
 
 
 def _samples_by_runner(statuses: tuple[RunnerStatus, ...], key: str) -> Samples:
     return {(status.alias,): float(getattr(status, key) or 0) for status in statuses}
 
 
-def _build_counter(name: str, description: str, labels: tuple[str, ...], samples: Samples) -> Any:
+def build_counter(name: str, description: str, labels: tuple[str, ...], samples: Samples) -> Any:
     from prometheus_client.metrics_core import CounterMetricFamily
 
     # The library appends _total to the name, as OpenMetrics demands of counters.
     return _add_samples(CounterMetricFamily(name, description, labels=labels), samples)
 
 
-def _build_gauge(name: str, description: str, labels: tuple[str, ...], samples: Samples) -> Any:
+def build_gauge(name: str, description: str, labels: tuple[str, ...], samples: Samples) -> Any:
     from prometheus_client.metrics_core import GaugeMetricFamily
 
     return _add_samples(GaugeMetricFamily(name, description, labels=labels), samples)
@@ -213,8 +272,9 @@ async def get_readiness(request: Request) -> Response:
     """200 when an expert can answer and no local expert is starting, else 503; lists what is degraded."""
     services = get_services(request)
     starting = list(_list_starting(services))
-    can_answer = bool(services.experts) and any(_can_answer(services, name) for name in services.experts)
-    facts = list(list_degraded(services))
+    others: OtherProcesses = request.app.state.others
+    can_answer = others.can_serve() and any(_can_answer(services, name) for name in services.experts)
+    facts = [*list_degraded(services), *others.list_degraded()]
     status = "starting" if starting else "unavailable" if not can_answer else "degraded" if facts else "ready"
     return json_response(
         {

@@ -139,10 +139,15 @@ class FleetState:
             self._snapshot = None
         return health
 
-    def export(self, expert: str) -> PeerReport:
-        """What this gateway's own calls showed, for the other replicas."""
+    def export(self, expert: str, same_host: bool = False) -> PeerReport:
+        """What this gateway's own calls showed, for the other replicas.
+
+        Those of the `same_host` have the same network: they heed every cooldown.
+        """
         health = self._health[expert]
         breaker = health.breaker
+        if same_host:
+            return PeerReport(health.in_flight, self._cooldown_left_s(breaker), bool(breaker.until))
         asked_s = self._cooldown_left_s(breaker) if breaker.asked_to_wait else 0.0
         return PeerReport(health.in_flight, asked_s, bool(breaker.until) and not breaker.asked_to_wait)
 
@@ -209,6 +214,10 @@ class FleetState:
 
     def state(self, expert: str) -> dict[str, object]:
         """The state of one expert as JSON values, for people to read."""
+        return self.own_state(expert)
+
+    def own_state(self, expert: str) -> dict[str, object]:
+        """What this process's own calls showed of one expert."""
         health, now = self._health[expert], self._clock()
         breaker = health.breaker
         return {

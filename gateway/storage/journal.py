@@ -235,9 +235,12 @@ class Journal:
         journal = cls(config, max_waiting)
         if config.enabled:
             prepare(Path(config.path), SCHEMA, BUSY_S)
-            journal._thread = threading.Thread(target=journal._write, name="journal", daemon=True)
-            journal._thread.start()
+            journal._begin()
         return journal
+
+    def _begin(self) -> None:
+        self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
+        self._thread.start()
 
     @property
     def degraded(self) -> str | None:
@@ -328,8 +331,7 @@ class Journal:
             while self._waiting:
                 batch = [entry for entry, _ in zip(list(self._waiting.values()), range(BATCH), strict=False)]
                 rows = [row for entry in batch if (row := self._row(entry))]
-                with self._open_connection() as database:
-                    database.executemany(_INSERT, rows)
+                self._store(rows)
                 # Only now: until the commit `get` must find them here. Written twice is harmless (OR IGNORE).
                 for entry in batch:
                     self._waiting.pop(entry.decision_id, None)
@@ -339,6 +341,27 @@ class Journal:
             return False
         self._trouble = None
         return True
+
+    def _store(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Put rows on disk, all or none.
+
+        Raises:
+            sqlite3.Error, OSError: they cannot be now.
+        """
+        with self._open_connection() as database:
+            database.executemany(_INSERT, rows)
+
+    def insert(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Put rows of another process on disk, from any thread; those that are there already stay.
+
+        Raises:
+            StorageError: they cannot be written now.
+        """
+        try:
+            with _connection(Path(self._config.path)) as database:
+                database.executemany(_INSERT, rows)
+        except sqlite3.Error as error:
+            raise StorageError(f"the journal cannot be written: {error}") from None
 
     def _open_connection(self) -> sqlite3.Connection:
         """The writer's own connection; a new one after trouble."""

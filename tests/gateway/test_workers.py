@@ -1,0 +1,290 @@
+"""`thalamus serve --workers 2`, as real processes: what is shared, what survives a death, what is left."""
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.testing import FakeUpstream
+
+TINY = Path(__file__).parents[1] / "fakes" / "tiny_engine.py"
+WITHIN_S = 60.0
+CONFIG = """
+experts:
+  - {{name: good, model: openai/good, api_base: "{base}", api_key: sk-x}}
+  - {{name: one, model: openai/slow-300, api_base: "{base}", api_key: sk-x, max_parallel: 1}}
+  - {{name: rated, model: openai/good, api_base: "{base}", api_key: sk-x, rpm: 3}}
+  - {{name: waits, model: openai/rated-30, api_base: "{base}", api_key: sk-x}}
+  - {{name: stream, model: openai/stall-2, api_base: "{base}", api_key: sk-x}}
+  - {{name: own, runner: {{engine: command, model: a, cmd: "{engine}", memory: 100MB}}}}
+runners: {{logs: "{folder}/logs"}}
+journal: {{path: "{folder}/journal.sqlite3"}}
+routing: {{artifact: "{folder}/artifact"}}
+embeddings: {{enabled: false}}
+policies: {{auto: {{default: good}}}}
+server: {{port: 0, workers: 2, drain_s: 1, log_level: warning}}
+"""
+
+
+class WorkerSite:
+    """A running gateway of two workers."""
+
+    def __init__(self, folder: Path, upstream: FakeUpstream) -> None:
+        self.folder, self.upstream = folder, upstream
+        self.config = folder / "thalamus.yaml"
+        self.write_config()
+        command = [sys.executable, "-m", "gateway.cli", "serve", "--config", str(self.config)]
+        self.log_file = folder / "log.txt"
+        with self.log_file.open("wb") as log:
+            self.process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, cwd=folder, text=True
+            )
+        assert self.process.stdout is not None
+        first = self.process.stdout.readline()
+        assert "listens on" in first, self.log
+        threading.Thread(target=self.process.stdout.read, daemon=True).start()
+        self.base = first.split()[-1]
+
+    def write_config(self, **changes: str) -> None:
+        engine = f"{sys.executable} -S {TINY} --port ${{PORT}} --say Own."
+        text = CONFIG.format(folder=self.folder, base=self.upstream.base_url, engine=engine)
+        for old, new in changes.items():
+            text = text.replace(old, new)
+        self.config.write_text(text)
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+    @property
+    def parent(self) -> psutil.Process:
+        return psutil.Process(self.process.pid)
+
+    @property
+    def workers(self) -> list[psutil.Process]:
+        return [child for child in self.parent.children() if "gateway.workers.worker" in child.cmdline()[2]]
+
+    def post(self, path: str, body: Any) -> httpx.Response:
+        # A connection of its own, so that both workers get some.
+        return httpx.post(f"{self.base}/{path}", json=body, timeout=WITHIN_S)
+
+    def chat(self, model: str, prompt: str = "Hi", **more: Any) -> httpx.Response:
+        messages = [{"role": "user", "content": prompt}]
+        return self.post("v1/chat/completions", {"model": model, "messages": messages, **more})
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(f"{self.base}/{path}", timeout=WITHIN_S)
+
+    def read_metrics(self) -> dict[str, float]:
+        families = text_string_to_metric_families(self.get("metrics").text)
+        return {
+            f"{sample.name}/{'/'.join(sample.labels.values())}".rstrip("/"): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+    def at_once(self, n: int, call: Callable[[], httpx.Response]) -> list[httpx.Response]:
+        """`n` calls at the same time: both workers get some of them."""
+        answers: list[httpx.Response] = []
+        threads = [threading.Thread(target=lambda: answers.append(call())) for _ in range(n)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return answers
+
+
+def wait_until(is_so: Callable[[], Any], within_s: float = WITHIN_S) -> None:
+    end = time.monotonic() + within_s
+    while not is_so():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def serve(folder: Path, upstream: FakeUpstream) -> Iterator[WorkerSite]:
+    site = WorkerSite(folder, upstream)
+    try:
+        yield site
+    finally:
+        if site.process.poll() is None:
+            site.process.terminate()
+        site.process.wait(WITHIN_S)
+        if site.process.stdout is not None:
+            site.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[FakeUpstream]:
+    with FakeUpstream().in_thread() as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, upstream: FakeUpstream) -> Iterator[WorkerSite]:
+    with serve(tmp_path_factory.mktemp("workers"), upstream) as site:
+        wait_until(lambda: site.get("health/ready").json()["degraded"] == [])
+        yield site
+
+
+def test_both_workers_take_connections_and_metrics_add_them_up(site: WorkerSite) -> None:
+    before = site.read_metrics()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(httpx.Client(timeout=WITHIN_S)) for _ in range(8)]
+        for client in clients:
+            body = {"model": "auto", "messages": [{"role": "user", "content": "Hi"}]}
+            assert client.post(f"{site.base}/v1/chat/completions", json=body).status_code == 200
+        busy = [sum(c.status == "ESTABLISHED" for c in worker.net_connections()) for worker in site.workers]
+        assert min(busy) >= 2
+        after = site.read_metrics()
+    name = "thalamus_calls_answered_total/good"
+    assert after[name] - before[name] == 8
+    assert after["thalamus_decisions_total"] - before["thalamus_decisions_total"] == 8
+    assert after["thalamus_workers"] == 2
+
+
+def test_an_engine_is_loaded_once_for_all_workers(site: WorkerSite) -> None:
+    answers = site.at_once(6, lambda: site.chat("own"))
+    assert {answer.json()["choices"][0]["message"]["content"] for answer in answers} == {"Own."}
+    assert site.read_metrics()["thalamus_runner_loads_total/own"] == 1
+    assert site.get("v1/runners").json()["data"][0]["n_in_flight"] == 0
+
+
+def test_limits_hold_over_all_workers(site: WorkerSite) -> None:
+    begun = time.monotonic()
+    assert [answer.status_code for answer in site.at_once(4, lambda: site.chat("one"))] == [200] * 4
+    assert time.monotonic() - begun >= 4 * 0.3
+    answers = site.at_once(6, lambda: site.chat("rated"))
+    assert sorted(answer.status_code for answer in answers) == [200] * 3 + [429] * 3
+    assert all(int(answer.headers["retry-after"]) > 0 for answer in answers if answer.status_code == 429)
+
+
+def test_a_wait_that_one_worker_was_asked_for_holds_for_all(site: WorkerSite) -> None:
+    assert site.chat("waits").status_code == 429
+    wait_until(lambda: site.get("v1/models/waits").json()["thalamus"]["state"] == "open")
+    n_calls = site.upstream.n_calls("rated-30")
+    time.sleep(0.2)  # the exchange's own pace
+    assert {answer.status_code for answer in site.at_once(6, lambda: site.chat("waits"))} <= {429, 503}
+    assert site.upstream.n_calls("rated-30") == n_calls
+
+
+def test_a_decision_is_found_through_any_worker_at_once(site: WorkerSite) -> None:
+    for _ in range(4):
+        made = site.chat("auto").headers["x-thalamus-decision-id"]
+        assert site.get(f"v1/decisions/{made}").json()["expert_answered"] == "good"
+        assert site.post("v1/feedback", {"decision_id": made, "score": 1}).status_code == 200
+
+
+def test_a_batch_is_known_to_all_workers(site: WorkerSite) -> None:
+    body = {"model": "good", "messages": [{"role": "user", "content": "Hi"}]}
+    line = {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    sent = httpx.post(
+        f"{site.base}/v1/files",
+        files={"file": ("in.jsonl", json.dumps(line).encode() + b"\n")},
+        data={"purpose": "batch"},
+        timeout=WITHIN_S,
+    ).json()
+    order = {"input_file_id": sent["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    batch = site.post("v1/batches", order).json()
+    wait_until(lambda: site.get(f"v1/batches/{batch['id']}").json()["status"] == "completed")
+    output = site.get(f"v1/batches/{batch['id']}").json()["output_file_id"]
+    assert site.get(f"v1/files/{output}/content").json()["response"]["status_code"] == 200
+
+
+def test_a_reload_changes_all_workers_or_none(site: WorkerSite) -> None:
+    site.write_config(**{"name: good": "name: fine", "default: good": "default: fine"})
+    site.parent.send_signal(signal.SIGHUP)
+    wait_until(lambda: site.chat("fine").status_code == 200)
+    assert {answer.status_code for answer in site.at_once(8, lambda: site.chat("good"))} == {404}
+    counted = site.read_metrics()["thalamus_calls_answered_total/good"]
+    assert counted > 0
+    site.write_config(**{"name: good": "nome: fine"})
+    site.parent.send_signal(signal.SIGHUP)
+    wait_until(lambda: "the old one stays" in site.log)
+    assert {answer.status_code for answer in site.at_once(8, lambda: site.chat("fine"))} == {200}
+    site.write_config()
+    site.parent.send_signal(signal.SIGHUP)
+    wait_until(lambda: site.chat("good").status_code == 200)
+    assert site.read_metrics()["thalamus_calls_answered_total/good"] > counted
+
+
+def test_a_killed_worker_costs_its_own_calls_alone(site: WorkerSite) -> None:
+    journal = site.folder / "journal.sqlite3"
+    victim, answered, failed, stop = site.workers[0], [], [], threading.Event()
+
+    def load() -> None:
+        while not stop.is_set():
+            try:
+                answer = site.chat("good")
+            except httpx.HTTPError:
+                failed.append(time.monotonic())
+            else:
+                answered.append((time.monotonic(), answer.headers["x-thalamus-decision-id"]))
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(answered) > 40)
+    killed_s = time.monotonic()
+    victim.kill()
+    wait_until(lambda: len(answered) > 80)
+    wait_until(lambda: len(site.workers) == 2 and not site.get("health/ready").json()["degraded"])
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert len(failed) <= 4  # those that it was answering
+    assert min(at for at, _ in answered if at > killed_s) - killed_s < 5.0
+    assert not psutil.pid_exists(victim.pid)
+    metrics = site.read_metrics()
+    assert metrics["thalamus_worker_restarts_total"] == 1
+    assert metrics["thalamus_calls_in_flight/good"] == 0
+
+    def count_lost() -> list[float]:
+        with contextlib.closing(sqlite3.connect(journal)) as database:
+            kept = {row[0] for row in database.execute("SELECT id FROM decisions")}
+        return [at for at, made in answered if made not in kept]
+
+    # What it had answered in its last moments was not sent yet; all else is there.
+    wait_until(lambda: all(killed_s - 1.0 < at < killed_s + 0.1 for at in count_lost()))
+
+
+def list_family(site: WorkerSite) -> list[psutil.Process]:
+    return list(site.parent.children(recursive=True))
+
+
+def test_sigterm_ends_streams_with_an_error_event(tmp_path: Path, upstream: FakeUpstream) -> None:
+    with serve(tmp_path, upstream) as site:
+        family = list_family(site)
+        body = {"model": "stream", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+        url = f"{site.base}/v1/chat/completions"
+        with httpx.stream("POST", url, json=body, timeout=WITHIN_S) as answer:
+            lines = answer.iter_lines()
+            assert next(lines).startswith("data: ")
+            site.process.terminate()
+            rest = [line for line in lines if line.startswith("data: ")]
+        assert '"error"' in rest[-1]
+        assert site.process.wait(WITHIN_S) == 0
+        assert not [process for process in family if process.is_running()]
+        assert "Traceback" not in site.log
+
+
+def test_the_death_of_the_parent_ends_all(tmp_path: Path, upstream: FakeUpstream) -> None:
+    with serve(tmp_path, upstream) as site:
+        assert site.chat("own").status_code == 200
+        family = list_family(site)
+        assert len(family) >= 4
+        os.kill(site.process.pid, signal.SIGKILL)
+        wait_until(lambda: not [process for process in family if process.is_running()])
