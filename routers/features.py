@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from math import log1p
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,12 +54,25 @@ _COMMON = {
 }
 """English last: at a tie the other one wins, for `to`, `i` and `in` are words elsewhere too."""
 
-_LANGUAGES_OF: dict[str, list[str]] = {}
+_MARKS = dict(zip(_COMMON, "abcdefghijklmnop", strict=False))
+"""A letter for each language: the hits of a text are one string, which `str.count` counts in C."""
+
+_MARKS_OF: dict[str, str] = {}
 for _code, _words in _COMMON.items():
     for _word in _words.split():
-        _LANGUAGES_OF.setdefault(_word, []).append(_code)
+        _MARKS_OF[_word] = _MARKS_OF.get(_word, "") + _MARKS[_code]
 
 _WORD = re.compile(r"[^\W\d_]+")
+_ASCII_LETTERS = "".join(chr(code).lower() if chr(code).isalpha() else " " for code in range(128))
+"""By code: what `_WORD` finds in ASCII is what stands between blanks once all else is blank."""
+_LATIN_LETTERS = bytes([*range(65, 91), *range(97, 123)])
+_ASCII, _NOT_ASCII = bytes(range(128)), bytes(range(128, 256))
+_WIDE_WORD = re.compile(r"[\w\s]")
+
+
+def _beyond_ascii(text: str) -> str:
+    """The characters of a text that are not ASCII."""
+    return text.encode("utf-8", "surrogatepass").translate(None, _ASCII).decode("utf-8", "surrogatepass")
 
 
 def guess_language(text: str) -> str:
@@ -69,16 +82,22 @@ def guess_language(text: str) -> str:
         by_script = _by_script(sample)
         if by_script:
             return by_script
-    hits = dict.fromkeys(_COMMON, 0)  # in the order of _COMMON, which breaks ties
-    for word in _WORD.findall(sample.lower()):
-        for code in _LANGUAGES_OF.get(word, ()):
-            hits[code] += 1
-    best = max(hits, key=hits.__getitem__)
-    return best if hits[best] >= _MIN_HITS else "und"
+        if not _WIDE_WORD.search(_beyond_ascii(sample)):
+            sample = sample.encode("ascii", "replace").decode()  # signs separate words, whichever they are
+    is_plain = sample.isascii()
+    words = sample.translate(_ASCII_LETTERS).split() if is_plain else _WORD.findall(sample.lower())
+    marks = "".join([_MARKS_OF[word] for word in words if word in _MARKS_OF])
+    hits = [marks.count(mark) for mark in _MARKS.values()]  # in the order of _COMMON, which breaks ties
+    most = max(hits)
+    return [*_MARKS][hits.index(most)] if most >= _MIN_HITS else "und"
 
 
 def _by_script(sample: str) -> str | None:
     """The script that at least a third of the letters are written in."""
+    # Typographic quotes and a few accents are no script: most texts with them end here.
+    data = sample.encode("utf-8", "surrogatepass")
+    if 3 * len(_beyond_ascii(sample)) < len(data) - len(data.translate(None, _LATIN_LETTERS)):
+        return None
     n_letters = sum(map(str.isalpha, sample))
     for code, letters in _SCRIPTS:
         n_own = len(letters.findall(sample))
@@ -99,9 +118,10 @@ SAMPLE_CHARS = 8000
 """How much of a long text is looked at for code."""
 
 _FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)  # a fence left open runs to the end
-# `*+` never gives back an indent (Python 3.11): no backtracking through lines of blanks.
+# `*+` never gives back what it took (Python 3.11): no backtracking through lines of blanks. A line starts
+# with the feed before it, a literal that C searches for; `^` would be tried at every character.
 _CODE_LINE = re.compile(
-    r"""^[ \t]*+(?:
+    r"""\n[ \t]*+(?:
         (?:def|class|async[ ]def|func|fn|interface|struct|enum)[ ]\w.*[:{(]
       | (?:import|package|using|\#include|\#define)[ ]\S+;?$
       | from[ ]\S+[ ]import[ ]
@@ -111,7 +131,7 @@ _CODE_LINE = re.compile(
       | (?:SELECT|INSERT|UPDATE|DELETE|CREATE|FROM|WHERE|JOIN|GROUP[ ]BY|ORDER[ ]BY)\b
       | [\w.\[\]]+[ ]?[-+*/]?=[ ]?\S
       | @\w+ | >>>[ ] | \$[ ]\w | </?\w+[ >/]
-      | .*[;{}]$
+      | .*+(?<=[;{}])
     ).*$""",
     re.MULTILINE | re.VERBOSE,
 )
@@ -139,9 +159,9 @@ def estimate_tokens(text: str) -> int:
     """About how many tokens a language model reads: four ASCII bytes, or three others, each."""
     if text.isascii():
         return -(-len(text) // 4)
-    n_bytes = len(text.encode("utf-8", "surrogatepass"))
-    n_ascii = len(text.encode("ascii", "ignore"))
-    return -(-n_ascii // 4) + -(-(n_bytes - n_ascii) // 3)
+    data = text.encode("utf-8", "surrogatepass")
+    n_ascii = len(data.translate(None, _NOT_ASCII))
+    return -(-n_ascii // 4) + -(-(len(data) - n_ascii) // 3)
 
 
 def code_share(text: str) -> float:
@@ -150,7 +170,8 @@ def code_share(text: str) -> float:
     if not sample:
         return 0.0
     rest = _FENCED.sub("", sample) if "```" in sample else sample
-    n_code = len(sample) - len(rest) + sum(len(line) for line in _CODE_LINE.findall(rest))
+    lines = _CODE_LINE.findall(f"\n{rest}")
+    n_code = len(sample) - len(rest) + sum(map(len, lines)) - len(lines)  # without the feeds before them
     return n_code / len(sample)
 
 
@@ -167,7 +188,7 @@ _SHARES = {
     "code_signs": (b"{}()[]<>=_;#&|", 5.0),
     "formula_signs": (b"\\$^", 20.0),
     "operators": (b"+-*/=%<>", 10.0),
-    "non_ascii": (bytes(range(128, 256)), 1.0),
+    "non_ascii": (_NOT_ASCII, 1.0),
 }
 """Share of the bytes that are among these, times a scale, at most 1."""
 
@@ -179,29 +200,31 @@ _COUNTS = {
 }
 """log(1 + count) over the value that scores 1."""
 
+_COUNTED = np.zeros((256, len(_SHARES) + len(_COUNTS)))
+"""(256, n_sums) 1 where a byte is counted: from one tally of the bytes of a text come all sums."""
+for _column, (_codes, _) in enumerate((*_SHARES.values(), *_COUNTS.values())):
+    _COUNTED[list(_codes), _column] = 1.0
+
+# A line begins with the feed before it: C searches for a literal, `^` would be tried at every character.
 _PATTERNS = {
-    "numbers": (re.compile(r"\d+(?:[.,]\d+)*+"), log1p(50)),
-    "options": (re.compile(r"^[ \t]{0,8}\(?[A-Ja-j1-9][.):](?=\s)", re.MULTILINE), log1p(8)),
-    "bullets": (re.compile(r"^[ \t]{0,8}[-*•](?=\s)", re.MULTILINE), log1p(20)),
+    "numbers": (r"\d+(?:[.,]\d+)*+", log1p(50)),
+    "options": (r"\n[ \t]{0,8}\(?[A-Ja-j1-9][.):](?=\s)", log1p(8)),
+    "bullets": (r"\n[ \t]{0,8}[-*•](?=\s)", log1p(20)),
     "units": (
-        re.compile(
-            r"\d\s?(?:[kcm]?m|km/h|mph|[km]?g|lbs?|oz|[km]?l|miles?|feet|foot|inch(?:es)?|yards?|met(?:er|re)s?"
-            r"|lit(?:er|re)s?|pounds?|ounces?|gallons?|grams?|°\s?[CF]|hours?|minutes?|seconds?|days?|weeks?"
-            r"|months?|years?|dollars?|cents?|percent|%)(?!\w)"
-        ),
+        r"\d\s?(?:[kcm]?m|km/h|mph|[km]?g|lbs?|oz|[km]?l|miles?|feet|foot|inch(?:es)?|yards?|met(?:er|re)s?"
+        r"|lit(?:er|re)s?|pounds?|ounces?|gallons?|grams?|°\s?[CF]|hours?|minutes?|seconds?|days?|weeks?"
+        r"|months?|years?|dollars?|cents?|percent|%)(?!\w)",
         log1p(8),
     ),
 }
 """log(1 + matches) over the value that scores 1."""
+_OF_DIGITS = {"numbers", "units"}
+"""Each match holds a digit."""
 
-_FLAGS = {
-    "arithmetic": re.compile(r"\d\s{0,3}[-+*/×÷^=]\s{0,3}\d"),
-    "fence": re.compile("```"),
-    "blank": re.compile("__"),
-    "ends_asking": re.compile(r"[?？]\s{0,8}\Z"),
-    "ends_open": re.compile(r"[:：]\s{0,8}\Z"),
-}
-"""1 where the pattern is found."""
+_FLAGS = ("arithmetic", "fence", "blank", "ends_asking", "ends_open")
+_ARITHMETIC = r"\d\s{0,3}[-+*/×÷^=]\s{0,3}\d"
+_MOST_BLANKS = 8
+"""With more of them behind it a sign does not end the text."""
 
 _PHRASES = {
     "yes_no": ("yes or no", "true or false", "yes/no", "true/false"),
@@ -209,6 +232,19 @@ _PHRASES = {
     "stepwise": ("step by step", "show your work", "explain why", "in detail", "reason"),
 }
 """1 where one of the phrases is found, in any case."""
+
+_Scans = tuple[tuple[tuple[re.Pattern[str], float, bool], ...], re.Pattern[str]]
+
+
+def _compile_scans(flags: int) -> _Scans:
+    """Each pattern with its scale and whether it needs a digit; and the one for arithmetic."""
+    counted = tuple(
+        (re.compile(pattern, flags), full, name in _OF_DIGITS) for name, (pattern, full) in _PATTERNS.items()
+    )
+    return counted, re.compile(_ARITHMETIC, flags)
+
+
+_ASCII_SCANS, _UNICODE_SCANS = _compile_scans(re.ASCII), _compile_scans(0)
 
 _LONGEST_CHARS = 100_000
 
@@ -219,24 +255,39 @@ def form_features(texts: Sequence[str]) -> Floats:
     """(n_texts, n_form) in [0, 1], columns as in FORM_NAMES."""
     form = np.empty((len(texts), len(FORM_NAMES)))  # (n_texts, n_form)
     for row, text in zip(form, texts, strict=True):
-        sample = head_and_tail(text, FORM_SAMPLE_CHARS)
-        data = sample.encode("utf-8", "surrogatepass")
-        lower = sample.lower()
-        n_bytes = len(data) or 1
-        row[:] = [
-            log1p(len(text)) / log1p(_LONGEST_CHARS),
-            *(_count(data, codes) * scale / n_bytes for codes, scale in _SHARES.values()),
-            *(log1p(_count(data, codes)) / full for codes, full in _COUNTS.values()),
-            *(log1p(len(pattern.findall(sample))) / full for pattern, full in _PATTERNS.values()),
-            *(1.0 if pattern.search(sample) else 0.0 for pattern in _FLAGS.values()),
-            *(1.0 if any(phrase in lower for phrase in phrases) else 0.0 for phrases in _PHRASES.values()),
-        ]
+        row[:] = _read_form(text)
     return np.minimum(form, 1.0)
 
 
-def _count(data: bytes, codes: bytes) -> int:
-    """How many bytes are among `codes`; deleting them in C is quicker than any count in Python."""
-    return len(data) - len(data.translate(None, codes))
+def _read_form(text: str) -> list[float]:
+    sample = head_and_tail(text, FORM_SAMPLE_CHARS)
+    data = sample.encode("utf-8", "surrogatepass")
+    n_bytes = len(data) or 1
+    tally = np.bincount(np.frombuffer(data, np.uint8), minlength=256)
+    sums: list[float] = tally.dot(_COUNTED).tolist()
+    # `\\d` and `\\s` of Unicode are slower, and needed only where a letter, digit or blank is beyond ASCII.
+    is_plain = len(data) == len(sample) or not _WIDE_WORD.search(_beyond_ascii(sample))
+    counted, arithmetic = _ASCII_SCANS if is_plain else _UNICODE_SCANS
+    has_digits = sums[0] > 0 or not is_plain
+    lined = f"\n{sample}"
+    bare = sample.rstrip()
+    end = bare[-1:] if len(sample) - len(bare) <= _MOST_BLANKS else ""
+    lower = sample.lower()
+    return [
+        log1p(len(text)) / log1p(_LONGEST_CHARS),
+        *[n * scale / n_bytes for n, (_, scale) in zip(sums, _SHARES.values(), strict=False)],
+        *[log1p(n) / full for n, (_, full) in zip(sums[len(_SHARES) :], _COUNTS.values(), strict=True)],
+        *[
+            log1p(len(pattern.findall(lined))) / full if has_digits or not needs_digit else 0.0
+            for pattern, full, needs_digit in counted
+        ],
+        1.0 if has_digits and arithmetic.search(sample) else 0.0,
+        1.0 if "```" in sample else 0.0,
+        1.0 if "__" in sample else 0.0,
+        1.0 if end in ("?", "？") else 0.0,
+        1.0 if end in (":", "：") else 0.0,
+        *[float(max([phrase in lower for phrase in phrases])) for phrases in _PHRASES.values()],
+    ]
 
 
 N_SLOTS = 1 << 15
@@ -248,6 +299,7 @@ MAX_CHARS = 2048
 """Characters beyond Latin that are read per text."""
 
 _BITS = 15
+_SHIFT = np.uint32(32 - _BITS)
 _SALTS = np.array([0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F], np.uint32)
 """Odd multipliers: token, token pair, character, character pair."""
 
@@ -255,7 +307,7 @@ _FIRST_BEYOND_LATIN = 0x370
 _SPACES_AND_SIGNS = (0x2000, 0x2BFF)
 
 
-def lexical_slots(ids: Sequence[Sequence[int]], texts: Sequence[str]) -> Ints:
+def lexical_slots(ids: Sequence[Sequence[int] | NDArray[np.uint32]], texts: Sequence[str]) -> Ints:
     """(n_texts, n_slots) int64 in [0, N_SLOTS): slots of each text, ascending, then -1 to the widest.
 
     Slots are hashed tokens and pairs of neighbours. Characters beyond Latin, many of which a WordPiece
@@ -263,15 +315,18 @@ def lexical_slots(ids: Sequence[Sequence[int]], texts: Sequence[str]) -> Ints:
     """
     rows = []
     for tokens, text in zip(ids, texts, strict=True):
-        hashed = _ngrams(np.array(tokens, np.uint32), _SALTS[0], _SALTS[1])
+        hashed = _ngrams(np.asarray(tokens, np.uint32), _SALTS[0], _SALTS[1])
         if not text.isascii():
             letters = _beyond_latin(text[:MAX_CHARS])
             hashed = np.concatenate([hashed, _ngrams(letters, _SALTS[2], _SALTS[3])])
         hashed.sort()
         # np.unique does the same, but its checks take longer than a short row's sort.
-        first = np.ones(len(hashed), bool)
+        first = np.empty(len(hashed), bool)
+        first[:1] = True
         np.not_equal(hashed[1:], hashed[:-1], out=first[1:])
         rows.append(hashed[first])
+    if len(rows) == 1:
+        return rows[0][None].astype(np.int64)
     slots = np.full((len(rows), max(map(len, rows), default=0)), -1, np.int64)  # (n_texts, n_slots)
     for row, found in enumerate(rows):
         slots[row, : len(found)] = found
@@ -280,10 +335,15 @@ def lexical_slots(ids: Sequence[Sequence[int]], texts: Sequence[str]) -> Ints:
 
 def _ngrams(codes: NDArray[np.uint32], alone: np.uint32, paired: np.uint32) -> NDArray[np.uint32]:
     """Slots of each code and of each pair of neighbours; unsigned products wrap, which is the hash."""
-    if not len(codes):
-        return codes
-    pairs = (codes[:-1] * alone ^ codes[1:]) * paired  # order counts: (a, b) is not (b, a)
-    return np.concatenate([codes * alone, pairs]) >> np.uint32(32 - _BITS)  # the upper bits are mixed best
+    n = len(codes)
+    slots = np.empty(max(2 * n - 1, 0), np.uint32)
+    if not n:
+        return slots
+    np.multiply(codes, alone, out=slots[:n])
+    pairs = np.bitwise_xor(slots[: n - 1], codes[1:], out=slots[n:])  # order counts: (a, b) is not (b, a)
+    pairs *= paired
+    slots >>= _SHIFT  # the upper bits are mixed best
+    return slots
 
 
 def _beyond_latin(text: str) -> NDArray[np.uint32]:
@@ -342,10 +402,10 @@ class Embedder(Protocol):
 class TokenEmbedder(Embedder, Protocol):
     """An embedder whose tokens can be had first: words and vector share one tokenisation."""
 
-    def ids(self, text: str) -> list[int]:
-        """Non-negative ids below 2³², at most as many as the embedder reads."""
+    def ids(self, text: str) -> Any:
+        """Non-negative ids below 2³², an array or a list of at most as many as the embedder reads."""
 
-    def embed_ids(self, ids: Sequence[Sequence[int]]) -> Floats32:
+    def embed_ids(self, ids: Sequence[Any]) -> Floats32:
         """(n_texts, dim) unit rows; what `embed` gives for the texts the ids are of."""
 
 

@@ -148,6 +148,7 @@ NO_PARTICIPLES = {
     "expected": "the key of a probe: what its grader compares with",
     "feed": "a verb",
     "mapping": "a noun: categories → experts",
+    "missing": "`__missing__`, the name Python gives to what a dict does for an unknown key",
     "need": "a verb",
     "ping": "a verb",
     "pinned": "the configuration key: never evicted",

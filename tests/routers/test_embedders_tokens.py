@@ -25,19 +25,19 @@ def real_ids(text: str) -> list[int]:
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
 def test_ids_equal_the_real_tokenizers_for_any_text(text: str) -> None:
-    assert QUICK.ids(text, 10_000) == real_ids(text)
+    assert QUICK.ids(text, 10_000).tolist() == real_ids(text)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.sampled_from("aB9.'-_ \n‐–—‘’“”•…‧、。〈「】！（），．：；？一今鿿é"), max_size=40))
 def test_ids_equal_the_real_tokenizers_for_signs_and_han(text: str) -> None:
-    assert QUICK.ids(text, 10_000) == real_ids(text)
+    assert QUICK.ids(text, 10_000).tolist() == real_ids(text)
 
 
 def test_every_sign_treated_as_a_separator_is_one() -> None:
     codes = [*range(0x2010, 0x2028), *map(ord, "、。"), *range(0x3008, 0x3012), *map(ord, "！（），．：；？")]
     for code in codes:
-        assert QUICK.ids(f"ab{chr(code)}cd 今{chr(code)}天", 100) == real_ids(
+        assert QUICK.ids(f"ab{chr(code)}cd 今{chr(code)}天", 100).tolist() == real_ids(
             f"ab{chr(code)}cd 今{chr(code)}天"
         )
 
@@ -45,7 +45,7 @@ def test_every_sign_treated_as_a_separator_is_one() -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.characters(max_codepoint=255), max_size=60))
 def test_ids_equal_the_real_tokenizers_for_latin_text(text: str) -> None:
-    assert QUICK.ids(text, 10_000) == real_ids(text)
+    assert QUICK.ids(text, 10_000).tolist() == real_ids(text)
 
 
 @pytest.mark.parametrize(
@@ -60,24 +60,24 @@ def test_ids_equal_the_real_tokenizers_for_latin_text(text: str) -> None:
     ],
 )
 def test_ids_equal_the_real_tokenizers(text: str) -> None:
-    assert QUICK.ids(text, 10_000) == real_ids(text)
+    assert QUICK.ids(text, 10_000).tolist() == real_ids(text)
 
 
 def test_the_budget_goes_three_quarters_to_the_head() -> None:
     words = [f"{n}" for n in range(100, 200)]
-    ids = QUICK.ids(" ".join(words), 40)
+    ids = QUICK.ids(" ".join(words), 40).tolist()
     assert ids == real_ids(" ".join(words[:30] + words[-10:]))
 
 
 def test_half_a_character_counts_as_unknown() -> None:
-    assert QUICK.ids("\ud800", 10) == real_ids("?")
+    assert QUICK.ids("\ud800", 10).tolist() == real_ids("?")
 
 
 def test_the_memory_of_words_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "MAX_WORDS", 10)
     small = Tokenizer(find_source("minilm").tokenizer)
     text = " ".join(f"word{n}" for n in range(100))
-    assert small.ids(text, 10_000) == real_ids(text)
+    assert small.ids(text, 10_000).tolist() == real_ids(text)
     assert len(small._known) <= 10
 
 

@@ -1,5 +1,7 @@
 """Form, words, language, and the extractor that puts them beside the vectors."""
 
+import re
+from math import log1p
 from typing import Any
 
 import numpy as np
@@ -88,6 +90,59 @@ def test_form_tells(name: str, has: Any, has_not: Any) -> None:
     assert form_of(has)[name] > form_of(has_not)[name]
 
 
+_PIECES = [
+    *"aZ9.,;:?!-*/=+({[ \n\t%°•×é今٣\u3000\u00a0’²？：",
+    *("5 km ", "1.5,7", "A. ", "(B) ", "\n- ", "```", "__", "?" + 8 * " ", ":" + 9 * " "),
+]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.sampled_from(_PIECES), max_size=40).map("".join))
+def test_form_counts_what_plain_patterns_count(text: str) -> None:
+    """The quick ways (bytes, ASCII patterns, lines by their feeds) against plainly written patterns."""
+    form, n_bytes = form_of(text), len(text.encode()) or 1
+    shares = {"digits": ("0123456789", 5), "operators": ("+-*/=%<>", 10), "punctuation": (".,:;!?'-", 5)}
+    for name, (signs, scale) in shares.items():
+        assert form[name] == min(sum(map(text.count, signs)) * scale / n_bytes, 1.0)
+    counts = {
+        "numbers": (r"\d+(?:[.,]\d+)*", 50),
+        "options": (r"(?m)^[ \t]{0,8}\(?[A-Ja-j1-9][.):](?=\s)", 8),
+        "bullets": (r"(?m)^[ \t]{0,8}[-*•](?=\s)", 20),
+        "units": (r"\d\s?(?:km|m|%)(?!\w)", 8),
+        "lines": ("\n", 200),
+    }
+    for name, (pattern, most) in counts.items():
+        assert form[name] == min(log1p(len(re.findall(pattern, text))) / log1p(most), 1.0), name
+    flags = {
+        "arithmetic": r"\d\s{0,3}[-+*/×÷^=]\s{0,3}\d",
+        "fence": "```",
+        "blank": "__",
+        "ends_asking": r"[?？]\s{0,8}\Z",
+        "ends_open": r"[:：]\s{0,8}\Z",
+    }
+    for name, pattern in flags.items():
+        assert form[name] == (re.search(pattern, text) is not None), name
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(st.sampled_from([*"x;{}=. \t\n@$", "def f(", "return x", "\n>>> ", "é"]), max_size=30).map(
+        "".join
+    )
+)
+def test_the_code_lines_are_those_whose_start_or_end_says_so(text: str) -> None:
+    lines = [line for line in text.split("\n") if line.strip(" \t")]
+    ended = [line for line in lines if line[-1] in ";{}"]
+    n_chars = code_share(text) * len(text)
+    assert sum(map(len, ended)) - 1e-9 <= n_chars <= sum(map(len, lines)) + 1e-9
+
+
+@pytest.mark.parametrize("sign", ["’", "—", "…", "×", "•"])
+def test_a_sign_beyond_ascii_separates_words_as_any_other(sign: str) -> None:
+    words = "der Hund und die Katze"
+    assert guess_language(words.replace(" ", sign)) == guess_language(words) == "de"
+
+
 def test_a_batch_of_forms_equals_its_singles() -> None:
     assert np.array_equal(form_features(TEXTS), np.concatenate([form_features([text]) for text in TEXTS]))
 
@@ -119,7 +174,7 @@ def test_characters_unknown_to_the_vocabulary_still_tell_texts_apart() -> None:
     static = StaticEmbedder()
     texts = ["龘靐齉", "麤龖龗"]
     ids = [static.ids(text) for text in texts]
-    assert ids[0] == ids[1]
+    assert np.array_equal(ids[0], ids[1])
     one, other = (set(row[row >= 0]) for row in lexical_slots(ids, texts))
     assert len(one - other) >= 3
 
