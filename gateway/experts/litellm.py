@@ -18,7 +18,14 @@ from ..config import DeploymentConfig, ExpertConfig, TimeoutConfig
 from ..fleet.circuit_breaker import CircuitBreaker
 from ..openai.answers import check_answer
 from ..openai.events import EventStream
-from ..openai.failures import ErrorObject, build_failure, decode_leniently, find_error, read_failure
+from ..openai.failures import (
+    ErrorObject,
+    build_failure,
+    decode_leniently,
+    find_error,
+    one_line,
+    read_failure,
+)
 from .deployments import DeployedExpert, build_limit
 from .parameters import Parameters
 from .prompt_preset import PromptPreset
@@ -87,6 +94,21 @@ MCP_HANDLERS = (
 )
 """What LiteLLM imports at the first call with tools: half a second that the event loop would stand still."""
 NOT_CONNECTED = frozenset({"TransportError", "APIConnectionError", "ClientConnectionError", "OSError"})
+SIGN_IN_ERRORS = frozenset(
+    """
+    RefreshError DefaultCredentialsError MalformedError
+    NoCredentialsError PartialCredentialsError CredentialRetrievalError ProfileNotFound
+    TokenRetrievalError UnauthorizedSSOTokenError SSOTokenLoadError
+    ClientAuthenticationError CredentialUnavailableError
+""".split()  # noqa: SIM905 (a list of words reads better)
+)
+"""What google-auth, botocore and azure-identity raise where there are no credentials, or none that serve."""
+SIGN_IN_TEXT = re.compile(
+    r"missing (?:\w+ )?(?:credentials|api[ _]key)|unable to load (?:vertex credentials|pem)"
+    r"|could not resolve project_id",
+    re.IGNORECASE,
+)
+"""The same of LiteLLM and of OpenAI's library, which raise plain errors before anything was sent."""
 PACKAGES = {"google": "google-auth", "azure": "azure-identity"}
 """Packages whose names are not those of their modules."""
 log = logging.getLogger("thalamus.litellm")
@@ -98,6 +120,7 @@ def load_litellm() -> Any:
         os.environ.setdefault(name, "True")
     litellm: Any = importlib.import_module("litellm")
     logging.getLogger("LiteLLM").setLevel(logging.WARNING)
+    logging.getLogger("LiteLLM").addFilter(_leave_out_traceback)
     litellm.telemetry = False
     litellm.suppress_debug_info = True
     litellm.turn_off_message_logging = True
@@ -111,6 +134,12 @@ def load_litellm() -> Any:
         if not str(error.name).startswith("litellm"):
             log.error("LiteLLM cannot be called with tools: %s; pip install 'litellm[mcp]'", error)
     return litellm
+
+
+def _leave_out_traceback(record: logging.LogRecord) -> bool:
+    """LiteLLM logs what it raises with its whole stack; the failure's own line says what to do."""
+    record.exc_info = record.exc_text = None
+    return True
 
 
 class LibraryLoader:
@@ -396,6 +425,8 @@ def failure_of(error: Exception) -> UpstreamError:
     if (answer := _find_answer(error)) is not None:
         return read_failure(*answer)
     causes = list(_causes(error))
+    if (failure := _find_sign_in_failure(causes)) is not None:
+        return failure
     kind = type(error).__name__
     status = getattr(error, "status_code", None)
     status = status if isinstance(status, int) else None
@@ -448,11 +479,25 @@ def _find_body(cause: BaseException, response: Any) -> bytes:
     return b""
 
 
+def _find_sign_in_failure(causes: Sequence[BaseException]) -> UpstreamError | None:
+    """The failure where nothing was sent, as there were no credentials or they were refused; else None."""
+    for cause in causes:
+        is_named = type(cause).__name__ in SIGN_IN_ERRORS
+        # A token service that is down asks for patience, not for another key.
+        if is_named and getattr(cause, "retryable", False):
+            return UpstreamError("connect", "could not be reached through LiteLLM")
+        text = str(cause.args[0] if cause.args else cause).partition("\n")[0]
+        if is_named or SIGN_IN_TEXT.search(text):
+            said = one_line(LITELLM_PREFIX.sub("", text, count=1)).partition(". ")[0].rstrip(".")
+            return UpstreamError("status", f"could not sign in ({said})", status=401)
+    return None
+
+
 def _unsent_failure(causes: Sequence[BaseException]) -> UpstreamError:
     """The failure where no answer came: LiteLLM calls a fault of its own a lost connection too."""
-    missing = next((cause for cause in causes if isinstance(cause, ImportError)), None)
-    if missing is not None:
-        return library_failure(missing)
+    if missing := [cause for cause in causes if isinstance(cause, ImportError)]:
+        # LiteLLM puts words of its own over the error that names the module.
+        return library_failure(next((cause for cause in missing if cause.name), missing[0]))
     if len(causes) > 1 and not any(map(_is_of_connection, causes[1:])):
         return library_failure(causes[-1])
     return UpstreamError("connect", "could not be reached through LiteLLM")

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from ..config import DeploymentConfig, ExpertConfig
 from ..config.providers import ADDRESSES, PROVIDERS, api_base_of
-from ..config.secrets import list_secrets
+from ..config.secrets import Secret, list_secrets
 from ..errors import UpstreamError
 from ..telemetry.logs import UPSTREAM, Redactor
 
@@ -82,6 +82,8 @@ def describe_upstream(expert: ExpertConfig, deployment: DeploymentConfig) -> Ups
     elif deployment.headers:
         names = {name for value in deployment.headers.values() for name in value.variables}
         key, has_key = " and ".join(sorted(names)) or f"headers of expert '{expert.name}'", True
+    elif signs := _list_credentials(expert, deployment):
+        key, has_key = " and ".join(signs), True
     elif deployment.api_base and expert.provider in PROVIDERS:
         # The environment's key goes to the provider's own address only.
         key, has_key = own, False
@@ -91,6 +93,17 @@ def describe_upstream(expert: ExpertConfig, deployment: DeploymentConfig) -> Ups
     return UpstreamFacts(
         expert.name, model, show_address(base) or f"provider {expert.provider}", key, has_key
     )
+
+
+def _list_credentials(expert: ExpertConfig, deployment: DeploymentConfig) -> list[str]:
+    """The variables, or the keys of the configuration, that hold the secrets among a provider's settings."""
+    settings = deployment.settings
+    given = {name: getattr(settings, name) for name in settings.__struct_fields__}
+    return [
+        " and ".join(value.variables) or f"settings.{name} of expert '{expert.name}'"
+        for name, value in given.items()
+        if isinstance(value, Secret)
+    ]
 
 
 def show_address(address: str) -> str:

@@ -249,6 +249,11 @@ def test_what_litellm_needs_for_tools_is_a_declared_dependency() -> None:
     assert Requirement("mcp>=2").specifier.contains(version("mcp"))
 
 
+def test_what_litellm_needs_for_vertex_ai_is_a_declared_dependency() -> None:
+    needed = [line for line in requires("thalamus-gateway") or () if line.startswith("google-auth")]
+    assert [Requirement(line).extras for line in needed] == [{"requests"}]
+
+
 class BrokenLiteLLM:
     """Stands for a module whose calls fail in a way of its own."""
 
@@ -378,6 +383,13 @@ async def test_a_gateway_that_closes_leaves_the_connections_of_another_alone(
 async def test_a_package_of_another_name_is_named(module: str, package: str) -> None:
     failure = await fail_with(ModuleNotFoundError(f"No module named '{module}'", name=module), wrap=True)
     assert failure.message.endswith(f"pip install {package}")
+
+
+async def test_a_module_that_is_missing_is_named_behind_litellms_own_words() -> None:
+    inner = ModuleNotFoundError("No module named 'google'", name="google")
+    error = ImportError("Google Cloud SDK not found. Install it with: pip install 'litellm[google]'")
+    error.__context__ = inner
+    assert (await fail_with(error, wrap=False)).message.endswith("pip install google-auth")
 
 
 OFFLINE = """

@@ -86,3 +86,42 @@ def test_a_wait_is_read_from_the_response_in_every_form() -> None:
     assert failure_of(error).retry_after_s == 2.5
     far = build_error("RateLimitError", "no", 429, retry_after="Wed, 21 Oct 99999 07:28:00 GMT")
     assert failure_of(far).retry_after_s is None
+
+
+class RefreshError(Exception):
+    """As google-auth's: the refusal of a token service, or that it cannot be asked now."""
+
+    def __init__(self, text: str, retryable: bool = False) -> None:
+        super().__init__(text, {"error": "invalid_grant"})
+        self.retryable = retryable
+
+
+class NoCredentialsError(Exception):
+    """As botocore's."""
+
+
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        (RefreshError("invalid_grant: Invalid JWT Signature."), "invalid_grant: Invalid JWT Signature"),
+        (NoCredentialsError("Unable to locate credentials"), "Unable to locate credentials"),
+        (ValueError("Missing Gemini API key. Set the GEMINI_API_KEY"), "Missing Gemini API key"),
+        (Exception("Missing credentials. Please pass one of"), "Missing credentials"),
+        (Exception("Unable to load vertex credentials from x"), "Unable to load vertex credentials from x"),
+        (ValueError("Unable to load PEM file. See"), "Unable to load PEM file"),
+        (ValueError("Could not resolve project_id"), "Could not resolve project_id"),
+    ],
+)
+@pytest.mark.parametrize("name", ["APIConnectionError", "AuthenticationError", "APIError"])
+def test_what_fails_for_want_of_credentials_says_so(cause: Exception, said: str, name: str) -> None:
+    error = build_error(name, f"litellm.{name}: {cause}\nTraceback (most recent call last):", 500)
+    error.__context__ = cause
+    failure = failure_of(error)
+    assert (failure.kind, failure.status) == ("status", 401)
+    assert failure.message == f"could not sign in ({said})"
+
+
+def test_a_token_service_that_is_down_is_no_refused_key() -> None:
+    error = build_error("APIConnectionError", "litellm.APIConnectionError: x", 500)
+    error.__context__ = RefreshError("internal_failure", retryable=True)
+    assert (failure_of(error).kind, failure_of(error).status) == ("connect", None)

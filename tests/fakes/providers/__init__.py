@@ -5,6 +5,7 @@ from .bedrock import BEDROCK
 from .gemini import GEMINI
 from .openai import AZURE, OPENAI_LIKE, OpenAIRules
 from .server import ProviderServer, Request, Response
+from .vertex import VERTEX, VertexRules
 
 __all__ = [
     "ANTHROPIC",
@@ -12,8 +13,10 @@ __all__ = [
     "BEDROCK",
     "GEMINI",
     "OPENAI_LIKE",
+    "VERTEX",
     "OpenAIRules",
     "ProviderServer",
     "Request",
     "Response",
+    "VertexRules",
 ]

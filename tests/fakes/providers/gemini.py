@@ -32,6 +32,7 @@ SETTINGS = frozenset(
 KINDS = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
     429: "RESOURCE_EXHAUSTED",
     500: "INTERNAL",
     503: "UNAVAILABLE",
@@ -48,21 +49,30 @@ USAGE = {
 class GeminiRules:
     """What the Gemini API takes and answers."""
 
+    path = re.compile(r"/(?:v1beta/)?models/[\w.-]+:(?P<method>generateContent|streamGenerateContent)")
+    fields = FIELDS
+    settings = SETTINGS
+
     def answer(self, request: Request) -> Response:
-        match = re.fullmatch(
-            r"/(?:v1beta/)?models/[\w.-]+:(generateContent|streamGenerateContent)", request.path
-        )
+        match = self.path.fullmatch(request.path)
         if match is None:
             return refuse(404, f"{request.path} is not found for API version v1beta")
+        refusal = (
+            self._check_access(request, match)
+            or self._check_fields(request.body)
+            or self._fail_if_asked(request.body)
+        )
+        return refusal or self._complete(request, match["method"] == "streamGenerateContent")
+
+    def _check_access(self, request: Request, match: re.Match[str]) -> Response | None:
         if KEY not in (request.headers.get("x-goog-api-key"), request.query.get("key")):
             return refuse(400, "API key not valid. Please pass a valid API key.", "API_KEY_INVALID")
-        refusal = self._check_fields(request.body) or self._fail_if_asked(request.body)
-        return refusal or self._complete(request, match[1] == "streamGenerateContent")
+        return None
 
     def _check_fields(self, body: dict[str, Any]) -> Response | None:
         # Google's JSON takes a field by its name in the protocol buffer too: max_output_tokens.
         settings = {_camel(name): value for name, value in body.get("generationConfig", {}).items()}
-        for name in [*(body.keys() - FIELDS), *(settings.keys() - SETTINGS)]:
+        for name in [*(body.keys() - self.fields), *(settings.keys() - self.settings)]:
             return refuse(400, f'Invalid JSON payload received. Unknown name "{name}": Cannot find field.')
         if not body.get("contents"):
             return refuse(400, "* GenerateContentRequest.contents: contents is not specified")
@@ -80,8 +90,11 @@ class GeminiRules:
                 400, "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576)."
             )
         if command == "429":
-            return refuse(429, "You exceeded your current quota. Please retry in 7s.", retry="7s")
+            return self._refuse_rate()
         return refuse(int(command), "An internal error has occurred.") if command else None
+
+    def _refuse_rate(self) -> Response:
+        return refuse(429, "You exceeded your current quota. Please retry in 7s.", retry="7s")
 
     def _complete(self, request: Request, streams: bool) -> Response:
         body = request.body

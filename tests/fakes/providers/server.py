@@ -105,9 +105,9 @@ class ProviderServer:
         target, headers = await read_head(reader)
         data = await _read_body(reader, headers)
         parts = urlsplit(target)
-        request = Request(
-            unquote(parts.path), dict(parse_qsl(parts.query)), headers, json.loads(data) if data else {}
-        )
+        is_form = headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
+        body = dict(parse_qsl(data.decode())) if is_form else json.loads(data or b"{}")
+        request = Request(unquote(parts.path), dict(parse_qsl(parts.query)), headers, body)
         self.requests.append(request)
         response = self.rules.answer(request)
         extra = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
