@@ -352,8 +352,9 @@ async def test_a_refused_service_account_is_told_with_its_place(
     said = (await place.chat("vertex.wrong")).error["message"]
     where = place.servers["vertex"].address.removeprefix("http://")
     assert said == (
-        f"expert 'vertex.wrong' ({where}) could not sign in (invalid_grant: Invalid JWT Signature): its key is "
-        "refused; the operator must set a valid key in settings.vertex_credentials of expert 'vertex.wrong'"
+        f"expert 'vertex.wrong' ({where}) could not sign in (invalid_grant: Invalid JWT Signature): its key "
+        "is refused; the operator must set a valid key in "
+        "settings.vertex_credentials of expert 'vertex.wrong'"
     )
     assert "could not sign in" in caplog.text
     assert "Traceback" not in caplog.text

@@ -17,7 +17,7 @@ ACCOUNT = f"gateway@{PROJECT}.iam.gserviceaccount.com"
 TOKEN = "ya29.of-the-provider"
 GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 AUDIENCE = "https://oauth2.googleapis.com/token"
-"""Whom an assertion is for, whatever `token_uri` says: google-auth writes this address into all of them."""
+"""Whom an assertion is for: google-auth writes this address into all of them, not that of `token_uri`."""
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 
 
