@@ -34,8 +34,8 @@ def build_worth(
         return 1.0 / (_SOON_S + max(0.0, snapshot.now_s - resident.last_used_s))
 
     def by_lookahead(resident: Resident) -> Worth:
-        waits = resident.expert in snapshot.queue
-        next_s = 0.0 if waits else snapshot.next_use_s.get(resident.expert)
+        queue = snapshot.queue.get(resident.expert)
+        next_s = 0.0 if queue is not None and not queue.patient else snapshot.next_use_s.get(resident.expert)
         # load · u / (u + next): Belady compares next uses alone, but load times differ widely.
         again_s = 0.0
         if next_s is not None:

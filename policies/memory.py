@@ -45,8 +45,11 @@ class Resident:
     """A local expert that holds memory, or is about to.
 
     n_busy:      requests it answers now
+    n_patient:   how many of them are patient (see `Queue`)
     idle_in_s:   expected seconds until they are answered; used for busy residents only
-    n_uses:      requests it answered since the process started, over all loads
+    n_uses:      requests it answered since the process started, over all loads, without patient ones
+    last_used_s: when the last of these ended
+    stoppable:   a load that may be broken off, so that another expert is loaded instead
     ready_s:     when it became ready to answer
     expires_s:   when it is evicted for being unused; None keeps it until its memory is needed
     held:        gets no new requests, because of the last decision
@@ -63,13 +66,16 @@ class Resident:
     expires_s: float | None = None
     held: bool = False
     idle_in_s: float = float("inf")
+    n_patient: int = 0
+    stoppable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """The requests that wait for one expert.
+    """The requests that wait for one expert; patient ones are left out where others wait too.
 
     oldest_s: when the first of them came
+    priority: below 0 the requests are patient, as those of batches are: no other waits for them
     drain_s:  expected seconds for its expert to answer them all
     """
 
@@ -78,6 +84,10 @@ class Queue:
     oldest_s: float
     priority: int = 0
     drain_s: float = 0.0
+
+    @property
+    def patient(self) -> bool:
+        return self.priority < 0
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from .memory import Queue, Snapshot
 
+_SOON_S = 1e-3
+
 
 @dataclass(frozen=True, slots=True)
 class TurnRule:
@@ -13,11 +15,14 @@ class TurnRule:
     tau_s:       a queue that waited this long counts double
     max_wait_s:  a queue goes before all others in time to be answered when its oldest request waited so long
     swap_weight: how much the requests delayed by a swap count against those that ask for it
+    patient_s:   from this age on a queue of patient requests gains weight against experts in use, so that a
+        batch is served now and then beside traffic that never pauses
     """
 
     tau_s: float = 10.0
     max_wait_s: float = 60.0
     swap_weight: float = 1.0
+    patient_s: float = 600.0
 
 
 def order_queues(snapshot: Snapshot, rule: TurnRule) -> tuple[Queue, ...]:
@@ -48,14 +53,14 @@ def find_due(snapshot: Snapshot, rule: TurnRule) -> frozenset[str]:
     """The experts whose queues must go now to be served within the bound on waiting.
 
     A turn takes an eviction, a load and the answers. The current turn and the queues that waited longer come
-    first, as many at once as there are residents now.
+    first, as many at once as there are residents now. Patient queues have no bound and delay no other.
     """
 
     def place(queue: Queue) -> tuple[bool, float, str]:
         return not _is_current(queue, snapshot, rule), queue.oldest_s, queue.expert
 
     n_at_once = max(1, sum(resident.state != "leaving" for resident in snapshot.residents))
-    queues = sorted(snapshot.queue.values(), key=place)
+    queues = sorted((queue for queue in snapshot.queue.values() if not queue.patient), key=place)
     # Due: age + (turns before + one later turn) / n_at_once + start-up ≥ bound. One turn of a later queue may
     # begin before this one is found due; the longest is the worst case.
     leads_s = [_startup_s(queue, snapshot) for queue in queues]
@@ -88,13 +93,16 @@ def queue_weight(queue: Queue, now_s: float, rule: TurnRule) -> float:
     return queue.n_waiting * (1.0 + max(0.0, now_s - queue.oldest_s) / rule.tau_s)
 
 
-def is_in_turn(expert: str, snapshot: Snapshot, rule: TurnRule) -> bool:
+def is_in_turn(expert: str, snapshot: Snapshot, rule: TurnRule, wanting: Queue | None = None) -> bool:
     """Whether requests that the expert was loaded for still wait: until then it is not displaced.
 
-    A turn lasts no longer than the bound on waiting, or than the load took.
+    A turn lasts no longer than the bound on waiting, or than the load took. That of patient requests does
+    not hold against others that are `wanting`.
     """
     # Without turns, experts that are all overdue would displace each other for every request.
     queue, resident = snapshot.queue.get(expert), snapshot.resident[expert]
+    if queue is not None and queue.patient and wanting is not None and not wanting.patient:
+        return False
     longest_s = max(rule.max_wait_s, snapshot.load_s(expert))
     on_s = snapshot.now_s - resident.ready_s
     return queue is not None and queue.oldest_s <= resident.ready_s and on_s <= longest_s
@@ -107,7 +115,7 @@ def can_displace(
 
     It may when it is due, unless the other's queue is due too and older; or when it has priority; or when its
     weight exceeds that of the other's queue plus, if the other was used since, the requests that the swap
-    is expected to delay.
+    is expected to delay. Patient requests wait until the other has been unused for as long as a swap takes.
     """
     other = snapshot.queue.get(expert)
     if wanting.expert in first:
@@ -118,11 +126,19 @@ def can_displace(
         if wanting.priority > other.priority:
             return True
     resident = snapshot.resident[expert]
-    used = resident.n_busy > 0 or resident.last_used_s > wanting.oldest_s
+    is_answering = resident.n_busy > resident.n_patient
     swap_s = snapshot.load_s(wanting.expert) + snapshot.load_s(expert)
+    rate_per_s = snapshot.rate_per_s.get(expert, 0.0)
+    if wanting.patient and resident.n_uses:
+        # One use tells no rate yet, but the next message of a conversation comes soon or not at all.
+        rate_per_s = max(rate_per_s, 1.0 / max(_SOON_S, snapshot.now_s - resident.last_used_s))
+        # A batch keeps its line full, so that its length says nothing.
+        over_s = max(0.0, snapshot.now_s - wanting.oldest_s - rule.patient_s)
+        return not is_answering and 1.0 + over_s / rule.tau_s > swap_s * rate_per_s
     # A client that asks two experts alternately delays at most the requests that arrive during both loads:
     # rate · (load of the one + load of the other).
-    delayed = rule.swap_weight * swap_s * snapshot.rate_per_s.get(expert, 0.0) if used else 0.0
+    used = is_answering or resident.last_used_s > wanting.oldest_s
+    delayed = rule.swap_weight * swap_s * rate_per_s if used else 0.0
     against = delayed + (queue_weight(other, snapshot.now_s, rule) if other is not None else 0.0)
     return queue_weight(wanting, snapshot.now_s, rule) > against
 

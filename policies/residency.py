@@ -170,7 +170,7 @@ class _Decision:
         if wanted.size_bytes <= room.spare_bytes:
             return _Option(room)
         need = wanted.size_bytes - room.expected_bytes
-        movable = [r for r in room.there if self._can_leave(r)]
+        movable = [r for r in room.there if self._can_leave(r, queue)]
         turns = self._rule.turns
         willing = [r for r in movable if r.held or can_displace(queue, r.expert, self._at, turns, self._due)]
         # Only look-ahead can weigh waiting for a busy one against the loss of an idle one.
@@ -183,7 +183,7 @@ class _Decision:
             return _Option(room, leaving, sum_worth(leaving, self._value), "busy" if busy else "memory")
         if sum(r.size_bytes for r in movable) >= need:
             return _Option(room, blocked="claim")
-        if room.promised_bytes or any(self._has_turn_or_loads(r) for r in room.there):
+        if room.promised_bytes or any(self._has_turn_or_loads(r, queue) for r in room.there):
             return _Option(room, blocked="turn")
         return _Option(room, blocked="taken")
 
@@ -198,16 +198,26 @@ class _Decision:
     def _is_staying(self, resident: Resident) -> bool:
         return resident.state != "leaving" and resident.expert not in self._leaving_experts
 
-    def _can_leave(self, resident: Resident) -> bool:
-        ready = resident.state == "ready" and resident.expert not in self._leaving_experts
-        return ready and not self._at.is_pinned(resident.expert) and not self._is_in_turn(resident)
+    def _can_leave(self, resident: Resident, wanting: Queue) -> bool:
+        if resident.expert in self._leaving_experts or self._at.is_pinned(resident.expert):
+            return False
+        if resident.state == "loading":
+            return resident.stoppable and self._is_loaded_patiently(resident, wanting)
+        return resident.state == "ready" and not self._is_in_turn(resident, wanting)
 
-    def _has_turn_or_loads(self, resident: Resident) -> bool:
-        turn = not self._at.is_pinned(resident.expert) and self._is_in_turn(resident)
+    def _is_loaded_patiently(self, resident: Resident, wanting: Queue) -> bool:
+        """Whether a load is for patient requests only, which have not waited for very long."""
+        queue = self._at.queue.get(resident.expert)
+        if queue is None or not queue.patient or wanting.patient:
+            return False
+        return self._at.now_s - queue.oldest_s < self._rule.turns.patient_s
+
+    def _has_turn_or_loads(self, resident: Resident, wanting: Queue) -> bool:
+        turn = not self._at.is_pinned(resident.expert) and self._is_in_turn(resident, wanting)
         return resident.state == "loading" or turn
 
-    def _is_in_turn(self, resident: Resident) -> bool:
-        return is_in_turn(resident.expert, self._at, self._rule.turns)
+    def _is_in_turn(self, resident: Resident, wanting: Queue) -> bool:
+        return is_in_turn(resident.expert, self._at, self._rule.turns, wanting)
 
     def _is_idle(self, resident: Resident) -> bool:
         wanted = self._at.is_pinned(resident.expert) or resident.expert in self._at.queue

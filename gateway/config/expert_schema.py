@@ -185,6 +185,10 @@ class RunnersConfig(StrictStruct, frozen=True):
     max_wait_s: Seconds = 60.0
     """Longest wait for an engine while others are served, in seconds; after it the waiting engine goes first.
     """
+    batch_grace_s: Seconds = 5.0
+    """Longest time in seconds that calls of batches in flight keep a live request waiting for an engine.
+    After it they are cut off and made again later, each time with twice as long.
+    """
     logs: str = ".thalamus/runners"
     """Folder for the logs of the engines."""
 

@@ -1,5 +1,7 @@
 """Experts on engines of our own: OpenAI's protocol on a port that changes with every start."""
 
+import asyncio
+
 from ..config import ExpertConfig, TimeoutConfig
 from ..runners import Lease, RunnerBusy, Runners, RunnerUnavailable
 from .openai_compatible import ENDPOINTS, Address, Deployment, Transport
@@ -10,6 +12,8 @@ DEATHS = frozenset({"connect", "reset", "cut"})
 SILENCES = frozenset({"timeout", "stall"})
 NOTICED_WITHIN_S = 0.5
 RESTART_S = 15.0
+PATIENT_WAIT_S = 3600.0
+"""Longest wait of a batch's call for its turn beside other requests."""
 
 
 class LocalExpert:
@@ -28,17 +32,48 @@ class LocalExpert:
 
     async def call(self, call: Call) -> Reply:
         fields = self._preset.apply(call)
-        lease = await self._take(self._timeouts.load_s, call)
+        if call.patient:
+            return await self._call_patiently(call, fields)
+        lease = await self._take(self._timeouts.load_s)
         try:
             return await self._ask(lease, call, fields)
         except UpstreamError as error:
             if error.kind not in DEATHS or not await lease.wait_lost(NOTICED_WITHIN_S):
                 raise
-        return await self._ask(await self._take(min(RESTART_S, self._timeouts.load_s), call), call, fields)
+        return await self._ask(await self._take(min(RESTART_S, self._timeouts.load_s)), call, fields)
 
-    async def _take(self, wait_s: float, call: Call) -> Lease:
+    async def _call_patiently(self, call: Call, fields: Fields) -> Reply:
+        """The call of a batch: waits while others are served, and is cut off and repeated for them."""
+        grace, n_deaths = 1, 0
+        while True:
+            lease = await self._take(PATIENT_WAIT_S, -1, grace)
+            try:
+                if (reply := await self._ask_until_recalled(lease, call, fields)) is not None:
+                    return reply
+                # Twice the time at each try, so that a long answer ends one day.
+                grace *= 2
+            except UpstreamError as error:
+                n_deaths += 1
+                if n_deaths > 1 or error.kind not in DEATHS or not await lease.wait_lost(NOTICED_WITHIN_S):
+                    raise
+
+    async def _ask_until_recalled(self, lease: Lease, call: Call, fields: Fields) -> Reply | None:
+        """The reply; None where the lease was recalled first."""
+        with lease:
+            asking = asyncio.ensure_future(self._ask(lease, call, fields))
+            recalled = asyncio.ensure_future(lease.recalled.wait())
+            try:
+                await asyncio.wait({asking, recalled}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                recalled.cancel()
+                if not asking.done():
+                    asking.cancel()
+                    await asyncio.wait({asking})
+            return None if asking.cancelled() else asking.result()
+
+    async def _take(self, wait_s: float, priority: int = 0, grace: int = 1) -> Lease:
         try:
-            return await self._runners.take(self.name, wait_s=wait_s, priority=-1 if call.patient else 0)
+            return await self._runners.take(self.name, wait_s=wait_s, priority=priority, grace=grace)
         except RunnerBusy as error:
             raise UpstreamError("busy", str(error), status=429, retry_after_s=error.retry_after_s) from error
         except RunnerUnavailable as error:

@@ -57,4 +57,5 @@ def build_pool_rule(config: Config) -> PoolRule:
         each=size_bytes(runners.memory) if isinstance(runners.memory, str) else None,
         residency=ResidencyRule(evict=runners.evict, turns=TurnRule(max_wait_s=runners.max_wait_s)),
         log_folder=Path(runners.logs),
+        batch_grace_s=runners.batch_grace_s,
     )

@@ -178,18 +178,21 @@ class Runners(Mapping[str, Runner]):
         with await self.take(expert, wait_s=wait_s, priority=priority) as lease:
             yield lease
 
-    async def take(self, expert: str, *, wait_s: float, priority: int = 0) -> Lease:
+    async def take(self, expert: str, *, wait_s: float, priority: int = 0, grace: int = 1) -> Lease:
         """A turn at the runner of an expert, once it is loaded and has room.
 
-        The caller releases it. In line, a higher `priority` goes first.
+        The caller releases it. In line, a higher `priority` goes first. One below 0 is patient: it counts in
+        no forecast, protects no runner from being unloaded for others, and its lease is recalled when those
+        have waited for `grace` times `PoolRule.batch_grace_s`.
 
         Raises:
             RunnerUnavailable: not within `wait_s`; RunnerBusy: too many wait; RunnerFailed: it cannot be
                 loaded; RunnerTooLarge: it never fits.
         """
-        queue, now_s = self._by_expert[expert], time.monotonic()
+        queue, now_s, patient = self._by_expert[expert], time.monotonic(), priority < 0
         until_s = now_s + wait_s
-        self._forecast.note_arrival(queue.name, now_s)
+        if not patient:
+            self._forecast.note_arrival(queue.name, now_s)
         while True:
             if self._scheduler is None:
                 raise RunnerUnavailable(f"{queue.name} is stopped")
@@ -205,9 +208,13 @@ class Runners(Mapping[str, Runner]):
                     self._stir()
                     raise
             if url := queue.runner.base_url:
-                self._learn(queue)
                 began_s = time.monotonic()
-                return Lease(queue.runner, url, began_s, self._take_back, began_s - now_s)
+                lease = Lease(queue.runner, url, began_s, self._take_back, began_s - now_s, grace)
+                if patient:
+                    queue.patient_leases.add(lease)
+                else:
+                    self._learn(queue)
+                return lease
             queue.runner.pulse.end()  # it died between the turn and now
 
     def _learn(self, queue: RunnerQueue) -> None:
@@ -217,7 +224,9 @@ class Runners(Mapping[str, Runner]):
     def _take_back(self, lease: Lease) -> None:
         queue = self._queues[lease.runner.name]
         queue.runner.pulse.end()
-        queue.note_use(lease.since_s, time.monotonic())
+        patient = lease in queue.patient_leases
+        queue.patient_leases.discard(lease)
+        queue.note_use(lease.since_s, time.monotonic(), patient)
         queue.serve()
         if any(other.n_waiting for other in self._queues.values()):
             self._stir()
@@ -295,9 +304,13 @@ class Runners(Mapping[str, Runner]):
             queue.serve()
         snapshot = self.look()
         effects = decide_residency(snapshot, self._rule.residency, self._forecast.shadow.kept_experts)
-        holds = {effect.expert for effect in effects if isinstance(effect, Hold)}
-        for queue in self._queues.values():
-            queue.held = queue.name in holds
+        holds = {effect.expert: effect.wanted_by for effect in effects if isinstance(effect, Hold)}
+        for name, queue in self._queues.items():
+            queue.held = name in holds
+            if queue.patient_leases:
+                wanting = snapshot.queue.get(holds.get(name, ""))
+                since_s = wanting.oldest_s if wanting is not None and not wanting.patient else None
+                queue.recall_patient(snapshot.now_s, self._rule.batch_grace_s, since_s)
         for effect in effects:
             self._perform(effect)
         for queue in self._queues.values():
@@ -328,7 +341,8 @@ class Runners(Mapping[str, Runner]):
 
     def _perform(self, effect: Effect) -> None:
         queue = self._queues[effect.expert]
-        if isinstance(effect, Evict) and (queue.move is None or queue.runner.pausing):
+        # A load may be broken off; an unloading is under way already.
+        if isinstance(effect, Evict) and not queue.leaving:
             if effect.wanted_by is None:
                 self._forecast.dismissed.add(queue.name)
             else:

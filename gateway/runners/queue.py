@@ -37,6 +37,8 @@ class RunnerQueue:
         self.leaving = False
         self.n_uses = 0
         self.last_used_s = clock
+        self.last_asked_s = clock
+        self.patient_leases: set[Lease] = set()
         self.ready_s = clock
         self.loading_since_s = clock
         self.retry_at_s = clock
@@ -94,11 +96,12 @@ class RunnerQueue:
         # A load that was never measured is no reason to refuse a request.
         ahead_s = 0.0 if self.runner.load_s is None else self.loads_in_s(now_s)
         n_busy = self.runner.pulse.n_in_flight
-        state = QueueState(self.n_waiting, n_busy, self.n_slots, self.service_s, ahead_s)
+        n_before = sum(waiter.priority >= priority for waiter in self._line.waiting)
+        state = QueueState(n_before, n_busy, self.n_slots, self.service_s, ahead_s)
         answer = admit(state, AdmissionRule(self.n_slots * MAX_WAITING_PER_SLOT, wait_s))
         if isinstance(answer, Rejected):
             raise RunnerBusy(
-                f"{self.name} answers {self.n_slots} at a time and {self.n_waiting} wait: about "
+                f"{self.name} answers {self.n_slots} at a time and {n_before} wait: about "
                 f"{state.wait_s():.0f} s until its turn",
                 retry_after_s=math.ceil(answer.retry_after_s),
             )
@@ -123,11 +126,27 @@ class RunnerQueue:
         """Refuse every waiting request."""
         self._line.refuse(error)
 
-    def note_use(self, began_s: float, now_s: float) -> None:
-        """A request is over."""
-        self.n_uses += 1
+    def note_use(self, began_s: float, now_s: float, patient: bool = False) -> None:
+        """A request is over. What a batch uses is no sign that others will ask for it."""
+        if not patient:
+            self.n_uses += 1
+            self.last_asked_s = now_s
         self.last_used_s = now_s
         self.service_s += SERVICE_WEIGHT * (now_s - began_s - self.service_s)
+
+    def recall_patient(self, now_s: float, grace_s: float, since_s: float | None = None) -> None:
+        """Cut off calls of batches that keep others waiting for longer than `grace_s`.
+
+        Those wait since `since_s` for the memory of this runner; without it, those in its own line for slots.
+        """
+        n_most = len(self.patient_leases)
+        if since_s is None:
+            waiting = [waiter for waiter in self._line.waiting if waiter.priority >= 0]
+            since_s, n_most = min((waiter.since_s for waiter in waiting), default=now_s), len(waiting)
+        # Those that began last have lost the least.
+        for lease in sorted(self.patient_leases, key=lambda lease: -lease.since_s)[:n_most]:
+            if now_s - max(since_s, lease.since_s) >= grace_s * lease.grace:
+                lease.recalled.set()
 
     def is_retry_due(self) -> bool:
         """Whether it is loaded again at `retry_at_s` without a request."""
@@ -160,18 +179,24 @@ class RunnerQueue:
             size_bytes=self.size_bytes,
             state="leaving" if self.leaving or state == "stopping" else "ready" if idle else "loading",
             n_busy=self.runner.pulse.n_in_flight,
+            n_patient=len(self.patient_leases),
             n_uses=self.n_uses,
-            last_used_s=self.last_used_s,
+            last_used_s=self.last_asked_s,
             ready_s=self.ready_s,
             expires_s=None if ttl_s is None else max(self.last_used_s, self.ready_s) + ttl_s,
             held=self.held,
             idle_in_s=self.service_s or math.inf,
+            # What wakes up is ready sooner than its process would be ended.
+            stoppable=state == "starting" and not self.runner.waking,
         )
 
     def demand(self) -> Queue | None:
         waiting = self._line.waiting
         if not waiting:
             return None
+        # In the order of priority: with the first one patient, all are.
+        if waiting[0].priority >= 0:
+            waiting = [waiter for waiter in waiting if waiter.priority >= 0]
         return Queue(
             self.name,
             len(waiting),
@@ -184,7 +209,8 @@ class RunnerQueue:
 class Lease:
     """A turn at a runner that is ready. `url` and `headers` say where and how to ask, `alias` for whom.
 
-    It began at `since_s`, after `waited_s` in line.
+    It began at `since_s`, after `waited_s` in line. `recalled` is set where a patient request has to make
+    room for others: it is cut off, and asks again. One of `grace` 2 has twice the usual time until then.
 
     Give it back with `release`, or by leaving its `with`; once is enough.
     """
@@ -196,11 +222,14 @@ class Lease:
         since_s: float,
         give_back: "Callable[[Lease], None]",
         waited_s: float = 0.0,
+        grace: int = 1,
     ) -> None:
         self.runner = runner
         self.url = url
         self.since_s = since_s
         self.waited_s = waited_s
+        self.grace = grace
+        self.recalled = asyncio.Event()
         self._give_back: Callable[[Lease], None] | None = give_back
 
     @property

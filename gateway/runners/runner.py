@@ -38,7 +38,7 @@ class Runner:
     Requests go to `base_url` with `headers`; both hold for the running process only as long as `state` is
     "ready" or "busy", and a restart changes the port. `alias` is what the server calls itself in `model`.
     `pulse` is told of requests and of what is heard of them. `pausing` says that it holds no memory just now,
-    between two starts.
+    between two starts; `waking` that it starts from sleep.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Runner:
         self.pulse = Pulse()
         self.n_loads = 0
         self.pausing = False
+        self.waking = False
         self._alias = alias
         self._patience = patience or Patience()
         self._engines = engines
@@ -136,6 +137,7 @@ class Runner:
         """
         self.plan()
         if self._state == "sleeping":
+            self.waking = True
             self._set("starting")
             self._wake_requested.set()
         elif self._supervisor is None or self._supervisor.done():
@@ -261,6 +263,7 @@ class Runner:
         self.n_loads += 1
         self._sleep_requested.clear()
         self._wake_requested.clear()
+        self.waking = False
         self._set("ready")
         return self._ready_at_s
 
@@ -335,6 +338,7 @@ class Runner:
     async def _reap(self, grace_s: float) -> None:
         """End the process; it gets no new requests and is gone when this returns."""
         child, self._child, self._address = self._child, None, None
+        self.waking = False
         if self._state in ("ready", "sleeping"):
             self._set("starting")
         if child is None:

@@ -178,13 +178,15 @@ class PoolRule:
     """How runners share memory.
 
     `memory` is what may be held on each device, by name; `each` goes for devices not named. Without either it
-    is what the device has, less a margin. Logs are kept in `log_folder`.
+    is what the device has, less a margin. Logs are kept in `log_folder`. Calls of batches in flight keep
+    others waiting for `batch_grace_s` seconds at most.
     """
 
     memory: Mapping[str, int] = field(default_factory=dict)
     each: int | None = None
     residency: ResidencyRule = field(default_factory=ResidencyRule)
     log_folder: Path | None = None
+    batch_grace_s: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -31,7 +31,7 @@ class Process:
     pulse: Pulse = field(default_factory=Pulse)
     n_given_back: int = 0
 
-    async def take(self, expert: str, *, wait_s: float, priority: int = 0) -> Lease:
+    async def take(self, expert: str, *, wait_s: float, priority: int = 0, grace: int = 1) -> Lease:
         async with asyncio.timeout(wait_s):
             while self.base_url is None and self.next_url is not None:
                 await asyncio.sleep(0.01)
@@ -93,7 +93,7 @@ async def test_an_answer_that_never_comes_makes_the_runner_suspect(transport: Tr
 
 async def test_too_long_a_line_is_a_429_that_says_when_to_come_back(transport: Transport) -> None:
     class Full(Process):
-        async def take(self, expert: str, *, wait_s: float, priority: int = 0) -> Lease:
+        async def take(self, expert: str, *, wait_s: float, priority: int = 0, grace: int = 1) -> Lease:
             raise RunnerBusy("good is full", retry_after_s=7)
 
     with pytest.raises(UpstreamError) as caught:
@@ -141,3 +141,27 @@ async def wait_until_seen(upstream: FakeUpstream) -> None:
     async with asyncio.timeout(2):
         while not upstream.calls:  # noqa: ASYNC110 (nothing tells)
             await asyncio.sleep(0.005)
+
+
+async def test_the_call_of_a_batch_is_cut_off_for_others_and_made_again_with_twice_the_time(
+    transport: Transport,
+) -> None:
+    async with FakeUpstream() as upstream:
+        process, leases = Process(upstream.base_url, alias="hang"), list[Lease]()
+        take = process.take
+
+        async def watch(expert: str, *, wait_s: float, priority: int = 0, grace: int = 1) -> Lease:
+            lease = await take(expert, wait_s=wait_s, priority=priority, grace=grace)
+            leases.append(lease)
+            lease.grace = grace
+            assert priority == -1
+            return lease
+
+        process.take = watch  # type: ignore[method-assign]
+        asking = asyncio.ensure_future(expert_on(process, transport).call(replace(CALL, patient=True)))
+        await wait_until_seen(upstream)
+        process.alias = "good"
+        leases[0].recalled.set()
+        assert (await asking).body == build_completion("good")
+        assert [lease.grace for lease in leases] == [1, 2]
+        assert process.n_given_back == 2

@@ -409,3 +409,46 @@ async def test_random_traffic_never_locks_up_and_respects_the_room() -> None:
         assert {text for texts in answers for text in texts} == {"Paris."}
         assert most == 2
         assert [status.n_in_flight for status in runners.snapshot()] == [0] * 4
+
+
+async def keep_asking(runners: Runners, name: str, calls: list[str]) -> None:
+    """A call of a batch after the other."""
+    while True:
+        async with runners.lease(name, wait_s=60, priority=-1) as lease:
+            await chat(lease)
+            calls.append(name)
+
+
+async def test_a_request_displaces_a_batch_as_soon_as_its_calls_in_flight_end() -> None:
+    """Hundreds of calls a second to `a` would make a forecast that protects it for a minute."""
+    async with pool_of(tiny("a"), tiny("b")) as runners:
+        await runners.wait_settled()
+        calls: list[str] = []
+        batch = asyncio.create_task(keep_asking(runners, "a", calls))
+        while len(calls) < 20:  # noqa: ASYNC110 (nothing tells)
+            await asyncio.sleep(0.01)
+        now = runners.look()
+        assert (now.rate_per_s, now.next_use_s) == ({}, {})
+        async with asyncio.timeout(20), runners.lease("b", wait_s=60) as lease:
+            await chat(lease)
+        assert runners.n_evictions == 1
+        # The batch goes on once `b` has been unused for as long as a swap takes.
+        n_before = len(calls)
+        async with asyncio.timeout(30):
+            while len(calls) <= n_before:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        batch.cancel()
+        await asyncio.gather(batch, return_exceptions=True)
+
+
+async def test_a_load_for_a_batch_is_broken_off_for_a_request() -> None:
+    async with pool_of(tiny("b"), tiny("a", "--load-s", "60")) as runners:
+        await runners.wait_settled()
+        batch = asyncio.create_task(runners.take("a", wait_s=60, priority=-1))
+        while runners["a"].pid is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        async with runners.lease("b", wait_s=30) as lease:
+            await chat(lease)
+        assert not batch.done()
+        batch.cancel()
+        await asyncio.gather(batch, return_exceptions=True)

@@ -784,3 +784,57 @@ def test_of_devices_with_room_the_one_with_most_free_now_is_taken() -> None:
     there = (Resident("b", "later", 30, "leaving"),)
     at = Snapshot(100.0, devices, loadable, there, (make_queue("a"),))
     assert decide_residency(at) == (Load("a", "free"),)
+
+
+def test_patient_requests_are_displaced_at_once_by_others_and_wait_until_those_pause() -> None:
+    batch = make_held("a", n_busy=2, n_patient=2, ready_s=99.0, idle_in_s=3.0)
+    queues = [make_queue("a", n=9, since_s=50.0, priority=-1), make_queue("b")]
+    assert decide_residency(snapshot([batch], queues))[0] == Hold("a", wanted_by="b")
+    # Their own requests wait since before the load, and that is no turn; nor are they ever due.
+    idle = make_held("a", ready_s=99.0)
+    assert decide_residency(snapshot([idle], queues))[0] == Evict("a", wanted_by="b")
+    overdue = [make_queue("a", n=9, since_s=0.0, priority=-1), make_queue("b")]
+    assert decide_residency(snapshot([idle], overdue))[0] == Evict("a", wanted_by="b")
+
+
+@pytest.mark.parametrize(("used_s", "since_s", "leaves"), [(70.0, 99.0, True), (85.0, 99.0, False)])
+def test_a_batch_takes_memory_back_once_its_user_paused_for_as_long_as_a_swap(
+    used_s: float, since_s: float, leaves: bool
+) -> None:
+    """A swap takes two loads of 10 s; how many wait in the batch's line says nothing."""
+    used = make_held("b", n_uses=1, last_used_s=used_s)
+    effects = decide_residency(snapshot([used], [make_queue("a", n=500, since_s=since_s, priority=-1)]))
+    assert (effects[0] == Evict("b", wanted_by="a")) is leaves
+
+
+def test_a_batch_is_served_now_and_then_beside_traffic_that_never_pauses() -> None:
+    def leaves(age_s: float, n_busy: int = 0) -> bool:
+        used = make_held("b", n_uses=9, last_used_s=999.5, n_busy=n_busy)
+        waiting = make_queue("a", since_s=1000.0 - age_s, priority=-1)
+        at = snapshot([used], [waiting], now_s=1000.0, rate_per_s={"b": 1.0})
+        return decide_residency(at)[0] == Evict("b", wanted_by="a")
+
+    # 20 s of loading delay 20 requests, which is (1 + 390 s / 10 s) at 2 a second after 600 s.
+    assert [leaves(age_s) for age_s in (500.0, 985.0, 995.0)] == [False, False, True]
+    assert not leaves(995.0, n_busy=1)
+
+
+@pytest.mark.parametrize(
+    ("stoppable", "priority", "since_s", "stops"),
+    [(True, -1, 99.0, True), (False, -1, 99.0, False), (True, 0, 99.0, False), (True, -1, -501.0, False)],
+)
+def test_a_load_for_a_batch_is_broken_off_for_others_unless_it_waited_very_long(
+    stoppable: bool, priority: int, since_s: float, stops: bool
+) -> None:
+    loading = make_held("a", state="loading", stoppable=stoppable)
+    effects = decide_residency(
+        snapshot([loading], [make_queue("a", since_s=since_s, priority=priority), make_queue("b")])
+    )
+    assert (Evict("a", wanted_by="b") in effects) is stops
+
+
+def test_the_line_of_a_batch_keeps_no_expert_in_memory_in_place_of_one_that_others_ask_for() -> None:
+    both = [make_held("a", last_used_s=99.0), make_held("b", last_used_s=1.0)]
+    queues = [make_queue("a", n=9, since_s=99.0, priority=-1), make_queue("c")]
+    effects = decide_residency(snapshot(both, queues, capacity=20, next_use_s={"b": 5.0}))
+    assert effects[0] == Evict("a", wanted_by="c")
