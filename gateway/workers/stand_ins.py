@@ -107,6 +107,7 @@ class RemoteLease(Lease):
         self._channel = channel
         self._number: int | None = number
         self._beaten_s = 0.0
+        self.recalled = asyncio.Event()
 
     @property
     def alias(self) -> str:
@@ -147,8 +148,8 @@ class RemoteRunners(Runners):
         self._channel = channel
         self._away_s: dict[str, float] = {}
 
-    async def take(self, expert: str, *, wait_s: float, priority: int = 0) -> Lease:
-        """A turn at the runner of an expert, as `Runners.take`.
+    async def take(self, expert: str, *, wait_s: float, priority: int = 0, grace: int = 1) -> Lease:
+        """A turn at the runner of an expert, as `Runners.take`, never recalled: batches run in the parent.
 
         Raises:
             RunnerUnavailable: there is none.
