@@ -5,7 +5,7 @@ calls, replay with recorded outcomes, a test with a list, so that all take the s
 """
 
 from collections.abc import Generator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol, Self
 
 Verdict = Literal["answered", "moved_on", "refused"]
@@ -105,7 +105,8 @@ class PlanBase:
     __slots__ = ()
 
     def parts(self) -> dict[str, Any]:
-        return asdict(self)  # type: ignore[call-overload, no-any-return]
+        # Not `asdict`, which copies what is in each field, and took longer than packing all else.
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
 
     @classmethod
     def from_parts(cls, parts: Mapping[str, Any]) -> Self:

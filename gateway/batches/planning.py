@@ -19,8 +19,8 @@ from .outcomes import OutputLine, build_refusal_line, list_experts
 from .results import BatchResults, ClosedLine
 from .store import BatchLine, RoutedLine, Worklist
 
-# The encoder and the predictors run once for all of these.
-LINES_PER_DECISION = 64
+# The predictors run once for all of these; a larger share of a batch would keep a halt waiting.
+LINES_PER_DECISION = 256
 
 
 class LineRouter:
@@ -42,17 +42,16 @@ class LineRouter:
 
     async def route_open_lines(self, halted: asyncio.Event) -> None:
         """Route all lines that are not routed yet, until halted."""
+        last = 0
         while not halted.is_set():
-            lines = await asyncio.to_thread(self._worklist.list_unrouted, LINES_PER_DECISION)
+            lines = await asyncio.to_thread(self._worklist.list_unrouted, last, LINES_PER_DECISION)
             if not lines:
                 return
             routed, closed = await self._decide_lines(lines)
             await asyncio.to_thread(self._worklist.route, routed)
             for item in closed:
                 await self._results.put(item)
-            # Until the writer has closed a refused line, list_unrouted would return it again.
-            if closed:
-                await self._results.wait_until_written()
+            last = lines[-1].n
 
     async def _decide_lines(self, lines: Sequence[BatchLine]) -> tuple[list[RoutedLine], list[ClosedLine]]:
         routed: list[RoutedLine] = []

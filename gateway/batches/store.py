@@ -214,6 +214,8 @@ def new_id(kind: str) -> str:
 UNROUTED, WAITING, ANSWERED, FAILED = range(4)
 """States of a line; beyond `WAITING` it has its one line of output."""
 
+ADD_CALL = "INSERT INTO calls (batch, n, step, expert) VALUES (?, ?, ?, ?)"
+
 _decode = msgspec.msgpack.Decoder(CallOutcome).decode
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -288,28 +290,31 @@ class Worklist:
             for n, first, name in found
         ]
 
-    def list_unrouted(self, limit: int) -> list[BatchLine]:
-        """The next lines that are not routed."""
+    def list_unrouted(self, after: int, limit: int) -> list[BatchLine]:
+        """The next lines behind line `after` that are not routed."""
+        # From there and not from the first line: reading over what is routed already would make every line
+        # of a large batch dearer than the one before.
         found = self._store.rows(
-            "SELECT n, offset, size, custom_id FROM lines WHERE batch = ? AND state = ? ORDER BY n LIMIT ?",
-            *(self._id, UNROUTED, limit),
+            "SELECT n, offset, size, custom_id FROM lines WHERE batch = ? AND n > ? AND state = ? "
+            "ORDER BY n LIMIT ?",
+            *(self._id, after, UNROUTED, limit),
         )
         return [BatchLine(*row) for row in found]
 
-    def route(self, routed: Iterable[RoutedLine]) -> None:
+    def route(self, routed: Sequence[RoutedLine]) -> None:
         """Store decisions, and enqueue the calls of each first step."""
         with self._store.transaction() as database:
-            for one in routed:
-                database.execute(
-                    "UPDATE lines SET state = ?, decision = ?, aggregator = ? WHERE batch = ? AND n = ?",
-                    (WAITING, one.decision, one.aggregator, self._id, one.n),
-                )
-                self.add_calls(database, one.n, 0, one.experts)
+            database.executemany(
+                "UPDATE lines SET state = ?, decision = ?, aggregator = ? WHERE batch = ? AND n = ?",
+                [(WAITING, one.decision, one.aggregator, self._id, one.n) for one in routed],
+            )
+            calls = [(self._id, one.n, 0, expert) for one in routed for expert in one.experts]
+            database.executemany(ADD_CALL, calls)
 
     def add_calls(self, database: sqlite3.Connection, n: int, step: int, experts: Iterable[str]) -> None:
         """Enqueue the calls of a step."""
         rows = [(self._id, n, step, expert) for expert in experts]
-        database.executemany("INSERT INTO calls (batch, n, step, expert) VALUES (?, ?, ?, ?)", rows)
+        database.executemany(ADD_CALL, rows)
 
     def count_waiting(self) -> dict[str, int]:
         """How many calls wait for each expert."""

@@ -1,11 +1,11 @@
-"""Input files as editors and shells of all systems write them."""
+"""Input files as editors and shells of all systems write them, and their lines in the worklist."""
 
 from pathlib import Path
 
 import pytest
 
 from gateway.batches.lines import InputFile, read_lines
-from gateway.batches.store import BatchLine
+from gateway.batches.store import BatchLine, BatchStore, RoutedLine, Worklist
 from tests.fakes.batches import jsonl, line, open_batch_gateway, read_content
 
 TEXTS = ["plain", "Ċ ਊ Ă ∊ ÿ", "東京 \U0001f642", "a\u2028b\u0085c", "last"]
@@ -51,3 +51,27 @@ async def test_a_batch_with_a_byte_order_mark_is_answered(tmp_path: Path, encodi
         batch, output, errors = await at.run(data)
         assert (batch.status, errors) == ("completed", [])
         assert [(row["custom_id"], read_content(row)) for row in output] == [("größe", "a"), ("2", "a")]
+
+
+def test_listing_unrouted_lines_costs_the_same_wherever_they_stand(tmp_path: Path) -> None:
+    """Counted in steps of SQLite's machine: reading over routed lines made large batches dearer per line."""
+    store = BatchStore.open(tmp_path)
+    worklist = Worklist(store, "batch_a")
+    worklist.add(BatchLine(n, 10 * n, 10, f"line-{n}") for n in range(1, 3001))
+    n_steps = 0
+
+    def count() -> int:
+        nonlocal n_steps
+        n_steps += 1
+        return 0
+
+    store._database.set_progress_handler(count, 1)
+    took, last = [], 0
+    while lines := worklist.list_unrouted(last, 100):
+        took.append(n_steps)
+        worklist.route([RoutedLine(line.n, ("a", "b")) for line in lines])
+        last, n_steps = lines[-1].n, 0
+    assert last == 3000
+    assert max(took) < 1.2 * min(took)
+    assert worklist.count_waiting() == {"a": 3000, "b": 3000}
+    store.close()
