@@ -123,7 +123,7 @@ class Engine:
         self._sweep_of = sweep_of
         self._limits = PoolLimits.of(self.pool)
         self._attributes = Attributes(self.pool)
-        self._has_guesses = any(profile.quality is not None for profile in pool)
+        self._guessed: Bools = np.array([profile.quality is not None for profile in pool], bool)
         self._all_experts = np.arange(len(self.names))
         self._by_name = np.argsort(np.argsort(self.names))  # rank of each name, breaks ties
         self._standing = lru_cache(maxsize=1024)(partial(static_rejections, self.pool))
@@ -225,6 +225,8 @@ class Engine:
                 ranking = self._apply_mapping(ranking, policy.mapping, row, prediction)
             if objective.first:
                 ranking = self._apply_priorities(ranking, objective, row, prediction, fleet)
+            if objective.max_usd_per_1k is not None:  # it was not resolved: nothing is measured
+                ranking = self._apply_budget(ranking, objective.max_usd_per_1k / 1000, row, prediction)
             if policy.explore and draws is not None:
                 ranking = _apply_exploration(ranking, policy.explore, float(draws[row]))
             plan = self._make_plan(policy, require, query, ranking.order, prediction, row)
@@ -355,20 +357,29 @@ class Engine:
             order = order[may[order]]
         best = order.item(0)
         measured = prediction.evidence.item(best)
-        if not measured and self._has_no_basis(policy, objective, prediction):
+        if not measured and self._has_no_basis(policy, objective, row, prediction, eligible):
             order, reason = self._rank_by_default(policy, eligible)
-        else:
+        elif measured or self._guessed.item(best) or prediction.evidence.any():
             basis = prediction.tier if measured else "guess"
             reason = f"best of {len(order)} by {basis}: quality {prediction.quality.item(row, best):.2f}"
+        else:
+            reason = f"best of {len(order)} by weights alone: quality unknown"
         lead = utility.item(order.item(0)) - utility.item(order.item(1)) if len(order) > 1 else float("inf")
         return _Ranking(order, reason, lead)
 
-    def _has_no_basis(self, policy: Policy, objective: Objective, prediction: Prediction) -> bool:
-        """Whether no outcome, no operator's guess and no goal of the request distinguishes experts."""
-        has_goals = objective.goals or objective.first
-        return (
-            not has_goals and bool(policy.default or not self._has_guesses) and not prediction.evidence.any()
+    def _has_no_basis(
+        self, policy: Policy, objective: Objective, row: int, prediction: Prediction, eligible: Ints
+    ) -> bool:
+        """Whether no outcome, no operator's guess, no known price and no goal distinguishes the experts."""
+        if objective.goals or objective.first or prediction.evidence.any():
+            return False
+        # The default answers until something is measured, except where a request asks for something else.
+        if policy.default and objective == policy.objective:
+            return True
+        weighs = (objective.cost and _differ(prediction.cost_usd[row, eligible])) or (
+            objective.latency and _differ(prediction.latency_s[row, eligible])
         )
+        return not (weighs or self._guessed[eligible].any())
 
     def _apply_mapping(
         self, ranking: "_Ranking", mapping: Mapping[str, tuple[str, ...]], row: int, prediction: Prediction
@@ -390,12 +401,34 @@ class Engine:
         self, ranking: "_Ranking", objective: Objective, row: int, prediction: Prediction, fleet: Fleet
     ) -> "_Ranking":
         """The ranking with the priority goals of the objective before all weights."""
-        quality = prediction.quality[row]
+        quality, within = prediction.quality[row], objective.within
         slowest = fill_unknown(prediction.latency_s[row] + fleet.wait_s)
         burdens = self._attributes.priority_burdens(objective.first, prediction.cost_usd[row], slowest)
-        order, margin = rank_by_priority(ranking.order, quality, burdens, objective.within)
-        reason = f"{describe_priorities(objective)} of {len(order)}: quality {quality[order[0]]:.2f}"
-        return _Ranking(order, reason, margin)
+        if prediction.evidence[ranking.order].any():
+            basis = f"within {within:g} of the best quality of {len(ranking.order)}"
+        else:
+            # Guesses closer than their deviation may be equal, and so may what was not even guessed of; a
+            # price is known.
+            quality = np.where(self._guessed, quality, quality[ranking.order].max())
+            within = max(within, float(prediction.quality_std[row, ranking.order].max()))
+            basis = f"of {len(ranking.order)} that may be as good, as nothing is measured"
+        order, margin = rank_by_priority(ranking.order, quality, burdens, within)
+        known = prediction.quality[row, order[0]]
+        return _Ranking(order, f"{describe_priorities(objective)} {basis}: quality {known:.2f}", margin)
+
+    def _apply_budget(self, ranking: "_Ranking", usd: float, row: int, prediction: Prediction) -> "_Ranking":
+        """The ranking with the experts whose price is within a budget first; the cheapest, where none is."""
+        cost = np.where(np.isnan(prediction.cost_usd[row]), np.inf, prediction.cost_usd[row])[ranking.order]
+        within = cost <= usd
+        if within[0]:
+            return ranking
+        if within.any():
+            order = np.concatenate((ranking.order[within], ranking.order[~within]))
+            said = "within the budget by price, as nothing is measured"
+        else:
+            order = ranking.order[np.argsort(cost, kind="stable")]
+            said = "none is within the budget by price: the cheapest"
+        return ranking._replace(order=order, reason=f"{said}; {ranking.reason}")
 
     def _rank_by_default(self, policy: Policy, eligible: Ints) -> tuple[Ints, str]:
         if policy.default in (self.names[e] for e in eligible):
@@ -403,6 +436,12 @@ class Engine:
             rest = eligible[eligible != first]
             return np.concatenate(([first], rest)), "no evidence: the policy's default expert"
         return eligible, "no evidence: the first expert that meets the constraints"
+
+
+def _differ(values: Floats) -> bool:
+    """Whether the known ones among values tell experts apart."""
+    known = values[~np.isnan(values)]
+    return len(known) > 0 and bool(known.min() < known.max())
 
 
 def _choose_first_tier(policy: Policy, tiers: Sequence[Tier]) -> Tier:

@@ -133,8 +133,7 @@ def resolve_target(objective: Objective, sweep: Sweep | None) -> Objective:
 
 def describe_priorities(objective: Objective) -> str:
     """The priority goals of an objective as a phrase."""
-    what = ", then ".join(PRIORITY_PHRASES[goal] for goal in objective.first)
-    return f"{what} within {objective.within:g} of the best quality"
+    return ", then ".join(PRIORITY_PHRASES[goal] for goal in objective.first)
 
 
 def _burden(pool: Sequence[ExpertProfile], of: Callable[[ExpertProfile], float | None]) -> Floats:

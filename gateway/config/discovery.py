@@ -214,7 +214,7 @@ policies:
     objective: {{cost: {cost}, latency: 0.0}}
     default: {default}  # answers until there is evidence: `thalamus profile`, then `thalamus fit`
   best:
-    default: {default}
+    default: {best}
   private:
     require: {{local: true}}
 
@@ -248,7 +248,10 @@ def build_first_config(found: Discovery) -> tuple[str, list[str]]:
         return HEADER + "experts:\n" + EXAMPLE_EXPERTS, []
     # Local experts are all free: a weight on cost would only add noise.
     cost = 0.3 if found.providers else 0.0
-    return HEADER + "experts:\n" + "".join(blocks) + TAIL.format(cost=cost, default=_quote(names[0])), names
+    # A provider's dearer model is named second.
+    best = names[1 if found.providers else 0]
+    tail = TAIL.format(cost=cost, default=_quote(names[0]), best=_quote(best))
+    return HEADER + "experts:\n" + "".join(blocks) + tail, names
 
 
 def _write_hosted(found: Discovery, names: list[str]) -> Iterator[str]:

@@ -43,8 +43,9 @@ def predict(
     latency: Sequence[float] = (1, 1, 1, 1),
     length: Sequence[float] = (1, 1, 1, 1),
     evidence: bool = True,
+    std: float = 0.1,
 ) -> Prediction:
-    rows = (quality, [0.1] * 4, length, cost, latency)
+    rows = (quality, [std] * 4, length, cost, latency)
     mean, std, tokens, usd, seconds = (np.array([row], float) for row in rows)
     return Prediction(NAMES, "static", mean, std, tokens, usd, seconds, np.full(4, evidence))
 
@@ -132,6 +133,89 @@ def test_a_reason_says_what_came_first() -> None:
         "the smallest, then the cheapest within 0.02 of the best quality of 4: quality 0.69"
     )
     assert "higher, but the smallest" in decision_record(decision)["candidates"][2]["reason"]
+
+
+def guess(*quality: float | None) -> list[ExpertProfile]:
+    """A pool of which nothing is measured."""
+    return pool(quality=quality)
+
+
+@pytest.mark.parametrize(
+    ("guesses", "cost", "chosen"),
+    [
+        ((0.95, 0.9, 0.9, 0.95), (5, 1, 2, 4), "b"),  # what `init` assumes of a provider's two models
+        ((0.95, 0.7, 0.3, None), (5, 1, 0, 4), "b"),  # a guess far below the best is heeded
+        ((0.95, 0.7, None, None), (5, 1, 0, 4), "c"),  # of c nothing is said, so nothing speaks against it
+        ((None, None, None, None), (5, 1, 2, 4), "b"),
+        ((0.95, 0.9, None, None), (5, np.nan, np.nan, np.nan), "a"),  # an unknown price is no low one
+    ],
+)
+def test_until_something_is_measured_the_cheapest_goes_by_known_prices(
+    guesses: tuple[float | None, ...], cost: tuple[float, ...], chosen: str
+) -> None:
+    prior = predict([g or 0.5 for g in guesses], cost=cost, evidence=False, std=0.25)
+    decision = decide(guess(*guesses), prior, Objective(first=("cheapest",)))
+    assert decision.chosen == chosen
+    assert "of 4 that may be as good, as nothing is measured" in decision.reason
+
+
+def test_beside_measured_experts_a_guess_counts_as_it_is() -> None:
+    prediction = predict([0.9, 0.8, 0.5, 0.5], cost=(5, 1, 9, 9), std=0.25)
+    prediction.evidence[1:] = False
+    decision = decide(guess(None, 0.8, 0.5, 0.5), prediction, Objective(first=("cheapest",)))
+    assert decision.chosen == "a"
+
+
+def ask_unmeasured(
+    objective: Objective | None, profiles: list[ExpertProfile], default: str | None = "a", cost: float = 0.3
+) -> Decision:
+    """A request's own objective, where the policy has a weight on cost and perhaps a default."""
+    values = [profile.quality or 0.5 for profile in profiles]
+    prior = predict(values, cost=(4, 1, 2, np.nan), evidence=False, std=0.25)
+    policy = Policy("p", Objective(cost=cost), default=default)
+    hint = RoutingHints(objective=objective)
+    return Engine(profiles, Scale(cost_usd=4)).decide(policy, [QUERY], prior, Fleet.idle(4), [hint])[0]
+
+
+def test_the_default_answers_until_a_request_asks_for_something_else() -> None:
+    profiles = guess(0.95, 0.9, 0.9, 0.95)
+    for same in (None, Objective(cost=0.3)):
+        assert ask_unmeasured(same, profiles).reason == "no evidence: the policy's default expert"
+    assert ask_unmeasured(Objective(cost=0.5), profiles).chosen == "b"
+    assert ask_unmeasured(Objective(), guess(0.9, 0.95, 0.9, 0.9)).chosen == "b"
+
+
+def test_a_weight_on_cost_goes_by_known_prices_where_no_quality_is_known() -> None:
+    decision = ask_unmeasured(Objective(cost=0.1), pool())
+    assert (decision.chosen, decision.reason) == ("b", "best of 4 by weights alone: quality unknown")
+    # The policy's own weight too, where it names no default.
+    assert ask_unmeasured(None, pool(), default=None).chosen == "b"
+    assert ask_unmeasured(None, pool(), default=None, cost=0.0).reason.startswith("no evidence: the first")
+
+
+def test_what_tells_no_two_experts_apart_leaves_the_default() -> None:
+    assert "default" in ask_unmeasured(Objective(), pool()).reason
+    prior = predict([0.5] * 4, cost=(0, 0, 0, np.nan), evidence=False)
+    hint = RoutingHints(objective=Objective(cost=0.5, latency=0.5))
+    decision = Engine(pool()).decide(Policy("p", default="c"), [QUERY], prior, Fleet.idle(4), [hint])[0]
+    assert (decision.chosen, decision.reason) == ("c", "no evidence: the policy's default expert")
+
+
+@pytest.mark.parametrize(
+    ("usd", "order", "reason"),
+    [
+        (4000.0, ("a", "b", "c", "d"), "no evidence"),
+        (2000.0, ("b", "c", "a", "d"), "within the budget by price, as nothing is measured; no evidence"),
+        (500.0, ("b", "c", "a", "d"), "none is within the budget by price: the cheapest; no evidence"),
+    ],
+)
+def test_until_something_is_measured_a_budget_goes_by_known_prices(
+    usd: float, order: tuple[str, ...], reason: str
+) -> None:
+    prior = predict([0.5] * 4, cost=(4, 1, 2, np.nan), evidence=False)
+    decision = decide(pool(), prior, Objective(max_usd_per_1k=usd))
+    assert decision.plan.experts == order
+    assert decision.reason.startswith(reason)
 
 
 def test_several_goals_come_first_in_their_order() -> None:
