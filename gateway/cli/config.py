@@ -34,8 +34,12 @@ def command() -> None:
 @CONFIG_OPTION
 @JSON_OPTION
 def check(config_path: Path, as_json: bool) -> None:
-    """Read the configuration as the gateway does, and print every error with its line."""
+    """Read the configuration as the gateway does, and print every error with its line.
+
+    An engine that is not installed here is a warning: the file may be meant for another machine.
+    """
     from ..config import ConfigError, config_warnings, load_config
+    from .doctor import list_runner_faults
 
     try:
         config = load_config(config_path)
@@ -47,6 +51,8 @@ def check(config_path: Path, as_json: bool) -> None:
         # The exit status is that of the plain output, so that scripts can use either.
         raise SystemExit(1) from None
     warnings = config_warnings(config)
+    for fault, fix in list_runner_faults(config):
+        warnings.append(f"experts {fault}, so the gateway does not start on this machine; {fix}")
     if as_json:
         # Without an expert the gateway starts and answers no chat: that is not what a check may call good.
         click.echo(json.dumps({"ok": bool(config.experts), "problems": [], "warnings": warnings}, indent=2))

@@ -24,6 +24,8 @@ from .options import CONFIG_OPTION, JSON_OPTION
 if TYPE_CHECKING:
     from routers import Artifact, ExpertProfile, Forecaster
 
+    from ..runners import Runner
+
 EXAMPLES = """
 \b
 Examples:
@@ -183,24 +185,52 @@ def _check_upstreams(config: Config, asks: Asks) -> Iterator[Finding]:
         yield Finding("upstreams", verdict.outcome, message, verdict.fix, facts.expert, facts.address, cause)
 
 
+INSTALL_LINES = {
+    "vllm": "pip install vllm",
+    "sglang": "pip install sglang",
+    "llama-server": "install llama.cpp (https://github.com/ggml-org/llama.cpp/releases)",
+    "ollama": "install Ollama (https://ollama.com/download)",
+    "docker": "install Docker (https://docs.docker.com/engine/install)",
+    "podman": "install Podman (https://podman.io/docs/installation)",
+}
+"""How to get the programs that commands of runners begin with."""
+
+
 def _check_runners(config: Config) -> Iterator[Finding]:
-    from ..runners import RunnerSettingsError
     from ..runners.build import build_runners
 
     # Plans only: loading an engine to look at it would take its memory from a server that runs.
     runners = build_runners(config)
     for runner in runners.runners:
-        name = ", ".join(runner.experts)
-        try:
-            runner.plan()
-        except RunnerSettingsError as error:
-            problem, _, package = error.problem.partition(": pip install ")
-            fix = f"pip install {package}" if package else f"edit {error.field} of {name}"
-            yield Finding("runners", "failure", f"{name}: {problem}", fix)
-        else:
-            yield Finding("runners", "ok", f"{name}: {runner.settings.model} can run here")
-            if why := runners.explain_too_large(runner.experts[0]):
-                yield Finding("runners", "failure", why, "raise runners.memory, or choose a smaller model")
+        if fault := _find_runner_fault(runner):
+            yield Finding("runners", "failure", *fault)
+            continue
+        yield Finding("runners", "ok", f"{', '.join(runner.experts)}: {runner.settings.model} can run here")
+        if why := runners.explain_too_large(runner.experts[0]):
+            yield Finding("runners", "failure", why, "raise runners.memory, or choose a smaller model")
+
+
+def list_runner_faults(config: Config) -> list[tuple[str, str]]:
+    """What keeps runners from being started on this machine, with the fix."""
+    from ..runners.build import build_runners
+
+    faults = (_find_runner_fault(runner) for runner in build_runners(config).runners)
+    return [fault for fault in faults if fault is not None]
+
+
+def _find_runner_fault(runner: "Runner") -> tuple[str, str] | None:
+    from ..runners import RunnerSettingsError
+
+    name = ", ".join(runner.experts)
+    try:
+        runner.plan()
+    except RunnerSettingsError as error:
+        problem, _, package = error.problem.partition(": pip install ")
+        program = runner.settings.command[0].rpartition("/")[2] if runner.settings.command else ""
+        fix = f"pip install {package}" if package else INSTALL_LINES.get(program)
+        where = f"edit {error.field} of {name}"
+        return f"{name}: {problem}", f"{fix}, or {where}" if fix and not package else fix or where
+    return None
 
 
 def _check_embedders() -> Iterator[Finding]:

@@ -175,6 +175,37 @@ def test_config_check_passes_a_good_file(here: Path) -> None:
     assert "2 experts; policies: auto" in result.output
 
 
+@pytest.mark.parametrize(
+    ("runner", "said"),
+    [
+        (
+            "{engine: command, model: m, cmd: 'no-such-server --port ${PORT}'}",
+            'there is no program "no-such-server", so the gateway does not start on this machine; '
+            "edit runner.cmd of mine",
+        ),
+        (
+            "{engine: command, model: m, cmd: '/nowhere/llama-server --port ${PORT}'}",
+            "so the gateway does not start on this machine; install llama.cpp "
+            "(https://github.com/ggml-org/llama.cpp/releases), or edit runner.cmd of mine",
+        ),
+        ("{engine: vllm, model: m}", "on this machine; pip install vllm"),
+        ("{engine: llama.cpp, model: /nowhere/m.gguf}", "on this machine; edit runner.model of mine"),
+    ],
+)
+def test_config_check_warns_of_an_engine_that_is_not_here(
+    here: Path, monkeypatch: pytest.MonkeyPatch, runner: str, said: str
+) -> None:
+    monkeypatch.setenv("PATH", str(here))
+    (here / "thalamus.yaml").write_text(f"experts:\n  - {{name: mine, runner: {runner}}}\n")
+    result = run("config", "check")
+    assert result.exit_code == 0
+    assert result.output.startswith("warning: experts mine: ")
+    assert said in result.output
+    record = json.loads(run("config", "check", "--json").output)
+    assert (record["ok"], len(record["warnings"])) == (True, 1)
+    assert said in record["warnings"][0]
+
+
 def test_the_schema_knows_what_the_reader_knows() -> None:
     schema = json.loads(run("config", "schema").output)
     expert = schema["$defs"]["ExpertConfig"]
