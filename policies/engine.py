@@ -79,6 +79,7 @@ class PoolLimits:
     max_output_tokens: Floats
     least_room_tokens: float
     abilities: tuple[frozenset[str] | None, ...]
+    content_parts: tuple[frozenset[str], ...]
 
     @classmethod
     def of(cls, pool: Sequence[ExpertProfile]) -> "PoolLimits":
@@ -92,11 +93,20 @@ class PoolLimits:
             least_room_tokens=float((context - prefix).min(initial=np.inf)),
             max_output_tokens=to_bounds(p.max_output_tokens for p in pool),
             abilities=tuple(p.abilities for p in pool),
+            content_parts=tuple(p.content_parts for p in pool),
         )
 
     def lack(self, ability: str) -> Bools:
         """(n_experts,) whether an expert is known to lack an ability."""
-        return np.array([own is not None and ability not in own for own in self.abilities], dtype=bool)
+        rows = zip(self.abilities, self.content_parts, strict=True)
+        return np.array(
+            [own is not None and ability not in own and ability not in parts for own, parts in rows], bool
+        )
+
+    def find_unknown(self, expert: int, needs: frozenset[str]) -> str | None:
+        """An ability of these that an expert is neither known to have nor known to lack."""
+        unknown = needs - (self.abilities[expert] or frozenset()) - self.content_parts[expert]
+        return min(unknown, default=None)
 
     def count_required_tokens(self, query: Query) -> Floats:
         """(n_experts,) tokens of the prefix, the conversation and the answer that the query asks for."""
@@ -204,6 +214,8 @@ class Engine:
                 objective = self._resolve_target(objective, prediction)
             require = tighten(policy.require, hint.require) if hint else policy.require
             rejections = self._find_rejections(query, row, prediction, require, fleet)
+            if query.needs:
+                self._reject_unknown_readers(query.needs, rejections)
             # The common case, no rejection, makes no array.
             eligible = self._all_experts
             if rejections:
@@ -300,6 +312,25 @@ class Engine:
             gone = fleet.unavailable
             raise Infeasible(found, temporary=any(gone.get(name) == why for name, why in found.items()))
         return found
+
+    def _reject_unknown_readers(self, needs: frozenset[str], found: Rejections) -> None:
+        """Reject experts of unknown abilities where another is left that is known to have those needed.
+
+        A sound or a film sent to a model of text is refused, or answered by a guess that looks like an
+        answer. Where no expert is known to read it, one that may be able to is still worth a call.
+        """
+        unknown = {
+            name: self._limits.find_unknown(e, needs)
+            for e, name in enumerate(self.names)
+            if name not in found
+        }
+        able = next((name for name, ability in unknown.items() if ability is None), None)
+        if able is not None:
+            found |= {
+                name: f"{_describe_lack(ability).replace('cannot', 'is not known to', 1)}, as {able} is"
+                for name, ability in unknown.items()
+                if ability is not None
+            }
 
     def _make_plan(
         self, policy: Policy, require: Require, query: Query, order: Ints, prediction: Prediction, row: int
@@ -462,7 +493,7 @@ LACKS = {
 }
 
 
-def _describe_lack(ability: str, expert: int) -> str:
+def _describe_lack(ability: str, expert: int = 0) -> str:
     """Why an expert without an ability cannot be asked; a part of an unknown type needs one of its name."""
     return LACKS.get(ability, f"is not known to read parts of the type '{ability[:64]}'")
 

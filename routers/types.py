@@ -46,7 +46,8 @@ class ExpertProfile:
     """What is known of an expert before any query: name, price, window, abilities, labels.
 
     `model` says whose answers the evidence is about: evidence belongs to name and model together.
-    An unknown price or window is None, never 0. `labels` are what a policy can require (region, local …).
+    An unknown price or window is None, never 0, and so are unknown abilities; `content_parts` are read for
+    certain. `labels` are what a policy can require (region, local …).
     `quality` is the operator's own guess in [0, 1], used only where there is no evidence. `parameters_b` are
     billions, `released` is an ISO date, `ratings` the operator's own (security, readability): more is better.
     `prefix_tokens` are put before every conversation, `max_output_tokens` are the longest answer it may give.
@@ -58,6 +59,7 @@ class ExpertProfile:
     output_usd_per_token: float | None = None
     context_tokens: int | None = None
     abilities: frozenset[str] | None = None
+    content_parts: frozenset[str] = frozenset()
     labels: frozenset[tuple[str, str]] = frozenset()
     quality: float | None = None
     latency_s: float | None = None

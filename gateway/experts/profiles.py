@@ -140,6 +140,7 @@ def profile_of(expert: ExpertConfig) -> ExpertProfile:
         output_usd_per_token=_first(expert.output_cost_per_token, facts.output_usd_per_token, free),
         context_tokens=expert.context_window or _runner_window(expert) or facts.context_tokens,
         abilities=_abilities(expert, facts),
+        content_parts=expert.content_parts,
         labels=frozenset(_labels(expert)),
         quality=expert.quality,
         latency_s=expert.latency_s,
@@ -175,10 +176,9 @@ def _runner_window(expert: ExpertConfig) -> int | None:
 
 
 def _abilities(expert: ExpertConfig, facts: ModelFacts) -> frozenset[str] | None:
-    known = PLAIN if expert.runner or expert.tool else facts.abilities
     if expert.abilities is not None:
-        known = frozenset(expert.abilities)
-    return None if known is None else known | expert.content_parts
+        return frozenset(expert.abilities)
+    return PLAIN if expert.runner or expert.tool else facts.abilities
 
 
 def _labels(expert: ExpertConfig) -> Iterator[tuple[str, str]]:

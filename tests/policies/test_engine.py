@@ -124,6 +124,53 @@ def test_what_an_expert_cannot_carry_rules_it_out(query: Query, word: str) -> No
     assert word in decision.rejections["small"]
 
 
+HEARS = ExpertProfile("hears", "m", abilities=frozenset({"audio", "vision"}))
+SEES = ExpertProfile("sees", "m", abilities=frozenset({"vision"}))
+UNKNOWN = ExpertProfile("unknown", "m")
+POINTS = ExpertProfile("points", "m", content_parts=frozenset({"pointcloud"}))
+READERS = (UNKNOWN, SEES, HEARS, POINTS)
+
+
+@pytest.mark.parametrize(
+    ("needs", "require", "chosen", "rejections"),
+    [
+        (
+            {"audio"},
+            Require(),
+            "hears",
+            {
+                "unknown": "is not known to hear audio, as hears is",
+                "points": "is not known to hear audio, as hears is",
+                "sees": "cannot hear audio",
+            },
+        ),
+        ({"audio", "vision"}, Require(models=frozenset({"unknown", "hears"})), "hears", None),
+        # Where none is left that is known to hear, one that may is asked.
+        ({"audio"}, Require(exclude=frozenset({"hears"})), "unknown", {"sees": "cannot hear audio"}),
+        ({"files"}, Require(), "unknown", {"sees": "cannot read files", "hears": "cannot read files"}),
+        # What it lists counts as known, though its abilities are not.
+        ({"pointcloud"}, Require(), "points", None),
+    ],
+)
+def test_an_expert_of_unknown_abilities_is_asked_where_none_is_known_to_have_them(
+    needs: set[str], require: Require, chosen: str, rejections: dict[str, str] | None
+) -> None:
+    names = tuple(profile.name for profile in READERS)
+    prediction = predict([0.9, 0.8, 0.3, 0.2], [1] * 4, [1] * 4, names=names)
+    query = Query("x", 9, needs=frozenset(needs))
+    (decision,) = Engine(READERS).decide(Policy("p", require=require), [query], prediction, Fleet.idle(4))
+    assert decision.chosen == chosen
+    assert chosen not in decision.rejections
+    assert rejections is None or rejections.items() <= decision.rejections.items()
+
+
+def test_a_fallback_is_known_to_read_the_request_too() -> None:
+    prediction = predict([0.9, 0.8, 0.3, 0.2], [1] * 4, [1] * 4, names=tuple(p.name for p in READERS))
+    query = Query("x", 9, needs=frozenset({"vision"}))
+    (decision,) = Engine(READERS).decide(Policy("p", n_fallbacks=3), [query], prediction, Fleet.idle(4))
+    assert decision.plan.experts == ("sees", "hears")
+
+
 @pytest.mark.parametrize(
     ("profile", "asked", "fits"),
     [
