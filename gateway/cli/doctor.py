@@ -18,7 +18,7 @@ import click
 
 from ..config import Config, ConfigError, config_warnings, load_config
 from ..config.schema import RoutingConfig
-from ..experts.profiles import profiles
+from ..experts.profiles import facts_of, profiles
 from .options import CONFIG_OPTION, JSON_OPTION
 
 if TYPE_CHECKING:
@@ -164,6 +164,10 @@ def _check_config(path: Path) -> Iterator[Finding]:
 
 
 def _check_experts(config: Config) -> Iterator[Finding]:
+    for expert in config.experts:
+        if not (expert.embeds or expert.runner) and (facts := facts_of(expert.model)) and facts.embeds:
+            message = f"{expert.name}: {expert.model} makes embeddings, and `auto` would send it prompts"
+            yield Finding("experts", "warning", message, f"write `embeds: true` under {expert.name}")
     for profile in profiles(config):
         if profile.input_usd_per_token is None or profile.output_usd_per_token is None:
             yield Finding(

@@ -224,6 +224,7 @@ def _list_api_bases(expert: ExpertConfig, at: KeyPath) -> Iterator[tuple[KeyPath
 def _check_policies(config: Config) -> Iterator[Violation]:
     names = {expert.name for expert in config.experts}
     tools = {expert.name for expert in config.experts if expert.tool}
+    embedding = {expert.name for expert in config.experts if expert.embeds}
     for name, policy in config.policies.items():
         at: KeyPath = ("policies", name)
         aims = policy.objective
@@ -249,6 +250,11 @@ def _check_policies(config: Config) -> Iterator[Violation]:
             if expert not in names:
                 known = ", ".join(sorted(names)) or "none"
                 yield (*at, *key.split(".")), f"there is no expert '{expert}'; experts: {known}"
+            elif expert in embedding and key != "require.exclude":
+                yield (
+                    (*at, *key.split(".")),
+                    f"'{expert}' makes embeddings and is called by name only; name another expert",
+                )
 
 
 def _check_embedders(config: Config) -> Iterator[Violation]:

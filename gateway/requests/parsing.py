@@ -159,6 +159,8 @@ class RequestParser:
         # For a named expert the messages are never decoded: what is not read cannot be refused by mistake.
         expert = self._names.get(model)
         if expert is not None:
+            if expert in self._embedding_experts:
+                raise self._no_chat_model(model)
             return ToExpert(call, options, expert, self._fallbacks(options), list_ignored(options))
         policy = self._policy(model, options)
         flags = extract_prompt_flags(sent, options, policy, self._grammar)
@@ -174,9 +176,16 @@ class RequestParser:
 
     def unknown_model(self, model: str) -> ModelNotFound:
         """The refusal of a model that is not configured; it lists the names that are."""
+        if self._embedders is not None and model in self._embedders.names:
+            return self._no_chat_model(model)
         policies = (f"auto:{name}" for name in self._policies if name != "auto")
         listed = ", ".join(["auto", *policies, *self._experts, *self._aliases])
         return ModelNotFound(f"there is no model '{model[:128]}'; there are: {listed}", param="model")
+
+    def _no_chat_model(self, model: str) -> ModelNotFound:
+        # 404 and this code are what OpenAI answers to a model at the wrong endpoint.
+        hint = "send it to /v1/embeddings, or name another model"
+        return ModelNotFound(f"'{model[:128]}' makes embeddings and answers no prompt; {hint}", param="model")
 
     def _parse_embedding(self, model: str, call: Call, options: RoutingOptions) -> ToExpert | ToEmbedder:
         expert = self._names.get(model)
@@ -217,6 +226,8 @@ class RequestParser:
                 raise InvalidField(
                     f"there is no expert '{name}'; there are: {known}", param="router.fallbacks"
                 )
+            if self._names[name] in self._embedding_experts:
+                raise InvalidField(str(self._no_chat_model(name)), param="router.fallbacks")
         return tuple(dict.fromkeys(self._names[name] for name in fallbacks))
 
 

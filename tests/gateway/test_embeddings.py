@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,6 +67,30 @@ async def test_an_expert_that_embeds_is_asked_with_every_field(live: LiveApp) ->
     body = {"model": "vectors", "input": [[1, 2]], "dimensions": 2, "input_type": "passage"}
     answer = await live.post("embeddings", body)
     assert (answer.status, answer.expert) == (200, "vectors")
+
+
+@pytest.mark.parametrize("model", ["vectors", "openai/vectors", "minilm"])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
+        ("completions", {"prompt": "hi"}),
+    ],
+)
+async def test_a_prompt_to_a_model_that_only_embeds_is_refused(
+    live: LiveApp, path: str, body: dict[str, Any], model: str
+) -> None:
+    answer = await live.post(path, {"model": model, **body})
+    assert (answer.status, answer.error["code"], answer.error["param"]) == (404, "model_not_found", "model")
+    assert answer.error["message"].startswith(
+        f"'{model}' makes embeddings and answers no prompt; send it to /v1"
+    )
+
+
+async def test_a_model_that_only_embeds_is_no_fallback(live: LiveApp) -> None:
+    answer = await live.chat("good", router={"fallbacks": ["vectors"]})
+    assert (answer.status, answer.error["param"]) == (400, "router.fallbacks")
+    assert "'vectors' makes embeddings" in answer.error["message"]
 
 
 @pytest.mark.parametrize(

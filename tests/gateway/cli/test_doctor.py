@@ -70,6 +70,13 @@ def test_an_unknown_price_is_a_warning_with_the_keys_that_mend_it(here: Path) ->
     assert (warning.outcome, "input_cost_per_token" in warning.fix) == ("warning", True)
 
 
+def test_a_model_known_to_embed_that_is_no_embedding_expert_is_a_warning(here: Path) -> None:
+    text = "experts:\n  - {name: v, model: openai/text-embedding-3-small, api_key: os.environ/HOME%s}\n"
+    warning, *_ = run_check(here, text % "", "experts")
+    assert (warning.outcome, warning.fix) == ("warning", "write `embeds: true` under v")
+    assert [f for f in run_check(here, text % ", embeds: true", "experts") if "embeddings" in f.message] == []
+
+
 def test_an_engine_that_is_not_installed_is_a_failure(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     (failure,) = run_check(

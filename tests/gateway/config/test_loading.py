@@ -104,6 +104,11 @@ def test_what_is_no_plain_yaml_is_one_line(text: str) -> None:
         ("experts:\n  - {name: a, tool: calculator, api_base: http://x}\n", 2, "runs in this gateway"),
         (expert("policies:\n  auto:\n    default: b\n"), 6, "there is no expert 'b'; experts: a"),
         (expert("policies:\n  p: {require: {models: [a, c]}}\n"), 5, "there is no expert 'c'"),
+        (
+            expert("  - {name: v, model: openai/v, embeds: true}\npolicies:\n  auto:\n    default: v\n"),
+            7,
+            "'v' makes embeddings and is called by name only",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_at_its_line(text: str, line: int, said: str) -> None:
