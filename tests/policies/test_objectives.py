@@ -43,9 +43,9 @@ def predict(
     latency: Sequence[float] = (1, 1, 1, 1),
     length: Sequence[float] = (1, 1, 1, 1),
     evidence: bool = True,
-    std: float = 0.1,
+    deviation: float = 0.1,
 ) -> Prediction:
-    rows = (quality, [std] * 4, length, cost, latency)
+    rows = (quality, [deviation] * 4, length, cost, latency)
     mean, std, tokens, usd, seconds = (np.array([row], float) for row in rows)
     return Prediction(NAMES, "static", mean, std, tokens, usd, seconds, np.full(4, evidence))
 
@@ -153,14 +153,14 @@ def guess(*quality: float | None) -> list[ExpertProfile]:
 def test_until_something_is_measured_the_cheapest_goes_by_known_prices(
     guesses: tuple[float | None, ...], cost: tuple[float, ...], chosen: str
 ) -> None:
-    prior = predict([g or 0.5 for g in guesses], cost=cost, evidence=False, std=0.25)
+    prior = predict([g or 0.5 for g in guesses], cost=cost, evidence=False, deviation=0.25)
     decision = decide(guess(*guesses), prior, Objective(first=("cheapest",)))
     assert decision.chosen == chosen
     assert "of 4 that may be as good, as nothing is measured" in decision.reason
 
 
 def test_beside_measured_experts_a_guess_counts_as_it_is() -> None:
-    prediction = predict([0.9, 0.8, 0.5, 0.5], cost=(5, 1, 9, 9), std=0.25)
+    prediction = predict([0.9, 0.8, 0.5, 0.5], cost=(5, 1, 9, 9), deviation=0.25)
     prediction.evidence[1:] = False
     decision = decide(guess(None, 0.8, 0.5, 0.5), prediction, Objective(first=("cheapest",)))
     assert decision.chosen == "a"
@@ -171,7 +171,7 @@ def ask_unmeasured(
 ) -> Decision:
     """A request's own objective, where the policy has a weight on cost and perhaps a default."""
     values = [profile.quality or 0.5 for profile in profiles]
-    prior = predict(values, cost=(4, 1, 2, np.nan), evidence=False, std=0.25)
+    prior = predict(values, cost=(4, 1, 2, np.nan), evidence=False, deviation=0.25)
     policy = Policy("p", Objective(cost=cost), default=default)
     hint = RoutingHints(objective=objective)
     return Engine(profiles, Scale(cost_usd=4)).decide(policy, [QUERY], prior, Fleet.idle(4), [hint])[0]
