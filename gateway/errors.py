@@ -6,6 +6,10 @@ GatewayError                         status  type                    code
 │   ├── InvalidField                 400     invalid_request_error   invalid_value
 │   ├── ForbiddenField               400     invalid_request_error   forbidden_field
 │   ├── InvalidEncoding              400     invalid_request_error   invalid_encoding
+│   ├── MalformedRequest             400     invalid_request_error   malformed_request
+│   ├── HeadTooLarge                 431     invalid_request_error   head_too_large
+│   ├── UrlTooLong                   414     invalid_request_error   url_too_long
+│   ├── RequestTooSlow               408     invalid_request_error   request_timeout
 │   ├── UnsupportedEncoding          415     invalid_request_error   unsupported_encoding
 │   ├── BodyTooLarge                 413     invalid_request_error   body_too_large
 │   ├── EndpointNotFound             404     invalid_request_error   unknown_url
@@ -16,6 +20,7 @@ GatewayError                         status  type                    code
 ├── Overloaded                       429     rate_limit_error        overloaded
 ├── NothingEligible                  400     invalid_request_error   no_eligible_expert
 ├── Unavailable                      503     service_unavailable     experts_unavailable
+├── ServerBusy                       503     service_unavailable     server_busy
 └── ExpertFailed                     502     upstream_error          of the last attempt
 """
 
@@ -85,6 +90,27 @@ class ForbiddenField(BadRequest):
 
 class InvalidEncoding(BadRequest):
     code = "invalid_encoding"
+
+
+class MalformedRequest(BadRequest):
+    """The request is not HTTP/1.1, or can be read in two ways."""
+
+    code = "malformed_request"
+
+
+class HeadTooLarge(BadRequest):
+    status = 431
+    code = "head_too_large"
+
+
+class UrlTooLong(BadRequest):
+    status = 414
+    code = "url_too_long"
+
+
+class RequestTooSlow(BadRequest):
+    status = 408
+    code = "request_timeout"
 
 
 class UnsupportedEncoding(BadRequest):
@@ -164,6 +190,14 @@ class Unavailable(GatewayError):  # noqa: N818
     status = 503
     type = "service_unavailable"
     code = "experts_unavailable"
+
+
+class ServerBusy(GatewayError):  # noqa: N818
+    """This process has as much work, or holds as many bytes, as it may; asking again later will help."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "server_busy"
 
 
 class ExpertFailed(GatewayError):  # noqa: N818

@@ -14,11 +14,12 @@ import uvicorn
 from msgspec.structs import replace
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from routers import RoutersError
 
 from .app import create_app
+from .asgi.connections import Acceptor, Connections
+from .asgi.protocol import bind_protocol
 from .config import Config, ConfigError, config_warnings, load_config
 from .endpoints.monitoring import CarriedCounters
 from .runners import RunnerSettingsError
@@ -86,8 +87,9 @@ def _serve(
 
     async def reload(fresh: Config) -> None:
         await app.swap(await asyncio.to_thread(application, fresh, counters))
+        server.connections.limits = fresh.server.limits
 
-    server = GatewayServer(build_settings(app, config), lambda: greet(config, address, banner))
+    server = GatewayServer(app, config, lambda: greet(config, address, banner))
     reading = Rereading(config_path, config, overrides, reload, server_log)
     with asyncio.Runner(loop_factory=choose_loop()) as runner:
         runner.run(_run(server, listener, reading))
@@ -133,8 +135,9 @@ async def _run(server: "GatewayServer", listener: socket.socket, reading: "Rerea
 class GatewayServer(uvicorn.Server):
     """uvicorn, which greets once it listens."""
 
-    def __init__(self, config: uvicorn.Config, greet: Callable[[], None]) -> None:
-        super().__init__(config)
+    def __init__(self, app: "Reloadable", config: Config, greet: Callable[[], None]) -> None:
+        self.connections = Connections(config.server.limits)
+        super().__init__(build_settings(app, config, self.connections))
         self._greet = greet
 
     @contextlib.contextmanager
@@ -151,10 +154,19 @@ class GatewayServer(uvicorn.Server):
                 loop.remove_signal_handler(stop)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup([])  # uvicorn would accept by `create_server`: see `Acceptor`
         if self.started:
+            listeners = sockets or ()
+            self.servers = cast("Any", [Acceptor(listener, self.make_protocol) for listener in listeners])
             settle()
             self._greet()
+
+    def make_protocol(self) -> asyncio.Protocol:
+        """A new connection."""
+        make = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
+        return make(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=None
+        )
 
 
 def settle() -> None:
@@ -215,10 +227,10 @@ def override(config: Config, overrides: Mapping[str, Any]) -> Config:
     return replace(config, server=replace(config.server, **overrides))
 
 
-def build_settings(app: "Reloadable", config: Config) -> uvicorn.Config:
+def build_settings(app: "Reloadable", config: Config, connections: Connections) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=JoiningProtocol,
+        http=bind_protocol(connections),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -398,45 +410,3 @@ class Reloadable:
             generation.hurry()
         await asyncio.gather(*self._leaving.values(), self._current.stop())
         await send({"type": "lifespan.shutdown.complete"})
-
-
-HEAD = b"HTTP/1.1 "
-
-
-class JoiningTransport:
-    """A transport that keeps a head back until something follows, or the event loop's turn is over."""
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._head = b""
-
-    def write(self, data: bytes) -> None:
-        if self._head:
-            data, self._head = self._head + data, b""
-        # uvicorn writes head and body apart; with Nagle off that makes two packets of each answer.
-        elif data.startswith(HEAD):
-            self._head = data
-            self._loop.call_soon(self._flush)
-            return
-        self._transport.write(data)
-
-    def close(self) -> None:
-        self._flush()
-        self._transport.close()
-
-    def _flush(self) -> None:
-        if self._head:
-            head, self._head = self._head, b""
-            self._transport.write(head)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
-class JoiningProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol on such a transport."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        joining = JoiningTransport(cast("asyncio.Transport", transport), asyncio.get_running_loop())
-        super().connection_made(cast("asyncio.Transport", joining))

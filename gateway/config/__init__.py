@@ -3,7 +3,15 @@
 from .expert_schema import Ability, DeploymentConfig, ExpertConfig, TimeoutConfig
 from .loading import ConfigError, config_warnings, load_config, parse_config
 from .policy_schema import PolicyConfig, Weights
-from .schema import BASE_EMBEDDER, Config, EmbeddingsConfig, JournalConfig, RedisConfig, ServerConfig
+from .schema import (
+    BASE_EMBEDDER,
+    Config,
+    EmbeddingsConfig,
+    JournalConfig,
+    LimitsConfig,
+    RedisConfig,
+    ServerConfig,
+)
 from .secrets import Secret
 from .values import size_bytes, split_command
 
@@ -16,6 +24,7 @@ __all__ = [
     "EmbeddingsConfig",
     "ExpertConfig",
     "JournalConfig",
+    "LimitsConfig",
     "PolicyConfig",
     "RedisConfig",
     "Secret",

@@ -58,6 +58,39 @@ class BatchConfig(StrictStruct, frozen=True):
     """
 
 
+class LimitsConfig(StrictStruct, frozen=True):
+    """What one process lets clients take, before it checks their key: bytes, time and connections."""
+
+    max_head_bytes: Annotated[int, Meta(ge=1024, le=1024 * 1024)] = 64 * 1024
+    """Largest head of a request, its line and all headers, in bytes. It bounds trailers and the framing of
+    chunks too.
+    """
+    max_headers: Count = 128
+    """Most headers of a request."""
+    max_url_bytes: Count = 8 * 1024
+    """Longest address in a request line, in bytes."""
+    head_s: Seconds = 10.0
+    """Seconds in which a head has to arrive."""
+    body_s: Seconds = 600.0
+    """Seconds in which a body has to arrive."""
+    min_body_bytes_per_s: Annotated[int, Meta(ge=0)] = 1024
+    """Least pace of a body after its first ten seconds; 0 asks for none."""
+    idle_s: Seconds = 75.0
+    """Seconds that a connection may stay open without a request."""
+    write_s: Seconds = 30.0
+    """Seconds in which a client has to read some of what waits for it; then its connection is closed and its
+    upstream call ends.
+    """
+    max_connections: Count = 4096
+    """Most connections. Above it the one that waits longest without a request is closed for a new one; where
+    all have one, a new connection gets status 503, except for the health endpoints.
+    """
+    max_connections_per_address: Count | None = None
+    """Most connections from one address. Default: no such bound, as clients may share a proxy."""
+    max_held_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 256 * 1024 * 1024
+    """Most bytes of request bodies in memory. Above it the largest unfinished one gets status 503."""
+
+
 class ServerConfig(StrictStruct, frozen=True):
     """Where the gateway listens and which clients it admits."""
 
@@ -79,6 +112,8 @@ class ServerConfig(StrictStruct, frozen=True):
     """Largest request body in bytes."""
     drain_s: Seconds = 30.0
     """Seconds that running requests are given to end after SIGTERM."""
+    limits: LimitsConfig = LimitsConfig()
+    """What clients may take: bytes, time and connections."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level that is logged. `info` has a line for each request, `warning` only what went wrong, `debug`
     also health checks and scrapes. No level logs prompts, answers or keys.

@@ -30,7 +30,6 @@ from ..server import (
     Generation,
     Reloadable,
     add_cors,
-    build_settings,
     choose_loop,
 )
 from ..services import Services
@@ -71,7 +70,7 @@ class WorkerServer(GatewayServer):
         self, app: Reloadable, config: Config, listener: socket.socket, table: ConnectionTable, n: int
     ) -> None:
         self.listening = asyncio.Event()
-        super().__init__(build_settings(app, config), self.listening.set)
+        super().__init__(app, config, self.listening.set)
         self._listener = listener
         self._table = table
         self._n = n
@@ -126,13 +125,7 @@ class WorkerServer(GatewayServer):
             task.add_done_callback(self._opening.discard)
 
     async def _open(self, connection: socket.socket) -> None:
-        def build_protocol() -> asyncio.Protocol:
-            protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
-                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-            )
-            return protocol
-
-        await asyncio.get_running_loop().connect_accepted_socket(build_protocol, connection)
+        await asyncio.get_running_loop().connect_accepted_socket(self.make_protocol, connection)
 
 
 class ParentForwarder:
@@ -249,6 +242,7 @@ class Worker:
             self._fresh = None
             self._app.put(generation)
             self._log.configure(config)
+            self._server.connections.limits = config.server.limits
 
     async def abort(self) -> None:
         """Throw away what was prepared."""

@@ -12,9 +12,10 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from gateway.app import build_application, build_services
-from gateway.config import Config
+from gateway.asgi.connections import Connections
+from gateway.asgi.protocol import bind_protocol
+from gateway.config import Config, LimitsConfig
 from gateway.experts.openai_compatible import Transport
-from gateway.server import JoiningProtocol
 from gateway.services import Services
 from tests.fakes.routing import InOrder
 
@@ -92,9 +93,10 @@ async def content(response: aiohttp.ClientResponse) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def live(app: ASGIApp) -> AsyncIterator[str]:
+async def live(app: ASGIApp, connections: Connections | None = None) -> AsyncIterator[str]:
     """An ASGI application on a free port: gives its address."""
-    config = uvicorn.Config(app, port=0, http=JoiningProtocol, lifespan="on", log_level="error")
+    protocol = bind_protocol(connections or Connections(LimitsConfig()))
+    config = uvicorn.Config(app, port=0, http=protocol, lifespan="on", log_level="error")
     server = QuietServer(config)
     task = asyncio.ensure_future(server.serve())
     while not server.started:
