@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..execution.executor import Accounting
+from ..runners import Runners
 from ..services import Services
 from .calling import BatchExecutor, BatchThrottle, pause_unless_halted
 from .execution import GRACE_S, BatchContext, BatchRun, Halt
@@ -38,6 +39,11 @@ UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 INPUT_GONE = LineError("file_not_found", "the input file no longer exists")
 
 log = logging.getLogger("thalamus")
+
+
+def _count_queued(runners: Runners | None) -> dict[str, int]:
+    """Calls of batches that each local expert has at a time, in flight and in line."""
+    return {name: QUEUED_PER_SLOT * runners.count_slots(name) for name in runners} if runners else {}
 
 
 def parse_window(text: str) -> float | None:
@@ -70,7 +76,7 @@ class BatchService:
             accounting=accounting,
             limits={
                 **{name: bound if limit is None else limit for name, limit in limits.items()},
-                **{name: QUEUED_PER_SLOT * (limits.get(name) or 1) for name in services.runners or ()},
+                **_count_queued(services.runners),
                 EMBEDDED_HERE: MAX_EMBEDDED_LINES,
             },
             local=frozenset(services.runners or ()),

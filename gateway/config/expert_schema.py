@@ -129,6 +129,59 @@ class DeploymentConfig(StrictStruct, frozen=True):
     """Settings of the provider; they extend those of the expert."""
 
 
+class LlamaCppConfig(StrictStruct, frozen=True):
+    """Settings of llama.cpp beside those that other engines have too, named after what they set."""
+
+    draft_model: str | None = None
+    """Small model that proposes tokens for the large one to check: a `.gguf` file or a bundled name."""
+    draft_tokens: Count | None = None
+    """Most tokens that the draft model proposes at a time. Default: llama.cpp's, 3."""
+    draft_gpu_layers: Annotated[int, Meta(ge=0)] | None = None
+    """Layers of the draft model kept on the GPU. Default: as many as fit."""
+    mmproj: str | None = None
+    """Projector that lets the model see or hear, a `.gguf` file; give the expert the ability, too."""
+    kv_type: Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"] | None = None
+    """How the context is kept in memory; `q8_0` halves what it takes. Default: f16."""
+    flash_attention: bool | None = None
+    """Whether attention is computed in one pass; `kv_type` below f16 needs it. Default: where it can be."""
+    grammar: str | None = None
+    """Grammar that every answer keeps to, in GBNF or as a `.gbnf` file; a request's own replaces it."""
+    pooling: Literal["none", "mean", "cls", "last", "rank"] | None = None
+    """How an embedding model makes one vector of many. Default: as the file says."""
+    chat_template: str | None = None
+    """Template of conversations in Jinja, or a `.jinja` file. Default: that of the model."""
+    reasoning: Literal["none", "auto", "deepseek"] | None = None
+    """How thoughts are told from the answer: `none` leaves them in its text. Default: `deepseek`, in
+    `reasoning_content`.
+    """
+    loras: tuple[str, ...] = ()
+    """Adapters applied to the model, `.gguf` files."""
+    batch_tokens: Count | None = None
+    """Most tokens of prompts read in one step. Default: llama.cpp's, 2048."""
+    ubatch_tokens: Count | None = None
+    """Most tokens computed at once. Default: llama.cpp's, 512."""
+    rope_freq_base: Annotated[float, Meta(gt=0)] | None = None
+    """Base frequency of rotary positions, for windows beyond the trained one. Default: that of the model."""
+    rope_freq_scale: Annotated[float, Meta(gt=0)] | None = None
+    """Scale of rotary positions. Default: that of the model."""
+    context_shift: bool | None = None
+    """Whether a full window drops its oldest tokens and goes on. Default: no, the answer ends."""
+    kv_on_gpu: bool | None = None
+    """Whether the context is kept on the GPU. Default: yes."""
+    split_mode: Literal["none", "layer", "row"] | None = None
+    """How a model is shared between several GPUs. Default: by layer."""
+    tensor_split: tuple[Annotated[float, Meta(ge=0)], ...] = ()
+    """Share of the model on each GPU, such as `[3, 1]`. Default: as memory is free."""
+
+    def as_options(self) -> tuple[tuple[str, Any], ...]:
+        """What is set, by name."""
+        given = ((name, getattr(self, name)) for name in self.__struct_fields__)
+        return tuple((name, value) for name, value in given if value not in (None, ()))
+
+
+NO_LLAMA_CPP = LlamaCppConfig()
+
+
 class RunnerConfig(StrictStruct, frozen=True):
     """A local engine that the gateway starts, supervises, loads and unloads."""
 
@@ -142,8 +195,13 @@ class RunnerConfig(StrictStruct, frozen=True):
     """CPU threads. Default: half of the usable cores."""
     n_gpu_layers: Annotated[int, Meta(ge=0)] | None = None
     """Layers kept on the GPU (llama.cpp). Default: as many as fit."""
-    n_parallel: Count = 2
-    """Requests served at a time; further requests wait in the gateway's queue."""
+    n_parallel: Count | None = None
+    """Requests served at a time; further requests wait in the gateway's queue. Default: what the engine can.
+    vLLM has its own limit (256 are sent to it), llama.cpp up to 4 slots (8 on a GPU) as memory allows,
+    `transformers` 4 (16), Ollama `OLLAMA_NUM_PARALLEL` or 4, a command what its arguments say or 4.
+    """
+    llama_cpp: LlamaCppConfig = NO_LLAMA_CPP
+    """Further settings of llama.cpp, such as a draft model (engine `llama.cpp` only)."""
     args: tuple[str, ...] = ()
     """Further command line arguments (engine `vllm` only)."""
     cmd: str | tuple[str, ...] = ()

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from importlib.metadata import entry_points
 from urllib.parse import urlsplit
 
-from .expert_schema import ExpertConfig, ProviderSettings, RunnerConfig
+from .expert_schema import NO_LLAMA_CPP, ExpertConfig, ProviderSettings, RunnerConfig
 from .providers import find_maker, find_receiver, list_providers, needs_address, passes_through
 from .schema import BASE_EMBEDDER, Config
 from .secrets import Secret, UnresolvedReferenceError, check_references, find_weakness
@@ -14,7 +14,12 @@ from .values import DEVICE_PATTERN, KeyPath, size_bytes, split_command
 
 Violation = tuple[KeyPath, str]
 # An unused key is an error, not a warning: `args` under llama.cpp would be ignored in silence.
-ENGINE_KEYS = {"cmd": "command", "health_path": "command", "args": "vllm", "sleep": "vllm", "url": "ollama"}
+ENGINE_KEYS = {
+    **dict.fromkeys(("cmd", "health_path"), "command"),
+    **dict.fromkeys(("args", "sleep"), "vllm"),
+    "url": "ollama",
+    "llama_cpp": "llama.cpp",
+}
 """Keys of a runner that only one engine reads."""
 TOOL_GROUP = "thalamus.tools"
 """Entry points of the tools that installed packages offer."""
@@ -153,7 +158,7 @@ def _check_aliases(config: Config) -> Iterator[Violation]:
 
 def _check_runner(runner: RunnerConfig, at: KeyPath) -> Iterator[Violation]:
     for key, engine in ENGINE_KEYS.items():
-        given = getattr(runner, key) not in (None, (), "")
+        given = getattr(runner, key) not in (None, (), "", NO_LLAMA_CPP)
         if given and runner.engine != engine:
             yield (*at, key), f"is only for engine '{engine}'; this runner has engine '{runner.engine}'"
     if runner.engine != "command":

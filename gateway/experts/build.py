@@ -7,6 +7,7 @@ from ..config import Config, ExpertConfig, TimeoutConfig
 from ..config.providers import EXPERT_GROUP, passes_through
 from ..prompts.wrappings import WrappingGrammar
 from ..runners import Runners
+from ..runners.launchers import USUAL_SLOTS, VLLM_SLOTS
 from .litellm import LiteLLMExpert
 from .local import LocalExpert
 from .openai_compatible import Transport, openai_expert
@@ -59,7 +60,7 @@ def read_parallel_limits(config: Config) -> dict[str, int | None]:
 def _sum_parallel(expert: ExpertConfig) -> int | None:
     """The sum over its deployments; None as soon as one of them has no bound."""
     if expert.runner is not None:
-        return expert.runner.n_parallel
+        return expert.runner.n_parallel or (VLLM_SLOTS if expert.runner.engine == "vllm" else USUAL_SLOTS)
     bounds = [place.max_parallel for place in expert.effective_deployments()]
     known = [bound for bound in bounds if bound is not None]
     return sum(known) if len(known) == len(bounds) else None

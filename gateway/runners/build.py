@@ -41,6 +41,8 @@ def _build_settings(expert: ExpertConfig) -> RunnerSettings:
         pinned=runner.pinned,
         sleep_level=runner.sleep,
         canary=_choose_probe(expert) if runner.canary else "none",
+        options=runner.llama_cpp.as_options(),
+        embeds=expert.embeds,
     )
 
 

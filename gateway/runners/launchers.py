@@ -9,11 +9,13 @@
 """
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from .device_memory import device_bytes
@@ -23,6 +25,13 @@ from .weights import find_weights
 HEALTH_PATH = "/health"
 AFTERWARDS_S = 2.0
 """What the supervisor needs for whom the server left behind."""
+VLLM_SLOTS = 256
+"""Requests sent to vLLM at a time where its own limit (`--max-num-seqs`) is its default."""
+USUAL_SLOTS, LLAMACPP_GPU_SLOTS, TRANSFORMERS_GPU_SLOTS = 4, 8, 16
+"""Requests that other engines answer at a time where nothing is configured: on a CPU, on a GPU."""
+SLOT_FLAG = re.compile(r"(?:^|\s)(?:--max-num-seqs|--parallel|-np)[= ](\d+)(?=\s|$)")
+KV_BYTES = {"f32": 4.0, "q8_0": 1.06, "q5_1": 0.75, "q5_0": 0.69, "q4_1": 0.63, "q4_0": 0.56, "iq4_nl": 0.56}
+"""Bytes of a number in the context, by llama.cpp's type; 2 with 16 bits."""
 OVERHEAD_BYTES = 100 * 1000**2
 KV_BYTES_PER_WEIGHT_BYTE = 1 / 16384
 """What a token of context holds against the weights' size, roughly, until a load is measured."""
@@ -65,8 +74,11 @@ def build_command_launch(settings: RunnerSettings, alias: str, api_key: str) -> 
         raise RunnerSettingsError("runner.cmd", 'the engine "command" needs one, with ${PORT} in it')
     if not any("${PORT}" in word for word in (*settings.command, *(value for _, value in settings.env))):
         raise RunnerSettingsError("runner.cmd", "has no ${PORT}: the server must listen where it is told to")
+    # As written: `${PORT}` and the like hold no flags.
+    said = SLOT_FLAG.search(" ".join(settings.command))
+    n_slots = settings.n_parallel or (int(said[1]) if said else 0) or USUAL_SLOTS
     return build_supervised_launch(
-        settings, settings.command, dict(settings.env), api_key, serves=settings.model
+        settings, settings.command, dict(settings.env), api_key, n_slots=n_slots, serves=settings.model
     )
 
 
@@ -76,6 +88,7 @@ def build_supervised_launch(
     env: dict[str, str],
     api_key: str,
     *,
+    n_slots: int,
     serves: str | None = None,
     device: str = "cpu",
     memory_bytes: int | None = None,
@@ -104,6 +117,7 @@ def build_supervised_launch(
         serves=serves,
         completes=completes,
         grace_s=grace_s + AFTERWARDS_S,
+        n_slots=n_slots,
     )
 
 
@@ -116,28 +130,72 @@ def build_llamacpp_launch(settings: RunnerSettings, alias: str, api_key: str) ->
     if find_spec("xllamacpp") is None:
         raise RunnerSettingsError("runner.engine", '"llama.cpp" needs a package: pip install xllamacpp')
     weights = find_weights(settings.model)
+    options = _resolve_options(dict(settings.options))
+    files = [weights, *(Path(options[key]) for key in ("draft_model", "mmproj") if key in options)]
+    fixed_bytes = sum(file.stat().st_size for file in files) + OVERHEAD_BYTES
+    slot_bytes = _estimate_slot_bytes(weights, settings.context_tokens, options.get("kv_type"))
+    n_slots = settings.n_parallel or _choose_slots(settings, fixed_bytes, slot_bytes)
     message = {
         "model": str(weights),
         "alias": alias,
         "api_key": api_key,
         "context_tokens": settings.context_tokens,
-        "n_parallel": settings.n_parallel,
+        "n_parallel": n_slots,
         "n_threads": settings.n_threads or default_threads(),
         "n_gpu_layers": settings.n_gpu_layers,
         "gpu": settings.device.partition(":")[2] if settings.device else "",
+        "embeds": settings.embeds,
+        "options": options,
     }
     return Launch(
         child_argv("llamacpp_child.py"),
         message,
-        completes=True,
+        completes=not settings.embeds,
         device=settings.device or "cpu",
-        memory_bytes=_estimate_llamacpp_bytes(weights, settings.context_tokens * settings.n_parallel),
+        memory_bytes=fixed_bytes + n_slots * slot_bytes,
+        n_slots=n_slots,
     )
 
 
-def _estimate_llamacpp_bytes(weights: Path, n_tokens: int) -> int:
-    size = weights.stat().st_size
-    return int(size * (1 + n_tokens * KV_BYTES_PER_WEIGHT_BYTE)) + OVERHEAD_BYTES
+def _estimate_slot_bytes(weights: Path, context_tokens: int, kv_type: str | None) -> int:
+    """What the context of one request takes, roughly."""
+    share = KV_BYTES.get(kv_type or "", 2.0) / 2.0
+    return int(weights.stat().st_size * context_tokens * KV_BYTES_PER_WEIGHT_BYTE * share)
+
+
+def _choose_slots(settings: RunnerSettings, fixed_bytes: int, slot_bytes: int) -> int:
+    """As many slots as the declared memory holds; without one, contexts take no more than the weights do."""
+    room_bytes = (settings.memory_bytes or 2 * fixed_bytes) - fixed_bytes
+    most = USUAL_SLOTS if settings.device in (None, "cpu") else LLAMACPP_GPU_SLOTS
+    return max(1, min(most, room_bytes // max(1, slot_bytes)))
+
+
+def _resolve_options(options: dict[str, Any]) -> dict[str, Any]:
+    """llama.cpp's own settings, with files found and texts read.
+
+    Raises:
+        RunnerSettingsError: a file is missing.
+    """
+    for key, value in options.items():
+        field = f"runner.llama_cpp.{key}"
+        if key == "draft_model":
+            options[key] = str(find_weights(value, field))
+        elif key == "mmproj":
+            options[key] = str(_find_file(value, field))
+        elif key == "loras":
+            options[key] = [str(_find_file(path, field)) for path in value]
+        elif key in ("grammar", "chat_template") and value.endswith((".gbnf", ".jinja")):
+            options[key] = _find_file(value, field).read_text(encoding="utf-8")
+    if "draft_tokens" in options and "draft_model" not in options:
+        raise RunnerSettingsError("runner.llama_cpp.draft_tokens", "is of no use without a draft_model")
+    return options
+
+
+def _find_file(path: str, field: str) -> Path:
+    found = Path(path).expanduser()
+    if not found.is_file():
+        raise RunnerSettingsError(field, f'there is no file "{found}"')
+    return found
 
 
 def default_threads() -> int:
@@ -165,22 +223,25 @@ def build_transformers_launch(settings: RunnerSettings, alias: str, api_key: str
             )
         weights = find_weights(model)
         model, weights_file = str(weights.parent), weights.name
+    device = settings.device or "cpu"
+    n_slots = settings.n_parallel or (USUAL_SLOTS if device == "cpu" else TRANSFORMERS_GPU_SLOTS)
     message = {
         "model": model,
         "weights_file": weights_file,
         "alias": alias,
         "api_key": api_key,
         "context_tokens": settings.context_tokens,
-        "n_parallel": settings.n_parallel,
+        "n_parallel": n_slots,
         "n_threads": settings.n_threads or default_threads(),
-        "device": settings.device or "cpu",
+        "device": device,
     }
     return Launch(
         child_argv("transformers_child.py"),
         message,
         completes=True,
-        device=settings.device or "cpu",
+        device=device,
         memory_bytes=_estimate_transformers_bytes(Path(model)) if weights_file is None else None,
+        n_slots=n_slots,
     )
 
 
@@ -203,7 +264,10 @@ def build_vllm_launch(settings: RunnerSettings, alias: str, api_key: str) -> Lau
     total = device_bytes(device)
     argv = ["vllm", "serve", settings.model, "--served-model-name", alias]
     argv += ["--host", "127.0.0.1", "--port", "${PORT}"]
-    argv += ["--max-model-len", str(settings.context_tokens), "--max-num-seqs", str(settings.n_parallel)]
+    argv += ["--max-model-len", str(settings.context_tokens)]
+    if settings.n_parallel:
+        argv += ["--max-num-seqs", str(settings.n_parallel)]
+    said = SLOT_FLAG.search(" ".join(settings.args))
     # vLLM takes a share of the whole device, not a size.
     if total and settings.memory_bytes:
         argv += ["--gpu-memory-utilization", f"{settings.memory_bytes / total:.4f}"]
@@ -220,6 +284,7 @@ def build_vllm_launch(settings: RunnerSettings, alias: str, api_key: str) -> Lau
         (*argv, *settings.args),
         env,
         api_key,
+        n_slots=settings.n_parallel or (int(said[1]) if said else VLLM_SLOTS),
         device=device,
         grace_s=VLLM_GRACE_S,
         completes=True,
@@ -247,7 +312,14 @@ def build_ollama_launch(settings: RunnerSettings, alias: str, api_key: str) -> L
         serves=settings.model,
         completes=True,
         grace_s=OLLAMA_GRACE_S,
+        n_slots=settings.n_parallel or _read_ollama_slots(),
     )
+
+
+def _read_ollama_slots() -> int:
+    """What the daemon is told by the same environment; no route of its API tells."""
+    said = os.environ.get("OLLAMA_NUM_PARALLEL", "")
+    return (int(said) if said.isdecimal() else 0) or USUAL_SLOTS
 
 
 LaunchBuilder = Callable[[RunnerSettings, str, str], Launch]

@@ -268,6 +268,13 @@ class Runners(Mapping[str, Runner]):
             if runner.state == "failed":
                 raise RunnerFailed(f"{runner.name}: {runner.status().last_error}")
 
+    def count_slots(self, expert: str) -> int:
+        """How many requests its engine answers at a time; 1 where it cannot be started as configured."""
+        try:
+            return self._by_expert[expert].n_slots
+        except RunnerSettingsError:
+            return 1
+
     def loads_in_s(self, expert: str) -> float:
         """Seconds until this expert is expected to be loaded; 0 when it is, or is no local one."""
         queue = self._by_expert.get(expert)

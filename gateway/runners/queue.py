@@ -58,7 +58,7 @@ class RunnerQueue:
 
     @property
     def n_slots(self) -> int:
-        return self.runner.settings.n_parallel
+        return self._plan.n_slots
 
     @property
     def size_bytes(self) -> int:

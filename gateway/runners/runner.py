@@ -291,7 +291,7 @@ class Runner:
                 launch.health_path,
                 self._patience,
                 self.pulse,
-                self.settings.n_parallel,
+                launch.n_slots,
                 lambda: self._smoke_test(launch, address),
             )
         )

@@ -63,19 +63,20 @@ class RunnerSettings:
     """What to serve and how much room it gets. Experts with equal settings share one process.
 
     `context_tokens` is the window of each of the `n_parallel` requests served at a time. None leaves the
-    choice to the engine: half the usable cores, as many layers on the GPU as fit.
+    choice to the engine: half the usable cores, as many layers on the GPU as fit, as many requests as it can.
 
     `command`, `env` and `health_path` are for engines that are started by a command line, `args` are added to
-    that of vLLM, `url` is of one that runs already. `memory_bytes` is what it holds on `device` while loaded;
-    without it the engine guesses before the first load, and the load is measured. It is unloaded after
-    `ttl_s` of idleness, and never to make room when `pinned`. `sleep_level` 0 ends the process to unload it;
-    1 and 2 send it to sleep.
+    that of vLLM, `url` is of one that runs already, `options` are llama.cpp's own, by name. `embeds` says
+    that it answers embeddings. `memory_bytes` is what it holds on `device` while loaded; without it the
+    engine guesses before the first load, and the load is measured. It is unloaded after `ttl_s` of idleness,
+    and never to make room when `pinned`. `sleep_level` 0 ends the process to unload it; 1 and 2 send it to
+    sleep.
     """
 
     engine: str
     model: str
     context_tokens: int = 4096
-    n_parallel: int = 2
+    n_parallel: int | None = None
     n_threads: int | None = None
     n_gpu_layers: int | None = None
     args: tuple[str, ...] = ()
@@ -89,6 +90,8 @@ class RunnerSettings:
     pinned: bool = False
     sleep_level: int | None = None
     canary: Probe = "chat"
+    options: tuple[tuple[str, Any], ...] = ()
+    embeds: bool = False
 
     def check(self) -> None:
         """Refuse numbers no engine could serve.
@@ -121,7 +124,7 @@ class Launch:
     `device` is where it holds `memory_bytes`, as far as that is known before it runs. `sleep` are the
     requests that put the server to sleep, `wake` those that wake it. `serves` is the name it answers to; it
     `completes` where it answers `/completions` too. One with a family of processes is given `grace_s` seconds
-    to end them itself, however it came to its end.
+    to end them itself, however it came to its end. It answers `n_slots` requests at a time.
     """
 
     argv: tuple[str, ...]
@@ -136,6 +139,7 @@ class Launch:
     serves: str | None = None
     grace_s: float | None = None
     completes: bool = False
+    n_slots: int = 1
 
 
 @dataclass(frozen=True, slots=True)

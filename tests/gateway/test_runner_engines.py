@@ -204,3 +204,51 @@ async def test_a_model_that_ollama_does_not_know_is_one_line(daemon: OllamaDaemo
 def test_an_address_of_ollama_that_is_none_is_named(url: str) -> None:
     with pytest.raises(RunnerSettingsError, match=r"experts\.a\.runner\.url: must be as"):
         Runners({"a": RunnerSettings("ollama", "m", url=url)}).check()
+
+
+def plan_argv(settings: RunnerSettings) -> list[str]:
+    runners = Runners({"a": settings})
+    return list(runners["a"].plan().message["argv"])
+
+
+@pytest.mark.parametrize(
+    ("given", "flag", "n_slots"),
+    [
+        ({}, None, 256),
+        ({"n_parallel": 12}, "12", 12),
+        ({"args": ("--max-num-seqs", "64")}, "64", 64),
+        ({"args": ("--max-num-seqs=64",)}, None, 64),
+    ],
+)
+@pytest.mark.usefixtures("vllm")
+def test_vllm_keeps_its_own_limit_of_requests(given: dict[str, Any], flag: str | None, n_slots: int) -> None:
+    settings = on_vllm(**given)
+    argv = plan_argv(settings)
+    found = argv[argv.index("--max-num-seqs") + 1] if "--max-num-seqs" in argv else None
+    assert (found, Runners({"a": settings}).count_slots("a")) == (flag, n_slots)
+
+
+@pytest.mark.parametrize(
+    ("command", "n_slots"),
+    [
+        ("true --port ${PORT}", 4),
+        ("true --port ${PORT} -np 3", 3),
+        ("true --parallel=6 --port ${PORT}", 6),
+        ("true --max-num-seqs 128 --port ${PORT}", 128),
+        ("true --no-parallel --port ${PORT} -np ${N}", 4),
+    ],
+)
+def test_a_command_is_sent_as_many_requests_as_it_says(command: str, n_slots: int) -> None:
+    settings = RunnerSettings("command", "m", command=tuple(command.split()))
+    assert Runners({"a": settings}).count_slots("a") == n_slots
+
+
+@pytest.mark.parametrize(("said", "n_slots"), [(None, 4), ("2", 2), ("many", 4), ("0", 4)])
+def test_ollama_is_sent_as_many_requests_as_its_environment_says(
+    said: str | None, n_slots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OLLAMA_NUM_PARALLEL", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OLLAMA_NUM_PARALLEL", said)
+    assert Runners({"a": RunnerSettings("ollama", "m")}).count_slots("a") == n_slots
+    assert Runners({"a": RunnerSettings("ollama", "m", n_parallel=7)}).count_slots("a") == 7

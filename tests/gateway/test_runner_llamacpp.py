@@ -7,15 +7,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import aiohttp
 import pytest
 
-from gateway.runners import Patience, PoolRule, Runner, RunnerFailed, Runners, RunnerSettings
+from gateway.config.expert_schema import LlamaCppConfig
+from gateway.runners import (
+    Patience,
+    PoolRule,
+    Runner,
+    RunnerFailed,
+    Runners,
+    RunnerSettings,
+    RunnerSettingsError,
+)
+from gateway.runners.engines.llamacpp_child import set_option
 
 pytest.importorskip("xllamacpp")
 
@@ -213,3 +223,119 @@ async def test_weights_that_are_no_weights_end_in_one_clear_line(tmp_path: Path)
         await runner.wait_ready(60)
     assert "\n" not in str(caught.value)
     await runner.stop()
+
+
+def set_up(options: dict[str, Any]) -> Any:
+    xllamacpp = pytest.importorskip("xllamacpp")
+    params = xllamacpp.CommonParams()
+    for name, value in options.items():
+        set_option(xllamacpp, params, name, value)
+    return params
+
+
+READ: dict[str, tuple[Any, Callable[[Any], Any], Any]] = {
+    "draft_model": ("d.gguf", lambda p: p.speculative.draft.mparams.path, "d.gguf"),
+    "draft_tokens": (5, lambda p: p.speculative.draft.n_max, 5),
+    "draft_gpu_layers": (7, lambda p: p.speculative.draft.n_gpu_layers, 7),
+    "mmproj": ("m.gguf", lambda p: p.mmproj.path, "m.gguf"),
+    "kv_type": ("q8_0", lambda p: (p.cache_type_k.name, p.cache_type_v.name), ("GGML_TYPE_Q8_0",) * 2),
+    "flash_attention": (True, lambda p: p.flash_attn_type.name, "LLAMA_FLASH_ATTN_TYPE_ENABLED"),
+    "grammar": ('root ::= "x"', lambda p: p.sampling.grammar.grammar, 'root ::= "x"'),
+    "pooling": ("mean", lambda p: p.pooling_type.name, "LLAMA_POOLING_TYPE_MEAN"),
+    "chat_template": ("{{ x }}", lambda p: p.chat_template, "{{ x }}"),
+    "reasoning": ("none", lambda p: p.reasoning_format.name, "COMMON_REASONING_FORMAT_NONE"),
+    "loras": (["a", "b"], lambda p: [one.path for one in p.lora_adapters], ["a", "b"]),
+    "batch_tokens": (512, lambda p: p.n_batch, 512),
+    "ubatch_tokens": (128, lambda p: p.n_ubatch, 128),
+    "rope_freq_base": (1e6, lambda p: p.rope_freq_base, 1e6),
+    "rope_freq_scale": (0.5, lambda p: p.rope_freq_scale, 0.5),
+    "context_shift": (True, lambda p: p.ctx_shift, True),
+    "kv_on_gpu": (False, lambda p: p.no_kv_offload, True),
+    "split_mode": ("row", lambda p: p.split_mode.name, "LLAMA_SPLIT_MODE_ROW"),
+    "tensor_split": ([3.0, 1.0], lambda p: list(p.tensor_split)[:3], [3.0, 1.0, 0.0]),
+}
+
+
+@pytest.mark.parametrize("name", LlamaCppConfig.__struct_fields__)
+def test_every_setting_of_llama_cpp_reaches_its_parameter(name: str) -> None:
+    value, read, expected = READ[name]
+    assert read(set_up({name: value})) == expected
+
+
+def test_a_draft_model_is_used() -> None:
+    (kind,) = set_up({"draft_model": "d.gguf"}).speculative.types
+    assert kind.name == "COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE"
+
+
+@pytest.mark.parametrize("key", ["kv_type", "pooling", "reasoning", "split_mode"])
+def test_every_value_that_the_configuration_knows_is_one_of_llama_cpp(key: str) -> None:
+    kinds = get_args(get_type_hints(LlamaCppConfig)[key])[0]
+    for value in get_args(kinds):
+        set_up({key: value})
+
+
+async def test_grammar_draft_model_and_small_contexts_serve(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    grammar = tmp_path / "city.gbnf"
+    grammar.write_text('root ::= "Rome" | "Oslo"')
+    own = {
+        "grammar": str(grammar),
+        "draft_model": SETTINGS.model,
+        "draft_tokens": 4,
+        "kv_type": "q8_0",
+        "flash_attention": True,
+    }
+    settings = replace(SETTINGS, context_tokens=256, n_parallel=1, canary="none", options=tuple(own.items()))
+    pool = Runners({"a": settings})
+    await pool.start()
+    try:
+        status, text = await ask(http, pool["a"])
+        assert status == 200
+        assert json.loads(text)["choices"][0]["message"]["content"] in ("Rome", "Oslo")
+        assert json.loads(text)["timings"]["draft_n"] > 0
+    finally:
+        await pool.stop()
+
+
+async def test_an_embedding_model_embeds_and_the_others_do_not(http: aiohttp.ClientSession) -> None:
+    settings = replace(SETTINGS, context_tokens=1024, n_parallel=1, embeds=True, canary="embeddings")
+    pool = Runners({"a": replace(settings, options=(("pooling", "mean"),))})
+    await pool.start()
+    try:
+        url = f"{await pool['a'].wait_ready(60)}/embeddings"
+        text = "Paris " * 700  # more tokens than llama.cpp computes at once by default
+        async with http.post(url, json={"model": "a", "input": text}, headers=pool["a"].headers) as response:
+            assert response.status == 200
+            assert len((await response.json())["data"][0]["embedding"]) == 576
+    finally:
+        await pool.stop()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("mmproj", "/none/m.gguf", "there is no file"),
+        ("draft_model", "/none/d.gguf", "there is no file"),
+        ("draft_model", "org/repo", "neither a .gguf file"),
+        ("grammar", "/none/g.gbnf", "there is no file"),
+        ("loras", ("/none/l.gguf",), "there is no file"),
+        ("draft_tokens", 3, "without a draft_model"),
+    ],
+)
+def test_a_setting_of_llama_cpp_that_cannot_work_is_one_line(option: str, value: Any, said: str) -> None:
+    settings = replace(SETTINGS, options=((option, value),))
+    with pytest.raises(RunnerSettingsError, match=rf"runner\.llama_cpp\.{option}: .*{said}"):
+        Runners({"a": settings}).check()
+
+
+def test_slots_follow_memory() -> None:
+    def n_slots(**changes: Any) -> int:
+        return Runners({"a": replace(SETTINGS, **changes)}).count_slots("a")
+
+    assert n_slots(context_tokens=4096) == 4
+    assert n_slots(context_tokens=32_768) == 1
+    assert n_slots(context_tokens=32_768, options=(("kv_type", "q4_0"),)) > 1
+    assert n_slots(context_tokens=32_768, memory_bytes=2 * 2**30) == 4
+    assert n_slots(context_tokens=512, device="cuda:0") == 8
+    assert n_slots(context_tokens=32_768, n_parallel=3) == 3

@@ -11,7 +11,9 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from gateway.openai.error_words import read_word_fault
 from gateway.runners import Lease, Runners, RunnerSettings, RunnerSettingsError
+from gateway.runners.engines.transformers_child import RefusedError, refuse_unheeded
 
 CONTEXT = 64
 
@@ -124,3 +126,48 @@ async def test_temperature_draws_and_what_cannot_be_answered_is_refused(lease: L
     assert (await ask(lease, messages=[{"content": "no role"}]))[0] == 400
     async with aiohttp.ClientSession() as http, http.post(f"{lease.url}/completions", json={}) as response:
         assert response.status == 401
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("response_format", {"type": "json_object"}),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}),
+        ("tools", [{"type": "function", "function": {"name": "f"}}]),
+        ("tool_choice", "required"),
+        ("seed", 7),
+        ("seed", 0),
+        ("logprobs", True),
+        ("logprobs", 1),
+        ("top_logprobs", 2),
+        ("logit_bias", {"5": -100}),
+        ("frequency_penalty", 0.5),
+        ("presence_penalty", -1),
+        ("n", 2),
+        ("echo", True),
+        ("top_k", 40),
+        ("guided_json", {"type": "object"}),
+        ("a_field_of_tomorrow", "x"),
+        ("messages", [{"role": "tool", "content": "4", "tool_call_id": "c"}]),
+        ("messages", [{"role": "assistant", "content": None, "tool_calls": [{"id": "c"}]}]),
+    ],
+)
+def test_a_wish_that_would_be_dropped_is_refused_so_that_a_plan_moves_on(field: str, value: Any) -> None:
+    with pytest.raises(RefusedError) as caught:
+        refuse_unheeded({"model": "m", "messages": [{"role": "user", "content": "Hi"}], field: value})
+    assert caught.value.param == field
+    assert read_word_fault(caught.value.code) == "unsupported"
+
+
+def test_what_is_done_anyway_is_no_wish() -> None:
+    turn = {"role": "user", "content": "Hi"}
+    sampling = {"temperature": 0, "top_p": 0.5, "stop": ["x"], "max_tokens": 5, "n": 1, "seed": None}
+    nothing = {
+        "tools": [],
+        "tool_choice": "auto",
+        "logprobs": False,
+        "frequency_penalty": 0,
+        "logit_bias": {},
+    }
+    said = {"response_format": {"type": "text"}, "user": "u", "metadata": {"a": "b"}, "stream": True}
+    refuse_unheeded({"messages": [turn], **sampling, **nothing, **said})

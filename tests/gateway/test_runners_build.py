@@ -24,7 +24,7 @@ experts:
       n_parallel: 8
   - name: vectors
     embeds: true
-    runner: {model: bundled/smollm2-135m, n_gpu_layers: 0}
+    runner: {model: bundled/smollm2-135m, n_gpu_layers: 0, llama_cpp: {pooling: mean, loras: [a, b]}}
   - name: any
     runner: {model: bundled/smollm2-135m, canary: false}
 runners:
@@ -45,6 +45,12 @@ def test_a_command_keeps_what_is_filled_in_when_it_starts() -> None:
     assert (mine.health_path, mine.device, mine.memory_bytes) == ("/up", "cuda:1", 2 * 2**30)
     assert (mine.ttl_s, mine.pinned, mine.n_parallel) == (60, True, 8)
     assert [settings[name].canary for name in settings] == ["chat", "embeddings", "none"]
+    assert settings["vectors"].options == (("pooling", "mean"), ("loras", ("a", "b")))
+    assert [(one.n_parallel, one.embeds) for one in settings.values()] == [
+        (8, False),
+        (None, True),
+        (None, False),
+    ]
 
 
 def test_memory_is_shared_as_the_configuration_says() -> None:
@@ -66,6 +72,19 @@ def test_memory_is_shared_as_the_configuration_says() -> None:
         ("experts: [{name: a, runner: {model: x, engine: command}}]", "experts[0].runner"),
         ("experts: [{name: a, runner: {model: x, cmd: 'x ${PORT}'}}]", "experts[0].runner.cmd"),
         ("experts: [{name: a, runner: {model: x, sleep: 0}}]", "experts[0].runner.sleep"),
+        ("experts: [{name: a, runner: {model: x, n_parallel: 0}}]", "experts[0].runner.n_parallel"),
+        (
+            "experts: [{name: a, runner: {model: x, llama_cpp: {kv_type: q9}}}]",
+            "experts[0].runner.llama_cpp.kv_type",
+        ),
+        (
+            "experts: [{name: a, runner: {model: x, llama_cpp: {mmprj: y}}}]",
+            "experts[0].runner.llama_cpp",
+        ),
+        (
+            "experts: [{name: a, runner: {model: x, engine: vllm, llama_cpp: {kv_type: q8_0}}}]",
+            "experts[0].runner.llama_cpp",
+        ),
         ("experts: [{name: a, runner: {model: x, sleep: 3, engine: vllm}}]", "experts[0].runner.sleep"),
     ],
 )

@@ -43,7 +43,68 @@ def serve(order: dict[str, Any]) -> Any:
     params.cache_ram_mib = 0  # the default keeps up to 8 GiB of old prompts in memory
     params.ui = params.endpoint_slots = False
     params.verbosity = 2  # warnings and errors
+    if order["embeds"]:
+        params.embedding = True
+        # A text is embedded in one step: a longer one would be refused.
+        params.n_batch = params.n_ubatch = max(params.n_ubatch, order["context_tokens"])
+    for name, value in order["options"].items():
+        set_option(xllamacpp, params, name, value)
     return xllamacpp.Server(params)
+
+
+PLAIN_OPTIONS = {
+    "chat_template": "chat_template",
+    "batch_tokens": "n_batch",
+    "ubatch_tokens": "n_ubatch",
+    "rope_freq_base": "rope_freq_base",
+    "rope_freq_scale": "rope_freq_scale",
+    "context_shift": "ctx_shift",
+}
+ENUM_OPTIONS = {
+    "reasoning": ("reasoning_format", "common_reasoning_format", "COMMON_REASONING_FORMAT_"),
+    "pooling": ("pooling_type", "llama_pooling_type", "LLAMA_POOLING_TYPE_"),
+    "split_mode": ("split_mode", "llama_split_mode", "LLAMA_SPLIT_MODE_"),
+}
+
+
+def set_option(xllamacpp: Any, params: Any, name: str, value: Any) -> None:
+    """One of llama.cpp's own settings, by the name that the configuration has for it.
+
+    Raises:
+        ValueError: this version of the library has no such setting.
+    """
+    draft = params.speculative.draft
+    if name in PLAIN_OPTIONS:
+        setattr(params, PLAIN_OPTIONS[name], value)
+    elif name in ENUM_OPTIONS:
+        field, kind, prefix = ENUM_OPTIONS[name]
+        setattr(params, field, getattr(getattr(xllamacpp, kind), prefix + value.upper()))
+    elif name == "draft_model":
+        draft.mparams.path = value
+        kind = xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE
+        params.speculative.types = [kind]
+    elif name == "draft_tokens":
+        draft.n_max = value
+    elif name == "draft_gpu_layers":
+        draft.n_gpu_layers = value
+    elif name == "mmproj":
+        params.mmproj.path = value
+    elif name == "kv_type":
+        params.cache_type_k = params.cache_type_v = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{value.upper()}")
+    elif name == "flash_attention":
+        chosen = "ENABLED" if value else "DISABLED"
+        params.flash_attn_type = getattr(xllamacpp.llama_flash_attn_type, f"LLAMA_FLASH_ATTN_TYPE_{chosen}")
+    elif name == "grammar":
+        kind = xllamacpp.common_grammar_type.COMMON_GRAMMAR_TYPE_USER
+        params.sampling.grammar = xllamacpp.CommonGrammar(kind, value)
+    elif name == "loras":
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in value]
+    elif name == "kv_on_gpu":
+        params.no_kv_offload = not value
+    elif name == "tensor_split":
+        params.tensor_split = [*value, *[0.0] * (len(params.tensor_split) - len(value))]
+    else:
+        raise ValueError(f"llama.cpp has no setting {name}")
 
 
 def main() -> None:

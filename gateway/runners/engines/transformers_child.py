@@ -36,12 +36,68 @@ LOOK_EVERY_S = 0.5
 USUAL_TOKENS = 512
 
 
-class RefusedError(Exception):
-    """A request that cannot be answered; `code` as OpenAI has it."""
+HEEDED = {
+    "model",
+    "messages",
+    "prompt",
+    "max_tokens",
+    "max_completion_tokens",
+    "temperature",
+    "top_p",
+    "stop",
+}
+HEEDED |= {"stream", "stream_options"}
+HARMLESS = {
+    "user",
+    "metadata",
+    "store",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+    "cache_prompt",
+}
+HARMLESS |= {"parallel_tool_calls", "verbosity"}
+"""Fields that change nothing in an answer from here."""
+NO_WISH: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "best_of": (1,),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+    "top_k": (-1,),
+    "min_p": (0,),
+    "repetition_penalty": (1,),
+    "reasoning_effort": ("none",),
+}
+"""Values that ask for what is done anyway; for every field, nothing, false, zero and empty are such."""
+ZERO_IS_A_WISH = {"seed"}
 
-    def __init__(self, message: str, code: str = "invalid_value") -> None:
+
+class RefusedError(Exception):
+    """A request that cannot be answered; `code` and `param` as OpenAI has them."""
+
+    def __init__(self, message: str, code: str = "invalid_value", param: str | None = None) -> None:
         super().__init__(message)
         self.code = code
+        self.param = param
+
+
+def refuse_unheeded(body: dict[str, Any]) -> None:
+    """Refuse what would be ignored: an answer without it would look as if it had been heeded.
+
+    Raises:
+        RefusedError: a wish that this engine cannot fulfil; its code lets a plan move on.
+    """
+    for name, value in body.items():
+        if name in HEEDED or name in HARMLESS or value is None or value in NO_WISH.get(name, ()):
+            continue
+        if value or (name in ZERO_IS_A_WISH and value is not False):
+            said = f"Unsupported parameter: '{name}' is not supported by the engine transformers"
+            raise RefusedError(said, "unsupported_parameter", name)
+    for turn in body.get("messages") or ():
+        if turn.get("tool_calls") or turn.get("role") in ("tool", "function"):
+            raise RefusedError("tool calls are not supported", "unsupported_value", "messages")
 
 
 class Job:
@@ -121,8 +177,7 @@ class LoadedModel:
         Raises:
             RefusedError: it cannot be answered.
         """
-        if body.get("n", 1) != 1:
-            raise RefusedError("n must be 1")
+        refuse_unheeded(body)
         prompt = self._encode_chat(body) if chat else self._encode_prompt(body)
         room = self.context_tokens - len(prompt)
         if room < 1:
@@ -140,7 +195,9 @@ class LoadedModel:
 
     def _encode_prompt(self, body: dict[str, Any]) -> list[int]:
         if not isinstance(body["prompt"], str):
-            raise RefusedError("prompt must be text")
+            raise RefusedError(
+                "prompt must be one text: tokens and lists are not supported", "unsupported_value", "prompt"
+            )
         return list(self.tokenizer(body["prompt"])["input_ids"])
 
     def _work(self) -> None:
@@ -214,7 +271,7 @@ def read_text(content: Any) -> str:
     """
     parts = content if isinstance(content, list) else [{"type": "text", "text": content or ""}]
     if any(not isinstance(part, dict) or part.get("type") != "text" for part in parts):
-        raise RefusedError("only text can be read")
+        raise RefusedError("only text is supported", "unsupported_value", "messages")
     return "".join(str(part["text"]) for part in parts)
 
 
@@ -240,7 +297,7 @@ class CompletionHandler(BaseHTTPRequestHandler):
             body = json.loads(data)
             job = self.server.model.create_job(body, chat)
         except RefusedError as refused:
-            return self._refuse(400, str(refused), refused.code)
+            return self._refuse(400, str(refused), refused.code, refused.param)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return self._refuse(400, f"the request cannot be read: {error!r}", "invalid_value")
         self.server.model.jobs.put(job)
@@ -309,8 +366,8 @@ class CompletionHandler(BaseHTTPRequestHandler):
         self.wfile.write(b"data: " + json.dumps(value).encode() + b"\n\n")
         self.wfile.flush()
 
-    def _refuse(self, status: int, message: str, code: str) -> None:
-        error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+    def _refuse(self, status: int, message: str, code: str, param: str | None = None) -> None:
+        error = {"message": message, "type": "invalid_request_error", "param": param, "code": code}
         self._put(status, {"error": error})
 
     def _put(self, status: int, value: dict[str, Any]) -> None:
