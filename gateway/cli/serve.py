@@ -61,7 +61,6 @@ def command(
 
     from ..asgi.authentication import is_loopback
     from ..server import CannotServeError, serve
-    from ..workers.parent import serve_with_workers
 
     config = read_config(config_path)
     options = {
@@ -80,8 +79,12 @@ def command(
             "(os.environ/THALAMUS_MASTER_KEY), or pass --allow-no-key"
         )
     try:
-        start = serve if server.workers == 1 else serve_with_workers
-        start(config_path, config, given, build_banner)
+        if server.workers == 1:
+            serve(config_path, config, given, build_banner)
+        else:
+            from ..workers.parent import serve_with_workers
+
+            serve_with_workers(config_path, config, given, build_banner)
     except CannotServeError as error:
         raise click.ClickException(str(error)) from None
 

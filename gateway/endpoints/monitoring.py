@@ -187,19 +187,27 @@ def _collect_calls(services: Services) -> Iterator[Any]:
     yield build_gauge("thalamus_latency_seconds", usual, ("expert",), samples_of("latency_s"))
 
 
+ROUTING_SERIES = {
+    "thalamus_decisions_total": "Requests that were routed.",
+    "thalamus_encoder_consulted_total": "Decisions for which the encoder was asked.",
+    "thalamus_encoder_busy_seconds_total": "Time the encoder's threads computed.",
+    "thalamus_encoder_waiting": "Texts that wait for the encoder.",
+    "thalamus_journal_lost_total": "Records that the journal had no room for.",
+}
+
+
+def _read_routing(services: Services) -> dict[str, float]:
+    """The series of routing and of the journal with their values; none has a label."""
+    router, batcher = services.router, services.router.batcher
+    busy_s, n_waiting = (batcher.busy_s, batcher.n_waiting) if batcher else (0.0, 0)
+    values = router.n_decided, router.n_consulted, busy_s, n_waiting, services.journal.dropped
+    return dict(zip(ROUTING_SERIES, map(float, values), strict=True))
+
+
 def _collect_routing(services: Services) -> Iterator[Any]:
-    router, journal = services.router, services.journal
-    batcher = router.batcher
-    decided = {(): float(router.n_decided)}
-    yield build_counter("thalamus_decisions", "Requests that were routed.", (), decided)
-    consulted = "Decisions for which the encoder was asked."
-    yield build_counter("thalamus_encoder_consulted", consulted, (), {(): float(router.n_consulted)})
-    busy = {(): batcher.busy_s if batcher else 0.0}
-    yield build_counter("thalamus_encoder_busy_seconds", "Time the encoder's threads computed.", (), busy)
-    waiting = {(): float(batcher.n_waiting if batcher else 0)}
-    yield build_gauge("thalamus_encoder_waiting", "Texts that wait for the encoder.", (), waiting)
-    lost = {(): float(journal.dropped)}
-    yield build_counter("thalamus_journal_lost", "Records that the journal had no room for.", (), lost)
+    for name, value in _read_routing(services).items():
+        build = build_counter if name.endswith("_total") else build_gauge
+        yield build(name.removesuffix("_total"), ROUTING_SERIES[name], (), {(): value})
 
 
 def _collect_runners(services: Services) -> Iterator[Any]:
@@ -282,7 +290,7 @@ async def get_readiness(request: Request) -> Response:
             "degraded": facts,
             "experts": {name: _describe_state(services, name) for name in services.experts},
             "journal": {"waiting": services.journal.n_waiting, "lost": services.journal.dropped},
-            "routing": _describe_routing(services),
+            "routing": _describe_routing(services, others),
         },
         # 503 keeps load balancers away (RFC 9110, section 15.6.4). A degraded gateway answers, so it is 200.
         status=200 if can_answer and not starting else 503,
@@ -323,14 +331,16 @@ def _describe_state(services: Services, name: str) -> str:
     return called if runner is None or called == "open" else str(runner.state)
 
 
-def _describe_routing(services: Services) -> dict[str, Any]:
-    router = services.router
-    batcher = router.batcher
+def _describe_routing(services: Services, others: OtherProcesses) -> dict[str, Any]:
+    sums = _read_routing(services)
+    for samples in others.read_samples():
+        sums = {name: value + samples.get((name, ()), 0.0) for name, value in sums.items()}
+    decided, consulted, busy_s, n_waiting, _ = sums.values()
     return {
-        "decided": router.n_decided,
-        "consulted": router.n_consulted,
-        "encoder_waiting": batcher.n_waiting if batcher else 0,
-        "encoder_busy_s": round(batcher.busy_s, 3) if batcher else 0.0,
+        "decided": int(decided),
+        "consulted": int(consulted),
+        "encoder_waiting": int(n_waiting),
+        "encoder_busy_s": round(busy_s, 3),
     }
 
 

@@ -205,7 +205,7 @@ def describe_entry(entry: JournalEntry, content: bool) -> dict[str, Any]:
 
 _PLACES = ", ".join("?" * len(NAMES))
 _NAMED = ", ".join(NAMES)
-_INSERT = f"INSERT OR IGNORE INTO decisions ({_NAMED}) VALUES ({_PLACES})"  # noqa: S608 (our own column names)
+INSERT = f"INSERT OR IGNORE INTO decisions ({_NAMED}) VALUES ({_PLACES})"  # noqa: S608 (our own column names)
 _SELECT = f"SELECT {_NAMED} FROM decisions WHERE id = ?"  # noqa: S608
 
 
@@ -349,19 +349,7 @@ class Journal:
             sqlite3.Error, OSError: they cannot be now.
         """
         with self._open_connection() as database:
-            database.executemany(_INSERT, rows)
-
-    def insert(self, rows: Sequence[Sequence[Any]]) -> None:
-        """Put rows of another process on disk, from any thread; those that are there already stay.
-
-        Raises:
-            StorageError: they cannot be written now.
-        """
-        try:
-            with _connection(Path(self._config.path)) as database:
-                database.executemany(_INSERT, rows)
-        except sqlite3.Error as error:
-            raise StorageError(f"the journal cannot be written: {error}") from None
+            database.executemany(INSERT, rows)
 
     def _open_connection(self) -> sqlite3.Connection:
         """The writer's own connection; a new one after trouble."""
@@ -446,7 +434,15 @@ def _connection(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    database = connect(path, BUSY_S)
+    return _tune(connect(path, BUSY_S))
+
+
+def connect_journal(path: Path) -> sqlite3.Connection:
+    """A connection that any thread may use in turn, and that begins its own transactions."""
+    return _tune(connect(path, BUSY_S, autocommit=True))
+
+
+def _tune(database: sqlite3.Connection) -> sqlite3.Connection:
     database.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
     return database
 

@@ -5,8 +5,10 @@ A `WorkerLink` is one worker as the parent sees it. What a worker holds when it 
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -21,7 +23,8 @@ from ..fleet.replicas import merge_reports
 from ..runners import Lease, RunnerUnavailable
 from ..server import Generation, Reloadable
 from ..services import Services
-from ..storage.journal import Journal
+from ..storage.journal import INSERT, Journal, connect_journal
+from ..storage.sqlite import StorageError
 from .channel import Channel, ChannelClosedError, RemoteError
 
 REFRESH_WITHIN_S = 1.0
@@ -173,9 +176,10 @@ class WorkerLink:
         Raises:
             StorageError: they cannot be written now.
         """
-        decoded = [msgspec.msgpack.decode(row) for row in rows]
-        async with self._family.writing:
-            await asyncio.to_thread(self._family.services.journal.insert, decoded)
+        journal = self._family.services.journal
+        if isinstance(journal, SharedJournal):
+            async with journal.writing:
+                await asyncio.to_thread(journal.insert, rows)
 
     async def request(self, number: int, scope: dict[str, Any]) -> None:
         """Answer a request that the worker passes on, message by message."""
@@ -210,7 +214,6 @@ class WorkerFamily(OtherProcesses):
         self.links: dict[int, WorkerLink] = {}
         self.troubles: dict[int, str] = {}
         self.n_restarts = 0
-        self.writing = asyncio.Lock()
         self._ended: dict[CounterKey, float] = {}
         self._cooling: dict[str, float] = {}
 
@@ -352,9 +355,43 @@ class SharedFleet(FleetState):
 
 
 class SharedJournal(Journal):
-    """The parent's journal: what workers have not sent yet is found too."""
+    """The parent's journal: it writes the rows of workers, and finds those that they have not sent yet."""
 
     family: WorkerFamily | None = None
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.writing = asyncio.Lock()
+        self._inserting: sqlite3.Connection | None = None
+
+    def insert(self, rows: Sequence[bytes]) -> None:
+        """Put rows of a worker on disk, one call at a time; those that are there already stay.
+
+        Raises:
+            StorageError: they cannot be written now.
+        """
+        try:
+            # Kept open: the end of the last connection of a file copies its whole log and waits for the disk.
+            if self._inserting is None:
+                self._inserting = connect_journal(Path(self._config.path))
+            self._inserting.execute("BEGIN IMMEDIATE")
+            with self._inserting:  # commits, or undoes
+                self._inserting.executemany(INSERT, map(msgspec.msgpack.decode, rows))
+        except sqlite3.Error as error:
+            self._let_go()
+            raise StorageError(f"the journal cannot be written: {error}") from None
+
+    def _let_go(self) -> None:
+        if self._inserting is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._inserting.close()
+            self._inserting = None
+
+    async def close(self) -> None:
+        """Write what waits, and stop."""
+        async with self.writing:
+            self._let_go()
+        await super().close()
 
     async def get(self, decision_id: str) -> dict[str, Any] | None:
         """The decision and its outcome, from whichever worker; None where there is no such entry."""

@@ -237,6 +237,9 @@ class RemoteJournal(Journal):
             except (RemoteError, TimeoutError) as error:
                 raise OSError(str(error) or "the parent did not answer") from None
 
+    def _tidy(self) -> None:
+        """The parent deletes what is too old."""
+
     async def flush(self) -> None:
         """Return when what waits now is on disk, or cannot be."""
         last = next(reversed(self._waiting), None)
