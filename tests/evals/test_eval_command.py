@@ -99,12 +99,12 @@ def save_gaps(path: Path, seed: int, shares: dict[str, float], cost_gaps: float 
 QUICK = ("--encoder", "none", "--jobs", 1, "--draws", 100, "--routers", "knn:k=5,constant")
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 3])
 def test_all_figures_are_of_the_same_queries_so_no_router_beats_the_oracle(tmp_path: Path, seed: int) -> None:
     table, out = tmp_path / "gaps.jsonl.gz", tmp_path / "out"
     shares = {"a": 1.0, "b": 0.9, "c": 0.8, "d": 0.3 + 0.2 * seed}
     held = save_gaps(table, seed, shares, cost_gaps=0.2 * (seed % 2))
-    result = run(table, *QUICK, "--out", out, "--seeds", "0,1")
+    result = run(table, *QUICK, "--out", out, "--seeds", "0")
     assert result.exit_code == 0, result.output
     facts = json.loads((out / "report.json").read_text())
     complete = ~np.isnan(held.score).any(axis=1)
