@@ -87,7 +87,7 @@ def _serve(
 
     async def reload(fresh: Config) -> None:
         await app.swap(await asyncio.to_thread(application, fresh, counters))
-        server.connections.limits = fresh.server.limits
+        server.connections.configure(fresh.server.limits)
 
     server = GatewayServer(app, config, lambda: greet(config, address, banner))
     reading = Rereading(config_path, config, overrides, reload, server_log)

@@ -82,6 +82,12 @@ class WaitingLine:
                 self._begin()
                 waiter.turn.set_result(None)
 
+    def refuse_last(self, error: Exception) -> None:
+        """Raise `error` in the last waiting request."""
+        waiter = self.waiting.pop()
+        if not waiter.turn.done():
+            waiter.turn.set_exception(error)
+
     def refuse(self, error: Exception) -> None:
         """Raise `error` in every waiting request."""
         waiting, self.waiting = self.waiting, []

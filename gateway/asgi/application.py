@@ -104,6 +104,7 @@ class Exchange:
         Raises:
             BodyTooLarge: it is longer than `max_bytes`, as it came or once it is inflated.
             UnsupportedEncoding, InvalidEncoding: it is compressed in a way that cannot be read.
+            ServerBusy: bodies take all memory that they may, or too many requests wait.
             ClientDisconnectedError: it never came to its end.
         """
         # Refuse by the declared length before a byte is read; chunked bodies are counted as they come.
@@ -114,10 +115,17 @@ class Exchange:
         body: bytes = message.get("body", b"")
         if message.get("more_body") or message["type"] != "http.request":
             body = await self._rest(message, max_bytes)
+        elif len(body) > PIECE_BYTES:
+            hold_body(self.scope, len(body))
         if len(body) > max_bytes:
             raise body_too_large(max_bytes)
         if (codings := self.headers.get(b"content-encoding")) is not None:
             body = await inflate(body, codings.decode("latin-1"), max_bytes)
+            hold_body(self.scope, len(body))
+        if (cycle := self.scope.get("request_cycle")) is not None:
+            await cycle.admit(self.key_id)
+            if cycle.is_gone:
+                raise ClientDisconnectedError
         self._task = asyncio.current_task()
         # A watcher is a task; calls that end at once never pay for one.
         self._handle = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._start_watching)
@@ -133,6 +141,7 @@ class Exchange:
             size += len(parts[-1])
             if size > max_bytes:
                 raise body_too_large(max_bytes)
+            hold_body(self.scope, len(parts[-1]))
             if not message.get("more_body"):
                 return b"".join(parts)
             message = await self._receive()
@@ -193,6 +202,17 @@ class Exchange:
     async def end_stream(self, events: bytes = b"") -> None:
         self._task = None
         await self._send({"type": "http.response.body", "body": events})
+
+
+def hold_body(scope: Scope, n_bytes: int) -> None:
+    """Count bytes of a body that stay in memory until the request ends.
+
+    Raises:
+        ServerBusy: bodies take all memory that they may.
+    """
+    # Only our own protocol counts; an application under test is called without one.
+    if (cycle := scope.get("request_cycle")) is not None:
+        cycle.hold(n_bytes)
 
 
 async def inflate(body: bytes, codings: str, max_bytes: int) -> bytes:
@@ -301,6 +321,8 @@ class Application:
                 handler = self._handlers.get(path)
             if handler is None:
                 scope.setdefault("state", {})["key_id"] = exchange.key_id
+                if path not in QUIET_PATHS and (cycle := scope.get("request_cycle")) is not None:
+                    await cycle.admit(exchange.key_id)
                 await self._fallback(scope, receive, self._with_request_id(exchange, send))
             elif scope["method"] != "POST":
                 raise MethodNotAllowed(f"{path} takes POST, not {scope['method']}", ["POST"])

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..config import LimitsConfig
 from ..errors import GatewayError, HeadTooLarge, RequestTooSlow, ServerBusy, UrlTooLong
+from .admission import Admission
 
 if TYPE_CHECKING:
     from .protocol import HttpProtocol, RequestCycle
@@ -55,11 +56,13 @@ class Connections:
             head, for the end of a body, for the rest of a refused request, and for its last bytes to be read.
         blocked: connections whose client does not read.
         held_bytes: bytes of request bodies in memory.
+        admission: whose turn it is among the requests that have come in.
         refused: how many requests and connections were refused, by the code of the error.
     """
 
     def __init__(self, limits: LimitsConfig) -> None:
         self.limits = limits
+        self.admission = Admission(limits)
         self.all: set[HttpProtocol] = set()
         self.idle: dict[HttpProtocol, float] = {}
         self.heads: dict[HttpProtocol, float] = {}
@@ -72,6 +75,10 @@ class Connections:
         self._by_address: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
         self._swept_s = 0.0
+
+    def configure(self, limits: LimitsConfig) -> None:
+        """Other limits hold from now on."""
+        self.limits = self.admission.limits = limits
 
     def join(self, connection: "HttpProtocol") -> None:
         """A connection was made; where there are too many it is marked as spare, or closed."""

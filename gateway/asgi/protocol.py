@@ -33,6 +33,11 @@ HIGH_WATER_BYTES = 1 << 16
 MAX_PIPELINED = 16
 MAX_IGNORED_BYTES = 1 << 20
 MAX_KNOWN_HOSTS = 256
+PAUSE_S = 1.0
+"""How long a connection is not read after a refusal for overload; `retry-after` says no less.
+
+A client that asks again at once would keep the loop busy with refusals.
+"""
 BETWEEN, HEAD, BODY = range(3)
 """What the next bytes of a connection belong to."""
 HOST = re.compile(rb"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]{0,5})?")
@@ -86,7 +91,7 @@ class HttpProtocol(asyncio.Protocol):
         self._n_ignored = 0
         self._n_framed = 0
         self._waited_s = 0.0
-        self._is_reading = True
+        self.is_reading = True
         self._is_deaf = False
         self._parting: bytes | None = None
         self._last: RequestCycle | None = None
@@ -236,7 +241,7 @@ class HttpProtocol(asyncio.Protocol):
             return
         keep_alive = version == "1.1" and parser.should_keep_alive() and not self.is_spare
         cycle = RequestCycle(self, scope, keep_alive, self._expects_continue)
-        scope["body_memory"] = cycle
+        scope["request_cycle"] = cycle
         if len(self._queue) >= MAX_PIPELINED:
             self._refuse(MalformedRequest(f"more than {MAX_PIPELINED} requests wait on one connection"))
             return
@@ -364,7 +369,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def pace_body(self, waited_s: float) -> None:
         """So many seconds more were spent waiting for the body, where it was read at all."""
-        if not self._is_reading or self._last is None:
+        if not self.is_reading or self._last is None:
             return
         limits, n_body = self.connections.limits, self._last.n_body
         self._waited_s += waited_s
@@ -398,13 +403,13 @@ class HttpProtocol(asyncio.Protocol):
         await self._writable.wait()
 
     def pause_reading(self) -> None:
-        if self._is_reading:
-            self._is_reading = False
+        if self.is_reading:
+            self.is_reading = False
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if not self._is_reading and not self.transport.is_closing():
-            self._is_reading = True
+        if not self.is_reading and not self.transport.is_closing():
+            self.is_reading = True
             self.transport.resume_reading()
 
     def read_on(self) -> None:
@@ -441,7 +446,6 @@ class HttpProtocol(asyncio.Protocol):
         elif self._phase == BETWEEN:
             self.connections.idle[self] = now_s
         if pause_s := cycle.scope.get("pause_s"):
-            # Refused for overload: a client that asks again at once would keep the loop busy with refusals.
             self.pause_reading()
             self.loop.call_later(pause_s, self.resume_reading)
         else:
@@ -463,8 +467,10 @@ class RequestCycle:
         "_expected",
         "_expects_continue",
         "_head",
+        "_is_admitted",
         "_is_chunked",
         "_is_told",
+        "_key",
         "_parts",
         "_protocol",
         "_waiter",
@@ -489,7 +495,8 @@ class RequestCycle:
         self._protocol = protocol
         self._expects_continue = expects_continue
         self._parts: list[bytes] = []
-        self._is_told = False
+        self._is_told = self._is_admitted = False
+        self._key: str | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._head = b""
         self._is_chunked: bool | None = None
@@ -509,7 +516,10 @@ class RequestCycle:
             log.exception("the application failed")
             await self._fail()
         finally:
-            self._protocol.connections.release(self)
+            connections = self._protocol.connections
+            connections.release(self)
+            if self._is_admitted:
+                connections.admission.leave(self._key)
 
     async def _fail(self) -> None:
         if self.has_started:
@@ -543,6 +553,19 @@ class RequestCycle:
             ServerBusy: there is no room for them.
         """
         self._protocol.connections.hold(self, n_bytes)
+
+    async def admit(self, key: str | None) -> None:
+        """Wait until the request may be worked on; it may until it ends.
+
+        Raises:
+            ServerBusy: it would wait too long, or too many wait.
+        """
+        try:
+            await self._protocol.connections.admission.admit(key)
+        except ServerBusy:
+            self.scope["pause_s"] = PAUSE_S
+            raise
+        self._is_admitted, self._key = True, key
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -59,7 +59,9 @@ class BatchConfig(StrictStruct, frozen=True):
 
 
 class LimitsConfig(StrictStruct, frozen=True):
-    """What one process lets clients take, before it checks their key: bytes, time and connections."""
+    """What one process lets clients take: bytes, time, connections and turns. All but the last three hold
+    before a key is checked.
+    """
 
     max_head_bytes: Annotated[int, Meta(ge=1024, le=1024 * 1024)] = 64 * 1024
     """Largest head of a request, its line and all headers, in bytes. It bounds trailers and the framing of
@@ -89,6 +91,14 @@ class LimitsConfig(StrictStruct, frozen=True):
     """Most connections from one address. Default: no such bound, as clients may share a proxy."""
     max_held_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 256 * 1024 * 1024
     """Most bytes of request bodies in memory. Above it the largest unfinished one gets status 503."""
+    max_running: Count = 1024
+    """Most requests that are worked on at once; health endpoints and `/metrics` count as none."""
+    max_waiting: Count = 1024
+    """Most requests that wait for their turn. Keys take turns; where all places are taken, the key that has
+    most of them loses its last one to a key that has fewer.
+    """
+    max_wait_s: Seconds = 2.0
+    """Longest wait for a turn; a request that would wait longer gets status 503 at once."""
 
 
 class ServerConfig(StrictStruct, frozen=True):

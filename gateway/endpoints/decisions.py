@@ -11,7 +11,7 @@ from starlette.routing import Route
 from policies import decision_record
 from routers import Query
 
-from ..asgi.application import ClientDisconnectedError, body_too_large, inflate
+from ..asgi.application import ClientDisconnectedError, body_too_large, hold_body, inflate
 from ..errors import EndpointNotFound, InvalidField
 from ..execution.embedding import choose_embedders, load_embedders, reserve_places
 from ..requests.parsing import CHAT, COMPLETIONS, EMBEDDINGS, ToExpert, ToPolicy, parse_body
@@ -62,6 +62,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     Raises:
         BodyTooLarge: the body is longer than `max_bytes`, as it came or once it is inflated.
         UnsupportedEncoding, InvalidEncoding: the body is compressed in a way that cannot be read.
+        ServerBusy: bodies take all memory that they may.
         ClientDisconnectedError: the client closed its connection before the end of the body.
     """
     parts: list[bytes] = []
@@ -71,6 +72,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
             size += len(part)
             if size > max_bytes:
                 raise body_too_large(max_bytes)
+            hold_body(request.scope, len(part))
             parts.append(part)
     except ClientDisconnect:
         raise ClientDisconnectedError from None

@@ -242,7 +242,7 @@ class Worker:
             self._fresh = None
             self._app.put(generation)
             self._log.configure(config)
-            self._server.connections.limits = config.server.limits
+            self._server.connections.configure(config.server.limits)
 
     async def abort(self) -> None:
         """Throw away what was prepared."""

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
@@ -37,6 +37,7 @@ class LiveApp:
     base: str
     services: Services
     http: aiohttp.ClientSession
+    connections: Connections = field(default_factory=lambda: Connections(LimitsConfig()))
 
     async def post(self, path: str, body: Any, **headers: str) -> "HttpAnswer":
         """Post a JSON value, or bytes as they are, and read the whole answer."""
@@ -116,11 +117,12 @@ async def gateway(config: dict[str, Any], journal: str, *pool: str) -> AsyncIter
     settings = msgspec.convert(whole, Config, dec_hook=secret)
     transport = Transport()
     services = build_services(settings, transport, build_router=lambda *_: InOrder(*pool))
+    connections = Connections(settings.server.limits)
     async with (
-        live(build_application(services, transport)) as address,
+        live(build_application(services, transport), connections) as address,
         aiohttp.ClientSession() as http,
     ):
-        yield LiveApp(f"{address}/v1", services, http)
+        yield LiveApp(f"{address}/v1", services, http, connections)
 
 
 def secret(kind: type, value: Any) -> Any:
