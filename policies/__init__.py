@@ -6,7 +6,7 @@ from .batching import Group, order_groups
 from .engine import Consult, Engine
 from .errors import Infeasible, PoliciesError, UnknownFlag, Unreachable
 from .eviction import EvictionRule, Shadow
-from .flags import Flag, FlaggedText, apply_flags, check_flags, extract_flags
+from .flags import Flag, FlaggedText, apply_flags, check_flags, extract_flags, looks_pasted
 from .memory import (
     Blocked,
     Device,
@@ -133,6 +133,7 @@ __all__ = [
     "explain",
     "extract_answer",
     "extract_flags",
+    "looks_pasted",
     "order_groups",
     "order_queues",
     "pick",

@@ -11,7 +11,7 @@ are of ranks, so that a flag means the same in every pool.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -43,10 +43,11 @@ class Flag(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FlaggedText:
-    """A text without its flags, and the flags from its two ends, in order."""
+    """A text without its flags, and the flags from its two ends, in order; `n_last` of them are its end's."""
 
     text: str
     flags: tuple[Flag, ...]
+    n_last: int = 0
 
 
 _FLAG = r"\[flag:[ \t]*(\w[\w -]{0,39}?)[ \t]*(?:=[ \t]*([\w .%-]{1,40}?)[ \t]*)?\]"
@@ -54,49 +55,79 @@ _AT_START = re.compile(rf"\s*{_FLAG}(?=\s|\[flag:|\Z)", re.IGNORECASE)
 _AT_END = re.compile(rf"(?:(?<=\s)|(?<=\])|\A){_FLAG}\s*\Z", re.IGNORECASE)
 _FENCE = re.compile(r"^[ ]{0,3}(?:>[ ]?)*(```+|~~~+)", re.MULTILINE)
 _INDENT = re.compile(r"[\r\n]*(?:[ ]{4}|[ ]{0,3}\t)")
-_QUOTES = (("“", "”"), ("«", "»"))
+_QUOTES: tuple[tuple[str, str], ...] = (("“", "”"), ("«", "»"), ("‹", "›"), ("「", "」"), ("『", "』"))
+_QUOTING_TAGS = ("blockquote", "q", "pre", "code")
 MAX_FLAGS = 16
 """At an end of a text; what follows is text."""
 MAX_CHARS = 200_000
 """A longer text has flags at its start only: to know whether its end is quoted, all of it must be read."""
 _LONGEST = 120
 """No flag is longer."""
+_END_CHARS = MAX_FLAGS * 2 * _LONGEST
+"""Flags and the white space between them are looked for in so much of a text's end."""
 
 
 def extract_flags(text: str, start: bool = True, end: bool = True) -> FlaggedText:
     """The flags at the ends of a text, and the text without them; a text without flags comes back as it is.
 
-    start, end: whether that end of the text is an end of the message.
+    The text is read once, however many flags it has. start, end: whether that end of the text is an end of
+    the message.
     """
     if "[" not in text:
         return FlaggedText(text, ())
     first: list[Flag] = []
+    place = 0
+    if start and not _is_indented(text):
+        while len(first) < MAX_FLAGS and (found := _AT_START.match(text, place)):
+            first.append(Flag.of(found[1], found[2] or ""))
+            place = found.end()
+    rest = text[place:].lstrip() if first else text
     last: list[Flag] = []
-    rest = text
-    while start and len(first) < MAX_FLAGS and not _is_indented(rest) and (found := _AT_START.match(rest)):
-        first.append(Flag.of(found[1], found[2] or ""))
-        rest = rest[found.end() :].lstrip()
-    while end and len(last) < MAX_FLAGS and (found := _match_flag_at_end(rest)):
+    for found in reversed(_match_flags_at_end(rest)) if end else ():
         last.insert(0, Flag.of(found[1], found[2] or ""))
-        rest = rest[: found.start()].rstrip()
-    return FlaggedText(rest, (*first, *last)) if first or last else FlaggedText(text, ())
+        place = found.start()
+    if last:
+        rest = rest[:place].rstrip()
+    return FlaggedText(rest, (*first, *last), len(last)) if first or last else FlaggedText(text, ())
 
 
-def _match_flag_at_end(text: str) -> re.Match[str] | None:
-    bare = len(text.rstrip())
-    if text[bare - 1 : bare] != "]" or bare > MAX_CHARS:
-        return None
-    found = _AT_END.search(text, bare - _LONGEST, bare)
-    return None if found is None or _is_in_code_or_quote(text[: found.start()]) else found
+def _match_flags_at_end(text: str) -> list[re.Match[str]]:
+    """The flags that end a text, in order, as far as they stand neither in code nor in a quotation."""
+    stop = len(text.rstrip())
+    if text[stop - 1 : stop] != "]" or stop > MAX_CHARS:
+        return []
+    lowest = max(0, stop - _END_CHARS)
+    found: list[re.Match[str]] = []
+    while len(found) < MAX_FLAGS and text[stop - 1 : stop] == "]":
+        flag = _AT_END.search(text, max(lowest, stop - _LONGEST), stop)
+        if flag is None:
+            break
+        found.insert(0, flag)
+        stop = flag.start()
+        while stop > lowest and text[stop - 1].isspace():
+            stop -= 1
+    if not found:
+        return []
+    # Between the flags stands only white space: what is before the first of them tells of them all.
+    before = text[: found[0].start()]
+    if _is_in_fence(before) or _is_in_quotation(before):
+        return []
+    line, paragraph = before[before.rfind("\n") + 1 :], before[before.rfind("\n\n") + 1 :]
+    is_code, is_quoted = _is_code_line(line), paragraph.count('"') % 2 == 1
+    free: list[re.Match[str]] = []
+    for flag in found:
+        between = text[len(before) : flag.start()]
+        if (end := between.rfind("\n")) >= 0:
+            is_code = _is_code_line(between[end + 1 :])
+            is_quoted = is_quoted and "\n\n" not in between
+        free = [] if is_code or is_quoted else [*free, flag]
+    return free
 
 
-def _is_in_code_or_quote(before: str) -> bool:
-    """Whether what follows this text stands in code or in a quotation."""
+def _is_code_line(line: str) -> bool:
+    """Whether what follows this beginning of a line stands in code or in a block quote."""
     # CommonMark 0.31: block quotes (5.1), indented code (4.4), code spans (6.1): an odd backtick opens one.
-    line = before[before.rfind("\n") + 1 :]
-    if line.lstrip(" ").startswith(">") or _is_indented(line) or line.count("`") % 2:
-        return True
-    return _is_in_fence(before) or _is_in_quotes(before)
+    return line.lstrip(" ").startswith(">") or _is_indented(line) or line.count("`") % 2 == 1
 
 
 def _is_indented(text: str) -> bool:
@@ -108,20 +139,66 @@ def _is_in_fence(text: str) -> bool:
     """Whether a fence is open at the end: it closes by one of its own kind, at least as long."""
     # CommonMark 0.31, 4.5: a closing fence has the character and at least the length of the opening one.
     fence = ""
-    for mark in _FENCE.findall(text):
-        if not fence:
-            fence = mark
-        elif mark.startswith(fence):  # a mark is one character, repeated
-            fence = ""
+    if "```" in text or "~~~" in text:
+        for mark in _FENCE.findall(text):
+            if not fence:
+                fence = mark
+            elif mark.startswith(fence):  # a mark is one character, repeated
+                fence = ""
     return bool(fence)
 
 
-def _is_in_quotes(text: str) -> bool:
-    """Whether a quotation is open at the end; straight quotes count within the paragraph."""
-    paragraph = text[text.rfind("\n\n") + 1 :]
-    if paragraph.count('"') % 2:
+def _is_in_quotation(text: str) -> bool:
+    """Whether a quotation by two different signs, or an element that quotes, is open at the end."""
+    if "„" in text:  # „so“ in German, Czech, Polish …: there “ closes
+        pairs = _QUOTES[1:]
+        if text.rfind("„") > max(text.rfind("“"), text.rfind("”")):
+            return True
+    else:
+        pairs = _QUOTES
+    if any(text.rfind(opening) > text.rfind(closing) for opening, closing in pairs):
         return True
-    return any(text.rfind(opening) > text.rfind(closing) for opening, closing in _QUOTES)
+    lowered = text.lower() if "<" in text else ""
+    return any(lowered.rfind(f"<{tag}>") > lowered.rfind(f"</{tag}>") for tag in _QUOTING_TAGS)
+
+
+MAX_TYPED_CHARS = 4000
+"""A longer text has pasted text in it: few people type a page and a half into a prompt."""
+_LETTER = re.compile(
+    r"^[ \t]*(?:-{2,}[ ]?(?:original message|forwarded message)|begin forwarded message"
+    r"|(?:from|sent|to|date|subject|cc|von|gesendet|an|datum|betreff|de|objet|asunto|para):[ \t]\S.*\n"
+    r"(?:from|sent|to|date|subject|cc|von|gesendet|an|datum|betreff|de|objet|asunto|para):[ \t]\S)",
+    re.MULTILINE | re.IGNORECASE,
+)
+_INTRODUCTION = re.compile(r"[:：][ \t*_]*\n\s*\S")
+_RULE = re.compile(r"^[ \t]*(?:-{3,}|={3,}|\*{3,}|_{3,}|#{3,}|<{3,}|>{3,})[ \t]*$", re.MULTILINE)
+_TAG_LINE = re.compile(r"^[ \t]*<([A-Za-z][\w-]{0,40})(?:[ ][^<>\n]{0,200})?>", re.MULTILINE)
+_CLOSED_FENCE = re.compile(
+    r"(?:[:：][ \t*_]*\n[ \t\r\n]*)?^[ ]{0,3}(`{3,}+|~{3,}+).*?\n[ ]{0,3}\1", re.MULTILINE | re.DOTALL
+)
+"""With the colon that leads to it."""
+
+
+def looks_pasted(text: str) -> bool:
+    """Whether the end of a text looks as if another text had been put there.
+
+    It does where the text is long, or where what comes last was introduced: by a colon at a line's end, a
+    rule, a letter's head, an element or quotes that are never closed, or a paragraph that begins as a quote.
+    What stands in a closed fence is over.
+    """
+    if len(text) > MAX_TYPED_CHARS:
+        return True
+    rest = _CLOSED_FENCE.sub("", text) if "```" in text or "~~~" in text else text
+    paragraph = rest[rest.rfind("\n\n") + 1 :].lstrip()
+    return (
+        paragraph.startswith(">")
+        or rest.count('"""') % 2 == 1
+        or rest.count("'''") % 2 == 1
+        or _INTRODUCTION.search(rest) is not None
+        or len(_RULE.findall(rest)) % 2 == 1
+        or _LETTER.search(rest) is not None
+        or any(f"</{name}" not in rest for name in _TAG_LINE.findall(rest))
+    )
 
 
 FlagEffect = Callable[[RoutingHints, str], RoutingHints]
@@ -144,7 +221,7 @@ def apply_flags(hints: RoutingHints, flags: Sequence[Flag]) -> RoutingHints:
     return hints
 
 
-def check_flags(flags: Sequence[Flag]) -> tuple[tuple[Flag, ...], list[str]]:
+def check_flags(flags: Iterable[Flag]) -> tuple[tuple[Flag, ...], list[str]]:
     """The valid flags, and for each invalid one the reason."""
     valid: list[Flag] = []
     complaints: list[str] = []

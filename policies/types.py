@@ -85,7 +85,8 @@ class Policy:
     not name use its `general` entry.
 
     With a `panel` several experts answer together; None asks one. `in_band_flags` says whether flags in a
-    prompt are read, `unknown_flags` what happens to unknown ones.
+    prompt are read, `unknown_flags` what happens to unknown ones, `pasted_flags` whether those at
+    the end of a text that looks pasted are read too.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Policy:
     mapping: Mapping[str, tuple[str, ...]] | None = None
     in_band_flags: bool = True
     unknown_flags: Literal["refuse", "warn"] = "warn"
+    pasted_flags: bool = False
     panel: PanelRule | None = None
 
 

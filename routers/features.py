@@ -145,11 +145,18 @@ def head_and_tail(text: str, n_chars: int) -> str:
     return f"{text[: n_chars - n_tail]} {text[len(text) - n_tail :]}"
 
 
+MAX_TEXT_CHARS = 100_000
+"""What routing keeps of a text: more than any feature reads of its head and tail."""
+
+
 def query_of(text: str) -> Query:
-    """The query that consists of this text alone."""
+    """The query that consists of this text alone; of a very long one its head and tail."""
+    n_input_tokens = estimate_tokens(text)
+    if len(text) > MAX_TEXT_CHARS:
+        text = head_and_tail(text, MAX_TEXT_CHARS)
     return Query(
         text=text,
-        n_input_tokens=estimate_tokens(text),
+        n_input_tokens=n_input_tokens,
         language=guess_language(text),
         code_share=code_share(text),
     )

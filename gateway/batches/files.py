@@ -123,6 +123,10 @@ class Upload:
 # Fields are kept in memory; only the file itself goes to the disk piece by piece.
 MAX_FIELD_BYTES = 4096
 MAX_FIELDS = 32
+MAX_HEADER_BYTES = 8192
+"""Headers of one part."""
+MAX_OVERHEAD_BYTES = 256 * 1024
+"""All of an upload beside the bytes of its file."""
 MAX_NAME_CHARS = 512
 
 
@@ -146,7 +150,10 @@ class UploadForm:
         self.fields: dict[str, str] = {}
         self.filename: str | None = None
         self.ended = False
+        self.n_file_bytes = 0
         self._sink = sink
+        self._n_parts = 0
+        self._n_header_bytes = 0
         self._header = (bytearray(), bytearray())
         self._headers: dict[bytes, bytes] = {}
         self._name = ""
@@ -157,8 +164,8 @@ class UploadForm:
         """What the parser calls."""
         return {
             "on_part_begin": self._begin,
-            "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
-            "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
+            "on_header_field": lambda data, start, end: self._add_to_header(0, data[start:end]),
+            "on_header_value": lambda data, start, end: self._add_to_header(1, data[start:end]),
             "on_header_end": self._header_end,
             "on_headers_finished": self._headers_end,
             "on_part_data": self._data,
@@ -167,10 +174,19 @@ class UploadForm:
         }
 
     def _begin(self) -> None:
-        if len(self.fields) >= MAX_FIELDS:
+        # Counted by parts: one name may come again and again.
+        self._n_parts += 1
+        if self._n_parts > MAX_FIELDS:
             raise InvalidUpload(f"an upload has at most {MAX_FIELDS} fields")
+        self._n_header_bytes = 0
         self._headers = {}
         self._value = bytearray()
+
+    def _add_to_header(self, half: int, data: bytes) -> None:
+        self._n_header_bytes += len(data)
+        if self._n_header_bytes > MAX_HEADER_BYTES:
+            raise InvalidUpload(f"the headers of a part have more than {MAX_HEADER_BYTES} bytes")
+        self._header[half].extend(data)
 
     def _header_end(self) -> None:
         name, value = self._header
@@ -191,6 +207,7 @@ class UploadForm:
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._is_file:
+            self.n_file_bytes += end - start
             self._sink.write(data[start:end])
             return
         self._value += data[start:end]
@@ -222,9 +239,13 @@ async def read_form(content_type: str, pieces: AsyncIterator[bytes], sink: Uploa
     form = UploadForm(sink)
     try:
         parser = MultipartParser(boundary, form.callbacks())  # type: ignore[arg-type, unused-ignore]
+        n_bytes = 0
         async for piece in pieces:
+            n_bytes += len(piece)
             # The parser writes to disk, which must not block the event loop of live requests.
             await asyncio.to_thread(parser.write, piece)
+            if n_bytes - form.n_file_bytes > MAX_OVERHEAD_BYTES:
+                raise InvalidUpload(f"the upload has more than {MAX_OVERHEAD_BYTES} bytes beside its file")
         parser.finalize()
     except FormParserError as error:
         raise InvalidUpload(f"the upload cannot be read: {error}") from None

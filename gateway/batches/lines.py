@@ -15,8 +15,9 @@ from policies import Single
 from routers import RoutersError
 from routers.text_files import MARK_BYTES, find_encoding
 
-from ..errors import GatewayError, InvalidField
+from ..errors import GatewayError, InvalidField, InvalidJson
 from ..execution.executor import NAMED_POLICY, NAMED_REASON, ExecutionRequest
+from ..requests.bodies import INLINE_BYTES, shorten
 from ..requests.parsing import SPECS, ParsedRequest, ToEmbedder, ToExpert, parse_body
 from ..services import Services
 from .store import BatchLine, Worklist
@@ -126,6 +127,7 @@ class LineReader:
     def __init__(self, services: Services, endpoint: str | None) -> None:
         self._urls = (endpoint,) if endpoint else URLS
         self._parser = services.parser
+        self._max_text_bytes = services.config.server.max_text_bytes
         self._pool = services.embedders
 
     def build_request(self, parsed: ParsedRequest) -> ExecutionRequest:
@@ -148,7 +150,7 @@ class LineReader:
         """
         custom_id, url, body = self._decode_envelope(text)
         try:
-            parsed = self._parser.parse(SPECS[url], parse_body(bytes(body)), NO_HEADERS)
+            parsed = self._parser.parse(SPECS[url], parse_body(bytes(body), self._max_text_bytes), NO_HEADERS)
             if isinstance(parsed, ToEmbedder) and self._pool is not None:
                 # Only a loaded embedder knows its dimensions. Loading again returns at once.
                 self._pool.load()
@@ -163,9 +165,13 @@ class LineReader:
 
     def _decode_envelope(self, text: bytes) -> tuple[str, str, Raw]:
         try:
-            line = _envelope_decoder.decode(text)
+            # In short steps: live streams wait while a call goes over all of a line of megabytes.
+            short = shorten(text, {}) if len(text) > INLINE_BYTES else None
+            line = _envelope_decoder.decode(short.data if short else text)
         except msgspec.ValidationError as error:
             raise _shape_error(error) from None
+        except InvalidJson as error:
+            raise FaultyLine("invalid_json_line", f"not valid JSON: {error.message}") from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise FaultyLine("invalid_json_line", f"not valid JSON: {error}") from None
         if not line.custom_id:
@@ -181,7 +187,7 @@ class LineReader:
             raise FaultyLine("invalid_url", f"'url' {said}; it must be {' or '.join(self._urls)}", "url")
         if bytes(line.body) == b"null":
             raise FaultyLine(MISSING, "'body' is missing; it must be the request as an object", "body")
-        return line.custom_id, line.url, line.body
+        return line.custom_id, line.url, short.restore(line.body) if short else line.body
 
 
 def _shape_error(error: msgspec.ValidationError) -> FaultyLine:

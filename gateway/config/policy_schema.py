@@ -68,6 +68,11 @@ class FlagsConfig(StrictStruct, frozen=True):
     """Whether prompts may contain flags. Flags are removed before an expert sees the prompt."""
     unknown: Literal["refuse", "warn"] = "warn"
     """What happens to a prompt with an unknown flag: an error, or an answer with a warning."""
+    pasted: bool = False
+    """Whether flags at the end of a message count where the end looks pasted: the message is long, or a
+    colon, a rule or the head of a letter comes before. Flags at its beginning always count, those in
+    quotations and code never.
+    """
 
 
 class RequireConfig(StrictStruct, frozen=True):
@@ -175,5 +180,6 @@ class PolicyConfig(StrictStruct, frozen=True):
             mapping=self.mapping or None,
             in_band_flags=self.flags.in_band,
             unknown_flags=self.flags.unknown,
+            pasted_flags=self.flags.pasted,
             panel=self.plan.rule(),
         )

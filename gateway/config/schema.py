@@ -120,6 +120,8 @@ class ServerConfig(StrictStruct, frozen=True):
     """Origins of web pages that may call the gateway from a browser."""
     max_body_bytes: Count = 64 * 1024 * 1024
     """Largest request body in bytes."""
+    max_text_bytes: Count = 8 * 1024 * 1024
+    """Most bytes of a request body beside pictures, other attachments, and the middle of long texts."""
     drain_s: Seconds = 30.0
     """Seconds that running requests are given to end after SIGTERM."""
     limits: LimitsConfig = LimitsConfig()

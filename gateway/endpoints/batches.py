@@ -27,6 +27,9 @@ MAX_USD = "max_usd"
 # OpenAI's limits on metadata: 16 pairs, keys of 64 and values of 512 characters.
 ShortText = Annotated[str, Meta(max_length=512)]
 
+MAX_ORDER_BYTES = 256 * 1024
+"""More than all fields of a batch take, even where every character is escaped."""
+
 
 class BatchRequest(msgspec.Struct):
     """The body of a new batch."""
@@ -56,9 +59,7 @@ async def create_batch(request: Request) -> Response:
         FileNotKnown: this client has no such input file.
     """
     service, owner = get_batch_service(request), get_owner(request)
-    fields = decode_body(
-        _decoder, await read_body(request, get_services(request).config.server.max_body_bytes)
-    )
+    fields = decode_body(_decoder, await read_body(request, MAX_ORDER_BYTES))
     if fields.endpoint not in URLS:
         raise InvalidField(f"'endpoint' must be {' or '.join(URLS)}", param="endpoint")
     seconds = parse_window(fields.completion_window)

@@ -5,6 +5,7 @@ from ..execution.embedding import EmbeddingExecutor, choose_embedders, load_embe
 from ..execution.executor import ExecutionRequest
 from ..execution.responder import Responder
 from ..openai.messages import Fields
+from ..requests.bodies import INLINE_BYTES, run_apart
 from ..requests.parsing import EndpointSpec, ToEmbedder, ToPolicy, parse_body
 from ..services import Services
 
@@ -19,13 +20,20 @@ class CompletionEndpoint:
         self._services = services
         self._responder = responder
         self._max_bytes = services.config.server.max_body_bytes
+        self._max_text_bytes = services.config.server.max_text_bytes
 
     async def handle(self, exchange: Exchange) -> None:
         """The way of one request: body → parsed request → decision → response."""
         services = self._services
-        fields = parse_body(await exchange.body(self._max_bytes))
-        exchange.model = read_model_name(fields)
-        parsed = services.parser.parse(self._spec, fields, exchange.headers)
+        body = await exchange.body(self._max_bytes)
+        if len(body) <= INLINE_BYTES:
+            fields = parse_body(body)
+            exchange.model = read_model_name(fields)
+            parsed = services.parser.parse(self._spec, fields, exchange.headers)
+        else:
+            fields = await run_apart(parse_body, body, self._max_text_bytes)
+            exchange.model = read_model_name(fields)
+            parsed = await run_apart(services.parser.parse, self._spec, fields, exchange.headers)
         if isinstance(parsed, ToEmbedder):
             await self._embed(exchange, parsed)
             return

@@ -14,6 +14,7 @@ from routers import Query
 from ..asgi.application import ClientDisconnectedError, body_too_large, hold_body, inflate
 from ..errors import EndpointNotFound, InvalidField
 from ..execution.embedding import choose_embedders, load_embedders, reserve_places
+from ..requests.bodies import run_apart
 from ..requests.parsing import CHAT, COMPLETIONS, EMBEDDINGS, ToExpert, ToPolicy, parse_body
 from .answers import get_services, json_response
 
@@ -25,10 +26,12 @@ async def route(request: Request) -> Response:
         BadRequest: the body, its policy or its routing options are at fault.
     """
     services = get_services(request)
-    fields = parse_body(await read_body(request, services.config.server.max_body_bytes))
+    limits = services.config.server
+    body = await read_body(request, limits.max_body_bytes)
+    fields = await run_apart(parse_body, body, limits.max_text_bytes)
     fields.setdefault("model", Raw(b'"auto"'))
     spec = EMBEDDINGS if "input" in fields else COMPLETIONS if "prompt" in fields else CHAT
-    parsed = services.parser.parse(spec, fields, dict(request.headers.raw))
+    parsed = await run_apart(services.parser.parse, spec, fields, dict(request.headers.raw))
     if isinstance(parsed, ToExpert):
         raise InvalidField(
             f"'{parsed.expert}' is an expert: there is nothing to decide; ask for auto", param="model"

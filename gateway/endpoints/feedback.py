@@ -18,6 +18,8 @@ from .decisions import MAX_ID_CHARS, DecisionNotFound, read_body
 
 MAX_COMMENT_CHARS = 4000
 MAX_AMONG = 16
+MAX_FEEDBACK_BYTES = 64 * 1024
+"""More than all of its fields take, even where every character is escaped."""
 MAX_VOICES = 1000
 """So many users may speak of one decision."""
 THUMBS = {"up": 1.0, "down": 0.0}
@@ -58,7 +60,7 @@ async def give_feedback(request: Request) -> Response:
         Unavailable: the journal cannot be written now.
     """
     services = get_services(request)
-    body = _read_feedback(await read_body(request, services.config.server.max_body_bytes))
+    body = _read_feedback(await read_body(request, MAX_FEEDBACK_BYTES))
     if not services.config.journal.enabled:
         raise JournalOff("this gateway keeps no decisions (journal: {enabled: false})")
     key_id: str | None = request.state.key_id

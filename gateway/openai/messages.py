@@ -79,6 +79,7 @@ class RawPart(msgspec.Struct):
 
     type: str = ""
     text: str | None = None
+    content: Raw = Raw(b"null")
 
 
 decode_messages = msgspec.json.Decoder(list[ChatMessage]).decode
@@ -99,8 +100,8 @@ def ability_of(part_type: str) -> str | None:
     return PART_ABILITIES.get(part_type, part_type)
 
 
-def text_parts(content: Raw) -> tuple[list[str], frozenset[str]]:
-    """The texts of a message's content of any shape, and the abilities that its other parts need.
+def text_parts(content: Raw, is_nested: bool = False) -> tuple[list[str], list[str]]:
+    """The texts of a message's content of any shape, and the abilities that its other parts need, one each.
 
     Servers differ in what they take beside OpenAI's format (one part without its list, bare strings in it);
     what cannot be read is left to the expert.
@@ -109,7 +110,7 @@ def text_parts(content: Raw) -> tuple[list[str], frozenset[str]]:
         DecodeError: the content is not valid JSON.
     """
     texts: list[str] = []
-    needs: set[str] = set()
+    needs: list[str] = []
     for part in _decode_items(content):
         value = bytes(memoryview(part)[:1])
         if value == b'"':
@@ -122,10 +123,13 @@ def text_parts(content: Raw) -> tuple[list[str], frozenset[str]]:
         except msgspec.ValidationError:
             continue
         if (ability := ability_of(read.type or "text")) is not None:
-            needs.add(ability)
+            needs.append(ability)
         elif read.text and (read.type or "text") in TEXT_PARTS:
             texts.append(read.text)
-    return texts, frozenset(needs)
+        # What a tool gave may be a picture: content of its own, inside a part.
+        elif read.type == "tool_result" and not is_nested and bytes(memoryview(read.content)[:1]) == b"[":
+            needs += text_parts(read.content, is_nested=True)[1]
+    return texts, needs
 
 
 def _decode_items(content: Raw) -> list[Raw]:

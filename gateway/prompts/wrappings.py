@@ -11,6 +11,7 @@ only where a request remains. Every step is linear in the length of the text.
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 from ..config import Config
@@ -19,8 +20,12 @@ from .templates import TemplateGrammar
 
 Kind = Literal["request", "request_or_text", "context", "instructions", "material", "unknown", "text"]
 
-MAX_CHARS = 100_000
-"""Of a longer turn the middle is not read."""
+MAX_CHARS = 32_000
+"""Of a longer turn the middle is not read: a turn of signs alone takes some microseconds a character."""
+MAX_TAGS = 1000
+"""What has more of them is a page or a table, and its further tags are text."""
+MIN_TURN_CHARS = 100
+"""What a turn counts as at least, by the time it takes."""
 MAX_DEPTH = 4
 """How deep wrappings inside of wrappings are opened."""
 
@@ -84,7 +89,8 @@ class WrappingGrammar:
         """Whether a text holds anything that a rule could be about; most texts do not."""
         templates = self._templates
         return (
-            "<" in text
+            len(text) > MAX_CHARS
+            or "<" in text
             or "[" in text
             or "{{" in text
             or templates.first_line.match(text) is not None
@@ -114,6 +120,11 @@ class WrappingGrammar:
         whole = PARAGRAPH.join(kept)
         found = self.clean(whole)
         return CleanText("\n".join(kept), found.asks_more) if found.text == whole else found
+
+    def count_read(self, parts: Sequence[str]) -> int:
+        """How many characters of a turn are read by rules; a tool's output is known by its beginning."""
+        n_chars = sum(len(part) for part in parts if not _TOOL_OUTPUT.match(part))
+        return min(max(n_chars, MIN_TURN_CHARS), MAX_CHARS)
 
     def _clean(self, text: str, depth: int) -> CleanText:
         templates = self._templates
@@ -179,7 +190,7 @@ class WrappingGrammar:
         matched: list[_Element] = []
         stacks: dict[str, list[_Element]] = {}
         fence: int | None = None
-        for token in _TOKEN.finditer(text):
+        for token in islice(_TOKEN.finditer(text), MAX_TAGS):
             start, end = token.span()
             if token["fence"]:
                 if fence is None:

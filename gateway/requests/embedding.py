@@ -1,8 +1,9 @@
 """The texts of an embedding request, and which of the gateway's own embedders may read them."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import msgspec
 
@@ -12,6 +13,7 @@ from routers import PilotRule, estimate_tokens
 from ..config import BASE_EMBEDDER
 from ..errors import InvalidField
 from ..experts.types import Fields
+from .bodies import INLINE_BYTES, Limits, check_limits
 from .options import RoutingOptions
 
 MAX_TEXTS = 2048
@@ -19,12 +21,20 @@ MAX_TEXT_TOKENS = 8192
 MAX_TOKENS = 300_000
 """The limits of OpenAI's endpoint: items of a list, tokens of an item, tokens of a request."""
 
+MAX_INPUT_BYTES = 8 * 1024 * 1024
+"""More bytes are more tokens than `MAX_TOKENS`, even where all characters are escaped."""
+INPUT_LIMITS: Limits = {
+    1: (MAX_TEXTS, f"'input' has more than {{}} texts; {MAX_TEXTS} are the most at a time")
+}
+
 InputType = Literal["document", "query"]
 RULES: tuple[PilotRule, ...] = get_args(PilotRule)
 
-_input = msgspec.json.Decoder(str | list[Any])
+_input = msgspec.json.Decoder(str | list[str])
 _word = msgspec.json.Decoder(str | None)
 _whole = msgspec.json.Decoder(int | None)
+_PLACE = re.compile(r"`\$(\[\d+\])`")
+_N_PEEK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,22 +99,35 @@ def parse_embedding_input(
 
 
 def _parse_texts(fields: Fields) -> list[str]:
-    try:
-        value = _input.decode(fields["input"])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise InvalidField("'input' must be a string or a list of strings", param="input") from None
-    texts = [value] if isinstance(value, str) else value
-    if texts and all(isinstance(text, (int, list)) for text in texts):
+    raw = fields["input"]
+    head = bytes(memoryview(raw)[:_N_PEEK]).translate(None, b" \t\r\n")
+    # Refused by their first characters: hundreds of thousands of ids would be decoded for nothing.
+    if head[:1] == b"[" and (head[1:2].isdigit() or head[1:2] in (b"[", b"-")):
         raise InvalidField(
             f"'{BASE_EMBEDDER}' and its experts take text, not token ids of another model's tokenizer; "
             "in LangChain's OpenAIEmbeddings set check_embedding_ctx_length=False",
             param="input",
         )
+    if len(memoryview(raw)) > MAX_INPUT_BYTES:
+        raise InvalidField(
+            f"'input' has more than {MAX_TOKENS} tokens, the most at a time; split the request", param="input"
+        )
+    if len(memoryview(raw)) > INLINE_BYTES:
+        check_limits(raw, INPUT_LIMITS, "input")
+    try:
+        value = _input.decode(raw)
+    except msgspec.ValidationError as error:
+        found = _PLACE.search(str(error))
+        where = (
+            f"input{found[1]} must be a string" if found else "'input' must be a string or a list of strings"
+        )
+        raise InvalidField(where, param="input") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise InvalidField("'input' must be a string or a list of strings", param="input") from None
+    texts = [value] if isinstance(value, str) else value
     if not texts or not value:
         raise InvalidField("'input' must be a non-empty string or a list of them", param="input")
     for place, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InvalidField(f"input[{place}] must be a string", param="input")
         if not text:
             raise InvalidField(
                 f"input[{place}] is empty: an empty text has no vector; leave it out", param="input"

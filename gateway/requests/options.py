@@ -4,7 +4,7 @@ The body wins where body and headers name different things; limits of both hold,
 the policy requires.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
 
@@ -21,12 +21,14 @@ from policies import (
     apply_flags,
     check_flags,
     extract_flags,
+    looks_pasted,
     tighten,
 )
 
 from ..config import Weights
 from ..errors import InvalidField
 from ..openai.messages import (
+    BAD_JSON,
     TEXT_PARTS,
     Fields,
     decode_list,
@@ -36,7 +38,9 @@ from ..openai.messages import (
     decode_raw_part,
     encode,
 )
+from ..prompts.lists import PARAGRAPH
 from ..prompts.wrappings import WrappingGrammar
+from .bodies import INLINE_BYTES, MESSAGE_LIMITS, ShortJson, shorten
 
 T = TypeVar("T")
 NotNegative = Annotated[float, Meta(ge=0)]
@@ -294,7 +298,7 @@ class ExtractedFlags:
 def extract_prompt_flags(
     fields: Fields, options: RoutingOptions, policy: Policy, grammar: WrappingGrammar
 ) -> ExtractedFlags:
-    """Take the flags out of a chat's messages, and add those of its last message to the routing options.
+    """Take the flags out of a chat's messages, and add those of its last user turn to the routing options.
 
     Goals in the routing options win over goals in the prompt; constraints of both hold.
 
@@ -326,57 +330,126 @@ def _apply_option_flags(hints: RoutingHints, flags: tuple[Flag, ...]) -> Routing
         raise InvalidField(f"router.flags: {error}", param="router.flags") from None
 
 
+MAX_EARLIER_TURNS = 50
+"""So many turns before the last one lose the flags that were followed when they were sent."""
+
+
 def _strip_flags(
     fields: Fields, policy: Policy, grammar: WrappingGrammar
 ) -> tuple[Fields, tuple[Flag, ...], list[str]]:
-    """The body without flags, those of the last message that are followed, and complaints of the others.
+    """The body without flags, those of the last user turn that are followed, and complaints of the others.
 
     An unknown flag leaves its message unchanged: the text may not have been meant as a flag.
     """
+    raw = fields["messages"]
+    short = shorten(raw, MESSAGE_LIMITS, "messages") if len(memoryview(raw)) > INLINE_BYTES else None
     try:
-        messages = decode_list(fields["messages"])
-        users = [n for n, raw in enumerate(messages) if decode_raw_message(raw).role == "user"]
-        decoded = {n: decode_object(messages[n]) for n in users}
-        taken = {n: _strip_content(message.get("content"), grammar) for n, message in decoded.items()}
-        last = max(users)
-    except (msgspec.MsgspecError, ValueError):
+        messages = decode_list(short.data if short else raw)
+        users = _find_user_turns(messages)
+        last = users[0]
+        bearing = [n for n in users if n == last or _bears_mark(messages[n])]
+        found = {n: _strip_message(messages[n], policy, grammar, short) for n in bearing}
+    except (*BAD_JSON, IndexError):
         return fields, (), []  # `parse_chat_query` reports malformed messages, with their place
-    left = {n: content for n, (content, flags) in taken.items() if flags and not check_flags(flags)[1]}
-    good, complaints = check_flags(taken[last][1])
+    good, complaints = check_flags(found[last].flags)
     where = f"messages[{last}].content"
     if complaints and policy.unknown_flags == "refuse":
         raise InvalidField(f"{where}: {complaints[0]}", param=where)
-    if last in left and left[last] is None:
+    if good and not complaints and found[last].content is None:
         raise InvalidField(f"{where}: nothing is left of the message without its flags", param=where)
+    warnings = [*complaints, *found[last].warnings]
+    left = {n: one.content for n, one in found.items() if one.flags and not check_flags({*one.flags})[1]}
+    if not left:
+        return fields, (), warnings
+    if short is not None:
+        messages = [short.restore(one) for one in messages]
     for n, content in left.items():
         if content is not None:
-            messages[n] = Raw(encode({**decoded[n], "content": content}))
-    changed = {**fields, "messages": Raw(encode(messages))} if left else fields
-    return changed, () if complaints else good, complaints
+            messages[n] = Raw(encode({**decode_object(messages[n]), "content": content}))
+    return {**fields, "messages": Raw(encode(messages))}, () if complaints else good, warnings
 
 
-def _strip_content(content: Raw | None, grammar: WrappingGrammar) -> tuple[Any, tuple[Flag, ...]]:
-    """Content without flags, None where nothing is left; and the flags."""
-    value = decode_raw_content(content) if content is not None else None
+def _find_user_turns(messages: Sequence[Raw]) -> list[int]:
+    """The places of the last turns of the user, backwards.
+
+    Raises:
+        DecodeError: a message is no object.
+    """
+    found: list[int] = []
+    for n in range(len(messages) - 1, -1, -1):
+        if decode_raw_message(messages[n]).role == "user":
+            found.append(n)
+            if len(found) > MAX_EARLIER_TURNS:
+                break
+    return found
+
+
+def _bears_mark(raw: Raw) -> bool:
+    return any(map(bytes(raw).__contains__, MARKS))
+
+
+@dataclass(frozen=True, slots=True)
+class _StrippedContent:
+    """Content without flags, None where nothing is left; its flags, and warnings of others."""
+
+    content: Any
+    flags: tuple[Flag, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+PASTED_WARNING = (
+    "a flag at the end of a text that looks pasted is not followed; put it at the beginning, or send it as "
+    "router.flags (a policy's flags: {pasted: true} allows it)"
+)
+
+
+def _strip_message(
+    message: Raw, policy: Policy, grammar: WrappingGrammar, short: ShortJson | None
+) -> _StrippedContent:
+    """The first text may begin with flags, the last end with them; a part with nothing else goes."""
+    content = decode_raw_message(message).content
+    value = decode_raw_content(content)
+    parts: list[Raw] = []
     if isinstance(value, str):
-        if not grammar.clean(value).text:
-            return value, ()
-        taken = extract_flags(value)
-        return taken.text or None, taken.flags
-    return _strip_parts(value, grammar) if value else (value, ())
+        if short is not None and short.is_cut(content):
+            return _StrippedContent(value)
+        texts, places = [value], [0]
+    else:
+        parts = value or []
+        places = [n for n, raw in enumerate(parts) if decode_raw_part(raw).type in TEXT_PARTS]
+        # A text whose middle is not read cannot be written anew.
+        if not places or (short is not None and any(short.is_cut(parts[n]) for n in places)):
+            return _StrippedContent(value)
+        texts = [decode_raw_part(parts[n]).text or "" for n in places]
+    n_last = len(texts) - 1
+    found = {n: extract_flags(texts[n], n == 0, n == n_last) for n in {0, n_last}}
+    if not any(one.flags for one in found.values()) or not (question := grammar.join(texts).text):
+        return _StrippedContent(value)
+    warnings: tuple[str, ...] = ()
+    if found[n_last].n_last and not policy.pasted_flags and not _counts_at_end(texts, question):
+        warnings = (PASTED_WARNING,)
+        found[n_last] = extract_flags(texts[n_last], n_last == 0, end=False)
+    flags = tuple(flag for n in sorted(found) for flag in found[n].flags)
+    if isinstance(value, str):
+        return _StrippedContent(found[0].text or None, flags, warnings)
+    left = {
+        places[n]: Raw(encode({**decode_object(parts[places[n]]), "text": one.text})) if one.text else None
+        for n, one in found.items()
+        if one.flags
+    }
+    kept = [part if short is None else short.restore(part) for part in parts]
+    return _StrippedContent(
+        [part for n, raw in enumerate(kept) if (part := left.get(n, raw)) is not None] or None,
+        flags,
+        warnings,
+    )
 
 
-def _strip_parts(parts: list[Raw], grammar: WrappingGrammar) -> tuple[Any, tuple[Flag, ...]]:
-    """The first text may begin with flags, the last end with them; a text with nothing else goes."""
-    texts = [n for n, raw in enumerate(parts) if decode_raw_part(raw).type in TEXT_PARTS]
-    left: dict[int, Raw | None] = {}
-    flags: list[Flag] = []
-    for n in dict.fromkeys((*texts[:1], *texts[-1:])):
-        text = decode_raw_part(parts[n]).text or ""
-        is_noise = not grammar.clean(text).text
-        taken = None if is_noise else extract_flags(text, start=n == texts[0], end=n == texts[-1])
-        if taken is not None and taken.flags:
-            flags += taken.flags
-            left[n] = Raw(encode({**decode_object(parts[n]), "text": taken.text})) if taken.text else None
-    kept = [part for n, raw in enumerate(parts) if (part := left.get(n, raw)) is not None]
-    return kept or None, tuple(flags)
+def _counts_at_end(texts: Sequence[str], question: str) -> bool:
+    """Whether flags at the end were typed there: neither the message nor the request in it ends as pasted."""
+    before = PARAGRAPH.join((*texts[:-1], extract_flags(texts[-1], start=False).text))
+    if not looks_pasted(before):
+        return True
+    # A template has labels and material, too; what counts is the request in it.
+    asked = extract_flags(question, start=False)
+    return asked.n_last > 0 and not looks_pasted(asked.text)

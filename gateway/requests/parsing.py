@@ -4,7 +4,6 @@
 command line all call it.
 """
 
-import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +19,16 @@ from ..errors import ForbiddenField, InvalidField, InvalidJson, ModelNotFound
 from ..experts import Call, Expert, Fields, ToolExpert
 from ..experts.types import Endpoint
 from ..prompts.wrappings import WrappingGrammar
+from .bodies import (
+    BODY_LIMITS,
+    INLINE_BYTES,
+    MAX_FIELDS,
+    MAX_TEXT_BYTES,
+    ShortJson,
+    check_surrogates,
+    check_utf8,
+    shorten,
+)
 from .embedding import EmbeddingInput, is_embedder_name, parse_embedding_input
 from .options import RoutingOptions, extract_prompt_flags, list_ignored, parse_routing_options
 from .query import ReadRequest, parse_chat_query, parse_completion_query
@@ -231,36 +240,41 @@ class RequestParser:
         return tuple(dict.fromkeys(self._names[name] for name in fallbacks))
 
 
-def parse_body(body: bytes) -> Fields:
+def parse_body(body: bytes, max_text_bytes: int = MAX_TEXT_BYTES) -> Fields:
     """The fields of a JSON object, each as its own bytes: a field that is not read travels unchanged.
 
     Raises:
         InvalidJson: the body is not a JSON object, or not UTF-8.
+        InvalidField: the body has more fields, or longer lists, than any request.
+        BodyTooLarge: there are more than `max_text_bytes` beside pictures and other attachments.
         ForbiddenField: the body names an upstream address or a key.
     """
     # RFC 8259, section 8.1: a mark may be passed over. PowerShell writes one.
     body = body.removeprefix(BOM_UTF8)
+    if body.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        raise InvalidJson("the body is UTF-16, by its byte order mark; send it as UTF-8")
+    short: ShortJson | None = None
     try:
-        if not body.isascii():
-            if body.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
-                raise InvalidJson("the body is UTF-16, by its byte order mark; send it as UTF-8")
-            body.decode()  # msgspec.Raw skips over strings without decoding them
-        # Most bodies hold no such escape; the search for it costs less than a pass with a pattern.
-        if b"\\ud" in body or b"\\uD" in body:
-            check_surrogates(body)
-        fields = _fields.decode(body)
+        if len(body) > INLINE_BYTES:
+            short = shorten(body, BODY_LIMITS, most=max_text_bytes)
+            found = _fields.decode(short.data)
+            fields = {name: short.restore(value) for name, value in found.items()} if short.cuts else found
+        else:
+            if not body.isascii():
+                check_utf8(body)
+            # Most bodies hold no such escape; the search for it costs less than a pass with a pattern.
+            if b"\\ud" in body or b"\\uD" in body:
+                check_surrogates(body)
+            fields = _fields.decode(body)
     except msgspec.ValidationError:
         raise InvalidJson("the body must be a JSON object") from None
-    except UnicodeDecodeError as error:
-        half = body[error.start : error.start + 2]
-        # UTF-8 of a half: what C programs write that cut a string in the middle (RFC 3629, section 3).
-        if half[:1] == b"\xed" and half[1:] >= b"\xa0":
-            raise InvalidJson(_HALF.format("bytes of one", error.start)) from None
-        raise InvalidJson(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
     except msgspec.DecodeError as error:
-        raise InvalidJson(f"the body is not valid JSON: {error}" if body else "the body is empty") from None
+        what = short.correct_places(str(error)) if short else str(error)
+        raise InvalidJson(f"the body is not valid JSON: {what}" if body else "the body is empty") from None
     except RecursionError:
         raise InvalidJson("the body is nested too deeply") from None
+    if len(fields) > MAX_FIELDS:
+        raise InvalidField(f"the body has {len(fields)} fields; {MAX_FIELDS} are the most")
     # Server-side request forgery: with `api_base` a client could have the operator's key sent elsewhere.
     for name in FORBIDDEN.intersection(fields):
         raise ForbiddenField(
@@ -268,33 +282,6 @@ def parse_body(body: bytes) -> Fields:
             param=name,
         )
     return fields
-
-
-_HALF = (
-    "the body holds half of a character, a lone surrogate ({} at byte {}): "
-    "a text was cut in the middle of an emoji; send whole characters"
-)
-_ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
-
-
-def check_surrogates(body: bytes) -> None:
-    """Check that escapes of surrogates come in pairs: no expert could read half of a character.
-
-    Raises:
-        InvalidJson: one is alone; the message says where.
-    """
-    high: re.Match[bytes] | None = None
-    for escape in _ESCAPE.finditer(body):
-        code = int(escape[1], 16) if escape[1] else 0
-        follows = high is not None and escape.start() == high.end()
-        if high is not None and not (follows and 0xDC00 <= code < 0xE000):
-            break
-        if high is None and 0xDC00 <= code < 0xE000:
-            high = escape
-            break
-        high = escape if 0xD800 <= code < 0xDC00 else None
-    if high is not None:
-        raise InvalidJson(_HALF.format(high[0].decode(), high.start()))
 
 
 def text_field(fields: Fields, name: str) -> str:

@@ -16,6 +16,7 @@ from routers import Query, estimate_tokens, query_of
 
 from ..errors import InvalidField
 from ..openai.messages import (
+    BAD_JSON,
     TEXT_PARTS,
     TOKENS_PER_TURN,
     ContentPart,
@@ -27,12 +28,16 @@ from ..openai.messages import (
 )
 from ..prompts.lists import CleanText
 from ..prompts.wrappings import WrappingGrammar
+from .bodies import INLINE_BYTES, MESSAGE_LIMITS, PROMPT_LIMITS, shorten
 
 TOOL_FIELDS = ("tools", "functions")
 TOKENS_PER_ATTACHMENT = 800
 """What a picture takes at a usual size; other parts that are no text count the same."""
 MOST_TOKENS = 2**31 - 1
 BYTES_PER_TOKEN = 4
+MAX_VALUE_BYTES = 1024
+"""A longer value is neither a number nor a list of modalities."""
+_N_PEEK = 64
 
 Fields = Mapping[str, msgspec.Raw]
 
@@ -71,7 +76,7 @@ def parse_chat_query(fields: Fields, grammar: WrappingGrammar | None = None) -> 
     raw = fields.get("messages")
     if raw is None:
         raise InvalidField("'messages' is missing", param="messages")
-    turns = _read_turns(raw)
+    turns, n_left_out = _read_turns(raw)
     if not turns:
         raise InvalidField("'messages' is empty: there is nothing to answer", param="messages")
     grammar = grammar or default_grammar()
@@ -83,12 +88,12 @@ def parse_chat_query(fields: Fields, grammar: WrappingGrammar | None = None) -> 
     query = query_of(asks[0] if len(asks) == 1 else build_routing_text(asks))
     needs = [ability for turn in turns for ability in turn.needs]
     # Tool descriptions are sent with every request, and fill the window as text does.
-    n_tool_bytes = sum(len(bytes(fields[name])) for name in TOOL_FIELDS if name in fields)
+    n_tool_bytes = sum(len(memoryview(fields[name])) for name in TOOL_FIELDS if name in fields)
     extra = TOKENS_PER_ATTACHMENT * len(needs) + n_tool_bytes // BYTES_PER_TOKEN
     first = turns[0].texts
     if len(turns) > 1 or len(first) != 1 or query.text is not first[0]:
-        whole = sum(estimate_tokens(turn.text) for turn in turns) + TOKENS_PER_TURN * (len(turns) - 1)
-        extra += whole - query.n_input_tokens
+        whole = sum(map(_count_tokens, turns)) + TOKENS_PER_TURN * (len(turns) - 1)
+        extra += whole + n_left_out // BYTES_PER_TOKEN - query.n_input_tokens
     query = _add_requirements(query, fields, extra, needs)
     return ReadRequest(query, question)
 
@@ -114,7 +119,7 @@ def _read_asks(turns: Sequence[_Turn], grammar: WrappingGrammar) -> tuple[CleanT
     """The last turn without wrappings; and what the turns ask, oldest first, beside wrappings."""
     question: CleanText | None = None
     asks: dict[str, None] = {}
-    n_chars = 0
+    n_chars = n_read = 0
     # Backwards, and no further than the routing text goes: an agent's conversation has hundreds of turns.
     for turn in reversed(turns):
         texts = turn.texts
@@ -126,29 +131,46 @@ def _read_asks(turns: Sequence[_Turn], grammar: WrappingGrammar) -> tuple[CleanT
             asks[found.text] = None
             if n_chars >= CONTEXT_CHARS:
                 break
+        # Turns of wrappings alone, or of one text again and again, add nothing to it.
+        if turn is not turns[0]:
+            n_read += grammar.count_read(texts)
+        if n_read >= MAX_READ_CHARS:
+            break
     return question or CleanText(""), list(asks)[::-1]
 
 
-def _read_turns(raw: msgspec.Raw) -> list[_Turn]:
-    """The turns of a conversation; one that no server could read has no text."""
+def _read_turns(raw: msgspec.Raw) -> tuple[list[_Turn], int]:
+    """The turns of a conversation, where one that no server could read has no text; and bytes left out."""
+    if len(memoryview(raw)) > INLINE_BYTES:
+        # Message by message: no call holds the interpreter's lock for long.
+        short = shorten(raw, MESSAGE_LIMITS, "messages")
+        return [_read_turn(message) for message in _decode_messages(short.data)], short.n_text_bytes
     try:
         return [
             _Turn(message.role, (content,))
             if isinstance(content := message.content, str)
             else _read_parts(message.role, content)
             for message in decode_messages(raw)
-        ]
+        ], 0
     except msgspec.ValidationError:
-        return [_read_turn(message) for message in _decode_messages(raw)]
+        return [_read_turn(message) for message in _decode_messages(raw)], 0
     except msgspec.MsgspecError as error:
         raise _refusal(error, "messages") from None
 
 
-def _decode_messages(raw: msgspec.Raw) -> list[msgspec.Raw]:
+def _count_tokens(turn: _Turn) -> int:
+    if len(turn.texts) == 1 or sum(map(len, turn.texts)) <= INLINE_BYTES:
+        return estimate_tokens(turn.text)
+    return sum(map(estimate_tokens, turn.texts))
+
+
+def _decode_messages(raw: msgspec.Raw | memoryview) -> list[msgspec.Raw]:
     try:
         return decode_list(raw)
     except msgspec.ValidationError:
         raise InvalidField("'messages' must be a list", param="messages") from None
+    except msgspec.MsgspecError as error:
+        raise _refusal(error, "messages") from None
 
 
 def _read_parts(role: str, content: list[ContentPart] | None) -> _Turn:
@@ -158,7 +180,7 @@ def _read_parts(role: str, content: list[ContentPart] | None) -> _Turn:
     for part in parts:
         # What a tool gave may be a picture: content of its own, inside a part.
         if part.type == "tool_result" and bytes(memoryview(part.content)[:1]) == b"[":
-            needs += sorted(text_parts(part.content)[1])
+            needs += text_parts(part.content, is_nested=True)[1]
     return _Turn(role, texts or ("",), needs)
 
 
@@ -171,7 +193,7 @@ def _read_turn(raw: msgspec.Raw) -> _Turn:
         return _Turn("", ("",))
     except msgspec.MsgspecError as error:
         raise _refusal(error, "messages") from None
-    return _Turn(message.role, texts or ("",), sorted(needs))
+    return _Turn(message.role, texts or ("",), needs)
 
 
 def _add_requirements(query: Query, fields: Fields, extra_tokens: int, needs: Sequence[str]) -> Query:
@@ -201,9 +223,20 @@ def _has_items(raw: msgspec.Raw) -> bool:
     return text not in (b"null", b"false", b'""')
 
 
+class _Format(msgspec.Struct):
+    """A wish for the form of the answer; its schema is not read."""
+
+    type: str = ""
+
+
+_format = msgspec.json.Decoder(_Format)
+
+
 def _wants_json(raw: msgspec.Raw) -> bool:
-    wish = _decode(raw)
-    return isinstance(wish, dict) and wish.get("type") in ("json_object", "json_schema")
+    try:
+        return _format.decode(raw).type in ("json_object", "json_schema")
+    except BAD_JSON:
+        return False
 
 
 def _read_modalities(raw: msgspec.Raw) -> list[str]:
@@ -230,8 +263,14 @@ def _parse_output_limit(fields: Fields) -> int | None:
 
 def _read_prompts(raw: msgspec.Raw) -> tuple[list[str], int]:
     """The texts of a field that may hold one, several, or token ids; and how many ids there are."""
+    data: msgspec.Raw | memoryview = raw
+    if len(memoryview(raw)) > INLINE_BYTES:
+        # Ids are counted and not read: a list of them may be as long as the window of a model.
+        if bytes(memoryview(raw)[:_N_PEEK]).translate(None, b"[ \t\r\n")[:1].isdigit():
+            return [""], bytes(raw).count(b",") + 1
+        data = shorten(raw, PROMPT_LIMITS, "prompt").data
     try:
-        value = msgspec.json.decode(raw)
+        value = msgspec.json.decode(data)
     except msgspec.MsgspecError as error:
         raise _refusal(error, "prompt") from None
     items: list[Any] = value if isinstance(value, list) else [value]
@@ -241,10 +280,12 @@ def _read_prompts(raw: msgspec.Raw) -> tuple[list[str], int]:
 
 
 def _decode(raw: msgspec.Raw) -> Any:
-    """The value of a field of any kind; None where it cannot be read, which is for the expert to say."""
+    """The value of a short field of any kind; None where it cannot be read: the expert says so."""
+    if len(memoryview(raw)) > MAX_VALUE_BYTES:
+        return None
     try:
         return msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except BAD_JSON:
         return None
 
 
@@ -259,6 +300,8 @@ CONTEXT_CHARS = 480
 SHORT_TURN_CHARS = 80
 """A last turn below this ("commit it") says little by itself and gets the whole context."""
 GAP = "\n\n"
+MAX_READ_CHARS = 200_000
+"""So much of the user's turns is read for the routing text, from the last one backwards."""
 
 
 def build_routing_text(turns: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """Query to decision: the router drives the engine, predicts for it, and degrades where an embedder fails.
 
-The static tier is computed at once, in the event loop: it costs some 100 µs, a thread would cost as much. The
-encoder runs in worker threads, within the load budget of the `EmbeddingBatcher`.
+The static tier of short texts is computed in the event loop: it costs some 100 µs, a thread would cost as
+much. The encoder runs in worker threads, within the load budget of the `EmbeddingBatcher`.
 """
 
 import asyncio
@@ -33,10 +33,13 @@ from routers import (
 
 from ..config import Ability, Config
 from ..errors import BusyError, GatewayError, InvalidField, NothingEligible, Unavailable
+from ..requests.bodies import run_apart
 from ..requests.parsing import ToPolicy
 from .embedding_batcher import Budget, EmbeddingBatcher
 
 RETRY_AFTER_S = 5.0
+MAX_INLINE_CHARS = 4000
+"""The features of a longer text take milliseconds, and are computed in the thread of large bodies."""
 
 log = logging.getLogger("thalamus")
 
@@ -216,6 +219,8 @@ class _DecisionContext:
             try:
                 if self._patient:
                     self._static = await asyncio.to_thread(extractor.extract, self._queries, "static")
+                elif len(self._queries[0].text) > MAX_INLINE_CHARS:
+                    self._static = await run_apart(extractor.extract, self._queries, "static")
                 else:
                     self._static = extractor.extract(self._queries, "static")
                 self._router.failing.pop("static", None)

@@ -13,10 +13,17 @@ import pytest_asyncio
 from gateway import AsyncClient, Hints
 from gateway.app import build_application, build_services
 from gateway.config import Config
+from gateway.config.policy_schema import PolicyConfig
 from gateway.errors import InvalidField
 from gateway.experts.openai_compatible import Transport
 from gateway.prompts.wrappings import WrappingGrammar
-from gateway.requests.options import NO_OPTIONS, extract_prompt_flags, parse_routing_options
+from gateway.requests.options import (
+    MAX_EARLIER_TURNS,
+    NO_OPTIONS,
+    PASTED_WARNING,
+    extract_prompt_flags,
+    parse_routing_options,
+)
 from gateway.testing import FakeUpstream
 from policies import Objective, Policy, Require
 from policies import RoutingHints as PolicyHints
@@ -303,3 +310,65 @@ def test_a_wrong_value_in_the_text_is_refused_where_the_policy_is_strict() -> No
             Policy("p", unknown_flags="refuse"),
             GRAMMAR,
         )
+
+
+def strip(content: Any, **options: Any) -> tuple[Any, int, tuple[str, ...]]:
+    """What is left of a message, how many flags are followed, and the warnings."""
+    body = raw(json.dumps([{"role": "user", "content": content}]))
+    found = extract_prompt_flags(body, NO_OPTIONS, Policy("p", **options), GRAMMAR)
+    objective = found.hints.objective if found.hints else None
+    (message,) = json.loads(bytes(found.fields["messages"]))
+    return message["content"], len(objective.first) if objective else 0, found.warnings
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "Summarise this mail:\n\nDear Bob,\nall is well.\n\n",
+        "Summarise.\n\n---\nall is well ",
+        "Summarise <mail>\n<mail>\nall is well\n",
+        "Hi\n<system-reminder>\nBranch main.\n",
+        "word " * 900,
+        "word " * 60_000,
+    ],
+)
+def test_a_flag_at_the_end_of_a_pasted_text_is_text_with_a_warning(before: str) -> None:
+    text = f"{before}{FLAG}"
+    left, n_followed, warnings = strip(text)
+    assert (left, n_followed) == (text, 0)
+    # The end of a very long text is not looked at, hence nothing is said of it.
+    assert len(warnings) == (len(text) < 200_000)
+    assert strip(f"{FLAG} {before}")[1] == 1
+
+
+def test_a_policy_may_allow_flags_at_the_end_of_pasted_texts() -> None:
+    assert strip(f"Sum up:\n\nDear Bob\n\n{FLAG}", pasted_flags=True) == ("Sum up:\n\nDear Bob", 1, ())
+    config = msgspec.convert({"flags": {"pasted": True}}, PolicyConfig)
+    assert config.policy("p").pasted_flags
+    assert not PolicyConfig().policy("p").pasted_flags
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Context:\nIron rusts.\n\nQuestion: Why? {FLAG}",
+        f"<context>\n{'Iron rusts. ' * 500}\n</context>\nWhy? {FLAG}",
+        f"<user_query>\nWhy?\n</user_query>\n{FLAG}",
+        f"Explain:\n```\nx = 1\n```\n{FLAG}",
+    ],
+)
+def test_a_flag_after_the_request_of_a_template_or_after_closed_material_counts(text: str) -> None:
+    left, n_followed, warnings = strip(text)
+    assert (left, n_followed, warnings) == (text.removesuffix(FLAG).rstrip(), 1, ())
+
+
+def test_a_pasted_part_after_the_request_bears_no_flag() -> None:
+    parts = [{"type": "text", "text": "Sum up this:"}, {"type": "text", "text": f"Dear Bob {FLAG}"}]
+    assert strip(parts) == (parts, 0, (PASTED_WARNING,))
+
+
+def test_flags_of_many_earlier_turns_are_taken_out_up_to_a_bound() -> None:
+    turns = [{"role": "user", "content": f"{n} {FLAG}"} for n in range(200)]
+    contents = [turn["content"] for turn in json.loads(rewritten(json.dumps(turns)))]
+    assert contents[-MAX_EARLIER_TURNS - 1 :] == [str(n) for n in range(199 - MAX_EARLIER_TURNS, 200)]
+    assert contents[: -MAX_EARLIER_TURNS - 1] == [turn["content"] for turn in turns[: -MAX_EARLIER_TURNS - 1]]

@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import Flag, Objective, Require, RoutingHints, UnknownFlag, apply_flags, extract_flags
+from policies import (
+    Flag,
+    Objective,
+    Require,
+    RoutingHints,
+    UnknownFlag,
+    apply_flags,
+    extract_flags,
+    looks_pasted,
+)
+from policies import flags as flags_module
 from policies.flags import FLAGS, check_flags
 
 SMALLEST = Flag("smallest model")
@@ -285,3 +295,110 @@ def test_a_flag_without_a_distance_leaves_that_of_the_objective() -> None:
 def test_without_flags_hints_stay_as_they_are() -> None:
     hints = RoutingHints()
     assert apply_flags(hints, []) is hints
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "Summarise this mail:\n\nDear Bob,\nall is well.",
+        "Fasse zusammen：\nLieber Bob",
+        "Translate.\n\n---\nGuten Tag",
+        "-----Original Message-----\nHi",
+        "Answer it\n\nFrom: bob@example.org\nSubject: Hi\n\nHi there",
+        "Read <notes>\n<notes>\nbuy milk",
+        'Explain """\nhe said\n\nso',
+        "> he wrote\nand went on",
+        "Fix this:\n```\ncode\n```\nand this:\nx = 1",
+        "word " * 900,
+    ],
+)
+def test_what_is_long_or_introduced_looks_pasted(before: str) -> None:
+    assert looks_pasted(before)
+    # The flags themselves are found: whether they count is for the caller to say.
+    assert extract_flags(f"{before}\n\n[Flag: latest]").flags == (Flag("latest"),)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "What is 2+2?",
+        "Translate this: Guten Tag",
+        "Fix this:\n```\ncode\n```\nThank you.",
+        "---\npasted\n---\nWhat is that?",
+        "<notes>\nbuy milk\n</notes>\nWhat do I buy?",
+        "> he wrote\n\nIs that so?",
+        "Name three:",
+        "Write an essay.\n\nAbout horses.",
+        "word " * 700,
+        "",
+    ],
+)
+def test_what_is_typed_does_not_look_pasted(before: str) -> None:
+    assert not looks_pasted(before)
+
+
+@pytest.mark.parametrize(
+    ("text", "n_flags"),
+    [
+        ("„x“ [Flag: latest]", 1),
+        ("Übersetze: „x [Flag: latest]", 0),
+        ("Übersetze: „x” [Flag: latest]", 1),
+        ("Traduisez ‹x [Flag: latest]", 0),
+        ("翻訳:「x [Flag: latest]", 0),
+        ("翻訳:「x」 [Flag: latest]", 1),
+        ("<blockquote>x [Flag: latest]", 0),
+        ("<BLOCKQUOTE>x</BLOCKQUOTE> [Flag: latest]", 1),
+        ("Use <code>x [Flag: latest]", 0),
+    ],
+)
+def test_quotations_of_other_languages_and_of_html_hold_no_flags(text: str, n_flags: int) -> None:
+    assert len(extract_flags(text).flags) == n_flags
+
+
+@pytest.mark.parametrize("n_flags", [1, 16])
+def test_the_text_before_is_read_once_however_many_flags_end_it(
+    monkeypatch: pytest.MonkeyPatch, n_flags: int
+) -> None:
+    read: list[int] = []
+
+    def count(text: str) -> bool:
+        read.append(len(text))
+        return False
+
+    for name in ("_is_in_fence", "_is_in_quotation", "_is_code_line"):
+        monkeypatch.setattr(flags_module, name, count)
+    text = "```\nx\n```\n" * 10_000
+    assert len(extract_flags(text + " [Flag: latest]" * n_flags).flags) == n_flags
+    assert sum(read) <= 2 * len(text) + 10
+
+
+PIECES = (
+    "[Flag: latest]",
+    "[flag:size = 0.2]",
+    "x",
+    " ",
+    "\n",
+    "\n\n",
+    "    ",
+    "`",
+    '"',
+    "„",
+    "“",
+    "```\n",
+    "> ",
+)
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=30))
+def test_flags_are_taken_as_they_are_one_by_one(pieces: list[str]) -> None:
+    """The flags of a text are those that are found when the last one is taken away again and again."""
+    text = "".join(pieces)
+    taken = extract_flags(text, start=False)
+    rest, one_by_one = text, list[Flag]()
+    while len(one_by_one) < 16:
+        found = flags_module._AT_END.search(rest)
+        if found is None or not extract_flags(f"{rest[: found.start()]}[Flag: latest]", start=False).n_last:
+            break
+        one_by_one.insert(0, Flag.of(found[1], found[2] or ""))
+        rest = rest[: found.start()].rstrip()
+    assert list(taken.flags) == one_by_one
