@@ -6,15 +6,19 @@ was learned). Neither can run code when it is read.
 
 import ctypes
 import json
+import mmap
 import os
+import struct
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
-from zipfile import BadZipFile
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
 
@@ -27,6 +31,11 @@ from .types import Floats, Tier
 
 MANIFEST, ARRAYS = "manifest.json", "arrays.npz"
 MAX_READS = 3
+LOCAL_HEADER_BYTES, ZIP64_BYTES, PADDING = 30, 20, 0xD935
+"""PKWARE's APPNOTE.TXT, 4.3.7 and 4.5.3; the number that Android's zipalign uses for a field of padding."""
+EXTRA = struct.Struct("<HH")
+ALIGNMENT = 64
+MAX_ARRAY_HEAD_BYTES = 1 << 16
 AT_FDCWD, EXCHANGE = -100, 2
 """From Linux's fcntl.h and fs.h; macOS has the same number for RENAME_SWAP."""
 SCHEMA = 2
@@ -120,7 +129,7 @@ class Artifact:
                     file.write((json.dumps(self.manifest(), indent=1) + "\n").encode())
                     _flush(file)
                 with (fresh / ARRAYS).open("wb") as file:
-                    np.savez(file, allow_pickle=False, **self._arrays())
+                    _write_arrays(file, self._arrays())
                     _flush(file)
                 if not target.exists():
                     os.rename(fresh, target)
@@ -136,14 +145,19 @@ class Artifact:
             raise ArtifactError(f"{target}: {error.strerror or error}") from None
 
     @classmethod
-    def load(cls, path: Path | str, fingerprints: Mapping[Tier, str] | None = None) -> "Artifact":
+    def load(
+        cls, path: Path | str, fingerprints: Mapping[Tier, str] | None = None, *, mapped: bool = False
+    ) -> "Artifact":
         """Read an artifact; with `fingerprints` (an extractor's), only if it was fitted on the same features.
+
+        mapped: arrays are read-only views of the file, whose memory all processes share that do so. `save`
+        leaves a file that is mapped as it was; a program that overwrites it in place ends those processes.
 
         Raises:
             ArtifactError: missing, damaged, newer than this version, or fitted on another embedder.
         """
         directory = Path(path)
-        manifest, arrays = _read_files(directory)
+        manifest, arrays = _read_files(directory, mapped)
         if fingerprints is not None:
             _check_fingerprints(directory, manifest, fingerprints)
         try:
@@ -271,26 +285,75 @@ def _opener(directory: Path) -> Iterator[Callable[[str, int], int]]:
         os.close(folder)
 
 
-def _read_files(directory: Path) -> tuple[dict[str, Any], Arrays]:
+def _read_files(directory: Path, mapped: bool) -> tuple[dict[str, Any], Arrays]:
     """Manifest and arrays of one and the same artifact."""
     for _ in range(MAX_READS - 1):
         try:
             with _opener(directory) as opener:
-                return _read_manifest(directory, opener), _read_arrays(directory, opener)
+                return _read_manifest(directory, opener), _read_arrays(directory, opener, mapped)
         except ArtifactError as error:
             if not isinstance(error.__context__, FileNotFoundError) or not directory.exists():
                 raise
             # It was replaced, and removed, between the one file and the other: the new one is there.
     with _opener(directory) as opener:
-        return _read_manifest(directory, opener), _read_arrays(directory, opener)
+        return _read_manifest(directory, opener), _read_arrays(directory, opener, mapped)
 
 
-def _read_arrays(directory: Path, opener: Callable[[str, int], int]) -> Arrays:
+def _read_arrays(directory: Path, opener: Callable[[str, int], int], mapped: bool) -> Arrays:
     try:
-        with open(ARRAYS, "rb", opener=opener) as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
+        with open(ARRAYS, "rb", opener=opener) as file:
+            if mapped:
+                return _map_arrays(file)
+            with np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
     except (OSError, BadZipFile, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{directory}: damaged ({error}); {_REMEDY}") from None
+
+
+def _write_arrays(file: BinaryIO, arrays: Arrays) -> None:
+    """Write arrays as `np.savez` does, each where a processor can read it without a copy."""
+    with ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            info = ZipInfo(f"{name}.npy")
+            # numpy aligns an array to its own file; here that file is to begin at a multiple of 64 bytes.
+            start = file.tell() + LOCAL_HEADER_BYTES + len(info.filename.encode()) + ZIP64_BYTES
+            n_padding = -(start + EXTRA.size) % ALIGNMENT
+            info.extra = EXTRA.pack(PADDING, n_padding) + bytes(n_padding)
+            with archive.open(info, "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+
+
+def _map_arrays(file: BinaryIO) -> Arrays:
+    """The arrays of an archive as views of the file; those that are compressed or not aligned are copied.
+
+    Raises:
+        BadZipFile, ValueError: it is damaged, or holds Python objects.
+    """
+    view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    arrays: Arrays = {}
+    with ZipFile(file) as archive:
+        for info in archive.infolist():
+            lengths = info.header_offset + LOCAL_HEADER_BYTES - EXTRA.size
+            start = lengths + EXTRA.size + sum(EXTRA.unpack_from(view, lengths))
+            data = memoryview(view)[start : start + info.file_size]
+            if info.compress_type != ZIP_STORED or zlib.crc32(data) != info.CRC:
+                data = memoryview(archive.read(info))  # raises where the sum is wrong
+            arrays[info.filename.removesuffix(".npy")] = _view_array(data)
+    return arrays
+
+
+def _view_array(data: memoryview) -> np.ndarray[Any, Any]:
+    """The array of a file in numpy's format, over the same memory where that is aligned."""
+    head = BytesIO(data[:MAX_ARRAY_HEAD_BYTES])
+    version = np.lib.format.read_magic(head)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, is_fortran, dtype = read(head)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    array: np.ndarray[Any, Any] = np.ndarray(
+        shape, dtype, data, head.tell(), order="F" if is_fortran else "C"
+    )
+    return array if array.flags.aligned else array.copy()
 
 
 def _read_manifest(directory: Path, opener: Callable[[str, int], int]) -> dict[str, Any]:

@@ -248,10 +248,11 @@ class _DecisionContext:
         return vectors
 
 
-def build_router(config: Config, pool: Sequence[ExpertProfile]) -> Router:
+def build_router(config: Config, pool: Sequence[ExpertProfile], *, mapped: bool = False) -> Router:
     """The router of a configuration. Without an artifact nothing is embedded.
 
-    An embedder that cannot be loaded degrades the router; the gateway still starts.
+    An embedder that cannot be loaded degrades the router; the gateway still starts. `mapped`: processes that
+    read the same artifact share the memory of its arrays.
 
     Raises:
         ArtifactError: the artifact is damaged, or was fitted on another embedder.
@@ -262,7 +263,8 @@ def build_router(config: Config, pool: Sequence[ExpertProfile]) -> Router:
         forecaster, extractor, batcher, missing = Forecaster(pool, None), None, None, None
     else:
         extractor, encoder, missing = _build_extractor(config)
-        artifact = Artifact.load(path, extractor.fingerprints if extractor else None)
+        fingerprints = extractor.fingerprints if extractor else None
+        artifact = Artifact.load(path, fingerprints, mapped=mapped)
         forecaster, batcher = Forecaster(pool, artifact), None
         if encoder is not None and "encoder" in artifact.heads:
             batcher = EmbeddingBatcher(encoder, config.routing.encoder_threads, budget=_budget(config))

@@ -14,6 +14,7 @@ import socket
 import struct
 import sys
 from collections.abc import Mapping
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -337,7 +338,9 @@ def build_worker_application(
         journal=RemoteJournal.make_builder(channel, loop),
         exchanges=False,
     )
-    services = build_services(config, transport, parts=parts)
+    from ..routing.router import build_router  # as in `gateway.app`
+
+    services = build_services(config, transport, partial(build_router, mapped=True), parts=parts)
     replace_limits(services.experts.values(), channel)
     own = build_starlette_app(services, transport, None, counters)
     own.state.others = OtherProcesses()

@@ -1,7 +1,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from routers import (
     OutcomeTable,
     Query,
     Tier,
+    artifacts,
     fit_artifact,
     query_of,
 )
@@ -232,15 +233,52 @@ def test_no_query_gives_an_empty_prediction(artifact: Artifact) -> None:
     assert prediction.quality.shape == prediction.cost_usd.shape == (0, 2)
 
 
-def test_a_saved_artifact_predicts_the_same_bits(artifact: Artifact, tmp_path: Any) -> None:
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_saved_artifact_predicts_the_same_bits(artifact: Artifact, tmp_path: Any, mapped: bool) -> None:
     artifact.save(tmp_path / "a")
-    read = Artifact.load(tmp_path / "a", WordExtractor().fingerprints)
+    read = Artifact.load(tmp_path / "a", WordExtractor().fingerprints, mapped=mapped)
     assert read.manifest() == artifact.manifest()
     first, second = (
         Forecaster([BARD, CALC], held).predict(*make_queries("sum number c 1")) for held in (artifact, read)
     )
     for name in ("quality", "quality_std", "output_tokens", "cost_usd", "latency_s"):
         assert getattr(first, name).tobytes() == getattr(second, name).tobytes()
+
+
+def test_a_mapped_artifact_is_not_copied_and_outlives_its_replacement(
+    artifact: Artifact, tmp_path: Any
+) -> None:
+    artifact.save(tmp_path / "a")
+    arrays = artifacts._read_files(tmp_path / "a", mapped=True)[1]
+    with np.load(tmp_path / "a" / "arrays.npz") as copied:
+        assert sorted(arrays) == sorted(copied.files)
+        kept = {name: copied[name].copy() for name in copied.files}
+    assert all(array.base is not None and not array.flags.writeable for array in arrays.values())
+    replace(artifact, margin=0.5, latency=artifact.latency + 1).save(tmp_path / "a")
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, kept[name])
+
+
+def test_an_older_artifact_whose_arrays_are_not_aligned_can_be_mapped(
+    artifact: Artifact, tmp_path: Any
+) -> None:
+    artifact.save(tmp_path / "a")
+    for save in (np.savez, np.savez_compressed):
+        with np.load(tmp_path / "a" / "arrays.npz") as file:
+            kept = dict(file)
+        save(tmp_path / "a" / "arrays.npz", **cast("Any", kept))
+        read = Artifact.load(tmp_path / "a", mapped=True)
+        np.testing.assert_array_equal(read.latency, artifact.latency)
+
+
+def test_a_mapped_artifact_with_a_wrong_byte_is_refused(artifact: Artifact, tmp_path: Any) -> None:
+    artifact.save(tmp_path / "a")
+    path = tmp_path / "a" / "arrays.npz"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ArtifactError, match="damaged"):
+        Artifact.load(tmp_path / "a", mapped=True)
 
 
 def test_saving_replaces_an_artifact_and_spares_anything_else(artifact: Artifact, tmp_path: Any) -> None:
