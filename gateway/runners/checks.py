@@ -67,7 +67,8 @@ async def ask(
         writer.write("\r\n".join(lines).encode() + data)
         answer = await _read_all(reader)
     finally:
-        writer.close()
+        # Not `close`, which waits until a server that reads nothing has read all.
+        writer.transport.abort()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
     head, _, rest = answer.partition(b"\r\n\r\n")

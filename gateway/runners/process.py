@@ -24,6 +24,8 @@ from .types import Launch, RunnerError
 N_LINES, N_LINE_CHARS = 200, 400
 MAX_FILE_BYTES = 1024 * 1024
 LAST_WORDS_S = 0.2
+# Workers of its group are killed with it and gone in less; what left the group may hold the pipe for ever.
+LEFT_BEHIND_S = 2.0
 log = logging.getLogger("thalamus")
 
 
@@ -133,7 +135,7 @@ class ServerProcess:
         """
         try:
             async with asyncio.timeout(timeout_s):
-                line = await self._exchange(json.dumps(dict(message)).encode() + b"\n")
+                line = await self._exchange_or_end(json.dumps(dict(message)).encode() + b"\n")
         except TimeoutError:
             raise RunnerError(f"not ready within {timeout_s:g} s") from None
         report = json.loads(line) if line else {}
@@ -171,15 +173,30 @@ class ServerProcess:
         try:
             async with asyncio.timeout(gone_s):
                 await self._process.wait()
-                await self._drain
+                await asyncio.wait({self._drain}, timeout=LEFT_BEHIND_S)
         except TimeoutError:
-            self._drain.cancel()
             raise RunnerError(f"process {self.pid} is not gone {gone_s:g} s after SIGKILL") from None
+        finally:
+            self._drain.cancel()
 
     def _signal(self, number: signal.Signals) -> None:
         # macOS answers PermissionError where only a zombie is left.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
+
+    async def _exchange_or_end(self, order: bytes) -> bytes:
+        """As `_exchange`; a death ends it too, though what the process left may hold the socket."""
+        exchange = asyncio.ensure_future(self._exchange(order))
+        ended = asyncio.ensure_future(self._process.wait())
+        try:
+            await asyncio.wait({exchange, ended}, return_when=asyncio.FIRST_COMPLETED)
+            # What it reported before it ended is still in the socket.
+            await asyncio.wait({exchange}, timeout=LAST_WORDS_S)
+            return exchange.result() if exchange.done() else b""
+        finally:
+            exchange.cancel()
+            ended.cancel()
+            await asyncio.wait({exchange, ended})
 
     async def _exchange(self, order: bytes) -> bytes:
         """Send one line, read one line; empty when the process ended instead."""

@@ -265,3 +265,49 @@ def test_a_server_whose_supervisor_died_before_it_was_bound_to_it_ends_itself() 
         "die_with(os.getppid()); die_with(os.getpid()); os._exit(5)"
     )
     assert subprocess.run([sys.executable, "-c", bind], check=False).returncode == -signal.SIGKILL
+
+
+LEAVE = (
+    "import pathlib, subprocess, sys, time\n"
+    "left = subprocess.Popen(['sleep', '60'], stdin=0, start_new_session=True)\n"
+    "pathlib.Path({noted!r}).write_text(str(left.pid))\n"
+    "{then}"
+)
+
+
+async def test_a_death_while_starting_is_noticed_though_what_the_process_left_holds_its_socket(
+    tmp_path: Path,
+) -> None:
+    noted = tmp_path / "left.pid"
+    code = LEAVE.format(noted=str(noted), then="sys.exit(7)")
+    process = await ServerProcess.spawn(Launch((sys.executable, "-c", code), {}), LogTail())
+    try:
+        async with asyncio.timeout(10):
+            with pytest.raises(RunnerError, match=r"ended while starting \(exit status 7\)"):
+                await process.wait_report({}, 600)
+    finally:
+        os.kill(int(noted.read_text()), signal.SIGKILL)
+        await process.end(0, 10)
+
+
+async def test_what_a_process_left_delays_no_start_after_it(tmp_path: Path) -> None:
+    noted = tmp_path / "left.pid"
+    code = LEAVE.format(noted=str(noted), then="time.sleep(60)")
+    process = await ServerProcess.spawn(Launch((sys.executable, "-c", code), {}), LogTail())
+    while not noted.exists() or not noted.read_text():  # noqa: ASYNC110 (another process writes it)
+        await asyncio.sleep(0.01)
+    try:
+        async with asyncio.timeout(20):
+            await process.end(0, 600)
+    finally:
+        os.kill(int(noted.read_text()), signal.SIGKILL)
+
+
+async def test_a_report_is_read_though_the_process_ended_at_once() -> None:
+    say = 'import socket; socket.socket(fileno=0).sendall(b\'{"error": "no room"}\\n\')'
+    process = await ServerProcess.spawn(Launch((sys.executable, "-c", say), {}), LogTail())
+    try:
+        with pytest.raises(RunnerError, match="no room"):
+            await process.wait_report({}, 60)
+    finally:
+        await process.end(0, 10)
