@@ -157,9 +157,13 @@ class GatewayServer(uvicorn.Server):
         await super().startup([])  # uvicorn would accept by `create_server`: see `Acceptor`
         if self.started:
             listeners = sockets or ()
-            self.servers = cast("Any", [Acceptor(listener, self.make_protocol) for listener in listeners])
+            self.servers = cast("Any", [self.make_acceptor(listener) for listener in listeners])
             settle()
             self._greet()
+
+    def make_acceptor(self, listener: socket.socket) -> Acceptor:
+        """What accepts the connections of a socket."""
+        return Acceptor(listener, self.make_protocol)
 
     def make_protocol(self) -> asyncio.Protocol:
         """A new connection."""

@@ -252,32 +252,36 @@ class Acceptor:
     def _accept(self) -> None:
         # Few in a turn: a flood of connections must not keep requests waiting.
         for _ in range(N_ACCEPTED_PER_TURN):
-            try:
-                accepted, _address = self._listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            if not self._accept_one():
                 return
-            except OSError as error:
-                if error.errno not in OUT_OF_FILES:
-                    raise
-                self._pause(error)
-                return
-            opening = self._loop.create_task(
-                self._loop.connect_accepted_socket(self._make_protocol, accepted)
-            )
-            self._opening.add(opening)
-            opening.add_done_callback(self._forget)
+
+    def _accept_one(self) -> bool:
+        """Accept a connection; False where none waits, or none can be accepted now."""
+        try:
+            accepted, _address = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return False
+        except OSError as error:
+            if error.errno not in OUT_OF_FILES:
+                raise
+            log.warning("no connection can be accepted for now: %s", error.strerror)
+            self._pause(FULL_PAUSE_S)
+            return False
+        opening = self._loop.create_task(self._loop.connect_accepted_socket(self._make_protocol, accepted))
+        self._opening.add(opening)
+        opening.add_done_callback(self._forget)
+        return True
 
     def _forget(self, opening: "asyncio.Task[object]") -> None:
         self._opening.discard(opening)
         if not opening.cancelled() and (error := opening.exception()) is not None:
             log.debug("a connection ended before it began: %s", error)
 
-    def _pause(self, error: OSError) -> None:
-        """Without a free descriptor the socket stays readable, and the loop would turn without end."""
-        log.warning("no connection can be accepted for now: %s", error.strerror)
+    def _pause(self, pause_s: float) -> None:
+        """Accept none for a while; the socket stays readable, and the loop would turn without end."""
         self._loop.remove_reader(self._listener.fileno())
         self._later = self._loop.call_later(
-            FULL_PAUSE_S, self._loop.add_reader, self._listener.fileno(), self._accept
+            pause_s, self._loop.add_reader, self._listener.fileno(), self._accept
         )
 
 

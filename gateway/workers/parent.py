@@ -45,7 +45,7 @@ log = logging.getLogger("thalamus")
 START_WITHIN_S = 120.0
 TELL_EVERY_S = 0.5
 LOOK_EVERY_S = 1.0
-HUNG_AFTER_LOOKS = 60
+HUNG_AFTER_LOOKS = 30
 """So many seconds without a report, and a worker is replaced: its event loop stands still."""
 STABLE_S = 10.0
 N_DEATHS_OF_LOOP = 3

@@ -13,7 +13,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import count
 from typing import Any
@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..app import Parts, build_accounting, build_handlers, build_services, build_starlette_app
 from ..asgi.application import Application
+from ..asgi.connections import Acceptor
 from ..config import Config
 from ..endpoints.monitoring import CarriedCounters, OtherProcesses, read_samples
 from ..experts.openai_compatible import Transport
@@ -64,69 +65,62 @@ class ConnectionTable:
         return min(values)
 
 
-class WorkerServer(GatewayServer):
-    """uvicorn on a socket that several processes accept from, one connection at a time."""
+class TurnAcceptor(Acceptor):
+    """Accepts from a socket that several processes accept from, so that all get about as many connections."""
 
     def __init__(
-        self, app: Reloadable, config: Config, listener: socket.socket, table: ConnectionTable, n: int
+        self,
+        listener: socket.socket,
+        make_protocol: Callable[[], asyncio.Protocol],
+        table: ConnectionTable,
+        n: int,
+        count_open: Callable[[], int],
     ) -> None:
-        self.listening = asyncio.Event()
-        super().__init__(app, config, self.listening.set)
-        self._listener = listener
         self._table = table
         self._n = n
-        self._opening: set[asyncio.Task[Any]] = set()
+        self._count_open = count_open
+        self._has_waited = False
+        super().__init__(listener, make_protocol)
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the application, then accept."""
-        # asyncio's own server accepts all that waits at once: one worker would get every connection that
-        # clients open together, and keep them.
-        await super().startup([])
-        self._accept_later()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept no more, and drain."""
+    def close(self) -> None:
+        """Accept no more; the others do."""
         self._table.set(self._n, NOT_ACCEPTING)
-        asyncio.get_running_loop().remove_reader(self._listener)
-        self._listener.close()
-        await super().shutdown([])
+        super().close()
+
+    def _accept(self) -> None:
+        # One at a time: a worker that took all that waits would get, and keep, every connection that clients
+        # open together.
+        n_open = self._count_open() + len(self._opening)
+        self._table.set(self._n, n_open)
+        if n_open > self._table.find_least() and not self._has_waited:
+            self._has_waited = True  # one that has fewer gets the time to take this one
+            self._pause(YIELD_S)
+            return
+        self._has_waited = False
+        self._accept_one()
+
+
+class WorkerServer(GatewayServer):
+    """uvicorn on a socket that several processes accept from."""
+
+    def __init__(self, app: Reloadable, config: Config, table: ConnectionTable, n: int) -> None:
+        self.listening = asyncio.Event()
+        super().__init__(app, config, self.listening.set)
+        self._table = table
+        self._n = n
+
+    def make_acceptor(self, listener: socket.socket) -> Acceptor:
+        """What accepts the connections of a socket, in turn with other workers."""
+        return TurnAcceptor(listener, self.make_protocol, self._table, self._n, self._count_open)
+
+    def _count_open(self) -> int:
+        return len(self.server_state.connections)
 
     async def on_tick(self, counter: int) -> bool:
         """As uvicorn, every 0.1 s."""
-        self._table.set(self._n, len(self.server_state.connections))
-        return await super().on_tick(counter)
-
-    def _accept_later(self) -> None:
         if not self.should_exit:
-            asyncio.get_running_loop().add_reader(self._listener, self._accept)
-
-    def _accept(self) -> None:
-        loop, n_open = asyncio.get_running_loop(), len(self.server_state.connections) + len(self._opening)
-        self._table.set(self._n, n_open)
-        if n_open > self._table.find_least():
-            # Another has fewer: it gets the time to take this one.
-            loop.remove_reader(self._listener)
-            loop.call_later(YIELD_S, self._accept_now)
-        else:
-            self._accept_one()
-
-    def _accept_now(self) -> None:
-        self._accept_one()
-        self._accept_later()
-
-    def _accept_one(self) -> None:
-        if self.should_exit:
-            return
-        with contextlib.suppress(BlockingIOError, InterruptedError, ConnectionAbortedError):
-            connection, _ = self._listener.accept()
-            connection.setblocking(False)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            task = asyncio.ensure_future(self._open(connection))
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
-
-    async def _open(self, connection: socket.socket) -> None:
-        await asyncio.get_running_loop().connect_accepted_socket(self.make_protocol, connection)
+            self._table.set(self._n, self._count_open())
+        return await super().on_tick(counter)
 
 
 class ParentForwarder:
@@ -207,9 +201,9 @@ class Worker:
         self._log = ServerLog(config)
         self._log.__enter__()
         self._app = Reloadable(add_cors(application, config))
-        server = WorkerServer(self._app, config, self._listener, self._table, self._n)
+        server = WorkerServer(self._app, config, self._table, self._n)
         self._server = server
-        self._serving = asyncio.create_task(server.serve([]))
+        self._serving = asyncio.create_task(server.serve([self._listener]))
         listening = asyncio.create_task(server.listening.wait())
         await asyncio.wait({self._serving, listening}, return_when=asyncio.FIRST_COMPLETED)
         self._started.set()
