@@ -89,6 +89,7 @@ def build_services(
 ) -> Services:
     """The parts, made from the configuration and of one another."""
     parts = parts or Parts()
+    transport.limits = config.answers
     # Nothing is started or connected here: the lifespan does that, and can fail with a clear message.
     local = parts.runners(config)
     grammar = build_grammar(config)

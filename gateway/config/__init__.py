@@ -1,6 +1,13 @@
 """`thalamus.yaml`: its schema, strict loading with a line in every error, discovery and import."""
 
-from .expert_schema import Ability, DeploymentConfig, ExpertConfig, TimeoutConfig
+from .expert_schema import (
+    DEFAULT_LIMITS,
+    Ability,
+    AnswerLimits,
+    DeploymentConfig,
+    ExpertConfig,
+    TimeoutConfig,
+)
 from .loading import ConfigError, config_warnings, load_config, parse_config
 from .policy_schema import PolicyConfig, Weights
 from .schema import (
@@ -17,7 +24,9 @@ from .values import size_bytes, split_command
 
 __all__ = [
     "BASE_EMBEDDER",
+    "DEFAULT_LIMITS",
     "Ability",
+    "AnswerLimits",
     "Config",
     "ConfigError",
     "DeploymentConfig",

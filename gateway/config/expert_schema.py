@@ -31,6 +31,36 @@ class TimeoutConfig(StrictStruct, frozen=True):
     """Longest duration of the whole attempt."""
 
 
+class AnswerLimits(StrictStruct, frozen=True):
+    """How much an upstream may send. A call that goes beyond a bound fails as a fault of the expert: before
+    the first token the next expert is asked, after it the stream ends with an error event.
+    """
+
+    max_bytes: Count = 64 * 1024 * 1024
+    """Largest whole answer, in bytes, after decompression."""
+    max_embeddings_bytes: Count = 192 * 1024 * 1024
+    """Largest answer with embeddings, in bytes, after decompression."""
+    max_bytes_in_all: Count = 512 * 1024 * 1024
+    """Most bytes of whole answers that are read at the same time. While they are used up, an answer beyond
+    1 MiB moves on to the next expert.
+    """
+    max_error_bytes: Count = 256 * 1024
+    """Bytes that are read of an error; the rest is left."""
+    max_header_bytes: Count = 8190
+    """Longest header of an answer, in bytes. An answer may have 128 headers."""
+    max_event_bytes: Count = 16 * 1024 * 1024
+    """Largest event of a stream, in bytes."""
+    max_bytes_before_token: Count = 1024 * 1024
+    """Most bytes of a stream before its first token: comments, and events without a word."""
+    max_events_before_token: Count = 20_000
+    """Most events of a stream before its first token."""
+    max_stream_bytes: Count = 256 * 1024 * 1024
+    """Most bytes of a whole stream."""
+
+
+DEFAULT_LIMITS = AnswerLimits()
+
+
 class ProviderSettings(StrictStruct, frozen=True):
     """What a provider asks for beside an address and a key, named as LiteLLM names it."""
 

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from policies import Policy
 
-from .expert_schema import ExpertConfig, RunnersConfig, TimeoutConfig
+from .expert_schema import AnswerLimits, ExpertConfig, RunnersConfig, TimeoutConfig
 from .policy_schema import PolicyConfig
 from .secrets import Secret
 from .values import AliasName, Count, Name, Seconds, Share, StrictStruct
@@ -221,6 +221,8 @@ class Config(StrictStruct, frozen=True):
     """Files and batches."""
     timeouts: TimeoutConfig = TimeoutConfig()
     """Time limits of experts that have none of their own."""
+    answers: AnswerLimits = AnswerLimits()
+    """How much an upstream may send."""
     runners: RunnersConfig = RunnersConfig()
     """How local engines share memory."""
     redis: RedisConfig | None = None

@@ -102,7 +102,11 @@ class LocalExpert:
             self._url = lease.url
             self._addresses = {
                 endpoint: Address(
-                    self._transport, f"{lease.url}/{endpoint}", lease.headers, self._timeouts.connect_s
+                    self._transport,
+                    f"{lease.url}/{endpoint}",
+                    lease.headers,
+                    self._timeouts.connect_s,
+                    is_local=True,
                 )
                 for endpoint in ENDPOINTS
             }

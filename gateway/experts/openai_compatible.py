@@ -5,18 +5,27 @@ One pool of connections serves the process, honouring proxies and custom authori
 
 import asyncio
 import base64
+import contextlib
+import functools
+import logging
+import select
 import ssl
 import urllib.request
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from time import monotonic
+from typing import Any, ClassVar, cast
 
 import aiohttp
 import msgspec
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import ContentEncodingError
+from aiohttp.streams import EMPTY_PAYLOAD
 from msgspec import Raw
 from multidict import CIMultiDict
 from yarl import URL
 
-from ..config import DeploymentConfig, ExpertConfig, TimeoutConfig
+from ..config import DEFAULT_LIMITS, AnswerLimits, DeploymentConfig, ExpertConfig, TimeoutConfig
 from ..config.providers import api_base_of, api_key_of
 from ..fleet.circuit_breaker import CircuitBreaker
 from ..openai.answers import check_answer
@@ -31,13 +40,20 @@ from .types import Call, Endpoint, Fields, Reply, UpstreamError
 from .upstreams import UpstreamTable
 
 MAX_LOCATION_CHARS = 200
+MAX_LOOK_CHARS = 200
 ENDPOINTS: tuple[Endpoint, ...] = ("chat/completions", "completions", "embeddings")
 CLIENT_ERRORS = (aiohttp.ClientError, OSError, ValueError)  # TimeoutError is an OSError
 AGENT = "thalamus"
+log = logging.getLogger("thalamus.upstream")
 NO_LIMIT = 0
 KEEPALIVE_S = 30.0
-MAX_BODY_BYTES = 256 * 1024 * 1024
-MAX_ERROR_BYTES = 256 * 1024
+FREE_BYTES = 1024 * 1024
+"""What an answer may take before the bound of all answers counts: small ones never wait for large ones."""
+FOLD_IN_THREAD_BYTES = 256 * 1024
+MAX_INTERIM = 16
+"""Most interim responses (1xx) before an answer."""
+DISTRUST_S = 300.0
+REST_S = 0.03
 SLOT_WAIT_S = 30.0
 """Longest wait for a free slot, so that a queue moves a request on long before a slow model does."""
 LONGEST_FIELD = len(b"event:")
@@ -51,14 +67,118 @@ class Proxy:
     headers: dict[str, str]
 
 
-class Transport:
-    """An aiohttp session that is opened inside the running loop and closed with the server."""
+class WatchedConnection(ResponseHandler):
+    """A connection that is closed as soon as more comes than the answer that was asked for.
 
-    def __init__(self) -> None:
+    aiohttp keeps surplus bytes, and gives them to the next call as its answer. An address that sent some is
+    distrusted for a while: each of its connections serves one call, as what comes late looks like an answer.
+    """
+
+    distrusted: ClassVar[dict[Any, float]] = {}
+    """Until when, by address."""
+    answered: Any = None
+    """The parser whose answer has come in full; each request has a parser of its own."""
+    answered_at = 0.0
+    n_interim = 0
+    is_settled = False
+
+    def data_received(self, data: bytes) -> None:
+        parser, payload = self._parser, self._payload
+        if self.distrusted and self.distrusted.get(self._peer(), 0.0) > monotonic():
+            self.force_close()
+        # Without bytes it is aiohttp's own call, to go on where reading was paused.
+        if data and parser is not None and parser is self.answered:
+            self._refuse_surplus()
+            return
+        is_open = payload is not None and not payload.is_eof()
+        super().data_received(data)
+        last = self._payload
+        # What is read later stands in the buffer: interim responses, the answer, and what follows it.
+        codes = [message.code for (message, _), _ in self._buffer] if self._buffer else ()
+        follows = is_open and last is not None and last is not payload
+        if codes and codes[0] < 200:
+            self.n_interim += len(codes)
+            if self.n_interim > MAX_INTERIM:
+                self._buffer.clear()
+                self.set_exception(aiohttp.ClientConnectionError("interim responses without an end"))
+                return
+        if follows or (len(codes) > 1 and max(codes[:-1]) >= 200):
+            self._refuse_surplus()
+        elif (
+            last is not None and last.is_eof() and (last is not EMPTY_PAYLOAD or (codes and codes[-1] >= 200))
+        ):
+            self.answered, self.n_interim = parser, 0
+            if not self.is_settled:
+                self.answered_at = monotonic()
+
+    def _peer(self) -> Any:
+        return self.transport.get_extra_info("peername") if self.transport is not None else None
+
+    def _refuse_surplus(self) -> None:
+        peer, now = self._peer(), monotonic()
+        if self.distrusted.get(peer, 0.0) <= now:
+            log.warning("an upstream at %s sent more than its answer: the rest is dropped", peer)
+        for other in [other for other, until in self.distrusted.items() if until <= now]:
+            del self.distrusted[other]
+        self.distrusted[peer] = now + DISTRUST_S
+        self.force_close()
+        if self.transport is not None:
+            self.transport.close()
+
+
+class WatchedConnector(aiohttp.TCPConnector):
+    """Connections that are used again only if nothing came on them after their answer.
+
+    A new connection rests once before its second call: a server that answers twice shows it by then.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # aiohttp has no public place for a protocol of one's own; a test fails where this has no effect.
+        watched: Any = functools.partial(WatchedConnection, loop=self._loop)
+        self._factory = watched
+
+    async def _get(self, key: Any, traces: list[Any]) -> Any:
+        rested = self._conns.get(key)
+        while rested:
+            # The first has rested longest.
+            connection = cast("WatchedConnection", rested[0][0])
+            if not connection.is_settled and monotonic() - connection.answered_at < REST_S:
+                return None
+            connection.is_settled = True
+            if not has_waiting_bytes(connection.transport):
+                break
+            rested.popleft()
+            connection.close()
+        return await super()._get(key, traces)
+
+
+def has_waiting_bytes(transport: asyncio.BaseTransport | None) -> bool:
+    """Whether bytes have come that the event loop has not read yet."""
+    try:
+        connected = transport.get_extra_info("socket") if transport is not None else None
+        if connected is None or connected.fileno() < 0:
+            return False
+    except AttributeError:  # asyncio: that of a TLS connection which is lost
+        return False
+    waiting = select.poll()
+    waiting.register(connected.fileno(), select.POLLIN)
+    return bool(waiting.poll(0))
+
+
+class Transport:
+    """An aiohttp session that is opened inside the running loop and closed with the server.
+
+    `limits` bounds what upstreams may send; `n_held_bytes` are those of answers that are being read now.
+    """
+
+    def __init__(self, limits: AnswerLimits = DEFAULT_LIMITS) -> None:
+        self.limits = limits
+        self.n_held_bytes = 0
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
-        connector = aiohttp.TCPConnector(
+        connector = WatchedConnector(
             limit=NO_LIMIT, keepalive_timeout=KEEPALIVE_S, ssl=ssl.create_default_context(), ttl_dns_cache=60
         )
         self._session = aiohttp.ClientSession(
@@ -66,7 +186,34 @@ class Transport:
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None, sock_read=None),
             trust_env=False,  # aiohttp would read the environment and netrc anew for every request
+            max_line_size=self.limits.max_header_bytes,
+            max_field_size=self.limits.max_header_bytes,
         )
+
+    @contextlib.contextmanager
+    def hold(self, max_bytes: int) -> Iterator[Callable[[int], None]]:
+        """Room for one whole answer while it is read; what it gives counts further bytes.
+
+        Raises:
+            UpstreamError: from that, where the answer or all answers together grow beyond their bound.
+        """
+        n_bytes = 0
+
+        def count(n: int) -> None:
+            nonlocal n_bytes
+            n_bytes += n
+            self.n_held_bytes += n
+            if n_bytes > max_bytes:
+                raise UpstreamError("garbage", f"answered with more than {max_bytes} bytes")
+            if n_bytes > FREE_BYTES and self.n_held_bytes > self.limits.max_bytes_in_all:
+                raise UpstreamError(
+                    "busy", "answers at length while many others do", status=503, retry_after_s=1
+                )
+
+        try:
+            yield count
+        finally:
+            self.n_held_bytes -= n_bytes
 
     async def close(self) -> None:
         if self._session is not None:
@@ -83,9 +230,16 @@ class Transport:
 class Address:
     """One URL to post to, with everything about it that does not change from call to call."""
 
-    def __init__(self, transport: Transport, url: str, headers: Mapping[str, str], connect_s: float) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        url: str,
+        headers: Mapping[str, str],
+        connect_s: float,
+        is_local: bool = False,
+    ) -> None:
         self.url = URL(url)
-        self._transport = transport
+        self.transport = transport
         self._headers = CIMultiDict(
             {
                 "content-type": "application/json",
@@ -95,13 +249,14 @@ class Address:
             }
         )
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s)
-        self._proxy = proxy_for(self.url)
+        # A local server is asked by this machine itself: a proxy would see its prompts.
+        self._proxy = None if is_local else proxy_for(self.url)
         if self._proxy is not None and self.url.scheme == "http":
             self._headers.update(self._proxy.headers)  # no tunnel: the proxy reads the request itself
 
     async def post(self, body: bytes) -> aiohttp.ClientResponse:
         """Send and wait for the head of the answer. Redirects would carry keys elsewhere."""
-        session = self._transport.session
+        session = self.transport.session
         if self._proxy is None:
             return await session.post(
                 self.url, data=body, headers=self._headers, timeout=self._timeout, allow_redirects=False
@@ -182,13 +337,17 @@ class Deployment:
     async def _whole(self, address: Address, body: bytes, endpoint: Endpoint) -> Reply:
         async with asyncio.timeout(self._timeouts.total_s):
             response = await address.post(body)
-            answer = await _read_body(response)
+            answer = await _read_body(response, address.transport, endpoint)
         # Redirects (3xx) are failures too: following one would carry the key to another host.
         if response.status != 200:
             raise status_failure(response, answer)
         # Some stream where no stream was asked for. An answer begins with a brace, events never do.
         if answer[:1] != b"{" and looks_like_events(answer.removeprefix(BOM).lstrip()[:LONGEST_FIELD]):
-            answer = fold_events(answer.removeprefix(BOM).lstrip(), endpoint)
+            answer = answer.removeprefix(BOM).lstrip()
+            if len(answer) < FOLD_IN_THREAD_BYTES:
+                answer = fold_events(answer, endpoint)
+            else:
+                answer = await asyncio.to_thread(fold_events, answer, endpoint)
         return self._reply(response, answer, endpoint)
 
     async def _stream(self, address: Address, body: bytes, endpoint: Endpoint) -> Reply:
@@ -199,20 +358,22 @@ class Deployment:
         try:
             if response.status != 200:
                 async with asyncio.timeout_at(start + first_token_s):
-                    raise status_failure(response, await _read_body(response))
+                    raise status_failure(response, await _read_body(response, address.transport, endpoint))
             events = EventStream(
                 _reader(response, self._heard),
                 self._closer(response),
                 first_token_s=first_token_s,
                 between_s=self._timeouts.between_tokens_s,
                 end_at=start + total_s,
+                limits=address.transport.limits,
             )
             # Servers and proxies mislabel both: what it is its first bytes tell, in doubt its label.
             head = await events.peek()
             is_json_or_page = head[:1] in b'{["<'
             labelled = response.content_type == "text/event-stream"
             if is_json_or_page or not (labelled or looks_like_events(head)):
-                return self._reply(response, await events.read_whole(MAX_BODY_BYTES), endpoint)
+                with address.transport.hold(max_answer_bytes(address.transport.limits, endpoint)) as count:
+                    return self._reply(response, await events.read_whole(count), endpoint)
             await self._open(response, events)
         except BaseException:
             response.close()
@@ -261,29 +422,41 @@ def _reader(
     return read
 
 
-async def _read_body(response: aiohttp.ClientResponse) -> bytes:
-    """The body, up to a limit: an error page that never ends must not fill the memory.
+def max_answer_bytes(limits: AnswerLimits, endpoint: Endpoint) -> int:
+    """The bound of a whole answer of an endpoint."""
+    return limits.max_embeddings_bytes if endpoint == "embeddings" else limits.max_bytes
+
+
+async def _read_body(response: aiohttp.ClientResponse, transport: Transport, endpoint: Endpoint) -> bytes:
+    """The body, up to a limit: an answer or an error page that never ends must not fill the memory.
 
     Raises:
-        UpstreamError: an answer is longer than any answer.
+        UpstreamError: an answer is longer than its bound.
     """
-    limit = MAX_BODY_BYTES if response.status == 200 else MAX_ERROR_BYTES
+    is_answer, most = response.status == 200, transport.limits.max_error_bytes
     try:
         length = response.content_length
-        if length is not None and length <= limit and "content-encoding" not in response.headers:
+        if (
+            length is not None
+            and length <= min(most, FREE_BYTES)
+            and "content-encoding" not in response.headers
+        ):
             return await response.read()
-        body = bytearray()
-        while data := await response.content.readany():
-            body += data
-            if len(body) > limit:
-                response.close()
-                if response.status == 200:
-                    raise UpstreamError("garbage", f"answered with more than {limit} bytes")
-                break
+        parts: list[bytes] = []
+        n_bytes = 0
+        with transport.hold(max_answer_bytes(transport.limits, endpoint)) as count:
+            while data := await response.content.readany():
+                parts.append(data)
+                n_bytes += len(data)
+                if is_answer:
+                    count(len(data))
+                elif n_bytes > most:
+                    response.close()
+                    break
+            return b"".join(parts)[: None if is_answer else most]
     except BaseException:
         response.close()
         raise
-    return bytes(body[:limit])
 
 
 def _with_wait(error: UpstreamError, response: aiohttp.ClientResponse) -> UpstreamError:
@@ -325,7 +498,9 @@ def _build_deployment(
     headers = {"authorization": f"Bearer {key}"} if key else {}
     headers |= {name: value.reveal() for name, value in deployment.headers.items()}
     addresses = {
-        endpoint: Address(transport, f"{base.rstrip('/')}/{endpoint}", headers, timeouts.connect_s)
+        endpoint: Address(
+            transport, f"{base.rstrip('/')}/{endpoint}", headers, timeouts.connect_s, config.is_local
+        )
         for endpoint in ENDPOINTS
     }
     return Deployment(
@@ -365,6 +540,10 @@ def transport_failure(error: Exception) -> UpstreamError:
         )
     if isinstance(error, aiohttp.ClientConnectorError):
         return UpstreamError("connect", "cannot be connected to")
+    if isinstance(error.__cause__, ContentEncodingError) or "content-encoding" in str(error)[:MAX_LOOK_CHARS]:
+        return UpstreamError("garbage", "answered in a content encoding that cannot be read")
+    if isinstance(error, aiohttp.ClientResponseError):
+        return UpstreamError("garbage", "answered with a head that is too large or cannot be read")
     if isinstance(error, aiohttp.ClientPayloadError):
         return UpstreamError("cut", "closed the connection in the middle of its answer")
     if isinstance(error, TimeoutError):

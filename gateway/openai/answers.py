@@ -4,32 +4,37 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from ..errors import UpstreamError
 from .failures import find_failure, first_line, without_nan
-from .messages import BAD_JSON
+from .messages import BAD_JSON, has_many_parts
+
+TokenCount = Annotated[int, Meta(ge=0, le=2**25)]
+"""Of one call. No model reads or writes 33 million tokens: what an upstream counts beyond is not believed."""
+LARGE_ANSWER_BYTES = 1024 * 1024
 
 
 class InputDetails(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: TokenCount | None = None
 
 
 class OutputDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
+    reasoning_tokens: TokenCount | None = None
 
 
 class Usage(msgspec.Struct):
-    """The `usage` object of a response; every count may be missing."""
+    """The `usage` object of a response; every count may be missing, and none is beyond belief."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    total_tokens: int | None = None
+    prompt_tokens: TokenCount | None = None
+    completion_tokens: TokenCount | None = None
+    total_tokens: TokenCount | None = None
     prompt_tokens_details: InputDetails | None = None
     completion_tokens_details: OutputDetails | None = None
-    prompt_cache_hit_tokens: int | None = None
+    prompt_cache_hit_tokens: TokenCount | None = None
 
     @property
     def cached_tokens(self) -> int:
@@ -110,6 +115,8 @@ def set_usage(body: bytes, usage: Usage | None) -> bytes:
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.total_tokens,
     }
+    if has_many_parts(body):
+        return body
     try:
         return msgspec.json.encode({**_object.decode(body), "usage": counts})
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -133,6 +140,15 @@ class CheckedAnswer(msgspec.Struct):
     data: msgspec.Raw = ABSENT
     usage: Usage | None = None
     error: Any = None
+
+
+class AnswerOutline(msgspec.Struct):
+    """A complete answer, nothing of it decoded."""
+
+    choices: msgspec.Raw = ABSENT
+    data: msgspec.Raw = ABSENT
+    usage: msgspec.Raw = ABSENT
+    error: msgspec.Raw = ABSENT
 
 
 class AnswerMessage(msgspec.Struct):
@@ -164,8 +180,10 @@ def check_answer(body: bytes, is_embedding: bool) -> Usage | None:
     Raises:
         UpstreamError: the body is an error object, or no answer.
     """
+    # Each choice becomes an object: a body of `{},{},{}` would take thirty times its bytes.
+    is_large = len(body) > LARGE_ANSWER_BYTES and has_many_parts(body)
     try:
-        answer = _checked.decode(body)
+        answer = _check_leniently(body) if is_large else _checked.decode(body)
     # Providers differ in `usage` more than anywhere else (counts as text, floats, null).
     except BAD_JSON:
         answer = _check_leniently(body)
@@ -188,28 +206,33 @@ def _check_leniently(body: bytes) -> CheckedAnswer:
         said = "answered 200 with a page"
         raise UpstreamError("garbage", f"{said}: {first_line(body)}", cause=said)
     try:
-        fields = msgspec.json.decode(without_nan(body), type=dict[str, msgspec.Raw])
+        mended = without_nan(body)
+        outline = msgspec.json.decode(mended, type=AnswerOutline)
     except BAD_JSON:
         if failure := find_failure(body):
             raise failure from None
         head, said = "answered 200 with what is no answer", first_line(body) or "nothing"
         raise UpstreamError("garbage", f"{head}: {said}", cause=head) from None
     try:
-        usage = msgspec.json.decode(fields.get("usage", ABSENT), type=Usage | None)
+        usage = msgspec.json.decode(outline.usage, type=Usage | None)
+        if mended is not body and b"null" in bytes(outline.usage):
+            usage = None  # one of its counts was no number
     except BAD_JSON:
         usage = None
-    choices = bytes(fields.get("choices", ABSENT))
+    choices = bytes(outline.choices)
     return CheckedAnswer(
         choices=[] if choices[:1] == b"[" else None,
-        data=fields.get("data", ABSENT),
+        data=outline.data,
         usage=usage,
         # The body is searched for errors once more only where it may hold one.
-        error=fields.get("error", ABSENT) != ABSENT or b'"error"' in choices,
+        error=outline.error != ABSENT or b'"error"' in choices,
     )
 
 
 def read_answer_text(body: bytes) -> str:
     """The text of the first choice; empty where there is none, as in a call of a tool."""
+    if len(body) > LARGE_ANSWER_BYTES and has_many_parts(body):
+        return ""
     try:
         choices = _completion.decode(without_nan(body)).choices
     except BAD_JSON:

@@ -7,13 +7,15 @@ import msgspec
 from msgspec import Raw
 
 from ..errors import UpstreamError
-from .events import EVENT_END, EventSplitter, encode_event, event_payload
+from .events import EVENT_END, EventSplitter, encode_event, event_payload, read_index
 from .failures import decode_leniently, without_nan
-from .messages import BAD_JSON, Fields, decode_object, encode
+from .messages import BAD_JSON, Fields, decode_object, encode, has_many_parts
 
 IDENTITIES = frozenset({"role", "id", "type", "name", "index", "signature"})
 """Fields of a delta that are said once and hold from then on; other texts are continued."""
 
+MAX_EVENTS = 200_000
+MAX_CALLS = 1024
 EMPTY = Raw(b"{}")
 _objects = msgspec.json.Decoder(list[dict[str, Raw]])
 
@@ -24,6 +26,8 @@ def convert_to_events(body: bytes, endpoint: str, fields: Fields) -> bytes:
     Raises:
         UpstreamError: the body is no answer.
     """
+    if has_many_parts(body):
+        raise UpstreamError("garbage", "answered with more than can be streamed")
     try:
         whole = decode_object(without_nan(body))
         choices = _objects.decode(whole["choices"])
@@ -60,13 +64,17 @@ def _message_delta(message: Raw) -> Raw:
     return Raw(encode({**fields, "tool_calls": indexed}))
 
 
+class GrowingText(list[str]):
+    """A text that comes in pieces, joined at its end: a sum of each two would copy all of it each time."""
+
+
 def fold_events(body: bytes, endpoint: str) -> bytes:
     """The events of a whole stream as one answer.
 
     Raises:
         UpstreamError: the stream is cut, reports an error, or holds no answer.
     """
-    splitter = EventSplitter()
+    splitter = EventSplitter(max_events=MAX_EVENTS)
     events = splitter.feed(body) + splitter.end()
     if splitter.failure is not None:
         raise splitter.failure
@@ -82,25 +90,28 @@ def fold_events(body: bytes, endpoint: str) -> bytes:
         parts = chunk.get("choices")
         for choice in parts if isinstance(parts, list) else ():
             if isinstance(choice, dict):
-                index = choice.get("index")
-                _fold_choice(choices.setdefault(index if type(index) is int else 0, {}), choice)
+                _fold_choice(choices.setdefault(read_index(choice.get("index")), {}), choice)
     if not choices:
         raise UpstreamError("empty", "ended its stream without a word")
     is_chat = endpoint == "chat/completions"
     answer["object"] = "chat.completion" if is_chat else "text_completion"
     answer["choices"] = [_whole_choice(n, choices[n], is_chat) for n in sorted(choices)]
-    return encode(answer)
+    try:
+        return encode(answer)
+    except OverflowError:  # a number beyond 64 bits
+        raise UpstreamError("garbage", "streamed what is no answer") from None
 
 
 def _fold_choice(whole: dict[str, Any], part: Mapping[str, Any]) -> None:
     for name, value in part.items():
-        if name == "delta" and isinstance(value, dict):
-            _continue(whole.setdefault("message", {}), value)
+        if name in ("delta", "message"):
+            if isinstance(value, dict):
+                _continue(whole.setdefault("message", {}), value)
         elif name == "logprobs" and isinstance(value, dict):
             _continue(whole.setdefault("logprobs", {}), value)
         elif name == "text" and isinstance(value, str):
-            whole["text"] = whole.get("text", "") + value
-        elif value is not None:
+            whole.setdefault("text", GrowingText()).append(value)
+        elif name != "text" and value is not None:
             whole[name] = value
 
 
@@ -108,16 +119,27 @@ def _continue(whole: dict[str, Any], part: Mapping[str, Any]) -> None:
     """Put a part of an object behind what is there: texts are continued, lists grow, calls by their index."""
     for name, value in part.items():
         known = whole.get(name)
-        if name == "tool_calls" and isinstance(value, list):
-            _continue_calls(whole.setdefault(name, []), value)
-        elif known is None or value is None:
-            whole.setdefault(name, value) if value is None else whole.update({name: value})
+        if name == "tool_calls":
+            if isinstance(value, list):
+                _continue_calls(whole.setdefault(name, []), value)
+        elif value is None:
+            whole.setdefault(name, None)
+        elif isinstance(value, str) and name not in IDENTITIES:
+            if isinstance(known, GrowingText):
+                known.append(value)
+            else:
+                whole[name] = GrowingText([value])
         elif isinstance(known, str) and isinstance(value, str):
-            whole[name] = (known or value) if name in IDENTITIES else known + value
-        elif isinstance(known, list) and isinstance(value, list):
-            whole[name] = [*known, *value]
+            whole[name] = known or value
+        elif isinstance(known, list) and isinstance(value, list) and not isinstance(known, GrowingText):
+            known.extend(value)
         elif isinstance(known, dict) and isinstance(value, dict):
             _continue(known, value)
+        elif isinstance(value, dict):
+            _continue(
+                whole.setdefault(name, {}) if known is None else whole.update({name: {}}) or whole[name],
+                value,
+            )
         else:
             whole[name] = value
 
@@ -135,6 +157,8 @@ def _continue_calls(calls: list[dict[str, Any]], parts: list[Any]) -> None:
             None,
         )
         if known is None:
+            if len(calls) >= MAX_CALLS:
+                raise UpstreamError("garbage", f"streamed more than {MAX_CALLS} calls of tools")
             calls.append(known := {})
         _continue(known, part)
 
@@ -148,4 +172,14 @@ def _whole_choice(index: int, choice: dict[str, Any], is_chat: bool) -> dict[str
             call.pop("index", None)
     else:
         choice.setdefault("text", "")
-    return {"index": index, "finish_reason": None, **choice}
+    whole: dict[str, Any] = _join({"index": index, "finish_reason": None, **choice})
+    return whole
+
+
+def _join(value: Any) -> Any:
+    """A value whose growing texts are at their end."""
+    if isinstance(value, GrowingText):
+        return "".join(value)
+    if isinstance(value, dict):
+        return {name: _join(item) for name, item in value.items()}
+    return [_join(item) for item in value] if isinstance(value, list) else value

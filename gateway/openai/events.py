@@ -5,12 +5,14 @@ The grammar is WHATWG's (HTML, section 9.2): lines end with CR, LF or both, an e
 
 import asyncio
 import re
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import msgspec
 
+from ..config import DEFAULT_LIMITS, AnswerLimits
 from ..errors import UpstreamError
 from .answers import Usage, read_answer_text, set_usage, sum_usages
 from .failures import (
@@ -23,14 +25,16 @@ from .failures import (
     read_fields,
     without_nan,
 )
-from .messages import BAD_JSON, encode
+from .messages import BAD_JSON, encode, has_many_parts
 
 DONE = b"data: [DONE]\n\n"
 EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 LONGEST_END = 4
 ERROR_EVENT = re.compile(rb"^event: ?error\s*$", re.MULTILINE)
 EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
-MAX_EVENT_BYTES = 16 * 1024 * 1024
+LARGE_EVENT_BYTES = 64 * 1024
+EVENT_PARTS = (b"{", b"[", b'":', b"\n", b"\r")
+MAX_CHOICES = 1024
 MAX_CONTENT_BYTES = 1024 * 1024
 """What the journal keeps of a prompt or an answer, where it keeps content."""
 DRAIN_S = 0.25
@@ -93,12 +97,20 @@ def parse_chunk(payload: bytes) -> CompletionChunk:
         plain = without_nan(payload)
         if plain == payload:
             raise UpstreamError("bad_chunk", "sent a chunk that is not JSON") from error
-        return parse_chunk(plain)
+        chunk = parse_chunk(plain)
+        # A count that is no number is unknown, as in a whole answer.
+        chunk.usage = msgspec.Raw() if b"null" in bytes(chunk.usage) else chunk.usage
+        return chunk
     try:
         msgspec.json.decode(payload)
     except BAD_JSON as error:
         raise UpstreamError("bad_chunk", "sent a chunk that is not JSON") from error
     return UNKNOWN_CHUNK
+
+
+def read_index(value: Any) -> int:
+    """The place of a choice: 0 where none is named, or one that none can have."""
+    return value if type(value) is int and 0 <= value < MAX_CHOICES else 0
 
 
 def read_usage(raw: msgspec.Raw) -> Usage | None:
@@ -131,20 +143,23 @@ class EventSplitter:
     What is wrong waits in `failure`, so that the good events before it are not lost.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits: AnswerLimits = DEFAULT_LIMITS, max_events: int | None = None) -> None:
         self.spoke = False
         self.done = b""
+        self.n_events = 0
+        self._max_event_bytes = limits.max_event_bytes
+        self._max_events = max_events or sys.maxsize
         self._choices: dict[int, bool] = {}
         self.failure: UpstreamError | None = None
         self.usage: Usage | None = None
         self.n_chunks = 0
         self.model: str | None = None
         self.id: str | None = None
-        self._tail = bytearray()
+        self.tail = bytearray()
 
     def feed(self, data: bytes) -> bytes:
         start = 0
-        if tail := self._tail:
+        if tail := self.tail:
             # A separator may be cut between two reads: search again from the last bytes that could begin one.
             start = max(0, len(tail) - LONGEST_END + 1)
             tail.extend(data)
@@ -156,20 +171,29 @@ class EventSplitter:
         end = 0
         for match in EVENT_END.finditer(data, start):
             event = data[end : match.end()]
+            self.n_events += 1
+            if self.n_events > self._max_events:
+                self.failure = UpstreamError("bad_chunk", f"sent more than {self._max_events} events")
+                return data[:end]
             if not self._accept(event):
                 return data[:end]
             end = match.end()
-        self._tail += data[end:]
+        self.tail += data[end:]
         self._check_size()
         return data[:end]
 
     def _check_size(self) -> None:
         # An event that never ends would fill the memory.
-        if len(self._tail) > MAX_EVENT_BYTES:
+        if len(self.tail) > self._max_event_bytes:
             self.failure = UpstreamError("bad_chunk", "sent an event without an end")
 
     def _accept(self, event: bytes) -> bool:
         """Take note of an event; False when nothing after it counts."""
+        if len(event) > LARGE_EVENT_BYTES and (
+            len(event) > self._max_event_bytes or has_many_parts(event, EVENT_PARTS)
+        ):
+            self.failure = UpstreamError("bad_chunk", "sent an event that is too large")
+            return False
         payload = event_payload(event)
         if not payload:
             return True
@@ -201,7 +225,7 @@ class EventSplitter:
         if chunk.usage:
             self.usage = read_usage(chunk.usage) or self.usage
         for choice in chunk.choices or ():
-            index = choice.index if type(choice.index) is int else 0
+            index = read_index(choice.index)
             if choice.error is None and choice.finish_reason is None:
                 self._choices.setdefault(index, False)
             elif choice.error or choice.finish_reason == "error":
@@ -227,7 +251,7 @@ class EventSplitter:
         """
         if self.failure is not None:
             return b""
-        last = self.feed(b"\n\n") if self._tail else b""
+        last = self.feed(b"\n\n") if self.tail else b""
         if self.failure is not None and self.failure.kind == "bad_chunk":
             self.failure = None  # half an event: it says no more than that the stream was cut
         if not self.done and self.failure is None:
@@ -266,8 +290,11 @@ class EventStream:
         first_token_s: float,
         between_s: float,
         end_at: float,
+        limits: AnswerLimits = DEFAULT_LIMITS,
     ) -> None:
-        self.events = EventSplitter()
+        self.events = EventSplitter(limits)
+        self._limits = limits
+        self._n_bytes = 0
         self._read = read
         self._close = close
         self._first_token_s = first_token_s
@@ -277,23 +304,27 @@ class EventStream:
 
     async def peek(self) -> bytes:
         """The first bytes that are not blank; they stay to be read."""
+        n_blank = 0
         while not (said := self._held.removeprefix(BOM).lstrip()):
             # Blank lines are no events: only the last bytes may begin a byte order mark.
             data = await self._receive(self._first_token_s)
             if not data:
                 raise UpstreamError("cut", "closed its stream before its end")
+            n_blank += len(data)
+            if n_blank - len(data) > self._limits.max_bytes_before_token:
+                raise UpstreamError("bad_chunk", "sent too much before its first token")
             self._held = self._held[-len(BOM) :] + data
         self._held = said
         return said
 
-    async def read_whole(self, max_bytes: int) -> bytes:
-        """All bytes to the end, where they are no events."""
-        body = bytearray(self._held)
+    async def read_whole(self, count: Callable[[int], None]) -> bytes:
+        """All bytes to the end, where they are no events; `count` is told of them, and may raise."""
+        parts = [self._held]
+        count(len(self._held))
         while data := await self._receive(self._first_token_s):
-            body += data
-            if len(body) > max_bytes:
-                raise UpstreamError("garbage", f"answered with more than {max_bytes} bytes")
-        return bytes(body)
+            parts.append(data)
+            count(len(data))
+        return b"".join(parts)
 
     async def open(self) -> None:
         """Read up to the first token: until then a failure can move on to the next expert."""
@@ -308,7 +339,10 @@ class EventStream:
                 raise events.failure
             if events.done:
                 raise UpstreamError("empty", "ended its stream without a word")
-            if n_held > MAX_EVENT_BYTES:
+            if (
+                n_held - len(events.tail) > self._limits.max_bytes_before_token
+                or events.n_events > self._limits.max_events_before_token
+            ):
                 raise UpstreamError("bad_chunk", "sent too much before its first token")
             data = await self._receive(self._first_token_s)
         self._held = b"".join(held)
@@ -319,11 +353,14 @@ class EventStream:
         ready = self._held
         while True:
             if ready:
+                self._n_bytes += len(ready)
                 yield ready
             if events.failure:
                 raise events.failure
             if events.done:
                 return
+            if self._n_bytes > self._limits.max_stream_bytes:
+                raise UpstreamError("garbage", f"sent more than {self._limits.max_stream_bytes} bytes in all")
             ready = await self._advance()
 
     async def _advance(self) -> bytes:

@@ -5,7 +5,7 @@ One reading serves HTTP statuses, error objects inside a 200 (whole or streamed)
 
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,13 +27,15 @@ from .error_words import (
     read_word_fault,
     refine_by_text,
 )
-from .messages import BAD_JSON, decode_object, encode
+from .messages import BAD_JSON, decode_object, encode, has_many_parts
 from .retry_after import WAIT_TEXT, read_rate_reset_s, read_retry_after_s, read_wait_s
 
 MAX_TEXT_CHARS = 300
+MAX_MENDED_BYTES = 4 * 1024 * 1024
+MAX_MENDED = 50_000
+MAX_PAGE_CHARS = 2048
 
 BOM = b"\xef\xbb\xbf"
-NAN = re.compile(rb'("(?:[^"\\]|\\.)*+")|-?Infinity|NaN', re.DOTALL)
 PUNCTUATION = (b"", b"{", b"[", b'"', b"<")
 ERROR_TEXT = re.compile(r"\s*(?:\w+ ){0,2}\w*(?:error|exception|traceback)\b", re.IGNORECASE)
 TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
@@ -116,7 +118,7 @@ def _read_inner(inner: Any, outer: Mapping[str, Any]) -> ErrorObject:
         return read_fields({**beside, **inner})
     if isinstance(inner, list) and (first := find_error(inner)):
         return first
-    text = inner if isinstance(inner, str) else "" if inner is True else encode(inner).decode()
+    text = inner if isinstance(inner, str) else "" if inner is True else str(inner)
     error = read_fields(outer)
     words = error.words if " " in text else (text, *error.words)
     return replace(error, message=error.message or text, words=words)
@@ -277,6 +279,8 @@ def read_failure(http_status: int, body: bytes, headers: Mapping[str, str] = NO_
 
 def find_failure(payload: bytes) -> UpstreamError | None:
     """The failure that a whole answer, or the data of an event, tells of; None where it is no error."""
+    if has_many_parts(payload):
+        return None  # no error is so long; decoding it would fill the memory
     value = decode_leniently(payload)
     if value is None and payload.lstrip()[:1] not in PUNCTUATION:
         text = first_line(payload)
@@ -340,9 +344,29 @@ def decode_leniently(body: bytes) -> Any:
 def without_nan(body: bytes) -> bytes:
     """JSON as Python's `json` writes it, its NaN and Infinity as null; strings stay as they are."""
     body = body.removeprefix(BOM)
-    if b"NaN" not in body and b"Infinity" not in body:
+    n_found = body.count(b"NaN") + body.count(b"Infinity")
+    # The event loop stands still meanwhile: what is too much for that is left as it is.
+    if not n_found or n_found > MAX_MENDED or len(body) > MAX_MENDED_BYTES:
         return body
-    return NAN.sub(lambda match: match[1] or b"null", body)
+    parts: list[bytes] = []
+    kept = seen = n_quotes = 0
+    for start, end in sorted([*_find_all(body, b"NaN"), *_find_all(body, b"Infinity")]):
+        between = body[seen:start]
+        if b"\\" in between:
+            between = between.replace(b"\\\\", b"").replace(b'\\"', b"")
+        n_quotes += between.count(b'"')
+        seen = end
+        if n_quotes % 2 == 0:  # outside of strings
+            parts += (body[kept:start].removesuffix(b"-"), b"null")
+            kept = end
+    return b"".join([*parts, body[kept:]])
+
+
+def _find_all(body: bytes, word: bytes) -> Iterator[tuple[int, int]]:
+    start = body.find(word)
+    while start >= 0:
+        yield start, start + len(word)
+        start = body.find(word, start + len(word))
 
 
 def first_line(body: bytes) -> str:
@@ -352,7 +376,8 @@ def first_line(body: bytes) -> str:
         return next((one_line(line) for line in text.splitlines() if line.strip()), "")
     if (title := TITLE.search(text)) and (said := one_line(html.unescape(TAG.sub(" ", title[1])))):
         return said
-    parts = TAG.split(HIDDEN.sub(" ", text))
+    # Each open comment is searched to the end: of a longer text that takes the event loop too long.
+    parts = TAG.split(HIDDEN.sub(" ", text[:MAX_PAGE_CHARS]))
     return next((one_line(html.unescape(part)) for part in parts if part.strip()), "an HTML page")
 
 

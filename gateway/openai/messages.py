@@ -1,5 +1,7 @@
 """OpenAI's request format: the messages of a chat, as far as Thalamus reads them."""
 
+from collections.abc import Sequence
+
 import msgspec
 from msgspec import Raw
 
@@ -91,6 +93,19 @@ decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 decode_list = msgspec.json.Decoder(list[Raw]).decode
 _decode_text = msgspec.json.Decoder(str).decode
 encode = msgspec.json.encode
+
+
+MANY_PARTS = 100_000
+FEW_BYTES = 64 * 1024
+MANY_BYTES = 1024 * 1024
+
+
+def has_many_parts(body: bytes, signs: Sequence[bytes] = (b"{", b"[", b'":')) -> bool:
+    """Whether JSON would take far more memory decoded than as bytes: `{},{},{}` thirty times."""
+    if len(body) <= FEW_BYTES:
+        return False
+    # The beginning alone usually tells, and what is counted holds up the event loop.
+    return any(sum(map(part.count, signs)) > MANY_PARTS for part in (body[:MANY_BYTES], body))
 
 
 def ability_of(part_type: str) -> str | None:

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import json
+import re
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -110,3 +111,69 @@ class OddUpstream:
             return
         writer.write(b"0\r\n\r\n")
         await writer.drain()
+
+
+class RawUpstream:
+    """Sends bytes of a test's own on connections that stay open; `answer` gives them for a request's body.
+
+    A number among them is a pause in seconds. `heads` has the head of every request, `n_connections` counts.
+    """
+
+    def __init__(self, answer: Callable[[dict[str, Any]], Iterable[bytes | float]]) -> None:
+        self.answer = answer
+        self.base_url = ""
+        self.heads: list[str] = []
+        self.n_connections = 0
+
+    @contextlib.asynccontextmanager
+    async def serve(self) -> AsyncIterator["RawUpstream"]:
+        tasks: set[asyncio.Task[None]] = set()
+
+        def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.n_connections += 1
+            tasks.add(asyncio.ensure_future(self._serve(reader, writer)))
+
+        server = await asyncio.start_server(connect, "127.0.0.1", 0)
+        self.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(0)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                self.heads.append(head)
+                length = re.search(r"content-length: (\d+)", head, re.IGNORECASE)
+                body = json.loads(await reader.readexactly(int(length[1]))) if length else {}
+                for part in self.answer(body):
+                    if isinstance(part, float):
+                        await asyncio.sleep(part)
+                    else:
+                        writer.write(part)
+                        await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+
+def http_bytes(body: bytes, *, status: int = 200, mime: str = "application/json", **headers: Any) -> bytes:
+    """A whole response with its length; names of headers have `_` for `-`."""
+    lines = [f"HTTP/1.1 {status} X", f"content-type: {mime}", f"content-length: {len(body)}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def chunked_head(mime: str = "application/json", status: int = 200) -> bytes:
+    """The head of a response in chunks."""
+    return f"HTTP/1.1 {status} X\r\ncontent-type: {mime}\r\ntransfer-encoding: chunked\r\n\r\n".encode()
+
+
+def one_chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)

@@ -195,16 +195,6 @@ async def test_b03_a_broken_stream_to_a_plain_request_is_an_error(
         assert (answer.status, answer.error["code"]) == (502, code)
 
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_an_answer_without_an_end_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: bool
-) -> None:
-    monkeypatch.setattr("gateway.experts.openai_compatible.MAX_BODY_BYTES", 10_000)
-    async with one(tmp_path, Script([b'{"a": "', *[b"x" * 1000] * 100], content_type="a/b")) as (live, _):
-        answer = await live.chat("x", stream=stream)
-        assert (answer.status, "more than 10000 bytes" in answer.error["message"]) == (502, True)
-
-
 async def test_an_error_page_without_an_end_is_read_in_part(tmp_path: Path) -> None:
     page = Script(
         [b"<title>Down</title>", *[b"x" * 100_000] * 100, 30.0], status=500, content_type="text/html"

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.config import AnswerLimits
 from gateway.experts.types import UpstreamError
-from gateway.openai import events as sse
 from gateway.openai.events import EventSplitter, EventStream, event_payload
 from gateway.testing import build_chunk, build_stream
 
@@ -57,12 +57,10 @@ def test_a_huge_event_in_small_reads_is_not_copied_with_each(
 
 
 @pytest.mark.parametrize("n_read", [1, 7, 1000])
-def test_an_event_without_an_end_is_refused_however_it_is_read(
-    monkeypatch: pytest.MonkeyPatch, n_read: int
-) -> None:
-    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 500)
-    out, splitter = fed(SPOKEN, *[b"x" * n_read] * (1 + 500 // n_read))
-    assert out == SPOKEN
+def test_an_event_without_an_end_is_refused_however_it_is_read(n_read: int) -> None:
+    splitter = EventSplitter(AnswerLimits(max_event_bytes=500))
+    out = [splitter.feed(data) for data in (SPOKEN, *[b"x" * n_read] * (1 + 500 // n_read))]
+    assert b"".join(out) == SPOKEN
     assert splitter.failure is not None
     assert splitter.failure.message == "sent an event without an end"
 
