@@ -170,7 +170,7 @@ def http_bytes(body: bytes, *, status: int = 200, mime: str = "application/json"
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def chunked_head(mime: str = "application/json", status: int = 200) -> bytes:
+def stream_head(mime: str = "application/json", status: int = 200) -> bytes:
     """The head of a response in chunks."""
     return f"HTTP/1.1 {status} X\r\ncontent-type: {mime}\r\ntransfer-encoding: chunked\r\n\r\n".encode()
 

@@ -1,4 +1,4 @@
-"""What an upstream sends is bounded, checked, and given to nobody but the call that asked for it."""
+"""What an upstream sends is bounded, checked, and given to no call but the one that asked for it."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from msgspec import Raw
 from gateway.config import ExpertConfig, TimeoutConfig
 from gateway.experts.openai_compatible import Transport, WatchedConnection, openai_expert
 from gateway.experts.types import Call, Expert, UpstreamError
-from tests.fakes.odd_upstream import RawUpstream, chunked_head, http_bytes, one_chunk
+from tests.fakes.odd_upstream import RawUpstream, stream_head, http_bytes, one_chunk
 from tests.fakes.serving import LiveApp, gateway
 
 GOOD: dict[str, Any] = {
@@ -63,7 +63,7 @@ async def serve(
         if body["model"] in cases:
             return cases[body["model"]]
         if body.get("stream"):
-            return [chunked_head(EVENTS), one_chunk(WORD + END), b"0\r\n\r\n"]
+            return [stream_head(EVENTS), one_chunk(WORD + END), b"0\r\n\r\n"]
         return [http_bytes(good())]
 
     async with RawUpstream(answer).serve() as upstream:
@@ -97,13 +97,13 @@ BOMBS: dict[str, list[bytes | float]] = {
     "gzip": [http_bytes(squeeze(LONG, "gzip"), content_encoding="gzip")],
     "deflate": [http_bytes(squeeze(LONG, "deflate"), content_encoding="deflate")],
     "length": [http_bytes(LONG)],
-    "no-end": [chunked_head(), *[one_chunk(b" " * 50_000)] * 5, 60.0],
-    "error-without-an-end": [chunked_head(status=500), *[one_chunk(b"<p>" * 5000)] * 5, 60.0],
+    "no-end": [stream_head(), *[one_chunk(b" " * 50_000)] * 5, 60.0],
+    "error-without-an-end": [stream_head(status=500), *[one_chunk(b"<p>" * 5000)] * 5, 60.0],
     "one-header": [http_bytes(good(), x_long="y" * 3000)],
     "many-headers": [http_bytes(good(), **dict[str, Any]({f"x_{n}": "y" for n in range(200)}))],
     "interim": [b"HTTP/1.1 102 Wait\r\n\r\n" * 100, http_bytes(good())],
-    "events-without-an-end": [chunked_head(EVENTS), *[one_chunk(WORD * 500)] * 10, 60.0],
-    "a-stream-of-comments": [chunked_head(EVENTS), *[one_chunk(b": wait\n\n" * 100)] * 200, 60.0],
+    "events-without-an-end": [stream_head(EVENTS), *[one_chunk(WORD * 500)] * 10, 60.0],
+    "a-stream-of-comments": [stream_head(EVENTS), *[one_chunk(b": wait\n\n" * 100)] * 200, 60.0],
     "an-unknown-encoding": [http_bytes(b"\x1b\x2f\x00", content_encoding="br")],
 }
 
@@ -142,7 +142,7 @@ LATE_BOMBS: dict[str, list[bytes | float]] = {
 
 
 async def test_too_much_before_the_first_token_moves_on(tmp_path: Path) -> None:
-    cases = {name: [chunked_head(EVENTS), *parts, 60.0] for name, parts in LATE_BOMBS.items()}
+    cases = {name: [stream_head(EVENTS), *parts, 60.0] for name, parts in LATE_BOMBS.items()}
     squeezed = squeeze(b": wait\n\n" * 100_000, "gzip")
     cases["gzip"] = [http_bytes(squeezed, mime=EVENTS, content_encoding="gzip"), 60.0]
     async with serve(tmp_path, cases) as (live, _), asyncio.timeout(60):
@@ -159,7 +159,7 @@ EARLY: dict[str, list[bytes | float]] = {
 
 
 async def test_too_much_after_it_ends_with_an_error_event(tmp_path: Path) -> None:
-    cases = {name: [chunked_head(EVENTS), *parts] for name, parts in EARLY.items()}
+    cases = {name: [stream_head(EVENTS), *parts] for name, parts in EARLY.items()}
     async with serve(tmp_path, cases) as (live, _), asyncio.timeout(60):
         for bomb in cases:
             answer = await live.chat(bomb, stream=True)
@@ -195,7 +195,7 @@ async def test_counts_that_none_can_be_cost_nothing_known(tmp_path: Path, stream
             usage = b'{"%s_tokens":%s,"%s_tokens":2}' % (field.encode(), count.encode(), other.encode())
             whole = good().replace(json.dumps(GOOD["usage"]).encode(), usage)
             last = b'data: {"choices":[],"usage":' + usage + b"}\n\n"
-            streamed: list[bytes | float] = [chunked_head(EVENTS), one_chunk(WORD + last + END), b"0\r\n\r\n"]
+            streamed: list[bytes | float] = [stream_head(EVENTS), one_chunk(WORD + last + END), b"0\r\n\r\n"]
             cases[f"{field}-{n}"] = streamed if stream else [http_bytes(whole)]
     async with serve(tmp_path, cases) as (live, _):
         for case in cases:
@@ -231,7 +231,7 @@ async def test_surplus_bytes_reach_no_other_client(tmp_path: Path, at_once: int)
             b"1": one,
             b"11": one + one,
             b"s": one + one[:40],
-            b"c": chunked_head() + one_chunk(whole) + b"0\r\n\r\n",
+            b"c": stream_head() + one_chunk(whole) + b"0\r\n\r\n",
             b"h": one[:-20],
             b"t1": one[-20:] + one,
         }
