@@ -18,6 +18,7 @@ from typing import Any
 from ..execution.executor import Accounting
 from ..runners import Runners
 from ..services import Services
+from ..telemetry.background import DEATHS, start_task
 from .calling import BatchExecutor, BatchThrottle, pause_unless_halted
 from .execution import GRACE_S, BatchContext, BatchRun, Halt
 from .files import FileStore
@@ -118,7 +119,7 @@ class BatchService:
     def resume(self, batch_id: str) -> None:
         """Run a batch, unless this process already does."""
         if batch_id not in self._tasks and not self._stopping.is_set():
-            self._tasks[batch_id] = task = asyncio.ensure_future(self._work_until_ended(batch_id))
+            self._tasks[batch_id] = task = start_task("batch", lambda: self._work_until_ended(batch_id))
             task.add_done_callback(lambda _: self._tasks.pop(batch_id, None))
 
     async def find(self, batch_id: str, owner: str | None) -> Batch:
@@ -162,8 +163,9 @@ class BatchService:
             try:
                 if await self.run(batch_id) is not None:
                     return
-            except Exception:  # a full disk or a bug: the batch is stored, and is run again
+            except Exception as error:  # a full disk or a bug: the batch is stored, and is run again
                 log.exception("batch %s is interrupted", batch_id)
+                DEATHS.note("batch", error)
             # Also after None: when the process that holds the lock dies, this one takes over.
             await pause_unless_halted(self._stopping, RETRY_S)
 

@@ -9,6 +9,7 @@ from starlette.routing import Route
 
 from ..runners import RunnerState, RunnerStatus
 from ..services import Services
+from ..telemetry.background import DEATHS
 from .answers import get_services, json_response
 
 Samples = Mapping[Any, float]
@@ -144,7 +145,10 @@ class _MetricsCollector:
         for process in self._processes.read_samples():
             _add_counts(others, {key: value for key, value in process.items() if _is_counter(key)})
             _add_gauges(gauges, {key: value for key, value in process.items() if not _is_counter(key)})
-        for family in [*_collect_families(self._services), *self._processes.collect_families()]:
+        deaths = {(name,): float(n) for name, n in DEATHS.n_restarts.items()}
+        about = "Threads and tasks that died and were started again."
+        died = build_counter("thalamus_background_restarts", about, ("name",), deaths)
+        for family in [*_collect_families(self._services), *self._processes.collect_families(), died]:
             for n, sample in enumerate(family.samples):
                 key = sample.name, tuple(sample.labels.items())
                 if family.type != "counter":
@@ -307,6 +311,7 @@ def list_degraded(services: Services) -> Iterator[str]:
         yield services.journal.degraded
     if services.replicas and services.replicas.degraded:
         yield services.replicas.degraded
+    yield from DEATHS.list_degraded()
     for name in services.experts:
         if (state := _describe_state(services, name)) not in (*READY_STATES, "starting"):
             yield f"expert {name}: {state}"

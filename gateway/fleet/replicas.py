@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ..telemetry.background import start_task
 from .health import FleetState, PeerReport
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Replicas:
     async def start(self) -> None:
         """Begin to exchange reports; an unreachable Redis does not keep the gateway from starting."""
         await self._exchange_once()
-        self._task = asyncio.create_task(self._exchange_forever())
+        self._task = start_task("replicas", self._exchange_forever)
 
     async def close(self) -> None:
         """Remove the own report, so that peers need not wait for it to expire."""

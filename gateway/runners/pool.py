@@ -23,6 +23,7 @@ from policies import (
     decide_residency,
 )
 
+from ..telemetry.background import start_task
 from .device_memory import DeviceMemory
 from .launchers import LaunchBuilder
 from .process import LogTail, log_path
@@ -149,7 +150,7 @@ class Runners(Mapping[str, Runner]):
         for queue in self._memory.select_fitting(queues):
             await queue.runner.start()
             self._move(queue, self._load(queue))
-        self._scheduler = asyncio.create_task(self._run(), name="runner pool")
+        self._scheduler = start_task("runner pool", self._run)
 
     def explain_too_large(self, expert: str) -> str | None:
         """Why an expert never fits on its device; None where it does, as far as is known.

@@ -15,6 +15,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 
+from ..telemetry.background import start_task
 from .checks import Pulse, smoke_test, transition, wait_until_hung
 from .device_memory import count_held_bytes
 from .launchers import LaunchBuilder, build_launch
@@ -143,7 +144,7 @@ class Runner:
         elif self._supervisor is None or self._supervisor.done():
             self._n_starts = 0
             self._set("starting")
-            self._supervisor = asyncio.create_task(self._supervise(), name=f"runner {self._alias}")
+            self._supervisor = start_task(f"runner {self._alias}", self._supervise)
 
     async def wait_ready(self, timeout_s: float | None, other_than: str | None = None) -> str:
         """The base URL, as soon as the server is ready: at once, or when a start under way is through.

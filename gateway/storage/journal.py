@@ -23,6 +23,7 @@ from policies import Decision, decision_record, decode_plan
 
 from ..config import JournalConfig
 from ..embedding import TextChoice
+from ..telemetry.background import start_thread
 from .feedback import FeedbackRecord, create_feedback_table, read_feedback, write_feedback
 from .sqlite import Schema, StorageError, connect, prepare
 
@@ -86,6 +87,23 @@ class JournalEntry:
     session_id: str | None = None
     prompt: str | None = None
     answer: str | None = None
+
+
+BAD_ROW = (
+    *(OverflowError, ValueError, TypeError, sqlite3.InterfaceError, sqlite3.DataError),
+    *(sqlite3.IntegrityError, sqlite3.ProgrammingError),
+)
+"""What a value raises that SQLite cannot hold: trying again would never help."""
+MAX_INTEGER = 2**63 - 1
+
+
+def _fit_column(value: Any) -> Any:
+    """A value as SQLite can hold it: wider integers are unknown, half an emoji is a question mark."""
+    if type(value) is int:
+        return value if -MAX_INTEGER <= value <= MAX_INTEGER else None
+    if type(value) is str and not value.isascii():
+        return value.encode("utf-8", "replace").decode()
+    return value
 
 
 # What each column holds, in the order of the table: its SQL and how it derives from an entry. The names are
@@ -239,8 +257,7 @@ class Journal:
         return journal
 
     def _begin(self) -> None:
-        self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
-        self._thread.start()
+        self._thread = start_thread("journal", self._write, self._stopping)
 
     @property
     def degraded(self) -> str | None:
@@ -309,6 +326,9 @@ class Journal:
 
     def _write(self) -> None:
         tidied = -TIDY_EVERY_S
+        # What waits may be from before this thread's start; a connection is of the thread that opened it.
+        self._wake.set()
+        self._database = None
         while True:
             self._wake.wait(timeout=60.0)
             # Collects entries for one transaction; a commit per request would cost a sync each.
@@ -331,7 +351,7 @@ class Journal:
             while self._waiting:
                 batch = [entry for entry, _ in zip(list(self._waiting.values()), range(BATCH), strict=False)]
                 rows = [row for entry in batch if (row := self._row(entry))]
-                self._store(rows)
+                self._store_all(rows)
                 # Only now: until the commit `get` must find them here. Written twice is harmless (OR IGNORE).
                 for entry in batch:
                     self._waiting.pop(entry.decision_id, None)
@@ -341,6 +361,22 @@ class Journal:
             return False
         self._trouble = None
         return True
+
+    def _store_all(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Put rows on disk; one that cannot be stored is lost alone.
+
+        Raises:
+            sqlite3.Error, OSError: none can be now.
+        """
+        try:
+            self._store(rows)
+        except BAD_ROW:
+            self._disconnect()
+            for row in rows:
+                try:
+                    self._store([row])
+                except BAD_ROW:
+                    self.dropped += 1
 
     def _store(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Put rows on disk, all or none.
@@ -365,7 +401,7 @@ class Journal:
 
     def _row(self, entry: JournalEntry) -> tuple[Any, ...] | None:
         try:
-            return to_row(entry, self.content)
+            return tuple(map(_fit_column, to_row(entry, self.content)))
         except Exception:  # a malformed entry must not keep the others from the disk
             self.dropped += 1
             return None

@@ -21,6 +21,7 @@ import msgspec
 
 from ..config import Config
 from ..config.secrets import hide_secrets, list_secrets
+from .background import start_thread
 
 ACCESS = logging.getLogger("thalamus.access")
 UPSTREAM = logging.getLogger("thalamus.upstream")
@@ -218,8 +219,8 @@ class QueuedHandler(logging.Handler):
         self._stream = stream
         self._queue: SimpleQueue[logging.LogRecord | None] = SimpleQueue()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-        self._thread.start()
+        self._in_hand: list[logging.LogRecord | None] = []
+        self._thread = start_thread("log", self._run, self._stopping)
 
     def emit(self, record: logging.LogRecord) -> None:
         if self._queue.qsize() >= MAX_WAITING:  # what reads the log has stopped reading
@@ -239,9 +240,11 @@ class QueuedHandler(logging.Handler):
         super().close()
 
     def _run(self) -> None:
-        ended = False
-        while not ended:
-            records = [self._queue.get()]
+        # What is in hand is kept beside the queue: a thread that dies has not written it.
+        records, ended = self._in_hand, None in self._in_hand
+        while records or not ended:
+            if not records:
+                records.append(self._queue.get())
             # A wait, so that many lines share one write, and a burst does not wake this thread for each.
             self._stopping.wait(WRITE_AFTER_S)
             with contextlib.suppress(Empty):
@@ -249,6 +252,7 @@ class QueuedHandler(logging.Handler):
                     records.append(self._queue.get_nowait())
             ended = None in records
             self._write([record for record in records if record is not None])
+            records.clear()
 
     def _write(self, records: Iterable[logging.LogRecord]) -> None:
         lines = [self._format(record) for record in records]

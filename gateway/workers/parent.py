@@ -35,6 +35,7 @@ from ..server import (
 )
 from ..services import Services
 from ..storage.journal import Journal
+from ..telemetry.background import start_task
 from ..telemetry.logs import ACCESS, ServerLog
 from .channel import Channel, ChannelClosedError, RemoteError
 from .family import SharedFleet, SharedJournal, WorkerFamily, WorkerLink
@@ -247,7 +248,10 @@ class Parent:
             if not self._stopping.is_set():
                 greet(self._config, describe_address(self._listener, self._config.server.host), banner)
             tasks = [asyncio.create_task(worker.keep()) for worker in self._workers]
-            tasks += [asyncio.create_task(self._tell_forever()), asyncio.create_task(self._watch_forever())]
+            tasks += [
+                start_task("parent's news", self._tell_forever),
+                start_task("parent's watch", self._watch_forever),
+            ]
             await self._stopping.wait()
         finally:
             for task in tasks:

@@ -35,6 +35,7 @@ from ..server import (
     choose_loop,
 )
 from ..services import Services
+from ..telemetry.background import start_task
 from ..telemetry.logs import SERVED_REQUEST, ServerLog
 from .channel import Channel
 from .stand_ins import RemoteJournal, RemoteRunners, describe_experts, replace_limits
@@ -176,7 +177,7 @@ class Worker:
         handlers |= {"receive": self.pass_receive, "send": self.pass_send}
         self._channel = await Channel.open(self._control, handlers, self._end_with_parent)
         await self._started.wait()
-        reporting = asyncio.create_task(self._report_forever())
+        reporting = start_task("worker's report", self._report_forever)
         if self._serving is not None:
             await self._serving
         reporting.cancel()

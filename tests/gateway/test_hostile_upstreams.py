@@ -16,7 +16,7 @@ from msgspec import Raw
 from gateway.config import ExpertConfig, TimeoutConfig
 from gateway.experts.openai_compatible import Transport, WatchedConnection, openai_expert
 from gateway.experts.types import Call, Expert, UpstreamError
-from tests.fakes.odd_upstream import RawUpstream, stream_head, http_bytes, one_chunk
+from tests.fakes.odd_upstream import RawUpstream, http_bytes, one_chunk, stream_head
 from tests.fakes.serving import LiveApp, gateway
 
 GOOD: dict[str, Any] = {
