@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from functools import lru_cache
 from queue import Empty, SimpleQueue
@@ -30,6 +30,8 @@ SERVED_REQUEST: ContextVar[str] = ContextVar("request_id", default="")
 
 WRITE_AFTER_S = 0.05
 MAX_LINES_AT_ONCE = 256
+ATOMIC_BYTES = 4096
+"""So much is written to a pipe in one piece (PIPE_BUF of Linux): workers share it, and lines stay whole."""
 MAX_WAITING = 100_000
 MAX_FIELD_CHARS = 256
 MIN_SECRET_CHARS = 6
@@ -262,14 +264,28 @@ class QueuedHandler(logging.Handler):
             lines.append(self._format(logging.makeLogRecord({"msg": text, "levelname": "WARNING"})))
         # A closed pipe must end neither the thread nor the gateway.
         with contextlib.suppress(OSError, ValueError):
-            self._stream.write("".join(lines))
-            self._stream.flush()
+            for piece in join_lines(lines):
+                self._stream.write(piece)
+                self._stream.flush()
 
     def _format(self, record: logging.LogRecord) -> str:
         try:
             return self.lines.format(record)
         except Exception as error:  # a line that cannot be made must not end the log
             return f"{_time_text(record)} a line of {record.name} cannot be written: {type(error).__name__}\n"
+
+
+def join_lines(lines: Iterable[str]) -> Iterator[str]:
+    """The lines in pieces of at most `ATOMIC_BYTES`; a longer line is a piece of its own."""
+    piece, n_bytes = "", 0
+    for line in lines:
+        n_more = len(line.encode())
+        if piece and n_bytes + n_more > ATOMIC_BYTES:
+            yield piece
+            piece, n_bytes = "", 0
+        piece, n_bytes = piece + line, n_bytes + n_more
+    if piece:
+        yield piece
 
 
 class ServerLog:

@@ -25,6 +25,7 @@ from gateway.telemetry.logs import (
     QueuedHandler,
     Redactor,
     ServerLog,
+    join_lines,
 )
 from gateway.testing import FakeUpstream
 from tests.fakes.odd_upstream import OddUpstream, json_answer
@@ -392,3 +393,12 @@ def test_another_servers_logging_reads_the_access_log(caplog: pytest.LogCaptureF
         ACCESS.handle(AccessRecord(logging.INFO, AccessFacts("r1", "GET", "/v1/models", 200, 1.25, "auto")))
     assert "GET /v1/models 200 model=auto 1.2 ms" in caplog.text
     assert not SERVED_REQUEST.get()
+
+
+def test_lines_are_written_in_pieces_that_a_pipe_takes_whole() -> None:
+    lines = ["ä" * 100 + "\n"] * 90 + ["x" * 9000 + "\n", "short\n"]
+    pieces = list(join_lines(lines))
+    assert "".join(pieces) == "".join(lines)
+    assert all(piece.endswith("\n") for piece in pieces)
+    assert sorted(len(piece.encode()) for piece in pieces)[-2] <= 4096 < len(pieces[-2])
+    assert list(join_lines([])) == []
