@@ -7,13 +7,14 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from time import perf_counter
 
 import msgspec
 
 from ..asgi.application import Exchange, Headers, fresh_id, header_value
 from ..errors import STOPPED, ExpertFailed, GatewayError, Unavailable
-from ..experts.types import Reply, UpstreamError
+from ..experts.types import Reply, UpstreamError, estimate_usage
 from ..experts.upstreams import UpstreamTable
 from ..fleet.health import FleetState
 from ..openai.conversion import convert_to_events
@@ -73,7 +74,12 @@ class Responder:
             request_id = exchange.request_id.decode()
             kept = self._accounting.record(request, trace, latency_s, request_id, exchange.key_id)
             exchange.answer = AnswerFacts(
-                trace.status, trace.answered, kept.input_tokens, kept.output_tokens, kept.cost_usd
+                trace.status,
+                trace.answered,
+                kept.input_tokens,
+                kept.output_tokens,
+                kept.cost_usd,
+                any(attempt.tokens_estimated for attempt in trace.attempts),
             )
 
     async def _send_as_stream(
@@ -119,7 +125,7 @@ class Responder:
                     await exchange.end_stream(build_error_event(STOPPED, "stream_stopped"))
                 raise
             else:
-                trace.usage = stream.events.usage
+                self._count_stream(request, trace, stream)
                 trace.streaming_s = perf_counter() - start
                 metadata = self.metadata_chunk(exchange, request, trace, stream) if request.explain else b""
                 await exchange.end_stream(metadata + stream.events.done)
@@ -127,12 +133,20 @@ class Responder:
         finally:
             trace.ended_at_s = perf_counter()
             trace.streaming_s = trace.ended_at_s - start
-            trace.usage = stream.events.usage
+            self._count_stream(request, trace, stream)
             self._end_attempt(trace, failure, ended)
             if failure is not None or not ended:
                 stream.close()
         # Reading past [DONE] lets the connection return to the pool instead of being closed.
         await stream.drain()
+
+    @staticmethod
+    def _count_stream(request: ExecutionRequest, trace: ExecutionTrace, stream: EventStream) -> None:
+        """The tokens of a stream as its expert counted them; an estimate, where it ended without counts."""
+        trace.usage = stream.events.usage
+        if trace.usage is None and trace.streaming is not None:
+            trace.usage = estimate_usage(request.call, stream.events.n_chunks)
+            trace.streaming = replace(trace.streaming, tokens_estimated=True)
 
     def _end_attempt(self, trace: ExecutionTrace, failure: UpstreamError | None, ended: bool) -> None:
         """Record the attempt whose stream has ended; not `ended`, because the client left."""

@@ -8,9 +8,9 @@ from typing import Generic, Protocol, TypeVar
 from ..config import DeploymentConfig
 from ..fleet.circuit_breaker import CircuitBreaker
 from ..waiting import MAX_WAITING_PER_SLOT, WaitingLine
-from .parameters import Parameters
+from .parameters import Parameters, names_field
 from .prompt_preset import PromptPreset
-from .types import Call, Fields, Reply, UpstreamError
+from .types import Call, Fields, Reply, UpstreamError, ask_for_usage
 from .upstreams import UpstreamTable, log_failure
 
 MINUTE_S = 60.0
@@ -205,6 +205,8 @@ class DeployedExpert(Generic[D]):
         self._parameters = parameters
         self.deployments = tuple(deployments)
         self._turn = 0
+        self._counts = True
+        """Whether it is asked to count the tokens of its streams; no longer once it has refused to."""
 
     async def call(self, call: Call) -> Reply:
         # Most experts have no preset: the client's own bytes go upstream.
@@ -212,6 +214,9 @@ class DeployedExpert(Generic[D]):
         ask = self.deployments[0].call if len(self.deployments) == 1 else self._ask
         if call.endpoint == "embeddings":
             return await ask(call, fields)
+        asked = call, fields
+        if self._counts:
+            call, fields = ask_for_usage(call, fields)
         while True:
             sent = fields
             warnings: tuple[str, ...] = ()
@@ -220,6 +225,15 @@ class DeployedExpert(Generic[D]):
             try:
                 reply = await ask(call, sent)
             except UpstreamError as error:
+                # A field that the client did not send must not cost it the answer.
+                if (
+                    fields is not asked[1]
+                    and error.status in (400, 422)
+                    and names_field(error, "stream_options")
+                ):
+                    self._counts = False
+                    call, fields = asked
+                    continue
                 form = self._parameters.learn(error, sent) if error.kind == "unsupported" else None
                 # Ends: each field has two names, and a name that was refused is not tried again.
                 if form != "renamed":

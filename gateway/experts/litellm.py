@@ -283,9 +283,9 @@ class LiteLLMDeployment:
             body = answer.model_dump_json(exclude_none=True).encode()
             usage = check_answer(body, call.endpoint == "embeddings")
             return Reply(body=body, usage=usage, deployment=self.name)
-        return Reply(events=await self._open(answer, start), deployment=self.name)
+        return Reply(events=await self._open(answer, start, call.hides_usage), deployment=self.name)
 
-    async def _open(self, answer: Any, start: float) -> EventStream:
+    async def _open(self, answer: Any, start: float, hides_usage: bool) -> EventStream:
         stop = _closer(answer)
 
         def close() -> None:
@@ -298,6 +298,7 @@ class LiteLLMDeployment:
             first_token_s=self._timeouts.first_token_s,
             between_s=self._timeouts.between_tokens_s,
             end_at=start + self._timeouts.total_s,
+            hides_usage=hides_usage,
         )
         try:
             await events.open()

@@ -321,7 +321,7 @@ class Deployment:
         reply: Reply | None = None
         try:
             reply = await (
-                self._stream(address, body, call.endpoint)
+                self._stream(address, body, call)
                 if call.stream
                 else self._whole(address, body, call.endpoint)
             )
@@ -350,7 +350,7 @@ class Deployment:
                 answer = await asyncio.to_thread(fold_events, answer, endpoint)
         return self._reply(response, answer, endpoint)
 
-    async def _stream(self, address: Address, body: bytes, endpoint: Endpoint) -> Reply:
+    async def _stream(self, address: Address, body: bytes, call: Call) -> Reply:
         first_token_s, total_s = self._timeouts.first_token_s, self._timeouts.total_s
         start = asyncio.get_running_loop().time()
         async with asyncio.timeout_at(start + first_token_s):
@@ -366,14 +366,15 @@ class Deployment:
                 between_s=self._timeouts.between_tokens_s,
                 end_at=start + total_s,
                 limits=address.transport.limits,
+                hides_usage=call.hides_usage,
             )
             # Servers and proxies mislabel both: what it is its first bytes tell, in doubt its label.
             head = await events.peek()
             is_json_or_page = head[:1] in b'{["<'
             labelled = response.content_type == "text/event-stream"
             if is_json_or_page or not (labelled or looks_like_events(head)):
-                with address.transport.hold(max_answer_bytes(address.transport.limits, endpoint)) as count:
-                    return self._reply(response, await events.read_whole(count), endpoint)
+                with address.transport.hold(max_answer_bytes(address.transport.limits, call.endpoint)) as count:
+                    return self._reply(response, await events.read_whole(count), call.endpoint)
             await self._open(response, events)
         except BaseException:
             response.close()

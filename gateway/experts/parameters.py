@@ -229,6 +229,19 @@ def find_refused(error: UpstreamError, sent: Fields) -> tuple[str, bool] | None:
     return (min(found)[1], every_value) if found else None
 
 
+UNKNOWN_FIELDS = re.compile(
+    r"extra (?:inputs?|fields?|parameters?)|(?:unrecognized|unknown|unexpected) (?:\w+ ){0,2}"
+    r"(?:fields?|parameters?|arguments?|keys?|propert)|additional propert",
+    re.IGNORECASE,
+)
+
+
+def names_field(error: UpstreamError, name: str) -> bool:
+    """Whether a refusal may be of this field: it names it, or speaks of fields that are not known."""
+    text = f"{error.message} {(error.body or b'').decode('utf-8', 'replace')}"
+    return name in text or UNKNOWN_FIELDS.search(text) is not None
+
+
 def _pattern(name: str) -> re.Pattern[str]:
     if name in CONTENT:
         return NOTHING

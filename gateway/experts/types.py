@@ -1,12 +1,16 @@
 """The seam between execution and experts: a call, and a reply or an `UpstreamError`."""
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
+
+import msgspec
+from msgspec import Raw
 
 from ..errors import UpstreamError
 from ..openai.answers import Usage
-from ..openai.messages import Fields
+from ..openai.messages import BAD_JSON, Fields
 
 if TYPE_CHECKING:
     from ..openai.events import EventStream
@@ -15,6 +19,7 @@ __all__ = ["Call", "Endpoint", "Expert", "Fields", "Reply", "UpstreamError"]
 
 BYTES_PER_TOKEN = 4
 """Of English text, roughly: for calls whose upstream counts nothing."""
+NULL = Raw(b"null")
 Endpoint = Literal["chat/completions", "completions", "embeddings"]
 
 
@@ -22,13 +27,15 @@ Endpoint = Literal["chat/completions", "completions", "embeddings"]
 class Call:
     """One request for an expert: `fields` is the client's body without `model` and `router`.
 
-    A `patient` one lets others go first where a line has formed.
+    A `patient` one lets others go first where a line has formed. With `hides_usage` the counts at the end of
+    a stream are the gateway's alone.
     """
 
     endpoint: Endpoint
     fields: Fields
     stream: bool = False
     patient: bool = False
+    hides_usage: bool = False
 
 
 @dataclass(slots=True)
@@ -54,6 +61,38 @@ class Reply:
             note(count_tokens(self.usage, call, len(self.body) // BYTES_PER_TOKEN))
         else:
             events.add_closer(lambda: note(count_tokens(events.events.usage, call, events.events.n_chunks)))
+
+
+COUNTED = Raw(b'{"include_usage":true}')
+
+
+def ask_for_usage(call: Call, fields: Fields) -> tuple[Call, Fields]:
+    """A streamed call that is counted at its end, as most providers do on demand only.
+
+    The same objects come back where the client asks for the counts itself, or where there is no stream.
+    """
+    if not call.stream or call.hides_usage:
+        return call, fields
+    options = fields.get("stream_options", NULL)
+    try:
+        given = msgspec.json.decode(options) or {}
+        if given.get("include_usage") is True:
+            return call, fields
+        asked = Raw(msgspec.json.encode({**given, "include_usage": True})) if given else COUNTED
+    except (*BAD_JSON, AttributeError, TypeError):  # what is no object the expert may refuse as it likes
+        return call, fields
+    return replace(call, hides_usage=True), {**fields, "stream_options": asked}
+
+
+DATA = re.compile(rb"[\w+/=-]{256,}")
+"""Pictures and sounds in a prompt, as base64."""
+
+
+def estimate_usage(call: Call, n_output: int) -> Usage:
+    """The tokens of a call whose upstream counts none: by the size of the prompt and the chunks answered."""
+    prompt = b"".join(bytes(call.fields[name]) for name in ("messages", "prompt") if name in call.fields)
+    n_input = len(DATA.sub(b"", prompt)) // BYTES_PER_TOKEN
+    return Usage(n_input, n_output, n_input + n_output)
 
 
 def count_tokens(usage: Usage | None, call: Call, n_output: int) -> int:

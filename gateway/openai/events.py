@@ -140,10 +140,18 @@ class EventSplitter:
     """Cuts bytes into events as they come in and keeps what they tell.
 
     `feed` gives the complete events, exactly as they came, up to `[DONE]` or the first that is wrong.
-    What is wrong waits in `failure`, so that the good events before it are not lost.
+    What is wrong waits in `failure`, so that the good events before it are not lost. With `hides_usage` a
+    chunk that holds nothing but counts is read and not given: the gateway asked for it, not the client.
     """
 
-    def __init__(self, limits: AnswerLimits = DEFAULT_LIMITS, max_events: int | None = None) -> None:
+    def __init__(
+        self,
+        limits: AnswerLimits = DEFAULT_LIMITS,
+        max_events: int | None = None,
+        hides_usage: bool = False,
+    ) -> None:
+        self.hides_usage = hides_usage
+        self._is_hidden = False
         self.spoke = False
         self.done = b""
         self.n_events = 0
@@ -168,19 +176,24 @@ class EventSplitter:
                 return b""
             data = bytes(tail)
             tail.clear()
-        end = 0
+        begin = end = 0
+        before = b""
         for match in EVENT_END.finditer(data, start):
             event = data[end : match.end()]
             self.n_events += 1
             if self.n_events > self._max_events:
                 self.failure = UpstreamError("bad_chunk", f"sent more than {self._max_events} events")
-                return data[:end]
+                return before + data[begin:end]
             if not self._accept(event):
-                return data[:end]
+                return before + data[begin:end]
+            if self._is_hidden:
+                self._is_hidden = False
+                before += data[begin:end]
+                begin = match.end()
             end = match.end()
         self.tail += data[end:]
         self._check_size()
-        return data[:end]
+        return before + data[begin:end]
 
     def _check_size(self) -> None:
         # An event that never ends would fill the memory.
@@ -223,7 +236,11 @@ class EventSplitter:
         """Keep the facts of a chunk; False where one of its choices is an error."""
         self.n_chunks += 1
         if chunk.usage:
-            self.usage = read_usage(chunk.usage) or self.usage
+            usage = read_usage(chunk.usage)
+            self.usage = usage or self.usage
+            self._is_hidden = (
+                self.hides_usage and usage is not None and not any(map(_says, chunk.choices or ()))
+            )
         for choice in chunk.choices or ():
             index = read_index(choice.index)
             if choice.error is None and choice.finish_reason is None:
@@ -262,6 +279,11 @@ class EventSplitter:
         return last
 
 
+def _says(choice: ChunkChoice) -> bool:
+    """Whether a choice of a chunk tells anything, be it only a role."""
+    return bool(choice.text or choice.finish_reason or any(read_delta(choice.delta).values()))
+
+
 def _read_named_error(event: bytes) -> UpstreamError | None:
     """The failure that an event named `error` tells of in any data."""
     if ERROR_EVENT.search(event) is None:
@@ -276,7 +298,8 @@ class EventStream:
 
     `read` gives the next bytes, b"" at the end. `first_token_s` and `between_s` are the longest silences
     before and after the first token, in seconds; any byte ends a silence, as upstreams send comments while a
-    model thinks. `end_at` is the deadline of the whole on the running loop's clock.
+    model thinks. `end_at` is the deadline of the whole on the running loop's clock. `hides_usage` is the
+    splitter's.
 
     Raises:
         UpstreamError: from `open` or iteration, when the stream is cut, stalls, or carries what is no event.
@@ -291,8 +314,9 @@ class EventStream:
         between_s: float,
         end_at: float,
         limits: AnswerLimits = DEFAULT_LIMITS,
+        hides_usage: bool = False,
     ) -> None:
-        self.events = EventSplitter(limits)
+        self.events = EventSplitter(limits, hides_usage=hides_usage)
         self._limits = limits
         self._n_bytes = 0
         self._read = read

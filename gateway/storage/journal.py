@@ -46,7 +46,10 @@ BY_NAME = "asked for by name"
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """One call to one expert with its result; `role` is its part in a panel."""
+    """One call to one expert with its result; `role` is its part in a panel.
+
+    `tokens_estimated`: the expert counted none, and those of the entry are an estimate.
+    """
 
     expert: str
     verdict: str
@@ -55,6 +58,7 @@ class AttemptRecord:
     latency_s: float | None = None
     deployment: str | None = None
     role: Role | None = None
+    tokens_estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,13 +39,15 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class AnswerFacts(msgspec.Struct, frozen=True, gc=False):
-    """What came of a request for an expert; None is unknown. Cost and tokens are those of all its calls."""
+    """What came of a request for an expert; None is unknown. Cost and tokens are those of all its calls,
+    estimated where an expert counted none."""
 
     status: int
     expert: str | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
     cost_usd: float | None = None
+    is_estimated: bool = False
 
 
 class AccessFacts(msgspec.Struct, frozen=True, gc=False):
@@ -93,7 +95,10 @@ def access_line(facts: AccessFacts, clean: Callable[[str], str]) -> str:
         if answer.expert is not None:
             parts.append(f"expert={answer.expert}")
         if answer.input_tokens is not None or answer.output_tokens is not None:
-            parts.append(f"tokens={_or_unknown(answer.input_tokens)}+{_or_unknown(answer.output_tokens)}")
+            about = "~" if answer.is_estimated else ""
+            parts.append(
+                f"tokens={about}{_or_unknown(answer.input_tokens)}+{_or_unknown(answer.output_tokens)}"
+            )
         if answer.cost_usd is not None:
             parts.append(f"cost_usd={answer.cost_usd:.6g}")
     parts.append(f"{facts.duration_ms:.1f} ms")
@@ -175,6 +180,7 @@ def _as_fields(facts: AccessFacts, clean: Callable[[str], str]) -> dict[str, Any
         "status": facts.status,
         "input_tokens": answer.input_tokens,
         "output_tokens": answer.output_tokens,
+        **({"tokens_estimated": True} if answer.is_estimated else {}),
         "cost_usd": answer.cost_usd,
         "ms": round(facts.duration_ms, 3),
     }

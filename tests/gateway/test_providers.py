@@ -287,6 +287,16 @@ async def test_usage(place: Place, name: str, stream: bool) -> None:
     assert (record["input_tokens"], record["output_tokens"]) == (100, 20)
 
 
+async def test_a_stream_is_counted_for_a_client_that_asks_for_no_counts(place: Place, name: str) -> None:
+    answer = await place.chat(name, stream=True)
+    read_stream(answer)
+    chunks = [json.loads(event) for event in answer.events[:-1]]
+    assert not [chunk for chunk in chunks if chunk.get("usage") and not chunk["choices"]]
+    record = await place.live.read_record(answer)
+    assert (record["input_tokens"], record["output_tokens"]) == (100, 20)
+    assert record["attempts"][-1]["tokens_estimated"] is False
+
+
 @pytest.mark.parametrize("name", NEED_A_KEY)
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_refused_key(place: Place, name: str, stream: bool) -> None:

@@ -1,8 +1,18 @@
 """What a call costs, from the provider's own counts."""
 
-import pytest
+import json
+from pathlib import Path
+from typing import Any
 
+import pytest
+from msgspec import Raw
+
+from gateway.experts.types import Call, ask_for_usage, estimate_usage
 from gateway.openai.answers import InputDetails, OutputDetails, Price, Usage, cost_usd, set_usage, sum_usages
+from gateway.openai.events import EventSplitter
+from gateway.telemetry.logs import AccessFacts, AnswerFacts, access_line
+from tests.fakes.providers import OpenAIRules, ProviderServer
+from tests.fakes.serving import gateway
 
 PRICE = Price(input_usd=1e-6, output_usd=4e-6)
 
@@ -92,3 +102,90 @@ def test_a_body_that_is_no_object_keeps_its_bytes(body: bytes) -> None:
 def test_a_usage_replaces_the_one_of_the_body() -> None:
     body = set_usage(b'{"id":"c","usage":{"prompt_tokens":9}}', Usage(1, 2, 3))
     assert body == b'{"id":"c","usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}'
+
+
+CHUNKS = (
+    {"choices": [{"index": 0, "delta": {"role": "assistant"}}], "usage": None},
+    {"choices": [{"index": 0, "delta": {"content": "Hi"}}], "usage": {"prompt_tokens": 3}},
+    {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+    {"choices": [{"index": 0, "delta": {}}], "usage": {"prompt_tokens": 9, "completion_tokens": 1}},
+    {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 2}},
+)
+EVENTS = [b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in CHUNKS]
+
+
+@pytest.mark.parametrize("hides", [False, True])
+def test_counts_that_only_the_gateway_asked_for_are_read_and_not_given(hides: bool) -> None:
+    whole = b"".join(EVENTS) + b"data: [DONE]\n\n"
+    given = b"".join(EVENTS[:3] if hides else EVENTS)
+    for cut in range(len(whole)):
+        splitter = EventSplitter(hides_usage=hides)
+        assert splitter.feed(whole[:cut]) + splitter.feed(whole[cut:]) == given
+        assert splitter.usage == Usage(9, 2)
+        assert splitter.done
+
+
+def read_sent(options: Any) -> tuple[bool, Any]:
+    """Whether the counts are hidden, and the options that are sent, of a stream asked for with these."""
+    fields = {} if options is None else {"stream_options": Raw(json.dumps(options).encode())}
+    call, sent = ask_for_usage(Call("chat/completions", fields, stream=True), fields)
+    return call.hides_usage, json.loads(bytes(sent["stream_options"]))
+
+
+@pytest.mark.parametrize(
+    ("options", "hidden", "sent"),
+    [
+        (None, True, {"include_usage": True}),
+        ({}, True, {"include_usage": True}),
+        ({"include_usage": False, "x": 1}, True, {"include_usage": True, "x": 1}),
+        ({"include_usage": True}, False, {"include_usage": True}),
+        ("no object", False, "no object"),
+        ([1], False, [1]),
+    ],
+)
+def test_a_stream_is_asked_to_be_counted(options: Any, hidden: bool, sent: Any) -> None:
+    assert read_sent(options) == (hidden, sent)
+
+
+def test_a_whole_answer_is_asked_for_as_it_came() -> None:
+    call = Call("chat/completions", {})
+    assert ask_for_usage(call, call.fields) == (call, {})
+
+
+@pytest.mark.parametrize("said", ["Unknown parameter: 'stream_options'.", "Extra inputs are not permitted"])
+async def test_an_upstream_that_refuses_to_count_answers_all_the_same_and_is_asked_once(
+    tmp_path: Path, said: str
+) -> None:
+    async with ProviderServer(OpenAIRules(needs_key=False, refused={"stream_options": said})) as server:
+        expert = {"name": "x", "model": "openai/x", "api_base": f"{server.address}/v1"}
+        async with gateway({"experts": [expert]}, str(tmp_path / "j"), "x") as live:
+            for _ in range(2):
+                answer = await live.chat("x", stream=True)
+                assert (answer.status, answer.events[-1]) == (200, b"[DONE]")
+                assert "x-thalamus-warning" not in answer.headers
+            assert ["stream_options" in request.body for request in server.requests] == [True, False, False]
+            record = await live.read_record(answer)
+    assert record["input_tokens"] > 0
+    assert record["output_tokens"] > 0
+    assert record["attempts"][-1]["tokens_estimated"] is True
+
+
+async def test_a_client_that_asks_for_counts_itself_hears_of_the_refusal(tmp_path: Path) -> None:
+    rules = OpenAIRules(needs_key=False, refused={"stream_options": "Unknown parameter: 'stream_options'."})
+    async with ProviderServer(rules) as server:
+        expert = {"name": "x", "model": "openai/x", "api_base": f"{server.address}/v1"}
+        async with gateway({"experts": [expert]}, str(tmp_path / "j"), "x") as live:
+            asked = await live.chat("x", stream=True, stream_options={"include_usage": True})
+    assert "stream_options: left out" in asked.headers["x-thalamus-warning"]
+
+
+def test_an_estimate_leaves_pictures_out() -> None:
+    picture = "iVBORw0KGgo" * 1000
+    fields = {"messages": Raw(json.dumps([{"role": "user", "content": ["Hi", picture]}]).encode())}
+    usage = estimate_usage(Call("chat/completions", fields, stream=True), 7)
+    assert (usage.output_tokens, usage.prompt_tokens) == (7, 10)
+
+
+def test_an_estimate_is_marked_in_the_log() -> None:
+    facts = AccessFacts("r", "POST", "/v1/x", 200, 1.0, "x", AnswerFacts(200, "x", 8, 6, is_estimated=True))
+    assert "tokens=~8+6" in access_line(facts, str)
