@@ -121,6 +121,7 @@ class FakeUpstream:
     gets: path and headers of every request without a body, in order
     models: what it lists at /models
     api_key: refuse every other key with 401, quoting it as some providers do; None takes all
+    lists_openly: list the models to everyone, also where there is an `api_key`
     completed: how many calls of each model were answered to the end
     aborted: the model of every call whose client went away before the end
     words: what is answered, a chunk each
@@ -146,6 +147,7 @@ class FakeUpstream:
         self.gets: list[tuple[str, dict[str, str]]] = []
         self.models = ["good"]
         self.api_key: str | None = None
+        self.lists_openly = False
         self.aborted: list[str] = []
         self.completed: Counter[str] = Counter()
         self.words = words
@@ -228,7 +230,8 @@ class FakeUpstream:
         if not data:
             self.gets.append((path, headers))
         sent = headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key")
-        if self.api_key is not None and sent != self.api_key:
+        is_open = self.api_key is None or (self.lists_openly and not data)
+        if not is_open and sent != self.api_key:
             write_response(writer, 401, _error(f"Incorrect API key provided: {sent}", "invalid_api_key"))
             return True
         if not data:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -25,8 +25,7 @@ QUESTION_S = 6.0
 CALL_S = 30.0
 MAX_LIST_BYTES = 8 * 1024 * 1024
 N_SHOWN = 4
-OPEN_LISTS = ("openrouter.ai", "integrate.api.nvidia.com")
-"""Hosts that list their models without a key."""
+REFUSED = (401, 403)
 Outcome = Literal["ok", "warning", "failure"]
 
 
@@ -34,21 +33,26 @@ Outcome = Literal["ok", "warning", "failure"]
 class UpstreamQuestion:
     """A GET that costs nothing.
 
-    `has_models`: it answers with a list of models; `checks_key`: it refuses a wrong key.
+    `has_models`: it answers with a list of models. `calls`: where calls go, for a provider whose list may be
+    open to all (OpenRouter's and NVIDIA's are): a call without a model and a prompt costs nothing.
     """
 
     url: str
     headers: tuple[tuple[str, str], ...] = ()
     has_models: bool = True
-    checks_key: bool = True
+    calls: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamReply:
-    """What came of a question: the models, where it lists them, or a failure."""
+    """What came of a question: the models, where it lists them, or a failure.
+
+    `checks_key`: it refuses to answer without the key, so an answer shows that it takes it.
+    """
 
     models: tuple[str, ...] = ()
     failure: UpstreamError | None = None
+    checks_key: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +76,7 @@ def build_question(expert: ExpertConfig, place: DeploymentConfig) -> UpstreamQue
         bearer = (("authorization", f"Bearer {key}"),) if key else ()
         if URL(address).host == "openrouter.ai":
             return UpstreamQuestion(f"{address}/key", (*bearer, *own), has_models=False)
-        return UpstreamQuestion(
-            f"{address}/models", (*bearer, *own), checks_key=URL(address).host not in OPEN_LISTS
-        )
+        return UpstreamQuestion(f"{address}/models", (*bearer, *own), calls=f"{address}/chat/completions")
     # LiteLLM takes the provider's variable, also where the address is another.
     key = key or os.environ.get(KEY_VARIABLES.get(provider, f"{provider.upper()}_API_KEY"))
     if key is None:
@@ -114,7 +116,7 @@ async def ask_upstreams(config: Config, paid: bool = False) -> list[UpstreamVerd
         # Forty models of one provider are one question.
         asked = list(dict.fromkeys(question for question in questions if question is not None))
         limit_s = min(QUESTION_S, max(config.timeouts.connect_s, 1.0) + 1.0)
-        readings = await asyncio.gather(*(ask(transport, question, limit_s) for question in asked))
+        readings = await asyncio.gather(*(ask_with_key(transport, question, limit_s) for question in asked))
         known = dict(zip(asked, readings, strict=True))
         verdicts = [
             judge(expert, place, question, known[question] if question else None)
@@ -122,19 +124,43 @@ async def ask_upstreams(config: Config, paid: bool = False) -> list[UpstreamVerd
         ]
         if not paid:
             return verdicts
-        return await _add_paid(config, transport, places, questions, verdicts)
+        return await _add_paid(config, transport, places, questions, known, verdicts)
     finally:
         await transport.close()
 
 
-async def ask(transport: Transport, question: UpstreamQuestion, limit_s: float) -> UpstreamReply:
-    """Ask one question."""
+async def ask_with_key(transport: Transport, question: UpstreamQuestion, limit_s: float) -> UpstreamReply:
+    """Ask one question; where anyone gets that answer, find out otherwise whether the key is taken."""
+    reply = await ask(transport, question, limit_s)
+    if reply.failure is not None or not question.calls or not question.headers:
+        return reply
+    anonymous = replace(question, headers=())
+    if _is_refused(await ask(transport, anonymous, limit_s)):
+        return reply
+    known, unknown = await asyncio.gather(
+        ask(transport, question, limit_s, calls=True), ask(transport, anonymous, limit_s, calls=True)
+    )
+    if _is_refused(known):
+        return known
+    return replace(reply, checks_key=_is_refused(unknown))
+
+
+def _is_refused(reply: UpstreamReply) -> bool:
+    return reply.failure is not None and reply.failure.status in REFUSED
+
+
+async def ask(
+    transport: Transport, question: UpstreamQuestion, limit_s: float, calls: bool = False
+) -> UpstreamReply:
+    """Ask one question; with `calls` an empty call in its place, which is always refused."""
     try:
         async with asyncio.timeout(limit_s):
-            url = URL(question.url)
+            url = URL(question.calls if calls else question.url)
             proxy = proxy_for(url)
-            async with transport.session.get(
+            async with transport.session.request(
+                "POST" if calls else "GET",
                 url,
+                json={} if calls else None,
                 headers={"user-agent": AGENT, **dict(question.headers)},
                 allow_redirects=False,
                 proxy=proxy.url if proxy else None,
@@ -147,7 +173,7 @@ async def ask(transport: Transport, question: UpstreamQuestion, limit_s: float) 
                     return UpstreamReply(failure=status_failure(response, body))
     except (aiohttp.ClientError, OSError, ValueError) as error:
         return UpstreamReply(failure=transport_failure(error))
-    if not question.has_models:
+    if calls or not question.has_models:
         return UpstreamReply()
     models = read_models(body)
     if models is None:
@@ -188,10 +214,12 @@ def judge(
         return UpstreamVerdict(upstream, "ok", "answers, and takes the key")
     if not has_model(upstream.model, reading.models):
         return judge_missing(expert, upstream, reading.models)
-    if not question.checks_key:
-        cause = f"answers, and has {upstream.model}; only --paid tells whether it takes the key"
-        return UpstreamVerdict(upstream, "ok", cause)
-    return UpstreamVerdict(upstream, "ok", f"answers, and has {upstream.model}")
+    cause = f"answers, and has {upstream.model}"
+    if not reading.checks_key:
+        cause += (
+            "; it asks for no key" if upstream.is_near else "; only --paid tells whether it takes the key"
+        )
+    return UpstreamVerdict(upstream, "ok", cause)
 
 
 def judge_failure(upstream: UpstreamFacts, failure: UpstreamError) -> UpstreamVerdict:
@@ -229,13 +257,14 @@ async def _add_paid(
     transport: Transport,
     places: Sequence[tuple[ExpertConfig, DeploymentConfig]],
     questions: Sequence[UpstreamQuestion | None],
+    replies: Mapping[UpstreamQuestion, UpstreamReply],
     verdicts: Sequence[UpstreamVerdict],
 ) -> list[UpstreamVerdict]:
     """The verdicts, those that a free question does not settle replaced by what a call of one token shows."""
     open_ones = {
         n
         for n, (question, verdict) in enumerate(zip(questions, verdicts, strict=True))
-        if verdict.outcome != "failure" and (question is None or not question.checks_key)
+        if verdict.outcome != "failure" and (question is None or not replies[question].checks_key)
     }
     calls = {n: _call_once(config, places[n][0], places[n][1], transport) for n in sorted(open_ones)}
     answers = dict(zip(calls, await asyncio.gather(*calls.values()), strict=True))

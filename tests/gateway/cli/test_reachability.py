@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from gateway.cli import doctor, main
 from gateway.cli.doctor import Finding
-from gateway.cli.reachability import build_question, judge, read_models
+from gateway.cli.reachability import UpstreamReply, build_question, judge, read_models
 from gateway.config import parse_config
 from gateway.testing import FakeUpstream
 
@@ -53,8 +53,43 @@ def test_an_upstream_that_answers_and_has_the_model_is_fine(here: Path, upstream
     upstream.api_key = KEY
     code, (finding,) = run_doctor(here, expert("good", upstream.base_url, f", api_key: {KEY}"))
     assert (code, finding["outcome"], finding["cause"]) == (0, "ok", "answers, and has good")
-    assert [path for path, _ in upstream.gets] == ["/v1/models"]
+    # With the key, and without, which is refused: the list shows that the key is taken.
+    assert [path for path, _ in upstream.gets] == ["/v1/models"] * 2
     assert upstream.calls == []
+
+
+OPEN = ", api_key: os.environ/HOUSE_KEY"
+
+
+@pytest.mark.parametrize(
+    ("key", "outcome", "cause"),
+    [(KEY, "ok", "answers, and has good"), ("another", "failure", "answered 401: its key is refused")],
+)
+def test_a_key_is_checked_behind_a_list_that_is_open_to_all(
+    here: Path, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch, key: str, outcome: str, cause: str
+) -> None:
+    upstream.api_key, upstream.lists_openly = key, True
+    monkeypatch.setenv("HOUSE_KEY", KEY)
+    code, (finding,) = run_doctor(here, expert("good", upstream.base_url, OPEN))
+    assert (code, finding["outcome"], finding["cause"]) == (int(outcome == "failure"), outcome, cause)
+    assert finding["fix"] == ("set a valid key in HOUSE_KEY" if outcome == "failure" else "")
+    assert upstream.calls == []  # what it was sent is no call: it named no model
+
+
+def test_a_server_that_takes_any_key_says_so(
+    here: Path, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOUSE_KEY", KEY)
+    _, (finding,) = run_doctor(here, expert("good", upstream.base_url, OPEN))
+    assert finding["cause"] == "answers, and has good; it asks for no key"
+
+
+def test_an_open_provider_that_refuses_no_empty_call_is_left_to_paid() -> None:
+    (one,) = parse_config(f"experts: [{{name: e, model: nvidia_nim/m, api_key: {KEY}}}]").experts
+    place = one.effective_deployments()[0]
+    question = build_question(one, place)
+    verdict = judge(one, place, question, UpstreamReply(("m",), checks_key=False))
+    assert verdict.cause == "answers, and has m; only --paid tells whether it takes the key"
 
 
 def test_a_refused_key_is_a_failure_that_names_the_variable(
@@ -141,11 +176,8 @@ def test_silent_upstreams_are_asked_at_once_and_not_for_long(here: Path) -> None
 def test_paid_asks_for_one_token_where_no_question_is_free(
     here: Path, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.cli.reachability.OPEN_LISTS", ("127.0.0.1",))
-    code, (free,) = run_doctor(here, expert("good", upstream.base_url))
-    assert "only --paid tells" in free["cause"]
-    assert upstream.calls == []
-    code, (paid,) = run_doctor(here, expert("good", upstream.base_url), "--paid")
+    monkeypatch.setenv("HOUSE_KEY", KEY)
+    code, (paid,) = run_doctor(here, expert("good", upstream.base_url, OPEN), "--paid")
     assert (code, paid["outcome"], paid["cause"]) == (0, "ok", "answered a call of one token")
     assert [call["max_tokens"] for call in upstream.calls] == [1]
 
