@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from routers import GENERAL
+
 from ..config import Config, ConfigError, config_warnings, load_config
 from ..config.schema import RoutingConfig
 from ..experts.profiles import facts_of, profiles
@@ -290,7 +292,7 @@ class LearningAdvice:
         if self.config.routing.artifact != RoutingConfig().artifact:
             words += [str(TABLE), self.config.routing.artifact]
         options = list(self.options)
-        if any(policy.mapping for policy in self.config.policies.values()):
+        if any(policy.mapping.keys() - {GENERAL} for policy in self.config.policies.values()):
             options = ["--predictor", "coe"]
             # Only the mapping needs another predictor; the encoder stays the operator's choice.
             if "--encoder" in self.options:
@@ -346,7 +348,8 @@ def _check_artifact(config: Config, config_path: Path) -> Iterator[Finding]:
     advice = LearningAdvice(config, config_path, artifact.provenance.get("options", ()))
     pool = profiles(config)
     forecaster = Forecaster(pool, artifact)
-    mapping_policies = [name for name, policy in config.policies.items() if policy.mapping]
+    # One that knows no other category than `general` is an order for all prompts.
+    mapping_policies = [name for name, policy in config.policies.items() if policy.mapping.keys() - {GENERAL}]
     if mapping_policies and not forecaster.has_categories:
         names = ", ".join(mapping_policies)
         message = f"{path} predicts no categories: the mapping of {names} sends all prompts to `general`"

@@ -57,6 +57,7 @@ class _LiteLLMImport:
         self.entries = entries
         self.groups: dict[str, list[Upstream]] = {}
         self.experts: list[dict[str, Any]] = []
+        self.chains: dict[str, list[str]] = {}
         self.policies: dict[str, Any] = {}
         self.timeouts = convert_timeouts(
             first_number(self.router.get("timeout"), self.settings.get("request_timeout")),
@@ -67,10 +68,12 @@ class _LiteLLMImport:
     def build(self, source: str) -> ImportedConfig:
         wildcards = self._read_entries()
         self._expand_wildcards(wildcards)
+        self.chains = self._read_chains()
         names = ExpertNames(self.notes, self.groups)
         targets = {group: self._convert_group(group, found, names) for group, found in self.groups.items()}
         aliases = {**names.aliases, **self._convert_aliases(targets)}
-        default = self._convert_fallbacks(targets)
+        self._fill_chains(targets)
+        default = self._choose_default(targets)
         policies = {**({"auto": default} if default else {}), **self.policies}
         server = self._convert_server()
         self._list_rest()
@@ -149,9 +152,9 @@ class _LiteLLMImport:
         for upstream in upstreams:
             parts.setdefault(upstream.identity(self.rules), []).append(upstream)
         if len(parts) == 1:
-            name = names.claim(group)
+            name = names.claim(group) if group not in self.chains else self._stand_first(group, names)
             self.experts.append(self._build_expert(name, upstreams))
-            return name
+            return f"auto:{make_name(group)}" if group in self.chains else name
         members = {}
         for (kind, provider, _), found in parts.items():
             # The provider says enough where it has one model here; else the model has to be said.
@@ -244,20 +247,79 @@ class _LiteLLMImport:
                     )
         return found
 
-    def _convert_fallbacks(self, targets: dict[str, str]) -> dict[str, Any]:
-        """Fallback lists become the number of fallbacks; which expert follows is decided per prompt."""
-        chains = self._list_chains()
-        for first, rest in chains:
-            self.lost.append(
-                f"fallback {first} -> {', '.join(rest)}: `auto` ranks the fallbacks of each prompt anew"
+    def _read_chains(self) -> dict[str, list[str]]:
+        """The names that follow a name where its calls fail, where policies can say it; notes the rest."""
+        chains: dict[str, list[str]] = {}
+        aliases = {alias: target for alias, (target, _) in self._list_aliases().items()}
+        for first, rest in self._list_chains():
+            upstreams = self.groups.get(first, ())
+            found = [n if n in self.groups else aliases.get(n, n) for n in rest]
+            kept = [n for n in dict.fromkeys(found) if n != first and self._is_chat(n)]
+            said = f"fallback {first} -> {', '.join(rest)}"
+            if first in chains:
+                self.lost.append(f"{said}: '{first}' has another list of fallbacks")
+            elif not upstreams or first == "*":
+                self.lost.append(f"{said}: there is no model '{first}' here")
+            elif len({upstream.identity(self.rules) for upstream in upstreams}) > 1:
+                self.lost.append(
+                    f"{said}: '{first}' is a policy here, which ranks its experts for each prompt"
+                )
+            elif not kept or not self._is_chat(first) or is_reserved(make_name(first)) or is_reserved(first):
+                self.lost.append(f"{said}: no chat model of this file is left to follow")
+            else:
+                chains[first] = kept
+                missing = ", ".join(f"'{n}'" for n in found if n not in kept and n != first)
+                self.lost += [f"{said}: there is no chat model {missing} here"] if missing else []
+        return chains
+
+    def _is_chat(self, group: str) -> bool:
+        return group in self.groups and self.groups[group][0].kind == "chat"
+
+    def _stand_first(self, group: str, names: ExpertNames) -> str:
+        """The new name of an expert whose old one means it and its fallbacks from now on."""
+        name = names.make_unique(
+            make_name(f"{make_name(group)}-{self.groups[group][0].model.partition('/')[0]}")
+        )
+        names.aliases[group] = f"auto:{make_name(group)}"
+        self.policies[make_name(group)] = {"default": name}
+        return name
+
+    def _fill_chains(self, targets: dict[str, str]) -> None:
+        """Fallback lists become policies that ask their experts in this order for every prompt."""
+        for first in self.chains:
+            policy = self.policies[make_name(first)]
+            members = list(dict.fromkeys(self._expand(first, targets, set())))
+            policy |= {
+                "require": {"models": members},
+                "mapping": {"general": members},
+                # 16 is the most that the schema allows.
+                "n_fallbacks": min(len(members) - 1, 16),
+            }
+            self.changed.append(
+                f"'{first}' now means the policy 'auto:{make_name(first)}': it asks {members[0]}, and where "
+                f"that fails {', '.join(members[1:])}"
             )
+
+    def _expand(self, group: str, targets: dict[str, str], seen: set[str]) -> list[str]:
+        """The experts that stand for a name, and those of its own fallbacks, as LiteLLM goes through them."""
+        seen.add(group)
+        target = targets[group]
+        policy = self.policies.get(target.removeprefix("auto:"), {}) if target.startswith("auto:") else {}
+        if group in self.chains:
+            rest = [name for name in self.chains[group] if name not in seen]
+            return [policy["default"], *(e for name in rest for e in self._expand(name, targets, seen))]
+        return list(policy["require"]["models"]) if policy else [target]
+
+    def _choose_default(self, targets: dict[str, str]) -> dict[str, Any]:
+        """`auto` begins with the first model that has fallbacks, and has as many as the longest list."""
+        chains = self._list_chains()
         target = next((targets[first] for first, _ in chains if first in targets), None)
         if target is None:
             return {}
         if target.startswith("auto:"):
             target = self.policies[target.removeprefix("auto:")]["default"]
         longest = max(len(rest) for _, rest in chains)
-        # Two is our default already; 16 is the most that the schema allows.
+        # Two is our default already.
         return {"default": target, **({"n_fallbacks": min(longest, 16)} if longest > 2 else {})}
 
     def _convert_server(self) -> dict[str, Any]:

@@ -14,7 +14,9 @@ from gateway.config.importers.result import PLACEHOLDER, AnyVariable, make_name
 from gateway.config.providers import find_receiver
 from gateway.experts.litellm import load_litellm
 from gateway.experts.openai_compatible import Transport
-from gateway.experts.profiles import price_table
+from gateway.experts.profiles import price_table, profiles
+from policies import Engine, Fleet
+from routers import Forecaster, Query
 
 FORTY = Path(__file__).parent / "data" / "litellm-forty.yaml"
 KEY = "sk-7f3a9c1e5b2d8046"
@@ -30,7 +32,7 @@ KEPT = {
     "mixed-up-2": "openai/gpt-4.1",
     "mixed-up-3": "openai/llama-3.3-70b",
     "groq-by-openai": "openai/llama-3.3-70b",
-    "large": "openai/gpt-4.1",
+    "large-openai": "openai/gpt-4.1",
     "town": "azure/gpt-4o-west",
     "small-openai": "openai/gpt-4o-mini",
     "small-azure": "azure/mini",
@@ -56,10 +58,11 @@ ALIASES = {
     "Llama 3.1 8B (house)": "Llama-3.1-8B-house",
     "prüfer": "pruefer",
     "_internal": "internal",
-    "gpt-4": "large",
+    "gpt-4": "auto:large",
     "gpt-4o": "town",
     "cheap": "auto:small",
-    "best": "large",
+    "best": "auto:large",
+    "large": "auto:large",
     "nano": "openai/gpt-4.1-nano",
 }
 LOST = (
@@ -79,11 +82,10 @@ LOST = (
     "priced: model_info.team",
     "elsewhere (line 61): its api_base '${BASE…}' is not a reference here",
     "line 62: the wildcard 'openai/*', except 'openai/gpt-4.1-nano', which this file names",
-    "large: params of a further deployment (line 21) differs from the first's",
+    "large-openai: params of a further deployment (line 21) differs from the first's",
     "the alias 'gpt-4o' is hidden",
     "the alias 'lost': there is no model 'nothing-here'",
     "the alias 'auto': it is the name of a model as well",
-    "fallback large -> town, editor, reasoner: `auto` ranks the fallbacks of each prompt anew",
     "general_settings.database_url",
     "router_settings.routing_strategy",
     "router_settings.num_retries",
@@ -136,7 +138,7 @@ def test_what_forty_entries_lose_is_listed_and_nothing_else() -> None:
 def test_forty_entries_keep_addresses_keys_limits_and_times() -> None:
     _, config = convert_forty()
     experts = {expert.name: expert for expert in config.experts}
-    large, town, priced = experts["large"], experts["town"], experts["priced"]
+    large, town, priced = experts["large-openai"], experts["town"], experts["priced"]
     assert [(place.max_parallel, place.rpm, place.tpm) for place in large.deployments] == [
         (8, 500, 90000),
         (None, None, None),
@@ -162,7 +164,7 @@ def test_forty_entries_keep_addresses_keys_limits_and_times() -> None:
     assert [name for name, expert in experts.items() if expert.embeds] == [
         *("vectors", "house-vectors", "expert-minilm")
     ]
-    assert (config.timeouts.total_s, config.policies["auto"].default) == (120, "large")
+    assert (config.timeouts.total_s, config.policies["auto"].default) == (120, "large-openai")
     assert config.policies["auto"].n_fallbacks == 3
 
 
@@ -494,10 +496,68 @@ def test_a_wildcard_keeps_what_the_file_names() -> None:
     config = parse_config(made.text, env={})
     assert {expert.name: expert.model for expert in config.experts} == {
         "anthropic/claude-opus-4-1": "anthropic/claude-opus-4-1",
-        "gpt-4.1": "openai/gpt-4.1",
+        "gpt-4.1-openai": "openai/gpt-4.1",
     }
-    assert config.aliases == {"clever": "anthropic/claude-opus-4-1"}
+    assert config.aliases == {"clever": "anthropic/claude-opus-4-1", "gpt-4.1": "auto:gpt-4.1"}
     assert sum("the wildcard" in line for line in made.notes.lost) == 2
+
+
+def chained(*fallbacks: dict[str, list[str]], **models: str) -> tuple[ImportedConfig, Config]:
+    """A file with these models and lists of fallbacks, imported."""
+    listed = [
+        {"model_name": name.replace("_", "-"), "litellm_params": {"model": model}}
+        for name, model in models.items()
+    ]
+    settings = {"fallbacks": list(fallbacks), "model_group_alias": {"quick": "small"}}
+    made = convert({"model_list": listed, "litellm_settings": {"fallbacks": []}, "router_settings": settings})
+    return made, parse_config(made.text, env=AnyVariable())
+
+
+TRIO = {"large": "openai/gpt-5", "small": "openai/gpt-5-mini", "haiku": "anthropic/claude-haiku-4-5"}
+
+
+def test_fallbacks_of_a_model_become_a_policy_that_asks_in_their_order() -> None:
+    made, config = chained({"large": ["haiku", "quick", "gone"]}, **TRIO)
+    assert config.aliases == {"large": "auto:large", "quick": "small"}
+    policy = config.policies_by_name()["large"]
+    assert (policy.require.models, policy.n_fallbacks) == (frozenset({"large-openai", "haiku", "small"}), 2)
+    # Whatever is predicted, these are asked in this order.
+    pool = profiles(config)
+    engine = Engine(pool)
+    prior = Forecaster(pool, None).predict([Query("x", 9)], None)
+    (decision,) = engine.decide(policy, [Query("x", 9)], prior, Fleet.idle(3))
+    assert decision.plan.experts == ("large-openai", "haiku", "small")
+    assert "it asks large-openai, and where that fails haiku, small" in made.notes.changed[0]
+    assert "fallback large -> haiku, quick, gone: there is no chat model 'gone' here" in made.notes.lost
+
+
+def test_fallbacks_of_fallbacks_follow_and_circles_end() -> None:
+    _, config = chained({"large": ["small"]}, {"small": ["haiku", "large"]}, **TRIO)
+    assert config.policies["large"].mapping == {"general": ("large-openai", "small-openai", "haiku")}
+    assert config.policies["small"].mapping == {"general": ("small-openai", "haiku", "large-openai")}
+
+
+def test_the_experts_of_a_divided_name_follow_one_by_one() -> None:
+    entries = [("large", "openai/gpt-5"), ("two", "openai/gpt-5-mini"), ("two", "anthropic/claude-haiku-4-5")]
+    listed = [{"model_name": name, "litellm_params": {"model": model}} for name, model in entries]
+    made = convert({"model_list": listed, "router_settings": {"fallbacks": [{"large": ["two"]}]}})
+    mapping = parse_config(made.text, env=AnyVariable()).policies["large"].mapping
+    assert mapping == {"general": ("large-openai", "two-openai", "two-anthropic")}
+
+
+@pytest.mark.parametrize(
+    ("fallbacks", "said"),
+    [
+        ({"gone": ["small"]}, "fallback gone -> small: there is no model 'gone' here"),
+        ({"large": ["gone"]}, "fallback large -> gone: no chat model of this file is left to follow"),
+        ({"*": ["small"]}, "fallback * -> small: there is no model '*' here"),
+        ({"vectors": ["small"]}, "fallback vectors -> small: no chat model of this file is left"),
+    ],
+)
+def test_fallbacks_that_no_policy_can_say_are_listed(fallbacks: dict[str, list[str]], said: str) -> None:
+    made, config = chained(fallbacks, vectors="openai/text-embedding-3-small", **TRIO)
+    assert [lost for lost in made.notes.lost if lost.startswith(said)]
+    assert {"large", "small", "haiku", "vectors"} == {expert.name for expert in config.experts}
 
 
 def test_a_catch_all_for_one_model_keeps_that_model() -> None:
