@@ -121,7 +121,7 @@ class FakeUpstream:
     gets: path and headers of every request without a body, in order
     models: what it lists at /models
     api_key: refuse every other key with 401, quoting it as some providers do; None takes all
-    lists_openly: list the models to everyone, also where there is an `api_key`
+    lists_openly: list the models without a key too, where there is an `api_key`
     completed: how many calls of each model were answered to the end
     aborted: the model of every call whose client went away before the end
     words: what is answered, a chunk each

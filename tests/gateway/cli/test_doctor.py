@@ -125,9 +125,10 @@ def test_a_mapping_without_an_artifact_that_tells_categories_is_a_warning(here: 
 
 
 def test_a_mapping_that_is_an_order_for_all_prompts_asks_for_no_categories(here: Path) -> None:
-    policy = "policies: {auto: {mapping: {general: [small]}}}\n"
-    findings = run_check(here, GOOD + policy, "artifact")
-    assert [f for f in findings if "categories" in f.message or "coe" in f.fix] == []
+    policy = "policies: {auto: {mapping: {general: [calculator]}}}\n"
+    (finding,) = run_check(here, GOOD + policy, "artifact")
+    assert "thalamus fit" in finding.fix
+    assert "coe" not in finding.fix
 
 
 def test_a_selection_that_cannot_be_served_is_a_failure(here: Path) -> None:

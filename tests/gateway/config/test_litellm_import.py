@@ -502,7 +502,7 @@ def test_a_wildcard_keeps_what_the_file_names() -> None:
     assert sum("the wildcard" in line for line in made.notes.lost) == 2
 
 
-def chained(*fallbacks: dict[str, list[str]], **models: str) -> tuple[ImportedConfig, Config]:
+def import_chain(*fallbacks: dict[str, list[str]], **models: str) -> tuple[ImportedConfig, Config]:
     """A file with these models and lists of fallbacks, imported."""
     listed = [
         {"model_name": name.replace("_", "-"), "litellm_params": {"model": model}}
@@ -517,11 +517,11 @@ TRIO = {"large": "openai/gpt-5", "small": "openai/gpt-5-mini", "haiku": "anthrop
 
 
 def test_fallbacks_of_a_model_become_a_policy_that_asks_in_their_order() -> None:
-    made, config = chained({"large": ["haiku", "quick", "gone"]}, **TRIO)
+    made, config = import_chain({"large": ["haiku", "quick", "gone"]}, **TRIO)
     assert config.aliases == {"large": "auto:large", "quick": "small"}
     policy = config.policies_by_name()["large"]
     assert (policy.require.models, policy.n_fallbacks) == (frozenset({"large-openai", "haiku", "small"}), 2)
-    # Whatever is predicted, these are asked in this order.
+    # For every prompt these are asked in this order.
     pool = profiles(config)
     engine = Engine(pool)
     prior = Forecaster(pool, None).predict([Query("x", 9)], None)
@@ -532,7 +532,7 @@ def test_fallbacks_of_a_model_become_a_policy_that_asks_in_their_order() -> None
 
 
 def test_fallbacks_of_fallbacks_follow_and_circles_end() -> None:
-    _, config = chained({"large": ["small"]}, {"small": ["haiku", "large"]}, **TRIO)
+    _, config = import_chain({"large": ["small"]}, {"small": ["haiku", "large"]}, **TRIO)
     assert config.policies["large"].mapping == {"general": ("large-openai", "small-openai", "haiku")}
     assert config.policies["small"].mapping == {"general": ("small-openai", "haiku", "large-openai")}
 
@@ -555,7 +555,7 @@ def test_the_experts_of_a_divided_name_follow_one_by_one() -> None:
     ],
 )
 def test_fallbacks_that_no_policy_can_say_are_listed(fallbacks: dict[str, list[str]], said: str) -> None:
-    made, config = chained(fallbacks, vectors="openai/text-embedding-3-small", **TRIO)
+    made, config = import_chain(fallbacks, vectors="openai/text-embedding-3-small", **TRIO)
     assert [lost for lost in made.notes.lost if lost.startswith(said)]
     assert {"large", "small", "haiku", "vectors"} == {expert.name for expert in config.experts}
 
