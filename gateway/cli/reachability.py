@@ -130,7 +130,7 @@ async def ask_upstreams(config: Config, paid: bool = False) -> list[UpstreamVerd
 
 
 async def ask_with_key(transport: Transport, question: UpstreamQuestion, limit_s: float) -> UpstreamReply:
-    """Ask one question; where no key is needed for that answer, find out otherwise whether the key is taken."""
+    """Ask one question; where its answer needs no key, find out otherwise whether the key is taken."""
     reply = await ask(transport, question, limit_s)
     if reply.failure is not None or not question.calls or not question.headers:
         return reply
