@@ -351,6 +351,7 @@ class Deployment:
         return self._reply(response, answer, endpoint)
 
     async def _stream(self, address: Address, body: bytes, call: Call) -> Reply:
+        endpoint = call.endpoint
         first_token_s, total_s = self._timeouts.first_token_s, self._timeouts.total_s
         start = asyncio.get_running_loop().time()
         async with asyncio.timeout_at(start + first_token_s):
@@ -373,8 +374,8 @@ class Deployment:
             is_json_or_page = head[:1] in b'{["<'
             labelled = response.content_type == "text/event-stream"
             if is_json_or_page or not (labelled or looks_like_events(head)):
-                with address.transport.hold(max_answer_bytes(address.transport.limits, call.endpoint)) as count:
-                    return self._reply(response, await events.read_whole(count), call.endpoint)
+                with address.transport.hold(max_answer_bytes(address.transport.limits, endpoint)) as count:
+                    return self._reply(response, await events.read_whole(count), endpoint)
             await self._open(response, events)
         except BaseException:
             response.close()
