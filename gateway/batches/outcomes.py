@@ -27,10 +27,11 @@ class CallFailure(msgspec.Struct, frozen=True, omit_defaults=True):
     status: int | None = None
     body: bytes | None = None
     context_too_long: bool = False
+    cause: str | None = None
 
     @classmethod
     def of(cls, error: UpstreamError) -> "CallFailure":
-        return cls(error.kind, error.message, error.status, error.body, error.context_too_long)
+        return cls(error.kind, error.message, error.status, error.body, error.context_too_long, error.cause)
 
     def error(self) -> UpstreamError:
         return UpstreamError(
@@ -39,6 +40,7 @@ class CallFailure(msgspec.Struct, frozen=True, omit_defaults=True):
             status=self.status,
             body=self.body,
             context_too_long=self.context_too_long,
+            cause=self.cause,
         )
 
 
@@ -201,7 +203,7 @@ def _describe_failure(history: Sequence[Sequence[CallOutcome]], trace: Execution
     """Status and body when no expert answered, as a live client receives them."""
     failures = [outcome.failure for step in history for outcome in step if outcome.failure is not None]
     error = failures[-1].error() if failures else UpstreamError("empty", "gave no answer")
-    trace.error = error.message
+    trace.error = error.cause
     if error.body is not None and error.status is not None:
         trace.status = error.status
         return error.status, error.body

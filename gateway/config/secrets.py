@@ -157,9 +157,18 @@ def find_weakness(key: str) -> str | None:
 
 
 SECRET_SHAPE = re.compile(
-    r"\b(?:sk|pk|rk|gsk|xai|nvapi|hf|r8|tgp|fw|csk|pplx)[-_][\w.*-]{8,}|\bAIza[\w-]{10,}|\bAKIA[0-9A-Z]{12,}"
-    r"|\beyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?|\bBearer\s+[\w.-]{8,}|\bBasic\s+(?=[a-z+/]*[\d=])[\w+/=]{8,}|(?<=://)[^/@\s]+(?=@)"
-    r"|(?<=[?&])(?:api[-_]?key|key|[a-z_]*token|sig|signature|code|password|secret)=[^&\s\"'#]+",
+    r"\b(?:sk|pk|rk|gsk|xai|nvapi|hf|r8|tgp|fw|csk|pplx)[-_][\w.*-]{8,}|\bAIza[\w-]{10,}|\bA[KS]IA[0-9A-Z]{12,}"
+    r"|\b(?:gh[opsur]_|github_pat_|glpat-|xox[abprs]-|ya29\.|dapi)[\w.-]{10,}"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[^\"]*"
+    r"|\beyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?"
+    r"|\bBearer\s+[\w.-]{8,}|\bBasic\s+(?=[a-z+/]*[\d=])[\w+/=]{8,}|(?<=://)[^/@\s\"'\\]+(?=@)"
+    r"|(?<=[?&])(?:api[-_]?key|key|[a-z_]*token|sig|signature|code|password|secret)=[^&\s\"'#\\]+",
+    re.IGNORECASE,
+)
+# A word for a key, and one with a digit: `api_key: abc123def`, `"x-api-key": "abc123def"`; the word stays.
+NAMED_SECRET = re.compile(
+    r"(\b(?:api[-_ ]?key|access[-_ ]?key|key|token|secret|password|authorization)(?:\s+provided)?[\"'`\\]*"
+    r"\s*[:=]\s*[\"'`\\]*(?:token\s+)?)(?=[\w.+/~*-]*\d)[\w.+/=~*-]{8,}",
     re.IGNORECASE,
 )
 SECRET_VARIABLE = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
@@ -168,7 +177,7 @@ MIN_HIDDEN_CHARS = 8
 
 def hide_secrets(text: str) -> str:
     """The text without what looks like a key, a password or a token."""
-    return SECRET_SHAPE.sub("[key]", text)
+    return NAMED_SECRET.sub(r"\1[key]", SECRET_SHAPE.sub("[key]", text))
 
 
 def list_secrets(config: Any) -> frozenset[str]:

@@ -321,10 +321,11 @@ class PlanExecutor:
             attempt.expert,
             "moved_on" if error.moves_on else "refused",
             error.status,
-            tell_client(upstream, error),
+            tell_client(upstream, error, error.cause),
             latency_s,
             deployment,
             attempt.role,
+            told=tell_client(upstream, error),
         )
         trace.attempts.append(record)
         self._fleet.record_failure(attempt.expert, error)

@@ -63,7 +63,7 @@ class Responder:
                 headers.append((b"x-thalamus-cost-usd", text))
                 await exchange.respond(200, headers, reply.body, reply.content_type)
         except UpstreamError as error:
-            trace.error = error.message
+            trace.error = error.cause
             await self._send_failure(exchange, request, trace, error)
         except GatewayError as error:
             trace.status, trace.error = error.status, error.message
@@ -155,7 +155,7 @@ class Responder:
             return
         name, elapsed_s = attempt.expert, (trace.first_token_s or 0.0) + trace.streaming_s
         if failure is not None:
-            trace.status, trace.error = failure.client_status, failure.message
+            trace.status, trace.error = failure.client_status, failure.cause
             self._executor.record_failure(trace, attempt, failure, elapsed_s)
             return
         if ended:
@@ -231,7 +231,7 @@ def all_experts_failed(
     """The refusal where every expert failed, the last with this error."""
     # A batch calls one expert several times: the same failure is told once, with its count.
     counts = Counter(
-        name_expert(attempt.expert, attempt.error, upstreams, attempt.deployment)
+        name_expert(attempt.expert, attempt.told or attempt.error, upstreams, attempt.deployment)
         for attempt in trace.attempts
         if attempt.error
     )

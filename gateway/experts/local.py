@@ -77,7 +77,9 @@ class LocalExpert:
         except RunnerBusy as error:
             raise UpstreamError("busy", str(error), status=429, retry_after_s=error.retry_after_s) from error
         except RunnerUnavailable as error:
-            raise UpstreamError("connect", f"is not ready: {error}", status=503) from error
+            raise UpstreamError(
+                "connect", f"is not ready: {error}", status=503, cause="is not ready"
+            ) from error
 
     async def _ask(self, lease: Lease, call: Call, fields: Fields) -> Reply:
         """One call on a lease, which ends with the answer, or with the stream of it."""

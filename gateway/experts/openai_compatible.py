@@ -517,7 +517,8 @@ def _build_deployment(
 def status_failure(response: aiohttp.ClientResponse, body: bytes) -> UpstreamError:
     """The failure that a response with a status other than 200 stands for; `body` is all that was read."""
     if 300 <= response.status < 400:
-        return UpstreamError("status", _describe_redirect(response), status=response.status)
+        cause = f"answered {response.status}, a redirect"
+        return UpstreamError("status", _describe_redirect(response), status=response.status, cause=cause)
     return read_failure(response.status, body, response.headers)
 
 

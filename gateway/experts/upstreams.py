@@ -149,7 +149,7 @@ class UpstreamTable:
         error.message = self._redact(error.message)
         if error.body is not None:
             text = error.body.decode("utf-8", "surrogateescape")
-            error.body = self._redact.hide_known(text).encode("utf-8", "surrogateescape")
+            error.body = self._redact(text).encode("utf-8", "surrogateescape")
 
     def find(self, expert: str, deployment: str | None = None) -> UpstreamFacts:
         """The upstream of a call."""
@@ -210,11 +210,14 @@ def _look(upstream: UpstreamFacts) -> str:
     return "see the status page of its provider"
 
 
-def tell_client(upstream: UpstreamFacts, error: UpstreamError) -> str:
-    """What the expert did, as a client may know it: no address beyond the host, no key, no text of a 401."""
+def tell_client(upstream: UpstreamFacts, error: UpstreamError, words: str | None = None) -> str:
+    """What the expert did, as a client may know it: no address beyond the host, no key, no text of a 401.
+
+    `words` stand for the expert's own, which are for the client of the request alone.
+    """
     explanation = explain_failure(upstream, error)
     # Of a refused key, `why` says more than the message: whether there is one, and where it is set.
-    said = error.cause if error.status in (401, 403) and explanation.why else error.message
+    said = error.cause if error.status in (401, 403) and explanation.why else words or error.message
     text = f"{said}: {explanation.why}" if explanation.why else said
     if not explanation.lasts:
         return text

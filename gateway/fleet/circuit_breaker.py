@@ -21,7 +21,7 @@ class CallError(Protocol):
     """
 
     @property
-    def message(self) -> str: ...
+    def cause(self) -> str: ...
     @property
     def status(self) -> int | None: ...
     @property
@@ -76,7 +76,7 @@ class CircuitBreaker:
     def record_failure(self, error: CallError, now: float) -> bool:
         """Note a failure; True when that changed the state."""
         self.n_failures += 1
-        self.last_error = error.message
+        self.last_error = error.cause
         pause_s = self._pause_s(error)
         probing, self.probe_since = self.probe_since is not None, None
         if not pause_s:

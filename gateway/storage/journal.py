@@ -49,6 +49,8 @@ class AttemptRecord:
     """One call to one expert with its result; `role` is its part in a panel.
 
     `tokens_estimated`: the expert counted none, and those of the entry are an estimate.
+    `error` is fit for everyone; `told` is for the client of this request, with the expert's own words. The
+    journal keeps no `told`: an expert may quote the prompt, or a key.
     """
 
     expert: str
@@ -59,6 +61,7 @@ class AttemptRecord:
     deployment: str | None = None
     role: Role | None = None
     tokens_estimated: bool = False
+    told: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +96,22 @@ class JournalEntry:
     answer: str | None = None
 
 
+_ATTEMPT_COLUMNS = (
+    "expert",
+    "verdict",
+    "status",
+    "error",
+    "latency_s",
+    "deployment",
+    "role",
+    "tokens_estimated",
+)
+
+
+def _read_attempt(attempt: AttemptRecord) -> dict[str, Any]:
+    return {name: getattr(attempt, name) for name in _ATTEMPT_COLUMNS}
+
+
 BAD_ROW = (
     *(OverflowError, ValueError, TypeError, sqlite3.InterfaceError, sqlite3.DataError),
     *(sqlite3.IntegrityError, sqlite3.ProgrammingError),
@@ -124,7 +143,7 @@ _COLUMNS: tuple[tuple[str, Callable[[JournalEntry], Any]], ...] = (
     ("tier TEXT", lambda entry: entry.decision.tier if entry.decision else None),
     ("propensity REAL NOT NULL", lambda entry: entry.decision.propensity if entry.decision else 1.0),
     ("decision BLOB", lambda entry: _pack_column(entry.decision) if entry.decision else None),
-    ("attempts BLOB", lambda entry: msgspec.json.encode(entry.attempts)),
+    ("attempts BLOB", lambda entry: msgspec.json.encode(list(map(_read_attempt, entry.attempts)))),
     ("status INTEGER NOT NULL", attrgetter("status")),
     ("error TEXT", attrgetter("error")),
     ("input_tokens INTEGER", attrgetter("input_tokens")),

@@ -180,7 +180,7 @@ FAILURES = {
     "status-429": (429, "answered 429", "wait, or give the expert fallbacks"),
     "status-302": (
         302,
-        "answered 302, a redirect without an address",
+        "answered 302, a redirect",
         "correct model (status-302) or api_base of expert 'status-302'",
     ),
     "reset": (None, "closed the connection without an answer", "see the log of the server at {base}"),
