@@ -325,7 +325,7 @@ class PlanExecutor:
             latency_s,
             deployment,
             attempt.role,
-            told=tell_client(upstream, error),
+            client_error=tell_client(upstream, error),
         )
         trace.attempts.append(record)
         self._fleet.record_failure(attempt.expert, error)

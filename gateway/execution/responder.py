@@ -231,7 +231,7 @@ def all_experts_failed(
     """The refusal where every expert failed, the last with this error."""
     # A batch calls one expert several times: the same failure is told once, with its count.
     counts = Counter(
-        name_expert(attempt.expert, attempt.told or attempt.error, upstreams, attempt.deployment)
+        name_expert(attempt.expert, attempt.client_error or attempt.error, upstreams, attempt.deployment)
         for attempt in trace.attempts
         if attempt.error
     )

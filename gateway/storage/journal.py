@@ -49,8 +49,8 @@ class AttemptRecord:
     """One call to one expert with its result; `role` is its part in a panel.
 
     `tokens_estimated`: the expert counted none, and those of the entry are an estimate.
-    `error` is fit for everyone; `told` is for the client of this request, with the expert's own words. The
-    journal keeps no `told`: an expert may quote the prompt, or a key.
+    `error` is fit for all to read; `client_error` has the words of the expert, for the client of the request.
+    The journal keeps none: an expert may quote the prompt, or a key.
     """
 
     expert: str
@@ -61,7 +61,7 @@ class AttemptRecord:
     deployment: str | None = None
     role: Role | None = None
     tokens_estimated: bool = False
-    told: str | None = None
+    client_error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

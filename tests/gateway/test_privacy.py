@@ -80,7 +80,7 @@ async def test_only_the_client_reads_what_an_expert_says_of_its_prompt(
         OddUpstream(scripts).serve() as upstream,
         gateway({"experts": upstream.experts()}, str(tmp_path / "journal"), *scripts) as live,
     ):
-        told = {}
+        answers = {}
         for name in scripts:
             for _ in range(4):  # until its circuit opens
                 answer = await live.post(
@@ -91,16 +91,16 @@ async def test_only_the_client_reads_what_an_expert_says_of_its_prompt(
                         "messages": [{"role": "user", "content": PROMPT}],
                     },
                 )
-                told[name] = answer.body.decode()
+                answers[name] = answer.body.decode()
                 record = json.dumps(await live.read_record(answer))
                 assert (name, "cholera" in record, "jane@" in record) == (name, False, False)
-                # The next is not refused for a cooldown: each of them is to be told.
+                # The next is not refused for a cooldown: each of them is to be answers.
                 health = live.services.fleet._health[name]
                 assert "cholera" not in str(live.services.fleet.state(name))
                 health.breaker.until = 0.0
         # Its own client reads it.
         own = ("refuses", "overloaded", "fails", "inside", "text", "garbage", "stream")
-        assert [name for name in own if "cholera" not in told[name]] == []
+        assert [name for name in own if "cholera" not in answers[name]] == []
         for path in ("models", "models?type=all"):
             async with live.http.get(f"{live.base}/{path}") as response:
                 assert "cholera" not in await response.text()
