@@ -36,6 +36,8 @@ MESSAGE_LIMITS: Limits = {
     1: (10_000, "'messages' has more than {} items; no expert takes so many: leave older ones out"),
     3: (10_000, "'messages' has more than {} parts and calls of tools; no expert takes so many"),
 }
+MAX_VALUES = 1_000_000
+"""Values in all of a body, ids of tokens among them."""
 PROMPT_LIMITS: Limits = {
     1: (10_000, "'prompt' has more than {} items; no expert takes so many: split the request"),
     2: (10_000, "'prompt' has more than {} token ids beside texts; send texts or ids"),
@@ -263,6 +265,10 @@ class _Structure:
         self._commas += np.bincount(commas, minlength=_MAX_DEPTH + 1)
 
     def _check_counts(self) -> None:
+        if self._commas.sum() >= MAX_VALUES:
+            raise InvalidField(
+                f"the body has more than {MAX_VALUES} values; split the request", param=self._param
+            )
         for depth, (most, what) in self._limits.items():
             if self._commas[depth] >= most:
                 raise InvalidField(what.format(most), param=self._param)

@@ -288,11 +288,15 @@ MARKS = (b"[F", b"[f")
 
 @dataclass(frozen=True, slots=True)
 class ExtractedFlags:
-    """A body without its flags, the hints that include them, and warnings for flags that are unknown."""
+    """A body without its flags, the hints that include them, and warnings for flags that are unknown.
+
+    `short` are the messages of a large body without the middles of long strings.
+    """
 
     fields: Fields
     hints: RoutingHints | None
     warnings: tuple[str, ...] = ()
+    short: ShortJson | None = None
 
 
 def extract_prompt_flags(
@@ -307,11 +311,17 @@ def extract_prompt_flags(
     """
     found: tuple[Flag, ...] = ()
     warnings: list[str] = []
+    raw = fields.get("messages")
+    short: ShortJson | None = None
+    if raw is not None and len(memoryview(raw)) > INLINE_BYTES:
+        short = shorten(raw, MESSAGE_LIMITS, "messages")
     # Most bodies hold no mark at all: a search in the raw bytes spares decoding the messages.
-    if policy.in_band_flags and (raw := fields.get("messages")) and any(map(bytes(raw).__contains__, MARKS)):
-        fields, found, warnings = _strip_flags(fields, policy, grammar)
+    if policy.in_band_flags and raw is not None and _bears_mark(short.data if short else raw):
+        given_fields = fields
+        fields, found, warnings = _strip_flags(fields, policy, grammar, short)
+        short = short if fields is given_fields else None
     if not found and not options.flags:
-        return ExtractedFlags(fields, options.hints, tuple(warnings))
+        return ExtractedFlags(fields, options.hints, tuple(warnings), short)
     given = options.hints or RoutingHints()
     from_prompt = apply_flags(RoutingHints(objective=policy.objective), found)
     start = replace(given, objective=given.objective or policy.objective)
@@ -320,7 +330,7 @@ def extract_prompt_flags(
     objective = from_options.objective if has_own_goals else from_prompt.objective
     require = tighten(from_options.require, from_prompt.require)
     hints = replace(from_options, require=require, objective=objective)
-    return ExtractedFlags(fields, hints, tuple(warnings))
+    return ExtractedFlags(fields, hints, tuple(warnings), short)
 
 
 def _apply_option_flags(hints: RoutingHints, flags: tuple[Flag, ...]) -> RoutingHints:
@@ -335,16 +345,14 @@ MAX_EARLIER_TURNS = 50
 
 
 def _strip_flags(
-    fields: Fields, policy: Policy, grammar: WrappingGrammar
+    fields: Fields, policy: Policy, grammar: WrappingGrammar, short: ShortJson | None
 ) -> tuple[Fields, tuple[Flag, ...], list[str]]:
     """The body without flags, those of the last user turn that are followed, and complaints of the others.
 
     An unknown flag leaves its message unchanged: the text may not have been meant as a flag.
     """
-    raw = fields["messages"]
-    short = shorten(raw, MESSAGE_LIMITS, "messages") if len(memoryview(raw)) > INLINE_BYTES else None
     try:
-        messages = decode_list(short.data if short else raw)
+        messages = decode_list(short.data if short else fields["messages"])
         users = _find_user_turns(messages)
         last = users[0]
         bearing = [n for n in users if n == last or _bears_mark(messages[n])]
@@ -384,7 +392,7 @@ def _find_user_turns(messages: Sequence[Raw]) -> list[int]:
     return found
 
 
-def _bears_mark(raw: Raw) -> bool:
+def _bears_mark(raw: Raw | memoryview) -> bool:
     return any(map(bytes(raw).__contains__, MARKS))
 
 

@@ -82,7 +82,7 @@ class EndpointSpec:
     path: str
     endpoint: Endpoint
     check: Callable[[Fields], None]
-    query: Callable[[Fields, WrappingGrammar], ReadRequest] | None
+    query: Callable[[Fields, WrappingGrammar, ShortJson | None], ReadRequest] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ class RequestParser:
         flags = extract_prompt_flags(sent, options, policy, self._grammar)
         if flags.fields is not sent:
             call = replace(call, fields=flags.fields)
-        read = spec.query(flags.fields, self._grammar)
+        read = spec.query(flags.fields, self._grammar, flags.short)
         query = read.query
         # A tool is asked before routing: that it has no answer is a fact, not a prediction.
         if self._tools:

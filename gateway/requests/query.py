@@ -28,7 +28,7 @@ from ..openai.messages import (
 )
 from ..prompts.lists import CleanText
 from ..prompts.wrappings import WrappingGrammar
-from .bodies import INLINE_BYTES, MESSAGE_LIMITS, PROMPT_LIMITS, shorten
+from .bodies import INLINE_BYTES, MESSAGE_LIMITS, PROMPT_LIMITS, ShortJson, shorten
 
 TOOL_FIELDS = ("tools", "functions")
 TOKENS_PER_ATTACHMENT = 800
@@ -67,8 +67,10 @@ def default_grammar() -> WrappingGrammar:
     return WrappingGrammar()
 
 
-def parse_chat_query(fields: Fields, grammar: WrappingGrammar | None = None) -> ReadRequest:
-    """The query in the body of a chat completion.
+def parse_chat_query(
+    fields: Fields, grammar: WrappingGrammar | None = None, short: ShortJson | None = None
+) -> ReadRequest:
+    """The query in the body of a chat completion; `short` are the messages of a large one, already shortened.
 
     Raises:
         InvalidField: `messages` is missing or empty, or a text in it is damaged; `param` says where.
@@ -76,7 +78,7 @@ def parse_chat_query(fields: Fields, grammar: WrappingGrammar | None = None) -> 
     raw = fields.get("messages")
     if raw is None:
         raise InvalidField("'messages' is missing", param="messages")
-    turns, n_left_out = _read_turns(raw)
+    turns, n_left_out = _read_turns(raw, short)
     if not turns:
         raise InvalidField("'messages' is empty: there is nothing to answer", param="messages")
     grammar = grammar or default_grammar()
@@ -98,7 +100,9 @@ def parse_chat_query(fields: Fields, grammar: WrappingGrammar | None = None) -> 
     return ReadRequest(query, question)
 
 
-def parse_completion_query(fields: Fields, grammar: WrappingGrammar | None = None) -> ReadRequest:
+def parse_completion_query(
+    fields: Fields, grammar: WrappingGrammar | None = None, _short: ShortJson | None = None
+) -> ReadRequest:
     """The query in the body of a plain completion: its prompt, the first where there are several.
 
     Raises:
@@ -139,11 +143,11 @@ def _read_asks(turns: Sequence[_Turn], grammar: WrappingGrammar) -> tuple[CleanT
     return question or CleanText(""), list(asks)[::-1]
 
 
-def _read_turns(raw: msgspec.Raw) -> tuple[list[_Turn], int]:
+def _read_turns(raw: msgspec.Raw, short: ShortJson | None) -> tuple[list[_Turn], int]:
     """The turns of a conversation, where one that no server could read has no text; and bytes left out."""
     if len(memoryview(raw)) > INLINE_BYTES:
         # Message by message: no call holds the interpreter's lock for long.
-        short = shorten(raw, MESSAGE_LIMITS, "messages")
+        short = short or shorten(raw, MESSAGE_LIMITS, "messages")
         return [_read_turn(message) for message in _decode_messages(short.data)], short.n_text_bytes
     try:
         return [

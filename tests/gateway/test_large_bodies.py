@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
 
+from gateway.config import Config
 from gateway.errors import BodyTooLarge, GatewayError, InvalidField, InvalidJson
 from gateway.openai import messages
 from gateway.prompts.wrappings import MAX_CHARS, WrappingGrammar
@@ -70,7 +71,7 @@ def read_whole(body: bytes) -> None:
         parse_completion_query(fields, GRAMMAR)
     else:
         found = extract_prompt_flags(fields, NO_OPTIONS, Policy("p"), GRAMMAR)
-        parse_chat_query(found.fields, GRAMMAR)
+        parse_chat_query(found.fields, GRAMMAR, found.short)
 
 
 FLAGS = " [Flag: Smallest model]" * 16
@@ -128,7 +129,7 @@ def test_work_is_linear_in_the_size_of_a_body_and_bounded(shape: str) -> None:
 def test_a_longer_body_takes_no_more_than_its_pieces() -> None:
     small, large = (count_calls(partial(read_whole, chat("word " * n))) for n in (400_000, 1_600_000))
     n_pieces = 1_200_000 * 5 // bodies.PIECE_BYTES
-    assert large - small < 60 * n_pieces
+    assert large - small < 100 * n_pieces
 
 
 def test_a_picture_is_never_decoded_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,6 +234,28 @@ def test_more_fields_than_any_client_sends_are_refused() -> None:
         with pytest.raises(InvalidField, match="1000"):
             parse_body(json.dumps({f"f{i}": 1 for i in range(n)}).encode())
     assert len(parse_body(json.dumps({f"f{i}": 1 for i in range(1000)}).encode())) == 1000
+
+
+def test_more_values_than_any_window_has_tokens_are_refused() -> None:
+    with pytest.raises(InvalidField, match="1000000 values"):
+        parse_body(b'{"model":"auto","prompt":[' + b"7," * 1_000_000 + b"7]}")
+
+
+def test_messages_are_cut_once_for_flags_and_query(monkeypatch: pytest.MonkeyPatch) -> None:
+    n_cut = 0
+    cut = bodies.shorten
+
+    def count(*arguments: Any, **options: Any) -> bodies.ShortJson:
+        nonlocal n_cut
+        n_cut += 1
+        return cut(*arguments, **options)
+
+    for module in ("parsing", "options", "query"):
+        monkeypatch.setattr(f"gateway.requests.{module}.shorten", count)
+    config = msgspec.convert({"experts": []}, Config)
+    parser = RequestParser(config, config.policies_by_name(), {}, None)
+    parser.parse(CHAT, parse_body(chat("word " * 10_000)), {})
+    assert n_cut == 2  # the body, and its messages
 
 
 @pytest.mark.parametrize(
@@ -431,8 +454,6 @@ async def test_feedback_and_batches_take_small_bodies_only(live: LiveApp) -> Non
 
 def test_a_parsed_large_request_is_that_of_a_small_one() -> None:
     """The whole parser, with steps so small that every body is a large one."""
-    from gateway.config import Config
-
     config = msgspec.convert({"experts": []}, Config)
     parser = RequestParser(config, config.policies_by_name(), {}, None)
     body = chat([{"type": "text", "text": "Sum up. [Flag: latest]"}, {"type": "image_url"}], temperature=1)
