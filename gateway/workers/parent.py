@@ -53,11 +53,13 @@ N_DEATHS_OF_LOOP = 3
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.5, 30.0
 KILL_AFTER_S = 5.0
 """Seconds beyond `server.drain_s` until a worker that has not ended is killed."""
-# The death signal is set before the libraries are loaded, which takes a second.
+# The death signal is set before the libraries are loaded, which takes a second. In a process group of its own
+# Ctrl-C in a terminal does not reach it: the parent drains. Not a session of its own: Linux shares a core
+# between sessions, not processes (sched(7), autogroup), and a busy machine would give a worker its turn late.
 BOOT = (
     "import ctypes, os, sys; sys.path[:] = sys.argv.pop().split(os.pathsep); "
     "sys.platform == 'linux' and ctypes.CDLL(None).prctl(1, 9); "
-    "os.getppid() == int(sys.argv[1]) or os._exit(1); "
+    "os.getppid() == int(sys.argv[1]) or os._exit(1); os.setpgid(0, 0); "
     "from gateway.workers.worker import main; main()"
 )
 
@@ -108,13 +110,11 @@ class WorkerProcess:
         self.link = link = WorkerLink(parent.family, self.n)
         parent.family.links[self.n] = link
         try:
-            # In a session of its own: Ctrl-C in a terminal reaches the parent alone, which drains.
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *words,
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), *parent.shared_fds),
-                start_new_session=True,
             )
         finally:
             theirs.close()

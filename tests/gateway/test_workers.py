@@ -50,7 +50,7 @@ class WorkerSite:
         self.log_file = folder / "log.txt"
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, cwd=folder, text=True
+                command, stdout=subprocess.PIPE, stderr=log, cwd=folder, text=True, process_group=0
             )
         assert self.process.stdout is not None
         first = self.process.stdout.readline()
@@ -122,7 +122,7 @@ def serve(folder: Path, upstream: FakeUpstream) -> Iterator[WorkerSite]:
     finally:
         if site.process.poll() is None:
             site.process.terminate()
-        site.process.wait(WITHIN_S)
+            site.process.wait(WITHIN_S)
         if site.process.stdout is not None:
             site.process.stdout.close()
 
@@ -265,7 +265,10 @@ def list_family(site: WorkerSite) -> list[psutil.Process]:
     return list(site.parent.children(recursive=True))
 
 
-def test_sigterm_ends_streams_with_an_error_event(tmp_path: Path, upstream: FakeUpstream) -> None:
+@pytest.mark.parametrize("end", [os.kill, os.killpg], ids=["SIGTERM", "Ctrl-C"])
+def test_a_stop_ends_streams_with_an_error_event_and_leaves_nothing(
+    tmp_path: Path, upstream: FakeUpstream, end: Callable[[int, int], None]
+) -> None:
     with serve(tmp_path, upstream) as site:
         family = list_family(site)
         body = {"model": "stream", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
@@ -273,7 +276,8 @@ def test_sigterm_ends_streams_with_an_error_event(tmp_path: Path, upstream: Fake
         with httpx.stream("POST", url, json=body, timeout=WITHIN_S) as answer:
             lines = answer.iter_lines()
             assert next(lines).startswith("data: ")
-            site.process.terminate()
+            # A terminal sends its signal to the whole group; workers are no part of it.
+            end(site.process.pid, signal.SIGTERM if end is os.kill else signal.SIGINT)
             rest = [line for line in lines if line.startswith("data: ")]
         assert '"error"' in rest[-1]
         assert site.process.wait(WITHIN_S) == 0
@@ -281,10 +285,10 @@ def test_sigterm_ends_streams_with_an_error_event(tmp_path: Path, upstream: Fake
         assert "Traceback" not in site.log
 
 
-def test_the_death_of_the_parent_ends_all(tmp_path: Path, upstream: FakeUpstream) -> None:
-    with serve(tmp_path, upstream) as site:
-        assert site.chat("own").status_code == 200
-        family = list_family(site)
-        assert len(family) >= 4
-        os.kill(site.process.pid, signal.SIGKILL)
-        wait_until(lambda: not [process for process in family if process.is_running()])
+def test_the_death_of_the_parent_ends_all(site: WorkerSite) -> None:
+    # The last test: it ends the site of all others.
+    assert site.chat("own").status_code == 200
+    family = list_family(site)
+    assert len(family) >= 4
+    os.kill(site.process.pid, signal.SIGKILL)
+    wait_until(lambda: not [process for process in family if process.is_running()])
