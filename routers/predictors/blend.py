@@ -6,6 +6,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 
+from ..calibration import Z_95
 from ..features import Features
 from ..protocols import Arrays, Predictor
 from ..registry import make_predictor
@@ -15,6 +16,8 @@ from .targets import centre_targets, expert_order, hash_folds, query_order
 
 MAX_DEPTH = 8
 """The answers along a path are one byte."""
+_FEW = 64
+"""Rows that a forest reads at once: the leaves they fall into stay in a core's cache."""
 _MAX_ASKED = 6000
 """Of more rows than this only some choose the questions; all fill the leaves."""
 
@@ -52,7 +55,7 @@ class Forest:
     column: Ints
     threshold: Floats
     leaf: Floats32
-    _asked: tuple[Ints, Floats, Ints, Floats32] = field(init=False, repr=False, compare=False)
+    _asked: tuple[Ints, Floats, Ints, Floats] = field(init=False, repr=False, compare=False)
     """All questions in one row, eight a tree, so that a tree's answers are a byte; where its leaves start."""
 
     def __post_init__(self) -> None:
@@ -61,8 +64,8 @@ class Forest:
         columns = np.pad(self.column, before).ravel()
         edges = np.pad(self.threshold, before, constant_values=np.inf).ravel()  # nothing has more
         # the leaves of tree t begin at t · 2^depth
-        start, ones = np.arange(n_trees) << depth, np.ones(n_trees, np.float32)
-        object.__setattr__(self, "_asked", (columns, edges, start, ones))
+        start, wide = np.arange(n_trees) << depth, self.leaf.astype(np.float64)
+        object.__setattr__(self, "_asked", (columns, edges, start, wide))
 
     @classmethod
     def grow(cls, rows: Floats, residual: Floats, known: Bools, how: ForestSettings) -> "Forest":
@@ -91,11 +94,14 @@ class Forest:
 
     def read(self, rows: Floats) -> Floats:
         """(n_rows, n_outputs); a row's answer does not depend on its company."""
-        columns, edges, start, ones = self._asked
+        columns, edges, start, leaf = self._asked
         result = np.empty((len(rows), self.leaf.shape[1]))
-        for row, answer in zip(rows, result, strict=True):
-            place = np.packbits(row.take(columns) > edges) + start
-            answer[:] = ones.dot(self.leaf.take(place, axis=0))  # adds faster than a sum does
+        for n in range(0, len(rows), _FEW):
+            block = slice(n, n + _FEW)
+            place = (
+                np.packbits(rows[block].take(columns, axis=1) > edges, axis=1) + start
+            )  # (n_block, n_trees)
+            np.add.reduce(leaf.take(place, axis=0), axis=1, out=result[block])  # double: no order is seen
         return result
 
     def rescale(self, column: Ints, centre: Floats, unit: Floats) -> "Forest":
@@ -261,9 +267,12 @@ class ClusterNovelty:
 
     def novelty(self, features: Features) -> Floats32:
         """(n_queries,), below 1 for 95 % of those like the ones learned."""
+        return self.read(multiply_rows(self.space.unit(features), self.pulls))
+
+    def read(self, products: Floats32) -> Floats32:
+        """The novelty, given the products with the pulls, (n_queries, n_clusters)."""
         # rate·(1 − cos) = rate − u·(rate·c): one product gives every distance in its unit.
-        distance = self.rates - multiply_rows(self.space.unit(features), self.pulls)
-        novelty: Floats32 = np.minimum.reduce(distance, axis=1)
+        novelty: Floats32 = np.minimum.reduce(self.rates - products, axis=1)
         return novelty
 
     def arrays(self) -> Arrays:
@@ -288,6 +297,13 @@ DEFAULT_MEMBERS: tuple[tuple[str, Mapping[str, Any]], ...] = (
 )
 """Words, neighbours, clusters, and a ridge on content and form; by cross-validation, see evals/LOG.md."""
 
+SLOW_MEMBERS = ("knn",)
+"""They take as long as all others together: looking at every query that was learned."""
+_AS_GOOD = 0.01
+"""A member is not needed where, with 95 % certainty, the others' choices lose less than this without it.
+
+Out of fold and before the forest, which learns to make up for it: evals/LOG.md has four data sets.
+"""
 _MIN_QUERIES = 50
 """With fewer there is nothing to learn of who is right when, nor of what is familiar."""
 _FOREST_FADES = 1.0, 1.25
@@ -301,6 +317,21 @@ class RefittablePredictor(Protocol):
 
     def refit(self, features: Features, targets: Floats) -> Predictor:
         """A twin fitted on these alone."""
+
+
+@runtime_checkable
+class ProductReader(Protocol):
+    """What needs of a query only its unit vector's products with some columns."""
+
+    @property
+    def space(self) -> Space: ...
+
+    @property
+    def pulls(self) -> Floats32:
+        """(dim + n_form, n_columns)"""
+
+    def read(self, products: Floats32) -> Any:
+        """What it says, given the products, (n_queries, n_columns)."""
 
 
 class Blend:
@@ -328,6 +359,7 @@ class Blend:
         rate: float = 0.07,
         n_folds: int = 4,
         seed: int = 0,
+        lean: bool = True,
     ) -> None:
         """Args:
         members: name and settings of each.
@@ -335,6 +367,7 @@ class Blend:
         n_trees, depth: of the forest; no trees, no forest.
         rate: share of what a tree learned that counts.
         n_folds: for the members' out-of-fold predictions.
+        lean: on the static tier, leave out slow members without which the others choose as well.
         """
         self.members = members
         self.weights = weights
@@ -343,23 +376,27 @@ class Blend:
         self.rate = rate
         self.n_folds = n_folds
         self.seed = seed
+        self.lean = lean
 
     def _make_unfitted(self) -> list[Predictor]:
         return [make_predictor(name, settings) for name, settings in self.members]
 
     def fit(self, features: Features, targets: Floats) -> Self:
-        self._take(member.fit(features, targets) for member in self._make_unfitted())
         self.mean_ = centre_targets(targets).mean
         self.stack_, self.novelty_ = None, None
+        self._take(member.fit(features, targets) for member in self._make_unfitted())
         if len(features) < _MIN_QUERIES:
             return self
         self.novelty_ = ClusterNovelty.of(features, self.seed)
         if self.n_trees:
             how = ForestSettings(self.n_trees, self.depth, self.rate, seed=self.seed)
             said = self._out_of_fold(features, targets)
+            # The encoder's milliseconds hide what a member takes; the static embedder's microseconds do not.
+            if self.lean and features.tier == "static":
+                said = self._leave_out_slow(said, targets)
             base = np.einsum("m,mqe->qe", self._shares, said)  # (n_queries, n_experts)
             self.stack_ = Stack.fit(features, list(said), base, targets, how)
-        return self
+        return self._ready()
 
     def _out_of_fold(self, features: Features, targets: Floats) -> Floats:
         """(n_members, n_queries, n_experts) predictions by members that have not seen the outcome."""
@@ -377,15 +414,59 @@ class Blend:
                 prediction[inside] = fitted.predict(asked).mean
         return said
 
+    def _leave_out_slow(self, said: Floats, targets: Floats) -> Floats:
+        """Drop the slow members that are not needed; said (n_members, n_queries, n_experts) of the others."""
+        complete = ~np.isnan(targets).any(axis=1)
+        score, told = targets[complete], said[:, complete]
+        rows = np.arange(len(score))
+        for name in SLOW_MEMBERS:
+            kept = [n for n, (member, _) in enumerate(self.members) if member != name]
+            if len(kept) in (0, len(self.members)) or not len(score):
+                continue
+            full = np.einsum("m,mqe->qe", self._shares, told).argmax(axis=1)
+            less = np.einsum("m,mqe->qe", self._shares[kept], told[kept]).argmax(axis=1)
+            change = score[rows, less] - score[rows, full]  # (n_complete,)
+            worst = change.mean() - Z_95 * change.std() / np.sqrt(len(change))
+            if worst > -_AS_GOOD:
+                self.members = [self.members[n] for n in kept]
+                self.weights = None if self.weights is None else [self.weights[n] for n in kept]
+                self._take([self.members_[n] for n in kept])
+                said, told = said[kept], told[kept]
+        return said
+
     def _take(self, members: Iterable[Predictor]) -> Self:
         self.members_ = list(members)
         shares = np.ones(len(self.members_)) if self.weights is None else np.asarray(self.weights, np.float64)
         self._shares = shares / shares.sum()
         self._twice = np.tile(self._shares, 2)  # for the means, and for the deviations
+        return self._ready()
+
+    def _ready(self) -> Self:
+        """Put side by side the columns that members and novelty multiply a query's unit vector by."""
+        parts = [*self.members_, self.novelty_]
+        readers = [part for part in parts if isinstance(part, ProductReader)]
+        self._space = readers[0].space if readers else None
+        self._places: list[slice | None] = []  # each part's columns; None where it reads the features itself
+        blocks, end = [], 0
+        for part in parts:
+            if isinstance(part, ProductReader) and self._space is not None and part.space.equals(self._space):
+                blocks.append(part.pulls)
+                self._places.append(slice(end, end + part.pulls.shape[1]))
+                end += part.pulls.shape[1]
+            else:
+                self._places.append(None)
+        self._pulls = np.concatenate(blocks, axis=1) if blocks else np.zeros((0, 0), np.float32)
         return self
 
     def predict(self, features: Features) -> Estimate:
-        said = [member.predict(features) for member in self.members_]
+        # One product for all who ask where a query lies: several smaller ones take longer.
+        products = np.zeros((len(features), 0), np.float32)
+        if self._space is not None:
+            products = multiply_rows(self._space.unit(features), self._pulls)
+        said: list[Estimate] = [
+            part.predict(features) if place is None else part.read(products[:, place])  # type: ignore[attr-defined]
+            for part, place in zip(self.members_, self._places, strict=False)
+        ]
         means, stds = [estimate.mean for estimate in said], [estimate.std for estimate in said]
         rows = np.concatenate((features.form, *means, *stds), axis=1)
         # (n_queries, 2 · n_members, n_experts): means, then deviations.
@@ -397,7 +478,10 @@ class Blend:
         np.sqrt(np.maximum(std, 0.0, out=std), out=std)  # rounding can leave less than 0
         correction = None if self.stack_ is None else self.stack_.correction(rows)  # (n_queries, n_experts)
         if self.novelty_ is not None:
-            novelty = self.novelty_.novelty(features)  # (n_queries,)
+            place = self._places[-1]
+            novelty = (  # (n_queries,)
+                self.novelty_.novelty(features) if place is None else self.novelty_.read(products[:, place])
+            )
             # Most queries are familiar, and every fade is 1 up to the first start.
             if max(novelty.tolist(), default=0.0) > _FOREST_FADES[0]:
                 mean = self.mean_ + (mean - self.mean_) * compute_fade(novelty, *_MEMBERS_FADE)
@@ -416,6 +500,7 @@ class Blend:
             "rate": self.rate,
             "n_folds": self.n_folds,
             "seed": self.seed,
+            "lean": self.lean,
         }
 
     def arrays(self) -> Arrays:

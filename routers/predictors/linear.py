@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import sqrt
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -16,6 +15,9 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 
+_TINY = 1e-12
+
+
 class Lexicon:
     """The n-grams kept from training, by hashed id, with their inverse document frequency.
 
@@ -27,6 +29,7 @@ class Lexicon:
         self.ids = ids
         self.idf = idf
         self._values = np.append(idf, np.float32(0))
+        self._wide = self._values.astype(np.float64)
         self._last = int(ids[-1]) + 1 if len(ids) else 0  # above every id kept: larger ids are clipped to it
         self._place = np.full(self._last + 1, len(ids), np.int64)
         self._place[ids] = np.arange(len(ids))  # by id; every other id finds the last place
@@ -47,15 +50,23 @@ class Lexicon:
         """Each id's place among the kept and tf-idf value, (n_queries, n_slots) each; rows of unit length."""
         places = self._place[np.minimum(lexical, self._last)]  # padding, -1, finds the last place
         values = self._values[places]
-        values /= np.sqrt(np.einsum("qs,qs->q", values, values) + np.float32(1e-12))[:, None]
+        values /= np.sqrt(np.einsum("qs,qs->q", values, values) + np.float32(_TINY))[:, None]
         return places, values
 
-    def row(self, ids: Ints) -> tuple[Ints, Floats32]:
-        """What `rows` gives for one query, (n_slots,) each, its padding left out."""
-        places = self._place.take(ids[ids >= 0], mode="clip")
-        values = self._values.take(places)
-        values /= sqrt(float(values.dot(values)) + 1e-12)
-        return places, values
+    def weigh(self, lexical: Ints, weights: Floats) -> Floats:
+        """(n_queries, n_experts) tf-idf rows of unit length times weights (n_terms + 1, n_experts)."""
+        if not lexical.size:
+            return np.zeros((len(lexical), weights.shape[1]))
+        known = lexical >= 0
+        known[:, 0] = True  # padding finds the last place, of value 0: no row is empty, which reduceat needs
+        ends = known.sum(axis=1).cumsum()
+        starts = np.concatenate(([0], ends[:-1]))
+        # All rows' slots in one row, so that short queries do not pay for a long one beside them.
+        places = self._place.take(np.minimum(lexical[known], self._last))
+        values = self._wide.take(places)
+        products = np.add.reduceat(weights.take(places, axis=0) * values[:, None], starts, axis=0)
+        products /= np.sqrt(np.add.reduceat(values * values, starts) + _TINY)[:, None]
+        return products
 
     def matrix(self, lexical: Ints) -> "csr_array":
         """(n_queries, n_terms + 1) sparse tf-idf, rows of unit length."""
@@ -295,9 +306,7 @@ class Linear:
         else:
             mean = self.mean_[None].repeat(len(features), axis=0)
         if self.lexical and len(self.lexicon_.ids):
-            for ids, row in zip(features.lexical, mean, strict=True):
-                places, values = self.lexicon_.row(ids)  # (n_ids,) each
-                row += values.dot(self.lexical_.take(places, axis=0))
+            mean += self.lexicon_.weigh(features.lexical, self._words)
         return Estimate(mean, std)
 
     def lift(self, axes: Floats32) -> Self:
@@ -310,6 +319,7 @@ class Linear:
         counts = ((self.dense, self.dense_), (self.form, self.form_))
         blocks = [weights for share, weights in counts if share]
         self._weights = np.concatenate(blocks) if blocks else self.dense_[:0]
+        self._words = self.lexical_.astype(np.float64)
         return self
 
     def settings(self) -> dict[str, Any]:

@@ -31,6 +31,10 @@ class Space:
         plain = cls(FormScale.of(features), weight, np.zeros((0, 0), np.float32))
         return cls(plain.scale, weight, _principal_axes(plain.rows(features), n_dims))
 
+    def equals(self, other: "Space") -> bool:
+        """Whether every query has the same unit vector in both."""
+        return self.weight == other.weight and self.scale.key == other.scale.key
+
     def rows(self, features: Features) -> Floats32:
         """(n_queries, n_dims) float32; of unit length before the smaller directions were dropped."""
         unit = self.unit(features)
@@ -153,8 +157,21 @@ class Clusters:
         self._columns = np.ascontiguousarray(self.centroids_.T)
         return self
 
+    @property
+    def space(self) -> Space:
+        return self.space_
+
+    @property
+    def pulls(self) -> Floats32:
+        """(dim + n_form, n_clusters) the centroids."""
+        return self._columns
+
     def predict(self, features: Features) -> Estimate:
-        share = multiply_rows(self.space_.unit(features), self._columns).astype(np.float64)
+        return self.read(multiply_rows(self.space_.unit(features), self._columns))
+
+    def read(self, products: Floats32) -> Estimate:
+        """The prediction, given the cosines with the centroids, (n_queries, n_clusters)."""
+        share = products.astype(np.float64)
         # No maximum is taken off as softmax usually does: exp of at most 300 · 1 is finite.
         share *= self._sharpness
         read = np.exp(share, out=share).dot(self._table)  # (n_queries, 2 · n_experts + 1)
@@ -340,12 +357,12 @@ class KNN:
             mean[:], std[:] = self.mean_, self.std_
             return Estimate(mean, std)
         for n, row in enumerate(self.space_.rows(features)):
-            pull, share = self._read(row)
+            pull, share = self._look_around(row)
             np.add(self.mean_, pull, out=mean[n])
             np.multiply(self.std_, share, out=std[n])
         return Estimate(mean, std)
 
-    def _read(self, row: Floats32) -> tuple[Floats32, Floats32 | float]:
+    def _look_around(self, row: Floats32) -> tuple[Floats32, Floats32 | float]:
         """What the neighbours add to the mean, and by how much they narrow the spread; (n_experts,) each."""
         places = None
         if self.cells_ is None:

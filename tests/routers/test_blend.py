@@ -160,3 +160,44 @@ def test_near_cells_decide_as_all_queries_do() -> None:
     )
     assert (exact.argmax(axis=1) == near.argmax(axis=1)).mean() >= 0.95
     assert exact.tobytes() != near.tobytes()
+
+
+def make_static(n: int, n_topics: int, seed: int) -> tuple[Features, np.ndarray]:
+    """Queries around topics, each with one expert of two that is good at it; nothing but nearness tells."""
+    rng = np.random.default_rng(seed)
+    topics, best = np.random.default_rng(7).normal(size=(n_topics, 24)), np.arange(n_topics) % 2
+    topic = rng.integers(n_topics, size=n)
+    dense = (topics[topic] + rng.normal(size=(n, 24)) / 8).astype(np.float32)
+    dense /= np.linalg.norm(dense, axis=1, keepdims=True)
+    features = Features("static", dense, np.full((n, 4), -1), np.zeros((n, 5)))
+    return features, np.stack([best[topic] == 0, best[topic] == 1], axis=1).astype(np.float64)
+
+
+@pytest.mark.parametrize(("n_topics", "kept"), [(8, False), (400, True)])
+def test_slow_neighbours_are_left_out_where_the_others_choose_as_well(n_topics: int, kept: bool) -> None:
+    """Eight topics are told by clusters as well; four hundred only by looking at the nearest queries."""
+    settings = {"members": [["knn", {"k": 8}], ["clusters", {"n_clusters": 16}]], "n_trees": 5}
+    blend = make_predictor("blend", settings).fit(*make_static(2400, n_topics, 0))
+    assert [name for name, _ in blend.settings()["members"]] == [*(["knn"] if kept else []), "clusters"]
+    asked, right = make_static(300, n_topics, 1)
+    assert (blend.predict(asked).mean.argmax(axis=1) == right.argmax(axis=1)).mean() > 0.95
+    twin = make_predictor("blend", blend.settings()).restore(blend.arrays())
+    assert twin.predict(asked).mean.tobytes() == blend.predict(asked).mean.tobytes()
+
+
+def test_no_member_is_left_out_of_a_blend_that_is_not_lean_or_looks_twice() -> None:
+    members = [["knn", {}], ["clusters", {}]]
+    features, right = make_static(600, 8, 0)
+    slow = Features("encoder", features.dense, features.lexical, features.form)
+    fat = make_predictor("blend", {"members": members, "lean": False, "n_trees": 2}).fit(features, right)
+    closer = make_predictor("blend", {"members": members, "n_trees": 2}).fit(slow, right)
+    assert fat.settings()["members"] == closer.settings()["members"] == members
+
+
+def test_too_few_queries_leave_no_member_out() -> None:
+    members = [["knn", {"k": 5}], ["clusters", {}]]
+    rng = np.random.default_rng(3)
+    features, _ = make_static(120, 8, 0)
+    noise = rng.integers(0, 2, (120, 2)).astype(np.float64)
+    blend = make_predictor("blend", {"members": members, "n_trees": 2}).fit(features, noise)
+    assert blend.settings()["members"] == members
