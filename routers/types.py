@@ -105,6 +105,22 @@ class Prediction:
     def __len__(self) -> int:
         return len(self.quality)
 
+    def take_one(self, row: int) -> "Prediction":
+        """The prediction for one of the queries; its arrays are views."""
+        one = slice(row, row + 1)
+        return Prediction(
+            self.experts,
+            self.tier,
+            self.quality[one],
+            self.quality_std[one],
+            self.output_tokens[one],
+            self.cost_usd[one],
+            self.latency_s[one],
+            self.evidence,
+            None if self.categories is None else self.categories[one],
+            self.assumed_length,
+        )
+
 
 _SIZE = re.compile(r"(?<![a-z0-9.])(?:(\d{1,3})x)?(\d{1,4}(?:\.\d{1,3})?)([bm])(?![a-z0-9])")
 

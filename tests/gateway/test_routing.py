@@ -1,5 +1,6 @@
 """The online driver: the engine's consultations answered, failures admitted."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
@@ -8,7 +9,7 @@ import pytest
 
 from gateway.errors import NothingEligible, Unavailable
 from gateway.routing.embedding_batcher import Budget, EmbeddingBatcher
-from gateway.routing.router import Router
+from gateway.routing.router import MAX_TOGETHER, Router
 from policies import Decision, Engine, Fleet, Policy, Require, RoutingHints
 from routers import ExpertProfile, FeatureExtractor, Features, Floats32, Prediction, Query, Tier
 from tests.fakes.parsed import to_policy
@@ -26,8 +27,13 @@ class TwoMinds:
     def __init__(self, tiers: tuple[Tier, ...] = ("static", "encoder")) -> None:
         self.tiers = tiers
         self.asked: list[Tier] = []
+        self.n_queries: list[int] = []
+        self.broken = False
 
     def predict(self, queries: Sequence[Query], features: Features | None) -> Prediction:
+        self.n_queries.append(len(queries))
+        if self.broken and features is not None:
+            raise ValueError("shapes differ")
         tier: Tier = "prior" if features is None else features.tier
         self.asked.append(tier)
         quality = {"prior": [0.5, 0.4], "static": [0.6, 0.5], "encoder": [0.2, 0.9]}[tier]
@@ -40,9 +46,10 @@ class TwoMinds:
 class FakeExtractor:
     def __init__(self) -> None:
         self.broken = False
+        self.poison = ""
 
     def extract(self, queries: Sequence[Query], tier: Tier, reuse: Features | None = None) -> Features:
-        if self.broken:
+        if self.broken or any(query.text == self.poison for query in queries):
             raise RuntimeError("no table")
         n = len(queries)
         return Features(tier, np.zeros((n, 4), np.float32), np.zeros((n, 2), np.int64), np.zeros((n, 3)))
@@ -180,6 +187,48 @@ async def test_when_everybody_is_out_the_client_is_told_when_to_come_again(setup
         await setup.decide(fleet=out)
     assert caught.value.status == 503
     assert caught.value.headers()
+
+
+async def test_requests_that_come_together_are_predicted_together(setup: Made) -> None:
+    asked = [setup.decide(encoder="never") for _ in range(MAX_TOGETHER + 4)]
+    decisions = await asyncio.gather(*asked)
+    assert setup.forecaster.n_queries == [MAX_TOGETHER, 4]
+    assert {decision.chosen for decision in decisions} == {"small"}
+    assert {decision.quality.shape for decision in decisions} == {(2,)}
+
+
+async def test_a_client_that_leaves_takes_no_prediction_with_it(setup: Made) -> None:
+    tasks = [asyncio.ensure_future(setup.decide(encoder="never")) for _ in range(3)]
+    await asyncio.sleep(0)  # all three wait for this turn's prediction
+    tasks[1].cancel()
+    await asyncio.gather(tasks[0], tasks[2])
+    assert setup.forecaster.n_queries == [2]
+    assert tasks[1].cancelled()
+
+
+async def test_a_text_that_trips_the_embedder_costs_no_other_its_prediction(setup: Made) -> None:
+    setup.extractor.poison = "poison"
+    policy = Policy("auto", encoder="never")
+    asked = [setup.routing.decide(to_policy(text, policy), IDLE) for text in ("fine", "poison", "well")]
+    decisions = await asyncio.gather(*asked)
+    assert [decision.tier for decision in decisions] == ["static", "prior", "static"]
+
+
+@pytest.mark.parametrize("use", ["never", "adaptive", "always"])
+async def test_a_failing_predictor_degrades_to_the_prior_and_says_so_until_it_works_again(
+    setup: Made, use: str
+) -> None:
+    setup.forecaster.broken = True
+    decision = await setup.decide(encoder=use)
+    assert decision.tier == "prior"
+    assert decision.reason.endswith("; degraded: the predictor failed")
+    assert setup.routing.degraded == "the predictor failed"
+    (many,) = await setup.routing.decide_many([to_policy("a", Policy("auto", encoder="never"))], IDLE)
+    assert isinstance(many, Decision)
+    assert many.tier == "prior"
+    setup.forecaster.broken = False
+    assert (await setup.decide(encoder=use)).tier != "prior"
+    assert setup.routing.degraded is None
 
 
 async def test_many_are_decided_at_once_each_with_its_own_refusal(setup: Made) -> None:
