@@ -417,21 +417,21 @@ class Blend:
     def _leave_out_slow(self, said: Floats, targets: Floats) -> Floats:
         """Drop the slow members that are not needed; said (n_members, n_queries, n_experts) of the others."""
         complete = ~np.isnan(targets).any(axis=1)
-        score, told = targets[complete], said[:, complete]
+        score, measured = targets[complete], said[:, complete]
         rows = np.arange(len(score))
         for name in SLOW_MEMBERS:
             kept = [n for n, (member, _) in enumerate(self.members) if member != name]
             if len(kept) in (0, len(self.members)) or not len(score):
                 continue
-            full = np.einsum("m,mqe->qe", self._shares, told).argmax(axis=1)
-            less = np.einsum("m,mqe->qe", self._shares[kept], told[kept]).argmax(axis=1)
+            full = np.einsum("m,mqe->qe", self._shares, measured).argmax(axis=1)
+            less = np.einsum("m,mqe->qe", self._shares[kept], measured[kept]).argmax(axis=1)
             change = score[rows, less] - score[rows, full]  # (n_complete,)
             worst = change.mean() - Z_95 * change.std() / np.sqrt(len(change))
             if worst > -_AS_GOOD:
                 self.members = [self.members[n] for n in kept]
                 self.weights = None if self.weights is None else [self.weights[n] for n in kept]
                 self._take([self.members_[n] for n in kept])
-                said, told = said[kept], told[kept]
+                said, measured = said[kept], measured[kept]
         return said
 
     def _take(self, members: Iterable[Predictor]) -> Self:
