@@ -1,7 +1,8 @@
 """A batch on a Ray cluster: a pool of actors per expert, which lives as long as the expert has calls.
 
 Lines, routing, store and results stay in the process that runs the batch; an actor gets a call and returns
-its outcome. Ray restarts an actor that dies and repeats its calls.
+its outcome. Ray restarts an actor that dies. The calls that died with it, of which one may have killed it,
+are repeated one at a time by an actor of their own; a call that goes on killing it ends as an error.
 """
 
 import asyncio
@@ -20,8 +21,12 @@ from ..experts.types import Call
 from ..experts.upstreams import UpstreamTable
 from ..fleet.health import FleetState
 from ..runners.build import build_runners
+from ..storage.journal import AttemptRecord
 from .calling import ExpertCaller, RetryingCaller, build_skipped_outcome
-from .outcomes import CallOutcome
+from .outcomes import CallFailure, CallOutcome
+
+# The first try is among others, so that a death tells little; the others are alone.
+MAX_TRIES = 3
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(CallOutcome).decode
@@ -44,7 +49,8 @@ class RayExecutor:
         options = {
             # -1 is 'without limit': nodes may leave and join during a long batch.
             "max_restarts": -1,
-            "max_task_retries": -1,
+            # Repeated by Ray, a call that kills its actor would do so for ever, with all calls beside it.
+            "max_task_retries": 0,
             "max_concurrency": 1000,
             # Actors mostly wait. Reserved CPUs would keep actors pending on a small cluster.
             "num_cpus": 0,
@@ -55,20 +61,38 @@ class RayExecutor:
         n_actors = self.n_workers if expert in self._local else len(configured)
         actors = [host.remote(config) for _ in range(n_actors)]
         next_actors = cycle(actors)
+        alone, suspects = asyncio.Lock(), list[Any]()
+        died: type[Exception] = self._ray.exceptions.RayActorError
+
+        async def call_alone(call: tuple[str, Any, dict[str, bytes]]) -> CallOutcome:
+            async with alone:
+                if not suspects:
+                    suspects.append(host.remote(config))
+                for _ in range(MAX_TRIES - 1):
+                    with contextlib.suppress(died):
+                        return _decode(await suspects[0].call.remote(*call))
+            return _build_fatal_outcome(expert)
 
         async def call_expert(call: Call) -> CallOutcome:
             if not configured:
                 return build_skipped_outcome(expert)
-            fields = {name: bytes(raw) for name, raw in call.fields.items()}
-            outcome: CallOutcome = _decode(await next(next_actors).call.remote(expert, call.endpoint, fields))
-            return outcome
+            sent = expert, call.endpoint, {name: bytes(raw) for name, raw in call.fields.items()}
+            try:
+                return _decode(await next(next_actors).call.remote(*sent))
+            except died:
+                return await call_alone(sent)
 
         try:
             yield call_expert
         finally:
-            for actor in actors:
+            for actor in (*actors, *suspects):
                 with contextlib.suppress(Exception):  # a dead actor raises, and is as good as killed
                     self._ray.kill(actor)
+
+
+def _build_fatal_outcome(expert: str) -> CallOutcome:
+    why = f"the worker that made this call died, {MAX_TRIES} times in {MAX_TRIES} tries"
+    return CallOutcome(AttemptRecord(expert, "moved_on", error=why), failure=CallFailure("reset", why, 502))
 
 
 class ExpertActor:

@@ -26,7 +26,7 @@ N_LINES = 24
 def actors() -> list[psutil.Process]:
     """The processes that host experts."""
     found = psutil.process_iter(["cmdline"])
-    return [one for one in found if "ray::Host" in " ".join(one.info["cmdline"] or ())]
+    return [one for one in found if "ray::ExpertActor" in " ".join(one.info["cmdline"] or ())]
 
 
 async def kill_one(upstream: Any) -> None:
