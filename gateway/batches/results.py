@@ -21,6 +21,8 @@ from .types import Batch
 
 # Bounded, so that a slow disk slows the calls down instead of filling the memory.
 MAX_WAITING = 512
+INPUTS = "inputs"
+"""Folder of the store for what the command line read from a pipe; it is gone when its batch has ended."""
 MAX_PER_WRITE = 256
 # A transaction syncs its files, which takes milliseconds; the results of 50 ms share one.
 GATHER_S = 0.05
@@ -64,6 +66,30 @@ class ResultPaths:
 def errors_path(out_path: str) -> Path:
     """The file of failed lines of the command line: OUT.errors.jsonl."""
     return Path(out_path).with_suffix(".errors.jsonl")
+
+
+BYTES_PER_RESULT = 2048
+"""What a line of output usually takes."""
+
+
+def explain_lack_of_space(batch: Batch, n_lines: int, store: BatchStore) -> str | None:
+    """Why the results will not fit on the disk; None where they will, as far as that can be told."""
+    paths = ResultPaths.of(batch, store)
+    final = Path(batch.out_path).parent if batch.out_path else store.directory
+    # Results in the order of the input are written twice: the working files stay until they are published.
+    folders = {paths.output.parent} if paths.output.parent == final else {paths.output.parent, final}
+    needed: dict[int, tuple[Path, int]] = {}
+    for folder in sorted(folders):
+        device = folder.stat().st_dev
+        needed[device] = (folder, needed.get(device, (folder, 0))[1] + n_lines * BYTES_PER_RESULT)
+    for folder, n_bytes in needed.values():
+        free = shutil.disk_usage(folder).free
+        if free < n_bytes:
+            return (
+                f"the results of {n_lines} lines take about {n_bytes >> 20} MiB, and {folder} has "
+                f"{free >> 20} MiB free: nothing was called; make room and start again"
+            )
+    return None
 
 
 class BatchResults:
@@ -277,3 +303,5 @@ def discard(batch: Batch, store: BatchStore, worklist: Worklist) -> None:
         for path in (paths.output, paths.errors):
             with contextlib.suppress(OSError):
                 path.unlink()
+    if Path(batch.input_path).parent == (store.directory / INPUTS).absolute():
+        Path(batch.input_path).unlink(missing_ok=True)

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from .execution import GRACE_S, BatchContext, BatchRun, Halt
 from .files import FileStore
 from .lines import EMBEDDED_HERE, InputFile, LineReader, validate
 from .planning import LocalExpertQueue
-from .results import BatchResults, discard, errors_path, publish
+from .results import BatchResults, discard, errors_path, explain_lack_of_space, publish
 from .store import Worklist, new_id
 from .types import Batch, BatchEnded, BatchNotKnown, LineError, Status
 
@@ -175,7 +175,7 @@ class BatchService:
         Raises:
             OSError, sqlite3.Error: its files cannot be read or written.
         """
-        async with self._slots:
+        async with self._wait_for_slot((await self.find(batch_id, None)).expires_at):
             with lock_file(self._lock_path(batch_id)) as acquired:
                 if not acquired:
                     return None
@@ -185,6 +185,19 @@ class BatchService:
             if batch.has_ended:
                 self._lock_path(batch_id).unlink(missing_ok=True)
             return batch
+
+    @contextlib.asynccontextmanager
+    async def _wait_for_slot(self, until: float) -> AsyncIterator[None]:
+        """One of the batches that run; past its window a batch waits for no other, for it calls nothing."""
+        taken = False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, until - time.time())):
+                taken = await self._slots.acquire()
+        try:
+            yield
+        finally:
+            if taken:
+                self._slots.release()
 
     async def _work_locked(self, batch_id: str) -> Batch:
         batch = await self.find(batch_id, None)
@@ -208,6 +221,9 @@ class BatchService:
             )
         except FileNotFoundError:
             n_lines, errors = 0, [INPUT_GONE]
+        if not errors:
+            lack = await asyncio.to_thread(explain_lack_of_space, batch, n_lines, self._store)
+            errors = [LineError("no_space", lack)] if lack else []
         if errors:
             return await self._set_status(batch, "failed", errors=tuple(errors), n_total=n_lines)
         return await self._set_status(batch, "in_progress", n_total=n_lines)
@@ -227,6 +243,8 @@ class BatchService:
                 run.halt("stopped")
             elif batch.status == "cancelling":
                 run.halt("cancelled")
+            elif time.time() >= batch.expires_at:
+                run.halt("expired")  # before a first call is paid
             halted = await run.execute()
         finally:
             del self._runs[batch.id]

@@ -3,10 +3,13 @@
 import asyncio
 import contextlib
 import json
+import os
+import shutil
 import signal
 import sqlite3
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +30,7 @@ EXAMPLES = """
 Examples:
   thalamus batch run requests.jsonl answers.jsonl
   thalamus batch run requests.jsonl answers.jsonl --max-usd 5 --order finished
+  make-requests | thalamus batch run - - | jq .response.body
   thalamus batch status
   thalamus batch resume batch_0123456789abcdef
 \b
@@ -34,6 +38,9 @@ A line is as OpenAI's batches have it:
   {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions",
    "body": {"model": "auto", "messages": [{"role": "user", "content": "Hi"}]}}
 """
+STANDARD = Path("-")
+OUTPUTS = "outputs"
+"""Folder of the store for results on their way to a stream."""
 POLL_S = 0.25
 CANCEL_TIMEOUT_S = 10.0
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -69,8 +76,12 @@ def command() -> None:
 
 
 @command.command(epilog=EXAMPLES)
-@click.argument("source", metavar="IN.jsonl", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("out", metavar="OUT.jsonl", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument(
+    "source",
+    metavar="IN.jsonl",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+)
+@click.argument("out", metavar="OUT.jsonl", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
 @CONFIG_OPTION
 @click.option(
     "--order",
@@ -98,8 +109,13 @@ def run(
     as_json: bool,
     **engine_choice: Any,
 ) -> None:
-    """Answer the requests of IN.jsonl into OUT.jsonl; those that fail go to OUT.errors.jsonl."""
+    """Answer the requests of IN.jsonl into OUT.jsonl; those that fail go to OUT.errors.jsonl.
+
+    IN.jsonl may be a pipe or - (standard input). With - (standard output) or a pipe for OUT.jsonl, all lines
+    go there when the batch has ended, those that failed last.
+    """
     from ..batches.lines import read_file_mark
+    from ..batches.results import INPUTS
     from ..batches.service import parse_window
     from ..batches.store import new_id
     from ..batches.types import Batch
@@ -108,23 +124,26 @@ def run(
     seconds = parse_window(window)
     if seconds is None:
         raise click.BadParameter(f"'{window}' is not a duration; write 30m, 24h or 7d", param_hint="--window")
-    if not out.parent.is_dir():
-        raise click.ClickException(f"the folder {out.parent} does not exist; create it first")
-    batch = Batch(
-        id=new_id("batch"),
-        input_path=str(source.absolute()),
-        input_mark=read_file_mark(source),
-        out_path=str(out.absolute()),
-        line_order=order,
-        window=window,
-        window_s=seconds,
-        max_usd=max_usd,
-        times={"created_at": int(time.time())},
-    )
+    batch_id, stream = new_id("batch"), out if _is_stream(out) else None
     with _open_store(config) as store:
-        _refuse_to_overwrite(store, out)
+        _check_output(store, out)
+        if stream is not None:
+            out = _open_folder(store, OUTPUTS) / f"{batch_id}.jsonl"
+        if _is_stream(source):
+            source = _keep_input(source, _open_folder(store, INPUTS) / f"{batch_id}.jsonl")
+        batch = Batch(
+            id=batch_id,
+            input_path=str(source.absolute()),
+            input_mark=read_file_mark(source),
+            out_path=str(out.absolute()),
+            line_order=order,
+            window=window,
+            window_s=seconds,
+            max_usd=max_usd,
+            times={"created_at": int(time.time())},
+        )
         store.add_batch(batch)
-    _run_and_report(config, batch, as_json, **engine_choice)
+    _run_and_report(config, batch, as_json, stream, **engine_choice)
 
 
 @command.command(epilog=EXAMPLES)
@@ -151,7 +170,8 @@ def resume(
             raise click.ClickException(f"{path} has changed since {batch_id} began; start a new batch")
         if max_usd is not None:
             store.change(batch_id, max_usd=max_usd)
-    _run_and_report(config, batch, as_json, **engine_choice)
+        is_streamed = Path(batch.out_path or "").parent == (store.directory / OUTPUTS).absolute()
+    _run_and_report(config, batch, as_json, STANDARD if is_streamed else None, **engine_choice)
 
 
 @command.command(epilog=EXAMPLES)
@@ -229,23 +249,76 @@ def _get_batch(store: "BatchStore", batch_id: str) -> "Batch":
     return batch
 
 
-def _refuse_to_overwrite(store: "BatchStore", out: Path) -> None:
+def _is_stream(path: Path) -> bool:
+    """Whether it is standard input or output, a pipe or a device."""
+    # /dev/stdout may lead to a file: it is one that the shell has opened, and meant to be written.
+    return path == STANDARD or path.parts[:2] == ("/", "dev") or (os.path.exists(path) and not path.is_file())
+
+
+def _open_folder(store: "BatchStore", name: str) -> Path:
+    folder = store.directory / name
+    folder.mkdir(exist_ok=True, mode=0o700)
+    return folder
+
+
+def _keep_input(source: Path, target: Path) -> Path:
+    """Copy what comes from a pipe to a file, because lines are read again as their turns come."""
+    try:
+        with (
+            click.open_file(str(source), "rb") as read,
+            open(target, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as write,
+        ):
+            shutil.copyfileobj(read, write)
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        raise click.ClickException(f"{source} cannot be kept in {target.parent}: {error.strerror}") from None
+    return target
+
+
+def _check_output(store: "BatchStore", out: Path) -> None:
+    """Refuse an output that would be overwritten, or cannot be written, before anything is paid.
+
+    Raises:
+        ClickException: it says what to do.
+    """
     from ..batches.results import errors_path
 
+    if _is_stream(out):
+        return
+    if not out.parent.is_dir():
+        raise click.ClickException(f"the folder {out.parent} does not exist; create it first")
     for batch in store.list_all():
         if batch.out_path == str(out.absolute()) and not batch.has_ended:
             raise click.ClickException(
                 f"{batch.id} writes to {out} and is not finished: thalamus batch resume {batch.id}"
             )
     for path in (out, errors_path(str(out))):
-        if path.exists():
+        if os.path.exists(path):
             raise click.ClickException(f"{path} already exists; remove it, or choose another name")
+    # Written and taken away again: rights, quotas and file systems that are read-only show only so.
+    partial = out.with_name(out.name + ".part")
+    try:
+        partial.write_bytes(b"\n")
+        partial.unlink()
+    except OSError as error:
+        raise click.ClickException(
+            f"{out} cannot be written: {error.strerror}; choose another place"
+        ) from None
 
 
 def _run_and_report(
-    config: "Config", batch: "Batch", as_json: bool, engine: str, ray_address: str | None, workers: int | None
+    config: "Config",
+    batch: "Batch",
+    as_json: bool,
+    stream: Path | None,
+    engine: str,
+    ray_address: str | None,
+    workers: int | None,
 ) -> None:
-    """Run a batch and print how it ended. The exit status is 0 if every line was answered."""
+    """Run a batch and print how it ended, beside a `stream` of its results that this is not mixed with.
+
+    The exit status is 0 if every line was answered.
+    """
     from routers import RoutersError
 
     from ..runners import RunnerError
@@ -261,10 +334,14 @@ def _run_and_report(
         raise click.ClickException(
             f"another process already works on {batch.id}; see: thalamus batch status {batch.id}"
         )
+    if stream is not None and done.has_ended:
+        _send_results(done, stream)
+        done = replace(done, out_path=None)
     click.echo(
         json.dumps(_batch_json(done))
         if as_json
-        else f"{_format_batch(done)}, {time.monotonic() - began:.1f} s"
+        else f"{_format_batch(done)}, {time.monotonic() - began:.1f} s",
+        err=stream is not None,
     )
     for fault in () if as_json else done.errors:
         click.echo(_format_error(fault), err=True)
@@ -273,6 +350,28 @@ def _run_and_report(
         raise SystemExit(INTERRUPTED)
     if done.status != "completed" or done.n_failed:
         raise SystemExit(1)
+
+
+def _send_results(batch: "Batch", stream: Path) -> None:
+    """Copy the results to a stream and delete them.
+
+    Raises:
+        ClickException: it takes no more; the results are kept then.
+    """
+    from ..batches.results import errors_path
+
+    kept = Path(batch.out_path or "")
+    paths = [path for path in (kept, errors_path(str(kept))) if path.exists()]
+    try:
+        with click.open_file(str(stream), "wb") as write:
+            for path in paths:
+                with path.open("rb") as read:
+                    shutil.copyfileobj(read, write)
+            write.flush()
+    except OSError as error:
+        raise click.ClickException(f"{stream}: {error.strerror}; the answers are in {kept}") from None
+    for path in paths:
+        path.unlink()
 
 
 @contextlib.contextmanager

@@ -216,3 +216,77 @@ async def test_an_input_that_has_changed_is_not_resumed(tmp_path: Path) -> None:
         write(tmp_path, line("1", "hang"), line("2", "hang"))
         status, _, err = await thalamus(tmp_path, "resume", batch_in(tmp_path))
         assert (status, "has changed since" in err) == (1, True)
+
+
+async def pipe(tmp_path: Path, script: str) -> tuple[int, str, str]:
+    """A shell's line in which `thalamus` is the command: exit status, output, complaints."""
+    command = f'thalamus() {{ "{sys.executable}" -m gateway.cli "$@"; }}; {script}'
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "-c", command),
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "COLUMNS": "100"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+def list_kept(tmp_path: Path) -> list[Path]:
+    """What the store has of pipes."""
+    return [path for name in ("inputs", "outputs") for path in tmp_path.glob(f"state/**/{name}/*")]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "cat in.jsonl | thalamus batch run - -",
+        "thalamus batch run - - < in.jsonl",
+        "thalamus batch run /dev/stdin /dev/stdout < in.jsonl | cat",
+        "thalamus batch run <(cat in.jsonl) - --order finished",
+        "mkfifo pipe; cat in.jsonl > pipe & thalamus batch run pipe - --json",
+        "thalamus batch run in.jsonl >(cat > piped.jsonl); wait; cat piped.jsonl",
+        "thalamus batch run in.jsonl /dev/stdout > kept.jsonl; cat kept.jsonl",
+    ],
+)
+async def test_lines_come_from_pipes_and_go_into_pipes(tmp_path: Path, script: str) -> None:
+    async with FakeUpstream() as upstream:
+        configure(tmp_path, upstream, "says-a", "status-400")
+        write(tmp_path, line("1", "says-a"), line("2", "status-400"), line("3", "says-a"))
+        _, out, err = await pipe(tmp_path, script)
+        # Nothing but results is in the output: what is said of the batch goes beside it.
+        assert sorted(row["custom_id"] for row in rows(out.encode())) == ["1", "2", "3"], err
+        assert rows(out.encode())[-1]["custom_id"] == "2"
+        assert "2 of 3 lines answered" in err or '"completed": 2' in err
+        assert list_kept(tmp_path) == []
+
+
+async def test_a_stream_that_takes_no_more_loses_no_answer(tmp_path: Path) -> None:
+    async with FakeUpstream() as upstream:
+        configure(tmp_path, upstream, "says-a")
+        write(tmp_path, *(line(str(n), "says-a") for n in range(3)))
+        status, _, err = await pipe(tmp_path, "thalamus batch run in.jsonl /dev/full")
+        assert status == 1
+        assert "No space left on device; the answers are in" in " ".join(err.split())
+        (kept,) = list_kept(tmp_path)
+        assert ids(kept) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("none/out.jsonl", "does not exist; create it first"),
+        ("x" * 252 + ".jsonl", "cannot be written: File name too long"),
+        ("/proc/out.jsonl", "cannot be written"),
+    ],
+)
+async def test_an_output_that_cannot_be_written_is_told_before_a_line_is_paid(
+    tmp_path: Path, out: str, said: str
+) -> None:
+    async with FakeUpstream() as upstream:
+        configure(tmp_path, upstream, "says-a")
+        write(tmp_path, line("1", "says-a"))
+        status, _, err = await thalamus(tmp_path, "run", "in.jsonl", out)
+        assert status == 1
+        assert said in " ".join(err.split())
+        assert upstream.calls == []

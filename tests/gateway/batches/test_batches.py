@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from gateway.batches import execution as running
 from gateway.batches.calling import RetryingCaller
 from gateway.batches.outcomes import CallOutcome
+from gateway.batches.results import BYTES_PER_RESULT
+from gateway.batches.service import MAX_RUNNING_BATCHES
 from gateway.experts.types import Call
 from gateway.testing import FakeUpstream
 from tests.fakes.batches import CHAT, BatchTestGateway, line, open_batch_gateway, read_content
@@ -350,3 +353,29 @@ async def test_lines_wait_until_the_embedders_have_room(tmp_path: Path) -> None:
     async with open_batch_gateway(tmp_path, ["good"], embeddings={"max_waiting": 3}) as at:
         _, output, errors = await at.run(*(texts(n) for n in range(6)), endpoint="/v1/embeddings")
         assert (len(output), errors) == (6, [])
+
+
+async def test_a_disk_too_full_for_the_results_is_told_before_a_line_is_paid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=3 * BYTES_PER_RESULT)
+    monkeypatch.setattr("gateway.batches.results.shutil.disk_usage", lambda _: usage)
+    async with open_batch_gateway(tmp_path, ["says-a"]) as at:
+        batch, _, _ = await at.run(line("1", "says-a"))
+        assert batch.status == "completed"
+        batch, _, _ = await at.run(line("1", "says-a"), line("2", "says-a"))
+        assert batch.status == "failed"
+        assert (batch.errors.data[0].code, len(at.upstream.calls)) == ("no_space", 1)
+        assert "make room" in batch.errors.data[0].message
+
+
+async def test_a_batch_whose_window_ended_in_line_calls_nothing_and_waits_for_no_other(
+    tmp_path: Path,
+) -> None:
+    async with open_batch_gateway(tmp_path, ["says-a", "hang"]) as at:
+        others = [await at.begin(line("1", "hang")) for _ in range(MAX_RUNNING_BATCHES)]
+        late = await at.wait_for_end(await at.begin(line("1", "says-a"), window="1s"))
+        assert late.status == "expired"
+        assert [call["model"] for call in at.upstream.calls if call["model"] == "says-a"] == []
+        for other in others:
+            await at.ai.batches.cancel(other.id)
