@@ -85,8 +85,11 @@ class HttpProtocol(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
+        self._host: bytes | None = None
+        self._n_hosts = 0
         self._expects_continue = False
         self._phase = BETWEEN
+        self._n_at_most = 0
         self._n_head = 0
         self._n_ignored = 0
         self._n_framed = 0
@@ -158,6 +161,7 @@ class HttpProtocol(asyncio.Protocol):
                 self.abort()
             return
         was = self._phase
+        self._n_at_most = self._n_head + len(data)
         try:
             self._parser.feed_data(cast("bytes", data))
         except httptools.HttpParserUpgrade:
@@ -196,6 +200,7 @@ class HttpProtocol(asyncio.Protocol):
         self._n_head = 0
         self._url = b""
         self._headers = []
+        self._n_hosts = 0
         self._expects_continue = False
 
     def on_url(self, url: bytes) -> None:
@@ -205,7 +210,10 @@ class HttpProtocol(asyncio.Protocol):
         if self._phase != HEAD:
             return  # trailers come after the request was admitted: nothing may rest on them
         name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
+        if name == b"host":
+            self._host = value
+            self._n_hosts += 1
+        elif name == b"expect" and value.lower() == b"100-continue":
             self._expects_continue = True
         self._headers.append((name, value))
 
@@ -234,7 +242,7 @@ class HttpProtocol(asyncio.Protocol):
             "raw_path": self._root_path.encode("ascii") + path,
             "query_string": query,
             "headers": self._headers,
-            "state": self._app_state.copy(),
+            "state": self._app_state.copy() if self._app_state else {},
         }
         if self.is_spare and scope["path"] not in OPEN_PATHS:
             self._refuse(ServerBusy("this gateway has as many connections as it may (max_connections)"))
@@ -257,18 +265,22 @@ class HttpProtocol(asyncio.Protocol):
 
     def _check_head(self, version: str, method: bytes) -> tuple[GatewayError | None, bytes, bytes]:
         """The reason to refuse a head, if there is one; path and query string."""
-        headers = self._headers
-        n_head = sum(len(name) + len(value) + 4 for name, value in headers)
-        error = self.connections.head_error(len(headers), n_head + len(self._url), len(self._url))
-        if error is not None:
-            return error, b"", b""
+        headers, limits = self._headers, self.connections.limits
+        if (
+            len(headers) > limits.max_headers
+            or len(self._url) > limits.max_url_bytes
+            or self._n_at_most > limits.max_head_bytes
+        ):
+            n_head = sum(len(name) + len(value) + 4 for name, value in headers)
+            error = self.connections.head_error(len(headers), n_head + len(self._url), len(self._url))
+            if error is not None:
+                return error, b"", b""
         if version not in ("1.1", "1.0"):
             return MalformedRequest(f"HTTP/{version} is not served here: use HTTP/1.1"), b"", b""
-        hosts = [value for name, value in headers if name == b"host"]
-        if len(hosts) != 1 and (hosts or version == "1.1"):  # RFC 9112, section 3.2
-            return MalformedRequest(f"a request has one Host header, this one {len(hosts)}"), b"", b""
-        if hosts and not is_host(hosts[0]):
-            return MalformedRequest(f"the Host header is not a host: {hosts[0][:80]!r}"), b"", b""
+        if self._n_hosts != 1 and (self._n_hosts or version == "1.1"):  # RFC 9112, section 3.2
+            return MalformedRequest(f"a request has one Host header, this one {self._n_hosts}"), b"", b""
+        if self._n_hosts and self._host not in _known_hosts and not is_host(self._host or b""):
+            return MalformedRequest(f"the Host header is not a host: {(self._host or b'')[:80]!r}"), b"", b""
         if self._parser is not None and self._parser.should_upgrade() and method != b"CONNECT":
             what = "this gateway speaks HTTP/1.1 alone: send no Upgrade (clients: switch HTTP/2 off)"
             return MalformedRequest(what), b"", b""
