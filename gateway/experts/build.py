@@ -9,6 +9,7 @@ from ..prompts.wrappings import WrappingGrammar
 from ..runners import Runners
 from ..runners.launchers import USUAL_SLOTS, VLLM_SLOTS
 from .litellm import LiteLLMExpert
+from .litellm_http import RULES
 from .local import LocalExpert
 from .openai_compatible import Transport, openai_expert
 from .tool import ToolExpert, load_tool
@@ -41,6 +42,7 @@ def build_expert(
     # more than a hundred providers, so that a package can serve one of them better.
     if (factory := find_expert_factory(config.provider)) is not None:
         return factory(config, limits)
+    RULES.limits = transport.limits
     return LiteLLMExpert(config, limits)
 
 

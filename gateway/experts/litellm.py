@@ -11,6 +11,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -27,6 +28,7 @@ from ..openai.failures import (
     read_failure,
 )
 from .deployments import DeployedExpert, build_limit
+from .litellm_http import RULES, guard_litellm_http
 from .parameters import Parameters
 from .prompt_preset import PromptPreset
 from .types import Call, Expert, Fields, Reply, UpstreamError
@@ -121,6 +123,7 @@ def load_litellm() -> Any:
     litellm: Any = importlib.import_module("litellm")
     logging.getLogger("LiteLLM").setLevel(logging.WARNING)
     logging.getLogger("LiteLLM").addFilter(_leave_out_traceback)
+    guard_litellm_http()
     litellm.telemetry = False
     litellm.suppress_debug_info = True
     litellm.turn_off_message_logging = True
@@ -349,6 +352,8 @@ class LiteLLMExpert(DeployedExpert[LiteLLMDeployment]):
     ) -> None:
         self.loader = LITELLM if load is None else LibraryLoader(load)
         parameters = Parameters(config)
+        if config.is_local:
+            RULES.local_hosts |= list_hosts(config)
         deployments = [
             LiteLLMDeployment(
                 f"{config.name}#{n}",
@@ -374,6 +379,12 @@ class LiteLLMExpert(DeployedExpert[LiteLLMDeployment]):
 
     async def close(self) -> None:
         await self.loader.let_go(id(self))
+
+
+def list_hosts(config: ExpertConfig) -> set[str]:
+    """The hosts of an expert's deployments; this machine's own names where none is given."""
+    addresses = [place.api_base for place in config.effective_deployments() if place.api_base]
+    return {urlsplit(address).hostname or "" for address in addresses} or {"localhost", "127.0.0.1", "::1"}
 
 
 def _reader(answer: Any) -> Callable[[], Awaitable[bytes]]:
@@ -426,6 +437,8 @@ def failure_of(error: Exception) -> UpstreamError:
     if (answer := _find_answer(error)) is not None:
         return read_failure(*answer)
     causes = list(_causes(error))
+    if (own := next((cause for cause in causes if isinstance(cause, UpstreamError)), None)) is not None:
+        return own  # of an answer that is too long
     if (failure := _find_sign_in_failure(causes)) is not None:
         return failure
     kind = type(error).__name__

@@ -273,3 +273,36 @@ async def test_a_good_upstream_keeps_its_connections(tmp_path: Path) -> None:
         for _ in range(20):
             assert (await live.chat("fine")).status == 200
         assert upstream.n_connections == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+async def test_what_litellm_reads_is_bounded(tmp_path: Path) -> None:
+    text = json.dumps({"id": "m", "type": "message", "role": "assistant", "model": "m", "content": [
+        {"type": "text", "text": "x" * 300_000}], "stop_reason": "end_turn",
+        "usage": {"input_tokens": 3, "output_tokens": 5}}).encode()  # fmt: skip
+    bombs: dict[str, Parts] = {
+        "gzip": [http_bytes(squeeze(text, "gzip"), content_encoding="gzip")],
+        "length": [http_bytes(text)],
+        "brotli": [http_bytes(b"\x1b\x2f\x00", content_encoding="br")],
+        "error": [
+            http_bytes(
+                squeeze(b"<p>" * 5_000_000, "gzip"), status=500, mime="text/html", content_encoding="gzip"
+            )
+        ],
+    }
+    small = text.replace(b"x" * 300_000, b"small")
+    good_ones = {"fine": [http_bytes(squeeze(small, "gzip"), content_encoding="gzip")]}
+    async with RawUpstream(lambda body: {**bombs, **good_ones}[body["model"]]).serve() as upstream:
+        experts = [
+            {"name": name, "model": f"anthropic/{name}", "api_base": upstream.base_url, "api_key": "k"}
+            for name in (*bombs, *good_ones)
+        ]
+        config = {"experts": experts, "answers": LIMITS, "embeddings": {"enabled": False}}
+        async with gateway(config, str(tmp_path / "j"), *bombs) as live:
+            for name in bombs:
+                answer = await live.chat(name)
+                assert (name, answer.status) == (name, 502)
+                if name != "error":
+                    assert answer.error["code"] == "upstream_garbage"
+            answer = await live.chat("fine")
+            assert answer.json()["choices"][0]["message"]["content"] == "small"

@@ -166,3 +166,65 @@ async def test_local_experts_are_not_asked_through_a_proxy(
             assert answer.json()["id"] == ("direct" if is_local else "proxied")
             assert bool(proxy.heads) is not is_local
     await asyncio.sleep(0)
+
+
+@pytest.fixture
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    return monkeypatch
+
+
+KEYED: dict[str, dict[str, Any]] = {
+    "anthropic": {"model": "anthropic/claude-3-5-haiku-latest", "api_key": "sk-ant-0123456789abcdef"},
+    "gemini": {"model": "gemini/gemini-2.0-flash", "api_key": "AIza0123456789abcdef"},
+    "azure": {
+        "model": "azure/gpt-4o",
+        "api_key": "azure0123456789abcdef",
+        "settings": {"api_version": "2024-10-21"},
+    },
+    "openai": {"model": "openai/gpt-4o", "api_key": "sk-0123456789abcdef"},
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+async def test_no_key_follows_a_redirect_to_another_host(
+    tmp_path: Path, no_proxies: pytest.MonkeyPatch
+) -> None:
+    async with RawUpstream(lambda _: [http_bytes(b"{}")]).serve() as elsewhere:
+        away = elsewhere.base_url.replace("127.0.0.1", "localhost")
+        moved = http_bytes(b"{}", status=307, location=f"{away}/stolen")
+        async with RawUpstream(lambda _: [moved]).serve() as upstream:
+            base = upstream.base_url.removesuffix("/v1")
+            experts = [{"name": name, "api_base": base, **settings} for name, settings in KEYED.items()]
+            config = {"experts": experts, "embeddings": {"enabled": False}}
+            async with gateway(config, str(tmp_path / "j"), *KEYED) as live:
+                for name in KEYED:
+                    for stream in (False, True):
+                        answer = await live.chat(name, stream=stream)
+                        assert (name, answer.status) == (name, 502)
+            assert len(upstream.heads) == 2 * len(KEYED)
+            assert elsewhere.heads == []
+
+
+@pytest.mark.filterwarnings("ignore")
+async def test_local_experts_of_litellm_are_not_asked_through_a_proxy(
+    tmp_path: Path, no_proxies: pytest.MonkeyPatch
+) -> None:
+    async with (
+        RawUpstream(lambda _: [http_bytes(b"{}", status=500)]).serve() as upstream,
+        RawUpstream(lambda _: [http_bytes(b"{}", status=500)]).serve() as proxy,
+    ):
+        no_proxies.setenv("HTTP_PROXY", proxy.base_url.removesuffix("/v1"))
+        near = {"model": "anthropic/near", "api_key": "k", "api_base": upstream.base_url, "local": True}
+        far = {"model": "anthropic/far", "api_key": "k", "api_base": "http://far.example.com/v1"}
+        config = {
+            "experts": [{"name": "near", **near}, {"name": "far", **far}],
+            "embeddings": {"enabled": False},
+        }
+        async with gateway(config, str(tmp_path / "j"), "near") as live:
+            await live.chat("near")
+            assert (len(upstream.heads), len(proxy.heads)) == (1, 0)
+            await live.chat("far")
+            assert (len(upstream.heads), len(proxy.heads)) == (1, 1)
