@@ -302,6 +302,7 @@ class LiteLLMDeployment:
             between_s=self._timeouts.between_tokens_s,
             end_at=start + self._timeouts.total_s,
             hides_usage=hides_usage,
+            limits=RULES.limits,
         )
         try:
             await events.open()

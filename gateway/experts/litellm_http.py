@@ -36,7 +36,7 @@ class LiteLLMRules:
 RULES = LiteLLMRules()
 
 
-def bound_stream(stream: Any, coding: str, most: int, is_error: bool) -> AsyncIterator[bytes]:
+def limit_stream(stream: Any, coding: str, most: int, is_error: bool) -> AsyncIterator[bytes]:
     """The decoded bytes of a response; what goes beyond the bound ends an error and fails an answer.
 
     Raises:
@@ -84,7 +84,7 @@ def guard_litellm_http(rules: LiteLLMRules = RULES) -> None:
     class BoundedBody(httpx.AsyncByteStream):  # type: ignore[misc, name-defined]
         def __init__(self, stream: Any, coding: str, most: int, is_error: bool) -> None:
             self._stream = stream
-            self._pieces = bound_stream(stream, coding, most, is_error)
+            self._pieces = limit_stream(stream, coding, most, is_error)
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
             async for piece in self._pieces:
