@@ -10,6 +10,7 @@ from routers import (
     Artifact,
     ArtifactError,
     DataError,
+    Estimate,
     ExpertProfile,
     FeatureExtractor,
     Features,
@@ -23,7 +24,7 @@ from routers import (
     fit_artifact,
     query_of,
 )
-from routers.calibration import Advantage, prediction_interval, rate_interval, rate_std
+from routers.calibration import Advantage, Calibration, prediction_interval, rate_interval, rate_std
 from routers.fit import choose_margin, cross_fit
 from routers.predictors.blend import Blend
 
@@ -515,6 +516,22 @@ def test_thirty_of_thirty_right_are_no_certainty(with_features: bool) -> None:
     low, high = prediction_interval(prediction.quality[0, 1], prediction.quality_std[0, 1])
     assert low == pytest.approx(0.0)
     assert high > 0.1
+
+
+@pytest.mark.parametrize("unsure", [0, 1])
+def test_an_expert_whose_prediction_is_unsure_leaves_the_floor_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, unsure: int
+) -> None:
+    width = np.where(np.arange(2) == unsure, 0.5, 0.0)
+
+    def widen(_: Calibration, estimate: Estimate) -> Estimate:
+        return Estimate(estimate.mean, np.tile(width, (len(estimate.mean), 1)))
+
+    monkeypatch.setattr(Calibration, "apply", widen)
+    pool = [ExpertProfile("calc", "calc"), ExpertProfile("bard", "bard")]
+    std = Forecaster(pool, few_right(30)).predict(*make_queries("sum number c 1")).quality_std[0]
+    assert std[unsure] == 0.5
+    assert std[1 - unsure] > 0.02
 
 
 def test_an_interval_of_outcomes_alone_is_wilsons() -> None:

@@ -153,3 +153,17 @@ def test_experts_of_one_lane_are_asked_one_after_another(tmp_path: Path, lane: s
     tested = [ExpertUnderTest(EngineParrot(name, engine), name, Price(), lane=lane) for name in "abc"]
     asyncio.run(ask_all(QUESTIONS, tested, right, AnswerStore(tmp_path / "answers")))
     assert engine.most == most
+
+
+def test_rows_of_a_judge_and_of_traffic_need_not_be_asked_again(tmp_path: Path) -> None:
+    measures = {"score": [[0.75]], "score_std": [[0.1]], "propensity": [[0.5]], "cost_usd": [[0.01]]}
+    table = OutcomeTable.build(
+        [QUESTIONS[0].prompt],
+        ["parrot"],
+        {name: np.array(values) for name, values in measures.items()},
+        ids=["q1"],
+        models=["m"],
+    )
+    found = AnswerStore(tmp_path / "answers.jsonl", table).find(QUESTIONS[0], "parrot", "m")
+    assert found is not None
+    assert (found.score, found.cost_usd) == (0.75, 0.01)

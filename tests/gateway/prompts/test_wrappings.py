@@ -188,6 +188,8 @@ def test_instructions_that_are_left_out_are_remembered() -> None:
     assert GRAMMAR.clean(f"<user_rules>Rhyme.</user_rules>\n{ASK}").asks_more
     assert GRAMMAR.clean(f"Translate this.\n<user_query>{ASK}</user_query>").asks_more
     assert not GRAMMAR.clean(f"<system-reminder>x</system-reminder>\n{ASK}").asks_more
+    # Of no kind that gives instructions, and yet it says how to answer.
+    assert GRAMMAR.clean(f"<system-reminder>Always answer in French.</system-reminder>\n{ASK}").asks_more
     assert not GRAMMAR.clean(ASK).asks_more
 
 
