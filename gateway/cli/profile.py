@@ -381,7 +381,7 @@ async def _run_judge(
     if any(verdicts.find(question, name, model) is None for question in questions):
         async with _open_experts(config, [judge.expert]) as candidates:
             plain = [replace(candidate, logprobs=False) for candidate in candidates]
-            await _ask_experts(questions, plain, verdicts, read_verdict, parallel)
+            await _ask_experts(questions, plain, verdicts, read_verdict, parallel, "first answer wins")
     for failure in verdicts.failures(name)[-1:]:
         click.echo(f"{name} as judge: {failure.error}\n  fix: {failure.fix}", err=True)
     points, cost_usd = find_verdicts(questions, verdicts, name, model)
@@ -395,7 +395,9 @@ async def _ask_experts(
     store: AnswerStore,
     grade: GradeFunction,
     parallel: int,
+    mean_of: str = "score",
 ) -> None:
+    """Ask, and show how far each expert is; `mean_of` says what the mean of the grades is."""
     columns = (
         TextColumn("{task.description:24}"),
         BarColumn(),
@@ -416,7 +418,7 @@ async def _ask_experts(
             so_far = scores[answer.expert]
             if answer.score is not None:
                 so_far.append(answer.score)
-            mean = f"score {sum(so_far) / len(so_far):.2f}" if so_far else ""
+            mean = f"{mean_of} {sum(so_far) / len(so_far):.2f}" if so_far else ""
             progress.update(bars[answer.expert], advance=1, score=mean)
 
         await ask_all(probes, candidates, grade, store, n_parallel=parallel, on_answer=on_answer)

@@ -115,6 +115,7 @@ def test_judged_outcomes_are_fitted_and_count_for_less_than_certain_ones(upstrea
 
 def test_a_judge_that_always_takes_the_first_is_shown_as_such(upstream: FakeUpstream) -> None:
     result = profile("--judge", "first")
+    assert "first answer wins 1.00" in result.output.partition("the first answer")[0]  # as it goes on
     assert "the first answer wins 1.00 (0.81–1.00) of 16 decided comparisons" in result.output
     assert "both orders give the same verdict for 0.00" in result.output
     assert "first is not shown to judge better than guessing" in result.output
