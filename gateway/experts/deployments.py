@@ -215,7 +215,7 @@ class DeployedExpert(Generic[D]):
         if call.endpoint == "embeddings":
             return await ask(call, fields)
         asked = call, fields
-        if self._counts:
+        if call.stream and self._counts:
             call, fields = ask_for_usage(call, fields)
         while True:
             sent = fields
