@@ -340,18 +340,23 @@ class SharedFleet(FleetState):
         if self.family is not None:
             links = self.family.links.values()
             states += [link.report.states[expert] for link in links if expert in link.report.states]
-        answered = [(one["n_answered"], one["latency_s"]) for one in states if one["latency_s"] is not None]
-        n_answered = sum(n for n, _ in answered)
-        return {
-            "state": max((str(one["state"]) for one in states), key=RANKS.index),
-            "cooldown_s": max(one["cooldown_s"] for one in states),
-            "in_flight": sum(one["in_flight"] for one in states),
-            "in_flight_elsewhere": self._replicas.get(expert, PeerReport()).in_flight,
-            "latency_s": sum(n * s for n, s in answered) / n_answered if n_answered else None,
-            "n_answered": sum(one["n_answered"] for one in states),
-            "n_failed": sum(one["n_failed"] for one in states),
-            "last_error": next((one["last_error"] for one in states if one["last_error"]), None),
-        }
+        merged = merge_states(states)
+        return {**merged, "in_flight_elsewhere": self._replicas.get(expert, PeerReport()).in_flight}
+
+
+def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, object]:
+    """One expert as several processes see it: counts are sums, of all else the worst holds."""
+    merged: dict[str, Any] = {}
+    for key in states[0]:
+        known = [state[key] for state in states if state.get(key) is not None]
+        if key == "state":
+            merged[key] = max(known, key=RANKS.index)
+        elif key == "last_error" or not known:
+            merged[key] = known[0] if known else None
+        else:
+            is_count = key.startswith("n_") or key == "in_flight"
+            merged[key] = sum(known) if is_count else max(known)
+    return merged
 
 
 class SharedJournal(Journal):

@@ -24,7 +24,7 @@ from ..app import Parts, build_accounting, build_handlers, build_services, build
 from ..asgi.application import Application
 from ..asgi.connections import Acceptor
 from ..config import Config
-from ..endpoints.monitoring import CarriedCounters, OtherProcesses, read_samples
+from ..endpoints.monitoring import CarriedCounters, OtherProcesses, list_degraded, read_samples
 from ..experts.openai_compatible import Transport
 from ..fleet.health import PeerReport
 from ..server import (
@@ -261,15 +261,8 @@ class Worker:
         """What this worker counts and knows, as plain values."""
         services = self._services
         samples = read_samples(services, self._counters)
-        degraded = [
-            f"{part}: {trouble}"
-            for part, trouble in (
-                ("routing", services.router.degraded),
-                ("embeddings", services.embedders.degraded if services.embedders else None),
-                ("journal", services.journal.degraded),
-            )
-            if trouble
-        ]
+        # The states of experts are merged by the parent, which has those of local engines too.
+        degraded = [line for line in list_degraded(services) if not line.startswith("expert ")]
         return {
             "n_in_flight": self._application.n_in_flight,
             "samples": [[name, labels, value] for (name, labels), value in samples.items()],

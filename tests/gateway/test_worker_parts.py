@@ -26,7 +26,14 @@ from gateway.server import Generation
 from gateway.services import Services
 from gateway.storage.journal import JournalEntry
 from gateway.workers.channel import Channel, ChannelClosedError, RemoteError
-from gateway.workers.family import SharedFleet, SharedJournal, WorkerFamily, WorkerLink, WorkerReport
+from gateway.workers.family import (
+    SharedFleet,
+    SharedJournal,
+    WorkerFamily,
+    WorkerLink,
+    WorkerReport,
+    merge_states,
+)
 from gateway.workers.parent import Parent, WorkerProcess
 from gateway.workers.stand_ins import RemoteJournal, RemoteLimit, replace_limits, restore_error
 
@@ -154,6 +161,29 @@ async def test_a_call_that_gives_up_in_line_leaves_its_place(pair: Pair) -> None
     limit.release()
     await settle()
     assert pair.limit.in_use == 0
+
+
+async def test_a_slot_that_is_given_to_a_call_that_has_left_comes_back(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = RemoteLimit(pair.worker, "a", 0, pair.limit)
+    monkeypatch.setattr(pair.worker, "_take", lambda *frame: None)  # the answer is under way
+    call = asyncio.ensure_future(limit.acquire(5))
+    while not pair.limit.in_use:  # noqa: ASYNC110  (it is given in this loop's turns)
+        await asyncio.sleep(0)
+    call.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await call
+    await settle()
+    assert pair.limit.in_use == 0
+
+
+def test_states_of_several_processes_are_summed_up_or_the_worst() -> None:
+    quick = {"state": "closed", "cooldown_s": 0.0, "in_flight": 2, "latency_s": 1.0, "n_failed": 1}
+    slow = {"state": "open", "cooldown_s": 4.0, "in_flight": 1, "latency_s": 3.0, "n_failed": 4}
+    unused = {"state": "half-open", "cooldown_s": 0.0, "in_flight": 0, "latency_s": None, "n_failed": 0}
+    merged = merge_states([{**quick, "last_error": None}, {**slow, "last_error": "no"}, unused])
+    assert merged == {**slow, "in_flight": 3, "n_failed": 5, "last_error": "no"}
 
 
 async def test_what_a_dead_worker_held_is_free_again(pair: Pair) -> None:

@@ -283,6 +283,10 @@ def test_a_stop_ends_streams_with_an_error_event_and_leaves_nothing(
         assert site.process.wait(WITHIN_S) == 0
         assert not [process for process in family if process.is_running()]
         assert "Traceback" not in site.log
+        with contextlib.closing(sqlite3.connect(tmp_path / "journal.sqlite3")) as database:
+            ((status, error),) = database.execute("SELECT status, error FROM decisions").fetchall()
+        assert status == 503
+        assert "the gateway was stopped" in error
 
 
 def test_the_death_of_the_parent_ends_all(site: WorkerSite) -> None:
