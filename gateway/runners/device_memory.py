@@ -1,16 +1,23 @@
 """The memory of each device: its capacity, what is free, and what runners hold."""
 
 import contextlib
+import re
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Collection
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from policies import Device, Resident
 
 from .types import DeviceMemoryStatus, PoolRule
 
+# Anonymous and shared memory, in kB: what files are mapped to can be dropped and read again (proc(5)).
+OWN_MEMORY = re.compile(r"^Rss(?:Anon|Shmem):\s+(\d+) kB$", re.MULTILINE)
+MAX_GPUS = 16
 MARGIN = 0.1
 """Share of a device left to other processes where no limit is configured."""
 
@@ -31,6 +38,8 @@ class MemoryUser(Protocol):
     def size_bytes(self) -> int: ...
     @property
     def pinned(self) -> bool: ...
+    @property
+    def host_bytes(self) -> int: ...
     def resident(self) -> Resident | None: ...
 
 
@@ -50,6 +59,11 @@ class DeviceMemory:
         self._capacity = {
             device: self.find_capacity(device) for device in sorted({queue.device for queue in queues})
         }
+
+    def _note_devices(self, queues: Collection[MemoryUser]) -> None:
+        """Of one that was not configured it is known after its first load where it holds memory."""
+        for device in {queue.device for queue in queues} - self._capacity.keys() if self._capacity else ():
+            self._capacity[device] = self.find_capacity(device)
 
     def find_capacity(self, device: str) -> int:
         """What may be held on a device; without bound where it is neither configured nor measured."""
@@ -90,12 +104,14 @@ class DeviceMemory:
         """Something left it just now."""
         self._unloaded_s[device] = time.monotonic()
 
-    def devices(self, now_s: float) -> tuple[Device, ...]:
-        """As a decision sees them."""
+    def devices(self, now_s: float, queues: Collection[MemoryUser]) -> tuple[Device, ...]:
+        """As a decision sees them; main memory without what engines on GPUs hold there, also asleep."""
+        self._note_devices(queues)
+        host = {"cpu": sum(queue.host_bytes for queue in queues)}
         return tuple(
             Device(
                 name,
-                capacity,
+                max(0, capacity - host.get(name, 0)),
                 free_bytes(name),
                 settled=now_s - self._unloaded_s.get(name, -SETTLED_AFTER_S) >= SETTLED_AFTER_S,
             )
@@ -104,8 +120,11 @@ class DeviceMemory:
 
     def report(self, queues: Collection[MemoryUser]) -> tuple[DeviceMemoryStatus, ...]:
         """As people see them."""
+        self._note_devices(queues)
         held = dict.fromkeys(self._capacity, 0)
         for queue in queues:
+            if "cpu" in held:
+                held["cpu"] += queue.host_bytes
             if (resident := queue.resident()) is not None:
                 held[resident.device] += resident.size_bytes
         return tuple(
@@ -134,13 +153,9 @@ def count_held_bytes(pid: int, device: str) -> int | None:
     """What a process and all below it hold on a device; None where it is gone, or nothing tells."""
     import psutil
 
-    try:
-        leader = psutil.Process(pid)
-        family = [leader, *leader.children(recursive=True)]
-    except psutil.Error:
-        return None
-    if device != "cpu":
-        return _count_gpu_bytes({process.pid for process in family}, device)
+    family = _list_family(pid)
+    if not family or device != "cpu":
+        return _count_gpu_bytes({process.pid for process in family}, device) if family else None
     held = 0
     # Resident memory counts shared pages in every process, so the sum errs on the high side.
     for process in family:
@@ -149,11 +164,64 @@ def count_held_bytes(pid: int, device: str) -> int | None:
     return held
 
 
+def _list_family(pid: int) -> list[Any]:
+    """A process and all below it; none where it is gone."""
+    import psutil
+
+    try:
+        leader = psutil.Process(pid)
+        return [leader, *leader.children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def count_host_bytes(pid: int) -> int:
+    """What a process and all below it hold in main memory, without files that are only mapped there."""
+    held = 0
+    for process in _list_family(pid):
+        with contextlib.suppress(OSError, ValueError):
+            status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
+            held += 1024 * sum(int(found[1]) for found in OWN_MEMORY.finditer(status))
+    return held
+
+
+def find_gpu(pid: int) -> str | None:
+    """The GPU on which a process and all below it hold most; None where they hold none, or nothing tells."""
+    pids = {process.pid for process in _list_family(pid)}
+    held = {}
+    for number in range(MAX_GPUS):
+        device = f"cuda:{number}"
+        if device_bytes(device) is None and shutil.which("nvidia-smi") is None:
+            break
+        if (n_bytes := _count_gpu_bytes(pids, device)) is not None:
+            held[device] = n_bytes
+    return max(held, key=lambda device: held[device]) if held else None
+
+
+def _ask_nvidia_smi(pids: set[int], device: str) -> int | None:
+    """As `_count_gpu_bytes`, by NVIDIA's program, where its library for Python is not installed."""
+    program, (kind, _, number) = shutil.which("nvidia-smi"), device.partition(":")
+    if program is None or kind != "cuda":
+        return None
+    asked = [program, "-i", number or "0", "--query-compute-apps=pid,used_memory"]
+    try:
+        said = subprocess.run(  # noqa: S603 (NVIDIA's own, with arguments of ours)
+            [*asked, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    rows = (line.split(",") for line in said.splitlines() if line.count(",") == 1)
+    held = [(pid.strip(), size.strip()) for pid, size in rows]
+    # In MiB; "[N/A]" where the driver does not say.
+    mib = [int(size) for pid, size in held if pid.isdecimal() and int(pid) in pids and size.isdecimal()]
+    return sum(mib) * 2**20 or None
+
+
 def _count_gpu_bytes(pids: set[int], device: str) -> int | None:
     """The driver's count, where it tells whose memory is whose: inside containers it often does not."""
     handle = _gpu(device)
     if handle is None:
-        return None
+        return _ask_nvidia_smi(pids, device)
     import pynvml
 
     try:

@@ -335,7 +335,7 @@ class Runners(Mapping[str, Runner]):
         queues = self._queues.values()
         return Snapshot(
             now_s=now_s,
-            devices=self._memory.devices(now_s),
+            devices=self._memory.devices(now_s, queues),
             loadable=tuple(
                 queue.loadable()
                 for queue in queues

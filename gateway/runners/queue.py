@@ -68,7 +68,12 @@ class RunnerQueue:
 
     @property
     def device(self) -> str:
-        return self._plan.device
+        return self.runner.gpu or self._plan.device
+
+    @property
+    def host_bytes(self) -> int:
+        """What it holds in main memory beside its device."""
+        return self.runner.host_bytes
 
     @cached_property
     def _plan(self) -> Launch:

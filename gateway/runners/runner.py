@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 
 from ..telemetry.background import start_task
 from .checks import Pulse, smoke_test, transition, wait_until_hung
-from .device_memory import count_held_bytes
+from .device_memory import count_held_bytes, count_host_bytes, find_gpu
 from .launchers import LaunchBuilder, build_launch
 from .process import LogTail, Report, ServerProcess
 from .types import (
@@ -77,6 +77,8 @@ class Runner:
         self._load_s: float | None = None
         self._ready_at_s = 0.0
         self._memory_bytes: int | None = None
+        self._gpu: str | None = None
+        self._host_bytes = 0
         self._last_error: str | None = None
 
     @property
@@ -121,6 +123,16 @@ class Runner:
     def memory_bytes(self) -> int | None:
         """What the process holds, measured after its last load; None before the first."""
         return self._memory_bytes
+
+    @property
+    def gpu(self) -> str | None:
+        """The GPU where its last load was found, though no device is configured; None where none was."""
+        return self._gpu
+
+    @property
+    def host_bytes(self) -> int:
+        """What it holds in main memory beside a GPU, awake or asleep."""
+        return self._host_bytes if self._child is not None else 0
 
     def plan(self) -> Launch:
         """How it would be started now.
@@ -206,7 +218,7 @@ class Runner:
             load_s=self._load_s,
             up_s=time.monotonic() - self._ready_at_s if self._address else None,
             last_error=self._last_error,
-            device=self._launch.device if self._launch else self.settings.device or "",
+            device=self._gpu or (self._launch.device if self._launch else self.settings.device or ""),
             memory_bytes=self._memory_bytes,
             n_in_flight=self.pulse.n_in_flight,
             n_loads=self.n_loads,
@@ -245,7 +257,7 @@ class Runner:
             report = await self._child.wait_report(launch.message, self._patience.load_timeout_s)
             self._launch = launch
             self._baseline_answer = await self._smoke_test(launch, report.address)
-            await self._measure(self._child, launch.device, report)
+            await asyncio.to_thread(self._measure, self._child.pid, launch.device, report)
             ready_s = self._serve(report.address, began_s)
             self._last_error = await self._wait_until_lost(self._child, report.address, launch)
         except RunnerError as error:
@@ -274,10 +286,17 @@ class Runner:
         model, timeout_s = launch.serves or self._alias, self._patience.canary_timeout_s
         return await smoke_test(address, launch.api_path, model, self.headers, probe, timeout_s)
 
-    async def _measure(self, child: ServerProcess, device: str, report: Report) -> None:
-        # In a thread, because this reads a file of /proc for every process of the family.
-        held = report.memory_bytes or await asyncio.to_thread(count_held_bytes, child.pid, device)
-        self._memory_bytes = held or self._memory_bytes
+    def _measure(self, pid: int, device: str, report: Report) -> None:
+        """What was loaded, and where. For a thread: it reads /proc for every process of the family."""
+        if device == "cpu" and self.settings.device is None:
+            self._gpu = find_gpu(pid)
+            device = self._gpu or device
+        # Of its processes, not of the device: others load and end meanwhile. An engine that asks another
+        # program to hold its model, as with Ollama, tells itself; of a GPU it may know less than the driver.
+        counted = count_held_bytes(pid, device) or 0
+        held = report.memory_bytes or counted
+        self._memory_bytes = (held if device == "cpu" else max(held, counted)) or self._memory_bytes
+        self._host_bytes = 0 if device == "cpu" else count_host_bytes(pid)
 
     async def _wait_until_lost(self, child: ServerProcess, address: str, launch: Launch) -> str:
         """Until the process has ended or hangs, obeying orders to sleep and wake; which of the two, in words.
@@ -315,6 +334,7 @@ class Runner:
             self._address = None
             try:
                 await transition(address, launch, self.headers, self._patience.sleep_timeout_s, asleep=True)
+                self._host_bytes = await asyncio.to_thread(count_host_bytes, self.pid or 0)
                 self._set("sleeping")
                 await self._wake_requested.wait()
                 began_s = time.monotonic()

@@ -153,7 +153,6 @@ class LoadedModel:
 
         torch.set_num_threads(order["n_threads"])
         device = order["device"]
-        free = torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else 0
         more = {"gguf_file": order["weights_file"]} if order["weights_file"] else {}
         # Many CPUs have no fast bfloat16.
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
@@ -165,7 +164,8 @@ class LoadedModel:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         ends = self.model.generation_config.eos_token_id
         self.ends = {*(ends if isinstance(ends, list) else [ends]), self.tokenizer.eos_token_id} - {None}
-        self.memory_bytes = free - torch.cuda.mem_get_info(device)[0] if free else None
+        # Of this process alone: what is free on the device changes with those of others.
+        self.memory_bytes = torch.cuda.memory_reserved(device) if device.startswith("cuda") else None
         self.context_tokens: int = order["context_tokens"]
         self.jobs: queue.Queue[Job] = queue.Queue()
         self._n_parallel: int = order["n_parallel"]
