@@ -157,6 +157,8 @@ class Unauthenticated(GatewayError):  # noqa: N818
     status = 401
     type = "authentication_error"
     code = "invalid_api_key"
+    delay_s = 0.0
+    """How long its answer is held back: guesses are slowed."""
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         return [(b"www-authenticate", b"Bearer")]

@@ -22,11 +22,12 @@ from ..errors import (
     BodyTooLarge,
     GatewayError,
     MethodNotAllowed,
+    Unauthenticated,
     Unavailable,
     to_envelope,
 )
-from ..telemetry.logs import ACCESS, SERVED_REQUEST, AccessFacts, AccessRecord, AnswerFacts
-from .authentication import Authenticator
+from ..telemetry.logs import ACCESS, AUDIT, SERVED_REQUEST, AccessFacts, AccessRecord, AnswerFacts
+from .authentication import Authenticator, name_address
 from .encodings import inflate_body
 from .paths import PathTable
 
@@ -40,6 +41,7 @@ OPEN_PATHS = frozenset({"/", "/health", "/health/live", "/health/ready"})
 QUIET_PATHS = frozenset({*OPEN_PATHS, "/metrics"})
 """Asked by machines every few seconds: an access log of these is noise."""
 JSON = b"application/json"
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
 WATCH_AFTER_S = 0.03
 PIECE_BYTES = 1 << 18
 MAX_HEADER_CHARS = 4096
@@ -245,6 +247,15 @@ def log_access(exchange: Exchange) -> None:
     ACCESS.handle(AccessRecord(level, facts))
 
 
+def log_change(exchange: Exchange) -> None:
+    """The line of a request that may have changed something: who, what, and whether it worked."""
+    what = f"{exchange.scope['method']} {exchange.path}"
+    address = name_address(exchange.scope.get("client"))
+    facts = {"key": exchange.key_id, "address": address, "status": exchange.status}
+    text = f"{what} {exchange.status} by key {exchange.key_id or '-'} from {address}"
+    AUDIT.info("%s", text, extra={"event": "change", "facts": facts})
+
+
 def body_too_large(max_bytes: int) -> BodyTooLarge:
     return BodyTooLarge(f"the body is larger than {max_bytes} bytes (server.max_body_bytes)")
 
@@ -313,7 +324,7 @@ class Application:
         path = exchange.path
         try:
             if path not in OPEN_PATHS:
-                exchange.key_id = self._authenticator.authenticate(scope["headers"])
+                exchange.key_id = self._authenticator.authenticate(scope["headers"], scope.get("client"))
             handler = self._handlers.get(path)
             if handler is None and (meant := self._paths.resolve(path)) != path:
                 # `raw_path` stays: nothing behind this reads it.
@@ -324,6 +335,8 @@ class Application:
                 if path not in QUIET_PATHS and (cycle := scope.get("request_cycle")) is not None:
                     await cycle.admit(exchange.key_id)
                 await self._fallback(scope, receive, self._with_request_id(exchange, send))
+                if scope["method"] not in READING:
+                    log_change(exchange)
             elif scope["method"] != "POST":
                 raise MethodNotAllowed(f"{path} takes POST, not {scope['method']}", ["POST"])
             else:
@@ -332,6 +345,9 @@ class Application:
                     await handler(exchange)
                 finally:
                     self.n_in_flight -= 1
+        except Unauthenticated as error:
+            await self._authenticator.failed_logins.hold(name_address(scope.get("client")), error.delay_s)
+            await self._refuse(exchange, error)
         except GatewayError as error:
             await self._refuse(exchange, error)
         except ClientDisconnectedError:

@@ -4,16 +4,21 @@ Without a key only this machine may ask, and no web page through a browser on it
 127.0.0.1 fails on its Host, a page of another site on its Origin.
 """
 
+import asyncio
 import hashlib
 import hmac
 import os
 import re
-from collections.abc import Iterable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import ip_address
+from time import monotonic
+from typing import Any
 from urllib.parse import urlsplit
 
 from ..config import ServerConfig
-from ..errors import Forbidden, Unauthenticated
+from ..errors import Forbidden, Overloaded, Unauthenticated
+from ..telemetry.logs import AUDIT
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
 MAX_REMEMBERED = 64
@@ -23,7 +28,68 @@ MAX_KEYS = 4
 """Values looked at in a request: hashing any number would let a client keep the gateway busy."""
 KEY_HEADERS = (b"authorization", b"x-api-key", b"api-key")
 """Where clients put the key: OpenAI's, Anthropic's and Azure's."""
+MAX_ADDRESSES = 4096
+MAX_HELD = 8
+MAX_HELD_IN_ALL = 1024
+N_FREE = 3
+"""Wrong keys of an address whose answers are not held back: a mistyped key is no attack."""
+N_LOGGED = 10
+FIRST_DELAY_S = 0.25
+LONGEST_DELAY_S = 4.0
+FORGOTTEN_S = 600.0
 _WATCHED = frozenset({*KEY_HEADERS, b"host", b"origin"})
+
+
+class FailedLogins:
+    """Wrong keys by the address they came from: logged by fingerprint, and slowed more with each.
+
+    An address is forgotten once it has shown none for a while, or when too many others have. At most
+    `MAX_HELD` answers of an address are held back at a time: while they are, keys that were never accepted
+    are not looked at, so that guesses at the same time are no faster. Keys known as good are never slowed.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._held: Counter[str] = Counter()
+
+    def check(self, address: str) -> None:
+        """Check that another key of this address may be tried now.
+
+        Raises:
+            Overloaded: as many answers as may be are held back.
+        """
+        if self._held and self._held[address] >= MAX_HELD:
+            raise Overloaded("too many wrong API keys from this address", retry_after_s=LONGEST_DELAY_S)
+
+    def note(self, address: str, fingerprint: str) -> float:
+        """A wrong key was shown; gives the seconds to hold its answer back."""
+        now = self._clock()
+        n, last = self._failures.pop(address, (0, now))
+        n = n + 1 if now - last < FORGOTTEN_S else 1
+        if len(self._failures) >= MAX_ADDRESSES:
+            self._failures.popitem(last=False)
+        self._failures[address] = n, now
+        # Each of the first, then at powers of two: a flood of guesses must not become one of lines.
+        if n <= N_LOGGED or n & (n - 1) == 0:
+            AUDIT.warning("login failed: %s, key %s…, %d in a row", address, fingerprint, n)
+        return (
+            0.0
+            if n <= N_FREE
+            else float(min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(n - N_FREE - 1, 10)))
+        )
+
+    async def hold(self, address: str, delay_s: float) -> None:
+        """Wait, so that its client waits; the event loop serves others."""
+        if delay_s <= 0 or self._held.total() >= MAX_HELD_IN_ALL:
+            return
+        self._held[address] += 1
+        try:
+            await asyncio.sleep(delay_s)
+        finally:
+            self._held[address] -= 1
+            if not self._held[address]:
+                del self._held[address]
 
 
 class Authenticator:
@@ -39,12 +105,16 @@ class Authenticator:
         self._origins = frozenset(origin.rstrip("/").lower() for origin in config.cors_origins)
         self._key_id = None if self._digest is None else self._digest.hex()[:12]
         self._known: set[tuple[tuple[bytes, ...], bytes, bytes]] = set()
+        self.failed_logins = FailedLogins()
 
-    def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    def authenticate(
+        self, headers: Iterable[tuple[bytes, bytes]], client: Sequence[Any] | None = None
+    ) -> str | None:
         """The id of the key that was shown (a salted hash), or None where none is needed.
 
         Raises:
             Unauthenticated: no key, or a wrong one.
+            Overloaded: too many wrong ones came from this address.
             Forbidden: no key is configured and the Host or the Origin is not of this machine.
         """
         host = origin = b""
@@ -62,7 +132,15 @@ class Authenticator:
         seen = (keys, host, origin)
         if seen in self._known:
             return self._key_id
-        self._check(keys, host, origin)
+        if keys and self._digest is not None:
+            self.failed_logins.check(name_address(client))
+        try:
+            self._check(keys, host, origin)
+        except Unauthenticated as error:
+            if keys:
+                wrong = self._hash(_without_scheme(keys[0])).hex()[:12]
+                error.delay_s = self.failed_logins.note(name_address(client), wrong)
+            raise
         # A client can vary Host and Origin at will: the set is bounded, and starts again.
         if len(self._known) >= MAX_REMEMBERED:
             self._known.clear()
@@ -122,6 +200,11 @@ class Authenticator:
 
     def _hash(self, key: bytes) -> bytes:
         return hashlib.blake2b(key, key=self._salt).digest()
+
+
+def name_address(client: Sequence[Any] | None) -> str:
+    """Where a request came from: the host of ASGI's `client`."""
+    return str(client[0]) if client else "local"
 
 
 def _without_scheme(shown: bytes) -> bytes:

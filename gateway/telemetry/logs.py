@@ -1,6 +1,7 @@
 """What the gateway writes of itself: lines of text or JSON, written by a thread of its own.
 
-`ACCESS` has one line a request, `UPSTREAM` one a failed call. No line holds a prompt, an answer or a secret.
+`ACCESS` has one line a request, `UPSTREAM` one a failed call, `AUDIT` one a wrong key or change.
+No line holds a prompt, an answer or a secret.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ from .background import start_thread
 
 ACCESS = logging.getLogger("thalamus.access")
 UPSTREAM = logging.getLogger("thalamus.upstream")
+AUDIT = logging.getLogger("thalamus.audit")
 SERVED_REQUEST: ContextVar[str] = ContextVar("request_id", default="")
 """The request that is being served; tasks started for it inherit it."""
 

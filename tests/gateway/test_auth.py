@@ -1,12 +1,28 @@
 """Who is let in: keys, and Host and Origin of web pages."""
 
+import asyncio
+import logging
 from base64 import b64encode
+from pathlib import Path
 
 import pytest
 
-from gateway.asgi.authentication import MAX_REMEMBERED, Authenticator, is_loopback
+from gateway.asgi import authentication
+from gateway.asgi.authentication import (
+    FORGOTTEN_S,
+    LONGEST_DELAY_S,
+    MAX_ADDRESSES,
+    MAX_HELD,
+    MAX_REMEMBERED,
+    N_FREE,
+    Authenticator,
+    FailedLogins,
+    is_loopback,
+)
 from gateway.config import Secret, ServerConfig
-from gateway.errors import Forbidden, Unauthenticated
+from gateway.errors import Forbidden, Overloaded, Unauthenticated
+from tests.fakes.odd_upstream import OddUpstream, json_answer
+from tests.fakes.serving import gateway
 
 KEY = "sk-7f3a9c1e5b2d8046"
 HOST = (b"host", b"127.0.0.1:8080")
@@ -163,3 +179,79 @@ def test_what_is_remembered_is_bounded(keyless: Authenticator) -> None:
 )
 def test_which_addresses_only_this_machine_reaches(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
+
+
+def show(authenticator: Authenticator, key: str, address: str = "10.0.0.1") -> float:
+    """The seconds that the answer to a wrong key is held back."""
+    with pytest.raises(Unauthenticated) as refused:
+        authenticator.authenticate([HOST, bearer(key)], (address, 1234))
+    return refused.value.delay_s
+
+
+def test_wrong_keys_are_slowed_by_address(authenticator: Authenticator) -> None:
+    delays = [show(authenticator, f"wrong-{n}") for n in range(12)]
+    assert delays[:N_FREE] == [0.0] * N_FREE
+    assert delays[N_FREE : N_FREE + 3] == [0.25, 0.5, 1.0]
+    assert delays[-1] == LONGEST_DELAY_S
+    assert show(authenticator, "wrong", "10.0.0.2") == 0.0
+    assert authenticator.authenticate([HOST, bearer(KEY)], ("10.0.0.1", 1)) is not None
+
+
+def test_no_key_is_no_guess(authenticator: Authenticator) -> None:
+    for _ in range(20):
+        with pytest.raises(Unauthenticated) as refused:
+            authenticator.authenticate([HOST], ("10.0.0.1", 1234))
+        assert refused.value.delay_s == 0.0
+
+
+def test_failed_logins_are_forgotten_and_bounded() -> None:
+    now = [0.0]
+    logins = FailedLogins(lambda: now[0])
+    for _ in range(10):
+        logins.note("a", "f")
+    now[0] = FORGOTTEN_S
+    assert logins.note("a", "f") == 0.0
+    for n in range(MAX_ADDRESSES + 100):
+        logins.note(f"10.{n >> 8}.{n & 255}.1", "f")
+    assert len(logins._failures) == MAX_ADDRESSES
+
+
+async def test_guesses_at_the_same_time_are_no_faster(authenticator: Authenticator) -> None:
+    known = [HOST, bearer(KEY)]
+    authenticator.authenticate(known, ("10.0.0.1", 1))
+    held = [
+        asyncio.ensure_future(authenticator.failed_logins.hold("10.0.0.1", 60.0)) for _ in range(MAX_HELD)
+    ]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        authenticator.authenticate([HOST, bearer("another guess")], ("10.0.0.1", 1))
+    # Others, and who was let in before, are not slowed.
+    assert authenticator.authenticate(known, ("10.0.0.1", 1)) is not None
+    assert show(authenticator, "wrong", "10.0.0.2") == 0.0
+    for task in held:
+        task.cancel()
+    await asyncio.gather(*held, return_exceptions=True)
+    assert show(authenticator, "another guess") == 0.0
+
+
+async def test_failed_logins_and_changes_are_logged_without_keys_or_content(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authentication, "FIRST_DELAY_S", 0.01)
+    caplog.set_level(logging.INFO, "thalamus.audit")
+    async with OddUpstream({"x": json_answer({"choices": []})}).serve() as upstream:
+        config = {"experts": upstream.experts(), "server": {"master_key": KEY}}
+        async with gateway(config, str(tmp_path / "journal"), "x") as live:
+            for n in range(5):
+                refused = await live.chat("x", headers={"authorization": f"Bearer sk-guess{n}-secret-words"})
+                assert (refused.status, refused.error["code"]) == (401, "invalid_api_key")
+            answer = await live.post(
+                "feedback", {"decision_id": "dec_1", "score": 1, "comment": "of my own"}, x_api_key=KEY
+            )
+            assert answer.status == 404
+    lines = [record.getMessage() for record in caplog.records if record.name == "thalamus.audit"]
+    assert [line.partition(", key")[0] for line in lines[:5]] == ["login failed: 127.0.0.1"] * 5
+    assert lines[4].endswith("5 in a row")
+    assert lines[5].startswith("POST /v1/feedback 404 by key ")
+    text = "\n".join(lines)
+    assert [word for word in ("guess", "secret-words", "of my own", KEY) if word in text] == []
