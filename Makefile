@@ -97,8 +97,10 @@ wheel-test: $(VENV)/.ready-dev
 	@mkdir -p build/away && cp -r tests studies build/away/
 	cd build/away && ../venv/bin/python $(TESTS) -q -c ../../pyproject.toml --rootdir=. -o pythonpath= -o cache_dir=.cache tests -m "not source"
 
+# Kept in benchmarks/history, a file for each machine; what got slower than in the runs before is named last.
 bench: $(VENV)/.ready-dev
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in $(filter-out benchmarks/history.py,$(wildcard benchmarks/*.py)) benchmarks/history.py; do \
+	  echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 build: $(VENV)/.ready-dev
 	$(BIN)/python -m build --wheel --outdir dist .
