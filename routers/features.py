@@ -262,39 +262,35 @@ def form_features(texts: Sequence[str]) -> Floats:
     """(n_texts, n_form) in [0, 1], columns as in FORM_NAMES."""
     form = np.empty((len(texts), len(FORM_NAMES)))  # (n_texts, n_form)
     for row, text in zip(form, texts, strict=True):
-        row[:] = _read_form(text)
+        sample = head_and_tail(text, FORM_SAMPLE_CHARS)
+        data = sample.encode("utf-8", "surrogatepass")
+        n_bytes = len(data) or 1
+        tally = np.bincount(np.frombuffer(data, np.uint8), minlength=256)
+        sums: list[float] = tally.dot(_COUNTED).tolist()
+        # `\\d` and `\\s` of Unicode are slower, and needed only for letters, digits or blanks beyond ASCII.
+        is_plain = len(data) == len(sample) or not _WIDE_WORD.search(_beyond_ascii(sample))
+        counted, arithmetic = _ASCII_SCANS if is_plain else _UNICODE_SCANS
+        has_digits = sums[0] > 0 or not is_plain
+        lined = f"\n{sample}"
+        bare = sample.rstrip()
+        end = bare[-1:] if len(sample) - len(bare) <= _MOST_BLANKS else ""
+        lower = sample.lower()
+        row[:] = [
+            log1p(len(text)) / log1p(_LONGEST_CHARS),
+            *[n * scale / n_bytes for n, (_, scale) in zip(sums, _SHARES.values(), strict=False)],
+            *[log1p(n) / full for n, (_, full) in zip(sums[len(_SHARES) :], _COUNTS.values(), strict=True)],
+            *[
+                log1p(len(pattern.findall(lined))) / full if has_digits or not needs_digit else 0.0
+                for pattern, full, needs_digit in counted
+            ],
+            1.0 if has_digits and arithmetic.search(sample) else 0.0,
+            1.0 if "```" in sample else 0.0,
+            1.0 if "__" in sample else 0.0,
+            1.0 if end in ("?", "？") else 0.0,
+            1.0 if end in (":", "：") else 0.0,
+            *[float(max([phrase in lower for phrase in phrases])) for phrases in _PHRASES.values()],
+        ]
     return np.minimum(form, 1.0)
-
-
-def _read_form(text: str) -> list[float]:
-    sample = head_and_tail(text, FORM_SAMPLE_CHARS)
-    data = sample.encode("utf-8", "surrogatepass")
-    n_bytes = len(data) or 1
-    tally = np.bincount(np.frombuffer(data, np.uint8), minlength=256)
-    sums: list[float] = tally.dot(_COUNTED).tolist()
-    # `\\d` and `\\s` of Unicode are slower, and needed only where a letter, digit or blank is beyond ASCII.
-    is_plain = len(data) == len(sample) or not _WIDE_WORD.search(_beyond_ascii(sample))
-    counted, arithmetic = _ASCII_SCANS if is_plain else _UNICODE_SCANS
-    has_digits = sums[0] > 0 or not is_plain
-    lined = f"\n{sample}"
-    bare = sample.rstrip()
-    end = bare[-1:] if len(sample) - len(bare) <= _MOST_BLANKS else ""
-    lower = sample.lower()
-    return [
-        log1p(len(text)) / log1p(_LONGEST_CHARS),
-        *[n * scale / n_bytes for n, (_, scale) in zip(sums, _SHARES.values(), strict=False)],
-        *[log1p(n) / full for n, (_, full) in zip(sums[len(_SHARES) :], _COUNTS.values(), strict=True)],
-        *[
-            log1p(len(pattern.findall(lined))) / full if has_digits or not needs_digit else 0.0
-            for pattern, full, needs_digit in counted
-        ],
-        1.0 if has_digits and arithmetic.search(sample) else 0.0,
-        1.0 if "```" in sample else 0.0,
-        1.0 if "__" in sample else 0.0,
-        1.0 if end in ("?", "？") else 0.0,
-        1.0 if end in (":", "：") else 0.0,
-        *[float(max([phrase in lower for phrase in phrases])) for phrases in _PHRASES.values()],
-    ]
 
 
 N_SLOTS = 1 << 15

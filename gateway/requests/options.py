@@ -4,6 +4,7 @@ The body wins where body and headers name different things; limits of both hold,
 the policy requires.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
@@ -282,8 +283,8 @@ def _refusal(what: str, param: str) -> InvalidField:
     return InvalidField(f"{param}: {what[0].lower()}{what[1:]}{known}", param=param)
 
 
-MARKS = (b"[F", b"[f")
-"""One of these stands in every body that bears a flag."""
+_MARK = re.compile(rb"\[[Ff]")
+"""Stands in every body that bears a flag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +317,7 @@ def extract_prompt_flags(
     if raw is not None and len(memoryview(raw)) > INLINE_BYTES:
         short = shorten(raw, MESSAGE_LIMITS, "messages")
     # Most bodies hold no mark at all: a search in the raw bytes spares decoding the messages.
-    if policy.in_band_flags and raw is not None and _bears_mark(short.data if short else raw):
+    if policy.in_band_flags and raw is not None and _MARK.search(short.data if short else raw):
         given_fields = fields
         fields, found, warnings = _strip_flags(fields, policy, grammar, short)
         short = short if fields is given_fields else None
@@ -355,7 +356,7 @@ def _strip_flags(
         messages = decode_list(short.data if short else fields["messages"])
         users = _find_user_turns(messages)
         last = users[0]
-        bearing = [n for n in users if n == last or _bears_mark(messages[n])]
+        bearing = [n for n in users if n == last or _MARK.search(messages[n])]
         found = {n: _strip_message(messages[n], policy, grammar, short) for n in bearing}
     except (*BAD_JSON, IndexError):
         return fields, (), []  # `parse_chat_query` reports malformed messages, with their place
@@ -390,10 +391,6 @@ def _find_user_turns(messages: Sequence[Raw]) -> list[int]:
             if len(found) > MAX_EARLIER_TURNS:
                 break
     return found
-
-
-def _bears_mark(raw: Raw | memoryview) -> bool:
-    return any(map(bytes(raw).__contains__, MARKS))
 
 
 @dataclass(frozen=True, slots=True)
