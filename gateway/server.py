@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from routers import RoutersError
 
 from .app import create_app
-from .asgi.connections import Acceptor, Connections
+from .asgi.connections import Acceptor, Connections, raise_file_limit
 from .asgi.protocol import bind_protocol
 from .config import Config, ConfigError, config_warnings, load_config
 from .endpoints.monitoring import CarriedCounters
@@ -136,6 +136,7 @@ class GatewayServer(uvicorn.Server):
     """uvicorn, which greets once it listens."""
 
     def __init__(self, app: "Reloadable", config: Config, greet: Callable[[], None]) -> None:
+        raise_file_limit()
         self.connections = Connections(config.server.limits)
         super().__init__(build_settings(app, config, self.connections))
         self._greet = greet

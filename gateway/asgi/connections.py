@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import resource
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -33,6 +34,7 @@ LONGEST_SWEEP_S = 1.0
 SHORTEST_SWEEP_S = 0.02
 N_ACCEPTED_PER_TURN = 16
 FULL_PAUSE_S = 0.25
+MAX_FILES = 65_536
 OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 log = logging.getLogger("thalamus")
@@ -283,6 +285,15 @@ class Acceptor:
         self._later = self._loop.call_later(
             pause_s, self._loop.add_reader, self._listener.fileno(), self._accept
         )
+
+
+def raise_file_limit() -> None:
+    """Let the process open as many files as the system allows it, within reason: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # macOS says "unlimited" and refuses it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def set_connection_options(listener: socket.socket) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import json
+import resource
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
 from gateway.asgi import connections as module
-from gateway.asgi.connections import Acceptor, Blocked, Connections
+from gateway.asgi.connections import Acceptor, Blocked, Connections, raise_file_limit
 from gateway.config import LimitsConfig
 from tests.fakes.serving import live
 
@@ -517,6 +518,16 @@ async def test_many_connections_are_accepted_in_a_few_turns_of_the_loop() -> Non
     assert made[-1] - made[0] < 50  # one in a turn would be a hundred
     for client in clients:
         client.close()
+
+
+def test_a_process_may_open_as_many_files_as_the_system_allows() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+        raise_file_limit()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(hard, module.MAX_FILES), hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 class ExhaustedListener(socket.socket):
