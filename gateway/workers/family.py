@@ -6,6 +6,7 @@ A `WorkerLink` is one worker as the parent sees it. What a worker holds when it 
 import asyncio
 import contextlib
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,8 +179,7 @@ class WorkerLink:
         """
         journal = self._family.services.journal
         if isinstance(journal, SharedJournal):
-            async with journal.writing:
-                await asyncio.to_thread(journal.insert, rows)
+            await asyncio.to_thread(journal.insert, rows)
 
     async def request(self, number: int, scope: dict[str, Any]) -> None:
         """Answer a request that the worker passes on, message by message."""
@@ -366,36 +366,41 @@ class SharedJournal(Journal):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.writing = asyncio.Lock()
+        # Held by the thread that writes, not by the task that waits: a worker's death cancels the task alone.
+        self._insert_lock = threading.Lock()
         self._inserting: sqlite3.Connection | None = None
 
     def insert(self, rows: Sequence[bytes]) -> None:
-        """Put rows of a worker on disk, one call at a time; those that are there already stay.
+        """Put rows of a worker on disk; those that are there already stay.
 
         Raises:
             StorageError: they cannot be written now.
         """
         try:
-            # Kept open: the end of the last connection of a file copies its whole log and waits for the disk.
-            if self._inserting is None:
-                self._inserting = connect_journal(Path(self._config.path))
-            self._inserting.execute("BEGIN IMMEDIATE")
-            with self._inserting:  # commits, or undoes
-                self._inserting.executemany(INSERT, map(msgspec.msgpack.decode, rows))
+            with self._insert_lock:
+                self._insert(rows)
         except sqlite3.Error as error:
             self._let_go()
             raise StorageError(f"the journal cannot be written: {error}") from None
 
+    def _insert(self, rows: Sequence[bytes]) -> None:
+        # Kept open: the end of the last connection of a file copies its whole log and waits for the disk.
+        if self._inserting is None:
+            self._inserting = connect_journal(Path(self._config.path))
+        self._inserting.execute("BEGIN IMMEDIATE")
+        with self._inserting:  # commits, or undoes
+            self._inserting.executemany(INSERT, map(msgspec.msgpack.decode, rows))
+
     def _let_go(self) -> None:
-        if self._inserting is not None:
+        with self._insert_lock:
+            inserting, self._inserting = self._inserting, None
+        if inserting is not None:
             with contextlib.suppress(sqlite3.Error):
-                self._inserting.close()
-            self._inserting = None
+                inserting.close()
 
     async def close(self) -> None:
         """Write what waits, and stop."""
-        async with self.writing:
-            self._let_go()
+        await asyncio.to_thread(self._let_go)
         await super().close()
 
     async def get(self, decision_id: str) -> dict[str, Any] | None:

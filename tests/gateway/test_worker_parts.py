@@ -24,7 +24,7 @@ from gateway.fleet.health import PeerReport
 from gateway.runners import RunnerBusy
 from gateway.server import Generation
 from gateway.services import Services
-from gateway.storage.journal import JournalEntry
+from gateway.storage.journal import JournalEntry, to_row
 from gateway.workers.channel import Channel, ChannelClosedError, RemoteError
 from gateway.workers.family import (
     SharedFleet,
@@ -201,27 +201,43 @@ async def test_what_a_dead_worker_held_is_free_again(pair: Pair) -> None:
     assert not pair.family.links
 
 
+def build_entry(decision_id: str) -> JournalEntry:
+    return JournalEntry(
+        decision_id=decision_id,
+        request_id="r",
+        time=time.time(),
+        policy="auto",
+        expert_asked=None,
+        expert_answered="a",
+        plan="single",
+        status=200,
+    )
+
+
 async def test_rows_are_on_disk_once_they_do_not_wait_any_more(pair: Pair, tmp_path: Path) -> None:
     config = JournalConfig(path=str(tmp_path / "journal.sqlite3"))
     journal = RemoteJournal.make_builder(pair.worker, asyncio.get_running_loop())(config)
     for n in range(3):
-        journal.record(
-            JournalEntry(
-                decision_id=f"dec_{n}",
-                request_id="r",
-                time=time.time(),
-                policy="auto",
-                expert_asked=None,
-                expert_answered="a",
-                plan="single",
-                status=200,
-            )
-        )
+        journal.record(build_entry(f"dec_{n}"))
     await journal.flush()
     with contextlib.closing(sqlite3.connect(config.path)) as database:
         assert database.execute("SELECT count(*) FROM decisions").fetchone() == (3,)
     assert journal.n_waiting == 0
     await journal.close()
+
+
+async def test_rows_of_a_worker_that_died_while_they_are_written_disturb_no_others(pair: Pair) -> None:
+    journal = pair.services.journal
+    assert isinstance(journal, SharedJournal)
+
+    def insert(prefix: str) -> None:
+        rows = [msgspec.msgpack.encode(to_row(build_entry(f"{prefix}_{n}"), False)) for n in range(50)]
+        for row in rows:
+            journal.insert([row])
+
+    await asyncio.gather(*(asyncio.to_thread(insert, f"worker_{n}") for n in range(4)))
+    with contextlib.closing(sqlite3.connect(pair.services.config.journal.path)) as database:
+        assert database.execute("SELECT count(*) FROM decisions").fetchone() == (200,)
 
 
 async def test_a_cooldown_outlives_the_worker_that_knew_of_it(pair: Pair) -> None:
