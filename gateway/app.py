@@ -47,7 +47,7 @@ from .openai.answers import Price
 from .prompts.wrappings import build_grammar
 from .requests.parsing import SPECS, RequestParser
 from .runners import Runners
-from .runners.build import build_runners
+from .runners.build import build_runners, give_all_cores
 from .services import Services
 from .storage.journal import Journal
 
@@ -210,7 +210,8 @@ async def open_batches(
         ValueError, StorageError: as `create_app`.
     """
     transport = Transport()
-    services = build_services(config, transport)
+    # No stream waits beside a batch without a server: an engine may have the cores that are left to those.
+    services = build_services(give_all_cores(config), transport)
     async with open_services(services, transport) if calls else open_storage(services):
         yield BatchService(services, build_accounting(services), read_parallel_limits(config), engine=engine)
 

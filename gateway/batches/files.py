@@ -58,12 +58,22 @@ class FileStore:
         """Begin an upload."""
         return Upload(self, new_id("file"))
 
-    def keep(self, file_id: str, owner: str, name: str, purpose: Purpose) -> StoredFile:
-        """Register a file whose bytes are complete."""
-        n_bytes = self.path(file_id).stat().st_size
-        file = StoredFile(file_id, owner, name, purpose, n_bytes, int(time.time()))
+    def keep(
+        self, file_id: str, owner: str, name: str, purpose: Purpose, expires_s: int | None = None
+    ) -> StoredFile:
+        """Register a file whose bytes are complete; it is deleted after `expires_s` seconds."""
+        n_bytes, now = self.path(file_id).stat().st_size, int(time.time())
+        expires_at = None if expires_s is None else now + expires_s
+        file = StoredFile(file_id, owner, name, purpose, n_bytes, now, expires_at)
         self._store.add_file(file)
         return file
+
+    def delete_expired(self) -> None:
+        """Delete the files whose time is over; one that a batch reads stays until the batch has ended."""
+        for file_id in self._store.list_expired_files():
+            if self._store.find_batch_reading(file_id) is None:
+                self._store.delete_file(file_id)
+                self.path(file_id).unlink(missing_ok=True)
 
     def delete(self, file_id: str, owner: str) -> None:
         """Delete a file and its bytes.
@@ -106,10 +116,10 @@ class Upload:
             )
         self._file.write(piece)
 
-    def keep(self, owner: str, name: str, purpose: Purpose) -> StoredFile:
-        """Register the file; all bytes have been written."""
+    def keep(self, owner: str, name: str, purpose: Purpose, expires_s: int | None = None) -> StoredFile:
+        """Register the file; all bytes have been written. It is deleted after `expires_s` seconds."""
         self._file.close()
-        file = self._files.keep(self.id, owner, name, purpose)
+        file = self._files.keep(self.id, owner, name, purpose, expires_s)
         self._kept = True
         return file
 

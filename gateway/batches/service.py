@@ -10,6 +10,7 @@ import fcntl
 import logging
 import os
 import re
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
@@ -34,6 +35,8 @@ MAX_EMBEDDED_LINES = 8
 QUEUED_PER_SLOT = 2
 """Calls sent to a local expert per slot: an expert with calls waiting is not unloaded."""
 RETRY_S = 5.0
+EXPIRY_S = 60.0
+"""Files whose time is over are not shown any more; this often they are deleted."""
 WINDOW = re.compile(r"(\d{1,6})([smhd])")
 UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -96,6 +99,14 @@ class BatchService:
         # resume`.
         for batch_id in await asyncio.to_thread(self._store.list_unfinished):
             self.resume(batch_id)
+        self._tasks["expiry"] = asyncio.ensure_future(self._delete_expired_files())
+
+    async def _delete_expired_files(self) -> None:
+        while not await pause_unless_halted(self._stopping, EXPIRY_S):
+            try:
+                await asyncio.to_thread(self.files.delete_expired)
+            except (OSError, sqlite3.Error) as error:  # it is tried again
+                log.warning("expired files are not deleted: %s", error)
 
     async def stop(self) -> None:
         """Stop all batches between two calls; they can be resumed."""
@@ -281,9 +292,11 @@ class BatchService:
             output_id, error_id = batch.output_file_id, batch.error_file_id
             publish(batch, self._store, worklist, self.files.path(output_id), self.files.path(error_id))
             if batch.output_bytes:
-                self.files.keep(output_id, batch.owner, f"{batch.id}_output.jsonl", "batch_output")
+                name = f"{batch.id}_output.jsonl"
+                self.files.keep(output_id, batch.owner, name, "batch_output", batch.output_expires_s)
             if batch.error_bytes:
-                self.files.keep(error_id, batch.owner, f"{batch.id}_error.jsonl", "batch_output")
+                name = f"{batch.id}_error.jsonl"
+                self.files.keep(error_id, batch.owner, name, "batch_output", batch.output_expires_s)
         self._store.change(batch.id, status=status, times={f"{status}_at": int(time.time())})
         return self._store.find_batch(batch.id) or batch
 

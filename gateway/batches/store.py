@@ -19,7 +19,7 @@ from ..storage.sqlite import Schema, StorageError, connect, prepare
 from .outcomes import CallOutcome
 from .types import ENDED, Batch, LineError, StoredFile
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 NAME = "batches.sqlite3"
 BUSY_S = 10.0
 SALT_BYTES = 16
@@ -31,14 +31,15 @@ _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE files (
   seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, name TEXT NOT NULL,
-  purpose TEXT NOT NULL, n_bytes INTEGER NOT NULL, created_at INTEGER NOT NULL);
+  purpose TEXT NOT NULL, n_bytes INTEGER NOT NULL, created_at INTEGER NOT NULL, expires_at INTEGER);
 CREATE TABLE batches (
   seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, endpoint TEXT, input_file_id TEXT,
   input_path TEXT NOT NULL, input_mark TEXT NOT NULL, out_path TEXT, line_order TEXT NOT NULL,
   window_s REAL NOT NULL, window TEXT NOT NULL, max_usd REAL, metadata BLOB, status TEXT NOT NULL,
   errors BLOB NOT NULL, n_total INTEGER NOT NULL, n_completed INTEGER NOT NULL, n_failed INTEGER NOT NULL,
   cost_usd REAL NOT NULL, n_unpriced INTEGER NOT NULL, output_bytes INTEGER NOT NULL,
-  error_bytes INTEGER NOT NULL, output_file_id TEXT, error_file_id TEXT, times BLOB NOT NULL);
+  error_bytes INTEGER NOT NULL, output_file_id TEXT, error_file_id TEXT, output_expires_s INTEGER,
+  times BLOB NOT NULL);
 CREATE TABLE lines (
   batch TEXT NOT NULL, n INTEGER NOT NULL, offset INTEGER NOT NULL, size INTEGER NOT NULL,
   custom_id TEXT NOT NULL, state INTEGER NOT NULL, decision BLOB, aggregator TEXT, at INTEGER,
@@ -51,7 +52,9 @@ CREATE INDEX waiting ON calls (batch, expert, n) WHERE outcome IS NULL;
 """
 _ENCODED = frozenset({"errors", "metadata", "times"})
 _COLUMNS = tuple(field.name for field in fields(Batch))
-_FILE = "id, owner, name, purpose, n_bytes, created_at"
+_FILE = "id, owner, name, purpose, n_bytes, created_at, expires_at"
+# Not unixepoch(), which SQLite has since 3.38 only.
+_ALIVE = "(expires_at IS NULL OR expires_at > CAST(strftime('%s', 'now') AS INTEGER))"
 _errors = msgspec.json.Decoder(tuple[LineError, ...])
 
 
@@ -106,12 +109,13 @@ class BatchStore:
 
     def add_file(self, file: StoredFile) -> None:
         """Insert a file's row, or replace the row of the same id."""
-        row = (file.id, file.owner, file.name, file.purpose, file.n_bytes, file.created_at)
+        row = (file.id, file.owner, file.name, file.purpose, file.n_bytes, file.created_at, file.expires_at)
         with self.transaction() as database:
-            database.execute(f"INSERT OR REPLACE INTO files ({_FILE}) VALUES (?, ?, ?, ?, ?, ?)", row)  # noqa: S608
+            database.execute(f"INSERT OR REPLACE INTO files ({_FILE}) VALUES (?, ?, ?, ?, ?, ?, ?)", row)  # noqa: S608
 
     def find_file(self, file_id: str, owner: str) -> StoredFile | None:
-        found = self.rows(f"SELECT {_FILE} FROM files WHERE id = ? AND owner = ?", file_id, owner)  # noqa: S608
+        query = f"SELECT {_FILE} FROM files WHERE id = ? AND owner = ? AND {_ALIVE}"  # noqa: S608
+        found = self.rows(query, file_id, owner)
         return StoredFile(*found[0]) if found else None
 
     def list_files(
@@ -121,12 +125,16 @@ class BatchStore:
         # `seq` and not `created_at` is the cursor: several files can have the same second.
         side, order = ("<", "DESC") if newest_first else (">", "ASC")
         found = self.rows(
-            f"SELECT {_FILE} FROM files WHERE owner = ? AND (? IS NULL OR purpose = ?) "  # noqa: S608
+            f"SELECT {_FILE} FROM files WHERE owner = ? AND {_ALIVE} AND (? IS NULL OR purpose = ?) "  # noqa: S608
             f"AND (? IS NULL OR seq {side} (SELECT seq FROM files WHERE id = ?)) "
             f"ORDER BY seq {order} LIMIT ?",
             *(owner, purpose, purpose, after, after, limit),
         )
         return [StoredFile(*row) for row in found]
+
+    def list_expired_files(self) -> list[str]:
+        """The ids of files whose time is over and whose rows are still here."""
+        return [row[0] for row in self.rows(f"SELECT id FROM files WHERE NOT {_ALIVE}")]  # noqa: S608
 
     def delete_file(self, file_id: str) -> None:
         with self.transaction() as database:
@@ -203,7 +211,12 @@ def _create(database: sqlite3.Connection) -> None:
     database.execute("INSERT INTO facts VALUES ('salt', ?)", (os.urandom(SALT_BYTES),))
 
 
-SCHEMA = Schema("the store of batches", "batches.path", SCHEMA_VERSION, _create)
+def _add_expiry(database: sqlite3.Connection) -> None:
+    database.execute("ALTER TABLE files ADD COLUMN expires_at INTEGER")
+    database.execute("ALTER TABLE batches ADD COLUMN output_expires_s INTEGER")
+
+
+SCHEMA = Schema("the store of batches", "batches.path", SCHEMA_VERSION, _create, upgrades={1: _add_expiry})
 
 
 def new_id(kind: str) -> str:

@@ -22,7 +22,7 @@ NO_OWNER = ""
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file as its owner sees it; `created_at` is seconds since 1970."""
+    """A file as its owner sees it; `created_at` and `expires_at` are seconds since 1970."""
 
     id: str
     owner: str
@@ -30,6 +30,7 @@ class StoredFile:
     purpose: Purpose
     n_bytes: int
     created_at: int
+    expires_at: int | None = None
 
     def to_openai(self) -> dict[str, Any]:
         """As OpenAI's file object."""
@@ -38,7 +39,7 @@ class StoredFile:
             "object": "file",
             "bytes": self.n_bytes,
             "created_at": self.created_at,
-            "expires_at": None,
+            "expires_at": self.expires_at,
             "filename": self.name,
             "purpose": self.purpose,
             "status": "processed",
@@ -60,8 +61,9 @@ class Batch:
     """One batch and its progress.
 
     Input is a stored file or, from the command line, a path; `input_mark` tells whether that has changed
-    since. Results go to stored files, or to `out_path`. `times` holds seconds since 1970 by what happened
-    then: `created_at`, `in_progress_at` … `endpoint` is the one url allowed, None where lines may mix.
+    since. Results go to stored files, which are deleted after `output_expires_s`, or to `out_path`. `times`
+    holds seconds since 1970 by what happened then: `created_at`, `in_progress_at` … `endpoint` is the one
+    url allowed, None where lines may mix.
     """
 
     id: str
@@ -87,6 +89,7 @@ class Batch:
     error_bytes: int = 0
     output_file_id: str | None = None
     error_file_id: str | None = None
+    output_expires_s: int | None = None
     times: Mapping[str, int] = field(default_factory=dict)
 
     @property

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -17,7 +17,7 @@ from ..batches.types import Batch
 from ..errors import InvalidField
 from .answers import decode_body, get_services, json_response
 from .decisions import read_body
-from .files import build_page, get_owner, read_page_size
+from .files import MAX_EXPIRY_S, MIN_EXPIRY_S, build_page, get_owner, read_page_size
 
 MAX_PAGE = 100
 DEFAULT_PAGE = 20
@@ -31,6 +31,13 @@ MAX_ORDER_BYTES = 256 * 1024
 """More than all fields of a batch take, even where every character is escaped."""
 
 
+class ExpiresAfter(msgspec.Struct):
+    """When the results of a batch are deleted, in seconds after they were made."""
+
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, Meta(ge=MIN_EXPIRY_S, le=MAX_EXPIRY_S)]
+
+
 class BatchRequest(msgspec.Struct):
     """The body of a new batch."""
 
@@ -40,6 +47,7 @@ class BatchRequest(msgspec.Struct):
     metadata: Annotated[dict[Annotated[str, Meta(max_length=64)], ShortText], Meta(max_length=16)] | None = (
         None
     )
+    output_expires_after: ExpiresAfter | None = None
 
 
 _decoder = msgspec.json.Decoder(BatchRequest)
@@ -79,6 +87,7 @@ async def create_batch(request: Request) -> Response:
         window_s=seconds,
         max_usd=max_usd,
         metadata=fields.metadata,
+        output_expires_s=fields.output_expires_after.seconds if fields.output_expires_after else None,
         times={"created_at": int(time.time())},
     )
     return json_response((await service.add(batch)).to_openai())

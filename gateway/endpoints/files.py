@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
@@ -15,6 +15,8 @@ from ..errors import InvalidField, UnsupportedEncoding
 from .answers import json_response
 
 DEFAULT_PAGE = 10_000
+# As in OpenAI's API: an hour to thirty days.
+MIN_EXPIRY_S, MAX_EXPIRY_S = 3600, 2_592_000
 MAX_FORM_OVERHEAD_BYTES = 64 * 1024
 """The most a form may contain besides its file."""
 # [0-9] and not \d: int() reads the digits of every script ('٣' is 3). Nine digits bound the number.
@@ -56,11 +58,28 @@ async def upload_file(request: Request) -> Response:
         form = await read_form(request.headers.get("content-type", ""), _iter_body(request), sink)
         if form.fields.get("purpose") != "batch":
             raise InvalidField("'purpose' must be 'batch'", param="purpose")
-        name = form.filename or ""
-        file = await asyncio.to_thread(sink.keep, get_owner(request), name, "batch")
+        name, expires_s = form.filename or "", read_expiry(form.fields)
+        file = await asyncio.to_thread(sink.keep, get_owner(request), name, "batch", expires_s)
     finally:
         sink.close()
     return json_response(file.to_openai())
+
+
+def read_expiry(fields: Mapping[str, str]) -> int | None:
+    """The seconds after which an upload is deleted, where its form says so.
+
+    Raises:
+        InvalidField: another anchor than OpenAI's, or no number of seconds within its bounds.
+    """
+    anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
+    if anchor is None and seconds is None:
+        return None
+    if anchor != "created_at":
+        raise InvalidField("'expires_after[anchor]' must be created_at", param="expires_after")
+    if not WHOLE_NUMBER.fullmatch(seconds or "") or not MIN_EXPIRY_S <= int(seconds or "") <= MAX_EXPIRY_S:
+        said = f"'expires_after[seconds]' must be a whole number from {MIN_EXPIRY_S} to {MAX_EXPIRY_S}"
+        raise InvalidField(said, param="expires_after")
+    return int(seconds or "")
 
 
 async def _iter_body(request: Request) -> AsyncIterator[bytes]:

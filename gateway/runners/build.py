@@ -2,16 +2,32 @@
 
 from pathlib import Path
 
+import msgspec
+
 from policies import ResidencyRule, TurnRule
 
 from ..config import Config, ExpertConfig, size_bytes, split_command
 from . import PoolRule, Runners, RunnerSettings
+from .launchers import count_usable_cores
 from .types import Probe
 
 
 def build_runners(config: Config) -> Runners:
     """All local experts; none is started."""
     return Runners(build_runner_settings(config), rule=build_pool_rule(config))
+
+
+def give_all_cores(config: Config) -> Config:
+    """The configuration with all usable cores for each local engine that has no number of threads."""
+    n_threads = count_usable_cores()
+
+    def give(expert: ExpertConfig) -> ExpertConfig:
+        runner = expert.runner
+        if runner is None or runner.n_threads is not None:
+            return expert
+        return msgspec.structs.replace(expert, runner=msgspec.structs.replace(runner, n_threads=n_threads))
+
+    return msgspec.structs.replace(config, experts=tuple(map(give, config.experts)))
 
 
 def build_runner_settings(config: Config) -> dict[str, RunnerSettings]:

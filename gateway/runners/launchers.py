@@ -200,9 +200,12 @@ def _find_file(path: str, field: str) -> Path:
 
 def default_threads() -> int:
     """Half the cores this process may use: the other half serves, embeds and streams."""
+    return max(1, count_usable_cores() // 2)
+
+
+def count_usable_cores() -> int:
     # The affinity follows the cpuset of a container; `cpu_count` counts all cores of the machine.
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, usable // 2)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def build_transformers_launch(settings: RunnerSettings, alias: str, api_key: str) -> Launch:

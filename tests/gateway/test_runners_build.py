@@ -6,7 +6,8 @@ import re
 import pytest
 
 from gateway.config import ConfigError, parse_config, split_command
-from gateway.runners.build import build_pool_rule, build_runner_settings
+from gateway.runners.build import build_pool_rule, build_runner_settings, give_all_cores
+from gateway.runners.launchers import count_usable_cores
 
 WHOLE = """
 experts:
@@ -142,3 +143,10 @@ def test_a_shell_in_a_command_keeps_its_variables_and_templates() -> None:
         settings.command[2]
         == "exec serve --home $HOME ${ROOM:-8} --t '{{ messages }}' --port ${PORT} --dir /m"
     )
+
+
+def test_without_a_server_engines_have_all_cores_that_no_number_of_threads_forbids() -> None:
+    local = "{name: a, runner: {model: x}}, {name: b, runner: {model: x, n_threads: 1}}"
+    text = f"experts: [{local}, {{name: c, model: openai/c}}]"
+    settings = build_runner_settings(give_all_cores(parse_config(text)))
+    assert {name: one.n_threads for name, one in settings.items()} == {"a": count_usable_cores(), "b": 1}

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import sqlite3
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,9 @@ from typing import Any
 import openai
 import pytest
 
+from gateway.batches.files import FileStore
 from gateway.batches.store import NAME, BatchStore
+from gateway.batches.types import StoredFile
 from gateway.storage.sqlite import StorageError
 from tests.fakes.serving import KEY, LiveApp, gateway
 
@@ -180,3 +184,57 @@ def test_a_newer_store_is_refused(tmp_path: Path) -> None:
     store.close()
     with pytest.raises(StorageError, match="newer Thalamus"):
         BatchStore.open(tmp_path)
+
+
+async def test_a_file_is_gone_after_the_time_that_its_client_gave_it(tmp_path: Path) -> None:
+    async with client(tmp_path) as (ai, _):
+        after: Any = {"anchor": "created_at", "seconds": 7200}
+        made = await ai.files.create(file=("in.jsonl", LINES), purpose="batch", expires_after=after)
+        assert made.expires_at == made.created_at + 7200
+        assert (await ai.files.retrieve(made.id)).expires_at == made.expires_at
+        kept = await ai.files.create(file=("in.jsonl", LINES), purpose="batch")
+        store = BatchStore.open(tmp_path / "batches")
+        with store.transaction() as database:
+            database.execute("UPDATE files SET expires_at = ? WHERE id = ?", (int(time.time()) - 1, made.id))
+        with pytest.raises(openai.NotFoundError):
+            await ai.files.retrieve(made.id)
+        with pytest.raises(openai.NotFoundError):
+            await ai.files.content(made.id)
+        assert [one.id async for one in ai.files.list()] == [kept.id]
+        FileStore(store, 1).delete_expired()
+        store.close()
+        assert list_stored(tmp_path) == [kept.id]
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        {"anchor": "created_at", "seconds": 3599},
+        {"anchor": "created_at", "seconds": 2_592_001},
+        {"anchor": "last_active_at", "seconds": 7200},
+        {"anchor": "created_at"},
+        {"seconds": 7200},
+    ],
+)
+async def test_a_time_out_of_bounds_is_refused_and_nothing_kept(tmp_path: Path, after: Any) -> None:
+    async with client(tmp_path) as (ai, _):
+        with pytest.raises(openai.BadRequestError) as caught:
+            await ai.files.create(file=("in.jsonl", LINES), purpose="batch", expires_after=after)
+        assert caught.value.param == "expires_after"
+        assert list_stored(tmp_path) == []
+
+
+def test_a_store_of_the_version_before_keeps_its_files(tmp_path: Path) -> None:
+    store = BatchStore.open(tmp_path)
+    store.add_file(StoredFile("file-1", "me", "in.jsonl", "batch", 3, 100))
+    store.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / NAME)) as database:
+        database.execute("ALTER TABLE files DROP COLUMN expires_at")
+        database.execute("ALTER TABLE batches DROP COLUMN output_expires_s")
+        database.execute("PRAGMA user_version=1")
+        database.commit()
+    store = BatchStore.open(tmp_path)
+    found = store.find_file("file-1", "me")
+    assert found is not None
+    assert (found.name, found.expires_at) == ("in.jsonl", None)
+    store.close()

@@ -16,7 +16,7 @@ from gateway.batches.results import BYTES_PER_RESULT
 from gateway.batches.service import MAX_RUNNING_BATCHES
 from gateway.experts.types import Call
 from gateway.testing import FakeUpstream
-from tests.fakes.batches import CHAT, BatchTestGateway, line, open_batch_gateway, read_content
+from tests.fakes.batches import CHAT, BatchTestGateway, jsonl, line, open_batch_gateway, read_content
 from tests.fakes.serving import KEY
 
 PRICE = 1e-3
@@ -379,3 +379,19 @@ async def test_a_batch_whose_window_ended_in_line_calls_nothing_and_waits_for_no
         assert [call["model"] for call in at.upstream.calls if call["model"] == "says-a"] == []
         for other in others:
             await at.ai.batches.cancel(other.id)
+
+
+async def test_results_are_kept_for_the_time_that_the_client_gave_them(tmp_path: Path) -> None:
+    async with open_batch_gateway(tmp_path, ["says-a", "status-400"]) as at:
+        lines = jsonl(line("1", "says-a"), line("2", "status-400"))
+        file = await at.ai.files.create(file=("in.jsonl", lines), purpose="batch")
+        asked: Any = {"input_file_id": file.id, "endpoint": CHAT, "completion_window": "24h"}
+        expiry: Any = {"anchor": "created_at", "seconds": 3600}
+        batch = await at.wait_for_end(await at.ai.batches.create(**asked, output_expires_after=expiry))
+        for file_id in (batch.output_file_id, batch.error_file_id):
+            made = await at.ai.files.retrieve(file_id)
+            assert made.expires_at == made.created_at + 3600
+        refused: list[Any] = [{"anchor": "created_at", "seconds": 60}, {"anchor": "now", "seconds": 3600}]
+        for wrong in refused:
+            with pytest.raises(openai.BadRequestError, match="output_expires_after"):
+                await at.ai.batches.create(**asked, output_expires_after=wrong)
