@@ -306,7 +306,10 @@ class Linear:
         else:
             mean = self.mean_[None].repeat(len(features), axis=0)
         if self.lexical and len(self.lexicon_.ids):
-            mean += self.lexicon_.weigh(features.lexical, self._words)
+            # In blocks: a weight for each slot and expert is held at once, of 20,000 queries a gigabyte.
+            for start in range(0, len(mean), _CHUNK):
+                block = slice(start, start + _CHUNK)
+                mean[block] += self.lexicon_.weigh(features.lexical[block], self._words)
         return Estimate(mean, std)
 
     def lift(self, axes: Floats32) -> Self:

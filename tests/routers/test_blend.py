@@ -5,6 +5,7 @@ import pytest
 
 from routers import Features, make_predictor
 from routers.predictors.blend import Forest, ForestSettings
+from routers.predictors.linear import Lexicon
 from routers.predictors.neighbours import Cells
 
 
@@ -201,3 +202,20 @@ def test_too_few_queries_leave_no_member_out() -> None:
     noise = rng.integers(0, 2, (120, 2)).astype(np.float64)
     blend = make_predictor("blend", {"members": members, "n_trees": 2}).fit(features, noise)
     assert blend.settings()["members"] == members
+
+
+def test_words_weigh_what_their_tf_idf_row_times_the_weights_gives() -> None:
+    """Padding, a query of unknown words alone and one without any word at all count for nothing."""
+    taught = np.array([[3, 7, 9], [3, 7, -1], [3, 9, -1], [7, 9, -1]])
+    lexicon = Lexicon.of(taught, 1)
+    weights = np.random.default_rng(0).normal(size=(len(lexicon.ids) + 1, 2))
+    asked = np.array([[3, 9, -1], [7, -1, -1], [1, 2, 50], [-1, -1, -1]])
+    expected = np.zeros((4, 2))
+    for row, ids in zip(expected, asked, strict=True):
+        known = [n for n, term in enumerate(lexicon.ids) if term in ids]
+        if known:
+            idf = lexicon.idf[known].astype(float)
+            row += (idf / np.sqrt((idf**2).sum())) @ weights[known]
+    np.testing.assert_allclose(lexicon.weigh(asked, weights), expected, atol=1e-9)
+    assert lexicon.weigh(asked[:, :0], weights).tolist() == [[0.0, 0.0]] * 4
+    assert lexicon.weigh(asked[:0], weights).shape == (0, 2)
