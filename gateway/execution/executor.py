@@ -112,6 +112,13 @@ class ExecutionTrace:
     status: int = CLIENT_CLOSED_STATUS
     error: str | None = None
     answer_parts: list[bytes] = field(default_factory=list)
+    n_kept_bytes: int = 0
+
+    def keep(self, part: bytes) -> None:
+        """Keep a part of the answer for the journal, up to what it keeps of one."""
+        if self.n_kept_bytes < MAX_CONTENT_BYTES:
+            self.answer_parts.append(part[:MAX_CONTENT_BYTES])
+            self.n_kept_bytes += len(part)
 
 
 class Accounting:

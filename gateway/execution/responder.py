@@ -110,7 +110,7 @@ class Responder:
                     if trace.other_usage:
                         ready = add_usage_to_events(ready, list(trace.other_usage.values()))
                     if self._accounting.keeps_content:
-                        trace.answer_parts.append(ready)
+                        trace.keep(ready)
                     await exchange.stream(ready)
             except UpstreamError as error:
                 failure = error

@@ -146,24 +146,18 @@ class WatchedConnector(aiohttp.TCPConnector):
             if not connection.is_settled and monotonic() - connection.answered_at < REST_S:
                 return None
             connection.is_settled = True
-            if not has_waiting_bytes(connection.transport):
-                break
-            rested.popleft()
-            connection.close()
+            transport: Any = connection.transport
+            waiting = select.poll()
+            # AttributeError is asyncio's for a TLS connection that is lost; ValueError a closed descriptor's.
+            with contextlib.suppress(AttributeError, ValueError):
+                waiting.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+                # What the event loop has not read yet was sent without being asked for.
+                if waiting.poll(0):
+                    rested.popleft()
+                    connection.close()
+                    continue
+            break
         return await super()._get(key, traces)
-
-
-def has_waiting_bytes(transport: asyncio.BaseTransport | None) -> bool:
-    """Whether bytes have come that the event loop has not read yet."""
-    try:
-        connected = transport.get_extra_info("socket") if transport is not None else None
-        if connected is None or connected.fileno() < 0:
-            return False
-    except AttributeError:  # asyncio: that of a TLS connection which is lost
-        return False
-    waiting = select.poll()
-    waiting.register(connected.fileno(), select.POLLIN)
-    return bool(waiting.poll(0))
 
 
 class Transport:

@@ -14,8 +14,10 @@ import pytest
 from msgspec import Raw
 
 from gateway.config import ExpertConfig, TimeoutConfig
+from gateway.execution.executor import ExecutionTrace
 from gateway.experts.openai_compatible import Transport, WatchedConnection, openai_expert
 from gateway.experts.types import Call, Expert, UpstreamError
+from gateway.openai.events import MAX_CONTENT_BYTES, read_sent_text
 from tests.fakes.odd_upstream import RawUpstream, http_bytes, one_chunk, stream_head
 from tests.fakes.serving import LiveApp, gateway
 
@@ -310,3 +312,11 @@ async def test_what_litellm_reads_is_bounded(tmp_path: Path) -> None:
                     assert answer.error["code"] == "upstream_garbage"
             answer = await live.chat("fine")
             assert answer.json()["choices"][0]["message"]["content"] == "small"
+
+
+def test_of_a_long_stream_only_what_the_journal_keeps_is_held() -> None:
+    trace = ExecutionTrace("dec_1")
+    for _ in range(100):
+        trace.keep(WORD * 1000)
+    assert sum(map(len, trace.answer_parts)) < MAX_CONTENT_BYTES + len(WORD) * 1000
+    assert (read_sent_text(trace.answer_parts, streamed=True) or "").startswith("word word ")
