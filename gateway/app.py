@@ -183,7 +183,11 @@ def build_handlers(services: Services, accounting: Accounting) -> dict[str, Hand
     """What answers the requests of inference, by path."""
     windows = {profile.name: profile.context_tokens for profile in services.profiles}
     upstreams = UpstreamTable.of(services.config.experts)
-    executor = PlanExecutor(services.experts, services.fleet, windows, upstreams)
+    totals_s = {
+        expert.name: (expert.timeouts or services.config.timeouts).total_s
+        for expert in services.config.experts
+    }
+    executor = PlanExecutor(services.experts, services.fleet, windows, upstreams, totals_s)
     responder = Responder(executor, services.fleet, accounting)
     return {
         path: completions.CompletionEndpoint(spec, services, responder).handle for path, spec in SPECS.items()

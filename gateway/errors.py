@@ -237,9 +237,19 @@ FailureKind = Literal[
     "unsupported",
     "quota",
     "library",
+    "unsent",
+    "deadline",
 ]
-FAILURE_STATUS: dict[FailureKind, int] = {"timeout": 504, "stall": 504, "busy": 503, "declined": 422}
-NO_FAULT_OF_EXPERT: frozenset[FailureKind] = frozenset({"refused", "busy", "declined", "unsupported"})
+FAILURE_STATUS: dict[FailureKind, int] = {
+    "timeout": 504,
+    "stall": 504,
+    "deadline": 504,
+    "busy": 503,
+    "declined": 422,
+}
+NO_FAULT_OF_EXPERT: frozenset[FailureKind] = frozenset(
+    {"refused", "busy", "declined", "unsupported", "unsent", "deadline"}
+)
 SAME_AGAIN: frozenset[FailureKind] = frozenset({"refused", "declined", "unsupported", "quota"})
 
 
@@ -248,7 +258,8 @@ class UpstreamError(Exception):
 
     Attributes:
         kind: how it failed; `refused`: the request is at fault, no other expert should be called;
-            `unsupported`: this expert cannot take the request, another may; `quota`: it is not paid for.
+            `unsupported`: this expert cannot take the request, another may; `quota`: it is not paid for;
+            `unsent`: the gateway could not make the call; `deadline`: the time of all attempts was up.
         message: what the expert did, to follow its name ("answered 500"); never holds a secret.
         status: HTTP status of the upstream, where there was one.
         cause: the same without what the upstream said, which may quote the prompt; for logs.

@@ -172,11 +172,11 @@ class RetryingCaller:
             return build_skipped_outcome(name)
         outage = self._outages.setdefault(name, OutageTimer(self._patience_s))
         # Collects the attempts only. The line's own trace is built when its plan has ended.
-        trace = ExecutionTrace("")
+        trace = ExecutionTrace("", fields=call.fields)
         error = UpstreamError("connect", "was not called")
         retry_until_s = time.monotonic() + RETRY_S
         for n in range(MAX_TRIES):
-            if not await self._wait_for_admission(name, outage, retry_until_s):
+            if not await self._wait_for_admission(name, call, outage, retry_until_s):
                 if not trace.attempts:
                     return build_skipped_outcome(
                         name, f"has failed for {self._patience_s:g} s and is given up"
@@ -204,7 +204,9 @@ class RetryingCaller:
         *tries, record = trace.attempts
         return CallOutcome(record, failure=CallFailure.of(error), tries=tuple(tries))
 
-    async def _wait_for_admission(self, name: str, outage: OutageTimer, retry_until_s: float) -> bool:
+    async def _wait_for_admission(
+        self, name: str, call: Call, outage: OutageTimer, retry_until_s: float
+    ) -> bool:
         """Wait until the expert may be called; False if it has failed for too long.
 
         An expert that answers, but with errors, is called again at `retry_until_s` even while it cools down,
@@ -212,9 +214,9 @@ class RetryingCaller:
         """
         while not outage.is_too_long(time.monotonic()):
             left_s = retry_until_s - time.monotonic() if outage.answers else LONGEST_WAIT_S
-            if self._fleet.admit(name, insist=left_s <= 0):
+            if self._fleet.admit(name, None, call.fields, insist=left_s <= 0):
                 return True
-            wait_s = min(self._fleet.cooldown_s(name), LONGEST_WAIT_S, left_s)
+            wait_s = min(self._fleet.cooldown_s(name, None, call.fields), LONGEST_WAIT_S, left_s)
             await self._pause(max(wait_s, MIN_PAUSE_S))
         return False
 

@@ -122,8 +122,16 @@ def _add_counts(total: dict[CounterKey, float], more: Mapping[CounterKey, float]
         total[key] = total.get(key, 0.0) + value
 
 
-LARGEST = frozenset({"thalamus_cooldown_seconds", "thalamus_latency_seconds"})
+LARGEST = frozenset(
+    {
+        "thalamus_circuit_open",
+        "thalamus_cooldown_seconds",
+        "thalamus_failure_rate",
+        "thalamus_latency_seconds",
+    }
+)
 """Gauges of which the largest of all processes is told, not the sum."""
+CIRCUIT_GAUGE = {"closed": 0.0, "half-open": 0.5, "open": 1.0}
 
 
 class _MetricsCollector:
@@ -187,6 +195,19 @@ def _collect_calls(services: Services) -> Iterator[Any]:
     yield build_gauge("thalamus_calls_in_flight", "Calls under way.", ("expert",), samples_of("in_flight"))
     about = "Seconds until an expert is tried again."
     yield build_gauge("thalamus_cooldown_seconds", about, ("expert",), samples_of("cooldown_s"))
+    opened = "Times an expert failed so often that it was left alone for a while."
+    yield build_counter("thalamus_circuit_opened", opened, ("expert",), samples_of("n_opened"))
+    alone = "Callers and requests that are kept from an expert which others may call."
+    yield build_gauge("thalamus_circuit_held_off", alone, ("expert",), samples_of("n_held_off"))
+    failing = "Share of the calls of the last 30 seconds that failed."
+    yield build_gauge("thalamus_failure_rate", failing, ("expert",), samples_of("failure_rate"))
+    about = "1 while an expert is left alone, 0.5 while one call tests it, else 0."
+    openness = {(name,): CIRCUIT_GAUGE[str(state["state"])] for name, state in states.items()}
+    yield build_gauge("thalamus_circuit_open", about, ("expert",), openness)
+    retries = services.fleet.retries
+    further = {("made",): float(retries.n_made), ("spared",): float(retries.n_refused)}
+    about = "Further attempts after an expert failed, and those spared because too many fail."
+    yield build_counter("thalamus_further_attempts", about, ("result",), further)
     usual = "Running mean of how long an answer takes, or its first token in a stream; 0 before the first."
     yield build_gauge("thalamus_latency_seconds", usual, ("expert",), samples_of("latency_s"))
 

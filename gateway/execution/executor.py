@@ -1,11 +1,12 @@
 """Execution of a plan: the request, the executor that drives it, the trace of it and its accounting."""
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -13,12 +14,11 @@ from policies import Attempt, Decision, Gather, GatherResult, Plan, Single
 
 from ..embedding import TextChoice
 from ..errors import CLIENT_CLOSED_STATUS, Unavailable
-from ..experts.types import Call, Expert, Reply, UpstreamError
+from ..experts.types import Call, Expert, Fields, Reply, UpstreamError
 from ..experts.upstreams import UpstreamTable, log_failure, tell_client
 from ..fleet.health import FleetState
 from ..openai.answers import UNKNOWN_PRICE, Price, Usage, cost_usd, read_answer_text, set_usage, sum_usages
 from ..openai.events import MAX_CONTENT_BYTES, read_sent_text
-from ..requests.options import RoutingOptions
 from ..requests.parsing import ToExpert, ToPolicy
 from ..storage.journal import AttemptRecord, Journal, JournalEntry, Role, describe_decision
 from .panel import build_aggregation_call, build_member_call, wait_for_members
@@ -56,8 +56,10 @@ class ExecutionRequest:
             NAMED_POLICY,
             NAMED_REASON,
             parsed.expert,
+            explain=parsed.options.explain or parsed.options.debug,
+            debug=parsed.options.debug,
+            session_id=parsed.options.session_id,
             warnings=parsed.warnings,
-            **_provenance(parsed.options),
         )
 
     @classmethod
@@ -69,17 +71,11 @@ class ExecutionRequest:
             policy=decision.policy,
             reason=decision.reason,
             decision=decision,
+            explain=parsed.options.explain or parsed.options.debug,
+            debug=parsed.options.debug,
+            session_id=parsed.options.session_id,
             warnings=parsed.warnings,
-            **_provenance(parsed.options),
         )
-
-
-def _provenance(options: RoutingOptions) -> dict[str, Any]:
-    return {
-        "explain": options.explain or options.debug,
-        "debug": options.debug,
-        "session_id": options.session_id,
-    }
 
 
 @dataclass(slots=True)
@@ -95,9 +91,13 @@ class ExecutionTrace:
         first_token_s: seconds from call to first token, of which `waited_s` a local engine was not loaded.
         ended_at_s: when the client had all of a stream, on the clock of `perf_counter`.
         answer_parts: the answer as it was sent; kept only where the journal keeps content.
+        caller, fields: whose request it is (the id of a key), and what it asks. By them the fleet tells a
+            bad request from a bad expert.
     """
 
     decision_id: str
+    caller: str | None = None
+    fields: Fields | None = None
     attempts: list[AttemptRecord] = field(default_factory=list)
     streaming: AttemptRecord | None = None
     warnings: list[str] = field(default_factory=list)
@@ -219,12 +219,16 @@ def ascii_json(record: Mapping[str, object]) -> bytes:
     ).encode()
 
 
+COOLING_DOWN = "cooling down"
+NO_RETRY = "was not called: it failed last, and too many further attempts fail"
+
+
 class PlanExecutor:
     """Drives plans with the experts and the fleet of one gateway. README.md says who tries again and when.
 
-
     `windows` gives the context window of experts in tokens, None where it is unknown; `upstreams` where they
-    are, for the log and for clients.
+    are, for the log and for clients; `totals_s` how long one attempt of each may take, in seconds. The
+    longest of a plan's experts is the deadline over all attempts.
     """
 
     def __init__(
@@ -233,19 +237,23 @@ class PlanExecutor:
         fleet: FleetState,
         windows: Mapping[str, int | None] | None = None,
         upstreams: UpstreamTable | None = None,
+        totals_s: Mapping[str, float] | None = None,
     ) -> None:
         self._experts = experts
         self._fleet = fleet
         self._windows = windows or {}
+        self._totals_s = totals_s or {}
         self.upstreams = upstreams or UpstreamTable()
 
     async def execute(self, request: ExecutionRequest, trace: ExecutionTrace) -> Reply:
         """Drive the plan until an expert answers.
 
         Raises:
-            UpstreamError: every expert failed; this is the last failure.
+            UpstreamError: every expert failed, or the time was up; this is the last failure.
             Unavailable: every expert of the plan is cooling down.
         """
+        start = perf_counter()
+        self._fleet.retries.n_requests += 1
         # The plan is a generator without I/O; batches and replay drive the same one.
         steps = request.plan.attempts()
         step = next(steps)
@@ -263,15 +271,24 @@ class PlanExecutor:
             elif not is_later and 0 < (self._windows.get(step.expert) or 0) <= too_short:
                 later.append(step)
             else:
+                # The first attempt has a time limit of its own: only further ones can miss the deadline.
+                left_s = self._left_s(request, start, failure) if trace.attempts else None
                 try:
                     # The call is built first: an admitted expert must be called, or its slot would leak.
                     call = request.call
                     if step.answers is not None:
                         call = build_aggregation_call(call, step.answers)
-                    if self._fleet.admit(step.expert, insist=request.asked is not None):
-                        return await self._attempt(step, call, trace)
-                    trace.attempts.append(AttemptRecord(step.expert, "skipped", error="cooling down"))
+                    elif not (call.stream or step.last or is_later):
+                        has_other = self._fleet.has_other(step.expert, request.plan.experts)
+                        call = replace(call, has_fallback=True) if has_other else call
+                    spared = failure is not None and not self._fleet.may_retry(step.expert, trace.caller)
+                    if not spared and self._fleet.admit(step.expert, trace.caller, trace.fields):
+                        return await self._attempt(step, call, trace, left_s)
+                    skipped = NO_RETRY if spared else COOLING_DOWN
+                    trace.attempts.append(AttemptRecord(step.expert, "skipped", error=skipped))
                 except UpstreamError as error:
+                    if failure is not None and error.faults_expert:
+                        self._fleet.retries.charge(trace.caller)
                     failure = error
                     outcome = "moved_on" if error.moves_on else "refused"
                     if error.can_adapt:
@@ -285,41 +302,72 @@ class PlanExecutor:
                 if done.value is not None:
                     return self._use_member(done.value, replies, trace)
                 if not later or outcome == "refused":
-                    raise failure or self._unavailable(request) from None
+                    raise failure or self._unavailable(request, trace) from None
                 is_later = True
                 step = later.pop(0)  # the generator has ended: it says so again after this attempt
 
-    async def call(self, name: str, call: Call, trace: ExecutionTrace, role: Role | None = None) -> Reply:
+    def _left_s(self, request: ExecutionRequest, start: float, failure: UpstreamError | None) -> float:
+        """Seconds until the deadline over all attempts.
+
+        Raises:
+            UpstreamError: it has passed; this is the last failure.
+        """
+        total_s = max(self._totals_s.get(name, math.inf) for name in request.plan.experts)
+        left_s = total_s - (perf_counter() - start)
+        if left_s <= 0:
+            raise failure or _build_deadline_failure(total_s)
+        return left_s
+
+    async def call(
+        self,
+        name: str,
+        call: Call,
+        trace: ExecutionTrace,
+        role: Role | None = None,
+        left_s: float | None = None,
+    ) -> Reply:
         """Call one expert; the trace and the fleet record what came of it.
 
-        A stream has only begun when this returns: the responder records it when it ends.
+        A stream has only begun when this returns: the responder records it when it ends. `left_s` are the
+        seconds until the deadline, None where the expert's own limit comes before it.
         """
         start = perf_counter()
         try:
-            reply = await self._experts[name].call(call)
+            if left_s is None or left_s == math.inf:
+                reply = await self._experts[name].call(call)
+            else:
+                reply = await _call_within(self._experts[name], call, left_s)
         except UpstreamError as error:
             self.record_failure(trace, AttemptRecord(name, "", role=role), error, perf_counter() - start)
             raise
         except BaseException:  # the client left, or a panel has its answer: says nothing of the expert
             elapsed_s = perf_counter() - start
             trace.attempts.append(AttemptRecord(name, "abandoned", latency_s=elapsed_s, role=role))
-            self._fleet.release(name)
+            self._fleet.release(name, elapsed_s, trace.caller, trace.fields)
             raise
         elapsed_s = perf_counter() - start
         trace.warnings += reply.warnings
         record = AttemptRecord(name, "answered", 200, None, elapsed_s, reply.deployment, role)
+        # Loading an engine is no property of the expert's speed.
+        answer_s = elapsed_s - reply.waited_s
         if reply.events is not None:
             trace.streaming = record
+            self._fleet.record_first_token(name, answer_s, trace.caller, trace.fields)
         else:
             trace.attempts.append(record)
-            # Loading an engine is no property of the expert's speed.
-            self._fleet.record_success(name, elapsed_s - reply.waited_s)
+            self._fleet.record_success(name, answer_s, trace.caller, trace.fields)
         return reply
 
     def record_failure(
-        self, trace: ExecutionTrace, attempt: AttemptRecord, error: UpstreamError, latency_s: float
+        self,
+        trace: ExecutionTrace,
+        attempt: AttemptRecord,
+        error: UpstreamError,
+        latency_s: float,
+        *,
+        has_spoken: bool = False,
     ) -> None:
-        """An attempt has failed: trace, fleet and log learn of it."""
+        """An attempt has failed, `has_spoken` after its first token: trace, fleet and log learn of it."""
         self.upstreams.hide_secrets(error)
         deployment = error.deployment or attempt.deployment
         upstream = self.upstreams.find(attempt.expert, deployment)
@@ -335,14 +383,18 @@ class PlanExecutor:
             client_error=tell_client(upstream, error),
         )
         trace.attempts.append(record)
-        self._fleet.record_failure(attempt.expert, error)
+        self._fleet.record_failure(
+            attempt.expert, error, latency_s, trace.caller, trace.fields, has_spoken=has_spoken
+        )
 
-    async def _attempt(self, step: Attempt, call: Call, trace: ExecutionTrace) -> Reply:
+    async def _attempt(
+        self, step: Attempt, call: Call, trace: ExecutionTrace, left_s: float | None = None
+    ) -> Reply:
         """One call whose answer goes to the client."""
         start = perf_counter()
         try:
             role: Role | None = None if step.answers is None else "aggregator"
-            reply = await self.call(step.expert, call, trace, role)
+            reply = await self.call(step.expert, call, trace, role, left_s)
         finally:
             elapsed_s = perf_counter() - start
             trace.upstream_s += elapsed_s
@@ -363,10 +415,10 @@ class PlanExecutor:
         call = build_member_call(request.call)
         tasks: dict[str, asyncio.Task[Reply | UpstreamError]] = {}
         for name in step.experts:
-            if self._fleet.admit(name, insist=request.asked is not None):
+            if self._fleet.admit(name, trace.caller, trace.fields):
                 tasks[name] = asyncio.ensure_future(self._call_member(name, call, trace))
             else:
-                trace.attempts.append(AttemptRecord(name, "skipped", error="cooling down"))
+                trace.attempts.append(AttemptRecord(name, "skipped", error=COOLING_DOWN))
         try:
             await wait_for_members(tasks.values())
         finally:
@@ -394,10 +446,34 @@ class PlanExecutor:
         reply = replies[name]
         return replace(reply, body=set_usage(reply.body, usage))
 
-    def _unavailable(self, request: ExecutionRequest) -> Unavailable:
-        waits = {name: self._fleet.cooldown_s(name) for name in request.plan.experts}
+    def _unavailable(self, request: ExecutionRequest, trace: ExecutionTrace) -> Unavailable:
+        waits = {
+            name: self._fleet.cooldown_s(name, trace.caller, trace.fields) for name in request.plan.experts
+        }
         names = ", ".join(f"{name} ({wait:.1f} s)" for name, wait in waits.items())
         return Unavailable(f"cooling down: {names}", retry_after_s=min(waits.values()))
+
+
+def _build_deadline_failure(total_s: float) -> UpstreamError:
+    return UpstreamError("deadline", f"had no time left: all attempts together may take {total_s:g} s")
+
+
+async def _call_within(expert: Expert, call: Call, left_s: float) -> Reply:
+    """A further attempt, which ends with the deadline over all of them, also in the middle of its stream.
+
+    Raises:
+        UpstreamError: it gave no answer, or not in time.
+    """
+    until = asyncio.get_running_loop().time() + left_s
+    try:
+        async with asyncio.timeout_at(until):
+            reply = await expert.call(call)
+    except TimeoutError:
+        said = f"was stopped after the {left_s:.1f} s left for all attempts"
+        raise UpstreamError("deadline", said) from None
+    if reply.events is not None:
+        reply.events.limit(until)
+    return reply
 
 
 def gather_result(replies: Mapping[str, Reply], failure: UpstreamError | None) -> GatherResult:

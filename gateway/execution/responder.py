@@ -46,7 +46,12 @@ class Responder:
         self, exchange: Exchange, request: ExecutionRequest, execute: Execute | None = None
     ) -> None:
         """Answer a request; `execute` replaces the plan executor where the gateway itself has the answer."""
-        trace = ExecutionTrace(decision_id="dec_" + fresh_id(), warnings=list(request.warnings))
+        trace = ExecutionTrace(
+            decision_id="dec_" + fresh_id(),
+            caller=exchange.key_id,
+            fields=request.call.fields,
+            warnings=list(request.warnings),
+        )
         try:
             reply = await (execute or self._executor.execute)(request, trace)
             if reply.events is not None:
@@ -156,13 +161,13 @@ class Responder:
         name, elapsed_s = attempt.expert, (trace.first_token_s or 0.0) + trace.streaming_s
         if failure is not None:
             trace.status, trace.error = failure.client_status, failure.cause
-            self._executor.record_failure(trace, attempt, failure, elapsed_s)
+            self._executor.record_failure(trace, attempt, failure, elapsed_s, has_spoken=True)
             return
         if ended:
             trace.status = 200
-            self._fleet.record_success(name, elapsed_s - trace.waited_s)
+            self._fleet.record_success(name, elapsed_s - trace.waited_s, has_spoken=True)
         else:
-            self._fleet.release(name)
+            self._fleet.release(name, has_spoken=True)
         trace.attempts.append(attempt)
 
     async def _send_failure(

@@ -1,12 +1,16 @@
 """An expert behind one or several deployments: who is called, when another is, and what limits the calls."""
 
+import asyncio
+import errno
+import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
-from ..config import DeploymentConfig
-from ..fleet.circuit_breaker import CircuitBreaker
+from ..config import DeploymentConfig, TimeoutConfig
+from ..fleet.circuit_breaker import CallSource, CircuitBreaker
 from ..waiting import MAX_WAITING_PER_SLOT, WaitingLine
 from .parameters import Parameters, names_field
 from .prompt_preset import PromptPreset
@@ -14,6 +18,9 @@ from .types import Call, Fields, Reply, UpstreamError, ask_for_usage
 from .upstreams import UpstreamTable, log_failure
 
 MINUTE_S = 60.0
+LONGER_THAN_USUAL = 2.0
+KEPT_OF_LONGEST = 0.95
+"""What each answer leaves of the longest of late: a mean would give up on every long one among short ones."""
 
 
 class RateLimit:
@@ -165,6 +172,39 @@ class ConcurrencyLimit:
         self.in_use -= 1
 
 
+def limit_silence_s(call: Call, timeouts: TimeoutConfig, longest_s: float) -> float:
+    """Seconds until the head of an answer that is not streamed; all of the attempt where no other can answer.
+
+    Such an answer has no first token: its head comes when all of it is there. So the limit grows with
+    `longest_s`, the longest that an answer took of late.
+    """
+    if not call.has_fallback:
+        return timeouts.total_s
+    return min(timeouts.total_s, max(timeouts.first_token_s, LONGER_THAN_USUAL * longest_s))
+
+
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL})
+
+
+def find_shortage(causes: Iterable[BaseException | None]) -> UpstreamError | None:
+    """The failure where the gateway itself lacks what a call needs, None where it does not."""
+    for cause in causes:
+        if isinstance(cause, MemoryError):
+            what = "memory"
+        elif isinstance(cause, socket.gaierror):
+            # getaddrinfo hides the number behind "system error".
+            if cause.errno not in (socket.EAI_SYSTEM, socket.EAI_MEMORY):
+                continue
+            what = "what looking up a name takes"
+        elif isinstance(cause, OSError) and cause.errno in SHORTAGES:
+            what = errno.errorcode[cause.errno]
+            what = "free file descriptors" if what in ("EMFILE", "ENFILE") else f"resources ({what})"
+        else:
+            continue
+        return UpstreamError("unsent", f"was not called: the gateway is out of {what}", status=503)
+    return None
+
+
 class CallableDeployment(Protocol):
     """One address of an expert, with its health and its limit."""
 
@@ -197,9 +237,11 @@ class DeployedExpert(Generic[D]):
         deployments: Sequence[D],
         parameters: Parameters,
         upstreams: UpstreamTable,
+        total_s: float,
     ) -> None:
-        """`upstreams` is what the log says of the deployments."""
+        """`upstreams` is what the log says of the deployments, `total_s` how long all may take together."""
         self.name = name
+        self._total_s = total_s
         self._upstreams = upstreams
         self._preset = preset
         self._parameters = parameters
@@ -245,40 +287,56 @@ class DeployedExpert(Generic[D]):
 
     async def _ask(self, call: Call, fields: Fields) -> Reply:
         """Ask the deployments, one after another."""
-        untried = list(self.deployments)
-        while True:
-            deployment = self._pick(untried)
+        untried, source = list(self.deployments), CallSource(fields=call.fields)
+        end_at = asyncio.get_running_loop().time() + self._total_s
+        failure: UpstreamError | None = None
+        while (deployment := self._pick(untried, source, is_first=failure is None)) is not None:
             untried.remove(deployment)
+            start = monotonic()
             try:
-                reply = await deployment.call(call, fields)
+                # The first has a limit of its own; all together have the same.
+                async with asyncio.timeout_at(end_at):
+                    asked = replace(call, has_fallback=True) if untried and not call.stream else call
+                    reply = await deployment.call(asked, fields)
+                if reply.events is not None:
+                    reply.events.limit(end_at)
             except UpstreamError as error:
-                error.deployment = deployment.name
-                _note(deployment, error)
-                # Another deployment of the same model has the same window: a long prompt moves the plan on
-                # instead.
-                same = error.context_too_long or error.kind == "unsupported"
-                if not error.moves_on or same or not untried:
-                    raise
-                # The last failure is the expert's, which the plan's executor logs.
-                log_failure(self._upstreams.find(self.name, deployment.name), error)
+                failure = error
+            except TimeoutError:
+                failure = UpstreamError("timeout", "took longer in all than its time-out allows")
             except BaseException:
-                deployment.breaker.release()
+                deployment.breaker.release(source, start)
                 raise
             else:
-                deployment.breaker.record_success()
+                deployment.breaker.record_success(monotonic(), source, start)
                 return reply
+            failure.deployment = deployment.name
+            _note(deployment, failure, source, start)
+            # Another deployment of the same model has the same window: a long prompt moves the plan on
+            # instead.
+            same = failure.context_too_long or failure.kind == "unsupported"
+            if not failure.moves_on or same or asyncio.get_running_loop().time() >= end_at:
+                break
+            # The last failure is the expert's, which the plan's executor logs.
+            if untried:
+                log_failure(self._upstreams.find(self.name, deployment.name), failure)
+        raise failure or UpstreamError("connect", "has no deployment")
 
-    def _pick(self, deployments: Sequence[D]) -> D:
-        """The least loaded of those that may be called, in turn among equals; if none may, of all."""
+    def _pick(self, deployments: Sequence[D], source: CallSource, is_first: bool) -> D | None:
+        """The least loaded of those that may be called, in turn among equals.
+
+        If none may, the first call goes to any, since the expert itself was admitted; a further one to none.
+        """
         now = monotonic()
         # Equal load is the usual case: without a turn the first deployment would get everything.
         self._turn += 1
-        ready = [
-            deployment for deployment in deployments if deployment.breaker.is_available(now)
-        ] or deployments
+        ready = [one for one in deployments if one.breaker.is_available(now, source)]
+        ready = ready or (list(deployments) if is_first else [])
+        if not ready:
+            return None
         n = self._turn % len(ready)
         chosen = min([*ready[n:], *ready[:n]], key=lambda deployment: deployment.slots.load)
-        chosen.breaker.admit(now)
+        chosen.breaker.admit(now, source)
         return chosen
 
     def share(self, n_replicas: int) -> None:
@@ -289,11 +347,12 @@ class DeployedExpert(Generic[D]):
         """Nothing is held: connections are the transport's."""
 
 
-def _note(deployment: CallableDeployment, error: UpstreamError) -> None:
+def _note(deployment: CallableDeployment, error: UpstreamError, source: CallSource, start: float) -> None:
+    breaker = deployment.breaker
     if error.faults_expert:
-        deployment.breaker.record_failure(error, monotonic())
+        breaker.record_failure(error, monotonic(), source, start, deployment.slots.in_use)
     else:
-        deployment.breaker.release()
+        breaker.release(source, start)
 
 
 def build_limit(deployment: DeploymentConfig) -> ConcurrencyLimit:

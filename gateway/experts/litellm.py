@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import threading
+import traceback
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,7 +28,7 @@ from ..openai.failures import (
     one_line,
     read_failure,
 )
-from .deployments import DeployedExpert, build_limit
+from .deployments import KEPT_OF_LONGEST, DeployedExpert, build_limit, find_shortage, limit_silence_s
 from .litellm_http import RULES, guard_litellm_http
 from .parameters import Parameters
 from .prompt_preset import PromptPreset
@@ -111,6 +112,12 @@ SIGN_IN_TEXT = re.compile(
     re.IGNORECASE,
 )
 """The same of LiteLLM and of OpenAI's library, which raise plain errors before anything was sent."""
+MALFORMED = (TypeError, AttributeError, KeyError, IndexError)
+HTTP_CLIENTS = frozenset({"httpx", "httpcore", "aiohttp", "openai", "botocore", "requests"})
+READS_ANSWER = re.compile(
+    r"(?:transform|convert|parse|extract|process)\w*(?:response|chunk)|chunk_pars|__anext__"
+)
+"""Functions of LiteLLM that run once an answer is there."""
 PACKAGES = {"google": "google-auth", "azure": "azure-identity"}
 """Packages whose names are not those of their modules."""
 log = logging.getLogger("thalamus.litellm")
@@ -236,6 +243,7 @@ class LiteLLMDeployment:
         self._parameters = parameters
         self._own = _own_arguments(model, config, timeouts)
         self._known: frozenset[str] | None = None
+        self._longest_s = 0.0
 
     async def call(self, call: Call, fields: Fields) -> Reply:
         litellm = await self._loader.module()
@@ -273,8 +281,10 @@ class LiteLLMDeployment:
         arguments |= self._own
         if call.stream:
             arguments["stream"] = True
-        start = asyncio.get_running_loop().time()
-        limit_s = self._timeouts.first_token_s if call.stream else self._timeouts.total_s
+        clock = asyncio.get_running_loop().time
+        start, limit_s = clock(), self._timeouts.first_token_s
+        if not call.stream:
+            limit_s = limit_silence_s(call, self._timeouts, self._longest_s)
         try:
             async with asyncio.timeout(limit_s):
                 answer = await ask(**arguments)
@@ -283,6 +293,7 @@ class LiteLLMDeployment:
         except Exception as error:
             raise failure_of(error) from error
         if not call.stream:
+            self._longest_s = max(clock() - start, KEPT_OF_LONGEST * self._longest_s)
             body = answer.model_dump_json(exclude_none=True).encode()
             usage = check_answer(body, call.endpoint == "embeddings")
             return Reply(body=body, usage=usage, deployment=self.name)
@@ -367,7 +378,9 @@ class LiteLLMExpert(DeployedExpert[LiteLLMDeployment]):
             for n, place in enumerate(config.effective_deployments(), start=1)
         ]
         upstreams = UpstreamTable.of([config])
-        super().__init__(config.name, PromptPreset(config), deployments, parameters, upstreams)
+        super().__init__(
+            config.name, PromptPreset(config), deployments, parameters, upstreams, timeouts.total_s
+        )
 
     @property
     def in_use(self) -> int:
@@ -433,11 +446,39 @@ LITELLM_PREFIX = re.compile(r"^(?:(?:litellm\.)?\w+Error: )*(?:\w+Exception(?: \
 
 
 def failure_of(error: Exception) -> UpstreamError:
-    """The failure that an exception of LiteLLM stands for, by its status and class."""
+    """The failure that an exception of LiteLLM stands for."""
+    causes = list(_causes(error))
+    if (shortage := find_shortage(causes)) is not None:
+        return shortage
+    failure = _read_failure(error, causes)
+    # What a client sent must not tell on an expert that was never asked.
+    is_known = failure.status == 401 or not failure.faults_expert
+    return failure if is_known or not _is_unsent(causes) else library_failure(causes[-1])
+
+
+def _is_unsent(causes: Sequence[BaseException]) -> bool:
+    """Whether an exception came before a call, whatever status LiteLLM gives it."""
+    root = causes[-1]
+    if not _is_malformed(root) or any(map(_is_of_http, _own_causes(causes))):
+        return False
+    frames = [frame.name for frame in traceback.extract_tb(root.__traceback__)]
+    return not any(map(READS_ANSWER.search, frames))
+
+
+def _is_malformed(error: BaseException) -> bool:
+    """Whether it is what a field of an unexpected shape ends in."""
+    return isinstance(error, MALFORMED) or type(error).__name__ in ("ValidationError", "JSONDecodeError")
+
+
+def _is_of_http(cause: BaseException) -> bool:
+    return _is_of_connection(cause) or type(cause).__module__.partition(".")[0] in HTTP_CLIENTS
+
+
+def _read_failure(error: Exception, causes: Sequence[BaseException]) -> UpstreamError:
+    """The failure by status and class."""
     # LiteLLM changes statuses and drops headers: what the provider sent says it better.
     if (answer := _find_answer(error)) is not None:
         return read_failure(*answer)
-    causes = list(_causes(error))
     if (own := next((cause for cause in causes if isinstance(cause, UpstreamError)), None)) is not None:
         return own  # of an answer that is too long
     if (failure := _find_sign_in_failure(causes)) is not None:
@@ -513,9 +554,18 @@ def _unsent_failure(causes: Sequence[BaseException]) -> UpstreamError:
     if missing := [cause for cause in causes if isinstance(cause, ImportError)]:
         # LiteLLM puts words of its own over the error that names the module.
         return library_failure(next((cause for cause in missing if cause.name), missing[0]))
-    if len(causes) > 1 and not any(map(_is_of_connection, causes[1:])):
+    own = _own_causes(causes)
+    if own and not any(map(_is_of_connection, own)):
+        # Of an answer that it cannot read, LiteLLM says the same as of a request.
+        if _is_malformed(causes[-1]) and not _is_unsent(causes):
+            return UpstreamError("garbage", "gave an answer that LiteLLM cannot read")
         return library_failure(causes[-1])
     return UpstreamError("connect", "could not be reached through LiteLLM")
+
+
+def _own_causes(causes: Sequence[BaseException]) -> Sequence[BaseException]:
+    """What happened, without the exception that LiteLLM made of it: its class says little."""
+    return causes[1:] if hasattr(causes[0], "status_code") else causes
 
 
 def _is_of_connection(cause: BaseException) -> bool:
@@ -524,17 +574,25 @@ def _is_of_connection(cause: BaseException) -> bool:
 
 
 def library_failure(error: BaseException) -> UpstreamError:
-    """The failure that lies in the library and not in the expert."""
+    """The failure that lies in the library, or in what it was given: no call was made."""
     kind = type(error).__name__
     if isinstance(error, ImportError):
         log.error("LiteLLM needs what is not installed: %s", error)
         module = (error.name or "").partition(".")[0]
         fix = f": pip install {PACKAGES.get(module, module)}" if module else ""
         return UpstreamError("library", f"cannot be called, as LiteLLM misses a package ({error}){fix}")
+    log.debug("LiteLLM failed", exc_info=error)
+    if _is_malformed(error):
+        said = f"was not called: LiteLLM could not translate the request ({kind})"
+        return UpstreamError("unsupported", said, status=400, body=_build_refusal(said))
     # Its text may hold an address or a key: the whole is for those who ask for it.
     log.error("LiteLLM failed with %s", kind)
-    log.debug("LiteLLM failed", exc_info=error)
-    return UpstreamError("library", f"could not be called: LiteLLM failed with {kind}")
+    return UpstreamError("unsent", f"could not be called: LiteLLM failed with {kind}")
+
+
+def _build_refusal(said: str) -> bytes:
+    error = {"message": f"the expert {said}", "type": "invalid_request_error", "param": None, "code": None}
+    return msgspec.json.encode({"error": error})
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

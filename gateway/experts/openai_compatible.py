@@ -33,7 +33,14 @@ from ..openai.conversion import fold_events
 from ..openai.events import EventStream, looks_like_events
 from ..openai.failures import BOM, read_failure
 from ..openai.retry_after import read_retry_after_s
-from .deployments import ConcurrencyLimit, DeployedExpert, build_limit
+from .deployments import (
+    KEPT_OF_LONGEST,
+    ConcurrencyLimit,
+    DeployedExpert,
+    build_limit,
+    find_shortage,
+    limit_silence_s,
+)
 from .parameters import Parameters
 from .prompt_preset import PromptPreset
 from .types import Call, Endpoint, Fields, Reply, UpstreamError
@@ -42,7 +49,7 @@ from .upstreams import UpstreamTable
 MAX_LOCATION_CHARS = 200
 MAX_LOOK_CHARS = 200
 ENDPOINTS: tuple[Endpoint, ...] = ("chat/completions", "completions", "embeddings")
-CLIENT_ERRORS = (aiohttp.ClientError, OSError, ValueError)  # TimeoutError is an OSError
+CLIENT_ERRORS = (aiohttp.ClientError, OSError, ValueError, MemoryError)  # TimeoutError is an OSError
 AGENT = "thalamus"
 log = logging.getLogger("thalamus.upstream")
 NO_LIMIT = 0
@@ -301,6 +308,7 @@ class Deployment:
         self._model = Raw(_encode(model))
         self._addresses = addresses
         self._timeouts = timeouts
+        self._longest_s = 0.0
         self._heard = heard
 
     async def call(self, call: Call, fields: Fields) -> Reply:
@@ -317,7 +325,7 @@ class Deployment:
             reply = await (
                 self._stream(address, body, call)
                 if call.stream
-                else self._whole(address, body, call.endpoint)
+                else self._whole(address, body, call)
             )
         except CLIENT_ERRORS as error:
             raise transport_failure(error) from error
@@ -328,10 +336,16 @@ class Deployment:
             reply.when_counted(self.slots.rate.charge, call)
         return reply
 
-    async def _whole(self, address: Address, body: bytes, endpoint: Endpoint) -> Reply:
-        async with asyncio.timeout(self._timeouts.total_s):
+    async def _whole(self, address: Address, body: bytes, call: Call) -> Reply:
+        clock = asyncio.get_running_loop().time
+        endpoint, start, total_s = call.endpoint, clock(), self._timeouts.total_s
+        limit_s = limit_silence_s(call, self._timeouts, self._longest_s)
+        async with asyncio.timeout_at(start + limit_s) as timer:
             response = await address.post(body)
+            if limit_s < total_s:
+                timer.reschedule(start + total_s)  # it is not silent: some send a head, then blanks
             answer = await _read_body(response, address.transport, endpoint)
+        self._longest_s = max(clock() - start, KEPT_OF_LONGEST * self._longest_s)
         # Redirects (3xx) are failures too: following one would carry the key to another host.
         if response.status != 200:
             raise status_failure(response, answer)
@@ -477,7 +491,9 @@ def openai_expert(config: ExpertConfig, timeouts: TimeoutConfig, transport: Tran
         for n, deployment in enumerate(config.effective_deployments(), start=1)
     ]
     upstreams = UpstreamTable.of([config])
-    return OpenAIExpert(config.name, PromptPreset(config), deployments, Parameters(config), upstreams)
+    return OpenAIExpert(
+        config.name, PromptPreset(config), deployments, Parameters(config), upstreams, timeouts.total_s
+    )
 
 
 def _build_deployment(
@@ -529,6 +545,8 @@ def _describe_redirect(response: aiohttp.ClientResponse) -> str:
 
 def transport_failure(error: Exception) -> UpstreamError:
     """The failure that an exception of the HTTP client stands for. Its own words may hold addresses."""
+    if (shortage := find_shortage((error, error.__cause__, getattr(error, "os_error", None)))) is not None:
+        return shortage
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return UpstreamError("connect", "could not be connected to in time", status=504)
     if isinstance(error, aiohttp.ClientConnectorCertificateError):

@@ -29,6 +29,8 @@ class Call:
 
     A `patient` one lets others go first where a line has formed. With `hides_usage` the counts at the end of
     a stream are the gateway's alone.
+    `has_fallback`: others can answer, so that a
+    silent upstream is left after `first_token_s` also where the answer is not streamed.
     """
 
     endpoint: Endpoint
@@ -36,6 +38,7 @@ class Call:
     stream: bool = False
     patient: bool = False
     hides_usage: bool = False
+    has_fallback: bool = False
 
 
 @dataclass(slots=True)

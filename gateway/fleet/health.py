@@ -1,8 +1,9 @@
 """The health and load of every expert: one writer, read as snapshots.
 
 An expert that keeps failing is not called for a while. Then a single request, the probe, tests it before
-other requests are sent to it. A wait that an upstream asked for is obeyed, whichever replica received it.
-Other failures that a peer reports only make an expert suspect: the peer's own network may be the cause.
+other requests are sent to it; it ends with its first token. A wait that an upstream asked for is obeyed,
+whichever replica received it. Other failures that a peer reports only make an expert suspect: the peer's own
+network may be the cause.
 """
 
 import time
@@ -13,9 +14,12 @@ import numpy as np
 
 from policies import Fleet
 
-from .circuit_breaker import PROBE_LOST_S, CallError, CircuitBreaker
+from ..errors import MAX_RETRY_AFTER_S
+from .circuit_breaker import PROBE_LOST_S, CallError, CallSource, CircuitBreaker, RetryBudget
 
 LATENCY_WEIGHT = 0.2
+Fields = Mapping[str, object]
+"""The fields of a call by name, each as its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,11 @@ NO_REPORT = PeerReport()
 
 
 class ExpertHealth:
-    """What is known of one expert."""
+    """What is known of one expert.
+
+    n_streaming: of the calls in flight, those that have had their first token
+    n_answered_before: calls answered up to the last exchange with peers
+    """
 
     __slots__ = (
         "asked_until",
@@ -40,18 +48,20 @@ class ExpertHealth:
         "latency_s",
         "limit",
         "n_answered",
+        "n_answered_before",
         "n_failed",
+        "n_streaming",
         "peers",
     )
 
-    def __init__(self, limit: int | None) -> None:
-        self.breaker = CircuitBreaker()
+    def __init__(self, limit: int | None, tells_callers: bool = False) -> None:
+        self.breaker = CircuitBreaker(tells_callers)
         self.limit = limit
-        self.in_flight = 0
+        self.in_flight = self.n_streaming = 0
         self.peers = NO_REPORT
         self.asked_until = 0.0
         self.latency_s: float | None = None
-        self.n_answered = 0
+        self.n_answered = self.n_answered_before = 0
         self.n_failed = 0
 
     def wait_s(self) -> float:
@@ -66,11 +76,11 @@ class ExpertHealth:
 class FleetState:
     """The health and load of every expert, and whether each may be called now.
 
-    Every admitted call ends in exactly one of `record_success`, `record_failure` and `release`.
+    Every admitted call ends in exactly one of `record_success`, `record_failure` and `release`, and one whose
+    answer is streamed in `record_first_token` before. `caller` and `fields` are those of the call: what one
+    caller or one request alone runs into takes no expert from others.
 
-    `pool` names the experts `auto` chooses from, in order; `limits` gives every expert the number of calls it
-    serves at a time, None for no limit; `away_s` the seconds until it could serve at all, which is how long a
-    local one takes to load.
+    `retries` is the budget of further attempts.
     """
 
     def __init__(
@@ -79,25 +89,32 @@ class FleetState:
         limits: Mapping[str, int | None],
         clock: Callable[[], float] = time.monotonic,
         away_s: Callable[[str], float] = lambda expert: 0.0,
+        *,
+        tells_callers: bool = False,
     ) -> None:
+        """Args:
+        pool: the experts `auto` chooses from, in order.
+        limits: the number of calls every expert serves at a time, None for no limit.
+        away_s: seconds until an expert could serve at all, which is how long a local one takes to load.
+        tells_callers: several keys are configured, so that failures of different callers can be told apart.
+        """
+        self.retries = RetryBudget()
         self._away_s = away_s
         self._pool = tuple(pool)
         self._clock = clock
-        self._health = {name: ExpertHealth(limits.get(name)) for name in {*limits, *pool}}
+        self._health = {name: ExpertHealth(limits.get(name), tells_callers) for name in {*limits, *pool}}
         self._snapshot: Fleet | None = None
         self._stale_at = float("inf")
 
-    def admit(self, expert: str, insist: bool = False) -> bool:
+    def admit(
+        self, expert: str, caller: str | None = None, fields: Fields | None = None, insist: bool = False
+    ) -> bool:
         """Claim a call. `insist` goes through a cooldown that the upstream did not ask for."""
         health = self._health[expert]
         breaker = health.breaker
-        if health.asked_until and self._clock() < health.asked_until:
-            return False
-        if breaker.until:
+        if breaker.until or breaker.scoped or health.asked_until:
             now = self._clock()
-            if not breaker.admit(now) and not (
-                insist and (now >= breaker.until or not breaker.asked_to_wait)
-            ):
+            if now < health.asked_until or not breaker.admit(now, CallSource(caller, fields), insist):
                 return False
             self._snapshot = None
         health.in_flight += 1
@@ -106,35 +123,89 @@ class FleetState:
             self._snapshot = None
         return True
 
-    def record_success(self, expert: str, latency_s: float) -> None:
-        health = self._end(expert)
+    def record_success(
+        self,
+        expert: str,
+        latency_s: float,
+        caller: str | None = None,
+        fields: Fields | None = None,
+        *,
+        has_spoken: bool = False,
+    ) -> None:
+        """A whole answer has come after `latency_s` seconds, or the end of a stream (`has_spoken`)."""
+        health = self._health[expert]
+        breaker = health.breaker
+        health.in_flight -= 1
         health.n_answered += 1
         # An exponential moving average: it forgets a slow start without keeping a window of samples.
         known = health.latency_s
         health.latency_s = latency_s if known is None else known + LATENCY_WEIGHT * (latency_s - known)
+        if health.limit is not None:
+            self._snapshot = None
+        if has_spoken:
+            health.n_streaming -= 1
         # A closed circuit without failures has nothing to reset.
-        if (health.breaker.n_failures or health.breaker.until) and health.breaker.record_success():
+        elif breaker.outcomes or breaker.until or breaker.scoped:
+            self._record_answer(breaker, latency_s, caller, fields)
+
+    def record_first_token(
+        self, expert: str, latency_s: float, caller: str | None = None, fields: Fields | None = None
+    ) -> None:
+        """A stream has begun after `latency_s` seconds: a probe has succeeded, however long it goes on."""
+        health = self._health[expert]
+        health.n_streaming += 1
+        self._record_answer(health.breaker, latency_s, caller, fields)
+
+    def _record_answer(
+        self, breaker: CircuitBreaker, latency_s: float, caller: str | None, fields: Fields | None
+    ) -> None:
+        now = self._clock()
+        if breaker.record_success(now, CallSource(caller, fields), now - latency_s):
             self._snapshot = None
 
-    def record_failure(self, expert: str, error: CallError) -> None:
-        health = self._end(expert)
+    def record_failure(
+        self,
+        expert: str,
+        error: CallError,
+        latency_s: float = 0.0,
+        caller: str | None = None,
+        fields: Fields | None = None,
+        *,
+        has_spoken: bool = False,
+    ) -> None:
+        """The call failed after `latency_s` seconds; `has_spoken`: after its first token."""
+        health = self._end(expert, has_spoken)
+        now, source = self._clock(), CallSource(caller, fields)
         # A prompt that is too long says nothing about the expert's health.
         if not error.faults_expert:
-            changed = health.breaker.release()
+            changed = health.breaker.release(source, now - latency_s)
         else:
             health.n_failed += 1
-            changed = health.breaker.record_failure(error, self._clock())
+            n_pending = health.in_flight - health.n_streaming
+            changed = health.breaker.record_failure(
+                error, now, source, now - latency_s, n_pending, has_spoken=has_spoken
+            )
         if changed:
             self._snapshot = None
 
-    def release(self, expert: str) -> None:
-        """The call ended without a verdict on the expert: the client disconnected."""
-        if self._end(expert).breaker.release():
+    def release(
+        self,
+        expert: str,
+        latency_s: float = 0.0,
+        caller: str | None = None,
+        fields: Fields | None = None,
+        *,
+        has_spoken: bool = False,
+    ) -> None:
+        """The call ended without a verdict: the client left; `has_spoken`: after the first token."""
+        breaker = self._end(expert, has_spoken).breaker
+        if not has_spoken and breaker.release(CallSource(caller, fields), self._clock() - latency_s):
             self._snapshot = None
 
-    def _end(self, expert: str) -> ExpertHealth:
+    def _end(self, expert: str, has_spoken: bool) -> ExpertHealth:
         health = self._health[expert]
         health.in_flight -= 1
+        health.n_streaming -= has_spoken
         if health.limit is not None:
             self._snapshot = None
         return health
@@ -146,9 +217,10 @@ class FleetState:
         """
         health = self._health[expert]
         breaker = health.breaker
+        wait_s = breaker.wait_s(self._clock())
         if same_host:
-            return PeerReport(health.in_flight, self._cooldown_left_s(breaker), bool(breaker.until))
-        asked_s = self._cooldown_left_s(breaker) if breaker.asked_to_wait else 0.0
+            return PeerReport(health.in_flight, wait_s, bool(breaker.until))
+        asked_s = wait_s if breaker.asked_to_wait else 0.0
         return PeerReport(health.in_flight, asked_s, bool(breaker.until) and not breaker.asked_to_wait)
 
     def merge_peers(self, others: Mapping[str, PeerReport]) -> None:
@@ -156,11 +228,13 @@ class FleetState:
         now = self._clock()
         for name, health in self._health.items():
             heard = others.get(name, NO_REPORT)
-            if heard.failing:
-                health.breaker.suspect()
+            # While calls are answered here the trouble is the peer's own.
+            health.breaker.is_suspect = heard.failing and health.n_answered == health.n_answered_before
+            health.n_answered_before = health.n_answered
             if heard != health.peers:
                 health.peers = heard
-                health.asked_until = now + heard.wait_s if heard.wait_s else 0.0
+                # Bounded here too: a peer may run another version.
+                health.asked_until = now + min(heard.wait_s, MAX_RETRY_AFTER_S) if heard.wait_s > 0 else 0.0
                 self._snapshot = None
 
     def invalidate(self) -> None:
@@ -204,13 +278,28 @@ class FleetState:
             return "being tried again"
         return f"cooling down for {breaker.until - now:.1f} s: {breaker.last_error}"
 
-    def cooldown_s(self, expert: str) -> float:
-        """Seconds until the expert may be tried again, 0 when it may be now."""
-        health = self._health[expert]
-        return max(self._cooldown_left_s(health.breaker), health.asked_until - self._clock())
+    def has_other(self, expert: str, experts: Sequence[str]) -> bool:
+        """Whether another of these experts may be called now."""
+        for name in experts:
+            health = self._health[name]
+            if name != expert and not health.breaker.until and not health.asked_until:
+                return True
+        return False
 
-    def _cooldown_left_s(self, breaker: CircuitBreaker) -> float:
-        return max(0.0, breaker.until - self._clock())
+    def may_retry(self, expert: str, caller: str | None) -> bool:
+        """Whether an expert may be called for a request that another has failed; counts it."""
+        retries, breaker = self.retries, self._health[expert].breaker
+        is_allowed = retries.has_token(caller) or not breaker.has_failed_last(self._clock())
+        if is_allowed:
+            retries.n_made += 1
+        else:
+            retries.n_refused += 1
+        return is_allowed
+
+    def cooldown_s(self, expert: str, caller: str | None = None, fields: Fields | None = None) -> float:
+        """Seconds until the expert may be called again, for this caller and request; 0 when it may be now."""
+        health, now = self._health[expert], self._clock()
+        return max(health.breaker.wait_s(now, CallSource(caller, fields)), health.asked_until - now)
 
     def state(self, expert: str) -> dict[str, object]:
         """The state of one expert as JSON values, for people to read."""
@@ -222,11 +311,14 @@ class FleetState:
         breaker = health.breaker
         return {
             "state": breaker.state(now),
-            "cooldown_s": round(self.cooldown_s(expert), 3),
+            "cooldown_s": round(max(breaker.wait_s(now), health.asked_until - now), 3),
             "in_flight": health.in_flight,
             "in_flight_elsewhere": health.peers.in_flight,
             "latency_s": health.latency_s,
             "n_answered": health.n_answered,
             "n_failed": health.n_failed,
             "last_error": breaker.last_error,
+            "failure_rate": breaker.failure_rate(now),
+            "n_opened": breaker.n_openings,
+            "n_held_off": breaker.n_held_off(now),
         }

@@ -326,6 +326,10 @@ class EventStream:
         self._end_at = end_at
         self._held = b""
 
+    def limit(self, end_at: float) -> None:
+        """Have the stream end at this time of the loop's clock at the latest."""
+        self._end_at = min(self._end_at, end_at)
+
     async def peek(self) -> bytes:
         """The first bytes that are not blank; they stay to be read."""
         n_blank = 0

@@ -16,6 +16,7 @@ from gateway.asgi.connections import Connections
 from gateway.asgi.protocol import bind_protocol
 from gateway.config import Config, LimitsConfig
 from gateway.experts.openai_compatible import Transport
+from gateway.fleet.circuit_breaker import CircuitBreaker
 from gateway.services import Services
 from tests.fakes.routing import InOrder
 
@@ -54,6 +55,11 @@ class LiveApp:
         if stream:
             body["stream"] = True
         return await self.post("chat/completions", body, **(headers or {}))
+
+    def close_circuits(self) -> None:
+        """Forget what failed, for a test that shares its gateway with others."""
+        for name in self.services.experts:
+            self.services.fleet._health[name].breaker = CircuitBreaker()
 
     async def read_record(self, answer: "HttpAnswer") -> dict[str, Any]:
         """What the journal says of an answer."""

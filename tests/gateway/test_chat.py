@@ -223,11 +223,15 @@ async def test_an_upstreams_wish_to_be_left_alone_is_obeyed_by_the_next_request(
 ) -> None:
     first = await live.chat("rated-1")
     assert (first.status, first.headers["retry-after"]) == (429, "1")
-    assert live.services.fleet.state("rated-1")["state"] == "open"
+    assert live.services.fleet.state("rated-1")["n_held_off"] == 1
     second = await live.chat("rated-1")
     assert (second.status, second.headers["retry-after"]) == (503, "1")
     assert upstream.n_calls("rated-1") == 1
     assert (await live.chat("rated-1", router={"fallbacks": ["good"]})).expert == "good"
+    # Whether the limit was about this request alone a second one shows.
+    another = [{"role": "user", "content": "Another"}]
+    assert (await live.chat("rated-1", messages=another)).status == 429
+    assert live.services.fleet.state("rated-1")["state"] == "open"
 
 
 @pytest.mark.parametrize("field", ["api_base", "base_url", "api_key", "extra_headers", "custom_llm_provider"])

@@ -11,6 +11,7 @@ from gateway.config.providers import api_base_of
 from gateway.experts.deployments import ConcurrencyLimit
 from gateway.experts.openai_compatible import OpenAIExpert
 from gateway.experts.types import UpstreamError
+from gateway.fleet.circuit_breaker import N_IN_A_ROW, N_REFUSED_IN_A_ROW
 from gateway.testing import WORDS, FakeUpstream
 from gateway.waiting import MAX_WAITING_PER_SLOT
 from tests.fakes.serving import LiveApp, gateway
@@ -54,10 +55,12 @@ async def test_the_less_loaded_deployment_is_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", ["status-500", "reset", "status-401", "garbage"])
 async def test_where_one_deployment_fails_the_other_answers(tmp_path: Path, bad: str, stream: bool) -> None:
     async with spread(tmp_path / "j", bad, "good") as (live, upstreams):
-        answers = [await live.chat("x", stream=stream) for _ in range(8)]
+        answers = [await live.chat("x", stream=stream) for _ in range(60)]
         assert {answer.status for answer in answers} == {200}
-        assert len(upstreams[1].calls) == 8
-        assert len(upstreams[0].calls) < 4
+        assert len(upstreams[1].calls) == 60
+        # Every second call goes there first, until its circuit opens.
+        n_needed = N_REFUSED_IN_A_ROW if bad == "status-401" else N_IN_A_ROW
+        assert len(upstreams[0].calls) == n_needed
         assert live.services.fleet.state("x")["n_failed"] == 0
 
 

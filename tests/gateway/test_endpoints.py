@@ -182,8 +182,9 @@ async def test_without_experts_nobody_is_ready(tmp_path: Path) -> None:
 
 
 async def test_an_expert_that_cools_down_is_seen_in_readiness_and_models(site: Site) -> None:
-    for _ in range(4):
-        await site.post("/v1/chat/completions", ask("hi", model="remote"))
+    for n in range(10):
+        status, record = await site.post("/v1/chat/completions", ask(f"hi {n}", model="remote"))
+    assert (status, record["error"]["code"]) == (503, "experts_unavailable")
     status, record = await site.get("/health/ready")
     assert (status, record["status"], record["experts"]["remote"]) == (200, "degraded", "open")
     assert record["degraded"] == ["expert remote: open"]

@@ -63,6 +63,11 @@ async def live(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory)
         yield running
 
 
+@pytest.fixture(autouse=True)
+def closed_circuits(live: LiveApp) -> None:
+    live.close_circuits()
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("fault", BEFORE)
 async def test_a_fault_before_the_first_token_is_an_error_in_openais_envelope(

@@ -88,6 +88,11 @@ async def test_only_known_parameters_are_handed_over(live: LiveApp, upstream: Fa
     assert upstream.headers[-1]["authorization"] == "Bearer sk-upstream-secret"
 
 
+@pytest.fixture(autouse=True)
+def closed_circuits(live: LiveApp) -> None:
+    live.close_circuits()
+
+
 @pytest.mark.parametrize(
     ("name", "status"),
     [("status-400", 400), ("status-401", 502), ("status-429", 429), ("status-500", 502), ("toolong", 400)],
@@ -232,7 +237,7 @@ async def test_a_rate_holds_through_litellm_too() -> None:
         with pytest.raises(UpstreamError) as caught:
             await expert.call(Call("chat/completions", {"messages": msgspec.Raw(b"[]")}, False))
         kinds.append((caught.value.kind, caught.value.status))
-    assert kinds == [("connect", None), ("busy", 429)]
+    assert kinds == [("unsent", None), ("busy", 429)]
 
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
@@ -297,7 +302,7 @@ async def test_a_build_import_error_is_named_and_logged(wrap: bool, caplog: pyte
 
 async def test_a_fault_of_litellm_is_not_called_a_lost_connection(caplog: pytest.LogCaptureFixture) -> None:
     failure = await fail_with(KeyError("sk-secret"), wrap=True)
-    assert failure.message == "could not be called: LiteLLM failed with KeyError"
+    assert failure.message == "was not called: LiteLLM could not translate the request (KeyError)"
     assert "secret" not in caplog.text
 
 

@@ -16,7 +16,7 @@ from gateway.app import build_application, build_services
 from gateway.config import Config
 from gateway.experts.openai_compatible import Transport
 from gateway.experts.types import UpstreamError
-from gateway.fleet.circuit_breaker import CircuitBreaker
+from gateway.fleet.circuit_breaker import CallSource, CircuitBreaker
 from gateway.openai import events
 from gateway.openai.answers import InputDetails, OutputDetails, Price, Usage, cost_usd
 from gateway.requests.options import parse_routing_options
@@ -30,16 +30,24 @@ BROKEN = UpstreamError("status", "answered 500", status=500)
 def cooldown_s(*errors: UpstreamError) -> float:
     """How long a deployment is left alone after these failures, all at second 100."""
     breaker = CircuitBreaker()
-    for error in errors:
-        breaker.record_failure(error, now=100.0)
-    return max(0.0, breaker.until - 100.0)
+    for n, error in enumerate(errors):
+        breaker.record_failure(error, 100.0, CallSource(None, {"prompt": b"%d" % n}))
+    return breaker.wait_s(100.0)
 
 
-@pytest.mark.parametrize(("asked_s", "obeyed_s"), [(7, 7), (61, 61), (3599, 3599), (3601, 3600), (1e9, 3600)])
-def test_retry_after_of_an_upstream_is_obeyed_for_at_most_an_hour(asked_s: float, obeyed_s: float) -> None:
+@pytest.mark.parametrize(
+    ("asked_s", "obeyed_s"),
+    [(0, [1, 2, 4, 8]), (7, [7, 7, 7, 8]), (61, [60, 61, 61, 61]), (3599, [60, 300, 1200, 3599])]
+    + [(asked_s, [60, 300, 1200, 3600]) for asked_s in (3601, 86400, 1e9)],
+)
+def test_retry_after_is_obeyed_for_at_most_an_hour_and_a_long_one_is_tested(
+    asked_s: float, obeyed_s: list[float]
+) -> None:
     limited = UpstreamError("status", "answered 429", status=429, retry_after_s=asked_s)
-    assert cooldown_s(limited) == obeyed_s
-    assert cooldown_s(limited, BROKEN, BROKEN, BROKEN) >= obeyed_s
+    assert cooldown_s(limited, limited) == obeyed_s[0]
+    # Each further call that is refused again is a probe.
+    assert [cooldown_s(*[limited] * n) for n in range(2, 6)] == obeyed_s
+    assert cooldown_s(limited, limited, BROKEN, BROKEN) >= obeyed_s[0]
 
 
 @pytest.mark.parametrize("status", [401, 403, 429, 500, 503, None])
@@ -75,7 +83,9 @@ async def test_a_request_gets_503_where_time_helps_and_400_where_it_does_not(tmp
         good = {"name": "good", "model": "openai/good", "api_base": upstream.base_url, "quality": 0.5}
         out = {"name": "out", "model": "openai/rated-30", "api_base": upstream.base_url, "quality": 0.9}
         async with routed(tmp_path, good, out) as gateway:
-            assert (await gateway.chat("out")).status == 429  # and it is to be left alone for 30 s
+            for prompt in ("one", "two"):  # and it is to be left alone for 30 s
+                messages = [{"role": "user", "content": prompt}]
+                assert (await gateway.chat("out", messages=messages)).status == 429
             never = await gateway.chat("auto", router={"min_quality": 0.95})
             assert (never.status, never.error["type"]) == (400, "invalid_request_error")
             assert "retry-after" not in never.headers

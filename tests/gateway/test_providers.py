@@ -315,7 +315,7 @@ async def test_a_limit(place: Place, name: str, stream: bool) -> None:
     assert answer.status == 429
     if name not in ("bedrock", "vertex"):  # AWS and Google's cloud name no wait
         assert answer.headers["retry-after"] == "7"
-    place.live.services.fleet.record_success(name, 0.1)
+    place.live.close_circuits()
 
 
 async def test_too_long(place: Place, name: str) -> None:
@@ -334,7 +334,7 @@ async def test_a_failing_server(place: Place, name: str) -> None:
     answer = await place.chat(name, "fail 500")
     assert answer.status == 502
     assert "answered 500" in answer.error["message"]
-    place.live.services.fleet.record_success(name, 0.1)
+    place.live.close_circuits()
 
 
 async def test_an_unsupported_parameter(place: Place, name: str) -> None:

@@ -175,6 +175,8 @@ async def test_b05_a_limit_inside_a_200_cools_the_expert_and_is_told_as_what_it_
     name = build_name("waits", form, stream)
     answer = await live.chat(name, stream=stream)
     assert (answer.status, answer.error["type"]) == (WAITS[form][1], "upstream_error")
+    another = [{"role": "user", "content": "Another"}]
+    assert (await live.chat(name, stream=stream, messages=another)).status == WAITS[form][1]
     if form != "503":  # that alone may pass at once, as a status 503 without a wait
         assert state(live, name)["state"] == "open"
 

@@ -11,7 +11,7 @@ import pytest
 from gateway.config import ConfigError, RedisConfig, Secret, parse_config
 from gateway.experts.deployments import ConcurrencyLimit
 from gateway.experts.types import UpstreamError
-from gateway.fleet.circuit_breaker import N_FAILURES_TO_OPEN
+from gateway.fleet.circuit_breaker import N_IN_A_ROW
 from gateway.fleet.health import FleetState, PeerReport
 from gateway.fleet.replicas import Replicas, merge_reports
 from gateway.testing import FakeUpstream
@@ -49,6 +49,13 @@ async def two(config: dict[str, Any], folder: Path) -> AsyncIterator[tuple[LiveA
         yield first, second
 
 
+async def meet_limit(gateway: LiveApp) -> None:
+    """Two requests: a limit that only one meets may be about that one."""
+    for prompt in ("one", "two"):
+        messages = [{"role": "user", "content": prompt}]
+        assert (await gateway.chat("rated-30", messages=messages)).status == 429
+
+
 def replicas(gateway: LiveApp) -> int:
     assert gateway.services.replicas is not None
     return gateway.services.replicas.n_replicas
@@ -64,7 +71,7 @@ async def test_a_wait_that_one_replica_was_told_is_kept_by_the_other(
     upstream: FakeUpstream, redis: RedisServer, tmp_path: Path
 ) -> None:
     async with two(config_of(upstream, redis), tmp_path) as (first, second):
-        assert (await first.chat("rated-30")).status == 429
+        await meet_limit(first)
         await until(lambda: not second.services.fleet.snapshot().available[0])
         n_calls = len(upstream.calls)
         answer = await second.chat("auto")
@@ -111,7 +118,7 @@ async def test_without_redis_answers_go_on_limits_stay_shared_and_readiness_says
     upstream: FakeUpstream, redis: RedisServer, tmp_path: Path
 ) -> None:
     async with two(config_of(upstream, redis, max_parallel=4), tmp_path) as (first, second):
-        await first.chat("rated-30")
+        await meet_limit(first)
         await until(lambda: not second.services.fleet.snapshot().available[0])
         redis.stop()
         await until(lambda: second.services.replicas.degraded is not None)  # type: ignore[union-attr]
@@ -147,10 +154,11 @@ def test_what_is_told_is_what_the_own_calls_showed() -> None:
     fleet = FleetState(["a"], {"a": None})
     fleet.merge_peers({"a": PeerReport(in_flight=3, wait_s=9.0, failing=True)})
     assert fleet.export("a") == PeerReport()
-    for _ in range(N_FAILURES_TO_OPEN):
+    for n in range(N_IN_A_ROW):
         fleet.merge_peers({})
-        fleet.admit("a")
-        fleet.record_failure("a", BROKEN)
+        fields = {"prompt": b"%d" % n}
+        fleet.admit("a", None, fields)
+        fleet.record_failure("a", BROKEN, 0.0, None, fields)
     assert fleet.export("a").failing
 
 
