@@ -457,7 +457,7 @@ def failure_of(error: Exception) -> UpstreamError:
 
 
 def _is_unsent(causes: Sequence[BaseException]) -> bool:
-    """Whether an exception came before a call, whatever status LiteLLM gives it."""
+    """Whether an exception came before a call; LiteLLM may give it any status."""
     root = causes[-1]
     if not _is_malformed(root) or any(map(_is_of_http, _own_causes(causes))):
         return False

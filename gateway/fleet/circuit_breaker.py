@@ -19,8 +19,10 @@ N_REFUSED_IN_A_ROW = 20
 """The same for refusals (401, 403, 404 …), which cost little and may be about what was asked."""
 N_SLOW, SLOW_S = 3, 5.0
 """With little traffic so many in a row are enough, where they lie so many seconds apart."""
-MIN_VOLUME, FAILURE_RATE, WINDOW_S = 30, 0.5, 30.0
-"""Or this share of at least so many calls, of the last seconds."""
+MIN_VOLUME, FAILURE_RATE, WINDOW_S = 30, 0.6, 30.0
+"""Or this share of at least so many calls, of the last seconds. Refusals do not count: where some calls are
+answered the key is good.
+"""
 MAX_OUTCOMES, REMEMBERED_S = 200, 300.0
 FIRST_COOLDOWN_S, MAX_COOLDOWN_S = 5.0, 60.0
 KEY_COOLDOWN_S = 30.0
@@ -89,7 +91,7 @@ class CallSource:
                 yield len(view), bytes(view[:FINGERPRINT_BYTES]), bytes(view[-FINGERPRINT_BYTES:])
 
 
-class CallResult(NamedTuple):
+class PastCall(NamedTuple):
     """What came of a call; `cause` is None where it was answered."""
 
     time_s: float
@@ -100,7 +102,7 @@ class CallResult(NamedTuple):
 
 Scope = tuple[str | None] | tuple[str | None, int]
 """A caller, or one request of a caller."""
-Size = Callable[[Sequence[CallResult]], int]
+Size = Callable[[Sequence[PastCall]], int]
 
 
 class Circuit:
@@ -188,7 +190,7 @@ class CircuitBreaker(Circuit):
         """`tells_callers`: callers have keys of their own, and none of them speaks for all."""
         super().__init__()
         self.tells_callers = tells_callers
-        self.outcomes: deque[CallResult] = deque(maxlen=MAX_OUTCOMES)
+        self.outcomes: deque[PastCall] = deque(maxlen=MAX_OUTCOMES)
         self.scoped: dict[Scope, Circuit] = {}
         self.forgotten_s = 0.0
         self.deferred: Scope | None = None
@@ -251,7 +253,7 @@ class CircuitBreaker(Circuit):
                 changed = True
                 self._close(scope, circuit)
         if self.outcomes:
-            self._remember(CallResult(now, source.caller, 0, None))
+            self._remember(PastCall(now, source.caller, 0, None))
         return changed
 
     def record_failure(
@@ -283,7 +285,7 @@ class CircuitBreaker(Circuit):
             return bool(probed)
         if has_spoken:
             self._forget_success(source.caller)
-        self._remember(CallResult(now, source.caller, source.request, cause))
+        self._remember(PastCall(now, source.caller, source.request, cause))
         opened = self._find_opened(now, source, cause, n_pending)
         if opened is not None:
             self._open(opened, error, now, source)
@@ -339,7 +341,7 @@ class CircuitBreaker(Circuit):
 
     # -- evidence
 
-    def _remember(self, outcome: CallResult) -> None:
+    def _remember(self, outcome: PastCall) -> None:
         outcomes = self.outcomes
         outcomes.append(outcome)
         while outcomes and (outcomes[0].cause is None or outcome.time_s - outcomes[0].time_s > REMEMBERED_S):
@@ -385,19 +387,19 @@ class CircuitBreaker(Circuit):
         return last is not None and last.cause is not None and now - last.time_s <= WINDOW_S
 
 
-def _count_requests(failures: Sequence[CallResult]) -> int:
+def _count_requests(failures: Sequence[PastCall]) -> int:
     """How many different requests failed: a query that kills its upstream counts once."""
     return len({(one.caller, one.request) for one in failures})
 
 
-def _count_without_worst_caller(failures: Sequence[CallResult]) -> int:
+def _count_without_worst_caller(failures: Sequence[PastCall]) -> int:
     """How many different requests failed that are not of the caller with the most of them."""
     counts = Counter(caller for caller, _ in {(one.caller, one.request) for one in failures})
     return sum(counts.values()) - max(counts.values(), default=0)
 
 
 def _are_failing(
-    outcomes: Sequence[CallResult], now: float, n_pending: int, count: Size, cause: Cause, n_limited: int = 2
+    outcomes: Sequence[PastCall], now: float, n_pending: int, count: Size, cause: Cause, n_limited: int = 2
 ) -> bool:
     """Whether outcomes, the oldest first, show that calls of their kind fail; `cause` is the last one's.
 
@@ -405,7 +407,7 @@ def _are_failing(
         count: how many of some failures count.
         n_limited: as many in a row open a circuit where the upstream speaks of a limit.
     """
-    row: list[CallResult] = []
+    row: list[PastCall] = []
     for one in reversed(outcomes):
         if one.cause is None:
             break
@@ -420,7 +422,7 @@ def _are_failing(
         if count(failed) >= N_SLOW and now - failed[-1].time_s >= SLOW_S:
             return True
     recent = [one for one in outcomes if now - one.time_s <= WINDOW_S]
-    n_failed = count([one for one in recent if one.cause is not None])
+    n_failed = count([one for one in recent if one.cause == "server"])
     n_calls = n_failed + sum(one.cause is None for one in recent) + n_pending
     return n_calls - n_pending >= MIN_VOLUME and n_failed >= FAILURE_RATE * n_calls
 

@@ -64,7 +64,7 @@ async def live(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(autouse=True)
-def closed_circuits(live: LiveApp) -> None:
+def close_circuits(live: LiveApp) -> None:
     live.close_circuits()
 
 

@@ -89,7 +89,7 @@ async def test_only_known_parameters_are_handed_over(live: LiveApp, upstream: Fa
 
 
 @pytest.fixture(autouse=True)
-def closed_circuits(live: LiveApp) -> None:
+def close_circuits(live: LiveApp) -> None:
     live.close_circuits()
 
 

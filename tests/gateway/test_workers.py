@@ -173,7 +173,9 @@ def test_limits_hold_over_all_workers(site: WorkerSite) -> None:
 
 
 def test_a_wait_that_one_worker_was_asked_for_holds_for_all(site: WorkerSite) -> None:
-    assert site.chat("waits").status_code == 429
+    # Two different requests at one of both: a limit that only one meets may be about that one.
+    for n in range(3):
+        assert site.chat("waits", f"number {n}").status_code in (429, 503)
     wait_until(lambda: site.get("v1/models/waits").json()["thalamus"]["state"] == "open")
     n_calls = site.upstream.n_calls("rated-30")
     time.sleep(0.2)  # the exchange's own pace

@@ -24,7 +24,7 @@ REJECTED = UpstreamError("status", "answered 401", status=401)
 LIMITED = UpstreamError("status", "answered 429", status=429)
 
 
-def limited(wait_s: float) -> UpstreamError:
+def build_limit(wait_s: float) -> UpstreamError:
     return UpstreamError("status", "answered 429", status=429, retry_after_s=wait_s)
 
 
@@ -50,7 +50,7 @@ def breaker() -> CircuitBreaker:
 
 
 @pytest.fixture
-def keyed() -> CircuitBreaker:
+def with_keys() -> CircuitBreaker:
     """One of a gateway whose callers have keys of their own."""
     return CircuitBreaker(tells_callers=True)
 
@@ -133,15 +133,15 @@ def test_refusals_open_it_later_than_errors(breaker: CircuitBreaker) -> None:
 
 
 def test_a_limit_that_two_requests_meet_opens_it_for_as_long_as_it_says(breaker: CircuitBreaker) -> None:
-    fail(breaker, 1, limited(7))
+    fail(breaker, 1, build_limit(7))
     assert breaker.state(0.0) == "closed"
-    fail(breaker, 1, limited(7), now=1.0)
+    fail(breaker, 1, build_limit(7), now=1.0)
     assert (breaker.state(1.0), breaker.until, breaker.asked_to_wait) == ("open", 8.0, True)
 
 
 def test_a_limit_that_another_request_does_not_meet_opens_nothing(breaker: CircuitBreaker) -> None:
     for n in range(20):
-        fail(breaker, 1, limited(60), now=n)
+        fail(breaker, 1, build_limit(60), now=n)
         breaker.record_success(float(n), ask("small"))
     assert breaker.state(20.0) == "closed"
 
@@ -173,7 +173,7 @@ def test_the_cause_of_a_failure(error: UpstreamError, cause: str) -> None:
 # -- who is held off
 
 
-@pytest.mark.parametrize("error", [BROKEN, REJECTED, LIMITED, limited(86400)])
+@pytest.mark.parametrize("error", [BROKEN, REJECTED, LIMITED, build_limit(86400)])
 @pytest.mark.parametrize("keys", [False, True])
 def test_a_request_that_kills_its_upstream_closes_the_way_to_itself_only(
     error: UpstreamError, keys: bool
@@ -188,44 +188,48 @@ def test_a_request_that_kills_its_upstream_closes_the_way_to_itself_only(
     assert breaker.n_held_off(0.0) == 1
 
 
-@pytest.mark.parametrize("error", [BROKEN, REJECTED, LIMITED, limited(86400)])
-def test_a_caller_whose_requests_fail_is_held_off_alone(keyed: CircuitBreaker, error: UpstreamError) -> None:
-    fail(keyed, 100, error, caller="a")
-    assert not keyed.admit(0.0, ask("another", "a"))
-    assert keyed.admit(0.0, ask("another", "b"))
-    assert keyed.admit(0.0, ask("another"))
-    assert keyed.is_available(0.0)
+@pytest.mark.parametrize("error", [BROKEN, REJECTED, LIMITED, build_limit(86400)])
+def test_a_caller_whose_requests_fail_is_held_off_alone(
+    with_keys: CircuitBreaker, error: UpstreamError
+) -> None:
+    fail(with_keys, 100, error, caller="a")
+    assert not with_keys.admit(0.0, ask("another", "a"))
+    assert with_keys.admit(0.0, ask("another", "b"))
+    assert with_keys.admit(0.0, ask("another"))
+    assert with_keys.is_available(0.0)
 
 
-def test_a_flood_of_one_caller_does_not_turn_a_failure_of_another_against_all(keyed: CircuitBreaker) -> None:
+def test_a_flood_of_one_caller_does_not_turn_a_failure_of_another_against_all(
+    with_keys: CircuitBreaker,
+) -> None:
     for n in range(50):
-        fail(keyed, 10, now=n / 10, caller="a")
+        fail(with_keys, 10, now=n / 10, caller="a")
         if n % 10 == 0:
-            keyed.record_failure(BROKEN, n / 10, ask(n, "b"))
-        keyed.record_success(n / 10, ask(n, "b"))
-    assert keyed.is_available(5.0)
+            with_keys.record_failure(BROKEN, n / 10, ask(n, "b"))
+        with_keys.record_success(n / 10, ask(n, "b"))
+    assert with_keys.is_available(5.0)
 
 
-def test_failures_of_several_callers_open_it_for_all(keyed: CircuitBreaker) -> None:
+def test_failures_of_several_callers_open_it_for_all(with_keys: CircuitBreaker) -> None:
     for n in range(N_IN_A_ROW + 1):
-        assert keyed.is_available(0.0)
-        fail(keyed, 1, caller=f"caller {n}")
-    assert not keyed.is_available(0.0)
-    assert not keyed.admit(0.0, ask("x", "another"))
+        assert with_keys.is_available(0.0)
+        fail(with_keys, 1, caller=f"caller {n}")
+    assert not with_keys.is_available(0.0)
+    assert not with_keys.admit(0.0, ask("x", "another"))
 
 
-def test_two_callers_alone_open_it_for_all_too(keyed: CircuitBreaker) -> None:
+def test_two_callers_alone_open_it_for_all_too(with_keys: CircuitBreaker) -> None:
     for _ in range(N_IN_A_ROW):
-        fail(keyed, 1, caller="a")
-        fail(keyed, 1, caller="b")
-    assert not keyed.is_available(0.0)
+        fail(with_keys, 1, caller="a")
+        fail(with_keys, 1, caller="b")
+    assert not with_keys.is_available(0.0)
 
 
-def test_a_limit_that_two_callers_meet_opens_it_for_all(keyed: CircuitBreaker) -> None:
-    fail(keyed, 3, limited(9), caller="a")
-    assert keyed.is_available(0.0)
-    fail(keyed, 1, limited(9), caller="b")
-    assert (keyed.is_available(0.0), keyed.until) == (False, 9.0)
+def test_a_limit_that_two_callers_meet_opens_it_for_all(with_keys: CircuitBreaker) -> None:
+    fail(with_keys, 3, build_limit(9), caller="a")
+    assert with_keys.is_available(0.0)
+    fail(with_keys, 1, build_limit(9), caller="b")
+    assert (with_keys.is_available(0.0), with_keys.until) == (False, 9.0)
 
 
 def test_equal_prompts_are_one_request_however_they_are_asked() -> None:
@@ -238,13 +242,13 @@ def test_equal_prompts_are_one_request_however_they_are_asked() -> None:
     assert long[0] != long[1]
 
 
-def test_the_requests_that_are_held_off_are_bounded(keyed: CircuitBreaker) -> None:
+def test_the_requests_that_are_held_off_are_bounded(with_keys: CircuitBreaker) -> None:
     for n in range(2 * MAX_SCOPES):
-        keyed.record_failure(limited(60), float(n), ask(n, f"caller {n}"))
-        keyed.record_success(float(n), ask("good", "b"))
-    assert len(keyed.scoped) <= MAX_SCOPES
-    keyed.admit(1e6, ask("x"))
-    assert not keyed.scoped
+        with_keys.record_failure(build_limit(60), float(n), ask(n, f"caller {n}"))
+        with_keys.record_success(float(n), ask("good", "b"))
+    assert len(with_keys.scoped) <= MAX_SCOPES
+    with_keys.admit(1e6, ask("x"))
+    assert not with_keys.scoped
 
 
 # -- how long
@@ -258,15 +262,15 @@ def test_the_requests_that_are_held_off_are_bounded(keyed: CircuitBreaker) -> No
         (REJECTED, [30, 30, 30]),
         (UpstreamError("status", "answered 403", status=403), [30, 30]),
         (UpstreamError("quota", "answered 402", status=402), [30, 30]),
-        (limited(7), [7, 7, 7]),
-        (limited(0), [1, 2, 4, 8, 16, 32, 60, 60]),
-        (limited(0.001), [1, 2, 4]),
-        (limited(-5), [1, 2]),
-        (limited(float("nan")), [1, 2]),
-        (limited(50), [50, 50]),
-        (limited(90), [60, 90, 90]),
-        (limited(86400), [60, 300, 1200, 3600, 3600]),
-        (limited(float("inf")), [60, 300, 1200, 3600, 3600]),
+        (build_limit(7), [7, 7, 7]),
+        (build_limit(0), [1, 2, 4, 8, 16, 32, 60, 60]),
+        (build_limit(0.001), [1, 2, 4]),
+        (build_limit(-5), [1, 2]),
+        (build_limit(float("nan")), [1, 2]),
+        (build_limit(50), [50, 50]),
+        (build_limit(90), [60, 90, 90]),
+        (build_limit(86400), [60, 300, 1200, 3600, 3600]),
+        (build_limit(float("inf")), [60, 300, 1200, 3600, 3600]),
     ],
 )
 def test_the_cooldown_after_each_probe_that_fails(error: UpstreamError, pauses_s: list[int]) -> None:
@@ -288,7 +292,7 @@ def test_an_answer_to_a_call_that_began_before_does_not_end_a_cooldown(open_brea
 def test_insist_goes_through_a_cooldown_the_upstream_did_not_ask_for(open_breaker: CircuitBreaker) -> None:
     assert open_breaker.admit(1.0, ask("x"), insist=True)
     asked = CircuitBreaker()
-    fail(asked, 2, limited(7))
+    fail(asked, 2, build_limit(7))
     assert not asked.admit(1.0, ask("x"), insist=True)
     assert asked.admit(7.0, ask("x"), insist=True)
 
@@ -346,7 +350,7 @@ def test_after_a_failed_probe_others_go_first(open_breaker: CircuitBreaker) -> N
 
 
 def test_a_held_off_request_comes_back_by_a_probe_of_its_own(breaker: CircuitBreaker) -> None:
-    breaker.record_failure(limited(7), 0.0, ask("large"))
+    breaker.record_failure(build_limit(7), 0.0, ask("large"))
     assert not breaker.admit(6.9, ask("large"))
     assert breaker.wait_s(5.0, ask("large")) == 2.0
     assert breaker.admit(7.0, ask("large"))
