@@ -15,7 +15,7 @@ Ability = Literal["vision", "audio", "files", "video", "tools", "json", "audio_o
 
 
 class TimeoutConfig(StrictStruct, frozen=True):
-    """Time limits of one attempt, in seconds."""
+    """Time limits of one attempt, in seconds; `total_s` holds over all attempts of a request."""
 
     load_s: Seconds = 180.0
     """Longest wait until a local engine is loaded and accepts the request."""
@@ -24,11 +24,16 @@ class TimeoutConfig(StrictStruct, frozen=True):
     first_token_s: Seconds = 300.0
     """Longest silence before the first token of a stream. Any byte ends a silence, also a comment that keeps
     the connection alive; models that think may send nothing for minutes.
+
+    It holds for a whole answer too where another expert or deployment can answer. Such an answer shows
+    nothing before it is complete, so an expert is given at least twice the time of its longest of late.
     """
     between_tokens_s: Seconds = 120.0
     """Longest silence after the first token of a stream."""
     total_s: Seconds = 600.0
-    """Longest duration of the whole attempt."""
+    """Longest duration of one attempt, and of all attempts of a request together. Where the experts of a plan
+    have limits of their own the longest of them counts.
+    """
 
 
 class AnswerLimits(StrictStruct, frozen=True):

@@ -323,9 +323,7 @@ class Deployment:
         reply: Reply | None = None
         try:
             reply = await (
-                self._stream(address, body, call)
-                if call.stream
-                else self._whole(address, body, call)
+                self._stream(address, body, call) if call.stream else self._whole(address, body, call)
             )
         except CLIENT_ERRORS as error:
             raise transport_failure(error) from error

@@ -28,9 +28,8 @@ class Call:
     """One request for an expert: `fields` is the client's body without `model` and `router`.
 
     A `patient` one lets others go first where a line has formed. With `hides_usage` the counts at the end of
-    a stream are the gateway's alone.
-    `has_fallback`: others can answer, so that a
-    silent upstream is left after `first_token_s` also where the answer is not streamed.
+    a stream are the gateway's alone. `has_fallback`: others can answer, so that a silent upstream is left
+    after `first_token_s` also where the answer is not streamed.
     """
 
     endpoint: Endpoint

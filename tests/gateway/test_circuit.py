@@ -35,7 +35,7 @@ def new() -> dict[str, Any]:
     return say(f"number {next(_numbers)}")
 
 
-class Clock:
+class ManualClock:
     def __init__(self) -> None:
         self.now = 100.0
 
@@ -181,7 +181,7 @@ async def test_the_state_of_a_circuit_is_seen_in_models_and_metrics(tmp_path: Pa
 
 
 async def test_a_stream_that_goes_on_does_not_hold_the_circuit_half_open(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = ManualClock()
     async with serve(tmp_path, "stall-3", "good") as (live, upstream):
         fleet = live.services.fleet
         fleet._clock = clock
@@ -213,7 +213,7 @@ async def test_in_an_outage_of_all_experts_few_further_calls_are_made(tmp_path: 
 
 
 async def test_without_a_token_an_expert_that_failed_last_is_passed_over() -> None:
-    fleet = FleetState(["a", "b", "c"], {}, Clock())
+    fleet = FleetState(["a", "b", "c"], {}, ManualClock())
     experts = {
         "a": ScriptedExpert("a", x=BROKEN),
         "b": ScriptedExpert("b", x=BROKEN),
