@@ -11,24 +11,10 @@ Each checkout is served by a process of its own; compare with a worktree of an o
 loopback and is bounded.
 """
 
-import argparse
-import asyncio
-import json
 import os
-import random
-import resource
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import aiohttp
 
 HERE = Path(__file__).parents[1]
 SEED = 7
@@ -46,7 +32,12 @@ def simulate(checkout: Path, n: int) -> None:
     code = f"import sys; sys.argv = ['simulate', '{n}']\n" + SIMULATION
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=checkout, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        cwd=checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     print(done.stdout, end="")
 
