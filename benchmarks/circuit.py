@@ -5,7 +5,7 @@
 simulate  calls of 10,000 that reach an upstream which answers a share of them, by rate; a fake clock, seeded
 faults    requests to `auto` where the first expert answers 500 to 20 % and the second is good
 outage    requests to `auto` where all three experts are dead in one way: upstream calls per client call
-poison    one client sends bad requests of one kind, another asks `auto` right after: is the expert still there?
+poison    one client sends bad requests of one kind, another asks `auto` right after: who answers?
 
 Each checkout is served by a process of its own; compare with a worktree of an older commit. All load stays on
 loopback and is bounded.
