@@ -22,6 +22,8 @@ Kind = Literal["request", "request_or_text", "context", "instructions", "materia
 
 MAX_CHARS = 32_000
 """Of a longer turn the middle is not read: a turn of signs alone takes some microseconds a character."""
+MAX_LINES = 2000
+"""Of a turn with more lines those in the middle are not read: some rules are tried at every line."""
 MAX_TAGS = 1000
 """What has more of them is a page or a table, and its further tags are text."""
 MIN_TURN_CHARS = 100
@@ -90,6 +92,7 @@ class WrappingGrammar:
         templates = self._templates
         return (
             len(text) > MAX_CHARS
+            or text.count("\n") > MAX_LINES
             or "<" in text
             or "[" in text
             or "{{" in text
@@ -105,10 +108,13 @@ class WrappingGrammar:
         # Some agents send a tool's output as a user turn of its own: no part of it is a person's request.
         if _TOOL_OUTPUT.match(text):
             return CleanText("")
-        if len(text) <= MAX_CHARS:
-            return self._clean(text, MAX_DEPTH)
-        half = MAX_CHARS // 2
-        ends = f"{text[:half]}\n{text[-half:]}"
+        ends = text
+        if len(text) > MAX_CHARS:
+            half = MAX_CHARS // 2
+            ends = f"{text[:half]}\n{text[-half:]}"
+        if ends.count("\n") > MAX_LINES:
+            lines = ends.split("\n")
+            ends = "\n".join((*lines[: MAX_LINES // 2], *lines[-MAX_LINES // 2 :]))
         found = self._clean(ends, MAX_DEPTH)
         return CleanText(text, found.asks_more) if found.text == ends else found
 

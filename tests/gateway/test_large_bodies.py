@@ -21,7 +21,8 @@ from msgspec import Raw
 from gateway.config import Config
 from gateway.errors import BodyTooLarge, GatewayError, InvalidField, InvalidJson
 from gateway.openai import messages
-from gateway.prompts.wrappings import MAX_CHARS, WrappingGrammar
+from gateway.prompts.lists import CleanText
+from gateway.prompts.wrappings import MAX_CHARS, MAX_LINES, WrappingGrammar
 from gateway.requests import bodies, embedding, query
 from gateway.requests.bodies import shorten
 from gateway.requests.embedding import parse_embedding_input
@@ -311,6 +312,26 @@ def test_routing_keeps_head_and_tail_of_a_very_long_text() -> None:
     assert (len(found.text), found.n_input_tokens) == (100_001, 45_000)
     assert found.text[:75_000] == text[:75_000]
     assert found.text[-25_000:] == text[-25_000:]
+
+
+@pytest.mark.parametrize("line", ["\n", "Ж\n", "Context:\n", "# a\n", "User: a\n", "<a_b>\n", "```\n"])
+def test_rules_see_head_and_tail_of_a_turn_of_many_lines(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    n_lines: list[int] = []
+    clean = WrappingGrammar._clean
+
+    def count(grammar: WrappingGrammar, text: str, depth: int) -> CleanText:
+        n_lines.append(text.count("\n"))
+        return clean(grammar, text, depth)
+
+    monkeypatch.setattr(WrappingGrammar, "_clean", count)
+    text = f"<system-reminder>\nx\n</system-reminder>\nWhy?\n{line * 20_000}Is it so?"
+    found = WrappingGrammar().clean(text).text
+    assert "Is it so?" in found
+    assert "reminder" not in found or found == text
+    assert max(n_lines) <= MAX_LINES
+    # Where no rule applies nothing is lost.
+    plain = "one\n" * 20_000
+    assert WrappingGrammar().clean(plain).text == plain
 
 
 def test_turns_of_wrappings_are_read_up_to_a_bound() -> None:
