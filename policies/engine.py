@@ -44,6 +44,7 @@ class Consult:
 
 
 Rejections = dict[str, str]
+USUAL_WITHIN = Objective().within
 
 
 def static_rejections(
@@ -441,7 +442,8 @@ class Engine:
             # Guesses closer than their deviation may be equal, and so may what was not even guessed of; a
             # price is known.
             quality = np.where(self._guessed, quality, quality[ranking.order].max())
-            within = max(within, float(prediction.quality_std[row, ranking.order].max()))
+            if within == USUAL_WITHIN:  # a distance that a request names counts as it is
+                within = max(within, float(prediction.quality_std[row, ranking.order].max()))
             basis = f"of {len(ranking.order)} that may be as good, as nothing is measured"
         order, margin = rank_by_priority(ranking.order, quality, burdens, within)
         known = prediction.quality[row, order[0]]
