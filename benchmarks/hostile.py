@@ -12,6 +12,7 @@ All load stays on loopback; the upstream is part of this process, the gateway a 
 import argparse
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import re
@@ -59,14 +60,9 @@ def _repeat(first: bytes, piece: bytes, n: int) -> Iterator[bytes]:
 
 def compress(kind: str, status: bytes, mime: bytes, n_mb: int) -> Bomb:
     """A body of `n_mb` megabytes of blanks in an answer; about a thousandth of it on the wire."""
-    squeeze = zlib.compressobj(9, wbits=31 if kind == "gzip" else 15)
-    head = b'{"choices":[{"index":0,"message":{"role":"assistant","content":"'
-    body = squeeze.compress(head)
-    for _ in range(n_mb):
-        body += squeeze.compress(b" " * MB)
-    body += squeeze.compress(b'"}}]}') + squeeze.flush()
 
     def send() -> Iterator[bytes]:
+        body = squeeze(kind, n_mb)
         yield (
             b"HTTP/1.1 " + status + b"\r\ncontent-type: " + mime + b"\r\ncontent-encoding: " + kind.encode()
             + b"\r\ncontent-length: %d\r\n\r\n" % len(body)
@@ -74,6 +70,15 @@ def compress(kind: str, status: bytes, mime: bytes, n_mb: int) -> Bomb:
         yield body
 
     return send
+
+
+@functools.cache
+def squeeze(kind: str, n_mb: int) -> bytes:
+    made = zlib.compressobj(1, wbits=31 if kind == "gzip" else 15)
+    body = made.compress(b'{"choices":[{"index":0,"message":{"role":"assistant","content":"')
+    for _ in range(n_mb):
+        body += made.compress(b" " * MB)
+    return body + made.compress(b'"}}]}') + made.flush()
 
 
 def headers(n: int, size: int) -> Bomb:
