@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
@@ -109,9 +110,11 @@ FLAG = "[Flag: Smallest model] "
 FILE = b'Content-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
 
 
+ONE = b'{"role":"user","content":"%s"}'
+
+
 def build_shapes(n: int) -> dict[str, Callable[[], Body]]:
     """Every shape by name; `n` is the size of a large body in bytes."""
-    one = b'{"role":"user","content":"%s"}'
     tool = {"type": "function", "function": {"name": "f", "parameters": {"a": [1] * 5000}}}
     line = b'{"custom_id":"1","method":"POST","url":"/v1/chat/completions","body":%s}\n'
     shapes: dict[str, Callable[[], Body]] = {
@@ -147,13 +150,13 @@ def build_shapes(n: int) -> dict[str, Callable[[], Body]]:
         "picture of 20 MB, named": lambda: chat([photo()], model=NAMED),
         "one long text": lambda: chat(prose(n // 4) * 4),
         "escapes": lambda: to_chat(
-            b'{"model":"auto","messages":[' + one % (b"\\u0416\\n" * (n // 8)) + b"]}"
+            b'{"model":"auto","messages":[' + ONE % (b"\\u0416\\n" * (n // 8)) + b"]}"
         ),
         "quotes": lambda: chat(repeat('"', n // 2)),
         "backslashes": lambda: chat(repeat("\\", n // 2)),
         "emoji": lambda: chat(repeat("😀", n)),
         "halves of emoji": lambda: to_chat(
-            b'{"model":"auto","messages":[' + one % (b"\\ud83d\\ude00" * (n // 12)) + b"]}"
+            b'{"model":"auto","messages":[' + ONE % (b"\\ud83d\\ude00" * (n // 12)) + b"]}"
         ),
         "route: one long text": lambda: post("route", chat(prose(n // 4) * 4)[1]),
         "feedback": lambda: post("feedback", b'{"decision_id":"a","comment":"' + b"a" * n + b'"}'),
@@ -169,9 +172,12 @@ def build_shapes(n: int) -> dict[str, Callable[[], Body]]:
             [PART % (b"purpose", b"batch"), FILE + line % chat(prose(n // 2))[1] + b"\r\n"]
         ),
     }
-    for name, unit in UNITS.items():
-        shapes[f"turn of {name}"] = lambda unit=unit: chat(repeat(unit, min(n, 2 * LONG)))  # type: ignore[misc]
-    return shapes
+    return shapes | {f"turn of {name}": partial(build_turn, unit, n) for name, unit in UNITS.items()}
+
+
+def build_turn(unit: str, n: int) -> Body:
+    """One turn that repeats a unit."""
+    return chat(repeat(unit, min(n, 2 * LONG)))
 
 
 UNITS = {

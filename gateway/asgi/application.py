@@ -86,7 +86,9 @@ class Exchange:
         self.scope = scope
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.path: str = scope["path"]
-        self.request_id = choose_request_id(self.headers.get(b"x-request-id"))
+        given = self.headers.get(b"x-request-id")
+        is_tame = given is not None and REQUEST_ID.fullmatch(given)
+        self.request_id = given if given and is_tame else b"req_" + fresh_id().encode()
         self.key_id: str | None = None
         self.model: bytes | None = None
         self.answer: AnswerFacts | None = None
@@ -258,13 +260,6 @@ def log_change(exchange: Exchange) -> None:
 
 def body_too_large(max_bytes: int) -> BodyTooLarge:
     return BodyTooLarge(f"the body is larger than {max_bytes} bytes (server.max_body_bytes)")
-
-
-def choose_request_id(given: bytes | None) -> bytes:
-    """The client's own id where it is a tame one, else a fresh one."""
-    if given is not None and REQUEST_ID.fullmatch(given):
-        return given
-    return b"req_" + fresh_id().encode()
 
 
 class _IdGenerator:
