@@ -10,6 +10,7 @@ leaves `server.limits` out of its configuration, where that commit does not know
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -96,7 +97,7 @@ async def play_upstream(port: int) -> None:
     """Answer until SIGTERM; prints how many calls were ended by the gateway."""
     over = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
-    async with FakeUpstream(port, words=("x" * 20_000,) * 20_000, keep_calls=False) as long:
+    async with FakeUpstream(port, words=("x" * 20_000,) * 750, keep_calls=False) as long:
         async with FakeUpstream(port + 1, keep_calls=False):
             print("ready", flush=True)
             await over.wait()
@@ -115,7 +116,8 @@ async def play_role(*words: str) -> AsyncIterator[dict[str, float]]:
             await process.stdout.readline()  # it is ready
         yield said
     finally:
-        process.terminate()
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
         out = (await process.communicate())[0].decode().strip()
         said.update(json.loads(out.splitlines()[-1]) if out else {})
 
