@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from policies import Consult, Decision, Engine, Fleet, Infeasible, Scale, Unreachable
 from routers import (
@@ -357,6 +358,9 @@ def build_router(config: Config, pool: Sequence[ExpertProfile], *, mapped: bool 
     Raises:
         ArtifactError: the artifact is damaged, or was fitted on another embedder.
     """
+    # A query's products take microseconds: handing a part to a second thread of BLAS takes longer, burns a core
+    # while it waits, and stalls the event loop where that core is busy.
+    threadpool_limits(1, user_api="blas")
     # A missing artifact is the first day's normal state, not an error: `auto` takes the default expert.
     path = Path(config.routing.artifact)
     if not path.exists():

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from gateway.config import Config, parse_config
 from gateway.experts.profiles import profiles
@@ -205,3 +206,10 @@ def test_the_load_budget_is_there_unless_it_is_off(folder: Path, more: str, limi
     assert batcher is not None
     assert (batcher.budget is not None) is limited
     batcher.close()
+
+
+def test_a_routers_products_are_not_shared_out_over_threads(tmp_path: Path) -> None:
+    config = configuration(tmp_path)
+    with threadpool_limits(2, user_api="blas"):
+        build_router(config, profiles(config)).close()
+        assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {1}
