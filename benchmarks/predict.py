@@ -133,8 +133,7 @@ def main() -> None:
     queries = [query_of(text) for text in texts]
     seen = extractor.extract(queries, "static")
     table = outcomes(texts, seen, asked.experts).take(np.arange(len(texts) - N_ASKED))
-    # Not lean: with its neighbours, whose search is compared here.
-    artifact = fit_artifact(table, extractor, FitSettings(settings={"lean": False}, tiers=("static",)))
+    artifact = fit_artifact(table, extractor, FitSettings(tiers=("static",)))
     pool = [ExpertProfile(name, name, 1e-6, 2e-6) for name in table.experts]
     engine, fleet, policy = Engine(pool), Fleet.idle(len(pool)), Policy("auto", encoder="never")
     queries = queries[-N_ASKED:]

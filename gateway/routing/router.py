@@ -358,8 +358,8 @@ def build_router(config: Config, pool: Sequence[ExpertProfile], *, mapped: bool 
     Raises:
         ArtifactError: the artifact is damaged, or was fitted on another embedder.
     """
-    # A query's products take microseconds: handing a part to a second thread of BLAS takes longer, burns a core
-    # while it waits, and stalls the event loop where that core is busy.
+    # A query's products take microseconds: handing a part to a second thread of BLAS takes longer, uses a
+    # core while it waits, and stalls the event loop where that core is busy.
     threadpool_limits(1, user_api="blas")
     # A missing artifact is the first day's normal state, not an error: `auto` takes the default expert.
     path = Path(config.routing.artifact)

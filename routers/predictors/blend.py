@@ -359,7 +359,7 @@ class Blend:
         rate: float = 0.07,
         n_folds: int = 4,
         seed: int = 0,
-        lean: bool = True,
+        lean: bool = False,
     ) -> None:
         """Args:
         members: name and settings of each.

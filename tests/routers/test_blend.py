@@ -177,7 +177,7 @@ def make_static(n: int, n_topics: int, seed: int) -> tuple[Features, np.ndarray]
 @pytest.mark.parametrize(("n_topics", "kept"), [(8, False), (400, True)])
 def test_slow_neighbours_are_left_out_where_the_others_choose_as_well(n_topics: int, kept: bool) -> None:
     """Eight topics are told by clusters as well; four hundred only by looking at the nearest queries."""
-    settings = {"members": [["knn", {"k": 8}], ["clusters", {"n_clusters": 16}]], "n_trees": 5}
+    settings = {"members": [["knn", {"k": 8}], ["clusters", {"n_clusters": 16}]], "n_trees": 5, "lean": True}
     blend = make_predictor("blend", settings).fit(*make_static(2400, n_topics, 0))
     assert [name for name, _ in blend.settings()["members"]] == [*(["knn"] if kept else []), "clusters"]
     asked, right = make_static(300, n_topics, 1)
@@ -190,8 +190,8 @@ def test_no_member_is_left_out_of_a_blend_that_is_not_lean_or_looks_twice() -> N
     members = [["knn", {}], ["clusters", {}]]
     features, right = make_static(600, 8, 0)
     slow = Features("encoder", features.dense, features.lexical, features.form)
-    fat = make_predictor("blend", {"members": members, "lean": False, "n_trees": 2}).fit(features, right)
-    closer = make_predictor("blend", {"members": members, "n_trees": 2}).fit(slow, right)
+    fat = make_predictor("blend", {"members": members, "n_trees": 2}).fit(features, right)
+    closer = make_predictor("blend", {"members": members, "lean": True, "n_trees": 2}).fit(slow, right)
     assert fat.settings()["members"] == closer.settings()["members"] == members
 
 
@@ -200,7 +200,7 @@ def test_too_few_queries_leave_no_member_out() -> None:
     rng = np.random.default_rng(3)
     features, _ = make_static(120, 8, 0)
     noise = rng.integers(0, 2, (120, 2)).astype(np.float64)
-    blend = make_predictor("blend", {"members": members, "n_trees": 2}).fit(features, noise)
+    blend = make_predictor("blend", {"members": members, "lean": True, "n_trees": 2}).fit(features, noise)
     assert blend.settings()["members"] == members
 
 
