@@ -94,7 +94,7 @@ for share in SHARES:
 # -- loopback
 
 
-class Upstream:
+class PoisonableUpstream:
     """Answers by model (`flaky`, `dead`, `good`) and, where a prompt begins with `fail`, with that status."""
 
     def __init__(self) -> None:
@@ -124,9 +124,11 @@ class Upstream:
 
 
 @asynccontextmanager
-async def serve(checkout: Path, *models: str) -> AsyncIterator[tuple[str, Upstream, aiohttp.ClientSession]]:
+async def serve(
+    checkout: Path, *models: str
+) -> AsyncIterator[tuple[str, PoisonableUpstream, aiohttp.ClientSession]]:
     """A gateway of this checkout whose `auto` asks the models in this order."""
-    upstream, app = Upstream(), web.Application()
+    upstream, app = PoisonableUpstream(), web.Application()
     app.router.add_post("/v1/chat/completions", upstream.answer)
     runner = web.AppRunner(app)
     await runner.setup()
