@@ -1,6 +1,6 @@
 # make run    set up what serving needs, then serve on http://127.0.0.1:8080 (PORT=N: on another port)
 # make test   set up what the tests need, then run them
-# make check  style, types, import arrows, and the tests against the built wheel with the sources away
+# make check  style, types, import arrows, and the built wheel: its files, and its tests with the sources away
 # make mutate small changes of the code that no test notices; SAMPLE=0 for all of them (hours)
 # make measure names, layers, comments and the way of one request, with targets
 # make coverage the lines that no test reaches; make requirements: requirements-serve.txt, with hashes
@@ -86,16 +86,23 @@ SAMPLE ?= 40
 mutate: $(VENV)/.ready-dev
 	@$(BIN)/python tools/mutate.py --sample $(SAMPLE)
 
-# The wheel is what users get: its tests run in an environment of its own, from a folder without the sources.
-# Dependencies are borrowed from $(VENV) by path; a .pth found there is not followed, so the sources stay away.
+# The wheel is what users get. Its files are those of the checkout, byte for byte; what reads package data, starts
+# processes or is found by entry point is tested in an environment of its own, from a folder without the sources.
+# `make test` runs every test. Dependencies are borrowed from $(VENV) by path; a .pth found there is not followed.
+WHEEL_TESTS := tests/calculator tests/evals/test_commands.py tests/evals/test_probes_bundled.py tests/evals/test_report.py \
+  tests/gateway/cli tests/gateway/config tests/gateway/prompts tests/gateway/batches/test_batch_command.py \
+  $(addprefix tests/gateway/test_,chat.py endpoints.py embeddings.py local.py openai_client.py parameters.py parity.py \
+  runner_engines.py runner_llamacpp.py sdk_wheel.py tool_entry_points.py workers.py) \
+  tests/routers/test_embedders_onnx.py tests/test_*.py
 wheel-test: $(VENV)/.ready-dev
 	@rm -rf build/wheel build/away build/venv
 	$(BIN)/python -m build --wheel --outdir build/wheel . > /dev/null
+	$(BIN)/python tools/compare_wheel.py build/wheel/*.whl
 	@$(PYTHON) -m venv build/venv
 	@build/venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps build/wheel/*.whl
 	@$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > "$$(build/venv/bin/python -c 'import site; print(site.getsitepackages()[0])')/borrowed.pth"
 	@mkdir -p build/away && cp -r tests studies build/away/
-	cd build/away && ../venv/bin/python $(TESTS) -q -c ../../pyproject.toml --rootdir=. -o pythonpath= -o cache_dir=.cache tests -m "not source"
+	cd build/away && ../venv/bin/python $(TESTS) -q -c ../../pyproject.toml --rootdir=. -o pythonpath= -o cache_dir=.cache $(WHEEL_TESTS) -m "not source"
 
 # Kept in benchmarks/history, a file for each machine; what got slower than in the runs before is named last.
 bench: $(VENV)/.ready-dev
