@@ -82,13 +82,13 @@ async def test_only_the_client_reads_what_an_expert_says_of_its_prompt(
     ):
         answers = {}
         for name in scripts:
-            for _ in range(4):  # until its circuit opens
+            for n in range(4):  # different ones: the same request would be held off after a while
                 answer = await live.post(
                     "chat/completions",
                     {
                         "model": name,
                         "stream": name == "stream",
-                        "messages": [{"role": "user", "content": PROMPT}],
+                        "messages": [{"role": "user", "content": f"{PROMPT} ({n})"}],
                     },
                 )
                 answers[name] = answer.body.decode()
