@@ -12,7 +12,7 @@ import pytest
 from gateway.app import create_app
 from gateway.batches.store import BatchStore
 from gateway.config import parse_config
-from gateway.config.expert_schema import ProviderSettings
+from gateway.config.expert_schema import LlamaCppConfig, ProviderSettings
 from gateway.config.policy_schema import Weights
 from gateway.config.reference import config_schema, describe_fields, find_struct, list_keys, list_structs
 from gateway.config.schema import Config
@@ -124,8 +124,10 @@ def test_every_key_is_read_somewhere() -> None:
         found |= reads.found
     # `Weights.objective` reads its goals by `getattr`, one for each of `policies.Goal`.
     found |= {(kind, name) for kind in ("Weights", "ObjectiveConfig") for name in describe_fields(Weights)}
-    # `ProviderSettings.as_arguments` reads all of them by name; `test_lite.py` sees them at LiteLLM.
-    found |= {("ProviderSettings", name) for name in describe_fields(ProviderSettings)}
+    # `as_arguments` and `as_options` read all fields by name; `test_lite.py` sees the ones at LiteLLM, and
+    # `test_runner_llamacpp.py` the others at llama.cpp.
+    for struct in (ProviderSettings, LlamaCppConfig):
+        found |= {(struct.__name__, name) for name in describe_fields(struct)}
     unread = {
         f"{kind.__name__}.{field.name}"
         for kind in STRUCTS.values()
