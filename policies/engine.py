@@ -166,7 +166,10 @@ class Engine:
             Unreachable: no weight meets a target in dollars or quality.
         """
         rows = np.arange(len(queries))
-        first = _choose_first_tier(policy, tiers)
+        may_encode = "encoder" in tiers and policy.encoder != "never"
+        first: Tier = "static" if "static" in tiers else "encoder" if may_encode else "prior"
+        if may_encode and policy.encoder == "always":
+            first = "encoder"
         prediction = yield Consult(first, rows)
         if prediction is None:
             raise ValueError("only the second prediction can be declined")
@@ -475,14 +478,6 @@ def _differ(values: Floats) -> bool:
     """Whether the known ones among values tell experts apart."""
     known = values[~np.isnan(values)]
     return len(known) > 0 and bool(known.min() < known.max())
-
-
-def _choose_first_tier(policy: Policy, tiers: Sequence[Tier]) -> Tier:
-    if policy.encoder == "always" and "encoder" in tiers:
-        return "encoder"
-    if "static" in tiers:
-        return "static"
-    return "encoder" if "encoder" in tiers and policy.encoder != "never" else "prior"
 
 
 LACKS = {

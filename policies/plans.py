@@ -6,7 +6,7 @@ calls, replay with recorded outcomes, a test with a list, so that all take the s
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 Verdict = Literal["answered", "moved_on", "refused"]
 """answered: an expert answered; moved_on: it failed and another may not; refused: the request is at fault."""
@@ -118,19 +118,11 @@ class PlanBase:
 class Single(PlanBase):
     """One expert, then its fallbacks, until one answers or the request itself is refused."""
 
+    kind: ClassVar[str] = "single"
+    aggregator: ClassVar[None] = None
+    is_sequential: ClassVar[bool] = True
+
     experts: tuple[str, ...]
-
-    @property
-    def kind(self) -> str:
-        return "single"
-
-    @property
-    def aggregator(self) -> None:
-        return None
-
-    @property
-    def is_sequential(self) -> bool:
-        return True
 
     def summary(self) -> dict[str, Any]:
         return {"experts": list(self.experts)}
