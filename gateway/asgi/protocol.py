@@ -42,7 +42,6 @@ BETWEEN, HEAD, BODY = range(3)
 """What the next bytes of a connection belong to."""
 HOST = re.compile(rb"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]{0,5})?")
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-HTTP2_PREFACE = b"PRI"
 
 
 def _status_line(status: int) -> bytes:
