@@ -10,8 +10,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt
-# A file of tests stays on one process: its fixtures start servers.
-JOBS ?= 2
+# A file of tests stays on one process: its fixtures start servers. Tests wait for those, so there is a process more than cores.
+JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 TESTS := -m pytest -n $(JOBS) --dist loadfile
 # One thread for linear algebra in each process of the tests: two processes with two threads each wait for each other.
 test check wheel-test matrix: export OMP_NUM_THREADS = 1
@@ -62,8 +62,8 @@ check: lint wheel-test
 
 # What another interpreter has to show, in about a minute; `make test` covers the rest on one.
 matrix: $(VENV)/.ready-dev
-	$(BIN)/python $(TESTS) -q tests/policies tests/calculator tests/contracts tests/gateway/config tests/gateway/test_chat.py \
-	  tests/gateway/test_endpoints.py tests/gateway/test_embeddings.py tests/gateway/test_openai_client.py tests/test_public_names.py tests/test_plan_seam.py tests/test_tutorial.py
+	$(BIN)/python $(TESTS) -q tests/policies tests/calculator tests/gateway/config tests/gateway/test_chat.py \
+	  tests/gateway/test_endpoints.py tests/gateway/test_embeddings.py tests/gateway/test_openai_client.py tests/test_plan_seam.py tests/test_tutorial.py
 
 # Shown, never a gate: a line that runs is not a line that is checked.
 coverage: $(VENV)/.ready-dev
@@ -89,11 +89,10 @@ mutate: $(VENV)/.ready-dev
 # The wheel is what users get. Its files are those of the checkout, byte for byte; what reads package data, starts
 # processes or is found by entry point is tested in an environment of its own, from a folder without the sources.
 # `make test` runs every test. Dependencies are borrowed from $(VENV) by path; a .pth found there is not followed.
-WHEEL_TESTS := tests/calculator tests/evals/test_commands.py tests/evals/test_probes_bundled.py \
-  tests/gateway/cli tests/gateway/config tests/gateway/batches/test_batch_command.py \
-  $(addprefix tests/gateway/test_,chat.py endpoints.py embeddings.py local.py openai_client.py parameters.py \
-  runner_engines.py runner_llamacpp.py sdk_wheel.py tool_entry_points.py workers.py) \
-  tests/routers/test_embedders_onnx.py tests/test_*.py
+WHEEL_TESTS := tests/evals/test_commands.py tests/evals/test_probes_bundled.py \
+  $(addprefix tests/gateway/cli/test_,commands.py serve.py) tests/gateway/config \
+  $(addprefix tests/gateway/test_,chat.py endpoints.py local.py runner_llamacpp.py sdk_wheel.py tool_entry_points.py \
+  workers.py) tests/routers/test_embedders_onnx.py tests/test_plan_seam.py tests/test_public_names.py
 wheel-test: $(VENV)/.ready-dev
 	@rm -rf build/wheel build/away build/venv
 	$(BIN)/python -m build --wheel --outdir build/wheel . > /dev/null
