@@ -59,6 +59,11 @@ class GatewayError(Exception):
         self.param = param
         self.retry_after_s = retry_after_s
 
+    @property
+    def reason(self) -> str:
+        """Why a request was refused, in one word for `/metrics`."""
+        return self.code or self.type
+
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Response headers that belong to the refusal."""
         wait_s = self.retry_after_s
@@ -195,11 +200,23 @@ class Unavailable(GatewayError):  # noqa: N818
 
 
 class ServerBusy(GatewayError):  # noqa: N818
-    """This process has as much work, or holds as many bytes, as it may; asking again later will help."""
+    """This process has as much work, or holds as many bytes, as it may; asking again later will help.
+
+    `limit` is the key of `server.limits` that it has reached.
+    """
 
     status = 503
     type = "service_unavailable"
     code = "server_busy"
+
+    def __init__(self, message: str, *, limit: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.limit = limit
+
+    @property
+    def reason(self) -> str:
+        """The limit that was reached."""
+        return self.limit
 
 
 class ExpertFailed(GatewayError):  # noqa: N818

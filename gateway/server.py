@@ -90,6 +90,7 @@ def _serve(
         server.connections.configure(fresh.server.limits)
 
     server = GatewayServer(app, config, lambda: greet(config, address, banner))
+    counters.refused = server.connections.refused
     reading = Rereading(config_path, config, overrides, reload, server_log)
     with asyncio.Runner(loop_factory=choose_loop()) as runner:
         runner.run(_run(server, listener, reading))

@@ -25,13 +25,11 @@ class Admission:
 
     Attributes:
         n_running: requests that have their turn and have not ended.
-        n_refused: requests that were turned away.
     """
 
     def __init__(self, limits: LimitsConfig) -> None:
         self.limits = limits
         self.n_running = 0
-        self.n_refused = 0
         self._running: dict[Key, int] = {}
         self._lines: dict[Key, WaitingLine] = {}
         self._n_begun = 0
@@ -110,14 +108,16 @@ class Admission:
             lambda: self._may_give, partial(self._give, key), partial(self.leave, key)
         )
         wait_s = self._predict_s(line)
-        if wait_s > self.limits.max_wait_s or not self._find_place(line):
-            raise self._refusal(wait_s)
+        if wait_s > self.limits.max_wait_s:
+            raise self._refusal(wait_s, "max_wait_s")
+        if not self._find_place(line):
+            raise self._refusal(wait_s, "max_waiting")
         waiter = line.enter()
         self._lines[key] = line
         try:
             await line.wait(waiter, self.limits.max_wait_s)
         except TimeoutError:
-            raise self._refusal(self._predict_s(line)) from None
+            raise self._refusal(self._predict_s(line), "max_wait_s") from None
         finally:
             if not line.waiting and self._lines.get(key) is line:
                 del self._lines[key]
@@ -136,12 +136,12 @@ class Admission:
         longest = max(self._lines.values(), key=lambda other: len(other.waiting), default=line)
         if len(longest.waiting) <= len(line.waiting) + 1:
             return False
-        longest.refuse_last(self._refusal(self._predict_s(longest)))
+        longest.refuse_last(self._refusal(self._predict_s(longest), "max_waiting"))
         return True
 
-    def _refusal(self, wait_s: float) -> ServerBusy:
-        self.n_refused += 1
+    def _refusal(self, wait_s: float, limit: str) -> ServerBusy:
         return ServerBusy(
             f"this gateway works on {self.n_running} requests and {self.n_waiting} wait: ask again later",
+            limit=limit,
             retry_after_s=min(wait_s, LONGEST_RETRY_S),
         )

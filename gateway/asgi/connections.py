@@ -59,7 +59,8 @@ class Connections:
         blocked: connections whose client does not read.
         held_bytes: bytes of request bodies in memory.
         admission: whose turn it is among the requests that have come in.
-        refused: how many requests and connections were refused, by the code of the error.
+        refused: how many requests and connections were refused, by the limit that they reached or the code of
+            the error.
     """
 
     def __init__(self, limits: LimitsConfig) -> None:
@@ -94,12 +95,12 @@ class Connections:
         self._by_address[address] += 1
         most = limits.max_connections_per_address
         if most is not None and self._by_address[address] > most:
-            self.note("connections_per_address")
+            self.note("max_connections_per_address")
             connection.abort()
         elif len(self.all) > limits.max_connections and not self._make_room():
             connection.is_spare = True
             if len(self.all) > limits.max_connections + N_SPARE:
-                self.note("connections")
+                self.note("max_connections")
                 connection.abort()
         self.heads[connection] = loop.time()
 
@@ -124,13 +125,11 @@ class Connections:
             # The largest unfinished body goes first: half-sent bodies must not keep all others out.
             victim = max(self.bodies, key=lambda other: other.held_bytes, default=None)
             if victim is None or not victim.held_bytes:
-                raise ServerBusy(
-                    "request bodies take all memory that they may (server.limits.max_held_bytes)"
-                )
+                full = "request bodies take all memory that they may (server.limits.max_held_bytes)"
+                raise ServerBusy(full, limit="max_held_bytes")
             self.bodies.pop(victim)
-            victim.give_up(
-                ServerBusy("request bodies take all memory that they may; this one is the largest")
-            )
+            largest = "request bodies take all memory that they may; this one is the largest"
+            victim.give_up(ServerBusy(largest, limit="max_held_bytes"))
 
     def release(self, cycle: "RequestCycle", n_bytes: int | None = None) -> None:
         """A request needs so many bytes, or all of them, no longer."""
@@ -165,7 +164,7 @@ class Connections:
         oldest = [next(iter(register.items())) for register in (self.idle, self.heads) if register]
         if not oldest:
             return False
-        self.note("connections")
+        self.note("max_connections")
         min(oldest, key=lambda entry: entry[1])[0].abort()
         return True
 

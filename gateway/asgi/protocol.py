@@ -244,7 +244,8 @@ class HttpProtocol(asyncio.Protocol):
             "state": self._app_state.copy() if self._app_state else {},
         }
         if self.is_spare and scope["path"] not in OPEN_PATHS:
-            self._refuse(ServerBusy("this gateway has as many connections as it may (max_connections)"))
+            full = "this gateway has as many connections as it may (max_connections)"
+            self._refuse(ServerBusy(full, limit="max_connections"))
             return
         keep_alive = version == "1.1" and parser.should_keep_alive() and not self.is_spare
         cycle = RequestCycle(self, scope, keep_alive, self._expects_continue)
@@ -328,7 +329,7 @@ class HttpProtocol(asyncio.Protocol):
         if self._is_deaf:
             return
         self._is_deaf = True
-        self.connections.note(error.code or error.type)
+        self.connections.note(error.reason)
         self.connections.heads.pop(self, None)
         self.connections.bodies.pop(self, None)
         parting = build_refusal(error, is_head)
@@ -563,7 +564,12 @@ class RequestCycle:
         Raises:
             ServerBusy: there is no room for them.
         """
-        self._protocol.connections.hold(self, n_bytes)
+        connections = self._protocol.connections
+        try:
+            connections.hold(self, n_bytes)
+        except ServerBusy as error:
+            connections.note(error.reason)
+            raise
 
     async def admit(self, key: str | None) -> None:
         """Wait until the request may be worked on; it may until it ends.
@@ -571,9 +577,11 @@ class RequestCycle:
         Raises:
             ServerBusy: it would wait too long, or too many wait.
         """
+        connections = self._protocol.connections
         try:
-            await self._protocol.connections.admission.admit(key)
-        except ServerBusy:
+            await connections.admission.admit(key)
+        except ServerBusy as error:
+            connections.note(error.reason)
             self.scope["pause_s"] = PAUSE_S
             raise
         self._is_admitted, self._key = True, key

@@ -37,10 +37,12 @@ CounterKey = tuple[str, tuple[tuple[str, str], ...]]
 class CarriedCounters:
     """The counters of a process over all configurations it has served, so that none falls at a reload.
 
-    A reload builds all parts anew, and the former ones serve on until their requests have ended.
+    A reload builds all parts anew, and the former ones serve on until their requests have ended. `refused` is
+    how many requests and connections the server refused, by reason; the server outlives reloads.
     """
 
     def __init__(self) -> None:
+        self.refused: Mapping[str, int] = {}
         self._ended: dict[CounterKey, float] = {}
         self._open: list[Services] = []
 
@@ -156,7 +158,11 @@ class _MetricsCollector:
         deaths = {(name,): float(n) for name, n in DEATHS.n_restarts.items()}
         about = "Threads and tasks that died and were started again."
         died = build_counter("thalamus_background_restarts", about, ("name",), deaths)
-        for family in [*_collect_families(self._services), *self._processes.collect_families(), died]:
+        turned_away = {(reason,): float(n) for reason, n in self._counters.refused.items()}
+        about = "Requests and connections that were refused before anything was done for them."
+        refused = build_counter("thalamus_refused", about, ("reason",), turned_away)
+        of_processes = [*self._processes.collect_families(), died, refused]
+        for family in [*_collect_families(self._services), *of_processes]:
             for n, sample in enumerate(family.samples):
                 key = sample.name, tuple(sample.labels.items())
                 if family.type != "counter":

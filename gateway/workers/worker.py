@@ -204,6 +204,7 @@ class Worker:
         self._app = Reloadable(add_cors(application, config))
         server = WorkerServer(self._app, config, self._table, self._n)
         self._server = server
+        self._counters.refused = server.connections.refused
         self._serving = asyncio.create_task(server.serve([self._listener]))
         listening = asyncio.create_task(server.listening.wait())
         await asyncio.wait({self._serving, listening}, return_when=asyncio.FIRST_COMPLETED)

@@ -15,6 +15,7 @@ from gateway.app import build_application, build_services
 from gateway.asgi.connections import Connections
 from gateway.asgi.protocol import bind_protocol
 from gateway.config import Config, LimitsConfig
+from gateway.endpoints.monitoring import CarriedCounters
 from gateway.experts.openai_compatible import Transport
 from gateway.fleet.circuit_breaker import CircuitBreaker
 from gateway.services import Services
@@ -124,8 +125,10 @@ async def gateway(config: dict[str, Any], journal: str, *pool: str) -> AsyncIter
     transport = Transport()
     services = build_services(settings, transport, build_router=lambda *_: InOrder(*pool))
     connections = Connections(settings.server.limits)
+    counters = CarriedCounters()
+    counters.refused = connections.refused
     async with (
-        live(build_application(services, transport), connections) as address,
+        live(build_application(services, transport, counters), connections) as address,
         aiohttp.ClientSession() as http,
     ):
         yield LiveApp(f"{address}/v1", services, http, connections)

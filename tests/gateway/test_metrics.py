@@ -1,5 +1,7 @@
 """What `/metrics` tells, read as Prometheus reads it."""
 
+import asyncio
+import io
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -46,6 +48,27 @@ async def test_calls_are_counted_by_expert(site: LiveApp) -> None:
     assert record["thalamus_calls_failed_total", "status-500"] == 1
     assert record["thalamus_calls_in_flight", "good"] == 0
     assert record["thalamus_latency_seconds", "good"] > 0
+
+
+async def test_refused_requests_are_counted_by_reason(tmp_path: Path) -> None:
+    async with FakeUpstream() as upstream:
+        expert = {"name": "hang", "model": "openai/hang", "api_base": upstream.base_url}
+        limits = {"max_running": 1, "max_wait_s": 0.01, "max_held_bytes": 1 << 20, "max_headers": 16}
+        async with gateway({"experts": [expert], "server": {"limits": limits}}, f"{tmp_path}/j") as site:
+            hanging = asyncio.ensure_future(site.chat("hang"))
+            async with asyncio.timeout(10):
+                while not upstream.calls:  # noqa: ASYNC110 (nothing tells)
+                    await asyncio.sleep(0.005)
+            many = {f"x-{n}": "1" for n in range(20)}
+            statuses = [(await site.chat("hang")).status, (await site.chat("hang", headers=many)).status]
+            body = io.BytesIO(b"x" * (2 << 20))
+            async with site.http.post(f"{site.base}/chat/completions", data=body) as answer:
+                statuses.append(answer.status)
+            hanging.cancel()
+            record = await read(site)
+    assert statuses == [503, 431, 503]
+    counts = {reason: value for (name, reason), value in record.items() if name == "thalamus_refused_total"}
+    assert counts == {"max_wait_s": 1, "head_too_large": 1, "max_held_bytes": 1}
 
 
 async def test_a_name_that_nobody_has_is_no_series(site: LiveApp) -> None:

@@ -156,6 +156,17 @@ def test_both_workers_take_connections_and_metrics_add_them_up(site: WorkerSite)
     assert after["thalamus_workers"] == 2
 
 
+def test_refusals_of_all_workers_are_added_up_by_reason(site: WorkerSite) -> None:
+    name = "thalamus_refused_total/head_too_large"
+    before = site.read_metrics().get(name, 0.0)
+    headers = {f"x-{n}": "1" for n in range(200)}
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(httpx.Client(timeout=WITHIN_S)) for _ in range(8)]
+        statuses = [client.get(f"{site.base}/v1/models", headers=headers).status_code for client in clients]
+    assert statuses == [431] * 8
+    assert site.read_metrics()[name] - before == 8
+
+
 def test_an_engine_is_loaded_once_for_all_workers(site: WorkerSite) -> None:
     answers = site.at_once(6, lambda: site.chat("own"))
     assert {answer.json()["choices"][0]["message"]["content"] for answer in answers} == {"Own."}
