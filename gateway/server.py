@@ -20,7 +20,7 @@ from routers import RoutersError
 from .app import create_app
 from .asgi.connections import Acceptor, Connections, raise_file_limit
 from .asgi.protocol import bind_protocol
-from .config import Config, ConfigError, config_warnings, load_config
+from .config import Config, ConfigError, config_warnings, parse_config, read_config_text
 from .endpoints.monitoring import CarriedCounters
 from .runners import RunnerSettingsError
 from .runners.build import build_runners
@@ -200,6 +200,8 @@ class Rereading:
         self._reload = reload
         self._log = server_log
         self._task: asyncio.Task[None] | None = None
+        self._text = read_config_text(path)
+        self._artifact = _find_artifact(config)
 
     def start(self) -> None:
         """Begin, unless one is under way."""
@@ -208,7 +210,7 @@ class Rereading:
 
     async def _reread(self) -> None:
         try:
-            fresh = override(await asyncio.to_thread(load_config, self._path), self._overrides)
+            text, fresh = await asyncio.to_thread(self._read)
             for warning in config_warnings(fresh):
                 log.warning("%s", warning)
             for name in RESTART_ONLY:
@@ -219,14 +221,56 @@ class Rereading:
             await self._reload(fresh)
             self._log.configure(fresh)
         except Exception as error:  # a bad new configuration must never stop the old one
-            for line in str(error).splitlines():
+            *others, last = str(error).splitlines() or [type(error).__name__]
+            for line in others:
                 log.error("%s", line)
-            log.error("configuration not reloaded: the old one stays")
-            if not isinstance(error, EXPECTED):
+            log.error("configuration not reloaded, the old one stays: %s", last)
+            if not isinstance(error, (*EXPECTED, CannotServeError)):
                 log.exception("reload failed")
             return
-        self._config = fresh
+        self._config, self._text = fresh, text
+        self._artifact = await asyncio.to_thread(_find_artifact, fresh)
         log.info("configuration reloaded from %s: %d experts", self._path, len(fresh.experts))
+
+    def _read(self) -> tuple[str, Config]:
+        """The file now, and what it says.
+
+        Raises:
+            ConfigError, CannotServeError: it has an error, or seems cut off.
+        """
+        text = read_config_text(self._path)
+        fresh = override(parse_config(text, source=str(self._path)), self._overrides)
+        if lack := self._find_lack(text, fresh):
+            raise CannotServeError(f"{self._path}: {lack}")
+        return text, fresh
+
+    def _find_lack(self, text: str, fresh: Config) -> str | None:
+        """What the file has lost that it cannot have lost on purpose; None where it has lost nothing.
+
+        A file that is being written, or was cut off by a full disk, may be good YAML without its second half.
+        """
+        served = self._config
+        if served.experts and not fresh.experts:
+            return "it has no experts any more; write it anew, or stop the gateway"
+        if self._text.startswith(text.rstrip()) and text.rstrip() != self._text.rstrip():
+            return (
+                "it is the beginning of the file that is served, so it seems cut off; "
+                "if the rest was taken out on purpose, add a last line such as `# end`"
+            )
+        if self._text.endswith("\n") and not text.endswith("\n"):
+            return "its last line does not end, so it seems cut off; end it with a line break"
+        if served.server.master_key is not None and fresh.server.master_key is None:
+            return "server.master_key is gone; put it back, or take it out by a restart"
+        if self._artifact == fresh.routing.artifact and _find_artifact(fresh) is None:
+            return (
+                f"{self._artifact} is gone; `thalamus fit` makes a new one, or restart to serve without one"
+            )
+        return None
+
+
+def _find_artifact(config: Config) -> str | None:
+    """The artifact of a configuration; None where it has none yet."""
+    return config.routing.artifact if Path(config.routing.artifact).exists() else None
 
 
 def override(config: Config, overrides: Mapping[str, Any]) -> Config:

@@ -8,7 +8,7 @@ from .expert_schema import (
     ExpertConfig,
     TimeoutConfig,
 )
-from .loading import ConfigError, config_warnings, load_config, parse_config
+from .loading import ConfigError, config_warnings, load_config, parse_config, read_config_text
 from .policy_schema import PolicyConfig, Weights
 from .schema import (
     BASE_EMBEDDER,
@@ -43,6 +43,7 @@ __all__ = [
     "config_warnings",
     "load_config",
     "parse_config",
+    "read_config_text",
     "size_bytes",
     "split_command",
 ]

@@ -80,14 +80,22 @@ def load_config(path: str | Path, env: Mapping[str, str] | None = None) -> Confi
     Raises:
         ConfigError: the file is missing, is not YAML, or has a key or value that is not allowed.
     """
+    return parse_config(read_config_text(path), source=str(path), env=env)
+
+
+def read_config_text(path: str | Path) -> str:
+    """Return the text of a configuration file.
+
+    Raises:
+        ConfigError: the file is missing or cannot be read.
+    """
     source = str(path)
     try:
-        text = decode_text(Path(path).read_bytes())
+        return decode_text(Path(path).read_bytes())
     except FileNotFoundError:
         raise ConfigError(source, [Problem(1, "", "no such file; `thalamus init` writes one")]) from None
     except (OSError, ValueError) as error:
         raise ConfigError(source, [Problem(1, "", f"cannot be read: {_error_reason(error)}")]) from None
-    return parse_config(text, source=source, env=env)
 
 
 def parse_config(text: str, source: str = "thalamus.yaml", env: Mapping[str, str] | None = None) -> Config:

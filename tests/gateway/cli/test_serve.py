@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -114,6 +115,62 @@ def test_it_reads_its_configuration_again_and_keeps_the_old_one_if_that_is_at_fa
     assert "thalamus.yaml:4: unknown key 'exprets'" in gateway.log
     assert models(gateway) == ["auto", "auto:best", "calculator", "minilm"]
     assert "Traceback" not in gateway.log
+
+
+KEYED = """experts:
+  - {name: calculator, tool: calculator}
+  - {name: second, tool: calculator}
+policies: {best: {}}
+server: {port: 0, log_level: warning, master_key: sk-a7d1c0f5be2a94c6688aa, drain_s: 20}
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_file_that_is_empty_or_cut_off_changes_nothing(tmp_path: Path, workers: int) -> None:
+    file = tmp_path / "thalamus.yaml"
+    file.write_text(KEYED)
+    gateway = ServeProcess(tmp_path, "--workers", str(workers))
+    headers = {"authorization": "Bearer sk-a7d1c0f5be2a94c6688aa"}
+    try:
+        lines = KEYED.splitlines(keepends=True)
+        cases = {
+            "": "no experts any more",
+            "\n# nothing\n": "no experts any more",
+            "experts: []\n": "no experts any more",
+            KEYED[: len(KEYED) // 2]: "the old one stays",  # no YAML
+            "".join(lines[:2]): "beginning of the file",
+            "".join(lines[:4]): "beginning of the file",
+            KEYED.replace("best", "rest")[:-2]: "the old one stays",  # no YAML
+            KEYED.replace("drain_s: 20}\n", "drain_s: 2}"): "does not end",
+            KEYED.replace("master_key: sk-a7d1c0f5be2a94c6688aa, ", ""): "master_key is gone",
+        }
+        for n, (text, said) in enumerate(cases.items(), 1):
+            before = len(gateway.log)
+            file.write_text(text)
+            gateway.process.send_signal(signal.SIGHUP)
+            gateway.until(partial(lambda n: gateway.log.count("the old one stays") == n, n))
+            assert said in gateway.log[before:]
+            assert gateway.log[before:].count("\n") == 1
+            listed = httpx.get(f"{gateway.address}/v1/models?type=all", headers=headers).json()["data"]
+            assert {"second", "auto:best"} <= {model["id"] for model in listed}
+            assert httpx.get(f"{gateway.address}/v1/models").status_code == 401
+        file.write_text("".join(lines[:2]) + lines[-1] + "# end\n")
+        gateway.process.send_signal(signal.SIGHUP)
+        gateway.until(lambda: "second" not in httpx.get(f"{gateway.address}/v1/models", headers=headers).text)
+    finally:
+        assert gateway.end() == 0
+
+
+def test_an_artifact_that_is_gone_leaves_the_old_one_in_place(gateway: ServeProcess) -> None:
+    table = OutcomeTable.build(["a", "b"], ["calculator"], {"score": np.ones((2, 1))})
+    artifact = fit_artifact(table, FeatureExtractor(StaticEmbedder()), FitSettings("constant", n_folds=2))
+    folder = gateway.folder / ".thalamus" / "artifact"
+    artifact.save(folder)
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.until(lambda: "configuration reloaded" in gateway.log)
+    folder.rename(folder.with_name("elsewhere"))
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.until(lambda: "the old one stays: thalamus.yaml: .thalamus/artifact is gone" in gateway.log)
 
 
 def test_a_new_artifact_is_read_when_told_to(gateway: ServeProcess) -> None:
