@@ -1,4 +1,4 @@
-"""Code from answers: found, run apart, and harmless."""
+"""Code from answers: found, and run apart; `test_grading_attacks.py` has answers that mean harm."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,8 +98,6 @@ def test_memory_and_stack_bombs_only_fail(bomb: str) -> None:
         "open('{mark}', 'w')",
         "open('/etc/passwd')",
         "input()",
-        "import __main__; __main__.make_hook",
-        "try:\n    1 / 0\nexcept ZeroDivisionError as e:\n    e.__traceback__.tb_frame",
     ],
 )
 def test_whatever_reaches_outside_fails_and_does_nothing(deed: str, tmp_path: Path) -> None:
