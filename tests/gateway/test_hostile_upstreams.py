@@ -15,8 +15,8 @@ from msgspec import Raw
 
 from gateway.config import ExpertConfig, TimeoutConfig
 from gateway.execution.executor import ExecutionTrace
-from gateway.experts.openai_compatible import Transport, WatchedConnection, openai_expert
-from gateway.experts.types import Call, Expert, UpstreamError
+from gateway.experts.openai_compatible import REST_S, Transport, WatchedConnection, openai_expert
+from gateway.experts.types import Call, UpstreamError
 from gateway.openai.events import MAX_CONTENT_BYTES, read_sent_text
 from tests.fakes.odd_upstream import RawUpstream, http_bytes, one_chunk, stream_head
 from tests.fakes.serving import LiveApp, gateway
@@ -244,7 +244,8 @@ async def test_surplus_bytes_reach_no_other_client(tmp_path: Path, at_once: int)
         for part in DOUBLES[body["model"]]:
             yield part if isinstance(part, float) else pieces.get(part, part)
 
-    for double in DOUBLES:
+    async def run(double: str) -> tuple[bool, bool]:
+        """Whether a client got another one's answer, and whether surplus came while its connection rested."""
         WatchedConnection.distrusted.clear()
         async with RawUpstream(answer).serve() as upstream, open_transport() as transport:
             config = msgspec.convert(
@@ -253,7 +254,7 @@ async def test_surplus_bytes_reach_no_other_client(tmp_path: Path, at_once: int)
             expert = openai_expert(config, TimeoutConfig(), transport)
             room = asyncio.Semaphore(at_once)
 
-            async def ask(n: int, room: asyncio.Semaphore = room, expert: Expert = expert) -> str:
+            async def ask(n: int) -> str:
                 async with room:
                     fields = {
                         "messages": Raw(json.dumps([{"role": "user", "content": f"client {n}"}]).encode())
@@ -269,7 +270,15 @@ async def test_surplus_bytes_reach_no_other_client(tmp_path: Path, at_once: int)
                 if at_once == 1
                 else await asyncio.gather(*map(ask, range(40)))
             )
-            assert (double, "foreign" in got) == (double, False)
+            return "foreign" in got, upstream.overslept_s < REST_S / 2
+
+    for double in DOUBLES:
+        # What a busy machine sends after a connection's rest is an answer by the letter of HTTP: again then.
+        for _ in range(10):
+            is_foreign, was_in_time = await run(double)
+            if was_in_time:
+                break
+        assert (double, is_foreign) == (double, False)
 
 
 async def test_a_good_upstream_keeps_its_connections(tmp_path: Path) -> None:

@@ -40,7 +40,10 @@ async def odd_batches(folder: Path, upstream: OddUpstream) -> AsyncIterator[Batc
         yield BatchTestGateway(ai, live, FakeUpstream())
 
 
-async def test_d08_an_error_inside_a_200_that_stays_is_not_called_again(tmp_path: Path) -> None:
+async def test_d08_an_error_inside_a_200_that_stays_is_not_called_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calling, "RETRY_S", 60.0)
     upstream = OddUpstream({name.replace(" ", "-"): json_answer(body) for name, body in SAID.items()})
     async with upstream.serve(), odd_batches(tmp_path, upstream) as at:
         start = time.monotonic()
@@ -50,7 +53,7 @@ async def test_d08_an_error_inside_a_200_that_stays_is_not_called_again(tmp_path
         refused = {"code": 400, "type": 400, "detail": 422, "too-long": 400, "parameter": 400}
         assert statuses == {**refused, "key": 502, "account": 429}
         assert upstream.n_calls == dict.fromkeys(upstream.scripts, 1)
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 30
 
 
 @pytest.mark.parametrize("body", [b'{"error": {"message": "it broke"}}', b"<html>", b"{}"])
