@@ -100,7 +100,10 @@ def build_services(
     pool = profiles(config)
     policies, embedders = config.policies_by_name(), build_embedders(config)
     fleet = parts.fleet(
-        [profile.name for profile in pool], read_parallel_limits(config), away_s=local.loads_in_s
+        [profile.name for profile in pool],
+        read_parallel_limits(config),
+        away_s=local.loads_in_s,
+        tells_callers=len(config.server.keys_by_name()) > 1,
     )
     # A loaded or unloaded engine changes how long its expert takes: cached snapshots are stale then.
     local.on_change.append(fleet.invalidate)

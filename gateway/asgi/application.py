@@ -58,9 +58,9 @@ class ClientDisconnectedError(Exception):
 class Exchange:
     """One request and its response on an ASGI connection.
 
-    `key_id` names the key, once the authenticator has accepted it; `started_s` is when the request came, on
-    the clock of `perf_counter`. For the access log, `model` is what the client wrote and `answer` what came
-    of it.
+    `key_name` is the name of the client's key, once the authenticator has accepted it; `started_s` is when
+    the request came, on the clock of `perf_counter`. For the access log, `model` is what the client wrote and
+    `answer` what came of it.
     """
 
     __slots__ = (
@@ -72,7 +72,7 @@ class Exchange:
         "answer",
         "gone",
         "headers",
-        "key_id",
+        "key_name",
         "model",
         "path",
         "request_id",
@@ -89,7 +89,7 @@ class Exchange:
         given = self.headers.get(b"x-request-id")
         is_tame = given is not None and REQUEST_ID.fullmatch(given)
         self.request_id = given if given and is_tame else b"req_" + fresh_id().encode()
-        self.key_id: str | None = None
+        self.key_name: str | None = None
         self.model: bytes | None = None
         self.answer: AnswerFacts | None = None
         self.status = 0
@@ -127,7 +127,7 @@ class Exchange:
             body = await inflate(body, codings.decode("latin-1"), max_bytes)
             hold_body(self.scope, len(body))
         if (cycle := self.scope.get("request_cycle")) is not None:
-            await cycle.admit(self.key_id)
+            await cycle.admit(self.key_name)
             if cycle.is_gone:
                 raise ClientDisconnectedError
         self._task = asyncio.current_task()
@@ -245,6 +245,7 @@ def log_access(exchange: Exchange) -> None:
         duration_ms,
         model,
         answer,
+        exchange.key_name,
     )
     ACCESS.handle(AccessRecord(level, facts))
 
@@ -253,8 +254,8 @@ def log_change(exchange: Exchange) -> None:
     """The line of a request that may have changed something: who, what, and whether it worked."""
     what = f"{exchange.scope['method']} {exchange.path}"
     address = name_address(exchange.scope.get("client"))
-    facts = {"key": exchange.key_id, "address": address, "status": exchange.status}
-    text = f"{what} {exchange.status} by key {exchange.key_id or '-'} from {address}"
+    facts = {"key": exchange.key_name, "address": address, "status": exchange.status}
+    text = f"{what} {exchange.status} by key {exchange.key_name or '-'} from {address}"
     AUDIT.info("%s", text, extra={"event": "change", "facts": facts})
 
 
@@ -319,16 +320,16 @@ class Application:
         path = exchange.path
         try:
             if path not in OPEN_PATHS:
-                exchange.key_id = self._authenticator.authenticate(scope["headers"], scope.get("client"))
+                exchange.key_name = self._authenticator.authenticate(scope["headers"], scope.get("client"))
             handler = self._handlers.get(path)
             if handler is None and (meant := self._paths.resolve(path)) != path:
                 # `raw_path` stays: nothing behind this reads it.
                 scope["path"] = exchange.path = path = meant
                 handler = self._handlers.get(path)
             if handler is None:
-                scope.setdefault("state", {})["key_id"] = exchange.key_id
+                scope.setdefault("state", {})["key_name"] = exchange.key_name
                 if path not in QUIET_PATHS and (cycle := scope.get("request_cycle")) is not None:
-                    await cycle.admit(exchange.key_id)
+                    await cycle.admit(exchange.key_name)
                 await self._fallback(scope, receive, self._with_request_id(exchange, send))
                 if scope["method"] not in READING:
                     log_change(exchange)

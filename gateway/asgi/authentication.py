@@ -1,4 +1,4 @@
-"""Who may talk to the gateway: the key, and for web pages the Host and Origin they come with.
+"""Who may talk to the gateway: the key, which tells the client's name, and for web pages Host and Origin.
 
 Without a key only this machine may ask, and no web page through a browser on it: a name that was rebound to
 127.0.0.1 fails on its Host, a page of another site on its Origin.
@@ -6,7 +6,6 @@ Without a key only this machine may ask, and no web page through a browser on it
 
 import asyncio
 import hashlib
-import hmac
 import os
 import re
 from collections import Counter, OrderedDict
@@ -17,12 +16,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..config import ServerConfig
+from ..config.client_keys import digest_of, hash_key, is_same
 from ..errors import Forbidden, Overloaded, Unauthenticated
 from ..telemetry.logs import AUDIT
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
 MAX_REMEMBERED = 64
-"""Headers remembered as good. There is one key, but spellings (bearer, Bearer …) are the client's."""
+"""Headers remembered as good, for each key: spellings (bearer, Bearer …) are the client's."""
 _LOOPBACK_ADDRESS = re.compile(r"127(\.\d{1,3}){3}")
 MAX_KEYS = 4
 """Values looked at in a request: hashing any number would let a client keep the gateway busy."""
@@ -93,24 +93,25 @@ class FailedLogins:
 
 
 class Authenticator:
-    """Admits a request or says why not. Ids of keys hang on `salt`: the same as long as that is kept."""
+    """Admits a request or says why not. Wrong keys are logged by a hash with `salt`, so that the same one is
+    known again as long as that is kept.
+    """
 
     def __init__(self, config: ServerConfig, salt: bytes | None = None) -> None:
-        # Ids of keys must survive a restart, so that files and batches keep their owner: the store keeps
-        # the salt.
         self._salt = salt or os.urandom(16)
-        self._digest = self._hash(config.master_key.reveal().encode()) if config.master_key else None
+        keys = config.keys_by_name()
+        self._digests = tuple((name, digest_of(key.reveal())) for name in keys for key in keys[name])
+        self._max_known = MAX_REMEMBERED * max(1, len(self._digests))
         self._hosts = frozenset(host.lower() for host in config.allowed_hosts) | LOOPBACK_HOSTS
         self._own_host = config.host.lower()
         self._origins = frozenset(origin.rstrip("/").lower() for origin in config.cors_origins)
-        self._key_id = None if self._digest is None else self._digest.hex()[:12]
-        self._known: set[tuple[tuple[bytes, ...], bytes, bytes]] = set()
+        self._known: dict[tuple[tuple[bytes, ...], bytes, bytes], str | None] = {}
         self.failed_logins = FailedLogins()
 
     def authenticate(
         self, headers: Iterable[tuple[bytes, bytes]], client: Sequence[Any] | None = None
     ) -> str | None:
-        """The id of the key that was shown (a salted hash), or None where none is needed.
+        """The name of the key that was shown, or None where none is needed.
 
         Raises:
             Unauthenticated: no key, or a wrong one.
@@ -130,43 +131,49 @@ class Authenticator:
         # Hashing per request would cost more than the rest of the check; only triples that passed are
         # remembered.
         seen = (keys, host, origin)
-        if seen in self._known:
-            return self._key_id
-        if keys and self._digest is not None:
+        if (known := self._known.get(seen, "")) != "":
+            return known
+        if keys and self._digests:
             self.failed_logins.check(name_address(client))
         try:
-            self._check(keys, host, origin)
+            client_name = self._check(keys, host, origin)
         except Unauthenticated as error:
             if keys:
-                wrong = self._hash(_without_scheme(keys[0])).hex()[:12]
+                wrong = hashlib.blake2b(_without_scheme(keys[0]), key=self._salt).hexdigest()[:12]
                 error.delay_s = self.failed_logins.note(name_address(client), wrong)
             raise
         # A client can vary Host and Origin at will: the set is bounded, and starts again.
-        if len(self._known) >= MAX_REMEMBERED:
+        if len(self._known) >= self._max_known:
             self._known.clear()
-        self._known.add(seen)
-        return self._key_id
+        self._known[seen] = client_name
+        return client_name
 
-    def _check(self, keys: tuple[bytes, ...], host: bytes, origin: bytes) -> None:
-        if self._digest is not None:
-            self._check_keys(keys)
+    def _check(self, keys: tuple[bytes, ...], host: bytes, origin: bytes) -> str | None:
+        name = None
+        if self._digests:
+            name = self._find_name(keys)
         else:
             self._check_host(host.decode("latin-1"))
         if origin:
             self._check_origin(origin.decode("latin-1"), host.decode("latin-1"))
+        return name
 
-    def _check_keys(self, shown: tuple[bytes, ...]) -> None:
-        """Check that one of the keys is right: some libraries send a placeholder beside the real one."""
+    def _find_name(self, shown: tuple[bytes, ...]) -> str:
+        """The name of the right one of the keys: some libraries send a placeholder beside the real one."""
         how = "send it as 'Authorization: Bearer …', 'x-api-key' or 'api-key'"
         keys = [key for value in shown[:MAX_KEYS] if (key := _without_scheme(value))]
         if not keys:
             raise Unauthenticated(f"no API key: {how}")
-        # Constant time over digests: neither a common prefix nor the key's length can be measured.
-        if not any(hmac.compare_digest(self._hash(key), self._digest or b"") for key in keys):
+        # Constant time over digests, and all of them: neither a common prefix, nor the key's length or place
+        # can be measured.
+        digests = [hash_key(key) for key in keys]
+        found = [name for name, known in self._digests for digest in digests if is_same(digest, known)]
+        if not found:
             scheme = shown[0].partition(b" ")[0].lower()
             is_basic = scheme == b"basic"
             hint = f": the scheme Basic is not read; {how}" if is_basic else ""
             raise Unauthenticated(f"this API key is not accepted here{hint}")
+        return found[0]
 
     def _check_host(self, host: str) -> None:
         # DNS rebinding: a web page may resolve its own name to 127.0.0.1, but cannot change the Host it
@@ -197,9 +204,6 @@ class Authenticator:
         if name in self._hosts or name == self._own_host or _LOOPBACK_ADDRESS.fullmatch(name):
             return True
         return not is_loopback(self._own_host) and _is_address(name.strip("[]"))
-
-    def _hash(self, key: bytes) -> bytes:
-        return hashlib.blake2b(key, key=self._salt).digest()
 
 
 def name_address(client: Sequence[Any] | None) -> str:

@@ -148,7 +148,8 @@ def _number(call: Call, name: str) -> float | None:
 class RetryingCaller:
     """Calls experts and retries. It waits for the end of a cooldown instead of moving on.
 
-    `pause` waits for a number of seconds, or raises if the batch must stop.
+    `pause` waits for a number of seconds, or raises if the batch must stop. `owner` is the name of the key
+    whose batch it is, None where there is none.
     """
 
     def __init__(
@@ -158,12 +159,14 @@ class RetryingCaller:
         patience_s: float,
         pause: Callable[[float], Awaitable[None]],
         upstreams: UpstreamTable | None = None,
+        owner: str | None = None,
     ) -> None:
         self._known = experts
         self._executor = PlanExecutor(experts, fleet, upstreams=upstreams)
         self._fleet = fleet
         self._patience_s = patience_s
         self._pause = pause
+        self._owner = owner
         self._outages: dict[str, OutageTimer] = {}
 
     async def call(self, name: str, call: Call) -> CallOutcome:
@@ -172,7 +175,7 @@ class RetryingCaller:
             return build_skipped_outcome(name)
         outage = self._outages.setdefault(name, OutageTimer(self._patience_s))
         # Collects the attempts only. The line's own trace is built when its plan has ended.
-        trace = ExecutionTrace("", fields=call.fields)
+        trace = ExecutionTrace("", self._owner, call.fields)
         error = UpstreamError("connect", "was not called")
         retry_until_s = time.monotonic() + RETRY_S
         for n in range(MAX_TRIES):
@@ -214,9 +217,9 @@ class RetryingCaller:
         """
         while not outage.is_too_long(time.monotonic()):
             left_s = retry_until_s - time.monotonic() if outage.answers else LONGEST_WAIT_S
-            if self._fleet.admit(name, None, call.fields, insist=left_s <= 0):
+            if self._fleet.admit(name, self._owner, call.fields, insist=left_s <= 0):
                 return True
-            wait_s = min(self._fleet.cooldown_s(name, None, call.fields), LONGEST_WAIT_S, left_s)
+            wait_s = min(self._fleet.cooldown_s(name, self._owner, call.fields), LONGEST_WAIT_S, left_s)
             await self._pause(max(wait_s, MIN_PAUSE_S))
         return False
 

@@ -98,7 +98,9 @@ class BatchRun:
         self._spend_cap = SpendCap(context.accounting.prices, batch.max_usd, batch.cost_usd)
         patience_s = services.config.batches.patience_s
         upstreams = UpstreamTable.of(services.config.experts)
-        caller = RetryingCaller(services.experts, services.fleet, patience_s, self._pause, upstreams)
+        caller = RetryingCaller(
+            services.experts, services.fleet, patience_s, self._pause, upstreams, batch.owner or None
+        )
         self._engine: BatchExecutor = context.engine or LocalExecutor(caller)
         self._halted = asyncio.Event()
         self._halt_reason: Halt | None = None

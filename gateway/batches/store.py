@@ -15,11 +15,12 @@ from typing import Any
 
 import msgspec
 
+from ..config.client_keys import MASTER, is_former_id
 from ..storage.sqlite import Schema, StorageError, connect, prepare
 from .outcomes import CallOutcome
 from .types import ENDED, Batch, LineError, StoredFile
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 NAME = "batches.sqlite3"
 BUSY_S = 10.0
 SALT_BYTES = 16
@@ -207,7 +208,7 @@ def _decode_batch(row: tuple[Any, ...]) -> Batch:
 def _create(database: sqlite3.Connection) -> None:
     for statement in _TABLES.split(";"):
         database.execute(statement)
-    # Owners are salted hashes of keys. The salt is kept, so that files outlive a restart.
+    # Wrong keys are logged by a salted hash: the salt is kept, so that the same one is known again.
     database.execute("INSERT INTO facts VALUES ('salt', ?)", (os.urandom(SALT_BYTES),))
 
 
@@ -216,7 +217,19 @@ def _add_expiry(database: sqlite3.Connection) -> None:
     database.execute("ALTER TABLE batches ADD COLUMN output_expires_s INTEGER")
 
 
-SCHEMA = Schema("the store of batches", "batches.path", SCHEMA_VERSION, _create, upgrades={1: _add_expiry})
+def _name_owners(database: sqlite3.Connection) -> None:
+    # The owner was an id made of the value of the one key: a new value left files and batches without owner.
+    for table in ("files", "batches"):
+        database.execute(f"UPDATE {table} SET owner = ? WHERE {is_former_id('owner')}", (MASTER,))  # noqa: S608
+
+
+SCHEMA = Schema(
+    "the store of batches",
+    "batches.path",
+    SCHEMA_VERSION,
+    _create,
+    upgrades={1: _add_expiry, 2: _name_owners},
+)
 
 
 def new_id(kind: str) -> str:

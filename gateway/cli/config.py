@@ -20,6 +20,7 @@ EXAMPLES = """
 Examples:
   thalamus config check
   thalamus config schema > thalamus.schema.json
+  thalamus config new-key laptop
   thalamus config import-litellm proxy_config.yaml > thalamus.yaml
   thalamus config import-llama-swap config.yaml > thalamus.yaml
 """
@@ -27,7 +28,7 @@ Examples:
 
 @click.group(epilog=EXAMPLES)
 def command() -> None:
-    """Check the configuration, print its schema, or import one of LiteLLM or llama-swap."""
+    """Check the configuration, print its schema, make a client's key, or import another's configuration."""
 
 
 @command.command(epilog="\b\nExample:\n  thalamus config check --config deploy/thalamus.yaml")
@@ -71,6 +72,16 @@ def schema() -> None:
     from ..config.reference import config_schema
 
     click.echo(json.dumps(config_schema(), indent=2))
+
+
+@command.command("new-key", epilog="\b\nExample:\n  thalamus config new-key laptop")
+@click.argument("name", required=False)
+def new_key(name: str | None) -> None:
+    """Make a key for a client: prints the key, which is shown once, and its hash for server.keys."""
+    from ..config.client_keys import format_hash, make_key
+
+    key = make_key()
+    click.echo(f"{key}\n\nserver:\n  keys:\n    {name or 'NAME'}: {format_hash(key)}")
 
 
 @command.command(

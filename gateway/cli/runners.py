@@ -1,14 +1,18 @@
 """`thalamus runners`: list, load and unload local engines of a running gateway, and read their logs."""
 
 import json
+import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 import click
 import msgspec
 
 from .options import CONFIG_OPTION, JSON_OPTION, read_config
+
+if TYPE_CHECKING:
+    from ..config import ServerConfig
 
 EXAMPLES = """
 \b
@@ -137,7 +141,8 @@ def _request(
     # A wildcard address can be listened on, not called. trust_env=False keeps proxies out of the call.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 (called, not bound)
     base = url or f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
-    headers = {} if server.master_key is None else {"authorization": f"Bearer {server.master_key.reveal()}"}
+    key = _find_key(server)
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
     try:
         with httpx.Client(timeout=TIMEOUT_S, trust_env=False) as http:
             response = http.request(method, f"{base.rstrip('/')}/v1/runners{path}", headers=headers)
@@ -154,6 +159,24 @@ def _request(
             f"the server at {base} is not a Thalamus gateway: {method} /v1/runners{path} gave status"
             f" {response.status_code} with another body; --url names the gateway"
         ) from None
+
+
+def _find_key(server: "ServerConfig") -> str | None:
+    """A key that the gateway accepts; where the configuration has hashes only, THALAMUS_API_KEY holds it.
+
+    Raises:
+        ClickException: it is not set.
+    """
+    from ..config.client_keys import is_hash
+
+    keys = [key.reveal() for values in server.keys_by_name().values() for key in values]
+    plain = (key for key in keys if not is_hash(key))
+    found = next(plain, None) or os.environ.get("THALAMUS_API_KEY")
+    if keys and found is None:
+        raise click.ClickException(
+            "the configuration has only hashes of keys: set THALAMUS_API_KEY to a key of this gateway"
+        )
+    return found
 
 
 def _show_runners(page: RunnerPage, raw: Any, as_json: bool) -> None:

@@ -73,7 +73,7 @@ def command(
     given = {name: value for name, value in options.items() if value is not None}
     server = replace(config.server, **given)
     # An open gateway spends the operator's money for every caller: refuse unless it is asked for by name.
-    if not is_loopback(server.host) and server.master_key is None and not allow_no_key:
+    if not is_loopback(server.host) and not server.has_keys and not allow_no_key:
         raise click.ClickException(
             f"other machines can reach {server.host} and there is no key: set server.master_key "
             "(os.environ/THALAMUS_MASTER_KEY), or pass --allow-no-key"
@@ -129,7 +129,8 @@ def _describe_expert(expert: "ExpertConfig") -> str:
 
 
 def _curl_command(config: "Config", base: str) -> str:
-    key = "" if config.server.master_key is None else ' -H "Authorization: Bearer $THALAMUS_MASTER_KEY"'
+    variable = _name_key_variable(config)
+    key = f' -H "Authorization: Bearer ${variable}"' if variable else ""
     body = f'{{"model": "auto", "messages": [{{"role": "user", "content": "{EXAMPLE_PROMPT}"}}]}}'
     return (
         f"  curl -i {base}/v1/chat/completions{key} -H 'content-type: application/json' \\\n    -d '{body}'"
@@ -137,7 +138,16 @@ def _curl_command(config: "Config", base: str) -> str:
 
 
 def _key_hint(config: "Config") -> str:
-    return "anything" if config.server.master_key is None else "your master key"
+    if not config.server.has_keys:
+        return "anything"
+    return "your key" if config.server.master_key is None else "your master key"
+
+
+def _name_key_variable(config: "Config") -> str | None:
+    """The variable that holds a key for the example; None where no key is needed."""
+    keys = [key for values in config.server.keys_by_name().values() for key in values]
+    named = (key.variables[0] for key in keys if key.variables)
+    return next(named, "THALAMUS_API_KEY") if keys else None
 
 
 def _next_steps(config: "Config") -> list[str]:

@@ -20,6 +20,8 @@ from .expert_schema import ExpertConfig
 from .policy_schema import PolicyConfig
 from .schema import Config, JournalConfig
 from .secrets import (
+    MAX_VALUES,
+    OneOrMoreSecrets,
     Secret,
     UnresolvedReferenceError,
     check_references,
@@ -148,6 +150,8 @@ class _ConfigReader:
 
     def read(self, value: Any, kind: Any, path: KeyPath) -> Any:
         kind = _choose_union_member(kind, value)
+        if kind == OneOrMoreSecrets:
+            return self._read_secrets(value if isinstance(value, list) else [value], path)
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             return self._read_struct(value, kind, path)
         origin, args = get_origin(kind), get_args(kind)
@@ -158,6 +162,11 @@ class _ConfigReader:
                 self._check_name(key, args[0], (*path, key))
             return {key: self.read(item, args[1], (*path, key)) for key, item in value.items()}
         return self._read_leaf(value, kind, path)
+
+    def _read_secrets(self, values: list[Any], path: KeyPath) -> Any:
+        if not 1 <= len(values) <= MAX_VALUES:
+            return self._add_problem(path, f"has {len(values)} keys; write one, or up to {MAX_VALUES}")
+        return [self.read(value, Secret, path) for value in values]
 
     def _read_struct(self, value: Any, kind: type[msgspec.Struct], path: KeyPath) -> Any:
         if not isinstance(value, dict):

@@ -46,7 +46,17 @@ def config_schema() -> dict[str, Any]:
     for kind in list_structs(Config):
         for key, text in describe_fields(kind).items():
             schema["$defs"][kind.__name__]["properties"][key]["description"] = text
+    _allow_single(schema)
     return {"$schema": DIALECT, "title": "thalamus.yaml", **schema}
+
+
+def _allow_single(node: Any) -> None:
+    """Say of lists that may be a single text that they may: msgspec itself knows lists only."""
+    if isinstance(node, dict):
+        if node.pop("x-or-one", False):
+            node["type"] = ["string", "array"]
+        for inner in node.values():
+            _allow_single(inner)
 
 
 def _secret_schema(kind: type) -> dict[str, Any]:

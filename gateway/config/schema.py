@@ -11,10 +11,11 @@ from msgspec import Meta
 
 from policies import Policy
 
+from .client_keys import MASTER
 from .expert_schema import AnswerLimits, ExpertConfig, RunnersConfig, TimeoutConfig
 from .policy_schema import PolicyConfig
-from .secrets import Secret
-from .values import AliasName, Count, Name, Seconds, Share, StrictStruct
+from .secrets import OneOrMoreSecrets, Secret
+from .values import AliasName, Count, KeyName, Name, Seconds, Share, StrictStruct
 
 BASE_EMBEDDER = "minilm"
 """Name of the built-in embedder, which reads every document."""
@@ -113,7 +114,13 @@ class ServerConfig(StrictStruct, frozen=True):
     engines, batches and the journal.
     """
     master_key: Secret | None = None
-    """Key that clients must send; write it as a reference. Without one, only this machine is admitted."""
+    """Key that clients must send; write it as a reference, or as `sha256:` and its hash. Without a key here
+    or under `keys`, only this machine is admitted.
+    """
+    keys: dict[KeyName, OneOrMoreSecrets] = msgspec.field(default_factory=dict)
+    """Keys of further clients by name, written as `master_key` is, or a list of them while a key is changed.
+    Files, batches and decisions belong to the name, so that a new key finds what the former one left.
+    """
     allowed_hosts: tuple[str, ...] = ()
     """Further values of the `Host` header that are admitted while there is no key."""
     cors_origins: tuple[str, ...] = ()
@@ -132,6 +139,15 @@ class ServerConfig(StrictStruct, frozen=True):
     """
     log_format: Literal["text", "json"] = "text"
     """How the log is written to standard error: lines of text, or of JSON with the same facts."""
+
+    def keys_by_name(self) -> dict[str, tuple[Secret, ...]]:
+        """The keys of every client, that of `master_key` under the name `master`."""
+        return {**({} if self.master_key is None else {MASTER: (self.master_key,)}), **self.keys}
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether clients must send a key."""
+        return self.master_key is not None or bool(self.keys)
 
 
 class LoadBudgetConfig(StrictStruct, frozen=True):

@@ -3,8 +3,10 @@
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+from msgspec import Meta
 
 REFERENCE = re.compile(r"os\.environ/(\w+)\b(?!-\w)|\$\{(\w+)\}")
 # What other tools take for a reference. Sent as it stands it would be a wrong key, and nothing would say why.
@@ -13,33 +15,6 @@ SHELL_VARIABLE = re.compile(r"(?<![\w$\\])\$[A-Za-z_]\w*")
 FOREIGN_REFERENCE = re.compile(r"\$\(|os\.environ\b|os\.getenv\b|process\.env\b|\{\{|\{env:")
 FOREIGN_KEY = re.compile(r"%\w+%|(?i:env)[:./]\w+|(?i:env)\[.*\]|<[^<>]*>")
 """Only a whole key can be one of these: in an address `%NAME%` is an escape."""
-WELL_KNOWN_KEYS = frozenset(
-    {
-        *(
-            "changeme",
-            "change-me",
-            "password",
-            "secret",
-            "supersecret",
-            "default",
-            "admin",
-            "letmein",
-            "thalamus",
-        ),
-        *(
-            "master-key",
-            "masterkey",
-            "my-master-key",
-            "your-master-key",
-            "your-secret-key",
-            "test-key",
-            "master",
-        ),
-        *("test", "1234", "12345", "123456", "12345678", "1234567890"),
-    }
-)
-MIN_KEY_CHARS = 16
-MIN_DISTINCT_CHARS = 6
 
 
 class Secret:
@@ -69,6 +44,19 @@ class Secret:
 
     def __hash__(self) -> int:
         return hash(self._value)
+
+
+MAX_VALUES = 4
+OneOrMoreSecrets = Annotated[
+    tuple[Secret, ...],
+    Meta(
+        min_length=1,
+        max_length=MAX_VALUES,
+        description="secret, or list of secrets",
+        extra_json_schema={"x-or-one": True},
+    ),
+]
+"""A file may have a single secret in place of the list."""
 
 
 class UnresolvedReferenceError(Exception):
@@ -137,23 +125,6 @@ def check_references(text: str, *, is_secret: bool = False, in_command: bool = F
             "looks like a reference of another tool, which is not replaced here; "
             "write os.environ/NAME or ${NAME}"
         )
-
-
-def find_weakness(key: str) -> str | None:
-    """Return why the key is easy to guess, or None."""
-    if key.lower() in WELL_KNOWN_KEYS or key.lower().removeprefix("sk-") in WELL_KNOWN_KEYS:
-        return "is a well-known example key"
-    if len(key) < MIN_KEY_CHARS:
-        return f"is shorter than {MIN_KEY_CHARS} characters"
-    # `sk-` is OpenAI's prefix and adds nothing that is hard to guess.
-    if len(set(key.lower().removeprefix("sk-"))) < MIN_DISTINCT_CHARS:
-        return "repeats a few characters"
-    if (
-        key.lower().removeprefix("sk-")
-        in "01234567890123456789012345678901234567890abcdefghijklmnopqrstuvwxyz"
-    ):
-        return "is a run of consecutive characters"
-    return None
 
 
 SECRET_SHAPE = re.compile(

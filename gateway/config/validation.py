@@ -6,10 +6,11 @@ from difflib import get_close_matches
 from importlib.metadata import entry_points
 from urllib.parse import urlsplit
 
+from .client_keys import FORMER_ID, MASTER, digest_of, find_hash_fault, find_weakness, is_hash
 from .expert_schema import NO_LLAMA_CPP, ExpertConfig, ProviderSettings, RunnerConfig
 from .providers import find_maker, find_receiver, list_providers, needs_address, passes_through
-from .schema import BASE_EMBEDDER, Config
-from .secrets import Secret, UnresolvedReferenceError, check_references, find_weakness
+from .schema import BASE_EMBEDDER, Config, ServerConfig
+from .secrets import Secret, UnresolvedReferenceError, check_references
 from .values import DEVICE_PATTERN, KeyPath, size_bytes, split_command
 
 Violation = tuple[KeyPath, str]
@@ -52,10 +53,31 @@ def find_violations(config: Config) -> Iterator[Violation]:
     yield from _check_aliases(config)
     yield from _check_memory(config)
     yield from _check_embedders(config)
-    if (key := config.server.master_key) and (why := find_weakness(key.reveal())):
-        yield ("server", "master_key"), f"this key {why}; make a new one with `openssl rand -hex 24`"
+    yield from _check_keys(config.server)
     if config.redis and not config.redis.url.reveal().startswith(("redis://", "rediss://", "unix://")):
         yield ("redis", "url"), "the address must start with redis://, rediss:// or unix://"
+
+
+def _check_keys(server: ServerConfig) -> Iterator[Violation]:
+    seen: dict[bytes, str] = {}
+    for name, values in server.keys_by_name().items():
+        is_master = name == MASTER and not server.keys.get(name)
+        at: KeyPath = ("server", "master_key") if is_master else ("server", "keys", name)
+        if name in server.keys and (name == MASTER or FORMER_ID.fullmatch(name)):
+            taken = "the name of `master_key`" if name == MASTER else "the form of ids of earlier versions"
+            yield at, f"'{name}' has {taken}; choose another name"
+        for value in values:
+            text = value.reveal()
+            if is_hash(text):
+                if why := find_hash_fault(text):
+                    yield at, f"this key {why}; `thalamus config new-key` makes a key and its hash"
+                    continue
+            elif why := find_weakness(text):
+                yield at, f"this key {why}; make a new one with `openssl rand -hex 24`"
+            digest = digest_of(text)
+            if digest in seen:
+                yield at, f"this is the key of '{seen[digest]}' too; every client needs a key of its own"
+            seen.setdefault(digest, name)
 
 
 def _check_experts(config: Config) -> Iterator[Violation]:
@@ -287,6 +309,9 @@ def find_warnings(config: Config) -> Iterator[str]:
         for deployment in expert.deployments:
             yield from _warn_about_literal(f"a deployment of '{expert.name}'", deployment.api_key)
     yield from _warn_about_literal("server.master_key", config.server.master_key)
+    for name, values in config.server.keys.items():
+        for value in values:
+            yield from _warn_about_literal(f"server.keys.{name}", value)
 
 
 def _warn_about_receivers(expert: ExpertConfig) -> Iterator[str]:
@@ -300,5 +325,5 @@ def _warn_about_receivers(expert: ExpertConfig) -> Iterator[str]:
 
 
 def _warn_about_literal(where: str, secret: Secret | None) -> Iterator[str]:
-    if secret is not None and secret.literal and len(secret.reveal()) > 8:
+    if secret is not None and secret.literal and len(secret.reveal()) > 8 and not is_hash(secret.reveal()):
         yield f"{where}: the key stands in the file; write os.environ/NAME to keep it out of version control"

@@ -12,6 +12,13 @@ Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="letters, digits an
 AliasName = Annotated[
     str, Meta(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$", description="any text")
 ]
+KeyName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z][A-Za-z0-9._-]{0,63}$",
+        description="letters, digits and . _ -, beginning with a letter",
+    ),
+]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]

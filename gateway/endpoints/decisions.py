@@ -12,6 +12,7 @@ from policies import decision_record
 from routers import Query
 
 from ..asgi.application import ClientDisconnectedError, body_too_large, hold_body, inflate
+from ..config.client_keys import MASTER
 from ..errors import EndpointNotFound, InvalidField
 from ..execution.embedding import choose_embedders, load_embedders, reserve_places
 from ..requests.bodies import run_apart
@@ -96,12 +97,13 @@ async def get_decision(request: Request) -> Response:
     """The journal entry of a decision.
 
     Raises:
-        DecisionNotFound: it never existed, or the journal has deleted it.
+        DecisionNotFound: it never existed, is another client's, or the journal has deleted it.
     """
     decision_id = request.path_params["decision_id"]
     known = len(decision_id) <= MAX_ID_CHARS
     found = await get_services(request).journal.get(decision_id) if known else None
-    if found is None:
+    name: str | None = request.state.key_name
+    if found is None or (name not in (None, MASTER) and found["key_id"] != name):
         raise DecisionNotFound(
             f"there is no decision '{decision_id[:MAX_ID_CHARS]}' in the journal", param="decision_id"
         )

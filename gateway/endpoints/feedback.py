@@ -63,7 +63,7 @@ async def give_feedback(request: Request) -> Response:
     body = _read_feedback(await read_body(request, MAX_FEEDBACK_BYTES))
     if not services.config.journal.enabled:
         raise JournalOff("this gateway keeps no decisions (journal: {enabled: false})")
-    key_id: str | None = request.state.key_id
+    key_name: str | None = request.state.key_name
     score = _read_score(body)
     entry = await _find_decision(request, body.decision_id, "decision_id")
     if score is not None and entry["expert_answered"] is None:
@@ -81,14 +81,14 @@ async def give_feedback(request: Request) -> Response:
     said = FeedbackRecord(
         decision_id=body.decision_id,
         time=now,
-        key_id=key_id,
+        key_id=key_name,
         user=body.user,
         score=score,
         chosen=body.chosen,
         comment=body.comment,
     )
     beaten = [
-        FeedbackRecord(decision_id=other, time=now, key_id=key_id, user=body.user, score=0.0)
+        FeedbackRecord(decision_id=other, time=now, key_id=key_name, user=body.user, score=0.0)
         for other in others
     ]
     try:
@@ -136,7 +136,7 @@ async def _find_decision(request: Request, decision_id: str, param: str) -> Mapp
         DecisionNotFound: this key has no such decision.
     """
     found = await get_services(request).journal.get(decision_id)
-    if found is None or found["key_id"] != request.state.key_id:
+    if found is None or found["key_id"] != request.state.key_name:
         raise DecisionNotFound(f"there is no decision '{decision_id}' of yours in the journal", param=param)
     return found
 

@@ -30,8 +30,8 @@ def get_file_store(request: Request) -> FileStore:
 
 
 def get_owner(request: Request) -> str:
-    """The id of the client's key."""
-    owner: str | None = request.state.key_id
+    """The name of the client's key."""
+    owner: str | None = request.state.key_name
     # Without keys all clients are one owner and see each other's files.
     return owner or NO_OWNER
 

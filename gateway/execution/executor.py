@@ -91,7 +91,7 @@ class ExecutionTrace:
         first_token_s: seconds from call to first token, of which `waited_s` a local engine was not loaded.
         ended_at_s: when the client had all of a stream, on the clock of `perf_counter`.
         answer_parts: the answer as it was sent; kept only where the journal keeps content.
-        caller, fields: whose request it is (the id of a key), and what it asks. By them the fleet tells a
+        caller, fields: whose request it is (the name of a key), and what it asks. By them the fleet tells a
             bad request from a bad expert.
     """
 

@@ -48,7 +48,7 @@ class Responder:
         """Answer a request; `execute` replaces the plan executor where the gateway itself has the answer."""
         trace = ExecutionTrace(
             decision_id="dec_" + fresh_id(),
-            caller=exchange.key_id,
+            caller=exchange.key_name,
             fields=request.call.fields,
             warnings=list(request.warnings),
         )
@@ -77,7 +77,7 @@ class Responder:
         finally:
             latency_s = (trace.ended_at_s or perf_counter()) - exchange.started_s
             request_id = exchange.request_id.decode()
-            kept = self._accounting.record(request, trace, latency_s, request_id, exchange.key_id)
+            kept = self._accounting.record(request, trace, latency_s, request_id, exchange.key_name)
             exchange.answer = AnswerFacts(
                 trace.status,
                 trace.answered,

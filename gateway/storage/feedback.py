@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..config.client_keys import MASTER, is_former_id
+
 TABLE = """
 CREATE TABLE feedback (
     decision_id TEXT NOT NULL, key_id TEXT NOT NULL, user TEXT NOT NULL, time REAL NOT NULL,
@@ -31,6 +33,7 @@ class FeedbackRecord:
 
     Attributes:
         time: seconds since 1970.
+        key_id: the name of the client's key.
         score: how good the answer was, in [0, 1].
         chosen: of a panel, the expert whose answer was the best.
     """
@@ -52,6 +55,12 @@ def create_feedback_table(database: sqlite3.Connection) -> None:
     """Add the table to a journal that has none."""
     database.execute(TABLE)
     database.execute(TRIGGER)
+
+
+def name_keys_of_feedback(database: sqlite3.Connection) -> None:
+    """Say `master` where a journal has the id that keys had before they had names."""
+    # Of decisions that is said as they are read: there are too many to write anew at a start.
+    database.execute(f"UPDATE OR REPLACE feedback SET key_id = ? WHERE {is_former_id('key_id')}", (MASTER,))  # noqa: S608
 
 
 def write_feedback(database: sqlite3.Connection, said: Iterable[FeedbackRecord]) -> None:

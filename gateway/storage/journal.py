@@ -22,12 +22,19 @@ import numpy as np
 from policies import Decision, decision_record, decode_plan
 
 from ..config import JournalConfig
+from ..config.client_keys import find_owner
 from ..embedding import TextChoice
 from ..telemetry.background import start_thread
-from .feedback import FeedbackRecord, create_feedback_table, read_feedback, write_feedback
+from .feedback import (
+    FeedbackRecord,
+    create_feedback_table,
+    name_keys_of_feedback,
+    read_feedback,
+    write_feedback,
+)
 from .sqlite import Schema, StorageError, connect, prepare
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MAX_WAITING = 20_000
 BATCH = 2000
 GATHER_S = 0.2
@@ -68,7 +75,8 @@ class AttemptRecord:
 class JournalEntry:
     """One request as the journal keeps it; None is unknown, never 0. `time` is seconds since 1970.
 
-    `prompt` and `answer` are kept only where the configuration says so, even if a caller passes them.
+    `key_id` is the name of the client's key. `prompt` and `answer` are kept only where the configuration says
+    so, even if a caller passes them.
     """
 
     decision_id: str
@@ -193,6 +201,7 @@ def row_to_json(row: tuple[Any, ...]) -> dict[str, Any]:
             "candidates": [],
         }
     values["stream"] = bool(values["stream"])
+    values["key_id"] = find_owner(values["key_id"])
     entry_json = {"id": decision_id, "object": "decision", **values, "attempts": attempts}
     return {**entry_json, "decision": {"id": decision_id, **record}}
 
@@ -511,4 +520,10 @@ def _create(database: sqlite3.Connection) -> None:
     create_feedback_table(database)
 
 
-SCHEMA = Schema("the journal", "journal.path", SCHEMA_VERSION, _create, upgrades={1: create_feedback_table})
+SCHEMA = Schema(
+    "the journal",
+    "journal.path",
+    SCHEMA_VERSION,
+    _create,
+    upgrades={1: create_feedback_table, 2: name_keys_of_feedback},
+)

@@ -53,7 +53,7 @@ class AnswerFacts(msgspec.Struct, frozen=True, gc=False):
 
 
 class AccessFacts(msgspec.Struct, frozen=True, gc=False):
-    """What is said of one request; `model` is what the client asked for."""
+    """What is said of one request; `model` is what the client asked for, `key` the name of its key."""
 
     request_id: str
     method: str
@@ -62,6 +62,7 @@ class AccessFacts(msgspec.Struct, frozen=True, gc=False):
     duration_ms: float
     model: str | None = None
     answer: AnswerFacts | None = None
+    key: str | None = None
 
 
 RECORD_DEFAULTS = {**logging.makeLogRecord({"name": ACCESS.name}).__dict__, "pathname": __file__}
@@ -91,6 +92,8 @@ class AccessRecord(logging.LogRecord):
 def access_line(facts: AccessFacts, clean: Callable[[str], str]) -> str:
     """A request in words; `clean` makes the client's own words fit for a log."""
     parts = [f"{facts.method} {clean(facts.path)} {facts.status}"]
+    if facts.key is not None:
+        parts.append(f"key={facts.key}")
     if facts.model is not None:
         parts.append(f"model={clean(facts.model)}")
     if (answer := facts.answer) is not None:
@@ -177,6 +180,7 @@ def _as_fields(facts: AccessFacts, clean: Callable[[str], str]) -> dict[str, Any
         "request_id": facts.request_id,
         "method": facts.method,
         "path": clean(facts.path),
+        "key": facts.key,
         "model": None if facts.model is None else clean(facts.model),
         "expert": answer.expert,
         "status": facts.status,

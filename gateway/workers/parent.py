@@ -36,7 +36,7 @@ from ..server import (
 from ..services import Services
 from ..storage.journal import Journal
 from ..telemetry.background import start_task
-from ..telemetry.logs import ACCESS, ServerLog
+from ..telemetry.logs import ACCESS, AUDIT, ServerLog
 from .channel import Channel, ChannelClosedError, RemoteError
 from .family import SharedFleet, SharedJournal, WorkerFamily, WorkerLink
 from .worker import N_CONNECTIONS, NOT_ACCEPTING, ConnectionTable
@@ -75,7 +75,7 @@ def serve_with_workers(
     config = override(config, overrides)
     with ServerLog(config) as server_log:
         # A worker logs each request, also those that are answered here.
-        ACCESS.disabled = True
+        ACCESS.disabled = AUDIT.disabled = True
         listener = listen(config.server.host, config.server.port)
         try:
             with asyncio.Runner(loop_factory=choose_loop()) as runner:
@@ -85,7 +85,7 @@ def serve_with_workers(
         except EXPECTED as error:
             raise CannotServeError(str(error)) from None
         finally:
-            ACCESS.disabled = False
+            ACCESS.disabled = AUDIT.disabled = False
             listener.close()
 
 

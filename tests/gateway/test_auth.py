@@ -20,11 +20,13 @@ from gateway.asgi.authentication import (
     is_loopback,
 )
 from gateway.config import Secret, ServerConfig
+from gateway.config.client_keys import format_hash
 from gateway.errors import Forbidden, Overloaded, Unauthenticated
 from tests.fakes.odd_upstream import OddUpstream, json_answer
 from tests.fakes.serving import gateway
 
 KEY = "sk-7f3a9c1e5b2d8046"
+KEYS = ("sk-51c0e6d1f9a84b27", "sk-e17b3f0a92d65c84", "sk-9d24a7c3b8e05f16")
 HOST = (b"host", b"127.0.0.1:8080")
 
 
@@ -91,13 +93,36 @@ def test_a_wrong_key_is_not_let_in_after_a_good_one(authenticator: Authenticator
         authenticator.authenticate([bearer(KEY + "x")])
 
 
-def test_the_key_id_tells_nothing_of_the_key_and_changes_with_the_salt(
-    authenticator: Authenticator,
-) -> None:
-    other = Authenticator(ServerConfig(master_key=Secret(KEY)))
-    ids = {authenticator.authenticate([bearer(KEY)]), other.authenticate([bearer(KEY)])}
-    assert len(ids) == 2
-    assert not any(KEY in str(key_id) for key_id in ids)
+def test_a_key_tells_the_name_of_its_client() -> None:
+    keys = {"laptop": (Secret(KEYS[0]), Secret(KEYS[1])), "ci": (Secret(format_hash(KEYS[2])),)}
+    named = Authenticator(ServerConfig(master_key=Secret(KEY), keys=keys))
+    shown = [KEY, *KEYS]
+    for _ in range(2):
+        names = [named.authenticate([HOST, bearer(key)]) for key in shown]
+        assert names == ["master", "laptop", "laptop", "ci"]
+    for wrong in (format_hash(KEYS[2]), KEYS[0][:-1]):
+        with pytest.raises(Unauthenticated):
+            named.authenticate([HOST, bearer(wrong)])
+
+
+def test_named_keys_alone_are_asked_for_too() -> None:
+    named = Authenticator(ServerConfig(keys={"ci": (Secret(KEY),)}))
+    assert named.authenticate([HOST, bearer(KEY)]) == "ci"
+    with pytest.raises(Unauthenticated):
+        named.authenticate([HOST])
+
+
+def test_every_known_hash_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append(len(one) == len(other) == 32)
+        return one == other
+
+    monkeypatch.setattr("gateway.config.client_keys.hmac.compare_digest", compare)
+    keys: dict[str, tuple[Secret, ...]] = {f"c{n}": (Secret(key),) for n, key in enumerate(KEYS)}
+    assert Authenticator(ServerConfig(keys=keys)).authenticate([HOST, bearer(KEYS[0])]) == "c0"
+    assert compared == [True] * 3  # not only up to the one that is right
 
 
 def test_a_refusal_does_not_repeat_the_key(authenticator: Authenticator) -> None:
@@ -252,6 +277,6 @@ async def test_failed_logins_and_changes_are_logged_without_keys_or_content(
     lines = [record.getMessage() for record in caplog.records if record.name == "thalamus.audit"]
     assert [line.partition(", key")[0] for line in lines[:5]] == ["login failed: 127.0.0.1"] * 5
     assert lines[4].endswith("5 in a row")
-    assert lines[5].startswith("POST /v1/feedback 404 by key ")
+    assert lines[5].startswith("POST /v1/feedback 404 by key master from ")
     text = "\n".join(lines)
     assert [word for word in ("guess", "secret-words", "of my own", KEY) if word in text] == []

@@ -143,10 +143,14 @@ async def test_a_key_speaks_of_its_own_decisions_only(tmp_path: Path) -> None:
             assert (await say(live, mine, key="sk-wrong", score=1)).status == 401
             missing = await say(live, "dec_nothing", score=1)
             assert (missing.status, missing.error["code"]) == (404, "decision_not_found")
+        # Another key of the same name speaks of what the former one asked; that of another name does not.
         async with serve(tmp_path, upstream, key=KEY + "2") as live:
-            answer = await say(live, mine, key=KEY + "2", score=1)
+            assert (await say(live, mine, key=KEY + "2", comment="mine")).status == 200
+        keys = {"server": {"master_key": KEY, "keys": {"other": [KEY + "3"]}}}
+        async with serve(tmp_path, upstream, key=None, **keys) as live:
+            answer = await say(live, mine, key=KEY + "3", score=1)
             assert (answer.status, answer.error["code"]) == (404, "decision_not_found")
-            assert await read_said(live, mine) == []
+            assert await read_said(live, mine) == [{"comment": "mine"}]
 
 
 async def test_what_was_not_answered_cannot_be_rated_but_commented(tmp_path: Path) -> None:

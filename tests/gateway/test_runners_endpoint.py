@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from gateway import cli
 from gateway.config import parse_config
+from gateway.config.client_keys import format_hash
 from gateway.server import application
 from tests.fakes.serving import KEY, live
 
@@ -159,6 +160,22 @@ async def test_the_command_lists_loads_unloads_and_reads_logs(
         missing = await run("load", "missing")
         assert missing.exit_code == 1
         assert missing.output == "Error: there is no local expert 'missing'; there are: org/a, b, huge\n"
+
+
+async def test_the_command_takes_a_key_from_the_environment_where_the_file_has_hashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("THALAMUS_API_KEY", raising=False)
+    async with site(tmp_path) as (address, _):
+        hashed = text(tmp_path).replace(f"master_key: {KEY}", f"keys: {{ci: '{format_hash(KEY)}'}}")
+        (tmp_path / "hashed.yaml").write_text(hashed)
+        command = ["runners", "--config", str(tmp_path / "hashed.yaml"), "--url", address]
+        refused = await asyncio.to_thread(CliRunner().invoke, cli.main, command)
+        assert (refused.exit_code, "set THALAMUS_API_KEY" in refused.output) == (1, True)
+        monkeypatch.setenv("THALAMUS_API_KEY", KEY)
+        listed = await asyncio.to_thread(CliRunner().invoke, cli.main, command)
+        assert listed.exit_code == 0, listed.output
+        assert "org/a" in listed.output
 
 
 def test_no_gateway_is_one_line_that_says_how_to_start_one(

@@ -18,6 +18,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.config.client_keys import format_hash
 from gateway.testing import FakeUpstream
 
 TINY = Path(__file__).parents[1] / "fakes" / "tiny_engine.py"
@@ -42,10 +43,10 @@ server: {{port: 0, workers: 2, drain_s: 1, log_level: warning}}
 class WorkerSite:
     """A running gateway of two workers."""
 
-    def __init__(self, folder: Path, upstream: FakeUpstream) -> None:
+    def __init__(self, folder: Path, upstream: FakeUpstream, **changes: str) -> None:
         self.folder, self.upstream = folder, upstream
         self.config = folder / "thalamus.yaml"
-        self.write_config()
+        self.write_config(**changes)
         command = [sys.executable, "-m", "gateway.cli", "serve", "--config", str(self.config)]
         self.log_file = folder / "log.txt"
         with self.log_file.open("wb") as log:
@@ -115,8 +116,8 @@ def wait_until(is_so: Callable[[], Any], within_s: float = WITHIN_S) -> None:
 
 
 @contextlib.contextmanager
-def serve(folder: Path, upstream: FakeUpstream) -> Iterator[WorkerSite]:
-    site = WorkerSite(folder, upstream)
+def serve(folder: Path, upstream: FakeUpstream, **changes: str) -> Iterator[WorkerSite]:
+    site = WorkerSite(folder, upstream, **changes)
     try:
         yield site
     finally:
@@ -272,6 +273,59 @@ def test_a_killed_worker_costs_its_own_calls_alone(site: WorkerSite) -> None:
 
     # What it had answered in its last moments was not sent yet; all else is there.
     wait_until(lambda: all(killed_s - 1.0 < at < killed_s + 0.1 for at in count_lost()))
+
+
+def send_file(site: WorkerSite, key: str) -> httpx.Response:
+    body = {"model": "good", "messages": [{"role": "user", "content": "Hi"}]}
+    line = {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    return httpx.post(
+        f"{site.base}/v1/files",
+        files={"file": ("in.jsonl", json.dumps(line).encode() + b"\n")},
+        data={"purpose": "batch"},
+        headers={"authorization": f"Bearer {key}"},
+        timeout=WITHIN_S,
+    )
+
+
+def test_named_keys_hold_for_all_workers_and_change_by_a_reload(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    former, fresh, other = "sk-51c0e6d1f9a84b27", "sk-e17b3f0a92d65c84", "sk-9d24a7c3b8e05f16"
+    # Of a site of its own: with a key, no other test could ask.
+    with serve(
+        tmp_path, upstream, **{"log_level: warning": f"log_level: info, keys: {{app: {former}}}"}
+    ) as site:
+
+        def ask(key: str) -> set[int]:
+            headers = {"authorization": f"Bearer {key}"}
+            url = f"{site.base}/v1/files"
+            return {
+                a.status_code for a in site.at_once(6, lambda: httpx.get(url, headers=headers, timeout=60))
+            }
+
+        sent = send_file(site, former).json()
+        assert ask(other) == {401}
+        keys = f"{{app: '{format_hash(fresh)}', other: {other}}}"
+        site.write_config(**{"log_level: warning": f"log_level: info, keys: {keys}"})
+        site.parent.send_signal(signal.SIGHUP)
+        wait_until(lambda: ask(fresh) == {200})
+        assert (ask(former), ask(other)) == ({401}, {200})
+        with httpx.Client(headers={"authorization": f"Bearer {fresh}"}, timeout=WITHIN_S) as client:
+            assert client.get(f"{site.base}/v1/files/{sent['id']}").status_code == 200
+            order = {
+                "input_file_id": sent["id"],
+                "endpoint": "/v1/chat/completions",
+                "completion_window": "24h",
+            }
+            url = f"{site.base}/v1/batches"
+            batch = client.post(url, json=order).json()["id"]
+            wait_until(lambda: client.get(f"{url}/{batch}").json()["status"] == "completed")
+        assert httpx.get(f"{url}/{batch}", headers={"authorization": f"Bearer {other}"}).status_code == 404
+        changes = [
+            row for row in site.log.splitlines() if "POST /v1/batches 200 by key app from 127.0" in row
+        ]
+        assert len(changes) == 1  # by the worker, and not by the parent that answered
+        assert all(key not in site.log for key in (former, fresh, other))
 
 
 def list_family(site: WorkerSite) -> list[psutil.Process]:

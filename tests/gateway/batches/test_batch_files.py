@@ -13,7 +13,7 @@ import pytest
 
 from gateway.batches.files import FileStore
 from gateway.batches.store import NAME, BatchStore
-from gateway.batches.types import StoredFile
+from gateway.batches.types import Batch, StoredFile
 from gateway.storage.sqlite import StorageError
 from tests.fakes.serving import KEY, LiveApp, gateway
 
@@ -90,16 +90,43 @@ async def test_a_page_size_that_is_none_is_refused(tmp_path: Path) -> None:
                     assert (await answer.json())["error"]["param"] == "limit"
 
 
-async def test_a_file_outlives_the_gateway_and_belongs_to_its_key(tmp_path: Path) -> None:
-    async with client(tmp_path, KEY) as (ai, _):
+async def test_a_file_belongs_to_the_name_of_its_key(tmp_path: Path) -> None:
+    others = {"laptop": [KEY + "-laptop"], "ci": [KEY + "-ci"]}
+    config = {"experts": [], "server": {"master_key": KEY, "keys": others}}
+    async with gateway(config, str(tmp_path / "j.sqlite3")) as live:
+        async with openai.AsyncOpenAI(base_url=live.base, api_key=KEY + "-laptop", max_retries=0) as ai:
+            made = await ai.files.create(file=("in.jsonl", LINES), purpose="batch")
+        for key in (KEY, KEY + "-ci"):
+            async with openai.AsyncOpenAI(base_url=live.base, api_key=key, max_retries=0) as ai:
+                assert [file.id async for file in ai.files.list()] == []
+                for act in (ai.files.retrieve, ai.files.content, ai.files.delete):
+                    with pytest.raises(openai.NotFoundError):
+                        await act(made.id)
+                with pytest.raises(openai.NotFoundError):
+                    await ai.batches.create(
+                        input_file_id=made.id, endpoint="/v1/chat/completions", completion_window="24h"
+                    )
+    # Another value of the same name, with the former one beside it and then without.
+    for values in ([KEY + "-new", KEY + "-laptop"], [KEY + "-new"]):
+        config = {"experts": [], "server": {"keys": {"laptop": values}}}
+        async with gateway(config, str(tmp_path / "j.sqlite3")) as live:
+            for value in values:
+                async with openai.AsyncOpenAI(base_url=live.base, api_key=value, max_retries=0) as ai:
+                    assert (await ai.files.content(made.id)).content == LINES
+
+
+async def test_what_the_master_key_left_by_its_id_is_found_by_its_name(tmp_path: Path) -> None:
+    async with client(tmp_path, KEY) as (ai, live):
         made = await ai.files.create(file=("in.jsonl", LINES), purpose="batch")
+        live.services.store.add_batch(Batch(id="batch_1", owner="master", status="completed"))
+    with contextlib.closing(sqlite3.connect(tmp_path / "batches" / NAME)) as database:
+        for table in ("files", "batches"):
+            database.execute(f"UPDATE {table} SET owner = '0123456789ab'")
+        database.execute("PRAGMA user_version=2")
+        database.commit()
     async with client(tmp_path, KEY + "-another") as (ai, _):
-        assert [file.id async for file in ai.files.list()] == []
-        for act in (ai.files.retrieve, ai.files.content, ai.files.delete):
-            with pytest.raises(openai.NotFoundError):
-                await act(made.id)
-    async with client(tmp_path, KEY) as (ai, _):
         assert (await ai.files.content(made.id)).content == LINES
+        assert [batch.id async for batch in ai.batches.list()] == ["batch_1"]
 
 
 @pytest.mark.parametrize(

@@ -55,14 +55,17 @@ async def test_auto_is_routed_by_policy_and_journalled(tmp_path: Path) -> None:
         assert (record["policy"], record["expert_answered"], record["status"]) == ("auto", "says-b", 200)
 
 
-async def test_batches_are_listed_newest_first_and_belong_to_their_key(tmp_path: Path) -> None:
+async def test_batches_are_listed_newest_first_and_belong_to_the_name_of_their_key(tmp_path: Path) -> None:
     async with FakeUpstream() as upstream:
         async with open_batch_gateway(tmp_path, ["good"], upstream=upstream) as at:
             made = [(await at.run(line("1", "good")))[0].id for _ in range(3)]
             first = await at.ai.batches.list(limit=2)
             assert ([batch.id for batch in first.data], first.has_more) == (made[:0:-1], True)
             assert [batch.id async for batch in first] == made[::-1]
-        async with open_batch_gateway(tmp_path, ["good"], key=KEY + "2", upstream=upstream) as at:
+        named = {"keys": {"other": [KEY + "2"]}}
+        async with open_batch_gateway(
+            tmp_path, ["good"], key=KEY + "2", upstream=upstream, server=named
+        ) as at:
             assert [batch.id async for batch in at.ai.batches.list()] == []
             for act in (at.ai.batches.retrieve, at.ai.batches.cancel):
                 with pytest.raises(openai.NotFoundError):

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from gateway.config import Config, ConfigError, config_warnings, load_config, parse_config
+from gateway.config.client_keys import find_weakness
 from gateway.config.importers.result import AnyVariable
-from gateway.config.secrets import Secret, find_weakness
+from gateway.config.secrets import Secret
 from gateway.experts.profiles import profiles
 from policies import Objective
 

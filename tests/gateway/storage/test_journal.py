@@ -7,6 +7,7 @@ import stat
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +228,7 @@ async def test_a_journal_of_a_newer_version_is_refused(open_journal: Callable[..
     database = sqlite3.connect(path)
     database.execute("PRAGMA user_version=99")
     database.close()
-    with pytest.raises(StorageError, match=r"newer Thalamus \(schema 99, not 2\)"):
+    with pytest.raises(StorageError, match=r"newer Thalamus \(schema 99, not 3\)"):
         open_journal()
 
 
@@ -280,7 +281,25 @@ async def test_a_journal_of_the_first_version_gets_the_table_of_feedback(
     found = await journal.get("before")
     assert found is not None
     assert [one["score"] for one in found["feedback"]] == [0.5]
-    assert sqlite3.connect(path).execute("PRAGMA user_version").fetchone() == (2,)
+    assert sqlite3.connect(path).execute("PRAGMA user_version").fetchone() == (3,)
+
+
+async def test_the_ids_that_keys_had_are_read_as_the_master_key(
+    tmp_path: Path, open_journal: Callable[..., Journal]
+) -> None:
+    journal = open_journal(path=str(tmp_path / "old.sqlite3"))
+    said = FeedbackRecord(decision_id="before", time=1.0, score=0.5, key_id="0123456789ab")
+    journal.record(replace(entry("before"), key_id="0123456789ab"))
+    await journal.add_feedback([said])
+    await journal.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "old.sqlite3")) as database:
+        database.execute("PRAGMA user_version=2")
+        database.commit()
+    journal = open_journal(path=str(tmp_path / "old.sqlite3"))
+    await journal.add_feedback([replace(said, key_id="master", score=1.0, time=2.0)])
+    found = await journal.get("before")
+    assert found is not None
+    assert (found["key_id"], [one["score"] for one in found["feedback"]]) == ("master", [1.0])
 
 
 async def test_what_was_said_of_a_request_is_deleted_with_it(open_journal: Callable[..., Journal]) -> None:
