@@ -1,23 +1,53 @@
-"""Uploaded files and results: bytes beside the store, each readable only by its owner."""
+"""Uploaded files and results: bytes beside the store, each readable only by its owner, with quota and age."""
 
 import asyncio
+import contextlib
+import errno
 import os
+import sqlite3
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from ..config.schema import BatchConfig
 from ..errors import BadRequest, InvalidField
 from .store import BatchStore, new_id
-from .types import FileInUse, FileNotKnown, FileTooLarge, Purpose, StoredFile
+from .types import (
+    FileInUse,
+    FileNotKnown,
+    FileTooLarge,
+    KeyStorageFull,
+    Purpose,
+    StorageFull,
+    StoredFile,
+)
+
+DAY_S = 86_400
+CHECK_EVERY_BYTES = 4 * 1024 * 1024
+"""So much of an upload is written between two looks at the quota."""
+STRAY_S = 86_400.0
+"""Bytes without a row are no upload under way any more once they are so old."""
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class FileStore:
-    """Files in one directory. An id is the file name too, random so that clients cannot guess it."""
+    """Files in one directory. An id is the file name too, random so that clients cannot guess it.
 
-    def __init__(self, store: BatchStore, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
+    What is uploaded now counts to the quota as far as it has come.
+    """
+
+    def __init__(self, store: BatchStore, config: BatchConfig) -> None:
+        self.max_bytes = config.max_file_bytes
+        self._config = config
+        self._ages_days: dict[Purpose, float | None] = {
+            "batch": config.file_days,
+            "batch_output": config.output_days,
+        }
         self._store = store
+        self._lock = threading.Lock()
+        self._uploads: set[Upload] = set()
         self._directory = store.directory / "files"
         self._directory.mkdir(exist_ok=True, mode=0o700)
 
@@ -54,15 +84,83 @@ class FileStore:
         """A page of an owner's files."""
         return self._store.list_files(owner, purpose, after, limit, newest_first)
 
-    def begin(self) -> "Upload":
-        """Begin an upload."""
-        return Upload(self, new_id("file"))
+    def begin(self, owner: str) -> "Upload":
+        """Begin an upload.
+
+        Raises:
+            StorageFull: the disk has no room.
+        """
+        with refusing_full_disks():
+            upload = Upload(self, new_id("file"), owner)
+        with self._lock:
+            self._uploads.add(upload)
+        return upload
+
+    def end(self, upload: "Upload") -> None:
+        """An upload was kept, or has come to nothing: it counts no longer."""
+        with self._lock:
+            self._uploads.discard(upload)
+
+    def check_room(self, owner: str, n_more_bytes: int = 1) -> None:
+        """Check that an owner may store so many bytes more.
+
+        Raises:
+            KeyStorageFull: its key may not.
+            StorageFull: all keys together may not.
+        """
+        with self._lock:
+            self._check_room(owner, n_more_bytes)
+
+    def _check_room(self, owner: str, n_more_bytes: int) -> None:
+        if self._find_lack(owner, n_more_bytes) is None:
+            return
+        # What has expired must keep no one out until the next sweep.
+        self.delete_expired()
+        if (lack := self._find_lack(owner, n_more_bytes)) is not None:
+            raise lack
+
+    def _find_lack(self, owner: str, n_more_bytes: int) -> KeyStorageFull | StorageFull | None:
+        config = self._config
+        n_own, n_all = self._store.count_bytes(owner)
+        n_own += sum(upload.n_bytes for upload in self._uploads if upload.owner == owner) + n_more_bytes
+        n_all += sum(upload.n_bytes for upload in self._uploads) + n_more_bytes
+        if n_own > config.max_stored_bytes_per_key:
+            return KeyStorageFull(
+                f"the files of this key may take {config.max_stored_bytes_per_key} bytes in all "
+                "(batches.max_stored_bytes_per_key): delete some, or send less",
+                param="file",
+            )
+        if n_all > config.max_stored_bytes:
+            return StorageFull(
+                f"the files of all clients may take {config.max_stored_bytes} bytes here "
+                "(batches.max_stored_bytes): delete some, or have the operator raise it"
+            )
+        return None
+
+    def keep_upload(
+        self, upload: "Upload", name: str, purpose: Purpose, expires_s: int | None = None
+    ) -> StoredFile:
+        """Register an upload whose bytes are complete, as `keep`.
+
+        Raises:
+            KeyStorageFull, StorageFull: there is no room for it any more.
+        """
+        with self._lock, refusing_full_disks():
+            self._check_room(upload.owner, 0)
+            file = self.keep(upload.id, upload.owner, name, purpose, expires_s)
+            self._uploads.discard(upload)
+        return file
 
     def keep(
         self, file_id: str, owner: str, name: str, purpose: Purpose, expires_s: int | None = None
     ) -> StoredFile:
-        """Register a file whose bytes are complete; it is deleted after `expires_s` seconds."""
+        """Register a file whose bytes are complete, above the quota too: results are paid for.
+
+        It is deleted after `expires_s` seconds, or as the configuration says of its purpose.
+        """
         n_bytes, now = self.path(file_id).stat().st_size, int(time.time())
+        if expires_s is None and (days := self._ages_days[purpose]) is not None:
+            expires_s = round(days * DAY_S)
         expires_at = None if expires_s is None else now + expires_s
         file = StoredFile(file_id, owner, name, purpose, n_bytes, now, expires_at)
         self._store.add_file(file)
@@ -70,10 +168,19 @@ class FileStore:
 
     def delete_expired(self) -> None:
         """Delete the files whose time is over; one that a batch reads stays until the batch has ended."""
-        for file_id in self._store.list_expired_files():
-            if self._store.find_batch_reading(file_id) is None:
-                self._store.delete_file(file_id)
-                self.path(file_id).unlink(missing_ok=True)
+        # The rows first: a crash in between leaves bytes that `delete_strays` finds.
+        for file_id in self._store.delete_expired_files():
+            self.path(file_id).unlink(missing_ok=True)
+
+    def delete_strays(self) -> None:
+        """Delete old bytes that belong to no file: what a crash left behind."""
+        oldest = time.time() - STRAY_S
+        with os.scandir(self._directory) as entries:
+            old = [entry.name for entry in entries if entry.stat(follow_symlinks=False).st_mtime < oldest]
+        known = self._store.list_file_ids() if old else frozenset()
+        for name in old:
+            if name not in known:
+                self.path(name).unlink(missing_ok=True)
 
     def delete(self, file_id: str, owner: str) -> None:
         """Delete a file and its bytes.
@@ -83,21 +190,22 @@ class FileStore:
             FileInUse: a batch still reads it.
         """
         self.find(file_id, owner)
-        if (batch_id := self._store.find_batch_reading(file_id)) is not None:
+        # The row first: a crash in between leaves unused bytes, not a file that cannot be read.
+        if (batch_id := self._store.delete_file(file_id)) is not None:
             raise FileInUse(
                 f"'{file_id}' is the input of {batch_id}; cancel the batch first", param="file_id"
             )
-        # The row first: a crash in between leaves unused bytes, not a file that cannot be read.
-        self._store.delete_file(file_id)
         self.path(file_id).unlink(missing_ok=True)
 
 
 class Upload:
     """An upload that is written piece by piece, and deleted on `close` unless it was kept."""
 
-    def __init__(self, files: FileStore, file_id: str) -> None:
+    def __init__(self, files: FileStore, file_id: str, owner: str) -> None:
         self.id = file_id
+        self.owner = owner
         self.n_bytes = 0
+        self._n_checked = 0
         self._files = files
         self._path = files.path(file_id)
         # O_EXCL: an existing file or a planted link makes this fail instead of being overwritten.
@@ -107,6 +215,7 @@ class Upload:
     def write(self, piece: bytes) -> None:
         """Raises:
         FileTooLarge: the file is larger than `batches.max_file_bytes`.
+        KeyStorageFull, StorageFull: there is no room for it.
         """
         self.n_bytes += len(piece)
         if self.n_bytes > self._files.max_bytes:
@@ -114,20 +223,52 @@ class Upload:
                 f"the file is larger than {self._files.max_bytes} bytes (batches.max_file_bytes)",
                 param="file",
             )
-        self._file.write(piece)
+        if self.n_bytes > self._n_checked:
+            self._files.check_room(self.owner, 0)
+            self._n_checked = self.n_bytes + CHECK_EVERY_BYTES
+        with refusing_full_disks():
+            self._file.write(piece)
 
-    def keep(self, owner: str, name: str, purpose: Purpose, expires_s: int | None = None) -> StoredFile:
-        """Register the file; all bytes have been written. It is deleted after `expires_s` seconds."""
-        self._file.close()
-        file = self._files.keep(self.id, owner, name, purpose, expires_s)
+    def keep(self, name: str, purpose: Purpose, expires_s: int | None = None) -> StoredFile:
+        """Register the file; all bytes have been written. It is deleted after `expires_s` seconds.
+
+        Raises:
+            KeyStorageFull, StorageFull: there is no room for it.
+        """
+        with refusing_full_disks():
+            self._file.close()
+        file = self._files.keep_upload(self, name, purpose, expires_s)
         self._kept = True
         return file
 
     def close(self) -> None:
         """Delete the file unless it was kept."""
-        self._file.close()
+        # Closing writes what is buffered, which a full disk takes as little as the rest.
+        with contextlib.suppress(OSError):
+            self._file.close()
         if not self._kept:
             self._path.unlink(missing_ok=True)
+            self._files.end(self)
+
+
+@contextlib.contextmanager
+def refusing_full_disks() -> Iterator[None]:
+    """Where the disk is full, refuse with status 507.
+
+    Raises:
+        StorageFull: the disk is full.
+    """
+    full = "the disk of this gateway is full (batches.path): the operator has to make room"
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise StorageFull(full) from None
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+            raise
+        raise StorageFull(full) from None
 
 
 # Fields are kept in memory; only the file itself goes to the disk piece by piece.

@@ -35,8 +35,9 @@ MAX_EMBEDDED_LINES = 8
 QUEUED_PER_SLOT = 2
 """Calls sent to a local expert per slot: an expert with calls waiting is not unloaded."""
 RETRY_S = 5.0
-EXPIRY_S = 60.0
+SWEEP_S = 60.0
 """Files whose time is over are not shown any more; this often they are deleted."""
+N_SWEEPS_OF_STRAYS = 60
 WINDOW = re.compile(r"(\d{1,6})([smhd])")
 UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -71,7 +72,7 @@ class BatchService:
         n_in_flight: Callable[[], int] = lambda: 0,
         engine: BatchExecutor | None = None,
     ) -> None:
-        self.files = FileStore(services.store, services.config.batches.max_file_bytes)
+        self.files = FileStore(services.store, services.config.batches)
         self._store = services.store
         bound = services.config.batches.max_parallel
         self._context = BatchContext(
@@ -99,14 +100,20 @@ class BatchService:
         # resume`.
         for batch_id in await asyncio.to_thread(self._store.list_unfinished):
             self.resume(batch_id)
-        self._tasks["expiry"] = asyncio.ensure_future(self._delete_expired_files())
+        self._tasks["sweep"] = start_task("sweep of files", self._sweep_files)
 
-    async def _delete_expired_files(self) -> None:
-        while not await pause_unless_halted(self._stopping, EXPIRY_S):
+    async def _sweep_files(self) -> None:
+        """Delete files whose time is over, and now and then what crashes left behind."""
+        n_sweeps = 0
+        while not self._stopping.is_set():
             try:
                 await asyncio.to_thread(self.files.delete_expired)
+                if n_sweeps % N_SWEEPS_OF_STRAYS == 0:
+                    await asyncio.to_thread(self.files.delete_strays)
             except (OSError, sqlite3.Error) as error:  # it is tried again
                 log.warning("expired files are not deleted: %s", error)
+            n_sweeps += 1
+            await pause_unless_halted(self._stopping, SWEEP_S)
 
     async def stop(self) -> None:
         """Stop all batches between two calls; they can be resumed."""

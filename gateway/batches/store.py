@@ -18,7 +18,7 @@ import msgspec
 from ..config.client_keys import MASTER, is_former_id
 from ..storage.sqlite import Schema, StorageError, connect, prepare
 from .outcomes import CallOutcome
-from .types import ENDED, Batch, LineError, StoredFile
+from .types import ENDED, Batch, FileNotKnown, LineError, StoredFile
 
 SCHEMA_VERSION = 3
 NAME = "batches.sqlite3"
@@ -56,6 +56,7 @@ _COLUMNS = tuple(field.name for field in fields(Batch))
 _FILE = "id, owner, name, purpose, n_bytes, created_at, expires_at"
 # Not unixepoch(), which SQLite has since 3.38 only.
 _ALIVE = "(expires_at IS NULL OR expires_at > CAST(strftime('%s', 'now') AS INTEGER))"
+_RUNNING = f"status NOT IN ({', '.join(repr(status) for status in sorted(ENDED))})"
 _errors = msgspec.json.Decoder(tuple[LineError, ...])
 
 
@@ -133,23 +134,51 @@ class BatchStore:
         )
         return [StoredFile(*row) for row in found]
 
-    def list_expired_files(self) -> list[str]:
-        """The ids of files whose time is over and whose rows are still here."""
-        return [row[0] for row in self.rows(f"SELECT id FROM files WHERE NOT {_ALIVE}")]  # noqa: S608
+    def list_file_ids(self) -> frozenset[str]:
+        """The ids of all files, expired ones too."""
+        return frozenset(row[0] for row in self.rows("SELECT id FROM files"))
 
-    def delete_file(self, file_id: str) -> None:
+    def count_bytes(self, owner: str) -> tuple[int, int]:
+        """The bytes that are stored for an owner, and for all: files, and results of batches that run."""
+        ((n_own, n_all),) = self.rows(
+            "SELECT coalesce(sum(CASE WHEN owner = ? THEN n END), 0), coalesce(sum(n), 0) FROM ("  # noqa: S608
+            "SELECT owner, n_bytes AS n FROM files UNION ALL SELECT owner, output_bytes + error_bytes "
+            f"FROM batches WHERE out_path IS NULL AND {_RUNNING})",
+            owner,
+        )
+        return n_own, n_all
+
+    def delete_expired_files(self) -> list[str]:
+        """Delete the rows of files whose time is over and which no batch reads; returns their ids."""
+        # One transaction: a batch that is added at the same moment finds its input, or is refused.
+        unused = f"NOT EXISTS (SELECT 1 FROM batches WHERE input_file_id = files.id AND {_RUNNING})"  # noqa: S608
         with self.transaction() as database:
-            database.execute("DELETE FROM files WHERE id = ?", (file_id,))
+            found = database.execute(f"SELECT id FROM files WHERE NOT {_ALIVE} AND {unused}").fetchall()  # noqa: S608
+            database.executemany("DELETE FROM files WHERE id = ?", found)
+        return [file_id for (file_id,) in found]
 
-    def find_batch_reading(self, file_id: str) -> str | None:
-        """The id of a batch that still reads a file."""
-        found = self.rows("SELECT id, status FROM batches WHERE input_file_id = ?", file_id)
-        return next((batch_id for batch_id, status in found if status not in ENDED), None)
+    def delete_file(self, file_id: str) -> str | None:
+        """Delete a file's row, unless a batch still reads it: returns the id of that batch."""
+        query = f"SELECT id FROM batches WHERE input_file_id = ? AND {_RUNNING}"  # noqa: S608
+        with self.transaction() as database:
+            reading = database.execute(query, (file_id,)).fetchone()
+            if reading is None:
+                database.execute("DELETE FROM files WHERE id = ?", (file_id,))
+        return None if reading is None else str(reading[0])
 
     def add_batch(self, batch: Batch) -> None:
+        """Insert a batch.
+
+        Raises:
+            FileNotKnown: its input file was deleted meanwhile.
+        """
         values = [_encode_column(name, getattr(batch, name)) for name in _COLUMNS]
         places = ", ".join("?" * len(_COLUMNS))
         with self.transaction() as database:
+            if batch.input_file_id is not None:
+                query, file_id = "SELECT 1 FROM files WHERE id = ?", batch.input_file_id
+                if database.execute(query, (file_id,)).fetchone() is None:
+                    raise FileNotKnown(f"there is no file '{file_id[:80]}'", param="input_file_id")
             database.execute(f"INSERT INTO batches ({', '.join(_COLUMNS)}) VALUES ({places})", values)  # noqa: S608
 
     def find_batch(self, batch_id: str, owner: str | None = None) -> Batch | None:

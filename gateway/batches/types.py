@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from ..errors import BadRequest, EndpointNotFound
+from ..errors import BadRequest, EndpointNotFound, GatewayError
 
 Purpose = Literal["batch", "batch_output"]
 Status = Literal[
@@ -155,3 +155,21 @@ class BatchEnded(BadRequest):
 class FileTooLarge(BadRequest):
     status = 413
     code = "file_too_large"
+
+
+class KeyStorageFull(BadRequest):
+    """The files and results of one key take all bytes that they may."""
+
+    status = 413
+    code = "key_storage_full"
+
+
+class StorageFull(GatewayError):  # noqa: N818
+    """The files and results of all keys take all bytes that they may, or all that the disk has."""
+
+    status = 507  # RFC 4918, section 11.5
+    code: str | None = "storage_full"
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        # OpenAI's clients ask again after any 5xx, which would send gigabytes once more.
+        return [*super().headers(), (b"x-should-retry", b"false")]

@@ -15,7 +15,7 @@ from .client_keys import MASTER
 from .expert_schema import AnswerLimits, ExpertConfig, RunnersConfig, TimeoutConfig
 from .policy_schema import PolicyConfig
 from .secrets import OneOrMoreSecrets, Secret
-from .values import AliasName, Count, KeyName, Name, Seconds, Share, StrictStruct
+from .values import AliasName, Count, Days, KeyName, Name, Seconds, Share, StrictStruct
 
 BASE_EMBEDDER = "minilm"
 """Name of the built-in embedder, which reads every document."""
@@ -52,6 +52,20 @@ class BatchConfig(StrictStruct, frozen=True):
     """Folder of files and batches. Default: `batches` beside the journal."""
     max_file_bytes: Count = 512 * 1024 * 1024
     """Largest file that can be uploaded, in bytes."""
+    max_stored_bytes_per_key: Count = 16 * 1024**3
+    """Most bytes of files and results that belong to one key. Above it the key's uploads and new batches get
+    status 413.
+    """
+    max_stored_bytes: Count = 64 * 1024**3
+    """Most bytes of files and results of all keys. Above it uploads and new batches get status 507."""
+    file_days: Days | None = 30.0
+    """Days after which an uploaded file is deleted, where its upload has no `expires_after`. An empty value
+    keeps it until it is deleted.
+    """
+    output_days: Days | None = 30.0
+    """Days after which the results of a batch are deleted, where it has no `output_expires_after`. An empty
+    value keeps them until they are deleted.
+    """
     max_parallel: Count = 16
     """Most calls of a batch at a time to an expert that has no `max_parallel`."""
     patience_s: Seconds = 300.0

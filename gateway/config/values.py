@@ -22,6 +22,7 @@ KeyName = Annotated[
 Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
+Days = Annotated[float, Meta(gt=0, le=36_500)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Size = Annotated[
     str, Meta(pattern=r"^\d+(\.\d+)?\s*[kKmMgGtT]?i?B?$", description="a size as 16GiB or 500MB")

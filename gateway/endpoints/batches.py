@@ -65,6 +65,7 @@ async def create_batch(request: Request) -> Response:
     Raises:
         InvalidField: a field has an invalid value.
         FileNotKnown: this client has no such input file.
+        KeyStorageFull, StorageFull: there is no room for its results.
     """
     service, owner = get_batch_service(request), get_owner(request)
     fields = decode_body(_decoder, await read_body(request, MAX_ORDER_BYTES))
@@ -76,6 +77,7 @@ async def create_batch(request: Request) -> Response:
     max_usd = _read_max_usd(fields)
     # In a thread: reading the database may wait for a lock, and live requests share the event loop.
     path = await asyncio.to_thread(service.files.find_path, fields.input_file_id, owner)
+    await asyncio.to_thread(service.files.check_room, owner)
     batch = Batch(
         id=new_id("batch"),
         owner=owner,

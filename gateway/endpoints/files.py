@@ -41,8 +41,9 @@ async def upload_file(request: Request) -> Response:
 
     Raises:
         BadRequest: the form is invalid, its purpose is unknown, or the file is too large.
+        KeyStorageFull, StorageFull: there is no room for it.
     """
-    files = get_file_store(request)
+    files, owner = get_file_store(request), get_owner(request)
     if request.headers.get("content-encoding", "identity") != "identity":
         raise UnsupportedEncoding(
             "content-encoding: files are read as they come; send the form without an encoding",
@@ -53,15 +54,17 @@ async def upload_file(request: Request) -> Response:
     # Refused before its gigabytes are sent. A chunked upload declares no length; the sink counts its bytes.
     if declared.isdigit() and int(declared) > files.max_bytes + MAX_FORM_OVERHEAD_BYTES:
         raise FileTooLarge(f"more than {files.max_bytes} bytes (batches.max_file_bytes)", param="file")
-    sink = files.begin()
+    least = max(1, int(declared) - MAX_FORM_OVERHEAD_BYTES) if declared.isdigit() else 1
+    await asyncio.to_thread(files.check_room, owner, least)
+    sink = await asyncio.to_thread(files.begin, owner)
     try:
         form = await read_form(request.headers.get("content-type", ""), _iter_body(request), sink)
         if form.fields.get("purpose") != "batch":
             raise InvalidField("'purpose' must be 'batch'", param="purpose")
         name, expires_s = form.filename or "", read_expiry(form.fields)
-        file = await asyncio.to_thread(sink.keep, get_owner(request), name, "batch", expires_s)
+        file = await asyncio.to_thread(sink.keep, name, "batch", expires_s)
     finally:
-        sink.close()
+        await asyncio.to_thread(sink.close)
     return json_response(file.to_openai())
 
 

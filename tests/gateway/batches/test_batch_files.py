@@ -2,18 +2,24 @@
 
 import asyncio
 import contextlib
+import errno
+import io
+import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import openai
 import pytest
 
+from gateway.batches import files as files_module
 from gateway.batches.files import FileStore
 from gateway.batches.store import NAME, BatchStore
-from gateway.batches.types import Batch, StoredFile
+from gateway.batches.types import Batch, FileNotKnown, KeyStorageFull, StorageFull, StoredFile
+from gateway.config import parse_config
+from gateway.config.schema import BatchConfig
 from gateway.storage.sqlite import StorageError
 from tests.fakes.serving import KEY, LiveApp, gateway
 
@@ -220,6 +226,7 @@ async def test_a_file_is_gone_after_the_time_that_its_client_gave_it(tmp_path: P
         assert made.expires_at == made.created_at + 7200
         assert (await ai.files.retrieve(made.id)).expires_at == made.expires_at
         kept = await ai.files.create(file=("in.jsonl", LINES), purpose="batch")
+        assert kept.expires_at == kept.created_at + 30 * 86_400
         store = BatchStore.open(tmp_path / "batches")
         with store.transaction() as database:
             database.execute("UPDATE files SET expires_at = ? WHERE id = ?", (int(time.time()) - 1, made.id))
@@ -228,7 +235,7 @@ async def test_a_file_is_gone_after_the_time_that_its_client_gave_it(tmp_path: P
         with pytest.raises(openai.NotFoundError):
             await ai.files.content(made.id)
         assert [one.id async for one in ai.files.list()] == [kept.id]
-        FileStore(store, 1).delete_expired()
+        FileStore(store, BatchConfig()).delete_expired()
         store.close()
         assert list_stored(tmp_path) == [kept.id]
 
@@ -249,6 +256,192 @@ async def test_a_time_out_of_bounds_is_refused_and_nothing_kept(tmp_path: Path, 
             await ai.files.create(file=("in.jsonl", LINES), purpose="batch", expires_after=after)
         assert caught.value.param == "expires_after"
         assert list_stored(tmp_path) == []
+
+
+@pytest.mark.parametrize("days", [7, 0.5, None])
+async def test_the_configuration_says_how_long_a_file_stays_that_has_no_time(
+    tmp_path: Path, days: float | None
+) -> None:
+    async with client(tmp_path, file_days=days) as (ai, _):
+        made = await ai.files.create(file=("in.jsonl", LINES), purpose="batch")
+        assert made.expires_at == (None if days is None else made.created_at + days * 86_400)
+        after: Any = {"anchor": "created_at", "seconds": 2_592_000}
+        longer = await ai.files.create(file=("in.jsonl", LINES), purpose="batch", expires_after=after)
+        assert longer.expires_at == longer.created_at + 2_592_000
+
+
+def test_an_empty_age_keeps_files() -> None:
+    batches = parse_config("batches: {file_days: , output_days: 0.5}", env={}).batches
+    assert (batches.file_days, batches.output_days) == (None, 0.5)
+
+
+def expire(store: BatchStore, file_id: str) -> None:
+    with store.transaction() as database:
+        database.execute("UPDATE files SET expires_at = 1 WHERE id = ?", (file_id,))
+
+
+@contextlib.contextmanager
+def open_files(tmp_path: Path, **config: Any) -> Iterator[tuple[BatchStore, FileStore]]:
+    store = BatchStore.open(tmp_path)
+    try:
+        yield store, FileStore(store, BatchConfig(**config))
+    finally:
+        store.close()
+
+
+def upload(files: FileStore, owner: str, n_bytes: int) -> StoredFile:
+    sink = files.begin(owner)
+    try:
+        for _ in range(n_bytes):
+            sink.write(b"x")
+        return sink.keep("in.jsonl", "batch")
+    finally:
+        sink.close()
+
+
+def test_what_a_batch_reads_stays_until_it_has_ended(tmp_path: Path) -> None:
+    with open_files(tmp_path) as (store, files):
+        read, other = (upload(files, "me", 3).id for _ in range(2))
+        store.add_batch(Batch(id="batch_1", owner="me", input_file_id=read, status="in_progress"))
+        for file_id in (read, other):
+            expire(store, file_id)
+        files.delete_expired()
+        assert (files.path(read).exists(), files.path(other).exists()) == (True, False)
+        store.change("batch_1", status="completed")
+        files.delete_expired()
+        assert not files.path(read).exists()
+        # A batch that is added when its input has just been deleted is refused: it could only fail.
+        with pytest.raises(FileNotKnown):
+            store.add_batch(Batch(id="batch_2", owner="me", input_file_id=read))
+
+
+def test_bytes_that_a_crash_left_behind_are_deleted_when_they_are_old(tmp_path: Path) -> None:
+    with open_files(tmp_path) as (_, files):
+        kept = upload(files, "me", 3).id
+        under_way = files.begin("me")
+        for name in ("file-stray", "file-stray.part", kept, under_way.id):
+            files.path(name).touch()
+        for name in ("file-stray", "file-stray.part", kept):
+            os.utime(files.path(name), (1, 1))
+        files.delete_strays()
+        assert sorted(path.name for path in (tmp_path / "files").iterdir()) == sorted([kept, under_way.id])
+        under_way.close()
+
+
+async def test_a_sweep_runs_when_a_gateway_starts(tmp_path: Path) -> None:
+    async with client(tmp_path) as (ai, live):
+        made = await ai.files.create(file=("in.jsonl", LINES), purpose="batch")
+        expire(live.services.store, made.id)
+    async with client(tmp_path), asyncio.timeout(10):
+        while list_stored(tmp_path):  # noqa: ASYNC110 (nothing tells)
+            await asyncio.sleep(0.01)
+
+
+def test_a_key_has_a_quota_and_all_keys_have_one(tmp_path: Path) -> None:
+    with open_files(tmp_path, max_stored_bytes_per_key=100, max_stored_bytes=150) as (store, files):
+        first = upload(files, "me", 60)
+        with pytest.raises(KeyStorageFull, match=r"batches\.max_stored_bytes_per_key") as refused:
+            upload(files, "me", 41)
+        assert refused.value.status == 413
+        upload(files, "me", 40)
+        with pytest.raises(StorageFull, match=r"batches\.max_stored_bytes\)") as full:
+            upload(files, "you", 51)
+        assert (full.value.status, dict(full.value.headers())[b"x-should-retry"]) == (507, b"false")
+        upload(files, "you", 50)
+        assert len(list((tmp_path / "files").iterdir())) == 3  # what was refused left nothing behind
+        expire(store, first.id)
+        upload(files, "me", 60)  # what has expired makes room at once
+
+
+def test_uploads_at_the_same_time_share_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files_module, "CHECK_EVERY_BYTES", 0)
+    with open_files(tmp_path, max_stored_bytes_per_key=100) as (_, files):
+        one, two = files.begin("me"), files.begin("me")
+        one.write(b"x" * 60)
+        with pytest.raises(KeyStorageFull):
+            two.write(b"x" * 60)
+        two.close()
+        one.write(b"x" * 40)
+        one.keep("in.jsonl", "batch")
+        one.close()
+        with pytest.raises(KeyStorageFull):
+            files.check_room("me")
+
+
+def test_a_file_is_counted_again_when_it_is_kept(tmp_path: Path) -> None:
+    with open_files(tmp_path, max_stored_bytes_per_key=100) as (_, files):
+        one, two = files.begin("me"), files.begin("me")
+        for sink in (one, two):  # neither looks again before 4 MiB
+            for _ in range(60):
+                sink.write(b"x")
+        with pytest.raises(KeyStorageFull):
+            one.keep("in.jsonl", "batch")
+        one.close()
+        assert two.keep("in.jsonl", "batch").n_bytes == 60
+
+
+def test_results_count_while_they_are_written_and_are_kept_above_the_quota(tmp_path: Path) -> None:
+    with open_files(tmp_path, max_stored_bytes_per_key=100) as (store, files):
+        store.add_batch(
+            Batch(id="batch_1", owner="me", status="in_progress", output_bytes=90, error_bytes=20)
+        )
+        with pytest.raises(KeyStorageFull):
+            files.check_room("me", 1)
+        files.check_room("you", 100)
+        files.path("file-1").write_bytes(b"x" * 200)
+        store.change("batch_1", status="completed")
+        assert files.keep("file-1", "me", "out.jsonl", "batch_output").n_bytes == 200
+        assert store.count_bytes("me") == (200, 200)
+
+
+async def test_a_client_is_refused_by_quota_before_its_file_is_sent_and_may_begin_no_batch(
+    tmp_path: Path,
+) -> None:
+    async with client(tmp_path, max_stored_bytes=len(LINES)) as (ai, live):
+        head = f"POST /v1/files HTTP/1.1\r\nhost: {live.base[7:-3]}\r\ncontent-length: 99999\r\n\r\n"
+        host, _, port = live.base[7:-3].partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(head.encode())
+        assert b" 507 " in await asyncio.wait_for(reader.readline(), 10)
+        writer.close()
+        made = await ai.files.create(file=("in.jsonl", LINES), purpose="batch")
+        with pytest.raises(openai.APIStatusError, match="max_stored_bytes") as refused:
+            await ai.files.create(file=("in.jsonl", LINES), purpose="batch")
+        assert (refused.value.status_code, refused.value.code) == (507, "storage_full")
+        with pytest.raises(openai.APIStatusError, match="max_stored_bytes"):
+            await ai.batches.create(
+                input_file_id=made.id, endpoint="/v1/chat/completions", completion_window="24h"
+            )
+        assert list_stored(tmp_path) == [made.id]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+    ],
+)
+def test_a_full_disk_is_a_507(tmp_path: Path, error: OSError) -> None:
+    with open_files(tmp_path) as (_, files):
+        sink = files.begin("me")
+        sink._file.close()
+        sink._file = cast("Any", FullFile(error))
+        with pytest.raises(StorageFull, match="disk"):
+            sink.write(b"x")
+        sink.close()
+        assert list((tmp_path / "files").iterdir()) == []
+
+
+class FullFile(io.BytesIO):
+    """A file on a disk that takes no more."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, data: Any) -> int:
+        raise self.error
 
 
 def test_a_store_of_the_version_before_keeps_its_files(tmp_path: Path) -> None:

@@ -394,6 +394,9 @@ async def test_results_are_kept_for_the_time_that_the_client_gave_them(tmp_path:
         for file_id in (batch.output_file_id, batch.error_file_id):
             made = await at.ai.files.retrieve(file_id)
             assert made.expires_at == made.created_at + 3600
+        batch = await at.wait_for_end(await at.ai.batches.create(**asked))
+        made = await at.ai.files.retrieve(batch.output_file_id)
+        assert made.expires_at == made.created_at + 30 * 86_400
         refused: list[Any] = [{"anchor": "created_at", "seconds": 60}, {"anchor": "now", "seconds": 3600}]
         for wrong in refused:
             with pytest.raises(openai.BadRequestError, match="output_expires_after"):
