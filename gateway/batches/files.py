@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Protocol
+from weakref import WeakSet
 
 from ..config.schema import BatchConfig
 from ..errors import BadRequest, InvalidField
@@ -47,7 +48,8 @@ class FileStore:
         }
         self._store = store
         self._lock = threading.Lock()
-        self._uploads: set[Upload] = set()
+        # Weak: an upload whose request ended before it began to be read must not count for ever.
+        self._uploads: WeakSet[Upload] = WeakSet()
         self._directory = store.directory / "files"
         self._directory.mkdir(exist_ok=True, mode=0o700)
 

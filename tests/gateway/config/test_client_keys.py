@@ -17,6 +17,7 @@ from gateway.config.client_keys import (
     format_hash,
     make_key,
 )
+from gateway.config.reference import config_schema
 
 WEAK_TEXT = """
 sk-1234 sk-thalamus changeme password sk-1234-thalamus SK-THALAMUS-2024! Ch4ng3M3Ch4ng3M3!!
@@ -63,6 +64,12 @@ def test_random_keys_are_strong(kind: str) -> None:
     for _ in range(40):
         key = ALPHABETS[kind]()
         assert estimate_bits(key) > MIN_BITS, key
+
+
+@pytest.mark.parametrize("char", ["秘", "ß", "²", "٣", "-", " ", "\x00", "\n", "😀", "İ"])
+def test_any_character_repeated_is_weak(char: str) -> None:
+    for key in (char * 20, f"{char}password" * 3):
+        assert find_weakness(key) is not None
 
 
 def test_a_longer_key_of_the_same_kind_is_no_weaker() -> None:
@@ -113,6 +120,12 @@ def test_a_client_has_a_key_or_several_by_reference_or_hash() -> None:
 def test_a_fault_of_a_key_names_the_field_and_the_fix(keys: str, said: str) -> None:
     (problem,) = read_problems(f"server:\n  keys: {keys}\n")
     assert problem.startswith(f"thalamus.yaml:2: {said}")
+
+
+def test_an_editor_takes_one_key_or_a_list() -> None:
+    keys = config_schema()["$defs"]["ServerConfig"]["properties"]["keys"]["additionalProperties"]
+    assert (keys["type"], keys["items"]) == (["string", "array"], {"type": "string"})
+    assert "x-or-one" not in str(config_schema())
 
 
 def test_no_client_has_the_master_key() -> None:
