@@ -1,11 +1,14 @@
 """The keys that clients show: how hard one is to guess, and the hash by which it is known."""
 
+import base64
+import contextlib
 import hashlib
 import hmac
 import math
 import re
 import secrets
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise, product
 
 MASTER = "master"
@@ -21,14 +24,16 @@ _HASH = re.compile(r"sha256:[0-9a-f]{64}", re.IGNORECASE)
 
 # What keys of examples are made of.
 _WORDS_TEXT = """
-abc access account admin administrator api app auth backend bar baz battery bearer beef brown cafe change
-changeme chat client cluster company config corp correct dead demo deploy dev development docker dog dummy
-example face fake feed foo fox gateway gpt guest hello here horse hunter insert iloveyou internal key jump
-jumps keys lazy letmein litellm live llm local login main master me mock model monkey my new none nothing
-one openai pass passphrase password placeholder please prod production project proxy public quick qwerty
-random replace root router sample secret secure server service setme sk some staging staple super
-supersecret sys system team temp test testing thalamus the this token todo tmp unsafe user username
-welcome world your
+abc access account admin administrator amet and api app are auth backend bar battery baz bearer beef brown
+but cafe called change changeme chat client cluster company config contrasena copy corp correct dead demo
+deploy dev development do docker dog dolor dummy example face fake feed foo for fox from gateway geheim
+global gpt guest haslo hello here horse hunter iloveyou in insert internal ipsum is it jump jumps key keys
+lazy letmein litellm live llm local login lorem main master me mock model monkey motdepasse my name new
+none not nothing of on one only openai or parola pass passphrase password passwort placeholder please prod
+production project proxy public quick qwerty qwertz random read real replace root router sample secret
+secure senha server service setme share sit sk some staging staple super supersecret sys system team temp
+test testing thalamus that the this tmp to todo token unsafe use user username v1 v2 v3 version very
+wachtwoord welcome with world write you your
 """
 WORDS = frozenset(_WORDS_TEXT.split())
 WELL_KNOWN = ("1234", "12345", "123456", "12345678", "1234567890", *sorted(WORDS))
@@ -42,8 +47,11 @@ KEYBOARDS = (
 )
 Place = tuple[int, int]
 """Column and row of a key on a keyboard."""
+SHIFTED = "!@#$%^&*()_+"
+"""The first row of the first keyboard with the shift key."""
 PLACES: tuple[dict[str, Place], ...] = tuple(
-    {char: (x, y) for y, row in enumerate(rows) for x, char in enumerate(row)} for rows in KEYBOARDS
+    {char: (x, y) for y, row in enumerate(rows) for x, char in enumerate(row)}
+    for rows in (*KEYBOARDS, (SHIFTED,))
 )
 _PREFIX = re.compile(r"^(?:(?:sk|pk|rk|key|proj)[-_])+", re.IGNORECASE)
 EXAMPLES = frozenset({"123e4567e89b12d3a456426614174000", "550e8400e29b41d4a716446655440000"})
@@ -60,7 +68,9 @@ ev su sp im ia bo fe ov ab do na ep mi oc iv bl tu cl ep av ap ob ig ck ff gh pl
 """
 USUAL_PAIRS = frozenset(_USUAL_PAIRS_TEXT.split())
 USUAL_LETTER_BITS = 2.5
-WORD_BITS = math.log2(len(WORDS))
+CAPITAL_BITS = 1.0
+# Less than the logarithm of their number: most keys of words begin with the same few.
+WORD_BITS = 5.5
 RUN_BITS, COPY_BITS = 7.0, 7.0
 
 
@@ -72,7 +82,7 @@ def find_weakness(key: str) -> str | None:
         return "is an example of manuals"
     # A key whose beginning is strong is strong; that is read in a fraction of the time.
     n_bits = estimate_bits(key[:N_FIRST_CHARS])
-    if n_bits < MIN_BITS:
+    if n_bits < MIN_BITS or any(_decode(key)):
         n_bits = estimate_bits(key)
     if n_bits < MIN_BITS:
         return f"is easy to guess: words, runs and repeats leave about {n_bits:.0f} bits of {MIN_BITS:.0f}"
@@ -85,7 +95,18 @@ def estimate_bits(key: str) -> float:
     """
     text = _PREFIX.sub("", key)[:MAX_READ_CHARS]
     # Every second character first: `a1b2c3d4` is two runs, one woven into the other.
-    return min(_estimate(text), _estimate(text[::2] + text[1::2]))
+    texts = [text, text[::2] + text[1::2], *_decode(key)]
+    return min(map(_estimate, texts))
+
+
+def _decode(key: str) -> Iterator[str]:
+    """The text that a key is in hexadecimal or in base64, where it is one."""
+    text = _PREFIX.sub("", key)
+    padded = text + "=" * (-len(text) % 4)
+    for coded, decode in ((text, bytes.fromhex), (padded, partial(base64.b64decode, validate=True))):
+        with contextlib.suppress(ValueError):
+            if (text := decode(coded).decode("ascii")).isprintable() and text:
+                yield text[:MAX_READ_CHARS]
 
 
 def _estimate(text: str) -> float:
@@ -94,7 +115,7 @@ def _estimate(text: str) -> float:
     # costs[i] is the cheapest way to tell the first i characters.
     costs = [0.0, *([math.inf] * len(text))]
     for start in range(len(text)):
-        cost = costs[start] + _cost_of_char(lowered, start, bits_per_char)
+        cost = costs[start] + _cost_of_char(text, lowered, start, bits_per_char)
         costs[start + 1] = min(costs[start + 1], cost)
         for end, bits in _list_segments(text, lowered, start):
             costs[end] = min(costs[end], costs[start] + bits)
@@ -117,13 +138,16 @@ def _measure_alphabet(text: str) -> float:
     return math.log2(size or 26)  # scripts without case
 
 
-def _cost_of_char(lowered: str, at: int, bits_per_char: float) -> float:
+def _cost_of_char(text: str, lowered: str, at: int, bits_per_char: float) -> float:
     char = lowered[at]
     if char in "-_. ":
         return 1.0
     # Hexadecimal digits are no words: there a usual pair is chance.
     is_usual = bits_per_char > HEX_BITS and lowered[at - 1 : at + 1] in USUAL_PAIRS
-    return USUAL_LETTER_BITS if is_usual else bits_per_char
+    if is_usual:
+        return USUAL_LETTER_BITS
+    capital_bits = CAPITAL_BITS if text[at].isupper() else 0.0
+    return min(bits_per_char, math.log2(26) + capital_bits) if char.isalpha() else bits_per_char
 
 
 def _list_segments(text: str, lowered: str, start: int) -> Iterator[tuple[int, float]]:

@@ -1,5 +1,6 @@
 """Which keys are easy to guess, and how named keys stand in the file."""
 
+import base64
 import secrets
 import string
 from collections.abc import Callable
@@ -28,6 +29,10 @@ fedcba9876543210 a1b2c3d4e5f6g7h8i9 aabbccddeeff00112233 sk-litellm-master-key-1
 thalamus-master-key-2026 my-secret-master-key sk-my-company-gateway-prod-2025 supersecretpassword
 drowssap-drowssap-1 deadbeefdeadbeefcafebabe ThisIsNotASecretKey correct-horse-battery-staple
 123e4567-e89b-12d3-a456-426614174000 sk-proj-1234567890abcdef
+p-a-s-s-w-o-r-d-1-2-3-4 s_k_-_t_h_a_l_a_m_u_s_1234 !@#$%^&*()_+!@#$ 13579-24680-13579
+secret_key_for_thalamus_gateway_v2 passwort-geheim-12345 lorem-ipsum-dolor-sit-amet MyDogIsCalledRex2019
+sk-xxxxxxxxxxxxxxxxxxxxxxxx
+<your-secret-key-here> P@$$w0rd1234567890
 """
 ALPHABETS: dict[str, Callable[[], str]] = {
     "hex": lambda: secrets.token_hex(16),
@@ -64,6 +69,13 @@ def test_random_keys_are_strong(kind: str) -> None:
     for _ in range(40):
         key = ALPHABETS[kind]()
         assert estimate_bits(key) > MIN_BITS, key
+
+
+def test_a_weak_key_in_another_coding_is_weak() -> None:
+    for word in ("sk-thalamus-master", "changeme-changeme", "my-secret-key-1234"):
+        coded = base64.b64encode(word.encode()).decode()
+        for key in (word.encode().hex(), coded, coded.rstrip("="), f"sk-{coded}"):
+            assert find_weakness(key) is not None, key
 
 
 @pytest.mark.parametrize("char", ["秘", "ß", "²", "٣", "-", " ", "\x00", "\n", "😀", "İ"])
