@@ -129,8 +129,7 @@ class FileStore:
         if n_own > config.max_stored_bytes_per_key:
             return KeyStorageFull(
                 f"the files of this key may take {config.max_stored_bytes_per_key} bytes in all "
-                "(batches.max_stored_bytes_per_key): delete some, or send less",
-                param="file",
+                "(batches.max_stored_bytes_per_key): delete some, or send less"
             )
         if n_all > config.max_stored_bytes:
             return StorageFull(

@@ -18,6 +18,7 @@ import pytest
 
 from gateway.cli.serve import build_banner
 from gateway.config import parse_config
+from gateway.config.client_keys import format_hash
 from routers import FeatureExtractor, FitSettings, HashingEmbedder, OutcomeTable, StaticEmbedder, fit_artifact
 
 ROOT = Path(__file__).parents[3]
@@ -171,6 +172,32 @@ def test_an_artifact_that_is_gone_leaves_the_old_one_in_place(gateway: ServeProc
     folder.rename(folder.with_name("elsewhere"))
     gateway.process.send_signal(signal.SIGHUP)
     gateway.until(lambda: "the old one stays: thalamus.yaml: .thalamus/artifact is gone" in gateway.log)
+
+
+def test_keys_are_added_and_removed_when_told_to_and_a_weak_one_changes_nothing(
+    gateway: ServeProcess,
+) -> None:
+    file, one, two = gateway.folder / "thalamus.yaml", "sk-51c0e6d1f9a84b27", "sk-e17b3f0a92d65c84"
+
+    def reload(keys: str, said: str) -> list[int]:
+        file.write_text(CONFIG.replace("{port: 0", f"{{keys: {keys}, port: 0"))
+        n_lines = len(gateway.log.splitlines())
+        gateway.process.send_signal(signal.SIGHUP)
+        gateway.until(lambda: any(said in line for line in gateway.log.splitlines()[n_lines:]))
+        return ask()
+
+    def ask() -> list[int]:
+        # One connection for all: a key that is removed is refused on those that are open, too.
+        return [client.get("/v1/models", headers={"x-api-key": key}).status_code for key in (one, two)]
+
+    with httpx.Client(base_url=gateway.address) as client:
+        assert ask() == [200, 200]  # no key is needed
+        assert reload(f"{{a: {one}}}", "configuration reloaded") == [200, 401]
+        assert reload(f"{{a: [{one}, '{format_hash(two)}']}}", "configuration reloaded") == [200, 200]
+        assert reload(f"{{a: {two}, b: changeme}}", "server.keys.b: this key is shorter") == [200, 200]
+        assert reload(f"{{b: {two}}}", "configuration reloaded") == [401, 200]
+    assert one not in gateway.log
+    assert two not in gateway.log
 
 
 def test_a_new_artifact_is_read_when_told_to(gateway: ServeProcess) -> None:
