@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from ..requests.options import RouterField
 from .answers import json_response
+from .batches import BatchRequest
 from .feedback import FeedbackRequest
 
 REF = "#/components/schemas/{name}"
@@ -32,15 +33,16 @@ POST_ENDPOINTS = {
         "Feedback",
         "What a client says of an answer, by the id of its decision; said again it is the same",
     ),
+    "/v1/batches": ("Batch", "Create a batch from an uploaded file of requests"),
 }
 GET_ENDPOINTS = {
     "/v1/models": "The models that chat, with the state of each; `?type=all` lists embedders and tools too",
     "/v1/models/{name}": "One model",
-    "/v1/files": "The client's files, newest first; a multipart POST with `purpose=batch` adds one",
-    "/v1/files/{file_id}": "One file without its bytes; DELETE deletes it",
+    "/v1/files": "The client's files, newest first",
+    "/v1/files/{file_id}": "One file without its bytes",
     "/v1/files/{file_id}/content": "The bytes of one file",
-    "/v1/batches": "The client's batches, newest first; a POST creates one",
-    "/v1/batches/{batch_id}": "The progress of a batch and its result files; POST …/cancel cancels it",
+    "/v1/batches": "The client's batches, newest first",
+    "/v1/batches/{batch_id}": "The progress of a batch and its result files",
     "/v1/decisions/{decision_id}": "An earlier decision and its outcome",
     "/v1/runners": "The local engines: state, memory, requests; and the devices they share",
     "/v1/runners/{name}/logs": "The last lines an engine wrote",
@@ -50,9 +52,12 @@ GET_ENDPOINTS = {
     "/openapi.json": "This document",
 }
 ACTIONS = {
+    "/v1/batches/{batch_id}/cancel": "End a batch; the answers it has are kept",
     "/v1/runners/{name}/load": "Load an engine now",
     "/v1/runners/{name}/unload": "Free an engine's memory; refused while it answers a request",
 }
+STREAMS = ("Chat", "Completion")
+OTHER_TYPES = {"/metrics": "text/plain", "/v1/files/{file_id}/content": "application/octet-stream"}
 UNAUTHENTICATED = ("/health/live", "/health/ready")
 MODEL = {"type": "string", "description": "`auto`, `auto:<policy>`, an expert's name, or its provider/model"}
 TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {}}]}
@@ -77,14 +82,7 @@ def build_document() -> dict[str, Any]:
             "version": _read_version(),
             "description": "Learned routing between language models",
         },
-        "paths": {
-            **{
-                path: {"post": _describe_post(name, summary)}
-                for path, (name, summary) in POST_ENDPOINTS.items()
-            },
-            **{path: {"get": _describe_get(path, summary)} for path, summary in GET_ENDPOINTS.items()},
-            **{path: {"post": _describe_get(path, summary)} for path, summary in ACTIONS.items()},
-        },
+        "paths": _build_paths(),
         "components": {
             "schemas": _build_schemas(),
             "securitySchemes": {
@@ -97,10 +95,28 @@ def build_document() -> dict[str, Any]:
     }
 
 
+def _build_paths() -> dict[str, dict[str, Any]]:
+    paths: dict[str, dict[str, Any]] = {
+        path: {"get": _describe(path, summary)} for path, summary in GET_ENDPOINTS.items()
+    }
+    for path, (name, summary) in POST_ENDPOINTS.items():
+        paths.setdefault(path, {})["post"] = _describe_post(name, summary)
+    for path, summary in ACTIONS.items():
+        paths[path] = {"post": _describe(path, summary)}
+    form = {"multipart/form-data": {"schema": _UPLOAD}}
+    upload = _describe("/v1/files", "Add a file")
+    paths["/v1/files"]["post"] = {**upload, "requestBody": {"required": True, "content": form}}
+    paths["/v1/files/{file_id}"]["delete"] = _describe("/v1/files/{file_id}", "Delete a file")
+    return paths
+
+
 def _build_schemas() -> dict[str, Any]:
     # From the struct that parses the field, so that the two cannot disagree.
-    _, structs = msgspec.json.schema_components([RouterField, FeedbackRequest], ref_template=REF)
+    _, structs = msgspec.json.schema_components(
+        [RouterField, FeedbackRequest, BatchRequest], ref_template=REF
+    )
     structs["Feedback"] = structs.pop("FeedbackRequest")
+    structs["Batch"] = structs.pop("BatchRequest")
     ours = {"model": MODEL, "router": {"$ref": REF.format(name="RouterField")}}
     bodies: dict[str, tuple[list[str], dict[str, Any]]] = {
         "Chat": (["model", "messages"], {"messages": MESSAGES, "stream": {"type": "boolean"}}),
@@ -129,6 +145,11 @@ _EMBEDDING = {
     "encoding_format": {"enum": ["float", "base64", None]},
     "dimensions": {"type": ["integer", "null"]},
 }
+_UPLOAD = {
+    "type": "object",
+    "required": ["purpose", "file"],
+    "properties": {"purpose": {"const": "batch"}, "file": {"type": "string", "format": "binary"}},
+}
 _TEXT_OR_NULL = {"type": ["string", "null"]}
 _ERROR = {
     "type": "object",
@@ -154,13 +175,13 @@ def _describe_post(name: str, summary: str) -> dict[str, Any]:
         "summary": summary,
         "operationId": name.lower(),
         "requestBody": {"required": True, "content": {"application/json": schema}},
-        "responses": _describe_responses(),
+        "responses": _describe_responses("text/event-stream" if name in STREAMS else None),
     }
 
 
-def _describe_get(path: str, summary: str) -> dict[str, Any]:
+def _describe(path: str, summary: str) -> dict[str, Any]:
     names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
-    operation: dict[str, Any] = {"summary": summary, "responses": _describe_responses()}
+    operation: dict[str, Any] = {"summary": summary, "responses": _describe_responses(OTHER_TYPES.get(path))}
     if names:
         operation["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
@@ -168,10 +189,13 @@ def _describe_get(path: str, summary: str) -> dict[str, Any]:
     return {**operation, "security": []} if path in UNAUTHENTICATED else operation
 
 
-def _describe_responses() -> dict[str, Any]:
+def _describe_responses(other_type: str | None = None) -> dict[str, Any]:
     error = {"application/json": {"schema": {"$ref": REF.format(name="Error")}}}
+    content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+    if other_type is not None:
+        content[other_type] = {"schema": {"type": "string"}}
     return {
-        "200": {"description": "The answer", "content": {"application/json": {"schema": {"type": "object"}}}},
+        "200": {"description": "The answer", "content": content},
         "default": {"description": "An error in OpenAI's form", "content": error},
     }
 

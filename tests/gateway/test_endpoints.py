@@ -9,7 +9,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gateway.app import ROUTES
 from gateway.config import parse_config
+from gateway.requests.parsing import CHAT, COMPLETIONS, EMBEDDINGS
 from gateway.server import application
 from tests.fakes.serving import live
 
@@ -202,6 +204,27 @@ async def test_openapi_lists_every_endpoint_there_is(site: Site) -> None:
                 assert response.status in (200, 400, 404), path
     refs = [part.split('"')[0] for part in str(document).replace("'", '"').split("#/components/schemas/")[1:]]
     assert set(refs) <= document["components"]["schemas"].keys()
+    listed = {
+        (path, method.upper()) for path, operations in document["paths"].items() for method in operations
+    }
+    routes = {
+        (route.path.replace(":path", ""), method)
+        for route in ROUTES
+        for method in (route.methods or set()) - {"HEAD"}
+        if route.path not in ("/", "/health")  # the same as others, for those who type them
+    }
+    hot = {(spec.path, "POST") for spec in (CHAT, COMPLETIONS, EMBEDDINGS)}
+    assert listed == routes | hot
+
+
+async def test_openapi_tells_the_content_type_of_what_is_no_json(site: Site) -> None:
+    _, document = await site.get("/openapi.json")
+    for path in ("/metrics", "/v1/models"):
+        async with site.http.get(site.address + path) as response:
+            types = document["paths"][path]["get"]["responses"]["200"]["content"]
+            assert response.content_type in types
+    chat = document["paths"]["/v1/chat/completions"]["post"]["responses"]["200"]["content"]
+    assert chat.keys() == {"application/json", "text/event-stream"}
 
 
 async def test_what_is_not_there_is_a_404_in_the_envelope_that_says_where_to_look(site: Site) -> None:
