@@ -339,8 +339,8 @@ class _LlamaSwapImport:
             return {"master_key": key}
         # Keys that are written out must not be copied into a second file.
         self.lost.append(
-            "apiKeys: here is one key: put it into a variable and write "
-            "`server: {master_key: os.environ/NAME}`; until then only this machine is admitted"
+            "apiKeys: here keys have names: put each into a variable and write "
+            "`server: {keys: {NAME: os.environ/VARIABLE}}`; until then only this machine is admitted"
         )
         return {}
 
