@@ -167,6 +167,20 @@ class OutcomeTable:
         names = {former_name(name, model): name for name in self.experts for model in self.models}
         return {name: names[name] for name in self.experts if name in names}
 
+    def explain_unusable(self) -> dict[str, tuple[str, bool]]:
+        """Experts that nothing can be learned of: why, and whether they declined every prompt."""
+        former = self.former_experts()
+        usable: Bools = np.asarray((~np.isnan(self.mask_declined())).any(axis=0))
+        scored: Ints = np.asarray((~np.isnan(self.score)).sum(axis=0))
+        reasons: dict[str, tuple[str, bool]] = {}
+        for name, is_usable, n_scored in zip(self.experts, usable.tolist(), scored.tolist(), strict=True):
+            if name in former:
+                reasons[name] = f"it is a former model of {former[name]}", not is_usable and n_scored > 0
+            elif not is_usable:
+                why = f"it declined all {n_scored} prompts" if n_scored else "it has no score"
+                reasons[name] = why, n_scored > 0
+        return reasons
+
     def mask_declined(self) -> Floats:
         """The score with what an expert declined left out: how good it is where it answers at all."""
         return np.where(self.declined == 1, np.nan, self.score)

@@ -183,23 +183,13 @@ def _leave_out(outcomes: OutcomeTable) -> tuple[OutcomeTable, list[dict[str, Any
         DataError: no expert is left.
     """
     usable = (~np.isnan(outcomes.mask_declined())).sum(axis=0).tolist()
-    scored = (~np.isnan(outcomes.score)).sum(axis=0).tolist()
-    former = outcomes.former_experts()
+    reasons = outcomes.explain_unusable()
     left_out: list[dict[str, Any]] = []
-    for name, model, n_usable, n_scored in zip(
-        outcomes.experts, outcomes.models, usable, scored, strict=True
-    ):
-        if name in former:
-            why = f"it is a former model of {former[name]}"
-        elif n_usable == 0 and n_scored:
-            why = f"it declined all {n_scored} prompts"
-        elif n_usable == 0:
-            why = "it has no score"
-        else:
-            continue
-        declined = n_usable == 0 and n_scored > 0
-        left_out.append({"name": name, "model": model, "why": why, "declined": declined})
-        click.echo(f"{name} is left out of this fit: {why}", err=True)
+    for name, model in zip(outcomes.experts, outcomes.models, strict=True):
+        if name in reasons:
+            why, declined = reasons[name]
+            left_out.append({"name": name, "model": model, "why": why, "declined": declined})
+            click.echo(f"{name} is left out of this fit: {why}", err=True)
     gone = {expert["name"] for expert in left_out}
     kept = [name for name in outcomes.experts if name not in gone]
     if not kept:

@@ -133,7 +133,6 @@ def test_all_figures_are_of_the_same_queries_so_no_router_beats_the_oracle(tmp_p
     [
         ({"calculator": 0.01, "a": 1.0, "b": 0.9}, "a,b"),
         ({"a": 1.0, "b c": 0.9, "x": 0.1, "y": 0.02}, "a,b c"),
-        ({"a": 1.0, "b": 0.9, "x": 0.0}, "a,b"),
     ],
 )
 def test_too_few_complete_queries_name_the_expert_and_a_command_that_works(
@@ -153,6 +152,27 @@ def test_too_few_complete_queries_name_the_expert_and_a_command_that_works(
     assert found
     assert shlex.split(found[1])[1] == kept
     assert run(table, *options, *shlex.split(found[1])).exit_code == 0
+
+
+@pytest.mark.parametrize("n", [14, 60])
+def test_experts_that_fit_leaves_out_are_left_out_by_themselves(tmp_path: Path, n: int) -> None:
+    score = np.random.default_rng(n).integers(0, 2, (n, 4)).astype(float)
+    score[:, 2:] = 0.0, np.nan
+    declined = np.zeros((n, 4))
+    declined[:, 2] = 1
+    held = OutcomeTable.build(
+        [f"Question {i}?" for i in range(n)],
+        ["a", "b", "calculator", "never asked"],
+        {"score": score, "declined": declined},
+        bucket=np.arange(n) * 7 % 100,
+    )
+    held.save(tmp_path / "own.jsonl.gz")
+    result = run(tmp_path / "own.jsonl.gz", *QUICK, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert f"calculator is left out of this comparison: it declined all {n} prompts" in result.output
+    assert "never asked is left out of this comparison: it has no score" in result.output
+    facts = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {name for name in facts["baselines"] if name.startswith("single:")} == {"single:a", "single:b"}
 
 
 def test_an_expert_measured_in_one_fold_only_is_named(tmp_path: Path) -> None:

@@ -211,8 +211,11 @@ def test_an_interrupted_profile_goes_on_where_it_stopped(upstream: FakeUpstream)
     assert "outcomes.jsonl.gz.answers keeps what was answered; the same command goes on" in result.output
     n_answered = upstream.completed["slow-100"]
     assert 0 < n_answered < 40
+    # What the upstream had answered when the signal came, but was not yet read, is asked again.
+    n_kept = len(Path("outcomes.jsonl.gz.answers").read_text().splitlines())
+    assert n_answered - 8 <= n_kept <= n_answered
     good("profile")
-    assert (len(table()), upstream.completed["slow-100"]) == (40, 40)
+    assert (len(table()), upstream.completed["slow-100"]) == (40, 40 + n_answered - n_kept)
 
 
 def test_a_fresh_profile_keeps_a_backup(upstream: FakeUpstream, here: Path) -> None:
