@@ -1,6 +1,6 @@
 """`make fuzz`: odd bodies, uploads, request heads and upstream answers against a real gateway process.
 
-    python tools/fuzz.py [--cases 2000] [--seconds 120] [--seed 1] [--only body,form,head,upstream]
+    python tools/fuzz.py [--cases 2000] [--seconds 120] [--seed 1] [--only body,form,head,upstream,litellm]
 
 Each case changes something that works, at random from one seed: a value of a JSON tree, bytes, parts, headers,
 events. A fault is a 5xx answer (but 502, 503 and 504 that tell of an odd upstream), an error that is no OpenAI
@@ -31,7 +31,7 @@ N_ODD = 250
 """Experts of the odd upstream, one after the other: a circuit that opens for one hides none of the others."""
 DECISION, FILE = "dec_" + "0" * 28, "file-" + "0" * 32
 """In requests: the decision and the file that `prepare` makes."""
-KINDS = ("body", "form", "head", "upstream")
+KINDS = ("body", "form", "head", "upstream", "litellm")
 UPSTREAM_STATUSES = (502, 503, 504)
 
 ODD_VALUES: tuple[Any, ...] = (
@@ -255,8 +255,24 @@ def make_call(draw: random.Random) -> bytes:
     return make_request(draw, "POST", path, b"application/json", json.dumps(tree).encode())
 
 
+def make_translated_call(draw: random.Random) -> bytes:
+    """A good request to the odd upstream, through LiteLLM."""
+    tree = {
+        "model": f"lite-odd-{draw.randrange(N_ODD)}",
+        "messages": MESSAGES[-1:],
+        "stream": draw.random() < 0.6,
+    }
+    return make_request(
+        draw,
+        "POST",
+        "/v1/chat/completions",
+        b"application/json",
+        json.dumps(tree | {"max_tokens": draw.randrange(1, 99)}).encode(),
+    )
+
+
 MAKERS: dict[str, Callable[[random.Random], bytes]] = {
-    "body": make_body, "form": make_form, "head": make_odd_head, "upstream": make_call,
+    "body": make_body, "form": make_form, "head": make_odd_head, "upstream": make_call, "litellm": make_translated_call,
 }  # fmt: skip
 
 
@@ -380,7 +396,7 @@ class FuzzReport:
         fault = ""
         if seconds >= HANG_S:
             fault = "no end"
-        elif status >= 500 and not (kind == "upstream" and status in UPSTREAM_STATUSES):
+        elif status >= 500 and not (kind in ("upstream", "litellm") and status in UPSTREAM_STATUSES):
             fault = f"status {status}"
         elif status >= 400 and not sent.startswith(b"HEAD") and not is_error_object(answer):
             fault = f"status {status} without an error object"
@@ -464,6 +480,11 @@ def write_config(folder: Path, upstream: int) -> Path:
     experts = [
         {"name": name, "model": f"openai/{name}", "api_base": base, "embeds": "vectors" in name}
         for name in names
+    ]
+    # A provider that LiteLLM translates for, at the address of the odd upstream.
+    experts += [
+        {"name": f"lite-odd-{n}", "model": f"mistral/lite-odd-{n}", "api_base": base, "api_key": "k" * 24}
+        for n in range(N_ODD)
     ]
     config = {
         "experts": experts,
