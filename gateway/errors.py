@@ -12,6 +12,7 @@ GatewayError                         status  type                    code
 │   ├── RequestTooSlow               408     invalid_request_error   request_timeout
 │   ├── UnsupportedEncoding          415     invalid_request_error   unsupported_encoding
 │   ├── BodyTooLarge                 413     invalid_request_error   body_too_large
+│   ├── RangeNotSatisfiable          416     invalid_request_error   range_not_satisfiable
 │   ├── EndpointNotFound             404     invalid_request_error   unknown_url
 │   ├── MethodNotAllowed             405     invalid_request_error   method_not_allowed
 │   └── ModelNotFound                404     invalid_request_error   model_not_found
@@ -134,6 +135,11 @@ class UnsupportedEncoding(BadRequest):
 class BodyTooLarge(BadRequest):
     status = 413
     code = "body_too_large"
+
+
+class RangeNotSatisfiable(BadRequest):
+    status = 416
+    code = "range_not_satisfiable"
 
 
 class EndpointNotFound(BadRequest):

@@ -11,7 +11,7 @@ from starlette.routing import Route
 from ..asgi.application import ClientDisconnectedError
 from ..batches.files import FileStore, read_form
 from ..batches.types import NO_OWNER, FileTooLarge
-from ..errors import InvalidField, UnsupportedEncoding
+from ..errors import InvalidField, RangeNotSatisfiable, UnsupportedEncoding
 from .answers import json_response
 
 DEFAULT_PAGE = 10_000
@@ -21,6 +21,7 @@ MAX_FORM_OVERHEAD_BYTES = 64 * 1024
 """The most a form may contain besides its file."""
 # [0-9] and not \d: int() reads the digits of every script ('٣' is 3). Nine digits bound the number.
 WHOLE_NUMBER = re.compile("[0-9]{1,9}")
+ONE_RANGE = re.compile("bytes=(?!-$)([0-9]{0,15})-([0-9]{0,15})", re.IGNORECASE)
 
 
 def get_file_store(request: Request) -> FileStore:
@@ -117,11 +118,36 @@ async def get_file(request: Request) -> Response:
 
 
 async def download_file(request: Request) -> Response:
-    """The bytes of one file."""
+    """The bytes of one file, or one range of them.
+
+    Raises:
+        RangeNotSatisfiable: the range begins after the end of the file.
+    """
     files, file_id = get_file_store(request), request.path_params["file_id"]
     path = await asyncio.to_thread(files.find_path, file_id, get_owner(request))
+    size = (await asyncio.to_thread(path.stat)).st_size
+    if not is_range_served(request.headers.get("range", ""), size):
+        # A range that cannot be read, and several at once, may be ignored: RFC 9110, section 14.2.
+        request.scope["headers"] = [header for header in request.scope["headers"] if header[0] != b"range"]
     # Never a type that a browser would display: the bytes are what a client uploaded.
     return FileResponse(path, media_type="application/octet-stream")
+
+
+def is_range_served(header: str, size: int) -> bool:
+    """Whether a `Range` asks for one range that is in a file of `size` bytes.
+
+    Raises:
+        RangeNotSatisfiable: it begins after the end of the file.
+    """
+    found = ONE_RANGE.fullmatch(header)
+    if found is None:
+        return False
+    first, last = found[1], found[2]
+    if (first and int(first) >= size) or (not first and (int(last) == 0 or size == 0)):
+        raise RangeNotSatisfiable(
+            f"the range {header!r} is not in the file, which has {size} bytes", param="range"
+        )
+    return not (first and last and int(first) > int(last))
 
 
 async def delete_file(request: Request) -> Response:

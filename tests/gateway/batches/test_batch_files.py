@@ -64,6 +64,37 @@ async def test_a_file_is_kept_listed_read_and_deleted(tmp_path: Path) -> None:
             await ai.files.content(made.id)
 
 
+@pytest.mark.parametrize(
+    ("header", "status", "content"),
+    [
+        ("bytes=2-4", 206, LINES[2:5]),
+        ("bytes=3-", 206, LINES[3:]),
+        ("bytes=-4", 206, LINES[-4:]),
+        ("bytes=0-999999", 206, LINES),
+        ("bytes=9-1", 200, LINES),
+        ("bytes=-", 200, LINES),
+        ("lines=1-2", 200, LINES),
+        ("bytes=0-1,4-5", 200, LINES),
+        ("bytes=x", 200, LINES),
+        ("bytes=999999-", 416, b""),
+        ("bytes=-0", 416, b""),
+    ],
+)
+async def test_a_range_of_a_file_is_sent_or_refused_as_an_error_object(
+    tmp_path: Path, header: str, status: int, content: bytes
+) -> None:
+    async with client(tmp_path) as (ai, live):
+        made = await ai.files.create(file=("in.jsonl", LINES), purpose="batch")
+        url = f"{live.base}/files/{made.id}/content"
+        headers = {"authorization": f"Bearer {ai.api_key}", "range": header}
+        async with live.http.get(url, headers=headers) as response:
+            assert response.status == status
+            if status == 416:
+                assert (await response.json())["error"]["code"] == "range_not_satisfiable"
+            else:
+                assert await response.read() == content
+
+
 async def test_files_are_paged_newest_first(tmp_path: Path) -> None:
     async with client(tmp_path) as (ai, _):
         made = [(await ai.files.create(file=(f"{n}", LINES), purpose="batch")).id for n in range(5)]
