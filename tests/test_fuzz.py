@@ -23,6 +23,7 @@ async def test_odd_bodies_uploads_heads_and_upstreams_bring_no_fault() -> None:
     [
         ("body", b"HTTP/1.1 500 Oh\r\n\r\n{}", 0.1, "status 500"),
         ("body", b'HTTP/1.1 502 Oh\r\n\r\n{"error": {"message": "m"}}', 0.1, "status 502"),
+        ("head", b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 500 Oh\r\n\r\n{}", 0.1, "status 500"),
         ("upstream", b"HTTP/1.1 500 Oh\r\n\r\n{}", 0.1, "status 500"),
         ("upstream", b"HTTP/1.1 502 Oh\r\n\r\nno", 0.1, "status 502 without an error object"),
         ("upstream", b'HTTP/1.1 502 Oh\r\n\r\n{"error": {"message": "m"}}', 0.1, ""),

@@ -389,6 +389,9 @@ class FuzzReport:
     n_odd: int = 0
 
     def add(self, kind: str, n: int, sent: bytes, answer: bytes, seconds: float) -> None:
+        answer = re.sub(
+            rb"^HTTP/1\.1 100 .*?\r\n\r\n", b"", answer, flags=re.DOTALL
+        )  # the answer comes after it
         found = re.match(rb"HTTP/1\.1 (\d{3})", answer)
         status = int(found[1]) if found else 0
         self.statuses[(kind, str(status or "closed"))] += 1
