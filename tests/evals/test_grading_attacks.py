@@ -244,6 +244,27 @@ def test_no_deed_reaches_the_machine(layers: Sequence[str], possible: set[str], 
     assert sorted(tmp_path.iterdir()) == [kept]
 
 
+def test_namespaces_alone_keep_network_parent_and_processes_away() -> None:
+    if run_tests("", ["pass"], layers=["namespaces"]).layer != "namespaces":
+        pytest.skip("no user namespaces here")
+    program = """
+import os, socket
+def failure(deed, *arguments):
+    try:
+        deed(*arguments)
+    except OSError as error:
+        return type(error).__name__
+def deeds(parent, port, is_root):
+    fork = "BlockingIOError" if is_root else failure(os.fork)  # the limit on processes is not root's
+    connect = failure(socket.socket().connect, ("127.0.0.1", port))
+    return [failure(open, f"/proc/{parent}/environ"), fork, connect]"""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        call = f"deeds({os.getpid()}, {server.getsockname()[1]}, {os.geteuid() == 0})"
+        expected = ["PermissionError", "BlockingIOError", "OSError"]
+        verdict = run_tests(program, [f"assert {call} == {expected}"], layers=["namespaces"], modules=OPEN)
+    assert verdict.passed
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the filter is Linux's")
 def test_every_system_call_that_does_not_compute_is_refused() -> None:
     program = """
