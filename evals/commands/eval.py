@@ -112,11 +112,7 @@ def command(
     bundled = str(data) == BUNDLED
     table = merge_outcomes(*load_bundled_outcomes()) if bundled else read_outcomes(data, form)
     if not experts:
-        unusable, former = table.explain_unusable(), table.former_experts()  # `fit` leaves them out, too
-        for name, (why, _) in unusable.items():
-            if name not in former:  # a model that is asked no more is no rival
-                click.echo(f"{name} is left out of this comparison: {why}", err=True)
-        table = table.only([name for name in table.experts if name not in unusable])
+        table = _leave_out(table)
     chosen = np.isin(table.bucket, list(bucket_set(buckets))) if buckets else np.ones(len(table), bool)
     slow = None if encoder == "none" else load_embedder(encoder, n_threads=2)
     kept = VectorCache(slow, vectors) if slow is not None and vectors is not None else None
@@ -144,6 +140,15 @@ def command(
         facts = evaluate(eval_protocol, router_specs, read, request, on_progress, jobs)
     _write(out, facts)
     _say(facts, out, as_json)
+
+
+def _leave_out(table: OutcomeTable) -> OutcomeTable:
+    """The table without the experts that `fit` leaves out, too."""
+    unusable, former = table.explain_unusable(), table.former_experts()
+    for name, (why, _) in unusable.items():
+        if name not in former:  # a model that is asked no more is no rival
+            click.echo(f"{name} is left out of this comparison: {why}", err=True)
+    return table.only([name for name in table.experts if name not in unusable])
 
 
 def evaluate(
