@@ -5,6 +5,7 @@ was learned). Neither can run code when it is read.
 """
 
 import ctypes
+import hashlib
 import json
 import mmap
 import os
@@ -24,10 +25,11 @@ import numpy as np
 
 from .calibration import Advantage, Calibration
 from .errors import ArtifactError
-from .protocols import Arrays, Predictor
+from .features import query_of
+from .protocols import Arrays, Extractor, Predictor
 from .registry import make_predictor
 from .sweep import Sample
-from .types import Floats, Tier
+from .types import Floats, Floats32, Tier
 
 MANIFEST, ARRAYS = "manifest.json", "arrays.npz"
 MAX_READS = 3
@@ -42,6 +44,28 @@ SCHEMA = 2
 READABLE = (1, 2)
 """Schema 1 lacks the λ tables and their sample; all else is the same."""
 _REMEDY = "`thalamus fit` makes a new one"
+
+TRIAL_TEXTS = (
+    "What is 4817 * 392?",
+    "Write a poem about the sea at night.",
+    "def add(a, b):\n    return a - b\n\nWhy does this test fail?",
+    "Who wrote Faust, and when was it first performed?",
+    "Prove that the square root of 2 is irrational.",
+    "Übersetze ins Englische: Der Zug hat heute leider Verspätung.",
+    "SELECT name FROM users WHERE age > 30 ORDER BY name; make it faster",
+    "Summarise in one sentence: The committee met on Tuesday and put the vote off until May.",
+    "A train leaves at 9:40 and takes 135 minutes. When does it arrive?\nA) 11:45\nB) 11:55\nC) 12:05",
+    "为什么天空是蓝色的？",
+    "hi",
+    "Plan a week of dinners for four people, one of whom eats no meat, as a table with costs.",
+)
+"""Prompts of several kinds, on which an artifact is tried before it serves."""
+TOLERANCE = 0.03
+"""By how much a quality may differ on another machine: encoders in int8 round differently there."""
+LEAST_COSINE = 0.97
+MAY_BE_NAN = ("latency", "sample.")
+MAY_BE_INFINITE = "threshold"
+"""What a tree asks where it asks nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +114,20 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
+class Trial:
+    """What an artifact predicted when it was fitted, by which it is tried before it serves.
+
+    quality: per tier, (n_texts, n_experts)
+    dense: per tier the vectors of the texts, (n_texts, dim): a head that is close to its means shows no
+        embedder that reads texts otherwise
+    """
+
+    texts: tuple[str, ...]
+    quality: Mapping[Tier, Floats]
+    dense: Mapping[Tier, Floats32]
+
+
+@dataclass(frozen=True, slots=True)
 class Artifact:
     """Everything `fit` learned from an outcome table.
 
@@ -98,6 +136,7 @@ class Artifact:
     margins: how that was chosen: threshold, share escalated (`consulted`), accuracy
     sample: what was predicted out of fold and what came true, for λ tables of any pool; None in schema 1
     sweeps: per tier the λ table of all experts at measured costs: weight, dollars a thousand calls, quality
+    trial: what it predicted when it was fitted; None in artifacts from before there were trials
     """
 
     experts: tuple[Evidence, ...]
@@ -108,6 +147,44 @@ class Artifact:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     sample: Sample | None = None
     sweeps: Mapping[Tier, Sequence[Mapping[str, float]]] = field(default_factory=dict)
+    trial: Trial | None = None
+
+    def rehearse(self, extractor: Extractor, texts: Sequence[str] = TRIAL_TEXTS) -> Trial:
+        """What it predicts of some texts, on the tiers that the extractor has."""
+        queries = [query_of(text) for text in texts]
+        tiers = [tier for tier in self.heads if tier in extractor.fingerprints]
+        cheap = extractor.extract(queries, "static") if tiers else None
+        quality: dict[Tier, Floats] = {}
+        dense: dict[Tier, Floats32] = {}
+        for tier in tiers:
+            head = self.heads[tier]
+            features = cheap if tier == "static" and cheap else extractor.extract(queries, tier, cheap)
+            dense[tier] = features.dense
+            raw = head.quality.predict(features)
+            quality[tier] = head.advantage.apply(head.calibration.apply(raw).mean)
+            if head.tokens is not None:
+                lengths = head.tokens.predict(features).mean
+                if lengths.shape != quality[tier].shape or not np.isfinite(lengths).all():
+                    raise ValueError(f"its {tier} head predicts no lengths")
+        return Trial(tuple(texts), quality, dense)
+
+    def try_out(self, extractor: Extractor) -> None:
+        """See whether it decides as it did when it was fitted.
+
+        Raises:
+            ArtifactError: it does not, or cannot predict; the message says how to make a new one.
+        """
+        kept = self.trial
+        try:
+            now = self.rehearse(extractor, TRIAL_TEXTS if kept is None else kept.texts)
+            for tier, quality in now.quality.items():
+                if quality.shape != (len(now.texts), len(self.experts)) or not np.isfinite(quality).all():
+                    raise ValueError(f"its {tier} head predicts no quality for each expert")
+                if kept is not None and tier in kept.quality:
+                    _compare_vectors(tier, kept.dense[tier], now.dense[tier])
+                    _compare(tier, kept.quality[tier], quality)
+        except Exception as error:  # a damaged predictor or embedder may raise anything
+            raise ArtifactError(f"damaged ({error}); {_REMEDY}") from None
 
     def save(self, path: Path | str, *, keep_previous: bool = False) -> None:
         """Write the directory; it appears whole or not at all, in place of an artifact that was there.
@@ -161,6 +238,7 @@ class Artifact:
         if fingerprints is not None:
             _check_fingerprints(directory, manifest, fingerprints)
         try:
+            _check_whole(manifest, arrays)
             return cls(
                 experts=tuple(Evidence(**expert) for expert in manifest["experts"]),
                 heads={tier: _read_head(tier, entry, arrays) for tier, entry in manifest["heads"].items()},
@@ -170,13 +248,14 @@ class Artifact:
                 provenance=manifest["provenance"],
                 sample=Sample.from_arrays(kept) if (kept := _part(arrays, "sample.")) else None,
                 sweeps=manifest.get("sweeps", {}),
+                trial=_read_trial(manifest, arrays),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{directory}: damaged ({error}); {_REMEDY}") from None
 
     def manifest(self) -> dict[str, Any]:
         """The JSON-able account of the artifact."""
-        return {
+        account: dict[str, Any] = {
             "schema": SCHEMA,
             "experts": [asdict(expert) for expert in self.experts],
             "heads": {tier: _describe_head(head) for tier, head in self.heads.items()},
@@ -184,7 +263,9 @@ class Artifact:
             "margins": [dict(row) for row in self.margins],
             "sweeps": {tier: [dict(row) for row in rows] for tier, rows in self.sweeps.items()},
             "provenance": dict(self.provenance),
+            "trial": list(self.trial.texts) if self.trial else [],
         }
+        return {**account, "digest": _digest(account, self._arrays())}
 
     def _arrays(self) -> Arrays:
         arrays: Arrays = {"latency": self.latency}
@@ -201,7 +282,76 @@ class Artifact:
             arrays[f"{tier}.smear"] = head.smear
         if self.sample is not None:
             arrays.update({f"sample.{key}": values for key, values in self.sample.arrays().items()})
+        if self.trial is not None:
+            arrays.update({f"trial.{tier}": values for tier, values in self.trial.quality.items()})
+            arrays.update({f"trial.{tier}.dense": values for tier, values in self.trial.dense.items()})
         return arrays
+
+
+def _read_trial(manifest: Mapping[str, Any], arrays: Arrays) -> Trial | None:
+    texts = manifest.get("trial")
+    if not texts:
+        return None
+    quality: dict[Tier, Floats] = {tier: arrays[f"trial.{tier}"] for tier in manifest["heads"]}
+    return Trial(tuple(texts), quality, {tier: arrays[f"trial.{tier}.dense"] for tier in manifest["heads"]})
+
+
+def _compare_vectors(tier: Tier, kept: Floats32, now: Floats32) -> None:
+    """Compare the vectors of the texts at the fit with those of now, (n_texts, dim) each.
+
+    Raises:
+        ValueError: they point elsewhere.
+    """
+    lengths = np.linalg.norm(kept, axis=1) * np.linalg.norm(now, axis=1)
+    if not ((kept * now).sum(axis=1) >= LEAST_COSINE * lengths).all():
+        raise ValueError(f"the embedder of its {tier} head reads texts otherwise than when it was fitted")
+
+
+def _compare(tier: Tier, kept: Floats, now: Floats) -> None:
+    """Compare what was predicted at the fit with what is predicted now, (n_texts, n_experts) each.
+
+    Raises:
+        ValueError: another expert would be chosen, or a quality is not what it was.
+    """
+    chosen = np.take_along_axis(kept, now.argmax(axis=1)[:, None], axis=1)[:, 0]
+    n_others = int((kept.max(axis=1) - chosen > TOLERANCE).sum())
+    furthest = float(np.abs(kept - now).max(initial=0.0))
+    if n_others or furthest > TOLERANCE:
+        raise ValueError(
+            f"its {tier} head does not decide as when it was fitted: {n_others} of {len(kept)} decisions "
+            f"differ, qualities by up to {furthest:.2f}"
+        )
+
+
+def _check_whole(manifest: Mapping[str, Any], arrays: Arrays) -> None:
+    """Check that manifest and arrays are those of one fit, and that all numbers are some.
+
+    Raises:
+        ValueError: they are not.
+    """
+    for name, values in arrays.items():
+        if values.dtype.kind != "f" or name.startswith(MAY_BE_NAN):
+            continue
+        is_sound = ~np.isnan(values) if name.endswith(MAY_BE_INFINITE) else np.isfinite(values)
+        if not is_sound.all():
+            raise ValueError(f"{name} holds what is no number")
+    # Artifacts from before there were digests have none.
+    if "digest" in manifest and manifest["digest"] != _digest(manifest, arrays):
+        raise ValueError("manifest.json and arrays.npz are not those of one fit")
+
+
+def _digest(manifest: Mapping[str, Any], arrays: Arrays) -> str:
+    """A hash of the arrays, and of what in the manifest tells how they are read."""
+    facts = {name: manifest.get(name) for name in ("experts", "margin", "trial")}
+    read = ("predictor", "settings", "tokens", "tokens_predictor")
+    # The embedder is compared apart, which gives the better message.
+    facts["heads"] = {tier: [head.get(name) for name in read] for tier, head in manifest["heads"].items()}
+    found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name in sorted(arrays):
+        values = np.asarray(arrays[name])
+        found.update(f"{name} {values.dtype.str} {values.shape}".encode())
+        found.update(np.ascontiguousarray(values).data if values.size else b"")
+    return found.hexdigest()
 
 
 def _part(arrays: Arrays, prefix: str) -> Arrays:

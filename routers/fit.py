@@ -110,7 +110,12 @@ def cross_fit(
         sample=sample,
         sweeps=_sweeps(sample, table.means()["cost_usd"]),
     )
-    return artifact, calibrated
+    return _keep_trial(artifact, extractor), calibrated
+
+
+def _keep_trial(artifact: Artifact, extractor: Extractor) -> Artifact:
+    """The artifact with what it predicts now, by which it is tried before it serves."""
+    return replace(artifact, trial=artifact.rehearse(extractor))
 
 
 def _check(table: OutcomeTable) -> None:
@@ -345,7 +350,7 @@ def add_experts(
     chosen = replace(settings or FitSettings(), tiers=tuple(artifact.heads))
     fresh = fit_artifact(part, extractor, chosen, progress, created)
     added = {"experts": new, "created": created, "table": part.fingerprint, "n_queries": len(part)}
-    return replace(
+    grown = replace(
         artifact,
         experts=(*artifact.experts, *fresh.experts),
         heads={tier: _join_heads(head, fresh.heads[tier]) for tier, head in artifact.heads.items()},
@@ -354,6 +359,7 @@ def add_experts(
         sample=None,
         sweeps={},
     )
+    return _keep_trial(grown, extractor)
 
 
 def keep_experts(fresh: Artifact, earlier: Artifact, extractor: Extractor) -> Artifact:
@@ -372,7 +378,7 @@ def keep_experts(fresh: Artifact, earlier: Artifact, extractor: Extractor) -> Ar
     if reason := why_not_kept(extractor, earlier):
         raise ArtifactError(reason)
     names = [earlier.experts[n].name for n in kept]
-    return replace(
+    whole = replace(
         fresh,
         experts=(*fresh.experts, *(earlier.experts[n] for n in kept)),
         heads={
@@ -384,6 +390,7 @@ def keep_experts(fresh: Artifact, earlier: Artifact, extractor: Extractor) -> Ar
         sample=fresh.sample and fresh.sample.widen(len(kept)),
         sweeps={},
     )
+    return _keep_trial(whole, extractor)
 
 
 def why_not_kept(extractor: Extractor, earlier: Artifact) -> str:

@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 from policies import Consult, Decision, Engine, Fleet, Infeasible, Scale, Unreachable
 from routers import (
     Artifact,
+    ArtifactError,
     CachedEmbedder,
     Embedder,
     EmbedderError,
@@ -369,6 +370,11 @@ def build_router(config: Config, pool: Sequence[ExpertProfile], *, mapped: bool 
         extractor, encoder, missing = _build_extractor(config)
         fingerprints = extractor.fingerprints if extractor else None
         artifact = Artifact.load(path, fingerprints, mapped=mapped)
+        if extractor is not None:
+            try:
+                artifact.try_out(extractor)
+            except ArtifactError as error:
+                raise ArtifactError(f"{path}: {error}") from None
         forecaster, batcher = Forecaster(pool, artifact), None
         if encoder is not None and "encoder" in artifact.heads:
             batcher = EmbeddingBatcher(encoder, config.routing.encoder_threads, budget=_budget(config))

@@ -32,6 +32,12 @@ QUICK = FitSettings("knn", n_folds=2)
 FEW = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
+def _read_words(query: Any) -> tuple[int, int]:
+    """The kind of a query and its number; of a text from elsewhere its length stands for both."""
+    kind, _, number = query.text.partition(" ")
+    return (KINDS.index(kind), int(number)) if kind in KINDS else (len(query.text) % 2, len(query.text))
+
+
 class KindExtractor:
     """Features of texts such as "verse 17": the kind tells everything, the number is noise."""
 
@@ -39,10 +45,8 @@ class KindExtractor:
         self.fingerprints: dict[Tier, str] = {tier: f"{tier}{mark}" for tier in tiers or ("static",)}
 
     def extract(self, queries: Any, tier: Tier, reuse: Features | None = None) -> Features:
-        kinds = np.array([KINDS.index(query.text.split()[0]) for query in queries], np.int64)
-        noise = np.array([[int(query.text.split()[1]) % 7, 3] for query in queries], np.float32).reshape(
-            -1, 2
-        )
+        kinds = np.array([_read_words(query)[0] for query in queries], np.int64)
+        noise = np.array([[_read_words(query)[1] % 7, 3] for query in queries], np.float32).reshape(-1, 2)
         dense = np.concatenate((np.eye(4, dtype=np.float32)[kinds] * 9, noise), axis=1)
         dense /= np.linalg.norm(dense, axis=1, keepdims=True)
         return Features(tier, dense, kinds[:, None], noise.astype(np.float64) / 7)
