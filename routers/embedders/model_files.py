@@ -103,34 +103,40 @@ def _digest(path: Path, _size_bytes: int, _mtime_ns: int) -> bytes:
 
 
 def build_cached(name: str, build: Callable[[Path], None]) -> Path:
-    """The cached file `name`, built first if it is not there.
+    """The cached file of this name and of the content it was built with, built first if it is not there.
 
-    Two processes that build at once both succeed: each writes its own temporary file, and the last to finish
-    replaces the other's equal one. An interrupted build leaves nothing behind under the final name.
+    The file's name has the hash of its content: one that was damaged is not that file, and is built anew.
+    Two processes that build at once both succeed: each writes its own temporary file. An interrupted build
+    leaves nothing behind under the final name.
 
     Raises:
         EmbedderError: the cache directory cannot be written.
     """
-    path = cache_dir() / name
-    if not path.exists():
-        try:
-            _build(path, build)
-        except OSError as error:
-            raise EmbedderError(
-                f"cannot write {path}: {error.strerror or error}; set THALAMUS_CACHE to a writable directory"
-            ) from error
-    return path
+    stem, suffix = Path(name).stem, Path(name).suffix
+    for found in sorted(cache_dir().glob(f"{stem}-h*{suffix}")):
+        if found.name == f"{stem}-h{content_hash(found)}{suffix}":
+            return found
+    try:
+        return _build(cache_dir(), stem, suffix, build)
+    except OSError as error:
+        raise EmbedderError(
+            f"cannot write {cache_dir()}: {error.strerror or error}; "
+            "set THALAMUS_CACHE to a writable directory"
+        ) from error
 
 
-def _build(path: Path, build: Callable[[Path], None]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+def _build(folder: Path, stem: str, suffix: str, build: Callable[[Path], None]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{stem}-", suffix=suffix)
     os.close(handle)
     try:
         build(Path(temporary))
         with Path(temporary).open("rb") as file:
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
+        path = folder / f"{stem}-h{content_hash(Path(temporary))}{suffix}"
+        # Renamed, never written in place: another process may have the former file mapped.
         os.replace(temporary, path)
+        return path
     finally:
         Path(temporary).unlink(missing_ok=True)
