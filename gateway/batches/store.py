@@ -68,6 +68,9 @@ class BatchStore:
         self.salt = salt
         self._database = database
         self._lock = threading.Lock()
+        # Reads wait for no write: in WAL mode they see what is committed, also while another process writes.
+        self._reader = connect(directory / NAME, BUSY_S, autocommit=True)
+        self._reading = threading.Lock()
 
     @classmethod
     def open(cls, directory: Path) -> "BatchStore":
@@ -87,8 +90,9 @@ class BatchStore:
         return cls(directory, database, salt)
 
     def close(self) -> None:
-        with self._lock:
+        with self._lock, self._reading:
             self._database.close()
+            self._reader.close()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -106,8 +110,8 @@ class BatchStore:
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """All rows of a query."""
-        with self._lock:
-            return self._database.execute(query, values).fetchall()
+        with self._reading:
+            return self._reader.execute(query, values).fetchall()
 
     def add_file(self, file: StoredFile) -> None:
         """Insert a file's row, or replace the row of the same id."""

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -488,4 +489,21 @@ def test_a_store_of_the_version_before_keeps_its_files(tmp_path: Path) -> None:
     found = store.find_file("file-1", "me")
     assert found is not None
     assert (found.name, found.expires_at) == ("in.jsonl", None)
+    store.close()
+
+
+def test_reading_waits_for_no_other_process_that_writes(tmp_path: Path) -> None:
+    store = BatchStore.open(tmp_path)
+    store.add_file(StoredFile("file-1", "me", "in.jsonl", "batch", 3, 100))
+    with contextlib.closing(sqlite3.connect(tmp_path / NAME, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        writing = threading.Thread(target=store.delete_file, args=("file-1",))
+        writing.start()
+        while not store._lock.locked():
+            pass
+        assert store.find_file("file-1", "me") is not None
+        assert writing.is_alive()
+        other.execute("ROLLBACK")
+        writing.join()
+    assert store.find_file("file-1", "me") is None
     store.close()
