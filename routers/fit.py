@@ -114,8 +114,12 @@ def cross_fit(
 
 
 def _keep_trial(artifact: Artifact, extractor: Extractor) -> Artifact:
-    """The artifact with what it predicts now, by which it is tried before it serves."""
-    return replace(artifact, trial=artifact.rehearse(extractor))
+    """The artifact with what it predicts now, by which it is tried before it serves; None where it cannot."""
+    try:
+        trial = artifact.rehearse(extractor)
+    except LookupError:  # recorded features: those of other texts cannot be had
+        trial = None
+    return replace(artifact, trial=trial)
 
 
 def _check(table: OutcomeTable) -> None:

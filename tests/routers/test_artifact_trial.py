@@ -131,6 +131,22 @@ def test_other_decisions_than_at_the_fit_are_refused(artifact: Artifact) -> None
         artifact.try_out(FeatureExtractor(OddEmbedder()))
 
 
+class RecordedTexts(FeatureExtractor):
+    """Has features of the texts of one table alone."""
+
+    def extract(self, queries: Any, tier: Tier, reuse: Any = None) -> Any:
+        row_of = {text: n for n, text in enumerate(table("a").texts)}
+        assert [row_of[query.text] for query in queries]
+        return super().extract(queries, tier, reuse)
+
+
+def test_features_that_were_recorded_give_an_artifact_without_a_trial(tmp_path: Path) -> None:
+    recorded = fit_artifact(table("a"), RecordedTexts(HashingEmbedder()), FitSettings("constant"))
+    assert recorded.trial is None
+    recorded.save(tmp_path / "artifact")
+    Artifact.load(tmp_path / "artifact").try_out(EXTRACTOR)
+
+
 def test_an_older_artifact_without_a_trial_has_to_predict_a_number_for_each_expert(folder: Path) -> None:
     change_manifest(folder, lambda manifest: [manifest.pop(name) for name in ("digest", "trial")])
     Artifact.load(folder).try_out(EXTRACTOR)
