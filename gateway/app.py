@@ -10,6 +10,8 @@ The lifespan opens journal, transport, runners and replicas in this order, and c
 """
 
 import contextlib
+import logging
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,7 +34,14 @@ from .batches.store import BatchStore
 from .config import Config, ExpertConfig, JournalConfig
 from .embedding import EmbedderPool
 from .endpoints import batches, completions, decisions, feedback, files, models, monitoring, openapi, runners
-from .errors import INTERNAL_ERROR, EndpointNotFound, GatewayError, MethodNotAllowed, to_envelope
+from .errors import (
+    INTERNAL_ERROR,
+    DatabaseUnavailable,
+    EndpointNotFound,
+    GatewayError,
+    MethodNotAllowed,
+    to_envelope,
+)
 from .execution.executor import Accounting, PlanExecutor
 from .execution.responder import Responder
 from .experts import Expert, build_expert
@@ -55,6 +64,8 @@ if TYPE_CHECKING:
     from .routing.router import Router
 
 RouterFactory = Callable[[Config, Sequence[ExpertProfile]], Any]
+DATABASE_RETRY_S = 5.0
+log = logging.getLogger("thalamus")
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +274,7 @@ def build_starlette_app(
         exception_handlers={
             HTTPException: handle_error,
             GatewayError: handle_error,
+            sqlite3.OperationalError: handle_database_error,
             Exception: handle_failure,
         },
         lifespan=lifespan,
@@ -329,6 +341,13 @@ async def handle_error(request: Request, error: Exception) -> Response:
     refusal = error if isinstance(error, GatewayError) else as_gateway_error(request, error)
     headers = {name.decode(): value.decode() for name, value in refusal.headers()}
     return Response(to_envelope(refusal), refusal.status, headers, media_type="application/json")
+
+
+async def handle_database_error(request: Request, error: Exception) -> Response:
+    """A database that another process writes to, or whose disk fails: the log has the cause."""
+    log.warning("%s %s: %s", request.method, request.url.path, error)
+    refusal = "the gateway cannot write to its files now; ask again soon, or look into its log"
+    return await handle_error(request, DatabaseUnavailable(refusal, retry_after_s=DATABASE_RETRY_S))
 
 
 async def handle_failure(request: Request, error: Exception) -> Response:

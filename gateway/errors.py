@@ -225,6 +225,14 @@ class ServerBusy(GatewayError):  # noqa: N818
         return self.limit
 
 
+class DatabaseUnavailable(GatewayError):  # noqa: N818
+    """A file of the gateway cannot be written now; asking again later will help."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "database_unavailable"
+
+
 class ExpertFailed(GatewayError):  # noqa: N818
     """The last expert of the plan failed too; status and code are those of its failure."""
 

@@ -146,10 +146,11 @@ class FileStore:
         Raises:
             KeyStorageFull, StorageFull: there is no room for it any more.
         """
-        with self._lock, refusing_full_disks():
-            self._check_room(upload.owner, 0)
+        with refusing_full_disks():
+            self.check_room(upload.owner, 0)
+            # Without the lock, as another process may write for long; until its end the upload counts.
             file = self.keep(upload.id, upload.owner, name, purpose, expires_s)
-            self._uploads.discard(upload)
+        self.end(upload)
         return file
 
     def keep(

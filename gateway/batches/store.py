@@ -16,13 +16,15 @@ from typing import Any
 import msgspec
 
 from ..config.client_keys import MASTER, is_former_id
-from ..storage.sqlite import Schema, StorageError, connect, prepare
+from ..storage.sqlite import DatabaseBusy, Schema, StorageError, connect, prepare
 from .outcomes import CallOutcome
 from .types import ENDED, Batch, FileNotKnown, LineError, StoredFile
 
 SCHEMA_VERSION = 3
 NAME = "batches.sqlite3"
 BUSY_S = 10.0
+WAIT_S = 2.0
+"""Longest wait for another thread's transaction: only one thread waits BUSY_S, as others need the rest."""
 SALT_BYTES = 16
 
 # WITHOUT ROWID stores rows in the order of their key, so reading lines in order needs no second look-up
@@ -96,8 +98,14 @@ class BatchStore:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: committed at the end, rolled back on an exception."""
-        with self._lock:
+        """A transaction: committed at the end, rolled back on an exception.
+
+        Raises:
+            sqlite3.OperationalError: the disk is full, or another process or thread writes for too long.
+        """
+        if not self._lock.acquire(timeout=WAIT_S):
+            raise DatabaseBusy("another process writes to the store of batches")
+        try:
             # IMMEDIATE takes the write lock now. A deferred transaction that reads and then writes fails at
             # once with SQLITE_BUSY if another process wrote meanwhile: it does not wait BUSY_S.
             self._database.execute("BEGIN IMMEDIATE")
@@ -107,6 +115,8 @@ class BatchStore:
                 self._database.execute("ROLLBACK")
                 raise
             self._database.execute("COMMIT")
+        finally:
+            self._lock.release()
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """All rows of a query."""

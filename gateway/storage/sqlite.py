@@ -11,6 +11,12 @@ class StorageError(Exception):
     """A database cannot be opened; the message names the file and what to do."""
 
 
+class DatabaseBusy(sqlite3.OperationalError):
+    """A thread of this process writes and has waited long already, probably for another process."""
+
+    sqlite_errorcode = sqlite3.SQLITE_BUSY
+
+
 @dataclass(frozen=True, slots=True)
 class Schema:
     """What a database holds. `name` stands in errors; `setting` is the configuration key of its location.

@@ -16,6 +16,7 @@ import openai
 import pytest
 
 from gateway.batches import files as files_module
+from gateway.batches import store as store_module
 from gateway.batches.files import FileStore
 from gateway.batches.store import NAME, BatchStore
 from gateway.batches.types import Batch, FileNotKnown, KeyStorageFull, StorageFull, StoredFile
@@ -507,3 +508,33 @@ def test_reading_waits_for_no_other_process_that_writes(tmp_path: Path) -> None:
         writing.join()
     assert store.find_file("file-1", "me") is None
     store.close()
+
+
+async def test_a_store_that_another_process_writes_to_is_a_503_and_delays_no_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "WAIT_S", 0.1)
+    async with client(tmp_path) as (ai, _):
+        kept = await ai.files.create(file=("a.jsonl", LINES), purpose="batch")
+        with contextlib.closing(sqlite3.connect(tmp_path / "batches" / NAME, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            asking = [
+                asyncio.ensure_future(ai.files.create(file=("b.jsonl", LINES), purpose="batch"))
+                for _ in range(20)
+            ]
+            # One thread waits for the lock; those that wait for this thread give up soon.
+            async with asyncio.timeout(8):
+                while sum(one.done() for one in asking) < 19:  # noqa: ASYNC110 (nothing tells)
+                    await asyncio.sleep(0.02)
+            done, waiting = await asyncio.wait(asking, timeout=0.2)
+            assert (len(done), len(waiting)) == (19, 1)
+            for ended in done:
+                error = ended.exception()
+                assert isinstance(error, openai.InternalServerError)
+                assert (error.status_code, error.code) == (503, "database_unavailable")
+                assert error.response.headers["retry-after"] == "5"
+            assert [file.id for file in (await ai.files.list()).data] == [kept.id]
+            other.execute("ROLLBACK")
+            late = await waiting.pop()
+        assert {file.id for file in (await ai.files.list()).data} == {kept.id, late.id}
+    assert len(list_stored(tmp_path)) == 2
