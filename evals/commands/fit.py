@@ -153,6 +153,8 @@ def _options(predictor: str, settings: str, encoder: str) -> list[str]:
 
 
 def _load_table(name: str) -> OutcomeTable:
+    if name != BUNDLED and not Path(name).exists():
+        raise DataError(f"{name}: no such file; `thalamus profile` writes a table of outcomes")
     return load_bundled_outcomes()[0] if name == BUNDLED else OutcomeTable.load(name)
 
 

@@ -32,7 +32,7 @@ def read_outcomes(source: Path, form: str = "auto", experts: Collection[str] = (
         DataError: no such source or format, or something in it is wrong: names file, row and field.
     """
     if not source.exists():
-        raise DataError(f"{source}: no such file or folder")
+        raise DataError(f"{source}: no such file or folder; `thalamus profile` writes a table of outcomes")
     form = detect(source) if form == "auto" else form
     module, _, function = FORMATS[form].partition(":")
     reader: Callable[..., OutcomeTable] = getattr(import_module(f".{module}", __name__), function)

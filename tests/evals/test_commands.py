@@ -134,7 +134,7 @@ def test_an_expert_is_added_to_an_artifact_that_does_not_know_it(tmp_path: Path)
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["absent.jsonl"], "No such file"),
+        (["absent.jsonl"], "no such file; `thalamus profile` writes"),
         (["o.jsonl", "busy"], "exists and is not an artifact"),
         (["o.jsonl", "a", "--settings", "["], "not JSON"),
         (["o.jsonl", "a", "--predictor", "knn", "--settings", '{"z": 1}'], "predictor 'knn'"),

@@ -278,6 +278,8 @@ async def test_surplus_bytes_reach_no_other_client(tmp_path: Path, at_once: int)
             is_foreign, was_in_time = await run(double)
             if was_in_time:
                 break
+        else:
+            pytest.skip("this machine is too busy to send surplus bytes in time")
         assert (double, is_foreign) == (double, False)
 
 

@@ -160,6 +160,9 @@ class EntryReader:
         mode, why = entry.info.get("mode") or facts.get("mode"), ""
         if provider.startswith("text-completion-"):
             mode = "completion"
+        # LiteLLM's table says `completion` of some models of Ollama, which answers chats with all of them.
+        elif provider in ("ollama", "ollama_chat") and mode == "completion" and "mode" not in entry.info:
+            mode = "chat"
         elif name.startswith("responses/"):
             mode = "responses"
         # LiteLLM has no mode for models outside of its table: the name is all there is.

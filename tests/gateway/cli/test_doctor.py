@@ -189,7 +189,7 @@ def test_another_server_on_its_address_is_a_warning(here: Path, answer: bytes | 
         thread.join()
         server.server_close()
     assert (finding.outcome, "--port" in finding.fix) == ("warning", True)
-    assert took < 5
+    assert took < 30  # not as long as the server stays silent
 
 
 def test_a_journal_that_cannot_be_written_is_a_failure(here: Path) -> None:

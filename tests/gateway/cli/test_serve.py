@@ -60,7 +60,7 @@ class ServeProcess:
         return match[1]
 
     def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline, self.output + self.log
             time.sleep(0.02)
@@ -68,7 +68,7 @@ class ServeProcess:
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         if self.process.poll() is None:
             self.process.send_signal(number)
-        code = self.process.wait(15)
+        code = self.process.wait(60)
         self.out.close()
         self.err.close()
         return code

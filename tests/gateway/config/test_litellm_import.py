@@ -288,6 +288,13 @@ def test_only_chat_models_become_candidates(model: str, info: dict[str, str], ki
         assert f"is for {kind}" in made.notes.lost[0]
 
 
+@pytest.mark.parametrize("model", ["ollama/mistral", "ollama_chat/mistral", "ollama/codellama"])
+def test_what_litellms_table_calls_completion_answers_chats_on_ollama(model: str) -> None:
+    made, config = one({"model": model})
+    assert [expert.name for expert in config.experts] == ["it"]
+    assert "answers no chat" not in made.text
+
+
 def entries(*models: tuple[str, dict[str, Any]]) -> dict[str, Any]:
     return {
         "model_list": [{"model_name": "it", "litellm_params": {"model": m, **more}} for m, more in models]
