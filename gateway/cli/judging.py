@@ -254,6 +254,9 @@ def apply_verdicts(
     judged = n > 0
     score[judged] = won[judged] / n[judged]
     score_std[judged] = rate_std(score[judged], n[judged])
+    # A tool that declined scores 0, as where code grades: reports leave out prompts that lack an outcome.
+    was_compared = judged.any(axis=1, keepdims=True)
+    score[was_compared & (table.declined == 1) & np.isnan(score)] = 0.0
     return replace(table, score=score, score_std=score_std)
 
 

@@ -103,6 +103,16 @@ def test_verdicts_become_scores_with_their_uncertainty(upstream: FakeUpstream) -
     assert upstream.n_calls("judge-four") == 2 * (4 + 4)
 
 
+def test_a_tool_that_declined_what_was_judged_has_an_outcome_there(upstream: FakeUpstream) -> None:
+    sums = [{"question": f"What is {n} + 1?", "answer": n + 1} for n in range(4)]
+    assert profile("--judge", "judge", probes=OPEN + sums, experts="four,yes,calculator").exit_code == 0
+    found = table()
+    column = found.experts.index("calculator")
+    assert found.score[:, column].tolist() == [0.0] * 4 + [1.0] * 4
+    assert (~np.isnan(found.mask_declined()[:, column])).tolist() == [False] * 4 + [True] * 4
+    assert not np.isnan(found.score).any()
+
+
 def test_judged_outcomes_are_fitted_and_count_for_less_than_certain_ones(upstream: FakeUpstream) -> None:
     profile("--judge", "judge", probes=[{"question": f"Write about {n}."} for n in range(12)])
     result = CliRunner().invoke(main, ["fit", "--encoder", "none", "--predictor", "knn"])
