@@ -107,8 +107,8 @@ mutate: $(VENV)/.ready-dev
 # processes or is found by entry point is tested in an environment of its own, from a folder without the sources.
 # `make test` runs every test. Dependencies are borrowed from $(VENV) by path; a .pth found there is not followed.
 WHEEL_TESTS := tests/evals/test_commands.py tests/evals/test_probes_bundled.py tests/gateway/cli/test_serve.py \
-  $(addprefix tests/gateway/test_,chat.py endpoints.py local.py runner_llamacpp.py sdk_wheel.py tool_entry_points.py \
-  workers.py) tests/routers/test_embedders_onnx.py tests/test_plan_seam.py tests/test_public_names.py
+  $(addprefix tests/gateway/test_,chat.py endpoints.py local.py runner_llamacpp.py sdk_wheel.py tool_entry_points.py) \
+  tests/routers/test_embedders_onnx.py tests/test_plan_seam.py tests/test_public_names.py
 wheel-test: $(VENV)/.ready-dev
 	@rm -rf build/wheel build/away build/venv
 	$(BIN)/python -m build --wheel --outdir build/wheel . > /dev/null
