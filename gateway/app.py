@@ -35,6 +35,7 @@ from .config import Config, ExpertConfig, JournalConfig
 from .embedding import EmbedderPool
 from .endpoints import batches, completions, decisions, feedback, files, models, monitoring, openapi, runners
 from .errors import (
+    DEFAULT_RETRY_AFTER_S,
     INTERNAL_ERROR,
     DatabaseUnavailable,
     EndpointNotFound,
@@ -64,7 +65,6 @@ if TYPE_CHECKING:
     from .routing.router import Router
 
 RouterFactory = Callable[[Config, Sequence[ExpertProfile]], Any]
-DATABASE_RETRY_S = 5.0
 log = logging.getLogger("thalamus")
 
 
@@ -347,7 +347,7 @@ async def handle_database_error(request: Request, error: Exception) -> Response:
     """A database that another process writes to, or whose disk fails: the log has the cause."""
     log.warning("%s %s: %s", request.method, request.url.path, error)
     refusal = "the gateway cannot write to its files now; ask again soon, or look into its log"
-    return await handle_error(request, DatabaseUnavailable(refusal, retry_after_s=DATABASE_RETRY_S))
+    return await handle_error(request, DatabaseUnavailable(refusal, retry_after_s=DEFAULT_RETRY_AFTER_S))
 
 
 async def handle_failure(request: Request, error: Exception) -> Response:

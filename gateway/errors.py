@@ -22,6 +22,7 @@ GatewayError                         status  type                    code
 ├── NothingEligible                  400     invalid_request_error   no_eligible_expert
 ├── Unavailable                      503     service_unavailable     experts_unavailable
 ├── ServerBusy                       503     service_unavailable     server_busy
+├── DatabaseUnavailable              503     service_unavailable     database_unavailable
 └── ExpertFailed                     502     upstream_error          of the last attempt
 """
 
