@@ -235,14 +235,15 @@ class Forecaster:
 
         score = spread(_column(expert.score for expert in experts))
         counts = spread(_column(expert.certainty for expert in experts))
-        typical = score[self._evidence].mean() if self._evidence.any() else UNKNOWN_QUALITY
-        most = typical if self._evidence.any() else np.inf
+        known = np.isfinite(score)  # no evidence, or a damaged mean
+        typical = score[known].mean() if known.any() else UNKNOWN_QUALITY
+        most = typical if known.any() else np.inf
         guess = np.where(np.isnan(self._guess), typical, np.minimum(self._guess, most))
-        self._score = np.where(self._evidence, score, guess)
+        self._score = np.where(known, score, guess)
         self._counts: Floats = counts  # (n_experts,) NaN without evidence
         floors = rate_std(np.float64(0.5), counts)  # (n_experts,), largest where right and wrong are as many
         self._largest_floor = float(np.nan_to_num(floors, nan=0.0).max(initial=0.0))
-        self._score_std = np.where(self._evidence, rate_std(score, counts), UNKNOWN_STD)
+        self._score_std = np.where(known, rate_std(score, counts), UNKNOWN_STD)
         tokens = spread(_column(expert.output_tokens for expert in experts))
         self._length_known: Bools = ~np.isnan(tokens)
         self._all_lengths = bool(self._length_known.all())

@@ -239,6 +239,9 @@ def _collect_routing(services: Services) -> Iterator[Any]:
     for name, value in _read_routing(services).items():
         build = build_counter if name.endswith("_total") else build_gauge
         yield build(name.removesuffix("_total"), ROUTING_SERIES[name], (), {(): value})
+    about = "Decisions that did without a part of prediction that failed, was overloaded or is not loaded."
+    parts = {(part,): float(n) for part, n in services.router.n_degraded.items()}
+    yield build_counter("thalamus_decisions_degraded", about, ("part",), parts)
 
 
 def _collect_runners(services: Services) -> Iterator[Any]:

@@ -8,10 +8,14 @@ encoder runs in worker threads, within the load budget of the `EmbeddingBatcher`
 import asyncio
 import logging
 import random
+import time
+import traceback
+from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -31,6 +35,7 @@ from routers import (
     Ints,
     Prediction,
     Query,
+    RoutersError,
     StaticEmbedder,
     load_embedder,
 )
@@ -46,10 +51,14 @@ MAX_INLINE_CHARS = 4000
 """The features of a longer text take milliseconds, and are computed in the thread of large bodies."""
 MAX_TOGETHER = 16
 """Queries predicted in one turn of the event loop: with more of them, streams would wait too long."""
-PROBLEMS = {
+LOG_EVERY_S = 60.0
+"""A part that fails for some texts and works for others must not fill the log."""
+Part = Literal["static", "encoder", "predictor", "encoder_busy", "not_loaded"]
+PROBLEMS: dict[Part, str] = {
     "static": "the static embedder failed",
     "encoder": "the encoder failed",
     "predictor": "the predictor failed",
+    "encoder_busy": "the encoder is overloaded",
 }
 """What a decision has to do without, by the part that fails."""
 
@@ -57,7 +66,34 @@ log = logging.getLogger("thalamus")
 
 
 class PredictorError(Exception):
-    """A predictor failed, on features that were extracted."""
+    """A predictor failed, on features that were extracted: it raised, or predicted what is no number."""
+
+
+def predict_checked(forecaster: Forecaster, queries: Sequence[Query], features: Features) -> Prediction:
+    """The forecast for some queries, whose qualities, deviations and lengths are all numbers.
+
+    Raises:
+        PredictorError: they are not, or the predictor raised.
+    """
+    try:
+        prediction = forecaster.predict(queries, features)
+    except Exception as error:
+        raise PredictorError(_describe_error(error)) from error
+    shape = len(queries), len(prediction.experts)
+    for values in (prediction.quality, prediction.quality_std, prediction.output_tokens):
+        # The largest of some numbers with NaN among them is any: the sum shows both NaN and infinity.
+        if values.shape != shape or not isfinite(np.add.reduce(values, axis=None)):
+            raise PredictorError("it predicted what is no number")
+    return prediction
+
+
+def _describe_error(error: Exception) -> str:
+    """An error for the log: of one that is not ours only the kind and the place, as it may quote a prompt."""
+    if isinstance(error, (RoutersError, PredictorError)):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" in {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"
 
 
 _Row = tuple[Features, int, Prediction]
@@ -105,10 +141,7 @@ class StaticPredictor:
     def _answer(self, asked: Sequence[tuple[Query, asyncio.Future[_Row]]]) -> None:
         queries = [query for query, _ in asked]
         features = self._extractor.extract(queries, "static")
-        try:
-            prediction = self._forecaster.predict(queries, features)
-        except Exception as error:
-            raise PredictorError(f"{type(error).__name__}: {error}") from error
+        prediction = predict_checked(self._forecaster, queries, features)
         for row, (_, answer) in enumerate(asked):
             answer.set_result((features, row, prediction if len(asked) == 1 else prediction.take_one(row)))
 
@@ -116,8 +149,9 @@ class StaticPredictor:
 class Router:
     """Decides for one pool of experts.
 
-    `n_decided` counts decisions, `n_consulted` those for which the encoder was run. `degraded` says what
-    predictions have to do without now, None when nothing is missing.
+    `n_decided` counts decisions, `n_consulted` those for which the encoder was run, `n_degraded` those that
+    had to do without a part, by that part. `degraded` says what predictions have to do without now, None
+    when nothing is missing.
     """
 
     def __init__(
@@ -135,8 +169,10 @@ class Router:
         self.static = StaticPredictor(extractor, forecaster) if extractor is not None else None
         self.n_decided = 0
         self.n_consulted = 0
+        self.n_degraded: Counter[Part] = Counter()
         self.missing = degraded
-        self.failing: dict[str, str] = {}
+        self.failing: dict[Part, str] = {}
+        self._logged_at: dict[Part, float] = {}
         self.tiers = tuple(
             tier
             for tier in forecaster.tiers
@@ -170,6 +206,12 @@ class Router:
         """
         try:
             return [*await self._decide(requests, fleet, patient=True)]
+        except PredictorError:  # one text may be at fault: halves find it, the others keep their prediction
+            if len(requests) == 1:
+                raise
+            half = len(requests) // 2
+            first = await self.decide_many(requests[:half], fleet)
+            return [*first, *await self.decide_many(requests[half:], fleet)]
         except GatewayError as error:
             if len(requests) == 1:
                 return [error]
@@ -212,13 +254,16 @@ class Router:
         self.n_decided += len(requests)
         if context.missing is None:
             return step
+        self.n_degraded[context.missing_part] += len(requests)
         return [replace(d, reason=f"{d.reason}; degraded: {context.missing}") for d in step]
 
-    def note_failure(self, part: str, problem: str, error: Exception) -> None:
-        """Remember that an embedder fails; the log gets one line until it works again."""
-        if part not in self.failing:
-            log.warning("%s: %s: %s", problem, type(error).__name__, error)
-        self.failing[part] = problem
+    def note_failure(self, part: Part, error: Exception) -> None:
+        """Remember that an embedder or a predictor fails; the log gets one line until it works again."""
+        now = time.monotonic()
+        if part not in self.failing and now - self._logged_at.get(part, -LOG_EVERY_S) >= LOG_EVERY_S:
+            self._logged_at[part] = now
+            log.warning("%s: %s", PROBLEMS[part], _describe_error(error))
+        self.failing[part] = PROBLEMS[part]
 
 
 def _suggest_abilities(requests: Sequence[ToPolicy]) -> str:
@@ -246,7 +291,7 @@ def _advance(
 class _DecisionContext:
     """The predictions of one call of the engine: keeps the features, and what was missing."""
 
-    __slots__ = ("_is_first", "_patient", "_queries", "_router", "_static", "missing")
+    __slots__ = ("_is_first", "_patient", "_queries", "_router", "_static", "missing", "missing_part")
 
     def __init__(self, router: Router, requests: Sequence[ToPolicy], patient: bool) -> None:
         self._router = router
@@ -255,6 +300,7 @@ class _DecisionContext:
         self._static: Features | None = None
         self._is_first = True
         self.missing = router.missing if requests[0].policy.encoder != "never" else None
+        self.missing_part: Part = "not_loaded"
 
     async def predict(self, consult: Consult) -> Prediction | None:
         """The prediction the engine asks for, or one of a lower tier where an embedder fails.
@@ -278,24 +324,34 @@ class _DecisionContext:
             elif not is_first:
                 return None
         queries = self._queries if len(rows) == len(self._queries) else [self._queries[n] for n in rows]
-        predict = router.forecaster.predict
-        try:
-            prediction = (
-                await asyncio.to_thread(predict, queries, features)
-                if self._patient
-                else predict(queries, features)
-            )
-        except Exception as error:
-            if features is None:
-                raise
-            self._note_failure("predictor", error)
-            return predict(queries, None) if is_first else None
-        router.failing.pop("predictor", None)
-        return prediction
+        # The next source of knowledge where a predictor fails: the cheaper tier, then means alone.
+        for known in (features, static if features is not static and is_first else None):
+            if known is None:
+                continue
+            try:
+                prediction = await self._forecast(queries, known)
+            except PredictorError as error:
+                if len(self._queries) > 1:
+                    raise
+                self._note_failure("predictor", error)
+            else:
+                if known is features:
+                    router.failing.pop("predictor", None)
+                return prediction
+        return router.forecaster.predict(queries, None) if is_first else None
 
-    def _note_failure(self, part: str, error: Exception) -> None:
-        self.missing = PROBLEMS[part]
-        self._router.note_failure(part, self.missing, error)
+    async def _forecast(self, queries: Sequence[Query], features: Features) -> Prediction:
+        forecaster = self._router.forecaster
+        if self._patient:
+            return await asyncio.to_thread(predict_checked, forecaster, queries, features)
+        return predict_checked(forecaster, queries, features)
+
+    def _note_failure(self, part: Part, error: Exception) -> None:
+        self._do_without(part)
+        self._router.note_failure(part, error)
+
+    def _do_without(self, part: Part) -> None:
+        self.missing, self.missing_part = PROBLEMS[part], part
 
     async def _predict_together(self, static: StaticPredictor) -> Prediction:
         router = self._router
@@ -340,7 +396,7 @@ class _DecisionContext:
             vectors = await batcher.embed_all([self._queries[n].text for n in rows.tolist()], self._patient)
         # A full line degrades the decision, never the answer.
         except BusyError:
-            self.missing = "the encoder is overloaded"
+            self._do_without("encoder_busy")
             return None
         except Exception as error:  # an embedder's bug must not cost the client its answer
             self._note_failure("encoder", error)

@@ -1,5 +1,6 @@
 """Routing without prediction: the first expert of the pool that may be planned, the others behind it."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ class InOrder:
 
     def __init__(self, *pool: str) -> None:
         self.pool = pool
+        self.n_degraded: Counter[str] = Counter()
         self.asked: list[ToPolicy] = []
 
     def close(self) -> None:

@@ -71,6 +71,11 @@ async def test_refused_requests_are_counted_by_reason(tmp_path: Path) -> None:
     assert counts == {"max_wait_s": 1, "head_too_large": 1, "max_held_bytes": 1}
 
 
+async def test_decisions_without_a_part_that_failed_are_counted(site: LiveApp) -> None:
+    site.services.router.n_degraded["predictor"] += 2
+    assert (await read(site))["thalamus_decisions_degraded_total", "predictor"] == 2
+
+
 async def test_a_name_that_nobody_has_is_no_series(site: LiveApp) -> None:
     await site.chat("good")
     before = (await read(site)).keys()

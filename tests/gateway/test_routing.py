@@ -29,6 +29,8 @@ class TwoMinds:
         self.asked: list[Tier] = []
         self.n_queries: list[int] = []
         self.broken = False
+        self.numbers: dict[str, float] = {}
+        """What is predicted for `large`, by the text that it is predicted for."""
 
     def predict(self, queries: Sequence[Query], features: Features | None) -> Prediction:
         self.n_queries.append(len(queries))
@@ -38,6 +40,9 @@ class TwoMinds:
         self.asked.append(tier)
         quality = {"prior": [0.5, 0.4], "static": [0.6, 0.5], "encoder": [0.2, 0.9]}[tier]
         rows = np.array([quality] * len(queries))
+        for row, query in enumerate(queries):
+            if features is not None and query.text in self.numbers:
+                rows[row, 1] = self.numbers[query.text]
         return Prediction(
             ("small", "large"), tier, rows, rows * 0, rows * 100, rows * 0.001, rows, np.array([True, True])
         )
@@ -229,6 +234,61 @@ async def test_a_failing_predictor_degrades_to_the_prior_and_says_so_until_it_wo
     setup.forecaster.broken = False
     assert (await setup.decide(encoder=use)).tier != "prior"
     assert setup.routing.degraded is None
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("use", ["never", "adaptive", "always"])
+async def test_what_is_no_number_is_no_prediction(setup: Made, use: str, number: float) -> None:
+    setup.forecaster.numbers["hello there"] = number
+    decision = await setup.decide(encoder=use)
+    assert (decision.tier, decision.chosen) == ("prior", "small")
+    assert decision.reason.endswith("; degraded: the predictor failed")
+    assert setup.routing.n_degraded == {"predictor": 1}
+
+
+async def test_a_predictor_that_fails_on_the_encoders_vectors_leaves_the_static_tier(setup: Made) -> None:
+    predict = setup.forecaster.predict
+
+    def fail_on_vectors(queries: Sequence[Query], features: Features | None) -> Prediction:
+        if features is not None and features.tier == "encoder":
+            raise ValueError("shapes differ")
+        return predict(queries, features)
+
+    setup.forecaster.predict = fail_on_vectors  # type: ignore[method-assign]
+    for use in ("always", "adaptive"):
+        decision = await setup.decide(encoder=use)
+        assert decision.tier == "static"
+        assert decision.reason.endswith("; degraded: the predictor failed")
+
+
+async def test_a_text_without_a_number_costs_no_other_line_its_prediction(setup: Made) -> None:
+    setup.forecaster.numbers["poison"] = float("nan")
+    requests = [to_policy(text, Policy("auto", encoder="never")) for text in ("a", "b", "poison", "c", "d")]
+    decisions = await setup.routing.decide_many(requests, IDLE)
+    assert all(isinstance(one, Decision) for one in decisions)
+    tiers = [one.tier for one in decisions if isinstance(one, Decision)]
+    assert tiers == ["static", "static", "prior", "static", "static"]
+    assert setup.routing.n_degraded == {"predictor": 1}
+
+
+async def test_a_failure_has_one_line_in_the_log_and_quotes_no_prompt(
+    setup: Made, caplog: pytest.LogCaptureFixture
+) -> None:
+    setup.forecaster.numbers["hello"] = float("nan")
+    for text in ("hello", "fine") * 3:
+        await setup.routing.decide(to_policy(text, Policy("auto", encoder="never")), IDLE)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the predictor failed: it predicted what is no number"
+    ]
+    caplog.clear()
+
+    def quote(queries: Sequence[Query], tier: Tier, reuse: Features | None = None) -> Features:
+        raise ValueError(f"could not convert string to float: {queries[0].text!r}")
+
+    setup.extractor.extract = quote  # type: ignore[method-assign]
+    await setup.decide(encoder="never")
+    (record,) = caplog.records
+    assert record.getMessage().startswith("the static embedder failed: ValueError in test_routing.py:")
 
 
 async def test_many_are_decided_at_once_each_with_its_own_refusal(setup: Made) -> None:

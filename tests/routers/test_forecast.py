@@ -219,6 +219,14 @@ def test_without_features_the_means_of_the_evidence_are_the_prior(artifact: Arti
     assert prediction.evidence.all()
 
 
+def test_a_mean_that_is_no_number_is_no_evidence(artifact: Artifact) -> None:
+    calc, bard = artifact.experts
+    damaged = replace(artifact, experts=(replace(calc, score=float("nan")), bard))
+    prediction = Forecaster([CALC, BARD], damaged).predict([query_of("poem")], None)
+    assert prediction.quality.tolist() == [[0.5, 0.5]]
+    assert np.isfinite(prediction.quality_std).all()
+
+
 def test_a_batch_is_forecast_as_its_queries_one_by_one(artifact: Artifact) -> None:
     forecaster = Forecaster([BARD, CALC, ExpertProfile("new", "m")], artifact)
     queries, features = make_queries("sum number c 1", "poem number d 2", "river number a 3")
