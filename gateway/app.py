@@ -119,6 +119,8 @@ def build_services(
     # A loaded or unloaded engine changes how long its expert takes: cached snapshots are stale then.
     local.on_change.append(fleet.invalidate)
     store = BatchStore.open(config.batches_path)
+    journal = parts.journal(config.journal)
+    journal.clock = store.clock
     return Services(
         config=config,
         profiles=pool,
@@ -128,7 +130,7 @@ def build_services(
         router=(build_router or build_default_router)(config, pool),
         parser=RequestParser(config, policies, experts, embedders, grammar),
         embedders=embedders,
-        journal=parts.journal(config.journal),
+        journal=journal,
         runners=local,
         authenticator=Authenticator(config.server, store.salt),
         replicas=build_replicas(config, fleet, experts) if parts.exchanges else None,

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -93,7 +92,6 @@ class BatchRun:
         self._worklist = worklist
         self._results = results
         self._id = batch.id
-        self._expires_at = batch.expires_at
         self._line_router = LineRouter(services, reader, source, worklist, results)
         self._spend_cap = SpendCap(context.accounting.prices, batch.max_usd, batch.cost_usd)
         patience_s = services.config.batches.patience_s
@@ -149,9 +147,11 @@ class BatchRun:
             batch = await asyncio.to_thread(store.find_batch, self._id)
             if batch is None or batch.status == "cancelling":
                 self.halt("cancelled")
-            elif time.time() >= self._expires_at:
+            # The window is read again too: a clock that is set back dates the batch anew.
+            left_s = batch.expires_at - store.clock.expiry_time() if batch is not None else 0.0
+            if left_s <= 0:
                 self.halt("expired")
-            await asyncio.sleep(min(POLL_S, max(0.0, self._expires_at - time.time()) or POLL_S))
+            await asyncio.sleep(min(POLL_S, left_s) if left_s > 0 else POLL_S)
 
     async def _execute(self) -> None:
         await self._line_router.route_open_lines(self._halted)

@@ -6,7 +6,6 @@ import errno
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -160,7 +159,7 @@ class FileStore:
 
         It is deleted after `expires_s` seconds, or as the configuration says of its purpose.
         """
-        n_bytes, now = self.path(file_id).stat().st_size, int(time.time())
+        n_bytes, now = self.path(file_id).stat().st_size, int(self._store.clock.stamp())
         if expires_s is None and (days := self._ages_days[purpose]) is not None:
             expires_s = round(days * DAY_S)
         expires_at = None if expires_s is None else now + expires_s
@@ -176,10 +175,12 @@ class FileStore:
 
     def delete_strays(self) -> None:
         """Delete old bytes that belong to no file: what a crash left behind."""
-        oldest = time.time() - STRAY_S
+        oldest = self._store.clock.expiry_time() - STRAY_S
         with os.scandir(self._directory) as entries:
             old = [entry.name for entry in entries if entry.stat(follow_symlinks=False).st_mtime < oldest]
-        known = self._store.list_file_ids() if old else frozenset()
+        with self._lock:  # an upload may have begun before the clock was set
+            known = {upload.id for upload in self._uploads}
+        known |= self._store.list_file_ids() if old else set()
         for name in old:
             if name not in known:
                 self.path(name).unlink(missing_ok=True)

@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import sqlite3
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -107,6 +106,7 @@ class BatchService:
         n_sweeps = 0
         while not self._stopping.is_set():
             try:
+                await asyncio.to_thread(self._store.keep_clock)
                 await asyncio.to_thread(self.files.delete_expired)
                 if n_sweeps % N_SWEEPS_OF_STRAYS == 0:
                     await asyncio.to_thread(self.files.delete_strays)
@@ -160,7 +160,7 @@ class BatchService:
         """
         batch = await self.find(batch_id, owner)
         if batch.status != "cancelling":
-            now = {"cancelling_at": int(time.time())}
+            now = {"cancelling_at": int(self._store.clock.stamp())}
             ended = ("failed", "completed", "expired", "cancelled", "finalizing")
             if not await asyncio.to_thread(
                 lambda: self._store.change(batch_id, ended, status="cancelling", times=now)
@@ -209,7 +209,7 @@ class BatchService:
         """One of the batches that run; past its window a batch waits for no other, for it calls nothing."""
         taken = False
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, until - time.time())):
+            async with asyncio.timeout(max(0.0, until - self._store.clock.expiry_time())):
                 taken = await self._slots.acquire()
         try:
             yield
@@ -261,7 +261,7 @@ class BatchService:
                 run.halt("stopped")
             elif batch.status == "cancelling":
                 run.halt("cancelled")
-            elif time.time() >= batch.expires_at:
+            elif self._store.clock.expiry_time() >= batch.expires_at:
                 run.halt("expired")  # before a first call is paid
             halted = await run.execute()
         finally:
@@ -278,9 +278,9 @@ class BatchService:
         self, batch: Batch, status: Status, outcome: Halt | None = None, **changes: Any
     ) -> Batch:
         """Store a new status and return the batch; a requested cancellation stays."""
-        times = {f"{status}_at": int(time.time())}
+        times = {f"{status}_at": int(self._store.clock.stamp())}
         if outcome is not None:
-            times[f"{outcome}_at"] = int(time.time())
+            times[f"{outcome}_at"] = int(self._store.clock.stamp())
         # A cancellation that arrived while lines were checked must not be overwritten.
         unless = ("cancelling",) if status == "in_progress" else ()
         await asyncio.to_thread(
@@ -304,7 +304,7 @@ class BatchService:
             if batch.error_bytes:
                 name = f"{batch.id}_error.jsonl"
                 self.files.keep(error_id, batch.owner, name, "batch_output", batch.output_expires_s)
-        self._store.change(batch.id, status=status, times={f"{status}_at": int(time.time())})
+        self._store.change(batch.id, status=status, times={f"{status}_at": int(self._store.clock.stamp())})
         return self._store.find_batch(batch.id) or batch
 
     def _lock_path(self, batch_id: str) -> Path:

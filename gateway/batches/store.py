@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from ..config.client_keys import MASTER, is_former_id
+from ..storage.clock import ClockRecord, StorageClock
 from ..storage.sqlite import DatabaseBusy, Schema, StorageError, connect, prepare
 from .outcomes import CallOutcome
 from .types import ENDED, Batch, FileNotKnown, LineError, StoredFile
@@ -56,8 +57,7 @@ CREATE INDEX waiting ON calls (batch, expert, n) WHERE outcome IS NULL;
 _ENCODED = frozenset({"errors", "metadata", "times"})
 _COLUMNS = tuple(field.name for field in fields(Batch))
 _FILE = "id, owner, name, purpose, n_bytes, created_at, expires_at"
-# Not unixepoch(), which SQLite has since 3.38 only.
-_ALIVE = "(expires_at IS NULL OR expires_at > CAST(strftime('%s', 'now') AS INTEGER))"
+_ALIVE = "(expires_at IS NULL OR expires_at > ?)"
 _RUNNING = f"status NOT IN ({', '.join(repr(status) for status in sorted(ENDED))})"
 _errors = msgspec.json.Decoder(tuple[LineError, ...])
 
@@ -65,9 +65,12 @@ _errors = msgspec.json.Decoder(tuple[LineError, ...])
 class BatchStore:
     """The database; `transaction` gives its connection to one thread at a time."""
 
-    def __init__(self, directory: Path, database: sqlite3.Connection, salt: bytes) -> None:
+    def __init__(
+        self, directory: Path, database: sqlite3.Connection, salt: bytes, clock: StorageClock
+    ) -> None:
         self.directory = directory
         self.salt = salt
+        self.clock = clock
         self._database = database
         self._lock = threading.Lock()
         # Reads wait for no write: in WAL mode they see what is committed, also while another process writes.
@@ -85,11 +88,12 @@ class BatchStore:
         prepare(path, SCHEMA, BUSY_S, directory_mode=0o700)
         database = connect(path, BUSY_S, autocommit=True)
         try:
-            salt = database.execute("SELECT value FROM facts WHERE name = 'salt'").fetchone()[0]
+            facts = dict(database.execute("SELECT name, value FROM facts").fetchall())
         except sqlite3.Error as error:
             database.close()
             raise StorageError(f"{path}: {SCHEMA.name} cannot be read: {error}") from None
-        return cls(directory, database, salt)
+        clock = StorageClock(ClockRecord.decode(facts.get("clock", b"")))
+        return cls(directory, database, facts["salt"], clock)
 
     def close(self) -> None:
         with self._lock, self._reading:
@@ -118,6 +122,30 @@ class BatchStore:
         finally:
             self._lock.release()
 
+    def keep_clock(self) -> None:
+        """Keep the time that has been reached, by which a start sees whether the clock has jumped.
+
+        Where the clock was set back, what was made in the meantime would live until it is right again: its
+        age begins now.
+        """
+        last = self.clock.find_last_stamp()
+        with self.transaction() as database:
+            fact = ("clock", self.clock.to_record().encode())
+            database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", fact)
+            if last is not None:
+                now = int(self.clock.stamp())
+                database.execute(
+                    "UPDATE files SET expires_at = ? + expires_at - created_at, created_at = ? "
+                    "WHERE created_at > ?",
+                    (now, now, last),
+                )
+                query = f"SELECT id, times FROM batches WHERE {_RUNNING}"  # noqa: S608
+                for batch_id, encoded in database.execute(query).fetchall():
+                    times = msgspec.json.decode(encoded)
+                    if times.get("created_at", 0) > last:
+                        values = msgspec.json.encode({**times, "created_at": now}), batch_id
+                        database.execute("UPDATE batches SET times = ? WHERE id = ?", values)
+
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """All rows of a query."""
         with self._reading:
@@ -131,7 +159,7 @@ class BatchStore:
 
     def find_file(self, file_id: str, owner: str) -> StoredFile | None:
         query = f"SELECT {_FILE} FROM files WHERE id = ? AND owner = ? AND {_ALIVE}"  # noqa: S608
-        found = self.rows(query, file_id, owner)
+        found = self.rows(query, file_id, owner, self.clock.expiry_time())
         return StoredFile(*found[0]) if found else None
 
     def list_files(
@@ -144,7 +172,7 @@ class BatchStore:
             f"SELECT {_FILE} FROM files WHERE owner = ? AND {_ALIVE} AND (? IS NULL OR purpose = ?) "  # noqa: S608
             f"AND (? IS NULL OR seq {side} (SELECT seq FROM files WHERE id = ?)) "
             f"ORDER BY seq {order} LIMIT ?",
-            *(owner, purpose, purpose, after, after, limit),
+            *(owner, self.clock.expiry_time(), purpose, purpose, after, after, limit),
         )
         return [StoredFile(*row) for row in found]
 
@@ -167,7 +195,8 @@ class BatchStore:
         # One transaction: a batch that is added at the same moment finds its input, or is refused.
         unused = f"NOT EXISTS (SELECT 1 FROM batches WHERE input_file_id = files.id AND {_RUNNING})"  # noqa: S608
         with self.transaction() as database:
-            found = database.execute(f"SELECT id FROM files WHERE NOT {_ALIVE} AND {unused}").fetchall()  # noqa: S608
+            query = f"SELECT id FROM files WHERE NOT {_ALIVE} AND {unused}"  # noqa: S608
+            found = database.execute(query, (self.clock.expiry_time(),)).fetchall()
             database.executemany("DELETE FROM files WHERE id = ?", found)
         return [file_id for (file_id,) in found]
 

@@ -140,7 +140,7 @@ def run(
             window=window,
             window_s=seconds,
             max_usd=max_usd,
-            times={"created_at": int(time.time())},
+            times={"created_at": int(store.clock.stamp())},
         )
         store.add_batch(batch)
     _run_and_report(config, batch, as_json, stream, **engine_choice)

@@ -1,7 +1,6 @@
 """`/v1/batches`, compatible with OpenAI's: many requests as one job."""
 
 import asyncio
-import time
 from typing import Annotated, Literal
 
 import msgspec
@@ -90,7 +89,7 @@ async def create_batch(request: Request) -> Response:
         max_usd=max_usd,
         metadata=fields.metadata,
         output_expires_s=fields.output_expires_after.seconds if fields.output_expires_after else None,
-        times={"created_at": int(time.time())},
+        times={"created_at": int(get_services(request).store.clock.stamp())},
     )
     return json_response((await service.add(batch)).to_openai())
 

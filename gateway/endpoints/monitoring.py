@@ -127,6 +127,7 @@ def _add_counts(total: dict[CounterKey, float], more: Mapping[CounterKey, float]
 LARGEST = frozenset(
     {
         "thalamus_circuit_open",
+        "thalamus_clock_gap_seconds",
         "thalamus_cooldown_seconds",
         "thalamus_failure_rate",
         "thalamus_latency_seconds",
@@ -239,6 +240,10 @@ def _collect_routing(services: Services) -> Iterator[Any]:
     for name, value in _read_routing(services).items():
         build = build_counter if name.endswith("_total") else build_gauge
         yield build(name.removesuffix("_total"), ROUTING_SERIES[name], (), {(): value})
+    about = (
+        "Seconds by which the machine's clock is ahead of the time that was seen to pass; 0 where they agree."
+    )
+    yield build_gauge("thalamus_clock_gap_seconds", about, (), {(): services.store.clock.gap_s})
     about = "Decisions that did without a part of prediction that failed, was overloaded or is not loaded."
     parts = {(part,): float(n) for part, n in services.router.n_degraded.items()}
     yield build_counter("thalamus_decisions_degraded", about, ("part",), parts)

@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from ..config import JournalConfig
 from ..config.client_keys import find_owner
 from ..embedding import TextChoice
 from ..telemetry.background import start_thread
+from .clock import StorageClock
 from .feedback import (
     FeedbackRecord,
     create_feedback_table,
@@ -269,6 +270,7 @@ class Journal:
         self._max_waiting = max_waiting
         # A dict and not a queue, because `get` must find entries that are not written yet.
         self._waiting: dict[str, JournalEntry] = {}
+        self.clock = StorageClock()
         self._trouble: str | None = None
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -433,15 +435,21 @@ class Journal:
 
     def _row(self, entry: JournalEntry) -> tuple[Any, ...] | None:
         try:
-            return tuple(map(_fit_column, to_row(entry, self.content)))
+            return tuple(map(_fit_column, to_row(self._date(entry), self.content)))
         except Exception:  # a malformed entry must not keep the others from the disk
             self.dropped += 1
             return None
 
+    def _date(self, entry: JournalEntry) -> JournalEntry:
+        # While the machine's clock is behind what has passed, an entry would look old, and be deleted.
+        late_s = -self.clock.gap_s
+        return replace(entry, time=entry.time + late_s) if late_s > 0 else entry
+
     def _tidy(self) -> None:
         """Delete what is too old or too much, a little at a time so that the lock is short."""
-        oldest = time.time() - self._config.max_days * DAY_S
+        oldest = self.clock.expiry_time() - self._config.max_days * DAY_S
         with contextlib.suppress(sqlite3.Error), _connection(Path(self._config.path)) as database:
+            self._date_again(database)
             last = database.execute("SELECT coalesce(max(seq), 0) FROM decisions").fetchone()[0]
             while not self._stopping.is_set():
                 with database:
@@ -454,6 +462,15 @@ class Journal:
                     break
             # Gives free pages back to the file system; a full VACUUM would copy the file under a lock.
             database.execute("PRAGMA incremental_vacuum")
+
+    def _date_again(self, database: sqlite3.Connection) -> None:
+        """Date entries from the future anew, once they are the first: a wrong clock was set back since."""
+        last = self.clock.find_last_stamp()
+        first = database.execute("SELECT time FROM decisions ORDER BY seq LIMIT 1").fetchone()
+        if last is not None and first is not None and first[0] > last:
+            with database:
+                now = self.clock.stamp()
+                database.execute("UPDATE decisions SET time = ? WHERE time > ?", (now, last))
 
 
 def read_rated(
