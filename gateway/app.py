@@ -79,17 +79,19 @@ class Parts:
     """Whether it takes part in the exchange through Redis."""
 
 
-def create_app(config: Config, counters: monitoring.CarriedCounters | None = None) -> Application:
+def create_app(
+    config: Config, counters: monitoring.CarriedCounters | None = None, parts: Parts | None = None
+) -> Application:
     """The gateway as an ASGI application. No connection is made and no runner started before its lifespan.
 
-    `counters` are those of applications that it takes over from.
+    `counters` are those of applications that it takes over from; `parts` make what it takes over from them.
 
     Raises:
         ValueError: an expert cannot be called as configured; says which and why.
         StorageError: the journal or the store of batches cannot be opened.
     """
     transport = Transport()
-    return build_application(build_services(config, transport), transport, counters)
+    return build_application(build_services(config, transport, parts=parts), transport, counters)
 
 
 def build_services(

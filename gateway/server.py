@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,12 +18,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from routers import RoutersError
 
-from .app import create_app
+from .app import Parts, create_app
 from .asgi.connections import Acceptor, Connections, raise_file_limit
 from .asgi.protocol import bind_protocol
 from .config import Config, ConfigError, config_warnings, parse_config, read_config_text
 from .endpoints.monitoring import CarriedCounters
-from .runners import RunnerSettingsError
+from .runners import RunnerSettingsError, ServingPool
 from .runners.build import build_runners
 from .storage.sqlite import StorageError
 from .telemetry.logs import ServerLog
@@ -79,14 +80,15 @@ def _serve(
     try:
         build_runners(config).check()  # here a missing package is one line; in the lifespan it is a traceback
         counters = CarriedCounters()
-        app = Reloadable(application(config, counters))
+        parts = Parts(runners=partial(build_runners, serving=ServingPool()))
+        app = Reloadable(application(config, counters, parts))
     except EXPECTED as error:
         listener.close()
         raise CannotServeError(str(error)) from None
     address = describe_address(listener, config.server.host)
 
     async def reload(fresh: Config) -> None:
-        await app.swap(await asyncio.to_thread(application, fresh, counters))
+        await app.swap(await asyncio.to_thread(application, fresh, counters, parts))
         server.connections.configure(fresh.server.limits)
 
     server = GatewayServer(app, config, lambda: greet(config, address, banner))
@@ -107,13 +109,15 @@ def greet(config: Config, address: str, banner: Callable[[Config, str], str]) ->
         log.info("listens on %s", address, extra={"event": "start", "facts": facts})
 
 
-def application(config: Config, counters: CarriedCounters | None = None) -> ASGIApp:
+def application(
+    config: Config, counters: CarriedCounters | None = None, parts: Parts | None = None
+) -> ASGIApp:
     """The gateway with what its configuration puts around it.
 
     Raises:
         StorageError, RoutersError, ValueError: as `create_app`.
     """
-    return add_cors(create_app(config, counters), config)
+    return add_cors(create_app(config, counters, parts), config)
 
 
 def add_cors(app: ASGIApp, config: Config) -> ASGIApp:

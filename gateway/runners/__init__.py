@@ -1,6 +1,6 @@
 """Local experts: server processes that the gateway starts, watches, loads, unloads and ends."""
 
-from .pool import Runners
+from .pool import Runners, ServingPool
 from .queue import Lease
 from .runner import Runner
 from .types import (
@@ -32,4 +32,5 @@ __all__ = [
     "RunnerTooLarge",
     "RunnerUnavailable",
     "Runners",
+    "ServingPool",
 ]

@@ -7,14 +7,14 @@ import msgspec
 from policies import ResidencyRule, TurnRule
 
 from ..config import Config, ExpertConfig, size_bytes, split_command
-from . import PoolRule, Runners, RunnerSettings
+from . import PoolRule, Runners, RunnerSettings, ServingPool
 from .launchers import count_usable_cores
 from .types import Probe
 
 
-def build_runners(config: Config) -> Runners:
-    """All local experts; none is started."""
-    return Runners(build_runner_settings(config), rule=build_pool_rule(config))
+def build_runners(config: Config, serving: ServingPool | None = None) -> Runners:
+    """All local experts; none is started. Its start takes over what stays the same from the `serving` one."""
+    return Runners(build_runner_settings(config), rule=build_pool_rule(config), serving=serving)
 
 
 def give_all_cores(config: Config) -> Config:

@@ -70,12 +70,21 @@ class DeviceMemory:
         declared = self._rule.memory.get(device, self._rule.each)
         return (total_bytes(device) if declared is None else declared) or sys.maxsize
 
-    def select_fitting(self, queues: Collection[User]) -> list[User]:
-        """Those that fit together into what is free, pinned ones before the others."""
-        left = {
-            device: room if (free := free_bytes(device)) is None else min(room, free)
-            for device, room in self._capacity.items()
-        }
+    def follow(self, former: "DeviceMemory") -> None:
+        """Share with the memory of another pool what has left the devices just now."""
+        self._unloaded_s = former._unloaded_s
+
+    def select_fitting(self, queues: Collection[User], beside: Collection[MemoryUser] = ()) -> list[User]:
+        """Those that fit together into what is free, pinned ones before the others.
+
+        `beside` are others, which hold memory or are being loaded.
+        """
+        held = [resident for queue in beside if (resident := queue.resident()) is not None]
+        left = {}
+        for device, room in self._capacity.items():
+            room -= sum(resident.size_bytes for resident in held if resident.device == device)
+            free = free_bytes(device)
+            left[device] = room if free is None else min(room, free)
         fitting = []
         for queue in sorted(queues, key=lambda queue: not queue.pinned):
             if queue.size_bytes <= left[queue.device]:

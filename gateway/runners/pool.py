@@ -8,8 +8,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 
 from policies import (
     Arrivals,
@@ -72,11 +74,22 @@ class DemandForecast:
         return {name: in_s for name, in_s in expected.items() if name not in self.dismissed}
 
 
+@dataclass(slots=True)
+class ServingPool:
+    """The pool that serves in this process, None where none does; the one of a reload starts from it."""
+
+    pool: "Runners | None" = None
+
+
 class Runners(Mapping[str, Runner]):
     """Expert name → its runner; experts with equal settings have the same one.
 
     A server calls itself by one name only, not by that of the request: the expert's when it serves a single
     expert, else that of the weights its experts share.
+
+    A pool that starts beside the `serving` one takes over the queues whose settings it has too, with their
+    processes, and becomes the serving one. Requests that the former still answers find these queues there.
+    Where it stops before the former does, as when a reload fails, it gives them back.
     """
 
     def __init__(
@@ -85,6 +98,7 @@ class Runners(Mapping[str, Runner]):
         patience: Patience | None = None,
         rule: PoolRule | None = None,
         engines: Mapping[str, LaunchBuilder] | None = None,
+        serving: ServingPool | None = None,
     ) -> None:
         self.on_change: list[Callable[[], None]] = []
         self._patience = patience or Patience()
@@ -97,19 +111,30 @@ class Runners(Mapping[str, Runner]):
         self._stirred = asyncio.Event()
         self._scheduler: asyncio.Task[None] | None = None
         self.n_evictions = 0
+        self._serving = serving or ServingPool()
+        self._former: Runners | None = None
+        self._successor: Runners | None = None
         shared: dict[RunnerSettings, list[str]] = {}
         for expert, settings in wanted.items():
             shared.setdefault(settings, []).append(expert)
         for settings, experts in shared.items():
-            alias = experts[0] if len(experts) == 1 else short_name(settings.model)
+            alias = self._choose_name(settings, experts, wanted)
             runner = Runner(settings, alias, tuple(experts), self._patience, engines, self._open_log(alias))
             runner.on_change.append(self._note_change)
             queue = self._queues[alias] = RunnerQueue(runner, time.monotonic())
             self._by_expert.update(dict.fromkeys(experts, queue))
 
+    def _choose_name(self, settings: RunnerSettings, experts: Sequence[str], wanted: Collection[str]) -> str:
+        """The name of the weights where several experts share them, unless it means another runner."""
+        name = short_name(settings.model)
+        is_taken = name in self._queues or (name in wanted and name not in experts)
+        return experts[0] if len(experts) == 1 or is_taken else name
+
     def _open_log(self, name: str) -> LogTail:
-        folder = self._rule.log_folder
-        return LogTail(None if folder is None else log_path(folder, name))
+        return LogTail(self._choose_log_path(name))
+
+    def _choose_log_path(self, name: str) -> Path | None:
+        return None if self._rule.log_folder is None else log_path(self._rule.log_folder, name)
 
     def __getitem__(self, expert: str) -> Runner:
         return self._by_expert[expert].runner
@@ -141,16 +166,85 @@ class Runners(Mapping[str, Runner]):
     async def start(self) -> None:
         """Begin to serve: those that fit are loaded at once, pinned ones first, the others when asked for.
 
+        What is taken over from the pool that served so far stays as it is.
+
         Raises:
             RunnerSettingsError: one cannot be started as configured; then none is.
         """
         self.check()
-        queues = self._queues.values()
-        await asyncio.to_thread(self._memory.open, queues)
-        for queue in self._memory.select_fitting(queues):
+        await asyncio.to_thread(self._memory.open, self._queues.values())
+        carried = self._take_over()
+        self._scheduler = start_task("runner pool", self._run)
+        fresh = [queue for queue in self._queues.values() if queue not in carried]
+        for queue in self._memory.select_fitting(fresh, beside=carried):
             await queue.runner.start()
             self._move(queue, self._load(queue))
-        self._scheduler = start_task("runner pool", self._run)
+
+    def _take_over(self) -> list[RunnerQueue]:
+        """The queues of the pool that served so far whose settings are wanted here too."""
+        former, self._serving.pool = self._serving.pool, self
+        if former is None or former._scheduler is None:
+            return []
+        self._former, former._former, former._successor = former, None, self
+        self._memory.follow(former._memory)
+        self._forecast.arrivals, self._forecast.dismissed = (
+            former._forecast.arrivals,
+            former._forecast.dismissed,
+        )
+        # One that gave up is started anew: the reload may be because its trouble is mended.
+        running = {
+            queue.runner.settings: queue
+            for queue in former._queues.values()
+            if queue.runner.state != "failed"
+        }
+        carried: dict[RunnerQueue, RunnerQueue] = {}
+        for own in self._queues.values():
+            queue = running.get(own.runner.settings)
+            # The process goes on under its name, which no other runner or expert of another may have.
+            if queue is not None and (queue.name == own.name or queue.name not in self._list_names(own)):
+                carried[own] = queue
+        self._by_expert = {name: carried.get(own, own) for name, own in self._by_expert.items()}
+        self._queues = {queue.name: queue for queue in self._by_expert.values()}
+        for queue in carried.values():
+            self._receive(queue, former)
+        return list(carried.values())
+
+    def _list_names(self, besides: RunnerQueue) -> set[str]:
+        """The names of all other runners and their experts."""
+        others = [queue.runner for queue in self._queues.values() if queue is not besides]
+        return {name for runner in others for name in (runner.name, *runner.experts)}
+
+    def _receive(self, queue: RunnerQueue, giver: "Runners") -> None:
+        """Decide on a queue from now on, which the giver did so far."""
+        giver._queues.pop(queue.name, None)
+        runner = queue.runner
+        runner.experts = tuple(expert for expert, own in self._by_expert.items() if own is queue)
+        runner.on_change.remove(giver._note_change)
+        runner.on_change.append(self._note_change)
+        runner.keep_log_at(self._choose_log_path(queue.name))
+        if queue.move is not None:
+            giver._moves.discard(queue.move)
+            self._moves.add(queue.move)
+            queue.move.add_done_callback(partial(self._end_move, queue))
+
+    def _give_back(self) -> None:
+        """Return what was taken over, where the former pool still serves."""
+        former, self._former = self._former, None
+        if former is None or former._scheduler is None:
+            return
+        self._serving.pool, former._successor = former, None
+        carried = [queue for queue in self._queues.values() if queue in former._by_expert.values()]
+        former._queues = {queue.name: queue for queue in former._by_expert.values()}
+        for queue in carried:
+            former._receive(queue, self)
+        former._stir()
+
+    def _find_owner(self, queue: RunnerQueue) -> "Runners":
+        """The pool that decides on a queue of this one: after a reload it may be the next."""
+        owner = self
+        while owner._successor is not None and owner._queues.get(queue.name) is not queue:
+            owner = owner._successor
+        return owner
 
     def explain_too_large(self, expert: str) -> str | None:
         """Why an expert never fits on its device; None where it does, as far as is known.
@@ -162,7 +256,12 @@ class Runners(Mapping[str, Runner]):
         return None if self._memory.can_hold(queue) else self._memory.explain_misfit(queue)
 
     async def stop(self) -> None:
-        """End all at once; returns when every process is gone."""
+        """End all at once; returns when every process is gone that no other pool has taken over."""
+        self._give_back()
+        if self._successor is not None:
+            self._successor._former = None
+        if self._serving.pool is self:
+            self._serving.pool = None
         scheduler, self._scheduler = self._scheduler, None
         if scheduler is not None:
             scheduler.cancel()
@@ -193,28 +292,30 @@ class Runners(Mapping[str, Runner]):
         queue, now_s, patient = self._by_expert[expert], time.monotonic(), priority < 0
         until_s = now_s + wait_s
         if not patient:
-            self._forecast.note_arrival(queue.name, now_s)
+            self._find_owner(queue)._forecast.note_arrival(queue.name, now_s)
         while True:
-            if self._scheduler is None:
+            owner = self._find_owner(queue)
+            if owner._scheduler is None:
                 raise RunnerUnavailable(f"{queue.name} is stopped")
             # Only past an empty line: a free slot belongs to the request that waits for it.
             if not queue.n_waiting and queue.can_serve():
                 queue.runner.pulse.begin()
             else:
                 waiter = queue.join(now_s, priority, wait_s)
-                self._stir()
+                owner._stir()
                 try:
                     await queue.wait_turn(waiter, until_s - time.monotonic())
                 except BaseException:
-                    self._stir()
+                    self._find_owner(queue)._stir()
                     raise
             if url := queue.runner.base_url:
                 began_s = time.monotonic()
-                lease = Lease(queue.runner, url, began_s, self._take_back, began_s - now_s, grace)
+                give_back = partial(self._take_back, queue)
+                lease = Lease(queue.runner, url, began_s, give_back, began_s - now_s, grace)
                 if patient:
                     queue.patient_leases.add(lease)
                 else:
-                    self._learn(queue)
+                    self._find_owner(queue)._learn(queue)
                 return lease
             queue.runner.pulse.end()  # it died between the turn and now
 
@@ -222,15 +323,15 @@ class Runners(Mapping[str, Runner]):
         if self._rule.residency.evict == "lookahead" and self._memory.is_scarce(self._queues.values()):
             self._forecast.note_start(queue.name, self.look)
 
-    def _take_back(self, lease: Lease) -> None:
-        queue = self._queues[lease.runner.name]
+    def _take_back(self, queue: RunnerQueue, lease: Lease) -> None:
         queue.runner.pulse.end()
         patient = lease in queue.patient_leases
         queue.patient_leases.discard(lease)
         queue.note_use(lease.since_s, time.monotonic(), patient)
         queue.serve()
-        if any(other.n_waiting for other in self._queues.values()):
-            self._stir()
+        owner = self._find_owner(queue)
+        if any(other.n_waiting for other in owner._queues.values()):
+            owner._stir()
 
     async def load(self, expert: str, *, wait_s: float) -> None:
         """Have it loaded, as a request would.
@@ -367,15 +468,14 @@ class Runners(Mapping[str, Runner]):
         queue.leaving = leaving
         queue.move = move = asyncio.create_task(how)
         self._moves.add(move)
-
-        def finish(task: asyncio.Task[None]) -> None:
-            if queue.move is task:
-                queue.move, queue.leaving = None, False
-            self._moves.discard(task)
-            self._stir()
-
-        move.add_done_callback(finish)
+        move.add_done_callback(partial(self._end_move, queue))
         return move
+
+    def _end_move(self, queue: RunnerQueue, task: asyncio.Task[None]) -> None:
+        if queue.move is task:
+            queue.move, queue.leaving = None, False
+        self._moves.discard(task)
+        self._stir()
 
     async def _load(self, queue: RunnerQueue) -> None:
         queue.loading_since_s = time.monotonic()

@@ -36,7 +36,7 @@ class LogTail:
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        self._path = path
+        self.path = path
         self._lines: deque[str] = deque(maxlen=N_LINES)
         self._open = b""
 
@@ -45,8 +45,8 @@ class LogTail:
         *whole, last = (self._open + data).split(b"\n")
         self._lines.extend(line[:N_LINE_CHARS].decode(errors="replace") for line in whole if line.strip())
         self._open = last[:N_LINE_CHARS]
-        if self._path is not None:
-            self._keep(self._path, data)
+        if self.path is not None:
+            self._keep(self.path, data)
 
     def lines(self) -> list[str]:
         """Oldest first."""
@@ -62,7 +62,7 @@ class LogTail:
                 file.write(data)
         except OSError as error:
             log.warning("%s: not written any more: %s", path, error.strerror)
-            self._path = None
+            self.path = None
 
 
 def _open_private(path: str, flags: int) -> int:

@@ -14,6 +14,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from ..telemetry.background import start_task
 from .checks import Pulse, smoke_test, transition, wait_until_hung
@@ -133,6 +134,10 @@ class Runner:
     def host_bytes(self) -> int:
         """What it holds in main memory beside a GPU, awake or asleep."""
         return self._host_bytes if self._child is not None else 0
+
+    def keep_log_at(self, path: Path | None) -> None:
+        """Append the output of the process there from now on; nowhere where there is no path."""
+        self._log.path = path
 
     def plan(self) -> Launch:
         """How it would be started now.

@@ -19,6 +19,7 @@ from ..app import Parts, build_application, build_services, open_storage
 from ..config import Config, JournalConfig
 from ..endpoints.monitoring import CarriedCounters
 from ..experts.openai_compatible import Transport
+from ..runners import ServingPool
 from ..runners.build import build_runners
 from ..server import (
     EXPECTED,
@@ -217,6 +218,7 @@ class Parent:
         self.table = ConnectionTable(self._shared_table, self.n_workers)
         self.shared_fds = (listener.fileno(), self._shared_table)
         self._counters = CarriedCounters()
+        self._serving_pool = ServingPool()
         self._stopping = asyncio.Event()
         self._hurry: Callable[[], None] = lambda: None
 
@@ -276,7 +278,11 @@ class Parent:
                 journal.family = self.family
             return journal
 
-        parts = Parts(journal=open_journal, fleet=partial(_build_fleet, self.family))
+        parts = Parts(
+            runners=partial(build_runners, serving=self._serving_pool),
+            journal=open_journal,
+            fleet=partial(_build_fleet, self.family),
+        )
         services = build_services(config, transport, parts=parts)
         return services, build_application(services, transport, self._counters, self.family)
 

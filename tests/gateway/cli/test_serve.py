@@ -162,6 +162,46 @@ def test_a_file_that_is_empty_or_cut_off_changes_nothing(tmp_path: Path, workers
         assert gateway.end() == 0
 
 
+ENGINES = """experts:
+  - {{name: same, runner: {{engine: command, model: a, cmd: "{engine} --say Same.", memory: 1MB}}}}
+  - {{name: other, runner: {{engine: command, model: b, cmd: "{engine} --say {said}", memory: 1MB}}}}
+embeddings: {{enabled: false}}
+server: {{port: 0, workers: {workers}}}
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_engine_that_is_configured_as_before_runs_on(tmp_path: Path, workers: int) -> None:
+    engine = f"{sys.executable} -S {ROOT / 'tests' / 'fakes' / 'tiny_engine.py'} --port ${{PORT}}"
+
+    def write(said: str) -> None:
+        (tmp_path / "thalamus.yaml").write_text(ENGINES.format(engine=engine, said=said, workers=workers))
+
+    def ask(model: str) -> str:
+        body = {"model": model, "messages": [{"role": "user", "content": "Hi"}]}
+        answer = httpx.post(f"{site.address}/v1/chat/completions", json=body, timeout=60)
+        return str(answer.json()["choices"][0]["message"]["content"])
+
+    def read_pids() -> dict[str, int]:
+        listed = httpx.get(f"{site.address}/v1/runners").json()["data"]
+        return {runner["id"]: runner["pid"] for runner in listed}
+
+    write("Old.")
+    site = ServeProcess(tmp_path)
+    try:
+        assert (ask("same"), ask("other")) == ("Same.", "Old.")
+        before = read_pids()
+        write("New.")
+        site.process.send_signal(signal.SIGHUP)
+        site.until(lambda: "configuration reloaded" in site.log)
+        assert (ask("same"), ask("other")) == ("Same.", "New.")
+        after = read_pids()
+        assert after["same"] == before["same"]
+        assert after["other"] != before["other"]
+    finally:
+        assert site.end() == 0
+
+
 def test_an_artifact_that_is_gone_leaves_the_old_one_in_place(gateway: ServeProcess) -> None:
     table = OutcomeTable.build(["a", "b"], ["calculator"], {"score": np.ones((2, 1))})
     artifact = fit_artifact(table, FeatureExtractor(StaticEmbedder()), FitSettings("constant", n_folds=2))
