@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import logging
 import signal
@@ -180,11 +181,22 @@ class GatewayServer(uvicorn.Server):
 
 
 def settle() -> None:
-    """What is there by now stays: the garbage collector need not look at it so often (−10 % CPU)."""
+    """What is there by now stays: the garbage collector need not look at it so often (−10 % CPU).
+
+    What stayed before and is in use no more is freed.
+    """
     # A full collection looks at every object of a loaded artifact: a stream would feel it as a gap.
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+    trim_memory()
+
+
+def trim_memory() -> None:
+    """Give memory that is free back to the system; only glibc has to be told."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class Rereading:
@@ -327,6 +339,7 @@ def choose_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 DRAIN_S = 600.0
+SETTLE_AFTER_S = 0.1
 
 
 class Generation:
@@ -398,10 +411,10 @@ class Generation:
 
 
 class Reloadable:
-    """ASGI application that passes everything on to the current one."""
+    """ASGI application that passes everything on to the current one. One that has ended is freed."""
 
     def __init__(self, app: ASGIApp) -> None:
-        self._first = app
+        self._first: ASGIApp | None = app
         self._current: Generation | None = None
         self._leaving: dict[Generation, asyncio.Task[None]] = {}
         self._state: dict[str, Any] = {}
@@ -446,21 +459,37 @@ class Reloadable:
         old, self._current = self._current, fresh
         if old is not None:
             self._leaving[old] = leaving = asyncio.create_task(old.stop(DRAIN_S))
-            leaving.add_done_callback(lambda _: self._leaving.pop(old, None))
+            leaving.add_done_callback(partial(self._forget, old))
+
+    def _forget(self, old: "Generation", _: asyncio.Task[None]) -> None:
+        """Free an application that has ended."""
+        self._leaving.pop(old, None)
+        # A while later, when its tasks have ended too: until then they refer to it.
+        asyncio.get_running_loop().call_later(SETTLE_AFTER_S, settle)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._state = scope.get("state", {})
         await receive()
-        current = Generation(self._first)
         try:
-            await current.start(self._state)
+            # No variable here holds it: this function runs as long as the process does.
+            self._current = await self._start_first()
         except StartupError as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
-        self._current = current
         await send({"type": "lifespan.startup.complete"})
         await receive()
         for generation in self._leaving:
             generation.hurry()
         await asyncio.gather(*self._leaving.values(), self._current.stop())
         await send({"type": "lifespan.shutdown.complete"})
+
+    async def _start_first(self) -> "Generation":
+        """Start the application that was given first.
+
+        Raises:
+            RuntimeError: it was started before. StartupError: as `prepare`.
+        """
+        first, self._first = self._first, None
+        if first is None:
+            raise RuntimeError("the application was started before")
+        return await self.prepare(first)

@@ -239,9 +239,7 @@ class Parent:
             # First of all: they load their libraries while this process builds its own parts.
             await asyncio.gather(*(worker.spawn() for worker in self._workers))
             build_runners(self._config).check()
-            services, app = self._build(self._config)
-            self.family.app = Reloadable(app)
-            self.family.services = services
+            self._begin()
             life = Generation(self.family.app)
             await life.start({})
             await self._start_workers()
@@ -261,6 +259,11 @@ class Parent:
             await self._drain()
             if life is not None:
                 await life.stop()
+
+    def _begin(self) -> None:
+        """Build the first application. No variable of `run` holds it, so that it is freed after a reload."""
+        self.family.services, app = self._build(self._config)
+        self.family.app = Reloadable(app)
 
     async def _start_workers(self) -> None:
         results = await asyncio.gather(*(one.start() for one in self._workers), return_exceptions=True)

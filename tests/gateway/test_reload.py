@@ -1,13 +1,16 @@
 """Swapping applications under way: no request is dropped, and a bad one changes nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import gc
+import weakref
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from gateway.server import Reloadable, StartupError
+import gateway.server
+from gateway.server import Reloadable, StartupError, settle
 
 
 class App:
@@ -54,6 +57,16 @@ class Served:
         answers: asyncio.Queue[Any] = asyncio.Queue()
         await self.app({"type": "http"}, self.orders.get, answers.put)
         return str((await answers.get())["name"])
+
+
+@pytest.fixture(autouse=True)
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The garbage collector as before, once a test has ended."""
+    thresholds = gc.get_threshold()
+    monkeypatch.setattr(gateway.server, "SETTLE_AFTER_S", 0.01)
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*thresholds)
 
 
 @pytest.fixture
@@ -119,4 +132,24 @@ async def test_shutdown_stops_those_that_still_drain_too(live: tuple[Served, App
 async def test_a_first_one_that_does_not_start_is_told_to_the_server() -> None:
     live = Served(Reloadable(App("bad", fails=True)))
     assert await live.order("startup") == "lifespan.startup.failed"
+    await live.task
+
+
+async def test_what_has_ended_is_freed_though_it_was_kept_from_the_garbage_collector() -> None:
+    first = App("first")
+    first.__dict__["me"] = first  # real applications have cycles too
+    gone = [weakref.ref(first)]
+    live = Served(Reloadable(first))
+    assert await live.order("startup") == "lifespan.startup.complete"
+    del first
+    settle()
+    for name in ("second", "third"):
+        fresh = App(name)
+        fresh.__dict__["me"] = fresh
+        gone.append(weakref.ref(fresh))
+        await live.app.swap(fresh)
+        del fresh
+        await asyncio.sleep(0.1)
+    assert [app() is None for app in gone] == [True, True, False]
+    assert await live.order("shutdown") == "lifespan.shutdown.complete"
     await live.task
