@@ -7,7 +7,8 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,7 @@ from msgspec.structs import replace
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from routers import RoutersError
+from routers import ArtifactError, RoutersError
 
 from .app import Parts, create_app
 from .asgi.connections import Acceptor, Connections, raise_file_limit
@@ -40,6 +41,8 @@ EXPOSED = [
         for n in ("decision-id", "expert", "policy", "plan", "reason", "cost-usd", "overhead-ms")
     ),
 ]
+MAX_NAMES = 10
+"""So many experts are named in the line of a reload."""
 RESTART_ONLY = ("host", "port", "workers")
 
 
@@ -244,9 +247,10 @@ class Rereading:
             if not isinstance(error, (*EXPECTED, CannotServeError)):
                 log.exception("reload failed")
             return
-        self._config, self._text = fresh, text
-        self._artifact = await asyncio.to_thread(_find_artifact, fresh)
-        log.info("configuration reloaded from %s: %d experts", self._path, len(fresh.experts))
+        artifact = await asyncio.to_thread(_find_artifact, fresh)
+        changes = "; ".join([*describe_changes(self._config, fresh), _compare(self._artifact, artifact)])
+        self._config, self._text, self._artifact = fresh, text, artifact
+        log.info("configuration reloaded from %s: %d experts; %s", self._path, len(fresh.experts), changes)
 
     def _read(self) -> tuple[str, Config]:
         """The file now, and what it says.
@@ -277,16 +281,59 @@ class Rereading:
             return "its last line does not end, so it seems cut off; end it with a line break"
         if served.server.master_key is not None and fresh.server.master_key is None:
             return "server.master_key is gone; put it back, or take it out by a restart"
-        if self._artifact == fresh.routing.artifact and _find_artifact(fresh) is None:
-            return (
-                f"{self._artifact} is gone; `thalamus fit` makes a new one, or restart to serve without one"
-            )
+        path = fresh.routing.artifact
+        if self._artifact is not None and self._artifact.path == path and _find_artifact(fresh) is None:
+            return f"{path} is gone; `thalamus fit` makes a new one, or restart to serve without one"
         return None
 
 
-def _find_artifact(config: Config) -> str | None:
+@dataclass(frozen=True, slots=True)
+class ServedArtifact:
+    """Which artifact serves: where it was read, when it was fitted, and the digest of its content."""
+
+    path: str
+    created: str
+    digest: str
+
+
+def _find_artifact(config: Config) -> ServedArtifact | None:
     """The artifact of a configuration; None where it has none yet."""
-    return config.routing.artifact if Path(config.routing.artifact).exists() else None
+    path = config.routing.artifact
+    if not Path(path).exists():
+        return None
+    from routers.artifacts import read_origin  # as in `gateway.app`
+
+    try:
+        return ServedArtifact(path, *read_origin(path))
+    except ArtifactError:  # who serves it refuses it, and says why
+        return ServedArtifact(path, "", "")
+
+
+def _compare(old: ServedArtifact | None, new: ServedArtifact | None) -> str:
+    """What is told of the artifact after a reload."""
+    if new is None:
+        return "no artifact"
+    fitted = f", fitted {new.created}" if new.created else ""
+    return f"artifact {new.path} " + ("as before" if new == old else f"is new{fitted}")
+
+
+def describe_changes(old: Config, new: Config) -> list[str]:
+    """Which experts a reload has added, removed or changed."""
+    before = {expert.name: expert for expert in old.experts}
+    after = {expert.name: expert for expert in new.experts}
+    sets = {
+        "added": [name for name in after if name not in before],
+        "removed": [name for name in before if name not in after],
+        "changed": [name for name in after if name in before and after[name] != before[name]],
+    }
+    return [f"{what}: {_list_briefly(names)}" for what, names in sets.items() if names] or [
+        "experts as before"
+    ]
+
+
+def _list_briefly(names: Sequence[str]) -> str:
+    n_more = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + (f" and {n_more} more" if n_more > 0 else "")
 
 
 def override(config: Config, overrides: Mapping[str, Any]) -> Config:

@@ -536,6 +536,20 @@ def read_evidence(path: Path | str) -> tuple[Evidence, ...]:
         raise ArtifactError(f"{path}: damaged ({error}); {_REMEDY}") from None
 
 
+def read_origin(path: Path | str) -> tuple[str, str]:
+    """When an artifact was fitted, and the digest of its content; each empty where it does not say.
+
+    Raises:
+        ArtifactError: as `read_evidence`.
+    """
+    directory = Path(path)
+    with _opener(directory) as opener:
+        manifest = _read_manifest(directory, opener)
+    provenance = manifest.get("provenance")
+    created = provenance.get("created") if isinstance(provenance, dict) else None
+    return str(created or ""), str(manifest.get("digest") or "")
+
+
 def _check_fingerprints(
     directory: Path, manifest: Mapping[str, Any], fingerprints: Mapping[Tier, str]
 ) -> None:

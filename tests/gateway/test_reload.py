@@ -10,7 +10,8 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 import gateway.server
-from gateway.server import Reloadable, StartupError, settle
+from gateway.config import parse_config
+from gateway.server import Reloadable, StartupError, describe_changes, settle
 
 
 class App:
@@ -153,3 +154,13 @@ async def test_what_has_ended_is_freed_though_it_was_kept_from_the_garbage_colle
     assert [app() is None for app in gone] == [True, True, False]
     assert await live.order("shutdown") == "lifespan.shutdown.complete"
     await live.task
+
+
+def test_the_experts_that_changed_are_named() -> None:
+    old = parse_config("experts: [{name: a, tool: calculator}, {name: b, tool: calculator}]")
+    new = parse_config("experts: [{name: a, tool: calculator, quality: 0.5}, {name: c, tool: calculator}]")
+    assert describe_changes(old, new) == ["added: c", "removed: b", "changed: a"]
+    assert describe_changes(old, old) == ["experts as before"]
+    names = ", ".join(f"{{name: e{n}, tool: calculator}}" for n in range(12))
+    (added, _) = describe_changes(old, parse_config(f"experts: [{names}]"))
+    assert added == "added: e0, e1, e2, e3, e4, e5, e6, e7, e8, e9 and 2 more"

@@ -109,6 +109,7 @@ def test_it_reads_its_configuration_again_and_keeps_the_old_one_if_that_is_at_fa
     file.write_text(CONFIG + "policies: {best: {}}\n")
     gateway.process.send_signal(signal.SIGHUP)
     gateway.until(lambda: "configuration reloaded" in gateway.log)
+    assert "thalamus.yaml: 1 experts; experts as before; no artifact" in gateway.log
     assert models(gateway) == ["auto", "auto:best", "calculator", "minilm"]
     file.write_text(CONFIG + "exprets: []\n")
     gateway.process.send_signal(signal.SIGHUP)
@@ -253,12 +254,15 @@ def test_a_new_artifact_is_read_when_told_to(gateway: ServeProcess) -> None:
         models=["tool/calculator"],
     )
     constant = FitSettings("constant", n_folds=2)
-    artifact = fit_artifact(table, FeatureExtractor(StaticEmbedder()), constant)
+    extractor = FeatureExtractor(StaticEmbedder())
+    artifact = fit_artifact(table, extractor, constant, created="2026-11-29T16:12:04+00:00")
     artifact.save(gateway.folder / ".thalamus" / "artifact")
     assert not knows()
-    gateway.process.send_signal(signal.SIGHUP)
-    gateway.until(lambda: "configuration reloaded" in gateway.log)
-    assert knows()
+    for n, said in enumerate(("is new, fitted 2026-11-29T16:12:04+00:00", "as before"), 1):
+        gateway.process.send_signal(signal.SIGHUP)
+        gateway.until(partial(lambda n: gateway.log.count("configuration reloaded") == n, n))
+        assert f"experts as before; artifact .thalamus/artifact {said}\n" in gateway.log
+        assert knows()
 
 
 def counts(gateway: ServeProcess) -> dict[str, float]:
