@@ -31,6 +31,7 @@ from .batches.calling import BatchExecutor
 from .batches.lines import EMBEDDED_HERE
 from .batches.service import BatchService
 from .batches.store import BatchStore
+from .batches.types import DISK_FULL, StorageFull
 from .config import Config, ExpertConfig, JournalConfig
 from .embedding import EmbedderPool
 from .endpoints import batches, completions, decisions, feedback, files, models, monitoring, openapi, runners
@@ -60,6 +61,7 @@ from .runners import Runners
 from .runners.build import build_runners, give_all_cores
 from .services import Services
 from .storage.journal import Journal
+from .storage.sqlite import DiskError, StorageError, find_disk_fault
 
 if TYPE_CHECKING:
     from .routing.router import Router
@@ -120,7 +122,7 @@ def build_services(
     )
     # A loaded or unloaded engine changes how long its expert takes: cached snapshots are stale then.
     local.on_change.append(fleet.invalidate)
-    store = BatchStore.open(config.batches_path)
+    store = BatchStore.open(config.batches_path, may_wait=True)
     journal = parts.journal(config.journal)
     journal.clock = store.clock
     return Services(
@@ -279,6 +281,7 @@ def build_starlette_app(
             HTTPException: handle_error,
             GatewayError: handle_error,
             sqlite3.OperationalError: handle_database_error,
+            StorageError: handle_database_error,
             Exception: handle_failure,
         },
         lifespan=lifespan,
@@ -348,9 +351,15 @@ async def handle_error(request: Request, error: Exception) -> Response:
 
 
 async def handle_database_error(request: Request, error: Exception) -> Response:
-    """A database that another process writes to, or whose disk fails: the log has the cause."""
-    log.warning("%s %s: %s", request.method, request.url.path, error)
+    """A database that another process writes to, or whose disk is full or fails: the log has the cause."""
+    fault = error.fault if isinstance(error, DiskError) else find_disk_fault(error)
+    if fault == "full":
+        return await handle_error(request, StorageFull(DISK_FULL))
+    if not isinstance(error, DiskError):  # that one has its line
+        log.warning("%s %s: %s", request.method, request.url.path, error)
     refusal = "the gateway cannot write to its files now; ask again soon, or look into its log"
+    if fault == "unwritable":
+        refusal = "the disk of this gateway cannot be written (batches.path, journal.path): its log says why"
     return await handle_error(request, DatabaseUnavailable(refusal, retry_after_s=DEFAULT_RETRY_AFTER_S))
 
 

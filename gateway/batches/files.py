@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import errno
 import os
 import sqlite3
 import threading
@@ -13,8 +12,10 @@ from weakref import WeakSet
 
 from ..config.schema import BatchConfig
 from ..errors import BadRequest, InvalidField
+from ..storage.sqlite import DiskError, find_disk_fault
 from .store import BatchStore, new_id
 from .types import (
+    DISK_FULL,
     FileInUse,
     FileNotKnown,
     FileTooLarge,
@@ -29,7 +30,6 @@ CHECK_EVERY_BYTES = 4 * 1024 * 1024
 """So much of an upload is written between two looks at the quota."""
 STRAY_S = 86_400.0
 """Bytes without a row are no upload under way any more once they are so old."""
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class FileStore:
@@ -50,6 +50,15 @@ class FileStore:
         # Weak: an upload whose request ended before it began to be read must not count for ever.
         self._uploads: WeakSet[Upload] = WeakSet()
         self._directory = store.directory / "files"
+        with contextlib.suppress(OSError):  # a disk that is full at the start may have room later
+            self.ensure_folder()
+
+    def ensure_folder(self) -> None:
+        """Make the folder that files are written to.
+
+        Raises:
+            OSError: it cannot be made.
+        """
         self._directory.mkdir(exist_ok=True, mode=0o700)
 
     def path(self, file_id: str) -> Path:
@@ -90,8 +99,10 @@ class FileStore:
 
         Raises:
             StorageFull: the disk has no room.
+            DiskError: it cannot be written.
         """
         with refusing_full_disks():
+            self.ensure_folder()
             upload = Upload(self, new_id("file"), owner)
         with self._lock:
             self._uploads.add(upload)
@@ -176,6 +187,8 @@ class FileStore:
     def delete_strays(self) -> None:
         """Delete old bytes that belong to no file: what a crash left behind."""
         oldest = self._store.clock.expiry_time() - STRAY_S
+        if not self._directory.exists():
+            return
         with os.scandir(self._directory) as entries:
             old = [entry.name for entry in entries if entry.stat(follow_symlinks=False).st_mtime < oldest]
         with self._lock:  # an upload may have begun before the clock was set
@@ -261,17 +274,15 @@ def refusing_full_disks() -> Iterator[None]:
     Raises:
         StorageFull: the disk is full.
     """
-    full = "the disk of this gateway is full (batches.path): the operator has to make room"
     try:
         yield
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise StorageFull(full) from None
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
-            raise
-        raise StorageFull(full) from None
+    except (OSError, sqlite3.OperationalError) as error:
+        fault = find_disk_fault(error)
+        if fault == "full":
+            raise StorageFull(DISK_FULL) from None
+        if fault == "unwritable":
+            raise DiskError(str(error), fault) from None
+        raise
 
 
 # Fields are kept in memory; only the file itself goes to the disk piece by piece.

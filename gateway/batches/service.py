@@ -18,6 +18,7 @@ from typing import Any
 from ..execution.executor import Accounting
 from ..runners import Runners
 from ..services import Services
+from ..storage.sqlite import DiskError
 from ..telemetry.background import DEATHS, start_task
 from .calling import BatchExecutor, BatchThrottle, pause_unless_halted
 from .execution import GRACE_S, BatchContext, BatchRun, Halt
@@ -92,26 +93,37 @@ class BatchService:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._runs: dict[str, BatchRun] = {}
         self._stopping = asyncio.Event()
+        self._has_resumed = False
 
     async def start(self) -> None:
         """Resume the batches that an earlier process left unfinished."""
         # Batches of the command line are not among these: their user resumes them with `thalamus batch
         # resume`.
+        with contextlib.suppress(DiskError):  # the sweep resumes them once there is a store
+            await self._resume_unfinished()
+        self._tasks["sweep"] = start_task("sweep of files", self._sweep_files)
+
+    async def _resume_unfinished(self) -> None:
         for batch_id in await asyncio.to_thread(self._store.list_unfinished):
             self.resume(batch_id)
-        self._tasks["sweep"] = start_task("sweep of files", self._sweep_files)
+        self._has_resumed = True
 
     async def _sweep_files(self) -> None:
         """Delete files whose time is over, and now and then what crashes left behind."""
         n_sweeps = 0
         while not self._stopping.is_set():
             try:
+                if not self._has_resumed:
+                    await self._resume_unfinished()
                 await asyncio.to_thread(self._store.keep_clock)
                 await asyncio.to_thread(self.files.delete_expired)
                 if n_sweeps % N_SWEEPS_OF_STRAYS == 0:
                     await asyncio.to_thread(self.files.delete_strays)
             except (OSError, sqlite3.Error) as error:  # it is tried again
                 log.warning("expired files are not deleted: %s", error)
+            except DiskError:  # the store has said so
+                await pause_unless_halted(self._stopping, RETRY_S)
+                continue
             n_sweeps += 1
             await pause_unless_halted(self._stopping, SWEEP_S)
 
@@ -297,6 +309,7 @@ class BatchService:
             publish(batch, self._store, worklist, output, errors)
         elif batch.output_file_id and batch.error_file_id:
             output_id, error_id = batch.output_file_id, batch.error_file_id
+            self.files.ensure_folder()
             publish(batch, self._store, worklist, self.files.path(output_id), self.files.path(error_id))
             if batch.output_bytes:
                 name = f"{batch.id}_output.jsonl"

@@ -4,10 +4,12 @@ Methods block for milliseconds: from an event loop they are called in a thread. 
 """
 
 import contextlib
+import logging
 import os
 import secrets
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,7 +19,15 @@ import msgspec
 
 from ..config.client_keys import MASTER, is_former_id
 from ..storage.clock import ClockRecord, StorageClock
-from ..storage.sqlite import DatabaseBusy, Schema, StorageError, connect, prepare
+from ..storage.sqlite import (
+    DatabaseBusy,
+    DiskError,
+    Schema,
+    StorageError,
+    connect,
+    find_disk_fault,
+    prepare,
+)
 from .outcomes import CallOutcome
 from .types import ENDED, Batch, FileNotKnown, LineError, StoredFile
 
@@ -26,6 +36,7 @@ NAME = "batches.sqlite3"
 BUSY_S = 10.0
 WAIT_S = 2.0
 """Longest wait for another thread's transaction: only one thread waits BUSY_S, as others need the rest."""
+REOPEN_S = 2.0
 SALT_BYTES = 16
 
 # WITHOUT ROWID stores rows in the order of their key, so reading lines in order needs no second look-up
@@ -59,46 +70,93 @@ _COLUMNS = tuple(field.name for field in fields(Batch))
 _FILE = "id, owner, name, purpose, n_bytes, created_at, expires_at"
 _ALIVE = "(expires_at IS NULL OR expires_at > ?)"
 _RUNNING = f"status NOT IN ({', '.join(repr(status) for status in sorted(ENDED))})"
+log = logging.getLogger("thalamus")
 _errors = msgspec.json.Decoder(tuple[LineError, ...])
 
 
 class BatchStore:
     """The database; `transaction` gives its connection to one thread at a time."""
 
-    def __init__(
-        self, directory: Path, database: sqlite3.Connection, salt: bytes, clock: StorageClock
-    ) -> None:
+    def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.salt = salt
-        self.clock = clock
-        self._database = database
+        self.salt = os.urandom(SALT_BYTES)
+        self.clock = StorageClock()
+        self._connections: tuple[sqlite3.Connection, sqlite3.Connection] | None = None
         self._lock = threading.Lock()
-        # Reads wait for no write: in WAL mode they see what is committed, also while another process writes.
-        self._reader = connect(directory / NAME, BUSY_S, autocommit=True)
         self._reading = threading.Lock()
+        self._opening = threading.Lock()
+        self._trouble: DiskError | None = None
+        self._retry_at = 0.0
 
     @classmethod
-    def open(cls, directory: Path) -> "BatchStore":
+    def open(cls, directory: Path, *, may_wait: bool = False) -> "BatchStore":
         """The store in a directory, created if it is missing.
+
+        may_wait: where the disk is full or cannot be written, it is opened once it can be.
 
         Raises:
             StorageError: it cannot be created, or has a version this code cannot read.
         """
-        path = directory / NAME
+        store = cls(directory)
+        try:
+            store._connections, store.salt = store._open()
+        except DiskError as error:
+            if not may_wait:
+                raise
+            log.warning("files and batches wait for their disk: %s", error)
+            store._trouble = error
+        return store
+
+    @property
+    def degraded(self) -> str | None:
+        """Why there are no files and batches now, None where there are."""
+        return f"batches: {self._trouble}" if self._trouble else None
+
+    def _open(self) -> tuple[tuple[sqlite3.Connection, sqlite3.Connection], bytes]:
+        """Open the database: the connections that write and read, and its salt."""
+        path = self.directory / NAME
         prepare(path, SCHEMA, BUSY_S, directory_mode=0o700)
         database = connect(path, BUSY_S, autocommit=True)
         try:
             facts = dict(database.execute("SELECT name, value FROM facts").fetchall())
+            # Reads wait for no write: in WAL mode they see what is committed, also while another process
+            # writes.
+            reader = connect(path, BUSY_S, autocommit=True)
         except sqlite3.Error as error:
             database.close()
-            raise StorageError(f"{path}: {SCHEMA.name} cannot be read: {error}") from None
-        clock = StorageClock(ClockRecord.decode(facts.get("clock", b"")))
-        return cls(directory, database, facts["salt"], clock)
+            message = f"{path}: {SCHEMA.name} cannot be read: {error}"
+            if (fault := find_disk_fault(error, path)) is not None:
+                raise DiskError(message, fault) from None
+            raise StorageError(message) from None
+        self.clock.remember(ClockRecord.decode(facts.get("clock", b"")))
+        return (database, reader), facts["salt"]
+
+    def _ensure_open(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        """The connections that write and read, opened now where they could not be at the start.
+
+        Raises:
+            DiskError: the disk is still full, or cannot be written.
+        """
+        if self._connections is not None:
+            return self._connections
+        with self._opening:
+            if self._connections is not None:
+                return self._connections
+            if self._trouble is not None and time.monotonic() < self._retry_at:
+                raise DiskError(str(self._trouble), self._trouble.fault)
+            try:
+                self._connections, _ = self._open()
+            except DiskError as error:
+                self._trouble, self._retry_at = error, time.monotonic() + REOPEN_S
+                raise
+            self._trouble = None
+            log.info("files and batches are there again")
+            return self._connections
 
     def close(self) -> None:
-        with self._lock, self._reading:
-            self._database.close()
-            self._reader.close()
+        with self._opening, self._lock, self._reading:
+            for connection in self._connections or ():
+                connection.close()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -106,19 +164,23 @@ class BatchStore:
 
         Raises:
             sqlite3.OperationalError: the disk is full, or another process or thread writes for too long.
+            DiskError: the store could not be opened yet.
         """
+        database, _ = self._ensure_open()
         if not self._lock.acquire(timeout=WAIT_S):
             raise DatabaseBusy("another process writes to the store of batches")
         try:
             # IMMEDIATE takes the write lock now. A deferred transaction that reads and then writes fails at
             # once with SQLITE_BUSY if another process wrote meanwhile: it does not wait BUSY_S.
-            self._database.execute("BEGIN IMMEDIATE")
+            database.execute("BEGIN IMMEDIATE")
             try:
-                yield self._database
+                yield database
             except BaseException:
-                self._database.execute("ROLLBACK")
+                # A full disk may have ended it already (https://sqlite.org/lang_transaction.html).
+                if database.in_transaction:
+                    database.execute("ROLLBACK")
                 raise
-            self._database.execute("COMMIT")
+            database.execute("COMMIT")
         finally:
             self._lock.release()
 
@@ -147,9 +209,14 @@ class BatchStore:
                         database.execute("UPDATE batches SET times = ? WHERE id = ?", values)
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        """All rows of a query."""
+        """All rows of a query.
+
+        Raises:
+            DiskError: the store could not be opened yet.
+        """
+        _, reader = self._ensure_open()
         with self._reading:
-            return self._reader.execute(query, values).fetchall()
+            return reader.execute(query, values).fetchall()
 
     def add_file(self, file: StoredFile) -> None:
         """Insert a file's row, or replace the row of the same id."""

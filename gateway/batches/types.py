@@ -164,6 +164,9 @@ class KeyStorageFull(BadRequest):
     code = "key_storage_full"
 
 
+DISK_FULL = "the disk of this gateway is full (batches.path, journal.path): the operator has to make room"
+
+
 class StorageFull(GatewayError):  # noqa: N818
     """The files and results of all keys take all bytes that they may, or all that the disk has."""
 

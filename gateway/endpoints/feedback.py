@@ -10,9 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..errors import BadRequest, InvalidField, Unavailable
+from ..errors import BadRequest, InvalidField
 from ..storage.feedback import FeedbackRecord
-from ..storage.sqlite import StorageError
 from .answers import decode_body, get_services, json_response
 from .decisions import MAX_ID_CHARS, DecisionNotFound, read_body
 
@@ -57,7 +56,7 @@ async def give_feedback(request: Request) -> Response:
     Raises:
         InvalidField: a field has an invalid value.
         DecisionNotFound: this key has no such decision.
-        Unavailable: the journal cannot be written now.
+        StorageError: the journal cannot be written now.
     """
     services = get_services(request)
     body = _read_feedback(await read_body(request, MAX_FEEDBACK_BYTES))
@@ -91,10 +90,7 @@ async def give_feedback(request: Request) -> Response:
         FeedbackRecord(decision_id=other, time=now, key_id=key_name, user=body.user, score=0.0)
         for other in others
     ]
-    try:
-        await services.journal.add_feedback([said, *beaten])
-    except StorageError as error:
-        raise Unavailable(str(error)) from error
+    await services.journal.add_feedback([said, *beaten])
     return json_response({"object": "feedback", "decision_id": body.decision_id, **said.to_json()})
 
 

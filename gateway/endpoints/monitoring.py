@@ -240,10 +240,8 @@ def _collect_routing(services: Services) -> Iterator[Any]:
     for name, value in _read_routing(services).items():
         build = build_counter if name.endswith("_total") else build_gauge
         yield build(name.removesuffix("_total"), ROUTING_SERIES[name], (), {(): value})
-    about = (
-        "Seconds by which the machine's clock is ahead of the time that was seen to pass; 0 where they agree."
-    )
-    yield build_gauge("thalamus_clock_gap_seconds", about, (), {(): services.store.clock.gap_s})
+    about = "Seconds by which the machine's clock differs from the time that was seen to pass."
+    yield build_gauge("thalamus_clock_gap_seconds", about, (), {(): abs(services.store.clock.gap_s)})
     about = "Decisions that did without a part of prediction that failed, was overloaded or is not loaded."
     parts = {(part,): float(n) for part, n in services.router.n_degraded.items()}
     yield build_counter("thalamus_decisions_degraded", about, ("part",), parts)
@@ -342,6 +340,8 @@ def list_degraded(services: Services) -> Iterator[str]:
         yield f"routing: {services.router.degraded}"
     if services.embedders is not None and services.embedders.degraded:
         yield f"embeddings: {services.embedders.degraded}"
+    if services.store.degraded:
+        yield services.store.degraded
     if services.journal.degraded:
         yield services.journal.degraded
     if services.replicas and services.replicas.degraded:

@@ -68,9 +68,14 @@ class StorageClock:
         self._lock = threading.Lock()
         self._wall = wall()
         self._monotonic = monotonic()
-        known = known or ClockRecord(self._wall)
-        self._reached, self._confirmed_s = known.reached_s, known.confirmed_s
-        self._is_disputed = False
+        self._reached, self._confirmed_s, self._is_disputed = self._wall, 0.0, False
+        self.remember(known)
+
+    def remember(self, known: ClockRecord | None) -> None:
+        """Go on from what was kept at the last run."""
+        if known is not None:
+            with self._lock:
+                self._reached, self._confirmed_s = known.reached_s, known.confirmed_s
 
     def stamp(self) -> float:
         """Seconds since 1970 for what is made now: the later of both times."""

@@ -7,6 +7,7 @@ A decision is stored as its arrays, which is quick; the record of every candidat
 
 import asyncio
 import contextlib
+import logging
 import sqlite3
 import threading
 import time
@@ -33,7 +34,7 @@ from .feedback import (
     read_feedback,
     write_feedback,
 )
-from .sqlite import Schema, StorageError, connect, prepare
+from .sqlite import DiskError, Schema, StorageError, connect, find_disk_fault, prepare
 
 SCHEMA_VERSION = 3
 MAX_WAITING = 20_000
@@ -47,6 +48,8 @@ CHECKPOINT_PAGES = 4000
 TIDY_EVERY_S = 600.0
 TIDY_ROWS = 10_000
 DAY_S = 86_400.0
+
+log = logging.getLogger("thalamus")
 
 Role = Literal["member", "aggregator"]
 BY_NAME = "asked for by name"
@@ -271,6 +274,7 @@ class Journal:
         # A dict and not a queue, because `get` must find entries that are not written yet.
         self._waiting: dict[str, JournalEntry] = {}
         self.clock = StorageClock()
+        self._is_prepared = True
         self._trouble: str | None = None
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -282,11 +286,16 @@ class Journal:
         """A journal that keeps what it is given; nothing at all where the configuration disables it.
 
         Raises:
-            StorageError: the file cannot be made or is no journal of this version.
+            StorageError: the file cannot be made or is no journal of this version. A disk that is full or
+                cannot be written is waited for.
         """
         journal = cls(config, max_waiting)
         if config.enabled:
-            prepare(Path(config.path), SCHEMA, BUSY_S)
+            try:
+                prepare(Path(config.path), SCHEMA, BUSY_S)
+            except DiskError as error:
+                log.warning("the journal waits for its disk: %s", error)
+                journal._is_prepared, journal._trouble = False, f"cannot be written ({error})"
             journal._begin()
         return journal
 
@@ -345,18 +354,36 @@ class Journal:
         if self._thread is not None:
             self._thread.join(timeout=5.0)
 
+    def _ensure_prepared(self) -> None:
+        """Make the file that could not be made at the start.
+
+        Raises:
+            StorageError: it cannot be made yet.
+        """
+        if not self._is_prepared:
+            prepare(Path(self._config.path), SCHEMA, BUSY_S)
+            self._is_prepared = True
+            log.info("the journal is there again")
+
     def _read(self, decision_id: str) -> tuple[dict[str, Any] | None, list[FeedbackRecord]]:
+        if not self._is_prepared:
+            return None, []
         with contextlib.suppress(sqlite3.Error), _connection(Path(self._config.path)) as database:
             row = database.execute(_SELECT, (decision_id,)).fetchone()
             return row_to_json(row) if row else None, read_feedback(database, decision_id)
         return None, []
 
     def _add_feedback(self, said: Sequence[FeedbackRecord]) -> None:
+        self._ensure_prepared()
+        path = Path(self._config.path)
         try:
-            with _connection(Path(self._config.path)) as database:
+            with _connection(path) as database:
                 write_feedback(database, said)
         except sqlite3.Error as error:
-            raise StorageError(f"the journal cannot be written: {error}") from None
+            message = f"the journal cannot be written: {error}"
+            if (fault := find_disk_fault(error, path)) is not None:
+                raise DiskError(message, fault) from None
+            raise StorageError(message) from None
 
     def _write(self) -> None:
         tidied = -TIDY_EVERY_S
@@ -382,6 +409,7 @@ class Journal:
     def _flush(self) -> bool:
         """Put everything that waits on disk; False where it cannot be, and the entries wait on."""
         try:
+            self._ensure_prepared()
             while self._waiting:
                 batch = [entry for entry, _ in zip(list(self._waiting.values()), range(BATCH), strict=False)]
                 rows = [row for entry in batch if (row := self._row(entry))]
@@ -389,7 +417,7 @@ class Journal:
                 # Only now: until the commit `get` must find them here. Written twice is harmless (OR IGNORE).
                 for entry in batch:
                     self._waiting.pop(entry.decision_id, None)
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, StorageError) as error:
             self._trouble = f"cannot be written ({error})"
             self._disconnect()
             return False

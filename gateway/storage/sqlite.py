@@ -1,14 +1,28 @@
 """How every SQLite file of the gateway is opened: private to its owner, in WAL mode, of a known version."""
 
 import contextlib
+import errno
+import shutil
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 
 class StorageError(Exception):
     """A database cannot be opened; the message names the file and what to do."""
+
+
+DiskFault = Literal["full", "unwritable"]
+
+
+class DiskError(StorageError):
+    """A database cannot be opened or written now, as its disk is full or cannot be written; that may pass."""
+
+    def __init__(self, message: str, fault: DiskFault) -> None:
+        super().__init__(message)
+        self.fault: DiskFault = fault
 
 
 class DatabaseBusy(sqlite3.OperationalError):
@@ -32,6 +46,34 @@ class Schema:
     upgrades: Mapping[int, Callable[[sqlite3.Connection], None]] = field(default_factory=dict)
 
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+UNWRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
+SQLITE_UNWRITABLE = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
+LEAST_FREE_BYTES = 64 * 1024
+"""What SQLite needs to open a file in WAL mode; with less it tells an I/O error, not a full disk."""
+
+
+def find_disk_fault(error: Exception, path: Path | None = None) -> DiskFault | None:
+    """What is wrong with the disk, going by an error; None where it is something else.
+
+    path: the file that was asked for; it tells more than SQLite's error.
+    """
+    if isinstance(error, OSError):
+        return "full" if error.errno in FULL else "unwritable" if error.errno in UNWRITABLE else None
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return None
+    primary = code & 0xFF  # https://sqlite.org/rescode.html#primary_result_codes_versus_extended_result_codes
+    if primary == sqlite3.SQLITE_FULL:
+        return "full"
+    if primary not in SQLITE_UNWRITABLE or (path is not None and path.is_dir()):
+        return None
+    with contextlib.suppress(OSError):
+        if path is not None and shutil.disk_usage(path.parent).free < LEAST_FREE_BYTES:
+            return "full"
+    return "unwritable"
+
+
 def connect(path: Path, busy_s: float, autocommit: bool = False) -> sqlite3.Connection:
     """A connection that waits at most `busy_s` seconds for the locks of others.
 
@@ -50,6 +92,7 @@ def prepare(path: Path, schema: Schema, busy_s: float, directory_mode: int = 0o7
     """Create the file with its tables, or check that it has this schema and a version this code can read.
 
     Raises:
+        DiskError: the disk is full or cannot be written.
         StorageError: neither is possible.
     """
     try:
@@ -59,7 +102,10 @@ def prepare(path: Path, schema: Schema, busy_s: float, directory_mode: int = 0o7
         with contextlib.closing(connect(path, busy_s, autocommit=True)) as database:
             _ensure_schema(database, schema)
     except (sqlite3.Error, OSError, StorageError) as error:
-        raise StorageError(f"{path}: {schema.name} cannot be opened: {error}") from None
+        message = f"{path}: {schema.name} cannot be opened: {error}"
+        if (fault := find_disk_fault(error, path)) is not None:
+            raise DiskError(message, fault) from None
+        raise StorageError(message) from None
 
 
 def _ensure_schema(database: sqlite3.Connection, schema: Schema) -> None:
@@ -67,6 +113,8 @@ def _ensure_schema(database: sqlite3.Connection, schema: Schema) -> None:
         # Both are properties of the file and cannot change inside a transaction.
         database.execute("PRAGMA auto_vacuum=INCREMENTAL")
         database.execute("PRAGMA journal_mode=WAL")
+    elif database.execute("PRAGMA user_version").fetchone()[0] == schema.version:
+        return  # nothing to write: what is there can be read on a full disk too
     database.execute("BEGIN IMMEDIATE")
     try:
         # Asked again under the lock: another process may have created the tables meanwhile.

@@ -385,6 +385,7 @@ class SharedJournal(Journal):
 
     def _insert(self, rows: Sequence[bytes]) -> None:
         # Kept open: the end of the last connection of a file copies its whole log and waits for the disk.
+        self._ensure_prepared()
         if self._inserting is None:
             self._inserting = connect_journal(Path(self._config.path))
         self._inserting.execute("BEGIN IMMEDIATE")

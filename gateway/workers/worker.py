@@ -263,7 +263,7 @@ class Worker:
         services = self._services
         samples = read_samples(services, self._counters)
         # The states of experts are merged by the parent, which has those of local engines too.
-        degraded = [line for line in list_degraded(services) if not line.startswith("expert ")]
+        degraded = [line for line in list_degraded(services) if not line.startswith(("expert ", "batches: "))]
         return {
             "n_in_flight": self._application.n_in_flight,
             "samples": [[name, labels, value] for (name, labels), value in samples.items()],

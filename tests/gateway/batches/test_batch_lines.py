@@ -65,7 +65,7 @@ def test_listing_unrouted_lines_costs_the_same_wherever_they_stand(tmp_path: Pat
         n_steps += 1
         return 0
 
-    store._reader.set_progress_handler(count, 1)
+    store._ensure_open()[1].set_progress_handler(count, 1)
     took, last = [], 0
     while lines := worklist.list_unrouted(last, 100):
         took.append(n_steps)

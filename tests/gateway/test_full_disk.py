@@ -1,0 +1,155 @@
+"""A gateway on a disk that is full or cannot be written: it serves, says so, and recovers by itself."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from gateway.batches import store as store_module
+from gateway.storage import sqlite as sqlite_module
+from gateway.testing import FakeUpstream
+from tests.fakes.serving import LiveApp, gateway
+
+LINES = b'{"custom_id": "a"}\n'
+
+
+@dataclass
+class Disk:
+    """A disk that takes nothing until `heal` is called."""
+
+    folder: Path
+    status: int
+    heal: Callable[[], object]
+
+
+@contextlib.contextmanager
+def mount(folder: Path, options: str) -> Iterator[None]:
+    """A file system in memory; skips the test where none may be mounted."""
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("only root mounts file systems")
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no file system may be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture(params=["full", "full_file_system", "read_only_file_system"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    monkeypatch.setattr(store_module, "REOPEN_S", 0.1)
+    folder = tmp_path / "state"
+    folder.mkdir()
+    if request.param == "full":
+        full = OSError(errno.ENOSPC, "No space left on device")
+        is_full = True
+        ensure_schema = sqlite_module._ensure_schema
+
+        def refuse(*arguments: Any) -> None:
+            if is_full:
+                raise full
+            ensure_schema(*arguments)
+
+        def empty() -> None:
+            nonlocal is_full
+            is_full = False
+
+        monkeypatch.setattr(sqlite_module, "_ensure_schema", refuse)
+        yield Disk(folder, 507, empty)
+    elif request.param == "full_file_system":
+        with mount(folder, "size=1m"):
+            (folder / "fill").write_bytes(bytes(1 << 20))
+            yield Disk(folder, 507, (folder / "fill").unlink)
+    else:
+        with mount(folder, "size=4m,ro"):
+            remount = ["mount", "-o", "remount,rw", str(folder)]
+            yield Disk(folder, 503, lambda: subprocess.run(remount, check=True))
+
+
+async def read_degraded(live: LiveApp) -> list[str]:
+    async with live.http.get(live.base.removesuffix("/v1") + "/health/ready") as response:
+        assert response.status == 200
+        facts: list[str] = (await response.json())["degraded"]
+        return facts
+
+
+async def test_it_serves_refuses_what_it_cannot_keep_and_recovers(disk: Disk) -> None:
+    async with FakeUpstream() as upstream:
+        expert = {"name": "good", "model": "openai/good", "api_base": upstream.base_url}
+        async with (
+            gateway({"experts": [expert]}, str(disk.folder / "j.sqlite3"), "good") as live,
+            openai.AsyncOpenAI(base_url=live.base, api_key="none", max_retries=0) as ai,
+        ):
+            answer = await live.chat("auto")
+            assert answer.status == 200
+            assert {fact.partition(":")[0] for fact in await read_degraded(live)} == {"batches", "journal"}
+            about = {"decision_id": answer.headers["x-thalamus-decision-id"], "score": 1.0}
+            refused = await live.post("feedback", about)
+            assert refused.status == disk.status
+            assert "disk" in refused.error["message"]
+            for attempt in (
+                ai.files.create(file=("in.jsonl", LINES), purpose="batch"),
+                ai.files.retrieve("file-1"),
+                ai.batches.retrieve("batch_1"),
+                ai.batches.cancel("batch_1"),
+            ):
+                with pytest.raises(openai.APIStatusError, match="disk") as caught:
+                    await attempt
+                assert caught.value.status_code == disk.status
+            disk.heal()
+            async with asyncio.timeout(10):
+                while await read_degraded(live):
+                    await live.http.get(f"{live.base}/batches")
+                    await asyncio.sleep(0.05)
+            made = await ai.files.create(file=("in.jsonl", LINES), purpose="batch")
+            assert (await ai.files.content(made.id)).content == LINES
+            assert (await live.post("feedback", about)).status == 200
+            assert (await live.read_record(answer))["status"] == 200
+            assert live.services.journal.dropped == 0
+
+
+async def test_batches_go_on_when_the_disk_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.fakes.batches import line, open_batch_gateway
+
+    monkeypatch.setattr("gateway.batches.service.RETRY_S", 0.05)
+    monkeypatch.setattr(store_module, "REOPEN_S", 0.0)
+    async with open_batch_gateway(tmp_path, ["says-a", "hang"]) as at:
+        batch = await at.begin(line("1", "hang"))
+    ensure_schema = sqlite_module._ensure_schema
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(sqlite_module, "_ensure_schema", refuse)
+    async with open_batch_gateway(tmp_path, ["says-a", "hang"]) as at:
+        with pytest.raises(openai.APIStatusError, match="cannot be written"):
+            await at.ai.batches.retrieve(batch.id)
+        monkeypatch.setattr(sqlite_module, "_ensure_schema", ensure_schema)
+        async with asyncio.timeout(10):
+            while not at.upstream.calls:  # noqa: ASYNC110 (nothing tells)
+                await asyncio.sleep(0.02)
+        await at.ai.batches.cancel(batch.id)
+        assert (await at.wait_for_end(batch)).status == "cancelled"
+
+
+@pytest.mark.parametrize("options", ["size=1m"])
+def test_what_is_there_is_read_on_a_full_disk(tmp_path: Path, options: str) -> None:
+    with mount(tmp_path, options):
+        store_module.BatchStore.open(tmp_path).close()
+        (tmp_path / "fill").touch()
+        free = shutil.disk_usage(tmp_path).free
+        (tmp_path / "fill").write_bytes(bytes(free - 80 * 1024))  # room for the files of WAL mode alone
+        store = store_module.BatchStore.open(tmp_path)
+        assert store.list_all() == []
+        store.close()
