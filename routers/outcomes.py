@@ -185,6 +185,11 @@ class OutcomeTable:
         """The score with what an expert declined left out: how good it is where it answers at all."""
         return np.where(self.declined == 1, np.nan, self.score)
 
+    def count_declined(self) -> Ints:
+        """(n_experts,) how many prompts each expert declined."""
+        counts: Ints = np.asarray((self.declined == 1).sum(axis=0))
+        return counts
+
     def effective_counts(self) -> Floats:
         """(n_experts,) as how many certain outcomes the scores count.
 

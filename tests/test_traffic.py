@@ -80,13 +80,18 @@ async def test_a_second_import_adds_and_changes_nothing_else(here: Path) -> None
     Path("old.jsonl").write_text("\n".join(lines))
     assert run("import", "old.jsonl", "outcomes.jsonl.gz").exit_code == 0
     await converse(3)
-    for _ in range(2):
-        assert run("import", "journal").exit_code == 0
+    for n_new in (3, 0):
+        said = run("import", "journal")
+        assert said.exit_code == 0
+        counts = f"outcomes {n_new}, already_there {3 - n_new}"
+        assert f"added:\n  says-a: {counts}\n  says-b: {counts}\n" in said.output
     first = OutcomeTable.load("outcomes.jsonl.gz")
     assert (len(first), first.experts) == (15, ("old", "says-a", "says-b"))
     assert np.nansum(first.score[:, 0]) == 12
     await converse(5)
-    assert run("import", "journal", "outcomes.jsonl.gz").exit_code == 0
+    said = run("import", "journal", "outcomes.jsonl.gz", "--json")
+    added = {"outcomes": 2, "already_there": 3}
+    assert json.loads(said.output)["added"] == {"says-a": added, "says-b": added}
     second = OutcomeTable.load("outcomes.jsonl.gz")
     assert set(first.texts) < set(second.texts)
     assert len(second) == 17

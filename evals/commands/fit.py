@@ -241,7 +241,7 @@ def _confirm_drops(
 def _show_result(
     artifact: Artifact, outcomes: OutcomeTable, earlier: Artifact | None, out: Path, as_json: bool
 ) -> None:
-    facts = _facts(artifact, out)
+    facts = _facts(artifact, outcomes, out)
     if as_json:
         click.echo(json.dumps(facts))
         return
@@ -251,6 +251,8 @@ def _show_result(
     }
     for values in shown.values():
         values.pop("interval")
+        if n_declined := values.pop("n_declined", 0):
+            values["n"] = f"{values['n']} (declined {n_declined} of {values['n'] + n_declined})"
     if not facts["left_out"]:
         facts.pop("left_out")
     print_facts({**facts, "experts": shown, "heads": {t: _show_head(h) for t, h in facts["heads"].items()}})
@@ -291,7 +293,8 @@ def _object(text: str) -> dict[str, Any]:
     return value
 
 
-def _facts(artifact: Artifact, out: Path) -> dict[str, Any]:
+def _facts(artifact: Artifact, outcomes: OutcomeTable, out: Path) -> dict[str, Any]:
+    n_declined = dict(zip(outcomes.experts, outcomes.count_declined().tolist(), strict=True))
     consulted = [row for row in artifact.margins if row["margin"] <= artifact.margin]
     return {
         "artifact": str(out),
@@ -300,6 +303,7 @@ def _facts(artifact: Artifact, out: Path) -> dict[str, Any]:
             e.name: {
                 "model": e.model,
                 "n": e.n,
+                **({"n_declined": n_declined[e.name]} if n_declined.get(e.name) else {}),
                 "score": round(e.score, 4),
                 "interval": [round(bound, 4) for bound in rate_interval(e.score, e.certainty)],
             }

@@ -117,12 +117,15 @@ def command(
     table = _rename(_with_models(table, models), renamed)
     if not len(table):
         raise DataError(f"{source}: no query left after --buckets {buckets}")
-    if (merge or is_journal) and out.exists():
-        table = add_outcomes(OutcomeTable.load(out), table)
+    added: dict[str, dict[str, int]] = {}
+    if merge or is_journal:
+        earlier = OutcomeTable.load(out) if out.exists() else None
+        fresh, table = table, add_outcomes(earlier, table) if earlier is not None else table
+        added = _count_additions(earlier, fresh, table)
     elif out.exists():
         notes = [*notes, *_back_up(out, table)]
     table.save(out)
-    facts = {"table": str(out), **table_facts(table)}
+    facts = {"table": str(out), **({"added": added} if added else {}), **table_facts(table)}
     if as_json:
         click.echo(json.dumps({**facts, "notes": notes}))
     else:
@@ -130,6 +133,26 @@ def command(
         for note in notes:
             click.echo(f"note: {note}")
         click.echo(f"next: thalamus fit {out}")
+
+
+def _count_additions(
+    earlier: OutcomeTable | None, fresh: OutcomeTable, table: OutcomeTable
+) -> dict[str, dict[str, int]]:
+    """How many outcomes of each expert are new in a table, and how many were in the earlier one."""
+    before = _count_outcomes(earlier) if earlier is not None else {}
+    after = _count_outcomes(table)
+    added = {}
+    # By expert and model: what was measured of a former model stays under another name.
+    for key, n_read in _count_outcomes(fresh).items():
+        n_new = after.get(key, 0) - before.get(key, 0)
+        added[key[0]] = {"outcomes": n_new, "already_there": n_read - n_new}
+    return added
+
+
+def _count_outcomes(table: OutcomeTable) -> dict[tuple[str, str], int]:
+    """How many scores of each expert and model there are."""
+    counts = (~np.isnan(table.score)).sum(axis=0).tolist()
+    return dict(zip(zip(table.experts, table.models, strict=True), counts, strict=True))
 
 
 def _read_journal(config_path: Path, scores: Path | None) -> tuple[OutcomeTable, list[str]]:

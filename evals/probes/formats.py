@@ -186,23 +186,64 @@ def _csv_rows(text: str) -> Iterator[Row | ProbeProblem]:
     if text[:4].lower() == "sep=":  # Excel's own way to say it
         separator, n_above = text[4], 1
         text = text[5:].lstrip("\r\n")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    names = [name.strip() for name in next(reader, [])]
-    if not any(_FIELD_OF.get(plain_name(name)) in ("prompt", "messages") for name in names):
+    rows = _split_rows(text, separator, n_above)
+    first = next(rows, (1 + n_above, []))
+    if isinstance(first, ProbeProblem):
+        yield first
+        return
+    names = [name.strip() for name in first[1]]
+    fields = [_FIELD_OF.get(plain_name(name)) for name in names]
+    if "prompt" not in fields and "messages" not in fields:
         message = f"no column of prompts; the first line has {', '.join(names)}"
         yield ProbeProblem(1 + n_above, "prompt", message, "name one `question`, `prompt` or `messages`")
         return
-    line = reader.line_num
-    for cells in reader:
-        number, line = line + 1 + n_above, reader.line_num
+    # Programs leave out empty cells at the end of a row; one without its answer was cut off.
+    n_least = max((n for n, name in enumerate(fields, 1) if name in ("prompt", "messages", "expected")))
+    for row in rows:
+        if isinstance(row, ProbeProblem):
+            yield row
+            continue
+        number, cells = row
         if not any(cell.strip() for cell in cells):
             continue
-        if len(cells) > len(names):
-            message = f"{len(cells)} cells for {len(names)} columns"
-            yield ProbeProblem(number, "", message, f"put quotes around a cell that holds {separator!r}")
+        if fault := _find_row_fault(cells, names, n_least, separator):
+            yield ProbeProblem(number, "", *fault)
             continue
         values = {name: cell for name, cell in zip(names, cells, strict=False) if cell.strip()}
         yield Row(number, values, text_only=True, decimal_comma=separator == ";")
+
+
+def _split_rows(text: str, separator: str, n_above: int) -> Iterator[tuple[int, list[str]] | ProbeProblem]:
+    """The rows of a table, each with the number of its first line; `n_above` lines were taken off before."""
+    # Strict, because else a quotation mark that is never closed takes all rows below into one cell.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    while True:
+        number = reader.line_num + 1 + n_above
+        try:
+            yield number, next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            last = reader.line_num + n_above
+            below = f", so what follows up to line {last} cannot be read" if last > number else ""
+            fix = 'close it; inside a cell in quotes write a quotation mark twice ("")'
+            yield ProbeProblem(number, "", f"a quotation mark has no partner{below}", fix)
+
+
+def _find_row_fault(
+    cells: list[str], names: list[str], n_least: int, separator: str
+) -> tuple[str, str] | None:
+    """What is wrong with a row as a whole, and the fix; None where nothing is."""
+    if len(cells) > len(names):
+        message = f"{len(cells)} cells for {len(names)} columns"
+        return message, f"put quotes around a cell that holds {separator!r}"
+    if len(cells) < n_least:
+        n_cells = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
+        message = f"{n_cells} for {len(names)} columns: it ends before '{names[n_least - 1]}'"
+        return message, f"complete it; an open question without an answer ends with {separator!r}"
+    if any("\0" in cell for cell in cells):
+        return "holds a NUL character, which is no text", "write the row anew; the file may be damaged"
+    return None
 
 
 def _find_separator(text: str) -> str:

@@ -434,6 +434,7 @@ def _show_report(
 ) -> None:
     means = measured.means()
     counts, certain = (~np.isnan(measured.score)).sum(axis=0), measured.effective_counts()
+    declined = measured.count_declined().tolist()
     shown = Table("expert", "score (95 % interval)", "outcomes", "seconds", "USD an answer")
     facts: list[dict[str, Any]] = []
     for e, name in enumerate(measured.experts):
@@ -441,9 +442,10 @@ def _show_report(
         score, latency_s, cost = (_round(means[m][e]) for m in ("score", "latency_s", "cost_usd"))
         interval = [round(bound, 4) for bound in rate_interval(mean, certain[e])] if n else None
         facts.append({"expert": name, "score": score, "interval": interval, "n": n})
-        facts[-1] |= {"latency_s": latency_s, "cost_usd": cost}
+        facts[-1] |= {"n_declined": declined[e], "latency_s": latency_s, "cost_usd": cost}
         rest = ("unknown" if value is None else f"{value:g}" for value in (latency_s, cost))
-        shown.add_row(name, show_rate(mean, certain[e]) if n else "none yet", str(n), *rest)
+        outcomes = f"{n}, declined {declined[e]}" if declined[e] else str(n)
+        shown.add_row(name, show_rate(mean, certain[e]) if n else "none yet", outcomes, *rest)
     if as_json:
         found = {"out": str(out), "queries": len(whole), "experts": facts, "errors": n_failed}
         found |= {"all_experts": list(whole.experts)}

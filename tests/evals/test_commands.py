@@ -105,6 +105,24 @@ def test_fitting_writes_an_artifact_that_tells_the_experts_apart(tmp_path: Path)
     assert np.isnan(artifact.latency).all()
 
 
+def test_fitting_says_how_many_prompts_a_tool_declined(tmp_path: Path) -> None:
+    declined = np.zeros((23, 2))
+    declined[6:, 0] = 1
+    table = OutcomeTable.build(
+        [f"question {n}" for n in range(23)],
+        ["tool", "bard"],
+        {"score": np.where(declined == 1, 0.0, 1.0), "declined": declined},
+    )
+    table.save(tmp_path / "o.jsonl")
+    options = ("--encoder", "none", "--predictor", "constant")
+    said = run(fit, tmp_path / "o.jsonl", tmp_path / "a", *options).output
+    assert "tool: model tool, n 6 (declined 17 of 23), score 1.00" in said
+    assert "bard: model bard, n 23, score" in said
+    facts = json.loads(run(fit, tmp_path / "o.jsonl", tmp_path / "b", *options, "--json").stdout)
+    assert facts["experts"]["tool"]["n_declined"] == 17
+    assert "n_declined" not in facts["experts"]["bard"]
+
+
 def test_fitting_says_what_comes_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t.csv").write_text(CSV)

@@ -185,6 +185,35 @@ def test_check_names_every_fault_at_once_and_counts_what_is_good(tmp_path: Path)
     assert "1 probes can be used: 1 number" in output
 
 
+@pytest.mark.parametrize(
+    ("text", "faults", "n_good"),
+    [
+        ('a?,"1\nb?,2\nc?,3\n', ["2: a quotation mark has no partner, so what follows up to line 4"], 0),
+        ('a?,1\n"b? is it"so,2\nc?,3\n', ["3: a quotation mark has no partner\n"], 2),
+        ("a?,1\nb?\nc?,3\nd?", ["3: 1 cell for 3 columns: it ends before 'answer'", "5: 1 cell"], 2),
+        ('a?,1\n"two\nlines?",1\nb\0?,2\n', ["5: holds a NUL character"], 2),
+        ("a?,1\nb?,\nc?,2,number\n", [], 3),
+    ],
+)
+def test_check_refuses_damaged_rows_of_a_table(
+    tmp_path: Path, text: str, faults: list[str], n_good: int
+) -> None:
+    path = tmp_path / "own.csv"
+    path.write_text("question,answer,grader\n" + text)
+    result = check(path)
+    assert result.exit_code == (1 if faults else 0)
+    assert result.output.count("FAULT") == len(faults)
+    for fault in faults:
+        assert f"own.csv:{fault}" in result.output
+    assert f"{n_good} probes can be used" in result.output
+
+
+def test_check_names_a_damaged_head_of_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "own.csv"
+    path.write_text('question,"answer\na?,1\n')
+    assert "own.csv:1: a quotation mark has no partner" in check(path).output
+
+
 def test_check_names_a_table_without_prompts(tmp_path: Path) -> None:
     path = tmp_path / "own.csv"
     path.write_text("frage,antwort\na,b\n")

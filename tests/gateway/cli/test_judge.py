@@ -105,7 +105,9 @@ def test_verdicts_become_scores_with_their_uncertainty(upstream: FakeUpstream) -
 
 def test_a_tool_that_declined_what_was_judged_has_an_outcome_there(upstream: FakeUpstream) -> None:
     sums = [{"question": f"What is {n} + 1?", "answer": n + 1} for n in range(4)]
-    assert profile("--judge", "judge", probes=OPEN + sums, experts="four,yes,calculator").exit_code == 0
+    result = profile("--judge", "judge", probes=OPEN + sums, experts="four,yes,calculator")
+    assert result.exit_code == 0
+    assert "8, declined 4" in result.output
     found = table()
     column = found.experts.index("calculator")
     assert found.score[:, column].tolist() == [0.0] * 4 + [1.0] * 4
