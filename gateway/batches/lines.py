@@ -239,7 +239,7 @@ LINES_PER_INSERT = 2000
 def validate(
     path: Path, reader: LineReader, worklist: Worklist, max_line_bytes: int
 ) -> tuple[int, list[LineError]]:
-    """Add the lines of a file to a worklist; returns their number and the first `MAX_ERRORS` errors.
+    """Add the good lines of a file to a worklist; how many lines it has, and the first `MAX_ERRORS` errors.
 
     Raises:
         OSError: the file cannot be read.
@@ -251,7 +251,8 @@ def validate(
     entered: list[BatchLine] = []
     for line in _check_lines(path, reader, max_line_bytes, errors):
         n_lines += 1
-        entered.append(line)
+        if line is not None:
+            entered.append(line)
         if len(entered) == LINES_PER_INSERT:
             worklist.add(entered)
             entered = []
@@ -265,8 +266,8 @@ def validate(
 
 def _check_lines(
     path: Path, reader: LineReader, max_bytes: int, errors: list[LineError]
-) -> Iterator[BatchLine]:
-    """The valid lines; the faults of the others are added to `errors`."""
+) -> Iterator[BatchLine | None]:
+    """The valid lines, and None for each of the others, whose faults are added to `errors`."""
     for found in read_lines(path, max_bytes):
         try:
             if found.text is None:
@@ -275,5 +276,6 @@ def _check_lines(
         except FaultyLine as fault:
             if len(errors) < MAX_ERRORS:
                 errors.append(LineError(fault.code, fault.message, found.n, fault.param))
+            yield None
         else:
             yield BatchLine(found.n, found.offset, found.size, custom_id)

@@ -445,13 +445,36 @@ def _format_spending(batch: "Batch") -> str:
 
 def _format_batch(batch: "Batch") -> str:
     """Return a batch as one line."""
+    from ..batches.results import errors_path
+
+    if batch.status == "failed" and not batch.n_completed + batch.n_failed:
+        return f"failed: {_explain_refusal(batch)}"
     said = f"{batch.status}: {batch.n_completed} of {batch.n_total} lines answered"
     if batch.n_failed:
         said += f", {batch.n_failed} failed"
     said += f", ${batch.cost_usd:.4f}"
     if batch.n_unpriced:
         said += f" and {batch.n_unpriced} answers of unknown price"
-    return f"{said} → {batch.out_path}" if batch.out_path else said
+    if batch.out_path is None:
+        return said
+    written = [Path(batch.out_path)]
+    if batch.has_ended:  # where every line failed, there is only the file of errors
+        written = [path for path in (*written, errors_path(batch.out_path)) if path.exists()]
+    return f"{said} → {' and '.join(map(str, written))}" if written else said
+
+
+def _explain_refusal(batch: "Batch") -> str:
+    """Why no line of a batch was sent; the errors themselves are told below."""
+    from ..batches.lines import MAX_ERRORS
+
+    lines = sorted({error.line for error in batch.errors if error.line is not None})
+    if not lines:
+        return "no line was sent, and nothing is written"
+    of_all = f"of {batch.n_total} lines"
+    if len(lines) == 1:
+        return f"1 {of_all} is wrong (line {lines[0]}), so none was sent; correct it and start again"
+    more = " or more" if len(batch.errors) >= MAX_ERRORS else ""
+    return f"{len(lines)}{more} {of_all} are wrong, so none was sent; correct them and start again"
 
 
 def _format_error(error: Any) -> str:

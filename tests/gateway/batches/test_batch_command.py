@@ -77,11 +77,27 @@ async def test_what_is_wrong_with_a_file_is_told_by_line(tmp_path: Path) -> None
         configure(tmp_path, upstream, "good")
         write(tmp_path, line("1", "good"), line("2", "missing"), b"{")
         status, out, err = await thalamus(tmp_path, "run", "in.jsonl", "out.jsonl")
-        assert (status, out.startswith("failed: 0 of 1 lines answered")) == (1, True), out
+        assert status == 1
+        assert out.startswith("failed: 2 of 3 lines are wrong, so none was sent; correct them"), out
+        assert "out.jsonl" not in out
         complaints = err.splitlines()
         assert complaints[0].startswith("line 2: there is no model 'missing'")
         assert complaints[1].startswith("line 3: not valid JSON")
         assert not (tmp_path / "out.jsonl").exists()
+        write(
+            tmp_path,
+            *(line(str(n), "good") for n in range(1, 5)),
+            line("5", "missing"),
+            b"",
+            line("6", "good"),
+        )
+        status, out, err = await thalamus(tmp_path, "run", "in.jsonl", "out.jsonl")
+        assert (status, out.partition(",")[0]) == (1, "failed: 1 of 6 lines is wrong (line 5)")
+        assert err.startswith("line 5: there is no model 'missing'")
+        write(tmp_path, b"")
+        status, out, err = await thalamus(tmp_path, "run", "in.jsonl", "out.jsonl")
+        assert out.startswith("failed: no line was sent, and nothing is written")
+        assert err == "the file has no lines (empty_file)\n"
 
 
 @pytest.mark.parametrize(
