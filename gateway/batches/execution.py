@@ -36,7 +36,7 @@ from .calling import (
 from .lines import EMBEDDED_HERE, FaultyLine, InputFile, LineReader
 from .outcomes import CallFailure, CallOutcome, PlanEnded, build_refusal_line, build_skipped_line, next_step
 from .planning import LineRouter, LocalExpertQueue, Pairs
-from .results import BatchResults, CallResult, ClosedLine
+from .results import BatchResults, CallResult, ClosedLine, explain_wait
 from .store import BatchLine, BatchStore, PendingCall, Worklist
 
 Halt = Literal["stopped", "cancelled", "expired"]
@@ -108,8 +108,15 @@ class BatchRun:
     @property
     def activity(self) -> str:
         """What the run is doing, in a few words."""
+        if self.waiting_for is not None:
+            return f"waiting: {self.waiting_for}"
         busy = [name for name in self._groups if name not in self._context.local or name == self._local_now]
         return f"calling {', '.join(sorted(busy))}" if busy else "routing"
+
+    @property
+    def waiting_for(self) -> str | None:
+        """Why no further call is made now, None where calls are made."""
+        return self._results.waiting_for
 
     def halt(self, why: Halt) -> None:
         """Make no more calls. Calls in progress are cancelled, unless the batch is only stopped for now."""
@@ -144,7 +151,13 @@ class BatchRun:
         """Watch for the end of the window and for a cancellation by any process."""
         store = self._context.store
         while True:
-            batch = await asyncio.to_thread(store.find_batch, self._id)
+            try:
+                batch = await asyncio.to_thread(store.find_batch, self._id)
+            except sqlite3.Error as error:  # a disk that fails must not cost the answers that wait for it
+                if explain_wait(error) is None:
+                    raise
+                await asyncio.sleep(POLL_S)
+                continue
             if batch is None or batch.status == "cancelling":
                 self.halt("cancelled")
             # The window is read again too: a clock that is set back dates the batch anew.
@@ -236,7 +249,12 @@ class BatchRun:
             # Every Ray worker loads the local expert and has all of its slots.
             limit *= self._engine.n_workers
         # The limit depends on live traffic, so it is read again every POLL_S even if no call ends.
-        while len(calls) >= self._context.throttle.max_calls(limit) and not self._halted.is_set():
+        while not self._halted.is_set() and (
+            self.waiting_for is not None or len(calls) >= self._context.throttle.max_calls(limit)
+        ):
+            if not calls:
+                await asyncio.sleep(POLL_S)
+                continue
             done, _ = await asyncio.wait(calls, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
             for call in done:
                 calls.discard(call)

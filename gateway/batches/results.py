@@ -6,6 +6,7 @@ is resumed, so every line of the input has exactly one line of output after any 
 
 import asyncio
 import contextlib
+import logging
 import os
 import shutil
 import sqlite3
@@ -15,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..execution.executor import Accounting, ExecutionRequest
+from ..storage.sqlite import LEAST_FREE_BYTES, StorageError, find_disk_fault
 from .outcomes import CallOutcome, OutputLine, PlanEnded, build_output_line, list_experts, next_step
 from .store import ANSWERED, FAILED, BatchLine, BatchStore, Worklist
 from .types import Batch
@@ -27,6 +29,10 @@ MAX_PER_WRITE = 256
 # A transaction syncs its files, which takes milliseconds; the results of 50 ms share one.
 GATHER_S = 0.05
 SPANS_PER_QUERY = 1000
+REWRITE_S = 1.0
+DISK_FAULTS = {"full": "its disk is full", "unwritable": "its disk cannot be written"}
+
+log = logging.getLogger("thalamus")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +98,34 @@ def explain_lack_of_space(batch: Batch, n_lines: int, store: BatchStore) -> str 
     return None
 
 
+def explain_wait(error: Exception) -> str | None:
+    """What a batch waits for after this error, in a few words; None where waiting does not help."""
+    if isinstance(error, (OSError, sqlite3.Error, StorageError)):
+        fault = getattr(error, "fault", None) or find_disk_fault(error)
+        if fault is not None:
+            return DISK_FAULTS[fault]
+        # https://sqlite.org/rescode.html: the last byte of an extended code is its kind
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return "another process writes to its store"
+    return None
+
+
+def explain_full_disk(batch: Batch, store: BatchStore) -> str | None:
+    """What a batch that has not ended waits for, as far as its disk shows it to another process."""
+    folder = Path(batch.out_path).parent if batch.out_path else store.directory
+    with contextlib.suppress(OSError):
+        for place in (store.directory, folder):
+            if not batch.has_ended and shutil.disk_usage(place).free < LEAST_FREE_BYTES:
+                return DISK_FAULTS["full"]
+    return None
+
+
 class BatchResults:
-    """The only writer of a batch's results. `batch` holds its progress and cost."""
+    """The only writer of a batch's results. `batch` holds its progress and cost.
+
+    What cannot be written is kept and tried again, for it is paid; `waiting_for` says why, and no new call is
+    to be made then. So what waits is bounded: the queue, one write, and the calls that were under way.
+    """
 
     def __init__(self, batch: Batch, store: BatchStore, worklist: Worklist, accounting: Accounting) -> None:
         self.batch = batch
@@ -104,6 +136,10 @@ class BatchResults:
         paths = ResultPaths.of(batch, store)
         self._writing = threading.Lock()
         self._closed = False
+        self._in_hand: Sequence[CallResult | ClosedLine] = ()
+        # A line is built once, however often it is written: building it records it in the journal.
+        self._built: dict[int, OutputLine] = {}
+        self.waiting_for: str | None = None
         self._output = _open_file(paths.output, batch.output_bytes)
         self._errors = _open_file(paths.errors, batch.error_bytes)
 
@@ -125,10 +161,10 @@ class BatchResults:
         await self._queue.join()
 
     async def write(self) -> None:
-        """Write until cancelled.
+        """Write until cancelled; a disk that is full or cannot be written is waited for.
 
         Raises:
-            OSError, sqlite3.Error: a write failed, and none of its items counts.
+            OSError, sqlite3.Error: a write failed for another reason, and none of its items counts.
         """
         while True:
             items = [await self._queue.get()]
@@ -136,10 +172,35 @@ class BatchResults:
                 await asyncio.sleep(GATHER_S)
             while len(items) < MAX_PER_WRITE and not self._queue.empty():
                 items.append(self._queue.get_nowait())
-            await asyncio.to_thread(self._write_items, items)
+            self._in_hand = items
+            await self._write_patiently(items)
             # Only after the commit: wait_until_written promises that results are on disk.
             for _ in items:
                 self._queue.task_done()
+
+    def count_unwritten(self) -> int:
+        """Answers that wait to be written; once the files are closed, those that are lost."""
+        waiting = [*self._in_hand, *self._queue._queue]  # type: ignore[attr-defined]
+        return sum(isinstance(item, CallResult) and item.outcome.body is not None for item in waiting)
+
+    async def _write_patiently(self, items: Sequence[CallResult | ClosedLine]) -> None:
+        while True:
+            try:
+                await asyncio.to_thread(self._write_items, items)
+            except (OSError, sqlite3.Error, StorageError) as error:
+                why = explain_wait(error)
+                if why is None:
+                    raise
+                if self.waiting_for is None:
+                    text = "batch %s waits: %s (%s); it calls no further line, and its answers wait in memory"
+                    log.warning(text, self.batch.id, why, error)
+                self.waiting_for = why
+                await asyncio.sleep(REWRITE_S)
+            else:
+                if self.waiting_for is not None:
+                    log.info("batch %s goes on: its results can be written again", self.batch.id)
+                self.waiting_for = None
+                return
 
     def _write_items(self, items: Sequence[CallResult | ClosedLine]) -> None:
         pending = _PendingWrite(self.batch)
@@ -163,6 +224,8 @@ class BatchResults:
             )
         # Outside the transaction: a rolled back one must not advance the lengths.
         self.batch = pending.batch()
+        self._in_hand = ()
+        self._built.clear()
 
     def _settle(self, database: sqlite3.Connection, result: CallResult) -> OutputLine | None:
         """The output of the line after this result; None if its plan has more calls to make."""
@@ -176,9 +239,11 @@ class BatchResults:
                 return None
         step = next_step(plan, history)
         if isinstance(step, PlanEnded):
-            return build_output_line(
-                result.line.custom_id, result.request, history, step, self._accounting, self.batch.owner
-            )
+            if n not in self._built:
+                self._built[n] = build_output_line(
+                    result.line.custom_id, result.request, history, step, self._accounting, self.batch.owner
+                )
+            return self._built[n]
         if is_only_call:
             self._worklist.record_outcome(database, n, result.step, result.outcome)
         self._worklist.add_calls(database, n, result.step + 1, list_experts(step))

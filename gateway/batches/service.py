@@ -25,7 +25,14 @@ from .execution import GRACE_S, BatchContext, BatchRun, Halt
 from .files import FileStore
 from .lines import EMBEDDED_HERE, InputFile, LineReader, validate
 from .planning import LocalExpertQueue
-from .results import BatchResults, discard, errors_path, explain_lack_of_space, publish
+from .results import (
+    BatchResults,
+    discard,
+    errors_path,
+    explain_lack_of_space,
+    explain_wait,
+    publish,
+)
 from .store import Worklist, new_id
 from .types import Batch, BatchEnded, BatchNotKnown, LineError, Status
 
@@ -94,6 +101,7 @@ class BatchService:
         self._runs: dict[str, BatchRun] = {}
         self._stopping = asyncio.Event()
         self._has_resumed = False
+        self._waits: dict[str, str] = {}
 
     async def start(self) -> None:
         """Resume the batches that an earlier process left unfinished."""
@@ -187,15 +195,27 @@ class BatchService:
         run = self._runs.get(batch_id)
         return run.activity if run is not None else "checking lines"
 
+    def explain_wait(self, batch: Batch) -> str | None:
+        """What a batch that runs here waits for, in a few words; None where it does not wait."""
+        run = self._runs.get(batch.id)
+        return self._waits.get(batch.id) if run is None else run.waiting_for
+
     async def _work_until_ended(self, batch_id: str) -> None:
         """Run a batch until it has ended; retry after an exception."""
         while not self._stopping.is_set():
             try:
                 if await self.run(batch_id) is not None:
+                    self._waits.pop(batch_id, None)
                     return
             except Exception as error:  # a full disk or a bug: the batch is stored, and is run again
-                log.exception("batch %s is interrupted", batch_id)
-                DEATHS.note("batch", error)
+                why = explain_wait(error)
+                if why is None:
+                    log.exception("batch %s is interrupted", batch_id)
+                    DEATHS.note("batch", error)
+                elif batch_id not in self._waits:
+                    log.warning("batch %s waits: %s (%s)", batch_id, why, error)
+                if why is not None:
+                    self._waits[batch_id] = why
             # Also after None: when the process that holds the lock dies, this one takes over.
             await pause_unless_halted(self._stopping, RETRY_S)
 
@@ -280,6 +300,10 @@ class BatchService:
             del self._runs[batch.id]
             results.close()
             source.close()
+            if n_lost := results.count_unwritten():
+                self._store.n_lost_answers += n_lost
+                text = "batch %s: %d answers could not be written; their lines are called and paid again"
+                log.error(text, batch.id, n_lost)
         if halted == "stopped":
             return results.batch
         # The ids are stored before the files exist: publishing again after a crash writes the same files.

@@ -75,7 +75,10 @@ _errors = msgspec.json.Decoder(tuple[LineError, ...])
 
 
 class BatchStore:
-    """The database; `transaction` gives its connection to one thread at a time."""
+    """The database; `transaction` gives its connection to one thread at a time.
+
+    `n_lost_answers` counts answers of batches that were paid and could not be written before the end.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -87,6 +90,7 @@ class BatchStore:
         self._opening = threading.Lock()
         self._trouble: DiskError | None = None
         self._retry_at = 0.0
+        self.n_lost_answers = 0
 
     @classmethod
     def open(cls, directory: Path, *, may_wait: bool = False) -> "BatchStore":

@@ -102,8 +102,11 @@ class Batch:
         """When open lines expire, in seconds since 1970."""
         return self.times.get("created_at", 0) + self.window_s
 
-    def to_openai(self) -> dict[str, Any]:
-        """As OpenAI's batch object; `thalamus` holds the fields that OpenAI's lacks."""
+    def to_openai(self, waiting_for: str | None = None) -> dict[str, Any]:
+        """As OpenAI's batch object; `thalamus` holds the fields that OpenAI's lacks.
+
+        waiting_for: why it does not go on now.
+        """
         errors = [msgspec.to_builtins(error) for error in self.errors]
         moments = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
         return {
@@ -130,6 +133,7 @@ class Batch:
                 "cost_usd": round(self.cost_usd, 10),
                 "unpriced": self.n_unpriced,
                 "max_usd": self.max_usd,
+                "waiting_for": waiting_for,
             },
         }
 

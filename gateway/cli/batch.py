@@ -180,15 +180,20 @@ def resume(
 @JSON_OPTION
 def status(batch_id: str | None, config_path: Path, as_json: bool) -> None:
     """Show the progress of one batch, or of all."""
+    from ..batches.results import explain_full_disk
+
     with _open_store(read_config(config_path, quiet=True)) as store:
         found = [_get_batch(store, batch_id)] if batch_id else store.list_all()
+        waits = {batch.id: explain_full_disk(batch, store) for batch in found}
     if as_json:
-        records = [_batch_json(batch) for batch in found]
+        records = [_batch_json(batch, waits[batch.id]) for batch in found]
         click.echo(json.dumps(records[0] if batch_id else records, indent=2))
         return
     for batch in found:
         began = datetime.fromtimestamp(batch.times.get("created_at", 0))
         click.echo(f"{batch.id}  {began:%Y-%m-%d %H:%M}  {_format_batch(batch)}")
+        if waits[batch.id] is not None:
+            click.echo(f"  waits: {waits[batch.id]}")
         for error in batch.errors if batch_id else ():
             click.echo(f"  {_format_error(error)}")
     if not found:
@@ -482,5 +487,5 @@ def _format_error(error: Any) -> str:
     return f"{engine_choice}{error.message} ({error.code})"
 
 
-def _batch_json(batch: "Batch") -> dict[str, Any]:
-    return {**batch.to_openai(), "input_path": batch.input_path, "out_path": batch.out_path}
+def _batch_json(batch: "Batch", waiting_for: str | None = None) -> dict[str, Any]:
+    return {**batch.to_openai(waiting_for), "input_path": batch.input_path, "out_path": batch.out_path}

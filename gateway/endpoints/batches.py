@@ -123,19 +123,22 @@ async def list_batches(request: Request) -> Response:
     store, owner = get_services(request).store, get_owner(request)
     # One more than asked for: it tells whether there is another page.
     found = await asyncio.to_thread(store.list_batches, owner, query.get("after"), limit + 1)
-    return json_response(build_page([batch.to_openai() for batch in found], limit))
+    explain = get_batch_service(request).explain_wait
+    return json_response(build_page([batch.to_openai(explain(batch)) for batch in found], limit))
 
 
 async def get_batch(request: Request) -> Response:
     """The state and progress of one batch."""
-    found = await get_batch_service(request).find(request.path_params["batch_id"], get_owner(request))
-    return json_response(found.to_openai())
+    service = get_batch_service(request)
+    found = await service.find(request.path_params["batch_id"], get_owner(request))
+    return json_response(found.to_openai(service.explain_wait(found)))
 
 
 async def cancel_batch(request: Request) -> Response:
     """Cancel a batch: no more calls are made, and the results so far are kept."""
-    batch = await get_batch_service(request).cancel(request.path_params["batch_id"], get_owner(request))
-    return json_response(batch.to_openai())
+    service = get_batch_service(request)
+    batch = await service.cancel(request.path_params["batch_id"], get_owner(request))
+    return json_response(batch.to_openai(service.explain_wait(batch)))
 
 
 ROUTES = [

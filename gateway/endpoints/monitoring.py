@@ -242,6 +242,9 @@ def _collect_routing(services: Services) -> Iterator[Any]:
         yield build(name.removesuffix("_total"), ROUTING_SERIES[name], (), {(): value})
     about = "Seconds by which the machine's clock differs from the time that was seen to pass."
     yield build_gauge("thalamus_clock_gap_seconds", about, (), {(): abs(services.store.clock.gap_s)})
+    lost = {(): float(services.store.n_lost_answers)}
+    about = "Answers of batches that were paid and could not be written before the gateway stopped."
+    yield build_counter("thalamus_batch_answers_lost", about, (), lost)
     about = "Decisions that did without a part of prediction that failed, was overloaded or is not loaded."
     parts = {(part,): float(n) for part, n in services.router.n_degraded.items()}
     yield build_counter("thalamus_decisions_degraded", about, ("part",), parts)

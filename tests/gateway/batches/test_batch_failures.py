@@ -2,20 +2,32 @@
 
 import asyncio
 import contextlib
+import errno
+import json
+import shutil
+import sqlite3
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import openai
 import pytest
+from click.testing import CliRunner
 
-from gateway.batches import calling
+from gateway.batches import calling, execution, service
+from gateway.batches import results as results_module
 from gateway.batches.calling import RetryingCaller
+from gateway.batches.store import BatchStore
+from gateway.batches.types import Batch
+from gateway.cli.batch import status
+from gateway.config import parse_config
 from gateway.experts.types import Call, Reply, UpstreamError
 from gateway.fleet.health import FleetState
 from gateway.testing import FakeUpstream, build_completion
-from tests.fakes.batches import BatchTestGateway, line
+from tests.fakes.batches import BatchTestGateway, line, open_batch_gateway
 from tests.fakes.odd_upstream import OddUpstream, json_answer
 from tests.fakes.serving import KEY, gateway
 
@@ -155,3 +167,142 @@ async def test_d08_each_line_of_three_experts_that_answer_500_ends_within_20_s(
             assert outcome.failure is not None
             assert outcome.failure.status == 500
         assert clock.now - start <= 20
+
+
+class ResultDisk:
+    """A disk that takes no results while it has an error."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.error: Exception | None = None
+        append = results_module._append
+        monkeypatch.setattr(results_module, "REWRITE_S", 0.02)
+
+        def refuse(file: int, at: int, data: bytes) -> None:
+            append(file, at, data[: len(data) // 2])  # a part may be written
+            if self.error is not None:
+                raise self.error
+            append(file, at, data)
+
+        monkeypatch.setattr(results_module, "_append", refuse)
+
+
+async def wait_for_reason(at: BatchTestGateway, batch: Any) -> str:
+    """What a batch says that it waits for, once no call is made any more."""
+    async with asyncio.timeout(10):
+        while True:
+            found: Any = await at.ai.batches.retrieve(batch.id)
+            reason = found.model_extra["thalamus"]["waiting_for"]
+            n_calls = len(at.upstream.calls)
+            await asyncio.sleep(0.1)
+            if reason is not None and n_calls == len(at.upstream.calls):
+                return str(reason)
+
+
+def disk_errors() -> list[tuple[Exception, str]]:
+    full = sqlite3.OperationalError("database or disk is full")
+    full.sqlite_errorcode = sqlite3.SQLITE_FULL
+    busy = sqlite3.OperationalError("database is locked")
+    busy.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    return [
+        (OSError(errno.ENOSPC, "No space left on device"), "its disk is full"),
+        (OSError(errno.EROFS, "Read-only file system"), "its disk cannot be written"),
+        (full, "its disk is full"),
+        (busy, "another process writes to its store"),
+    ]
+
+
+@pytest.mark.parametrize(("error", "reason"), disk_errors())
+async def test_a_full_disk_pauses_a_batch_and_no_line_is_paid_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    disk = ResultDisk(monkeypatch)
+    prices = {"max_parallel": 2, "input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6}
+    async with open_batch_gateway(tmp_path, ["says-a"], experts=prices) as at:
+        disk.error = error
+        batch = await at.begin(*(line(str(n), "says-a", f"question {n}") for n in range(300)))
+        assert await wait_for_reason(at, batch) == reason
+        n_calls = len(at.upstream.calls)
+        assert n_calls < 300
+        (listed,) = (await at.ai.batches.list()).data
+        assert (listed.model_extra or {})["thalamus"]["waiting_for"] == reason
+        disk.error = None
+        batch = await at.wait_for_end(batch)
+        output, errors = await at.results(batch)
+        assert (batch.status, len(output), errors) == ("completed", 300, [])
+        assert len({row["custom_id"] for row in output}) == 300
+        assert set(Counter(str(call["messages"]) for call in at.upstream.calls).values()) == {1}
+        assert batch.model_extra["thalamus"]["cost_usd"] == pytest.approx(300 * 25e-6)
+        assert batch.model_extra["thalamus"]["waiting_for"] is None
+
+
+async def test_a_line_is_recorded_once_however_often_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = ResultDisk(monkeypatch)
+    async with open_batch_gateway(tmp_path, ["says-a"]) as at:
+        disk.error = OSError(errno.ENOSPC, "No space left on device")
+        batch = await at.begin(line("1", "says-a"))
+        await wait_for_reason(at, batch)
+        disk.error = None
+        await at.wait_for_end(batch)
+    with contextlib.closing(sqlite3.connect(tmp_path / "j.sqlite3")) as database:
+        assert database.execute("SELECT count(*) FROM decisions").fetchone() == (1,)
+
+
+async def test_answers_that_the_end_of_the_process_loses_are_counted_and_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = ResultDisk(monkeypatch)
+    monkeypatch.setattr(service, "GRACE_S", 0.1)
+    monkeypatch.setattr(service, "RETRY_S", 0.1)
+    monkeypatch.setattr(execution, "GRACE_S", 0.1)
+    disk.error = OSError(errno.ENOSPC, "No space left on device")
+    async with open_batch_gateway(tmp_path, ["says-a"], experts={"max_parallel": 2}) as at:
+        batch = await at.begin(*(line(str(n), "says-a") for n in range(3)))
+        await wait_for_reason(at, batch)
+        n_calls = len(at.upstream.calls)
+        store = at.live.services.store
+    assert store.n_lost_answers == n_calls > 0
+    assert f"{n_calls} answers could not be written; their lines are called and paid again" in caplog.text
+    disk.error = None
+    async with open_batch_gateway(tmp_path, ["says-a"]) as at:
+        batch = await at.wait_for_end(batch)
+        assert (batch.status, batch.request_counts.completed) == ("completed", 3)
+
+
+async def test_a_batch_that_cannot_be_published_says_why_and_calls_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(service, "RETRY_S", 0.02)
+    publish = results_module.publish
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(service, "publish", refuse)
+    async with open_batch_gateway(tmp_path, ["says-a"]) as at:
+        batch = await at.begin(line("1", "says-a"))
+        assert await wait_for_reason(at, batch) == "its disk is full"
+        await asyncio.sleep(0.1)
+        assert caplog.text.count("waits: its disk is full") == 1
+        assert "Traceback" not in caplog.text
+        monkeypatch.setattr(service, "publish", publish)
+        assert (await at.wait_for_end(batch)).status == "completed"
+        assert len(at.upstream.calls) == 1
+
+
+def test_the_command_line_sees_a_full_disk_from_outside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text("experts: []\n")
+    store = BatchStore.open(parse_config("experts: []\n").batches_path)
+    store.add_batch(Batch(id="batch_1", input_path="in", out_path=str(tmp_path / "out"), window_s=60))
+    store.add_batch(Batch(id="batch_2", input_path="in", out_path=str(tmp_path / "out"), status="completed"))
+    store.close()
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr("gateway.batches.results.shutil.disk_usage", lambda _: usage)
+    said = CliRunner().invoke(status, ["--config", "c.yaml"], catch_exceptions=False).output
+    assert said.count("waits: its disk is full") == 1
+    shown = CliRunner().invoke(status, ["batch_1", "--config", "c.yaml", "--json"]).output
+    assert json.loads(shown)["thalamus"]["waiting_for"] == "its disk is full"
