@@ -122,7 +122,10 @@ def build_services(
     )
     # A loaded or unloaded engine changes how long its expert takes: cached snapshots are stale then.
     local.on_change.append(fleet.invalidate)
-    store = BatchStore.open(config.batches_path, may_wait=True)
+    key = config.server.master_key
+    store = BatchStore.open(
+        config.batches_path, may_wait=True, master_key=key.reveal() if key is not None else None
+    )
     journal = parts.journal(config.journal)
     journal.clock = store.clock
     return Services(

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from ..config.client_keys import MASTER, is_former_id
+from ..config.client_keys import MASTER, is_former_id, make_former_id
 from ..storage.clock import ClockRecord, StorageClock
 from ..storage.sqlite import (
     DatabaseBusy,
@@ -83,6 +83,7 @@ class BatchStore:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.salt = os.urandom(SALT_BYTES)
+        self._master_key: str | None = None
         self.clock = StorageClock()
         self._connections: tuple[sqlite3.Connection, sqlite3.Connection] | None = None
         self._lock = threading.Lock()
@@ -93,15 +94,17 @@ class BatchStore:
         self.n_lost_answers = 0
 
     @classmethod
-    def open(cls, directory: Path, *, may_wait: bool = False) -> "BatchStore":
+    def open(cls, directory: Path, *, may_wait: bool = False, master_key: str | None = None) -> "BatchStore":
         """The store in a directory, created if it is missing.
 
         may_wait: where the disk is full or cannot be written, it is opened once it can be.
+        master_key: what is stored under its former id becomes that of `master`.
 
         Raises:
             StorageError: it cannot be created, or has a version this code cannot read.
         """
         store = cls(directory)
+        store._master_key = master_key
         try:
             store._connections, store.salt = store._open()
         except DiskError as error:
@@ -126,6 +129,8 @@ class BatchStore:
             # Reads wait for no write: in WAL mode they see what is committed, also while another process
             # writes.
             reader = connect(path, BUSY_S, autocommit=True)
+            if self._master_key is not None:
+                _adopt(database, make_former_id(self._master_key, facts["salt"]))
         except sqlite3.Error as error:
             database.close()
             message = f"{path}: {SCHEMA.name} cannot be read: {error}"
@@ -348,6 +353,17 @@ def _decode_batch(row: tuple[Any, ...]) -> Batch:
     return Batch(**values)
 
 
+def _adopt(database: sqlite3.Connection, former_id: str) -> None:
+    """Give `master` what has the id that its key had as owner before keys had names.
+
+    Ids of other keys stay: another gateway with another key may have written them.
+    """
+    for table in ("files", "batches"):
+        query = f"SELECT 1 FROM {table} WHERE owner = ? LIMIT 1"  # noqa: S608 (our own names)
+        if database.execute(query, (former_id,)).fetchone():  # else nothing is written: the disk may be full
+            database.execute(f"UPDATE {table} SET owner = ? WHERE owner = ?", (MASTER, former_id))  # noqa: S608
+
+
 def _create(database: sqlite3.Connection) -> None:
     for statement in _TABLES.split(";"):
         database.execute(statement)
@@ -362,8 +378,11 @@ def _add_expiry(database: sqlite3.Connection) -> None:
 
 def _name_owners(database: sqlite3.Connection) -> None:
     # The owner was an id made of the value of the one key: a new value left files and batches without owner.
-    for table in ("files", "batches"):
-        database.execute(f"UPDATE {table} SET owner = ? WHERE {is_former_id('owner')}", (MASTER,))  # noqa: S608
+    parts = (f"SELECT owner FROM {table} WHERE {is_former_id('owner')}" for table in ("files", "batches"))  # noqa: S608
+    ids = database.execute(" UNION ".join(parts)).fetchall()
+    # Several were those of several gateways, or of a key that was changed: only the keys tell, in `_adopt`.
+    if len(ids) == 1:
+        _adopt(database, ids[0][0])
 
 
 SCHEMA = Schema(

@@ -204,6 +204,11 @@ def is_former_id(column: str) -> str:
     return f"length({column}) = 12 AND {column} NOT GLOB '*[^0-9a-f]*'"
 
 
+def make_former_id(key: str, salt: bytes) -> str:
+    """The id that a key had in a store of this salt before keys had names."""
+    return hashlib.blake2b(key.encode(), key=salt).hexdigest()[:12]
+
+
 def make_key() -> str:
     """A new key: 192 random bits."""
     return f"sk-{secrets.token_hex(24)}"

@@ -21,6 +21,7 @@ from gateway.batches.files import FileStore
 from gateway.batches.store import NAME, BatchStore
 from gateway.batches.types import Batch, FileNotKnown, KeyStorageFull, StorageFull, StoredFile
 from gateway.config import parse_config
+from gateway.config.client_keys import make_former_id
 from gateway.config.schema import BatchConfig
 from gateway.storage.sqlite import StorageError
 from tests.fakes.serving import KEY, LiveApp, gateway
@@ -166,6 +167,24 @@ async def test_what_the_master_key_left_by_its_id_is_found_by_its_name(tmp_path:
     async with client(tmp_path, KEY + "-another") as (ai, _):
         assert (await ai.files.content(made.id)).content == LINES
         assert [batch.id async for batch in ai.batches.list()] == ["batch_1"]
+
+
+async def test_gateways_of_different_keys_on_one_store_get_each_what_its_own_key_left(tmp_path: Path) -> None:
+    keys = KEY, KEY + "-another"
+    async with client(tmp_path, KEY) as (ai, live):
+        files = [(await ai.files.create(file=("in.jsonl", LINES), purpose="batch")).id for _ in range(3)]
+        salt = live.services.store.salt
+    owners = (*(make_former_id(key, salt) for key in keys), "0123456789ab")
+    with contextlib.closing(sqlite3.connect(tmp_path / "batches" / NAME)) as database:
+        for owner, file in zip(owners, files, strict=True):
+            database.execute("UPDATE files SET owner = ? WHERE id = ?", (owner, file))
+        database.execute("PRAGMA user_version=2")
+        database.commit()
+    async with client(tmp_path, keys[0]) as (ai, _):
+        assert [file.id async for file in ai.files.list()] == [files[0]]
+        for other in files[1:]:
+            with pytest.raises(openai.NotFoundError):
+                await ai.files.content(other)
 
 
 @pytest.mark.parametrize(
