@@ -166,8 +166,8 @@ def test_every_example_configuration_builds_a_gateway(
     stores: list[BatchStore] = []
     open_store = BatchStore.open
 
-    def open_and_remember(path: Path) -> BatchStore:
-        stores.append(open_store(path))
+    def open_and_remember(path: Path, may_wait: bool = False) -> BatchStore:
+        stores.append(open_store(path, may_wait=may_wait))
         return stores[-1]
 
     monkeypatch.setattr(BatchStore, "open", open_and_remember)
