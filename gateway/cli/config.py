@@ -31,17 +31,27 @@ def command() -> None:
     """Check the configuration, print its schema, make a client's key, or import another's configuration."""
 
 
-@command.command(epilog="\b\nExample:\n  thalamus config check --config deploy/thalamus.yaml")
+@command.command(
+    epilog="\b\nExamples:\n  thalamus config check\n  thalamus config check deploy/thalamus.yaml"
+)
+@click.argument("file", type=click.Path(path_type=Path), required=False)
 @CONFIG_OPTION
 @JSON_OPTION
-def check(config_path: Path, as_json: bool) -> None:
+@click.pass_context
+def check(context: click.Context, file: Path | None, config_path: Path, as_json: bool) -> None:
     """Read the configuration as the gateway does, and print every error with its line.
 
-    An engine that is not installed here is a warning: the file may be meant for another machine.
+    FILE is the same as --config FILE. An engine that is not installed here is a warning: the file may be
+    meant for another machine.
     """
     from ..config import ConfigError, config_warnings, load_config
     from .doctor import list_runner_faults
+    from .serve import explain_open_address
 
+    if file is not None:
+        if context.get_parameter_source("config_path") is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError("the configuration is given twice: as FILE and with --config; keep one")
+        config_path = file
     try:
         config = load_config(config_path)
     except ConfigError as error:
@@ -54,6 +64,8 @@ def check(config_path: Path, as_json: bool) -> None:
     warnings = config_warnings(config)
     for fault, fix in list_runner_faults(config):
         warnings.append(f"experts {fault}, so the gateway does not start on this machine; {fix}")
+    if why := explain_open_address(config.server):
+        warnings.append(f"server.host: {why}; until then `thalamus serve` does not start")
     if as_json:
         # Without an expert the gateway starts and answers no chat: that is not what a check may call good.
         click.echo(json.dumps({"ok": bool(config.experts), "problems": [], "warnings": warnings}, indent=2))

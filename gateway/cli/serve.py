@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..config import Config, ExpertConfig
+    from ..config.schema import ServerConfig
 
 EXAMPLE_PROMPT = "What is 4817*392?"
 
@@ -59,7 +60,6 @@ def command(
     """Serve on http://127.0.0.1:8080, or on the address in the configuration."""
     from msgspec.structs import replace
 
-    from ..asgi.authentication import is_loopback
     from ..server import CannotServeError, serve
 
     config = read_config(config_path)
@@ -72,12 +72,8 @@ def command(
     }
     given = {name: value for name, value in options.items() if value is not None}
     server = replace(config.server, **given)
-    # An open gateway spends the operator's money for every caller: refuse unless it is asked for by name.
-    if not is_loopback(server.host) and not server.has_keys and not allow_no_key:
-        raise click.ClickException(
-            f"other machines can reach {server.host} and there is no key: set server.master_key "
-            "(os.environ/THALAMUS_MASTER_KEY), or pass --allow-no-key"
-        )
+    if not allow_no_key and (why := explain_open_address(server)):
+        raise click.ClickException(why)
     try:
         if server.workers == 1:
             serve(config_path, config, given, build_banner)
@@ -87,6 +83,19 @@ def command(
             serve_with_workers(config_path, config, given, build_banner)
     except CannotServeError as error:
         raise click.ClickException(str(error)) from None
+
+
+def explain_open_address(server: "ServerConfig") -> str | None:
+    """Why a gateway does not start at its address without --allow-no-key; None where it does."""
+    from ..asgi.authentication import is_loopback
+
+    # An open gateway spends the operator's money for every caller: refuse unless it is asked for by name.
+    if is_loopback(server.host) or server.has_keys:
+        return None
+    return (
+        f"other machines can reach {server.host} and there is no key: set server.master_key "
+        "(os.environ/THALAMUS_MASTER_KEY), or pass --allow-no-key"
+    )
 
 
 def build_banner(config: "Config", address: str) -> str:

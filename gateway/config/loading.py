@@ -18,7 +18,7 @@ from routers.text_files import decode_text
 
 from .expert_schema import ExpertConfig
 from .policy_schema import PolicyConfig
-from .schema import Config, JournalConfig
+from .schema import Config, JournalConfig, ServerConfig
 from .secrets import (
     MAX_VALUES,
     OneOrMoreSecrets,
@@ -28,8 +28,9 @@ from .secrets import (
     expand_references,
     list_variables,
 )
-from .validation import find_violations, find_warnings
+from .validation import find_key_violations, find_violations, find_warnings
 from .values import KeyPath
+from .yaml_faults import explain_fault
 
 VERBATIM_KEYS = frozenset({"system", "examples", "params", "override_params"})
 """Keys whose text goes to the expert as it is: `${HOME}` in a system message is no reference."""
@@ -113,6 +114,11 @@ def parse_config(text: str, source: str = "thalamus.yaml", env: Mapping[str, str
     reader = _ConfigReader(lines, os.environ if env is None else env)
     plain = reader.read({} if data is None else data, Config, ())
     if reader.problems:
+        # The keys of clients are many hands' work: all their faults are told at once.
+        faults = find_key_violations(_read_keys(plain))
+        reader.problems += [
+            Problem(_find_line(lines, at), _format_path(at), message) for at, message in faults
+        ]
         raise ConfigError(source, reader.problems)
     config = fill_derived_values(msgspec.convert(plain, Config, dec_hook=_accept_instance))
     if found := list(find_violations(config)):
@@ -120,6 +126,21 @@ def parse_config(text: str, source: str = "thalamus.yaml", env: Mapping[str, str
             source, [Problem(_find_line(lines, at), _format_path(at), message) for at, message in found]
         )
     return config
+
+
+def _read_keys(plain: Any) -> ServerConfig:
+    """The keys of clients that could be read, of a configuration with errors."""
+    server = plain.get("server") if isinstance(plain, dict) else None
+    server = server if isinstance(server, dict) else {}
+    master, keys = server.get("master_key"), server.get("keys")
+    return ServerConfig(
+        master_key=master if isinstance(master, Secret) else None,
+        keys={
+            name: tuple(value for value in values if isinstance(value, Secret))
+            for name, values in (keys if isinstance(keys, dict) else {}).items()
+            if isinstance(values, list)
+        },
+    )
 
 
 def config_warnings(config: Config) -> list[str]:
@@ -180,6 +201,11 @@ class _ConfigReader:
                 continue
             near = get_close_matches(key, fields, n=1, cutoff=0.5)
             hint = f"did you mean '{near[0]}'?" if near else f"allowed: {', '.join(fields)}"
+            # `server:` with nothing in it, and what belongs there at the beginning of the next line.
+            if owner := next(
+                (n for n in _list_empty(value, fields) if key in _struct_fields(fields[n][0])), None
+            ):
+                hint = f"it is a key of '{owner}': indent it, as all below `{owner}:`"
             self._add_problem(path, f"unknown key '{key}'; {hint}", at=(*path, key))
         for name, (_, required) in fields.items():
             if required and name not in value:
@@ -239,6 +265,18 @@ def _choose_union_member(kind: Any, value: Any) -> Any:
             return next((member for member in others if get_origin(member) is tuple), kind)
         return members[0] if len(members) == 1 else kind
     return kind
+
+
+def _list_empty(value: Mapping[str, Any], fields: Mapping[str, tuple[Any, bool]]) -> list[str]:
+    """The keys that hold other keys and have none."""
+    return [
+        name
+        for name, (kind, _) in fields.items()
+        if name in value
+        and value[name] is None
+        and isinstance(kind, type)
+        and issubclass(kind, msgspec.Struct)
+    ]
 
 
 def _is_container(kind: Any) -> bool:
@@ -360,8 +398,7 @@ def load_with_lines(text: str) -> tuple[Any, dict[KeyPath, int]]:
         lines: dict[KeyPath, int] = {}
         return (None if node is None else _build_node(loader, node, (), lines, frozenset())), lines
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise YamlError(mark.line + 1 if mark else 1, str(error.problem or error.context)) from None
+        raise YamlError(*explain_fault(error, text)) from None
     except (yaml.YAMLError, ValueError) as error:
         raise YamlError(1, str(error).splitlines()[0]) from None
     finally:

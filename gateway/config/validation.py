@@ -53,12 +53,13 @@ def find_violations(config: Config) -> Iterator[Violation]:
     yield from _check_aliases(config)
     yield from _check_memory(config)
     yield from _check_embedders(config)
-    yield from _check_keys(config.server)
+    yield from find_key_violations(config.server)
     if config.redis and not config.redis.url.reveal().startswith(("redis://", "rediss://", "unix://")):
         yield ("redis", "url"), "the address must start with redis://, rediss:// or unix://"
 
 
-def _check_keys(server: ServerConfig) -> Iterator[Violation]:
+def find_key_violations(server: ServerConfig) -> Iterator[Violation]:
+    """Yield every violated rule of the keys of clients."""
     seen: dict[bytes, str] = {}
     for name, values in server.keys_by_name().items():
         is_master = name == MASTER and not server.keys.get(name)

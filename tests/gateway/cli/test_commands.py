@@ -231,6 +231,27 @@ def test_route_reads_standard_input_and_shows_a_table(here: Path) -> None:
     assert "chosen" in result.output
 
 
+def test_config_check_takes_a_file_once(here: Path) -> None:
+    (here / "ours.yaml").write_text(GOOD)
+    assert run("config", "check", "ours.yaml").output.startswith("ours.yaml: good. ")
+    twice = run("config", "check", "ours.yaml", "--config", "ours.yaml")
+    assert twice.exit_code == 2
+    assert "given twice: as FILE and with --config; keep one" in twice.output
+
+
+@pytest.mark.parametrize("keys", ["", "keys: {a: os.environ/KEY}, "])
+def test_config_check_warns_where_serve_would_not_start_for_lack_of_a_key(
+    here: Path, keys: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEY", "sk-51c0e6d1f9a84b27")
+    (here / "open.yaml").write_text(f"{GOOD}server: {{{keys}host: 0.0.0.0}}\n")
+    result = run("config", "check", "open.yaml")
+    assert result.exit_code == 0
+    assert (
+        "warning: server.host: other machines can reach 0.0.0.0 and there is no key" in result.output
+    ) == (not keys)
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [

@@ -134,6 +134,24 @@ def test_a_fault_of_a_key_names_the_field_and_the_fix(keys: str, said: str) -> N
     assert problem.startswith(f"thalamus.yaml:2: {said}")
 
 
+def test_all_faults_of_keys_are_told_at_once() -> None:
+    said = read_problems(
+        "experts: 5\nserver:\n  master_key: os.environ/WEAK\n  keys:\n    a: os.environ/WEAK\n"
+        "    b: os.environ/MISSING\n    c: os.environ/ONE\n    3x: os.environ/TWO\n"
+        "    d: [os.environ/ONE, sha256:12]\n"
+    )
+    assert [line.partition("thalamus.yaml:")[2].partition(";")[0].split(": ", 2)[::2] for line in said] == [
+        ["1", "expected a list, got a whole number"],
+        ["3", "this key is shorter than 16 characters"],
+        ["5", "this key is shorter than 16 characters"],
+        ["5", "this is the key of 'master' too"],
+        ["6", "environment variable MISSING is not set"],
+        ["8", "'3x' cannot be a name"],
+        ["9", "this is the key of 'c' too"],
+        ["9", "this key is no hash: write sha256: and 64 hexadecimal digits"],
+    ]
+
+
 def test_an_editor_takes_one_key_or_a_list() -> None:
     keys = config_schema()["$defs"]["ServerConfig"]["properties"]["keys"]["additionalProperties"]
     assert (keys["type"], keys["items"]) == (["string", "array"], {"type": "string"})

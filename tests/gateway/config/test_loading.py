@@ -81,6 +81,59 @@ def test_what_is_no_plain_yaml_is_one_line(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "experts:\n  - name: a\n   tool: calculator\n",
+            "3: this line is indented by 3 spaces, as no block above; indent it by 4 spaces, as line 2",
+        ),
+        (
+            "experts:\r\n  - name: a\r\n server: {}\r\n",
+            "3: this line is indented by 1 space, as no block above; begin it without spaces, as line 1",
+        ),
+        (
+            "experts:\n  - name: a\n\n     tool: calculator\n",
+            "4: this line is indented deeper than line 2, which has its value already; "
+            "indent it by 4 spaces, as line 2",
+        ),
+        (
+            "experts:\n  - name: a\n- name: b\n",
+            "3: this line is indented by 0 spaces, as no list above; indent it by 2 spaces, as line 2",
+        ),
+        (
+            "experts:\n  - name: a\n  tool: calculator\n",
+            "3: this line stands below the '-' of line 2, but begins with none; "
+            "indent it by 4 spaces to belong to that entry, or begin it with '- '",
+        ),
+        ("experts:\n  - name: a\n\ttool: x\n", "3: a tab stands in the indentation; write spaces"),
+        ("experts\n  - name: a\n", "1: 'experts' has no colon; write it as a key, such as `experts:`"),
+        (
+            "server:\nport: 1\n",
+            "2: unknown key 'port'; it is a key of 'server': indent it, as all below `server:`",
+        ),
+        ("  experts: []\nserver: {}\n", "1: this line begins with spaces, unlike line 2; begin it without"),
+        (
+            "server: {}\n- a\n",
+            "2: this line begins a list where keys stand above; "
+            "indent it more than the key that it belongs to",
+        ),
+        ("server: a: b\n", "1: there are two colons in this line; put the value in quotes"),
+        (
+            "experts:\n  - {name: a\nserver: {}\n",
+            "2: the '{' of this line has no '}' before line 3; write it",
+        ),
+        ("aliases: [1, 2\n", "1: the '[' of this line has no ']' before line 2; write it"),
+        ("server: {port: 1 host: x}\n", "1: a ',' between two entries or a '}' at the end is missing"),
+        ("server: {}}\n", "1: '}' has no partner; delete it, or write '{' before"),
+        ('redis: "a\nserver: {}\n', "1: a quotation mark is never closed; close it"),
+        ("aliases:\n  a: @b\n", "2: a value cannot begin with '@'; put it in quotes"),
+    ],
+)
+def test_wrong_yaml_is_told_in_plain_words_with_the_fix(text: str, said: str) -> None:
+    assert problems(text) == ["thalamus.yaml:" + said]
+
+
+@pytest.mark.parametrize(
     ("text", "line", "said"),
     [
         (expert("  - name: a\n    model: openai/y\n"), 4, "'a' is already the name of experts[0]"),
