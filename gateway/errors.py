@@ -26,7 +26,8 @@ GatewayError                         status  type                    code
 └── ExpertFailed                     502     upstream_error          of the last attempt
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import ClassVar, Literal
 
 import msgspec
@@ -46,6 +47,17 @@ STOPPED = "the gateway was stopped before the answer was complete; ask again"
 
 class BusyError(Exception):
     """A waiting line is full: the caller degrades, moves on or refuses."""
+
+
+MAX_NAME_CHARS = 64
+"""So much of an unknown name is compared: a client must not choose how long that takes."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'? `, with the known name that is nearest; empty where none is near."""
+    plain = {one.lower(): one for one in known}
+    near = get_close_matches(name[:MAX_NAME_CHARS].lower(), plain, n=1)
+    return f"did you mean '{plain[near[0]]}'? " if near else ""
 
 
 class GatewayError(Exception):

@@ -23,6 +23,7 @@ from routers.text_files import decode_text
 
 from ..app import expert_price
 from ..config import Config, ExpertConfig
+from ..errors import suggest
 from ..experts import UpstreamError, build_expert
 from ..experts.litellm import LiteLLMExpert
 from ..experts.openai_compatible import Transport
@@ -242,7 +243,9 @@ def _select_judge(config: Config, name: str | None, rubric: Path | None, n_check
         if rubric is not None:
             raise click.UsageError("--rubric is what a judge goes by; name one with --judge")
         return None
-    (expert,) = _select_experts(config, name)
+    expert, *others = _select_experts(config, name)
+    if others:
+        raise click.UsageError(f"--judge {name}: one expert judges; name one")
     if expert.tool:
         raise click.UsageError(f"--judge {name}: a tool compares nothing; name a language model")
     try:
@@ -261,7 +264,10 @@ def _select_experts(config: Config, names: str | None) -> list[ExpertConfig]:
         raise click.ClickException("no experts are configured that can answer; `thalamus init` finds some")
     wanted = [name.strip() for name in names.split(",")] if names else list(askable)
     if unknown := [name for name in wanted if name not in askable]:
-        raise click.UsageError(f"no expert {unknown[0]!r} in the configuration; it has {', '.join(askable)}")
+        hint = suggest(unknown[0], askable)
+        raise click.UsageError(
+            f"no expert {unknown[0]!r} in the configuration; {hint}it has {', '.join(askable)}"
+        )
     return [askable[name] for name in wanted]
 
 

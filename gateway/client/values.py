@@ -6,8 +6,9 @@ when it is not in the protocol; unknown fields are ignored here and kept in `raw
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from math import isfinite
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 Json = Mapping[str, Any]
 T = TypeVar("T")
@@ -38,6 +39,18 @@ class Hints:
     max_usd_per_1k: float | None = None
     target_quality: float | None = None
     session_id: str | None = None
+
+    if not TYPE_CHECKING:  # a type checker knows the names
+
+        def __new__(cls, *values: Any, **given: Any) -> "Hints":
+            """Raises: TypeError: there is no hint of a name; names the nearest."""
+            known = [field.name for field in fields(cls)]
+            for name in given:
+                if name not in known:
+                    near = get_close_matches(name, known, n=1)
+                    fix = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(known)}"
+                    raise TypeError(f"there is no hint '{name}'; {fix}")
+            return object.__new__(cls)
 
     def as_json(self) -> dict[str, Any]:
         """The hints that were given, as the field `router` of a body."""

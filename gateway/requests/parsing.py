@@ -15,7 +15,7 @@ from routers import Query
 
 from ..config import Config
 from ..embedding import EmbedderPool
-from ..errors import ForbiddenField, InvalidField, InvalidJson, ModelNotFound
+from ..errors import ForbiddenField, InvalidField, InvalidJson, ModelNotFound, suggest
 from ..experts import Call, Expert, Fields, ToolExpert
 from ..experts.types import Endpoint
 from ..prompts.wrappings import WrappingGrammar
@@ -188,8 +188,9 @@ class RequestParser:
         if self._embedders is not None and model in self._embedders.names:
             return self._no_chat_model(model)
         policies = (f"auto:{name}" for name in self._policies if name != "auto")
-        listed = ", ".join(["auto", *policies, *self._experts, *self._aliases])
-        return ModelNotFound(f"there is no model '{model[:128]}'; there are: {listed}", param="model")
+        known = ["auto", *policies, *self._experts, *self._aliases]
+        said = f"there is no model '{model[:128]}'; {suggest(model, known)}there are: {', '.join(known)}"
+        return ModelNotFound(said, param="model")
 
     def _no_chat_model(self, model: str) -> ModelNotFound:
         # 404 and this code are what OpenAI answers to a model at the wrong endpoint.
@@ -210,10 +211,9 @@ class RequestParser:
             hint = "use an expert with `embeds: true`"
             return ModelNotFound(f"'{model}' is not an embedding model; {hint}", param="model")
         own = ("auto", *self._embedders.names) if self._embedders else ()
-        listed = ", ".join([*own, *sorted(self._embedding_experts)]) or "none"
-        return ModelNotFound(
-            f"there is no embedding model '{model[:128]}'; there are: {listed}", param="model"
-        )
+        known = [*own, *sorted(self._embedding_experts)]
+        listed = f"{suggest(model, known)}there are: {', '.join(known) or 'none'}"
+        return ModelNotFound(f"there is no embedding model '{model[:128]}'; {listed}", param="model")
 
     def _policy(self, model: str, options: RoutingOptions) -> Policy:
         """The policy that `auto`, `auto:<policy>` or the routing options name."""

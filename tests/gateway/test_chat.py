@@ -139,6 +139,16 @@ async def test_what_is_not_configured_is_refused_with_what_there_is(live: LiveAp
     assert "good" in answer.error["message"]
 
 
+@pytest.mark.parametrize(
+    ("model", "near"),
+    [("ussage", "usage"), ("USAGE", "usage"), ("auto:chaep", "auto:cheap"), ("zzzzzz", None)],
+)
+async def test_an_unknown_model_is_told_with_the_nearest(live: LiveApp, model: str, near: str | None) -> None:
+    message = (await live.chat(model)).error["message"]
+    hint = f"did you mean '{near}'? " if near else ""
+    assert message.startswith(f"there is no model '{model}'; {hint}there are: auto, ")
+
+
 async def test_every_answer_says_who_why_and_what_it_cost(live: LiveApp) -> None:
     answer = await live.chat("good", headers={"x-request-id": "mine-1"})
     assert answer.headers["x-thalamus-expert"] == "good"

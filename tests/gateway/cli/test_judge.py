@@ -215,6 +215,8 @@ def test_a_long_answer_of_ones_own_is_shown_to_the_judge(upstream: FakeUpstream)
     ("options", "message"),
     [
         (["--judge", "absent"], "no expert 'absent' in the configuration"),
+        (["--judge", "Juge"], "no expert 'Juge' in the configuration; did you mean 'judge'? it has"),
+        (["--judge", "judge,four"], "--judge judge,four: one expert judges; name one"),
         (["--judge", "calculator"], "a tool compares nothing"),
         (["--rubric", "own.json"], "name one with --judge"),
         (["--judge", "judge", "--rubric", "absent.txt"], "absent.txt: cannot be read"),

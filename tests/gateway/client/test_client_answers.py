@@ -1,8 +1,10 @@
 """What is sent for each call, and what is read from its answer."""
 
 import inspect
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -92,6 +94,20 @@ def test_tool_calls_are_read_and_leave_the_text_empty(server: ScriptedGateway, f
     chat = flavour.ask("chat", "weather?", tools=[{"type": "function"}])
     assert chat.tool_calls == (ToolCall("c1", "weather", '{"city": "Paris"}'),)
     assert (chat.text, chat.usage) == ("", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("max_cost", "there is no hint 'max_cost'; did you mean 'max_cost_usd'?"),
+        ("colour", "there is no hint 'colour'; there are: policy, flags, weights, max_cost_usd"),
+    ],
+)
+def test_an_unknown_hint_is_told_with_the_nearest_name(name: str, said: str) -> None:
+    given: dict[str, Any] = {name: 0.1}
+    with pytest.raises(TypeError, match=re.escape(said)):
+        Hints(**given)
+    assert replace(Hints(policy="best"), max_cost_usd=1.0) == Hints("best", max_cost_usd=1.0)
 
 
 def test_hints_travel_in_the_body_and_only_those_given(server: ScriptedGateway, flavour: Flavour) -> None:
