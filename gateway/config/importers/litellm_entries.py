@@ -127,6 +127,14 @@ class EntryReader:
 
     def read(self, entry: ListEntry, params: dict[str, Any]) -> Upstream | None:
         """What an entry calls and says, or None with a note where it cannot be used."""
+        n_changed = len(self.changed)
+        upstream = self._read(entry, params)
+        if upstream is None:
+            # Of what is not carried over nothing has changed.
+            del self.changed[n_changed:]
+        return upstream
+
+    def _read(self, entry: ListEntry, params: dict[str, Any]) -> Upstream | None:
         written, model = str(params.get("model") or ""), self.rules.find_model(params)
         if model is None:
             self.lost.append(

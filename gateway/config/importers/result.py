@@ -33,6 +33,14 @@ class ImportNotes:
     lost: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
 
+    def forget_changes(self, name: str, aliases: Iterable[str]) -> None:
+        """Leave out what changed of an expert that is not carried over; `aliases` are its names before."""
+        starts = tuple(f"{one}: " for one in (name, *aliases))
+        # In place, because those who write notes hold the list.
+        self.changed[:] = [
+            line for line in self.changed if not (line.startswith(starts) or f"' is now '{name}'" in line)
+        ]
+
 
 @dataclass(frozen=True, slots=True)
 class ImportedConfig:
@@ -150,7 +158,9 @@ def _take_out(sections: dict[str, Any], field: str, message: str, notes: ImportN
         name = expert["name"]
         notes.lost.append(f"{name}: {field[place.end() :].lstrip('.') or 'the expert'}: {message}")
         aliases = sections.get("aliases", {})
-        for alias in [alias for alias, target in aliases.items() if target == name]:
+        of_it = [alias for alias, target in aliases.items() if target == name]
+        notes.forget_changes(name, of_it)
+        for alias in of_it:
             del aliases[alias]
             notes.lost.append(f"the alias '{alias}' of {name}")
         return

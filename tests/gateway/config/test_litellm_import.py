@@ -10,7 +10,7 @@ import pytest
 from gateway.app import build_services
 from gateway.config import Config, parse_config
 from gateway.config.importers import ImportedConfig, ImportFailedError, import_litellm
-from gateway.config.importers.result import PLACEHOLDER, AnyVariable, make_name
+from gateway.config.importers.result import PLACEHOLDER, AnyVariable, ImportNotes, finish, make_name
 from gateway.config.providers import find_receiver
 from gateway.experts.litellm import load_litellm
 from gateway.experts.openai_compatible import Transport
@@ -117,6 +117,29 @@ def test_forty_entries_keep_their_models() -> None:
     made, config = convert_forty()
     assert {expert.name: expert.model for expert in config.experts} == KEPT
     assert (made.n_experts, made.n_aliases) == (len(KEPT), len(ALIASES))
+
+
+def test_what_is_dropped_has_no_line_of_what_changed() -> None:
+    models = {
+        "vectors": {"model": "text-embedding-3-small", "api_base": "nowhere"},
+        "large": {"model": "gpt-5", "api_base": "nowhere"},
+        "kept": {"model": "gpt-5"},
+    }
+    made = convert({"model_list": [{"model_name": n, "litellm_params": p} for n, p in models.items()]})
+    assert made.notes.changed == ["kept: 'gpt-5' is 'openai/gpt-5' by its name, as LiteLLM reads it"]
+    assert made.n_experts == 1
+
+
+def test_what_our_own_check_takes_out_has_no_line_of_what_changed() -> None:
+    notes = ImportNotes(changed=["my model: read", "'my model' is now 'my-model'", "my-model-2: read"])
+    good = {"name": "my-model-2", "model": "openai/x"}
+    sections = {
+        "experts": [{"name": "my-model", "model": "openai/x", "rpm": 0}, good],
+        "aliases": {"my model": "my-model"},
+    }
+    made = finish(sections, notes, "proxy.yaml", "import-litellm")
+    assert (made.n_experts, made.n_aliases) == (1, 0)
+    assert made.notes.changed == ["my-model-2: read"]
 
 
 def test_forty_entries_keep_their_names_as_aliases() -> None:
