@@ -61,6 +61,8 @@ MAX_INTERIM = 16
 """Most interim responses (1xx) before an answer."""
 DISTRUST_S = 300.0
 REST_S = 0.03
+MAX_LOOKED_AT = 32
+"""Connections that one call looks at before it opens another."""
 SLOT_WAIT_S = 30.0
 """Longest wait for a free slot, so that a queue moves a request on long before a slow model does."""
 LONGEST_FIELD = len(b"event:")
@@ -88,6 +90,7 @@ class WatchedConnection(ResponseHandler):
     answered_at = 0.0
     n_interim = 0
     is_settled = False
+    _waiting: "select.poll | None" = None
 
     def data_received(self, data: bytes) -> None:
         parser, payload = self._parser, self._payload
@@ -118,6 +121,21 @@ class WatchedConnection(ResponseHandler):
             if not self.is_settled:
                 self.answered_at = monotonic()
 
+    def has_rested(self, now: float) -> bool:
+        """Whether it may serve another call, at this time of the monotonic clock."""
+        self.is_settled = self.is_settled or now - self.answered_at >= REST_S
+        return self.is_settled
+
+    def is_silent(self) -> bool:
+        """Whether nothing waits to be read: it would have come without being asked for."""
+        if self._waiting is None and self.transport is not None:
+            self._waiting = select.poll()
+            # AttributeError is asyncio's for a TLS connection that is lost; ValueError a closed descriptor's.
+            with contextlib.suppress(AttributeError, ValueError):
+                descriptor: Any = self.transport.get_extra_info("socket")
+                self._waiting.register(descriptor.fileno(), select.POLLIN)
+        return self._waiting is None or not self._waiting.poll(0)
+
     def _peer(self) -> Any:
         return self.transport.get_extra_info("peername") if self.transport is not None else None
 
@@ -146,25 +164,21 @@ class WatchedConnector(aiohttp.TCPConnector):
         self._factory = watched
 
     async def _get(self, key: Any, traces: list[Any]) -> Any:
+        # The connection used last comes first: few are busy, the others end by their time-out. Taken in turn,
+        # all that a burst opened would stay, and each call would find one whose memory has left the caches.
         rested = self._conns.get(key)
-        while rested:
-            # The first has rested longest.
+        now = monotonic()
+        for _ in range(min(len(rested), MAX_LOOKED_AT) if rested else 0):
+            rested.rotate(1)
             connection = cast("WatchedConnection", rested[0][0])
-            if not connection.is_settled and monotonic() - connection.answered_at < REST_S:
-                return None
-            connection.is_settled = True
-            transport: Any = connection.transport
-            waiting = select.poll()
-            # AttributeError is asyncio's for a TLS connection that is lost; ValueError a closed descriptor's.
-            with contextlib.suppress(AttributeError, ValueError):
-                waiting.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
-                # What the event loop has not read yet was sent without being asked for.
-                if waiting.poll(0):
-                    rested.popleft()
-                    connection.close()
-                    continue
-            break
-        return await super()._get(key, traces)
+            if not connection.has_rested(now):
+                continue
+            if not connection.is_silent():
+                rested.popleft()
+                connection.close()
+                continue
+            return await super()._get(key, traces)
+        return None
 
 
 class Transport:

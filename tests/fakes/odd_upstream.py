@@ -80,7 +80,7 @@ class OddUpstream:
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, n: int) -> None:
         """One call a connection."""
         try:
             _, headers = await read_head(reader)
@@ -117,8 +117,9 @@ class OddUpstream:
 class RawUpstream:
     """Sends bytes of a test's own on connections that stay open; `answer` gives them for a request's body.
 
-    A number among them is a pause in seconds. `heads` has the head of every request, `n_connections` counts,
-    `overslept_s` says by how much a busy machine made a pause longer at most.
+    A number among them is a pause in seconds. `heads` has the head of every request, `served_by` the
+    connection that it came on, `n_connections` counts these, `overslept_s` says by how much a busy machine
+    made a pause longer at most.
     """
 
     def __init__(self, answer: Callable[[dict[str, Any]], Iterable[bytes | float]]) -> None:
@@ -126,6 +127,7 @@ class RawUpstream:
         self.base_url = ""
         self.heads: list[str] = []
         self.n_connections = 0
+        self.served_by: list[int] = []
         self.overslept_s = 0.0
 
     @contextlib.asynccontextmanager
@@ -134,7 +136,7 @@ class RawUpstream:
 
         def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             self.n_connections += 1
-            tasks.add(asyncio.ensure_future(self._serve(reader, writer)))
+            tasks.add(asyncio.ensure_future(self._serve(reader, writer, self.n_connections)))
 
         server = await asyncio.start_server(connect, "127.0.0.1", 0)
         self.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
@@ -147,11 +149,12 @@ class RawUpstream:
             await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.sleep(0)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, n: int) -> None:
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
                 self.heads.append(head)
+                self.served_by.append(n)
                 length = re.search(r"content-length: (\d+)", head, re.IGNORECASE)
                 body = json.loads(await reader.readexactly(int(length[1]))) if length else {}
                 for part in self.answer(body):

@@ -146,7 +146,7 @@ LATE_BOMBS: dict[str, list[bytes | float]] = {
 async def test_too_much_before_the_first_token_moves_on(tmp_path: Path) -> None:
     cases = {name: [stream_head(EVENTS), *parts, 60.0] for name, parts in LATE_BOMBS.items()}
     squeezed = squeeze(b": wait\n\n" * 100_000, "gzip")
-    cases["gzip"] = [http_bytes(squeezed, mime=EVENTS, content_encoding="gzip"), 60.0]
+    cases["gzip"] = [http_bytes(squeezed, mime=EVENTS, content_encoding="gzip")]
     async with serve(tmp_path, cases) as (live, _), asyncio.timeout(60):
         for bomb in cases:
             answer = await live.chat(bomb, stream=True, router={"fallbacks": ["fine"]})
@@ -281,6 +281,16 @@ async def test_surplus_bytes_reach_no_other_client(tmp_path: Path, at_once: int)
         else:
             pytest.skip("this machine is too busy to send surplus bytes in time")
         assert (double, is_foreign) == (double, False)
+
+
+async def test_after_a_burst_few_connections_serve_and_the_others_may_end(tmp_path: Path) -> None:
+    async with serve(tmp_path, {"slow": [0.05, http_bytes(good())]}) as (live, upstream):
+        await asyncio.gather(*(live.chat("slow") for _ in range(8)))
+        assert len(set(upstream.served_by)) == 8
+        await asyncio.sleep(2 * REST_S)
+        for _ in range(8):
+            assert (await live.chat("fine")).status == 200
+        assert len(set(upstream.served_by[8:])) == 1
 
 
 async def test_a_good_upstream_keeps_its_connections(tmp_path: Path) -> None:
