@@ -38,6 +38,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     if (ROOT / "GLOSSARY.md").exists():
         pages["glossary.md"] = copy_page("GLOSSARY.md")
     for path, text in pages.items():
+        # The file of this name says where the page is to who reads the folder without the site.
+        if (pointer := files.get_file_from_path(path)) is not None:
+            files.remove(pointer)
         files.append(File.generated(config, path, content=text))
     return files
 

@@ -144,6 +144,16 @@ def test_the_configuration_is_accepted(text: str, tmp_path: Path, monkeypatch: p
     assert load_config(tmp_path / "thalamus.yaml").experts
 
 
+@pytest.mark.source
+@pytest.mark.parametrize(
+    "page", [path.relative_to(ROOT) for path in sorted(ROOT.glob("docs/**/*.md"))], ids=str
+)
+def test_every_link_of_the_documents_leads_to_a_file(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)", (ROOT / page).read_text())
+    paths = [link for link in links if "://" not in link]
+    assert [path for path in paths if not (ROOT / page.parent / path).exists()] == []
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_that_a_page_names_exists(page: str) -> None:
     tops = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}

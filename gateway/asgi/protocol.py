@@ -282,7 +282,11 @@ class HttpProtocol(asyncio.Protocol):
         if self._n_hosts and self._host not in _known_hosts and not is_host(self._host or b""):
             return MalformedRequest(f"the Host header is not a host: {(self._host or b'')[:80]!r}"), b"", b""
         if self._parser is not None and self._parser.should_upgrade() and method != b"CONNECT":
-            what = "this gateway speaks HTTP/1.1 alone: send no Upgrade (clients: switch HTTP/2 off)"
+            # Java's HttpClient asks for HTTP/2 in this way with every first request, unless told otherwise.
+            what = (
+                "this gateway speaks HTTP/1.1 alone and takes no Upgrade: set your client to HTTP/1.1 "
+                "(Java: HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1))"
+            )
             return MalformedRequest(what), b"", b""
         # RFC 9112, section 6.1: HTTP/1.0 knows no transfer codings, and a proxy may have read it otherwise.
         if version == "1.0" and any(name == b"transfer-encoding" for name, _ in headers):

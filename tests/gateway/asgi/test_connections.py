@@ -242,6 +242,13 @@ async def test_a_head_that_can_be_read_in_two_ways_is_refused(serve: Serve, name
     assert server.app.ends in ([], ["gone"])  # where the end was not legible, the application got no body
 
 
+async def test_a_client_that_asks_for_http_2_is_told_what_to_set(serve: Serve) -> None:
+    client = await (await serve()).connect(b"POST /v1/x HTTP/1.1\r\n" + HEADS["h2c"])
+    _, _, body = await client.answer()
+    message = json.loads(body)["error"]["message"]
+    assert "set your client to HTTP/1.1 (Java: HttpClient.newBuilder().version(" in message
+
+
 @pytest.mark.parametrize(
     "data",
     [
