@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -166,8 +167,8 @@ def test_every_example_configuration_builds_a_gateway(
     stores: list[BatchStore] = []
     open_store = BatchStore.open
 
-    def open_and_remember(path: Path, may_wait: bool = False) -> BatchStore:
-        stores.append(open_store(path, may_wait=may_wait))
+    def open_and_remember(path: Path, **options: Any) -> BatchStore:
+        stores.append(open_store(path, **options))
         return stores[-1]
 
     monkeypatch.setattr(BatchStore, "open", open_and_remember)
