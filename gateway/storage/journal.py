@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -259,8 +260,24 @@ def describe_entry(entry: JournalEntry, content: bool) -> dict[str, Any]:
 
 _PLACES = ", ".join("?" * len(NAMES))
 _NAMED = ", ".join(NAMES)
-INSERT = f"INSERT OR IGNORE INTO decisions ({_NAMED}) VALUES ({_PLACES})"  # noqa: S608 (our own column names)
+_INSERT = f"INSERT OR IGNORE INTO decisions ({_NAMED}) VALUES ({_PLACES})"  # noqa: S608 (our own column names)
+N_TOGETHER = 50
+_INSERT_TOGETHER = _INSERT + f", ({_PLACES})" * (N_TOGETHER - 1)
 _SELECT = f"SELECT {_NAMED} FROM decisions WHERE id = ?"  # noqa: S608
+
+
+def insert_rows(database: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Add rows of `COLUMNS`, within the transaction of the caller; those that are there stay.
+
+    Raises:
+        sqlite3.Error, and what `BAD_ROW` names.
+    """
+    # Many to a statement: between two statements this thread waits for the interpreter, which the event loop
+    # holds, and then holds it up itself: 25 µs a row one by one, 6 so.
+    n_together = len(rows) - len(rows) % N_TOGETHER
+    for start in range(0, n_together, N_TOGETHER):
+        database.execute(_INSERT_TOGETHER, list(chain.from_iterable(rows[start : start + N_TOGETHER])))
+    database.executemany(_INSERT, rows[n_together:])
 
 
 class Journal:
@@ -447,7 +464,7 @@ class Journal:
             sqlite3.Error, OSError: they cannot be now.
         """
         with self._open_connection() as database:
-            database.executemany(INSERT, rows)
+            insert_rows(database, rows)
 
     def _open_connection(self) -> sqlite3.Connection:
         """The writer's own connection; a new one after trouble."""

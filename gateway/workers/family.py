@@ -24,7 +24,7 @@ from ..fleet.replicas import merge_reports
 from ..runners import Lease, RunnerUnavailable
 from ..server import Generation, Reloadable
 from ..services import Services
-from ..storage.journal import INSERT, Journal, connect_journal
+from ..storage.journal import Journal, connect_journal, insert_rows
 from ..storage.sqlite import StorageError
 from .channel import Channel, ChannelClosedError, RemoteError
 
@@ -390,7 +390,7 @@ class SharedJournal(Journal):
             self._inserting = connect_journal(Path(self._config.path))
         self._inserting.execute("BEGIN IMMEDIATE")
         with self._inserting:  # commits, or undoes
-            self._inserting.executemany(INSERT, map(msgspec.msgpack.decode, rows))
+            insert_rows(self._inserting, [msgspec.msgpack.decode(row) for row in rows])
 
     def _let_go(self) -> None:
         with self._insert_lock:

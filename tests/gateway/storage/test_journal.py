@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -204,6 +204,17 @@ async def test_an_entry_that_cannot_be_encoded_does_not_stop_the_others(
     journal.record(entry("good"))
     await until(lambda: journal.n_waiting == 0)
     assert (rows(journal, "group_concat(id)"), journal.dropped) == ("good", 1)
+
+
+async def test_a_value_that_sqlite_cannot_hold_costs_its_own_row_alone_among_many(
+    open_journal: Callable[..., Journal],
+) -> None:
+    journal = open_journal()
+    for n in range(130):
+        journal.record(entry(f"d{n}", error=cast("str", {"not": "a text"}) if n == 60 else None))
+    await journal.close()
+    assert (journal.dropped, rows(journal)) == (1, 129)
+    assert rows(journal, "sum(id IN ('d0', 'd49', 'd50', 'd99', 'd100', 'd129'))") == 6
 
 
 @pytest.mark.parametrize(
