@@ -166,9 +166,10 @@ class WatchedConnector(aiohttp.TCPConnector):
     async def _get(self, key: Any, traces: list[Any]) -> Any:
         # The connection used last comes first: few are busy, the others end by their time-out. Taken in turn,
         # all that a burst opened would stay, and each call would find one whose memory has left the caches.
-        rested = self._conns.get(key)
-        now = monotonic()
-        for _ in range(min(len(rested), MAX_LOOKED_AT) if rested else 0):
+        rested, now = self._conns.get(key), monotonic()
+        if rested is None:
+            return None
+        for _ in range(min(len(rested), MAX_LOOKED_AT)):
             rested.rotate(1)
             connection = cast("WatchedConnection", rested[0][0])
             if not connection.has_rested(now):
