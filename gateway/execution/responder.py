@@ -29,6 +29,7 @@ from ..telemetry.logs import AnswerFacts
 from .executor import Accounting, ExecutionRequest, ExecutionTrace, PlanExecutor, debug_json
 
 Execute = Callable[[ExecutionRequest, ExecutionTrace], Awaitable[Reply]]
+CLIENT_LEFT = "the client left before the answer was complete"
 COST_DIGITS = 10
 SAID_KINDS = frozenset({"status", "refused", "unsupported", "quota"})
 """Within a stream all of these are errors that an event told of."""
@@ -73,6 +74,10 @@ class Responder:
         except GatewayError as error:
             trace.status, trace.error = error.status, error.message
             await exchange.refuse(error, self.response_headers(exchange, request, trace))
+        except asyncio.CancelledError:
+            if not exchange.gone:  # the server ends: a trace without a status would blame the client
+                trace.status, trace.error = Unavailable.status, STOPPED
+            raise
         # Recorded also when the client has left: its tokens were used.
         finally:
             latency_s = (trace.ended_at_s or perf_counter()) - exchange.started_s
@@ -126,7 +131,6 @@ class Responder:
             except asyncio.CancelledError:
                 # The server ends what is not over within server.drain_s: silence would look like an answer.
                 if not exchange.gone:
-                    trace.status, trace.error = Unavailable.status, STOPPED
                     await exchange.end_stream(build_error_event(STOPPED, "stream_stopped"))
                 raise
             else:
@@ -139,7 +143,7 @@ class Responder:
             trace.ended_at_s = perf_counter()
             trace.streaming_s = trace.ended_at_s - start
             self._count_stream(request, trace, stream)
-            self._end_attempt(trace, failure, ended)
+            self._end_attempt(trace, failure, ended, CLIENT_LEFT if exchange.gone else STOPPED)
             if failure is not None or not ended:
                 stream.close()
         # Reading past [DONE] lets the connection return to the pool instead of being closed.
@@ -153,8 +157,10 @@ class Responder:
             trace.usage = estimate_usage(request.call, stream.events.n_chunks)
             trace.streaming = replace(trace.streaming, tokens_estimated=True)
 
-    def _end_attempt(self, trace: ExecutionTrace, failure: UpstreamError | None, ended: bool) -> None:
-        """Record the attempt whose stream has ended; not `ended`, because the client left."""
+    def _end_attempt(
+        self, trace: ExecutionTrace, failure: UpstreamError | None, ended: bool, why_cut: str
+    ) -> None:
+        """Record the attempt whose stream has ended; not `ended`, because it was cut off."""
         attempt = trace.streaming
         if attempt is None:
             return
@@ -168,6 +174,7 @@ class Responder:
             self._fleet.record_success(name, elapsed_s - trace.waited_s, has_spoken=True)
         else:
             self._fleet.release(name, has_spoken=True)
+            attempt = replace(attempt, verdict="abandoned", error=why_cut)
         trace.attempts.append(attempt)
 
     async def _send_failure(

@@ -60,6 +60,10 @@ BY_NAME = "asked for by name"
 class AttemptRecord:
     """One call to one expert with its result; `role` is its part in a panel.
 
+    `verdict` is `answered`, `moved_on` (the next expert was asked), `refused` (the request was at fault),
+    `skipped` (no call was made) or `abandoned` (ended before its answer did: the client left, a panel had
+    its answer, the gateway stopped).
+
     `tokens_estimated`: the expert counted none, and those of the entry are an estimate.
     `error` is fit for all to read; `client_error` has the words of the expert, for the client of the request.
     The journal keeps none: an expert may quote the prompt, or a key.

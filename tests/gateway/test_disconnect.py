@@ -1,12 +1,17 @@
 """A client that goes away stops the upstream, whole or streaming."""
 
 import asyncio
+import contextlib
+import json
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from gateway.errors import STOPPED
+from gateway.execution.responder import CLIENT_LEFT
 from gateway.testing import FakeUpstream
 from tests.fakes.serving import gateway
 
@@ -51,6 +56,37 @@ async def test_the_journal_tells_of_a_client_that_went_away(tmp_path: Path) -> N
             entry = await live.services.journal.get(decision)
             assert entry is not None
             assert (entry["status"], entry["cost_usd"]) == (499, None)
+            (attempt,) = entry["attempts"]
+            assert (attempt["verdict"], attempt["error"]) == ("abandoned", CLIENT_LEFT)
+
+
+@pytest.mark.parametrize(("model", "stream"), [("stall-2", True), ("hang", True), ("hang", False)])
+async def test_the_journal_tells_of_an_answer_that_the_end_of_the_gateway_cut(
+    tmp_path: Path, model: str, stream: bool
+) -> None:
+    async with FakeUpstream() as upstream:
+        experts = [{"name": model, "model": f"openai/{model}", "api_base": upstream.base_url}]
+        async with gateway({"experts": experts}, str(tmp_path / "j.sqlite3")) as live:
+            before = asyncio.all_tasks()
+            asking = asyncio.ensure_future(live.chat(model, stream=stream))
+            await until(lambda: bool(upstream.calls))
+            await asyncio.sleep(0.1)
+            # As uvicorn does once `server.drain_s` is over.
+            served = [task for task in asyncio.all_tasks() - before if "Cycle.run" in repr(task)]
+            assert len(served) == 1
+            for task in served:
+                task.cancel()
+            async with asyncio.timeout(10):
+                answer = await asking
+        if answer.status == 200:
+            assert b"stream_stopped" in answer.body
+        else:
+            assert (answer.status, answer.error["message"]) == (503, STOPPED)
+        with contextlib.closing(sqlite3.connect(tmp_path / "j.sqlite3")) as database:
+            ((status, error, attempts),) = database.execute("SELECT status, error, attempts FROM decisions")
+        assert (status, error) == (503, STOPPED)
+        verdicts = [(one["verdict"], one["error"]) for one in json.loads(attempts)]
+        assert verdicts == [("abandoned", STOPPED if model == "stall-2" else None)]
 
 
 async def read(client: aiohttp.ClientSession, url: str, body: object) -> bytes:
