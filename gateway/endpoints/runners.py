@@ -7,8 +7,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..errors import BadRequest, EndpointNotFound, Unavailable
+from ..config.client_keys import MASTER
+from ..config.secrets import list_secrets
+from ..errors import BadRequest, EndpointNotFound, Forbidden, Unavailable
 from ..runners import Runners, RunnerUnavailable
+from ..telemetry.logs import Redactor
 from .answers import get_services, json_response
 
 STATE_FIELDS = ("engine", "model", "experts", "state", "device", "memory_bytes", "load_s", "up_s", "pid")
@@ -64,13 +67,18 @@ async def unload_runner(request: Request) -> Response:
 
 
 async def get_logs(request: Request) -> Response:
-    """The last lines an expert's engine wrote.
+    """The last lines an expert's engine wrote, without secrets.
 
     Raises:
+        Forbidden: it may quote what other clients said, and this is not the master key.
         RunnerNotFound: no such local expert.
     """
+    config = get_services(request).config
+    if len(config.server.keys_by_name()) > 1 and request.state.key_name != MASTER:
+        raise Forbidden("the log of an engine may quote other clients: only server.master_key may read it")
     runners, name = _find_runner(request)
-    return json_response({"runner": runners[name].name, "lines": runners[name].log_tail})
+    redact = Redactor(list_secrets(config))
+    return json_response({"runner": runners[name].name, "lines": list(map(redact, runners[name].log_tail))})
 
 
 def _find_runner(request: Request) -> tuple[Runners, str]:

@@ -39,12 +39,24 @@ class LogTail:
         self.path = path
         self._lines: deque[str] = deque(maxlen=N_LINES)
         self._open = b""
+        self._has_words = False
+
+    def begin(self) -> None:
+        """Another process writes from now on."""
+        if self._open.strip():
+            self._lines.append(self._open.decode(errors="replace"))
+        self._open, self._has_words = b"", False
+
+    def find_last_words(self) -> str | None:
+        """The last line of the process that writes now, None where it has written none."""
+        return self.lines()[-1] if self._has_words else None
 
     def feed(self, data: bytes) -> None:
         """Take what was read, which may end in the middle of a line."""
         *whole, last = (self._open + data).split(b"\n")
         self._lines.extend(line[:N_LINE_CHARS].decode(errors="replace") for line in whole if line.strip())
         self._open = last[:N_LINE_CHARS]
+        self._has_words = self._has_words or any(line.strip() for line in (*whole, last))
         if self.path is not None:
             self._keep(self.path, data)
 

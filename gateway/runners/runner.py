@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ..config.secrets import hide_secrets
 from ..telemetry.background import start_task
 from .checks import Pulse, smoke_test, transition, wait_until_hung
 from .device_memory import count_held_bytes, count_host_bytes, find_gpu
@@ -112,8 +113,8 @@ class Runner:
 
     @property
     def log_tail(self) -> list[str]:
-        """The last lines the process wrote."""
-        return self._log.lines()
+        """The last lines the process wrote; they may quote prompts."""
+        return [self._hide_key(line) for line in self._log.lines()]
 
     @property
     def load_s(self) -> float | None:
@@ -258,6 +259,7 @@ class Runner:
         self._n_starts += 1
         try:
             launch = self.plan()
+            self._log.begin()
             self._child = await ServerProcess.spawn(launch, self._log)
             report = await self._child.wait_report(launch.message, self._patience.load_timeout_s)
             self._launch = launch
@@ -266,7 +268,8 @@ class Runner:
             ready_s = self._serve(report.address, began_s)
             self._last_error = await self._wait_until_lost(self._child, report.address, launch)
         except RunnerError as error:
-            self._last_error = self._append_last_line(str(error))
+            # Once it serves, what it writes may quote a prompt, and all clients see this error.
+            self._last_error = str(error) if ready_s is not None else self._append_last_line(str(error))
         except asyncio.CancelledError:
             grace_s = self._patience.grace_s
             raise
@@ -324,7 +327,7 @@ class Runner:
         try:
             await asyncio.wait({ended, hung, cycling}, return_when=asyncio.FIRST_COMPLETED)
             if ended.done():
-                return self._append_last_line(ended.result())
+                return f"{ended.result()}; its log may say why"
             return hung.result() if hung.done() else cycling.result()
         finally:
             for task in (ended, hung, cycling):
@@ -379,8 +382,11 @@ class Runner:
             raise
 
     def _append_last_line(self, what: str) -> str:
-        lines = self._log.lines()
-        return f"{what}; last line: {lines[-1]}" if lines else what
+        line = self._log.find_last_words()
+        return what if line is None else f"{what}; last line: {hide_secrets(self._hide_key(line))}"
+
+    def _hide_key(self, line: str) -> str:
+        return line.replace(self._api_key, "[key]")
 
     def _set(self, state: RunnerState) -> None:
         self._state = state

@@ -4,8 +4,8 @@
                    [--say TEXT]
 
 `--child` starts a process of its own that ignores SIGTERM, in a session of its own, and writes down its id.
-A prompt of "hang" is never answered, and nothing is after it; "die" ends the process; "slow" takes 3 s. One
-request is answered at a time.
+A prompt of "hang" is never answered, and nothing is after it; "die…" is written out and ends the process;
+"slow" takes 3 s. One request is answered at a time.
 """
 
 import argparse
@@ -32,7 +32,8 @@ class TinyEngine(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         prompt = body["messages"][-1]["content"]
-        if prompt == "die":
+        if prompt.startswith("die"):
+            os.write(1, f"prompt: {prompt}\n".encode())  # as engines log the last one
             os._exit(3)
         if prompt == "hang":
             hung.set()

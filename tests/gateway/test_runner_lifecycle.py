@@ -204,6 +204,19 @@ def test_a_missing_package_is_named_with_how_to_install_it(
         Runners({"a": RunnerSettings("llama.cpp", "bundled/smollm2-135m")}).check()
 
 
+def test_the_last_words_are_those_of_the_process_that_writes_now() -> None:
+    log = LogTail()
+    log.begin()
+    log.feed(b"prompt: of the former proc")
+    log.begin()
+    assert log.find_last_words() is None
+    log.feed(b"\n")
+    assert log.find_last_words() is None
+    log.feed(b"no such file\n")
+    assert log.find_last_words() == "no such file"
+    assert log.lines() == ["prompt: of the former proc", "no such file"]
+
+
 def test_the_log_tail_is_bounded_however_much_is_written() -> None:
     tail = LogTail()
     for n in range(1000):

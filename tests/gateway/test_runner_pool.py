@@ -297,6 +297,17 @@ async def test_a_death_under_a_lease_is_noticed_and_the_next_turn_is_at_the_new_
         assert "exit status 3" in (runners["a"].status().last_error or "")
 
 
+async def test_what_a_prompt_killed_quotes_it_in_its_log_alone() -> None:
+    async with pool_of(tiny("a")) as runners:
+        async with runners.lease("a", wait_s=20) as lease:
+            with pytest.raises((OSError, AssertionError)):
+                await chat(lease, "die of measles")
+            assert await lease.wait_lost(5)
+        assert "prompt: die of measles" in runners["a"].log_tail
+        async with runners.lease("a", wait_s=20):
+            assert runners["a"].status().last_error == "exit status 3; its log may say why"
+
+
 async def test_unloading_by_hand_spares_who_answers() -> None:
     async with pool_of(tiny("a")) as runners:
         async with runners.lease("a", wait_s=20):

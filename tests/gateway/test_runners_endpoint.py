@@ -133,6 +133,31 @@ async def test_the_seconds_of_a_load_do_not_count_as_an_experts_latency(tmp_path
         assert model["thalamus"]["latency_s"] < took_s / 2
 
 
+async def test_the_log_of_an_engine_is_for_the_master_key_alone_and_holds_no_secret(tmp_path: Path) -> None:
+    other, upstream = "sk-51c0e6d1f9a84b27", "sk-upstream-17d2c0f5be2a94c6"
+    config = text(tmp_path).replace(f"master_key: {KEY}", f"master_key: {KEY}, keys: {{app: {other}}}")
+    command = f"{sys.executable} -c 'print(\\\"{upstream} key {KEY} in a line\\\")' ${{PORT}}"
+    runner = f'{{engine: command, model: c, cmd: "{command}", memory: 1MB}}'
+    config = config.replace("experts:\n", f"experts:\n  - {{name: chatty, runner: {runner}}}\n")
+    async with live(application(parse_config(config, env={}))) as address, aiohttp.ClientSession() as http:
+        url = f"{address}/v1/runners/chatty/logs"
+        master, app = ({"authorization": f"Bearer {key}"} for key in (KEY, other))
+        async with asyncio.timeout(30):
+            while not (error := await read_last_error(http, address, app)):  # noqa: ASYNC110 (nothing tells)
+                await asyncio.sleep(0.05)
+        assert "last line: [key] key [key] in a line" in error
+        _, logs = await record(http, "GET", url, headers=master)
+        assert logs["lines"][0] == "[key] key [key] in a line"
+        status, refusal = await record(http, "GET", url, headers=app)
+        assert (status, refusal["error"]["code"]) == (403, "forbidden")
+
+
+async def read_last_error(http: aiohttp.ClientSession, address: str, headers: dict[str, str]) -> str | None:
+    _, listed = await record(http, "GET", f"{address}/v1/runners", headers=headers)
+    error: str | None = listed["data"][0]["last_error"]
+    return error
+
+
 async def test_without_the_key_runners_are_nobodys_business(tmp_path: Path) -> None:
     async with site(tmp_path) as (address, _), aiohttp.ClientSession() as stranger:
         assert (await record(stranger, "GET", f"{address}/v1/runners"))[0] == 401
