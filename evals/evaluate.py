@@ -194,7 +194,7 @@ def evaluate_predictions(
         saving=pick_values(test.score, frugal),
         saving_usd=pick_values(test.cost_usd, frugal),
         saving_share=np.eye(test.n_experts)[frugal],
-        frontier=np.array([_point(test, picks) for picks in drawn]),
+        frontier=np.array([mean_point(test, picks) for picks in drawn]),
     )
 
 
@@ -241,7 +241,8 @@ def _mean(values: Floats) -> Floats:
     return mean
 
 
-def _point(test: OutcomeTable, picks: Ints) -> Floats:
+def mean_point(test: OutcomeTable, picks: Ints) -> Floats:
+    """(2,) mean score and cost of these picks, over the queries where both are known; NaN for none."""
     score, usd = pick_values(test.score, picks), pick_values(test.cost_usd, picks)
     # A point needs both coordinates; queries that lack one would move score and cost differently.
     known = ~np.isnan(score) & ~np.isnan(usd)

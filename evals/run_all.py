@@ -9,6 +9,7 @@ import numpy as np
 
 from routers import Features, Floats, Ints, OutcomeTable, Tier, query_of, worker_pool
 
+from .alternatives import ALTERNATIVES, TierReadings, evaluate_blind_mix, evaluate_tiers, rules
 from .evaluate import (
     FRONTIER,
     NEVER,
@@ -39,10 +40,13 @@ class EvalJob:
     router_spec: RouterSpec | None = None
 
 
-def list_jobs(protocol: EvalProtocol, router_specs: Sequence[RouterSpec]) -> list[EvalJob]:
-    """All work of a protocol, in the order a report shows it."""
+def list_jobs(
+    protocol: EvalProtocol, router_specs: Sequence[RouterSpec], tiers: TierReadings | None = None
+) -> list[EvalJob]:
+    """All work of a protocol, in the order a report shows it; `heuristic_v2` needs readings of tiers."""
     singles = [f"single:{expert}" for expert in protocol.table.experts]
-    names = ["best_single", *_LEARNED, "cheapest", "random", *singles, *REFERENCES]
+    alternatives = [name for name in ALTERNATIVES if name != "heuristic_v2" or (tiers and tiers.success)]
+    names = ["best_single", *_BASELINES, *alternatives, "cheapest", "random", *singles, *REFERENCES]
     splits = range(len(protocol.splits))
     routers = [
         EvalJob(split, router_spec.name, router_spec) for router_spec in router_specs for split in splits
@@ -56,16 +60,17 @@ def run_jobs(
     jobs: Sequence[EvalJob],
     on_progress: OnProgress,
     n_workers: int = 2,
+    tiers: TierReadings | None = None,
 ) -> Iterator[tuple[EvalJob, SplitResult]]:
     """Every job with its result, in order of completion."""
     on_progress("fitting and deciding", 0, len(jobs))
     if n_workers < 2:
         for n, job in enumerate(jobs, start=1):
-            yield job, run_job(protocol, read, job)
+            yield job, run_job(protocol, read, tiers, job)
             on_progress("fitting and deciding", n, len(jobs))
         return
     # Protocol and features go to each process once; with every job they would be pickled again and again.
-    with worker_pool(n_workers, _prepare, protocol, read) as pool:
+    with worker_pool(n_workers, _prepare, protocol, read, tiers) as pool:
         pending = {pool.submit(_run_job_here, job): job for job in jobs}
         for n, done in enumerate(as_completed(pending), start=1):
             yield pending[done], done.result()
@@ -73,23 +78,27 @@ def run_jobs(
 
 
 # Per worker process. A list, so that the pool's initializer can fill it without `global`.
-_here: list[tuple[EvalProtocol, RecordedExtractor]] = []
+_here: list[tuple[EvalProtocol, RecordedExtractor, TierReadings | None]] = []
 
 
-def _prepare(protocol: EvalProtocol, read: RecordedExtractor) -> None:
-    _here[:] = [(protocol, read)]
+def _prepare(protocol: EvalProtocol, read: RecordedExtractor, tiers: TierReadings | None) -> None:
+    _here[:] = [(protocol, read, tiers)]
 
 
 def _run_job_here(job: EvalJob) -> SplitResult:
     return run_job(*_here[0], job)
 
 
-def run_job(protocol: EvalProtocol, read: RecordedExtractor, job: EvalJob) -> SplitResult:
+def run_job(
+    protocol: EvalProtocol, read: RecordedExtractor, tiers: TierReadings | None, job: EvalJob
+) -> SplitResult:
     """Do one job."""
     split = protocol.splits[job.split]
     train, test = protocol.table.take(split.train), _drop_partial_costs(protocol.table.take(split.test))
     if job.router_spec is not None:
         return evaluate_router(train, test, job.router_spec, read, split.seed)
+    if job.name == "heuristic_v2" and tiers is not None:
+        return evaluate_tiers(train, test, tiers)
     return _evaluate_baseline(train, test, job.name, read)
 
 
@@ -105,6 +114,8 @@ def _evaluate_baseline(
 ) -> SplitResult:
     if name in _LEARNED:
         return _evaluate_learned(train, test, partial(_predict, _LEARNED[name], read))
+    if name == "blind_mix":
+        return evaluate_blind_mix(train, test)
     if name == "random":
         return evaluate_random(test)
     if name == "cheapest":
@@ -327,7 +338,8 @@ def naive_ridge(train: OutcomeTable, train_x: Features, texts: tuple[str, ...], 
     return predicted.reshape(len(x), -1)
 
 
-_LEARNED: Mapping[str, _Learned] = {"mean_of_four": mean_of_four, "naive_ridge": naive_ridge}
+_BASELINES: Mapping[str, _Learned] = {"mean_of_four": mean_of_four, "naive_ridge": naive_ridge}
+_LEARNED: Mapping[str, _Learned] = {**_BASELINES, "rules": rules}
 
 
 def fill_gaps(train: OutcomeTable) -> Floats:

@@ -4,6 +4,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from routers import (
     merge_outcomes,
 )
 
+from ..alternatives import read_tiers
 from ..console import OnProgress, progress_bar, report_errors
 from ..datasets import FORMATS, read_outcomes, source_splits
 from ..evaluate import RouterSpec, parse_router_specs
@@ -160,10 +162,13 @@ def evaluate(
     n_workers: int,
 ) -> Facts:
     """From a laid-out protocol to the facts of its report."""
-    jobs = list_jobs(eval_protocol, router_specs)
-    done = list(run_jobs(eval_protocol, read, jobs, on_progress, n_workers))
+    tiers = read_tiers(eval_protocol.texts())
+    jobs = list_jobs(eval_protocol, router_specs, tiers)
+    done = list(run_jobs(eval_protocol, read, jobs, on_progress, n_workers, tiers))
     on_progress("drawing intervals", 0, 1)
     context = build_context(eval_protocol)
+    if tiers.missing:
+        request = replace(request, unavailable={"heuristic_v2": tiers.missing})
     return facts_of(eval_protocol, context, aggregate_runs(eval_protocol, jobs, done), request)
 
 
@@ -228,6 +233,9 @@ def _say(facts: Facts, out: Path, as_json: bool) -> None:
         )
         return
     for name, figures in all_routers.items():
+        if reason := facts["unavailable"].get(name):
+            click.echo(f"{name}: not measured, as {reason}")
+            continue
         shown = [key for key in ("accuracy", "area", "cost_saved", "apgr") if figures[key] is not None]
         units = {key: facts["measures"][key]["unit"] for key in shown}
         cells = [

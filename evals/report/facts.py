@@ -40,14 +40,17 @@ _DISTRIBUTIONS = {
     "thalamus": "thalamus-gateway",
     **{name: name for name in ("numpy", "scipy", "scikit-learn", "onnxruntime", "tokenizers")},
 }
-_BASES = ("best_single", "mean_of_four", "naive_ridge")
+_BASES = ("best_single", "mean_of_four", "naive_ridge", "rules", "heuristic_v2", "blind_mix")
 
 Facts = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class ReportRequest:
-    """What was requested of the report, recorded unchanged; `settings` are those of each router."""
+    """What was requested of the report, recorded unchanged.
+
+    settings: those of each router; unavailable: baselines that could not be measured, and why
+    """
 
     title: str
     command: str
@@ -56,6 +59,7 @@ class ReportRequest:
     with_prompts: bool = True
     n_draws: int = 1000
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    unavailable: Mapping[str, str] = field(default_factory=dict)
 
 
 def facts_of(
@@ -85,7 +89,11 @@ def facts_of(
             for name, measure in MEASURES.items()
         },
         "routers": {run.name: _figures(draws[run.name], run) for run in routers},
-        "baselines": {run.name: _figures(draws[run.name], run) for run in runs if run.kind != "router"},
+        "baselines": {
+            **{run.name: _figures(draws[run.name], run) for run in runs if run.kind != "router"},
+            **{name: dict.fromkeys((*MEASURES, "decisions_per_s")) for name in request.unavailable},
+        },
+        "unavailable": dict(request.unavailable),
         "references": [run.name for run in runs if run.kind == "reference"],
         "comparisons": _comparisons([run.name for run in routers], draws),
         "pairs": _pairs([run.name for run in (*routers, *(r for r in runs if r.kind != "router"))], draws),
@@ -95,7 +103,7 @@ def facts_of(
         "shares": shares(context, runs),
         "regrets": {run.name: worst_regrets(context, run, request.with_prompts) for run in routers},
         "made_with": {"versions": find_versions(), "settings": _settings(request)},
-        "notes": _notes(protocol),
+        "notes": _notes(protocol, request),
     }
 
 
@@ -237,13 +245,14 @@ def explain_left_out(n: int) -> str:
     return f"{n} queries enter no figure: some of the experts compared were not measured on them."
 
 
-def _notes(protocol: EvalProtocol) -> list[str]:
+def _notes(protocol: EvalProtocol, request: ReportRequest) -> list[str]:
     notes = [
         "Every λ was chosen on the training parts, from out-of-fold predictions; test parts were only read.",
         "Intervals: 95 %, bootstrap over queries, the same draws for every router, so that differences are "
         "paired; they do not cover the choice of training part.",
         "The true-task table and the oracle use information that no router has: upper references.",
         *protocol.notes,
+        *(f"{name} is not measured: {reason}." for name, reason in request.unavailable.items()),
     ]
     basis = protocol.table.provenance.cost_basis
     if basis:

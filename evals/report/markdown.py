@@ -90,6 +90,8 @@ def _figures(facts: Facts) -> str:
 def _name(facts: Facts, name: str) -> str:
     if name in facts["references"]:
         return f"*{name}*"
+    if reason := facts["unavailable"].get(name):
+        return f"{name} ({reason})"
     return f"**{name}**" if name in facts["routers"] else name
 
 

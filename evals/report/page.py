@@ -85,7 +85,8 @@ def _row(facts: Facts, name: str, figures: Mapping[str, Any], columns: list[str]
     kind = "router" if name in facts["routers"] else "baseline"
     kind = "reference" if name in facts["references"] else kind
     kind = "single" if name.startswith("single:") else kind
-    label = escape(name.removeprefix("single:"))
+    reason = facts["unavailable"].get(name)
+    label = escape(name.removeprefix("single:") + (f" ({reason})" if reason else ""))
     cells = "".join(_cell(facts, key, figures.get(key)) for key in columns)
     return f'<tr class="{kind}"><th scope="row">{label}</th>{cells}</tr>'
 

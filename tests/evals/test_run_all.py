@@ -60,13 +60,15 @@ def measure_of(runs: dict[str, Run], outcomes: OutcomeTable, name: str, measure:
 
 def test_all_routers_baselines_and_references_are_there(outcomes: OutcomeTable) -> None:
     jobs = list_jobs(kfold(outcomes, [0, 1]), [KNN, CONSTANT])
-    assert len(jobs) == 11 * 10
+    assert len(jobs) == 13 * 10
     assert list(dict.fromkeys(job.name for job in jobs)) == [
         "knn:k=20",
         "constant",
         "best_single",
         "mean_of_four",
         "naive_ridge",
+        "rules",
+        "blind_mix",
         "cheapest",
         "random",
         "single:calc",
@@ -77,7 +79,7 @@ def test_all_routers_baselines_and_references_are_there(outcomes: OutcomeTable) 
 
 
 def test_routers_come_first_and_references_last(runs: dict[str, Run]) -> None:
-    assert [run.kind for run in runs.values()] == ["router"] * 2 + ["baseline"] * 6 + ["reference"] * 2
+    assert [run.kind for run in runs.values()] == ["router"] * 2 + ["baseline"] * 8 + ["reference"] * 2
 
 
 def test_known_routers_score_what_they_must(runs: dict[str, Run], outcomes: OutcomeTable) -> None:
