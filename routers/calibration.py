@@ -199,17 +199,9 @@ class Advantage:
         typical = out_of_fold.mean(axis=0)
         if judged.sum() < 2:
             return cls(typical, judged, 1.0)
-        known = ~np.isnan(targets[:, judged])
-        predicted = _advantage(out_of_fold[:, judged], known)  # (n_queries, n_judged)
-        true = _advantage(np.where(known, targets[:, judged], 0.0), known)
-        together = np.bincount(clusters, (predicted * true).sum(axis=1))  # (n_clusters,)
-        alone = np.bincount(clusters, (predicted**2).sum(axis=1))
-        total = alone.sum()
-        if total < 1e-9:
+        slope, error = advantage_slope(out_of_fold[:, judged], targets[:, judged], clusters)
+        if np.isnan(slope):
             return cls(typical, judged, 0.0)
-        slope = together.sum() / total  # least squares through the origin: both sides are centred
-        # cluster-robust: Liang and Zeger, 1986
-        error = np.sqrt(((together - slope * alone) ** 2).sum()) / total
         return cls(typical, judged, float(np.clip(slope - error, _LEAST, 1.0)))
 
     def apply(self, quality: Floats) -> Floats:
@@ -248,6 +240,25 @@ class Advantage:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Self:
         return cls(arrays["typical"], arrays["judged"], float(arrays["reliability"]))
+
+
+def advantage_slope(predicted: Floats, targets: Floats, clusters: Ints) -> tuple[float, float]:
+    """The slope of true on predicted advantage, and its standard error; NaN where nothing differs.
+
+    predicted, targets: (n_queries, n_experts), NaN targets are unmeasured; clusters: (n_queries,)
+    """
+    known = ~np.isnan(targets)
+    said = _advantage(predicted, known)  # (n_queries, n_experts)
+    true = _advantage(np.where(known, targets, 0.0), known)
+    together = np.bincount(clusters, (said * true).sum(axis=1))  # (n_clusters,)
+    alone = np.bincount(clusters, (said**2).sum(axis=1))
+    total = alone.sum()
+    if total < 1e-9:
+        return float("nan"), float("nan")
+    slope = together.sum() / total  # least squares through the origin: both sides are centred
+    # cluster-robust: Liang and Zeger, 1986
+    error = np.sqrt(((together - slope * alone) ** 2).sum()) / total
+    return float(slope), float(error)
 
 
 def _advantage(values: Floats, known: Bools) -> Floats:
