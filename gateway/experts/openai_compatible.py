@@ -11,7 +11,7 @@ import logging
 import select
 import ssl
 import urllib.request
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, ClassVar, cast
@@ -87,6 +87,8 @@ class WatchedConnection(ResponseHandler):
     """Until when, by address."""
     answered: Any = None
     """The parser whose answer has come in full; each request has a parser of its own."""
+    former: Any = None
+    """The body of the answer that came in full last."""
     answered_at = 0.0
     n_interim = 0
     is_settled = False
@@ -114,12 +116,18 @@ class WatchedConnection(ResponseHandler):
                 return
         if follows or (len(codes) > 1 and max(codes[:-1]) >= 200):
             self._refuse_surplus()
-        elif (
-            last is not None and last.is_eof() and (last is not EMPTY_PAYLOAD or (codes and codes[-1] >= 200))
-        ):
-            self.answered, self.n_interim = parser, 0
+        elif self._has_answer(last, codes):
+            self.answered, self.former, self.n_interim = parser, last, 0
             if not self.is_settled:
                 self.answered_at = monotonic()
+
+    def _has_answer(self, last: "aiohttp.StreamReader | None", codes: Sequence[int]) -> bool:
+        """Whether the answer to this call has come in full; `codes` are those that are not read yet."""
+        if last is EMPTY_PAYLOAD:
+            return bool(codes) and codes[-1] >= 200
+        # The former answer stays in its place until the head of this one is whole. It tells nothing of this
+        # call: not after half a head, nor where a slow reader of the former one has aiohttp go on.
+        return last is not None and last is not self.former and last.is_eof()
 
     def has_rested(self, now: float) -> bool:
         """Whether it may serve another call, at this time of the monotonic clock."""

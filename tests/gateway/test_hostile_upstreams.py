@@ -302,6 +302,56 @@ async def test_a_good_upstream_keeps_its_connections(tmp_path: Path) -> None:
         assert upstream.n_connections == 1
 
 
+HEAD_PARTS: dict[str, Parts] = {
+    "in-the-status-line": [http_bytes(good())[:12], 0.01, http_bytes(good())[12:]],
+    "in-a-header": [http_bytes(good())[:30], 0.01, http_bytes(good())[30:]],
+    "of-a-stream": [
+        stream_head(EVENTS)[:30],
+        0.01,
+        stream_head(EVENTS)[30:],
+        one_chunk(WORD + END),
+        b"0\r\n\r\n",
+    ],
+}
+
+
+async def test_a_head_that_comes_in_two_parts_is_no_surplus(tmp_path: Path) -> None:
+    async with serve(tmp_path, HEAD_PARTS) as (live, upstream):
+        await live.chat("fine")
+        await asyncio.sleep(2 * REST_S)
+        for case in HEAD_PARTS:
+            answer = await live.chat(case, stream=case == "of-a-stream")
+            assert (case, answer.status, b"error" in answer.body) == (case, 200, False)
+        assert upstream.n_connections == 1
+        assert not WatchedConnection.distrusted
+
+
+async def test_a_stream_that_is_read_slowly_leaves_its_connection_trusted() -> None:
+    """All of it has come and another call has the connection when its reader takes the rest."""
+
+    def answer(body: dict[str, Any]) -> Parts:
+        if body.get("stream"):
+            return [stream_head(EVENTS) + one_chunk(WORD * 4000) + one_chunk(END) + b"0\r\n\r\n"]
+        return [0.05, http_bytes(good())]
+
+    async with RawUpstream(answer).serve() as upstream, open_transport() as transport:
+        config = msgspec.convert(
+            {"name": "x", "model": "openai/x", "api_base": upstream.base_url}, ExpertConfig
+        )
+        expert = openai_expert(config, TimeoutConfig(), transport)
+        fields = {"messages": Raw(b"[]")}
+        await expert.call(Call("chat/completions", fields))
+        await asyncio.sleep(2 * REST_S)
+        reply = await expert.call(Call("chat/completions", {**fields, "stream": Raw(b"true")}, stream=True))
+        assert reply.events is not None
+        await asyncio.sleep(0.05)
+        other = asyncio.create_task(expert.call(Call("chat/completions", fields)))
+        await asyncio.sleep(0.02)
+        n = sum([part.count(b"word") async for part in reply.events])
+        assert (n, json.loads((await other).body)["id"]) == (4000, "good")
+        assert not WatchedConnection.distrusted
+
+
 @pytest.mark.filterwarnings("ignore")
 async def test_what_litellm_reads_is_bounded(tmp_path: Path) -> None:
     text = json.dumps({"id": "m", "type": "message", "role": "assistant", "model": "m", "content": [
