@@ -72,7 +72,7 @@ log = logging.getLogger("thalamus")
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What makes the parts that one process owns. Of several workers each gets stand-ins of them."""
+    """What makes the parts that one process owns. Each of several workers gets remote parts instead."""
 
     runners: Callable[[Config], Runners] = build_runners
     journal: Callable[[JournalConfig], Journal] = Journal.open

@@ -39,7 +39,7 @@ from ..storage.journal import Journal
 from ..telemetry.background import start_task
 from ..telemetry.logs import ACCESS, AUDIT, ServerLog
 from .channel import Channel, ChannelClosedError, RemoteError
-from .family import SharedFleet, SharedJournal, WorkerFamily, WorkerLink
+from .shared import SharedFleet, SharedJournal, WorkerLink, WorkerLinks
 from .worker import N_CONNECTIONS, NOT_ACCEPTING, ConnectionTable
 
 log = logging.getLogger("thalamus")
@@ -108,8 +108,8 @@ class WorkerProcess:
         arguments = (os.getpid(), self.n, parent.n_workers, theirs.fileno(), *parent.shared_fds)
         words = ["-c", BOOT, *map(str, arguments), os.pathsep.join(sys.path)]
         parent.table.set(self.n, NOT_ACCEPTING)
-        self.link = link = WorkerLink(parent.family, self.n)
-        parent.family.links[self.n] = link
+        self.link = link = WorkerLink(parent.workers, self.n)
+        parent.workers.links[self.n] = link
         try:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -145,8 +145,8 @@ class WorkerProcess:
         except TimeoutError:
             raise CannotServeError(f"worker {self.n} did not start in {START_WITHIN_S:g} s") from None
         link.is_serving = True
-        parent.family.troubles.pop(self.n, None)
-        parent.family.tell_peers()
+        parent.workers.troubles.pop(self.n, None)
+        parent.workers.tell_peers()
 
     async def keep(self) -> None:
         """Wait for the process to end, and start another, for ever."""
@@ -160,7 +160,7 @@ class WorkerProcess:
             pause_s = self._choose_pause()
             self._tell(ended, pause_s)
             await asyncio.sleep(pause_s)
-            self._parent.family.n_restarts += 1
+            self._parent.workers.n_restarts += 1
             try:
                 await self.spawn()
                 await self.start()
@@ -176,7 +176,7 @@ class WorkerProcess:
     def _tell(self, ended: str, pause_s: float) -> None:
         """One line for a death, and one for a series of them."""
         again = "is started again" if not pause_s else f"is started again in {pause_s:g} s"
-        self._parent.family.troubles[self.n] = f"{ended}; it {again}"
+        self._parent.workers.troubles[self.n] = f"{ended}; it {again}"
         if self.n_deaths < N_DEATHS_OF_LOOP:
             log.warning("worker %d %s; it %s", self.n, ended, again)
         elif not self._was_told:
@@ -231,23 +231,23 @@ class Parent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
-        self.family = WorkerFamily(self.n_workers)
-        self._workers = [WorkerProcess(self, n + 1) for n in range(self.n_workers)]
+        self.workers = WorkerLinks(self.n_workers)
+        self._processes = [WorkerProcess(self, n + 1) for n in range(self.n_workers)]
         life: Generation | None = None
         tasks: list[asyncio.Task[None]] = []
         try:
             # First of all: they load their libraries while this process builds its own parts.
-            await asyncio.gather(*(worker.spawn() for worker in self._workers))
+            await asyncio.gather(*(worker.spawn() for worker in self._processes))
             build_runners(self._config).check()
             self._begin()
-            life = Generation(self.family.app)
+            life = Generation(self.workers.app)
             await life.start({})
             await self._start_workers()
             loop.add_signal_handler(signal.SIGHUP, reading.start)
             settle()
             if not self._stopping.is_set():
                 greet(self._config, describe_address(self._listener, self._config.server.host), banner)
-            tasks = [asyncio.create_task(worker.keep()) for worker in self._workers]
+            tasks = [asyncio.create_task(worker.keep()) for worker in self._processes]
             tasks += [
                 start_task("parent's news", self._tell_forever),
                 start_task("parent's watch", self._watch_forever),
@@ -262,11 +262,11 @@ class Parent:
 
     def _begin(self) -> None:
         """Build the first application. No variable of `run` holds it, so that it is freed after a reload."""
-        self.family.services, app = self._build(self._config)
-        self.family.app = Reloadable(app)
+        self.workers.services, app = self._build(self._config)
+        self.workers.app = Reloadable(app)
 
     async def _start_workers(self) -> None:
-        results = await asyncio.gather(*(one.start() for one in self._workers), return_exceptions=True)
+        results = await asyncio.gather(*(one.start() for one in self._processes), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException) and not self._stopping.is_set():
                 raise result
@@ -278,16 +278,16 @@ class Parent:
         def open_journal(config: JournalConfig) -> Journal:
             journal = SharedJournal.open(config)
             if isinstance(journal, SharedJournal):
-                journal.family = self.family
+                journal.workers = self.workers
             return journal
 
         parts = Parts(
             runners=partial(build_runners, serving=self._serving_pool),
             journal=open_journal,
-            fleet=partial(_build_fleet, self.family),
+            fleet=partial(_build_fleet, self.workers),
         )
         services = build_services(config, transport, parts=parts)
-        return services, build_application(services, transport, self._counters, self.family)
+        return services, build_application(services, transport, self._counters, self.workers)
 
     async def reload(self, config: Config) -> None:
         """Serve with another configuration, in all processes or in none.
@@ -297,7 +297,7 @@ class Parent:
         """
         packed = pickle.dumps(config)
         services, app = await asyncio.to_thread(self._build, config)
-        links = [link for link in self.family.links.values() if link.is_serving and link.channel is not None]
+        links = [link for link in self.workers.links.values() if link.is_serving and link.channel is not None]
         try:
             await self._prepare(links, packed)
         except BaseException:
@@ -305,18 +305,18 @@ class Parent:
                 pass
             raise
         try:
-            fresh = await self.family.app.prepare(app)
+            fresh = await self.workers.app.prepare(app)
         except BaseException:
             for link in links:
                 if link.channel is not None:
                     link.channel.post("abort")
             raise
         self.packed, self._config = packed, config
-        self.family.services = services
-        self.family.app.put(fresh)
+        self.workers.services = services
+        self.workers.app.put(fresh)
         commits = (link.channel.call("commit") for link in links if link.channel is not None)
         await asyncio.gather(*commits, return_exceptions=True)
-        self.family.tell_peers()
+        self.workers.tell_peers()
 
     async def _prepare(self, links: list[WorkerLink], packed: bytes) -> None:
         """Have the workers build their applications beside those that serve.
@@ -341,8 +341,8 @@ class Parent:
 
     async def _drain(self) -> None:
         """End all workers: those that serve get the time to end their requests."""
-        processes = [worker.process for worker in self._workers if worker.process is not None]
-        for worker in self._workers:
+        processes = [worker.process for worker in self._processes if worker.process is not None]
+        for worker in self._processes:
             link = worker.link
             if link is not None and link.is_serving and link.channel is not None:
                 link.channel.post("drain")
@@ -353,20 +353,20 @@ class Parent:
             async with asyncio.timeout(self._config.server.drain_s + KILL_AFTER_S) as patience:
                 self._hurry = lambda: patience.reschedule(0.0)
                 await asyncio.gather(*(process.wait() for process in processes))
-        for worker in self._workers:
+        for worker in self._processes:
             worker.kill()
         await asyncio.gather(*(process.wait() for process in processes))
 
     async def _tell_forever(self) -> None:
         while True:
             await asyncio.sleep(TELL_EVERY_S)
-            self.family.tell_peers()
+            self.workers.tell_peers()
 
     async def _watch_forever(self) -> None:
         """Replace workers that say nothing any more."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            for worker in self._workers:
+            for worker in self._processes:
                 link = worker.link
                 if link is None or not link.is_serving:
                     continue
@@ -377,9 +377,9 @@ class Parent:
                     worker.kill()
 
 
-def _build_fleet(family: WorkerFamily, *arguments: Any, **named: Any) -> SharedFleet:
+def _build_fleet(workers: WorkerLinks, *arguments: Any, **named: Any) -> SharedFleet:
     fleet = SharedFleet(*arguments, **named)
-    fleet.family = family
+    fleet.workers = workers
     return fleet
 
 

@@ -38,7 +38,7 @@ from ..services import Services
 from ..telemetry.background import start_task
 from ..telemetry.logs import SERVED_REQUEST, ServerLog
 from .channel import Channel
-from .stand_ins import RemoteJournal, RemoteRunners, describe_experts, replace_limits
+from .remote import RemoteJournal, RemoteRunners, describe_experts, replace_limits
 
 OWN_PATHS = frozenset({"/", "/health", "/health/live", "/openapi.json", "/v1/route"})
 """What a worker answers itself, beside inference; all else is the parent's to know."""
@@ -316,7 +316,7 @@ def build_worker_application(
     counters: CarriedCounters,
     exchanges: dict[int, tuple[Receive, Send]],
 ) -> tuple[Services, Application]:
-    """The application of a worker, with stand-ins for what its parent owns.
+    """The application of a worker, with remote parts for what its parent owns.
 
     Raises:
         StorageError, RoutersError, ValueError: as `create_app`.

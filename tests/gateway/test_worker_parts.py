@@ -26,16 +26,16 @@ from gateway.server import Generation
 from gateway.services import Services
 from gateway.storage.journal import JournalEntry, to_row
 from gateway.workers.channel import Channel, ChannelClosedError, RemoteError
-from gateway.workers.family import (
+from gateway.workers.parent import Parent, WorkerProcess
+from gateway.workers.remote import RemoteJournal, RemoteLimit, replace_limits, restore_error
+from gateway.workers.shared import (
     SharedFleet,
     SharedJournal,
-    WorkerFamily,
     WorkerLink,
+    WorkerLinks,
     WorkerReport,
     merge_states,
 )
-from gateway.workers.parent import Parent, WorkerProcess
-from gateway.workers.stand_ins import RemoteJournal, RemoteLimit, replace_limits, restore_error
 
 CONFIG = """
 experts:
@@ -50,13 +50,13 @@ embeddings: {{enabled: false}}
 class Pair:
     """A parent's side and a worker's side of one channel."""
 
-    def __init__(self, services: Services, family: WorkerFamily) -> None:
-        self.services, self.family = services, family
+    def __init__(self, services: Services, workers: WorkerLinks) -> None:
+        self.services, self.workers = services, workers
 
     async def connect(self) -> None:
         ours, theirs = socket.socketpair()
-        self.link = WorkerLink(self.family, 1)
-        self.family.links[1] = self.link
+        self.link = WorkerLink(self.workers, 1)
+        self.workers.links[1] = self.link
         self.link.channel = await Channel.open(ours, self.link.handlers, self.link.close)
         self.worker = await Channel.open(theirs, {})
 
@@ -69,18 +69,18 @@ class Pair:
 
 @pytest.fixture
 async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
-    family = WorkerFamily(2)
+    workers = WorkerLinks(2)
 
     def build_fleet(*arguments: Any, **named: Any) -> SharedFleet:
         fleet = SharedFleet(*arguments, **named)
-        fleet.family = family
+        fleet.workers = workers
         return fleet
 
     parts = Parts(journal=SharedJournal.open, fleet=build_fleet)
     services = build_services(parse_config(CONFIG.format(folder=tmp_path), env={}), Transport(), parts=parts)
-    family.services = services
-    family.app = cast("Any", SimpleNamespace(current=Generation(cast("Any", None))))
-    pair = Pair(services, family)
+    workers.services = services
+    workers.app = cast("Any", SimpleNamespace(current=Generation(cast("Any", None))))
+    pair = Pair(services, workers)
     await pair.connect()
     yield pair
     pair.worker.close()
@@ -198,7 +198,7 @@ async def test_what_a_dead_worker_held_is_free_again(pair: Pair) -> None:
     await settle()
     assert pair.limit.in_use == 0
     assert pair.limit.load == 0
-    assert not pair.family.links
+    assert not pair.workers.links
 
 
 def build_entry(decision_id: str) -> JournalEntry:
@@ -242,8 +242,8 @@ async def test_rows_of_a_worker_that_died_while_they_are_written_disturb_no_othe
 
 async def test_a_cooldown_outlives_the_worker_that_knew_of_it(pair: Pair) -> None:
     pair.link.report = WorkerReport(peers={"free": PeerReport(wait_s=30.0, failing=True)})
-    pair.family.drop(pair.link)
-    pair.family.tell_peers()
+    pair.workers.drop(pair.link)
+    pair.workers.tell_peers()
     assert pair.services.fleet.cooldown_s("free") > 25
     assert not pair.services.fleet.admit("free")
 
@@ -256,14 +256,14 @@ async def test_counters_of_an_ended_worker_count_on_and_gauges_do_not(pair: Pair
     answered = ("thalamus_calls_answered_total", (("expert", "free"),))
     assert samples[answered] == 1
     pair.link.report = WorkerReport(samples=samples)
-    pair.family.drop(pair.link)
-    (kept,) = pair.family.read_samples()
+    pair.workers.drop(pair.link)
+    (kept,) = pair.workers.read_samples()
     assert kept[answered] == 1
     assert not [name for name, _ in kept if not name.endswith("_total")]
 
 
 def test_a_crash_loop_is_told_in_one_line_and_pauses_grow(caplog: pytest.LogCaptureFixture) -> None:
-    parent = SimpleNamespace(family=SimpleNamespace(troubles={}))
+    parent = SimpleNamespace(workers=SimpleNamespace(troubles={}))
     worker = WorkerProcess(cast("Parent", parent), 2)
     pauses = []
     with caplog.at_level(logging.WARNING):
@@ -275,4 +275,4 @@ def test_a_crash_loop_is_told_in_one_line_and_pauses_grow(caplog: pytest.LogCapt
     assert max(pauses) == pauses[-1] == 30.0
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING", "ERROR"]
     assert "worker 2 was killed by SIGKILL and keeps ending" in caplog.text
-    assert parent.family.troubles == {2: "was killed by SIGKILL; it is started again in 30 s"}
+    assert parent.workers.troubles == {2: "was killed by SIGKILL; it is started again in 30 s"}

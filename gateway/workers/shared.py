@@ -62,13 +62,13 @@ class WorkerReport:
 class WorkerLink:
     """One worker: the calls it makes, and what it holds of the parent's parts."""
 
-    def __init__(self, family: "WorkerFamily", n: int) -> None:
+    def __init__(self, workers: "WorkerLinks", n: int) -> None:
         self.n = n
         self.report = WorkerReport()
         self.channel: Channel | None = None
         self.is_serving = False
         self.n_silent = 0
-        self._family = family
+        self._workers = workers
         self._grants: dict[int, Callable[[], None]] = {}
         self._leases: dict[int, Lease] = {}
 
@@ -88,7 +88,7 @@ class WorkerLink:
         limit = self._find_limit(expert, n_deployment)
         if limit is None:
             raise UpstreamError("busy", "is configured no more", status=503)
-        generation = self._family.generation
+        generation = self._workers.generation
         await limit.acquire(timeout_s)
         self._grant(number, generation, limit.release)
 
@@ -99,7 +99,7 @@ class WorkerLink:
             limit.rate.charge(n_tokens)
 
     def _find_limit(self, expert: str, n_deployment: int) -> ConcurrencyLimit | None:
-        found = self._family.services.experts.get(expert)
+        found = self._workers.services.experts.get(expert)
         if isinstance(found, DeployedExpert) and n_deployment < len(found.deployments):
             limit: ConcurrencyLimit = found.deployments[n_deployment].slots
             return limit
@@ -111,7 +111,7 @@ class WorkerLink:
         Raises:
             RunnerUnavailable: there is none.
         """
-        generation, runners = self._family.generation, self._family.services.runners
+        generation, runners = self._workers.generation, self._workers.services.runners
         if expert not in runners:
             raise RunnerUnavailable(f"{expert} is configured no more")
         lease = await runners.take(expert, wait_s=wait_s, priority=priority)
@@ -137,7 +137,7 @@ class WorkerLink:
 
     async def wait_lost(self, runner: str, url: str, within_s: float) -> bool:
         """Whether the engine at an address is gone."""
-        for known in self._family.services.runners.runners:
+        for known in self._workers.services.runners.runners:
             if known.name == runner:
                 return await Lease(known, url, 0.0, lambda _: None).wait_lost(within_s)
         return True
@@ -162,14 +162,14 @@ class WorkerLink:
         """The worker has ended: all that it held is free again."""
         for number in list(self._grants):
             self.release(number)
-        self._family.drop(self)
+        self._workers.drop(self)
 
     def take_report(self, plain: Mapping[str, Any]) -> None:
         """Keep what the worker says of itself; its peers hear at once of an expert that fails."""
         self.n_silent = 0
         before, self.report = self.report.peers, WorkerReport.decode(plain)
         if _list_failing(before) != _list_failing(self.report.peers):
-            self._family.tell_peers()
+            self._workers.tell_peers()
 
     async def write_rows(self, rows: Sequence[bytes]) -> None:
         """Write rows of the worker's journal; they are on disk when this returns.
@@ -177,7 +177,7 @@ class WorkerLink:
         Raises:
             StorageError: they cannot be written now.
         """
-        journal = self._family.services.journal
+        journal = self._workers.services.journal
         if isinstance(journal, SharedJournal):
             await asyncio.to_thread(journal.insert, rows)
 
@@ -196,14 +196,14 @@ class WorkerLink:
 
         headers = [(name, value) for name, value in scope["headers"]]
         whole = {**scope, "headers": headers, "type": "http", "asgi": {"version": "3.0"}, "state": {}}
-        await self._family.app(whole, receive, send)
+        await self._workers.app(whole, receive, send)
 
 
 def _list_failing(peers: Mapping[str, PeerReport]) -> list[str]:
     return [name for name, report in peers.items() if report.failing or report.wait_s]
 
 
-class WorkerFamily(OtherProcesses):
+class WorkerLinks(OtherProcesses):
     """All workers, as the parent's application sees them. `app` and `services` are those that serve now."""
 
     app: Reloadable
@@ -307,15 +307,15 @@ class WorkerFamily(OtherProcesses):
 class SharedFleet(FleetState):
     """The parent's fleet: to other replicas and to readers it says what all workers know."""
 
-    family: WorkerFamily | None = None
+    workers: WorkerLinks | None = None
     _replicas: Mapping[str, PeerReport] = {}
 
     def export(self, expert: str, same_host: bool = False) -> PeerReport:
         """What the calls of all processes here showed, for the other replicas."""
         own = super().export(expert, same_host)
-        if same_host or self.family is None:
+        if same_host or self.workers is None:
             return own
-        reports = [link.report.asked for link in self.family.links.values()]
+        reports = [link.report.asked for link in self.workers.links.values()]
         return merge_reports([{expert: own}, *reports])[expert]
 
     def merge_peers(self, others: Mapping[str, PeerReport]) -> None:
@@ -325,20 +325,20 @@ class SharedFleet(FleetState):
 
     def merge_workers(self) -> None:
         """Take over what the workers say, beside what other replicas said."""
-        workers = self.family.list_reports() if self.family else []
+        workers = self.workers.list_reports() if self.workers else []
         super().merge_peers(merge_reports([self._replicas, *workers]))
 
     def collect_for(self, link: WorkerLink) -> Mapping[str, PeerReport]:
         """What all others know, for one worker."""
         own = {name: super(SharedFleet, self).export(name, same_host=True) for name in self._health}
-        workers = self.family.list_reports(without=link) if self.family else []
+        workers = self.workers.list_reports(without=link) if self.workers else []
         return merge_reports([self._replicas, own, *workers])
 
     def state(self, expert: str) -> dict[str, object]:
         """The state of one expert over all processes here."""
         states: list[Mapping[str, Any]] = [self.own_state(expert)]
-        if self.family is not None:
-            links = self.family.links.values()
+        if self.workers is not None:
+            links = self.workers.links.values()
             states += [link.report.states[expert] for link in links if expert in link.report.states]
         merged = merge_states(states)
         return {**merged, "in_flight_elsewhere": self._replicas.get(expert, PeerReport()).in_flight}
@@ -362,7 +362,7 @@ def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, object]:
 class SharedJournal(Journal):
     """The parent's journal: it writes the rows of workers, and finds those that they have not sent yet."""
 
-    family: WorkerFamily | None = None
+    workers: WorkerLinks | None = None
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -407,7 +407,7 @@ class SharedJournal(Journal):
     async def get(self, decision_id: str) -> dict[str, Any] | None:
         """The decision and its outcome, from whichever worker; None where there is no such entry."""
         found = await super().get(decision_id)
-        if found is None and self.family is not None:
-            await self.family.flush_journals()
+        if found is None and self.workers is not None:
+            await self.workers.flush_journals()
             found = await super().get(decision_id)
         return found
