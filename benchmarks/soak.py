@@ -13,7 +13,9 @@ rest, for the handles to be counted. Memory is the median of the last 30 s under
 that of the slice that ends at 100,000; a worker that took the place of a killed one counts from its own first
 20,000 requests, reckoned as its share of all. Handles are flat where a process has at most two more of its
 own, and to clients and to the upstream at most as many as there are clients, since idle ones are kept a
-while. With `--workers 1` there is no worker to kill. Ctrl-C ends the run, with what was measured so far.
+while. The journal has no row of a request whose client had left before it was begun, nor of the last 0.2 s
+of a killed worker. With `--workers 1` there is no worker to kill. Ctrl-C ends the run, with what was
+measured so far.
 """
 
 import argparse
