@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         build_mapping_problem,
         solve_mapping,
     )
-    from .decision_rule import Scale, compute_utility, fill_unknown, pick, rank
+    from .decision_rule import Scale, compute_utility, fill_unknown, pick, rank, trace_choices
     from .embedders import CachedEmbedder, HashingEmbedder, OnnxEmbedder, StaticEmbedder, load_embedder
     from .embedders.finetune import QuerySide, QuerySideSettings, finetune_encoder
     from .embedding_selection import EmbeddingSelection, PilotRule, dataset_oracle, instance_oracle
@@ -91,6 +91,7 @@ _LAZY = {
     "rate_std": "calibration",
     "show_rate": "calibration",
     "solve_mapping": "categories",
+    "trace_choices": "decision_rule",
     "worker_pool": "fold_fits",
 }
 
@@ -164,6 +165,7 @@ __all__ = [
     "rate_std",
     "show_rate",
     "solve_mapping",
+    "trace_choices",
     "why_not_kept",
     "worker_pool",
 ]

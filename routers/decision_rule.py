@@ -79,6 +79,81 @@ def pick(utility: Floats, cost_usd: Floats) -> Ints:
     return picks
 
 
+@dataclass(frozen=True, slots=True)
+class ChoicePath:
+    """What is chosen for each query at every weight on cost, exactly: one stage between any two changes.
+
+    weight: (n_stages,) one of each stage, ascending from 0; first: (n_queries,) the choices at 0
+    stage, row, before, after: (n_moves,) in which stage which query moves from an expert to a cheaper one
+    """
+
+    weight: Floats
+    first: Ints
+    stage: Ints
+    row: Ints
+    before: Ints
+    after: Ints
+
+    def mean(self, values: Floats) -> Floats:
+        """(n_stages,) mean of `values` (n_queries, n_experts) over the choices; NaN ones are passed over."""
+        known = (~np.isnan(values)).astype(np.float64)
+        total, count = self._sum(np.where(known > 0, values, 0.0)), self._sum(known)
+        mean: Floats = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0.5)
+        return mean
+
+    def _sum(self, values: Floats) -> Floats:
+        last = self.first.copy()
+        last[self.row] = self.after  # moves are in order: the last of a query counts
+        # From the end: where the last choices are free, their cost is 0 and no rounded remainder.
+        change = np.zeros(len(self.weight))
+        np.add.at(change, self.stage, values[self.row, self.before] - values[self.row, self.after])
+        later = np.append(np.cumsum(change[:0:-1])[::-1], 0.0)  # (n_stages,) of all moves after each
+        total: Floats = values[np.arange(len(values)), last].sum() + later
+        return total
+
+
+def trace_choices(quality: Floats, cost_usd: Floats, scale: Scale) -> ChoicePath:
+    """Follow the choices from weight 0 to where every query goes to the cheapest expert that it may.
+
+    quality: (n_queries, n_experts), −inf for an expert that must not be chosen; cost_usd broadcasts to it.
+    """
+    cost = np.broadcast_to(fill_unknown(cost_usd) / scale.cost_usd, quality.shape)
+    rows = np.arange(len(quality))
+    first = chosen = pick(quality, cost)
+    moves: list[tuple[Floats, Ints, Ints, Ints]] = []
+    weight = np.zeros(len(quality))  # (n_queries,) at which each last moved
+    # A query moves to cheaper experts only, so it moves less often than there are experts.
+    for _ in range(quality.shape[1] - 1):
+        cheaper = cost[rows, chosen][:, None] - cost  # (n_queries, n_experts)
+        with np.errstate(invalid="ignore"):  # −inf less −inf, where no expert may be chosen
+            worse = quality[rows, chosen][:, None] - quality
+        # The utilities of two experts are equal where the weight is their quality per cost.
+        may = (cheaper > 0) & ~np.isnan(worse)
+        at = np.divide(worse, cheaper, out=np.full(quality.shape, np.inf), where=may)
+        at = np.maximum(at, weight[:, None])
+        weight = at.min(axis=1, initial=np.inf)
+        moved = np.flatnonzero(np.isfinite(weight))
+        if not len(moved):
+            break
+        after = np.where(at == weight[:, None], cost, np.inf).argmin(axis=1)
+        moves.append((weight[moved], moved, chosen[moved], after[moved]))
+        chosen = np.where(np.isfinite(weight), after, chosen)
+    if not moves:
+        nothing = np.zeros(0, np.int64)
+        return ChoicePath(np.zeros(1), first, nothing, nothing, nothing, nothing)
+    when, row, before, after = (np.concatenate(parts) for parts in zip(*moves, strict=True))
+    order = np.argsort(when, kind="stable")
+    when, row, before, after = when[order], row[order], before[order], after[order]
+    # Weights that are equal but for rounding are one.
+    is_new = np.diff(when, prepend=-1.0) > 1e-9 * when + 1e-12
+    stage = np.cumsum(is_new.astype(np.int64))  # (n_moves,) from 1: stage 0 is before any move
+    start = when[np.append(is_new[1:], True)]  # (n_stages − 1,)
+    end = np.append(when[is_new][1:], np.inf)
+    # A little inside the stage: where utilities are equal, rounding would choose.
+    inside = np.minimum(start * (1 + 1e-6) + 1e-12, (start + end) / 2)
+    return ChoicePath(np.concatenate(([0.0], inside)), first, stage, row, before, after)
+
+
 def fill_unknown(values: Floats) -> Floats:
     """Unknown counts as the largest value of the pool; where all are unknown, as 0 for all."""
     # A sum of non-negative terms is NaN if and only if one of them is: one pass for the common case.

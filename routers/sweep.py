@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from .decision_rule import Scale, compute_utility, pick
+from .decision_rule import Scale, trace_choices
 from .protocols import Arrays
 from .types import Floats, Tier
 
 MAX_SAMPLE = 2048
 WEIGHTS: Floats = np.concatenate(([0.0], np.geomspace(1e-3, 1e3, 61)))
-"""λ, in quality for what the dearest expert typically costs."""
+"""λ that tables show, in quality for what the dearest expert typically costs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """The λ table of one pool and tier; all (n_weights,), by ascending weight.
+    """The λ table of one pool and tier; all (n_weights,), ascending: each weight at which anything changes.
 
     weight:   λ, in quality for what the dearest expert typically costs
     cost_usd: expected price of a call; quality: mean score
@@ -97,20 +97,25 @@ class Sweep:
 
     def weight_for_cost(self, max_cost_usd: float) -> float | None:
         """The smallest weight whose expected cost is within a limit; None where nothing is."""
-        meets = np.flatnonzero(self.cost_usd <= max_cost_usd * (1 + 1e-9))
-        return float(self.weight[meets[0]]) if len(meets) else None
+        # argmax stops at the first; there are as many weights as changes, thousands.
+        meets = self.cost_usd <= max_cost_usd * (1 + 1e-9)
+        first = int(meets.argmax())
+        return float(self.weight[first]) if meets[first] else None
 
     def weight_for_quality(self, quality: float) -> float | None:
         """The largest weight whose expected quality is at least this; None where nothing is."""
-        meets = np.flatnonzero(self.quality >= quality - 1e-9)
-        return float(self.weight[meets[-1]]) if len(meets) else None
+        meets = self.quality >= quality - 1e-9
+        last = len(meets) - 1 - int(meets[::-1].argmax())
+        return float(self.weight[last]) if meets[last] else None
 
-    def rows(self) -> list[dict[str, float]]:
-        """One row where anything changes."""
-        table = zip(self.weight.tolist(), self.cost_usd.tolist(), self.quality.tolist(), strict=True)
+    def rows(self, weight: float = 0.0) -> list[dict[str, float]]:
+        """One row for each of `WEIGHTS`, and for this one, where anything changes."""
+        weights = np.union1d(WEIGHTS, [weight])
+        at = np.searchsorted(self.weight, weights, side="right") - 1
+        table = zip(weights.tolist(), self.cost_usd[at].tolist(), self.quality[at].tolist(), strict=True)
         rows: list[dict[str, float]] = []
-        for weight, cost_usd, quality in table:
-            row = {"cost": weight, "usd_per_1k": 1000 * cost_usd, "quality": quality}
+        for cost, cost_usd, quality in table:
+            row = {"cost": cost, "usd_per_1k": 1000 * cost_usd, "quality": quality}
             row = {name: float(f"{value:.6g}") for name, value in row.items()}
             if not rows or row["usd_per_1k"] != rows[-1]["usd_per_1k"]:
                 rows.append(row)
@@ -118,17 +123,13 @@ class Sweep:
 
 
 def sweep(quality: Floats, score: Floats, cost_usd: Floats, scale: Scale) -> Sweep:
-    """The mean cost and score of routing every query with each weight, as the engine does.
+    """The mean cost and score of routing every query as the engine does, with every weight.
 
     quality: predicted out of fold, below 0 where an expert declined and is not asked; score: measured, the
     prediction where NaN; cost_usd: of each call; all (n_queries, n_experts).
     """
     truth = np.where(np.isnan(score), quality, score)
-    quality = np.where(quality < 0, -np.inf, quality)
-    rows = np.arange(len(quality))
-    picks = [pick(compute_utility(quality, cost_usd, scale, weight), cost_usd) for weight in WEIGHTS.tolist()]
-    return Sweep(
-        WEIGHTS,
-        np.array([cost_usd[rows, picked].mean() for picked in picks]),
-        np.array([truth[rows, picked].mean() for picked in picks]),
-    )
+    path = trace_choices(np.where(quality < 0, -np.inf, quality), cost_usd, scale)
+    weights = np.union1d(WEIGHTS, path.weight)
+    at = np.searchsorted(path.weight, weights, side="right") - 1
+    return Sweep(weights, path.mean(cost_usd)[at], path.mean(truth)[at])

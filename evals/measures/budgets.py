@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from routers import Floats, Ints, OutcomeTable, Scale, compute_utility, pick
+from routers import Floats, Ints, OutcomeTable, Scale, compute_utility, pick, trace_choices
 
 N_BUDGETS = 50
 # Geometric, since λ acts on ratios. Qualities differ by at most 1, so at 30 a thirtieth of the mean
 # cost outweighs any of them: practically every query goes to the cheapest expert.
 GRID: Floats = np.concatenate(([0.0], np.geomspace(1e-4, 30.0, 400)))
-"""What is tried for λ, in quality for the mean cost of the experts; `lambdas` converts it."""
+"""The λ that frontiers are drawn at, in quality for the experts' mean cost; `lambdas` converts it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,19 +108,18 @@ class Choices:
 def choose_lambdas(train: OutcomeTable, train_quality: Floats) -> Choices:
     """From out-of-fold quality (n_train, n_experts) on a training part whose costs are known."""
     cost, best = train.means()["cost_usd"], train.best_single()
-    tried = lambdas(cost)
-    trained = [route(train_quality, cost, lam) for lam in tried.tolist()]
-    usd = np.array([np.nanmean(pick_values(train.cost_usd, picks)) for picks in trained])  # (n_lambdas,)
-    score = np.array([np.nanmean(pick_values(train.score, picks)) for picks in trained])
+    # Every λ at which a choice changes, not a grid: between two of its steps all of a flat prediction moves.
+    path = trace_choices(train_quality, cost, Scale.of(cost))
+    usd, score = path.mean(train.cost_usd), path.mean(train.score)  # (n_stages,)
     budgets = []
     for budget in np.linspace(cost.min(), cost[best], N_BUDGETS):
         # A mean and the single expert's cost are the same number up to rounding; 1e-9 keeps them equal.
         meets = np.flatnonzero(usd <= budget * (1 + 1e-9))
         # The smallest λ that meets the budget weighs quality most. If none does, the largest is the cheapest.
-        budgets.append(tried[meets[0]] if meets.size else tried[-1])
+        budgets.append(path.weight[meets[0]] if meets.size else path.weight[-1])
     # The largest λ that loses nothing in training; the test score may still differ, and is reported with it.
-    enough = np.flatnonzero(score >= np.nanmean(train.score[:, best]))
-    return Choices(np.array(budgets), float(tried[enough[-1]]) if enough.size else None)
+    enough = np.flatnonzero(score >= np.nanmean(train.score[:, best]) - 1e-9)
+    return Choices(np.array(budgets), float(path.weight[enough[-1]]) if enough.size else None)
 
 
 def lambdas(cost_usd: Floats) -> Floats:

@@ -112,7 +112,10 @@ def _describe_tradeoff(objective: "Objective", sweep: "Sweep | None") -> dict[st
     """Return the weight on cost in use, and what every other weight would buy."""
     from policies import resolve_target
 
-    return None if sweep is None else {"cost": resolve_target(objective, sweep).cost, "table": sweep.rows()}
+    if sweep is None:
+        return None
+    cost = resolve_target(objective, sweep).cost
+    return {"cost": cost, "table": sweep.rows(cost)}
 
 
 def show_decision(record: dict[str, Any]) -> None:

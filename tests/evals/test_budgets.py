@@ -51,6 +51,17 @@ def test_the_weights_of_area_are_chosen_on_the_training_part() -> None:
     assert (printed["area"], printed["area_usd"]) == (1, 4)
 
 
+def test_area_does_not_depend_on_the_scale_of_predicted_differences() -> None:
+    """A router that trusts itself a millionth orders queries alike; a grid of λ would move all at once."""
+    held = table(HALF)
+    gain = np.arange(len(held)) / len(held)
+    printed = [
+        summary(evaluate_split(Split(held, held, quality, quality)))
+        for quality in (np.stack([0.5 - by * gain, 0.5 + by * gain], axis=1) for by in (0.5, 1e-6))
+    ]
+    assert printed[0] == pytest.approx(printed[1])
+
+
 def test_without_costs_there_is_accuracy_and_no_area() -> None:
     held = table(HALF, cost=None)
     printed = summary(evaluate_split(Split(held, held, held.score, held.score)))

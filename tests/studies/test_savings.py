@@ -1,5 +1,7 @@
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,7 +72,12 @@ def test_rows_of_the_last_buckets_are_never_read(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(savings, "StaticEmbedder", HashingEmbedder)
     seen: list[str] = []
     of = RecordedExtractor.of
-    monkeypatch.setattr(RecordedExtractor, "of", lambda texts, *more: seen.extend(texts) or of(texts, *more))
+
+    def watch(texts: Sequence[str], *more: Any) -> RecordedExtractor:
+        seen.extend(texts)
+        return of(texts, *more)
+
+    monkeypatch.setattr(RecordedExtractor, "of", watch)
     options = ["--quick", "--predictor", "knn", "--out", str(tmp_path / "out.json")]
     result = CliRunner().invoke(main, [str(tmp_path / "t.jsonl.gz"), *options])
     assert result.exit_code == 0, result.output
