@@ -86,7 +86,7 @@ def outcomes(texts: Sequence[str], features: Features, n_experts: int) -> Outcom
 
 def exactly(artifact: Artifact) -> Artifact:
     """The same, but every training query is looked at."""
-    head = artifact.heads["static"]
+    head = artifact.tiers["static"]
     blend = copy(head.quality)
     neighbours = copy(blend.members_[1])  # type: ignore[attr-defined]
     if neighbours.cells_ is not None:
@@ -94,7 +94,7 @@ def exactly(artifact: Artifact) -> Artifact:
         neighbours.cells_ = None
     members = list(blend.members_)  # type: ignore[attr-defined]
     members[1] = neighbours
-    return replace(artifact, heads={"static": replace(head, quality=blend._take(members))})  # type: ignore[attr-defined]
+    return replace(artifact, tiers={"static": replace(head, quality=blend._take(members))})  # type: ignore[attr-defined]
 
 
 Call = Callable[[int, Features], object]
@@ -143,7 +143,7 @@ def main() -> None:
     def decide(forecaster: Forecaster, i: int, read: Features) -> Decision:
         return engine.decide(policy, [queries[i]], forecaster.predict([queries[i]], read), fleet)[0]
 
-    head = artifact.heads["static"]
+    head = artifact.tiers["static"]
     calls: dict[str, Call] = {
         "predict + decide": lambda i, read: decide(near, i, read),
         "predict + decide, exact": lambda i, read: decide(exact, i, read),

@@ -15,6 +15,7 @@ from .types import (
     ExpertProfile,
     Floats,
     Floats32,
+    HeadName,
     Ints,
     Prediction,
     Query,
@@ -23,7 +24,7 @@ from .types import (
 )
 
 if TYPE_CHECKING:
-    from .artifacts import Artifact, previous_path
+    from .artifacts import Artifact, explain_missing_head, list_heads, previous_path
     from .calibration import prediction_interval, rate_interval, rate_std, show_rate
     from .categories import (
         GENERAL,
@@ -77,6 +78,8 @@ _LAZY = {
     "fit_artifact": "fit",
     "fit_predictor": "registry",
     "instance_oracle": "embedding_selection",
+    "list_heads": "artifacts",
+    "explain_missing_head": "artifacts",
     "keep_experts": "fit",
     "load_embedder": "embedders",
     "prediction_interval": "calibration",
@@ -120,6 +123,7 @@ __all__ = [
     "Floats32",
     "Forecaster",
     "HashingEmbedder",
+    "HeadName",
     "Ints",
     "MappingBudget",
     "MappingProblem",
@@ -146,12 +150,14 @@ __all__ = [
     "cross_fit",
     "dataset_oracle",
     "estimate_tokens",
+    "explain_missing_head",
     "fill_unknown",
     "finetune_encoder",
     "fit_artifact",
     "fit_predictor",
     "instance_oracle",
     "keep_experts",
+    "list_heads",
     "load_embedder",
     "make_predictor",
     "merge_outcomes",

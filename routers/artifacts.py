@@ -1,7 +1,8 @@
-"""A trained artifact: heads per embedder tier, how far to trust them, and where they come from.
+"""A trained artifact: heads, what each embedder tier of them predicts with, how far to trust it, its origin.
 
 On disk a directory: `manifest.json` (what a person wants to know, and every setting) and `arrays.npz` (what
-was learned). Neither can run code when it is read.
+was learned) of the default head, and the same two files in `heads/NAME` for each further head. None can run
+code when it is read, and a head is read when it is first asked for.
 """
 
 import ctypes
@@ -9,16 +10,17 @@ import hashlib
 import json
 import mmap
 import os
+import shutil
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
@@ -27,11 +29,11 @@ from .calibration import Advantage, Calibration
 from .errors import ArtifactError
 from .features import query_of
 from .protocols import Arrays, Extractor, Predictor
-from .registry import make_predictor
+from .registry import make_predictor, name_head
 from .sweep import Sample
 from .types import Floats, Floats32, Tier
 
-MANIFEST, ARRAYS = "manifest.json", "arrays.npz"
+MANIFEST, ARRAYS, HEADS = "manifest.json", "arrays.npz", "heads"
 MAX_READS = 3
 LOCAL_HEADER_BYTES, ZIP64_BYTES, PADDING = 30, 20, 0xD935
 """PKWARE's APPNOTE.TXT, 4.3.7 and 4.5.3; the number that Android's zipalign uses for a field of padding."""
@@ -40,9 +42,9 @@ ALIGNMENT = 64
 MAX_ARRAY_HEAD_BYTES = 1 << 16
 AT_FDCWD, EXCHANGE = -100, 2
 """From Linux's fcntl.h and fs.h; macOS has the same number for RENAME_SWAP."""
-SCHEMA = 2
-READABLE = (1, 2)
-"""Schema 1 lacks the λ tables and their sample; all else is the same."""
+SCHEMA = 3
+READABLE = (1, 2, 3)
+"""Schema 1 lacks the λ tables and their sample; schema 2 has one head, whose name it does not say."""
 _REMEDY = "`thalamus fit` makes a new one"
 
 TRIAL_TEXTS = (
@@ -95,7 +97,7 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class TierModel:
     """What one embedder tier predicts with.
 
     tokens predicts log(1 + output tokens), None where no length was measured; smear (n_experts,) is the
@@ -118,7 +120,7 @@ class Trial:
     """What an artifact predicted when it was fitted, by which it is tried before it serves.
 
     quality: per tier, (n_texts, n_experts)
-    dense: per tier the vectors of the texts, (n_texts, dim): a head that is close to its means shows no
+    dense: per tier the vectors of the texts, (n_texts, dim): a tier that is close to its means shows no
         embedder that reads texts otherwise
     """
 
@@ -129,7 +131,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """Everything `fit` learned from an outcome table.
+    """Everything `fit` learned from an outcome table: the head that decides by default, and further heads.
 
     latency: (n_experts, 2) seconds before and per output token, NaN where unmeasured
     margin: adaptive policies escalate to the encoder below this distance between the first two
@@ -137,10 +139,12 @@ class Artifact:
     sample: what was predicted out of fold and what came true, for λ tables of any pool; None in schema 1
     sweeps: per tier the λ table of all experts at measured costs: weight, dollars a thousand calls, quality
     trial: what it predicted when it was fitted; None in artifacts from before there were trials
+    name: the head that this is, as policies name it by `predictor`
+    others: further heads by name, each an artifact without others; a head has evidence and figures of its own
     """
 
     experts: tuple[Evidence, ...]
-    heads: Mapping[Tier, Head]
+    tiers: Mapping[Tier, TierModel]
     latency: Floats
     margin: float
     margins: Sequence[Mapping[str, float]]
@@ -148,24 +152,43 @@ class Artifact:
     sample: Sample | None = None
     sweeps: Mapping[Tier, Sequence[Mapping[str, float]]] = field(default_factory=dict)
     trial: Trial | None = None
+    name: str = "blend"
+    others: Mapping[str, "Artifact"] = field(default_factory=dict)
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """Its heads, the default first."""
+        return self.name, *self.others
+
+    def head(self, name: str | None) -> "Artifact":
+        """One of its heads; None is the default.
+
+        Raises:
+            ArtifactError: it has no such head, or that is damaged; the message says how to fit one.
+        """
+        if name is None or name == self.name:
+            return self
+        if name not in self.others:
+            raise ArtifactError(explain_missing_head(name, self.head_names))
+        return self.others[name]
 
     def rehearse(self, extractor: Extractor, texts: Sequence[str] = TRIAL_TEXTS) -> Trial:
         """What it predicts of some texts, on the tiers that the extractor has."""
         queries = [query_of(text) for text in texts]
-        tiers = [tier for tier in self.heads if tier in extractor.fingerprints]
+        tiers = [tier for tier in self.tiers if tier in extractor.fingerprints]
         cheap = extractor.extract(queries, "static") if tiers else None
         quality: dict[Tier, Floats] = {}
         dense: dict[Tier, Floats32] = {}
         for tier in tiers:
-            head = self.heads[tier]
+            model = self.tiers[tier]
             features = cheap if tier == "static" and cheap else extractor.extract(queries, tier, cheap)
             dense[tier] = features.dense
-            raw = head.quality.predict(features)
-            quality[tier] = head.advantage.apply(head.calibration.apply(raw).mean)
-            if head.tokens is not None:
-                lengths = head.tokens.predict(features).mean
+            raw = model.quality.predict(features)
+            quality[tier] = model.advantage.apply(model.calibration.apply(raw).mean)
+            if model.tokens is not None:
+                lengths = model.tokens.predict(features).mean
                 if lengths.shape != quality[tier].shape or not np.isfinite(lengths).all():
-                    raise ValueError(f"its {tier} head predicts no lengths")
+                    raise ValueError(f"its {tier} tier predicts no lengths")
         return Trial(tuple(texts), quality, dense)
 
     def try_out(self, extractor: Extractor) -> None:
@@ -179,17 +202,26 @@ class Artifact:
             now = self.rehearse(extractor, TRIAL_TEXTS if kept is None else kept.texts)
             for tier, quality in now.quality.items():
                 if quality.shape != (len(now.texts), len(self.experts)) or not np.isfinite(quality).all():
-                    raise ValueError(f"its {tier} head predicts no quality for each expert")
+                    raise ValueError(f"its {tier} tier predicts no quality for each expert")
                 if kept is not None and tier in kept.quality:
                     _compare_vectors(tier, kept.dense[tier], now.dense[tier])
                     _compare(tier, kept.quality[tier], quality)
         except Exception as error:  # a damaged predictor or embedder may raise anything
             raise ArtifactError(f"damaged ({error}); {_REMEDY}") from None
 
-    def save(self, path: Path | str, *, keep_previous: bool = False) -> None:
+    def save(
+        self,
+        path: Path | str,
+        *,
+        keep_previous: bool = False,
+        keep_heads: Collection[str] = (),
+        default: str | None = None,
+    ) -> None:
         """Write the directory; it appears whole or not at all, in place of an artifact that was there.
 
         keep_previous: leave the one that was there beside it, under the name that `previous_path` gives.
+        keep_heads: heads of the one that was there which stay, byte for byte, unless this one has them.
+        default: the head of them all that decides where a policy names none; None takes this one.
 
         Raises:
             ArtifactError: something that is no artifact is in the way, or the disk refuses.
@@ -201,13 +233,9 @@ class Artifact:
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
                 fresh = Path(temporary, "new")
-                fresh.mkdir()
-                with (fresh / MANIFEST).open("wb") as file:
-                    file.write((json.dumps(self.manifest(), indent=1) + "\n").encode())
-                    _flush(file)
-                with (fresh / ARRAYS).open("wb") as file:
-                    _write_arrays(file, self._arrays())
-                    _flush(file)
+                self._write_heads(
+                    fresh, _find_heads(target) if keep_heads and target.exists() else {}, keep_heads, default
+                )
                 if not target.exists():
                     os.rename(fresh, target)
                     return
@@ -220,6 +248,31 @@ class Artifact:
                 os.rename(fresh, before)
         except OSError as error:
             raise ArtifactError(f"{target}: {error.strerror or error}") from None
+
+    def _write_heads(
+        self, folder: Path, stored: Mapping[str, Path], kept: Collection[str], default: str | None
+    ) -> None:
+        """Write every head into an artifact's folder; those that are kept are copied from where they are."""
+        mine = {self.name: self, **self.others}
+        first = default or self.name
+        for name in dict.fromkeys((first, *mine, *(name for name in stored if name in kept))):
+            place = folder if name == first else folder / HEADS / name
+            place.mkdir(parents=True, exist_ok=True)
+            if name in mine:
+                mine[name]._write(place)
+                continue
+            for part in (MANIFEST, ARRAYS):
+                shutil.copyfile(stored[name] / part, place / part)
+                with (place / part).open("rb+") as file:
+                    _flush(file)
+
+    def _write(self, folder: Path) -> None:
+        with (folder / MANIFEST).open("wb") as file:
+            file.write((json.dumps(self.manifest(), indent=1) + "\n").encode())
+            _flush(file)
+        with (folder / ARRAYS).open("wb") as file:
+            _write_arrays(file, self._arrays())
+            _flush(file)
 
     @classmethod
     def load(
@@ -234,14 +287,14 @@ class Artifact:
             ArtifactError: missing, damaged, newer than this version, or fitted on another embedder.
         """
         directory = Path(path)
-        manifest, arrays = _read_files(directory, mapped)
+        manifest, arrays, names = _read_files(directory, mapped)
         if fingerprints is not None:
             _check_fingerprints(directory, manifest, fingerprints)
         try:
             _check_whole(manifest, arrays)
             return cls(
                 experts=tuple(Evidence(**expert) for expert in manifest["experts"]),
-                heads={tier: _read_head(tier, entry, arrays) for tier, entry in manifest["heads"].items()},
+                tiers={tier: _read_tier(tier, entry, arrays) for tier, entry in _tiers_of(manifest).items()},
                 latency=arrays["latency"],
                 margin=float(manifest["margin"]),
                 margins=manifest["margins"],
@@ -249,6 +302,10 @@ class Artifact:
                 sample=Sample.from_arrays(kept) if (kept := _part(arrays, "sample.")) else None,
                 sweeps=manifest.get("sweeps", {}),
                 trial=_read_trial(manifest, arrays),
+                name=_name_of(manifest),
+                others=_StoredHeads(
+                    directory / HEADS, names, partial(cls.load, fingerprints=fingerprints, mapped=mapped)
+                ),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{directory}: damaged ({error}); {_REMEDY}") from None
@@ -257,8 +314,9 @@ class Artifact:
         """The JSON-able account of the artifact."""
         account: dict[str, Any] = {
             "schema": SCHEMA,
+            "head": self.name,
             "experts": [asdict(expert) for expert in self.experts],
-            "heads": {tier: _describe_head(head) for tier, head in self.heads.items()},
+            "tiers": {tier: _describe_tier(model) for tier, model in self.tiers.items()},
             "margin": self.margin,
             "margins": [dict(row) for row in self.margins],
             "sweeps": {tier: [dict(row) for row in rows] for tier, rows in self.sweeps.items()},
@@ -269,17 +327,17 @@ class Artifact:
 
     def _arrays(self) -> Arrays:
         arrays: Arrays = {"latency": self.latency}
-        for tier, head in self.heads.items():
+        for tier, model in self.tiers.items():
             parts = {
-                "quality": head.quality.arrays(),
-                "calibration": head.calibration.arrays(),
-                "advantage": head.advantage.arrays(),
+                "quality": model.quality.arrays(),
+                "calibration": model.calibration.arrays(),
+                "advantage": model.advantage.arrays(),
             }
-            if head.tokens is not None:
-                parts["tokens"] = head.tokens.arrays()
+            if model.tokens is not None:
+                parts["tokens"] = model.tokens.arrays()
             for part, held in parts.items():
                 arrays.update({f"{tier}.{part}.{key}": values for key, values in held.items()})
-            arrays[f"{tier}.smear"] = head.smear
+            arrays[f"{tier}.smear"] = model.smear
         if self.sample is not None:
             arrays.update({f"sample.{key}": values for key, values in self.sample.arrays().items()})
         if self.trial is not None:
@@ -292,8 +350,8 @@ def _read_trial(manifest: Mapping[str, Any], arrays: Arrays) -> Trial | None:
     texts = manifest.get("trial")
     if not texts:
         return None
-    quality: dict[Tier, Floats] = {tier: arrays[f"trial.{tier}"] for tier in manifest["heads"]}
-    return Trial(tuple(texts), quality, {tier: arrays[f"trial.{tier}.dense"] for tier in manifest["heads"]})
+    quality: dict[Tier, Floats] = {tier: arrays[f"trial.{tier}"] for tier in _tiers_of(manifest)}
+    return Trial(tuple(texts), quality, {tier: arrays[f"trial.{tier}.dense"] for tier in _tiers_of(manifest)})
 
 
 def _compare_vectors(tier: Tier, kept: Floats32, now: Floats32) -> None:
@@ -304,7 +362,7 @@ def _compare_vectors(tier: Tier, kept: Floats32, now: Floats32) -> None:
     """
     lengths = np.linalg.norm(kept, axis=1) * np.linalg.norm(now, axis=1)
     if not ((kept * now).sum(axis=1) >= LEAST_COSINE * lengths).all():
-        raise ValueError(f"the embedder of its {tier} head reads texts otherwise than when it was fitted")
+        raise ValueError(f"the embedder of its {tier} tier reads texts otherwise than when it was fitted")
 
 
 def _compare(tier: Tier, kept: Floats, now: Floats) -> None:
@@ -318,7 +376,7 @@ def _compare(tier: Tier, kept: Floats, now: Floats) -> None:
     furthest = float(np.abs(kept - now).max(initial=0.0))
     if n_others or furthest > TOLERANCE:
         raise ValueError(
-            f"its {tier} head does not decide as when it was fitted: {n_others} of {len(kept)} decisions "
+            f"its {tier} tier does not decide as when it was fitted: {n_others} of {len(kept)} decisions "
             f"differ, qualities by up to {furthest:.2f}"
         )
 
@@ -345,7 +403,8 @@ def _digest(manifest: Mapping[str, Any], arrays: Arrays) -> str:
     facts = {name: manifest.get(name) for name in ("experts", "margin", "trial")}
     read = ("predictor", "settings", "tokens", "tokens_predictor")
     # The embedder is compared apart, which gives the better message.
-    facts["heads"] = {tier: [head.get(name) for name in read] for tier, head in manifest["heads"].items()}
+    key = "tiers" if "tiers" in manifest else "heads"
+    facts[key] = {tier: [model.get(name) for name in read] for tier, model in _tiers_of(manifest).items()}
     found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name in sorted(arrays):
         values = np.asarray(arrays[name])
@@ -354,27 +413,95 @@ def _digest(manifest: Mapping[str, Any], arrays: Arrays) -> str:
     return found.hexdigest()
 
 
+def _tiers_of(manifest: Mapping[str, Any]) -> Mapping[Tier, Any]:
+    """What a manifest says of each tier; before schema 3 these were called heads."""
+    tiers: Mapping[Tier, Any] = manifest["tiers"] if "tiers" in manifest else manifest["heads"]
+    return tiers
+
+
+def _name_of(manifest: Mapping[str, Any]) -> str:
+    """The name of a manifest's head; one from before schema 3 is named by its predictor."""
+    if "head" in manifest:
+        return str(manifest["head"])
+    tier = next(iter(_tiers_of(manifest).values()), None)
+    return "blend" if tier is None else name_head(tier["predictor"], tier["settings"])
+
+
+class _StoredHeads(Mapping[str, Artifact]):
+    """Further heads in an artifact's folder, each read when it is first asked for."""
+
+    def __init__(self, folder: Path, names: Sequence[str], load: Callable[[Path], Artifact]) -> None:
+        self._folder, self._names, self._load = folder, tuple(names), load
+        self._read: dict[str, Artifact] = {}
+
+    def __getitem__(self, name: str) -> Artifact:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._read:
+            self._read[name] = self._load(self._folder / name)
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names  # the usual way reads the head
+
+
+def explain_missing_head(name: str, there: Sequence[str]) -> str:
+    """What to do where an artifact has these heads, and not the one that a policy names."""
+    return f"no head '{name}', there are {', '.join(there)}; `thalamus fit --head {name}` adds it"
+
+
+def _find_heads(directory: Path) -> dict[str, Path]:
+    """The heads of an artifact and where their files are, the default first.
+
+    Raises:
+        ArtifactError: missing, damaged or newer than this version.
+    """
+    manifest, others = _read_steadily(
+        directory, lambda opener: (_read_manifest(directory, opener), _list_others(opener))
+    )
+    try:
+        found = {_name_of(manifest): directory}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{directory}: damaged ({error}); {_REMEDY}") from None
+    return found | {name: directory / HEADS / name for name in others if name not in found}
+
+
+def list_heads(path: Path | str) -> tuple[str, ...]:
+    """The names of an artifact's heads, the default first; quick, as no predictor is read.
+
+    Raises:
+        ArtifactError: missing, damaged or newer than this version.
+    """
+    return tuple(_find_heads(Path(path)))
+
+
 def _part(arrays: Arrays, prefix: str) -> Arrays:
     return {key.removeprefix(prefix): values for key, values in arrays.items() if key.startswith(prefix)}
 
 
-def _describe_head(head: Head) -> dict[str, Any]:
+def _describe_tier(model: TierModel) -> dict[str, Any]:
     return {
-        "fingerprint": head.fingerprint,
-        "predictor": head.predictor,
-        "settings": head.quality.settings(),
-        "tokens": None if head.tokens is None else head.tokens.settings(),
-        "tokens_predictor": head.tokens_predictor,
-        "metrics": dict(head.metrics),
+        "fingerprint": model.fingerprint,
+        "predictor": model.predictor,
+        "settings": model.quality.settings(),
+        "tokens": None if model.tokens is None else model.tokens.settings(),
+        "tokens_predictor": model.tokens_predictor,
+        "metrics": dict(model.metrics),
     }
 
 
-def _read_head(tier: str, entry: Mapping[str, Any], arrays: Arrays) -> Head:
+def _read_tier(tier: str, entry: Mapping[str, Any], arrays: Arrays) -> TierModel:
     def part(name: str) -> Arrays:
         return _part(arrays, f"{tier}.{name}.")
 
     tokens, lengths = entry["tokens"], entry.get("tokens_predictor", "linear")
-    return Head(
+    return TierModel(
         fingerprint=entry["fingerprint"],
         predictor=entry["predictor"],
         quality=make_predictor(entry["predictor"], entry["settings"]).restore(part("quality")),
@@ -435,18 +562,45 @@ def _opener(directory: Path) -> Iterator[Callable[[str, int], int]]:
         os.close(folder)
 
 
-def _read_files(directory: Path, mapped: bool) -> tuple[dict[str, Any], Arrays]:
-    """Manifest and arrays of one and the same artifact."""
+_Read = TypeVar("_Read")
+
+
+def _read_steadily(directory: Path, read: Callable[[Callable[[str, int], int]], _Read]) -> _Read:
+    """What is read of one and the same artifact, also while another takes its place."""
     for _ in range(MAX_READS - 1):
         try:
             with _opener(directory) as opener:
-                return _read_manifest(directory, opener), _read_arrays(directory, opener, mapped)
+                return read(opener)
         except ArtifactError as error:
             if not isinstance(error.__context__, FileNotFoundError) or not directory.exists():
                 raise
             # It was replaced, and removed, between the one file and the other: the new one is there.
     with _opener(directory) as opener:
-        return _read_manifest(directory, opener), _read_arrays(directory, opener, mapped)
+        return read(opener)
+
+
+def _read_files(directory: Path, mapped: bool) -> tuple[dict[str, Any], Arrays, tuple[str, ...]]:
+    """Manifest and arrays of the default head, and the names of the others, of one and the same artifact."""
+    return _read_steadily(
+        directory,
+        lambda opener: (
+            _read_manifest(directory, opener),
+            _read_arrays(directory, opener, mapped),
+            _list_others(opener),
+        ),
+    )
+
+
+def _list_others(opener: Callable[[str, int], int]) -> tuple[str, ...]:
+    """The names of the heads beside the default."""
+    try:
+        folder = opener(HEADS, os.O_RDONLY)
+    except OSError:  # an artifact of one head has no such folder
+        return ()
+    try:
+        return tuple(sorted(name for name in os.listdir(folder) if not name.startswith(".")))
+    finally:
+        os.close(folder)
 
 
 def _read_arrays(directory: Path, opener: Callable[[str, int], int], mapped: bool) -> Arrays:
@@ -537,26 +691,29 @@ def read_evidence(path: Path | str) -> tuple[Evidence, ...]:
 
 
 def read_origin(path: Path | str) -> tuple[str, str]:
-    """When an artifact was fitted, and the digest of its content; each empty where it does not say.
+    """When the latest head of an artifact was fitted, and the digests of all; empty where it does not say.
 
     Raises:
         ArtifactError: as `read_evidence`.
     """
     directory = Path(path)
-    with _opener(directory) as opener:
-        manifest = _read_manifest(directory, opener)
-    provenance = manifest.get("provenance")
-    created = provenance.get("created") if isinstance(provenance, dict) else None
-    return str(created or ""), str(manifest.get("digest") or "")
+    created, digests = [""], []
+    for folder in _find_heads(directory).values():
+        with _opener(folder) as opener:
+            manifest = _read_manifest(folder, opener)
+        provenance = manifest.get("provenance")
+        created.append(str(provenance.get("created") or "") if isinstance(provenance, dict) else "")
+        digests.append(str(manifest.get("digest") or ""))
+    return max(created), " ".join(digests)
 
 
 def _check_fingerprints(
     directory: Path, manifest: Mapping[str, Any], fingerprints: Mapping[Tier, str]
 ) -> None:
-    heads = manifest.get("heads", {})
-    common = [tier for tier in heads if tier in fingerprints]
+    tiers = manifest.get("tiers") or manifest.get("heads") or {}
+    common = [tier for tier in tiers if tier in fingerprints]
     if not common:
-        raise ArtifactError(f"{directory}: has no head for {', '.join(fingerprints)}; {_REMEDY}")
+        raise ArtifactError(f"{directory}: has no tier for {', '.join(fingerprints)}; {_REMEDY}")
     for tier in common:
-        if heads[tier]["fingerprint"] != fingerprints[tier]:
-            raise ArtifactError(f"{directory}: its {tier} head was fitted on another embedder; {_REMEDY}")
+        if tiers[tier]["fingerprint"] != fingerprints[tier]:
+            raise ArtifactError(f"{directory}: its {tier} tier was fitted on another embedder; {_REMEDY}")

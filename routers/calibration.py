@@ -24,6 +24,8 @@ class Calibration:
     """Per expert an increasing line from predicted to calibrated score, and one factor for all deviations.
 
     slope, intercept: (n_experts,), slope > 0; spread: (n_experts,) factor on standard deviations
+    keeps_order: whether the experts of a query keep their order. Then the line is the same for all, and what
+        it leaves [0, 1] by is bent towards the bound: cut off at it, experts would be tied.
 
     Reference: none; least squares per expert, its slope shrunk to the slope of the pool. A line and not
     isotonic steps, because steps would make ties among an expert's queries.
@@ -32,6 +34,7 @@ class Calibration:
     slope: Floats
     intercept: Floats
     spread: Floats
+    keeps_order: bool = False
     _width: Floats = field(init=False, repr=False, compare=False)
     """What a deviation is widened by, (n_experts,)."""
 
@@ -39,28 +42,32 @@ class Calibration:
         object.__setattr__(self, "_width", self.slope * self.spread)
 
     @classmethod
-    def fit(cls, out_of_fold: Estimate, targets: Floats, groups: Ints, *, one_line: bool = False) -> Self:
+    def fit(cls, out_of_fold: Estimate, targets: Floats, groups: Ints, *, keeps_order: bool = False) -> Self:
         """Learn from out-of-fold predictions and what came true (n_queries, n_experts), NaN where unmeasured.
 
         groups: (n_queries,) which queries are alike; the deviation of their mean residual, less what chance
         alone would give, is what the predicted deviations are scaled to.
-        one_line: the same line for every expert, so that their order stays what it was.
+        keeps_order: the order of a query's experts stays what it was.
         """
-        fit_lines = _one_line if one_line else _lines
+        fit_lines = _one_line if keeps_order else _lines
         slope, intercept = fit_lines(out_of_fold.mean, targets)
-        line = cls(slope, intercept, np.ones_like(slope)).apply(out_of_fold)
-        return cls(slope, intercept, np.full_like(slope, _spread(line, targets, groups)))
+        line = cls(slope, intercept, np.ones_like(slope), keeps_order).apply(out_of_fold)
+        return cls(slope, intercept, np.full_like(slope, _spread(line, targets, groups)), keeps_order)
 
     def apply(self, estimate: Estimate) -> Estimate:
         """Calibrated scores in [0, 1] and their deviations."""
         mean = estimate.mean * self.slope
         mean += self.intercept
+        if self.keeps_order:
+            return Estimate(_bend(mean), estimate.std * self._width)
         np.minimum(np.maximum(mean, 0.0, out=mean), 1.0, out=mean)  # np.clip takes longer on short rows
         return Estimate(mean, estimate.std * self._width)
 
     def take(self, columns: Ints) -> "Calibration":
         """The same for some of the experts."""
-        return Calibration(self.slope[columns], self.intercept[columns], self.spread[columns])
+        return Calibration(
+            self.slope[columns], self.intercept[columns], self.spread[columns], self.keeps_order
+        )
 
     def concat(self, other: "Calibration") -> "Calibration":
         """With the columns of other experts behind."""
@@ -68,16 +75,33 @@ class Calibration:
             np.concatenate((self.slope, other.slope)),
             np.concatenate((self.intercept, other.intercept)),
             np.concatenate((self.spread, other.spread)),
+            self.keeps_order,
         )
 
     def arrays(self) -> Arrays:
-        return {"slope": self.slope, "intercept": self.intercept, "spread": self.spread}
+        arrays: Arrays = {"slope": self.slope, "intercept": self.intercept, "spread": self.spread}
+        return {**arrays, "keeps_order": np.array(True)} if self.keeps_order else arrays
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Self:
         slope = arrays["slope"]
         # One number for all, in artifacts from before experts could be added.
-        return cls(slope, arrays["intercept"], np.broadcast_to(arrays["spread"], slope.shape))
+        spread = np.broadcast_to(arrays["spread"], slope.shape)
+        return cls(slope, arrays["intercept"], spread, bool(arrays.get("keeps_order", False)))
+
+
+_BEND = 0.05
+"""From this distance to 0 and to 1 on, lines that keep an order are bent."""
+
+
+def _bend(values: Floats) -> Floats:
+    """Values brought into (0, 1), strictly increasing: they change near the bounds alone."""
+    # Beyond a bend the distance d to it becomes b·d / (b + d) < b, of slope 1 where it begins.
+    above = np.maximum(values - (1 - _BEND), 0.0)
+    below = np.maximum(_BEND - values, 0.0)
+    inside = np.minimum(np.maximum(values, _BEND), 1 - _BEND)
+    bent: Floats = inside + _BEND * (above / (_BEND + above) - below / (_BEND + below))
+    return bent
 
 
 def _lines(predicted: Floats, targets: Floats) -> tuple[Floats, Floats]:
@@ -203,6 +227,11 @@ class Advantage:
         if np.isnan(slope):
             return cls(typical, judged, 0.0)
         return cls(typical, judged, float(np.clip(slope - error, _LEAST, 1.0)))
+
+    @classmethod
+    def none(cls, quality: Floats) -> Self:
+        """One that trusts every difference of such quality, (n_queries, n_experts), as predicted."""
+        return cls(quality.mean(axis=0), np.ones(quality.shape[1], bool), 1.0)
 
     def apply(self, quality: Floats) -> Floats:
         """Quality (n_queries, n_experts) with its differences as far as they can be trusted."""

@@ -1,4 +1,4 @@
-"""Fits an artifact on an outcome table: heads per tier, calibrated out of fold, and the two-stage margin."""
+"""Fits an artifact on an outcome table: heads, calibrated out of fold per tier, and the two-stage margin."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .artifacts import Artifact, Evidence, Head
+from .artifacts import Artifact, Evidence, TierModel
 from .calibration import Advantage, Calibration, calibration_error
 from .decision_rule import Scale
 from .errors import ArtifactError, DataError
@@ -18,6 +18,7 @@ from .predictors.joined import Joined
 from .predictors.neighbours import Space, spherical_kmeans
 from .predictors.targets import Constant
 from .protocols import Extractor, Predictor
+from .registry import is_published, name_head, parse_head
 from .sweep import Sample, sweep
 from .types import Floats, Ints, Tier
 
@@ -34,10 +35,11 @@ _NEVER = -1.0
 class FitSettings:
     """How to fit.
 
-    predictor, settings: the quality head, by its name in the registry
+    predictor, settings: the predictor of quality, by its name in the registry
     n_folds: for everything that is learned from out-of-fold predictions
     kept: share of what routing by the encoder gains over the best single expert that `adaptive` must keep
-    tiers: the embedder tiers to fit a head for; None takes every one the extractor has
+    tiers: the embedder tiers to fit for; None takes every one the extractor has
+    heads: further heads by name, on the same features and folds
     """
 
     predictor: str = "blend"
@@ -46,6 +48,7 @@ class FitSettings:
     kept: float = 0.97
     seed: int = 0
     tiers: tuple[Tier, ...] | None = None
+    heads: tuple[str, ...] = ()
 
 
 def fit_artifact(
@@ -56,10 +59,11 @@ def fit_artifact(
     created: str = "",
     n_workers: int = 1,
 ) -> Artifact:
-    """Fit every head on the table, over `n_workers` processes; `created` is recorded as given.
+    """Fit every head and tier on the table, over `n_workers` processes; `created` is recorded as given.
 
     Raises:
         DataError: fewer than two queries, or an expert without a single score.
+        ArtifactError: there is no head of a name that the settings have.
     """
     return cross_fit(table, extractor, settings, progress, created, n_workers)[0]
 
@@ -72,12 +76,15 @@ def cross_fit(
     created: str = "",
     n_workers: int = 1,
 ) -> tuple[Artifact, Mapping[Tier, Floats]]:
-    """The artifact, and per tier its calibrated out-of-fold quality on the table, (n_queries, n_experts).
+    """The artifact, and per tier the calibrated out-of-fold quality of its default, (n_queries, n_experts).
 
     Raises:
         DataError: fewer than two queries, or an expert without a single score.
+        ArtifactError: there is no head of a name that the settings have.
     """
     chosen = settings or FitSettings()
+    first = name_head(chosen.predictor, chosen.settings)
+    heads = {name: parse_head(name) for name in chosen.heads} | {first: (chosen.predictor, chosen.settings)}
     _check(table)
     report = progress or (lambda what, done, total: None)
     by_tier = _extract(table, extractor, report, chosen.tiers)
@@ -87,30 +94,49 @@ def cross_fit(
         np.log1p(table.output_tokens),  # skewed to the right: in logarithms nearer to a normal
         table.folds(chosen.n_folds),
         table.tasks,
-        chosen.predictor,
-        chosen.settings,
+        heads,
     )
     fitted = fit_tiers(material, n_workers, lambda done, total: report("fitting", done, total))
     groups = _groups(next(iter(by_tier.values())), chosen.seed)
-    heads: dict[Tier, Head] = {}
+    artifacts: dict[str, Artifact] = {}
+    calibrated: dict[str, Mapping[Tier, Floats]] = {}
+    for name, (predictor, how) in heads.items():
+        one = replace(chosen, predictor=predictor, settings=how, heads=())
+        artifact, calibrated[name] = _calibrate(table, fitted[name], extractor, one, groups, created)
+        artifacts[name] = _keep_trial(artifact, extractor)
+    default = artifacts.pop(first)
+    return replace(default, others=artifacts), calibrated[first]
+
+
+def _calibrate(
+    table: OutcomeTable,
+    fitted: Mapping[Tier, TierFit],
+    extractor: Extractor,
+    settings: FitSettings,
+    groups: Ints,
+    created: str,
+) -> tuple[Artifact, Mapping[Tier, Floats]]:
+    """One head, and per tier its calibrated out-of-fold quality, (n_queries, n_experts)."""
+    tiers: dict[Tier, TierModel] = {}
     calibrated: dict[Tier, Floats] = {}
     lengths: dict[Tier, Floats] = {}
     for tier, fit in fitted.items():
         fingerprint = extractor.fingerprints[tier]
-        heads[tier], calibrated[tier], lengths[tier] = _head(table, fit, fingerprint, chosen, groups)
-    margin, margins = choose_margin(table.score, calibrated, chosen.kept)
+        tiers[tier], calibrated[tier], lengths[tier] = _tier_model(table, fit, fingerprint, settings, groups)
+    margin, margins = choose_margin(table.score, calibrated, settings.kept)
     sample = _sample(table, calibrated, lengths)
     artifact = Artifact(
         experts=_evidence(table),
-        heads=heads,
+        tiers=tiers,
         latency=_latency_lines(table),
         margin=margin,
         margins=margins,
-        provenance=_provenance(table, chosen, created),
+        provenance=_provenance(table, settings, created),
         sample=sample,
         sweeps=_sweeps(sample, table.means()["cost_usd"]),
+        name=name_head(settings.predictor, settings.settings),
     )
-    return _keep_trial(artifact, extractor), calibrated
+    return artifact, calibrated
 
 
 def _keep_trial(artifact: Artifact, extractor: Extractor) -> Artifact:
@@ -148,25 +174,28 @@ def _extract(
     return found
 
 
-def _head(
+def _tier_model(
     table: OutcomeTable, fit: TierFit, fingerprint: str, settings: FitSettings, groups: Ints
-) -> tuple[Head, Floats, Floats]:
-    """The head, and out of fold its calibrated quality and expected tokens, (n_queries, n_experts) each."""
+) -> tuple[TierModel, Floats, Floats]:
+    """The model, and out of fold its calibrated quality and expected tokens, (n_queries, n_experts) each."""
     raw, score = fit.raw, table.mask_declined()
-    # A published rule must choose as published: calibration may not reorder its experts.
-    paper = settings.settings.get("mode") == "paper"
-    calibration = Calibration.fit(raw, score, groups, one_line=paper)
+    # A published rule must choose as published: nothing may reorder its experts.
+    published = is_published(settings.settings)
+    calibration = Calibration.fit(raw, score, groups, keeps_order=published)
     quality = calibration.apply(raw).mean
-    advantage = Advantage.fit(quality, score, table.bucket, ~(table.declined == 1).any(axis=0))
+    if published:
+        advantage = Advantage.none(quality)
+    else:
+        advantage = Advantage.fit(quality, score, table.bucket, ~(table.declined == 1).any(axis=0))
     quality = advantage.apply(quality)
     smear = _smear(fit.log_tokens, table.output_tokens)
-    head = Head(
+    model = TierModel(
         fingerprint=fingerprint,
         predictor=settings.predictor,
-        quality=fit.learned.quality,
+        quality=fit.quality,
         calibration=calibration,
         advantage=advantage,
-        tokens=fit.learned.tokens,
+        tokens=fit.tokens,
         smear=smear,
         metrics={
             **_metrics(table, raw.mean, quality, float(calibration.spread.mean())),
@@ -174,7 +203,7 @@ def _head(
         },
     )
     expected = np.maximum(np.expm1(fit.log_tokens) * smear, 1.0)
-    return head, np.where(table.declined == 1, _NEVER, quality), expected
+    return model, np.where(table.declined == 1, _NEVER, quality), expected
 
 
 def _sample(table: OutcomeTable, quality: Mapping[Tier, Floats], tokens: Mapping[Tier, Floats]) -> Sample:
@@ -332,34 +361,48 @@ def add_experts(
     """The artifact with the experts of the table that it does not know yet, fitted on their outcomes alone.
 
     A subset of the queries the others were measured on is enough, or other queries. The λ tables, which need
-    queries all experts were asked, are of the pool before and are left out.
+    queries all experts were asked, are of the pool before and are left out. Every head learns them.
 
     Raises:
         DataError: the table has no expert that is new, or fewer than two outcomes of the new ones.
-        ArtifactError: a head is of another embedder, or of one the extractor lacks.
+        ArtifactError: a tier is of another embedder, or of one the extractor lacks.
     """
-    known = {expert.name for expert in artifact.experts}
+    known = {expert.name for head in _heads(artifact) for expert in head.experts}
     new = [name for name in table.experts if name not in known]
     if not new:
         raise DataError(
             f"experts: the artifact knows {', '.join(table.experts)} already; fit anew to change that"
         )
-    for tier, head in artifact.heads.items():
-        if extractor.fingerprints.get(tier) != head.fingerprint:
+    tiers = {tier: model for head in _heads(artifact) for tier, model in head.tiers.items()}
+    for tier, model in tiers.items():
+        if extractor.fingerprints.get(tier) != model.fingerprint:
             raise ArtifactError(
-                f"the {tier} head was fitted on another embedder: add experts with the same one"
+                f"the {tier} tier was fitted on another embedder: add experts with the same one"
             )
     part = table.only(new)
     part = part.take(np.flatnonzero(~np.isnan(part.score).all(axis=1)))
-    chosen = replace(settings or FitSettings(), tiers=tuple(artifact.heads))
+    chosen = replace(settings or FitSettings(), tiers=tuple(tiers), heads=tuple(artifact.others))
     fresh = fit_artifact(part, extractor, chosen, progress, created)
     added = {"experts": new, "created": created, "table": part.fingerprint, "n_queries": len(part)}
+    default, *others = (
+        _grow(head, fresh if head is artifact else fresh.head(head.name), added, extractor)
+        for head in _heads(artifact)
+    )
+    return replace(default, others={head.name: head for head in others})
+
+
+def _heads(artifact: Artifact) -> list[Artifact]:
+    return [artifact.head(name) for name in artifact.head_names]
+
+
+def _grow(head: Artifact, fresh: Artifact, added: Mapping[str, Any], extractor: Extractor) -> Artifact:
+    """One head with the experts of a fresh one behind its own."""
     grown = replace(
-        artifact,
-        experts=(*artifact.experts, *fresh.experts),
-        heads={tier: _join_heads(head, fresh.heads[tier]) for tier, head in artifact.heads.items()},
-        latency=np.concatenate((artifact.latency, fresh.latency)),
-        provenance={**artifact.provenance, "added": [*artifact.provenance.get("added", []), added]},
+        head,
+        experts=(*head.experts, *fresh.experts),
+        tiers={tier: _join_models(model, fresh.tiers[tier]) for tier, model in head.tiers.items()},
+        latency=np.concatenate((head.latency, fresh.latency)),
+        provenance={**head.provenance, "added": [*head.provenance.get("added", []), added]},
         sample=None,
         sweeps={},
     )
@@ -367,14 +410,23 @@ def add_experts(
 
 
 def keep_experts(fresh: Artifact, earlier: Artifact, extractor: Extractor) -> Artifact:
-    """The fresh artifact, and behind its experts those of the earlier one that it does not know.
+    """The fresh artifact, and behind the experts of each head those of the earlier one that it does not know.
 
-    What was predicted of these stays as it was. A λ table needs queries that all its experts were asked: it
-    is there for pools of the fresh experts alone.
+    What was predicted of these stays as it was: by the earlier head of the same name, else by its default. A
+    λ table needs queries that all its experts were asked: it is there for pools of the fresh experts alone.
 
     Raises:
-        ArtifactError: a head of the fresh artifact has no counterpart on the same embedder.
+        ArtifactError: a tier of the fresh artifact has no counterpart on the same embedder.
     """
+    default, *others = (
+        _keep(head, earlier.head(head.name if head.name in earlier.head_names else None), extractor)
+        for head in _heads(fresh)
+    )
+    return replace(default, others={head.name: head for head in others})
+
+
+def _keep(fresh: Artifact, earlier: Artifact, extractor: Extractor) -> Artifact:
+    """One head, and behind its experts those of an earlier one."""
     known = {expert.name for expert in fresh.experts}
     kept = np.array([n for n, expert in enumerate(earlier.experts) if expert.name not in known], np.int64)
     if not len(kept):
@@ -385,9 +437,9 @@ def keep_experts(fresh: Artifact, earlier: Artifact, extractor: Extractor) -> Ar
     whole = replace(
         fresh,
         experts=(*fresh.experts, *(earlier.experts[n] for n in kept)),
-        heads={
-            tier: _join_heads(head, _take_experts(earlier.heads[tier], kept, extractor, tier))
-            for tier, head in fresh.heads.items()
+        tiers={
+            tier: _join_models(model, _take_experts(earlier.tiers[tier], kept, extractor, tier))
+            for tier, model in fresh.tiers.items()
         },
         latency=np.concatenate((fresh.latency, earlier.latency[kept])),
         provenance={**fresh.provenance, "kept": {"experts": names, "of": dict(earlier.provenance)}},
@@ -400,26 +452,26 @@ def keep_experts(fresh: Artifact, earlier: Artifact, extractor: Extractor) -> Ar
 def why_not_kept(extractor: Extractor, earlier: Artifact) -> str:
     """Why experts of the artifact cannot join one that is fitted on these features; "" if they can."""
     for tier, fingerprint in extractor.fingerprints.items():
-        if tier not in earlier.heads:
-            return f"it has no {tier} head"
-        if earlier.heads[tier].fingerprint != fingerprint:
-            return f"its {tier} head was fitted on another embedder"
+        if tier not in earlier.tiers:
+            return f"it has no {tier} tier"
+        if earlier.tiers[tier].fingerprint != fingerprint:
+            return f"its {tier} tier was fitted on another embedder"
     return ""
 
 
-def _take_experts(head: Head, columns: Ints, extractor: Extractor, tier: Tier) -> Head:
-    """The head with some of its experts."""
+def _take_experts(model: TierModel, columns: Ints, extractor: Extractor, tier: Tier) -> TierModel:
+    """The model with some of its experts."""
     nothing = extractor.extract([], tier)
-    lengths = head.tokens and _take_columns(_parts(head.tokens_predictor, head.tokens), columns, nothing)
+    lengths = model.tokens and _take_columns(_parts(model.tokens_predictor, model.tokens), columns, nothing)
     return replace(
-        head,
+        model,
         predictor="joined",
-        quality=_take_columns(_parts(head.predictor, head.quality), columns, nothing),
-        calibration=head.calibration.take(columns),
-        advantage=head.advantage.take(columns),
+        quality=_take_columns(_parts(model.predictor, model.quality), columns, nothing),
+        calibration=model.calibration.take(columns),
+        advantage=model.advantage.take(columns),
         tokens=lengths,
         tokens_predictor="joined",
-        smear=head.smear[columns],
+        smear=model.smear[columns],
     )
 
 
@@ -439,8 +491,8 @@ def _take_columns(parts: list[Named], columns: Ints, nothing: Features) -> Joine
     return Joined.of(needed, [place[column] for column in columns.tolist()])
 
 
-def _join_heads(old: Head, new: Head) -> Head:
-    """One head of both; its figures stay those of the experts it was first fitted on."""
+def _join_models(old: TierModel, new: TierModel) -> TierModel:
+    """One model of both; its figures stay those of the experts it was first fitted on."""
     lengths = None
     if old.tokens is not None or new.tokens is not None:
         lengths = Joined.of([*_length_parts(old), *_length_parts(new)])
@@ -463,10 +515,10 @@ def _parts(name: str, predictor: Predictor) -> list[Named]:
     return [(name, predictor)]
 
 
-def _length_parts(head: Head) -> list[Named]:
+def _length_parts(model: TierModel) -> list[Named]:
     """Length predictors; a constant stands in where no length was measured, and is never read."""
-    if head.tokens is not None:
-        return _parts(head.tokens_predictor, head.tokens)
+    if model.tokens is not None:
+        return _parts(model.tokens_predictor, model.tokens)
     blank = Constant()
-    blank.mean_, blank.std_ = np.zeros_like(head.smear), np.zeros_like(head.smear)
+    blank.mean_, blank.std_ = np.zeros_like(model.smear), np.zeros_like(model.smear)
     return [("constant", blank)]

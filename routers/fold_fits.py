@@ -25,6 +25,7 @@ class FitData:
     score, log_tokens: (n_queries, n_experts), NaN where unmeasured
     folds: (n_queries,) each is left out once
     tags: (n_queries,) tasks, "" where there is none
+    heads: by name the predictor of quality and its settings
     """
 
     features: Mapping[Tier, Features]
@@ -32,8 +33,7 @@ class FitData:
     log_tokens: Floats
     folds: Ints
     tags: Sequence[str]
-    predictor: str
-    settings: Mapping[str, Any]
+    heads: Mapping[str, tuple[str, Mapping[str, Any]]]
 
     @property
     def has_lengths(self) -> bool:
@@ -49,74 +49,70 @@ class FitData:
 
 
 @dataclass(frozen=True, slots=True)
-class LearnedPredictors:
-    """The predictors of quality and, where lengths were measured, of log1p(output tokens)."""
+class TierFit:
+    """One tier of one head: what was learned of everything, and what was predicted out of fold.
+
+    tokens, log_tokens: of log1p(output tokens), the same for every head; None and NaN where none was measured
+    raw, log_tokens: (n_queries, n_experts)
+    """
 
     quality: Predictor
     tokens: Predictor | None
-
-
-@dataclass(frozen=True, slots=True)
-class TierFit:
-    """One tier: what was learned of everything, and what was predicted out of fold.
-
-    raw, log_tokens: (n_queries, n_experts); log_tokens is NaN where no length was measured
-    """
-
-    learned: LearnedPredictors
     raw: Estimate
     log_tokens: Floats
 
 
-@dataclass(frozen=True, slots=True)
-class _HeldOut:
-    """What was predicted of one fold's rows; log_tokens is None where no length was measured."""
-
-    mean: Floats
-    std: Floats
-    log_tokens: Floats | None
-
-
-_Piece = tuple[Tier, int | None]
-"""A tier, and the fold left out: None for the fit on everything."""
+_LENGTHS = ""
+"""Stands for a head where the lengths are fitted, once for all of them."""
+_Piece = tuple[Tier, str, int | None]
+"""A tier, a head, and the fold left out: None for the fit on everything."""
 
 
 def fit_tiers(
     material: FitData, n_workers: int = 1, report: Callable[[int, int], None] = lambda done, total: None
-) -> dict[Tier, TierFit]:
-    """Every fit, over so many processes; with one, here. `report` hears of the fits done, and of all."""
+) -> dict[str, dict[Tier, TierFit]]:
+    """Every fit by head and tier, over so many processes; with one, here.
+
+    `report` hears of the fits done, and of all.
+    """
     folds = [int(fold) for fold in np.unique(material.folds)]
-    pieces: list[_Piece] = [(tier, fold) for tier in material.features for fold in (None, *folds)]
-    learned: dict[Tier, LearnedPredictors] = {}
-    held: dict[_Piece, _HeldOut] = {}
+    parts = [*material.heads, *([_LENGTHS] if material.has_lengths else [])]
+    pieces: list[_Piece] = [
+        (tier, part, fold) for tier in material.features for part in parts for fold in (None, *folds)
+    ]
+    learned: dict[tuple[Tier, str], Predictor] = {}
+    held: dict[tuple[Tier, str], Estimate] = {}
     report(0, len(pieces))
-    for n, (piece, result) in enumerate(_fit_all(material, pieces, n_workers), start=1):
-        if isinstance(result, LearnedPredictors):
-            learned[piece[0]] = result
+    for n, ((tier, part, fold), result) in enumerate(_fit_all(material, pieces, n_workers), start=1):
+        if not isinstance(result, Estimate):
+            learned[tier, part] = result
         else:
-            held[piece] = result
+            inside, _ = material.parts(fold)
+            whole = held.setdefault((tier, part), _blank_estimate(material))
+            whole.mean[inside], whole.std[inside] = result
         report(n, len(pieces))
-    return {tier: _assemble(material, learned[tier], held, tier) for tier in material.features}
+    return {
+        name: {
+            tier: TierFit(
+                learned[tier, name],
+                learned.get((tier, _LENGTHS)),
+                held[tier, name],
+                held.get((tier, _LENGTHS), _blank_estimate(material)).mean,
+            )
+            for tier in material.features
+        }
+        for name in material.heads
+    }
 
 
-def _assemble(
-    material: FitData, learned: LearnedPredictors, held: Mapping[_Piece, _HeldOut], tier: Tier
-) -> TierFit:
-    shape = material.score.shape
-    mean, std, log_tokens = np.empty(shape), np.empty(shape), np.full(shape, np.nan)
-    for (whose, fold), part in held.items():
-        if whose != tier:
-            continue
-        inside, _ = material.parts(fold)
-        mean[inside], std[inside] = part.mean, part.std
-        if part.log_tokens is not None:
-            log_tokens[inside] = part.log_tokens
-    return TierFit(learned, Estimate(mean, std), log_tokens)
+def _blank_estimate(material: FitData) -> Estimate:
+    """(n_queries, n_experts) each, NaN throughout."""
+    return Estimate(np.full(material.score.shape, np.nan), np.full(material.score.shape, np.nan))
 
 
 def _fit_all(
     material: FitData, pieces: Sequence[_Piece], n_workers: int
-) -> Iterator[tuple[_Piece, LearnedPredictors | _HeldOut]]:
+) -> Iterator[tuple[_Piece, Predictor | Estimate]]:
     """Each with what came of it, in the order they finish."""
     if n_workers < 2:
         for piece in pieces:
@@ -135,30 +131,22 @@ def _prepare(material: FitData) -> None:
     _worker_data[:] = [material]
 
 
-def _fit_here(piece: _Piece) -> LearnedPredictors | _HeldOut:
+def _fit_here(piece: _Piece) -> Predictor | Estimate:
     return _fit(_worker_data[0], piece)
 
 
-def _fit(material: FitData, piece: _Piece) -> LearnedPredictors | _HeldOut:
-    tier, fold = piece
+def _fit(material: FitData, piece: _Piece) -> Predictor | Estimate:
+    """The predictor fitted on everything, or what one predicts of the fold that it was not fitted on."""
+    tier, name, fold = piece
     inside, outside = material.parts(fold)
-    learned = _learn(material, material.features[tier], outside)
-    if fold is None:
-        return learned
-    asked = material.features[tier].take(inside)
-    estimate = learned.quality.predict(asked)
-    log_tokens = learned.tokens.predict(asked).mean if learned.tokens is not None else None
-    return _HeldOut(estimate.mean, estimate.std, log_tokens)
-
-
-def _learn(material: FitData, features: Features, rows: Ints) -> LearnedPredictors:
-    seen = features.take(rows)
-    tags = [material.tags[n] for n in rows.tolist()]
-    model = make_predictor(material.predictor, material.settings)
-    quality = fit_predictor(model, seen, material.score[rows], tags)
-    if not material.has_lengths:
-        return LearnedPredictors(quality, None)
-    return LearnedPredictors(quality, make_predictor("linear", _TOKENS).fit(seen, material.log_tokens[rows]))
+    seen = material.features[tier].take(outside)
+    if name == _LENGTHS:
+        fitted = make_predictor("linear", _TOKENS).fit(seen, material.log_tokens[outside])
+    else:
+        tags = [material.tags[n] for n in outside.tolist()]
+        model = make_predictor(*material.heads[name])
+        fitted = fit_predictor(model, seen, material.score[outside], tags)
+    return fitted if fold is None else fitted.predict(material.features[tier].take(inside))
 
 
 def worker_pool(n: int, prepare: Callable[..., None], *material: Any) -> ProcessPoolExecutor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .artifacts import Artifact, Evidence, Head
+from .artifacts import Artifact, Evidence, TierModel
 from .calibration import rate_std
 from .decision_rule import Scale
 from .features import Features
@@ -41,13 +41,31 @@ class Forecaster:
     the expert counts as unknown. Without an artifact every prediction is a prior without evidence.
     """
 
-    def __init__(self, pool: Sequence[ExpertProfile], artifact: Artifact | None) -> None:
+    def __init__(
+        self,
+        pool: Sequence[ExpertProfile],
+        whole: Artifact | None,
+        head: str | None = None,
+        *,
+        categories: bool = True,
+    ) -> None:
+        """Args:
+        whole: what was learned, with all its heads.
+        head: the one that predicts; None is the artifact's default. Others are not read.
+        categories: whether predictions tell categories; the first head that can tells them, this one before
+            others.
+
+        Raises:
+            ArtifactError: the artifact has no such head, or a head is damaged.
+        """
+        artifact = whole.head(head) if whole else None
+        self._head = artifact.name if artifact else None
         self._pool = tuple(pool)
         self._names = tuple(profile.name for profile in pool)
-        self._heads = dict(artifact.heads) if artifact else {}
-        self._categorizers = {
-            tier: teller for tier, head in self._heads.items() if (teller := _find_categorizer(head.quality))
-        }
+        self._tiers = dict(artifact.tiers) if artifact else {}
+        self._categorizers: dict[Tier, Categorizer] = {}
+        if categories and whole is not None and artifact is not None:
+            self._categorizers = _find_categorizers(artifact, whole)
         known = {expert.name: (n, expert) for n, expert in enumerate(artifact.experts if artifact else ())}
         self.warnings = tuple(_mismatches(self._pool, known))
         pairs = [
@@ -76,9 +94,9 @@ class Forecaster:
 
     @property
     def tiers(self) -> tuple[Tier, ...]:
-        """Tiers with a head, cheapest first; empty without an artifact."""
+        """Tiers it can predict at, cheapest first; empty without an artifact."""
         order: tuple[Tier, ...] = ("static", "encoder")
-        return tuple(tier for tier in order if tier in self._heads)
+        return tuple(tier for tier in order if tier in self._tiers)
 
     @property
     def evidence(self) -> Bools:
@@ -137,17 +155,17 @@ class Forecaster:
         return cost if self._all_priced else np.where(self._priced, cost, self._mean_cost)
 
     def predict(self, queries: Sequence[Query], features: Features | None) -> Prediction:
-        """In the pool's order; without features, or without a head for their tier, from means alone."""
-        head = self._heads.get(features.tier) if features is not None else None
+        """In the pool's order; without features, or without a model for their tier, from means alone."""
+        model = self._tiers.get(features.tier) if features is not None else None
         n = len(queries)
-        if head is None or features is None:
+        if model is None or features is None:
             tier: Tier = "prior"
             quality = Estimate(np.repeat(self._score[None], n, 0), np.repeat(self._score_std[None], n, 0))
             tokens = np.repeat(self._tokens[None], n, 0)
         else:
             tier = features.tier
-            quality = self._quality(head, features)
-            tokens = self._lengths(head, features)
+            quality = self._quality(model, features)
+            tokens = self._lengths(model, features)
             if self._capped:
                 tokens = np.minimum(tokens, self._longest)
         asked = np.array([query.n_input_tokens for query in queries], np.float64)[:, None]
@@ -168,6 +186,7 @@ class Forecaster:
             evidence=self._evidence,
             categories=self._categories(features),
             assumed_length=None if self._all_lengths else ~self._length_known,
+            head=None if tier == "prior" else self._head,
         )
 
     def _categories(self, features: Features | None) -> tuple[str, ...] | None:
@@ -175,9 +194,9 @@ class Forecaster:
             return None
         return self._categorizers[features.tier].categories(features)
 
-    def _quality(self, head: Head, features: Features) -> Estimate:
-        calibrated = head.calibration.apply(head.quality.predict(features))
-        estimate = Estimate(head.advantage.apply(calibrated.mean), calibrated.std)
+    def _quality(self, model: TierModel, features: Features) -> Estimate:
+        calibrated = model.calibration.apply(model.quality.predict(features))
+        estimate = Estimate(model.advantage.apply(calibrated.mean), calibrated.std)
         if not self._same:
             estimate = self._align(estimate)
         # No prediction is surer than all outcomes of the expert together: 30 of 30 right is no certainty.
@@ -201,12 +220,12 @@ class Forecaster:
             np.where(self._evidence, std, UNKNOWN_STD),
         )
 
-    def _lengths(self, head: Head, features: Features) -> Floats:
-        if head.tokens is None:
+    def _lengths(self, model: TierModel, features: Features) -> Floats:
+        if model.tokens is None:
             return np.repeat(self._tokens[None], len(features), 0)
         # Learned as log1p. exp of a mean is below the mean, which `smear` makes up for: Duan, JASA 78, 1983.
-        expected = np.expm1(head.tokens.predict(features).mean)
-        expected *= head.smear
+        expected = np.expm1(model.tokens.predict(features).mean)
+        expected *= model.smear
         np.maximum(expected, 1.0, out=expected)
         if self._same and self._all_lengths:
             return expected
@@ -265,6 +284,19 @@ class Forecaster:
         self._latency_start = np.where(unknown, configured, lines[:, 0])
         self._latency_slope = np.where(unknown, 0.0, lines[:, 1])
         self._mean_latency: Floats = self._latency_start + self._latency_slope * self._tokens
+
+
+def _find_categorizers(first: Artifact, whole: Artifact) -> dict[Tier, Categorizer]:
+    """By tier who tells categories: the head that predicts where it can, else another of the artifact's."""
+    names = sorted(whole.head_names, key=lambda name: (name != first.name, not name.startswith("coe")))
+    found: dict[Tier, Categorizer] = {}
+    for name in names:
+        if found.keys() >= first.tiers.keys():
+            break
+        for tier, model in whole.head(name).tiers.items():
+            if tier not in found and (teller := _find_categorizer(model.quality)):
+                found[tier] = teller
+    return found
 
 
 def _find_categorizer(predictor: Predictor) -> Categorizer | None:

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from .errors import ArtifactError
 from .features import Features
 from .protocols import Predictor, TagLearner
-from .types import Floats
+from .types import Floats, HeadName
 
 PREDICTORS: Mapping[str, str] = {
     "blend": "blend:Blend",
@@ -26,6 +26,36 @@ PREDICTORS: Mapping[str, str] = {
     "tryage": "tryage:Tryage",
 }
 """Name → module:class in `routers.predictors`."""
+
+IMPROVED = "improved"
+PUBLISHED = ("paper", "code")
+"""Modes that do what a paper, or the code released with it, does; the other one is ours."""
+
+
+def name_head(predictor: str, settings: Mapping[str, Any]) -> str:
+    """The name of a head by its predictor and that one's mode: `coe`, or `coe-paper`."""
+    if predictor == "joined":
+        predictor, settings = settings["parts"][0]
+    mode = settings.get("mode") or IMPROVED
+    return predictor if mode == IMPROVED else f"{predictor}-{mode}"
+
+
+def is_published(settings: Mapping[str, Any]) -> bool:
+    """Whether a predictor with these settings is a published rule, whose choices nothing may alter."""
+    return settings.get("mode") in PUBLISHED
+
+
+def parse_head(name: str) -> tuple[str, dict[str, Any]]:
+    """The predictor and the settings of a head.
+
+    Raises:
+        ArtifactError: there is no such head.
+    """
+    known: Sequence[str] = get_args(HeadName)
+    if name not in known:
+        raise ArtifactError(f"no head {name!r}; there are {', '.join(known)}")
+    predictor, dash, mode = name.partition("-")
+    return predictor, {"mode": mode} if dash else {}
 
 
 def make_predictor(name: str, settings: Mapping[str, Any] | None = None) -> Predictor:

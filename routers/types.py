@@ -20,6 +20,29 @@ Bools = NDArray[np.bool_]
 Tier = Literal["prior", "static", "encoder"]
 """What a prediction rests on: no look at the text, the cheap embedder, or the encoder."""
 
+HeadName = Literal[
+    "blend",
+    "clusters",
+    "coe",
+    "coe-paper",
+    "constant",
+    "factorization",
+    "factorization-paper",
+    "kernel",
+    "knn",
+    "linear",
+    "mlp",
+    "pilots",
+    "pilots-paper",
+    "skills",
+    "skills-code",
+    "skills-paper",
+    "trees",
+    "tryage",
+    "tryage-paper",
+]
+"""What a policy can name as `predictor`: a predictor, or a published mode of one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
@@ -89,6 +112,7 @@ class Prediction:
     evidence:      (n_experts,) whether the quality rests on measured outcomes of that expert
     categories:    one a query, where the predictor tells them
     assumed_length: (n_experts,) whether output_tokens, and the cost by them, are assumed: none was measured
+    head: the head of the artifact that predicted; None where none did, as at the tier "prior"
     """
 
     experts: tuple[str, ...]
@@ -101,6 +125,7 @@ class Prediction:
     evidence: Bools
     categories: tuple[str, ...] | None = None
     assumed_length: Bools | None = None
+    head: str | None = None
 
     def __len__(self) -> int:
         return len(self.quality)
@@ -119,6 +144,7 @@ class Prediction:
             self.evidence,
             None if self.categories is None else self.categories[one],
             self.assumed_length,
+            self.head,
         )
 
 

@@ -312,7 +312,7 @@ def _facts(artifact: Artifact, outcomes: OutcomeTable, out: Path) -> dict[str, A
         "left_out": {expert["name"]: expert["why"] for expert in artifact.provenance.get("left_out", [])},
         "heads": {
             tier: {key: round(value, 4) for key, value in head.metrics.items()}
-            for tier, head in artifact.heads.items()
+            for tier, head in artifact.tiers.items()
         },
         "margin": round(artifact.margin, 4),
         "share_consulted": round(consulted[-1]["consulted"], 4) if consulted else None,

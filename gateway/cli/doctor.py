@@ -380,7 +380,7 @@ def _check_evidence(
     if new:
         yield Finding("artifact", "warning", f"{path} has no evidence of {', '.join(new)}", fix)
     if not unknown:
-        yield Finding("artifact", "ok", f"{path}: tiers {', '.join(artifact.heads)}, fits the configuration")
+        yield Finding("artifact", "ok", f"{path}: tiers {', '.join(artifact.tiers)}, fits the configuration")
 
 
 def _check_address(config: Config) -> Iterator[Finding]:

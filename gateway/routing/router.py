@@ -432,9 +432,9 @@ def build_router(config: Config, pool: Sequence[ExpertProfile], *, mapped: bool 
             except ArtifactError as error:
                 raise ArtifactError(f"{path}: {error}") from None
         forecaster, batcher = Forecaster(pool, artifact), None
-        if encoder is not None and "encoder" in artifact.heads:
+        if encoder is not None and "encoder" in artifact.tiers:
             batcher = EmbeddingBatcher(encoder, config.routing.encoder_threads, budget=_budget(config))
-        if extractor is not None and "encoder" not in artifact.heads:
+        if extractor is not None and "encoder" not in artifact.tiers:
             missing = None
     scale = Scale.of(forecaster.mean_cost_usd, forecaster.mean_latency_s)
     return Router(Engine(pool, scale, forecaster.sweep), forecaster, extractor, batcher, missing)

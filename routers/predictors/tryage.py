@@ -12,7 +12,7 @@ from ..protocols import Arrays, Predictor
 from ..registry import make_predictor
 from ..types import Estimate, Floats
 
-HeadName = Literal["ridge", "kernel", "mlp", "trees"]
+RegressorName = Literal["ridge", "kernel", "mlp", "trees"]
 
 _HEADS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "ridge": ("linear", {"alpha": 10.0, "dense": 1.0, "lexical": 1.0, "form": 1.0}),
@@ -51,7 +51,7 @@ class Tryage:
     def __init__(
         self,
         mode: Literal["improved", "paper"] = "improved",
-        head: HeadName | None = None,
+        head: RegressorName | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         """Args:

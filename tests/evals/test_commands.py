@@ -101,7 +101,7 @@ def test_fitting_writes_an_artifact_that_tells_the_experts_apart(tmp_path: Path)
     assert facts["heads"]["static"]["accuracy"] > 0.95
     artifact = Artifact.load(tmp_path / "a")
     assert [expert.name for expert in artifact.experts] == ["bard", "calc"]
-    assert list(artifact.heads) == ["static"]
+    assert list(artifact.tiers) == ["static"]
     assert np.isnan(artifact.latency).all()
 
 

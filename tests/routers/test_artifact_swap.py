@@ -20,7 +20,7 @@ def artifact(n: int) -> Artifact:
 
 def score(path: Path) -> float:
     loaded = Artifact.load(path)
-    learned = loaded.heads["static"].quality.arrays()["mean"][0]
+    learned = loaded.tiers["static"].quality.arrays()["mean"][0]
     assert learned == pytest.approx(loaded.experts[0].score)  # manifest and arrays are of one fit
     return loaded.experts[0].score
 

@@ -127,7 +127,7 @@ def test_other_decisions_than_at_the_fit_are_refused(artifact: Artifact) -> None
     swapped: dict[Tier, Floats] = {"static": artifact.trial.quality["static"][:, ::-1]}
     with pytest.raises(ArtifactError, match=r"does not decide as when it was fitted.*`thalamus fit`"):
         replace(artifact, trial=replace(artifact.trial, quality=swapped)).try_out(EXTRACTOR)
-    with pytest.raises(ArtifactError, match="the embedder of its static head reads texts otherwise"):
+    with pytest.raises(ArtifactError, match="the embedder of its static tier reads texts otherwise"):
         artifact.try_out(FeatureExtractor(OddEmbedder()))
 
 

@@ -142,7 +142,7 @@ def test_a_table_without_a_new_expert_is_refused(two: Artifact) -> None:
 
 
 def test_another_embedder_is_refused(two: Artifact) -> None:
-    with pytest.raises(ArtifactError, match="static head was fitted on another embedder"):
+    with pytest.raises(ArtifactError, match="static tier was fitted on another embedder"):
         add_experts(two, table(("cyd",)), KindExtractor(mark="!"))
 
 

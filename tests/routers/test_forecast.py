@@ -96,8 +96,8 @@ def test_differences_that_are_not_trusted_send_every_query_to_the_best_on_averag
 ) -> None:
     typical = np.array([0.4, 0.6])
     distrust = Advantage(typical, np.array([True, True]), 0.0)
-    heads = {name: replace(head, advantage=distrust) for name, head in artifact.heads.items()}
-    doubting = Forecaster([CALC, BARD], replace(artifact, heads=heads))
+    tiers = {name: replace(head, advantage=distrust) for name, head in artifact.tiers.items()}
+    doubting = Forecaster([CALC, BARD], replace(artifact, tiers=tiers))
     queries = [query_of(text) for text in ("sum number c 1", "poem number c 1")]
     features = WordExtractor().extract(queries, tier)
     assert Forecaster([CALC, BARD], artifact).predict(queries, features).quality.argmax(axis=1).tolist() == [
@@ -302,7 +302,7 @@ def test_saving_replaces_an_artifact_and_spares_anything_else(artifact: Artifact
 
 def test_an_artifact_of_another_embedder_is_refused(artifact: Artifact, tmp_path: Any) -> None:
     artifact.save(tmp_path / "a")
-    with pytest.raises(ArtifactError, match="static head was fitted on another embedder; `thalamus fit`"):
+    with pytest.raises(ArtifactError, match="static tier was fitted on another embedder; `thalamus fit`"):
         Artifact.load(tmp_path / "a", WordExtractor(mark="2").fingerprints)
     assert Artifact.load(tmp_path / "a", WordExtractor(("static",)).fingerprints).experts == artifact.experts
 
@@ -332,13 +332,13 @@ def test_a_damaged_artifact_is_refused_in_one_line(
 def test_fitting_twice_gives_the_same_artifact(artifact: Artifact, tmp_path: Any) -> None:
     again = fit_artifact(table(), WordExtractor(), created="today")
     assert again.manifest() == artifact.manifest()
-    for tier, head in artifact.heads.items():
+    for tier, head in artifact.tiers.items():
         for key, values in head.quality.arrays().items():
-            assert values.tobytes() == again.heads[tier].quality.arrays()[key].tobytes()
+            assert values.tobytes() == again.tiers[tier].quality.arrays()[key].tobytes()
 
 
 def test_adaptive_looks_twice_where_only_the_encoder_can_tell(artifact: Artifact) -> None:
-    assert artifact.heads["encoder"].metrics["accuracy"] > 0.9
+    assert artifact.tiers["encoder"].metrics["accuracy"] > 0.9
     assert artifact.provenance["created"] == "today"
 
 
@@ -349,7 +349,7 @@ def test_fitting_needs_no_lengths_costs_or_latencies() -> None:
         WordExtractor(("static",)),
         FitSettings("constant"),
     )
-    assert (bare.margin, list(bare.margins), list(bare.heads)) == (0.0, [], ["static"])
+    assert (bare.margin, list(bare.margins), list(bare.tiers)) == (0.0, [], ["static"])
     prediction = Forecaster([BARD, replace(CALC, input_usd_per_token=None)], bare).predict(
         [query_of("x")], None
     )
@@ -371,14 +371,14 @@ def test_what_is_learned_from_predictions_is_learned_out_of_fold() -> None:
         noise, FeatureExtractor(HashingEmbedder()), FitSettings("knn", {"k": 3}, tiers=("static",))
     )
     assert np.mean(quality["static"].argmax(axis=1) == right) < 0.65
-    assert fitted.heads["static"].metrics["accuracy"] < 0.65
+    assert fitted.tiers["static"].metrics["accuracy"] < 0.65
 
 
 @pytest.mark.parametrize(("mode", "n_lines"), [("paper", 1), ("improved", 2)])
 def test_calibration_leaves_a_published_rule_its_order(mode: str, n_lines: int) -> None:
     noisy = table(score=np.random.default_rng(0).random((240, 2)) * [1.0, 0.5])
     fitted = fit_artifact(noisy, WordExtractor(("static",)), FitSettings("pilots", {"mode": mode}))
-    calibration = fitted.heads["static"].calibration
+    calibration = fitted.tiers["static"].calibration
     lines = set(zip(calibration.slope.tolist(), calibration.intercept.tolist(), strict=True))
     assert len(lines) == n_lines
 
@@ -396,7 +396,7 @@ def test_progress_ends_where_it_said_it_would() -> None:
     steps: list[tuple[str, int, int]] = []
     fit_artifact(table(), WordExtractor(), FitSettings("constant"), lambda *step: steps.append(step))
     assert {what for what, _, _ in steps} == {"embedding", "fitting"}
-    assert [step for step in steps if step[0] == "fitting"] == [("fitting", n, 12) for n in range(13)]
+    assert [step for step in steps if step[0] == "fitting"] == [("fitting", n, 24) for n in range(25)]
 
 
 def test_the_margin_is_the_smallest_that_keeps_the_asked_share_of_the_gain() -> None:
@@ -483,10 +483,10 @@ def test_categories_are_told_where_the_predictor_or_a_part_of_it_tells_them(arti
     plain = Forecaster([CALC, BARD], artifact)
     assert (plain.has_categories, plain.predict([query], features).categories) == (False, None)
     blend = Blend([("constant", {}), ("coe", {})])
-    blend.members_ = [artifact.heads["static"].quality, coe.heads["static"].quality]
-    for quality in (coe.heads["static"].quality, blend):
-        head = replace(coe.heads["static"], quality=quality)
-        forecaster = Forecaster([CALC, BARD], replace(coe, heads={"static": head}))
+    blend.members_ = [artifact.tiers["static"].quality, coe.tiers["static"].quality]
+    for quality in (coe.tiers["static"].quality, blend):
+        head = replace(coe.tiers["static"], quality=quality)
+        forecaster = Forecaster([CALC, BARD], replace(coe, tiers={"static": head}))
         assert forecaster.has_categories
         assert forecaster._categories(features) == ("prose",)
         assert forecaster._categories(None) is None
@@ -500,9 +500,9 @@ def test_fitting_over_processes_learns_the_same() -> None:
     queries = [query_of(f"{word} number z 7") for word in WORDS]
     for tier in ("static", "encoder"):
         features = WordExtractor().extract(queries, tier)
-        one, other = (made.heads[tier].quality.predict(features) for made in (alone, beside))
+        one, other = (made.tiers[tier].quality.predict(features) for made in (alone, beside))
         np.testing.assert_allclose(one.mean, other.mean, atol=1e-12)
-        assert alone.heads[tier].metrics == pytest.approx(beside.heads[tier].metrics)
+        assert alone.tiers[tier].metrics == pytest.approx(beside.tiers[tier].metrics)
 
 
 def few_right(n: int) -> Artifact:

@@ -172,7 +172,7 @@ def test_calibration_by_one_line_keeps_the_order_of_a_published_rule() -> None:
     raw = Estimate(rng.uniform(0.3, 0.7, (200, 3)), np.full((200, 3), 0.1))
     targets = np.clip(raw.mean + np.array([0.3, 0.0, -0.3]) + 0.1 * rng.normal(size=(200, 3)), 0, 1)
     groups = np.repeat(np.arange(5), 40)
-    one = Calibration.fit(raw, targets, groups, one_line=True).apply(raw).mean
+    one = Calibration.fit(raw, targets, groups, keeps_order=True).apply(raw).mean
     each = Calibration.fit(raw, targets, groups).apply(raw).mean
     assert np.array_equal(np.argsort(one, axis=1), np.argsort(raw.mean, axis=1))
     assert not np.array_equal(np.argsort(each, axis=1), np.argsort(raw.mean, axis=1))

@@ -151,9 +151,9 @@ def _b(name: str, model: str) -> float | None:
 
 def _predict_categories(path: Path, table: OutcomeTable) -> tuple[str, ...]:
     """The categories that the artifact's best tier predicts for the table's texts."""
-    heads = Artifact.load(path).heads
-    tier: Tier = "encoder" if "encoder" in heads else "static"
-    predictor = heads[tier].quality
+    tiers = Artifact.load(path).tiers
+    tier: Tier = "encoder" if "encoder" in tiers else "static"
+    predictor = tiers[tier].quality
     if not isinstance(predictor, Categorizer):
         raise ArtifactError(f"{path}: predicts no categories; fit one with `thalamus fit --predictor coe`")
     encoder = load_embedder("minilm", n_threads=2) if tier == "encoder" else None

@@ -311,7 +311,7 @@ def test_what_cannot_be_kept_is_named_and_nothing_is_written_without_consent(ups
     good("fit", *QUICK)
     manifest = Path(".thalamus/artifact/manifest.json")
     changed = json.loads(manifest.read_text())
-    changed["heads"]["static"]["fingerprint"] = "another"
+    changed["tiers"]["static"]["fingerprint"] = "another"
     manifest.write_text(json.dumps(changed))
     table().only(("b",)).save("other.jsonl.gz")
     result = run("fit", "other.jsonl.gz", *QUICK)
@@ -330,7 +330,7 @@ def test_features_of_another_tier_are_named_with_the_options_that_keep_all(upstr
     table().only(("b",)).save("other.jsonl.gz")
     result = run("fit", "other.jsonl.gz", "--predictor", "knn")
     assert result.exit_code == 1
-    assert "drops a (12 outcomes) from .thalamus/artifact: it has no encoder head" in result.output
+    assert "drops a (12 outcomes) from .thalamus/artifact: it has no encoder tier" in result.output
     assert "--predictor knn --encoder none fits as before and keeps them" in result.output
 
 
