@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from .fold_fits import worker_pool
     from .forecast import Forecaster
     from .outcomes import OutcomeTable, Provenance, add_outcomes, merge_outcomes
-    from .registry import PREDICTORS, fit_predictor, make_predictor
+    from .registry import PREDICTORS, fit_predictor, make_predictor, name_head, parse_head
     from .sweep import Sweep
 
 _LAZY = {
@@ -79,6 +79,8 @@ _LAZY = {
     "fit_predictor": "registry",
     "instance_oracle": "embedding_selection",
     "list_heads": "artifacts",
+    "name_head": "registry",
+    "parse_head": "registry",
     "explain_missing_head": "artifacts",
     "keep_experts": "fit",
     "load_embedder": "embedders",
@@ -161,7 +163,9 @@ __all__ = [
     "load_embedder",
     "make_predictor",
     "merge_outcomes",
+    "name_head",
     "parameters_b",
+    "parse_head",
     "pick",
     "prediction_interval",
     "previous_path",

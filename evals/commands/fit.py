@@ -3,16 +3,18 @@
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+import yaml
 
 from routers import (
+    GENERAL,
     PREDICTORS,
     Artifact,
     ArtifactError,
@@ -26,6 +28,8 @@ from routers import (
     fit_artifact,
     keep_experts,
     load_embedder,
+    name_head,
+    parse_head,
     previous_path,
     rate_interval,
     show_rate,
@@ -55,7 +59,10 @@ Examples:
   thalamus fit mine.jsonl.gz --with bundled         learn from both tables
   thalamus fit more.jsonl.gz --add-expert           only the new experts of this table; all others stay
   thalamus fit bundled                              what is known of the bundled experts
+  thalamus fit --head coe                           add or renew one head of the artifact; the others stay
+  thalamus fit --heads blend,tryage,coe             several, on features that are computed once
 """
+CONFIG = Path("thalamus.yaml")
 
 
 @click.command(epilog=EXAMPLES)
@@ -63,6 +70,24 @@ Examples:
 @click.argument("out", type=click.Path(path_type=Path), default=SERVED)
 @click.option("--predictor", type=click.Choice(sorted(PREDICTORS)), default="blend", show_default=True)
 @click.option("--settings", default="{}", help="Settings of the predictor, a JSON object.")
+@click.option(
+    "--head",
+    "--heads",
+    "heads",
+    multiple=True,
+    metavar="NAMES",
+    help="Fit these heads alone, comma-separated; other heads of OUT stay. Without it: --predictor, and each "
+    "head that a policy of the configuration needs.",
+)
+@click.option(
+    "--config",
+    "-c",
+    type=click.Path(path_type=Path),
+    default=CONFIG,
+    envvar="THALAMUS_CONFIG",
+    show_default=True,
+    help="Whose policies say which heads are needed, if there is such a file.",
+)
 @click.option(
     "--encoder",
     default="minilm",
@@ -83,11 +108,15 @@ Examples:
 @click.option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest's figures as JSON.")
 @report_errors
+@click.pass_context
 def command(
+    context: click.Context,
     table: Path,
     out: Path,
     predictor: str,
     settings: str,
+    heads: Sequence[str],
+    config: Path,
     encoder: str,
     folds: int,
     experts: str | None,
@@ -104,8 +133,9 @@ def command(
     TABLE is a file that `profile` or `import` wrote, or the word `bundled`: the measured outcomes that come
     with the package, less the template families held out for the report.
 
-    Experts that only the artifact in OUT knows stay as they were, and the bundled outcomes that it rests on
-    count on. What would be dropped nevertheless is named, and asked for. OUT.previous keeps that artifact.
+    Experts that only the artifact in OUT knows stay as they were, and so do heads that this fit does not
+    make; the bundled outcomes that it rests on count on. What would be dropped nevertheless is named, and
+    asked for. OUT.previous keeps that artifact.
 
     Everything is chosen by cross-validation in which near-twins stay together. Figures rest on predictions
     out of fold, but what calibrates these is learned from the same rows: accuracy and calibration_error
@@ -113,6 +143,8 @@ def command(
     """
     if out.exists() and not (out / "manifest.json").is_file():
         raise ArtifactError(f"{out}: exists and is not an artifact; choose another name")
+    given = {name for name in ("predictor", "settings", "encoder") if _is_given(context, name)}
+    wanted = _choose_heads(predictor, _object(settings), heads, config, given)
     tables = [str(table), *others]
     outcomes = _load_table(tables[0])
     for other in others:
@@ -123,13 +155,17 @@ def command(
     if experts:
         outcomes = outcomes.only([name.strip() for name in experts.split(",")])
     outcomes, left_out = _leave_out(outcomes)
-    chosen = FitSettings(predictor, _object(settings), folds, seed=seed)
+    if wanted.are_named and earlier is not None and "encoder" not in given:
+        encoder = _find_encoder(earlier.provenance) or encoder
+    chosen = FitSettings(wanted.predictor, wanted.settings, folds, seed=seed, heads=wanted.others)
     extractor = FeatureExtractor(
         StaticEmbedder(), None if encoder == "none" else load_embedder(encoder, n_threads=2)
     )
     created = datetime.now(UTC).isoformat(timespec="seconds")
+    kept: tuple[str, ...] = ()
     if earlier is not None:
         _confirm_drops(earlier, outcomes, extractor, out, fresh, yes)
+        kept = () if fresh else _find_kept_heads(earlier, wanted, extractor)
     with progress_bar() as on_progress:
         if add:
             artifact = add_experts(Artifact.load(out), outcomes, extractor, chosen, on_progress, created)
@@ -138,16 +174,127 @@ def command(
             artifact = fit_artifact(outcomes, extractor, chosen, on_progress, created, n_workers)
     if earlier is not None and not fresh and not why_not_kept(extractor, earlier):
         artifact = keep_experts(artifact, earlier, extractor)
-    options = _options(predictor, settings, encoder)
+    options = _options(wanted, encoder)
     facts = {"tables": tables, "left_out": left_out, "options": options}
-    artifact = replace(artifact, provenance={**artifact.provenance, **facts})
-    artifact.save(out, keep_previous=True)
-    _show_result(artifact, outcomes, earlier, out, as_json)
+    artifact = _note_origin(artifact, facts)
+    default = earlier.name if earlier is not None and earlier.name in kept else artifact.name
+    artifact.save(out, keep_previous=True, keep_heads=kept, default=default)
+    _show_result(artifact, outcomes, earlier, out, kept, as_json)
 
 
-def _options(predictor: str, settings: str, encoder: str) -> list[str]:
+def _is_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What to fit: the first head by its predictor, and further ones by name.
+
+    are_named: whether the command names them, so that the other heads of an artifact are none of its business
+    """
+
+    predictor: str
+    settings: Mapping[str, Any]
+    others: tuple[str, ...] = ()
+    are_named: bool = False
+
+    @property
+    def name(self) -> str:
+        return name_head(self.predictor, self.settings)
+
+
+def _choose_heads(
+    predictor: str, settings: Mapping[str, Any], heads: Sequence[str], config: Path, given: Collection[str]
+) -> _Wanted:
+    """The heads that the options name, or else the predictor and the heads that policies need.
+
+    Raises:
+        ArtifactError: there is no head of a name.
+    """
+    names = list(dict.fromkeys(name.strip() for text in heads for name in text.split(",") if name.strip()))
+    if not names:
+        first = name_head(predictor, settings)
+        needed = [name for name in _find_needed_heads(config, first) if name != first]
+        return _Wanted(predictor, settings, tuple(needed))
+    for name in names:
+        parse_head(name)
+    if "predictor" in given:
+        raise click.UsageError("--predictor and --head both name what to fit; keep one")
+    first = "blend" if "blend" in names else names[0]
+    predictor, usual = parse_head(first)
+    others = tuple(name for name in names if name != first)
+    if others and "settings" in given:
+        raise click.UsageError("--settings are those of one head; name one with --head")
+    return _Wanted(predictor, {**usual, **settings}, others, are_named=True)
+
+
+def _find_needed_heads(config: Path, first: str) -> list[str]:
+    """The heads that the policies of a configuration name, and one that tells categories where they map some.
+
+    What else is wrong with the file, `thalamus config check` says.
+    """
+    try:
+        content = yaml.safe_load(config.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return []
+    policies = content.get("policies") if isinstance(content, dict) else None
+    found = [one for one in policies.values() if isinstance(one, dict)] if isinstance(policies, dict) else []
+    needed = [str(one["predictor"]) for one in found if one.get("predictor")]
+    for name in needed:
+        try:
+            parse_head(name)
+        except ArtifactError as error:
+            raise ArtifactError(f"{config}: policies: {error}") from None
+    maps = any(isinstance(one.get("mapping"), dict) and set(one["mapping"]) - {GENERAL} for one in found)
+    if maps and not any(name.startswith("coe") for name in (first, *needed)):
+        needed.append("coe")
+    return list(dict.fromkeys(needed))
+
+
+def _find_encoder(provenance: Mapping[str, Any]) -> str | None:
+    """The embedder that an artifact was fitted with, where it is not the usual one."""
+    options = list(provenance.get("options", ()))
+    return options[options.index("--encoder") + 1] if "--encoder" in options else None
+
+
+def _find_kept_heads(earlier: Artifact, wanted: _Wanted, extractor: FeatureExtractor) -> tuple[str, ...]:
+    """The heads of the artifact before that this fit does not make and that can stay beside what it makes.
+
+    Raises:
+        ClickException: the default head is one of them, and of another embedder.
+    """
+    kept = []
+    for name in earlier.head_names:
+        # Another --predictor takes the default's place, unless the command names the heads to renew.
+        if name in (wanted.name, *wanted.others) or (name == earlier.name and not wanted.are_named):
+            continue
+        try:
+            tiers = earlier.head(name).tiers
+        except ArtifactError as error:
+            click.echo(f"head {name} is dropped: {error}", err=True)
+            continue
+        prints = extractor.fingerprints
+        if all(prints.get(tier, model.fingerprint) == model.fingerprint for tier, model in tiers.items()):
+            kept.append(name)
+        elif name == earlier.name:
+            raise click.ClickException(
+                f"head {name} was fitted on another embedder: give its --encoder, or fit all with --heads"
+            )
+        else:
+            click.echo(f"head {name} is dropped: it was fitted on another embedder", err=True)
+    return tuple(kept)
+
+
+def _note_origin(artifact: Artifact, facts: Mapping[str, Any]) -> Artifact:
+    """The artifact with further facts in the provenance of each head."""
+    others = {name: _note_origin(artifact.head(name), facts) for name in artifact.others}
+    return replace(artifact, provenance={**artifact.provenance, **facts}, others=others)
+
+
+def _options(wanted: _Wanted, encoder: str) -> list[str]:
     """The options that differ from the defaults and shape the heads: what repeats this fit."""
-    chosen = {"--predictor": predictor, "--settings": settings, "--encoder": encoder}
+    settings = json.dumps(wanted.settings)
+    chosen = {"--predictor": wanted.predictor, "--settings": settings, "--encoder": encoder}
     usual = {"--predictor": "blend", "--settings": "{}", "--encoder": "minilm"}
     return [word for name, value in chosen.items() if value != usual[name] for word in (name, value)]
 
@@ -239,7 +386,12 @@ def _confirm_drops(
 
 
 def _show_result(
-    artifact: Artifact, outcomes: OutcomeTable, earlier: Artifact | None, out: Path, as_json: bool
+    artifact: Artifact,
+    outcomes: OutcomeTable,
+    earlier: Artifact | None,
+    out: Path,
+    kept_heads: Sequence[str],
+    as_json: bool,
 ) -> None:
     facts = _facts(artifact, outcomes, out)
     if as_json:
@@ -255,7 +407,14 @@ def _show_result(
             values["n"] = f"{values['n']} (declined {n_declined} of {values['n'] + n_declined})"
     if not facts["left_out"]:
         facts.pop("left_out")
-    print_facts({**facts, "experts": shown, "heads": {t: _show_head(h) for t, h in facts["heads"].items()}})
+    heads = {
+        f"{name}, {tier}": _show_figures(figures)
+        for name, tiers in facts["heads"].items()
+        for tier, figures in tiers.items()
+    }
+    print_facts({**facts, "experts": shown, "heads": heads})
+    if kept_heads:
+        click.echo(f"heads that stay as they were: {', '.join(kept_heads)}")
     if earlier is not None:
         kept = [e.name for e in earlier.experts if e.name not in outcomes.experts]
         if kept and {e.name for e in artifact.experts}.issuperset(kept):
@@ -276,7 +435,7 @@ def _show_result(
     click.echo("a gateway that runs reads the new artifact on SIGHUP: kill -HUP PID")
 
 
-def _show_head(metrics: Mapping[str, float]) -> dict[str, Any]:
+def _show_figures(metrics: Mapping[str, float]) -> dict[str, Any]:
     """The figures of a head, what is a rate over the fully scored queries with its interval."""
     n = metrics.get("n_complete", 0)
     rates = ("accuracy", "best_single", "oracle")
@@ -311,8 +470,11 @@ def _facts(artifact: Artifact, outcomes: OutcomeTable, out: Path) -> dict[str, A
         },
         "left_out": {expert["name"]: expert["why"] for expert in artifact.provenance.get("left_out", [])},
         "heads": {
-            tier: {key: round(value, 4) for key, value in head.metrics.items()}
-            for tier, head in artifact.tiers.items()
+            name: {
+                tier: {key: round(value, 4) for key, value in model.metrics.items()}
+                for tier, model in artifact.head(name).tiers.items()
+            }
+            for name in artifact.head_names
         },
         "margin": round(artifact.margin, 4),
         "share_consulted": round(consulted[-1]["consulted"], 4) if consulted else None,

@@ -98,7 +98,7 @@ def test_fitting_writes_an_artifact_that_tells_the_experts_apart(tmp_path: Path)
     result = run(fit, tmp_path / "o.jsonl", tmp_path / "a", "--encoder", "none", "--json")
     assert result.exit_code == 0, result.output
     facts = json.loads(result.output)
-    assert facts["heads"]["static"]["accuracy"] > 0.95
+    assert facts["heads"]["blend"]["static"]["accuracy"] > 0.95
     artifact = Artifact.load(tmp_path / "a")
     assert [expert.name for expert in artifact.experts] == ["bard", "calc"]
     assert list(artifact.tiers) == ["static"]

@@ -1,0 +1,117 @@
+"""`thalamus fit` with several heads: those that policies need, those that are named, and those that stay."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from evals.commands.fit import command as fit
+from routers import Artifact, OutcomeTable, list_heads
+
+ROWS = [(kind, n) for n in range(40) for kind in ("sum", "poem about the sea")]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a table of outcomes."""
+    monkeypatch.chdir(tmp_path)
+    score = [[float(kind == "sum"), float(kind != "sum")] for kind, _ in ROWS]
+    texts = [f"{kind} {n}" for kind, n in ROWS]
+    tasks = [kind[:4] for kind, _ in ROWS]
+    OutcomeTable.build(texts, ["calc", "bard"], {"score": score}, tasks=tasks).save(tmp_path / "o.jsonl")
+    return tmp_path
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(fit, ["o.jsonl", "a", "--encoder", "none", *map(str, args)])
+
+
+def read_files(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in ("manifest.json", "arrays.npz")]
+
+
+@pytest.mark.parametrize(
+    ("policies", "names"),
+    [
+        ("{}", ("knn",)),
+        (
+            "{auto: {predictor: coe-paper}, b: {predictor: knn}, c: {predictor: constant}}",
+            ("knn", "coe-paper", "constant"),
+        ),
+        ("{maths: {mapping: {sum: [calc]}}}", ("knn", "coe")),
+        ("{maths: {mapping: {sum: [calc]}, predictor: coe-paper}}", ("knn", "coe-paper")),
+        ("{all: {mapping: {general: [calc]}}}", ("knn",)),
+        ("[]", ("knn",)),
+        ("{", ("knn",)),
+    ],
+)
+def test_the_heads_that_policies_need_are_fitted(here: Path, policies: str, names: tuple[str, ...]) -> None:
+    (here / "thalamus.yaml").write_text(f"policies: {policies}\n")
+    result = run("--predictor", "knn", "--json")
+    assert result.exit_code == 0, result.output
+    assert tuple(json.loads(result.output)["heads"]) == names
+    assert list_heads(here / "a") == names
+
+
+def test_a_head_is_added_and_renewed_and_the_others_stay_to_the_byte(here: Path) -> None:
+    assert run("--heads", "blend,constant").exit_code == 0
+    root, constant = read_files(here / "a"), read_files(here / "a/heads/constant")
+    for seed in (0, 1):
+        result = run("--head", "coe", "--seed", seed)
+        assert "heads that stay as they were: blend, constant" in result.output
+        assert list_heads(here / "a") == ("blend", "coe", "constant")
+        assert read_files(here / "a") == root
+        assert read_files(here / "a/heads/constant") == constant
+    assert Artifact.load(here / "a").head("coe").provenance["seed"] == 1
+    # Another predictor takes the place of the default; the others stay.
+    assert run("--predictor", "knn").exit_code == 0
+    assert list_heads(here / "a") == ("knn", "coe", "constant")
+    assert run("--fresh").exit_code == 0
+    assert list_heads(here / "a") == ("blend",)
+
+
+def test_settings_belong_to_the_one_head_that_is_named(here: Path) -> None:
+    assert run("--head", "knn", "--settings", '{"k": 3}').exit_code == 0
+    assert Artifact.load(here / "a").tiers["static"].quality.settings()["k"] == 3
+    assert run("--head", "coe-paper").exit_code == 0
+    assert Artifact.load(here / "a").head("coe-paper").tiers["static"].quality.settings()["mode"] == "paper"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--head", "oracle"], "no head 'oracle'; there are blend, "),
+        (["--head", "../coe"], "no head '../coe'; there are blend, "),
+        (["--head", "coe", "--predictor", "knn"], "--predictor and --head both name what to fit; keep one"),
+        (["--heads", "coe,knn", "--settings", "{}"], "--settings are those of one head"),
+    ],
+)
+def test_what_cannot_be_fitted_is_told_in_one_line(here: Path, options: list[str], message: str) -> None:
+    result = run(*options)
+    assert result.exit_code != 0
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_policy_that_names_no_head_is_told_with_its_file(here: Path) -> None:
+    (here / "thalamus.yaml").write_text("policies: {auto: {predictor: oracle}}\n")
+    assert "thalamus.yaml: policies: no head 'oracle'; there are blend, " in run().output
+    assert run("--head", "constant").exit_code == 0
+
+
+def test_a_head_of_another_embedder_is_dropped_or_refused(here: Path) -> None:
+    assert run("--heads", "knn,constant").exit_code == 0
+    for folder in (here / "a", here / "a/heads/constant"):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["tiers"]["static"]["fingerprint"] = "another"
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    refused = run("--head", "coe", "--yes")
+    assert (
+        "head knn was fitted on another embedder: give its --encoder, or fit all with --heads"
+        in refused.output
+    )
+    assert list_heads(here / "a") == ("knn", "constant")
+    dropped = run("--yes")
+    assert "head constant is dropped: it was fitted on another embedder" in dropped.output
+    assert list_heads(here / "a") == ("blend",)
