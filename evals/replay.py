@@ -100,9 +100,13 @@ def queries_of(table: OutcomeTable) -> list[Query]:
 
 
 def replay(table: OutcomeTable, artifact: Artifact, extractor: Extractor, policy: Policy) -> Replay:
-    """Decide every query as the server would with every expert idle, and look up the outcome."""
+    """Decide every query as the server would with every expert idle, and look up the outcome.
+
+    Raises:
+        ArtifactError: the artifact lacks the head that the policy names.
+    """
     pool = pool_of(table)
-    forecaster = Forecaster(pool, artifact)
+    forecaster = Forecaster(pool, artifact, policy.predictor, categories=bool(policy.mapping))
     engine = Engine(pool, Scale.of(forecaster.mean_cost_usd, forecaster.mean_latency_s), forecaster.sweep)
     decisions = drive(engine, forecaster, extractor, policy, queries_of(table))
     column = {name: n for n, name in enumerate(table.experts)}

@@ -373,6 +373,7 @@ class Engine:
             margin=ranking.margin,
             propensity=ranking.propensity,
             assumed_length=prediction.assumed_length,
+            head=prediction.head,
         )
 
     def _rank(

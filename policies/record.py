@@ -20,6 +20,7 @@ def decision_record(decision: Decision) -> dict[str, Any]:
         "policy": decision.policy,
         "expert": decision.chosen,
         "plan": {"kind": decision.plan.kind, **decision.plan.summary()},
+        "head": decision.head,
         "tier": decision.tier,
         "reason": decision.reason,
         "margin": _number(decision.margin),

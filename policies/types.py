@@ -86,7 +86,8 @@ class Policy:
 
     With a `panel` several experts answer together; None asks one. `in_band_flags` says whether flags in a
     prompt are read, `unknown_flags` what happens to unknown ones, `pasted_flags` whether those at
-    the end of a text that looks pasted are read too.
+    the end of a text that looks pasted are read too. `predictor` is the head of the artifact that predicts,
+    None the default one.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Policy:
     unknown_flags: Literal["refuse", "warn"] = "warn"
     pasted_flags: bool = False
     panel: PanelRule | None = None
+    predictor: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,7 @@ class Decision:
     two, in quality, before exploration; infinite when there is no second. `propensity` is the
     probability with which this expert was chosen, 1 without exploration. `assumed_length` marks experts whose
     answers were never measured in tokens: their `output_tokens` and `cost_usd` rest on an assumption.
+    `head` is the head of the artifact that predicted; None where means or guesses decided.
     """
 
     policy: str
@@ -162,3 +165,4 @@ class Decision:
     margin: float
     propensity: float
     assumed_length: Bools | None = None
+    head: str | None = None

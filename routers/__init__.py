@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .embedding_selection import EmbeddingSelection, PilotRule, dataset_oracle, instance_oracle
     from .fit import FitSettings, add_experts, cross_fit, fit_artifact, keep_experts, why_not_kept
     from .fold_fits import worker_pool
-    from .forecast import Forecaster
+    from .forecast import Forecaster, find_categorizers
     from .outcomes import OutcomeTable, Provenance, add_outcomes, merge_outcomes
     from .registry import PREDICTORS, fit_predictor, make_predictor, name_head, parse_head
     from .sweep import Sweep
@@ -74,6 +74,7 @@ _LAZY = {
     "budget_curve": "categories",
     "dataset_oracle": "embedding_selection",
     "fill_unknown": "decision_rule",
+    "find_categorizers": "forecast",
     "finetune_encoder": "embedders.finetune",
     "fit_artifact": "fit",
     "fit_predictor": "registry",
@@ -154,6 +155,7 @@ __all__ = [
     "estimate_tokens",
     "explain_missing_head",
     "fill_unknown",
+    "find_categorizers",
     "finetune_encoder",
     "fit_artifact",
     "fit_predictor",

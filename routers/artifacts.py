@@ -451,9 +451,13 @@ class _StoredHeads(Mapping[str, Artifact]):
         return name in self._names  # the usual way reads the head
 
 
-def explain_missing_head(name: str, there: Sequence[str]) -> str:
-    """What to do where an artifact has these heads, and not the one that a policy names."""
-    return f"no head '{name}', there are {', '.join(there)}; `thalamus fit --head {name}` adds it"
+def explain_missing_head(name: str, there: Sequence[str], where: str = "") -> str:
+    """What to do where an artifact has these heads and not the one that a policy names.
+
+    where: the table and the folder that `thalamus fit` has to be told, if they are not the usual ones
+    """
+    fix = f"`thalamus fit {where}{' ' if where else ''}--head {name}`"
+    return f"no head '{name}', there {'is' if len(there) == 1 else 'are'} {', '.join(there)}; {fix} adds it"
 
 
 def _find_heads(directory: Path) -> dict[str, Path]:

@@ -65,7 +65,7 @@ class Forecaster:
         self._tiers = dict(artifact.tiers) if artifact else {}
         self._categorizers: dict[Tier, Categorizer] = {}
         if categories and whole is not None and artifact is not None:
-            self._categorizers = _find_categorizers(artifact, whole)
+            self._categorizers = find_categorizers(whole, artifact.name)
         known = {expert.name: (n, expert) for n, expert in enumerate(artifact.experts if artifact else ())}
         self.warnings = tuple(_mismatches(self._pool, known))
         pairs = [
@@ -286,14 +286,19 @@ class Forecaster:
         self._mean_latency: Floats = self._latency_start + self._latency_slope * self._tokens
 
 
-def _find_categorizers(first: Artifact, whole: Artifact) -> dict[Tier, Categorizer]:
-    """By tier who tells categories: the head that predicts where it can, else another of the artifact's."""
-    names = sorted(whole.head_names, key=lambda name: (name != first.name, not name.startswith("coe")))
+def find_categorizers(artifact: Artifact, head: str | None = None) -> dict[Tier, Categorizer]:
+    """By tier who tells categories: a head, None for the default, where it can, else another one.
+
+    Raises:
+        ArtifactError: a head is damaged.
+    """
+    first = artifact.head(head)
+    names = sorted(artifact.head_names, key=lambda name: (name != first.name, not name.startswith("coe")))
     found: dict[Tier, Categorizer] = {}
     for name in names:
         if found.keys() >= first.tiers.keys():
             break
-        for tier, model in whole.head(name).tiers.items():
+        for tier, model in artifact.head(name).tiers.items():
             if tier not in found and (teller := _find_categorizer(model.quality)):
                 found[tier] = teller
     return found

@@ -45,6 +45,7 @@ def check(context: click.Context, file: Path | None, config_path: Path, as_json:
     meant for another machine.
     """
     from ..config import ConfigError, config_warnings, load_config
+    from ..config.loading import check_heads, read_config_text
     from .doctor import list_runner_faults
     from .serve import explain_open_address
 
@@ -54,6 +55,7 @@ def check(context: click.Context, file: Path | None, config_path: Path, as_json:
         config_path = file
     try:
         config = load_config(config_path)
+        check_heads(read_config_text(config_path), config, str(config_path))
     except ConfigError as error:
         if not as_json:
             raise ConfigProblemsError(str(error)) from None

@@ -20,6 +20,7 @@ from routers import GENERAL
 
 from ..config import Config, ConfigError, config_warnings, load_config
 from ..config.schema import RoutingConfig
+from ..config.validation import find_missing_heads
 from ..experts.profiles import facts_of, profiles
 from .options import CONFIG_OPTION, JSON_OPTION
 
@@ -286,25 +287,25 @@ class LearningAdvice:
     config_path: Path
     options: Sequence[str] = ()
 
-    def fit(self) -> str:
-        """Fit on what there is, with the options of the artifact it replaces."""
+    def fit(self, heads: Sequence[str] = ()) -> str:
+        """Fit on what there is: these heads alone, or all, with the options of the artifact it replaces.
+
+        All are the default head and those that policies need: `fit` reads the configuration.
+        """
         words = ["thalamus", "fit"]
         if self.config.routing.artifact != RoutingConfig().artifact:
             words += [str(TABLE), self.config.routing.artifact]
-        options = list(self.options)
-        if any(policy.mapping.keys() - {GENERAL} for policy in self.config.policies.values()):
-            options = ["--predictor", "coe"]
-            # Only the mapping needs another predictor; the encoder stays the operator's choice.
-            if "--encoder" in self.options:
-                at = list(self.options).index("--encoder")
-                options += self.options[at : at + 2]
-        return shlex.join([*words, *options])
+        if heads:
+            return shlex.join([*words, "--head", ",".join(heads)])
+        needs = any(p.predictor or p.mapping.keys() - {GENERAL} for p in self.config.policies.values())
+        option = _config_option(self.config_path) if needs else ""
+        return shlex.join([*words, *self.options]) + option
 
-    def measure(self, names: Sequence[str] = ()) -> str:
+    def measure(self, names: Sequence[str] = (), heads: Sequence[str] = ()) -> str:
         """Measure these experts, or all, and fit; what was learned of the others stays."""
         experts = f" --experts {shlex.quote(','.join(names))}" if names else ""
         options = f"{_config_option(self.config_path)}{experts}{self._price_option(names)}"
-        return f"thalamus profile{options} && {self.fit()}"
+        return f"thalamus profile{options} && {self.fit(heads)}"
 
     def _price_option(self, names: Sequence[str]) -> str:
         """What lets `profile` start without a question: the most that it can cost, if that is known."""
@@ -317,9 +318,9 @@ class LearningAdvice:
             return ""
         return f" --max-usd {math.ceil(100 * sum(usd or 0.0 for usd in most)) / 100:.2f}"
 
-    def learn(self) -> str:
-        """Fit, after measuring all where there is no outcome table yet."""
-        return self.fit() if TABLE.exists() else self.measure()
+    def learn(self, heads: Sequence[str] = ()) -> str:
+        """Fit all or these heads, after measuring all where there is no outcome table yet."""
+        return self.fit(heads) if TABLE.exists() else self.measure(heads=heads)
 
 
 def _config_option(path: Path) -> str:
@@ -346,15 +347,33 @@ def _check_artifact(config: Config, config_path: Path) -> Iterator[Finding]:
         yield Finding("artifact", "failure", str(error), fix)
         return
     advice = LearningAdvice(config, config_path, artifact.provenance.get("options", ()))
+    missing = list(find_missing_heads(config))
+    heads = list(dict.fromkeys(str(config.policies[str(at[1])].predictor) for at, _ in missing))
+    for at, message in missing:
+        yield Finding("artifact", "failure", f"{'.'.join(map(str, at))}: {message}", advice.learn(heads))
     pool = profiles(config)
-    forecaster = Forecaster(pool, artifact)
+    try:
+        forecaster = Forecaster(pool, artifact)
+    except ArtifactError as error:  # of a head beside the default
+        yield Finding("artifact", "failure", str(error), advice.learn())
+        return
     # One that knows no other category than `general` is an order for all prompts.
     mapping_policies = [name for name, policy in config.policies.items() if policy.mapping.keys() - {GENERAL}]
     if mapping_policies and not forecaster.has_categories:
         names = ", ".join(mapping_policies)
         message = f"{path} predicts no categories: the mapping of {names} sends all prompts to `general`"
-        yield Finding("artifact", "warning", message, advice.learn())
+        yield Finding("artifact", "warning", message, advice.learn(["coe"]))
     yield from _check_evidence(forecaster, pool, artifact, path, advice)
+    yield from _check_heads(config, artifact, path)
+
+
+def _check_heads(config: Config, artifact: "Artifact", path: Path) -> Iterator[Finding]:
+    """Which heads the artifact has, and which policies each decides."""
+    decided: dict[str, list[str]] = {}
+    for name, policy in config.policies_by_name().items():
+        decided.setdefault(policy.predictor or artifact.name, []).append(name)
+    shown = [f"{name} ({', '.join(decided.get(name, ['no policy']))})" for name in artifact.head_names]
+    yield Finding("artifact", "ok", f"{path}: heads {', '.join(shown)}")
 
 
 def _check_evidence(

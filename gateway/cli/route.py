@@ -103,8 +103,9 @@ async def _decide(
     router.close()
     query, policy = parsed.query, parsed.policy
     objective = (parsed.hints and parsed.hints.objective) or policy.objective
-    tradeoff = _describe_tradeoff(objective, router.forecaster.sweep(decision.tier))
-    notes = [*parsed.warnings, *router.forecaster.warnings]
+    forecaster = router.find_head(policy).forecaster
+    tradeoff = _describe_tradeoff(objective, forecaster.sweep(decision.tier))
+    notes = [*parsed.warnings, *forecaster.warnings]
     return query, decision, tradeoff, notes
 
 
@@ -120,7 +121,8 @@ def _describe_tradeoff(objective: "Objective", sweep: "Sweep | None") -> dict[st
 
 def show_decision(record: dict[str, Any]) -> None:
     """Print the decision; a reason that does not fit on the line goes below its expert."""
-    click.echo(f"{click.style(record['expert'], bold=True)}: {record['reason']}  (policy {record['policy']})")
+    by = f"policy {record['policy']}" + (f", head {record['head']}" if record["head"] else "")
+    click.echo(f"{click.style(record['expert'], bold=True)}: {record['reason']}  ({by})")
     plan = record["plan"]
     if "members" in plan:
         joint = f"aggregator {plan['aggregator']}" if plan["aggregator"] else "a vote, no aggregator"

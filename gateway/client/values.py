@@ -73,6 +73,7 @@ class Routed:
     cost_usd: float | None = None
     overhead_ms: float | None = None
     request_id: str | None = None
+    head: str | None = None
 
     @classmethod
     def parse(cls, headers: Mapping[str, str]) -> "Routed":
@@ -85,6 +86,7 @@ class Routed:
             cost_usd=_parse_number(headers.get("x-thalamus-cost-usd")),
             overhead_ms=_parse_number(headers.get("x-thalamus-overhead-ms")),
             request_id=headers.get("x-request-id"),
+            head=headers.get("x-thalamus-head"),
         )
 
 
@@ -263,7 +265,8 @@ class RouteDecision:
 
     `tier` is what the predictions rest on: prior (no look at the text), static or encoder. `margin` separates
     the first two candidates, in quality; None when there is no second. `propensity` is the probability with
-    which this expert was taken. `raw` holds what came of it too, when it was fetched by its id.
+    which this expert was taken. `head` is the head of the artifact that predicted, if one did. `raw`
+    holds what came of it too, when it was fetched by its id.
     """
 
     id: str
@@ -276,6 +279,7 @@ class RouteDecision:
     propensity: float
     candidates: tuple[Candidate, ...]
     raw: Json
+    head: str | None = None
 
     @classmethod
     def parse(cls, raw: Json) -> "RouteDecision":
@@ -293,6 +297,7 @@ class RouteDecision:
                 _from_known_fields(Candidate, candidate) for candidate in decision["candidates"]
             ),
             raw=raw,
+            head=decision.get("head"),
         )
 
 

@@ -28,7 +28,7 @@ from .secrets import (
     expand_references,
     list_variables,
 )
-from .validation import find_key_violations, find_violations, find_warnings
+from .validation import find_key_violations, find_missing_heads, find_violations, find_warnings
 from .values import KeyPath
 from .yaml_faults import explain_fault
 
@@ -126,6 +126,19 @@ def parse_config(text: str, source: str = "thalamus.yaml", env: Mapping[str, str
             source, [Problem(_find_line(lines, at), _format_path(at), message) for at, message in found]
         )
     return config
+
+
+def check_heads(text: str, config: Config, source: str) -> None:
+    """Check that the artifact of a configuration with this text has the heads that its policies name.
+
+    Raises:
+        ConfigError: it lacks some.
+    """
+    if found := list(find_missing_heads(config)):
+        _, lines = load_with_lines(text)
+        raise ConfigError(
+            source, [Problem(_find_line(lines, at), _format_path(at), message) for at, message in found]
+        )
 
 
 def _read_keys(plain: Any) -> ServerConfig:

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from policies import Goal, Objective, PanelRule, Policy, PriorityGoal, Require
+from routers import HeadName
 
 from .values import Labels, NotNegative, Seconds, Share, StrictStruct
 
@@ -142,6 +143,10 @@ class PlanConfig(StrictStruct, frozen=True):
 class PolicyConfig(StrictStruct, frozen=True):
     """How an expert is chosen. The policy `auto` exists even where the file does not mention it."""
 
+    predictor: HeadName | None = None
+    """The head of the artifact that predicts what experts are worth; default: the artifact's own, usually
+    `blend`. `thalamus fit` fits each head that a policy names, `thalamus fit --head NAME` one of them.
+    """
     objective: ObjectiveConfig = ObjectiveConfig()
     """What is traded against quality."""
     require: RequireConfig = RequireConfig()
@@ -182,4 +187,5 @@ class PolicyConfig(StrictStruct, frozen=True):
             unknown_flags=self.flags.unknown,
             pasted_flags=self.flags.pasted,
             panel=self.plan.rule(),
+            predictor=self.predictor,
         )

@@ -1,15 +1,19 @@
 """Rules beyond types: values that contradict each other, unknown names, weak keys, bad addresses."""
 
+import shlex
 from collections.abc import Iterator
 from datetime import date
 from difflib import get_close_matches
 from importlib.metadata import entry_points
+from pathlib import Path
 from urllib.parse import urlsplit
+
+from routers import ArtifactError, explain_missing_head, list_heads
 
 from .client_keys import FORMER_ID, MASTER, digest_of, find_hash_fault, find_weakness, is_hash
 from .expert_schema import NO_LLAMA_CPP, ExpertConfig, ProviderSettings, RunnerConfig
 from .providers import find_maker, find_receiver, list_providers, needs_address, passes_through
-from .schema import BASE_EMBEDDER, Config, ServerConfig
+from .schema import BASE_EMBEDDER, Config, RoutingConfig, ServerConfig
 from .secrets import Secret, UnresolvedReferenceError, check_references
 from .values import DEVICE_PATTERN, KeyPath, size_bytes, split_command
 
@@ -56,6 +60,22 @@ def find_violations(config: Config) -> Iterator[Violation]:
     yield from find_key_violations(config.server)
     if config.redis and not config.redis.url.reveal().startswith(("redis://", "rediss://", "unix://")):
         yield ("redis", "url"), "the address must start with redis://, rediss:// or unix://"
+
+
+def find_missing_heads(config: Config) -> Iterator[Violation]:
+    """Yield every head that a policy names and that the artifact, where there is one, lacks."""
+    path = config.routing.artifact
+    named = {name: policy.predictor for name, policy in config.policies.items() if policy.predictor}
+    if not named or not Path(path).exists():  # the first `thalamus fit` makes what policies name
+        return
+    try:
+        there = list_heads(path)
+    except ArtifactError:  # who loads it says what is wrong with it
+        return
+    where = "" if path == RoutingConfig().artifact else shlex.join(["outcomes.jsonl.gz", path])
+    for policy, head in named.items():
+        if head not in there:
+            yield ("policies", policy, "predictor"), f"{path} has {explain_missing_head(head, there, where)}"
 
 
 def find_key_violations(server: ServerConfig) -> Iterator[Violation]:

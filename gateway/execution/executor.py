@@ -33,6 +33,7 @@ class ExecutionRequest:
 
     `asked` is the expert that the client named, None where a policy chose. `explain` puts the facts of the
     headers into the stream too, `debug` the whole decision on the response. `warnings` name what was ignored.
+    `head` is the head of the artifact that decided, if one did.
     """
 
     call: Call
@@ -45,6 +46,7 @@ class ExecutionRequest:
     debug: bool = False
     session_id: str | None = None
     warnings: tuple[str, ...] = ()
+    head: str | None = None
 
     @classmethod
     def for_expert(cls, parsed: ToExpert) -> "ExecutionRequest":
@@ -75,6 +77,7 @@ class ExecutionRequest:
             debug=parsed.options.debug,
             session_id=parsed.options.session_id,
             warnings=parsed.warnings,
+            head=decision.head,
         )
 
 

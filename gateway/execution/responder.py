@@ -205,6 +205,8 @@ class Responder:
             (b"x-thalamus-reason", header_value(reason)),
             (b"x-thalamus-overhead-ms", b"%.3f" % (overhead_s * 1000)),
         ]
+        if request.head is not None:
+            headers.append((b"x-thalamus-head", request.head.encode()))
         if trace.answered is not None:
             headers.append((b"x-thalamus-expert", trace.answered.encode()))
         headers += [(b"x-thalamus-warning", header_value(warning)) for warning in trace.warnings]

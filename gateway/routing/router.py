@@ -11,8 +11,8 @@ import random
 import time
 import traceback
 from collections import Counter
-from collections.abc import Generator, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Literal, get_args
@@ -20,7 +20,7 @@ from typing import Literal, get_args
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from policies import Consult, Decision, Engine, Fleet, Infeasible, Scale, Unreachable
+from policies import Consult, Decision, Engine, Fleet, Infeasible, Policy, Scale, Unreachable
 from routers import (
     Artifact,
     ArtifactError,
@@ -37,10 +37,12 @@ from routers import (
     Query,
     RoutersError,
     StaticEmbedder,
+    Tier,
     load_embedder,
 )
 
 from ..config import Ability, Config
+from ..config.validation import find_missing_heads
 from ..errors import BusyError, GatewayError, InvalidField, NothingEligible, Unavailable
 from ..requests.bodies import run_apart
 from ..requests.parsing import ToPolicy
@@ -100,19 +102,49 @@ _Row = tuple[Features, int, Prediction]
 """Features of several queries, the row of one, and its prediction."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A query that waits for its prediction, and who is to predict it."""
+
+    query: Query
+    forecaster: Forecaster
+    answer: "asyncio.Future[_Row]"
+
+
+@dataclass(frozen=True, slots=True)
+class DecidingHead:
+    """A head of the artifact at work: what predicts, and the engine that weighs by what it knows."""
+
+    engine: Engine
+    forecaster: Forecaster
+
+    @classmethod
+    def of(cls, pool: Sequence[ExpertProfile], forecaster: Forecaster) -> "DecidingHead":
+        scale = Scale.of(forecaster.mean_cost_usd, forecaster.mean_latency_s)
+        return cls(Engine(pool, scale, forecaster.sweep), forecaster)
+
+
+HeadKey = tuple[str | None, bool]
+"""What a policy needs: the head that it names, and whether it maps categories."""
+
+
+def find_key(policy: Policy) -> HeadKey:
+    """The key of what decides for a policy."""
+    return policy.predictor, bool(policy.mapping)
+
+
 class StaticPredictor:
     """Predicts at the static tier for all queries that one turn of the event loop brings.
 
     Most of what a lone prediction takes is the calls of NumPy, not their work: sixteen queries take about as
-    many calls as one.
+    many calls as one. Their features are extracted together, whichever heads predict.
     """
 
-    def __init__(self, extractor: FeatureExtractor, forecaster: Forecaster) -> None:
+    def __init__(self, extractor: FeatureExtractor) -> None:
         self._extractor = extractor
-        self._forecaster = forecaster
-        self._waiting: list[tuple[Query, asyncio.Future[_Row]]] = []
+        self._waiting: list[_Waiting] = []
 
-    def predict(self, query: Query) -> "asyncio.Future[_Row]":
+    def predict(self, query: Query, forecaster: Forecaster) -> "asyncio.Future[_Row]":
         """The prediction of a query, once this turn's others are there.
 
         Raises (when awaited): PredictorError, or what the embedder raised.
@@ -121,11 +153,12 @@ class StaticPredictor:
         answer: asyncio.Future[_Row] = loop.create_future()
         if not self._waiting:
             loop.call_soon(self._run)  # behind all tasks that are ready now
-        self._waiting.append((query, answer))
+        self._waiting.append(_Waiting(query, forecaster, answer))
         return answer
 
     def _run(self) -> None:
-        asked = [one for one in self._waiting[:MAX_TOGETHER] if not one[1].done()]  # a client may be gone
+        # a client may be gone
+        asked = [one for one in self._waiting[:MAX_TOGETHER] if not one.answer.done()]
         self._waiting = self._waiting[MAX_TOGETHER:]
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._run)
@@ -133,21 +166,29 @@ class StaticPredictor:
             self._answer(asked)
         except Exception:  # one by one, for one text must not cost the others their prediction
             for one in asked:
+                if one.answer.done():
+                    continue
                 try:
                     self._answer([one])
                 except Exception as error:
-                    one[1].set_exception(error)
+                    one.answer.set_exception(error)
 
-    def _answer(self, asked: Sequence[tuple[Query, asyncio.Future[_Row]]]) -> None:
-        queries = [query for query, _ in asked]
-        features = self._extractor.extract(queries, "static")
-        prediction = predict_checked(self._forecaster, queries, features)
-        for row, (_, answer) in enumerate(asked):
-            answer.set_result((features, row, prediction if len(asked) == 1 else prediction.take_one(row)))
+    def _answer(self, asked: Sequence[_Waiting]) -> None:
+        features = self._extractor.extract([one.query for one in asked], "static")
+        by_forecaster: dict[int, list[int]] = {}
+        for row, one in enumerate(asked):
+            by_forecaster.setdefault(id(one.forecaster), []).append(row)
+        for rows in by_forecaster.values():
+            part = features if len(rows) == len(asked) else features.take(np.array(rows, np.int64))
+            queries = [asked[row].query for row in rows]
+            prediction = predict_checked(asked[rows[0]].forecaster, queries, part)
+            for place, row in enumerate(rows):
+                one = prediction if len(rows) == 1 else prediction.take_one(place)
+                asked[row].answer.set_result((features, row, one))
 
 
 class Router:
-    """Decides for one pool of experts.
+    """Decides for one pool of experts, each policy by the head that it names.
 
     `n_decided` counts decisions, `n_consulted` those for which the encoder was run, `n_degraded` those that
     had to do without a part, by that part. `degraded` says what predictions have to do without now, None
@@ -161,23 +202,32 @@ class Router:
         extractor: FeatureExtractor | None,
         batcher: EmbeddingBatcher | None,
         degraded: str | None = None,
+        heads: Mapping[HeadKey, DecidingHead] | None = None,
     ) -> None:
-        self.engine = engine
-        self.forecaster = forecaster
+        """Args:
+        engine, forecaster: decide for policies that need nothing of their own.
+        heads: what decides for the others, by what they need.
+        """
+        self.default = DecidingHead(engine, forecaster)
+        self.heads = dict(heads or {})
         self.extractor = extractor
         self.batcher = batcher
-        self.static = StaticPredictor(extractor, forecaster) if extractor is not None else None
+        self.static = StaticPredictor(extractor) if extractor is not None else None
         self.n_decided = 0
         self.n_consulted = 0
         self.n_degraded: Counter[Part] = Counter()
         self.missing = degraded
         self.failing: dict[Part, str] = {}
         self._logged_at: dict[Part, float] = {}
-        self.tiers = tuple(
-            tier
-            for tier in forecaster.tiers
-            if (tier == "static" and extractor is not None) or (tier == "encoder" and batcher is not None)
-        )
+
+    def find_head(self, policy: Policy) -> DecidingHead:
+        """What decides for a policy."""
+        return self.heads.get(find_key(policy), self.default)
+
+    def find_tiers(self, head: DecidingHead) -> tuple[Tier, ...]:
+        """What the head can predict at with the embedders there are, cheapest first."""
+        ready = {"static": self.extractor is not None, "encoder": self.batcher is not None}
+        return tuple([tier for tier in head.forecaster.tiers if ready.get(tier)])
 
     @property
     def degraded(self) -> str | None:
@@ -222,14 +272,16 @@ class Router:
         policy = requests[0].policy
         hints = [request.hints for request in requests]
         # The engine is a generator without I/O: replay drives the same object with recorded features.
-        context = _DecisionContext(self, requests, patient)
-        steps = self.engine.route(
+        head = self.find_head(policy)
+        tiers = self.find_tiers(head)
+        context = _DecisionContext(self, head.forecaster, tiers, requests, patient)
+        steps = head.engine.route(
             policy,
             [request.query for request in requests],
             fleet,
             hints if any(hint is not None for hint in hints) else None,
-            tiers=self.tiers,
-            margin=self.forecaster.margin,
+            tiers=tiers,
+            margin=head.forecaster.margin,
             # Exploration needs no secret; None spares the draws where the policy does not explore.
             draws=np.array([random.random() for _ in requests]) if policy.explore else None,  # noqa: S311
         )
@@ -291,10 +343,29 @@ def _advance(
 class _DecisionContext:
     """The predictions of one call of the engine: keeps the features, and what was missing."""
 
-    __slots__ = ("_is_first", "_patient", "_queries", "_router", "_static", "missing", "missing_part")
+    __slots__ = (
+        "_forecaster",
+        "_is_first",
+        "_patient",
+        "_queries",
+        "_router",
+        "_static",
+        "_tiers",
+        "missing",
+        "missing_part",
+    )
 
-    def __init__(self, router: Router, requests: Sequence[ToPolicy], patient: bool) -> None:
+    def __init__(
+        self,
+        router: Router,
+        forecaster: Forecaster,
+        tiers: Sequence[Tier],
+        requests: Sequence[ToPolicy],
+        patient: bool,
+    ) -> None:
         self._router = router
+        self._forecaster = forecaster
+        self._tiers = tiers
         self._queries = [request.query for request in requests]
         self._patient = patient
         self._static: Features | None = None
@@ -316,7 +387,7 @@ class _DecisionContext:
         if consult.tier == "encoder" and not is_first and not self._has_time():
             return None
         static = await self._extract_static() if consult.tier != "prior" else None
-        features = static if "static" in router.tiers else None
+        features = static if "static" in self._tiers else None
         if consult.tier == "encoder":
             vectors = await self._encode(rows) if static is not None else None
             if vectors is not None and static is not None:
@@ -338,13 +409,12 @@ class _DecisionContext:
                 if known is features:
                     router.failing.pop("predictor", None)
                 return prediction
-        return router.forecaster.predict(queries, None) if is_first else None
+        return self._forecaster.predict(queries, None) if is_first else None
 
     async def _forecast(self, queries: Sequence[Query], features: Features) -> Prediction:
-        forecaster = self._router.forecaster
         if self._patient:
-            return await asyncio.to_thread(predict_checked, forecaster, queries, features)
-        return predict_checked(forecaster, queries, features)
+            return await asyncio.to_thread(predict_checked, self._forecaster, queries, features)
+        return predict_checked(self._forecaster, queries, features)
 
     def _note_failure(self, part: Part, error: Exception) -> None:
         self._do_without(part)
@@ -356,10 +426,10 @@ class _DecisionContext:
     async def _predict_together(self, static: StaticPredictor) -> Prediction:
         router = self._router
         try:
-            features, row, prediction = await static.predict(self._queries[0])
+            features, row, prediction = await static.predict(self._queries[0], self._forecaster)
         except Exception as error:  # a bug there must not cost the client its answer
             self._note_failure("predictor" if isinstance(error, PredictorError) else "static", error)
-            return router.forecaster.predict(self._queries, None)
+            return self._forecaster.predict(self._queries, None)
         if router.failing:
             router.failing.pop("static", None)
             router.failing.pop("predictor", None)
@@ -421,23 +491,42 @@ def build_router(config: Config, pool: Sequence[ExpertProfile], *, mapped: bool 
     # A missing artifact is the first day's normal state, not an error: `auto` takes the default expert.
     path = Path(config.routing.artifact)
     if not path.exists():
-        forecaster, extractor, batcher, missing = Forecaster(pool, None), None, None, None
-    else:
-        extractor, encoder, missing = _build_extractor(config)
-        fingerprints = extractor.fingerprints if extractor else None
-        artifact = Artifact.load(path, fingerprints, mapped=mapped)
-        if extractor is not None:
-            try:
-                artifact.try_out(extractor)
-            except ArtifactError as error:
-                raise ArtifactError(f"{path}: {error}") from None
-        forecaster, batcher = Forecaster(pool, artifact), None
-        if encoder is not None and "encoder" in artifact.tiers:
-            batcher = EmbeddingBatcher(encoder, config.routing.encoder_threads, budget=_budget(config))
-        if extractor is not None and "encoder" not in artifact.tiers:
-            missing = None
-    scale = Scale.of(forecaster.mean_cost_usd, forecaster.mean_latency_s)
-    return Router(Engine(pool, scale, forecaster.sweep), forecaster, extractor, batcher, missing)
+        default = DecidingHead.of(pool, Forecaster(pool, None))
+        return Router(default.engine, default.forecaster, None, None)
+    for at, message in find_missing_heads(config):
+        raise ArtifactError(f"{'.'.join(map(str, at))}: {message}")
+    extractor, encoder, missing = _build_extractor(config)
+    artifact = Artifact.load(path, extractor.fingerprints if extractor else None, mapped=mapped)
+    keys = {find_key(policy) for policy in config.policies_by_name().values()}
+    if extractor is not None:
+        _try_out(path, artifact, {head for head, _ in keys}, extractor)
+    heads = {
+        key: DecidingHead.of(pool, Forecaster(pool, artifact, key[0], categories=key[1])) for key in keys
+    }
+    default = heads.get((None, False)) or DecidingHead.of(pool, Forecaster(pool, artifact, categories=False))
+    batcher = None
+    reads_encoder = any("encoder" in head.forecaster.tiers for head in heads.values())
+    if encoder is not None and reads_encoder:
+        batcher = EmbeddingBatcher(encoder, config.routing.encoder_threads, budget=_budget(config))
+    if extractor is not None and not reads_encoder:
+        missing = None
+    return Router(default.engine, default.forecaster, extractor, batcher, missing, heads)
+
+
+def _try_out(
+    path: Path, artifact: Artifact, heads: Collection[str | None], extractor: FeatureExtractor
+) -> None:
+    """Try each of the heads before it serves.
+
+    Raises:
+        ArtifactError: one does not decide as when it was fitted.
+    """
+    for name in {artifact.head(name).name for name in heads}:
+        try:
+            artifact.head(name).try_out(extractor)
+        except ArtifactError as error:
+            whose = "" if name == artifact.name else f"head {name}: "
+            raise ArtifactError(f"{path}: {whose}{error}") from None
 
 
 def _build_extractor(config: Config) -> tuple[FeatureExtractor | None, Embedder | None, str | None]:

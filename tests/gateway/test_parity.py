@@ -32,7 +32,11 @@ POLICIES = (
     Policy("never", encoder="never"),
     Policy("adaptive", encoder="adaptive"),
     Policy("frugal", Objective(cost=0.5), encoder="always"),
+    Policy("losses", encoder="never", predictor="tryage-paper"),
+    Policy("kinds", encoder="adaptive", predictor="coe"),
+    Policy("mapped", encoder="never", predictor="knn", mapping={"general": ("good-b",), "sum": ("good-c",)}),
 )
+HEADS = ("coe", "knn", "tryage-paper")
 N_ASKED = 40
 
 
@@ -63,7 +67,7 @@ def artifact(
 ) -> tuple[Path, Artifact]:
     path = tmp_path_factory.mktemp("parity") / "artifact"
     trained = outcomes.take(np.arange(N_ASKED, len(outcomes)))
-    fit_artifact(trained, read, FitSettings("blend")).save(path)
+    fit_artifact(trained, read, FitSettings("blend", heads=HEADS)).save(path)
     return path, Artifact.load(path)
 
 
@@ -83,7 +87,12 @@ async def gateway(
             for name in outcomes.experts
         ],
         "policies": {
-            policy.name: {"encoder": policy.encoder, "objective": {"cost": policy.objective.cost}}
+            policy.name: {
+                "encoder": policy.encoder,
+                "objective": {"cost": policy.objective.cost},
+                "predictor": policy.predictor,
+                "mapping": policy.mapping or {},
+            }
             for policy in POLICIES
         },
         "routing": {"artifact": str(artifact[0]), "load_budget": "off"},
@@ -117,6 +126,12 @@ async def test_every_decision_over_http_is_the_one_of_a_replay(
         live, offline = msgspec.json.decode(answer.headers["x-thalamus-decision"]), decision_record(decision)
         assert (answer.expert, upstream.calls[-1]["model"]) == (decision.chosen, decision.chosen)
         assert (live["tier"], live["reason"]) == (offline["tier"], offline["reason"])
+        assert (
+            answer.headers["x-thalamus-head"]
+            == live["head"]
+            == offline["head"]
+            == (policy.predictor or "blend")
+        )
         for here, there in zip(live["candidates"], offline["candidates"], strict=True):
             assert here["expert"] == there["expert"]
             assert here["quality"] == pytest.approx(there["quality"], abs=1e-5)

@@ -661,6 +661,7 @@ def test_a_record_holds_the_whole_decision_and_none_for_what_is_not_known() -> N
         "policy": "p",
         "expert": "a",
         "plan": {"kind": "single", "experts": ["a"]},
+        "head": None,
         "tier": "static",
         "reason": "best of 1 by static: quality 0.90",
         "margin": None,

@@ -11,7 +11,6 @@ import numpy as np
 from routers import (
     Artifact,
     ArtifactError,
-    Categorizer,
     CategoryMapping,
     DataError,
     FeatureExtractor,
@@ -22,6 +21,7 @@ from routers import (
     Tier,
     budget_curve,
     build_mapping_problem,
+    find_categorizers,
     load_embedder,
     parameters_b,
     query_of,
@@ -41,9 +41,9 @@ Examples:
   thalamus plan mapping outcomes.jsonl.gz --along memory --memory a=16 --memory b=40 --max-experts 2
 
 \b
-Categories are the table's tasks, or with --artifact those its `coe` predictor assigns to the texts. The
-mapping of one budget is printed as a policy for thalamus.yaml; a gateway whose artifact was fitted with
-`thalamus fit TABLE --predictor coe` follows it.
+Categories are the table's tasks, or with --artifact those its head `coe` assigns to the texts. The
+mapping of one budget is printed as a policy for thalamus.yaml; a gateway whose artifact has that head follows
+it, whichever head predicts: `thalamus fit TABLE --head coe` adds it.
 """
 _MAX_POINTS = 200
 Measure = Literal["size", "memory", "usd", "experts"]
@@ -151,15 +151,18 @@ def _b(name: str, model: str) -> float | None:
 
 def _predict_categories(path: Path, table: OutcomeTable) -> tuple[str, ...]:
     """The categories that the artifact's best tier predicts for the table's texts."""
-    tiers = Artifact.load(path).tiers
-    tier: Tier = "encoder" if "encoder" in tiers else "static"
-    predictor = tiers[tier].quality
-    if not isinstance(predictor, Categorizer):
-        raise ArtifactError(f"{path}: predicts no categories; fit one with `thalamus fit --predictor coe`")
+    artifact = Artifact.load(path)
+    found = find_categorizers(artifact)
+    tier: Tier = "encoder" if "encoder" in artifact.tiers else "static"
+    if tier not in found:
+        raise ArtifactError(
+            f"{path}: predicts no categories; add a head that does: `thalamus fit --head coe`"
+        )
     encoder = load_embedder("minilm", n_threads=2) if tier == "encoder" else None
     extractor = FeatureExtractor(StaticEmbedder(), encoder)
-    Artifact.load(path, extractor.fingerprints)
-    return predictor.categories(extractor.extract([query_of(text) for text in table.texts], tier))
+    # The same again, so that what tells categories is checked to be of this embedder.
+    teller = find_categorizers(Artifact.load(path, extractor.fingerprints))[tier]
+    return teller.categories(extractor.extract([query_of(text) for text in table.texts], tier))
 
 
 def _check_known(problem: MappingProblem, along: str) -> None:

@@ -120,7 +120,7 @@ def test_a_mapping_without_an_artifact_that_tells_categories_is_a_warning(here: 
     policy = "policies: {coe: {mapping: {sum: [calculator]}}}\nrouting: {artifact: art}\n"
     warning, *_ = run_check(here, GOOD + policy, "artifact")
     assert warning.outcome == "warning"
-    assert warning.fix.endswith("thalamus fit outcomes.jsonl.gz art --predictor coe")
+    assert warning.fix.endswith("thalamus fit outcomes.jsonl.gz art --head coe")
     assert "the mapping of coe sends all prompts to `general`" in warning.message
 
 
