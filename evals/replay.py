@@ -5,7 +5,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from policies import Attempt, Decision, Engine, Fleet, Gather, GatherResult, Plan, Policy, Scale, StepResult
+from policies import (
+    Attempt,
+    DecidingHead,
+    Decision,
+    Engine,
+    Fleet,
+    Gather,
+    GatherResult,
+    HeadNeeds,
+    Plan,
+    Policy,
+    StepResult,
+)
 from policies.types import TOOL_DECLINED
 from routers import (
     Artifact,
@@ -106,9 +118,8 @@ def replay(table: OutcomeTable, artifact: Artifact, extractor: Extractor, policy
         ArtifactError: the artifact lacks the head that the policy names.
     """
     pool = pool_of(table)
-    forecaster = Forecaster(pool, artifact, policy.predictor, categories=bool(policy.mapping))
-    engine = Engine(pool, Scale.of(forecaster.mean_cost_usd, forecaster.mean_latency_s), forecaster.sweep)
-    decisions = drive(engine, forecaster, extractor, policy, queries_of(table))
+    head = DecidingHead.of(pool, artifact, HeadNeeds.of(policy))
+    decisions = drive(head.engine, head.forecaster, extractor, policy, queries_of(table))
     column = {name: n for n, name in enumerate(table.experts)}
     picks = np.array([column[decision.chosen] for decision in decisions], np.int64)
     rows = np.arange(len(table))

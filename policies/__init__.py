@@ -7,6 +7,7 @@ from .engine import Consult, Engine
 from .errors import Infeasible, PoliciesError, UnknownFlag, Unreachable
 from .eviction import EvictionRule, Shadow
 from .flags import Flag, FlaggedText, apply_flags, check_flags, extract_flags, looks_pasted
+from .heads import DecidingHead, HeadNeeds
 from .memory import (
     Blocked,
     Device,
@@ -76,6 +77,7 @@ __all__ = [
     "Attempt",
     "Blocked",
     "Consult",
+    "DecidingHead",
     "Decision",
     "Device",
     "Effect",
@@ -90,6 +92,7 @@ __all__ = [
     "GatherResult",
     "Goal",
     "Group",
+    "HeadNeeds",
     "Hold",
     "Infeasible",
     "Load",

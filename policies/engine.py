@@ -245,7 +245,7 @@ class Engine:
                 ranking = self._apply_budget(ranking, objective.max_usd_per_1k / 1000, row, prediction)
             if policy.explore and draws is not None:
                 ranking = _apply_exploration(ranking, policy.explore, float(draws[row]))
-            plan = self._make_plan(policy, require, query, ranking.order, prediction, row)
+            plan = self._make_plan(policy, require, query, ranking.order, utility, prediction, row)
             if not plan.is_sequential:
                 ranking = ranking._replace(reason=f"{plan.kind}; {ranking.reason}")
             decisions.append(self._make_decision(policy, row, prediction, plan, ranking, utility, rejections))
@@ -337,10 +337,22 @@ class Engine:
             }
 
     def _make_plan(
-        self, policy: Policy, require: Require, query: Query, order: Ints, prediction: Prediction, row: int
+        self,
+        policy: Policy,
+        require: Require,
+        query: Query,
+        order: Ints,
+        utility: Floats,
+        prediction: Prediction,
+        row: int,
     ) -> Plan:
         if policy.panel is None:
             return Single(tuple([self.names[e] for e in order[: 1 + policy.n_fallbacks].tolist()]))
+        if prediction.recruiting is not None:
+            # Another head's word on quality; cost and the other goals weigh as they do in the ranking.
+            worth = utility - prediction.quality[row] + prediction.recruiting[row]  # (n_experts,)
+            ranked = rank(worth, prediction.cost_usd[row], self._by_name)
+            order = ranked[np.isin(ranked, order)]
         candidates = Candidates.of(self.pool, order, prediction, row)
         return recruit(policy.panel, query, candidates, require.max_cost_usd, policy.n_fallbacks)
 

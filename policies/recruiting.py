@@ -26,11 +26,13 @@ class PanelRule:
 
     aggregator: "vote" makes no further call; "auto" asks the expert of highest expected quality where a vote
         does not decide, if that quality is at least `MIN_QUALITY`; a name always asks that expert
+    predictor: the head of the artifact that chooses the members; None is the policy's
     """
 
     k: int = 3
     aggregator: str = AUTO
     max_cost_usd: float | None = None
+    predictor: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

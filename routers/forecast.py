@@ -48,18 +48,23 @@ class Forecaster:
         head: str | None = None,
         *,
         categories: bool = True,
+        recruiter: str | None = None,
     ) -> None:
         """Args:
         whole: what was learned, with all its heads.
         head: the one that predicts; None is the artifact's default. Others are not read.
         categories: whether predictions tell categories; the first head that can tells them, this one before
             others.
+        recruiter: the head that chooses the members of panels; None is the one that predicts.
 
         Raises:
             ArtifactError: the artifact has no such head, or a head is damaged.
         """
         artifact = whole.head(head) if whole else None
         self._head = artifact.name if artifact else None
+        self._recruiter: Forecaster | None = None
+        if whole is not None and recruiter not in (None, self._head):
+            self._recruiter = Forecaster(pool, whole, recruiter, categories=False)
         self._pool = tuple(pool)
         self._names = tuple(profile.name for profile in pool)
         self._tiers = dict(artifact.tiers) if artifact else {}
@@ -187,7 +192,14 @@ class Forecaster:
             categories=self._categories(features),
             assumed_length=None if self._all_lengths else ~self._length_known,
             head=None if tier == "prior" else self._head,
+            recruiting=None if self._recruiter is None else self._recruiter._recruit(features),
         )
+
+    def _recruit(self, features: Features | None) -> Floats | None:
+        """(n_queries, n_experts) quality in the pool's order; None without a model for the features' tier."""
+        if features is None or features.tier not in self._tiers:
+            return None
+        return self._quality(self._tiers[features.tier], features).mean
 
     def _categories(self, features: Features | None) -> tuple[str, ...] | None:
         if features is None or features.tier not in self._categorizers:

@@ -113,6 +113,7 @@ class Prediction:
     categories:    one a query, where the predictor tells them
     assumed_length: (n_experts,) whether output_tokens, and the cost by them, are assumed: none was measured
     head: the head of the artifact that predicted; None where none did, as at the tier "prior"
+    recruiting: quality by the head that chooses members of panels, None where that is the one that predicted
     """
 
     experts: tuple[str, ...]
@@ -126,6 +127,7 @@ class Prediction:
     categories: tuple[str, ...] | None = None
     assumed_length: Bools | None = None
     head: str | None = None
+    recruiting: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.quality)
@@ -145,6 +147,7 @@ class Prediction:
             None if self.categories is None else self.categories[one],
             self.assumed_length,
             self.head,
+            None if self.recruiting is None else self.recruiting[one],
         )
 
 

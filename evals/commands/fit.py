@@ -239,7 +239,9 @@ def _find_needed_heads(config: Path, first: str) -> list[str]:
         return []
     policies = content.get("policies") if isinstance(content, dict) else None
     found = [one for one in policies.values() if isinstance(one, dict)] if isinstance(policies, dict) else []
-    needed = [str(one["predictor"]) for one in found if one.get("predictor")]
+    panels = [plan.get("panel") for one in found if isinstance(plan := one.get("plan"), dict)]
+    naming = [*found, *(panel for panel in panels if isinstance(panel, dict))]
+    needed = [str(one["predictor"]) for one in naming if one.get("predictor")]
     for name in needed:
         try:
             parse_head(name)

@@ -348,9 +348,9 @@ def _check_artifact(config: Config, config_path: Path) -> Iterator[Finding]:
         return
     advice = LearningAdvice(config, config_path, artifact.provenance.get("options", ()))
     missing = list(find_missing_heads(config))
-    heads = list(dict.fromkeys(str(config.policies[str(at[1])].predictor) for at, _ in missing))
-    for at, message in missing:
-        yield Finding("artifact", "failure", f"{'.'.join(map(str, at))}: {message}", advice.learn(heads))
+    for at, message, _ in missing:
+        fix = advice.learn(list(dict.fromkeys(head for *_, head in missing)))
+        yield Finding("artifact", "failure", f"{'.'.join(map(str, at))}: {message}", fix)
     pool = profiles(config)
     try:
         forecaster = Forecaster(pool, artifact)
@@ -372,6 +372,8 @@ def _check_heads(config: Config, artifact: "Artifact", path: Path) -> Iterator[F
     decided: dict[str, list[str]] = {}
     for name, policy in config.policies_by_name().items():
         decided.setdefault(policy.predictor or artifact.name, []).append(name)
+        if policy.panel and policy.panel.predictor:
+            decided.setdefault(policy.panel.predictor, []).append(f"panels of {name}")
     shown = [f"{name} ({', '.join(decided.get(name, ['no policy']))})" for name in artifact.head_names]
     yield Finding("artifact", "ok", f"{path}: heads {', '.join(shown)}")
 

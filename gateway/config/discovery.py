@@ -217,6 +217,9 @@ policies:
     default: {best}
   private:
     require: {{local: true}}
+  # Other routers side by side, each a head of the artifact; `thalamus fit` fits those that are named here:
+  # losses: {{predictor: tryage}}   # ask for auto:losses
+  # kinds: {{predictor: coe}}
 
 # server:
 #   master_key: os.environ/THALAMUS_MASTER_KEY   # needed to listen on more than this machine

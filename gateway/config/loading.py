@@ -137,7 +137,7 @@ def check_heads(text: str, config: Config, source: str) -> None:
     if found := list(find_missing_heads(config)):
         _, lines = load_with_lines(text)
         raise ConfigError(
-            source, [Problem(_find_line(lines, at), _format_path(at), message) for at, message in found]
+            source, [Problem(_find_line(lines, at), _format_path(at), message) for at, message, _ in found]
         )
 
 

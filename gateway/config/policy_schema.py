@@ -126,6 +126,8 @@ class PanelConfig(StrictStruct, frozen=True):
     """
     max_cost_usd: NotNegative | None = None
     """Highest expected cost of the whole panel in USD; fewer experts answer where it is exceeded."""
+    predictor: HeadName | None = None
+    """The head of the artifact that chooses the members, such as `skills`; default: that of the policy."""
 
 
 class PlanConfig(StrictStruct, frozen=True):
@@ -137,7 +139,11 @@ class PlanConfig(StrictStruct, frozen=True):
     def rule(self) -> PanelRule | None:
         """The same as a `PanelRule` of `policies`."""
         panel = self.panel
-        return None if panel is None else PanelRule(panel.k, panel.aggregator, panel.max_cost_usd)
+        return (
+            None
+            if panel is None
+            else PanelRule(panel.k, panel.aggregator, panel.max_cost_usd, panel.predictor)
+        )
 
 
 class PolicyConfig(StrictStruct, frozen=True):

@@ -62,10 +62,15 @@ def find_violations(config: Config) -> Iterator[Violation]:
         yield ("redis", "url"), "the address must start with redis://, rediss:// or unix://"
 
 
-def find_missing_heads(config: Config) -> Iterator[Violation]:
-    """Yield every head that a policy names and that the artifact, where there is one, lacks."""
+def find_missing_heads(config: Config) -> Iterator[tuple[KeyPath, str, str]]:
+    """Yield every key that names a head which the artifact, where there is one, lacks: path, error, head."""
     path = config.routing.artifact
-    named = {name: policy.predictor for name, policy in config.policies.items() if policy.predictor}
+    named: list[tuple[KeyPath, str]] = []
+    for name, policy in config.policies.items():
+        if policy.predictor:
+            named.append((("policies", name, "predictor"), policy.predictor))
+        if policy.plan.panel and policy.plan.panel.predictor:
+            named.append((("policies", name, "plan", "panel", "predictor"), policy.plan.panel.predictor))
     if not named or not Path(path).exists():  # the first `thalamus fit` makes what policies name
         return
     try:
@@ -73,9 +78,9 @@ def find_missing_heads(config: Config) -> Iterator[Violation]:
     except ArtifactError:  # who loads it says what is wrong with it
         return
     where = "" if path == RoutingConfig().artifact else shlex.join(["outcomes.jsonl.gz", path])
-    for policy, head in named.items():
+    for at, head in named:
         if head not in there:
-            yield ("policies", policy, "predictor"), f"{path} has {explain_missing_head(head, there, where)}"
+            yield at, f"{path} has {explain_missing_head(head, there, where)}", head
 
 
 def find_key_violations(server: ServerConfig) -> Iterator[Violation]:

@@ -20,7 +20,17 @@ from typing import Literal, get_args
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from policies import Consult, Decision, Engine, Fleet, Infeasible, Policy, Scale, Unreachable
+from policies import (
+    Consult,
+    DecidingHead,
+    Decision,
+    Engine,
+    Fleet,
+    HeadNeeds,
+    Infeasible,
+    Policy,
+    Unreachable,
+)
 from routers import (
     Artifact,
     ArtifactError,
@@ -111,28 +121,6 @@ class _Waiting:
     answer: "asyncio.Future[_Row]"
 
 
-@dataclass(frozen=True, slots=True)
-class DecidingHead:
-    """A head of the artifact at work: what predicts, and the engine that weighs by what it knows."""
-
-    engine: Engine
-    forecaster: Forecaster
-
-    @classmethod
-    def of(cls, pool: Sequence[ExpertProfile], forecaster: Forecaster) -> "DecidingHead":
-        scale = Scale.of(forecaster.mean_cost_usd, forecaster.mean_latency_s)
-        return cls(Engine(pool, scale, forecaster.sweep), forecaster)
-
-
-HeadKey = tuple[str | None, bool]
-"""What a policy needs: the head that it names, and whether it maps categories."""
-
-
-def find_key(policy: Policy) -> HeadKey:
-    """The key of what decides for a policy."""
-    return policy.predictor, bool(policy.mapping)
-
-
 class StaticPredictor:
     """Predicts at the static tier for all queries that one turn of the event loop brings.
 
@@ -202,7 +190,7 @@ class Router:
         extractor: FeatureExtractor | None,
         batcher: EmbeddingBatcher | None,
         degraded: str | None = None,
-        heads: Mapping[HeadKey, DecidingHead] | None = None,
+        heads: Mapping[HeadNeeds, DecidingHead] | None = None,
     ) -> None:
         """Args:
         engine, forecaster: decide for policies that need nothing of their own.
@@ -222,7 +210,7 @@ class Router:
 
     def find_head(self, policy: Policy) -> DecidingHead:
         """What decides for a policy."""
-        return self.heads.get(find_key(policy), self.default)
+        return self.heads.get(HeadNeeds.of(policy), self.default)
 
     def find_tiers(self, head: DecidingHead) -> tuple[Tier, ...]:
         """What the head can predict at with the embedders there are, cheapest first."""
@@ -491,19 +479,18 @@ def build_router(config: Config, pool: Sequence[ExpertProfile], *, mapped: bool 
     # A missing artifact is the first day's normal state, not an error: `auto` takes the default expert.
     path = Path(config.routing.artifact)
     if not path.exists():
-        default = DecidingHead.of(pool, Forecaster(pool, None))
+        default = DecidingHead.of(pool, None, HeadNeeds())
         return Router(default.engine, default.forecaster, None, None)
-    for at, message in find_missing_heads(config):
+    for at, message, _ in find_missing_heads(config):
         raise ArtifactError(f"{'.'.join(map(str, at))}: {message}")
     extractor, encoder, missing = _build_extractor(config)
     artifact = Artifact.load(path, extractor.fingerprints if extractor else None, mapped=mapped)
-    keys = {find_key(policy) for policy in config.policies_by_name().values()}
+    needs = {HeadNeeds.of(policy) for policy in config.policies_by_name().values()}
     if extractor is not None:
-        _try_out(path, artifact, {head for head, _ in keys}, extractor)
-    heads = {
-        key: DecidingHead.of(pool, Forecaster(pool, artifact, key[0], categories=key[1])) for key in keys
-    }
-    default = heads.get((None, False)) or DecidingHead.of(pool, Forecaster(pool, artifact, categories=False))
+        named = {one.predictor for one in needs} | {one.recruiter for one in needs}
+        _try_out(path, artifact, named, extractor)
+    heads = {one: DecidingHead.of(pool, artifact, one) for one in needs}
+    default = heads.get(HeadNeeds()) or DecidingHead.of(pool, artifact, HeadNeeds())
     batcher = None
     reads_encoder = any("encoder" in head.forecaster.tiers for head in heads.values())
     if encoder is not None and reads_encoder:

@@ -42,6 +42,7 @@ def read_files(folder: Path) -> list[bytes]:
         ("{maths: {mapping: {sum: [calc]}}}", ("knn", "coe")),
         ("{maths: {mapping: {sum: [calc]}, predictor: coe-paper}}", ("knn", "coe-paper")),
         ("{all: {mapping: {general: [calc]}}}", ("knn",)),
+        ("{many: {plan: {panel: {predictor: constant}}}}", ("knn", "constant")),
         ("[]", ("knn",)),
         ("{", ("knn",)),
     ],

@@ -57,17 +57,17 @@ def table() -> OutcomeTable:
 
 
 @pytest.fixture(scope="module")
-def fitted() -> Artifact:
+def artifact() -> Artifact:
     extractor = FeatureExtractor(HashingEmbedder(64))
     return fit_artifact(table(), extractor, FitSettings("linear", heads=("coe", "constant", "knn")))
 
 
 @pytest.fixture
-def here(tmp_path: Path, fitted: Artifact, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path: Path, artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a configuration and an artifact of several heads, in a world whose embedder is light."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(routing_build, "StaticEmbedder", lambda: HashingEmbedder(64))
-    fitted.save(tmp_path / "artifact")
+    artifact.save(tmp_path / "artifact")
     (tmp_path / "thalamus.yaml").write_text(EXPERTS + POLICIES)
     return tmp_path
 
@@ -172,12 +172,12 @@ MISSING = (
 
 
 @pytest.fixture
-def lacking(here: Path) -> Path:
+def missing(here: Path) -> Path:
     (here / "thalamus.yaml").write_text(EXPERTS + POLICIES.replace("predictor: coe", "predictor: tryage"))
     return here
 
 
-def test_a_head_that_the_artifact_lacks_is_an_error_of_the_check_with_line_and_fix(lacking: Path) -> None:
+def test_a_head_that_the_artifact_lacks_is_an_error_of_the_check_with_line_and_fix(missing: Path) -> None:
     result = CliRunner().invoke(main, ["config", "check"])
     assert result.exit_code == 1
     assert f"thalamus.yaml:9: {MISSING}" in result.output
@@ -185,7 +185,7 @@ def test_a_head_that_the_artifact_lacks_is_an_error_of_the_check_with_line_and_f
     assert (shown["ok"], [problem["line"] for problem in shown["problems"]]) == (False, [9])
 
 
-def test_a_head_that_the_artifact_lacks_stops_the_start(lacking: Path) -> None:
+def test_a_head_that_the_artifact_lacks_stops_the_start(missing: Path) -> None:
     with pytest.raises(ArtifactError) as refused:
         build()
     assert str(refused.value) == MISSING
@@ -193,8 +193,8 @@ def test_a_head_that_the_artifact_lacks_stops_the_start(lacking: Path) -> None:
     assert (result.exit_code, result.output) == (1, f"Error: {MISSING}\n")
 
 
-def test_without_an_artifact_a_named_head_is_no_error(lacking: Path) -> None:
-    (lacking / "artifact").rename(lacking / "elsewhere")
+def test_without_an_artifact_a_named_head_is_no_error(missing: Path) -> None:
+    (missing / "artifact").rename(missing / "elsewhere")
     assert CliRunner().invoke(main, ["config", "check"]).exit_code == 0
     build()
 
@@ -211,5 +211,28 @@ def test_route_and_doctor_tell_heads(here: Path) -> None:
     assert "(policy kinds, head coe)" in shown
     record = json.loads(CliRunner().invoke(main, ["route", SUM, "--policy", "same", "--json"]).output)
     assert record["head"] == "constant"
-    told = CliRunner().invoke(main, ["doctor"]).output
-    assert "heads linear (auto), coe (kinds), constant (same, maths), knn (no policy)" in told
+    shown = CliRunner().invoke(main, ["doctor"]).output
+    assert "heads linear (auto), coe (kinds), constant (same, maths), knn (no policy)" in shown
+
+
+async def test_another_head_chooses_the_members_of_a_panel(here: Path) -> None:
+    rule = "{panel: {k: 2, aggregator: vote%s}}"
+    policy = "policies:\n  auto: {encoder: never, predictor: constant, plan: " + rule + "}\n"
+    members = []
+    for more in ("", ", predictor: linear"):
+        (here / "thalamus.yaml").write_text(EXPERTS + policy % more)
+        router, config = build()
+        decision = await decide(router, config, "auto", SUM)
+        members.append(decision.plan.summary()["members"])
+        # What they are worth, and so how much their votes count, is the policy's head's word.
+        assert (decision.head, decision.order.tolist()) == ("constant", [1, 0])
+    assert members == [["facts", "sums"], ["sums", "facts"]]
+
+
+def test_the_head_of_a_panel_must_be_there_too(here: Path) -> None:
+    policy = "policies: {auto: {plan: {panel: {predictor: skills}}}}\n"
+    (here / "thalamus.yaml").write_text(EXPERTS + policy)
+    result = CliRunner().invoke(main, ["config", "check"])
+    assert "policies.auto.plan.panel.predictor: artifact has no head 'skills'" in result.output
+    with pytest.raises(ArtifactError, match=r"^policies\.auto\.plan\.panel\.predictor: artifact has no head"):
+        build()
