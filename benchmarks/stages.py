@@ -2,8 +2,9 @@
 
 From the text to the plan, on one thread, with an artifact fitted on TABLE (the bundled outcomes), for its
 prompts and for texts of 5,000 characters joined from them: a query alone, and each of sixteen at once. CPU
-microseconds, the tenth percentile, which a busy machine hardly changes. `--against` runs the same in another
-checkout, turn by turn. The figures are kept; what got slower than in the runs before is named.
+microseconds, the tenth percentile, which a busy machine hardly changes. `--heads` fits further heads that no
+decision asks. `--against` runs the same in another checkout, turn by turn. The figures are kept; what got
+slower than in the runs before is named.
 """
 
 import argparse
@@ -58,7 +59,9 @@ class Stages:
         self._static = StaticEmbedder()
         self._extractor = FeatureExtractor(self._static)
         pool = [ExpertProfile(expert.name, expert.model, 1e-6, 2e-6) for expert in artifact.experts]
-        self._forecaster = Forecaster(pool, artifact)
+        # As the gateway does for a policy without a mapping; checkouts from before heads know no such option.
+        alone = {"categories": False} if getattr(artifact, "others", None) else {}
+        self._forecaster = Forecaster(pool, artifact, **alone)
         self._engine, self._fleet = Engine(pool), Fleet.idle(len(pool))
         self._policy = Policy("auto", encoder="never")
 
@@ -110,11 +113,13 @@ def measure_here(artifact: Path) -> dict[str, dict[str, float]]:
     }
 
 
-def fit(folder: Path, table_path: Path | None) -> Path:
+def fit(folder: Path, table_path: Path | None, heads: Sequence[str]) -> Path:
     """An artifact of the cheap tier, with the texts to ask about beside it."""
+    more = {"heads": tuple(heads)} if heads else {}
     table = read_outcomes(table_path) if table_path else load_bundled_outcomes()[0]
     artifact = folder / "artifact"
-    fit_artifact(table, FeatureExtractor(StaticEmbedder()), FitSettings(tiers=("static",))).save(artifact)
+    settings = FitSettings(tiers=("static",), **more)
+    fit_artifact(table, FeatureExtractor(StaticEmbedder()), settings).save(artifact)
     texts = list(dict.fromkeys(table.texts))
     (artifact / "texts.json").write_text(json.dumps(texts[: 2 * N_TEXTS]))
     return artifact
@@ -138,17 +143,19 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, help="an outcome table in any form that `thalamus import` reads")
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="measure another checkout beside it")
+    parser.add_argument("--heads", nargs="*", default=[], metavar="NAME", help="heads beside blend")
     parser.add_argument("--turns", type=int, default=2, help="turns of each checkout")
     parser.add_argument("--fit", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.fit:
-        print(fit(asked.fit, asked.data))
+        print(fit(asked.fit, asked.data, asked.heads))
     elif asked.measure:
         print(json.dumps(measure_here(asked.measure)))
     else:
         checkouts = [Path(__file__).resolve().parent.parent, *([asked.against] if asked.against else [])]
         data = ["--data", str(asked.data.resolve())] if asked.data else []
+        data += ["--heads", *asked.heads] if asked.heads else []
         with tempfile.TemporaryDirectory() as scratch:
             compare(checkouts, Path(scratch), data, asked.turns)
 

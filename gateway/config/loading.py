@@ -17,7 +17,6 @@ import yaml
 from routers.text_files import decode_text
 
 from .expert_schema import ExpertConfig
-from .policy_schema import PolicyConfig
 from .schema import Config, JournalConfig, ServerConfig
 from .secrets import (
     MAX_VALUES,
@@ -35,8 +34,8 @@ from .yaml_faults import explain_fault
 VERBATIM_KEYS = frozenset({"system", "examples", "params", "override_params"})
 """Keys whose text goes to the expert as it is: `${HOME}` in a system message is no reference."""
 
-# Files that `thalamus init` wrote before 0.1.0 contain `predictor`: say what to do with it.
-REMOVED_KEYS = frozenset({(PolicyConfig, "predictor"), (JournalConfig, "embeddings")})
+# Files of earlier versions may contain it: say what to do with it.
+REMOVED_KEYS = frozenset({(JournalConfig, "embeddings")})
 COMMAND_KEYS = frozenset({"args", "env"})
 """Keys of a runner whose text the engine may read further, such as a template in `{{ }}`."""
 RUNNER_VARIABLES = ("PORT", "API_KEY")

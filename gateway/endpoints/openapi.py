@@ -16,7 +16,8 @@ from .feedback import FeedbackRequest
 
 REF = "#/components/schemas/{name}"
 ROUTING_HEADERS = (
-    "the expert that answered and why: headers x-thalamus-decision-id, -expert, -policy, -head, -plan, -reason …"
+    "the expert that answered and why: "
+    "headers x-thalamus-decision-id, -expert, -policy, -head, -plan, -reason …"
 )
 POST_ENDPOINTS = {
     "/v1/chat/completions": (

@@ -62,8 +62,12 @@ def test_a_key_given_twice_is_refused_with_both_lines() -> None:
             "1: routing.load_budget: 'of' is not allowed here; did you mean 'off'?",
         ),
         (
-            "policies: {auto: {predictor: blend}}",
-            "1: policies.auto: 'predictor' was removed: it had no effect; delete this line",
+            "policies: {auto: {predictor: blendd}}",
+            "1: policies.auto.predictor: 'blendd' is not allowed here; did you mean 'blend'?",
+        ),
+        (
+            "journal: {embeddings: true}",
+            "1: journal: 'embeddings' was removed: it had no effect; delete this line",
         ),
         ("experts:\n  - model: openai/x\n", "2: experts[0]: 'name' is missing"),
         ("- 1", "1: expected a mapping of keys, got a list"),
