@@ -173,9 +173,9 @@ def measure_draw(
     """Fit on the one rows and read the others once."""
     train, test = table.take(train_rows), table.take(test_rows)
     artifact, out_of_fold = cross_fit(train, read, FitSettings(predictor, tiers=(tier,)))
-    head = artifact.heads[tier]
-    calibrated = head.calibration.apply(head.quality.predict(_extract(read, test, tier))).mean
-    ours = evaluate_predictions(train, test, out_of_fold[tier], head.advantage.apply(calibrated))
+    model = artifact.tiers[tier]
+    calibrated = model.calibration.apply(model.quality.predict(_extract(read, test, tier))).mean
+    ours = evaluate_predictions(train, test, out_of_fold[tier], model.advantage.apply(calibrated))
     slope, _ = advantage_slope(calibrated, test.score, test.bucket)
     single = test.score[:, train.best_single()]
     priced = not np.isnan(train.means()["cost_usd"]).any()
@@ -191,7 +191,7 @@ def measure_draw(
         over_four=float(area - four),
         over_blind=float(area - blind.mean()),
         harm=float((ours.score - single).mean()),
-        reliability=head.advantage.reliability,
+        reliability=model.advantage.reliability,
         slope=slope,
     )
 

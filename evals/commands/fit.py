@@ -102,7 +102,7 @@ CONFIG = Path("thalamus.yaml")
 @click.option(
     "--with", "others", multiple=True, metavar="TABLE", help="Fit on this table too (or the word bundled)."
 )
-@click.option("--fresh", is_flag=True, help="Forget the experts of the artifact OUT that TABLE lacks.")
+@click.option("--fresh", is_flag=True, help="Forget what OUT knows beside: experts, and heads.")
 @click.option("--yes", is_flag=True, help="Drop what cannot be kept without asking.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes.")
@@ -146,26 +146,16 @@ def command(
     given = {name for name in ("predictor", "settings", "encoder") if _is_given(context, name)}
     wanted = _choose_heads(predictor, _object(settings), heads, config, given)
     tables = [str(table), *others]
-    outcomes = _load_table(tables[0])
-    for other in others:
-        outcomes = add_outcomes(_load_table(other), outcomes)
     earlier = None if add else _load_earlier(out)
-    if earlier is not None and not fresh and BUNDLED not in tables and _rests_on_bundled(earlier.provenance):
-        outcomes = _add_bundled(outcomes, tables)
-    if experts:
-        outcomes = outcomes.only([name.strip() for name in experts.split(",")])
-    outcomes, left_out = _leave_out(outcomes)
+    outcomes, left_out = _leave_out(_read_outcomes(tables, None if fresh else earlier, experts))
     if wanted.are_named and earlier is not None and "encoder" not in given:
         encoder = _find_encoder(earlier.provenance) or encoder
     chosen = FitSettings(wanted.predictor, wanted.settings, folds, seed=seed, heads=wanted.others)
-    extractor = FeatureExtractor(
-        StaticEmbedder(), None if encoder == "none" else load_embedder(encoder, n_threads=2)
-    )
+    extractor = _make_extractor(encoder)
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    kept: tuple[str, ...] = ()
     if earlier is not None:
         _confirm_drops(earlier, outcomes, extractor, out, fresh, yes)
-        kept = () if fresh else _find_kept_heads(earlier, wanted, extractor)
+    kept = () if earlier is None else _find_kept_heads(earlier, wanted, extractor, fresh)
     with progress_bar() as on_progress:
         if add:
             artifact = add_experts(Artifact.load(out), outcomes, extractor, chosen, on_progress, created)
@@ -174,8 +164,7 @@ def command(
             artifact = fit_artifact(outcomes, extractor, chosen, on_progress, created, n_workers)
     if earlier is not None and not fresh and not why_not_kept(extractor, earlier):
         artifact = keep_experts(artifact, earlier, extractor)
-    options = _options(wanted, encoder)
-    facts = {"tables": tables, "left_out": left_out, "options": options}
+    facts = {"tables": tables, "left_out": left_out, "options": _options(wanted, encoder)}
     artifact = _note_origin(artifact, facts)
     default = earlier.name if earlier is not None and earlier.name in kept else artifact.name
     artifact.save(out, keep_previous=True, keep_heads=kept, default=default)
@@ -259,7 +248,9 @@ def _find_encoder(provenance: Mapping[str, Any]) -> str | None:
     return options[options.index("--encoder") + 1] if "--encoder" in options else None
 
 
-def _find_kept_heads(earlier: Artifact, wanted: _Wanted, extractor: FeatureExtractor) -> tuple[str, ...]:
+def _find_kept_heads(
+    earlier: Artifact, wanted: _Wanted, extractor: FeatureExtractor, fresh: bool
+) -> tuple[str, ...]:
     """The heads of the artifact before that this fit does not make and that can stay beside what it makes.
 
     Raises:
@@ -268,7 +259,8 @@ def _find_kept_heads(earlier: Artifact, wanted: _Wanted, extractor: FeatureExtra
     kept = []
     for name in earlier.head_names:
         # Another --predictor takes the default's place, unless the command names the heads to renew.
-        if name in (wanted.name, *wanted.others) or (name == earlier.name and not wanted.are_named):
+        replaced = fresh or name == earlier.name
+        if name in (wanted.name, *wanted.others) or (replaced and not wanted.are_named):
             continue
         try:
             tiers = earlier.head(name).tiers
@@ -299,6 +291,21 @@ def _options(wanted: _Wanted, encoder: str) -> list[str]:
     chosen = {"--predictor": wanted.predictor, "--settings": settings, "--encoder": encoder}
     usual = {"--predictor": "blend", "--settings": "{}", "--encoder": "minilm"}
     return [word for name, value in chosen.items() if value != usual[name] for word in (name, value)]
+
+
+def _make_extractor(encoder: str) -> FeatureExtractor:
+    closer = None if encoder == "none" else load_embedder(encoder, n_threads=2)
+    return FeatureExtractor(StaticEmbedder(), closer)
+
+
+def _read_outcomes(tables: list[str], earlier: Artifact | None, experts: str | None) -> OutcomeTable:
+    """The tables as one, and the bundled one that the artifact before rests on, which is named with them."""
+    outcomes = _load_table(tables[0])
+    for name in tables[1:]:
+        outcomes = add_outcomes(_load_table(name), outcomes)
+    if earlier is not None and BUNDLED not in tables and _rests_on_bundled(earlier.provenance):
+        outcomes = _add_bundled(outcomes, tables)
+    return outcomes.only([name.strip() for name in experts.split(",")]) if experts else outcomes
 
 
 def _load_table(name: str) -> OutcomeTable:

@@ -68,6 +68,8 @@ def test_a_head_is_added_and_renewed_and_the_others_stay_to_the_byte(here: Path)
     # Another predictor takes the place of the default; the others stay.
     assert run("--predictor", "knn").exit_code == 0
     assert list_heads(here / "a") == ("knn", "coe", "constant")
+    assert run("--head", "coe", "--fresh").exit_code == 0
+    assert list_heads(here / "a") == ("knn", "coe", "constant")
     assert run("--fresh").exit_code == 0
     assert list_heads(here / "a") == ("blend",)
 
