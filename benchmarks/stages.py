@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,7 @@ class Stages:
         self._extractor = FeatureExtractor(self._static)
         pool = [ExpertProfile(expert.name, expert.model, 1e-6, 2e-6) for expert in artifact.experts]
         # As the gateway does for a policy without a mapping; checkouts from before heads know no such option.
-        alone = {"categories": False} if getattr(artifact, "others", None) else {}
+        alone: dict[str, Any] = {"categories": False} if getattr(artifact, "others", None) else {}
         self._forecaster = Forecaster(pool, artifact, **alone)
         self._engine, self._fleet = Engine(pool), Fleet.idle(len(pool))
         self._policy = Policy("auto", encoder="never")
@@ -115,7 +116,7 @@ def measure_here(artifact: Path) -> dict[str, dict[str, float]]:
 
 def fit(folder: Path, table_path: Path | None, heads: Sequence[str]) -> Path:
     """An artifact of the cheap tier, with the texts to ask about beside it."""
-    more = {"heads": tuple(heads)} if heads else {}
+    more: dict[str, Any] = {"heads": tuple(heads)} if heads else {}
     table = read_outcomes(table_path) if table_path else load_bundled_outcomes()[0]
     artifact = folder / "artifact"
     settings = FitSettings(tiers=("static",), **more)

@@ -171,8 +171,8 @@ class StaticPredictor:
             queries = [asked[row].query for row in rows]
             prediction = predict_checked(asked[rows[0]].forecaster, queries, part)
             for place, row in enumerate(rows):
-                one = prediction if len(rows) == 1 else prediction.take_one(place)
-                asked[row].answer.set_result((features, row, one))
+                own = prediction if len(rows) == 1 else prediction.take_one(place)
+                asked[row].answer.set_result((features, row, own))
 
 
 class Router:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -16,7 +17,7 @@ ROWS = [(kind, n) for n in range(40) for kind in ("sum", "poem about the sea")]
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a table of outcomes."""
     monkeypatch.chdir(tmp_path)
-    score = [[float(kind == "sum"), float(kind != "sum")] for kind, _ in ROWS]
+    score = np.array([[float(kind == "sum"), float(kind != "sum")] for kind, _ in ROWS])
     texts = [f"{kind} {n}" for kind, n in ROWS]
     tasks = [kind[:4] for kind, _ in ROWS]
     OutcomeTable.build(texts, ["calc", "bard"], {"score": score}, tasks=tasks).save(tmp_path / "o.jsonl")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ from routers import (
     Artifact,
     ArtifactError,
     FeatureExtractor,
+    Features,
     FitSettings,
     HashingEmbedder,
     OutcomeTable,
+    Query,
+    Tier,
     fit_artifact,
 )
 from tests.fakes.parsed import to_policy
@@ -48,7 +52,7 @@ SUM = "please add two numbers, plus 124"
 def table() -> OutcomeTable:
     """Sums and facts, each with an expert who knows them; the one of facts is right more often in all."""
     kinds = ["sum" if n % 12 < 5 else "fact" for n in range(240)]
-    score = [[float(kind == "sum"), float(kind == "fact")] for kind in kinds]
+    score = np.array([[float(kind == "sum"), float(kind == "fact")] for kind in kinds])
     texts = [f"{QUESTIONS[kind]} {n}" for n, kind in enumerate(kinds)]
     models, bucket = ["openai/sums", "openai/facts"], np.arange(240) % 97
     return OutcomeTable.build(
@@ -114,11 +118,12 @@ async def test_queries_of_several_heads_that_come_together_are_read_together(
     alone = [await decide(router, config, *one) for one in zip(names, texts, strict=True)]
     sizes: list[int] = []
     extract = router.extractor.extract
-    monkeypatch.setattr(
-        router.extractor,
-        "extract",
-        lambda queries, *more: (sizes.append(len(queries)), extract(queries, *more))[1],
-    )
+
+    def count(queries: Sequence[Query], tier: Tier, reuse: Features | None = None) -> Features:
+        sizes.append(len(queries))
+        return extract(queries, tier, reuse)
+
+    monkeypatch.setattr(router.extractor, "extract", count)
     together = await asyncio.gather(*(decide(router, config, *one) for one in zip(names, texts, strict=True)))
     assert sizes == [6]
     for one, other in zip(alone, together, strict=True):

@@ -34,7 +34,12 @@ POLICIES = (
     Policy("frugal", Objective(cost=0.5), encoder="always"),
     Policy("losses", encoder="never", predictor="tryage-paper"),
     Policy("kinds", encoder="adaptive", predictor="coe"),
-    Policy("mapped", encoder="never", predictor="knn", mapping={"general": ("good-b",), "sum": ("good-c",)}),
+    Policy(
+        "mapped",
+        encoder="never",
+        predictor="knn",
+        mapping={"general": ("good-b",), "arithmetic": ("good-c",)},
+    ),
 )
 HEADS = ("coe", "knn", "tryage-paper")
 N_ASKED = 40

@@ -484,4 +484,4 @@ def test_following_doctors_advice_for_a_mapping_ends_well(upstream: FakeUpstream
     good("profile")
     good("fit", *QUICK)
     configure(upstream, more=more, a="says-4", b="says-yes")
-    assert follow() == ["thalamus fit --predictor coe --encoder none"]
+    assert follow() == ["thalamus fit --head coe"]
