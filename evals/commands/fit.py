@@ -143,7 +143,7 @@ def command(
     """
     if out.exists() and not (out / "manifest.json").is_file():
         raise ArtifactError(f"{out}: exists and is not an artifact; choose another name")
-    given = {name for name in ("predictor", "settings", "encoder") if _is_given(context, name)}
+    given = {name for name in ("predictor", "settings", "encoder", "config") if _is_given(context, name)}
     wanted = _choose_heads(predictor, _object(settings), heads, config, given)
     tables = [str(table), *others]
     earlier = None if add else _load_earlier(out)
@@ -202,6 +202,8 @@ def _choose_heads(
     """
     names = list(dict.fromkeys(name.strip() for text in heads for name in text.split(",") if name.strip()))
     if not names:
+        if "config" in given and not config.is_file():
+            raise DataError(f"{config}: no such file")
         first = name_head(predictor, settings)
         needed = [name for name in _find_needed_heads(config, first) if name != first]
         return _Wanted(predictor, settings, tuple(needed))

@@ -89,6 +89,7 @@ def test_settings_belong_to_the_one_head_that_is_named(here: Path) -> None:
         (["--head", "../coe"], "no head '../coe'; there are blend, "),
         (["--head", "coe", "--predictor", "knn"], "--predictor and --head both name what to fit; keep one"),
         (["--heads", "coe,knn", "--settings", "{}"], "--settings are those of one head"),
+        (["--config", "absent.yaml"], "absent.yaml: no such file"),
     ],
 )
 def test_what_cannot_be_fitted_is_told_in_one_line(here: Path, options: list[str], message: str) -> None:

@@ -215,6 +215,26 @@ def test_an_artifact_that_is_gone_leaves_the_old_one_in_place(gateway: ServeProc
     gateway.until(lambda: "the old one stays: thalamus.yaml: .thalamus/artifact is gone" in gateway.log)
 
 
+def test_a_head_that_is_not_there_leaves_the_old_configuration_in_place(gateway: ServeProcess) -> None:
+    table = OutcomeTable.build(["a", "b"], ["calculator"], {"score": np.ones((2, 1))})
+    extractor, folder = FeatureExtractor(StaticEmbedder()), gateway.folder / ".thalamus" / "artifact"
+    fit_artifact(table, extractor, FitSettings("constant", n_folds=2)).save(folder)
+    file = gateway.folder / "thalamus.yaml"
+    file.write_text(CONFIG + "policies: {kinds: {predictor: knn}}\n")
+    gateway.process.send_signal(signal.SIGHUP)
+    fix = "has no head 'knn', there is constant; `thalamus fit --head knn` adds it"
+    gateway.until(
+        lambda: f"the old one stays: policies.kinds.predictor: .thalamus/artifact {fix}" in gateway.log
+    )
+    assert "kinds" not in httpx.get(f"{gateway.address}/v1/models").text
+    fit_artifact(table, extractor, FitSettings("knn", n_folds=2)).save(
+        folder, keep_heads=["constant"], default="constant"
+    )
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.until(lambda: "configuration reloaded" in gateway.log)
+    assert "auto:kinds" in httpx.get(f"{gateway.address}/v1/models").text
+
+
 def test_keys_are_added_and_removed_when_told_to_and_a_weak_one_changes_nothing(
     gateway: ServeProcess,
 ) -> None:
