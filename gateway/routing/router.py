@@ -358,7 +358,9 @@ class _DecisionContext:
         self._patient = patient
         self._static: Features | None = None
         self._is_first = True
-        self.missing = router.missing if requests[0].policy.encoder != "never" else None
+        # A head that was fitted without the encoder lacks nothing where that cannot be loaded.
+        misses = router.extractor is None or "encoder" in forecaster.tiers
+        self.missing = router.missing if requests[0].policy.encoder != "never" and misses else None
         self.missing_part: Part = "not_loaded"
 
     async def predict(self, consult: Consult) -> Prediction | None:
