@@ -6,6 +6,7 @@ from .expert_schema import (
     AnswerLimits,
     DeploymentConfig,
     ExpertConfig,
+    RunnerConfig,
     TimeoutConfig,
 )
 from .loading import ConfigError, config_warnings, load_config, parse_config, read_config_text
@@ -36,6 +37,7 @@ __all__ = [
     "LimitsConfig",
     "PolicyConfig",
     "RedisConfig",
+    "RunnerConfig",
     "Secret",
     "ServerConfig",
     "TimeoutConfig",

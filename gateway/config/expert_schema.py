@@ -3,6 +3,7 @@
 The text under a field describes the key everywhere: in the JSON schema, in editors and on the reference page.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -190,7 +191,7 @@ class LlamaCppConfig(StrictStruct, frozen=True):
     `reasoning_content`.
     """
     loras: tuple[str, ...] = ()
-    """Adapters applied to the model, `.gguf` files."""
+    """LoRA adapters that are always applied to the model, `.gguf` files."""
     batch_tokens: Count | None = None
     """Most tokens of prompts read in one step. Default: llama.cpp's, 2048."""
     ubatch_tokens: Count | None = None
@@ -217,6 +218,21 @@ class LlamaCppConfig(StrictStruct, frozen=True):
 NO_LLAMA_CPP = LlamaCppConfig()
 
 
+class AdapterConfig(StrictStruct, frozen=True):
+    """An adapter of a local model, and what its expert has of its own."""
+
+    path: str
+    """The adapter: a `.gguf` file (llama.cpp), or a folder or repository in PEFT's format (vLLM)."""
+    scale: Annotated[float, Meta(gt=0)] = 1.0
+    """How strongly it is applied (llama.cpp); 1 is as it was trained."""
+    system: str | None = None
+    """System message put before every conversation. Default: that of the base model's expert."""
+    quality: Share | None = None
+    """Expected quality from 0 to 1, until outcomes are learned. Default: that of the base model's expert."""
+    labels: Labels = msgspec.field(default_factory=dict)
+    """Labels for `require.labels`; they extend those of the base model's expert."""
+
+
 class RunnerConfig(StrictStruct, frozen=True):
     """A local engine that the gateway starts, supervises, loads and unloads."""
 
@@ -237,6 +253,11 @@ class RunnerConfig(StrictStruct, frozen=True):
     """
     llama_cpp: LlamaCppConfig = NO_LLAMA_CPP
     """Further settings of llama.cpp, such as a draft model (engine `llama.cpp` only)."""
+    adapters: dict[Name, str | AdapterConfig] = msgspec.field(default_factory=dict)
+    """LoRA adapters by name (engines `llama.cpp` and `vllm`): a path, or a section. Each becomes an expert of
+    that name, like this one but with its adapter; all share one loaded model. This expert itself answers
+    without any.
+    """
     args: tuple[str, ...] = ()
     """Further command line arguments (engine `vllm` only)."""
     cmd: str | tuple[str, ...] = ()
@@ -262,6 +283,11 @@ class RunnerConfig(StrictStruct, frozen=True):
     """
     canary: bool = True
     """Ask a test question after each load, and send no traffic before the answer is sound."""
+
+    def find_adapter(self, name: str) -> AdapterConfig | None:
+        """The adapter of this name; None where there is none."""
+        given = self.adapters.get(name)
+        return AdapterConfig(given) if isinstance(given, str) else given
 
 
 class RunnersConfig(StrictStruct, frozen=True):
@@ -407,6 +433,22 @@ class ExpertConfig(StrictStruct, frozen=True):
     def is_local(self) -> bool:
         """Whether prompts that are sent there stay with the operator."""
         return self.local or self.runner is not None or self.tool is not None
+
+    def derive_adapters(self) -> "Iterator[ExpertConfig]":
+        """An expert for each adapter of the runner; they have the same runner, so that they share it."""
+        runner = self.runner
+        for name in runner.adapters if runner is not None else ():
+            if runner is not None and (adapter := runner.find_adapter(name)) is not None:
+                # Evidence belongs to a name and a model: with another file or scale it is another model.
+                strength = "" if adapter.scale == 1.0 else f"*{adapter.scale:g}"
+                yield msgspec.structs.replace(
+                    self,
+                    name=name,
+                    model=f"{self.model}+{adapter.path}{strength}",
+                    system=self.system if adapter.system is None else adapter.system,
+                    quality=self.quality if adapter.quality is None else adapter.quality,
+                    labels={**self.labels, **adapter.labels},
+                )
 
     def effective_deployments(self) -> tuple[DeploymentConfig, ...]:
         """All deployments; an expert without a list has one, made of its own fields."""

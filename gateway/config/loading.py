@@ -161,8 +161,12 @@ def config_warnings(config: Config) -> list[str]:
 
 
 def fill_derived_values(config: Config) -> Config:
-    """Return the configuration with the `model` of runners and tools filled in."""
-    return msgspec.structs.replace(config, experts=tuple(_fill_model(e) for e in config.experts))
+    """Return the configuration with the `model` of runners and tools filled in, and an expert for each
+    adapter after that of its base model.
+    """
+    written = [_fill_model(expert) for expert in config.experts]
+    experts = [one for expert in written for one in (expert, *expert.derive_adapters())]
+    return msgspec.structs.replace(config, experts=tuple(experts))
 
 
 def _fill_model(expert: ExpertConfig) -> ExpertConfig:
@@ -328,6 +332,7 @@ def _type_name(value: Any) -> str:
 
 
 _MSGSPEC_WORDS = (
+    ("'str | object'", "text or a mapping"),
     ("'object'", "a mapping"),
     ("'array'", "a list"),
     ("'str'", "text"),

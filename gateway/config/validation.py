@@ -26,6 +26,8 @@ ENGINE_KEYS = {
     "llama_cpp": "llama.cpp",
 }
 """Keys of a runner that only one engine reads."""
+ADAPTER_ENGINES = ("llama.cpp", "vllm")
+"""Engines that apply adapters request by request."""
 TOOL_GROUP = "thalamus.tools"
 """Entry points of the tools that installed packages offer."""
 OWN_ARGUMENTS = frozenset({"model", "api_base", "base_url", "api_key", "extra_headers", "timeout", "stream"})
@@ -106,21 +108,32 @@ def find_key_violations(server: ServerConfig) -> Iterator[Violation]:
             seen.setdefault(digest, name)
 
 
+def _locate_experts(config: Config) -> Iterator[tuple[KeyPath, ExpertConfig]]:
+    """Yield each expert with its place in the file; that of an adapter is below the runner of its base."""
+    experts = iter(config.experts)
+    for n, expert in enumerate(experts):
+        yield ("experts", n), expert
+        for name in expert.runner.adapters if expert.runner else ():
+            yield ("experts", n, "runner", "adapters", name), next(experts)
+
+
 def _check_experts(config: Config) -> Iterator[Violation]:
-    seen: dict[str, int] = {}
-    for n, expert in enumerate(config.experts):
-        at: KeyPath = ("experts", n)
-        if expert.name in seen:
-            yield (
-                (*at, "name"),
-                f"'{expert.name}' is already the name of experts[{seen[expert.name]}]; names are unique",
-            )
-        seen.setdefault(expert.name, n)
+    seen: dict[str, KeyPath] = {}
+    for at, expert in _locate_experts(config):
+        is_adapter = len(at) > 2
+        named = at if is_adapter else (*at, "name")
+        if former := seen.get(expert.name):
+            place = f"experts[{former[1]}]" if len(former) == 2 else f"an adapter of experts[{former[1]}]"
+            yield named, f"'{expert.name}' is already the name of {place}; names are unique, rename one"
+        seen.setdefault(expert.name, at)
         if expert.name == "auto" or expert.name.startswith("auto:"):
-            yield (*at, "name"), "'auto' is reserved for policies; choose another name"
+            yield named, "'auto' is reserved for policies; choose another name"
+        if is_adapter:
+            continue
         yield from _check_kind(expert, at)
         if expert.runner is not None:
             yield from _check_runner(expert.runner, (*at, "runner"))
+            yield from _check_adapters(expert, expert.runner, (*at, "runner", "adapters"))
         if expert.released and not is_date(expert.released):
             yield (*at, "released"), f"'{expert.released}' is not a valid date; write it as 2024-07-18"
         yield from _check_settings(expert.settings, expert, (*at, "settings"))
@@ -225,6 +238,25 @@ def _check_runner(runner: RunnerConfig, at: KeyPath) -> Iterator[Violation]:
             yield (*at, "cmd"), str(error)
 
 
+def _check_adapters(expert: ExpertConfig, runner: RunnerConfig, at: KeyPath) -> Iterator[Violation]:
+    if not runner.adapters:
+        return
+    if runner.engine not in ADAPTER_ENGINES:
+        engines = " and ".join(f"'{engine}'" for engine in ADAPTER_ENGINES)
+        yield at, f"are only for engines {engines}; this runner has engine '{runner.engine}'"
+    if expert.embeds:
+        yield at, "are not supported for embedding models; delete them"
+    if runner.engine == "vllm":
+        for name in runner.adapters:
+            adapter = runner.find_adapter(name)
+            if adapter is not None and adapter.scale != 1.0:
+                yield (*at, name, "scale"), "is only for engine 'llama.cpp'; vLLM applies adapters as trained"
+        # Level 2 drops the adapters with the weights, and what is loaded again are those of the model; some
+        # versions fail at it (vllm-project/vllm#39934).
+        if runner.sleep == 2:
+            yield (*at[:-1], "sleep"), "2 does not restore adapters; write 1, or 0 to end the process"
+
+
 def _check_memory(config: Config) -> Iterator[Violation]:
     at: KeyPath = ("runners", "memory")
     memory = config.runners.memory
@@ -311,16 +343,17 @@ def _check_policies(config: Config) -> Iterator[Violation]:
 
 
 def _check_embedders(config: Config) -> Iterator[Violation]:
-    names = {expert.name: n for n, expert in enumerate(config.experts)}
+    names = {expert.name: at for at, expert in _locate_experts(config)}
     if config.embeddings.enabled and BASE_EMBEDDER in names:
+        place = names[BASE_EMBEDDER]
         yield (
-            ("experts", names[BASE_EMBEDDER], "name"),
+            place if len(place) > 2 else (*place, "name"),
             f"'{BASE_EMBEDDER}' is the built-in embedder; rename it, or set embeddings.enabled: false",
         )
     for name in config.embeddings.experts:
         at: KeyPath = ("embeddings", "experts", name)
         if name in names:
-            yield at, f"'{name}' is already the name of experts[{names[name]}]; names are unique"
+            yield at, f"'{name}' is already the name of experts[{names[name][1]}]; names are unique"
         if name in (BASE_EMBEDDER, "auto") or name.startswith("auto:"):
             yield at, f"'{name}' is reserved; choose another name"
 

@@ -2,10 +2,13 @@
 
 import asyncio
 
+from msgspec import Raw
+
 from ..config import ExpertConfig, TimeoutConfig
 from ..runners import Lease, RunnerBusy, Runners, RunnerUnavailable
+from ..runners.build import choose_model
 from .openai_compatible import ENDPOINTS, Address, Deployment, Transport
-from .prompt_preset import PromptPreset
+from .prompt_preset import PromptPreset, encode
 from .types import Call, Endpoint, Fields, Reply, UpstreamError
 
 DEATHS = frozenset({"connect", "reset", "cut"})
@@ -27,11 +30,15 @@ class LocalExpert:
         self._timeouts = timeouts
         self._transport = transport
         self._runners = runners
+        self._choice = choose_model(config)
+        self._fields = {name: Raw(encode(value)) for name, value in self._choice.fields.items()}
         self._url: str | None = None
         self._addresses: dict[Endpoint, Address] = {}
 
     async def call(self, call: Call) -> Reply:
         fields = self._preset.apply(call)
+        if self._fields:
+            fields = {**fields, **self._fields}
         if call.patient:
             return await self._call_patiently(call, fields)
         lease = await self._take(self._timeouts.load_s)
@@ -112,7 +119,8 @@ class LocalExpert:
                 )
                 for endpoint in ENDPOINTS
             }
-        return Deployment(self.name, lease.alias, self._addresses, self._timeouts, heard=lease.note_output)
+        model = self._choice.model or lease.alias
+        return Deployment(self.name, model, self._addresses, self._timeouts, heard=lease.note_output)
 
     def share(self, n_replicas: int) -> None:
         """The engine is this gateway's own."""

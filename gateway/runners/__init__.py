@@ -4,6 +4,8 @@ from .pool import Runners, ServingPool
 from .queue import Lease
 from .runner import Runner
 from .types import (
+    Adapter,
+    ModelChoice,
     Patience,
     PoolRule,
     RunnerBusy,
@@ -18,7 +20,9 @@ from .types import (
 )
 
 __all__ = [
+    "Adapter",
     "Lease",
+    "ModelChoice",
     "Patience",
     "PoolRule",
     "Runner",

@@ -6,10 +6,10 @@ import msgspec
 
 from policies import ResidencyRule, TurnRule
 
-from ..config import Config, ExpertConfig, size_bytes, split_command
+from ..config import Config, ExpertConfig, RunnerConfig, size_bytes, split_command
 from . import PoolRule, Runners, RunnerSettings, ServingPool
 from .launchers import count_usable_cores
-from .types import Probe
+from .types import Adapter, ModelChoice, Probe
 
 
 def build_runners(config: Config, serving: ServingPool | None = None) -> Runners:
@@ -32,13 +32,15 @@ def give_all_cores(config: Config) -> Config:
 
 def build_runner_settings(config: Config) -> dict[str, RunnerSettings]:
     """What the local engines are asked to serve, by expert."""
-    return {expert.name: _build_settings(expert) for expert in config.experts if expert.runner is not None}
+    return {
+        expert.name: build_settings(expert, expert.runner)
+        for expert in config.experts
+        if expert.runner is not None
+    }
 
 
-def _build_settings(expert: ExpertConfig) -> RunnerSettings:
-    runner = expert.runner
-    if runner is None:
-        raise ValueError(f"{expert.name} has no runner")
+def build_settings(expert: ExpertConfig, runner: RunnerConfig) -> RunnerSettings:
+    """What the engine of one expert is asked to serve."""
     return RunnerSettings(
         engine=runner.engine,
         model=runner.model,
@@ -58,8 +60,20 @@ def _build_settings(expert: ExpertConfig) -> RunnerSettings:
         sleep_level=runner.sleep,
         canary=_choose_probe(expert) if runner.canary else "none",
         options=runner.llama_cpp.as_options(),
+        adapters=tuple(
+            Adapter(name, adapter.path, adapter.scale)
+            for name in runner.adapters
+            if (adapter := runner.find_adapter(name)) is not None
+        ),
         embeds=expert.embeds,
     )
+
+
+def choose_model(expert: ExpertConfig) -> ModelChoice:
+    """How a request reaches the model of a local expert."""
+    if expert.runner is None:
+        return ModelChoice()
+    return build_settings(expert, expert.runner).choose_model(expert.name)
 
 
 def _choose_probe(expert: ExpertConfig) -> Probe:

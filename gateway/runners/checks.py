@@ -121,9 +121,14 @@ class Pulse:
 
 
 async def smoke_test(
-    address: str, api_path: str, model: str, headers: dict[str, str], probe: Probe, timeout_s: float
+    address: str,
+    api_path: str,
+    asked: Mapping[str, Any],
+    headers: dict[str, str],
+    probe: Probe,
+    timeout_s: float,
 ) -> str | None:
-    """The text that the server answers; None where `probe` is "none".
+    """The text that the server answers; None where `probe` is "none". `asked` are the model and its fields.
 
     Raises:
         RunnerError: no answer within `timeout_s` seconds, or no sensible one.
@@ -134,7 +139,7 @@ async def smoke_test(
     path, question = ASKED[probe]
     try:
         async with asyncio.timeout(timeout_s):
-            status, answer = await ask(address, api_path + path, {"model": model, **question}, headers)
+            status, answer = await ask(address, api_path + path, {**asked, **question}, headers)
     except TimeoutError:
         raise RunnerError(f"the canary got no answer within {timeout_s:g} s") from None
     except OSError as error:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from .device_memory import device_bytes
 from .types import Launch, RunnerSettings, RunnerSettingsError, Step
-from .weights import find_weights
+from .weights import find_gguf_adapter, find_peft_adapter, find_weights
 
 HEALTH_PATH = "/health"
 AFTERWARDS_S = 2.0
@@ -42,6 +42,10 @@ VLLM_SLEEP_LEVEL = 1
 VLLM_USUAL_SHARE = 0.9
 """What vLLM takes of a GPU by default."""
 VLLM_GRACE_S = 10.0
+VLLM_MAX_LORAS = 8
+"""Adapters kept on the GPU at a time; further ones wait in main memory."""
+VLLM_LORA_RANKS = (16, 32, 64, 128, 256, 320, 512)
+"""Highest ranks that vLLM reserves memory for; the first is its default."""
 VLLM_WAKE_STEPS = {
     1: (Step("/wake_up"),),
     2: (
@@ -130,8 +134,16 @@ def build_llamacpp_launch(settings: RunnerSettings, alias: str, api_key: str) ->
     if find_spec("xllamacpp") is None:
         raise RunnerSettingsError("runner.engine", '"llama.cpp" needs a package: pip install xllamacpp')
     weights = find_weights(settings.model)
-    options = _resolve_options(dict(settings.options))
+    options = _resolve_options(dict(settings.options), weights)
+    adapters = [
+        find_gguf_adapter(one.path, weights, f"runner.adapters.{one.name}") for one in settings.adapters
+    ]
+    # Not applied by default: each request says which it is for.
+    loras = [(path, 1.0) for path in options.get("loras", ())] + [(str(path), 0.0) for path in adapters]
+    if loras:
+        options["loras"] = loras
     files = [weights, *(Path(options[key]) for key in ("draft_model", "mmproj") if key in options)]
+    files += [Path(path) for path, _ in loras]
     fixed_bytes = sum(file.stat().st_size for file in files) + OVERHEAD_BYTES
     slot_bytes = _estimate_slot_bytes(weights, settings.context_tokens, options.get("kv_type"))
     n_slots = settings.n_parallel or _choose_slots(settings, fixed_bytes, slot_bytes)
@@ -170,7 +182,7 @@ def _choose_slots(settings: RunnerSettings, fixed_bytes: int, slot_bytes: int) -
     return max(1, min(most, room_bytes // max(1, slot_bytes)))
 
 
-def _resolve_options(options: dict[str, Any]) -> dict[str, Any]:
+def _resolve_options(options: dict[str, Any], weights: Path) -> dict[str, Any]:
     """llama.cpp's own settings, with files found and texts read.
 
     Raises:
@@ -183,7 +195,7 @@ def _resolve_options(options: dict[str, Any]) -> dict[str, Any]:
         elif key == "mmproj":
             options[key] = str(_find_file(value, field))
         elif key == "loras":
-            options[key] = [str(_find_file(path, field)) for path in value]
+            options[key] = [str(find_gguf_adapter(path, weights, field)) for path in value]
         elif key in ("grammar", "chat_template") and value.endswith((".gbnf", ".jinja")):
             options[key] = _find_file(value, field).read_text(encoding="utf-8")
     if "draft_tokens" in options and "draft_model" not in options:
@@ -270,6 +282,7 @@ def build_vllm_launch(settings: RunnerSettings, alias: str, api_key: str) -> Lau
     argv += ["--max-model-len", str(settings.context_tokens)]
     if settings.n_parallel:
         argv += ["--max-num-seqs", str(settings.n_parallel)]
+    argv += _list_adapter_flags(settings)
     said = SLOT_FLAG.search(" ".join(settings.args))
     # vLLM takes a share of the whole device, not a size.
     if total and settings.memory_bytes:
@@ -295,6 +308,25 @@ def build_vllm_launch(settings: RunnerSettings, alias: str, api_key: str) -> Lau
         sleep=(Step(f"/sleep?level={level}"),) if level else (),
         wake=VLLM_WAKE_STEPS.get(level, ()),
     )
+
+
+def _list_adapter_flags(settings: RunnerSettings) -> list[str]:
+    """What tells vLLM of adapters: it reserves memory for so many of such a rank.
+
+    Raises:
+        RunnerSettingsError: one of them is missing.
+    """
+    if not settings.adapters:
+        return []
+    found = {
+        one.name: find_peft_adapter(one.path, f"runner.adapters.{one.name}") for one in settings.adapters
+    }
+    rank = max((rank for _, rank in found.values() if rank is not None), default=VLLM_LORA_RANKS[0])
+    # With fewer places than adapters requests of some wait for those of others (the default is one place).
+    flags = ["--enable-lora", "--max-loras", str(min(len(found), VLLM_MAX_LORAS))]
+    flags += ["--max-cpu-loras", str(len(found))]
+    flags += ["--max-lora-rank", str(next((most for most in VLLM_LORA_RANKS if most >= rank), rank))]
+    return [*flags, "--lora-modules", *(f"{name}={path}" for name, (path, _) in found.items())]
 
 
 def build_ollama_launch(settings: RunnerSettings, alias: str, api_key: str) -> Launch:

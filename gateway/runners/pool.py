@@ -125,9 +125,16 @@ class Runners(Mapping[str, Runner]):
             self._by_expert.update(dict.fromkeys(experts, queue))
 
     def _choose_name(self, settings: RunnerSettings, experts: Sequence[str], wanted: Collection[str]) -> str:
-        """The name of the weights where several experts share them, unless it means another runner."""
-        name = short_name(settings.model)
+        """The name of the weights where several experts share them, unless it means another runner.
+
+        With adapters it is that of the expert of the model itself: theirs mean the model with one of them.
+        """
+        name, adapters = short_name(settings.model), {one.name for one in settings.adapters}
         is_taken = name in self._queues or (name in wanted and name not in experts)
+        if adapters:
+            own = [expert for expert in experts if expert not in adapters]
+            names = (*own, *([] if is_taken else [name]), f"{experts[0]}.base")
+            return next(name for name in names if name not in adapters)
         return experts[0] if len(experts) == 1 or is_taken else name
 
     def _open_log(self, name: str) -> LogTail:

@@ -24,6 +24,7 @@ from .launchers import LaunchBuilder, build_launch
 from .process import LogTail, Report, ServerProcess
 from .types import (
     Launch,
+    ModelChoice,
     Patience,
     Probe,
     RunnerError,
@@ -74,7 +75,7 @@ class Runner:
         self._child: ServerProcess | None = None
         self._address: str | None = None
         self._launch: Launch | None = None
-        self._baseline_answer: str | None = None
+        self._baseline_answers: list[str | None] = []
         self._n_starts = 0
         self._load_s: float | None = None
         self._ready_at_s = 0.0
@@ -263,7 +264,7 @@ class Runner:
             self._child = await ServerProcess.spawn(launch, self._log)
             report = await self._child.wait_report(launch.message, self._patience.load_timeout_s)
             self._launch = launch
-            self._baseline_answer = await self._smoke_test(launch, report.address)
+            self._baseline_answers = await self._test_all(launch, report.address)
             await asyncio.to_thread(self._measure, self._child.pid, launch.device, report)
             ready_s = self._serve(report.address, began_s)
             self._last_error = await self._wait_until_lost(self._child, report.address, launch)
@@ -288,11 +289,21 @@ class Runner:
         self._set("ready")
         return self._ready_at_s
 
-    async def _smoke_test(self, launch: Launch, address: str) -> str | None:
+    async def _test_all(self, launch: Launch, address: str) -> list[str | None]:
+        """Ask the smoke test of the model, and with each of its adapters: one may fail alone."""
+        return [await self._smoke_test(launch, address, choice) for choice in self.settings.choices]
+
+    async def _smoke_test(self, launch: Launch, address: str, choice: ModelChoice) -> str | None:
         configured = self.settings.canary
         probe: Probe = "text" if configured == "chat" and launch.completes else configured
-        model, timeout_s = launch.serves or self._alias, self._patience.canary_timeout_s
-        return await smoke_test(address, launch.api_path, model, self.headers, probe, timeout_s)
+        asked = {"model": choice.model or launch.serves or self._alias, **choice.fields}
+        timeout_s = self._patience.canary_timeout_s
+        try:
+            return await smoke_test(address, launch.api_path, asked, self.headers, probe, timeout_s)
+        except RunnerError as error:
+            if choice.adapter is None:
+                raise
+            raise RunnerError(f"adapter {choice.adapter}: {error}") from None
 
     def _measure(self, pid: int, device: str, report: Report) -> None:
         """What was loaded, and where. For a thread: it reads /proc for every process of the family."""
@@ -320,7 +331,7 @@ class Runner:
                 self._patience,
                 self.pulse,
                 launch.n_slots,
-                lambda: self._smoke_test(launch, address),
+                lambda: self._smoke_test(launch, address, self.settings.choose_model()),
             )
         )
         cycling = asyncio.create_task(self._sleep_cycle(address, launch))
@@ -359,10 +370,15 @@ class Runner:
             RunnerError: the answer differs, or makes no sense.
         """
         for _ in range(2):
-            answer = await self._smoke_test(launch, address)
-            if answer == self._baseline_answer:
+            answers = await self._test_all(launch, address)
+            if answers == self._baseline_answers:
                 return
-        raise RunnerError(f"answers {answer!r} after waking, expected {self._baseline_answer!r}")
+        for choice, answer, expected in zip(
+            self.settings.choices, answers, self._baseline_answers, strict=True
+        ):
+            if answer != expected:
+                what = "" if choice.adapter is None else f"adapter {choice.adapter}: "
+                raise RunnerError(f"{what}answers {answer!r} after waking, expected {expected!r}")
 
     async def _reap(self, grace_s: float) -> None:
         """End the process; it gets no new requests and is gone when this returns."""

@@ -59,11 +59,36 @@ class RunnerTooLarge(RunnerUnavailable):
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter over the model of a runner, and the name of the expert that answers with it."""
+
+    name: str
+    path: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """How a request reaches one model of an engine: its base, or the base with one adapter.
+
+    `model` is the name to ask for, None where it is the engine's own; `fields` are added to the body, in
+    place of the client's.
+    """
+
+    adapter: str | None = None
+    model: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class RunnerSettings:
     """What to serve and how much room it gets. Experts with equal settings share one process.
 
     `context_tokens` is the window of each of the `n_parallel` requests served at a time. None leaves the
     choice to the engine: half the usable cores, as many layers on the GPU as fit, as many requests as it can.
+
+    `adapters` are loaded beside the model; an expert of the name of one is answered with it, all others by
+    the model alone.
 
     `command`, `env` and `health_path` are for engines that are started by a command line, `args` are added to
     that of vLLM, `url` is of one that runs already, `options` are llama.cpp's own, by name. `embeds` says
@@ -91,7 +116,27 @@ class RunnerSettings:
     sleep_level: int | None = None
     canary: Probe = "chat"
     options: tuple[tuple[str, Any], ...] = ()
+    adapters: tuple[Adapter, ...] = ()
     embeds: bool = False
+
+    def choose_model(self, expert: str | None = None) -> ModelChoice:
+        """How a request for an expert reaches its model; without one, the base model."""
+        adapter = next((one for one in self.adapters if one.name == expert), None)
+        name = None if adapter is None else adapter.name
+        if self.engine == "vllm":
+            return ModelChoice(name, model=name)
+        n_fixed = len(dict(self.options).get("loras", ()))
+        if self.engine != "llama.cpp" or not (n_fixed or self.adapters):
+            return ModelChoice(name)
+        # All of them, and never left to the client or to llama.cpp's default: it clears the prompt cache of a
+        # slot only where a request names its adapters, and would go on from what another adapter computed.
+        scales = [1.0] * n_fixed + [one.scale if one is adapter else 0.0 for one in self.adapters]
+        return ModelChoice(name, fields={"lora": [{"id": n, "scale": s} for n, s in enumerate(scales)]})
+
+    @property
+    def choices(self) -> tuple[ModelChoice, ...]:
+        """How requests reach each model: the base first."""
+        return tuple(self.choose_model(name) for name in (None, *(one.name for one in self.adapters)))
 
     def check(self) -> None:
         """Refuse numbers no engine could serve.

@@ -2,9 +2,10 @@
 
     vllm_server.py serve MODEL --port N --served-model-name NAME ... [--fault FAULT]
 
-`bad-wake` speaks nonsense after its first waking, `other-wake` sense, but not what it said before, `no-sleep`
-says that it sleeps and does not, `slow-wake` takes a minute. Every request that changes how it sleeps is
-written to standard output.
+An adapter answers with its name, as long as it and its rank are within what was asked for at the start.
+`bad-wake` speaks nonsense after its first waking, `other-wake` sense, but not what it said before,
+`lost-adapters` wakes without them, `no-sleep` says that it sleeps and does not, `slow-wake` takes a minute.
+Every request that changes how it sleeps is written to standard output.
 """
 
 import argparse
@@ -13,12 +14,15 @@ import os
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 
 class State:
     name, fault, sleeps = "", "", False
     weights, cache, sound = True, True, True
+    adapters: ClassVar[set[str]] = set()
     n_wakes = 0
 
 
@@ -64,7 +68,10 @@ class FakeVllmServer(BaseHTTPRequestHandler):
     def speak(self, path: str, body: dict[str, str]) -> None:
         if self.headers.get("authorization") != f"Bearer {os.environ['VLLM_API_KEY']}":
             self.put(401, {"error": "Unauthorized"})
-        elif body["model"] != State.name or path not in ("/v1/chat/completions", "/v1/completions"):
+        elif body["model"] not in {State.name, *State.adapters} or path not in (
+            "/v1/chat/completions",
+            "/v1/completions",
+        ):
             self.put(404, {"error": {"message": f"The model `{body['model']}` does not exist."}})
         elif not (State.weights and State.cache):
             time.sleep(60)
@@ -73,8 +80,12 @@ class FakeVllmServer(BaseHTTPRequestHandler):
             text = "Paris." if sound else "!!!!!!!!"
             if State.fault == "other-wake" and State.n_wakes:
                 text = "Lyon."
+            if body["model"] in State.adapters and not (State.fault == "lost-adapters" and State.n_wakes):
+                text = f"I am {body['model']}."
             said = {"message": {"role": "assistant", "content": text}} if "chat" in path else {"text": text}
-            self.put(200, {"choices": [{"index": 0, **said, "finish_reason": "stop"}]})
+            self.put(
+                200, {"model": body["model"], "choices": [{"index": 0, **said, "finish_reason": "stop"}]}
+            )
 
     def put(self, status: int, value: object) -> None:
         data = json.dumps(value).encode()
@@ -92,6 +103,20 @@ def dev_mode() -> bool:
     return State.sleeps and os.environ.get("VLLM_SERVER_DEV_MODE") == "1"
 
 
+def load_adapters(asked: argparse.Namespace) -> set[str]:
+    """The names of the adapters, loaded as vLLM does: one of too high a rank ends the start."""
+    modules = dict(module.split("=") for module in asked.lora_modules)
+    if modules and not asked.enable_lora:
+        sys.exit("--lora-modules needs --enable-lora")
+    if asked.max_cpu_loras is not None and asked.max_cpu_loras < asked.max_loras:
+        sys.exit("max_cpu_loras must be >= max_loras")
+    for path in modules.values():
+        config = Path(path, "adapter_config.json")
+        if config.exists() and json.loads(config.read_text())["r"] > asked.max_lora_rank:
+            sys.exit(f"LoRA rank is greater than max_lora_rank {asked.max_lora_rank}")
+    return set(modules)
+
+
 def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("serve")
@@ -103,10 +128,18 @@ def main() -> None:
     options.add_argument("--max-num-seqs", type=int)
     options.add_argument("--gpu-memory-utilization", type=float)
     options.add_argument("--enable-sleep-mode", action="store_true")
+    options.add_argument("--enable-lora", action="store_true")
+    options.add_argument("--lora-modules", nargs="+", default=[])
+    options.add_argument("--max-loras", type=int, default=1)
+    options.add_argument("--max-cpu-loras", type=int)
+    options.add_argument(
+        "--max-lora-rank", type=int, choices=(1, 8, 16, 32, 64, 128, 256, 320, 512), default=16
+    )
     options.add_argument("--fault", default="")
     asked = options.parse_args()
     State.name, State.fault = asked.served_model_name, asked.fault
     State.sleeps = asked.enable_sleep_mode
+    State.adapters = load_adapters(asked)
     sys.stdout.write(f"serving {asked.model} on GPU {os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
     sys.stdout.flush()
     server = ThreadingHTTPServer((asked.host, asked.port), FakeVllmServer)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -9,9 +10,22 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from gateway.runners import Patience, PoolRule, RunnerFailed, Runners, RunnerSettings, RunnerSettingsError
+from gateway.config import ExpertConfig, TimeoutConfig
+from gateway.experts.local import LocalExpert
+from gateway.experts.openai_compatible import Transport
+from gateway.experts.types import Call
+from gateway.runners import (
+    Adapter,
+    Patience,
+    PoolRule,
+    RunnerFailed,
+    Runners,
+    RunnerSettings,
+    RunnerSettingsError,
+)
 from gateway.runners.checks import ask
 from gateway.runners.launchers import VLLM_WAKE_STEPS
 from tests.fakes.ollama_daemon import KNOWN, OllamaDaemon
@@ -161,6 +175,81 @@ async def test_vllm_without_sleep_is_ended_to_make_room() -> None:
         await chat(runners, "a")
         await runners.unload("a")
         assert runners["a"].state == "stopped"
+
+
+def make_peft_adapter(folder: Path, rank: int = 8) -> Path:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": rank}))
+    return folder
+
+
+def with_adapters(tmp_path: Path, **settings: Any) -> dict[str, RunnerSettings]:
+    """A model and two adapters of it: one in a folder, one in a repository."""
+    legal = tmp_path / "legal-lora"
+    if not legal.exists():
+        make_peft_adapter(legal, rank=24)
+    adapters = (Adapter("legal", str(legal)), Adapter("poet", "org/poet-lora"))
+    return dict.fromkeys(("house", "legal", "poet"), on_vllm(adapters=adapters, **settings))
+
+
+@pytest.mark.usefixtures("vllm")
+async def test_vllm_answers_with_the_adapter_of_each_expert_and_loads_once(tmp_path: Path) -> None:
+    async with pool_of(**with_adapters(tmp_path)) as runners:
+        transport = Transport()
+        await transport.open()
+        said = {}
+        for name in runners:
+            runner = {"engine": "vllm", "model": "org/model", "adapters": {"legal": "x", "poet": "y"}}
+            config = msgspec.convert({"name": name, "runner": runner}, ExpertConfig)
+            expert = LocalExpert(config, TimeoutConfig(load_s=20), transport, runners)
+            reply = await expert.call(Call("chat/completions", {"messages": msgspec.Raw(b"[]")}))
+            answer = json.loads(reply.body or b"")
+            said[name] = (answer["model"], answer["choices"][0]["message"]["content"])
+        await transport.close()
+        assert said == {
+            "house": ("house", "Paris."),
+            "legal": ("legal", "I am legal."),
+            "poet": ("poet", "I am poet."),
+        }
+        assert runners["legal"] is runners["house"]
+        assert runners["house"].n_loads == 1
+        argv: Any = runners["house"].plan().message["argv"]
+        flags = (
+            f"--max-loras 2 --max-cpu-loras 2 --max-lora-rank 32 --lora-modules legal={tmp_path}/legal-lora"
+        )
+        assert f"--enable-lora {flags} poet=org/poet-lora --enable-sleep-mode" in " ".join(argv)
+
+
+@pytest.mark.usefixtures("vllm")
+async def test_vllm_that_wakes_without_its_adapters_is_started_anew(tmp_path: Path) -> None:
+    faulty = with_adapters(tmp_path, args=("--fault", "lost-adapters"))
+    async with pool_of(**faulty) as runners:
+        await chat(runners, "house")
+        pid = runners["house"].pid
+        await runners.unload("legal")
+        assert runners["house"].state == "sleeping"
+        await chat(runners, "poet")
+        assert runners["house"].pid != pid
+        assert "adapter legal: answers 'Paris.' after waking" in (runners["house"].status().last_error or "")
+
+
+@pytest.mark.usefixtures("vllm")
+def test_an_adapter_that_vllm_cannot_load_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    odd = make_peft_adapter(tmp_path / "odd")
+    (odd / "adapter_config.json").write_text("[1")
+    for path, said in {
+        "/none/lora": "is no folder; name the folder of a PEFT adapter",
+        "lora": "is no folder",
+        str(tmp_path / "empty"): 'has no "adapter_config.json"; name the folder',
+        str(odd): 'gives no rank "r"; name a LoRA adapter',
+        "lora.gguf": "is a GGUF file; name the folder of a PEFT adapter",
+        "a=b": "has = or , in it; rename the folder",
+    }.items():
+        with pytest.raises(RunnerSettingsError) as caught:
+            Runners({"a": on_vllm(adapters=(Adapter("x", path),))}).check()
+        assert str(caught.value).startswith("experts.a.runner.adapters.x: ")
+        assert said in str(caught.value)
 
 
 def test_vllm_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -244,7 +244,11 @@ READ: dict[str, tuple[Any, Callable[[Any], Any], Any]] = {
     "pooling": ("mean", lambda p: p.pooling_type.name, "LLAMA_POOLING_TYPE_MEAN"),
     "chat_template": ("{{ x }}", lambda p: p.chat_template, "{{ x }}"),
     "reasoning": ("none", lambda p: p.reasoning_format.name, "COMMON_REASONING_FORMAT_NONE"),
-    "loras": (["a", "b"], lambda p: [one.path for one in p.lora_adapters], ["a", "b"]),
+    "loras": (
+        [["a", 1.0], ["b", 0.0]],
+        lambda p: [(one.path, one.scale) for one in p.lora_adapters],
+        [("a", 1.0), ("b", 0.0)],
+    ),
     "batch_tokens": (512, lambda p: p.n_batch, 512),
     "ubatch_tokens": (128, lambda p: p.n_ubatch, 128),
     "rope_freq_base": (1e6, lambda p: p.rope_freq_base, 1e6),

@@ -98,7 +98,7 @@ def set_option(xllamacpp: Any, params: Any, name: str, value: Any) -> None:
         kind = xllamacpp.common_grammar_type.COMMON_GRAMMAR_TYPE_USER
         params.sampling.grammar = xllamacpp.CommonGrammar(kind, value)
     elif name == "loras":
-        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in value]
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, scale) for path, scale in value]
     elif name == "kv_on_gpu":
         params.no_kv_offload = not value
     elif name == "tensor_split":
