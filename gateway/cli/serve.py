@@ -132,7 +132,9 @@ def _describe_expert(expert: "ExpertConfig") -> str:
     if expert.tool:
         return f"tool: {expert.tool}"
     if expert.runner:
-        return f"runs here: {expert.runner.model} on {expert.runner.engine}"
+        adapter = expert.runner.find_adapter(expert.name)
+        changed = "" if adapter is None else f" with {adapter.path}"
+        return f"runs here: {expert.runner.model}{changed} on {expert.runner.engine}"
     bases = {place.api_base for place in expert.effective_deployments()} - {None}
     return f"{expert.model}" + (f" at {', '.join(sorted(str(base) for base in bases))}" if bases else "")
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 WIDTH = 576
 """Of SmolLM2-135M, in and out of the matrix that ends its attention."""
@@ -22,11 +23,11 @@ def write_adapter(
 ) -> Path:
     """An adapter of low rank in every layer; those of different seeds change other things."""
     draw = np.random.default_rng(seed)
-    tensors: dict[str, np.ndarray] = {}
+    tensors: dict[str, NDArray[np.float32]] = {}
     for layer in range(N_LAYERS):
         name = f"blk.{layer}.attn_output.weight"
-        tensors[f"{name}.lora_a"] = draw.normal(size=(rank, WIDTH)).astype("<f4") / np.sqrt(WIDTH)
-        tensors[f"{name}.lora_b"] = strength * draw.normal(size=(WIDTH, rank)).astype("<f4")
+        tensors[f"{name}.lora_a"] = (draw.normal(size=(rank, WIDTH)) / WIDTH**0.5).astype(np.float32)
+        tensors[f"{name}.lora_b"] = (strength * draw.normal(size=(WIDTH, rank))).astype(np.float32)
     values = [_pack_text(key) + struct.pack("<I", STRING) + _pack_text(text) for key, text in header.items()]
     values.append(_pack_text("adapter.lora.alpha") + struct.pack("<If", FLOAT32, float(rank)))
     infos, data = b"", b""

@@ -194,7 +194,7 @@ def with_adapters(tmp_path: Path, **settings: Any) -> dict[str, RunnerSettings]:
 
 @pytest.mark.usefixtures("vllm")
 async def test_vllm_answers_with_the_adapter_of_each_expert_and_loads_once(tmp_path: Path) -> None:
-    async with pool_of(**with_adapters(tmp_path)) as runners:
+    async with pool_of(100, **with_adapters(tmp_path)) as runners:
         transport = Transport()
         await transport.open()
         said = {}
@@ -223,7 +223,7 @@ async def test_vllm_answers_with_the_adapter_of_each_expert_and_loads_once(tmp_p
 @pytest.mark.usefixtures("vllm")
 async def test_vllm_that_wakes_without_its_adapters_is_started_anew(tmp_path: Path) -> None:
     faulty = with_adapters(tmp_path, args=("--fault", "lost-adapters"))
-    async with pool_of(**faulty) as runners:
+    async with pool_of(100, **faulty) as runners:
         await chat(runners, "house")
         pid = runners["house"].pid
         await runners.unload("legal")
