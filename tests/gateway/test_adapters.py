@@ -295,6 +295,30 @@ async def test_no_answer_depends_on_who_was_asked_before(tmp_path: Path, adapter
         assert (runner.n_loads, runner.pid) == (n_loads, pid)
 
 
+async def test_answers_at_the_same_time_are_each_of_their_adapter(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    names = NAMES[:3]
+    files = {name: str(write_adapter(tmp_path / f"{name}.gguf", n, 0.4)) for n, name in enumerate(names)}
+
+    async def ask_first(services: Services, expert: str) -> dict[str, float]:
+        """The log probabilities of the likeliest first tokens."""
+        fields = {"messages": STORY, "max_tokens": 6, "logprobs": True, "top_logprobs": 8}
+        raw = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in fields.items()}
+        reply = await services.experts[expert].call(Call("chat/completions", raw))
+        first = json.loads(reply.body or b"")["choices"][0]["logprobs"]["content"][0]
+        return {one["token"]: one["logprob"] for one in first["top_logprobs"]}
+
+    def distance(some: dict[str, float], others: dict[str, float]) -> float:
+        return sum(abs(some.get(token, -12.0) - others.get(token, -12.0)) for token in {*some, *others})
+
+    async with open_house(configuration(tmp_path, files, n_parallel=3)) as services:
+        alone = {name: await ask_first(services, name) for name in names}
+        together = await asyncio.gather(*(ask_first(services, name) for name in (*names, *names)))
+    # Computed in one batch the last digits differ, so that equality would ask too much.
+    nearest = [min(names, key=lambda name: distance(alone[name], one)) for one in together]
+    assert nearest == [*names, *names]
+
+
 async def test_a_client_cannot_choose_another_adapter_nor_spoil_the_cache(
     tmp_path: Path, adapters: dict[str, str]
 ) -> None:
