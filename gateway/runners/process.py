@@ -24,6 +24,7 @@ from .types import Launch, RunnerError
 N_LINES, N_LINE_CHARS = 200, 400
 MAX_FILE_BYTES = 1024 * 1024
 LAST_WORDS_S = 0.2
+ERROR_LINE = re.compile(r"\d+(?:\.\d+)+ E ")
 # Workers of its group are killed with it and gone in less; what left the group may hold the pipe for ever.
 LEFT_BEHIND_S = 2.0
 log = logging.getLogger("thalamus")
@@ -40,12 +41,15 @@ class LogTail:
         self._lines: deque[str] = deque(maxlen=N_LINES)
         self._open = b""
         self._has_words = False
+        self.first_error: str | None = None
+        """The first line of the process that writes now which llama.cpp marks as an error: the last one only
+        says that it gives up."""
 
     def begin(self) -> None:
         """Another process writes from now on."""
         if self._open.strip():
             self._lines.append(self._open.decode(errors="replace"))
-        self._open, self._has_words = b"", False
+        self._open, self._has_words, self.first_error = b"", False, None
 
     def find_last_words(self) -> str | None:
         """The last line of the process that writes now, None where it has written none."""
@@ -54,7 +58,9 @@ class LogTail:
     def feed(self, data: bytes) -> None:
         """Take what was read, which may end in the middle of a line."""
         *whole, last = (self._open + data).split(b"\n")
-        self._lines.extend(line[:N_LINE_CHARS].decode(errors="replace") for line in whole if line.strip())
+        lines = [line[:N_LINE_CHARS].decode(errors="replace") for line in whole if line.strip()]
+        self._lines.extend(lines)
+        self.first_error = self.first_error or next(filter(ERROR_LINE.match, lines), None)
         self._open = last[:N_LINE_CHARS]
         self._has_words = self._has_words or any(line.strip() for line in (*whole, last))
         if self.path is not None:
@@ -154,6 +160,8 @@ class ServerProcess:
         if "address" in report:
             return Report(str(report["address"]), report.get("memory_bytes"))
         if "error" in report:
+            # It ends now; why comes through another pipe.
+            await asyncio.wait({self._drain}, timeout=LAST_WORDS_S)
             raise RunnerError(str(report["error"]).replace("\n", " "))
         raise RunnerError(f"ended while starting ({await self.wait()})")
 

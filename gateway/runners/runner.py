@@ -398,8 +398,10 @@ class Runner:
             raise
 
     def _append_last_line(self, what: str) -> str:
-        line = self._log.find_last_words()
-        return what if line is None else f"{what}; last line: {hide_secrets(self._hide_key(line))}"
+        error = self._log.first_error
+        line = error or self._log.find_last_words()
+        label = "first error" if error else "last line"
+        return what if line is None else f"{what}; {label}: {hide_secrets(self._hide_key(line))}"
 
     def _hide_key(self, line: str) -> str:
         return line.replace(self._api_key, "[key]")

@@ -26,7 +26,7 @@ from gateway.experts.build import read_parallel_limits
 from gateway.experts.openai_compatible import Transport
 from gateway.experts.profiles import profiles
 from gateway.experts.types import Call
-from gateway.runners import Adapter, Runners, RunnerSettings, RunnerSettingsError
+from gateway.runners import Adapter, Patience, RunnerFailed, Runners, RunnerSettings, RunnerSettingsError
 from gateway.runners.build import build_runner_settings
 from gateway.runners.checks import ASKED
 from gateway.services import Services
@@ -209,6 +209,21 @@ def test_a_file_that_is_no_adapter_of_this_model_is_one_line(tmp_path: Path) -> 
         assert str(caught.value).startswith("experts.house.runner.adapters.legal: "), said
         assert said in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+async def test_an_adapter_of_another_size_of_model_is_told_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("xllamacpp")
+    monkeypatch.setattr("tests.fakes.adapters.WIDTH", 512)
+    adapter = Adapter("legal", str(write_adapter(tmp_path / "legal.gguf", 0)))
+    runners = Runners({"house": dataclasses.replace(BASE, adapters=(adapter,))}, Patience(n_failed_starts=1))
+    await runners.start()
+    try:
+        with pytest.raises(RunnerFailed, match=r"first error: .*incorrect shape .*maybe wrong base model"):
+            await runners.load("house", wait_s=60)
+    finally:
+        await runners.stop()
 
 
 def test_the_model_itself_is_no_adapter() -> None:
