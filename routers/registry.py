@@ -33,8 +33,11 @@ PUBLISHED = ("paper", "code")
 
 
 def name_head(predictor: str, settings: Mapping[str, Any]) -> str:
-    """The name of a head by its predictor and that one's mode: `coe`, or `coe-paper`."""
-    if predictor == "joined":
+    """The name of a head by its predictor and that one's mode: `coe`, or `coe-paper`.
+
+    One that experts were added to is named by the predictor that it began with.
+    """
+    if predictor == "joined" and settings.get("parts"):
         predictor, settings = settings["parts"][0]
     mode = settings.get("mode") or IMPROVED
     return predictor if mode == IMPROVED else f"{predictor}-{mode}"

@@ -95,6 +95,8 @@ def test_every_predictor_and_each_published_mode_of_one_is_a_head() -> None:
         assert name_head(predictor, make_predictor(predictor, settings).settings()) == name
     modes = {(name, mode) for name in PREDICTORS for mode in PUBLISHED if _has_mode(name, mode)}
     assert modes == {(parse_head(name)[0], parse_head(name)[1]["mode"]) for name in PAPERS}
+    assert name_head("joined", {"parts": [["coe", {"mode": "paper"}], ["knn", {}]]}) == "coe-paper"
+    assert name_head("joined", {}) == "joined"
     with pytest.raises(ArtifactError, match="no head 'oracle'; there are blend, "):
         parse_head("oracle")
 
