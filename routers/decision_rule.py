@@ -151,6 +151,8 @@ def trace_choices(quality: Floats, cost_usd: Floats, scale: Scale) -> ChoicePath
     end = np.append(when[is_new][1:], np.inf)
     # A little inside the stage: where utilities are equal, rounding would choose.
     inside = np.minimum(start * (1 + 1e-6) + 1e-12, (start + end) / 2)
+    # Behind the last there is room: a prompt shorter than all of the sample's moves later than they do.
+    inside[-1] = start[-1] * 1.1 + 1e-12
     return ChoicePath(np.concatenate(([0.0], inside)), first, stage, row, before, after)
 
 

@@ -41,7 +41,7 @@ def source(folder: Path) -> str:
         "experts:\n"
         "  - {name: cheap, model: openai/cheap, input_cost_per_token: 1e-6, output_cost_per_token: 2e-5}\n"
         "  - {name: dear, model: openai/dear, input_cost_per_token: 1e-5, output_cost_per_token: 2e-4}\n"
-        "policies: {auto: {encoder: never}, thrifty: {encoder: never, objective: {max_usd_per_1k: 5}}}\n"
+        "policies: {auto: {encoder: never}, thrifty: {encoder: never, objective: {max_usd_per_1k: 1.2}}}\n"
         f"routing: {{artifact: '{folder}/artifact'}}\n"
     )
 
@@ -61,7 +61,7 @@ async def choose_expert(folder: Path, policy: str = "auto", **target: Any) -> st
 async def test_a_policy_or_a_request_that_asks_for_dollars_gets_the_weight_for_them(folder: Path) -> None:
     assert await choose_expert(folder) == "dear"
     assert await choose_expert(folder, "thrifty") == "cheap"
-    assert await choose_expert(folder, max_usd_per_1k=5.0) == "cheap"
+    assert await choose_expert(folder, max_usd_per_1k=1.2) == "cheap"
     assert await choose_expert(folder, max_usd_per_1k=50.0) == "dear"
     assert await choose_expert(folder, target_quality=0.5) == "cheap"
     assert await choose_expert(folder, target_quality=0.95) == "dear"
