@@ -400,6 +400,7 @@ class Generation:
         self._orders: asyncio.Queue[Message] = asyncio.Queue()
         self._answers: asyncio.Queue[Message] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
+        self._failure: Exception | None = None
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and count it."""
@@ -430,8 +431,13 @@ class Generation:
         self._task = asyncio.create_task(self._live(scope))
         await self._orders.put({"type": "lifespan.startup"})
         answer = await self._answers.get()
-        if answer["type"] != "lifespan.startup.complete":
-            raise StartupError(answer.get("message") or "it did not start")
+        if answer["type"] == "lifespan.startup.complete":
+            return
+        # Starlette gives the text of a traceback first, and raises the exception itself then.
+        await self._task
+        if isinstance(self._failure, EXPECTED):
+            raise StartupError(str(self._failure)) from self._failure
+        raise StartupError(answer.get("message") or "it did not start")
 
     async def stop(self, drain_s: float = 0.0) -> None:
         """End the lifespan, once no request is in progress or `drain_s` have passed."""
@@ -452,6 +458,7 @@ class Generation:
         try:
             await self.app(scope, self._orders.get, self._answers.put)
         except Exception as error:  # the lifespan protocol reports failures as messages
+            self._failure = error
             await self._answers.put(
                 {"type": "lifespan.failed", "message": f"{type(error).__name__}: {error}"}
             )
