@@ -43,6 +43,7 @@ BATCH = 2000
 GATHER_S = 0.2
 RETRY_S = 0.5
 BUSY_S = 2.0
+STOP_WITHIN_S = 5.0
 # 16 MiB of 4 KiB pages; SQLite's default of 1000 would checkpoint four times as often
 # (https://sqlite.org/wal.html).
 CHECKPOINT_PAGES = 4000
@@ -297,6 +298,7 @@ class Journal:
         self.clock = StorageClock()
         self._is_prepared = True
         self._trouble: str | None = None
+        self._obstacle: str | None = None
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -315,8 +317,8 @@ class Journal:
             try:
                 prepare(Path(config.path), SCHEMA, BUSY_S)
             except DiskError as error:
-                log.warning("the journal waits for its disk: %s", error)
-                journal._is_prepared, journal._trouble = False, f"cannot be written ({error})"
+                journal._is_prepared = False
+                journal._note_obstacle(error)
             journal._begin()
         return journal
 
@@ -365,7 +367,7 @@ class Journal:
         await asyncio.to_thread(self._add_feedback, said)
 
     async def close(self) -> None:
-        """Write what waits, within reason, and stop."""
+        """Write what waits, within reason, and stop; what cannot be written is lost, counted and logged."""
         if self._thread is not None:
             await asyncio.to_thread(self._stop)
 
@@ -373,7 +375,26 @@ class Journal:
         self._stopping.set()
         self._wake.set()
         if self._thread is not None:
-            self._thread.join(timeout=5.0)
+            self._thread.join(timeout=STOP_WITHIN_S)
+        if n_lost := len(self._waiting):
+            self.dropped += n_lost
+            self._waiting.clear()
+            is_busy = self._thread is not None and self._thread.is_alive()
+            reason = self._obstacle or ("there was no time" if is_busy else "its writer died")
+            log.error("%d entries of the journal are lost: it could not be written (%s)", n_lost, reason)
+
+    def _note_obstacle(self, error: Exception) -> None:
+        """Note why the journal cannot be written, and log it when it begins."""
+        if self._obstacle is None:
+            log.warning("the journal waits for its disk: %s", error)
+        self._obstacle = str(error)
+        self._trouble = f"cannot be written ({error})"
+
+    def _note_success(self) -> None:
+        """Note that the journal can be written, and log it where it could not."""
+        if self._obstacle is not None:
+            log.info("the journal is written again")
+        self._trouble = self._obstacle = None
 
     def _ensure_prepared(self) -> None:
         """Make the file that could not be made at the start.
@@ -384,7 +405,6 @@ class Journal:
         if not self._is_prepared:
             prepare(Path(self._config.path), SCHEMA, BUSY_S)
             self._is_prepared = True
-            log.info("the journal is there again")
 
     def _read(self, decision_id: str) -> tuple[dict[str, Any] | None, list[FeedbackRecord]]:
         if not self._is_prepared:
@@ -416,11 +436,13 @@ class Journal:
             # Collects entries for one transaction; a commit per request would cost a sync each.
             self._stopping.wait(GATHER_S)
             self._wake.clear()
+            # Asked before the flush, so that one follows the last entry and the last change of the disk.
+            is_last = self._stopping.is_set()
             written = self._flush()
             if written and time.monotonic() - tidied > TIDY_EVERY_S:
                 tidied = time.monotonic()
                 self._tidy()
-            if self._stopping.is_set():
+            if is_last:
                 self._disconnect()
                 return
             if not written:
@@ -439,10 +461,10 @@ class Journal:
                 for entry in batch:
                     self._waiting.pop(entry.decision_id, None)
         except (sqlite3.Error, OSError, StorageError) as error:
-            self._trouble = f"cannot be written ({error})"
+            self._note_obstacle(error)
             self._disconnect()
             return False
-        self._trouble = None
+        self._note_success()
         return True
 
     def _store_all(self, rows: Sequence[tuple[Any, ...]]) -> None:

@@ -226,6 +226,25 @@ async def test_rows_are_on_disk_once_they_do_not_wait_any_more(pair: Pair, tmp_p
     await journal.close()
 
 
+async def test_rows_that_the_parent_cannot_write_are_lost_aloud_with_the_worker(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("gateway.workers.shared.insert_rows", full)
+    config = JournalConfig(path=str(tmp_path / "journal.sqlite3"))
+    journal = RemoteJournal.make_builder(pair.worker, asyncio.get_running_loop())(config)
+    journal.record(build_entry("dec_1"))
+    await journal.flush()
+    await journal.close()
+    said = [(one.levelname, one.getMessage()) for one in caplog.records if one.name == "thalamus"]
+    reason = "the journal cannot be written: database or disk is full"
+    lost = f"1 entries of the journal are lost: it could not be written ({reason})"
+    assert said == [("WARNING", f"the journal waits for its disk: {reason}"), ("ERROR", lost)]
+    assert journal.dropped == 1
+
+
 async def test_rows_of_a_worker_that_died_while_they_are_written_disturb_no_others(pair: Pair) -> None:
     journal = pair.services.journal
     assert isinstance(journal, SharedJournal)

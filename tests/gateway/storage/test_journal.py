@@ -196,6 +196,76 @@ async def test_a_full_disk_loses_entries_counts_them_and_raises_nothing(
     assert "15 entries lost" in str(journal.degraded)
 
 
+async def test_trouble_with_the_disk_is_logged_once_and_so_is_its_end(
+    open_journal: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "thalamus")
+    monkeypatch.setattr(journal_module, "RETRY_S", 0.01)
+    insert_rows = journal_module.insert_rows
+    attempts: list[object] = []
+
+    def full(*arguments: object) -> None:
+        attempts.append(arguments)
+        raise sqlite3.OperationalError("database or disk is full")
+
+    journal = open_journal()
+    for name in ("d1", "d2"):
+        monkeypatch.setattr(journal_module, "insert_rows", full)
+        attempts.clear()
+        journal.record(entry(name))
+        await until(lambda: len(attempts) > 2)
+        monkeypatch.setattr(journal_module, "insert_rows", insert_rows)
+        await until(lambda: journal.degraded is None)
+    await journal.close()
+    waits, written = (
+        "the journal waits for its disk: database or disk is full",
+        "the journal is written again",
+    )
+    said = [(one.levelname, one.getMessage()) for one in caplog.records]
+    assert said == [("WARNING", waits), ("INFO", written)] * 2
+    assert (journal.dropped, rows(journal)) == (0, 2)
+
+
+async def test_what_a_full_disk_keeps_waiting_to_the_end_is_lost_aloud(
+    open_journal: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = open_journal()
+
+    def full(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", full)
+        for n in range(50):
+            journal.record(entry(f"d{n}"))
+        await until(lambda: journal.degraded is not None)
+        await journal.close()
+        await journal.close()
+    errors = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
+    lost = "50 entries of the journal are lost: it could not be written (database or disk is full)"
+    assert errors == [lost]
+    assert (journal.dropped, journal.n_waiting, rows(journal)) == (50, 0, 0)
+
+
+async def test_the_end_tries_once_more(
+    open_journal: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = open_journal()
+    connect, is_failing = sqlite3.connect, threading.Event()
+
+    def fail_once(*_: object, **__: object) -> None:
+        monkeypatch.setattr(sqlite3, "connect", connect)
+        is_failing.set()
+        journal._stopping.wait(10)  # the gateway is told to stop while this attempt is under way
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(sqlite3, "connect", fail_once)
+    journal.record(entry())
+    await until(is_failing.is_set)
+    await journal.close()
+    assert (journal.dropped, rows(journal)) == (0, 1)
+
+
 async def test_an_entry_that_cannot_be_encoded_does_not_stop_the_others(
     open_journal: Callable[..., Journal],
 ) -> None:
