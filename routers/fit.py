@@ -419,10 +419,17 @@ def keep_experts(fresh: Artifact, earlier: Artifact, extractor: Extractor) -> Ar
         ArtifactError: a tier of the fresh artifact has no counterpart on the same embedder.
     """
     default, *others = (
-        _keep(head, earlier.head(head.name if head.name in earlier.head_names else None), extractor)
-        for head in _heads(fresh)
+        _keep(head, _find_counterpart(earlier, head.name), extractor) for head in _heads(fresh)
     )
     return replace(default, others={head.name: head for head in others})
+
+
+def _find_counterpart(earlier: Artifact, name: str) -> Artifact:
+    """The head of this name; the default where it is missing or damaged, as the fit makes a new one."""
+    try:
+        return earlier.head(name if name in earlier.head_names else None)
+    except ArtifactError:
+        return earlier.head(None)
 
 
 def _keep(fresh: Artifact, earlier: Artifact, extractor: Extractor) -> Artifact:

@@ -131,7 +131,8 @@ def command(
     """Train on the outcome TABLE and write the artifact to the directory OUT.
 
     TABLE is a file that `profile` or `import` wrote, or the word `bundled`: the measured outcomes that come
-    with the package, less the template families held out for the report.
+    with the package, less the template families held out for the report. Where none is named and there is no
+    outcomes.jsonl.gz, the tables are those that the artifact OUT was fitted on.
 
     Experts that only the artifact in OUT knows stay as they were, and so do heads that this fit does not
     make; the bundled outcomes that it rests on count on. What would be dropped nevertheless is named, and
@@ -145,8 +146,9 @@ def command(
         raise ArtifactError(f"{out}: exists and is not an artifact; choose another name")
     given = {name for name in ("predictor", "settings", "encoder", "config") if _is_given(context, name)}
     wanted = _choose_heads(predictor, _object(settings), heads, config, given)
-    tables = [str(table), *others]
     earlier = None if add else _load_earlier(out)
+    known = earlier.provenance.get("tables", ()) if earlier is not None and not fresh else ()
+    tables = [*_find_tables(table, _is_given(context, "table"), out, known), *others]
     outcomes, left_out = _leave_out(_read_outcomes(tables, None if fresh else earlier, experts))
     if wanted.are_named and earlier is not None and "encoder" not in given:
         encoder = _find_encoder(earlier.provenance) or encoder
@@ -308,6 +310,19 @@ def _read_outcomes(tables: list[str], earlier: Artifact | None, experts: str | N
     if earlier is not None and BUNDLED not in tables and _rests_on_bundled(earlier.provenance):
         outcomes = _add_bundled(outcomes, tables)
     return outcomes.only([name.strip() for name in experts.split(",")]) if experts else outcomes
+
+
+def _find_tables(table: Path, is_given: bool, out: Path, known: Sequence[str]) -> list[str]:
+    """The table to fit on; where none is named and the usual one is missing, those of the artifact."""
+    if (
+        is_given
+        or table.exists()
+        or not known
+        or not all(name == BUNDLED or Path(name).exists() for name in known)
+    ):
+        return [str(table)]
+    click.echo(f"no {table} here: fitting on {', '.join(known)}, as {out} was", err=True)
+    return list(known)
 
 
 def _load_table(name: str) -> OutcomeTable:

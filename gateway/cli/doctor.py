@@ -276,6 +276,8 @@ def _check_embeddings(config: Config) -> Iterator[Finding]:
 
 
 TABLE = Path("outcomes.jsonl.gz")
+BUNDLED = "bundled"
+"""What `thalamus fit` calls the outcomes that come with the package."""
 """Where `profile` writes and `fit` reads."""
 
 
@@ -286,6 +288,8 @@ class LearningAdvice:
     config: Config
     config_path: Path
     options: Sequence[str] = ()
+    tables: Sequence[str] = ()
+    """What the artifact in use was fitted on."""
 
     def fit(self, heads: Sequence[str] = ()) -> str:
         """Fit on what there is: these heads alone, or all, with the options of the artifact it replaces.
@@ -294,7 +298,7 @@ class LearningAdvice:
         """
         words = ["thalamus", "fit"]
         if self.config.routing.artifact != RoutingConfig().artifact:
-            words += [str(TABLE), self.config.routing.artifact]
+            words += [BUNDLED if self._rests_on_bundled else str(TABLE), self.config.routing.artifact]
         if heads:
             return shlex.join([*words, "--head", ",".join(heads)])
         needs = any(p.predictor or p.mapping.keys() - {GENERAL} for p in self.config.policies.values())
@@ -319,8 +323,13 @@ class LearningAdvice:
         return f" --max-usd {math.ceil(100 * sum(usd or 0.0 for usd in most)) / 100:.2f}"
 
     def learn(self, heads: Sequence[str] = ()) -> str:
-        """Fit all or these heads, after measuring all where there is no outcome table yet."""
-        return self.fit(heads) if TABLE.exists() else self.measure(heads=heads)
+        """Fit all or these heads, after measuring all where there is nothing yet to fit on."""
+        return self.fit(heads) if TABLE.exists() or self._rests_on_bundled else self.measure(heads=heads)
+
+    @property
+    def _rests_on_bundled(self) -> bool:
+        """Whether `fit` finds the bundled table by itself: there is no other."""
+        return not TABLE.exists() and list(self.tables) == [BUNDLED]
 
 
 def _config_option(path: Path) -> str:
@@ -346,7 +355,8 @@ def _check_artifact(config: Config, config_path: Path) -> Iterator[Finding]:
         fix = advice.learn() if (path / "manifest.json").is_file() else f"{aside} && {advice.learn()}"
         yield Finding("artifact", "failure", str(error), fix)
         return
-    advice = LearningAdvice(config, config_path, artifact.provenance.get("options", ()))
+    learned = artifact.provenance
+    advice = LearningAdvice(config, config_path, learned.get("options", ()), learned.get("tables", ()))
     missing = list(find_missing_heads(config))
     for at, message, _ in missing:
         fix = advice.learn(list(dict.fromkeys(head for *_, head in missing)))
@@ -364,17 +374,28 @@ def _check_artifact(config: Config, config_path: Path) -> Iterator[Finding]:
         message = f"{path} predicts no categories: the mapping of {names} sends all prompts to `general`"
         yield Finding("artifact", "warning", message, advice.learn(["coe"]))
     yield from _check_evidence(forecaster, pool, artifact, path, advice)
-    yield from _check_heads(config, artifact, path)
+    yield from _check_heads(config, artifact, path, advice)
 
 
-def _check_heads(config: Config, artifact: "Artifact", path: Path) -> Iterator[Finding]:
-    """Which heads the artifact has, and which policies each decides."""
+def _check_heads(
+    config: Config, artifact: "Artifact", path: Path, advice: LearningAdvice
+) -> Iterator[Finding]:
+    """Which heads the artifact has, which policies each decides, and which cannot be read."""
+    from routers import ArtifactError
+
     decided: dict[str, list[str]] = {}
     for name, policy in config.policies_by_name().items():
         decided.setdefault(policy.predictor or artifact.name, []).append(name)
         if policy.panel and policy.panel.predictor:
             decided.setdefault(policy.panel.predictor, []).append(f"panels of {name}")
-    shown = [f"{name} ({', '.join(decided.get(name, ['no policy']))})" for name in artifact.head_names]
+    shown = []
+    for name in artifact.head_names:
+        try:
+            artifact.head(name)
+        except ArtifactError as error:
+            yield Finding("artifact", "failure", str(error), advice.learn([name]))
+        else:
+            shown.append(f"{name} ({', '.join(decided.get(name, ['no policy']))})")
     yield Finding("artifact", "ok", f"{path}: heads {', '.join(shown)}")
 
 

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from evals.commands.fit import command as fit
-from routers import Artifact, OutcomeTable, list_heads
+from routers import Artifact, ArtifactError, OutcomeTable, list_heads
 
 ROWS = [(kind, n) for n in range(40) for kind in ("sum", "poem about the sea")]
 
@@ -120,3 +120,29 @@ def test_a_head_of_another_embedder_is_dropped_or_refused(here: Path) -> None:
     dropped = run("--yes")
     assert "head constant is dropped: it was fitted on another embedder" in dropped.output
     assert list_heads(here / "a") == ("blend",)
+
+
+def test_a_damaged_head_is_renewed_by_the_fit_that_its_message_names(here: Path) -> None:
+    assert run("--heads", "blend,constant").exit_code == 0
+    arrays = here / "a/heads/constant/arrays.npz"
+    arrays.write_bytes(arrays.read_bytes()[:200])
+    with pytest.raises(ArtifactError, match="damaged"):
+        Artifact.load(here / "a").head("constant")
+    result = run("--head", "constant")
+    assert result.exit_code == 0, result.output
+    assert Artifact.load(here / "a").head("constant").name == "constant"
+
+
+def test_without_a_table_a_fit_takes_those_of_the_artifact(here: Path) -> None:
+    assert run("--head", "blend").exit_code == 0
+    (here / "a").rename(here / "b")
+    served = here / ".thalamus"
+    served.mkdir()
+    (here / "b").rename(served / "artifact")
+    result = CliRunner().invoke(fit, ["--encoder", "none", "--head", "constant"])
+    assert result.exit_code == 0, result.output
+    assert "fitting on o.jsonl, as .thalamus/artifact was" in result.output
+    assert list_heads(served / "artifact") == ("blend", "constant")
+    (here / "o.jsonl").unlink()
+    result = CliRunner().invoke(fit, ["--encoder", "none", "--head", "constant"])
+    assert (result.exit_code, "outcomes.jsonl.gz: no such file" in result.output) == (1, True)

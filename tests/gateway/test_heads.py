@@ -218,6 +218,10 @@ def test_route_and_doctor_tell_heads(here: Path) -> None:
     assert record["head"] == "constant"
     shown = CliRunner().invoke(main, ["doctor"]).output
     assert "heads linear (auto), coe (kinds), constant (same, maths), knn (no policy)" in shown
+    (here / "artifact/heads/knn/arrays.npz").write_bytes(b"damaged")
+    found = CliRunner().invoke(main, ["doctor"])
+    assert found.exit_code == 1
+    assert "artifact/heads/knn: damaged" in found.output
 
 
 async def test_another_head_chooses_the_members_of_a_panel(here: Path) -> None:
