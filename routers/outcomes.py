@@ -13,9 +13,7 @@ Equal tables give equal bytes.
 import gzip
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -26,6 +24,7 @@ import numpy as np
 
 from .errors import DataError
 from .outcome_format import MEASURES, SCHEMA, read
+from .text_files import write_file
 from .types import Bools, Floats, Ints
 
 N_BUCKETS = 100
@@ -214,15 +213,7 @@ class OutcomeTable:
         data = ("\n".join(lines) + "\n").encode()
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            try:
-                file.write(gzip.compress(data, 9, mtime=0) if target.suffix == ".gz" else data)
-                file.close()
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, target)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        write_file(target, gzip.compress(data, 9, mtime=0) if target.suffix == ".gz" else data)
 
     @classmethod
     def load(cls, path: Path | str) -> "OutcomeTable":

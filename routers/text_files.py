@@ -1,4 +1,12 @@
-"""Text as editors and spreadsheets of all systems write it: UTF-8 or UTF-16, with a mark or without."""
+"""Text as editors and spreadsheets of all systems write it: UTF-8 or UTF-16, with a mark or without.
+
+What we write is UTF-8, and a file is written whole or not at all.
+"""
+
+import os
+import secrets
+import stat
+from pathlib import Path
 
 _MARKS = {
     b"\xef\xbb\xbf": "utf-8",
@@ -42,3 +50,35 @@ def decode_text(data: bytes) -> str:
         raise ValueError(
             f"byte {data[at]:#04x} in line {n_line} is not UTF-8; save the file as UTF-8"
         ) from None
+
+
+def write_file(path: Path, data: str | bytes) -> None:
+    """Write a file whole or not at all: one that is there stays as it is if that fails.
+
+    It keeps the permissions of the file that it replaces.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    encoded = data.encode() if isinstance(data, str) else data
+    if path.exists() and not path.is_file():
+        path.write_bytes(encoded)  # a pipe or a terminal has nothing to lose, and a folder says what it is
+        return
+    target = path.resolve()  # a link stays one
+    fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        with fresh.open("xb") as file:
+            if target.exists():
+                fresh.chmod(stat.S_IMODE(target.stat().st_mode))
+            file.write(encoded)
+            file.flush()
+            # A disk may tell that it is full only now.
+            os.fsync(file.fileno())
+        fresh.replace(target)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        error.filename, error.filename2 = str(path), None
+        raise
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise

@@ -18,6 +18,7 @@ from routers import (
     QuerySideSettings,
     load_embedder,
 )
+from routers.text_files import write_file
 
 from ..console import OnProgress, print_facts, progress_bar, report_errors
 from ..datasets.parquet import RetrievalSet, join_sets, read_retrieval
@@ -113,7 +114,7 @@ def fit(
         held_out = _score_held_out(sets, settings, folds, on_progress) if folds else None
         model = QuerySide(BASE).fit(*join_sets(sets), settings, lambda *step: on_progress("training", *step))
     model.save(out)
-    (out / FACTS).write_text(json.dumps(_facts(sets, settings, held_out), indent=1) + "\n", "utf-8")
+    write_file(out / FACTS, json.dumps(_facts(sets, settings, held_out), indent=1) + "\n")
     print_facts(_summarize(sets, held_out, out))
 
 

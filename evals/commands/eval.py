@@ -20,6 +20,7 @@ from routers import (
     load_embedder,
     merge_outcomes,
 )
+from routers.text_files import write_file
 
 from ..alternatives import read_tiers
 from ..console import OnProgress, progress_bar, report_errors
@@ -216,11 +217,11 @@ def _layout(
 
 def _write(out: Path, facts: Facts) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    (out / "report.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    (out / "report.md").write_text(markdown_of(facts), "utf-8")
-    (out / "report.html").write_text(page_of(facts), "utf-8")
+    write_file(out / "report.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    write_file(out / "report.md", markdown_of(facts))
+    write_file(out / "report.html", page_of(facts))
     for name, text in export_files(facts).items():
-        (out / name).write_text(text, "utf-8")
+        write_file(out / name, text)
 
 
 def _say(facts: Facts, out: Path, as_json: bool) -> None:

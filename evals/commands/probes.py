@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from routers.text_files import write_file
+
 from ..probes import ProbeError
 from ..probes.expectations import JUDGE, SHAPES
 from ..probes.formats import Probe, ProbeProblem, check_answers, read_probes
@@ -118,11 +120,10 @@ def template(file: Path | None) -> None:
     if file is None:
         click.echo(text, nl=False)
         return
+    if file.exists():
+        raise click.ClickException(f"{file} already exists; choose another name")
     try:
-        with file.open("x", encoding="utf-8") as out:
-            out.write(text)
-    except FileExistsError:
-        raise click.ClickException(f"{file} already exists; choose another name") from None
+        write_file(file, text)
     except OSError as error:
         raise click.ClickException(f"{file} cannot be written: {error.strerror}") from None
     click.echo(f"wrote {file}; next: thalamus probes check {file}")

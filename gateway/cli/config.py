@@ -138,7 +138,7 @@ def import_llama_swap(file: Path, out: Path | None) -> None:
 
 def _import(file: Path, out: Path | None, convert: "Callable[[str], ImportedConfig]") -> None:
     """Read, convert, write, and say what was kept and what was not."""
-    from routers.text_files import decode_text
+    from routers.text_files import decode_text, write_file
 
     from ..config.importers import ImportFailedError
 
@@ -163,7 +163,7 @@ def _import(file: Path, out: Path | None, convert: "Callable[[str], ImportedConf
         click.echo(made.text, nl=False)
     else:
         try:
-            out.write_text(made.text, encoding="utf-8")
+            write_file(out, made.text)
         except OSError as error:
             raise click.ClickException(f"{out}: cannot be written: {error.strerror}") from None
         click.echo(f"wrote {out}; `thalamus config check --config {out}` checks it")

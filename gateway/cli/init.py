@@ -29,6 +29,8 @@ def command(config_path: Path, force: bool) -> None:
 
     Keys are written as references to the environment, never as values.
     """
+    from routers.text_files import write_file
+
     from ..config.discovery import (
         Discovery,
         build_first_config,
@@ -46,7 +48,7 @@ def command(config_path: Path, force: bool) -> None:
     text, names = build_first_config(found)
     try:
         config_path.parent.mkdir(parents=True, exist_ok=True)
-        config_path.write_text(text, encoding="utf-8")
+        write_file(config_path, text)
     except OSError as error:
         raise click.ClickException(f"{config_path} cannot be written: {error.strerror}") from None
     for provider, variable in found.providers:

@@ -1,6 +1,8 @@
 """`thalamus init`: what it finds becomes a configuration that works."""
 
+import errno
 import json
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -172,6 +174,23 @@ def test_a_file_that_is_there_is_never_overwritten_unless_forced(bare: Path) -> 
     assert (bare / "thalamus.yaml").read_text() == "mine"
     assert CliRunner().invoke(main, ["init", "--force"]).exit_code == 0
     assert (bare / "thalamus.yaml").read_text() != "mine"
+
+
+def test_a_full_disk_leaves_the_file_that_init_was_to_replace(
+    bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bare / "thalamus.yaml").write_text("mine")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    result = CliRunner().invoke(main, ["init", "--force"])
+    assert (result.exit_code, result.output) == (
+        1,
+        "Error: thalamus.yaml cannot be written: No space left on device\n",
+    )
+    assert [(one.name, one.read_text()) for one in bare.iterdir()] == [("thalamus.yaml", "mine")]
 
 
 def test_where_nothing_is_found_the_file_shows_how_and_still_reads(bare: Path) -> None:
