@@ -102,7 +102,9 @@ CONFIG = Path("thalamus.yaml")
 @click.option(
     "--with", "others", multiple=True, metavar="TABLE", help="Fit on this table too (or the word bundled)."
 )
-@click.option("--fresh", is_flag=True, help="Forget what OUT knows beside: experts, and heads.")
+@click.option(
+    "--fresh", is_flag=True, help="Forget what OUT knows beside: experts and, without --head, heads."
+)
 @click.option("--yes", is_flag=True, help="Drop what cannot be kept without asking.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes.")

@@ -168,7 +168,8 @@ def _next_steps(config: "Config") -> list[str]:
         return _evidence_lines(config)
     return [
         "",
-        f"Nothing has been learned yet (no {config.routing.artifact}): `auto` asks the policy's default.",
+        f"Nothing has been learned yet (no {config.routing.artifact}): `auto` asks the policy's `default`, or",
+        "else the first expert that meets its constraints.",
         "Next: thalamus profile   (measure the experts)                then: thalamus fit",
         "  or: thalamus import    (read outcomes that you have)        then: thalamus fit",
     ]
