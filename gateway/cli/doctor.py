@@ -467,7 +467,7 @@ def _is_gateway(host: str, port: int) -> bool:
 
 def _check_journal(config: Config) -> Iterator[Finding]:
     from ..storage.journal import check_journal
-    from ..storage.sqlite import StorageError
+    from ..storage.sqlite import DiskError, StorageError
 
     if not config.journal.enabled:
         yield Finding("journal", "ok", "disabled")
@@ -475,6 +475,8 @@ def _check_journal(config: Config) -> Iterator[Finding]:
     try:
         check_journal(config.journal)
     except StorageError as error:
-        yield Finding("journal", "failure", str(error), "change journal.path")
+        is_full = isinstance(error, DiskError) and error.fault == "full"
+        fix = "remove files from its disk to make room, or change" if is_full else "change"
+        yield Finding("journal", "failure", str(error), f"{fix} journal.path")
     else:
         yield Finding("journal", "ok", config.journal.path)

@@ -35,7 +35,7 @@ from .feedback import (
     read_feedback,
     write_feedback,
 )
-from .sqlite import DiskError, Schema, StorageError, connect, find_disk_fault, prepare
+from .sqlite import DiskError, Schema, StorageError, check_room, connect, find_disk_fault, prepare
 
 SCHEMA_VERSION = 3
 MAX_WAITING = 20_000
@@ -566,16 +566,20 @@ def read_rated(
 
 
 def check_journal(config: JournalConfig) -> None:
-    """See whether the journal could be opened, and leave no file behind that was not there.
+    """See whether the journal could be opened and written, and leave no file behind that was not there.
 
     Raises:
         StorageError: as `Journal.open`.
     """
     path = Path(config.path)
     there = path.exists()
-    prepare(path, SCHEMA, BUSY_S)
-    if not there:
-        path.unlink()
+    try:
+        prepare(path, SCHEMA, BUSY_S)
+        check_room(path, SCHEMA)
+    finally:
+        if not there:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 @contextlib.contextmanager

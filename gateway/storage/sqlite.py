@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import os
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,6 +106,28 @@ def prepare(path: Path, schema: Schema, busy_s: float, directory_mode: int = 0o7
     except (sqlite3.Error, OSError, StorageError) as error:
         message = f"{path}: {schema.name} cannot be opened: {error}"
         if (fault := find_disk_fault(error, path)) is not None:
+            raise DiskError(message, fault) from None
+        raise StorageError(message) from None
+
+
+def check_room(path: Path, schema: Schema) -> None:
+    """See whether there is room beside a database for what it needs to grow.
+
+    A file that has its tables opens on a full disk too.
+
+    Raises:
+        DiskError: the disk is full or cannot be written.
+        StorageError: the folder cannot be written for another reason.
+    """
+    try:
+        # Written and not asked for: a file system may keep a reserve for root, or a quota for this user.
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            file.write(bytes(LEAST_FREE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        message = f"{path}: {schema.name} cannot be written: {error.strerror or error}"
+        if (fault := find_disk_fault(error)) is not None:
             raise DiskError(message, fault) from None
         raise StorageError(message) from None
 

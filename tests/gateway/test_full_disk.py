@@ -16,7 +16,11 @@ import openai
 import pytest
 
 from gateway.batches import store as store_module
+from gateway.cli import doctor
+from gateway.config import Config, JournalConfig
 from gateway.storage import sqlite as sqlite_module
+from gateway.storage.journal import SCHEMA
+from gateway.storage.sqlite import prepare
 from gateway.testing import FakeUpstream
 from tests.fakes.serving import LiveApp, gateway
 
@@ -141,6 +145,25 @@ async def test_batches_go_on_when_the_disk_is_back(tmp_path: Path, monkeypatch: 
                 await asyncio.sleep(0.02)
         await at.ai.batches.cancel(batch.id)
         assert (await at.wait_for_end(batch)).status == "cancelled"
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_doctor_says_to_make_room_for_the_journal(tmp_path: Path, is_there: bool) -> None:
+    with mount(tmp_path, "size=1m"):
+        config = Config(journal=JournalConfig(path=str(tmp_path / "j.sqlite3")))
+        if is_there:
+            prepare(tmp_path / "j.sqlite3", SCHEMA, 1.0)
+        (tmp_path / "fill").touch()
+        free = shutil.disk_usage(tmp_path).free
+        # What is there can still be opened: there is room for the files of WAL mode.
+        (tmp_path / "fill").write_bytes(bytes(free - (60 * 1024 if is_there else 0)))
+        before = sorted(one.name for one in tmp_path.iterdir())
+        (finding,) = doctor._check_journal(config)
+        assert (finding.outcome, "make room" in finding.fix) == ("failure", True)
+        assert sorted(one.name for one in tmp_path.iterdir()) == before
+        (tmp_path / "fill").unlink()
+        (finding,) = doctor._check_journal(config)
+        assert (finding.outcome, finding.message) == ("ok", config.journal.path)
 
 
 @pytest.mark.parametrize("options", ["size=1m"])

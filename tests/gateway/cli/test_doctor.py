@@ -1,7 +1,9 @@
 """`thalamus doctor`: every fault has a line that mends it."""
 
 import asyncio
+import errno
 import json
+import os
 import socket
 import sys
 import threading
@@ -196,6 +198,26 @@ def test_a_journal_that_cannot_be_written_is_a_failure(here: Path) -> None:
     (here / "file").write_text("")
     (failure,) = run_check(here, GOOD + "journal: {path: file/j.sqlite3}\n", "journal")
     assert failure.outcome == "failure"
+
+
+def test_a_journal_on_a_full_disk_is_a_failure_that_room_mends(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = GOOD + "journal: {path: j.sqlite3}\n"
+    (found,) = run_check(here, text, "journal")
+    assert found.outcome == "ok"
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    (failure,) = run_check(here, text, "journal")
+    assert (failure.outcome, failure.message) == (
+        "failure",
+        "j.sqlite3: the journal cannot be written: No space left on device",
+    )
+    assert "make room" in failure.fix
+    assert not (here / "j.sqlite3").exists()
 
 
 def test_a_check_that_breaks_is_a_finding_and_not_a_traceback(
