@@ -35,7 +35,16 @@ from .feedback import (
     read_feedback,
     write_feedback,
 )
-from .sqlite import DiskError, Schema, StorageError, check_room, connect, find_disk_fault, prepare
+from .sqlite import (
+    DiskError,
+    Schema,
+    StorageError,
+    check_room,
+    connect,
+    explain_write_error,
+    find_disk_fault,
+    prepare,
+)
 
 SCHEMA_VERSION = 3
 MAX_WAITING = 20_000
@@ -385,10 +394,11 @@ class Journal:
 
     def _note_obstacle(self, error: Exception) -> None:
         """Note why the journal cannot be written, and log it when it begins."""
+        reason = explain_write_error(error, Path(self._config.path))
         if self._obstacle is None:
-            log.warning("the journal waits for its disk: %s", error)
-        self._obstacle = str(error)
-        self._trouble = f"cannot be written ({error})"
+            log.warning("the journal waits for its disk: %s", reason)
+        self._obstacle = reason
+        self._trouble = f"cannot be written ({reason})"
 
     def _note_success(self) -> None:
         """Note that the journal can be written, and log it where it could not."""
@@ -421,7 +431,7 @@ class Journal:
             with _connection(path) as database:
                 write_feedback(database, said)
         except sqlite3.Error as error:
-            message = f"the journal cannot be written: {error}"
+            message = f"the journal cannot be written: {explain_write_error(error, path)}"
             if (fault := find_disk_fault(error, path)) is not None:
                 raise DiskError(message, fault) from None
             raise StorageError(message) from None

@@ -76,6 +76,12 @@ def find_disk_fault(error: Exception, path: Path | None = None) -> DiskFault | N
     return "unwritable"
 
 
+def explain_write_error(error: Exception, path: Path) -> str:
+    """The error in words, which say that the disk is full where SQLite tells of another error."""
+    fault = error.fault if isinstance(error, DiskError) else find_disk_fault(error, path)
+    return f"the disk is full ({error})" if fault == "full" and "full" not in str(error) else str(error)
+
+
 def connect(path: Path, busy_s: float, autocommit: bool = False) -> sqlite3.Connection:
     """A connection that waits at most `busy_s` seconds for the locks of others.
 

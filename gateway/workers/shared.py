@@ -25,7 +25,7 @@ from ..runners import Lease, RunnerUnavailable
 from ..server import Generation, Reloadable
 from ..services import Services
 from ..storage.journal import Journal, connect_journal, insert_rows
-from ..storage.sqlite import StorageError
+from ..storage.sqlite import StorageError, explain_write_error
 from .channel import Channel, ChannelClosedError, RemoteError
 
 REFRESH_WITHIN_S = 1.0
@@ -381,7 +381,8 @@ class SharedJournal(Journal):
                 self._insert(rows)
         except sqlite3.Error as error:
             self._let_go()
-            raise StorageError(f"the journal cannot be written: {error}") from None
+            reason = explain_write_error(error, Path(self._config.path))
+            raise StorageError(f"the journal cannot be written: {reason}") from None
 
     def _insert(self, rows: Sequence[bytes]) -> None:
         # Kept open: the end of the last connection of a file copies its whole log and waits for the disk.

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from gateway.cli import doctor
 from gateway.config import Config, JournalConfig
 from gateway.storage import sqlite as sqlite_module
 from gateway.storage.journal import SCHEMA
-from gateway.storage.sqlite import prepare
+from gateway.storage.sqlite import explain_write_error, prepare
 from gateway.testing import FakeUpstream
 from tests.fakes.serving import LiveApp, gateway
 
@@ -145,6 +146,16 @@ async def test_batches_go_on_when_the_disk_is_back(tmp_path: Path, monkeypatch: 
                 await asyncio.sleep(0.02)
         await at.ai.batches.cancel(batch.id)
         assert (await at.wait_for_end(batch)).status == "cancelled"
+
+
+def test_a_full_disk_is_named_where_sqlite_tells_of_an_error_of_its_own(tmp_path: Path) -> None:
+    with mount(tmp_path, "size=1m"):
+        (tmp_path / "fill").write_bytes(bytes(1 << 20))
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+        assert explain_write_error(error, tmp_path / "j.sqlite3") == "the disk is full (disk I/O error)"
+        (tmp_path / "fill").unlink()
+        assert explain_write_error(error, tmp_path / "j.sqlite3") == "disk I/O error"
 
 
 @pytest.mark.parametrize("is_there", [True, False])
