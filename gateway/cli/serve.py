@@ -164,11 +164,12 @@ def _name_key_variable(config: "Config") -> str | None:
 def _next_steps(config: "Config") -> list[str]:
     if not config.experts:
         return []
-    if Path(config.routing.artifact).exists():
+    artifact = config.routing.artifact
+    if Path(artifact).exists():
         return _evidence_lines(config)
     return [
         "",
-        f"Nothing has been learned yet (no {config.routing.artifact}): `auto` asks the policy's `default`, or",
+        f"Nothing has been learned yet (no {artifact}): `auto` asks the policy's `default`, or",
         "else the first expert that meets its constraints.",
         "Next: thalamus profile   (measure the experts)                then: thalamus fit",
         "  or: thalamus import    (read outcomes that you have)        then: thalamus fit",
