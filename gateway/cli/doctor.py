@@ -235,7 +235,13 @@ def _find_runner_fault(runner: "Runner") -> tuple[str, str] | None:
         problem, _, package = error.problem.partition(": pip install ")
         program = runner.settings.command[0].rpartition("/")[2] if runner.settings.command else ""
         fix = f"pip install {package}" if package else INSTALL_LINES.get(program)
-        where = f"edit {error.field} of {name}"
+        adapters = {one.name for one in runner.settings.adapters}
+        own = ", ".join(one for one in runner.experts if one not in adapters) or name
+        where = f"edit {error.field} of {own}"
+        cause, _, advice = problem.rpartition("; ")
+        # Quoted are paths and what files hold, in which the separator may stand.
+        if cause and '"' not in advice:
+            return f"{name}: {cause}", f"{advice} ({error.field} of {own})"
         return f"{name}: {problem}", f"{fix}, or {where}" if fix and not package else fix or where
     return None
 

@@ -240,7 +240,22 @@ def test_check_and_doctor_name_an_adapter_that_is_missing(tmp_path: Path, comman
     file.write_text(house("{model: bundled/smollm2-135m, adapters: {legal: /none/l.gguf}}"))
     said = CliRunner().invoke(main, [*command, str(file)]).output
     assert 'there is no file "/none/l.gguf"' in said
-    assert "edit runner.adapters.legal of house, legal" in said
+    assert "edit runner.adapters.legal of house\n" in said
+
+
+@pytest.mark.parametrize("command", [["config", "check"], ["doctor", "--offline", "-c"]])
+def test_check_and_doctor_say_the_advice_last(tmp_path: Path, command: list[str]) -> None:
+    file, peft = tmp_path / "t.yaml", tmp_path / "peft"
+    peft.mkdir()
+    (peft / "adapter_config.json").write_text("{}")
+    file.write_text(house(f"{{model: bundled/smollm2-135m, adapters: {{legal: {peft}}}}}"))
+    said = CliRunner().invoke(main, [*command, str(file)]).output
+    assert "is a PEFT adapter; make" not in said
+    cause, advice = said.index("is a PEFT adapter"), said.index("make a GGUF file of it with")
+    assert cause < advice
+    assert "convert_lora_to_gguf.py (runner.adapters.legal of house)\n" in said
+    if command[0] == "config":
+        assert "is a PEFT adapter, so the gateway does not start on this machine; make" in said
 
 
 def configuration(tmp_path: Path, adapters: dict[str, Any], **runner: Any) -> Config:
