@@ -29,6 +29,8 @@ from gateway.experts.types import Call
 from gateway.runners import Adapter, Patience, RunnerFailed, Runners, RunnerSettings, RunnerSettingsError
 from gateway.runners.build import build_runner_settings
 from gateway.runners.checks import ASKED
+from gateway.runners.pool import ServingPool
+from gateway.runners.weights import find_weights, read_gguf_header
 from gateway.services import Services
 from tests.fakes.adapters import ADAPTER, write_adapter
 from tests.fakes.batches import jsonl, line, read_content, rows
@@ -196,6 +198,20 @@ def list_bad_files(folder: Path) -> Iterator[tuple[Path, str]]:
         "is an activated LoRA, which would share prompts with others",
     )
     yield gguf_of(folder / "lines.gguf", adapter__type="a\nb"), 'of type ""; only "lora"'
+    whole = gguf_of(folder / "whole.gguf").read_bytes()
+    for n_bytes in (100_000, len(whole) - 1):
+        said = f"is cut off: {n_bytes} bytes, its header needs {len(whole)}; copy the whole file again"
+        yield spoil(folder / f"{n_bytes}.gguf", whole[:n_bytes]), said
+    yield spoil(folder / "head.gguf", whole[:1000]), "is cut off: 1000 bytes, its header needs more"
+    advice = "; name an adapter that was trained on this model"
+    for name, width, n_layers, said in (
+        ("narrow", 512, 30, 'the input of "blk.0.attn_output.weight" is 512 wide, and here 576'),
+        ("deep", 576, 31, 'this one has no tensor "blk.30.attn_output.weight"'),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("tests.fakes.adapters.WIDTH", width)
+            patch.setattr("tests.fakes.adapters.N_LAYERS", n_layers)
+            yield gguf_of(folder / f"{name}.gguf"), f"is made for another size of model: {said}{advice}"
     (folder / "peft").mkdir()
     (folder / "peft" / "adapter_config.json").write_text("{}")
     yield folder / "peft", "is a PEFT adapter; make a GGUF file of it with convert_lora_to_gguf.py"
@@ -211,11 +227,39 @@ def test_a_file_that_is_no_adapter_of_this_model_is_one_line(tmp_path: Path) -> 
         assert "\n" not in str(caught.value)
 
 
+async def test_a_reload_with_a_bad_adapter_is_refused_and_the_engine_runs_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("xllamacpp")
+    file = write_adapter(tmp_path / "legal.gguf", 0)
+    settings = {"house": dataclasses.replace(BASE, adapters=(Adapter("legal", str(file)),))}
+    serving = ServingPool()
+    runners = Runners(settings, serving=serving)
+    await runners.start()
+    try:
+        await runners.load("house", wait_s=60)
+        pid = runners["house"].pid
+        whole = file.read_bytes()
+        monkeypatch.setattr("tests.fakes.adapters.WIDTH", 512)
+        narrow = write_adapter(tmp_path / "narrow.gguf", 0).read_bytes()
+        for data, said in ((whole[:100_000], "is cut off: 100000 bytes"), (narrow, "another size of model")):
+            spoil(file, data)
+            with pytest.raises(RunnerSettingsError, match=said):
+                await Runners(settings, serving=serving).start()
+            assert (runners["house"].state, runners["house"].pid) == ("ready", pid)
+        spoil(file, whole)
+        runners.check()
+    finally:
+        await runners.stop()
+
+
 async def test_an_adapter_of_another_size_of_model_is_told_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("xllamacpp")
     monkeypatch.setattr("tests.fakes.adapters.WIDTH", 512)
+    # Such as where the header of the model says things that are not known here.
+    monkeypatch.setattr("gateway.runners.weights._compare_shapes", lambda adapter, base: "")
     adapter = Adapter("legal", str(write_adapter(tmp_path / "legal.gguf", 0)))
     runners = Runners({"house": dataclasses.replace(BASE, adapters=(adapter,))}, Patience(n_failed_starts=1))
     await runners.start()
@@ -227,8 +271,6 @@ async def test_an_adapter_of_another_size_of_model_is_told_with_the_reason(
 
 
 def test_the_model_itself_is_no_adapter() -> None:
-    from gateway.runners.weights import find_weights
-
     base = str(find_weights(BASE.model))
     with pytest.raises(RunnerSettingsError, match="holds a model, not an adapter; name a LoRA adapter"):
         Runners({"a": dataclasses.replace(BASE, adapters=(Adapter("x", base),))}).check()
@@ -256,6 +298,44 @@ def test_check_and_doctor_say_the_advice_last(tmp_path: Path, command: list[str]
     assert "convert_lora_to_gguf.py (runner.adapters.legal of house)\n" in said
     if command[0] == "config":
         assert "is a PEFT adapter, so the gateway does not start on this machine; make" in said
+
+
+def pack_gguf(n_values: int, values: bytes, n_tensors: int = 0, tensors: bytes = b"") -> bytes:
+    return struct.pack("<4sIQQ", b"GGUF", 3, n_tensors, n_values) + values + tensors
+
+
+@pytest.mark.parametrize(
+    ("data", "cut"),
+    [
+        (pack_gguf(2**64 - 1, b""), None),
+        (pack_gguf(0, b"", 2**64 - 1), None),
+        (pack_gguf(1, struct.pack("<QcIIQQ", 1, b"k", 9, 8, 2**64 - 1, 2**64 - 1)), "more"),
+        (pack_gguf(1, struct.pack("<QcIIQ", 1, b"k", 9, 6, 2**64 - 1)), "more"),
+        (pack_gguf(1, struct.pack("<QcI", 1, b"k", 99)), None),
+        (pack_gguf(0, b"", 1, struct.pack("<QcI", 1, b"t", 2**32 - 1)), None),
+        (pack_gguf(0, b"", 1, struct.pack("<QcIQIQ", 1, b"t", 1, 8, 99, 0)), None),
+        (pack_gguf(0, b"", 1, struct.pack("<QcIQIQ", 1, b"t", 1, 8, 0, 32)), "needs 128"),
+        (pack_gguf(0, b"", 1, struct.pack("<QcIQIQ", 1, b"t", 1, 2**64 - 1, 0, 2**64 - 1)), "needs "),
+    ],
+)
+def test_a_header_that_claims_too_much_is_read_to_its_end(
+    tmp_path: Path, data: bytes, cut: str | None
+) -> None:
+    header = read_gguf_header(spoil(tmp_path / "a.gguf", data + bytes(64 - len(data) % 32)))
+    assert (header.cut is None) == (cut is None)
+    assert cut is None or cut in str(header.cut)
+
+
+def test_a_model_that_is_cut_off_is_one_line(tmp_path: Path) -> None:
+    bundled = find_weights(BASE.model)
+    with bundled.open("rb") as file:
+        head = file.read(4_000_000)
+    for n_bytes, needed in ((4_000_000, str(bundled.stat().st_size)), (500_000, "more")):
+        model = str(spoil(tmp_path / f"{n_bytes}.gguf", head[:n_bytes]))
+        with pytest.raises(RunnerSettingsError) as caught:
+            Runners({"a": RunnerSettings("llama.cpp", model)}).check()
+        said = f'"{model}" is cut off: {n_bytes} bytes, its header needs {needed}; copy the whole file again'
+        assert str(caught.value) == f"experts.a.runner.model: {said}"
 
 
 def configuration(tmp_path: Path, adapters: dict[str, Any], **runner: Any) -> Config:
