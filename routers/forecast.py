@@ -68,6 +68,9 @@ class Forecaster:
         self._pool = tuple(pool)
         self._names = tuple(profile.name for profile in pool)
         self._tiers = dict(artifact.tiers) if artifact else {}
+        order: tuple[Tier, ...] = ("static", "encoder")
+        self.tiers = tuple(tier for tier in order if tier in self._tiers)
+        """Tiers it can predict at, cheapest first; empty without an artifact."""
         self._categorizers: dict[Tier, Categorizer] = {}
         if categories and whole is not None and artifact is not None:
             self._categorizers = find_categorizers(whole, artifact.name)
@@ -96,12 +99,6 @@ class Forecaster:
         self.margin = artifact.margin if artifact else 0.0
         self._sample = artifact.sample if artifact else None
         self._sweeps: dict[Tier, Sweep | None] = {}
-
-    @property
-    def tiers(self) -> tuple[Tier, ...]:
-        """Tiers it can predict at, cheapest first; empty without an artifact."""
-        order: tuple[Tier, ...] = ("static", "encoder")
-        return tuple(tier for tier in order if tier in self._tiers)
 
     @property
     def evidence(self) -> Bools:
@@ -189,7 +186,7 @@ class Forecaster:
             cost_usd=self._cost_usd(asked, tokens),
             latency_s=latency,
             evidence=self._evidence,
-            categories=self._categories(features),
+            categories=self._categories(features) if self._categorizers else None,
             assumed_length=None if self._all_lengths else ~self._length_known,
             head=None if tier == "prior" else self._head,
             recruiting=None if self._recruiter is None else self._recruiter._recruit(features),

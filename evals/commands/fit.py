@@ -146,17 +146,15 @@ def command(
     """
     if out.exists() and not (out / "manifest.json").is_file():
         raise ArtifactError(f"{out}: exists and is not an artifact; choose another name")
-    given = {name for name in ("predictor", "settings", "encoder", "config") if _is_given(context, name)}
+    given = {name for name in context.params if _is_given(context, name)}
     wanted = _choose_heads(predictor, _object(settings), heads, config, given)
     earlier = None if add else _load_earlier(out)
-    known = earlier.provenance.get("tables", ()) if earlier is not None and not fresh else ()
-    tables = [*_find_tables(table, _is_given(context, "table"), out, known), *others]
+    tables = [*_find_tables(table, out, None if "table" in given or fresh else earlier), *others]
     outcomes, left_out = _leave_out(_read_outcomes(tables, None if fresh else earlier, experts))
     if wanted.are_named and earlier is not None and "encoder" not in given:
         encoder = _find_encoder(earlier.provenance) or encoder
     chosen = FitSettings(wanted.predictor, wanted.settings, folds, seed=seed, heads=wanted.others)
-    extractor = _make_extractor(encoder)
-    created = datetime.now(UTC).isoformat(timespec="seconds")
+    extractor, created = _make_extractor(encoder), datetime.now(UTC).isoformat(timespec="seconds")
     if earlier is not None:
         _confirm_drops(earlier, outcomes, extractor, out, fresh, yes)
     kept = () if earlier is None else _find_kept_heads(earlier, wanted, extractor, fresh)
@@ -168,9 +166,9 @@ def command(
             artifact = fit_artifact(outcomes, extractor, chosen, on_progress, created, n_workers)
     if earlier is not None and not fresh and not why_not_kept(extractor, earlier):
         artifact = keep_experts(artifact, earlier, extractor)
-    facts = {"tables": tables, "left_out": left_out, "options": _options(wanted, encoder)}
-    artifact = _note_origin(artifact, facts)
-    default = earlier.name if earlier is not None and earlier.name in kept else artifact.name
+    options = _options(wanted, encoder)
+    artifact = _note_origin(artifact, {"tables": tables, "left_out": left_out, "options": options})
+    default = earlier.name if earlier and earlier.name in kept else artifact.name
     artifact.save(out, keep_previous=True, keep_heads=kept, default=default)
     _show_result(artifact, outcomes, earlier, out, kept, as_json)
 
@@ -314,14 +312,10 @@ def _read_outcomes(tables: list[str], earlier: Artifact | None, experts: str | N
     return outcomes.only([name.strip() for name in experts.split(",")]) if experts else outcomes
 
 
-def _find_tables(table: Path, is_given: bool, out: Path, known: Sequence[str]) -> list[str]:
-    """The table to fit on; where none is named and the usual one is missing, those of the artifact."""
-    if (
-        is_given
-        or table.exists()
-        or not known
-        or not all(name == BUNDLED or Path(name).exists() for name in known)
-    ):
+def _find_tables(table: Path, out: Path, former: Artifact | None) -> list[str]:
+    """The table to fit on; where there is no such file, those that the `former` artifact was fitted on."""
+    known = former.provenance.get("tables", ()) if former is not None and not table.exists() else ()
+    if not known or not all(name == BUNDLED or Path(name).exists() for name in known):
         return [str(table)]
     click.echo(f"no {table} here: fitting on {', '.join(known)}, as {out} was", err=True)
     return list(known)

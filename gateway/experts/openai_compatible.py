@@ -11,7 +11,7 @@ import logging
 import select
 import ssl
 import urllib.request
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, ClassVar, cast
@@ -92,7 +92,17 @@ class WatchedConnection(ResponseHandler):
     answered_at = 0.0
     n_interim = 0
     is_settled = False
-    _waiting: "select.poll | None" = None
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.unread = select.poll()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        # AttributeError is asyncio's for a TLS connection that is lost; ValueError a closed descriptor's.
+        with contextlib.suppress(AttributeError, ValueError):
+            descriptor: int = transport.get_extra_info("socket").fileno()
+            self.unread.register(descriptor, select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         parser, payload = self._parser, self._payload
@@ -106,7 +116,7 @@ class WatchedConnection(ResponseHandler):
         super().data_received(data)
         last = self._payload
         # What is read later stands in the buffer: interim responses, the answer, and what follows it.
-        codes = [message.code for (message, _), _ in self._buffer] if self._buffer else ()
+        codes = [message.code for (message, _), _ in self._buffer] if self._buffer else []
         follows = is_open and last is not None and last is not payload
         if codes and codes[0] < 200:
             self.n_interim += len(codes)
@@ -116,33 +126,17 @@ class WatchedConnection(ResponseHandler):
                 return
         if follows or (len(codes) > 1 and max(codes[:-1]) >= 200):
             self._refuse_surplus()
-        elif self._has_answer(last, codes):
+            return
+        # The former answer stays in its place until the head of this one is whole. It tells nothing of this
+        # call: not after half a head, nor where a slow reader of the former one has aiohttp go on.
+        if last is EMPTY_PAYLOAD:
+            is_whole = bool(codes) and codes[-1] >= 200
+        else:
+            is_whole = last is not None and last is not self.former and last.is_eof()
+        if is_whole:
             self.answered, self.former, self.n_interim = parser, last, 0
             if not self.is_settled:
                 self.answered_at = monotonic()
-
-    def _has_answer(self, last: "aiohttp.StreamReader | None", codes: Sequence[int]) -> bool:
-        """Whether the answer to this call has come in full; `codes` are those that are not read yet."""
-        if last is EMPTY_PAYLOAD:
-            return bool(codes) and codes[-1] >= 200
-        # The former answer stays in its place until the head of this one is whole. It tells nothing of this
-        # call: not after half a head, nor where a slow reader of the former one has aiohttp go on.
-        return last is not None and last is not self.former and last.is_eof()
-
-    def has_rested(self, now: float) -> bool:
-        """Whether it may serve another call, at this time of the monotonic clock."""
-        self.is_settled = self.is_settled or now - self.answered_at >= REST_S
-        return self.is_settled
-
-    def is_silent(self) -> bool:
-        """Whether nothing waits to be read: it would have come without being asked for."""
-        if self._waiting is None and self.transport is not None:
-            self._waiting = select.poll()
-            # AttributeError is asyncio's for a TLS connection that is lost; ValueError a closed descriptor's.
-            with contextlib.suppress(AttributeError, ValueError):
-                descriptor: Any = self.transport.get_extra_info("socket")
-                self._waiting.register(descriptor.fileno(), select.POLLIN)
-        return self._waiting is None or not self._waiting.poll(0)
 
     def _peer(self) -> Any:
         return self.transport.get_extra_info("peername") if self.transport is not None else None
@@ -180,9 +174,11 @@ class WatchedConnector(aiohttp.TCPConnector):
         for _ in range(min(len(rested), MAX_LOOKED_AT)):
             rested.rotate(1)
             connection = cast("WatchedConnection", rested[0][0])
-            if not connection.has_rested(now):
+            connection.is_settled = connection.is_settled or now - connection.answered_at >= REST_S
+            if not connection.is_settled:
                 continue
-            if not connection.is_silent():
+            # What the event loop has not read yet was sent without being asked for.
+            if connection.unread.poll(0):
                 rested.popleft()
                 connection.close()
                 continue
@@ -196,16 +192,18 @@ class Transport:
     `limits` bounds what upstreams may send; `n_held_bytes` are those of answers that are being read now.
     """
 
+    session: aiohttp.ClientSession
+    """There from `open` on."""
+
     def __init__(self, limits: AnswerLimits = DEFAULT_LIMITS) -> None:
         self.limits = limits
         self.n_held_bytes = 0
-        self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
         connector = WatchedConnector(
             limit=NO_LIMIT, keepalive_timeout=KEEPALIVE_S, ssl=ssl.create_default_context(), ttl_dns_cache=60
         )
-        self._session = aiohttp.ClientSession(
+        self.session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None, sock_read=None),
@@ -240,15 +238,8 @@ class Transport:
             self.n_held_bytes -= n_bytes
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-
-    @property
-    def session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            raise RuntimeError("the transport is not open")
-        return self._session
+        if hasattr(self, "session"):
+            await self.session.close()
 
 
 class Address:

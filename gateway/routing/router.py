@@ -197,7 +197,7 @@ class Router:
         heads: what decides for the others, by what they need.
         """
         self.default = DecidingHead(engine, forecaster)
-        self.heads = dict(heads or {})
+        self.heads = {needs: head for needs, head in (heads or {}).items() if needs != HeadNeeds()}
         self.extractor = extractor
         self.batcher = batcher
         self.static = StaticPredictor(extractor) if extractor is not None else None
@@ -210,12 +210,7 @@ class Router:
 
     def find_head(self, policy: Policy) -> DecidingHead:
         """What decides for a policy."""
-        return self.heads.get(HeadNeeds.of(policy), self.default)
-
-    def find_tiers(self, head: DecidingHead) -> tuple[Tier, ...]:
-        """What the head can predict at with the embedders there are, cheapest first."""
-        ready = {"static": self.extractor is not None, "encoder": self.batcher is not None}
-        return tuple([tier for tier in head.forecaster.tiers if ready.get(tier)])
+        return self.heads.get(HeadNeeds.of(policy), self.default) if self.heads else self.default
 
     @property
     def degraded(self) -> str | None:
@@ -261,7 +256,8 @@ class Router:
         hints = [request.hints for request in requests]
         # The engine is a generator without I/O: replay drives the same object with recorded features.
         head = self.find_head(policy)
-        tiers = self.find_tiers(head)
+        ready = {"static": self.extractor is not None, "encoder": self.batcher is not None}
+        tiers = tuple([tier for tier in head.forecaster.tiers if ready.get(tier)])
         context = _DecisionContext(self, head.forecaster, tiers, requests, patient)
         steps = head.engine.route(
             policy,
