@@ -149,7 +149,7 @@ def command(
     given = {name for name in context.params if _is_given(context, name)}
     wanted = _choose_heads(predictor, _object(settings), heads, config, given)
     earlier = None if add else _load_earlier(out)
-    tables = [*_find_tables(table, out, None if "table" in given or fresh else earlier), *others]
+    tables = _find_tables(table, others, out, None if "table" in given or fresh else earlier)
     outcomes, left_out = _leave_out(_read_outcomes(tables, None if fresh else earlier, experts))
     if wanted.are_named and earlier is not None and "encoder" not in given:
         encoder = _find_encoder(earlier.provenance) or encoder
@@ -312,13 +312,13 @@ def _read_outcomes(tables: list[str], earlier: Artifact | None, experts: str | N
     return outcomes.only([name.strip() for name in experts.split(",")]) if experts else outcomes
 
 
-def _find_tables(table: Path, out: Path, former: Artifact | None) -> list[str]:
-    """The table to fit on; where there is no such file, those that the `former` artifact was fitted on."""
+def _find_tables(table: Path, others: Sequence[str], out: Path, former: Artifact | None) -> list[str]:
+    """The tables to fit on; where `table` is no file, those of the `former` artifact in its place."""
     known = former.provenance.get("tables", ()) if former is not None and not table.exists() else ()
     if not known or not all(name == BUNDLED or Path(name).exists() for name in known):
-        return [str(table)]
+        return [str(table), *others]
     click.echo(f"no {table} here: fitting on {', '.join(known)}, as {out} was", err=True)
-    return list(known)
+    return list(dict.fromkeys([*known, *others]))
 
 
 def _load_table(name: str) -> OutcomeTable:

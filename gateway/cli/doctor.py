@@ -304,7 +304,7 @@ class LearningAdvice:
         """
         words = ["thalamus", "fit"]
         if self.config.routing.artifact != RoutingConfig().artifact:
-            words += [BUNDLED if self._rests_on_bundled else str(TABLE), self.config.routing.artifact]
+            words += [BUNDLED if self._has_only_bundled else str(TABLE), self.config.routing.artifact]
         if heads:
             return shlex.join([*words, "--head", ",".join(heads)])
         needs = any(p.predictor or p.mapping.keys() - {GENERAL} for p in self.config.policies.values())
@@ -330,10 +330,10 @@ class LearningAdvice:
 
     def learn(self, heads: Sequence[str] = ()) -> str:
         """Fit all or these heads, after measuring all where there is nothing yet to fit on."""
-        return self.fit(heads) if TABLE.exists() or self._rests_on_bundled else self.measure(heads=heads)
+        return self.fit(heads) if TABLE.exists() or self._has_only_bundled else self.measure(heads=heads)
 
     @property
-    def _rests_on_bundled(self) -> bool:
+    def _has_only_bundled(self) -> bool:
         """Whether `fit` finds the bundled table by itself: there is no other."""
         return not TABLE.exists() and list(self.tables) == [BUNDLED]
 
