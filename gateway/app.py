@@ -24,7 +24,8 @@ from starlette.routing import Route
 
 from routers import ExpertProfile
 
-from .asgi.application import Application, Handler
+from .anthropic.answers import MessageWriter
+from .asgi.application import AnswerWriter, Application, Handler
 from .asgi.authentication import Authenticator
 from .asgi.paths import PathTable
 from .batches.calling import BatchExecutor
@@ -56,7 +57,7 @@ from .fleet.health import FleetState
 from .fleet.replicas import Replicas
 from .openai.answers import Price
 from .prompts.wrappings import build_grammar
-from .requests.parsing import SPECS, RequestParser
+from .requests.parsing import MESSAGES, SPECS, RequestParser
 from .runners import Runners
 from .runners.build import build_runners, give_all_cores
 from .services import Services
@@ -198,8 +199,12 @@ def build_application(
     fallback = build_starlette_app(services, transport, batch_service, counters)
     fallback.state.others = others
     handlers = build_handlers(services, accounting)
-    application = Application(handlers, fallback, services.authenticator, fallback.state.paths)
+    application = Application(handlers, fallback, services.authenticator, fallback.state.paths, WRITERS)
     return application
+
+
+WRITERS: Mapping[str, Callable[[], AnswerWriter]] = {MESSAGES.path: MessageWriter}
+"""What writes the answers, and the errors, of paths whose clients speak another format than OpenAI's."""
 
 
 def build_handlers(services: Services, accounting: Accounting) -> dict[str, Handler]:
@@ -212,9 +217,8 @@ def build_handlers(services: Services, accounting: Accounting) -> dict[str, Hand
     }
     executor = PlanExecutor(services.experts, services.fleet, windows, upstreams, totals_s)
     responder = Responder(executor, services.fleet, accounting)
-    return {
-        path: completions.CompletionEndpoint(spec, services, responder).handle for path, spec in SPECS.items()
-    }
+    specs = (*SPECS.values(), MESSAGES)
+    return {spec.path: completions.CompletionEndpoint(spec, services, responder).handle for spec in specs}
 
 
 def build_accounting(services: Services) -> Accounting:
@@ -289,7 +293,7 @@ def build_starlette_app(
         },
         lifespan=lifespan,
     )
-    app.state.paths = PathTable([*SPECS, *(route.path for route in ROUTES)])
+    app.state.paths = PathTable([*SPECS, MESSAGES.path, *(route.path for route in ROUTES)])
     app.state.services = services
     app.state.counters = carried
     app.state.batches = batch_service

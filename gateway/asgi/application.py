@@ -11,7 +11,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import lru_cache
 from time import perf_counter, time_ns
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.types import ASGIApp
 
@@ -55,12 +55,41 @@ class ClientDisconnectedError(Exception):
     """The client closed its connection before it had sent its request."""
 
 
+class AnswerWriter(Protocol):
+    """Writes OpenAI's chat answers to a client that speaks another wire format.
+
+    `id_header` is the response header in which its clients look for the request's id.
+    """
+
+    @property
+    def id_header(self) -> bytes: ...
+
+    def pass_through(self) -> None:
+        """From here on answers come in the client's own format."""
+
+    def write_error(self, status: int, body: bytes, request_id: str) -> bytes:
+        """OpenAI's error object in the format."""
+
+    def write_answer(self, body: bytes) -> bytes:
+        """A whole answer.
+
+        Raises:
+            GatewayError: it cannot be told in the format.
+        """
+
+    def write_events(self, events: bytes) -> bytes:
+        """Whole events of a stream, as they come."""
+
+    def end_events(self, events: bytes) -> bytes:
+        """The last events of a stream: facts of the gateway, an error, or the end mark."""
+
+
 class Exchange:
     """One request and its response on an ASGI connection.
 
     `key_name` is the name of the client's key, once the authenticator has accepted it; `started_s` is when
     the request came, on the clock of `perf_counter`. For the access log, `model` is what the client wrote and
-    `answer` what came of it.
+    `answer` what came of it. `writer` writes the answer where the client speaks another format than OpenAI's.
     """
 
     __slots__ = (
@@ -80,6 +109,7 @@ class Exchange:
         "scope",
         "started_s",
         "status",
+        "writer",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,6 +122,7 @@ class Exchange:
         self.key_name: str | None = None
         self.model: bytes | None = None
         self.answer: AnswerFacts | None = None
+        self.writer: AnswerWriter | None = None
         self.status = 0
         self.started_s = perf_counter()
         self.responded = False
@@ -171,6 +202,14 @@ class Exchange:
     async def respond(self, status: int, headers: Headers, body: bytes, content_type: bytes = JSON) -> None:
         """Send a whole response. From here on a client that leaves cancels nothing."""
         self._task = None
+        if (writer := self.writer) is not None:
+            is_error = status >= 400
+            body = (
+                writer.write_error(status, body, self.request_id.decode())
+                if is_error
+                else writer.write_answer(body)
+            )
+            headers.append((writer.id_header, self.request_id))
         headers.append((b"content-type", content_type))
         headers.append((b"content-length", str(len(body)).encode()))
         headers.append((b"x-request-id", self.request_id))
@@ -187,7 +226,7 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": body[last:]})
 
     async def refuse(self, error: GatewayError, headers: Headers | None = None) -> None:
-        """Send an error in OpenAI's envelope."""
+        """Send an error in the client's envelope, OpenAI's where it speaks no other format."""
         await self.respond(error.status, [*(headers or ()), *error.headers()], to_envelope(error))
 
     async def start_stream(self, headers: Headers) -> None:
@@ -195,16 +234,22 @@ class Exchange:
         headers.append((b"cache-control", b"no-cache"))
         # nginx buffers proxied answers by default, which would hold the first token back.
         headers.append((b"x-accel-buffering", b"no"))
+        if self.writer is not None:
+            headers.append((self.writer.id_header, self.request_id))
         headers.append((b"x-request-id", self.request_id))
         self.responded = True
         self.status = 200
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def stream(self, events: bytes) -> None:
+        if self.writer is not None:
+            events = self.writer.write_events(events)
         await self._send({"type": "http.response.body", "body": events, "more_body": True})
 
     async def end_stream(self, events: bytes = b"") -> None:
         self._task = None
+        if self.writer is not None:
+            events = self.writer.end_events(events)
         await self._send({"type": "http.response.body", "body": events})
 
 
@@ -302,12 +347,15 @@ class Application:
         fallback: ASGIApp,
         authenticator: Authenticator,
         paths: PathTable,
+        writers: Mapping[str, Callable[[], AnswerWriter]] | None = None,
     ) -> None:
+        """`writers` make what writes the errors of paths whose clients speak another format than OpenAI's."""
         # Inference skips Starlette's routing and middleware: its way is one look-up in a dictionary.
         self._handlers = dict(handlers)
         self._fallback = fallback
         self._authenticator = authenticator
         self._paths = paths
+        self._writers = writers or {}
         self.n_in_flight = 0
         """Requests of `handlers` being answered now."""
 
@@ -373,7 +421,8 @@ class Application:
 
         return send_with_id
 
-    @staticmethod
-    async def _refuse(exchange: Exchange, error: GatewayError) -> None:
+    async def _refuse(self, exchange: Exchange, error: GatewayError) -> None:
         if not exchange.responded:
+            if (build := self._writers.get(self._paths.resolve(exchange.path))) is not None:
+                exchange.writer = exchange.writer or build()
             await exchange.refuse(error)

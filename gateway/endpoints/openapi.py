@@ -24,6 +24,10 @@ POST_ENDPOINTS = {
         "Chat",
         f"A chat answer, streamed as server-sent events on `stream: true`; {ROUTING_HEADERS}",
     ),
+    "/v1/messages": (
+        "Message",
+        f"The same in the form of Anthropic's Messages API, errors and streams too; {ROUTING_HEADERS}",
+    ),
     "/v1/completions": ("Completion", f"A plain completion; {ROUTING_HEADERS}"),
     "/v1/embeddings": (
         "Embedding",
@@ -57,7 +61,7 @@ ACTIONS = {
     "/v1/runners/{name}/load": "Load an engine now",
     "/v1/runners/{name}/unload": "Free an engine's memory; refused while it answers a request",
 }
-STREAMS = ("Chat", "Completion")
+STREAMS = ("Chat", "Completion", "Message")
 OTHER_TYPES = {"/metrics": "text/plain", "/v1/files/{file_id}/content": "application/octet-stream"}
 UNAUTHENTICATED = ("/health/live", "/health/ready")
 MODEL = {"type": "string", "description": "`auto`, `auto:<policy>`, an expert's name, or its provider/model"}
@@ -121,6 +125,10 @@ def _build_schemas() -> dict[str, Any]:
     ours = {"model": MODEL, "router": {"$ref": REF.format(name="RouterField")}}
     bodies: dict[str, tuple[list[str], dict[str, Any]]] = {
         "Chat": (["model", "messages"], {"messages": MESSAGES, "stream": {"type": "boolean"}}),
+        "Message": (
+            ["model", "messages", "max_tokens"],
+            {"messages": MESSAGES, "max_tokens": {"type": "integer"}, "stream": {"type": "boolean"}},
+        ),
         "Completion": (["model", "prompt"], {"prompt": TEXTS, "stream": {"type": "boolean"}}),
         "Embedding": (["model", "input"], {"input": TEXTS, **_EMBEDDING}),
         "Route": ([], {"messages": MESSAGES, "prompt": TEXTS}),

@@ -14,7 +14,7 @@ import msgspec
 
 from ..asgi.application import Exchange, Headers, fresh_id, header_value
 from ..errors import STOPPED, ExpertFailed, GatewayError, Unavailable
-from ..experts.types import Reply, UpstreamError, estimate_usage
+from ..experts.types import COUNTED, Reply, UpstreamError, estimate_usage
 from ..experts.upstreams import UpstreamTable
 from ..fleet.health import FleetState
 from ..openai.conversion import convert_to_events
@@ -53,8 +53,14 @@ class Responder:
             fields=request.call.fields,
             warnings=list(request.warnings),
         )
+        if (translation := request.call.translation) is not None:
+            exchange.writer = translation.writer
         try:
             reply = await (execute or self._executor.execute)(request, trace)
+            if translation is not None and not reply.is_native:
+                trace.warnings += translation.warnings
+            elif translation is not None:
+                translation.writer.pass_through()
             if reply.events is not None:
                 await self._send_stream(exchange, request, trace, reply.events)
             elif request.call.stream:
@@ -96,7 +102,9 @@ class Responder:
         self, exchange: Exchange, request: ExecutionRequest, trace: ExecutionTrace, reply: Reply
     ) -> None:
         """A whole answer, for a client that wants a stream."""
-        events = convert_to_events(reply.body, request.call.endpoint, request.call.fields)
+        # What writes another format needs the counts, whether or not its client asked for them.
+        wish = request.call.fields if exchange.writer is None else {"stream_options": COUNTED}
+        events = convert_to_events(reply.body, request.call.endpoint, wish)
         trace.status = 200
         trace.first_token_s = perf_counter() - exchange.started_s
         if self._accounting.keeps_content:

@@ -14,6 +14,7 @@ from ..openai.messages import BAD_JSON, Fields
 
 if TYPE_CHECKING:
     from ..openai.events import EventStream
+    from ..openai.translation import Translation
 
 __all__ = ["Call", "Endpoint", "Expert", "Fields", "Reply", "UpstreamError"]
 
@@ -29,7 +30,8 @@ class Call:
 
     A `patient` one lets others go first where a line has formed. With `hides_usage` the counts at the end of
     a stream are the gateway's alone. `has_fallback`: others can answer, so that a silent upstream is left
-    after `first_token_s` also where the answer is not streamed.
+    after `first_token_s` also where the answer is not streamed. `translation` is what the client sent, where
+    its format was another than chat's.
     """
 
     endpoint: Endpoint
@@ -38,6 +40,7 @@ class Call:
     patient: bool = False
     hides_usage: bool = False
     has_fallback: bool = False
+    translation: "Translation | None" = None
 
 
 @dataclass(slots=True)
@@ -45,6 +48,7 @@ class Reply:
     """What an expert answered: whole, or as events whose first token is already there.
 
     warnings: what of the request was not sent as it was asked
+    is_native: in the format that the client speaks, where that is another than chat's
     waited_s: until a local engine was loaded and had room; tells nothing of how quickly it answers
     """
 
@@ -55,6 +59,7 @@ class Reply:
     deployment: str | None = None
     waited_s: float = 0.0
     warnings: tuple[str, ...] = ()
+    is_native: bool = False
 
     def when_counted(self, note: Callable[[int], None], call: Call) -> None:
         """Have `note` called with the tokens of the call: now, or when the answer's stream ends."""
@@ -83,7 +88,8 @@ def ask_for_usage(call: Call, fields: Fields) -> tuple[Call, Fields]:
         asked = Raw(msgspec.json.encode({**given, "include_usage": True})) if given else COUNTED
     except (*BAD_JSON, AttributeError, TypeError):  # what is no object the expert may refuse as it likes
         return call, fields
-    return replace(call, hides_usage=True), {**fields, "stream_options": asked}
+    # What writes another format reads the counts itself.
+    return replace(call, hides_usage=call.translation is None), {**fields, "stream_options": asked}
 
 
 DATA = re.compile(rb"[\w+/=-]{256,}")

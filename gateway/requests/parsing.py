@@ -13,11 +13,13 @@ import msgspec
 from policies import Policy, RoutingHints
 from routers import Query
 
+from ..anthropic.requests import translate_request
 from ..config import Config
 from ..embedding import EmbedderPool
 from ..errors import ForbiddenField, InvalidField, InvalidJson, ModelNotFound, suggest
 from ..experts import Call, Expert, Fields, ToolExpert
 from ..experts.types import Endpoint
+from ..openai.translation import Translation
 from ..prompts.wrappings import WrappingGrammar
 from .bodies import (
     BODY_LIMITS,
@@ -71,18 +73,24 @@ FORBIDDEN = frozenset(
 )
 """Fields by which a client would choose where its request goes, or with whose key (LiteLLM reads them)."""
 
+MAX_NAMED = 5
+"""So many parts of a request are named in its refusal."""
 _fields = msgspec.json.Decoder(Fields)
 _text = msgspec.json.Decoder(str)
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointSpec:
-    """One inference endpoint: its path, the upstream path of its calls, and how its body is read."""
+    """One inference endpoint: its path, the upstream path of its calls, and how its body is read.
+
+    `translate` makes a chat request of a body in another wire format; the rest reads that.
+    """
 
     path: str
     endpoint: Endpoint
     check: Callable[[Fields], None]
     query: Callable[[Fields, WrappingGrammar, ShortJson | None], ReadRequest] | None
+    translate: Callable[[Fields], Translation] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +148,10 @@ class RequestParser:
         self._grammar = grammar or WrappingGrammar()
         self._tools = tuple(expert for expert in experts.values() if isinstance(expert, ToolExpert))
         self._experts = tuple(experts)
+        # Experts of installed packages need not say that they speak chat alone.
+        self._formats: dict[str, frozenset[str]] = {
+            name: getattr(expert, "formats", frozenset()) for name, expert in experts.items()
+        }
         # An expert answers to its name, and to `provider/model`: the first in the file that has it.
         models: dict[str, str] = {}
         for expert in config.experts:
@@ -155,6 +167,10 @@ class RequestParser:
         Raises:
             BadRequest: the body or a header is at fault; `param` names the field.
         """
+        translation: Translation | None = None
+        if spec.translate is not None:
+            translation = spec.translate(fields)
+            fields = translation.fields
         model = text_field(fields, "model")
         model = self._aliases.get(model, model)
         stream = "stream" in fields and spec.query is not None and flag_field(fields, "stream")
@@ -162,7 +178,7 @@ class RequestParser:
         options = parse_routing_options(fields, headers)
         # Fields keep the client's order and bytes: what is not read is not decoded either.
         sent = {name: value for name, value in fields.items() if name not in OWN_FIELDS}
-        call = Call(spec.endpoint, sent, stream)
+        call = Call(spec.endpoint, sent, stream, translation=translation)
         if spec.query is None:
             return self._parse_embedding(model, call, options)
         # For a named expert the messages are never decoded: what is not read cannot be refused by mistake.
@@ -170,18 +186,46 @@ class RequestParser:
         if expert is not None:
             if expert in self._embedding_experts:
                 raise self._no_chat_model(model)
-            return ToExpert(call, options, expert, self._fallbacks(options), list_ignored(options))
+            fallbacks = self._fallbacks(options)
+            if translation is not None:
+                self._check_named(translation, (expert, *fallbacks))
+            return ToExpert(call, options, expert, fallbacks, list_ignored(options))
         policy = self._policy(model, options)
         flags = extract_prompt_flags(sent, options, policy, self._grammar)
         if flags.fields is not sent:
-            call = replace(call, fields=flags.fields)
+            original = translation and replace(translation, original=None)
+            call = replace(call, fields=flags.fields, translation=original)
         read = spec.query(flags.fields, self._grammar, flags.short)
         query = read.query
         # A tool is asked before routing: that it has no answer is a fact, not a prediction.
-        if self._tools:
-            declined = {tool.name: why for tool in self._tools if (why := tool.decline(call, read.question))}
+        if self._tools or translation is not None:
+            declined = self._list_unable(translation)
+            declined |= {tool.name: why for tool in self._tools if (why := tool.decline(call, read.question))}
             query = replace(query, declined=declined) if declined else query
         return ToPolicy(call, options, policy, query, flags.hints, flags.warnings)
+
+    def _list_unable(self, translation: Translation | None) -> dict[str, str]:
+        """Experts that cannot do all of a request, as they do not speak its format, with the reason.
+
+        Raises:
+            InvalidField: no expert can.
+        """
+        if translation is None or not translation.native_only:
+            return {}
+        what = ", ".join(translation.native_only[:MAX_NAMED])
+        why = f"cannot be asked for {what}: only experts that speak '{translation.format}' themselves can"
+        unable = {name: why for name in self._experts if translation.format not in self._formats[name]}
+        if len(unable) == len(self._experts):
+            param = translation.native_only[0].partition(" ")[0]
+            raise InvalidField(f"no expert here can be asked for {what}", param=param)
+        return unable
+
+    def _check_named(self, translation: Translation, names: tuple[str, ...]) -> None:
+        unable = self._list_unable(translation)
+        for name in names:
+            if name in unable:
+                param = translation.native_only[0].partition(" ")[0]
+                raise InvalidField(f"expert '{name}' {unable[name]}", param=param)
 
     def unknown_model(self, model: str) -> ModelNotFound:
         """The refusal of a model that is not configured; it lists the names that are."""
@@ -350,4 +394,5 @@ def check_embedding(fields: Fields) -> None:
 CHAT = EndpointSpec("/v1/chat/completions", "chat/completions", check_chat, parse_chat_query)
 COMPLETIONS = EndpointSpec("/v1/completions", "completions", check_completion, parse_completion_query)
 EMBEDDINGS = EndpointSpec("/v1/embeddings", "embeddings", check_embedding, None)
+MESSAGES = EndpointSpec("/v1/messages", "chat/completions", check_chat, parse_chat_query, translate_request)
 SPECS = {spec.path: spec for spec in (CHAT, COMPLETIONS, EMBEDDINGS)}

@@ -20,7 +20,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..app import Parts, build_accounting, build_handlers, build_services, build_starlette_app
+from ..app import WRITERS, Parts, build_accounting, build_handlers, build_services, build_starlette_app
 from ..asgi.application import Application
 from ..asgi.connections import Acceptor
 from ..config import Config
@@ -335,7 +335,7 @@ def build_worker_application(
     own.state.others = OtherProcesses()
     fallback = ParentForwarder(own, channel, exchanges)
     handlers = build_handlers(services, build_accounting(services))
-    return services, Application(handlers, fallback, services.authenticator, own.state.paths)
+    return services, Application(handlers, fallback, services.authenticator, own.state.paths, WRITERS)
 
 
 def main() -> None:
