@@ -4,11 +4,11 @@ import asyncio
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from policies import Attempt, Decision, Gather, GatherResult, Plan, Single
 
@@ -27,8 +27,7 @@ NAMED_POLICY = "named"
 NAMED_REASON = "asked for by name"
 
 
-@dataclass(frozen=True, slots=True)
-class ExecutionRequest:
+class ExecutionRequest(msgspec.Struct, frozen=True):
     """A plan with its call and provenance.
 
     `asked` is the expert that the client named, None where a policy chose. `explain` puts the facts of the
@@ -81,8 +80,7 @@ class ExecutionRequest:
         )
 
 
-@dataclass(slots=True)
-class ExecutionTrace:
+class ExecutionTrace(msgspec.Struct):
     """What happened to a request so far. `attempts` only grows; `Accounting.record` folds all into one row.
 
     Attributes:
@@ -101,9 +99,9 @@ class ExecutionTrace:
     decision_id: str
     caller: str | None = None
     fields: Fields | None = None
-    attempts: list[AttemptRecord] = field(default_factory=list)
+    attempts: list[AttemptRecord] = []
     streaming: AttemptRecord | None = None
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[str] = []
     answered: str | None = None
     upstream_s: float = 0.0
     first_token_s: float | None = None
@@ -111,10 +109,10 @@ class ExecutionTrace:
     streaming_s: float = 0.0
     ended_at_s: float | None = None
     usage: Usage | None = None
-    other_usage: dict[str, Usage | None] = field(default_factory=dict)
+    other_usage: dict[str, Usage | None] = {}
     status: int = CLIENT_CLOSED_STATUS
     error: str | None = None
-    answer_parts: list[bytes] = field(default_factory=list)
+    answer_parts: list[bytes] = []
     n_kept_bytes: int = 0
 
     def keep(self, part: bytes) -> None:

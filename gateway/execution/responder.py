@@ -7,10 +7,10 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from time import perf_counter
 
 import msgspec
+from msgspec.structs import replace
 
 from ..asgi.application import Exchange, Headers, fresh_id, header_value
 from ..errors import STOPPED, ExpertFailed, GatewayError, Unavailable

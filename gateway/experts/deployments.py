@@ -5,9 +5,10 @@ import errno
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from time import monotonic
 from typing import Generic, Protocol, TypeVar
+
+from msgspec.structs import replace
 
 from ..config import DeploymentConfig, TimeoutConfig
 from ..fleet.circuit_breaker import CallSource, CircuitBreaker

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 from msgspec import Raw
+from msgspec.structs import replace
 
 from ..errors import UpstreamError
 from ..openai.answers import Usage
@@ -24,8 +24,7 @@ NULL = Raw(b"null")
 Endpoint = Literal["chat/completions", "completions", "embeddings"]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """One request for an expert: `fields` is the client's body without `model` and `router`.
 
     A `patient` one lets others go first where a line has formed. With `hides_usage` the counts at the end of
@@ -43,8 +42,7 @@ class Call:
     translation: "Translation | None" = None
 
 
-@dataclass(slots=True)
-class Reply:
+class Reply(msgspec.Struct):
     """What an expert answered: whole, or as events whose first token is already there.
 
     warnings: what of the request was not sent as it was asked

@@ -54,6 +54,7 @@ FlagValue = bool | float | Text
 
 PREFIX = b"x-thalamus-"
 SESSION_HEADERS = (b"x-thalamus-session-id", b"x-session-id", b"x-litellm-session-id")
+DEBUG_HEADER = b"x-thalamus-debug"
 DIAL_TOP = 10.0
 
 
@@ -118,12 +119,12 @@ def parse_routing_options(
         InvalidField: something is unknown or of the wrong kind; `param` is `router.…` or the header's name.
     """
     body = _from_body(fields) if "router" in fields or "plugins" in fields else None
-    head = _from_headers(headers) if not _HEADERS.keys().isdisjoint(headers) else None
+    if body is None and _READ_HEADERS.isdisjoint(headers):
+        return NO_OPTIONS
+    head = _from_headers(headers)
     session = next((headers[name] for name in SESSION_HEADERS if name in headers), None)
-    debug = headers.get(b"x-thalamus-debug", b"").lower() in (b"true", b"1")
+    debug = headers.get(DEBUG_HEADER, b"").lower() in (b"true", b"1")
     if body is None and head is None:
-        if session is None and not debug:
-            return NO_OPTIONS
         return RoutingOptions(session_id=_session(session), debug=debug)
     # The body first: it was written for this request, headers may be set once for a whole client.
     given = [field for field in (body, head) if field is not None]
@@ -145,6 +146,8 @@ def parse_routing_options(
 
 def list_ignored(options: RoutingOptions) -> tuple[str, ...]:
     """A warning that names what does not apply where the client names the expert; none where all does."""
+    if options is NO_OPTIONS:
+        return ()
     require = options.hints.require if options.hints is not None else Require()
     given = {
         "policy": options.policy,
@@ -229,6 +232,7 @@ _HEADERS = {
     PREFIX + name.replace("_", "-").encode(): name
     for name in (*sorted(_LISTS), *sorted(_NUMBERS), "policy", "weights")
 } | {b"x-router-flags": "flags"}
+_READ_HEADERS = frozenset((*_HEADERS, *SESSION_HEADERS, DEBUG_HEADER))
 
 
 def _from_headers(headers: Mapping[bytes, bytes]) -> RouterField | None:

@@ -93,8 +93,7 @@ class EndpointSpec:
     translate: Callable[[Fields], Translation] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ToExpert:
+class ToExpert(msgspec.Struct, frozen=True):
     """A request for an expert that the client named.
 
     `call` goes to the expert, `options` is what was asked beside it, `fallbacks` are experts to try after it,
@@ -108,8 +107,7 @@ class ToExpert:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ToPolicy:
+class ToPolicy(msgspec.Struct, frozen=True):
     """A request whose expert a policy chooses, by `query` and under `hints`."""
 
     call: Call
@@ -120,8 +118,7 @@ class ToPolicy:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ToEmbedder:
+class ToEmbedder(msgspec.Struct, frozen=True):
     """A request for the gateway's own embedders."""
 
     call: Call
@@ -194,7 +191,7 @@ class RequestParser:
         flags = extract_prompt_flags(sent, options, policy, self._grammar)
         if flags.fields is not sent:
             original = translation and replace(translation, original=None)
-            call = replace(call, fields=flags.fields, translation=original)
+            call = Call(spec.endpoint, flags.fields, stream, translation=original)
         read = spec.query(flags.fields, self._grammar, flags.short)
         query = read.query
         # A tool is asked before routing: that it has no answer is a fact, not a prediction.
@@ -272,6 +269,8 @@ class RequestParser:
         return self._policies[name]
 
     def _fallbacks(self, options: RoutingOptions) -> tuple[str, ...]:
+        if not options.fallbacks:
+            return ()
         fallbacks = [self._aliases.get(name, name) for name in options.fallbacks]
         for name in fallbacks:
             if name not in self._names:

@@ -11,10 +11,8 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,8 +64,9 @@ Role = Literal["member", "aggregator"]
 BY_NAME = "asked for by name"
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptRecord:
+# Structs and not dataclasses, here and wherever one is made for every request: a frozen dataclass of so many
+# fields takes four times as long to make.
+class AttemptRecord(msgspec.Struct, frozen=True, gc=False):
     """One call to one expert with its result; `role` is its part in a panel.
 
     `verdict` is `answered`, `moved_on` (the next expert was asked), `refused` (the request was at fault),
@@ -90,8 +89,7 @@ class AttemptRecord:
     client_error: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JournalEntry:
+class JournalEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One request as the journal keeps it; None is unknown, never 0. `time` is seconds since 1970.
 
     `key_id` is the name of the client's key. `prompt` and `answer` are kept only where the configuration says
@@ -123,20 +121,12 @@ class JournalEntry:
     answer: str | None = None
 
 
-_ATTEMPT_COLUMNS = (
-    "expert",
-    "verdict",
-    "status",
-    "error",
-    "latency_s",
-    "deployment",
-    "role",
-    "tokens_estimated",
-)
-
-
-def _read_attempt(attempt: AttemptRecord) -> dict[str, Any]:
-    return {name: getattr(attempt, name) for name in _ATTEMPT_COLUMNS}
+def _encode_attempts(attempts: Sequence[AttemptRecord]) -> bytes:
+    """The attempts as JSON, without what is for the client of the request alone."""
+    plain = [msgspec.structs.asdict(attempt) for attempt in attempts]
+    for one in plain:
+        del one["client_error"]
+    return msgspec.json.encode(plain)
 
 
 BAD_ROW = (
@@ -147,8 +137,12 @@ BAD_ROW = (
 MAX_INTEGER = 2**63 - 1
 
 
+def fit_row(row: Sequence[Any]) -> tuple[Any, ...]:
+    """A row as SQLite can hold it: wider integers are unknown, half an emoji is a question mark."""
+    return tuple(map(_fit_column, row))
+
+
 def _fit_column(value: Any) -> Any:
-    """A value as SQLite can hold it: wider integers are unknown, half an emoji is a question mark."""
     if type(value) is int:
         return value if -MAX_INTEGER <= value <= MAX_INTEGER else None
     if type(value) is str and not value.isascii():
@@ -156,45 +150,67 @@ def _fit_column(value: Any) -> Any:
     return value
 
 
-# What each column holds, in the order of the table: its SQL and how it derives from an entry. The names are
-# the format on disk. A request that named its expert was not routed: propensity 1, no tier.
-_COLUMNS: tuple[tuple[str, Callable[[JournalEntry], Any]], ...] = (
-    ("id TEXT NOT NULL UNIQUE", attrgetter("decision_id")),
-    ("request_id TEXT NOT NULL", attrgetter("request_id")),
-    ("time REAL NOT NULL", attrgetter("time")),
-    ("endpoint TEXT NOT NULL", attrgetter("endpoint")),
-    ("policy TEXT", attrgetter("policy")),
-    ("expert_asked TEXT", attrgetter("expert_asked")),
-    ("expert_answered TEXT", attrgetter("expert_answered")),
-    ("plan TEXT NOT NULL", attrgetter("plan")),
-    ("tier TEXT", lambda entry: entry.decision.tier if entry.decision else None),
-    ("propensity REAL NOT NULL", lambda entry: entry.decision.propensity if entry.decision else 1.0),
-    ("decision BLOB", lambda entry: _pack_column(entry.decision) if entry.decision else None),
-    ("attempts BLOB", lambda entry: msgspec.json.encode(list(map(_read_attempt, entry.attempts)))),
-    ("status INTEGER NOT NULL", attrgetter("status")),
-    ("error TEXT", attrgetter("error")),
-    ("input_tokens INTEGER", attrgetter("input_tokens")),
-    ("output_tokens INTEGER", attrgetter("output_tokens")),
-    ("cost_usd REAL", attrgetter("cost_usd")),
-    ("latency_s REAL", attrgetter("latency_s")),
-    ("first_token_s REAL", attrgetter("first_token_s")),
-    ("overhead_s REAL", attrgetter("overhead_s")),
-    ("stream INTEGER NOT NULL", lambda entry: int(entry.stream)),
-    ("key_id TEXT", attrgetter("key_id")),
-    ("session_id TEXT", attrgetter("session_id")),
-    ("prompt TEXT", attrgetter("prompt")),
-    ("answer TEXT", attrgetter("answer")),
+COLUMNS = (
+    "id TEXT NOT NULL UNIQUE",
+    "request_id TEXT NOT NULL",
+    "time REAL NOT NULL",
+    "endpoint TEXT NOT NULL",
+    "policy TEXT",
+    "expert_asked TEXT",
+    "expert_answered TEXT",
+    "plan TEXT NOT NULL",
+    "tier TEXT",
+    "propensity REAL NOT NULL",
+    "decision BLOB",
+    "attempts BLOB",
+    "status INTEGER NOT NULL",
+    "error TEXT",
+    "input_tokens INTEGER",
+    "output_tokens INTEGER",
+    "cost_usd REAL",
+    "latency_s REAL",
+    "first_token_s REAL",
+    "overhead_s REAL",
+    "stream INTEGER NOT NULL",
+    "key_id TEXT",
+    "session_id TEXT",
+    "prompt TEXT",
+    "answer TEXT",
 )
-COLUMNS = tuple(sql for sql, _ in _COLUMNS)
+"""The table; the names are the format on disk."""
 NAMES = tuple(sql.partition(" ")[0] for sql in COLUMNS)
-_CONTENT = frozenset({"prompt", "answer"})
 
 
-def to_row(entry: JournalEntry, content: bool) -> tuple[Any, ...]:
-    """The values of `COLUMNS`; prompt and answer only with `content`."""
-    return tuple(
-        derive(entry) if content or name not in _CONTENT else None
-        for name, (_, derive) in zip(NAMES, _COLUMNS, strict=True)
+def to_row(entry: JournalEntry, content: bool, late_s: float = 0.0) -> tuple[Any, ...]:
+    """The values of `COLUMNS`; prompt and answer only with `content`. `late_s` is added to its time."""
+    decision = entry.decision
+    return (
+        entry.decision_id,
+        entry.request_id,
+        entry.time + late_s,
+        entry.endpoint,
+        entry.policy,
+        entry.expert_asked,
+        entry.expert_answered,
+        entry.plan,
+        # A request that named its expert was not routed: propensity 1, no tier.
+        decision.tier if decision else None,
+        decision.propensity if decision else 1.0,
+        _pack_column(decision) if decision else None,
+        _encode_attempts(entry.attempts),
+        entry.status,
+        entry.error,
+        entry.input_tokens,
+        entry.output_tokens,
+        entry.cost_usd,
+        entry.latency_s,
+        entry.first_token_s,
+        entry.overhead_s,
+        int(entry.stream),
+        entry.key_id,
+        entry.session_id,
+        entry.prompt if content else None,
+        entry.answer if content else None,
     )
 
 
@@ -286,6 +302,13 @@ def insert_rows(database: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -
     Raises:
         sqlite3.Error, and what `BAD_ROW` names.
     """
+    try:
+        _insert(database, rows)
+    except BAD_ROW:  # nearly every row fits as it is; to look at each value would take longer than all else
+        _insert(database, list(map(fit_row, rows)))
+
+
+def _insert(database: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
     # Many to a statement: between two statements this thread waits for the interpreter, which the event loop
     # holds, and then holds it up itself: 25 µs a row one by one, 6 so.
     n_together = len(rows) - len(rows) % N_TOGETHER
@@ -465,8 +488,7 @@ class Journal:
             self._ensure_prepared()
             while self._waiting:
                 batch = [entry for entry, _ in zip(list(self._waiting.values()), range(BATCH), strict=False)]
-                rows = [row for entry in batch if (row := self._row(entry))]
-                self._store_all(rows)
+                self._store_all(list(self._build_rows(batch)))
                 # Only now: until the commit `get` must find them here. Written twice is harmless (OR IGNORE).
                 for entry in batch:
                     self._waiting.pop(entry.decision_id, None)
@@ -514,17 +536,14 @@ class Journal:
                 self._database.close()
             self._database = None
 
-    def _row(self, entry: JournalEntry) -> tuple[Any, ...] | None:
-        try:
-            return tuple(map(_fit_column, to_row(self._date(entry), self.content)))
-        except Exception:  # a malformed entry must not keep the others from the disk
-            self.dropped += 1
-            return None
-
-    def _date(self, entry: JournalEntry) -> JournalEntry:
+    def _build_rows(self, batch: Sequence[JournalEntry]) -> Iterator[tuple[Any, ...]]:
         # While the machine's clock is behind what has passed, an entry would look old, and be deleted.
-        late_s = -self.clock.gap_s
-        return replace(entry, time=entry.time + late_s) if late_s > 0 else entry
+        late_s = max(0.0, -self.clock.gap_s)
+        for entry in batch:
+            try:
+                yield to_row(entry, self.content, late_s)
+            except Exception:  # a malformed entry must not keep the others from the disk
+                self.dropped += 1
 
     def _tidy(self) -> None:
         """Delete what is too old or too much, a little at a time so that the lock is short."""

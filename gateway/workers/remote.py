@@ -15,7 +15,7 @@ from ..experts import Expert
 from ..experts.deployments import ConcurrencyLimit, DeployedExpert, RateLimit
 from ..fleet.health import FleetState
 from ..runners import Lease, RunnerBusy, Runners, RunnerUnavailable
-from ..storage.journal import Journal
+from ..storage.journal import BAD_ROW, Journal, fit_row
 from .channel import Channel, ChannelClosedError, RemoteError
 
 BEAT_EVERY_S = 1.0
@@ -222,7 +222,7 @@ class RemoteJournal(Journal):
         frame: list[bytes] = []
         n_bytes = 0
         for row in rows:
-            frame.append(msgspec.msgpack.encode(row))
+            frame.append(_encode_row(row))
             n_bytes += len(frame[-1])
             if n_bytes > FRAME_BYTES:
                 self._send(frame)
@@ -246,6 +246,13 @@ class RemoteJournal(Journal):
         self._wake.set()
         while last in self._waiting and self._trouble is None:  # noqa: ASYNC110  (a thread empties it)
             await asyncio.sleep(0.02)
+
+
+def _encode_row(row: tuple[Any, ...]) -> bytes:
+    try:
+        return msgspec.msgpack.encode(row)
+    except BAD_ROW:
+        return msgspec.msgpack.encode(fit_row(row))
 
 
 def describe_experts(config: Config, fleet: FleetState) -> dict[str, dict[str, Any]]:

@@ -226,6 +226,19 @@ async def test_rows_are_on_disk_once_they_do_not_wait_any_more(pair: Pair, tmp_p
     await journal.close()
 
 
+async def test_a_row_that_does_not_fit_is_fitted_on_its_way_to_the_parent(pair: Pair, tmp_path: Path) -> None:
+    config = JournalConfig(path=str(tmp_path / "journal.sqlite3"))
+    journal = RemoteJournal.make_builder(pair.worker, asyncio.get_running_loop())(config)
+    for n, (session_id, n_tokens) in enumerate([("half \ud83d", 1), ("whole", 2**63), ("whole", 2**65)]):
+        row = {"session_id": session_id, "input_tokens": n_tokens}
+        journal.record(msgspec.structs.replace(build_entry(f"dec_{n}"), **row))
+    await journal.flush()
+    with contextlib.closing(sqlite3.connect(config.path)) as database:
+        found = database.execute("SELECT session_id, input_tokens FROM decisions ORDER BY id").fetchall()
+    assert found == [("half ?", 1), ("whole", None), ("whole", None)]
+    await journal.close()
+
+
 async def test_rows_that_the_parent_cannot_write_are_lost_aloud_with_the_worker(
     pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

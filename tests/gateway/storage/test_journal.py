@@ -287,6 +287,19 @@ async def test_a_value_that_sqlite_cannot_hold_costs_its_own_row_alone_among_man
     assert rows(journal, "sum(id IN ('d0', 'd49', 'd50', 'd99', 'd100', 'd129'))") == 6
 
 
+async def test_a_value_wider_than_sqlite_is_unknown_and_half_a_character_a_question_mark(
+    open_journal: Callable[..., Journal],
+) -> None:
+    journal = open_journal()
+    for n in range(60):
+        changes = {"session_id": "half \ud83d", "input_tokens": 2**63} if n == 55 else {}
+        journal.record(entry(f"d{n}", **changes))
+    await journal.close()
+    assert (journal.dropped, rows(journal)) == (0, 60)
+    assert rows(journal, "max(session_id)") == "half ?"
+    assert rows(journal, "sum(input_tokens IS NULL)") == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "left"), [({"max_rows": 3}, "d7,d8,d9"), ({"max_days": 5.5}, "d5,d6,d7,d8,d9")]
 )
@@ -370,7 +383,7 @@ async def test_the_ids_that_keys_had_are_read_as_the_master_key(
 ) -> None:
     journal = open_journal(path=str(tmp_path / "old.sqlite3"))
     said = FeedbackRecord(decision_id="before", time=1.0, score=0.5, key_id="0123456789ab")
-    journal.record(replace(entry("before"), key_id="0123456789ab"))
+    journal.record(entry("before", key_id="0123456789ab"))
     await journal.add_feedback([said])
     await journal.close()
     with contextlib.closing(sqlite3.connect(tmp_path / "old.sqlite3")) as database:
