@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from routers import Features, make_predictor
 from routers.predictors.blend import Forest, ForestSettings
 from routers.predictors.linear import Lexicon
-from routers.predictors.neighbours import Cells
+from routers.predictors.neighbours import Cells, find_near
 
 
 def make_features(n: int, seed: int, dim: int = 24) -> Features:
@@ -219,3 +221,18 @@ def test_words_weigh_what_their_tf_idf_row_times_the_weights_gives() -> None:
     np.testing.assert_allclose(lexicon.weigh(asked, weights), expected, atol=1e-9)
     assert lexicon.weigh(asked[:, :0], weights).tolist() == [[0.0, 0.0]] * 4
     assert lexicon.weigh(asked[:0], weights).shape == (0, 2)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(1, 3000), st.integers(1, 300), st.integers(1, 2000), st.integers(0, 2**32 - 1))
+def test_the_nearest_are_found_with_all_that_are_as_near(n: int, k: int, n_values: int, seed: int) -> None:
+    similarity = np.random.default_rng(seed).integers(n_values, size=n).astype(np.float32)
+    found = find_near(similarity, k)
+    kth = np.sort(similarity)[max(n - k, 0)]
+    assert set(np.flatnonzero(similarity >= kth)) <= set(found.tolist())
+    assert (np.diff(found) > 0).all()
+
+
+def test_few_of_many_are_looked_at_closely() -> None:
+    similarity = np.random.default_rng(0).normal(size=20_000).astype(np.float32)
+    assert len(find_near(similarity, 200)) < 400
