@@ -7,7 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .errors import ArtifactError, DataError, EmbedderError, RoutersError
-from .features import FORM_NAMES, Embedder, FeatureExtractor, Features, estimate_tokens, query_of
+from .features import (
+    FORM_NAMES,
+    Embedder,
+    FeatureExtractor,
+    Features,
+    describe_query,
+    estimate_tokens,
+    query_of,
+)
 from .protocols import Arrays, Categorizer, Extractor, Predictor, TagLearner
 from .types import (
     Bools,
@@ -152,6 +160,7 @@ __all__ = [
     "compute_utility",
     "cross_fit",
     "dataset_oracle",
+    "describe_query",
     "estimate_tokens",
     "explain_missing_head",
     "fill_unknown",

@@ -154,12 +154,13 @@ def query_of(text: str) -> Query:
     n_input_tokens = estimate_tokens(text)
     if len(text) > MAX_TEXT_CHARS:
         text = head_and_tail(text, MAX_TEXT_CHARS)
-    return Query(
-        text=text,
-        n_input_tokens=n_input_tokens,
-        language=guess_language(text),
-        code_share=code_share(text),
-    )
+    return Query(text, n_input_tokens)
+
+
+def describe_query(query: Query) -> dict[str, Any]:
+    """A query for people: its fields, what language it seems to be in, and how much of it looks like code."""
+    shown = {name: getattr(query, name) for name in Query.__slots__ if name != "declined"}
+    return {**shown, "language": guess_language(query.text), "code_share": code_share(query.text)}
 
 
 def estimate_tokens(text: str) -> int:

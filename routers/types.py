@@ -59,8 +59,6 @@ class Query:
     needs: frozenset[str] = frozenset()
     has_tools: bool = False
     wants_json: bool = False
-    language: str = "und"
-    code_share: float = 0.0
     declined: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 

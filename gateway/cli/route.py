@@ -4,7 +4,6 @@ import asyncio
 import json
 import shutil
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,13 +50,10 @@ def command(prompt: str, config_path: Path, policy: str, as_json: bool) -> None:
 def describe_decision(config: "Config", text: str, policy_name: str) -> dict[str, Any]:
     """Return the full record of the decision for a prompt."""
     from policies import decision_record
+    from routers import describe_query
 
     query, decision, tradeoff, notes = asyncio.run(_decide(config, text, policy_name))
-    seen = {
-        field.name: getattr(query, field.name)
-        for field in fields(query)
-        if field.name not in ("text", "declined")
-    }
+    seen = {name: value for name, value in describe_query(query).items() if name != "text"}
     seen["needs"] = sorted(query.needs)
     return {**decision_record(decision), "query": seen, "tradeoff": tradeoff, "notes": notes}
 

@@ -1,7 +1,6 @@
 """Decisions: `POST /v1/route` (one without its call) and `GET /v1/decisions/{id}` (an earlier one)."""
 
 import os
-from typing import Any
 
 from msgspec import Raw
 from starlette.requests import ClientDisconnect, Request
@@ -9,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from policies import decision_record
-from routers import Query
+from routers import describe_query
 
 from ..asgi.application import ClientDisconnectedError, body_too_large, hold_body, inflate
 from ..config.client_keys import MASTER
@@ -40,7 +39,7 @@ async def route(request: Request) -> Response:
     if isinstance(parsed, ToPolicy):
         router = services.router
         decision = await router.decide(parsed, services.fleet.snapshot())
-        record = {**decision_record(decision), "query": query_record(parsed.query)}
+        record = {**decision_record(decision), "query": describe_query(parsed.query)}
         warnings, degraded = parsed.warnings, router.degraded
     else:
         pool = services.embedders
@@ -53,11 +52,6 @@ async def route(request: Request) -> Response:
         warnings, degraded = parsed.input.warnings, pool.degraded
     head = {"id": f"dry_{os.urandom(12).hex()}", "object": "decision"}
     return json_response({**head, **record, "warnings": list(warnings), "degraded": degraded})
-
-
-def query_record(query: Query) -> dict[str, Any]:
-    """What the router read of a request."""
-    return {name: getattr(query, name) for name in Query.__slots__ if name != "declined"}
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:

@@ -18,6 +18,7 @@ from routers import (
     HashingEmbedder,
     Query,
     StaticEmbedder,
+    describe_query,
     estimate_tokens,
     load_embedder,
     query_of,
@@ -335,9 +336,11 @@ def test_what_is_derived_of_very_many_queries_is_not_kept() -> None:
 def test_a_prompt_alone_is_a_query_without_wishes() -> None:
     text = "Was ist das und wie geht es?\n```\nx = 1\n```"
     query = query_of(text)
-    assert query == Query(text, query.n_input_tokens, language="de", code_share=query.code_share)
-    assert query.n_input_tokens == estimate_tokens(text)
-    assert 0.2 < query.code_share < 0.5
+    assert query == Query(text, estimate_tokens(text))
+    shown = describe_query(query)
+    assert shown["text"] == text
+    assert shown["language"] == "de"
+    assert 0.2 < shown["code_share"] < 0.5
 
 
 @pytest.mark.parametrize(
@@ -346,6 +349,7 @@ def test_a_prompt_alone_is_a_query_without_wishes() -> None:
 def test_long_texts_of_one_thing_get_bounded_features(piece: str) -> None:
     """A pattern that backtracks over the whole of one of these would not come back for minutes."""
     query = query_of(piece * (400_000 // len(piece)))
+    assert 0 <= describe_query(query)["code_share"] <= 1
     features = FeatureExtractor(StaticEmbedder()).extract([query], "static")
     assert np.isfinite(features.form).all()
     assert features.lexical.shape[1] <= 2 * 512 + 2 * MAX_CHARS
@@ -356,6 +360,7 @@ def test_long_texts_of_one_thing_get_bounded_features(piece: str) -> None:
 @given(st.text(st.characters(), max_size=200))
 def test_a_query_can_be_made_of_any_text(text: str) -> None:
     query = query_of(text)
-    assert 0 <= query.code_share <= 1
+    shown = describe_query(query)
+    assert 0 <= shown["code_share"] <= 1
     assert query.n_input_tokens >= (1 if text else 0)
-    assert query.language
+    assert shown["language"]
