@@ -108,40 +108,52 @@ def _describe_error(error: Exception) -> str:
     return f"{type(error).__name__}{place}"
 
 
-_Row = tuple[Features, int, Prediction]
-"""Features of several queries, the row of one, and its prediction."""
+class StaticError(Exception):
+    """Features could not be extracted, for what the embedder raised."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__()
+        self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
+_Steps = Generator[Consult, Prediction | None, list[Decision]]
+_Step = Consult | list[Decision]
+_Row = tuple[Features, int, _Step]
+"""Features of several queries, the row of one, and what the engine makes of its prediction."""
+
+
+@dataclass(slots=True)
 class _Waiting:
-    """A query that waits for its prediction, and who is to predict it."""
+    """A query that waits for its prediction, who is to predict it, and the engine that asks for it."""
 
     query: Query
     forecaster: Forecaster
+    steps: _Steps
     answer: "asyncio.Future[_Row]"
 
 
 class StaticPredictor:
-    """Predicts at the static tier for all queries that one turn of the event loop brings.
+    """Predicts at the static tier, and decides, for all queries that one turn of the event loop brings.
 
     Most of what a lone prediction takes is the calls of NumPy, not their work: sixteen queries take about as
-    many calls as one. Their features are extracted together, whichever heads predict.
+    many calls as one. Their features are extracted together, whichever heads predict. The engines run right
+    behind, one after the other: between calls of experts each would find its code and data out of the caches.
     """
 
     def __init__(self, extractor: FeatureExtractor) -> None:
         self._extractor = extractor
         self._waiting: list[_Waiting] = []
 
-    def predict(self, query: Query, forecaster: Forecaster) -> "asyncio.Future[_Row]":
-        """The prediction of a query, once this turn's others are there.
+    def advance(self, query: Query, forecaster: Forecaster, steps: _Steps) -> "asyncio.Future[_Row]":
+        """What the engine makes of the prediction of a query, once this turn's others are there.
 
-        Raises (when awaited): PredictorError, or what the embedder raised.
+        Raises (when awaited): PredictorError, StaticError, or what the engine raised.
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[_Row] = loop.create_future()
         if not self._waiting:
             loop.call_soon(self._run)  # behind all tasks that are ready now
-        self._waiting.append(_Waiting(query, forecaster, answer))
+        self._waiting.append(_Waiting(query, forecaster, steps, answer))
         return answer
 
     def _run(self) -> None:
@@ -158,8 +170,10 @@ class StaticPredictor:
                     continue
                 try:
                     self._answer([one])
-                except Exception as error:
+                except PredictorError as error:
                     one.answer.set_exception(error)
+                except Exception as error:
+                    one.answer.set_exception(StaticError(error))
 
     def _answer(self, asked: Sequence[_Waiting]) -> None:
         features = self._extractor.extract([one.query for one in asked], "static")
@@ -172,7 +186,11 @@ class StaticPredictor:
             prediction = predict_checked(asked[rows[0]].forecaster, queries, part)
             for place, row in enumerate(rows):
                 own = prediction if len(rows) == 1 else prediction.take_one(place)
-                asked[row].answer.set_result((features, row, own))
+                one = asked[row]
+                try:
+                    one.answer.set_result((features, row, _advance(one.steps, own)))
+                except Exception as error:  # no expert is eligible, as a rule
+                    one.answer.set_exception(error)
 
 
 class Router:
@@ -272,12 +290,7 @@ class Router:
         try:
             step = await asyncio.to_thread(_advance, steps, None) if patient else _advance(steps, None)
             while isinstance(step, Consult):
-                prediction = await context.predict(step)
-                step = (
-                    await asyncio.to_thread(_advance, steps, prediction)
-                    if patient
-                    else _advance(steps, prediction)
-                )
+                step = await context.advance(step, steps)
         except Infeasible as error:
             if error.temporary:
                 raise Unavailable(str(error), retry_after_s=RETRY_AFTER_S) from None
@@ -313,9 +326,7 @@ def _suggest_abilities(requests: Sequence[ToPolicy]) -> str:
     )
 
 
-def _advance(
-    steps: Generator[Consult, Prediction | None, list[Decision]], prediction: Prediction | None
-) -> Consult | list[Decision]:
+def _advance(steps: _Steps, prediction: Prediction | None) -> _Step:
     """The engine's next question, or its decisions."""
     try:
         return steps.send(prediction)
@@ -359,17 +370,42 @@ class _DecisionContext:
         self.missing = router.missing if requests[0].policy.encoder != "never" and misses else None
         self.missing_part: Part = "not_loaded"
 
-    async def predict(self, consult: Consult) -> Prediction | None:
+    async def advance(self, consult: Consult, steps: _Steps) -> _Step:
+        """What the engine makes of the prediction it asks for."""
+        is_first, self._is_first = self._is_first, False
+        if self._patient:
+            return await asyncio.to_thread(_advance, steps, await self._predict(consult, is_first))
+        query, static = self._queries[0], self._router.static
+        if (
+            not is_first
+            or consult.tier != "static"
+            or static is None
+            or len(self._queries) > 1
+            or len(query.text) > MAX_INLINE_CHARS
+        ):
+            return _advance(steps, await self._predict(consult, is_first))
+        try:
+            features, row, step = await static.advance(query, self._forecaster, steps)
+        except (PredictorError, StaticError) as error:  # a bug there must not cost the client its answer
+            if isinstance(error, StaticError):
+                self._note_failure("static", error.reason)
+            else:
+                self._note_failure("predictor", error)
+            return _advance(steps, self._forecaster.predict(self._queries, None))
+        if self._router.failing:
+            self._router.failing.pop("static", None)
+            self._router.failing.pop("predictor", None)
+        # Only a closer look reads the features again.
+        if isinstance(step, Consult):
+            self._static = features.take(slice(row, row + 1))
+        return step
+
+    async def _predict(self, consult: Consult, is_first: bool) -> Prediction | None:
         """The prediction the engine asks for, or one of a lower tier where an embedder fails.
 
         None declines the second stage (the encoder), where there is no time for it.
         """
         router, rows = self._router, consult.rows
-        is_first, self._is_first = self._is_first, False
-        is_lone = len(self._queries) == 1 and not self._patient
-        is_short = len(self._queries[0].text) <= MAX_INLINE_CHARS
-        if is_first and consult.tier == "static" and is_lone and is_short and router.static is not None:
-            return await self._predict_together(router.static)
         if consult.tier == "encoder" and not is_first and not self._has_time():
             return None
         static = await self._extract_static() if consult.tier != "prior" else None
@@ -408,21 +444,6 @@ class _DecisionContext:
 
     def _do_without(self, part: Part) -> None:
         self.missing, self.missing_part = PROBLEMS[part], part
-
-    async def _predict_together(self, static: StaticPredictor) -> Prediction:
-        router = self._router
-        try:
-            features, row, prediction = await static.predict(self._queries[0], self._forecaster)
-        except Exception as error:  # a bug there must not cost the client its answer
-            self._note_failure("predictor" if isinstance(error, PredictorError) else "static", error)
-            return self._forecaster.predict(self._queries, None)
-        if router.failing:
-            router.failing.pop("static", None)
-            router.failing.pop("predictor", None)
-        # Only a closer look reads the features again.
-        if router.batcher is not None:
-            self._static = features.take(slice(row, row + 1))
-        return prediction
 
     def _has_time(self) -> bool:
         batcher = self._router.batcher
