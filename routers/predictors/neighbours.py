@@ -300,7 +300,8 @@ def find_near(similarity: Floats32, k: int) -> Ints:
     # k largest. Maxima are quick to find; to partition all similarities takes five times as long.
     high = np.maximum.reduce(similarity[: depth * n_high].reshape(depth, n_high), axis=0)
     high.partition(n_high - k)
-    return (similarity >= high[n_high - k]).nonzero()[0]
+    near: Ints = (similarity >= high[n_high - k]).nonzero()[0]
+    return near
 
 
 _SAME = 1e-5
