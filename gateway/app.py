@@ -35,7 +35,18 @@ from .batches.store import BatchStore
 from .batches.types import DISK_FULL, StorageFull
 from .config import Config, ExpertConfig, JournalConfig
 from .embedding import EmbedderPool
-from .endpoints import batches, completions, decisions, feedback, files, models, monitoring, openapi, runners
+from .endpoints import (
+    batches,
+    completions,
+    decisions,
+    feedback,
+    files,
+    messages,
+    models,
+    monitoring,
+    openapi,
+    runners,
+)
 from .errors import (
     DEFAULT_RETRY_AFTER_S,
     INTERNAL_ERROR,
@@ -57,7 +68,7 @@ from .fleet.health import FleetState
 from .fleet.replicas import Replicas
 from .openai.answers import Price
 from .prompts.wrappings import build_grammar
-from .requests.parsing import MESSAGES, SPECS, RequestParser
+from .requests.parsing import COUNT_TOKENS, MESSAGES, SPECS, RequestParser
 from .runners import Runners
 from .runners.build import build_runners, give_all_cores
 from .services import Services
@@ -203,7 +214,10 @@ def build_application(
     return application
 
 
-WRITERS: Mapping[str, Callable[[], AnswerWriter]] = {MESSAGES.path: MessageWriter}
+WRITERS: Mapping[str, Callable[[], AnswerWriter]] = {
+    MESSAGES.path: MessageWriter,
+    COUNT_TOKENS.path: MessageWriter,
+}
 """What writes the answers, and the errors, of paths whose clients speak another format than OpenAI's."""
 
 
@@ -218,7 +232,8 @@ def build_handlers(services: Services, accounting: Accounting) -> dict[str, Hand
     executor = PlanExecutor(services.experts, services.fleet, windows, upstreams, totals_s)
     responder = Responder(executor, services.fleet, accounting)
     specs = (*SPECS.values(), MESSAGES)
-    return {spec.path: completions.CompletionEndpoint(spec, services, responder).handle for spec in specs}
+    handlers = {spec.path: completions.CompletionEndpoint(spec, services, responder).handle for spec in specs}
+    return {**handlers, COUNT_TOKENS.path: messages.TokenCountEndpoint(services).handle}
 
 
 def build_accounting(services: Services) -> Accounting:
@@ -293,7 +308,7 @@ def build_starlette_app(
         },
         lifespan=lifespan,
     )
-    app.state.paths = PathTable([*SPECS, MESSAGES.path, *(route.path for route in ROUTES)])
+    app.state.paths = PathTable([*SPECS, *WRITERS, *(route.path for route in ROUTES)])
     app.state.services = services
     app.state.counters = carried
     app.state.batches = batch_service

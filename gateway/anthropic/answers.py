@@ -1,7 +1,8 @@
 """Chat's answers as messages of Anthropic's API: whole, streamed, and errors."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -325,6 +326,26 @@ class MessageWriter:
         if usage.reasoning_tokens:
             counts["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
         return counts
+
+
+def build_model_page(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Entries of `/v1/models` as the one page of Anthropic's list."""
+    data = [build_model_info(model) for model in models]
+    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
+    return {"data": data, "has_more": False, "first_id": first, "last_id": last}
+
+
+def build_model_info(model: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of `/v1/models` as Anthropic's object."""
+    return {
+        "type": "model",
+        "id": model["id"],
+        "display_name": model["id"],
+        "created_at": datetime.fromtimestamp(model["created"], UTC).isoformat().replace("+00:00", "Z"),
+        "lifecycle": "active",
+        "max_input_tokens": model["thalamus"].get("context_tokens"),
+        "max_tokens": None,
+    }
 
 
 def _build_event(name: str, value: Mapping[str, object]) -> bytes:

@@ -122,6 +122,17 @@ def translate_request(fields: Fields) -> Translation:
     Raises:
         InvalidField: a field is missing or of the wrong kind; `param` says where.
     """
+    if _decode(fields, "max_tokens", int | None) is None:
+        raise InvalidField("'max_tokens' is missing; it must be a number", param="max_tokens")
+    return _RequestTranslator(fields).translate()
+
+
+def translate_count(fields: Fields) -> Translation:
+    """A request whose tokens are to be counted, as a chat request; it has no limit.
+
+    Raises:
+        InvalidField: as `translate_request`.
+    """
     return _RequestTranslator(fields).translate()
 
 
@@ -141,9 +152,8 @@ class _RequestTranslator:
         chat: Fields = {name: fields[name] for name in SAME_FIELDS if name in fields}
         messages = [*self._translate_system(), *self._translate_messages()]
         chat["messages"] = Raw(encode(messages))
-        if _decode(fields, "max_tokens", int | None) is None:
-            raise InvalidField("'max_tokens' is missing; it must be a number", param="max_tokens")
-        chat["max_tokens"] = fields["max_tokens"]
+        if "max_tokens" in fields:
+            chat["max_tokens"] = fields["max_tokens"]
         if stop := _decode(fields, "stop_sequences", list[str] | None):
             chat["stop"] = Raw(encode(stop))
         user = _decode(fields, "metadata", MetadataParam | None)

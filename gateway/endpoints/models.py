@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from routers import ExpertProfile
 
+from ..anthropic.answers import build_model_info, build_model_page
 from ..config import BASE_EMBEDDER, ExpertConfig
 from ..embedding import EmbedderPool
 from ..errors import InvalidField
@@ -35,6 +36,8 @@ async def list_models(request: Request) -> Response:
         raise InvalidField(f"'type' must be {', '.join(TYPES)} or all", param="type")
     # Chat clients offer every model of this list to their users and read no field that says otherwise.
     models = [model for model in describe_models(get_services(request)) if wanted in (model["type"], "all")]
+    if speaks_anthropic(request):
+        return json_response(build_model_page(models))
     return json_response({"object": "list", "data": models})
 
 
@@ -49,7 +52,12 @@ async def get_model(request: Request) -> Response:
     found = next((model for model in describe_models(services) if model["id"] == name), None)
     if found is None:
         raise services.parser.unknown_model(name)
-    return json_response(found)
+    return json_response(build_model_info(found) if speaks_anthropic(request) else found)
+
+
+def speaks_anthropic(request: Request) -> bool:
+    """Whether a client of Anthropic's asks: the header is required there."""
+    return "anthropic-version" in request.headers
 
 
 def describe_models(services: Services) -> Iterator[dict[str, Any]]:

@@ -28,6 +28,10 @@ POST_ENDPOINTS = {
         "Message",
         f"The same in the form of Anthropic's Messages API, errors and streams too; {ROUTING_HEADERS}",
     ),
+    "/v1/messages/count_tokens": (
+        "MessageTokens",
+        "How many tokens a message would have; an estimate, where its model does not count",
+    ),
     "/v1/completions": ("Completion", f"A plain completion; {ROUTING_HEADERS}"),
     "/v1/embeddings": (
         "Embedding",
@@ -129,6 +133,7 @@ def _build_schemas() -> dict[str, Any]:
             ["model", "messages", "max_tokens"],
             {"messages": MESSAGES, "max_tokens": {"type": "integer"}, "stream": {"type": "boolean"}},
         ),
+        "MessageTokens": (["model", "messages"], {"messages": MESSAGES}),
         "Completion": (["model", "prompt"], {"prompt": TEXTS, "stream": {"type": "boolean"}}),
         "Embedding": (["model", "input"], {"input": TEXTS, **_EMBEDDING}),
         "Route": ([], {"messages": MESSAGES, "prompt": TEXTS}),

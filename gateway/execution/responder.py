@@ -25,6 +25,7 @@ from ..openai.events import (
     build_error_event,
     encode_event,
 )
+from ..openai.translation import Translation
 from ..telemetry.logs import AnswerFacts
 from .executor import Accounting, ExecutionRequest, ExecutionTrace, PlanExecutor, debug_json
 
@@ -57,10 +58,8 @@ class Responder:
             exchange.writer = translation.writer
         try:
             reply = await (execute or self._executor.execute)(request, trace)
-            if translation is not None and not reply.is_native:
-                trace.warnings += translation.warnings
-            elif translation is not None:
-                translation.writer.pass_through()
+            if translation is not None:
+                choose_format(translation, reply, trace)
             if reply.events is not None:
                 await self._send_stream(exchange, request, trace, reply.events)
             elif request.call.stream:
@@ -245,6 +244,14 @@ class Responder:
             "thalamus": {**facts, "cost_usd": self._accounting.cost_usd(trace)},
         }
         return encode_event(msgspec.json.encode(chunk))
+
+
+def choose_format(translation: Translation, reply: Reply, trace: ExecutionTrace) -> None:
+    """Write the answer in the client's format, and say what the expert was not told; or pass it on."""
+    if reply.is_native:
+        translation.writer.pass_through()
+    else:
+        trace.warnings += translation.warnings
 
 
 def all_experts_failed(

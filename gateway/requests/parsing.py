@@ -13,8 +13,9 @@ import msgspec
 from policies import Policy, RoutingHints
 from routers import Query
 
-from ..anthropic.requests import translate_request
+from ..anthropic.requests import translate_count, translate_request
 from ..config import Config
+from ..config.providers import find_maker
 from ..embedding import EmbedderPool
 from ..errors import ForbiddenField, InvalidField, InvalidJson, ModelNotFound, suggest
 from ..experts import Call, Expert, Fields, ToolExpert
@@ -231,6 +232,9 @@ class RequestParser:
         policies = (f"auto:{name}" for name in self._policies if name != "auto")
         known = ["auto", *policies, *self._experts, *self._aliases]
         said = f"there is no model '{model[:128]}'; {suggest(model, known)}there are: {', '.join(known)}"
+        if find_maker(model) is not None:
+            # Clients of one maker often know its names alone, as Claude Code does.
+            said += "; `aliases` in the configuration gives one of them a client's name"
         return ModelNotFound(said, param="model")
 
     def _no_chat_model(self, model: str) -> ModelNotFound:
@@ -394,4 +398,7 @@ CHAT = EndpointSpec("/v1/chat/completions", "chat/completions", check_chat, pars
 COMPLETIONS = EndpointSpec("/v1/completions", "completions", check_completion, parse_completion_query)
 EMBEDDINGS = EndpointSpec("/v1/embeddings", "embeddings", check_embedding, None)
 MESSAGES = EndpointSpec("/v1/messages", "chat/completions", check_chat, parse_chat_query, translate_request)
+COUNT_TOKENS = EndpointSpec(
+    "/v1/messages/count_tokens", "chat/completions", check_chat, parse_chat_query, translate_count
+)
 SPECS = {spec.path: spec for spec in (CHAT, COMPLETIONS, EMBEDDINGS)}

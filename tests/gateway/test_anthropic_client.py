@@ -162,6 +162,52 @@ async def test_errors_before_the_endpoint_have_the_envelope_too(client: anthropi
     assert too_large.value.body["error"]["type"] == "request_too_large"
 
 
+IMAGE: Any = {
+    "type": "image",
+    "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="},
+}
+CONVERSATION: list[MessageParam] = [
+    {"role": "user", "content": [{"type": "text", "text": "Look"}, IMAGE]},
+    {
+        "role": "assistant",
+        "content": [
+            {"type": "text", "text": "I look."},
+            {"type": "tool_use", "id": "t1", "name": "f", "input": {"a": 1}},
+            {"type": "tool_use", "id": "t2", "name": "f", "input": {}},
+        ],
+    },
+    {
+        "role": "user",
+        "content": [
+            {"type": "tool_result", "tool_use_id": "t1", "content": "one"},
+            {"type": "tool_result", "tool_use_id": "t2", "content": "no", "is_error": True},
+            {"type": "text", "text": "And?"},
+        ],
+    },
+]
+AS_CHAT = [
+    {"role": "system", "content": "Be brief.\n\nBe kind."},
+    {
+        "role": "user",
+        "content": [
+            {"type": "text", "text": "Look"},
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
+        ],
+    },
+    {
+        "role": "assistant",
+        "content": "I look.",
+        "tool_calls": [
+            {"id": "t1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}},
+            {"id": "t2", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+        ],
+    },
+    {"role": "tool", "tool_call_id": "t1", "content": "one"},
+    {"role": "tool", "tool_call_id": "t2", "content": "Error: no"},
+    {"role": "user", "content": "And?"},
+]
+
+
 async def test_what_chat_has_is_sent_as_chat(
     client: anthropic.AsyncAnthropic, upstream: FakeUpstream
 ) -> None:
@@ -169,56 +215,17 @@ async def test_what_chat_has_is_sent_as_chat(
         model="good",
         max_tokens=64,
         system=[{"type": "text", "text": "Be brief."}, {"type": "text", "text": "Be kind."}],
-        messages=[
-            {"role": "user", "content": [{"type": "text", "text": "Look"}, IMAGE]},
-            {
-                "role": "assistant",
-                "content": [
-                    {"type": "text", "text": "I look."},
-                    {"type": "tool_use", "id": "t1", "name": "f", "input": {"a": 1}},
-                    {"type": "tool_use", "id": "t2", "name": "f", "input": {}},
-                ],
-            },
-            {
-                "role": "user",
-                "content": [
-                    {"type": "tool_result", "tool_use_id": "t1", "content": "one"},
-                    {"type": "tool_result", "tool_use_id": "t2", "content": "no", "is_error": True},
-                    {"type": "text", "text": "And?"},
-                ],
-            },
-        ],
+        messages=CONVERSATION,
         tools=[{"name": "f", "description": "does", "input_schema": {"type": "object"}}],
         tool_choice={"type": "any", "disable_parallel_tool_use": True},
         stop_sequences=["END"],
         extra_body={"temperature": 0.5},  # the client has no argument for it any longer
         metadata={"user_id": "u1"},
     )
-    sent = upstream.calls[-1]
-    assert sent["messages"] == [
-        {"role": "system", "content": "Be brief.\n\nBe kind."},
-        {
-            "role": "user",
-            "content": [
-                {"type": "text", "text": "Look"},
-                {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
-            ],
-        },
-        {
-            "role": "assistant",
-            "content": "I look.",
-            "tool_calls": [
-                {"id": "t1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}},
-                {"id": "t2", "type": "function", "function": {"name": "f", "arguments": "{}"}},
-            ],
-        },
-        {"role": "tool", "tool_call_id": "t1", "content": "one"},
-        {"role": "tool", "tool_call_id": "t2", "content": "Error: no"},
-        {"role": "user", "content": "And?"},
-    ]
     function = {"name": "f", "description": "does", "parameters": {"type": "object"}}
-    assert {name: sent[name] for name in sent if name != "messages"} == {
+    assert upstream.calls[-1] == {
         "model": "good",
+        "messages": AS_CHAT,
         "max_tokens": 64,
         "stop": ["END"],
         "temperature": 0.5,
@@ -227,12 +234,6 @@ async def test_what_chat_has_is_sent_as_chat(
         "tool_choice": "required",
         "parallel_tool_calls": False,
     }
-
-
-IMAGE: Any = {
-    "type": "image",
-    "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="},
-}
 
 
 async def test_what_chat_cannot_carry_is_told(
@@ -263,3 +264,28 @@ async def test_a_tool_of_anthropics_servers_is_refused_where_no_expert_has_it(
                 messages=ASKED,
                 tools=[{"type": "web_search_20250305", "name": "web_search"}],
             )
+
+
+async def test_tokens_are_counted_before_a_message_is_sent(client: anthropic.AsyncAnthropic) -> None:
+    for model in ("auto", "good"):
+        short = await client.messages.count_tokens(model=model, messages=ASKED)
+        raw = await client.messages.with_raw_response.count_tokens(
+            model=model, system="word " * 100, messages=ASKED
+        )
+        assert 0 < short.input_tokens < 20
+        assert 100 < (await raw.parse()).input_tokens < 200
+        assert "estimate" in raw.headers["x-thalamus-warning"]
+    with pytest.raises(anthropic.NotFoundError):
+        await client.messages.count_tokens(model="none", messages=ASKED)
+
+
+async def test_models_are_listed_in_anthropics_form(client: anthropic.AsyncAnthropic) -> None:
+    models = [model async for model in client.models.list()]
+    assert {"auto", "good"} <= {model.id for model in models}
+    one = await client.models.retrieve("good")
+    assert (one.type, one.display_name, one.lifecycle) == ("model", "good", "active")
+
+
+async def test_the_refusal_of_a_claude_says_which_setting_maps_it(client: anthropic.AsyncAnthropic) -> None:
+    with pytest.raises(anthropic.NotFoundError, match="`aliases` in the configuration"):
+        await client.messages.create(model="claude-sonnet-4-5", max_tokens=64, messages=ASKED)

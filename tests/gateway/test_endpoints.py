@@ -11,7 +11,7 @@ import pytest
 
 from gateway.app import ROUTES
 from gateway.config import parse_config
-from gateway.requests.parsing import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES
+from gateway.requests.parsing import CHAT, COMPLETIONS, COUNT_TOKENS, EMBEDDINGS, MESSAGES
 from gateway.server import application
 from tests.fakes.serving import live
 
@@ -213,7 +213,7 @@ async def test_openapi_lists_every_endpoint_there_is(site: Site) -> None:
         for method in (route.methods or set()) - {"HEAD"}
         if route.path not in ("/", "/health")  # the same as others, for those who type them
     }
-    hot = {(spec.path, "POST") for spec in (CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES)}
+    hot = {(spec.path, "POST") for spec in (CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, COUNT_TOKENS)}
     assert listed == routes | hot
 
 
