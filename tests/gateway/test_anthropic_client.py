@@ -288,4 +288,4 @@ async def test_models_are_listed_in_anthropics_form(client: anthropic.AsyncAnthr
 
 async def test_the_refusal_of_a_claude_says_which_setting_maps_it(client: anthropic.AsyncAnthropic) -> None:
     with pytest.raises(anthropic.NotFoundError, match="`aliases` in the configuration"):
-        await client.messages.create(model="claude-sonnet-4-5", max_tokens=64, messages=ASKED)
+        await client.messages.create(model="claude-next", max_tokens=64, messages=ASKED)
