@@ -198,6 +198,8 @@ class Exchange:
             self._handle.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
+        # Each refers to this exchange: only the garbage collector would free the three, long after.
+        self._handle = self._watcher = None
 
     async def respond(self, status: int, headers: Headers, body: bytes, content_type: bytes = JSON) -> None:
         """Send a whole response. From here on a client that leaves cancels nothing."""

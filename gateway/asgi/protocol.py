@@ -120,7 +120,7 @@ class HttpProtocol(asyncio.Protocol):
         for cycle in self._queue:
             self.connections.release(cycle)
         self._queue.clear()
-        self._parser = None
+        self._parser = self._last = None
         self.resume_writing()
 
     def data_received(self, data: bytes) -> None:
@@ -461,6 +461,7 @@ class HttpProtocol(asyncio.Protocol):
             self.connections.lingering[self] = now_s
         elif self._phase == BETWEEN:
             self.connections.idle[self] = now_s
+            self._last = None
         if pause_s := cycle.scope.get("pause_s"):
             self.pause_reading()
             self.loop.call_later(pause_s, self.resume_reading)
@@ -532,6 +533,8 @@ class RequestCycle:
             log.exception("the application failed")
             await self._fail()
         finally:
+            # They refer to one another: only the garbage collector would free them, long after.
+            del self.scope["request_cycle"]
             connections = self._protocol.connections
             connections.release(self)
             if self._is_admitted:

@@ -260,8 +260,7 @@ class PlanExecutor:
         step = next(steps)
         replies: dict[str, Reply] = {}
         failure: UpstreamError | None = None
-        # Asked last: experts that would answer without a wish that they refused, as another may keep it, and
-        # those with no larger window than one for which the prompt was too long.
+        # Asked last: experts that refused a wish, or have no larger window than one that was too short.
         later: list[Attempt] = []
         too_short, is_later = 0, False
         while True:
@@ -290,7 +289,7 @@ class PlanExecutor:
                 except UpstreamError as error:
                     if failure is not None and error.faults_expert:
                         self._fleet.retries.charge(trace.caller)
-                    failure = error
+                    failure = error.with_traceback(None)  # it has this frame, and this frame has it
                     outcome = "moved_on" if error.moves_on else "refused"
                     if error.can_adapt:
                         later.append(step)
@@ -303,9 +302,10 @@ class PlanExecutor:
                 if done.value is not None:
                     return self._use_member(done.value, replies, trace)
                 if not later or outcome == "refused":
-                    raise failure or self._unavailable(request, trace) from None
+                    break
                 is_later = True
                 step = later.pop(0)  # the generator has ended: it says so again after this attempt
+        raise failure or self._unavailable(request, trace)
 
     def _left_s(self, request: ExecutionRequest, start: float, failure: UpstreamError | None) -> float:
         """Seconds until the deadline over all attempts.

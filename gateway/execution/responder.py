@@ -76,6 +76,7 @@ class Responder:
         except UpstreamError as error:
             trace.error = error.cause
             await self._send_failure(exchange, request, trace, error)
+            error.__traceback__ = None  # it has frames that have the error, with all that they hold
         except GatewayError as error:
             trace.status, trace.error = error.status, error.message
             await exchange.refuse(error, self.response_headers(exchange, request, trace))
@@ -130,7 +131,7 @@ class Responder:
                         trace.keep(ready)
                     await exchange.stream(ready)
             except UpstreamError as error:
-                failure = error
+                failure = error.with_traceback(None)  # it has this frame, and this frame has it
                 self._executor.upstreams.hide_secrets(error)
                 kind = "error_event" if error.kind in SAID_KINDS else error.kind
                 message = name_expert(name, error.message, self._executor.upstreams)

@@ -302,7 +302,7 @@ class DeployedExpert(Generic[D]):
                 if reply.events is not None:
                     reply.events.limit(end_at)
             except UpstreamError as error:
-                failure = error
+                failure = error.with_traceback(None)  # it has this frame, and this frame has it
             except TimeoutError:
                 failure = UpstreamError("timeout", "took longer in all than its time-out allows")
             except BaseException:
