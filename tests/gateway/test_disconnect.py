@@ -18,7 +18,7 @@ from tests.fakes.serving import gateway
 SEEN_WITHIN_S = 2.0
 
 
-@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+@pytest.mark.parametrize("path", ["chat/completions", "completions", "messages"])
 @pytest.mark.parametrize(("model", "stream"), [("hang", False), ("hang", True), ("stall-2", True)])
 async def test_a_client_that_goes_away_is_seen_upstream(
     tmp_path: Path, path: str, model: str, stream: bool
@@ -29,6 +29,7 @@ async def test_a_client_that_goes_away_is_seen_upstream(
             body = {
                 "model": model,
                 "stream": stream,
+                "max_tokens": 9,
                 "prompt": "x",
                 "messages": [{"role": "user", "content": "x"}],
             }
