@@ -11,7 +11,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import lru_cache
 from time import perf_counter, time_ns
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.types import ASGIApp
 
@@ -31,6 +31,9 @@ from .authentication import Authenticator, name_address
 from .encodings import inflate_body
 from .paths import PathTable
 
+if TYPE_CHECKING:
+    from .protocol import RequestCycle
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -42,7 +45,6 @@ QUIET_PATHS = frozenset({*OPEN_PATHS, "/metrics"})
 """Asked by machines every few seconds: an access log of these is noise."""
 JSON = b"application/json"
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
-WATCH_AFTER_S = 0.03
 PIECE_BYTES = 1 << 18
 MAX_HEADER_CHARS = 4096
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -87,18 +89,19 @@ class AnswerWriter(Protocol):
 class Exchange:
     """One request and its response on an ASGI connection.
 
+    `cycle` is the request on our own protocol, None on another server's.
     `key_name` is the name of the client's key, once the authenticator has accepted it; `started_s` is when
     the request came, on the clock of `perf_counter`. For the access log, `model` is what the client wrote and
     `answer` what came of it. `writer` writes the answer where the client speaks another format than OpenAI's.
     """
 
     __slots__ = (
-        "_handle",
         "_receive",
         "_send",
         "_task",
         "_watcher",
         "answer",
+        "cycle",
         "gone",
         "headers",
         "key_name",
@@ -114,6 +117,7 @@ class Exchange:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
+        self.cycle: RequestCycle | None = scope.get("request_cycle")
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.path: str = scope["path"]
         given = self.headers.get(b"x-request-id")
@@ -130,7 +134,6 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._task: asyncio.Task[Any] | None = None
-        self._handle: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
 
     async def body(self, max_bytes: int) -> bytes:
@@ -157,13 +160,15 @@ class Exchange:
         if (codings := self.headers.get(b"content-encoding")) is not None:
             body = await inflate(body, codings.decode("latin-1"), max_bytes)
             hold_body(self.scope, len(body))
-        if (cycle := self.scope.get("request_cycle")) is not None:
+        if (cycle := self.cycle) is not None:
             await cycle.admit(self.key_name)
             if cycle.is_gone:
                 raise ClientDisconnectedError
-        self._task = asyncio.current_task()
-        # A watcher is a task; calls that end at once never pay for one.
-        self._handle = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._start_watching)
+            self._task = cycle.task
+            cycle.watch(self._leave)
+        else:
+            self._task = asyncio.current_task()
+            self._watcher = asyncio.create_task(self._watch())
         return body
 
     async def _rest(self, message: Message, max_bytes: int) -> bytes:
@@ -181,12 +186,12 @@ class Exchange:
                 return b"".join(parts)
             message = await self._receive()
 
-    def _start_watching(self) -> None:
-        self._watcher = asyncio.get_running_loop().create_task(self._watch())
-
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._leave()
+
+    def _leave(self) -> None:
         if self._task is not None:
             self.gone = True
             self._task.cancel()
@@ -194,12 +199,12 @@ class Exchange:
     def finish(self) -> None:
         """Stop looking out for the client."""
         self._task = None
-        if self._handle is not None:
-            self._handle.cancel()
+        # Each refers to this exchange: only the garbage collector would free them, long after.
+        if self.cycle is not None:
+            self.cycle.watch(None)
         if self._watcher is not None:
             self._watcher.cancel()
-        # Each refers to this exchange: only the garbage collector would free the three, long after.
-        self._handle = self._watcher = None
+            self._watcher = None
 
     async def respond(self, status: int, headers: Headers, body: bytes, content_type: bytes = JSON) -> None:
         """Send a whole response. From here on a client that leaves cancels nothing."""
@@ -218,14 +223,17 @@ class Exchange:
         # Set before the send: a failure in the middle must not start a second response.
         self.responded = True
         self.status = status
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        last = len(body) - len(body) % PIECE_BYTES if len(body) > PIECE_BYTES else 0
-        for start in range(
-            0, last, PIECE_BYTES
-        ):  # written at once, a large body would block the loop for every other request
-            piece = body[start : start + PIECE_BYTES]
-            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
-        await self._send({"type": "http.response.body", "body": body[last:]})
+        head: Message = {"type": "http.response.start", "status": status, "headers": headers}
+        if self.cycle is not None and len(body) <= PIECE_BYTES:
+            head["body"] = body  # our own protocol takes both in one message
+            await self._send(head)
+            return
+        await self._send(head)
+        # Written at once, a large body would block the loop for every other request.
+        for start in range(0, max(1, len(body)), PIECE_BYTES):
+            stop = start + PIECE_BYTES
+            piece = {"body": body[start:stop], "more_body": stop < len(body)}
+            await self._send({"type": "http.response.body", **piece})
 
     async def refuse(self, error: GatewayError, headers: Headers | None = None) -> None:
         """Send an error in the client's envelope, OpenAI's where it speaks no other format."""
@@ -378,8 +386,8 @@ class Application:
                 handler = self._handlers.get(path)
             if handler is None:
                 scope.setdefault("state", {})["key_name"] = exchange.key_name
-                if path not in QUIET_PATHS and (cycle := scope.get("request_cycle")) is not None:
-                    await cycle.admit(exchange.key_name)
+                if path not in QUIET_PATHS and exchange.cycle is not None:
+                    await exchange.cycle.admit(exchange.key_name)
                 await self._fallback(scope, receive, self._with_request_id(exchange, send))
                 if scope["method"] not in READING:
                     log_change(exchange)

@@ -9,8 +9,8 @@ import asyncio
 import logging
 import re
 from collections import deque
-from collections.abc import MutableMapping
-from functools import partial
+from collections.abc import Callable, MutableMapping
+from functools import lru_cache, partial
 from http import HTTPStatus
 from ipaddress import IPv6Address
 from typing import Any, cast
@@ -32,7 +32,8 @@ HIGH_WATER_BYTES = 1 << 16
 """Bytes that wait on a connection, received or to be sent, before its other side is paused."""
 MAX_PIPELINED = 16
 MAX_IGNORED_BYTES = 1 << 20
-MAX_KNOWN_HOSTS = 256
+MAX_REMEMBERED = 256
+"""Addresses and hosts that need not be read again."""
 PAUSE_S = 1.0
 """How long a connection is not read after a refusal for overload; `retry-after` says no less.
 
@@ -49,7 +50,7 @@ def _status_line(status: int) -> bytes:
         phrase = HTTPStatus(status).phrase
     except ValueError:
         phrase = ""
-    return f"HTTP/1.1 {status} {phrase}\r\n".encode()
+    return f"HTTP/1.1 {status} {phrase}".encode()
 
 
 STATUS_LINES = {status: _status_line(status) for status in range(100, 600)}
@@ -223,10 +224,11 @@ class HttpProtocol(asyncio.Protocol):
             return
         parser = self._parser
         method, version = parser.get_method(), parser.get_http_version()
-        error, path, query = self._check_head(version, method)
+        error = self._find_head_error(version, method)
         if error is not None:
             self._refuse(error, is_head=method == b"HEAD")
             return
+        path, raw_path, query = split_target(self._url)
         scope: dict[str, Any] = {
             "type": "http",
             "asgi": ASGI,
@@ -236,9 +238,8 @@ class HttpProtocol(asyncio.Protocol):
             "scheme": "http",
             "method": method.decode("ascii"),
             "root_path": self._root_path,
-            "path": self._root_path
-            + (unquote(path.decode("ascii")) if b"%" in path else path.decode("ascii")),
-            "raw_path": self._root_path.encode("ascii") + path,
+            "path": self._root_path + path,
+            "raw_path": self._root_path.encode("ascii") + raw_path,
             "query_string": query,
             "headers": self._headers,
             "state": self._app_state.copy() if self._app_state else {},
@@ -263,8 +264,8 @@ class HttpProtocol(asyncio.Protocol):
             self._queue.append(cycle)
             self.pause_reading()
 
-    def _check_head(self, version: str, method: bytes) -> tuple[GatewayError | None, bytes, bytes]:
-        """The reason to refuse a head, if there is one; path and query string."""
+    def _find_head_error(self, version: str, method: bytes) -> GatewayError | None:
+        """The reason to refuse a head, None where there is none."""
         headers, limits = self._headers, self.connections.limits
         if (
             len(headers) > limits.max_headers
@@ -274,29 +275,28 @@ class HttpProtocol(asyncio.Protocol):
             n_head = sum(len(name) + len(value) + 4 for name, value in headers)
             error = self.connections.head_error(len(headers), n_head + len(self._url), len(self._url))
             if error is not None:
-                return error, b"", b""
+                return error
         if version not in ("1.1", "1.0"):
-            return MalformedRequest(f"HTTP/{version} is not served here: use HTTP/1.1"), b"", b""
+            return MalformedRequest(f"HTTP/{version} is not served here: use HTTP/1.1")
         if self._n_hosts != 1 and (self._n_hosts or version == "1.1"):  # RFC 9112, section 3.2
-            return MalformedRequest(f"a request has one Host header, this one {self._n_hosts}"), b"", b""
-        if self._n_hosts and self._host not in _known_hosts and not is_host(self._host or b""):
-            return MalformedRequest(f"the Host header is not a host: {(self._host or b'')[:80]!r}"), b"", b""
+            return MalformedRequest(f"a request has one Host header, this one {self._n_hosts}")
+        if self._n_hosts and not is_host(self._host or b""):
+            return MalformedRequest(f"the Host header is not a host: {(self._host or b'')[:80]!r}")
         if self._parser is not None and self._parser.should_upgrade() and method != b"CONNECT":
             # Java's HttpClient asks for HTTP/2 in this way with every first request, unless told otherwise.
             what = (
                 "this gateway speaks HTTP/1.1 alone and takes no Upgrade: set your client to HTTP/1.1 "
                 "(Java: HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1))"
             )
-            return MalformedRequest(what), b"", b""
+            return MalformedRequest(what)
         # RFC 9112, section 6.1: HTTP/1.0 knows no transfer codings, and a proxy may have read it otherwise.
         if version == "1.0" and any(name == b"transfer-encoding" for name, _ in headers):
-            return MalformedRequest("HTTP/1.0 has no Transfer-Encoding"), b"", b""
+            return MalformedRequest("HTTP/1.0 has no Transfer-Encoding")
         try:
-            url = httptools.parse_url(self._url)
-            url.path.decode("ascii")
-        except (httptools.HttpParserInvalidURLError, UnicodeDecodeError, AttributeError):
-            return MalformedRequest("the request line has no valid address"), b"", b""
-        return None, url.path, url.query or b""
+            split_target(self._url)
+        except ValueError:
+            return MalformedRequest("the request line has no valid address")
+        return None
 
     def on_body(self, body: bytes) -> None:
         cycle = self._last
@@ -410,8 +410,7 @@ class HttpProtocol(asyncio.Protocol):
     def _start(self, cycle: "RequestCycle") -> None:
         if self._phase == BODY and cycle is self._last:
             self.connections.bodies[self] = 0.0
-        task = self.loop.create_task(cycle.run(self.app))
-        task.add_done_callback(self.server_state.tasks.discard)
+        cycle.task = task = self.loop.create_task(cycle.run(self.app))
         self.server_state.tasks.add(task)
 
     async def drain(self) -> None:
@@ -478,6 +477,7 @@ class RequestCycle:
     Attributes:
         is_whole: all of the body has come in. `is_over`: no response can be sent any more, or all of it was.
         n_body, buffered_bytes, held_bytes: bytes of the body that came, that wait here, that are in memory.
+        task: what serves it.
     """
 
     __slots__ = (
@@ -488,6 +488,7 @@ class RequestCycle:
         "_is_chunked",
         "_is_told",
         "_key",
+        "_on_gone",
         "_parts",
         "_protocol",
         "_waiter",
@@ -500,7 +501,9 @@ class RequestCycle:
         "keep_alive",
         "n_body",
         "scope",
+        "task",
     )
+    task: "asyncio.Task[None]"
 
     def __init__(
         self, protocol: HttpProtocol, scope: dict[str, Any], keep_alive: bool, expects_continue: bool
@@ -515,8 +518,9 @@ class RequestCycle:
         self._is_told = self._is_admitted = False
         self._key: str | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._on_gone: Callable[[], None] | None = None
         self._head = b""
-        self._is_chunked: bool | None = None
+        self._is_chunked = False
         self._expected = 0
 
     async def run(self, app: ASGIApp) -> None:
@@ -535,10 +539,11 @@ class RequestCycle:
         finally:
             # They refer to one another: only the garbage collector would free them, long after.
             del self.scope["request_cycle"]
-            connections = self._protocol.connections
-            connections.release(self)
+            protocol = self._protocol
+            protocol.server_state.tasks.discard(self.task)
+            protocol.connections.release(self)
             if self._is_admitted:
-                connections.admission.leave(self._key)
+                protocol.connections.admission.leave(self._key)
 
     async def _fail(self) -> None:
         if self.has_started:
@@ -560,10 +565,18 @@ class RequestCycle:
         self.is_whole = True
         self._wake()
 
+    def watch(self, on_gone: Callable[[], None] | None) -> None:
+        """Call `on_gone` when the client goes away; None for nothing any more."""
+        self._on_gone = on_gone
+        if on_gone is not None:
+            self._protocol.read_on()  # else its going would not be seen
+
     def disconnect(self) -> None:
         """The client is gone, or was sent away."""
         self.is_gone = True
         self._wake()
+        if self._on_gone is not None:
+            self._on_gone()
 
     def hold(self, n_bytes: int) -> None:
         """Keep so many bytes of the body in memory until the request ends.
@@ -624,45 +637,43 @@ class RequestCycle:
             await protocol.drain()
         if self.is_gone:
             return
-        if not self.has_started:
-            self._begin(message)
-        elif self.is_over:
+        if self.is_over:
             raise RuntimeError(f"{message['type']} after the end of the response")
-        else:
-            self._write_body(message)
+        if not self.has_started:
+            if message["type"] != "http.response.start":
+                raise RuntimeError(f"{message['type']} before the start of the response")
+            self._begin(message)
+            # The head is kept back until a part of the body follows, or the turn of the loop is over.
+            if "body" not in message:
+                self._protocol.loop.call_soon(self._flush)
+                return
+        elif message["type"] != "http.response.body":
+            raise RuntimeError(f"{message['type']} within the response")
+        self._write_body(message)
 
     def _begin(self, message: Message) -> None:
-        """Keep the head back until a part of the body follows, or the turn of the loop is over."""
-        if message["type"] != "http.response.start":
-            raise RuntimeError(f"{message['type']} before the start of the response")
+        status: int = message["status"]
+        # ASGI has names in lower case.
+        headers = [*self._protocol.server_state.default_headers, *message.get("headers", ())]
+        framing = dict(headers)
+        if framing.get(b"transfer-encoding", b"").lower() == b"chunked":
+            self._is_chunked = True
+        elif (length := framing.get(b"content-length")) is not None:
+            self._is_chunked, self._expected = False, int(length)
+        elif self.scope["method"] != "HEAD" and status not in (204, 304):
+            self._is_chunked = True
+            headers.append((b"transfer-encoding", b"chunked"))
+        if b"close" in framing.get(b"connection", b"").lower():
+            self.keep_alive = False
+        elif not self.keep_alive:
+            headers.append((b"connection", b"close"))
+        head = b"\r\n".join([STATUS_LINES[status], *map(b": ".join, headers)])
+        # A line break in a value would be a header of its own: response splitting.
+        if head.count(b"\n") != len(headers) or head.count(b"\r") != len(headers) or b"\0" in head:
+            raise RuntimeError("a response header holds a control character")
         self.has_started = True
         self._expects_continue = False
-        status: int = message["status"]
-        lines = [STATUS_LINES[status]]
-        closes = False
-        for name, value in (*self._protocol.server_state.default_headers, *message.get("headers", ())):
-            name = name.lower()
-            if name == b"content-length" and self._is_chunked is None:
-                self._expected = int(value)
-                self._is_chunked = False
-            elif name == b"transfer-encoding" and value.lower() == b"chunked":
-                self._expected = 0
-                self._is_chunked = True
-            elif name == b"connection" and b"close" in value.lower():
-                self.keep_alive, closes = False, True
-            lines.append(name + b": " + value + b"\r\n")
-        if not self.keep_alive and not closes:
-            lines.append(b"connection: close\r\n")
-        if self._is_chunked is None and self.scope["method"] != "HEAD" and status not in (204, 304):
-            self._is_chunked = True
-            lines.append(b"transfer-encoding: chunked\r\n")
-        head = b"".join(lines)
-        # A line break in a value would be a header of its own: response splitting.
-        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
-            self.has_started = False
-            raise RuntimeError("a response header holds a control character")
-        self._head = head + b"\r\n"
-        self._protocol.loop.call_soon(self._flush)
+        self._head = head + b"\r\n\r\n"
 
     def _flush(self) -> None:
         if self._head:
@@ -670,8 +681,6 @@ class RequestCycle:
             self._protocol.transport.write(head)
 
     def _write_body(self, message: Message) -> None:
-        if message["type"] != "http.response.body":
-            raise RuntimeError(f"{message['type']} within the response")
         body: bytes = message.get("body", b"")
         more: bool = message.get("more_body", False)
         # Head and body in one packet: with Nagle off, two writes would make two of each answer.
@@ -703,13 +712,9 @@ def bind_protocol(connections: Connections) -> type[asyncio.Protocol]:
     return cast("type[asyncio.Protocol]", partial(HttpProtocol, connections))
 
 
-_known_hosts: set[bytes] = set()
-
-
+@lru_cache(maxsize=MAX_REMEMBERED)
 def is_host(value: bytes) -> bool:
     """Whether a Host header is a name or IPv4 address, or an IPv6 address in brackets (RFC 3986, 3.2.2)."""
-    if value in _known_hosts:
-        return True
     match = HOST.fullmatch(value)
     if match is None:
         return False
@@ -718,10 +723,21 @@ def is_host(value: bytes) -> bool:
             IPv6Address(match["v6"].decode())
         except ValueError:
             return False
-    if len(_known_hosts) >= MAX_KNOWN_HOSTS:
-        _known_hosts.clear()
-    _known_hosts.add(value)
     return True
+
+
+@lru_cache(maxsize=MAX_REMEMBERED)
+def split_target(target: bytes) -> tuple[str, bytes, bytes]:
+    """The path of a request's address, the same as it was sent, and the query string.
+
+    Raises:
+        ValueError: it is no address.
+    """
+    try:
+        url = httptools.parse_url(target)
+        return unquote(url.path.decode("ascii")), url.path, url.query or b""
+    except (httptools.HttpParserInvalidURLError, AttributeError) as error:
+        raise ValueError(str(error)) from None
 
 
 def build_refusal(error: GatewayError, is_head: bool = False) -> bytes:
@@ -734,8 +750,8 @@ def build_refusal(error: GatewayError, is_head: bool = False) -> bytes:
         (b"x-request-id", b"req_" + fresh_id().encode()),
         (b"connection", b"close"),
     ]
-    lines = b"".join(b"%b: %b\r\n" % header for header in headers)
-    return STATUS_LINES[error.status] + lines + b"\r\n" + (b"" if is_head else body)
+    head = b"\r\n".join([STATUS_LINES[error.status], *map(b": ".join, headers)])
+    return head + b"\r\n\r\n" + (b"" if is_head else body)
 
 
 def _address(name: object) -> tuple[str, int] | None:

@@ -45,6 +45,21 @@ async def test_a_client_that_goes_away_is_seen_upstream(
             assert (state["in_flight"], state["state"], state["n_failed"]) == (0, "closed", 0)
 
 
+async def test_a_client_that_goes_away_after_a_large_body_is_seen_upstream(tmp_path: Path) -> None:
+    # So much at once that the connection is not read any more before the body is taken from it.
+    body = json.dumps({"model": "hang", "messages": [{"role": "user", "content": "x" * 120_000}]}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    async with FakeUpstream() as upstream:
+        experts = [{"name": "hang", "model": "openai/hang", "api_base": upstream.base_url}]
+        async with gateway({"experts": experts}, str(tmp_path / "j.sqlite3")) as live:
+            port = int(live.base.removesuffix("/v1").rpartition(":")[2])
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(head.encode() + body)
+            await until(lambda: bool(upstream.calls))
+            writer.transport.abort()
+            await until(lambda: upstream.aborted == ["hang"], SEEN_WITHIN_S)
+
+
 async def test_the_journal_tells_of_a_client_that_went_away(tmp_path: Path) -> None:
     async with FakeUpstream() as upstream:
         experts = [{"name": "stall-2", "model": "openai/stall-2", "api_base": upstream.base_url}]
