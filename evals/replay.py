@@ -1,9 +1,10 @@
 """Replays an outcome table through the engine that serves; plans run on recorded outcomes only."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
+from msgspec.structs import replace
 
 from policies import (
     Attempt,

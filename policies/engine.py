@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from routers import (
@@ -35,8 +36,7 @@ from .recruiting import Candidates, recruit
 from .types import Decision, Fleet, Objective, Policy, Require, RoutingHints, tighten
 
 
-@dataclass(frozen=True, slots=True)
-class Consult:
+class Consult(msgspec.Struct, frozen=True):
     """The engine's request to its driver: predict `rows` of the queries at `tier`."""
 
     tier: Tier

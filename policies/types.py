@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
 import numpy as np
 
 from routers import Bools, Floats, Ints, Tier
@@ -135,8 +136,7 @@ class Fleet:
         return cls(np.ones(n_experts, bool), np.zeros(n_experts))
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """What was chosen for one query, and why no other expert was.
 
     `order` ranks the eligible experts, best first. Arrays are (n_experts,). `rejections` gives for each

@@ -159,7 +159,7 @@ def query_of(text: str) -> Query:
 
 def describe_query(query: Query) -> dict[str, Any]:
     """A query for people: its fields, what language it seems to be in, and how much of it looks like code."""
-    shown = {name: getattr(query, name) for name in Query.__slots__ if name != "declined"}
+    shown = {name: getattr(query, name) for name in Query.__struct_fields__ if name != "declined"}
     return {**shown, "language": guess_language(query.text), "code_share": code_share(query.text)}
 
 

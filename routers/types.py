@@ -6,9 +6,10 @@ in [0, 1] or a count.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,8 +45,7 @@ HeadName = Literal[
 """What a policy can name as `predictor`: a predictor, or a published mode of one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(msgspec.Struct, frozen=True):
     """One request reduced to what routing may see.
 
     `text` is what is embedded; `n_input_tokens` estimates the whole request, not `text` alone. `needs` are
@@ -59,7 +59,7 @@ class Query:
     needs: frozenset[str] = frozenset()
     has_tools: bool = False
     wants_json: bool = False
-    declined: Mapping[str, str] = field(default_factory=dict, hash=False)
+    declined: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +98,7 @@ class Estimate(NamedTuple):
     std: Floats
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(msgspec.Struct, frozen=True):
     """What each expert is expected to make of each query; every array is (n_queries, n_experts).
 
     quality:       expected score in [0, 1]

@@ -1,7 +1,7 @@
 """A plan that only this file knows runs live, in a batch and in replay, and is decoded from the journal."""
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ class LastFirstRouter(InOrder):
 
     async def decide(self, request: ToPolicy, fleet: Fleet) -> Decision:
         decision = await super().decide(request, fleet)
-        return replace(decision, plan=LastFirstPlan(self.pool))
+        return msgspec.structs.replace(decision, plan=LastFirstPlan(self.pool))
 
 
 MODELS: Sequence[str] = ("says-a", "says-b", "status-500")

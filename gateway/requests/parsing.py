@@ -199,7 +199,7 @@ class RequestParser:
         if self._tools or translation is not None:
             declined = self._list_unable(translation)
             declined |= {tool.name: why for tool in self._tools if (why := tool.decline(call, read.question))}
-            query = replace(query, declined=declined) if declined else query
+            query = msgspec.structs.replace(query, declined=declined) if declined else query
         return ToPolicy(call, options, policy, query, flags.hints, flags.warnings)
 
     def _list_unable(self, translation: Translation | None) -> dict[str, str]:

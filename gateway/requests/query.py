@@ -5,12 +5,13 @@ learned offline holds online. What cannot be read is left to the expert, as for 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, isfinite
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from routers import Query, estimate_tokens, query_of
 

@@ -258,7 +258,7 @@ def _unpack_record(packed: bytes) -> dict[str, Any]:
 
 
 def pack_decision(decision: Decision) -> bytes:
-    plain = {name: getattr(decision, name) for name in Decision.__slots__}
+    plain = msgspec.structs.asdict(decision)
     plan = decision.plan
     plain["plan"] = {"kind": plan.kind, **plan.parts()}
     return msgspec.msgpack.encode(plain, enc_hook=_plain)

@@ -1,12 +1,12 @@
 """Promises of the decision rule that once had no test; each fails when its promise is broken."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from policies import (
     Decision,

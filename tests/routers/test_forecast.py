@@ -3,6 +3,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -76,7 +77,7 @@ BARD = ExpertProfile("bard", "openai/bard", 1e-6, 2e-6)
 
 
 def make_queries(*texts: str, **changes: Any) -> tuple[list[Query], Features]:
-    queries = [replace(query_of(text), **changes) for text in texts]
+    queries = [msgspec.structs.replace(query_of(text), **changes) for text in texts]
     return queries, WordExtractor().extract(queries, "encoder")
 
 
