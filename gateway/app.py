@@ -32,7 +32,6 @@ from .batches.calling import BatchExecutor
 from .batches.lines import EMBEDDED_HERE
 from .batches.service import BatchService
 from .batches.store import BatchStore
-from .batches.types import DISK_FULL, StorageFull
 from .config import Config, ExpertConfig, JournalConfig
 from .embedding import EmbedderPool
 from .endpoints import (
@@ -45,12 +44,12 @@ from .endpoints import (
     models,
     monitoring,
     openapi,
+    responses,
     runners,
 )
+from .endpoints.answers import refuse_storage_error
 from .errors import (
-    DEFAULT_RETRY_AFTER_S,
     INTERNAL_ERROR,
-    DatabaseUnavailable,
     EndpointNotFound,
     GatewayError,
     MethodNotAllowed,
@@ -73,7 +72,8 @@ from .runners import Runners
 from .runners.build import build_runners, give_all_cores
 from .services import Services
 from .storage.journal import Journal
-from .storage.sqlite import DiskError, StorageError, find_disk_fault
+from .storage.responses import ResponseStore
+from .storage.sqlite import StorageError
 
 if TYPE_CHECKING:
     from .routing.router import Router
@@ -140,6 +140,7 @@ def build_services(
     )
     journal = parts.journal(config.journal)
     journal.clock = store.clock
+    kept = config.responses
     return Services(
         config=config,
         profiles=pool,
@@ -154,6 +155,9 @@ def build_services(
         authenticator=Authenticator(config.server, store.salt),
         replicas=build_replicas(config, fleet, experts) if parts.exchanges else None,
         store=store,
+        responses=ResponseStore(config.responses_path, kept.days, kept.max_bytes, store.clock).open()
+        if kept.enabled
+        else None,
     )
 
 
@@ -233,7 +237,11 @@ def build_handlers(services: Services, accounting: Accounting) -> dict[str, Hand
     responder = Responder(executor, services.fleet, accounting)
     specs = (*SPECS.values(), MESSAGES)
     handlers = {spec.path: completions.CompletionEndpoint(spec, services, responder).handle for spec in specs}
-    return {**handlers, COUNT_TOKENS.path: messages.TokenCountEndpoint(services).handle}
+    return {
+        **handlers,
+        COUNT_TOKENS.path: messages.TokenCountEndpoint(services).handle,
+        responses.PATH: responses.ResponsesEndpoint(services, responder).handle,
+    }
 
 
 def build_accounting(services: Services) -> Accounting:
@@ -269,6 +277,7 @@ ROUTES: Sequence[Route] = [
     *files.ROUTES,
     *runners.ROUTES,
     *batches.ROUTES,
+    *responses.ROUTES,
     *monitoring.ROUTES,
     *openapi.ROUTES,
 ]
@@ -308,7 +317,7 @@ def build_starlette_app(
         },
         lifespan=lifespan,
     )
-    app.state.paths = PathTable([*SPECS, *WRITERS, *(route.path for route in ROUTES)])
+    app.state.paths = PathTable([*SPECS, *WRITERS, responses.PATH, *(route.path for route in ROUTES)])
     app.state.services = services
     app.state.counters = carried
     app.state.batches = batch_service
@@ -326,6 +335,8 @@ async def open_storage(services: Services) -> AsyncIterator[None]:
             services.embedders.close()
         await services.journal.close()
         services.store.close()
+        if services.responses is not None:
+            services.responses.close()
 
 
 @contextlib.asynccontextmanager
@@ -374,15 +385,7 @@ async def handle_error(request: Request, error: Exception) -> Response:
 
 async def handle_database_error(request: Request, error: Exception) -> Response:
     """A database that another process writes to, or whose disk is full or fails: the log has the cause."""
-    fault = error.fault if isinstance(error, DiskError) else find_disk_fault(error)
-    if fault == "full":
-        return await handle_error(request, StorageFull(DISK_FULL))
-    if not isinstance(error, DiskError):  # that one has its line
-        log.warning("%s %s: %s", request.method, request.url.path, error)
-    refusal = "the gateway cannot write to its files now; ask again soon, or look into its log"
-    if fault == "unwritable":
-        refusal = "the disk of this gateway cannot be written (batches.path, journal.path): its log says why"
-    return await handle_error(request, DatabaseUnavailable(refusal, retry_after_s=DEFAULT_RETRY_AFTER_S))
+    return await handle_error(request, refuse_storage_error(error, f"{request.method} {request.url.path}"))
 
 
 async def handle_failure(request: Request, error: Exception) -> Response:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .routing.router import Router
     from .runners import Runners
     from .storage.journal import Journal
+    from .storage.responses import ResponseStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +39,4 @@ class Services:
     authenticator: "Authenticator"
     replicas: "Replicas | None"
     store: "BatchStore"
+    responses: "ResponseStore | None"

@@ -131,6 +131,10 @@ class MessageWriter:
             }
         )
 
+    async def complete(self, said: bytes) -> bytes:
+        """The same: nothing has to be done before the end."""
+        return said
+
     def write_events(self, events: bytes) -> bytes:
         """Whole events of a stream."""
         if self._is_native:

@@ -60,11 +60,12 @@ class ClientDisconnectedError(Exception):
 class AnswerWriter(Protocol):
     """Writes OpenAI's chat answers to a client that speaks another wire format.
 
-    `id_header` is the response header in which its clients look for the request's id.
+    `id_header` is the response header in which its clients look for the request's id, None where it is that
+    of OpenAI.
     """
 
     @property
-    def id_header(self) -> bytes: ...
+    def id_header(self) -> bytes | None: ...
 
     def pass_through(self) -> None:
         """From here on answers come in the client's own format."""
@@ -84,6 +85,9 @@ class AnswerWriter(Protocol):
 
     def end_events(self, events: bytes) -> bytes:
         """The last events of a stream: facts of the gateway, an error, or the end mark."""
+
+    async def complete(self, said: bytes) -> bytes:
+        """What either of these gave, with what can be said only after work that comes before the end."""
 
 
 class Exchange:
@@ -214,9 +218,10 @@ class Exchange:
             body = (
                 writer.write_error(status, body, self.request_id.decode())
                 if is_error
-                else writer.write_answer(body)
+                else await writer.complete(writer.write_answer(body))
             )
-            headers.append((writer.id_header, self.request_id))
+            if writer.id_header is not None:
+                headers.append((writer.id_header, self.request_id))
         headers.append((b"content-type", content_type))
         headers.append((b"content-length", str(len(body)).encode()))
         headers.append((b"x-request-id", self.request_id))
@@ -244,7 +249,7 @@ class Exchange:
         headers.append((b"cache-control", b"no-cache"))
         # nginx buffers proxied answers by default, which would hold the first token back.
         headers.append((b"x-accel-buffering", b"no"))
-        if self.writer is not None:
+        if self.writer is not None and self.writer.id_header is not None:
             headers.append((self.writer.id_header, self.request_id))
         headers.append((b"x-request-id", self.request_id))
         self.responded = True
@@ -259,7 +264,7 @@ class Exchange:
     async def end_stream(self, events: bytes = b"") -> None:
         self._task = None
         if self.writer is not None:
-            events = self.writer.end_events(events)
+            events = await self.writer.complete(self.writer.end_events(events))
         await self._send({"type": "http.response.body", "body": events})
 
 

@@ -168,7 +168,7 @@ class KeyStorageFull(BadRequest):
     code = "key_storage_full"
 
 
-DISK_FULL = "the disk of this gateway is full (batches.path, journal.path): the operator has to make room"
+DISK_FULL = "the disk of this gateway is full (batches.path, journal.path, responses.path): make room there"
 
 
 class StorageFull(GatewayError):  # noqa: N818

@@ -73,6 +73,21 @@ class BatchConfig(StrictStruct, frozen=True):
     """
 
 
+class ResponsesConfig(StrictStruct, frozen=True):
+    """The responses of `/v1/responses` that clients go on from, with what was asked and answered."""
+
+    enabled: bool = True
+    """Whether responses are kept where a client does not send `store: false`. Without it a client sends the
+    whole conversation each time.
+    """
+    path: str | None = None
+    """SQLite file of the responses. Default: `responses.sqlite3` beside the journal."""
+    days: Days = 30.0
+    """Days after which a response is deleted."""
+    max_bytes: Count = 1024**3
+    """Most bytes of all responses; above it the oldest are deleted."""
+
+
 class LimitsConfig(StrictStruct, frozen=True):
     """What one process lets clients take: bytes, time, connections and turns. All but the last three hold
     before a key is checked.
@@ -249,6 +264,8 @@ class Config(StrictStruct, frozen=True):
     """Where decisions and outcomes are kept."""
     batches: BatchConfig = BatchConfig()
     """Files and batches."""
+    responses: ResponsesConfig = ResponsesConfig()
+    """Responses that are kept for clients of the Responses API."""
     timeouts: TimeoutConfig = TimeoutConfig()
     """Time limits of experts that have none of their own."""
     answers: AnswerLimits = AnswerLimits()
@@ -262,6 +279,12 @@ class Config(StrictStruct, frozen=True):
     def batches_path(self) -> Path:
         """The folder of files and batches."""
         return Path(self.batches.path) if self.batches.path else Path(self.journal.path).parent / "batches"
+
+    @property
+    def responses_path(self) -> Path:
+        """The file of responses."""
+        beside = Path(self.journal.path).parent / "responses.sqlite3"
+        return Path(self.responses.path) if self.responses.path else beside
 
     def policies_by_name(self) -> dict[str, Policy]:
         """Every policy a request can name; `auto` always."""

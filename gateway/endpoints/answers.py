@@ -1,5 +1,6 @@
 """JSON responses and shared state, for the endpoints that answer from Starlette."""
 
+import logging
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -9,12 +10,15 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..errors import InvalidField, InvalidJson
+from ..batches.types import DISK_FULL, StorageFull
+from ..errors import DEFAULT_RETRY_AFTER_S, DatabaseUnavailable, GatewayError, InvalidField, InvalidJson
 from ..services import Services
+from ..storage.sqlite import DiskError, find_disk_fault
 
 S = TypeVar("S", bound=msgspec.Struct)
 
 
+log = logging.getLogger("thalamus")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.+?)`")
 
 
@@ -54,3 +58,17 @@ def get_services(request: Request) -> Services:
     # Starlette's app.state is untyped; the annotation restores the type in one place.
     services: Services = request.app.state.services
     return services
+
+
+def refuse_storage_error(error: Exception, asked: str) -> GatewayError:
+    """The refusal where a database cannot be used now; `asked` names the request in the log."""
+    fault = error.fault if isinstance(error, DiskError) else find_disk_fault(error)
+    if fault == "full":
+        return StorageFull(DISK_FULL)
+    if not isinstance(error, DiskError):  # that one has its line
+        log.warning("%s: %s", asked, error)
+    refusal = "the gateway cannot write to its files now; ask again soon, or look into its log"
+    if fault == "unwritable":
+        places = "batches.path, journal.path, responses.path"
+        refusal = f"the disk of this gateway cannot be written ({places}): its log says why"
+    return DatabaseUnavailable(refusal, retry_after_s=DEFAULT_RETRY_AFTER_S)

@@ -347,6 +347,8 @@ def list_degraded(services: Services) -> Iterator[str]:
         yield services.store.degraded
     if services.journal.degraded:
         yield services.journal.degraded
+    if services.responses is not None and services.responses.degraded:
+        yield services.responses.degraded
     if services.replicas and services.replicas.degraded:
         yield services.replicas.degraded
     yield from DEATHS.list_degraded()

@@ -32,6 +32,10 @@ POST_ENDPOINTS = {
         "MessageTokens",
         "How many tokens a message would have; an estimate, where its model does not count",
     ),
+    "/v1/responses": (
+        "Response",
+        f"The same in the form of OpenAI's Responses API, kept unless `store` is false; {ROUTING_HEADERS}",
+    ),
     "/v1/completions": ("Completion", f"A plain completion; {ROUTING_HEADERS}"),
     "/v1/embeddings": (
         "Embedding",
@@ -52,6 +56,8 @@ GET_ENDPOINTS = {
     "/v1/files/{file_id}/content": "The bytes of one file",
     "/v1/batches": "The client's batches, newest first",
     "/v1/batches/{batch_id}": "The progress of a batch and its result files",
+    "/v1/responses/{response_id}": "A response that is kept",
+    "/v1/responses/{response_id}/input_items": "The items of its request, the last first",
     "/v1/decisions/{decision_id}": "An earlier decision and its outcome",
     "/v1/runners": "The local engines: state, memory, requests; and the devices they share",
     "/v1/runners/{name}/logs": "The last lines an engine wrote",
@@ -65,7 +71,11 @@ ACTIONS = {
     "/v1/runners/{name}/load": "Load an engine now",
     "/v1/runners/{name}/unload": "Free an engine's memory; refused while it answers a request",
 }
-STREAMS = ("Chat", "Completion", "Message")
+DELETES = {
+    "/v1/files/{file_id}": "Delete a file",
+    "/v1/responses/{response_id}": "Delete a response; conversations that go on from it end",
+}
+STREAMS = ("Chat", "Completion", "Message", "Response")
 OTHER_TYPES = {"/metrics": "text/plain", "/v1/files/{file_id}/content": "application/octet-stream"}
 UNAUTHENTICATED = ("/health/live", "/health/ready")
 MODEL = {"type": "string", "description": "`auto`, `auto:<policy>`, an expert's name, or its provider/model"}
@@ -79,6 +89,9 @@ MESSAGES = {
         "properties": {"role": {"type": "string"}, "content": {}},
     },
 }
+
+
+INPUT = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}
 
 
 @cache
@@ -115,7 +128,8 @@ def _build_paths() -> dict[str, dict[str, Any]]:
     form = {"multipart/form-data": {"schema": _UPLOAD}}
     upload = _describe("/v1/files", "Add a file")
     paths["/v1/files"]["post"] = {**upload, "requestBody": {"required": True, "content": form}}
-    paths["/v1/files/{file_id}"]["delete"] = _describe("/v1/files/{file_id}", "Delete a file")
+    for path, summary in DELETES.items():
+        paths[path]["delete"] = _describe(path, summary)
     return paths
 
 
@@ -134,6 +148,7 @@ def _build_schemas() -> dict[str, Any]:
             {"messages": MESSAGES, "max_tokens": {"type": "integer"}, "stream": {"type": "boolean"}},
         ),
         "MessageTokens": (["model", "messages"], {"messages": MESSAGES}),
+        "Response": (["model"], {"input": INPUT, "stream": {"type": "boolean"}, **_RESPONSE}),
         "Completion": (["model", "prompt"], {"prompt": TEXTS, "stream": {"type": "boolean"}}),
         "Embedding": (["model", "input"], {"input": TEXTS, **_EMBEDDING}),
         "Route": ([], {"messages": MESSAGES, "prompt": TEXTS}),
@@ -151,6 +166,16 @@ def _build_schemas() -> dict[str, Any]:
     return {**requests, **structs, "Error": _ERROR}
 
 
+_RESPONSE = {
+    "instructions": {"type": ["string", "array", "null"]},
+    "previous_response_id": {"type": ["string", "null"], "description": "the response to go on from"},
+    "store": {
+        "type": ["boolean", "null"],
+        "description": "whether the response is kept; the default is true",
+    },
+    "tools": {"type": "array", "items": {"type": "object"}},
+    "max_output_tokens": {"type": ["integer", "null"]},
+}
 _EMBEDDING = {
     "input_type": {
         "enum": ["query", "document", None],

@@ -214,7 +214,7 @@ async def test_openapi_lists_every_endpoint_there_is(site: Site) -> None:
         if route.path not in ("/", "/health")  # the same as others, for those who type them
     }
     hot = {(spec.path, "POST") for spec in (CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, COUNT_TOKENS)}
-    assert listed == routes | hot
+    assert listed == routes | hot | {("/v1/responses", "POST")}
 
 
 async def test_openapi_tells_the_content_type_of_what_is_no_json(site: Site) -> None:

@@ -54,6 +54,7 @@ def mount(folder: Path, options: str) -> Iterator[None]:
 @pytest.fixture(params=["full", "full_file_system", "read_only_file_system"])
 def disk(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     monkeypatch.setattr(store_module, "REOPEN_S", 0.1)
+    monkeypatch.setattr("gateway.storage.responses.REOPEN_S", 0.1)
     folder = tmp_path / "state"
     folder.mkdir()
     if request.param == "full":
@@ -98,12 +99,18 @@ async def test_it_serves_refuses_what_it_cannot_keep_and_recovers(disk: Disk) ->
         ):
             answer = await live.chat("auto")
             assert answer.status == 200
-            assert {fact.partition(":")[0] for fact in await read_degraded(live)} == {"batches", "journal"}
+            waiting = {fact.partition(":")[0] for fact in await read_degraded(live)}
+            assert waiting == {"batches", "journal", "responses"}
             about = {"decision_id": answer.headers["x-thalamus-decision-id"], "score": 1.0}
             refused = await live.post("feedback", about)
             assert refused.status == disk.status
             assert "disk" in refused.error["message"]
+            response = await ai.responses.create(model="auto", input="Hi")
+            assert (response.status, response.to_dict()["store"]) == ("completed", False)
             for attempt in (
+                ai.responses.create(model="auto", input="Hi", previous_response_id="resp_1"),
+                ai.responses.retrieve("resp_1"),
+                ai.responses.delete("resp_1"),
                 ai.files.create(file=("in.jsonl", LINES), purpose="batch"),
                 ai.files.retrieve("file-1"),
                 ai.batches.retrieve("batch_1"),
@@ -119,6 +126,8 @@ async def test_it_serves_refuses_what_it_cannot_keep_and_recovers(disk: Disk) ->
                     await asyncio.sleep(0.05)
             made = await ai.files.create(file=("in.jsonl", LINES), purpose="batch")
             assert (await ai.files.content(made.id)).content == LINES
+            response = await ai.responses.create(model="auto", input="Hi")
+            assert (await ai.responses.retrieve(response.id)).output_text == response.output_text
             assert (await live.post("feedback", about)).status == 200
             assert (await live.read_record(answer))["status"] == 200
             assert live.services.journal.dropped == 0

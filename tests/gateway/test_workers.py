@@ -202,6 +202,20 @@ def test_a_decision_is_found_through_any_worker_at_once(site: WorkerSite) -> Non
         assert site.post("v1/feedback", {"decision_id": made, "score": 1}).status_code == 200
 
 
+def test_a_response_is_gone_on_from_in_any_worker_at_once(site: WorkerSite) -> None:
+    made = site.post("v1/responses", {"model": "auto", "input": "1"}).json()
+    for n in range(2, 9):
+        body = {"model": "auto", "input": str(n), "previous_response_id": made["id"]}
+        made = site.post("v1/responses", body).json()
+        assert site.get(f"v1/responses/{made['id']}").json() == made
+    messages = site.upstream.calls[-1]["messages"]
+    assert [one["content"] for one in messages if one["role"] == "user"] == [*map(str, range(1, 9))]
+    page = site.get(f"v1/responses/{made['id']}/input_items").json()
+    assert [item["content"][0]["text"] for item in page["data"]] == ["8"]
+    assert httpx.delete(f"{site.base}/v1/responses/{made['id']}", timeout=WITHIN_S).json()["deleted"]
+    assert site.get(f"v1/responses/{made['id']}").status_code == 404
+
+
 def test_a_batch_is_known_to_all_workers(site: WorkerSite) -> None:
     body = {"model": "good", "messages": [{"role": "user", "content": "Hi"}]}
     line = {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": body}
