@@ -1,0 +1,127 @@
+"""Codex itself against the real gateway, in front of a scripted expert that speaks OpenAI's protocol.
+
+Skipped where it is not installed: `npm i -g @openai/codex`.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.serving import KEY, gateway
+from tests.fakes.strict_chat import ChatTurn, StrictChat
+
+CODEX = shutil.which("codex")
+MAX_S = 120.0
+PATCH = """*** Begin Patch
+*** Update File: add.py
+@@
+ def add(a, b):
+-    return a - b
++    return a + b
+*** End Patch"""
+
+pytestmark = pytest.mark.skipif(CODEX is None, reason="Codex is not installed")
+
+
+class ScriptedPatcher:
+    """A model that reads a file, edits it, runs a test, and says so."""
+
+    def __init__(self, thinking: str) -> None:
+        self._thinking = thinking
+
+    def __call__(self, body: dict[str, Any]) -> ChatTurn:
+        names = {tool["function"]["name"] for tool in body["tools"]}
+        assert "exec_command" in names
+        edit = ("exec_command", {"cmd": f"apply_patch <<'EOF'\n{PATCH}\nEOF"})
+        if "apply_patch" in names:  # a tool of free text, where Codex knows the model to take one
+            edit = ("apply_patch", {"input": PATCH})
+        turns = [
+            ChatTurn("I read the file.", [("exec_command", {"cmd": "cat add.py"})], self._thinking),
+            ChatTurn("", [edit]),
+            ChatTurn("", [("exec_command", {"cmd": "python3 test_add.py"})]),
+        ]
+        results = [message["content"] for message in body["messages"] if message["role"] == "tool"]
+        if len(results) < len(turns):
+            return turns[len(results)]
+        return ChatTurn(f"The test says {'fine' if 'fine' in results[-1] else results[-1]}.")
+
+
+CONFIG = """
+model = "coder"
+model_provider = "thalamus"
+[model_providers.thalamus]
+name = "Thalamus"
+base_url = "{base_url}"
+wire_api = "responses"
+env_key = "THALAMUS_KEY"
+request_max_retries = 0
+stream_max_retries = 0
+"""
+
+
+async def run_codex(folder: Path, base_url: str, *options: str) -> list[dict[str, Any]]:
+    """A session without a terminal: its events, in order."""
+    assert CODEX is not None
+    home = folder / "home"
+    home.mkdir()
+    (home / "config.toml").write_text(CONFIG.format(base_url=base_url))
+    process = await asyncio.create_subprocess_exec(
+        *(CODEX, "exec", "--json", "--skip-git-repo-check", "--sandbox", "danger-full-access", *options),
+        "Mend add.py so that test_add.py passes.",
+        cwd=folder / "work",
+        env={"PATH": os.environ["PATH"], "HOME": str(home), "CODEX_HOME": str(home), "THALAMUS_KEY": KEY},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        said, complaint = await asyncio.wait_for(process.communicate(), MAX_S)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, (said + complaint).decode()
+    return [json.loads(line) for line in said.splitlines()]
+
+
+# Codex edits by a shell command, and by a tool of free text with models that it knows, such as gpt-5.5.
+@pytest.mark.parametrize("model", ["coder", "auto", "gpt-5.5"])
+async def test_a_session_reads_edits_tests_and_ends(tmp_path: Path, model: str) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "add.py").write_text("def add(a, b):\n    return a - b\n")
+    (work / "test_add.py").write_text("from add import add\nassert add(2, 3) == 5\nprint('fine')\n")
+    # Only an expert that is named gets its reasoning back, which OpenAI's own models do not take.
+    thinking = "First I read it." if model == "auto" else ""
+    async with StrictChat(ScriptedPatcher(thinking)) as upstream:
+        config: dict[str, Any] = {
+            "experts": [{"name": "coder", "model": "openai/coder", "api_base": upstream.base_url}],
+            "aliases": {"gpt-5.5": "coder"},
+            "server": {"master_key": KEY},
+        }
+        async with gateway(config, str(tmp_path / "j.sqlite3"), "coder") as live:
+            events = await run_codex(tmp_path, live.base, "--model", model)
+    assert (work / "add.py").read_text() == "def add(a, b):\n    return a + b\n"
+    assert not upstream.refused
+    assert len(upstream.calls) == 4
+    names = {tool["function"]["name"] for tool in upstream.calls[0]["tools"]}
+    assert ("apply_patch" in names) == (model == "gpt-5.5")
+    kinds = [event["type"] for event in events]
+    assert kinds[-1] == "turn.completed"
+    assert not {"error", "turn.failed"} & set(kinds)
+    items = [event["item"] for event in events if event["type"] == "item.completed"]
+    assert [item["text"] for item in items if item["type"] == "agent_message"] == [
+        "I read the file.",
+        "The test says fine.",
+    ]
+    assert [item["text"] for item in items if item["type"] == "reasoning"] == [thinking] * bool(thinking)
+    # It asks for nothing to be kept.
+    with sqlite3.connect(tmp_path / "responses.sqlite3") as database:
+        assert database.execute("SELECT count(*) FROM responses").fetchone() == (0,)
+    database.close()
