@@ -321,13 +321,12 @@ def form_features(texts: Sequence[str]) -> Floats:
         sums[:, :n_shares] * _SCALES / [[len(data) or 1] for data in encoded],
         _LOGS[counts.astype(np.int64)] / _FULL,
         found[:, n_patterns:],
-        [_find_phrases(sample.lower()) for sample in samples],
+        [
+            [any(map(lower.__contains__, phrases)) for phrases in _PHRASES.values()]
+            for lower in map(str.lower, samples)
+        ],
     )
     return np.minimum(np.concatenate(parts, axis=1), 1.0)
-
-
-def _find_phrases(lower: str) -> list[bool]:
-    return [any(map(lower.__contains__, phrases)) for phrases in _PHRASES.values()]
 
 
 N_SLOTS = 1 << 15

@@ -94,7 +94,9 @@ class Tokenizer:
 
         The head states the task and the tail asks the question; what lies between is usually material.
         """
-        ids = self._all_ids(head_and_tail(text, max_tokens * CHARS_PER_TOKEN))
+        if len(text) > max_tokens * CHARS_PER_TOKEN:
+            text = head_and_tail(text, max_tokens * CHARS_PER_TOKEN)
+        ids = self._all_ids(text)
         if len(ids) <= max_tokens:
             return ids
         n_tail = max_tokens // 4
