@@ -34,6 +34,7 @@ HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n"
 WITH_KEY = HEAD + b"Authorization: Bearer %b\r\n" % KEY.encode()
 WRITE_S = 5.0
 HEAD_S = 5.0
+SLOTS = 100
 
 
 class AttackedGateway:
@@ -206,26 +207,38 @@ async def hold_streams(target: AttackedGateway, seconds: float) -> str:
 
 async def load(target: AttackedGateway, seconds: float) -> str:
     """512 connections that ask again at once, beside 32 for comparison."""
+    return "; ".join([await ask_with_wrk(target, n, seconds, "good") for n in (32, 512, 32)])
+
+
+async def overload(target: AttackedGateway, seconds: float) -> str:
+    """Ten times as many connections as the expert takes requests, in three bursts; memory after each."""
+    found = []
+    for _ in range(3):
+        found.append(await ask_with_wrk(target, 10 * SLOTS, seconds, "slow"))
+        await asyncio.sleep(2)
+        found.append(f"{target.process.memory_info().rss / MB:.0f} MB")
+    return "; ".join(found)
+
+
+async def ask_with_wrk(target: AttackedGateway, connections: int, seconds: float, model: str) -> str:
+    """Answers in a second, and how late the latest came, with so many connections that ask again at once."""
     wrk = shutil.which("wrk")
     if wrk is None:
         return "no wrk"
-    script = Path(tempfile.gettempdir()) / "front-bench.lua"
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hi"}]})
+    script = Path(tempfile.gettempdir()) / f"front-bench-{model}.lua"
     script.write_text(
-        'wrk.method = "POST"\nwrk.headers["authorization"] = "Bearer ' + KEY + '"\n'
-        'wrk.body = \'{"model":"good","messages":[{"role":"user","content":"Hi"}]}\'\n'
+        f'wrk.method = "POST"\nwrk.headers["authorization"] = "Bearer {KEY}"\nwrk.body = [[{body}]]\n'
     )
     url = f"http://127.0.0.1:{target.port}/v1/chat/completions"
-    found = []
-    for connections in (32, 512, 32):
-        command = [wrk, "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--latency", "--timeout", "20s"]
-        process = await asyncio.create_subprocess_exec(
-            *command, "-s", str(script), url, stdout=asyncio.subprocess.PIPE
-        )
-        out = (await process.communicate())[0].decode()
-        rate, late = re.search(r"Requests/sec:\s+(\S+)", out), re.search(r"99%\s+(\S+)", out)
-        bad = re.search(r"Non-2xx or 3xx responses: (\d+)", out)
-        found.append(f"{connections}: {rate and rate[1]}/s p99 {late and late[1]} bad {bad[1] if bad else 0}")
-    return "; ".join(found)
+    command = [wrk, "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--latency", "--timeout", "20s"]
+    process = await asyncio.create_subprocess_exec(
+        *command, "-s", str(script), url, stdout=asyncio.subprocess.PIPE
+    )
+    out = (await process.communicate())[0].decode()
+    rate, late = re.search(r"Requests/sec:\s+(\S+)", out), re.search(r"99%\s+(\S+)", out)
+    bad = re.search(r"Non-2xx or 3xx responses: (\d+)", out)
+    return f"{connections}: {rate and rate[1]}/s p99 {late and late[1]} bad {bad[1] if bad else 0}"
 
 
 ATTACKS: dict[str, Callable[[AttackedGateway, float], Awaitable[str]]] = {
@@ -240,6 +253,7 @@ ATTACKS: dict[str, Callable[[AttackedGateway, float], Awaitable[str]]] = {
     "16 half bodies of 60 MB": hold_bodies,
     "slow readers": hold_streams,
     "load": load,
+    "overload": overload,
 }
 
 
@@ -253,13 +267,12 @@ async def serve(tree: Path, port: int, upstream: str, has_limits: bool) -> Async
         }
         if has_limits:
             server["limits"] = {"write_s": WRITE_S, "head_s": HEAD_S}
-        expert = {
-            "name": "good",
-            "model": "openai/good",
-            "api_base": upstream,
-            "api_key": "os.environ/FRONT_KEY",
-        }
-        config = {"server": server, "experts": [expert], "embeddings": {"enabled": False}}
+        common = {"api_base": upstream, "api_key": "os.environ/FRONT_KEY"}
+        experts = [
+            {"name": "good", "model": "openai/good", **common},
+            {"name": "slow", "model": "openai/slow-100", "max_parallel": SLOTS, **common},
+        ]
+        config = {"server": server, "experts": experts, "embeddings": {"enabled": False}}
         (Path(name) / "thalamus.yaml").write_text(json.dumps(config))
         command = (sys.executable, "-m", "gateway.cli", "serve", "--config", "thalamus.yaml")
         with (Path(name) / "log").open("w") as log:
