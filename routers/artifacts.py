@@ -5,7 +5,6 @@ was learned) of the default head, and the same two files in `heads/NAME` for eac
 code when it is read, and a head is read when it is first asked for.
 """
 
-import ctypes
 import hashlib
 import json
 import mmap
@@ -28,6 +27,7 @@ import numpy as np
 from .calibration import Advantage, Calibration
 from .errors import ArtifactError
 from .features import query_of
+from .folders import exchange_folders
 from .protocols import Arrays, Extractor, Predictor
 from .registry import make_predictor, name_head
 from .sweep import Sample
@@ -40,7 +40,6 @@ LOCAL_HEADER_BYTES, ZIP64_BYTES, PADDING = 30, 20, 0xD935
 EXTRA = struct.Struct("<HH")
 ALIGNMENT = 64
 MAX_ARRAY_HEAD_BYTES = 1 << 16
-AT_FDCWD, EXCHANGE = -100, 2
 """From Linux's fcntl.h and fs.h; macOS has the same number for RENAME_SWAP."""
 SCHEMA = 3
 READABLE = (1, 2, 3)
@@ -239,7 +238,7 @@ class Artifact:
                 if not target.exists():
                     os.rename(fresh, target)
                     return
-                _swap(fresh, target)
+                exchange_folders(fresh, target)
                 if not keep_previous:
                     return
                 before = previous_path(target)
@@ -526,29 +525,6 @@ def previous_path(path: Path) -> Path:
 def _flush(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())  # a name must not reach the disk before what it names
-
-
-def _swap(first: Path, second: Path) -> None:
-    """Exchange two directories, in one step where the system has one for it."""
-    library = ctypes.CDLL(None, use_errno=True)
-    names = os.fsencode(first), os.fsencode(second)
-    if (exchange := getattr(library, "renameat2", None)) is not None:  # Linux
-        done = exchange(AT_FDCWD, names[0], AT_FDCWD, names[1], EXCHANGE)
-    elif (exchange := getattr(library, "renamex_np", None)) is not None:  # macOS
-        done = exchange(*names, EXCHANGE)
-    else:
-        done = -1
-    if done == 0:
-        return
-    # A file system without it, such as NFS. A killed process leaves the second beside its place.
-    aside = second.with_name(f"{second.name}.replaced")
-    os.rename(second, aside)
-    try:
-        os.rename(first, second)
-    except OSError:
-        os.rename(aside, second)
-        raise
-    os.rename(aside, first)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse
 
 from ..errors import DataError, EmbedderError
+from ..folders import replace_files
 from ..types import Floats, Floats32
 from .model_files import find_source
 
@@ -71,7 +72,8 @@ def finetune_encoder(
         (error.square().sum() / known[rows].sum().clamp(min=1)).backward()
         optimizer.step()
     progress(len(batches), len(batches))
-    model.save(str(out))
+    with replace_files(Path(out)) as fresh:
+        model.save(str(fresh))
     return Path(out)
 
 
@@ -177,7 +179,8 @@ class QuerySide:
 
     def save(self, folder: Path | str) -> Path:
         """A folder that `load_embedder` runs without torch."""
-        self._model.save(str(folder))
+        with replace_files(Path(folder)) as fresh:
+            self._model.save(str(fresh))
         return Path(folder)
 
     def _layers(self) -> Any:

@@ -14,6 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from ..errors import ArtifactError
+from ..folders import replace_folder
 from ..types import Floats, Floats32, Ints
 from .pilots import PilotLibrary, PilotRule
 
@@ -96,7 +97,8 @@ class EmbeddingSelection:
         return chosen
 
     def save(self, path: Path | str) -> None:
-        """Write a directory: `manifest.json` and `arrays.npz`; over a selection that is there.
+        """Write a directory, `manifest.json` and `arrays.npz`, whole or not at all; over a selection that is
+        there.
 
         Raises:
             ArtifactError: something else is in the way, or the disk refuses.
@@ -106,10 +108,10 @@ class EmbeddingSelection:
             raise ArtifactError(f"{target}: exists and is no embedding selection; choose another name")
         manifest = {"schema": SCHEMA, "fingerprint": self.fingerprint, "sources": dict(self.sources)}
         try:
-            target.mkdir(parents=True, exist_ok=True)
-            with (target / "arrays.npz").open("wb") as file:
-                np.savez(file, allow_pickle=False, **self.library.arrays())
-            (target / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+            with replace_folder(target) as fresh:
+                with (fresh / "arrays.npz").open("wb") as file:
+                    np.savez(file, allow_pickle=False, **self.library.arrays())
+                (fresh / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
         except OSError as error:
             raise ArtifactError(f"{target}: {error.strerror or error}") from None
 
