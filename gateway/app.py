@@ -59,6 +59,7 @@ from .execution.executor import Accounting, PlanExecutor
 from .execution.responder import Responder
 from .experts import Expert, build_expert
 from .experts.build import read_parallel_limits
+from .experts.deployments import DeployedExpert
 from .experts.litellm import warm_litellm
 from .experts.openai_compatible import Transport
 from .experts.profiles import facts_of, profile_of, profiles
@@ -124,13 +125,17 @@ def build_services(
         expert.name: build_expert(expert, config.timeouts, transport, local, grammar)
         for expert in config.experts
     }
+    if tells_callers := len(config.server.keys_by_name()) > 1:
+        for expert in experts.values():
+            if isinstance(expert, DeployedExpert):
+                expert.tell_callers_apart()
     pool = profiles(config)
     policies, embedders = config.policies_by_name(), build_embedders(config)
     fleet = parts.fleet(
         [profile.name for profile in pool],
         read_parallel_limits(config),
         away_s=local.loads_in_s,
-        tells_callers=len(config.server.keys_by_name()) > 1,
+        tells_callers=tells_callers,
     )
     # A loaded or unloaded engine changes how long its expert takes: cached snapshots are stale then.
     local.on_change.append(fleet.invalidate)

@@ -333,6 +333,8 @@ class PlanExecutor:
         seconds until the deadline, None where the expert's own limit comes before it.
         """
         start = perf_counter()
+        if trace.caller is not None:
+            call = replace(call, caller=trace.caller)
         try:
             if left_s is None or left_s == math.inf:
                 reply = await self._experts[name].call(call)

@@ -288,7 +288,7 @@ class DeployedExpert(Generic[D]):
 
     async def _ask(self, call: Call, fields: Fields) -> Reply:
         """Ask the deployments, one after another."""
-        untried, source = list(self.deployments), CallSource(fields=call.fields)
+        untried, source = list(self.deployments), CallSource(call.caller, call.fields)
         end_at = asyncio.get_running_loop().time() + self._total_s
         failure: UpstreamError | None = None
         while (deployment := self._pick(untried, source, is_first=failure is None)) is not None:
@@ -343,6 +343,11 @@ class DeployedExpert(Generic[D]):
     def share(self, n_replicas: int) -> None:
         for deployment in self.deployments:
             deployment.slots.share(n_replicas)
+
+    def tell_callers_apart(self) -> None:
+        """Let the failures of one caller hold off that caller alone: callers have keys of their own."""
+        for deployment in self.deployments:
+            deployment.breaker.tells_callers = True
 
     async def close(self) -> None:
         """Nothing is held: connections are the transport's."""

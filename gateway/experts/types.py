@@ -30,7 +30,7 @@ class Call(msgspec.Struct, frozen=True):
     A `patient` one lets others go first where a line has formed. With `hides_usage` the counts at the end of
     a stream are the gateway's alone. `has_fallback`: others can answer, so that a silent upstream is left
     after `first_token_s` also where the answer is not streamed. `translation` is what the client sent, where
-    its format was another than chat's.
+    its format was another than chat's. `caller` is the name of the client's key.
     """
 
     endpoint: Endpoint
@@ -40,6 +40,7 @@ class Call(msgspec.Struct, frozen=True):
     hides_usage: bool = False
     has_fallback: bool = False
     translation: "Translation | None" = None
+    caller: str | None = None
 
 
 class Reply(msgspec.Struct):

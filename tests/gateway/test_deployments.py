@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from tests.fakes.serving import LiveApp, gateway
 
 @contextlib.asynccontextmanager
 async def spread(
-    journal: object, *models: str, **more: object
+    journal: object, *models: str, server: Mapping[str, object] | None = None, **more: object
 ) -> AsyncIterator[tuple[LiveApp, list[FakeUpstream]]]:
     """An expert with one deployment, on an upstream of its own, for each of the models."""
     async with contextlib.AsyncExitStack() as stack:
@@ -29,7 +29,8 @@ async def spread(
             for upstream, model in zip(upstreams, models, strict=True)
         ]
         experts = [{"name": "x", "model": "openai/x", "deployments": places}]
-        live = await stack.enter_async_context(gateway({"experts": experts}, str(journal), "x"))
+        config = {"experts": experts, "server": server or {}}
+        live = await stack.enter_async_context(gateway(config, str(journal), "x"))
         yield live, upstreams
 
 
@@ -62,6 +63,23 @@ async def test_where_one_deployment_fails_the_other_answers(tmp_path: Path, bad:
         n_needed = N_REFUSED_IN_A_ROW if bad == "status-401" else N_IN_A_ROW
         assert len(upstreams[0].calls) == n_needed
         assert live.services.fleet.state("x")["n_failed"] == 0
+
+
+async def test_failures_of_one_client_open_no_deployment_for_others(tmp_path: Path) -> None:
+    keys = {name: [f"sk-{name}-40d7c9b1e6f2a835"] for name in ("noisy", "other", "third")}
+
+    async def ask(live: LiveApp, name: str) -> None:
+        """Four times as many different requests as one client needs to be held off."""
+        for number in range(4 * N_IN_A_ROW):
+            body = {"model": "x", "messages": [{"role": "user", "content": f"{name} {number}"}]}
+            answer = await live.post("chat/completions", body, authorization=f"Bearer {keys[name][0]}")
+            assert answer.status == 200
+
+    async with spread(tmp_path / "j", "status-500", "good", server={"keys": keys}) as (live, upstreams):
+        for name, n_failed in (("noisy", N_IN_A_ROW), ("other", 2 * N_IN_A_ROW), ("third", 2 * N_IN_A_ROW)):
+            # The first client is held off alone; two have seen it fail, and it is left alone by all.
+            await ask(live, name)
+            assert len(upstreams[0].calls) == n_failed
 
 
 async def test_a_refused_request_is_not_tried_elsewhere(tmp_path: Path) -> None:
