@@ -89,8 +89,9 @@ class ResponsesConfig(StrictStruct, frozen=True):
 
 
 class LimitsConfig(StrictStruct, frozen=True):
-    """What one process lets clients take: bytes, time, connections and turns. All but the last three hold
-    before a key is checked.
+    """What clients may take: bytes, time, connections and turns. All but the last three hold before a key is
+    checked. Each of several workers takes an even part of `max_connections`, `max_held_bytes`, `max_running`
+    and `max_waiting`, and counts `max_connections_per_address` for itself.
     """
 
     max_head_bytes: Annotated[int, Meta(ge=1024, le=1024 * 1024)] = 64 * 1024

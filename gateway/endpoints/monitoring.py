@@ -225,6 +225,7 @@ ROUTING_SERIES = {
     "thalamus_encoder_busy_seconds_total": "Time the encoder's threads computed.",
     "thalamus_encoder_waiting": "Texts that wait for the encoder.",
     "thalamus_journal_lost_total": "Records that the journal had no room for.",
+    "thalamus_journal_waiting": "Records that are not on disk yet.",
 }
 
 
@@ -232,7 +233,8 @@ def _read_routing(services: Services) -> dict[str, float]:
     """The series of routing and of the journal with their values; none has a label."""
     router, batcher = services.router, services.router.batcher
     busy_s, n_waiting = (batcher.busy_s, batcher.n_waiting) if batcher else (0.0, 0)
-    values = router.n_decided, router.n_consulted, busy_s, n_waiting, services.journal.dropped
+    lost, unwritten = services.journal.dropped, services.journal.n_waiting
+    values = router.n_decided, router.n_consulted, busy_s, n_waiting, lost, unwritten
     return dict(zip(ROUTING_SERIES, map(float, values), strict=True))
 
 
@@ -329,8 +331,7 @@ async def get_readiness(request: Request) -> Response:
             "status": status,
             "degraded": facts,
             "experts": {name: _describe_state(services, name) for name in services.experts},
-            "journal": {"waiting": services.journal.n_waiting, "lost": services.journal.dropped},
-            "routing": _describe_routing(services, others),
+            **_describe_routing(services, others),
         },
         # 503 keeps load balancers away (RFC 9110, section 15.6.4). A degraded gateway answers, so it is 200.
         status=200 if can_answer and not starting else 503,
@@ -376,17 +377,19 @@ def _describe_state(services: Services, name: str) -> str:
     return called if runner is None or called == "open" else str(runner.state)
 
 
-def _describe_routing(services: Services, others: OtherProcesses) -> dict[str, Any]:
+def _describe_routing(services: Services, others: OtherProcesses) -> dict[str, dict[str, Any]]:
+    """What routing and the journal count, over all processes."""
     sums = _read_routing(services)
     for samples in others.read_samples():
         sums = {name: value + samples.get((name, ()), 0.0) for name, value in sums.items()}
-    decided, consulted, busy_s, n_waiting, _ = sums.values()
-    return {
+    decided, consulted, busy_s, n_waiting, lost, unwritten = sums.values()
+    routing = {
         "decided": int(decided),
         "consulted": int(consulted),
         "encoder_waiting": int(n_waiting),
         "encoder_busy_s": round(busy_s, 3),
     }
+    return {"journal": {"waiting": int(unwritten), "lost": int(lost)}, "routing": routing}
 
 
 async def get_root(request: Request) -> Response:

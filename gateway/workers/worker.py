@@ -18,6 +18,7 @@ from functools import partial
 from itertools import count
 from typing import Any
 
+from msgspec.structs import replace
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..app import WRITERS, Parts, build_accounting, build_handlers, build_services, build_starlette_app
@@ -42,6 +43,7 @@ from .remote import RemoteJournal, RemoteRunners, describe_experts, replace_limi
 
 OWN_PATHS = frozenset({"/", "/health", "/health/live", "/openapi.json", "/v1/route"})
 """What a worker answers itself, beside inference; all else is the parent's to know."""
+SHARED_LIMITS = ("max_connections", "max_held_bytes", "max_running", "max_waiting")
 REPORT_EVERY_S = 0.5
 LOOK_EVERY_S = 0.1
 N_CONNECTIONS = struct.Struct("=I")
@@ -202,6 +204,7 @@ class Worker:
         self._log = ServerLog(config)
         self._log.__enter__()
         self._app = Reloadable(add_cors(application, config))
+        config = share_limits(config)
         server = WorkerServer(self._app, config, self._table, self._n)
         self._server = server
         self._counters.refused = server.connections.refused
@@ -239,7 +242,7 @@ class Worker:
             self._fresh = None
             self._app.put(generation)
             self._log.configure(config)
-            self._server.connections.configure(config.server.limits)
+            self._server.connections.configure(share_limits(config).server.limits)
 
     async def abort(self) -> None:
         """Throw away what was prepared."""
@@ -307,6 +310,16 @@ class Worker:
         fleet = self._services.fleet
         names = [expert.name for expert in self._services.config.experts]
         return [name for name in names if fleet.export(name, same_host=True).failing]
+
+
+def share_limits(config: Config) -> Config:
+    """The configuration for one of several workers: its part, rounded up, of what clients may take of all."""
+    server, limits = config.server, config.server.limits
+    parts = {name: -(-getattr(limits, name) // server.workers) for name in SHARED_LIMITS}
+    # Each has room for the largest body, as it came and inflated: else no worker could take it.
+    room = min(limits.max_held_bytes, 2 * server.max_body_bytes)
+    parts["max_held_bytes"] = max(parts["max_held_bytes"], room)
+    return replace(config, server=replace(server, limits=replace(limits, **parts)))
 
 
 def build_worker_application(

@@ -36,6 +36,7 @@ from gateway.workers.shared import (
     WorkerReport,
     merge_states,
 )
+from gateway.workers.worker import share_limits
 
 CONFIG = """
 experts:
@@ -308,3 +309,15 @@ def test_a_crash_loop_is_told_in_one_line_and_pauses_grow(caplog: pytest.LogCapt
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING", "ERROR"]
     assert "worker 2 was killed by SIGKILL and keeps ending" in caplog.text
     assert parent.workers.troubles == {2: "was killed by SIGKILL; it is started again in 30 s"}
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 256])
+def test_workers_take_even_parts_of_what_clients_may_take(n: int) -> None:
+    text = f"{{server: {{workers: {n}, max_body_bytes: 1000000, limits: {{max_held_bytes: 6000000}}}}}}"
+    config = parse_config(text, env={})
+    whole, part = config.server.limits, share_limits(config).server.limits
+    for name in ("max_connections", "max_running", "max_waiting"):
+        assert 0 <= getattr(part, name) * n - getattr(whole, name) < n
+    # Room for one body of the largest size, as it came and inflated.
+    assert part.max_held_bytes == max(6_000_000 // n, 2_000_000)
+    assert (part.head_s, part.max_connections_per_address) == (whole.head_s, None)

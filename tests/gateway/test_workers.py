@@ -184,6 +184,17 @@ def test_limits_hold_over_all_workers(site: WorkerSite) -> None:
     assert all(int(answer.headers["retry-after"]) > 0 for answer in answers if answer.status_code == 429)
 
 
+def test_readiness_and_metrics_count_the_records_that_wait_in_workers(site: WorkerSite) -> None:
+    with contextlib.closing(sqlite3.connect(site.folder / "journal.sqlite3", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert {answer.status_code for answer in site.at_once(6, lambda: site.chat("good"))} == {200}
+        wait_until(lambda: site.get("health/ready").json()["journal"]["waiting"] >= 6)
+        assert site.read_metrics()["thalamus_journal_waiting"] >= 6
+        wait_until(lambda: any("journal" in line for line in site.get("health/ready").json()["degraded"]))
+    wait_until(lambda: site.get("health/ready").json()["journal"] == {"waiting": 0, "lost": 0})
+    wait_until(lambda: site.get("health/ready").json()["degraded"] == [])
+
+
 def test_a_wait_that_one_worker_was_asked_for_holds_for_all(site: WorkerSite) -> None:
     # Two different requests at one of both: a limit that only one meets may be about that one.
     for n in range(3):
@@ -287,6 +298,23 @@ def test_a_killed_worker_costs_its_own_calls_alone(site: WorkerSite) -> None:
 
     # What it had answered in its last moments was not sent yet; all else is there.
     wait_until(lambda: all(killed_s - 1.0 < at < killed_s + 0.1 for at in count_lost()))
+
+
+def test_requests_at_once_are_bounded_over_all_workers(tmp_path: Path, upstream: FakeUpstream) -> None:
+    limits = "log_level: warning, limits: {max_running: 2, max_waiting: 2}"
+    with serve(tmp_path, upstream, **{"log_level: warning": limits, ", max_parallel: 1": ""}) as site:
+        wait_until(lambda: site.get("health/ready").json()["degraded"] == [])
+        with contextlib.ExitStack() as stack:
+            # Connections that are open at a time: each worker has half of them.
+            clients = [stack.enter_context(httpx.Client(timeout=WITHIN_S)) for _ in range(8)]
+            for client in clients:
+                assert client.get(f"{site.base}/health/live").status_code == 200
+            body = {"model": "one", "messages": [{"role": "user", "content": "Hi"}]}
+            waiting = iter(clients)
+            url = f"{site.base}/v1/chat/completions"
+            answers = site.at_once(8, lambda: next(waiting).post(url, json=body))
+    # Each has one at a time and one that waits.
+    assert sorted(answer.status_code for answer in answers) == [200] * 4 + [503] * 4
 
 
 def send_file(site: WorkerSite, key: str) -> httpx.Response:
