@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         TimedOut,
         UnexpectedResponse,
     )
-    from .client.schemas import Parsed
+    from .client.schemas import ParsedAnswer
     from .client.values import (
         Candidate,
         Chat,
@@ -61,7 +61,7 @@ __all__ = [
     "InvalidAnswer",
     "Model",
     "NotFound",
-    "Parsed",
+    "ParsedAnswer",
     "PermissionDenied",
     "PlanSummary",
     "RateLimited",

@@ -59,7 +59,7 @@ def write_as_digits(text: str) -> str:
     return _SPELLED.sub(digits, text)
 
 
-def answer_number(answer: str) -> float | None:
+def extract_number(answer: str) -> float | None:
     """The number an answer gives, or None.
 
     In this order: the number the answer starts with, unless the sentence goes on to another result; the last
@@ -121,7 +121,7 @@ def _check(expected: Any) -> None:
 
 
 def _score(answer: str, expected: Any) -> float:
-    given = answer_number(answer)
+    given = extract_number(answer)
     if given is None:
         return 0.0
     # 1e-9 for decimals that binary floats cannot hold, such as .1 + .2.

@@ -234,7 +234,7 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[object]] = set()
         self._later: asyncio.TimerHandle | None = None
-        set_connection_options(listener)
+        set_socket_options(listener)
         listener.setblocking(False)
         self._loop.add_reader(listener.fileno(), self._accept)
 
@@ -295,7 +295,7 @@ def raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def set_connection_options(listener: socket.socket) -> None:
+def set_socket_options(listener: socket.socket) -> None:
     """Options that Linux hands on to every connection of a listening socket."""
     options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
     for name, value in (

@@ -200,7 +200,7 @@ class BatchRun:
         waiting = await asyncio.to_thread(self._worklist.count_waiting)
         pairs = frozenset[tuple[str, str]]()
         if waiting.keys() & self._context.local:
-            pairs = frozenset(await asyncio.to_thread(self._worklist.list_aggregations))
+            pairs = frozenset(await asyncio.to_thread(self._worklist.list_open_aggregators))
         for name in waiting.keys() - self._groups.keys():
             calls = (
                 self._run_local_group(name, pairs) if name in self._context.local else self._run_group(name)

@@ -513,7 +513,7 @@ class Worklist:
         )
         return dict(found)
 
-    def list_aggregations(self) -> set[tuple[str, str]]:
+    def list_open_aggregators(self) -> set[tuple[str, str]]:
         """Pairs of an expert with open calls and the aggregator of its answers."""
         found = self._store.rows(
             "SELECT DISTINCT c.expert, l.aggregator FROM calls c JOIN lines l ON l.batch = c.batch "

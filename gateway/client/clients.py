@@ -21,7 +21,7 @@ from .exchange import (
     parse_reply,
     raise_client_errors,
 )
-from .schemas import Parsed, build_response_format, read_answer
+from .schemas import ParsedAnswer, build_response_format, read_answer
 from .values import (
     Answered,
     Chat,
@@ -132,7 +132,7 @@ class Client:
         timeout: CallTimeout = None,
         extra_body: Json | None = None,
         **params: Any,
-    ) -> Parsed[T]:
+    ) -> ParsedAnswer[T]:
         """An answer in the shape of a pydantic model class, or of a JSON schema, read and checked.
 
         Raises:
@@ -141,7 +141,7 @@ class Client:
         given = {**params, "response_format": build_response_format(schema)}
         call = exchange.build_chat_call(messages, model, router, given, extra_body)
         chat = self._ask(call, timeout)
-        return Parsed(read_answer(schema, chat), chat, chat.routed)
+        return ParsedAnswer(read_answer(schema, chat), chat, chat.routed)
 
     def embeddings(
         self,
@@ -386,7 +386,7 @@ class AsyncClient:
         timeout: CallTimeout = None,
         extra_body: Json | None = None,
         **params: Any,
-    ) -> Parsed[T]:
+    ) -> ParsedAnswer[T]:
         """An answer in the shape of a pydantic model class, or of a JSON schema, read and checked.
 
         Raises:
@@ -395,7 +395,7 @@ class AsyncClient:
         given = {**params, "response_format": build_response_format(schema)}
         call = exchange.build_chat_call(messages, model, router, given, extra_body)
         chat = await self._ask(call, timeout)
-        return Parsed(read_answer(schema, chat), chat, chat.routed)
+        return ParsedAnswer(read_answer(schema, chat), chat, chat.routed)
 
     async def embeddings(
         self,

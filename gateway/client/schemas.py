@@ -19,7 +19,7 @@ _NAME = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Parsed(Answered, Generic[T]):
+class ParsedAnswer(Answered, Generic[T]):
     """An answer in the shape that was asked for: `value` is checked, `chat` the answer as it came."""
 
     value: T

@@ -135,10 +135,10 @@ class Uncertainty:
             threshold=np.inf,
             entropy_alone=entropy_alone,
         )
-        level = unset.level(posterior[n_ranked:], rows[n_ranked:])
+        level = unset.measure_uncertainty(posterior[n_ranked:], rows[n_ranked:])
         return replace(unset, threshold=conformal_threshold(level, alpha))
 
-    def level(self, posterior: Floats, rows: Floats32) -> Floats:
+    def measure_uncertainty(self, posterior: Floats, rows: Floats32) -> Floats:
         """(n_queries,) in [0, 1]."""
         if self.entropy_alone:
             return entropy(posterior)
@@ -152,14 +152,14 @@ class Uncertainty:
 
     def is_too_uncertain(self, posterior: Floats, rows: Floats32) -> Bools:
         """(n_queries,) whether the general category is the answer."""
-        beyond: Bools = self.level(posterior, rows) > self.threshold + 1e-9
+        beyond: Bools = self.measure_uncertainty(posterior, rows) > self.threshold + 1e-9
         return beyond
 
     def excess(self, posterior: Floats, rows: Floats32) -> Floats:
         """(n_queries,) 0 up to the threshold, growing to 1 where nothing like the query was ever seen."""
         if not self.threshold < 1.0:
             return np.zeros(len(posterior))
-        share = (self.level(posterior, rows) - self.threshold) / (1.0 - self.threshold)
+        share = (self.measure_uncertainty(posterior, rows) - self.threshold) / (1.0 - self.threshold)
         return np.clip(share, 0.0, 1.0)
 
     def arrays(self) -> Arrays:

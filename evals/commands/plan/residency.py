@@ -114,7 +114,7 @@ def residency(
         for memory in chosen:
             machine = SimulatedMachine(round(memory * GB), loadable, slots)
             _check_fits(machine, memory)
-            for scheme in schemes(rules or RULES, max_wait_s):
+            for scheme in build_schemes(rules or RULES, max_wait_s):
                 what = f"{memory:g} GB, {scheme.name}"
                 served = serve(trace, machine, scheme, count_requests(on_progress, what, len(trace)))
                 rows.append((memory, scheme.name, ServingFigures.of(served)))
@@ -124,7 +124,7 @@ def residency(
         _print_table(trace, rows)
 
 
-def schemes(names: Sequence[str], max_wait_s: float) -> list[Scheme]:
+def build_schemes(names: Sequence[str], max_wait_s: float) -> list[Scheme]:
     """What the rules of the command are, in its order."""
     turns = TurnRule(max_wait_s=max_wait_s)
     known = {

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..secrets import REFERENCE
-from .litellm_entries import TIMEOUTS, EntryReader, ListEntry, Upstream, convert_timeouts, first_number
+from .litellm_entries import TIMEOUTS, EntryReader, ModelListItem, Upstream, convert_timeouts, first_number
 from .litellm_rules import ModelRules, Table
 from .result import (
     ExpertNames,
@@ -37,7 +37,7 @@ def import_litellm(
         raise ImportFailedError(":1: 'model_list' is not a list: this is not a LiteLLM configuration")
     notes = ImportNotes()
     entries = [
-        ListEntry(item, lines.get(("model_list", n), 1), f"model_list[{n}]")
+        ModelListItem(item, lines.get(("model_list", n), 1), f"model_list[{n}]")
         for n, item in enumerate(data["model_list"])
     ]
     return _LiteLLMImport(data, entries, ModelRules(table or {}, load), notes).build(source)
@@ -45,7 +45,7 @@ def import_litellm(
 
 class _LiteLLMImport:
     def __init__(
-        self, data: dict[str, Any], entries: list[ListEntry], rules: ModelRules, notes: ImportNotes
+        self, data: dict[str, Any], entries: list[ModelListItem], rules: ModelRules, notes: ImportNotes
     ) -> None:
         self.data = data
         self.rules = rules
@@ -81,7 +81,7 @@ class _LiteLLMImport:
         sections |= {"timeouts": self.timeouts, "server": server}
         return finish(sections, self.notes, source, COMMAND)
 
-    def _read_entries(self) -> list[ListEntry]:
+    def _read_entries(self) -> list[ModelListItem]:
         """Fill the groups; the entries whose names are patterns come back."""
         wildcards = []
         for entry in self.entries:
@@ -95,12 +95,12 @@ class _LiteLLMImport:
                 self._add(entry)
         return wildcards
 
-    def _add(self, entry: ListEntry) -> None:
+    def _add(self, entry: ModelListItem) -> None:
         upstream = self.reader.read(entry, self._with_credentials(entry))
         if upstream is not None:
             self.groups.setdefault(entry.name, []).append(upstream)
 
-    def _with_credentials(self, entry: ListEntry) -> dict[str, Any]:
+    def _with_credentials(self, entry: ModelListItem) -> dict[str, Any]:
         """The parameters, over those of the credential that they name."""
         params = dict(entry.params or {})
         named = params.get("litellm_credential_name")
@@ -113,7 +113,7 @@ class _LiteLLMImport:
         self.lost.append(f"{entry.name}: litellm_credential_name {named}: there is no such credential here")
         return params
 
-    def _expand_wildcards(self, wildcards: list[ListEntry]) -> None:
+    def _expand_wildcards(self, wildcards: list[ModelListItem]) -> None:
         """A router learns about a closed set: of a pattern only what the file names elsewhere can be kept."""
         mentioned = [name for name in self._list_mentions() if name not in self.groups]
         for entry in sorted(wildcards, key=lambda entry: -len(entry.name)):
@@ -129,7 +129,7 @@ class _LiteLLMImport:
                 found = {model: model}
             for name, full in found.items():
                 value = {**entry.value, "model_name": name, "litellm_params": {**params, "model": full}}
-                self._add(ListEntry(value, entry.line, entry.place))
+                self._add(ModelListItem(value, entry.line, entry.place))
             kept = ", ".join(f"'{name}'" for name in found if name in self.groups)
             self.lost.append(
                 f"line {entry.line}: the wildcard '{entry.name}'"

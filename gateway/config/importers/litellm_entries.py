@@ -65,7 +65,7 @@ KINDS = {None: "chat", "chat": "chat", "embedding": "embedding"}
 
 
 @dataclass(frozen=True, slots=True)
-class ListEntry:
+class ModelListItem:
     """One item of `model_list` as it stands in the file."""
 
     value: Any
@@ -91,7 +91,7 @@ class ListEntry:
 class Upstream:
     """One entry, understood: the model it calls, how, and what it says of the expert."""
 
-    entry: ListEntry
+    entry: ModelListItem
     model: str
     kind: str
     deployment: dict[str, Any] = field(default_factory=dict)
@@ -125,7 +125,7 @@ class EntryReader:
         self.lost = notes.lost
         self.changed = notes.changed
 
-    def read(self, entry: ListEntry, params: dict[str, Any]) -> Upstream | None:
+    def read(self, entry: ModelListItem, params: dict[str, Any]) -> Upstream | None:
         """What an entry calls and says, or None with a note where it cannot be used."""
         n_changed = len(self.changed)
         upstream = self._read(entry, params)
@@ -134,7 +134,7 @@ class EntryReader:
             del self.changed[n_changed:]
         return upstream
 
-    def _read(self, entry: ListEntry, params: dict[str, Any]) -> Upstream | None:
+    def _read(self, entry: ModelListItem, params: dict[str, Any]) -> Upstream | None:
         written, model = str(params.get("model") or ""), self.rules.find_model(params)
         if model is None:
             self.lost.append(
@@ -161,7 +161,7 @@ class EntryReader:
         self._list_unread(upstream, params)
         return upstream
 
-    def _find_kind(self, entry: ListEntry, model: str) -> str | None:
+    def _find_kind(self, entry: ModelListItem, model: str) -> str | None:
         """`chat` or `embedding`; None with a note for what is neither."""
         provider, _, name = model.partition("/")
         facts = self.rules.facts(*(str(entry.info.get("base_model") or ""), model))

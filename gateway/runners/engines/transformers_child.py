@@ -275,7 +275,7 @@ def read_text(content: Any) -> str:
     return "".join(str(part["text"]) for part in parts)
 
 
-class CompletionHandler(BaseHTTPRequestHandler):
+class ChildRequestHandler(BaseHTTPRequestHandler):
     """One connection; the model and the order are the server's."""
 
     protocol_version = "HTTP/1.1"
@@ -390,7 +390,7 @@ class InferenceServer(ThreadingHTTPServer):
     def __init__(self, order: dict[str, Any]) -> None:
         self.order = order
         self.model = LoadedModel(order)
-        super().__init__(("127.0.0.1", 0), CompletionHandler)
+        super().__init__(("127.0.0.1", 0), ChildRequestHandler)
 
 
 def count_usage(job: Job) -> dict[str, int]:
