@@ -1,6 +1,6 @@
 """The composition root: the whole gateway, put together in one place.
 
-    Application ── Authenticator ─┬─ POST of inference (requests.parsing.SPECS) ── CompletionEndpoint
+    Application ── Authenticator ─┬─ POST of inference (`build_handlers`) ── CompletionEndpoint
                                   └─ all else ── Starlette: files, batches, models, route, health …
     CompletionEndpoint ── RequestParser ── Router ── Responder ── PlanExecutor ── experts
 
