@@ -220,6 +220,9 @@ class Router:
         self.extractor = extractor
         self.batcher = batcher
         self.static = StaticPredictor(extractor) if extractor is not None else None
+        ready = {"static": extractor is not None, "encoder": batcher is not None}
+        fitted = {head.forecaster.tiers for head in (self.default, *self.heads.values())}
+        self._tiers = {tiers: tuple(tier for tier in tiers if ready.get(tier)) for tiers in fitted}
         self.n_decided = 0
         self.n_consulted = 0
         self.n_degraded: Counter[Part] = Counter()
@@ -272,17 +275,15 @@ class Router:
 
     async def _decide(self, requests: Sequence[ToPolicy], fleet: Fleet, patient: bool) -> list[Decision]:
         policy = requests[0].policy
-        hints = [request.hints for request in requests]
         # The engine is a generator without I/O: replay drives the same object with recorded features.
         head = self.find_head(policy)
-        ready = {"static": self.extractor is not None, "encoder": self.batcher is not None}
-        tiers = tuple([tier for tier in head.forecaster.tiers if ready.get(tier)])
+        tiers = self._tiers[head.forecaster.tiers]
         context = _DecisionContext(self, head.forecaster, tiers, requests, patient)
         steps = head.engine.route(
             policy,
             [request.query for request in requests],
             fleet,
-            hints if any(hint is not None for hint in hints) else None,
+            [request.hints for request in requests],
             tiers=tiers,
             margin=head.forecaster.margin,
             # Exploration needs no secret; None spares the draws where the policy does not explore.

@@ -386,7 +386,9 @@ class KNN:
         near = find_near(similarity, self.k)
         close: Floats32 = similarity.take(near)
         last = len(close) - min(self.k, len(close))
-        edge = np.partition(close, last)[last]  # the k-th nearest
+        ordered = close.copy()
+        ordered.partition(last)
+        edge = ordered[last]  # the k-th nearest
         weights = close - edge
         top = np.maximum.reduce(weights)
         if top <= _SAME:  # all as near as the k-th, more than k of them: each weighs the same
