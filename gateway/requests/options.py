@@ -53,7 +53,12 @@ Names = Annotated[tuple[Text, ...], Meta(max_length=1000)]
 FlagValue = bool | float | Text
 
 PREFIX = b"x-thalamus-"
-SESSION_HEADERS = (b"x-thalamus-session-id", b"x-session-id", b"x-litellm-session-id")
+SESSION_HEADERS = (
+    b"x-thalamus-session-id",
+    b"x-session-id",
+    b"x-litellm-session-id",
+    b"x-claude-code-session-id",
+)
 DEBUG_HEADER = b"x-thalamus-debug"
 DIAL_TOP = 10.0
 

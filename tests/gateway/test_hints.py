@@ -71,7 +71,9 @@ def test_the_body_wins_over_headers() -> None:
     assert read({"policy": "a"}, {"x-thalamus-policy": "b"}).policy == "a"
 
 
-@pytest.mark.parametrize("header", ["x-thalamus-session-id", "x-session-id", "x-litellm-session-id"])
+@pytest.mark.parametrize(
+    "header", ["x-thalamus-session-id", "x-session-id", "x-litellm-session-id", "x-claude-code-session-id"]
+)
 def test_sessions_are_known_by_the_headers_people_send(header: str) -> None:
     assert read(headers={header: "abc"}).session_id == "abc"
 
