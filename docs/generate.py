@@ -151,7 +151,8 @@ def endpoints_page() -> str:
         "# Endpoints",
         "",
         "The gateway serves the same facts at `/openapi.json`. Errors have OpenAI's form:",
-        '`{"error": {"message": …, "type": …, "param": …, "code": …}}`.',
+        '`{"error": {"message": …, "type": …, "param": …, "code": …}}`, those of `/v1/messages` '
+        "[Anthropic's](../how-to/anthropic.md).",
         "",
         "| endpoint | does |",
         "|---|---|",

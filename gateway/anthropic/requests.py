@@ -9,7 +9,7 @@ from msgspec import Raw
 from ..errors import InvalidField
 from ..openai.messages import BAD_JSON, Fields, encode
 from ..openai.translation import Translation
-from .answers import MessageWriter
+from .answers import SIGNATURE, MessageWriter
 
 T = TypeVar("T")
 ChatPart = dict[str, object]
@@ -42,6 +42,7 @@ LOW_BUDGET, HIGH_BUDGET = 4096, 16384
 """Tokens of thinking below and from which the effort of a chat request is low and high."""
 EFFORTS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
 ABSENT = Raw(b"null")
+FOREIGN = encode(SIGNATURE)
 PREFILL = "the last turn is the assistant's: experts of other protocols may answer it instead of going on"
 
 
@@ -175,7 +176,7 @@ class _RequestTranslator:
             fields,
             MessageWriter(n_tokens, self._shows_thinking),
             tuple(self._warnings),
-            tuple(self._native_only),
+            native_only=tuple(self._native_only),
         )
 
     def _translate_system(self) -> list[dict[str, object]]:
@@ -324,9 +325,7 @@ class _RequestTranslator:
         config = _decode(self._fields, "output_config", OutputConfig | None) or OutputConfig()
         effort = EFFORTS.get(config.effort or "")
         if config.effort is not None and effort is None:
-            raise InvalidField(
-                f"'output_config.effort' must be {', '.join(EFFORTS)}", param="output_config.effort"
-            )
+            self._left_out["output_config.effort"] = None
         if thinking is not None and thinking.type != "disabled":
             self._shows_thinking = thinking.display != "omitted"
             if thinking.type == "enabled" and effort is None:
@@ -360,6 +359,24 @@ class _RequestTranslator:
                 raise InvalidField(f"'{where}.{n}' must be a text block", param=f"{where}.{n}")
             texts.append(_decode_text(_check_text(block.text, f"{where}.{n}")))
         return between.join(texts)
+
+
+def drop_foreign_thinking(fields: Fields) -> Fields:
+    """A body without thinking that other models wrote: Anthropic's servers refuse its signature."""
+    raw = fields.get("messages", ABSENT)
+    if FOREIGN not in bytes(raw):
+        return fields
+    kept: list[dict[str, Raw]] = []
+    for turn in _decode_value(raw, "messages", list[dict[str, Raw]]):
+        if not _is_text(turn["content"]):
+            blocks = _decode_value(turn["content"], "messages", list[dict[str, Raw]])
+            others = [block for block in blocks if block.get("signature") != Raw(FOREIGN)]
+            if not others:
+                continue
+            if len(others) < len(blocks):
+                turn["content"] = Raw(encode(others))
+        kept.append(turn)
+    return {**fields, "messages": Raw(encode(kept))}
 
 
 def _decode(fields: Fields, name: str, kind: type[T] | Any) -> Any:

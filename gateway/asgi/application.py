@@ -83,6 +83,9 @@ class AnswerWriter(Protocol):
     def write_events(self, events: bytes) -> bytes:
         """Whole events of a stream, as they come."""
 
+    def read_text(self, body: bytes, is_stream: bool) -> str | None:
+        """The text of an answer that was passed on, for the journal; None where there is none."""
+
     def end_events(self, events: bytes) -> bytes:
         """The last events of a stream: facts of the gateway, an error, or the end mark."""
 
@@ -259,6 +262,8 @@ class Exchange:
     async def stream(self, events: bytes) -> None:
         if self.writer is not None:
             events = self.writer.write_events(events)
+            if not events:
+                return  # what says nothing in this format
         await self._send({"type": "http.response.body", "body": events, "more_body": True})
 
     async def end_stream(self, events: bytes = b"") -> None:

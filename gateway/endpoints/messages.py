@@ -4,8 +4,10 @@ import msgspec
 
 from ..anthropic.answers import MessageWriter
 from ..asgi.application import Exchange
+from ..errors import ExpertFailed, UpstreamError
+from ..experts.anthropic import AnthropicExpert
 from ..requests.bodies import run_apart
-from ..requests.parsing import COUNT_TOKENS, ToPolicy, parse_body
+from ..requests.parsing import COUNT_TOKENS, ToExpert, ToPolicy, parse_body
 from ..requests.query import parse_chat_query
 from ..services import Services
 from .completions import read_model_name
@@ -30,6 +32,16 @@ class TokenCountEndpoint:
         parsed = await run_apart(services.parser.parse, COUNT_TOKENS, fields, exchange.headers)
         exchange.writer = MessageWriter()
         exchange.writer.pass_through()
+        translation = parsed.call.translation
+        expert = services.experts[parsed.expert] if isinstance(parsed, ToExpert) else None
+        if isinstance(expert, AnthropicExpert) and translation is not None:
+            try:
+                await exchange.respond(200, [], await expert.count_tokens(translation))
+            except UpstreamError as error:
+                if error.body is None or error.status is None:
+                    raise ExpertFailed(error.message, error.client_status, f"upstream_{error.kind}") from None
+                await exchange.respond(error.status, [], error.body)
+            return
         if isinstance(parsed, ToPolicy):
             query = parsed.query
         else:

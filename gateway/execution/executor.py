@@ -92,6 +92,7 @@ class ExecutionTrace(msgspec.Struct):
         first_token_s: seconds from call to first token, of which `waited_s` a local engine was not loaded.
         ended_at_s: when the client had all of a stream, on the clock of `perf_counter`.
         answer_parts: the answer as it was sent; kept only where the journal keeps content.
+        is_native: the answer came in the client's own format, another than chat's.
         caller, fields: whose request it is (the name of a key), and what it asks. By them the fleet tells a
             bad request from a bad expert.
     """
@@ -113,6 +114,7 @@ class ExecutionTrace(msgspec.Struct):
     status: int = CLIENT_CLOSED_STATUS
     error: str | None = None
     answer_parts: list[bytes] = []
+    is_native: bool = False
     n_kept_bytes: int = 0
 
     def keep(self, part: bytes) -> None:
@@ -179,13 +181,21 @@ class Accounting:
             key_id=key_id,
             session_id=request.session_id,
             prompt=_prompt_text(request.call) if content else None,
-            answer=read_sent_text(trace.answer_parts, request.call.stream) if self.keeps_content else None,
+            answer=_read_answer(request.call, trace) if self.keeps_content else None,
         )
         self._journal.record(entry)
         return entry
 
 
 PROMPT_FIELDS = {"chat/completions": "messages", "completions": "prompt", "embeddings": "input"}
+
+
+def _read_answer(call: Call, trace: ExecutionTrace) -> str | None:
+    """The text that the client was sent."""
+    if trace.is_native and call.translation is not None:
+        body = b"".join(trace.answer_parts)[:MAX_CONTENT_BYTES]
+        return call.translation.writer.read_text(body, call.stream)
+    return read_sent_text(trace.answer_parts, call.stream)
 
 
 def _prompt_text(call: Call) -> str | None:

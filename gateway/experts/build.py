@@ -8,6 +8,7 @@ from ..config.providers import EXPERT_GROUP, passes_through
 from ..prompts.wrappings import WrappingGrammar
 from ..runners import Runners
 from ..runners.launchers import USUAL_SLOTS, VLLM_SLOTS
+from .anthropic import AnthropicExpert
 from .litellm import LiteLLMExpert
 from .litellm_http import RULES
 from .local import LocalExpert
@@ -38,6 +39,9 @@ def build_expert(
         return LocalExpert(config, limits, transport, runners)
     if passes_through(config.provider):
         return openai_expert(config, limits, transport)
+    if config.provider == "anthropic":
+        RULES.limits = transport.limits
+        return AnthropicExpert(config, limits, transport)
     # After the built-in providers, so that no package can redirect their keys; before LiteLLM, which knows
     # more than a hundred providers, so that a package can serve one of them better.
     if (factory := find_expert_factory(config.provider)) is not None:

@@ -367,20 +367,25 @@ class LiteLLMExpert(DeployedExpert[LiteLLMDeployment]):
         if config.is_local:
             RULES.local_hosts |= list_hosts(config)
         deployments = [
-            LiteLLMDeployment(
-                f"{config.name}#{n}",
-                f"{config.provider}/{place.model}" if place.model else config.model,
-                place,
-                timeouts,
-                self.loader,
-                parameters,
-            )
+            self.build_deployment(n, place, config, timeouts, parameters)
             for n, place in enumerate(config.effective_deployments(), start=1)
         ]
         upstreams = UpstreamTable.of([config])
         super().__init__(
             config.name, PromptPreset(config), deployments, parameters, upstreams, timeouts.total_s
         )
+
+    def build_deployment(
+        self,
+        n: int,
+        place: DeploymentConfig,
+        config: ExpertConfig,
+        timeouts: TimeoutConfig,
+        parameters: Parameters,
+    ) -> LiteLLMDeployment:
+        """The deployment with this number."""
+        model = f"{config.provider}/{place.model}" if place.model else config.model
+        return LiteLLMDeployment(f"{config.name}#{n}", model, place, timeouts, self.loader, parameters)
 
     @property
     def in_use(self) -> int:

@@ -269,17 +269,21 @@ class Address:
         if self._proxy is not None and self.url.scheme == "http":
             self._headers.update(self._proxy.headers)  # no tunnel: the proxy reads the request itself
 
-    async def post(self, body: bytes) -> aiohttp.ClientResponse:
-        """Send and wait for the head of the answer. Redirects would carry keys elsewhere."""
+    async def post(self, body: bytes, more: Mapping[str, str] | None = None) -> aiohttp.ClientResponse:
+        """Send and wait for the head of the answer; `more` are headers of this call alone.
+
+        Redirects would carry keys elsewhere.
+        """
         session = self.transport.session
+        headers = self._headers if more is None else CIMultiDict({**self._headers, **more})
         if self._proxy is None:
             return await session.post(
-                self.url, data=body, headers=self._headers, timeout=self._timeout, allow_redirects=False
+                self.url, data=body, headers=headers, timeout=self._timeout, allow_redirects=False
             )
         return await session.post(
             self.url,
             data=body,
-            headers=self._headers,
+            headers=headers,
             timeout=self._timeout,
             allow_redirects=False,
             proxy=self._proxy.url,
@@ -356,7 +360,7 @@ class Deployment:
             response = await address.post(body)
             if limit_s < total_s:
                 timer.reschedule(start + total_s)  # it is not silent: some send a head, then blanks
-            answer = await _read_body(response, address.transport, endpoint)
+            answer = await read_body(response, address.transport, endpoint)
         self._longest_s = max(clock() - start, KEPT_OF_LONGEST * self._longest_s)
         # Redirects (3xx) are failures too: following one would carry the key to another host.
         if response.status != 200:
@@ -379,9 +383,9 @@ class Deployment:
         try:
             if response.status != 200:
                 async with asyncio.timeout_at(start + first_token_s):
-                    raise status_failure(response, await _read_body(response, address.transport, endpoint))
+                    raise status_failure(response, await read_body(response, address.transport, endpoint))
             events = EventStream(
-                _reader(response, self._heard),
+                build_reader(response, self._heard),
                 self._closer(response),
                 first_token_s=first_token_s,
                 between_s=self._timeouts.between_tokens_s,
@@ -428,9 +432,10 @@ class Deployment:
         return close
 
 
-def _reader(
-    response: aiohttp.ClientResponse, heard: Callable[[], None] | None
+def build_reader(
+    response: aiohttp.ClientResponse, heard: Callable[[], None] | None = None
 ) -> Callable[[], Awaitable[bytes]]:
+    """What reads the next bytes of an answer; `heard` is called with each."""
     readany = response.content.readany
 
     async def read() -> bytes:
@@ -449,7 +454,7 @@ def max_answer_bytes(limits: AnswerLimits, endpoint: Endpoint) -> int:
     return limits.max_embeddings_bytes if endpoint == "embeddings" else limits.max_bytes
 
 
-async def _read_body(response: aiohttp.ClientResponse, transport: Transport, endpoint: Endpoint) -> bytes:
+async def read_body(response: aiohttp.ClientResponse, transport: Transport, endpoint: Endpoint) -> bytes:
     """The body, up to a limit: an answer or an error page that never ends must not fill the memory.
 
     Raises:

@@ -299,7 +299,7 @@ class EventStream:
     `read` gives the next bytes, b"" at the end. `first_token_s` and `between_s` are the longest silences
     before and after the first token, in seconds; any byte ends a silence, as upstreams send comments while a
     model thinks. `end_at` is the deadline of the whole on the running loop's clock. `hides_usage` is the
-    splitter's.
+    splitter's, which `splitter` is where the events are not OpenAI's.
 
     Raises:
         UpstreamError: from `open` or iteration, when the stream is cut, stalls, or carries what is no event.
@@ -315,8 +315,9 @@ class EventStream:
         end_at: float,
         limits: AnswerLimits = DEFAULT_LIMITS,
         hides_usage: bool = False,
+        splitter: EventSplitter | None = None,
     ) -> None:
-        self.events = EventSplitter(limits, hides_usage=hides_usage)
+        self.events = splitter or EventSplitter(limits, hides_usage=hides_usage)
         self._limits = limits
         self._n_bytes = 0
         self._read = read

@@ -1,6 +1,7 @@
 """The seam to other wire formats: a request of one as a chat request, and what writes its answer."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ..asgi.application import AnswerWriter
 from .messages import Fields
@@ -17,6 +18,7 @@ class Translation:
             prompt has been changed here.
         writer: writes the answer in the format.
         warnings: what a chat request cannot carry, and is left out of it.
+        headers: the client's, names in lower case; only what belongs to the format may be sent on.
         native_only: what of the request only an expert that speaks the format can do; empty where any can.
     """
 
@@ -25,4 +27,5 @@ class Translation:
     original: Fields | None
     writer: AnswerWriter
     warnings: tuple[str, ...] = ()
+    headers: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
     native_only: tuple[str, ...] = ()

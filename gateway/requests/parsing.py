@@ -167,7 +167,7 @@ class RequestParser:
         """
         translation: Translation | None = None
         if spec.translate is not None:
-            translation = spec.translate(fields)
+            translation = replace(spec.translate(fields), headers=headers)
             fields = translation.fields
         model = text_field(fields, "model")
         model = self._aliases.get(model, model)

@@ -34,10 +34,13 @@ class AnthropicRules:
         refusal = (
             self._check_access(request) or self._check_fields(request) or self._check_messages(request.body)
         )
-        return refusal or self._fail_if_asked(request.body) or self._complete(request.body)
+        refusal = refusal or self._fail_if_asked(request.body)
+        if refusal is None and request.path.endswith("/count_tokens"):
+            return Response.of_json({"input_tokens": 2095})
+        return refusal or self._complete(request.body)
 
     def _check_access(self, request: Request) -> Response | None:
-        if request.path != "/v1/messages":
+        if request.path not in ("/v1/messages", "/v1/messages/count_tokens"):
             return refuse(404, "Not Found")
         if request.headers.get("x-api-key") != KEY:
             return refuse(401, "invalid x-api-key")
@@ -47,8 +50,9 @@ class AnthropicRules:
 
     def _check_fields(self, request: Request) -> Response | None:
         body = request.body
+        counts = request.path.endswith("/count_tokens")
         for name in ("model", "max_tokens", "messages"):
-            if name not in body:
+            if name not in body and not (counts and name == "max_tokens"):
                 return refuse(400, f"{name}: Field required")
         for name in body:
             if name not in FIELDS:
@@ -63,7 +67,8 @@ class AnthropicRules:
         if "output_format" in body and "structured-outputs" not in request.headers.get("anthropic-beta", ""):
             return refuse(400, "output_format: Extra inputs are not permitted")
         for n, tool in enumerate(body.get("tools", ())):
-            if "name" not in tool or tool.get("input_schema", {}).get("type") != "object":
+            is_own = tool.get("type", "custom") == "custom"  # others have a schema that Anthropic knows
+            if "name" not in tool or (is_own and tool.get("input_schema", {}).get("type") != "object"):
                 return refuse(400, f"tools.{n}.custom.input_schema: Field required")
         return None
 
@@ -80,6 +85,8 @@ class AnthropicRules:
                 )
                 if block["type"] == "image" and not whole:
                     return refuse(400, f"messages.{n}.content.0.image.source: Field required")
+                if block["type"] == "thinking" and block.get("signature") != "c2ln":
+                    return refuse(400, f"messages.{n}.content.0: Invalid `signature` in `thinking` block")
                 if block["type"] not in ("text", "image", "tool_use", "tool_result", "document", "thinking"):
                     return refuse(400, f"messages.{n}.content.0: Input tag '{block['type']}' found")
         return None

@@ -24,6 +24,7 @@ class Request:
     query: dict[str, str]
     headers: dict[str, str]
     body: dict[str, Any]
+    data: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class ProviderServer:
         parts = urlsplit(target)
         is_form = headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
         body = dict(parse_qsl(data.decode())) if is_form else json.loads(data or b"{}")
-        request = Request(unquote(parts.path), dict(parse_qsl(parts.query)), headers, body)
+        request = Request(unquote(parts.path), dict(parse_qsl(parts.query)), headers, body, data)
         self.requests.append(request)
         response = self.rules.answer(request)
         extra = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())

@@ -403,7 +403,7 @@ ASKED: dict[str, Any] = {"model": "auto", "max_tokens": 9, "messages": [{"role":
         ({"stop_sequences": "END"}, "stop_sequences"),
         ({"metadata": {"user_id": 3}}, "metadata.user_id"),
         ({"thinking": {"type": "enabled", "budget_tokens": "much"}}, "thinking.budget_tokens"),
-        ({"output_config": {"effort": "huge"}}, "output_config.effort"),
+        ({"output_config": {"effort": 3}}, "output_config.effort"),
     ],
 )
 def test_what_is_wrong_is_refused_by_its_name(change: dict[str, Any], param: str) -> None:
@@ -442,6 +442,7 @@ def test_what_only_anthropics_servers_do_is_kept_for_them(change: dict[str, Any]
     [
         ({"cache_control": {"type": "ephemeral"}}, "cache_control"),
         ({"context_management": {}}, "context_management"),
+        ({"output_config": {"effort": "huge"}}, "output_config.effort"),
         ({"messages": [*ASKED["messages"], {"role": "assistant", "content": "I"}]}, "the last turn"),
         ({"thinking": {"type": "enabled", "budget_tokens": 20000}}, "reasoning_effort 'high'"),
         (
