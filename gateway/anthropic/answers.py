@@ -12,7 +12,6 @@ from ..openai.answers import Usage
 from ..openai.events import EVENT_END, event_payload
 from ..openai.failures import decode_leniently
 from ..openai.messages import encode, has_many_parts
-from .events import read_message_text
 
 ERROR_TYPES = {
     400: "invalid_request_error",
@@ -146,10 +145,6 @@ class MessageWriter:
             self._write_event(events[start : match.end()], parts)
             start = match.end()
         return b"".join(parts)
-
-    def read_text(self, body: bytes, is_stream: bool) -> str | None:
-        """The text of an answer that was passed on."""
-        return read_message_text(body, is_stream)
 
     def end_events(self, events: bytes) -> bytes:
         """The last events of a stream: facts of the gateway, an error, or the end mark."""

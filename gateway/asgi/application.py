@@ -83,9 +83,6 @@ class AnswerWriter(Protocol):
     def write_events(self, events: bytes) -> bytes:
         """Whole events of a stream, as they come."""
 
-    def read_text(self, body: bytes, is_stream: bool) -> str | None:
-        """The text of an answer that was passed on, for the journal; None where there is none."""
-
     def end_events(self, events: bytes) -> bytes:
         """The last events of a stream: facts of the gateway, an error, or the end mark."""
 

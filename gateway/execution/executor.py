@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Literal
 
@@ -92,7 +92,7 @@ class ExecutionTrace(msgspec.Struct):
         first_token_s: seconds from call to first token, of which `waited_s` a local engine was not loaded.
         ended_at_s: when the client had all of a stream, on the clock of `perf_counter`.
         answer_parts: the answer as it was sent; kept only where the journal keeps content.
-        is_native: the answer came in the client's own format, another than chat's.
+        read_native: reads the text of an answer that came in the client's own format, another than chat's.
         caller, fields: whose request it is (the name of a key), and what it asks. By them the fleet tells a
             bad request from a bad expert.
     """
@@ -114,7 +114,7 @@ class ExecutionTrace(msgspec.Struct):
     status: int = CLIENT_CLOSED_STATUS
     error: str | None = None
     answer_parts: list[bytes] = []
-    is_native: bool = False
+    read_native: Callable[[bytes, bool], str | None] | None = None
     n_kept_bytes: int = 0
 
     def keep(self, part: bytes) -> None:
@@ -192,9 +192,8 @@ PROMPT_FIELDS = {"chat/completions": "messages", "completions": "prompt", "embed
 
 def _read_answer(call: Call, trace: ExecutionTrace) -> str | None:
     """The text that the client was sent."""
-    if trace.is_native and call.translation is not None:
-        body = b"".join(trace.answer_parts)[:MAX_CONTENT_BYTES]
-        return call.translation.writer.read_text(body, call.stream)
+    if trace.read_native is not None:
+        return trace.read_native(b"".join(trace.answer_parts)[:MAX_CONTENT_BYTES], call.stream)
     return read_sent_text(trace.answer_parts, call.stream)
 
 

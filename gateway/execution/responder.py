@@ -249,8 +249,8 @@ class Responder:
 
 def choose_format(translation: Translation, reply: Reply, trace: ExecutionTrace) -> None:
     """Write the answer in the client's format, and say what the expert was not told; or pass it on."""
-    if reply.is_native:
-        trace.is_native = True
+    trace.read_native = reply.read_native
+    if reply.read_native is not None:
         translation.writer.pass_through()
     else:
         trace.warnings += translation.warnings

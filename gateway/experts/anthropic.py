@@ -9,7 +9,7 @@ import aiohttp
 import msgspec
 from msgspec import Raw
 
-from ..anthropic.events import MessageEventSplitter, check_message
+from ..anthropic.events import MessageEventSplitter, check_message, read_message_text
 from ..anthropic.requests import FORMAT, drop_foreign_thinking
 from ..config import DeploymentConfig, ExpertConfig, TimeoutConfig
 from ..openai.events import EventStream
@@ -112,7 +112,9 @@ class AnthropicDeployment(LiteLLMDeployment):
         self._longest_s = max(clock() - start, KEPT_OF_LONGEST * self._longest_s)
         if response.status != 200:
             raise status_failure(response, answer)
-        return Reply(body=answer, usage=check_message(answer), deployment=self.name, is_native=True)
+        return Reply(
+            body=answer, usage=check_message(answer), deployment=self.name, read_native=read_message_text
+        )
 
     async def _stream(self, body: bytes, headers: dict[str, str]) -> Reply:
         address, first_token_s = self._messages, self._timeouts.first_token_s
@@ -137,7 +139,7 @@ class AnthropicDeployment(LiteLLMDeployment):
         except BaseException:
             response.close()
             raise
-        return Reply(events=events, deployment=self.name, is_native=True)
+        return Reply(events=events, deployment=self.name, read_native=read_message_text)
 
     def _build_closer(self, response: aiohttp.ClientResponse) -> Callable[[], None]:
         def close() -> None:

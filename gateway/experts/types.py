@@ -47,7 +47,8 @@ class Reply(msgspec.Struct):
     """What an expert answered: whole, or as events whose first token is already there.
 
     warnings: what of the request was not sent as it was asked
-    is_native: in the format that the client speaks, where that is another than chat's
+    read_native: reads the text of an answer in the format that the client speaks, where that is another
+        than chat's and the answer came in it; is told whether it was streamed
     waited_s: until a local engine was loaded and had room; tells nothing of how quickly it answers
     """
 
@@ -58,7 +59,7 @@ class Reply(msgspec.Struct):
     deployment: str | None = None
     waited_s: float = 0.0
     warnings: tuple[str, ...] = ()
-    is_native: bool = False
+    read_native: Callable[[bytes, bool], str | None] | None = None
 
     def when_counted(self, note: Callable[[int], None], call: Call) -> None:
         """Have `note` called with the tokens of the call: now, or when the answer's stream ends."""

@@ -313,7 +313,7 @@ async def test_a_fault_of_ours_is_a_500_in_the_envelope_and_in_the_log(
 
 
 async def test_an_unknown_address_is_a_404_in_the_envelope(live: LiveApp) -> None:
-    answer = await live.post("responses", {})
+    answer = await live.post("reponses", {})
     assert (answer.status, answer.error["code"]) == (404, "unknown_url")
     assert "x-request-id" in answer.headers
 
