@@ -402,14 +402,6 @@ class Generation:
         self._task: asyncio.Task[None] | None = None
         self._failure: Exception | None = None
 
-    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and count it."""
-        self.hold()
-        try:
-            await self.app(scope, receive, send)
-        finally:
-            self.let_go()
-
     def hold(self) -> None:
         """Keep it alive until `let_go` is called as often: something of it is in use."""
         self._n_serving += 1
@@ -476,8 +468,12 @@ class Reloadable:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
-        elif self._current is not None:
-            await self._current.serve(scope, receive, send)
+        elif (current := self._current) is not None:
+            current.hold()
+            try:
+                await current.app(scope, receive, send)
+            finally:
+                current.let_go()
 
     @property
     def current(self) -> Generation:

@@ -93,6 +93,7 @@ class AnswerWriter(Protocol):
 class Exchange:
     """One request and its response on an ASGI connection.
 
+    `id` is new and no other's; `request_id` is the client's own where it sent one.
     `cycle` is the request on our own protocol, None on another server's.
     `key_name` is the name of the client's key, once the authenticator has accepted it; `started_s` is when
     the request came, on the clock of `perf_counter`. For the access log, `model` is what the client wrote and
@@ -108,6 +109,7 @@ class Exchange:
         "cycle",
         "gone",
         "headers",
+        "id",
         "key_name",
         "model",
         "path",
@@ -124,9 +126,10 @@ class Exchange:
         self.cycle: RequestCycle | None = scope.get("request_cycle")
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.path: str = scope["path"]
+        self.id = fresh_id()
         given = self.headers.get(b"x-request-id")
         is_tame = given is not None and REQUEST_ID.fullmatch(given)
-        self.request_id = given if given and is_tame else b"req_" + fresh_id().encode()
+        self.request_id = given if given and is_tame else b"req_" + self.id.encode()
         self.key_name: str | None = None
         self.model: bytes | None = None
         self.answer: AnswerFacts | None = None

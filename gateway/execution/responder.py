@@ -12,7 +12,7 @@ from time import perf_counter
 import msgspec
 from msgspec.structs import replace
 
-from ..asgi.application import Exchange, Headers, fresh_id, header_value
+from ..asgi.application import Exchange, Headers, header_value
 from ..errors import STOPPED, ExpertFailed, GatewayError, Unavailable
 from ..experts.types import COUNTED, Reply, UpstreamError, estimate_usage
 from ..experts.upstreams import UpstreamTable
@@ -49,7 +49,7 @@ class Responder:
     ) -> None:
         """Answer a request; `execute` replaces the plan executor where the gateway itself has the answer."""
         trace = ExecutionTrace(
-            decision_id="dec_" + fresh_id(),
+            decision_id="dec_" + exchange.id,
             caller=exchange.key_name,
             fields=request.call.fields,
             warnings=list(request.warnings),
@@ -70,7 +70,7 @@ class Responder:
                     trace.answer_parts.append(reply.body)
                 headers = self.response_headers(exchange, request, trace)
                 cost = self._accounting.cost_usd(trace)
-                text = b"unknown" if cost is None else f"{cost:.{COST_DIGITS}g}".encode()
+                text = b"unknown" if cost is None else b"%.*g" % (COST_DIGITS, cost)
                 headers.append((b"x-thalamus-cost-usd", text))
                 await exchange.respond(200, headers, reply.body, reply.content_type)
         except UpstreamError as error:
@@ -203,7 +203,7 @@ class Responder:
         """The headers that say which expert answered, by which policy and why."""
         reason = request.reason
         if trace.answered is not None and trace.attempts and request.plan.is_sequential:
-            failed = dict.fromkeys(a.expert for a in trace.attempts if a.verdict == "moved_on")
+            failed = dict.fromkeys([a.expert for a in trace.attempts if a.verdict == "moved_on"])
             reason += f"; fallback: {', '.join(failed)} failed" if failed else ""
         overhead_s = perf_counter() - exchange.started_s - trace.upstream_s - trace.streaming_s
         headers = [

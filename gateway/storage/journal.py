@@ -487,7 +487,7 @@ class Journal:
         try:
             self._ensure_prepared()
             while self._waiting:
-                batch = [entry for entry, _ in zip(list(self._waiting.values()), range(BATCH), strict=False)]
+                batch = list(self._waiting.values())[:BATCH]
                 self._store_all(list(self._build_rows(batch)))
                 # Only now: until the commit `get` must find them here. Written twice is harmless (OR IGNORE).
                 for entry in batch:
