@@ -202,6 +202,52 @@ async def test_requests_that_come_together_are_predicted_together(setup: Made) -
     assert {decision.quality.shape for decision in decisions} == {(2,)}
 
 
+async def test_a_request_that_is_refused_costs_no_other_of_its_turn_a_decision(setup: Made) -> None:
+    strict = RoutingHints(Require(min_quality=0.99))
+    asked = [setup.decide(hints, encoder="never") for hints in (None, strict, None)]
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    assert [getattr(one, "chosen", type(one)) for one in found] == ["small", NothingEligible, "small"]
+    assert setup.forecaster.n_queries == [3]
+    assert setup.routing.degraded is None
+
+
+async def test_a_bug_of_the_engine_is_not_taken_for_one_of_the_embedder(
+    setup: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide, policies = Engine.decide, iter(["first", "second"])
+
+    def fail_once(self: Engine, *given: Any) -> list[Decision]:
+        if next(policies) == "first":
+            raise ZeroDivisionError
+        return decide(self, *given)
+
+    monkeypatch.setattr(Engine, "decide", fail_once)
+    asked = [setup.decide(encoder="never") for _ in range(2)]
+    bug, decision = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(bug, ZeroDivisionError)
+    assert decision.chosen == "small"  # type: ignore[union-attr]
+    assert setup.routing.degraded is None
+
+
+async def test_all_requests_of_a_turn_are_decided_before_one_goes_on(
+    setup: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    decide = Engine.decide
+
+    def record(self: Engine, *given: Any) -> list[Decision]:
+        seen.append("decided")
+        return decide(self, *given)
+
+    async def ask() -> None:
+        await setup.decide(encoder="never")
+        seen.append("went on")
+
+    monkeypatch.setattr(Engine, "decide", record)
+    await asyncio.gather(ask(), ask(), ask())
+    assert seen == ["decided"] * 3 + ["went on"] * 3
+
+
 async def test_a_client_that_leaves_takes_no_prediction_with_it(setup: Made) -> None:
     tasks = [asyncio.ensure_future(setup.decide(encoder="never")) for _ in range(3)]
     await asyncio.sleep(0)  # all three wait for this turn's prediction
