@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from msgspec import Raw, structs
+from msgspec import Raw
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -43,7 +43,6 @@ INPUT_LIMITS: Limits = {
 TOOL_LIMITS: Limits = {1: (1_000, "'tools' has more than {} tools; no expert takes so many")}
 CODEX = b"codex"
 """How Codex names itself. It sends tools that only OpenAI runs with every request, and works without them."""
-NO_REASONING = "reasoning: not sent back, as another expert may be chosen that does not take it"
 MAX_PAGE = 100
 DEFAULT_PAGE = 20
 log = logging.getLogger("thalamus")
@@ -151,15 +150,11 @@ class ResponsesEndpoint:
             warnings.append("store: no responses are kept here (responses.enabled)")
         builder = ResponseBuilder(form.shape, response_id)
         writer = ResponseWriter(builder, None if keeper is None else keeper.keep)
-        translation = Translation("responses", form.fields, None, writer, tuple(warnings))
+        translation = Translation(
+            "responses", form.fields, None, writer, tuple(warnings), reasoning=form.reasoning
+        )
         spec = replace(CHAT, path=PATH, translate=lambda _: translation)
-        parsed = self._services.parser.parse(spec, request.fields, exchange.headers)
-        if form.reasoned is None:
-            return parsed
-        if isinstance(parsed, ToPolicy):
-            return structs.replace(parsed, warnings=(*parsed.warnings, NO_REASONING))
-        fields = {**parsed.call.fields, "messages": form.reasoned}
-        return structs.replace(parsed, call=structs.replace(parsed.call, fields=fields))
+        return self._services.parser.parse(spec, request.fields, exchange.headers)
 
 
 def _check_lists(fields: Fields) -> None:

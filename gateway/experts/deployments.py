@@ -250,6 +250,8 @@ class DeployedExpert(Generic[D]):
         self._turn = 0
         self._counts = True
         """Whether it is asked to count the tokens of its streams; no longer once it has refused to."""
+        self._takes_reasoning = True
+        """Whether it gets back what experts thought; no longer once it has refused that."""
 
     async def call(self, call: Call) -> Reply:
         # Most experts have no preset: the client's own bytes go upstream.
@@ -257,7 +259,10 @@ class DeployedExpert(Generic[D]):
         ask = self.deployments[0].call if len(self.deployments) == 1 else self._ask
         if call.endpoint == "embeddings":
             return await ask(call, fields)
-        asked = call, fields
+        given, plain = call, fields
+        if call.translation is not None and self._takes_reasoning:
+            fields = call.translation.add_reasoning(fields)
+        is_reasoned, asked = fields is not plain, (call, fields)
         if call.stream and self._counts:
             call, fields = ask_for_usage(call, fields)
         while True:
@@ -269,6 +274,9 @@ class DeployedExpert(Generic[D]):
                 reply = await ask(call, sent)
             except UpstreamError as error:
                 # A field that the client did not send must not cost it the answer.
+                if is_reasoned and error.status in (400, 422) and names_field(error, "reasoning"):
+                    self._takes_reasoning = False
+                    return await self.call(given)
                 if (
                     fields is not asked[1]
                     and error.status in (400, 422)

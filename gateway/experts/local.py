@@ -37,6 +37,8 @@ class LocalExpert:
 
     async def call(self, call: Call) -> Reply:
         fields = self._preset.apply(call)
+        if call.translation is not None:
+            fields = call.translation.add_reasoning(fields)
         if self._fields:
             fields = {**fields, **self._fields}
         if call.patient:

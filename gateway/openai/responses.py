@@ -3,7 +3,6 @@
 What a chat has no place for is refused by name, or named in a warning; nothing is dropped in silence.
 """
 
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -53,7 +52,6 @@ REASONING_FIELDS = {"rs": "reasoning_content", "rsn": "reasoning", "rsp": ""}
 """Where an expert said its reasoning, by the prefix of the item's id: it is sent back under the same name.
 Among the parts of a content (`rsp`) it is not: those that say it there refuse it in fields.
 """
-PLAIN = frozenset({"role", "content", "refusal", "tool_calls", "tool_call_id"})
 CALLING = frozenset({"role", "content", "tool_calls"})
 """What an assistant's message has that calls tools and says nothing."""
 
@@ -172,14 +170,13 @@ class ResponseShape:
 class ChatForm:
     """A request as a chat's fields, the shape of its response, and warnings of what was left out.
 
-    `reasoned` are the messages with what the expert thought within this turn, None where that is nothing.
-    Only the expert that thought so is sure to take it.
+    `reasoning` is as in a translation.
     """
 
     fields: Fields
     shape: ResponseShape
     warnings: tuple[str, ...]
-    reasoned: Raw | None = None
+    reasoning: Mapping[int, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,8 +279,8 @@ def convert_to_chat(
     conversation.add_items(request.items, "input")
     chat: Fields = {name: fields[name] for name in SAME_FIELDS if name in fields}
     messages = conversation.finish()
-    plain = [message if message.keys() <= PLAIN else _leave_out_reasoning(message) for message in messages]
-    chat["messages"] = Raw(encode(plain))
+    reasoning = _take_reasoning(messages)
+    chat["messages"] = Raw(encode(messages))
     # What is of neither API is a provider's own, and travels as in a chat.
     known = {*SAME_FIELDS, *OWN_FIELDS}
     chat |= {name: value for name, value in fields.items() if name not in known}
@@ -294,17 +291,22 @@ def convert_to_chat(
         chat.pop("parallel_tool_calls", None)
     wants_logprobs = _convert_settings(settings, chat, warnings)
     _warn_of_fields(request, warnings)
-    reasoning = settings.reasoning
-    wants_summary = reasoning is not None and bool(reasoning.summary or reasoning.generate_summary)
+    wish = settings.reasoning
+    wants_summary = wish is not None and bool(wish.summary or wish.generate_summary)
     shape = ResponseShape(
         fields.get("model"), _build_echo(request), tools.names, wants_summary, wants_logprobs
     )
-    reasoned = Raw(encode(messages)) if any(map(operator.is_not, plain, messages)) else None
-    return ChatForm(chat, shape, tuple(dict.fromkeys(warnings)), reasoned)
+    return ChatForm(chat, shape, tuple(dict.fromkeys(warnings)), reasoning)
 
 
-def _leave_out_reasoning(message: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in message.items() if name not in REASONING_FIELDS.values()}
+def _take_reasoning(messages: Sequence[dict[str, Any]]) -> dict[int, bytes]:
+    """What experts thought, taken out of the messages."""
+    found = {}
+    for place, message in enumerate(reversed(messages), 1):
+        for name in REASONING_FIELDS.values():
+            if name in message:
+                found[place] = encode({name: message.pop(name)})[1:-1]
+    return found
 
 
 ID_PREFIXES = {

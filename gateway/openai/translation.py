@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from msgspec import Raw
+
 from ..asgi.application import AnswerWriter
-from .messages import Fields
+from .messages import Fields, decode_list, encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,8 @@ class Translation:
         writer: writes the answer in the format.
         warnings: what a chat request cannot carry, and is left out of it.
         headers: the client's, names in lower case; only what belongs to the format may be sent on.
+        reasoning: what experts thought in this turn, by the place of its message from the end, as a member of
+            that message; some experts need it back, others refuse it.
         native_only: what of the request only an expert that speaks the format can do; empty where any can.
     """
 
@@ -29,3 +33,13 @@ class Translation:
     warnings: tuple[str, ...] = ()
     headers: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
     native_only: tuple[str, ...] = ()
+    reasoning: Mapping[int, bytes] = field(default_factory=dict)
+
+    def add_reasoning(self, fields: Fields) -> Fields:
+        """The fields of a chat with what experts thought, where that is anything."""
+        if not self.reasoning:
+            return fields
+        messages = decode_list(fields["messages"])
+        for place, member in self.reasoning.items():
+            messages[-place] = Raw(bytes(messages[-place]).rstrip()[:-1] + b"," + member + b"}")
+        return {**fields, "messages": Raw(encode(messages))}

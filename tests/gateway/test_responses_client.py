@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from gateway.testing import WORDS, FakeUpstream
 from tests.fakes.serving import KEY, LiveApp, gateway
+from tests.fakes.strict_chat import ChatTurn, StrictChat
 from tests.gateway.test_disconnect import SEEN_WITHIN_S, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -110,7 +111,7 @@ async def test_reasoning_in_a_stream(client: openai.AsyncOpenAI) -> None:
     assert [item.type for item in last.response.output] == ["reasoning", "message"]
 
 
-async def test_reasoning_goes_back_to_an_expert_that_is_named(
+async def test_reasoning_goes_back_within_its_turn(
     client: openai.AsyncOpenAI, upstream: FakeUpstream
 ) -> None:
     first = await client.responses.create(model="thinking", input="Hi", stream=True)
@@ -118,15 +119,34 @@ async def test_reasoning_goes_back_to_an_expert_that_is_named(
     assert events[-1].type == "response.completed"
     (reasoning, _) = events[-1].response.output
     items: list[Any] = [
-        {"role": "user", "content": "Hi"},
+        {"role": "user", "content": "Hi [Flag: Smallest model]"},
         reasoning.to_dict(),
         {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "c", "output": "1"},
     ]
-    for model, thought in (("good", "Hm. "), ("auto", None)):
-        answer = await client.responses.with_raw_response.create(model=model, input=items)
-        assert upstream.calls[-1]["messages"][1].get("reasoning_content") == thought
-        assert ("reasoning" in answer.headers.get("x-thalamus-warning", "")) == (thought is None)
+    for model, text in (("good", "Hi [Flag: Smallest model]"), ("auto", "Hi")):
+        await client.responses.create(model=model, input=items)
+        user, answer, _ = upstream.calls[-1]["messages"]
+        assert (user["content"], answer["reasoning_content"]) == (text, "Hm. ")
+
+
+async def test_an_expert_that_refuses_reasoning_is_asked_without_it(tmp_path: Path) -> None:
+    async with StrictChat(lambda body: ChatTurn("Fine.")) as strict:
+        experts = [{"name": "strict", "model": "openai/strict", "api_base": strict.base_url}]
+        async with gateway({"experts": experts}, str(tmp_path / "j.sqlite3"), "strict") as live:
+            items: list[Any] = [
+                {"role": "user", "content": "Hi"},
+                {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "Hm."}]},
+                {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+                {"type": "function_call_output", "call_id": "c", "output": "1"},
+            ]
+            for model, stream in (("strict", False), ("auto", True), ("auto", False)):
+                answer = await live.post("responses", {"model": model, "input": items, "stream": stream})
+                assert answer.status == 200
+                assert b"Fine." in answer.body
+                # Its tokens are counted as before.
+                assert b'"total_tokens":49' in answer.body
+    assert strict.refused == ["Unknown parameter: 'messages[1].reasoning_content'"]
 
 
 class Weather(BaseModel):

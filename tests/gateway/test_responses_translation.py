@@ -19,8 +19,14 @@ from gateway.openai.responses import (
     convert_to_chat,
     read_responses_request,
 )
-from gateway.openai.responses_answer import CustomInputReader, ResponseBuilder, read_custom_input
+from gateway.openai.responses_answer import (
+    CustomInputReader,
+    ResponseBuilder,
+    ResponseWriter,
+    read_custom_input,
+)
 from gateway.openai.responses_tools import ToolName
+from gateway.openai.translation import Translation
 from gateway.requests.parsing import parse_body
 
 SHAPE = ResponseShape("m", {"parallel_tool_calls": True, "tool_choice": "auto", "tools": []}, {})
@@ -99,9 +105,11 @@ def convert(request: Chat, **options: Any) -> ChatForm:
 
 
 def read_chat(form: ChatForm) -> Chat:
-    """The chat, as its expert gets it that said what reasoning there is."""
-    chat = {name: json.loads(bytes(value)) for name, value in form.fields.items()}
-    return chat if form.reasoned is None else {**chat, "messages": json.loads(bytes(form.reasoned))}
+    """The chat, as an expert gets it that takes what experts thought."""
+    writer = ResponseWriter(ResponseBuilder(form.shape, "resp_1"), None)
+    translation = Translation("responses", form.fields, None, writer, reasoning=form.reasoning)
+    fields = translation.add_reasoning(form.fields)
+    return {name: json.loads(bytes(value)) for name, value in fields.items()}
 
 
 pictures = st.fixed_dictionaries(
