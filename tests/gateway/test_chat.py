@@ -313,12 +313,12 @@ async def test_a_fault_of_ours_is_a_500_in_the_envelope_and_in_the_log(
 
 
 async def test_an_unknown_address_is_a_404_in_the_envelope(live: LiveApp) -> None:
-    answer = await live.post("reponses", {})
+    answer = await live.post("assistants", {})
     assert (answer.status, answer.error["code"]) == (404, "unknown_url")
     assert "x-request-id" in answer.headers
 
 
-@pytest.mark.parametrize("path", ["chat/completions", "embeddings", "completions"])
+@pytest.mark.parametrize("path", ["chat/completions", "embeddings", "completions", "responses"])
 async def test_a_wrong_method_is_a_405_in_the_envelope(live: LiveApp, path: str) -> None:
     async with live.http.get(f"{live.base}/{path}") as response:
         assert (response.status, response.headers["allow"]) == (405, "POST")
