@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..asgi.application import Exchange, body_too_large, fresh_id
+from ..asgi.application import Exchange, body_too_large
 from ..batches.types import NO_OWNER
 from ..errors import BadRequest, InvalidField
 from ..execution.executor import ExecutionRequest
@@ -139,7 +139,7 @@ class ResponsesEndpoint:
         is_codex = any(name.lower().startswith(CODEX) for name in names)
         form = convert_to_chat(request, context.history, context.references, is_codex)
         warnings = list(form.warnings)
-        response_id = "resp_" + fresh_id()
+        response_id = "resp_" + exchange.id
         keeper = None
         if request.is_stored and self._store is not None:
             if self._store.degraded:
