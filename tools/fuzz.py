@@ -60,7 +60,27 @@ ROUTER = {
     "fallbacks": ["good"],
     "explain": True,
 }
+ITEMS = [
+    {"role": "developer", "content": [{"type": "input_text", "text": "Be brief."}]},
+    {"role": "user", "content": [{"type": "input_text", "text": "Hi"}, {"type": "input_image", "image_url": "data:image/png;base64,AA=="}, {"type": "input_file", "file_data": "AA==", "filename": "a"}]},
+    {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "Hm."}], "content": [{"type": "reasoning_text", "text": "Hm."}]},
+    {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Yes.", "annotations": []}, {"type": "refusal", "refusal": "No."}]},
+    {"type": "function_call", "call_id": "c", "name": "f", "namespace": "n", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "7"}, {"type": "input_image", "image_url": "x"}]},
+    {"type": "custom_tool_call", "call_id": "d", "name": "g", "input": "x"},
+    {"type": "custom_tool_call_output", "call_id": "d", "output": "7"},
+    {"type": "additional_tools", "role": "developer", "tools": [{"type": "function", "name": "h"}]},
+    {"role": "user", "content": "And now?"},
+]  # fmt: skip
+GIVEN_TOOLS = [
+    {"type": "namespace", "name": "n", "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": True}]},
+    {"type": "custom", "name": "g", "description": "d", "format": {"type": "grammar", "syntax": "lark", "definition": "s: x"}},
+    {"type": "tool_search", "execution": "client", "parameters": {"type": "object"}},
+]  # fmt: skip
 BODIES: tuple[tuple[str, Any], ...] = (
+    ("/v1/responses", {"model": "auto", "input": ITEMS, "instructions": "i", "tools": GIVEN_TOOLS, "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "custom", "name": "g"}]}, "max_output_tokens": 99, "stream": False}),
+    ("/v1/responses", {"model": "good", "input": "Hi", "stream": True, "text": {"format": {"type": "json_schema", "name": "a", "schema": {}}, "verbosity": "low"}, "reasoning": {"effort": "low", "summary": "auto"}, "include": ["message.output_text.logprobs"], "metadata": {"a": "b"}, "router": ROUTER}),
+    ("/v1/responses", {"model": "good", "input": [{"type": "item_reference", "id": "msg_1"}], "previous_response_id": "resp_1", "store": True, "truncation": "auto", "top_logprobs": 2}),
     ("/v1/chat/completions", {"model": "auto", "messages": MESSAGES, "tools": TOOLS, "stream": False, "max_tokens": 9, "stop": ["a"], "seed": 1, "n": 1}),
     ("/v1/chat/completions", {"model": "good", "messages": MESSAGES[:1], "stream": True, "stream_options": {"include_usage": True}, "router": ROUTER}),
     ("/v1/chat/completions", {"model": "auto", "messages": MESSAGES[-1:], "router": ROUTER, "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}}),
@@ -75,7 +95,7 @@ PATHS = (
     "/", "/health", "/health/live", "/health/ready", "/metrics", "/openapi.json", "/v1/models", "/v1/models/good",
     "/v1/models/%2e%2e", "/v1/files", "/v1/files/file-1", "/v1/files/%00/content", "/v1/batches", "/v1/batches/x",
     "/v1/batches/x/cancel", "/v1/decisions/x", f"/v1/decisions/{DECISION}", f"/v1/files/{FILE}", f"/v1/files/{FILE}/content", "/v1/runners", "/v1/runners/a/load", "/v1/runners/a/unload",
-    "/v1/runners/a/logs", "/v1/nothing", "/v1/files?limit=-1&after=%ff", "/v1/batches?limit=x", "/v1/models?a=%",
+    "/v1/runners/a/logs", "/v1/nothing", "/v1/responses/x", "/v1/responses/x/input_items?limit=x", "/v1/files?limit=-1&after=%ff", "/v1/batches?limit=x", "/v1/models?a=%",
 )  # fmt: skip
 METHODS = ("GET", "POST", "DELETE", "PUT", "HEAD", "OPTIONS", "PATCH", "TRACE", "get", "X" * 30, "")
 HEADERS: tuple[tuple[bytes, bytes], ...] = (
@@ -251,6 +271,8 @@ def make_call(draw: random.Random) -> bytes:
         path, tree = "/v1/embeddings", {"model": f"vectors-{model}", "input": ["a", "b"]}
     elif draw.random() < 0.2:
         path, tree = "/v1/completions", {"model": model, "prompt": "Hi", "stream": draw.random() < 0.5}
+    elif draw.random() < 0.3:
+        path, tree = "/v1/responses", {"model": model, "input": "Hi", "stream": draw.random() < 0.6}
     tree["user"] = str(draw.random())  # different requests, so that no answer is that of another
     return make_request(draw, "POST", path, b"application/json", json.dumps(tree).encode())
 

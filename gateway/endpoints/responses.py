@@ -85,7 +85,7 @@ class ResponsesEndpoint:
         else:
             request = await run_apart(self._read, exchange, body)
         context = KeptContext()
-        if request.previous_id is not None or request.list_references():
+        if request.previous_id is not None or request.references:
             try:
                 context = await self._find_context(request, exchange.key_name or NO_OWNER)
             except (sqlite3.Error, StorageError) as error:
@@ -129,7 +129,7 @@ class ResponsesEndpoint:
             raise PreviousResponseNotFound(said[:200], param="previous_response_id")
         if sum(map(len, history)) > self._server.max_body_bytes:
             raise body_too_large(self._server.max_body_bytes)
-        found = await asyncio.to_thread(self._store.find_items, request.list_references(), owner)
+        found = await asyncio.to_thread(self._store.find_items, request.references, owner)
         return KeptContext(
             [Raw(item) for item in history], {ident: Raw(item) for ident, item in found.items()}
         )

@@ -181,11 +181,15 @@ class ChatForm:
 
 @dataclass(frozen=True, slots=True)
 class ResponsesRequest:
-    """A body whose settings are valid. `items` are those of its `input`, not read yet."""
+    """A body whose settings are valid.
+
+    `items` are those of its `input`, not read yet; `references` the ids of stored items among them.
+    """
 
     fields: Fields
     settings: Settings
     items: Sequence[Raw]
+    references: Sequence[str] = ()
 
     @property
     def previous_id(self) -> str | None:
@@ -200,21 +204,6 @@ class ResponsesRequest:
     @property
     def stream(self) -> bool:
         return self.settings.stream is True
-
-    def list_references(self) -> list[str]:
-        """The ids of stored items that the input names instead of holding them.
-
-        Raises:
-            InvalidField: an item is of no known form.
-        """
-        found = []
-        for n, raw in enumerate(self.items):
-            # Most inputs hold none, and a search costs less than decoding each item twice.
-            if b'"role"' not in (head := bytes(memoryview(raw)[:4096])) and b'"id"' in head:
-                item = read_value(_item, raw, f"input[{n}]")
-                if item.kind == "item_reference" and item.id:
-                    found.append(item.id)
-        return found
 
 
 _settings = msgspec.json.Decoder(Settings)
@@ -252,7 +241,18 @@ def read_responses_request(fields: Fields) -> ResponsesRequest:
         items = []
     else:
         raise InvalidField("'input' must be a string or a list of items", param="input")
-    return ResponsesRequest(fields, settings, items)
+    return ResponsesRequest(fields, settings, items, _list_references(items))
+
+
+def _list_references(items: Sequence[Raw]) -> list[str]:
+    found = []
+    for n, raw in enumerate(items):
+        # Most inputs hold none, and a search costs less than decoding each item twice.
+        if b'"role"' not in (head := bytes(memoryview(raw)[:4096])) and b'"id"' in head:
+            item = read_value(_item, raw, f"input[{n}]")
+            if item.kind == "item_reference" and item.id:
+                found.append(item.id)
+    return found
 
 
 def convert_to_chat(
@@ -444,6 +444,8 @@ class _Conversation:
     answer: dict[str, Any] | None = None
     """The assistant's message that further items of the same answer belong to."""
     reasoning: dict[str, str] = field(default_factory=dict)
+    reasoned: list[dict[str, Any]] = field(default_factory=list)
+    """The messages of this turn that have reasoning."""
     media: list[dict[str, object]] = field(default_factory=list)
     """Pictures and files that tools gave: a chat takes them from the user alone."""
 
@@ -555,6 +557,8 @@ class _Conversation:
     def _begin_answer(self) -> None:
         self._end_media()
         self.answer = {"role": "assistant", "content": None, **self.reasoning}
+        if self.reasoning:
+            self.reasoned.append(self.answer)
         self.reasoning = {}
         self.messages.append(self.answer)
 
@@ -570,9 +574,10 @@ class _Conversation:
 
     def _forget_reasoning(self) -> None:
         # As at OpenAI, reasoning counts within its turn; several servers refuse that of earlier ones.
-        for message in self.messages:
+        for message in self.reasoned:
             for name in REASONING_FIELDS.values():
                 message.pop(name, None)
+        self.reasoned.clear()
 
     def finish(self) -> list[dict[str, Any]]:
         """The messages.

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -334,7 +335,7 @@ def test_what_earlier_responses_and_references_hold_comes_before_the_input() -> 
     }
     fields = parse_body(json.dumps(request).encode())
     read = read_responses_request(fields)
-    assert read.list_references() == ["msg_1"]
+    assert read.references == ["msg_1"]
     form = convert_to_chat(read, history, {"msg_1": Raw(b'{"role":"assistant","content":"3"}')})
     assert [message["content"] for message in read_chat(form)["messages"]] == ["1", "2", "3", "4"]
     with pytest.raises(InvalidField, match="msg_1"):
@@ -628,6 +629,21 @@ def test_annotations_and_log_probabilities_are_kept() -> None:
     (part,) = item["content"]
     assert part["annotations"] == [{"type": "url_citation", **cited["url_citation"]}]  # type: ignore[dict-item]
     assert part["logprobs"] == [probability]
+
+
+def test_a_long_conversation_is_read_in_one_pass() -> None:
+    def measure(n_turns: int) -> float:
+        items = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}] * n_turns
+        fields = parse_body(json.dumps({"model": "m", "input": items}).encode())
+        times = []
+        for _ in range(5):
+            start = perf_counter()
+            convert_to_chat(read_responses_request(fields))
+            times.append(perf_counter() - start)
+        return min(times)
+
+    # Five times as long takes five times as long, not twenty-five.
+    assert measure(2000) < 12 * measure(400)
 
 
 @given(
