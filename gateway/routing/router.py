@@ -1,8 +1,8 @@
 """Query to decision: the router drives the engine, predicts for it, and degrades where an embedder fails.
 
 The static tier of short texts is computed in the event loop: it costs some 100 µs, a thread would cost as
-much. Requests that arrive together are read and predicted together, which costs each a third of that. The
-encoder runs in worker threads, within the load budget of the `EmbeddingBatcher`.
+much. Requests that arrive together are read, predicted and decided together, which costs each a third of
+that. The encoder runs in worker threads, within the load budget of the `EmbeddingBatcher`.
 """
 
 import asyncio
