@@ -58,6 +58,7 @@ SESSION_HEADERS = (
     b"x-session-id",
     b"x-litellm-session-id",
     b"x-claude-code-session-id",
+    b"session-id",  # Codex
 )
 DEBUG_HEADER = b"x-thalamus-debug"
 DIAL_TOP = 10.0

@@ -123,6 +123,11 @@ async def test_a_session_reads_edits_tests_and_ends(tmp_path: Path, model: str) 
     # Codex shows what an expert thought where it has asked for a summary.
     shown = [] if model == "gpt-5.5" else [thinking]
     assert [item["text"] for item in items if item["type"] == "reasoning"] == shown
+    # The gateway knows its session, and so keeps it on one expert.
+    with sqlite3.connect(tmp_path / "j.sqlite3") as database:
+        sessions = database.execute("SELECT DISTINCT session_id FROM decisions").fetchall()
+    database.close()
+    assert sessions == [(events[0]["thread_id"],)]
     # It asks for nothing to be kept.
     with sqlite3.connect(tmp_path / "responses.sqlite3") as database:
         assert database.execute("SELECT count(*) FROM responses").fetchone() == (0,)

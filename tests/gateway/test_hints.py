@@ -72,7 +72,14 @@ def test_the_body_wins_over_headers() -> None:
 
 
 @pytest.mark.parametrize(
-    "header", ["x-thalamus-session-id", "x-session-id", "x-litellm-session-id", "x-claude-code-session-id"]
+    "header",
+    [
+        "x-thalamus-session-id",
+        "x-session-id",
+        "x-litellm-session-id",
+        "x-claude-code-session-id",
+        "session-id",
+    ],
 )
 def test_sessions_are_known_by_the_headers_people_send(header: str) -> None:
     assert read(headers={header: "abc"}).session_id == "abc"
