@@ -655,8 +655,11 @@ class RequestCycle:
         status: int = message["status"]
         # ASGI has names in lower case.
         headers = [*self._protocol.server_state.default_headers, *message.get("headers", ())]
-        framing = dict(headers)
-        if framing.get(b"transfer-encoding", b"").lower() == b"chunked":
+        is_whole = "body" in message
+        framing = {} if is_whole else dict(headers)
+        if is_whole:
+            self._expected = len(message["body"])  # which its headers say, and nothing else of framing
+        elif framing.get(b"transfer-encoding", b"").lower() == b"chunked":
             self._is_chunked = True
         elif (length := framing.get(b"content-length")) is not None:
             self._is_chunked, self._expected = False, int(length)

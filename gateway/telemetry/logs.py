@@ -31,7 +31,8 @@ SERVED_REQUEST: ContextVar[str] = ContextVar("request_id", default="")
 """The request that is being served; tasks started for it inherit it."""
 
 WRITE_AFTER_S = 0.05
-MAX_LINES_AT_ONCE = 256
+MAX_LINES_AT_ONCE = 2048
+"""With the wait before each write this bounds the lines of a second: 256 would bound the requests, too."""
 ATOMIC_BYTES = 4096
 """So much is written to a pipe in one piece (PIPE_BUF of Linux): workers share it, and lines stay whole."""
 MAX_WAITING = 100_000
