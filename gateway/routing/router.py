@@ -141,8 +141,9 @@ class StaticPredictor:
     behind, one after the other: between calls of experts each would find its code and data out of the caches.
     """
 
-    def __init__(self, extractor: FeatureExtractor) -> None:
+    def __init__(self, extractor: FeatureExtractor, batcher: EmbeddingBatcher | None) -> None:
         self._extractor = extractor
+        self._batcher = batcher
         self._waiting: list[_Waiting] = []
 
     def advance(self, query: Query, forecaster: Forecaster, steps: _Steps) -> "asyncio.Future[_Row]":
@@ -189,7 +190,11 @@ class StaticPredictor:
                 own = prediction if len(rows) == 1 else prediction.take_one(place)
                 one = asked[row]
                 try:
-                    one.answer.set_result((features, row, _advance(one.steps, own)))
+                    step = _advance(one.steps, own)
+                    # Under load most close looks are declined: it costs least where all code is at hand.
+                    if isinstance(step, Consult) and not (self._batcher and self._batcher.has_time()):
+                        step = _advance(one.steps, None)
+                    one.answer.set_result((features, row, step))
                 except Exception as error:  # no expert is eligible, as a rule
                     one.answer.set_exception(error)
 
@@ -219,7 +224,7 @@ class Router:
         self.heads = {needs: head for needs, head in (heads or {}).items() if needs != HeadNeeds()}
         self.extractor = extractor
         self.batcher = batcher
-        self.static = StaticPredictor(extractor) if extractor is not None else None
+        self.static = StaticPredictor(extractor, batcher) if extractor is not None else None
         ready = {"static": extractor is not None, "encoder": batcher is not None}
         fitted = {head.forecaster.tiers for head in (self.default, *self.heads.values())}
         self._tiers = {tiers: tuple(tier for tier in tiers if ready.get(tier)) for tiers in fitted}
