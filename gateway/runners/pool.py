@@ -114,6 +114,7 @@ class Runners(Mapping[str, Runner]):
         self._serving = serving or ServingPool()
         self._former: Runners | None = None
         self._successor: Runners | None = None
+        self._wanted = wanted
         shared: dict[RunnerSettings, list[str]] = {}
         for expert, settings in wanted.items():
             shared.setdefault(settings, []).append(expert)
@@ -199,17 +200,17 @@ class Runners(Mapping[str, Runner]):
             former._forecast.dismissed,
         )
         # One that gave up is started anew: the reload may be because its trouble is mended.
-        running = {
-            queue.runner.settings: queue
-            for queue in former._queues.values()
-            if queue.runner.state != "failed"
-        }
+        running = {queue for queue in former._queues.values() if queue.runner.state != "failed"}
         carried: dict[RunnerQueue, RunnerQueue] = {}
-        for own in self._queues.values():
-            queue = running.get(own.runner.settings)
-            # The process goes on under its name, which no other runner or expert of another may have.
-            if queue is not None and (queue.name == own.name or queue.name not in self._list_names(own)):
-                carried[own] = queue
+        # Equal ones first: of two processes that differ in their `ttl` alone each stays with its experts.
+        for is_same in (RunnerSettings.__eq__, RunnerSettings.has_same_process):
+            for own in [own for own in self._queues.values() if own not in carried]:
+                same = [one for one in running if is_same(one.runner.settings, own.runner.settings)]
+                # The process goes on under its name, which no other runner or expert of another may have.
+                taken = self._list_names(own) - {own.name}
+                if queue := next((one for one in same if one.name not in taken), None):
+                    carried[own] = queue
+                    running.remove(queue)
         self._by_expert = {name: carried.get(own, own) for name, own in self._by_expert.items()}
         self._queues = {queue.name: queue for queue in self._by_expert.values()}
         for queue in carried.values():
@@ -226,6 +227,7 @@ class Runners(Mapping[str, Runner]):
         giver._queues.pop(queue.name, None)
         runner = queue.runner
         runner.experts = tuple(expert for expert, own in self._by_expert.items() if own is queue)
+        runner.settings = self._wanted[runner.experts[0]]
         runner.on_change.remove(giver._note_change)
         runner.on_change.append(self._note_change)
         runner.keep_log_at(self._choose_log_path(queue.name))

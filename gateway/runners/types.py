@@ -11,7 +11,7 @@ RunnerError
 # ruff: noqa: N818  `except RunnerUnavailable` reads as what happened
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,6 +118,10 @@ class RunnerSettings:
     options: tuple[tuple[str, Any], ...] = ()
     adapters: tuple[Adapter, ...] = ()
     embeds: bool = False
+
+    def has_same_process(self, other: "RunnerSettings") -> bool:
+        """Whether the process is the same: when it is unloaded is told to none."""
+        return replace(self, ttl_s=other.ttl_s, pinned=other.pinned) == other
 
     def choose_model(self, expert: str | None = None) -> ModelChoice:
         """How a request for an expert reaches its model; without one, the base model."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,32 @@ async def test_what_stays_the_same_runs_on_and_only_the_others_end(site: PoolSer
     assert is_gone(pids["changed"], 0.1)
     assert is_gone(pids["removed"], 0.1)
     assert (new["kept"].n_loads, new["kept"].status().n_restarts) == (1, 0)
+
+
+async def test_another_ttl_holds_for_the_process_that_runs(site: PoolSeries) -> None:
+    settings = tiny("a")
+    old = await site.start(a=settings)
+    await old.wait_settled()
+    pid = get_pid(old, "a")
+    new = await site.start(a=replace(settings, ttl_s=0.2, pinned=True))
+    assert (get_pid(new, "a"), new["a"].settings.ttl_s) == (pid, 0.2)
+    await new.stop()  # the reload has failed
+    assert (get_pid(old, "a"), old["a"].settings) == (pid, settings)
+    new = await site.start(a=replace(settings, ttl_s=0.2))
+    await old.stop()
+    async with asyncio.timeout(10):
+        while new["a"].state != "stopped":  # noqa: ASYNC110  (a process that ends tells no one here)
+            await asyncio.sleep(0.05)
+    assert is_gone(pid, 0.1)
+
+
+async def test_of_two_that_differ_in_their_ttl_each_keeps_its_process(site: PoolSeries) -> None:
+    short, long = replace(tiny("a"), ttl_s=500), replace(tiny("a"), ttl_s=600)
+    old = await site.start(short=short, long=long)
+    await old.wait_settled()
+    pids = {name: get_pid(old, name) for name in old}
+    new = await site.start(long=replace(long, ttl_s=700), short=short)
+    assert {name: get_pid(new, name) for name in new} == pids
 
 
 async def test_one_that_was_unloaded_by_hand_stays_unloaded(site: PoolSeries) -> None:
