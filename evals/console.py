@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any, ParamSpec, TypeVar
 
 import click
@@ -12,6 +13,7 @@ from routers import OutcomeTable, RoutersError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+TELL_EVERY_S = 5.0
 OnProgress = Callable[[str, int, int], None]
 
 
@@ -31,8 +33,8 @@ def report_errors(function: Callable[P, R]) -> Callable[P, R]:
 
 
 @contextmanager
-def progress_bar() -> Iterator[OnProgress]:
-    """A bar on standard error if that is a terminal; a silent one otherwise."""
+def progress_bar(tells_always: bool = False) -> Iterator[OnProgress]:
+    """A bar on standard error if that is a terminal; else a silent one, or a line every few seconds."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -41,13 +43,18 @@ def progress_bar() -> Iterator[OnProgress]:
     # Standard output stays free for figures and JSON; a pipe or a log file gets no bar.
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         tasks: dict[str, Any] = {}
+        told_s = monotonic()
 
         def on_progress(what: str, done: int, total: int) -> None:
+            nonlocal told_s
             if what not in tasks:
                 for task in tasks.values():
                     bar.update(task, completed=bar.tasks[task].total)
                 tasks[what] = bar.add_task(what, total=total)
             bar.update(tasks[what], completed=done, total=total)
+            if tells_always and not console.is_terminal and monotonic() - told_s >= TELL_EVERY_S:
+                told_s = monotonic()
+                click.echo(f"{what}: {done} of {total}", err=True)
 
         yield on_progress
         for task in tasks.values():

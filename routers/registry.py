@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from inspect import signature
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .errors import ArtifactError
@@ -71,12 +72,22 @@ def make_predictor(name: str, settings: Mapping[str, Any] | None = None) -> Pred
         raise ArtifactError(f"no predictor {name!r}; there are {', '.join(sorted(PREDICTORS))}")
     module, _, attribute = PREDICTORS[name].partition(":")
     made = getattr(import_module(f".predictors.{module}", __package__), attribute)
+    _check_names(name, made, settings or {})
     _check_words(name, made, settings or {})
     try:
         predictor: Predictor = made(**(settings or {}))
     except TypeError as error:
         raise ArtifactError(f"predictor {name!r}: {error}") from None
     return predictor
+
+
+def _check_names(name: str, made: type, settings: Mapping[str, Any]) -> None:
+    """Check that there are settings of these names."""
+    there = [one for one in signature(made).parameters if one != "self"]
+    for key in settings:
+        if key not in there:
+            few = f"it has {', '.join(there)}" if there else "it has none"
+            raise ArtifactError(f"predictor {name!r} has no setting {key!r}; {few}")
 
 
 def _check_words(name: str, made: type, settings: Mapping[str, Any]) -> None:

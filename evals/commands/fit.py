@@ -42,6 +42,8 @@ from ..probes.files import load_bundled_outcomes
 BUNDLED = "bundled"
 SERVED = Path(".thalamus/artifact")
 """Where `serve` looks without `routing: {artifact: …}`."""
+USUAL = "blend"
+"""The head that decides where a policy names none, unless another was asked for."""
 FEW = 10
 """Fewer outcomes than this say next to nothing: of nine right out of nine, one in three may be wrong."""
 _WORTH_WORKERS = 1000
@@ -158,7 +160,7 @@ def command(
     if earlier is not None:
         _confirm_drops(earlier, outcomes, extractor, out, fresh, yes)
     kept = () if earlier is None else _find_kept_heads(earlier, wanted, extractor, fresh)
-    with progress_bar() as on_progress:
+    with progress_bar(tells_always=True) as on_progress:
         if add:
             artifact = add_experts(Artifact.load(out), outcomes, extractor, chosen, on_progress, created)
         else:
@@ -170,6 +172,12 @@ def command(
     artifact = _note_origin(artifact, {"tables": tables, "left_out": left_out, "options": options})
     default = earlier.name if earlier and earlier.name in kept else artifact.name
     artifact.save(out, keep_previous=True, keep_heads=kept, default=default)
+    if wanted.are_named and earlier is None and default != USUAL:
+        click.echo(
+            f"head {default} decides for `auto` too, and for every policy that names no head: it is the first"
+            f" one; `thalamus fit --heads {USUAL},{default}` with the same table has {USUAL} decide there",
+            err=True,
+        )
     _show_result(artifact, outcomes, earlier, out, kept, as_json)
 
 

@@ -307,9 +307,7 @@ class LearningAdvice:
             words += [BUNDLED if self._has_only_bundled else str(TABLE), self.config.routing.artifact]
         if heads:
             return shlex.join([*words, "--head", ",".join(heads)])
-        needs = any(p.predictor or p.mapping.keys() - {GENERAL} for p in self.config.policies.values())
-        option = _config_option(self.config_path) if needs else ""
-        return shlex.join([*words, *self.options]) + option
+        return shlex.join([*words, *self.options]) + _config_option(self.config_path)
 
     def measure(self, names: Sequence[str] = (), heads: Sequence[str] = ()) -> str:
         """Measure these experts, or all, and fit; what was learned of the others stays."""

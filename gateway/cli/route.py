@@ -137,7 +137,8 @@ def show_decision(record: dict[str, Any]) -> None:
         fits = len(line) + len(candidate["reason"]) + 2 <= room
         text = line + ("  " if fits else "\n" + " " * 4) + candidate["reason"]
         click.echo(text if candidate["eligible"] else click.style(text, dim=True))
-    assumed = [c for c in candidates if "output_tokens_assumed" in c and c["cost_usd"] is not None]
+    answering = [candidate for candidate in candidates if not _has_declined(candidate)]
+    assumed = [c for c in answering if "output_tokens_assumed" in c and c["cost_usd"] is not None]
     if assumed:
         lengths = ", ".join(f"{c['expert']} {c['output_tokens']:.0f}" for c in assumed)
         click.echo(f"~ assumes an answer of so many tokens, as none was measured: {lengths}")
@@ -160,7 +161,16 @@ def _show_tradeoff(cost: float, table: list[dict[str, float]]) -> None:
         click.echo(f"{line}  this policy: {cost:.3g}" if n == used else line)
 
 
+def _has_declined(candidate: dict[str, Any]) -> bool:
+    """Whether it is a tool that cannot answer: what is predicted of its answers holds for other prompts."""
+    from policies.types import TOOL_DECLINED
+
+    return bool(candidate["reason"].endswith(TOOL_DECLINED))
+
+
 def _format_figures(candidate: dict[str, Any]) -> tuple[str, ...]:
+    if _has_declined(candidate):
+        return (candidate["expert"], *("–" * 4))
     spread = candidate["quality_std"]
     return (
         candidate["expert"],

@@ -137,7 +137,11 @@ def _request(
     """
     import httpx
 
-    server = read_config(config_path, quiet=True).server
+    from ..config import ServerConfig
+
+    # With an address the file is needed for its key alone, which THALAMUS_API_KEY may hold too.
+    is_needed = url is None or config_path.exists()
+    server = read_config(config_path, quiet=True).server if is_needed else ServerConfig()
     # A wildcard address can be listened on, not called. trust_env=False keeps proxies out of the call.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 (called, not bound)
     base = url or f"http://{f'[{host}]' if ':' in host else host}:{server.port}"

@@ -507,8 +507,8 @@ def build_router(config: Config, pool: Sequence[ExpertProfile], *, mapped: bool 
     if not path.exists():
         default = DecidingHead.of(pool, None, HeadNeeds())
         return Router(default.engine, default.forecaster, None, None)
-    for at, message, _ in find_missing_heads(config):
-        raise ArtifactError(f"{'.'.join(map(str, at))}: {message}")
+    if lacks := [f"{'.'.join(map(str, at))}: {message}" for at, message, _ in find_missing_heads(config)]:
+        raise ArtifactError("\n".join(lacks))
     extractor, encoder, missing = _build_extractor(config)
     artifact = Artifact.load(path, extractor.fingerprints if extractor else None, mapped=mapped)
     needs = {HeadNeeds.of(policy) for policy in config.policies_by_name().values()}

@@ -75,6 +75,23 @@ def test_a_head_is_added_and_renewed_and_the_others_stay_to_the_byte(here: Path)
     assert list_heads(here / "a") == ("blend",)
 
 
+def test_a_first_fit_of_another_head_says_that_it_decides_for_auto(here: Path) -> None:
+    said = "head coe decides for `auto` too"
+    assert said in run("--head", "coe").output
+    assert said not in run("--head", "coe").output
+    assert "`auto` too" not in run("--fresh", "--heads", "coe,blend").output
+    assert "`auto` too" not in run("--predictor", "knn").output
+
+
+def test_without_a_terminal_a_long_fit_tells_how_far_it_is(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "fitting: " not in run("--predictor", "knn").stderr  # it takes no five seconds
+    monkeypatch.setattr("evals.console.TELL_EVERY_S", 0.0)
+    told = [line for line in run("--predictor", "knn").stderr.splitlines() if line.startswith("fitting: ")]
+    assert len(told) > 2
+
+
 def test_settings_belong_to_the_one_head_that_is_named(here: Path) -> None:
     assert run("--head", "knn", "--settings", '{"k": 3}').exit_code == 0
     assert Artifact.load(here / "a").tiers["static"].quality.settings()["k"] == 3
@@ -90,6 +107,7 @@ def test_settings_belong_to_the_one_head_that_is_named(here: Path) -> None:
         (["--head", "coe", "--predictor", "knn"], "--predictor and --head both name what to fit; keep one"),
         (["--heads", "coe,knn", "--settings", "{}"], "--settings are those of one head"),
         (["--config", "absent.yaml"], "absent.yaml: no such file"),
+        (["--predictor", "knn", "--settings", '{"n": 3}'], "predictor 'knn' has no setting 'n'; it has k, "),
     ],
 )
 def test_what_cannot_be_fitted_is_told_in_one_line(here: Path, options: list[str], message: str) -> None:

@@ -238,6 +238,17 @@ async def test_another_head_chooses_the_members_of_a_panel(here: Path) -> None:
     assert members == [["facts", "sums"], ["sums", "facts"]]
 
 
+def test_all_heads_that_are_not_there_are_named_at_once(here: Path) -> None:
+    policies = "policies: {a: {predictor: skills}, b: {predictor: tryage}}\n"
+    (here / "thalamus.yaml").write_text(EXPERTS + policies)
+    with pytest.raises(ArtifactError) as raised:
+        build()
+    assert [line.partition(":")[0] for line in str(raised.value).splitlines()] == [
+        "policies.a.predictor",
+        "policies.b.predictor",
+    ]
+
+
 def test_the_head_of_a_panel_must_be_there_too(here: Path) -> None:
     policy = "policies: {auto: {plan: {panel: {predictor: skills}}}}\n"
     (here / "thalamus.yaml").write_text(EXPERTS + policy)

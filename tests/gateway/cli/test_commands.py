@@ -411,6 +411,24 @@ def test_a_server_that_is_no_gateway_is_told_in_one_line(
     assert result.output.count("\n") == 1
 
 
+def test_runners_need_no_configuration_beside_an_address(here: Path) -> None:
+    for args in ((), ("list",), ("load", "x")):
+        result = run("runners", *args, "--url", "http://127.0.0.1:9")
+        assert "Error: no gateway answers at http://127.0.0.1:9: " in result.output
+    assert "no such file" in run("runners").output
+
+
+def test_route_predicts_nothing_of_a_tool_that_cannot_answer(here: Path) -> None:
+    tool = "  - {name: calculator, tool: calculator, quality: 1.0}"
+    (here / "thalamus.yaml").write_text(f"experts:\n  - {{name: a, model: openai/a, quality: 0.7}}\n{tool}")
+    figures = {prompt: run("route", prompt).output for prompt in ("Write a poem about the sea.", "17*23")}
+    poem, product = (
+        next(row for row in text.splitlines() if row.startswith("calculator ")) for text in figures.values()
+    )
+    assert poem.split()[1:5] == ["–"] * 4
+    assert product.split()[1] == "1.00"
+
+
 def test_route_names_the_members_of_a_panel(here: Path) -> None:
     names = [f"  - {{name: {name}, model: openai/{name}, quality: 0.7}}" for name in "abc"]
     policy = "policies: {auto: {plan: {panel: {k: 2, aggregator: a}}}}"

@@ -112,6 +112,12 @@ def test_a_damaged_artifact_is_a_failure(here: Path) -> None:
     assert failure.fix == "thalamus profile && thalamus fit outcomes.jsonl.gz art"
 
 
+def test_the_fit_that_is_named_reads_the_file_that_doctor_read(here: Path) -> None:
+    (here / "other.yaml").write_text(GOOD)
+    (finding,) = [one for one in run_checks(Path("other.yaml")) if one.check == "artifact"]
+    assert finding.fix == "thalamus profile -c other.yaml && thalamus fit -c other.yaml"
+
+
 def test_a_mapping_without_an_artifact_that_tells_categories_is_a_warning(here: Path) -> None:
     texts = [f"question {n}" for n in range(20)]
     outcomes = OutcomeTable.build(
