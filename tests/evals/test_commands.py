@@ -29,7 +29,7 @@ def test_importing_selects_buckets_and_experts_and_says_what_it_found(tmp_path: 
         import_, tmp_path / "t.csv", out, "--buckets", "0-9,20", "--model", "calc=tool/calc", "--json"
     )
     assert result.exit_code == 0, result.output
-    facts = json.loads(result.output)
+    facts = json.loads(result.stdout)
     assert (facts["n_queries"], facts["best_single"], facts["oracle"]) == (22, "bard", 1.0)
     assert facts["experts"]["calc"] == {"model": "tool/calc", "score": 0.5}
     table = OutcomeTable.load(out)
@@ -97,7 +97,7 @@ def test_fitting_writes_an_artifact_that_tells_the_experts_apart(tmp_path: Path)
     run(import_, tmp_path / "t.csv", tmp_path / "o.jsonl")
     result = run(fit, tmp_path / "o.jsonl", tmp_path / "a", "--encoder", "none", "--json")
     assert result.exit_code == 0, result.output
-    facts = json.loads(result.output)
+    facts = json.loads(result.stdout)
     assert facts["heads"]["blend"]["static"]["accuracy"] > 0.95
     artifact = Artifact.load(tmp_path / "a")
     assert [expert.name for expert in artifact.experts] == ["bard", "calc"]

@@ -52,7 +52,7 @@ def test_the_heads_that_policies_need_are_fitted(here: Path, policies: str, name
     (here / "thalamus.yaml").write_text(f"policies: {policies}\n")
     result = run("--predictor", "knn", "--json")
     assert result.exit_code == 0, result.output
-    assert tuple(json.loads(result.output)["heads"]) == names
+    assert tuple(json.loads(result.stdout)["heads"]) == names
     assert list_heads(here / "a") == names
 
 
@@ -86,7 +86,8 @@ def test_a_first_fit_of_another_head_says_that_it_decides_for_auto(here: Path) -
 def test_without_a_terminal_a_long_fit_tells_how_far_it_is(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "fitting: " not in run("--predictor", "knn").stderr  # it takes no five seconds
+    monkeypatch.setattr("evals.console.TELL_EVERY_S", 600.0)
+    assert "fitting: " not in run("--predictor", "knn").stderr
     monkeypatch.setattr("evals.console.TELL_EVERY_S", 0.0)
     told = [line for line in run("--predictor", "knn").stderr.splitlines() if line.startswith("fitting: ")]
     assert len(told) > 2
