@@ -89,8 +89,8 @@ def test_without_a_terminal_a_long_fit_tells_how_far_it_is(
     monkeypatch.setattr("evals.console.TELL_EVERY_S", 600.0)
     assert "fitting: " not in run("--predictor", "knn").stderr
     monkeypatch.setattr("evals.console.TELL_EVERY_S", 0.0)
-    told = [line for line in run("--predictor", "knn").stderr.splitlines() if line.startswith("fitting: ")]
-    assert len(told) > 2
+    lines = [line for line in run("--predictor", "knn").stderr.splitlines() if line.startswith("fitting: ")]
+    assert len(lines) > 2
 
 
 def test_settings_belong_to_the_one_head_that_is_named(here: Path) -> None:
