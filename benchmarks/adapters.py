@@ -21,7 +21,7 @@ import msgspec
 
 from gateway.config import Config, parse_config
 from gateway.experts.build import build_expert
-from gateway.experts.openai_compatible import Transport
+from gateway.experts.http_client import Transport
 from gateway.experts.types import Call, Expert
 from gateway.runners import Runners
 from gateway.runners.build import build_pool_rule, build_runner_settings

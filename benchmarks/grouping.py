@@ -28,7 +28,7 @@ from gateway.batches.types import Batch
 from gateway.config import Config
 from gateway.experts import Call, Expert
 from gateway.experts.build import read_parallel_limits
-from gateway.experts.openai_compatible import Transport
+from gateway.experts.http_client import Transport
 from gateway.runners import Runner, Runners
 
 NAMES = ("north", "east", "south", "west")

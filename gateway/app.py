@@ -60,8 +60,8 @@ from .execution.responder import Responder
 from .experts import Expert, build_expert
 from .experts.build import read_parallel_limits
 from .experts.deployments import DeployedExpert
+from .experts.http_client import Transport
 from .experts.litellm import warm_litellm
-from .experts.openai_compatible import Transport
 from .experts.profiles import facts_of, profile_of, profiles
 from .experts.upstreams import UpstreamTable
 from .fleet.health import FleetState

@@ -27,7 +27,7 @@ DECLARED = {
 }
 
 
-@pytest.mark.parametrize("name", ["aiohttp", "litellm"])
+@pytest.mark.parametrize("name", ["aiohttp", "httptools", "litellm"])
 def test_the_lower_bound_is_the_tested_version(name: str) -> None:
     assert f">={TESTED[name]}" in str(DECLARED[name].specifier).split(",")
 

@@ -16,7 +16,7 @@ import msgspec
 
 from ..config import Config
 from ..experts.build import build_expert, read_parallel_limits
-from ..experts.openai_compatible import Transport
+from ..experts.http_client import Transport
 from ..experts.types import Call
 from ..experts.upstreams import UpstreamTable
 from ..fleet.health import FleetState

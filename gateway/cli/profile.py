@@ -25,8 +25,8 @@ from ..app import expert_price
 from ..config import Config, ExpertConfig
 from ..errors import suggest
 from ..experts import UpstreamError, build_expert
+from ..experts.http_client import Transport
 from ..experts.litellm import LiteLLMExpert
-from ..experts.openai_compatible import Transport
 from ..experts.profiles import profile_of
 from ..runners import RunnerError, Runners
 from ..runners.build import build_pool_rule, build_runner_settings

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal
 
-import aiohttp
 import msgspec
 from yarl import URL
 
@@ -15,7 +14,8 @@ from ..config import Config, DeploymentConfig, ExpertConfig
 from ..config.providers import api_base_of, api_key_of, passes_through
 from ..errors import UpstreamError
 from ..experts import build_expert
-from ..experts.openai_compatible import AGENT, Transport, proxy_for, status_failure, transport_failure
+from ..experts.http_client import Address, Transport
+from ..experts.openai_compatible import CLIENT_ERRORS, status_failure, transport_failure
 from ..experts.types import Call
 from ..experts.upstreams import KEY_VARIABLES, UpstreamFacts, describe_upstream, explain_failure
 from ..openai.failures import decode_leniently
@@ -153,26 +153,21 @@ async def ask(
     transport: Transport, question: UpstreamQuestion, limit_s: float, calls: bool = False
 ) -> UpstreamReply:
     """Ask one question; with `calls` an empty call in its place, which is always refused."""
+    url, method = (question.calls, "POST") if calls else (question.url, "GET")
+    deadline = asyncio.get_running_loop().time() + limit_s
     try:
-        async with asyncio.timeout(limit_s):
-            url = URL(question.calls if calls else question.url)
-            proxy = proxy_for(url)
-            async with transport.session.request(
-                "POST" if calls else "GET",
-                url,
-                json={} if calls else None,
-                headers={"user-agent": AGENT, **dict(question.headers)},
-                allow_redirects=False,
-                proxy=proxy.url if proxy else None,
-                proxy_headers=proxy.headers if proxy else None,
-            ) as response:
-                body = b""
-                while len(body) < MAX_LIST_BYTES and (data := await response.content.readany()):
-                    body += data
-                if response.status != 200:
-                    return UpstreamReply(failure=status_failure(response, body))
-    except (aiohttp.ClientError, OSError, ValueError) as error:
+        address = Address(transport, url, dict(question.headers), 2 * limit_s, method=method)
+        response = await address.send(b"{}" if calls else b"", deadline, deadline)
+        try:
+            body = b""
+            while len(body) < MAX_LIST_BYTES and (data := await response.readany()):
+                body += data
+        finally:
+            response.close()
+    except (*CLIENT_ERRORS, ValueError) as error:
         return UpstreamReply(failure=transport_failure(error))
+    if response.status != 200:
+        return UpstreamReply(failure=status_failure(response, body))
     if calls or not question.has_models:
         return UpstreamReply()
     models = read_models(body)

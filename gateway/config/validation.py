@@ -15,7 +15,7 @@ from .expert_schema import NO_LLAMA_CPP, ExpertConfig, ProviderSettings, RunnerC
 from .providers import find_maker, find_receiver, list_providers, needs_address, passes_through
 from .schema import BASE_EMBEDDER, Config, RoutingConfig, ServerConfig
 from .secrets import Secret, UnresolvedReferenceError, check_references
-from .values import DEVICE_PATTERN, KeyPath, size_bytes, split_command
+from .values import DEVICE_PATTERN, KeyPath, find_header_fault, size_bytes, split_command
 
 Violation = tuple[KeyPath, str]
 # An unused key is an error, not a warning: `args` under llama.cpp would be ignored in silence.
@@ -142,6 +142,9 @@ def _check_experts(config: Config) -> Iterator[Violation]:
         for path, base in _list_api_bases(expert, at):
             if why := find_address_fault(base):
                 yield path, f"of '{expert.name}': {why}"
+        for path, name, secret in _list_headers(expert, at):
+            if why := find_header_fault(name, secret.reveal()):
+                yield path, why
 
 
 def _check_kind(expert: ExpertConfig, at: KeyPath) -> Iterator[Violation]:
@@ -304,6 +307,18 @@ def _list_api_bases(expert: ExpertConfig, at: KeyPath) -> Iterator[tuple[KeyPath
     for n, deployment in enumerate(expert.deployments):
         if deployment.api_base:
             yield (*at, "deployments", n, "api_base"), deployment.api_base
+
+
+def _list_headers(expert: ExpertConfig, at: KeyPath) -> Iterator[tuple[KeyPath, str, Secret]]:
+    """What is sent with every call: keys too."""
+    places = [(at, expert.api_key, expert.headers)]
+    for n, deployment in enumerate(expert.deployments):
+        places.append(((*at, "deployments", n), deployment.api_key, deployment.headers))
+    for place, key, headers in places:
+        if key is not None:
+            yield (*place, "api_key"), "authorization", key
+        for name, value in headers.items():
+            yield (*place, "headers", name), name, value
 
 
 def _check_policies(config: Config) -> Iterator[Violation]:

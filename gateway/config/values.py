@@ -37,6 +37,10 @@ class StrictStruct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A section of the file; an unknown key in it is an error."""
 
 
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""A token of RFC 9110, section 5.6.2."""
+FRAMING = frozenset({"content-length", "transfer-encoding"})
+NO_VALUE = re.compile(r"[\0\r\n]")
 DEVICE_PATTERN = re.compile(r"cpu|cuda:\d+")
 UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
 # Decimal and binary prefixes (IEC 80000-13): GPU memory is sold in GB and reported in GiB.
@@ -78,3 +82,13 @@ def split_command(text: str) -> tuple[str, ...]:
         return " " if match["joined"] is not None or match["comment"] is not None else match[0]
 
     return tuple(shlex.split(_COMMAND_TOKEN.sub(keep, text)))
+
+
+def find_header_fault(name: str, value: str) -> str | None:
+    """Return why a header cannot be sent, or None; without its value, which may be a secret."""
+    if HEADER_NAME.fullmatch(name) is None:
+        return "is not the name of a header"
+    if name.lower() in FRAMING:
+        return "is set for every request; delete it"
+    # What follows a line break would be a header of its own.
+    return "has a line break in its value" if NO_VALUE.search(value) is not None else None

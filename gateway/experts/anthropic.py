@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 
-import aiohttp
 import msgspec
 from msgspec import Raw
 
@@ -15,11 +14,10 @@ from ..config import DeploymentConfig, ExpertConfig, TimeoutConfig
 from ..openai.events import EventStream
 from ..openai.translation import Translation
 from .deployments import KEPT_OF_LONGEST, limit_silence_s
+from .http_client import Address, Transport, UpstreamResponse
 from .litellm import LibraryLoader, LiteLLMDeployment, LiteLLMExpert
 from .openai_compatible import (
     CLIENT_ERRORS,
-    Address,
-    Transport,
     build_reader,
     read_body,
     status_failure,
@@ -83,9 +81,9 @@ class AnthropicDeployment(LiteLLMDeployment):
         """
         body, headers = self._build(translation)
         try:
-            async with asyncio.timeout(self._timeouts.first_token_s):
-                response = await self._count.post(body, headers)
-                answer = await read_body(response, self._count.transport, ENDPOINT)
+            deadline = asyncio.get_running_loop().time() + self._timeouts.first_token_s
+            response = await self._count.send(body, deadline, deadline, headers)
+            answer = await read_body(response, self._count.transport, ENDPOINT)
         except CLIENT_ERRORS as error:
             raise transport_failure(error) from error
         if response.status != 200:
@@ -104,11 +102,8 @@ class AnthropicDeployment(LiteLLMDeployment):
         clock = asyncio.get_running_loop().time
         start, total_s = clock(), self._timeouts.total_s
         limit_s = limit_silence_s(call, self._timeouts, self._longest_s)
-        async with asyncio.timeout_at(start + limit_s) as timer:
-            response = await self._messages.post(body, headers)
-            if limit_s < total_s:
-                timer.reschedule(start + total_s)
-            answer = await read_body(response, self._messages.transport, ENDPOINT)
+        response = await self._messages.send(body, start + limit_s, start + total_s, headers)
+        answer = await read_body(response, self._messages.transport, ENDPOINT)
         self._longest_s = max(clock() - start, KEPT_OF_LONGEST * self._longest_s)
         if response.status != 200:
             raise status_failure(response, answer)
@@ -119,8 +114,7 @@ class AnthropicDeployment(LiteLLMDeployment):
     async def _stream(self, body: bytes, headers: dict[str, str]) -> Reply:
         address, first_token_s = self._messages, self._timeouts.first_token_s
         start = asyncio.get_running_loop().time()
-        async with asyncio.timeout_at(start + first_token_s):
-            response = await address.post(body, headers)
+        response = await address.send(body, start + first_token_s, more=headers)
         try:
             if response.status != 200:
                 async with asyncio.timeout_at(start + first_token_s):
@@ -141,7 +135,7 @@ class AnthropicDeployment(LiteLLMDeployment):
             raise
         return Reply(events=events, deployment=self.name, read_native=read_message_text)
 
-    def _build_closer(self, response: aiohttp.ClientResponse) -> Callable[[], None]:
+    def _build_closer(self, response: UpstreamResponse) -> Callable[[], None]:
         def close() -> None:
             response.close()
             self.slots.release()

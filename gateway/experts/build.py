@@ -9,10 +9,11 @@ from ..prompts.wrappings import WrappingGrammar
 from ..runners import Runners
 from ..runners.launchers import USUAL_SLOTS, VLLM_SLOTS
 from .anthropic import AnthropicExpert
+from .http_client import Transport
 from .litellm import LiteLLMExpert
 from .litellm_http import RULES
 from .local import LocalExpert
-from .openai_compatible import Transport, openai_expert
+from .openai_compatible import openai_expert
 from .tool import ToolExpert, load_tool
 from .types import Expert
 

@@ -7,7 +7,8 @@ from msgspec import Raw
 from ..config import ExpertConfig, TimeoutConfig
 from ..runners import Lease, RunnerBusy, Runners, RunnerUnavailable
 from ..runners.build import choose_model
-from .openai_compatible import ENDPOINTS, Address, Deployment, Transport
+from .http_client import Address, Transport
+from .openai_compatible import ENDPOINTS, Deployment
 from .prompt_preset import PromptPreset, encode
 from .types import Call, Endpoint, Fields, Reply, UpstreamError
 

@@ -18,7 +18,7 @@ from typing import Any
 from ..app import Parts, build_application, build_services, open_storage
 from ..config import Config, JournalConfig
 from ..endpoints.monitoring import CarriedCounters
-from ..experts.openai_compatible import Transport
+from ..experts.http_client import Transport
 from ..runners import ServingPool
 from ..runners.build import build_runners
 from ..server import (

@@ -26,7 +26,7 @@ from ..asgi.application import Application
 from ..asgi.connections import Acceptor
 from ..config import Config
 from ..endpoints.monitoring import CarriedCounters, OtherProcesses, list_degraded, read_samples
-from ..experts.openai_compatible import Transport
+from ..experts.http_client import Transport
 from ..fleet.health import PeerReport
 from ..server import (
     GatewayServer,

@@ -16,7 +16,7 @@ from gateway.asgi.connections import Connections
 from gateway.asgi.protocol import bind_protocol
 from gateway.config import Config, LimitsConfig
 from gateway.endpoints.monitoring import CarriedCounters
-from gateway.experts.openai_compatible import Transport
+from gateway.experts.http_client import Transport
 from gateway.fleet.circuit_breaker import CircuitBreaker
 from gateway.services import Services
 from tests.fakes.routing import InOrder

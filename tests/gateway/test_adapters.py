@@ -23,7 +23,7 @@ from gateway.batches.types import Batch
 from gateway.cli import main
 from gateway.config import Config, ConfigError, parse_config
 from gateway.experts.build import read_parallel_limits
-from gateway.experts.openai_compatible import Transport
+from gateway.experts.http_client import Transport
 from gateway.experts.profiles import profiles
 from gateway.experts.types import Call
 from gateway.runners import Adapter, Patience, RunnerFailed, Runners, RunnerSettings, RunnerSettingsError

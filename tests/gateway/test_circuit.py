@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from msgspec import Raw
 
 from gateway.execution.executor import ExecutionRequest, ExecutionTrace, PlanExecutor
 from gateway.experts.deployments import find_shortage
+from gateway.experts.http_client import ConnectError
 from gateway.experts.openai_compatible import transport_failure
 from gateway.experts.types import Call, Reply, UpstreamError
 from gateway.fleet.circuit_breaker import N_IN_A_ROW
@@ -310,11 +310,10 @@ async def test_a_plain_call_may_take_twice_as_long_as_the_longest_answer_of_late
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS])
 async def test_what_the_gateway_lacks_is_told_as_that(number: int) -> None:
-    class Key:
-        host, port, ssl, is_ssl = "x", 1, None, False
-
     lack = OSError(number, "lack")
-    for error in (lack, aiohttp.ClientConnectorError(Key(), lack)):  # type: ignore[arg-type]
+    unconnected = ConnectError()
+    unconnected.__cause__ = lack
+    for error in (lack, unconnected):
         failure = transport_failure(error)
         assert (failure.kind, failure.faults_expert, failure.client_status) == ("unsent", False, 503)
         assert "the gateway is out of" in failure.message

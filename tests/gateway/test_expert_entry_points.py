@@ -7,8 +7,9 @@ import pytest
 from gateway.config import ConfigError, ExpertConfig, TimeoutConfig, parse_config
 from gateway.experts import build_expert
 from gateway.experts.build import find_expert_factory
+from gateway.experts.http_client import Transport
 from gateway.experts.litellm import LiteLLMExpert
-from gateway.experts.openai_compatible import OpenAIExpert, Transport
+from gateway.experts.openai_compatible import OpenAIExpert
 from gateway.runners import Runners
 from tests.fakes.serving import gateway
 

@@ -15,7 +15,7 @@ from gateway.app import build_application, build_services
 from gateway.config import Config
 from gateway.config.policy_schema import PolicyConfig
 from gateway.errors import InvalidField
-from gateway.experts.openai_compatible import Transport
+from gateway.experts.http_client import Transport
 from gateway.prompts.wrappings import WrappingGrammar
 from gateway.requests.options import (
     MAX_EARLIER_TURNS,

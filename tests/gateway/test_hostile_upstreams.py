@@ -15,7 +15,8 @@ from msgspec import Raw
 
 from gateway.config import ExpertConfig, TimeoutConfig
 from gateway.execution.executor import ExecutionTrace
-from gateway.experts.openai_compatible import REST_S, Transport, WatchedConnection, openai_expert
+from gateway.experts.http_client import REST_S, Transport
+from gateway.experts.openai_compatible import openai_expert
 from gateway.experts.types import Call, UpstreamError
 from gateway.openai.events import MAX_CONTENT_BYTES, read_sent_text
 from tests.fakes.odd_upstream import RawUpstream, http_bytes, one_chunk, stream_head
@@ -38,14 +39,6 @@ LIMITS = {
     "max_events_before_token": 500,
     "max_stream_bytes": 200_000,
 }
-
-
-@pytest.fixture(autouse=True)
-def trust() -> Iterator[None]:
-    """Ports come back: what one test's server did must not tell on another's."""
-    WatchedConnection.distrusted.clear()
-    yield
-    WatchedConnection.distrusted.clear()
 
 
 def good(**changes: Any) -> bytes:
@@ -246,7 +239,6 @@ async def test_surplus_bytes_reach_no_other_client(tmp_path: Path, at_once: int)
 
     async def run(double: str) -> tuple[bool, bool]:
         """Whether a client got another one's answer, and whether surplus came while its connection rested."""
-        WatchedConnection.distrusted.clear()
         async with RawUpstream(answer).serve() as upstream, open_transport() as transport:
             config = msgspec.convert(
                 {"name": "x", "model": f"openai/{double}", "api_base": upstream.base_url}, ExpertConfig
@@ -323,7 +315,6 @@ async def test_a_head_that_comes_in_two_parts_is_no_surplus(tmp_path: Path) -> N
             answer = await live.chat(case, stream=case == "of-a-stream")
             assert (case, answer.status, b"error" in answer.body) == (case, 200, False)
         assert upstream.n_connections == 1
-        assert not WatchedConnection.distrusted
 
 
 async def test_a_stream_that_is_read_slowly_leaves_its_connection_trusted() -> None:
@@ -331,7 +322,7 @@ async def test_a_stream_that_is_read_slowly_leaves_its_connection_trusted() -> N
 
     def answer(body: dict[str, Any]) -> Parts:
         if body.get("stream"):
-            return [stream_head(EVENTS) + one_chunk(WORD * 4000) + one_chunk(END) + b"0\r\n\r\n"]
+            return [stream_head(EVENTS) + one_chunk(WORD * 500) + one_chunk(END) + b"0\r\n\r\n"]
         return [0.05, http_bytes(good())]
 
     async with RawUpstream(answer).serve() as upstream, open_transport() as transport:
@@ -348,8 +339,9 @@ async def test_a_stream_that_is_read_slowly_leaves_its_connection_trusted() -> N
         other = asyncio.create_task(expert.call(Call("chat/completions", fields)))
         await asyncio.sleep(0.02)
         n = sum([part.count(b"word") async for part in reply.events])
-        assert (n, json.loads((await other).body)["id"]) == (4000, "good")
-        assert not WatchedConnection.distrusted
+        assert (n, json.loads((await other).body)["id"]) == (500, "good")
+        await expert.call(Call("chat/completions", fields))
+        assert upstream.n_connections == 1
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -383,6 +375,29 @@ async def test_what_litellm_reads_is_bounded(tmp_path: Path) -> None:
                     assert answer.error["code"] == "upstream_garbage"
             answer = await live.chat("fine")
             assert answer.json()["choices"][0]["message"]["content"] == "small"
+
+
+@pytest.mark.filterwarnings("ignore")
+async def test_surplus_bytes_reach_no_other_client_of_litellm(tmp_path: Path) -> None:
+    def whole(text: str) -> bytes:
+        said = {"id": "m", "type": "message", "role": "assistant", "model": "m",
+                "content": [{"type": "text", "text": text}], "stop_reason": "end_turn",
+                "usage": {"input_tokens": 3, "output_tokens": 5}}  # fmt: skip
+        return http_bytes(json.dumps(said).encode())
+
+    def answer(body: dict[str, Any]) -> list[bytes | float]:
+        own = body["messages"][0]["content"]
+        text = own if isinstance(own, str) else own[0]["text"]
+        return [whole(text), 0.002, whole(f"surplus of {text}")]
+
+    async with RawUpstream(answer).serve() as upstream:
+        expert = {"name": "x", "model": "anthropic/x", "api_base": upstream.base_url, "api_key": "k"}
+        async with gateway({"experts": [expert]}, str(tmp_path / "j"), "x") as live:
+            for n in range(5):
+                said = await live.chat("x", messages=[{"role": "user", "content": f"client {n}"}])
+                assert said.json()["choices"][0]["message"]["content"] == f"client {n}"
+                await asyncio.sleep(2 * REST_S)
+        assert len(set(upstream.served_by)) == 5
 
 
 def test_of_a_long_stream_only_what_the_journal_keeps_is_held() -> None:

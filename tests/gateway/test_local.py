@@ -10,8 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.config import ExpertConfig, TimeoutConfig
+from gateway.experts.http_client import Transport
 from gateway.experts.local import LocalExpert
-from gateway.experts.openai_compatible import Transport
 from gateway.experts.types import Call, UpstreamError
 from gateway.runners import Lease, RunnerBusy, RunnerUnavailable
 from gateway.runners.checks import Pulse

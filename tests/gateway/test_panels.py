@@ -15,7 +15,7 @@ from gateway.config import Config, ConfigError, load_config
 from gateway.endpoints.feedback import find_members
 from gateway.execution import panel as panels
 from gateway.execution.panel import build_aggregation_call, wait_for_members
-from gateway.experts.openai_compatible import Transport
+from gateway.experts.http_client import Transport
 from gateway.experts.types import Call, UpstreamError
 from gateway.openai.answers import Usage, set_usage, sum_usages
 from gateway.openai.conversion import convert_to_events

@@ -13,7 +13,7 @@ from evals.probes.files import load_bundled_outcomes
 from evals.replay import RecordedExtractor, replay
 from gateway.app import build_application, build_services
 from gateway.config import Config
-from gateway.experts.openai_compatible import Transport
+from gateway.experts.http_client import Transport
 from gateway.testing import FakeUpstream
 from policies import Objective, Policy, decision_record
 from routers import (

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gateway.app import build_application, build_services
 from gateway.config import Config
-from gateway.experts.openai_compatible import Transport
+from gateway.experts.http_client import Transport
 from gateway.experts.types import UpstreamError
 from gateway.fleet.circuit_breaker import CallSource, CircuitBreaker
 from gateway.openai import events

@@ -15,7 +15,7 @@ import psutil
 
 from gateway.app import build_application, build_services
 from gateway.config import parse_config
-from gateway.experts.openai_compatible import Transport
+from gateway.experts.http_client import Transport
 from gateway.runners import Runners
 from tests.fakes.routing import InOrder
 from tests.fakes.serving import live

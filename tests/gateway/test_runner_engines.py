@@ -14,8 +14,8 @@ import msgspec
 import pytest
 
 from gateway.config import ExpertConfig, TimeoutConfig
+from gateway.experts.http_client import Transport
 from gateway.experts.local import LocalExpert
-from gateway.experts.openai_compatible import Transport
 from gateway.experts.types import Call
 from gateway.runners import (
     Adapter,

@@ -1,14 +1,26 @@
 """Proxies, authorities, and what an upstream's address is sent."""
 
 import asyncio
+import contextlib
 import ssl
 import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from yarl import URL
 
-from gateway.experts.openai_compatible import Address, Transport, proxy_for, transport_failure
+from gateway.experts.http_client import (
+    REST_S,
+    Address,
+    CertificateError,
+    ConnectError,
+    ProxyError,
+    Transport,
+    proxy_for,
+)
+from gateway.experts.openai_compatible import transport_failure
 from gateway.testing import read_head, write_response
 
 VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
@@ -55,8 +67,8 @@ async def test_calls_go_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("HTTP_PROXY", f"http://u:p@127.0.0.1:{port}")
     transport = Transport()
     await transport.open()
-    response = await Address(transport, "http://far.example.com/v1/chat", {}, 1).post(b"{}")
-    assert await response.read() == b"{}"
+    response = await Address(transport, "http://far.example.com/v1/chat", {}, 1).send(b"{}")
+    assert await response.readany() == b"{}"
     await transport.close()
     server.close()
     assert seen[0][0] == "http://far.example.com/v1/chat"
@@ -97,12 +109,166 @@ async def test_ssl_cert_file_names_authorities(
     address = Address(transport, f"https://localhost:{server.sockets[0].getsockname()[1]}/v1", {}, 1)
     try:
         if trusted:
-            response = await address.post(b"{}")
-            assert await response.read() == b"{}"
+            response = await address.send(b"{}")
+            assert await response.readany() == b"{}"
         else:
-            with pytest.raises(Exception, match="certificate") as caught:
-                await address.post(b"{}")
+            with pytest.raises(CertificateError) as caught:
+                await address.send(b"{}")
             assert "SSL_CERT_FILE" in transport_failure(caught.value).message
     finally:
         await transport.close()
         server.close()
+
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def serve(handle: Serve, **options: Any) -> AsyncIterator[int]:
+    """The port of a server whose connections end with it."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def run(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError), contextlib.closing(writer):
+            await handle(reader, writer)
+
+    def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.add(asyncio.ensure_future(run(reader, writer)))
+
+    server = await asyncio.start_server(connect, "127.0.0.1", 0, **options)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0.01)
+
+
+ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+
+
+class TunnelProxy:
+    """A proxy for https: it answers CONNECT with `answer`; bytes pass where that is `ESTABLISHED`."""
+
+    def __init__(self, answer: bytes = ESTABLISHED) -> None:
+        self.answer = answer
+        self.heads: list[bytes] = []
+
+    @contextlib.asynccontextmanager
+    async def serve(self) -> AsyncIterator[str]:
+        async with serve(self._serve) as port:
+            yield f"http://u:p@127.0.0.1:{port}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(self.answer)
+        if self.answer != ESTABLISHED:
+            return
+        port = int(self.heads[-1].split()[1].rpartition(b":")[2])
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        with contextlib.closing(far_writer):
+            await asyncio.gather(self._pass_on(reader, far_writer), self._pass_on(far_reader, writer))
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+        writer.close()
+
+
+@contextlib.asynccontextmanager
+async def serve_tls(certificate: Path) -> AsyncIterator[tuple[str, list[dict[str, str]]]]:
+    """The address of a server with TLS, and the headers of what it was asked."""
+    seen: list[dict[str, str]] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            _, headers = await read_head(reader)
+            await reader.readexactly(int(headers["content-length"]))
+            seen.append(headers)
+            write_response(writer, 200, b"{}")
+            await writer.drain()
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    async with serve(answer, ssl=context) as port:
+        yield f"https://localhost:{port}/v1", seen
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_https_goes_through_a_tunnel_that_does_not_see_the_request(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
+) -> None:
+    proxy, transport = TunnelProxy(), Transport()
+    async with proxy.serve() as proxy_url, serve_tls(certificate) as (url, seen):
+        monkeypatch.setenv("HTTPS_PROXY", proxy_url)
+        if trusted:
+            monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert.pem"))
+        await transport.open()
+        address = Address(transport, url, {"authorization": "Bearer k"}, 1)
+        try:
+            if not trusted:
+                with pytest.raises(CertificateError):
+                    await address.send(b"{}")
+                return
+            for _ in range(3):
+                assert await (await address.send(b"{}")).readany() == b"{}"
+                await asyncio.sleep(2 * REST_S)
+        finally:
+            await transport.close()
+    port = url.partition("localhost:")[2].removesuffix("/v1")
+    assert [head.split(b"\r\n")[0].decode() for head in proxy.heads] == [f"CONNECT localhost:{port} HTTP/1.1"]
+    assert b"Proxy-Authorization: Basic dTpw\r\n" in proxy.heads[0]
+    assert b"Bearer" not in proxy.heads[0]
+    assert [headers["authorization"] for headers in seen] == ["Bearer k"] * 3
+    assert not any("proxy-authorization" in headers for headers in seen)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n", 407),
+        (b"HTTP/1.0 502 Bad Gateway\r\n\r\n<html>", 502),
+        (b"SSH-2.0\r\n\r\n", 0),
+        (b"HTTP/1.1 503 " + b"x" * 20_000, 0),
+        (b"", 0),
+        (b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", 0),
+    ],
+)
+async def test_a_proxy_that_opens_no_tunnel_is_told(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes, status: int
+) -> None:
+    proxy, transport = TunnelProxy(answer), Transport()
+    async with proxy.serve() as proxy_url, serve_tls(certificate) as (url, seen):
+        monkeypatch.setenv("HTTPS_PROXY", proxy_url)
+        await transport.open()
+        try:
+            with pytest.raises(ProxyError) as caught:
+                await Address(transport, url, {}, 1).send(b"{}")
+        finally:
+            await transport.close()
+    assert (caught.value.status, seen) == (status, [])
+    failure = transport_failure(caught.value)
+    assert failure.kind == "connect"
+    assert failure.message.startswith("cannot be connected to: the proxy answered")
+    assert str(status or "in no form") in failure.message
+
+
+async def test_a_local_server_is_not_asked_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_head(reader)
+        write_response(writer, 200, b"{}")
+        await writer.drain()
+
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    transport = Transport()
+    await transport.open()
+    async with serve(answer) as port:
+        url = f"http://127.0.0.1:{port}/v1"
+        response = await Address(transport, url, {}, 1, is_local=True).send(b"{}")
+        assert await response.readany() == b"{}"
+        with pytest.raises(ConnectError):
+            await Address(transport, url, {}, 1).send(b"{}")
+        await transport.close()

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from gateway.app import build_application, build_services
 from gateway.config import Config
-from gateway.experts.openai_compatible import Transport
+from gateway.experts.http_client import Transport
 from gateway.testing import FakeUpstream
 from tests.fakes.serving import HttpAnswer, LiveApp, live, secret
 

@@ -19,7 +19,7 @@ from gateway.config import JournalConfig, parse_config
 from gateway.endpoints.monitoring import CarriedCounters, read_samples
 from gateway.errors import UpstreamError
 from gateway.experts.deployments import ConcurrencyLimit, DeployedExpert
-from gateway.experts.openai_compatible import Transport
+from gateway.experts.http_client import Transport
 from gateway.fleet.health import PeerReport
 from gateway.runners import RunnerBusy
 from gateway.server import Generation

@@ -10,7 +10,7 @@ import openai
 from gateway.app import build_application, build_services
 from gateway.batches.planning import choose_local_group
 from gateway.config import Config
-from gateway.experts.openai_compatible import Transport
+from gateway.experts.http_client import Transport
 from gateway.testing import FakeUpstream
 from policies import Device, Loadable, Resident, Snapshot
 from tests.fakes.batches import CHAT, jsonl, line, read_content, rows

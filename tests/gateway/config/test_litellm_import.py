@@ -12,8 +12,8 @@ from gateway.config import Config, parse_config
 from gateway.config.importers import ImportedConfig, ImportFailedError, import_litellm
 from gateway.config.importers.result import PLACEHOLDER, AnyVariable, ImportNotes, finish, make_name
 from gateway.config.providers import find_receiver
+from gateway.experts.http_client import Transport
 from gateway.experts.litellm import load_litellm
-from gateway.experts.openai_compatible import Transport
 from gateway.experts.profiles import price_table, profiles
 from policies import Engine, Fleet
 from routers import Forecaster, Query

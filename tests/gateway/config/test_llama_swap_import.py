@@ -11,7 +11,7 @@ from gateway.app import build_services
 from gateway.config import Config, parse_config
 from gateway.config.importers import ImportedConfig, ImportFailedError, import_llama_swap
 from gateway.config.importers.result import PLACEHOLDER, AnyVariable
-from gateway.experts.openai_compatible import Transport
+from gateway.experts.http_client import Transport
 from gateway.runners.build import build_runner_settings
 
 TEN = Path(__file__).parent / "data" / "llama-swap-ten.yaml"
