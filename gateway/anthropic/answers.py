@@ -1,17 +1,19 @@
 """Chat's answers as messages of Anthropic's API: whole, streamed, and errors."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from ..errors import ExpertFailed
 from ..openai.answers import Usage
 from ..openai.events import EVENT_END, event_payload
-from ..openai.failures import decode_leniently
-from ..openai.messages import encode, has_many_parts
+from ..openai.failures import decode_leniently, without_nan
+from ..openai.messages import BAD_JSON, decode_object, encode, has_many_parts
 
 ERROR_TYPES = {
     400: "invalid_request_error",
@@ -395,13 +397,18 @@ def _read_arguments(function: Mapping[str, Any]) -> str:
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         return arguments
-    return encode(arguments).decode() if isinstance(arguments, dict) else ""
+    return json.dumps(arguments) if isinstance(arguments, dict) else ""
 
 
-def _parse_input(arguments: str) -> dict[str, object]:
-    """The input of a call; what is no JSON object stays readable as a text."""
-    value = decode_leniently(arguments.encode()) if arguments.strip() else {}
-    return value if isinstance(value, dict) else {"arguments": arguments}
+def _parse_input(arguments: str) -> Raw:
+    """The input of a call as its own bytes; what is no JSON object stays readable as a text."""
+    data = without_nan(arguments.strip().encode() or b"{}")
+    try:
+        # Not decoded and encoded again: that changes numbers, and fails on those beyond 64 bits.
+        decode_object(data)
+    except BAD_JSON:
+        data = encode({"arguments": arguments})
+    return Raw(data)
 
 
 def _call_id(call: Mapping[str, Any]) -> str:

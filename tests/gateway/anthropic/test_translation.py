@@ -370,6 +370,13 @@ def test_arguments_that_are_no_object_stay_readable() -> None:
     assert block["input"] == {"arguments": "{oh"}
 
 
+def test_numbers_of_a_call_stay_as_they_were_written() -> None:
+    arguments = '{"id": 123456789012345678901234567890, "x": 1.50}'
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    body = {"choices": [{"message": {"content": None, "tool_calls": [call]}, "finish_reason": "tool_calls"}]}
+    assert arguments.encode() in MessageWriter().write_answer(json.dumps(body).encode())
+
+
 def test_counts_are_estimated_where_the_server_has_none() -> None:
     body = json.dumps({**build_chat_answer("m", ChatTurn("x" * 40)), "usage": None}).encode()
     usage = json.loads(MessageWriter(17).write_answer(body))["usage"]
@@ -509,3 +516,42 @@ def test_structured_output_is_asked_for() -> None:
 def test_odd_values_are_refused_and_break_nothing(value: Any, name: str) -> None:
     with contextlib.suppress(BadRequest):
         translate({**ASKED, name: value})
+
+
+NAMES = [
+    "choices",
+    "delta",
+    "message",
+    "content",
+    "tool_calls",
+    "function",
+    "arguments",
+    "name",
+    "id",
+    "index",
+]
+NAMES += ["usage", "prompt_tokens", "error", "finish_reason", "reasoning_content", "model", "refusal", "type"]
+LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), TEXT)
+ODD = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=5),
+)
+ODD_CHOICES = st.lists(st.dictionaries(st.sampled_from(NAMES), ODD, max_size=4), max_size=2)
+ODD_CHUNK = st.fixed_dictionaries({"choices": ODD_CHOICES}, optional={"usage": ODD, "error": ODD, "id": ODD})
+
+
+@given(st.lists(ODD_CHUNK, max_size=5))
+def test_an_odd_stream_breaks_nothing(chunks: list[Any]) -> None:
+    writer = MessageWriter(shows_thinking=True)
+    for value in chunks:
+        writer.write_events(b"data: " + json.dumps(value).encode() + b"\n\n")
+    assert writer.end_events(b"data: [DONE]\n\n").endswith(b'data: {"type":"message_stop"}\n\n')
+
+
+@given(ODD_CHUNK, st.integers(400, 599))
+def test_an_odd_answer_is_a_message_or_the_experts_failure(value: Any, status: int) -> None:
+    body = json.dumps(value).encode()
+    with contextlib.suppress(ExpertFailed):
+        assert json.loads(MessageWriter().write_answer(body))["type"] == "message"
+    error = json.loads(MessageWriter().write_error(status, body, "req_1"))
+    assert (error["type"], error["request_id"]) == ("error", "req_1")
