@@ -142,3 +142,43 @@ async def test_every_decision_over_http_is_the_one_of_a_replay(
             assert here["quality"] == pytest.approx(there["quality"], abs=1e-5)
             assert here["cost_usd"] == pytest.approx(there["cost_usd"], rel=1e-4)
     assert len({decision.chosen for decision in came.decisions}) > 1
+
+
+async def test_a_conversation_is_decided_alike_in_chats_form_and_in_anthropics(
+    outcomes: OutcomeTable, gateway: LiveApp
+) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    function = {"name": "f", "description": "does", "parameters": schema}
+    call = {"id": "t", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    block = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
+    chosen = set()
+    for before, text in zip(outcomes.texts[:12], outcomes.texts[12:24], strict=True):
+        first, last = {"role": "user", "content": before}, {"role": "user", "content": text}
+        chat = [
+            {"role": "system", "content": "Be brief."},
+            first,
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "t", "content": "found"},
+            last,
+        ]
+        result = {"type": "tool_result", "tool_use_id": "t", "content": "found"}
+        parts = [result, {"type": "text", "text": text}]
+        turns = [first, {"role": "assistant", "content": [block]}, {"role": "user", "content": parts}]
+        body = {"model": "auto:always", "max_tokens": 64}
+        tool = {"name": "f", "description": "does", "input_schema": schema}
+        bodies = {
+            "chat/completions": {
+                **body,
+                "messages": chat,
+                "tools": [{"type": "function", "function": function}],
+            },
+            "messages": {**body, "messages": turns, "system": "Be brief.", "tools": [tool]},
+        }
+        answers = [await gateway.post(path, sent, x_thalamus_debug="true") for path, sent in bodies.items()]
+        decisions = [msgspec.json.decode(answer.headers["x-thalamus-decision"]) for answer in answers]
+        for decision in decisions:
+            decision.pop("id")
+        assert decisions[0]["candidates"]
+        assert decisions[0] == decisions[1]
+        chosen.add(answers[0].expert)
+    assert len(chosen) > 1
