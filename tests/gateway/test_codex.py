@@ -37,15 +37,23 @@ class ScriptedPatcher:
 
     def __call__(self, body: dict[str, Any]) -> ChatTurn:
         names = {tool["function"]["name"] for tool in body["tools"]}
-        assert "exec_command" in names
-        edit = ("exec_command", {"cmd": f"apply_patch <<'EOF'\n{PATCH}\nEOF"})
-        if "apply_patch" in names:  # a tool of free text, where Codex knows the model to take one
-            edit = ("apply_patch", {"input": PATCH})
-        turns = [
-            ChatTurn("I read the file.", [("exec_command", {"cmd": "cat add.py"})], self._thinking),
-            ChatTurn("", [edit]),
-            ChatTurn("", [("exec_command", {"cmd": "python3 test_add.py"})]),
-        ]
+        if "functions__exec" in names:  # code that calls the tools
+            calls = [
+                ("functions__exec", {"input": code})
+                for code in (
+                    'text((await tools.exec_command({cmd: "cat add.py"})).output)',
+                    f"text(await tools.apply_patch({json.dumps(PATCH)}))",
+                    'text((await tools.exec_command({cmd: "python3 test_add.py"})).output)',
+                )
+            ]
+        else:
+            edit = ("exec_command", {"cmd": f"apply_patch <<'EOF'\n{PATCH}\nEOF"})
+            if "apply_patch" in names:
+                edit = ("apply_patch", {"input": PATCH})
+            run = ("exec_command", {"cmd": "python3 test_add.py"})
+            calls = [("exec_command", {"cmd": "cat add.py"}), edit, run]
+        turns = [ChatTurn("I read the file.", calls[:1], self._thinking)]
+        turns += [ChatTurn("", [call]) for call in calls[1:]]
         results = [message["content"] for message in body["messages"] if message["role"] == "tool"]
         if len(results) < len(turns):
             return turns[len(results)]
@@ -90,8 +98,17 @@ async def run_codex(folder: Path, base_url: str, *options: str) -> list[dict[str
     return [json.loads(line) for line in said.splitlines()]
 
 
-# Codex edits by a shell command, and by a tool of free text with models that it knows, such as gpt-5.5.
-@pytest.mark.parametrize("model", ["coder", "auto", "gpt-5.5"])
+# Codex edits by a shell command; by a tool of free text, with models that it knows (gpt-5.5); or in code that
+# calls its tools, which it adds in the conversation (gpt-6.2-sol).
+TOOLS = {
+    "coder": "exec_command",
+    "auto": "exec_command",
+    "gpt-5.5": "apply_patch",
+    "gpt-6.2-sol": "functions__exec",
+}
+
+
+@pytest.mark.parametrize("model", TOOLS)
 async def test_a_session_reads_edits_tests_and_ends(tmp_path: Path, model: str) -> None:
     work = tmp_path / "work"
     work.mkdir()
@@ -101,7 +118,7 @@ async def test_a_session_reads_edits_tests_and_ends(tmp_path: Path, model: str) 
     async with StrictChat(ScriptedPatcher(thinking)) as upstream:
         config: dict[str, Any] = {
             "experts": [{"name": "coder", "model": "openai/coder", "api_base": upstream.base_url}],
-            "aliases": {"gpt-5.5": "coder"},
+            "aliases": {"gpt-5.5": "coder", "gpt-6.2-sol": "coder"},
             "server": {"master_key": KEY},
         }
         async with gateway(config, str(tmp_path / "j.sqlite3"), "coder") as live:
@@ -111,7 +128,7 @@ async def test_a_session_reads_edits_tests_and_ends(tmp_path: Path, model: str) 
     assert [one.rpartition(".")[2] for one in upstream.refused] == ["reasoning_content'"]
     assert len(upstream.calls) == 4
     names = {tool["function"]["name"] for tool in upstream.calls[0]["tools"]}
-    assert ("apply_patch" in names) == (model == "gpt-5.5")
+    assert TOOLS[model] in names
     kinds = [event["type"] for event in events]
     assert kinds[-1] == "turn.completed"
     assert not {"error", "turn.failed"} & set(kinds)
@@ -121,7 +138,7 @@ async def test_a_session_reads_edits_tests_and_ends(tmp_path: Path, model: str) 
         "The test says fine.",
     ]
     # Codex shows what an expert thought where it has asked for a summary.
-    shown = [] if model == "gpt-5.5" else [thinking]
+    shown = [thinking] if model in ("coder", "auto") else []
     assert [item["text"] for item in items if item["type"] == "reasoning"] == shown
     # The gateway knows its session, and so keeps it on one expert.
     with sqlite3.connect(tmp_path / "j.sqlite3") as database:
