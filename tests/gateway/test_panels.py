@@ -243,6 +243,24 @@ async def test_members_are_voted_on_where_a_request_cannot_show_their_answers(tm
         assert live.services.fleet.state("d")["in_flight"] == 0
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("models", ["says-6 says-8 says-8", "says-6 says-7 says-8"])
+async def test_a_response_is_that_of_a_panel_too(tmp_path: Any, models: str, stream: bool) -> None:
+    # A vote where members agree; else what the aggregator says, which counts what members used.
+    async with panel(tmp_path, models) as (live, upstream):
+        body = {"model": "auto", "instructions": "Be brief.", "input": QUESTION, "stream": stream}
+        answer = await live.post("responses", body)
+        assert answer.headers["x-thalamus-plan"] == "panel"
+        response = json.loads(answer.events[-1])["response"] if stream else answer.json()
+        (message,) = response["output"]
+        assert message["content"][0]["text"] in ("6", "8")
+        n_calls = len(upstream.calls)
+        assert n_calls == (4 if "7" in models else 3)
+        # The fake upstream counts nothing in streams.
+        n_tokens = None if stream and n_calls == 4 else 25 * n_calls
+        assert (response["usage"] or {}).get("total_tokens") == n_tokens
+
+
 async def test_plain_completions_are_panelled_too(tmp_path: Any) -> None:
     async with panel(tmp_path, "says-6 says-8 says-8 says-9", aggregator="d") as (live, upstream):
         answer = await live.post("completions", {"model": "auto", "prompt": QUESTION})
