@@ -72,6 +72,7 @@ from .requests.parsing import COUNT_TOKENS, MESSAGES, SPECS, RequestParser
 from .runners import Runners
 from .runners.build import build_runners, give_all_cores
 from .services import Services
+from .storage.clock import StorageClock
 from .storage.journal import Journal
 from .storage.responses import ResponseStore
 from .storage.sqlite import StorageError
@@ -145,7 +146,6 @@ def build_services(
     )
     journal = parts.journal(config.journal)
     journal.clock = store.clock
-    kept = config.responses
     return Services(
         config=config,
         profiles=pool,
@@ -160,10 +160,17 @@ def build_services(
         authenticator=Authenticator(config.server, store.salt),
         replicas=build_replicas(config, fleet, experts) if parts.exchanges else None,
         store=store,
-        responses=ResponseStore(config.responses_path, kept.days, kept.max_bytes, store.clock).open()
-        if kept.enabled
-        else None,
+        responses=build_response_store(config, store.clock),
     )
+
+
+def build_response_store(config: Config, clock: StorageClock) -> ResponseStore | None:
+    """What keeps responses, None where the operator wants none kept."""
+    kept = config.responses
+    if not kept.enabled:
+        return None
+    sizes = kept.max_bytes, kept.max_bytes_per_key
+    return ResponseStore(config.responses_path, kept.days, *sizes, clock).open()
 
 
 def build_replicas(config: Config, fleet: FleetState, experts: Mapping[str, Expert]) -> Replicas | None:

@@ -84,8 +84,10 @@ class ResponsesConfig(StrictStruct, frozen=True):
     """SQLite file of the responses. Default: `responses.sqlite3` beside the journal."""
     days: Days = 30.0
     """Days after which a response is deleted."""
-    max_bytes: Count = 1024**3
-    """Most bytes of all responses; above it the oldest are deleted."""
+    max_bytes_per_key: Count = 1024**3
+    """Most bytes of the responses that belong to one key; above it its oldest are deleted."""
+    max_bytes: Count = 4 * 1024**3
+    """Most bytes of the responses of all keys; above it the oldest are deleted."""
 
 
 class LimitsConfig(StrictStruct, frozen=True):

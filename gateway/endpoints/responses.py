@@ -186,7 +186,7 @@ class _ResponseKeeper:
             log.warning("a response is not kept: %s", error)
             return False
         if not is_stored:
-            log.warning("a response is not kept: it is larger than responses.max_bytes")
+            log.warning("a response is not kept: it is larger than responses.max_bytes_per_key")
         return is_stored
 
     def _add(self, response: dict[str, Any]) -> bool:

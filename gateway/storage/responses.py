@@ -28,24 +28,29 @@ MAX_CHAIN = 10_000
 VACUUM_PAGES = 256
 DAY_S = 86_400.0
 
-# The items of one response lie beside each other, in the order of their key. `total` is kept by triggers: a
+# The items of one response lie beside each other, in the order of their key. `totals` are kept by triggers: a
 # sum over all rows would read the whole table at each response.
 _TABLES = (
     "CREATE TABLE responses (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, "
     "previous TEXT, created_at INTEGER NOT NULL, n_bytes INTEGER NOT NULL, head BLOB NOT NULL)",
     "CREATE INDEX response_ages ON responses (created_at)",
+    "CREATE INDEX response_owners ON responses (owner, seq)",
     "CREATE TABLE items (response INTEGER NOT NULL, n INTEGER NOT NULL, is_output INTEGER NOT NULL, "
     "id TEXT NOT NULL, item BLOB NOT NULL, PRIMARY KEY (response, n)) WITHOUT ROWID",
     "CREATE INDEX item_ids ON items (id)",
-    "CREATE TABLE total (n_bytes INTEGER NOT NULL)",
-    "INSERT INTO total VALUES (0)",
-    "CREATE TRIGGER response_added AFTER INSERT ON responses "
-    "BEGIN UPDATE total SET n_bytes = n_bytes + new.n_bytes; END",
-    "CREATE TRIGGER response_deleted AFTER DELETE ON responses "
-    "BEGIN UPDATE total SET n_bytes = n_bytes - old.n_bytes; DELETE FROM items WHERE response = old.seq; END",
+    "CREATE TABLE totals (owner TEXT PRIMARY KEY, n_bytes INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TRIGGER response_added AFTER INSERT ON responses BEGIN "
+    "INSERT INTO totals VALUES (new.owner, new.n_bytes) "
+    "ON CONFLICT DO UPDATE SET n_bytes = n_bytes + excluded.n_bytes; END",
+    "CREATE TRIGGER response_deleted AFTER DELETE ON responses BEGIN "
+    "UPDATE totals SET n_bytes = n_bytes - old.n_bytes WHERE owner = old.owner; "
+    "DELETE FROM items WHERE response = old.seq; END",
 )
 _INSERT = "INSERT INTO responses (id, owner, previous, created_at, n_bytes, head) VALUES (?, ?, ?, ?, ?, ?)"
 _FIND = "SELECT seq, created_at, head, previous FROM responses WHERE id = ? AND owner = ? AND created_at > ?"
+_COUNT = "SELECT sum(n_bytes) FROM totals WHERE ?1 IS NULL OR owner = ?1"
+_DELETE_OLDEST = "DELETE FROM responses WHERE seq = (SELECT min(seq) FROM responses)"
+_DELETE_OLDEST_OF = "DELETE FROM responses WHERE seq = (SELECT min(seq) FROM responses WHERE owner = ?)"
 _CHAIN = """
 WITH RECURSIVE chain (seq, previous, depth) AS (
   SELECT seq, previous, 0 FROM responses WHERE id = ? AND owner = ? AND created_at > ?
@@ -97,11 +102,20 @@ class StoredResponse:
 class ResponseStore:
     """The responses of all owners, bounded in age and bytes.
 
-    days, max_bytes: what is older is deleted, and the oldest where there is more.
+    days: what is older is deleted.
+    max_bytes, max_bytes_per_key: where there is more, of all or of one owner, the oldest are deleted.
     """
 
-    def __init__(self, path: Path, days: float, max_bytes: int, clock: StorageClock | None = None) -> None:
-        self.max_bytes = max_bytes
+    def __init__(
+        self,
+        path: Path,
+        days: float,
+        max_bytes: int,
+        max_bytes_per_key: int,
+        clock: StorageClock | None = None,
+    ) -> None:
+        self._max_bytes = max_bytes
+        self._max_bytes_per_key = max_bytes_per_key
         self._path = path
         self._age_s = days * DAY_S
         self._clock = clock or StorageClock()
@@ -199,13 +213,13 @@ class ResponseStore:
         return self._clock.expiry_time() - self._age_s
 
     def add(self, response: StoredResponse) -> bool:
-        """Store a response; False where it alone is larger than all may be.
+        """Store a response; False where it alone is larger than all of its owner may be.
 
         Raises:
             sqlite3.Error, StorageError: it cannot be written now.
         """
         n_bytes = response.n_bytes
-        if n_bytes > self.max_bytes:
+        if n_bytes > min(self._max_bytes, self._max_bytes_per_key):
             return False
         row = (response.id, response.owner, response.previous, response.created_at, n_bytes, response.head)
         with self._transaction() as database:
@@ -215,10 +229,10 @@ class ResponseStore:
                 "INSERT INTO items VALUES (?, ?, ?, ?, ?)",
                 [(seq, n, is_output, item.id, item.json) for n, (item, is_output) in enumerate(sides)],
             )
-            self._make_room(database)
+            self._make_room(database, response.owner)
         return True
 
-    def _make_room(self, database: sqlite3.Connection) -> None:
+    def _make_room(self, database: sqlite3.Connection, owner: str) -> None:
         """Delete what is too old, now and then, and the oldest while there is too much."""
         now = time.monotonic()
         n_deleted = 0
@@ -226,9 +240,10 @@ class ResponseStore:
             self._sweep_at = now + SWEEP_EVERY_S
             gone = database.execute("DELETE FROM responses WHERE created_at <= ?", (self._oldest,))
             n_deleted += gone.rowcount
-        while database.execute("SELECT n_bytes FROM total").fetchone()[0] > self.max_bytes:
-            oldest = "DELETE FROM responses WHERE seq = (SELECT min(seq) FROM responses)"
-            n_deleted += database.execute(oldest).rowcount
+        while database.execute(_COUNT, (owner,)).fetchone()[0] > self._max_bytes_per_key:
+            n_deleted += database.execute(_DELETE_OLDEST_OF, (owner,)).rowcount
+        while database.execute(_COUNT, (None,)).fetchone()[0] > self._max_bytes:
+            n_deleted += database.execute(_DELETE_OLDEST).rowcount
         if n_deleted:
             # Pages that are free go back to the disk, a few at a time.
             database.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()

@@ -24,9 +24,12 @@ class WallClock:
         return self.now
 
 
-def build_store(path: Path, max_bytes: int = 10**6, clock: WallClock | None = None) -> ResponseStore:
+def build_store(
+    path: Path, max_bytes: int = 10**6, clock: WallClock | None = None, max_bytes_per_key: int = 10**6
+) -> ResponseStore:
     read = clock or WallClock()
-    return ResponseStore(path, 30.0, max_bytes, StorageClock(wall=read, monotonic=read)).open()
+    times = StorageClock(wall=read, monotonic=read)
+    return ResponseStore(path, 30.0, max_bytes, max_bytes_per_key, times).open()
 
 
 @pytest.fixture
@@ -125,6 +128,21 @@ def test_the_oldest_give_way_to_the_newest(tmp_path: Path) -> None:
     finally:
         store.close()
     assert count_rows(path) == (9, 18)
+
+
+def test_a_key_with_much_makes_room_among_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "responses.sqlite3"
+    store = build_store(path, max_bytes=10_000, max_bytes_per_key=5000)
+    try:
+        store.add(build_response("theirs", owner="other", n_bytes=1000))
+        for n in range(30):
+            assert store.add(build_response(f"r{n}", n_bytes=1000))
+        assert store.find("theirs", "other") is not None
+        assert [store.find(f"r{n}", "me") is None for n in (25, 26, 29)] == [True, False, False]
+        assert not store.add(build_response("large", n_bytes=5001))
+    finally:
+        store.close()
+    assert count_rows(path) == (5, 10)
 
 
 def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
