@@ -52,8 +52,6 @@ REASONING_FIELDS = {"rs": "reasoning_content", "rsn": "reasoning", "rsp": ""}
 """Where an expert said its reasoning, by the prefix of the item's id: it is sent back under the same name.
 Among the parts of a content (`rsp`) it is not: those that say it there refuse it in fields.
 """
-CALLING = frozenset({"role", "content", "tool_calls"})
-"""What an assistant's message has that calls tools and says nothing."""
 
 Metadata = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)
@@ -507,8 +505,9 @@ class _Conversation:
             self._end_answer()
             self.messages.append({"role": role, "content": content})
             return
-        # Only calls can stand before a message of the same answer.
-        if self.answer is None or not self.answer.keys() <= CALLING or self.answer["content"] is not None:
+        # A text after calls is of the same answer: their results must follow it.
+        answer = self.answer
+        if answer is None or answer["content"] is not None or "refusal" in answer:
             self._begin_answer()
         self.answer |= content if isinstance(content, dict) else {"content": content}  # type: ignore[operator]
 
@@ -587,7 +586,7 @@ class _Conversation:
         """
         self._end_answer()
         messages = self.messages
-        if not any(message["role"] != "system" for message in messages) and not messages:
+        if not messages:
             raise InvalidField("'input' is empty: there is nothing to answer", param="input")
         n_first = next((n for n, one in enumerate(messages) if one["role"] != "system"), len(messages))
         if n_first > 1:

@@ -1,9 +1,9 @@
 """A chat as a request of the Responses API and back, and a chat's answer as a response: nothing is lost."""
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from time import perf_counter
 from typing import Any
 
 import pytest
@@ -319,6 +319,24 @@ def test_reasoning_is_sent_back_within_its_turn_under_its_own_name() -> None:
     assert [message.get("reasoning") for message in messages] == [None, None, None, "new", None]
 
 
+def test_what_is_said_after_a_call_is_of_the_same_answer() -> None:
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    items = [
+        {"role": "user", "content": "1"},
+        {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "Hm."}]},
+        call,
+        {"role": "assistant", "content": "I call it."},
+        {"type": "function_call_output", "call_id": "c", "output": "2"},
+    ]
+    _, answer, output = read_chat(convert({"model": "m", "input": items}))["messages"]
+    assert (answer["content"], answer["reasoning_content"], len(answer["tool_calls"])) == (
+        "I call it.",
+        "Hm.",
+        1,
+    )
+    assert output["role"] == "tool"
+
+
 def test_allowed_tools_are_those_that_are_sent() -> None:
     given = [{"type": "function", "name": name} for name in ("a", "b", "c")]
     choice = {"type": "allowed_tools", "mode": "required", "tools": [given[0], given[2]]}
@@ -632,18 +650,24 @@ def test_annotations_and_log_probabilities_are_kept() -> None:
 
 
 def test_a_long_conversation_is_read_in_one_pass() -> None:
-    def measure(n_turns: int) -> float:
-        items = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}] * n_turns
-        fields = parse_body(json.dumps({"model": "m", "input": items}).encode())
-        times = []
-        for _ in range(5):
-            start = perf_counter()
-            convert_to_chat(read_responses_request(fields))
-            times.append(perf_counter() - start)
-        return min(times)
+    def count_calls(n_turns: int) -> int:
+        thought = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}]}
+        turn = [{"role": "user", "content": "1"}, thought, {"role": "assistant", "content": "2"}]
+        fields = parse_body(json.dumps({"model": "m", "input": turn * n_turns}).encode())
+        n_calls = 0
 
-    # Five times as long takes five times as long, not twenty-five.
-    assert measure(2000) < 12 * measure(400)
+        def note(*_: object) -> None:
+            nonlocal n_calls
+            n_calls += 1
+
+        sys.setprofile(note)
+        try:
+            convert_to_chat(read_responses_request(fields))
+        finally:
+            sys.setprofile(None)
+        return n_calls
+
+    assert count_calls(400) < 5 * count_calls(100)
 
 
 @given(
