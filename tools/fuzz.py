@@ -77,10 +77,19 @@ GIVEN_TOOLS = [
     {"type": "custom", "name": "g", "description": "d", "format": {"type": "grammar", "syntax": "lark", "definition": "s: x"}},
     {"type": "tool_search", "execution": "client", "parameters": {"type": "object"}},
 ]  # fmt: skip
+TURNS = [
+    {"role": "user", "content": [{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}, {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}}, {"type": "document", "title": "a", "source": {"type": "text", "media_type": "text/plain", "data": "b"}}]},
+    {"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm.", "signature": "s"}, {"type": "text", "text": "Yes."}, {"type": "tool_use", "id": "c", "name": "f", "input": {"a": 1}}]},
+    {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "is_error": True, "content": [{"type": "text", "text": "7"}, {"type": "image", "source": {"type": "url", "url": "x"}}]}, {"type": "text", "text": "And now?"}]},
+    {"role": "system", "content": "s"},
+]  # fmt: skip
 BODIES: tuple[tuple[str, Any], ...] = (
     ("/v1/responses", {"model": "auto", "input": ITEMS, "instructions": "i", "tools": GIVEN_TOOLS, "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "custom", "name": "g"}]}, "max_output_tokens": 99, "stream": False}),
     ("/v1/responses", {"model": "good", "input": "Hi", "stream": True, "text": {"format": {"type": "json_schema", "name": "a", "schema": {}}, "verbosity": "low"}, "reasoning": {"effort": "low", "summary": "auto"}, "include": ["message.output_text.logprobs"], "metadata": {"a": "b"}, "router": ROUTER}),
     ("/v1/responses", {"model": "good", "input": [{"type": "item_reference", "id": "msg_1"}], "previous_response_id": "resp_1", "store": True, "truncation": "auto", "top_logprobs": 2}),
+    ("/v1/messages", {"model": "auto", "max_tokens": 99, "messages": TURNS, "system": [{"type": "text", "text": "s"}], "tools": [{"name": "f", "description": "d", "input_schema": {"type": "object"}, "strict": True}], "tool_choice": {"type": "tool", "name": "f", "disable_parallel_tool_use": True}, "stop_sequences": ["a"], "metadata": {"user_id": "u"}, "stream": False}),
+    ("/v1/messages", {"model": "good", "max_tokens": 9, "messages": TURNS[:1], "stream": True, "thinking": {"type": "enabled", "budget_tokens": 5000}, "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": {}}}, "top_k": 4, "router": ROUTER}),
+    ("/v1/messages/count_tokens", {"model": "auto", "messages": TURNS, "system": "s"}),
     ("/v1/chat/completions", {"model": "auto", "messages": MESSAGES, "tools": TOOLS, "stream": False, "max_tokens": 9, "stop": ["a"], "seed": 1, "n": 1}),
     ("/v1/chat/completions", {"model": "good", "messages": MESSAGES[:1], "stream": True, "stream_options": {"include_usage": True}, "router": ROUTER}),
     ("/v1/chat/completions", {"model": "auto", "messages": MESSAGES[-1:], "router": ROUTER, "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}}),
@@ -271,6 +280,10 @@ def make_call(draw: random.Random) -> bytes:
         path, tree = "/v1/embeddings", {"model": f"vectors-{model}", "input": ["a", "b"]}
     elif draw.random() < 0.2:
         path, tree = "/v1/completions", {"model": model, "prompt": "Hi", "stream": draw.random() < 0.5}
+    elif draw.random() < 0.3:
+        turns = [{"role": "user", "content": f"Hi {draw.random()}"}]
+        tree = {"model": model, "max_tokens": 9, "messages": turns, "stream": draw.random() < 0.6}
+        path = "/v1/messages"
     elif draw.random() < 0.3:
         path, tree = "/v1/responses", {"model": model, "input": "Hi", "stream": draw.random() < 0.6}
     tree["user"] = str(draw.random())  # different requests, so that no answer is that of another
