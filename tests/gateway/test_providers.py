@@ -38,7 +38,7 @@ LOOK = [
     {"type": "text", "text": "What is this?"},
     {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}"}},
 ]
-TOOL = {
+TOOL: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "weather",
@@ -256,6 +256,33 @@ async def test_the_result_of_a_tool_goes_back(place: Place, name: str) -> None:
     result = {"role": "tool", "tool_call_id": answer["tool_calls"][0]["id"], "content": "22 degrees"}
     turns = [{"role": "user", "content": "Weather?"}, answer, result]
     assert (await place.live.chat(name, messages=turns, tools=[TOOL])).status == 200
+    assert "22 degrees" in json.dumps(place.servers[name].last)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_loop_of_tools_by_the_responses_api(place: Place, name: str, stream: bool) -> None:
+    """With the fields that Codex sends: what a provider does not take is left out, and costs no answer."""
+    request = {
+        "model": name,
+        "instructions": "Be brief.",
+        "tools": [{"type": "function", **TOOL["function"]}],
+        "tool_choice": "auto",
+        "parallel_tool_calls": True,
+        "reasoning": {"effort": "low", "summary": "auto"},
+        "text": {"verbosity": "low"},
+        "prompt_cache_key": "session",
+        "include": ["reasoning.encrypted_content"],
+        "stream": stream,
+    }
+    answer = await place.live.post("responses", {**request, "input": "Weather?"})
+    assert (answer.status, answer.expert) == (200, name), answer.body
+    response = json.loads(answer.events[-1])["response"] if stream else answer.json()
+    call = next(item for item in response["output"] if item["type"] == "function_call")
+    assert (call["name"], json.loads(call["arguments"])) == ("weather", ARGUMENTS)
+    assert response["usage"]["input_tokens"] == 100
+    output = {"type": "function_call_output", "call_id": call["call_id"], "output": "22 degrees"}
+    more = {"previous_response_id": response["id"], "input": [output]}
+    assert (await place.live.post("responses", {**request, **more})).status == 200
     assert "22 degrees" in json.dumps(place.servers[name].last)
 
 

@@ -55,7 +55,8 @@ class VertexRules(GeminiRules):
         r"/v1(?:beta1)?/projects/(?P<project>[^/]+)/locations/(?P<location>[^/]+)"
         r"/publishers/google/models/(?P<model>[\w.-]+):(?P<method>generateContent|streamGenerateContent)"
     )
-    fields = FIELDS - {"store", "serviceTier", "system_instruction"} | {"modelArmorConfig"}
+    # `system_instruction` too: ProtoJSON parsers take a field by its name in the protocol buffer.
+    fields = FIELDS - {"store", "serviceTier"} | {"modelArmorConfig"}
     settings = SETTINGS - {"enableEnhancedCivicAnswers"} | {"audioTimestamp", "routingConfig", "modelConfig"}
 
     def answer(self, request: Request) -> Response:
