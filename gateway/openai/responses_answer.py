@@ -22,6 +22,8 @@ from .responses_tools import ToolName
 ITEM_PREFIX = {field: prefix for prefix, field in REASONING_FIELDS.items()}
 INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 """Why an answer is incomplete, by its finish reason."""
+MAX_ITEMS = 1024
+"""Items of a response, and parts of one, that alternate: each piece could begin another."""
 FAILURE_CODE = "server_error"
 """Of a response whose expert failed. Clients know a short list of codes, and try again on this one."""
 
@@ -311,13 +313,15 @@ class ResponseBuilder:
         item = self._item
         if kind == "reasoning":
             if item is None or item.kind != "reasoning":
+                if len(self.output) >= MAX_ITEMS:
+                    return  # no model thinks anew so often: what it says counts
                 item = self._open("reasoning", prefix, said)
                 self._begin_part(item, self._reasoning_part, said)
         else:
             if item is None or item.kind != "message":
                 item = self._open("message", "msg", said)
             part = "output_text" if kind == "text" else "refusal"
-            if not item.parts or item.parts[-1]["type"] != part:
+            if not item.parts or (item.parts[-1]["type"] != part and len(item.parts) < MAX_ITEMS):
                 self._end_part(item, said)
                 self._begin_part(item, part, said)
         item.text.append(text)

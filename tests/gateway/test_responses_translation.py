@@ -627,6 +627,21 @@ def test_an_expert_that_fails_in_a_stream_is_told() -> None:
     assert response["output"][0]["status"] == "incomplete"
 
 
+def test_an_answer_that_alternates_without_end_is_bounded() -> None:
+    chunks = [build_chunk({"reasoning": "a", "content": "b", "refusal": "c"})] * 3000
+    builder = ResponseBuilder(SHAPE, "resp_1")
+    builder.begin()
+    for chunk in chunks:
+        builder.feed(chunk)
+    builder.finish()
+    output = builder.to_response()["output"]
+    assert len(output) <= 1025
+    assert sum(len(item.get("content", ())) for item in output) < 5000
+    # What was said is there.
+    said = [part.get("text", part.get("refusal")) for item in output for part in item["content"]]
+    assert "".join(said).count("b") == 3000
+
+
 def test_the_facts_of_the_gateway_are_on_the_last_event() -> None:
     facts = b'data: {"choices":[],"thalamus":{"expert":"x"}}\n\n'
     events = stream([build_chunk({"content": "Hi"}, "stop"), facts])
