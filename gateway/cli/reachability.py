@@ -14,8 +14,8 @@ from ..config import Config, DeploymentConfig, ExpertConfig
 from ..config.providers import api_base_of, api_key_of, passes_through
 from ..errors import UpstreamError
 from ..experts import build_expert
+from ..experts.deployments import CLIENT_ERRORS, status_failure, transport_failure
 from ..experts.http_client import Address, Transport
-from ..experts.openai_compatible import CLIENT_ERRORS, status_failure, transport_failure
 from ..experts.types import Call
 from ..experts.upstreams import KEY_VARIABLES, UpstreamFacts, describe_upstream, explain_failure
 from ..openai.failures import decode_leniently

@@ -13,16 +13,17 @@ from ..anthropic.requests import FORMAT, drop_foreign_thinking
 from ..config import DeploymentConfig, ExpertConfig, TimeoutConfig
 from ..openai.events import EventStream
 from ..openai.translation import Translation
-from .deployments import KEPT_OF_LONGEST, limit_silence_s
-from .http_client import Address, Transport, UpstreamResponse
-from .litellm import LibraryLoader, LiteLLMDeployment, LiteLLMExpert
-from .openai_compatible import (
+from .deployments import (
     CLIENT_ERRORS,
+    KEPT_OF_LONGEST,
     build_reader,
+    limit_silence_s,
     read_body,
     status_failure,
     transport_failure,
 )
+from .http_client import Address, Transport, UpstreamResponse
+from .litellm import LibraryLoader, LiteLLMDeployment, LiteLLMExpert
 from .parameters import Parameters
 from .types import Call, Endpoint, Fields, Reply, UpstreamError
 

@@ -7,8 +7,9 @@ from msgspec import Raw
 from ..config import ExpertConfig, TimeoutConfig
 from ..runners import Lease, RunnerBusy, Runners, RunnerUnavailable
 from ..runners.build import choose_model
+from .deployments import Deployment
 from .http_client import Address, Transport
-from .openai_compatible import ENDPOINTS, Deployment
+from .openai_compatible import ENDPOINTS
 from .prompt_preset import PromptPreset, encode
 from .types import Call, Endpoint, Fields, Reply, UpstreamError
 

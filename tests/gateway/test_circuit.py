@@ -12,9 +12,8 @@ import pytest
 from msgspec import Raw
 
 from gateway.execution.executor import ExecutionRequest, ExecutionTrace, PlanExecutor
-from gateway.experts.deployments import find_shortage
+from gateway.experts.deployments import find_shortage, transport_failure
 from gateway.experts.http_client import ConnectError
-from gateway.experts.openai_compatible import transport_failure
 from gateway.experts.types import Call, Reply, UpstreamError
 from gateway.fleet.circuit_breaker import N_IN_A_ROW
 from gateway.fleet.health import FleetState

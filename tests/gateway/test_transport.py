@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
+from gateway.experts.deployments import transport_failure
 from gateway.experts.http_client import (
     REST_S,
     Address,
@@ -20,7 +21,6 @@ from gateway.experts.http_client import (
     Transport,
     proxy_for,
 )
-from gateway.experts.openai_compatible import transport_failure
 from gateway.testing import read_head, write_response
 
 VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
