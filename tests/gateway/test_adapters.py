@@ -30,7 +30,7 @@ from gateway.runners import Adapter, Patience, RunnerFailed, Runners, RunnerSett
 from gateway.runners.build import build_runner_settings
 from gateway.runners.checks import ASKED
 from gateway.runners.pool import ServingPool
-from gateway.runners.weights import find_weights, read_gguf_header
+from gateway.runners.weights import find_gguf_adapter, find_weights, read_gguf_header
 from gateway.services import Services
 from tests.fakes.adapters import ADAPTER, write_adapter
 from tests.fakes.batches import jsonl, line, read_content, rows
@@ -72,6 +72,33 @@ def test_each_adapter_is_an_expert_after_its_base_with_what_is_its_own() -> None
     ]
     assert [profile.name for profile in profiles(config)] == ["house", "legal", "medical", "far"]
     assert [profile.parameters_b for profile in profiles(config)][:3] == [7.0] * 3
+
+
+def test_an_adapter_has_examples_and_parameters_of_its_own_or_those_of_its_base() -> None:
+    config = parse_config(
+        "experts:\n  - name: house\n    examples: [{user: Hi, assistant: Hello}]\n"
+        "    params: {temperature: 0.5}\n    runner: {model: b.gguf, adapters: {same: l.gguf, "
+        "bare: {path: m.gguf, examples: [], params: {}}, "
+        "own: {path: n.gguf, examples: [{user: A, assistant: B}], params: {temperature: 0}}}}\n",
+        env={},
+    )
+    found = {one.name: ([turn.user for turn in one.examples], one.params) for one in config.experts}
+    assert found == {
+        "house": (["Hi"], {"temperature": 0.5}),
+        "same": (["Hi"], {"temperature": 0.5}),
+        "bare": ([], {}),
+        "own": (["A"], {"temperature": 0}),
+    }
+
+
+def test_bundled_adapters_are_found_by_name_and_unknown_ones_are_named() -> None:
+    weights = find_weights("bundled/smollm2-135m")
+    found = find_gguf_adapter("bundled/smollm2-sort", weights, "runner.adapters.sort")
+    assert read_gguf_header(found).values["adapter.type"] == "lora"
+    with pytest.raises(
+        RunnerSettingsError, match=r'"bundled/none" is not bundled; known: .*bundled/smollm2-sort'
+    ):
+        find_gguf_adapter("bundled/none", weights, "runner.adapters.none")
 
 
 def test_policies_and_aliases_may_name_an_adapter() -> None:
