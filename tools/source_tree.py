@@ -165,6 +165,7 @@ WORDS_EXEMPT = {
     "tools/source_tree.py": "the list itself",
     "evals/LOG.md": "a dated record of experiments, never rewritten",
     "evals/probes": "prompts that experts are asked: data",
+    "studies/adapters/fields": "templates of lessons: data",
     "studies/probe_families": "templates of prompts: data",
     "routers/skills/keywords.py": "prompts whose very words decide what an expert answers",
     "tests/evals/data": "data",

@@ -1,0 +1,1 @@
+"""What each adapter is taught: template families and the words that fill them."""
