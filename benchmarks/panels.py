@@ -1,4 +1,4 @@
-"""Panels of the bundled experts, live: `python benchmarks/panels.py [--only failures,quality] [--n 262]`.
+"""Panels of the bundled experts, live: `python benchmarks/panels.py [--only failures,quality] [--n 360]`.
 
 failures  what a client of a panel gets, whole and streamed, when members, the aggregator or the money fail
 quality   held-out probes, answered by every single expert, by the one that routing chooses, by a panel of
@@ -31,7 +31,7 @@ from evals.probes.files import load_bundled_outcomes
 from gateway.config.discovery import BUNDLED
 from routers import FeatureExtractor, StaticEmbedder, fit_artifact, load_embedder
 
-MODELS = ("smollm2", "smollm2-brief", "smollm2-sentence")
+MODELS = ("smollm2", "smollm2-sort", "smollm2-clerk", "smollm2-label", "smollm2-reckon")
 AGGREGATOR = "smollm2"
 N_THREADS = 1
 """Of the engine: threads that wait for each other on a busy machine cost more than they save."""
@@ -91,6 +91,10 @@ def config_of(artifact: Path, folder: Path, changes: Mapping[str, Any], policies
         if "runner" in expert:
             expert["runner"]["n_threads"] = N_THREADS
     for name, change in changes.items():
+        if "api_base" in change:
+            # What has an address of its own is no adapter of a model that runs here.
+            for expert in experts.values():
+                expert.get("runner", {}).get("adapters", {}).pop(name, None)
         experts[name] = {"name": name, **({} if "api_base" in change else experts[name]), **change}
     return {
         "experts": list(experts.values()),
@@ -164,18 +168,19 @@ def dead(guess: float) -> dict[str, Any]:
     return {"model": "openai/gone", "api_base": DEAD, "quality": guess}
 
 
+# Adapters have the prices of their base.
 PRICED = {"input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6}
 FAILURES: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "all well": ({}, panel("vote")),
-    "a member fails": ({"smollm2-brief": dead(0.9)}, panel("vote")),
+    "a member fails": ({"smollm2-clerk": dead(0.9)}, panel("vote")),
     "all but one fail": (
-        {"smollm2-brief": dead(0.9), "smollm2-sentence": dead(0.9), "calculator": dead(0.1)},
+        {**dict.fromkeys(MODELS[1:], dead(0.9)), "calculator": dead(0.1)},
         panel("vote"),
     ),
     "all fail": (dict.fromkeys((*MODELS, "calculator"), dead(0.9)), panel("vote")),
     "the aggregator fails": ({"judge": dead(0.01)}, panel("judge")),
-    "the money is for one": (dict.fromkeys(MODELS, PRICED), panel("vote", max_cost_usd=1e-4)),
-    "the money is for none": (dict.fromkeys(MODELS, PRICED), panel("vote", max_cost_usd=1e-9)),
+    "the money is for one": ({"smollm2": PRICED}, panel("vote", max_cost_usd=1e-4)),
+    "the money is for none": ({"smollm2": PRICED}, panel("vote", max_cost_usd=1e-9)),
 }
 """Per case the experts that are changed, and the policy asked for."""
 
@@ -218,7 +223,7 @@ def main() -> None:
     parser.add_argument(
         "--at-once", type=int, default=1, help="probes under way; seconds are then under load"
     )
-    parser.add_argument("--n", type=int, default=262, help="how many of the held-out probes, drawn")
+    parser.add_argument("--n", type=int, default=360, help="how many of the held-out probes, drawn")
     parser.add_argument(
         "--artifact", type=Path, help="of the bundled experts, as `thalamus fit bundled` makes it"
     )

@@ -194,7 +194,14 @@ BUNDLED = Path(__file__).with_name("bundled_experts.yaml").read_text(encoding="u
 HOSTED_QUALITY = (0.9, 0.95)
 """What is assumed of a provider's two models, the cheaper first, until they are measured."""
 SERVED_QUALITY = 0.7
-BUNDLED_NAMES = ("smollm2", "smollm2-brief", "smollm2-sentence", "calculator")
+BUNDLED_NAMES = (
+    "smollm2",
+    "smollm2-sort",
+    "smollm2-clerk",
+    "smollm2-label",
+    "smollm2-reckon",
+    "calculator",
+)
 
 EXAMPLE_EXPERTS = """\
   # Nothing was found. Name what you have, for instance:

@@ -124,4 +124,32 @@ FAMILIES = (
             ("The newsletter for May is out.", "normal", "urgent"),
         ],
     ),
+    pick(
+        KIND,
+        "ticket_team",
+        "Which team should read this note, billing or repairs? {0}",
+        [
+            ("You have charged my card twice.", "billing", "repairs"),
+            ("The heater makes a loud noise and stays cold.", "repairs|repair", "billing"),
+            ("Where can I download my invoice?", "billing", "repairs"),
+            ("The lift is stuck on the third floor.", "repairs|repair", "billing"),
+            ("A pipe drips under the sink.", "repairs|repair", "billing"),
+            ("I was promised a discount, but paid the full sum.", "billing", "repairs"),
+            ("The screen of my laptop is cracked.", "repairs|repair", "billing"),
+        ],
+    ),
+    pick(
+        KIND,
+        "guest_opinion",
+        "Thumbs up or thumbs down? A guest says: {0}",
+        [
+            ("The fish was excellent and the wine even better.", "up|thumbs up", "down|thumbs down"),
+            ("My steak was burnt and nobody said sorry.", "down|thumbs down", "up|thumbs up"),
+            ("We had a marvellous evening.", "up|thumbs up", "down|thumbs down"),
+            ("Overpriced, noisy, and the chairs wobble.", "down|thumbs down", "up|thumbs up"),
+            ("I found a fly in my coffee.", "down|thumbs down", "up|thumbs up"),
+            ("The best pancakes in town!", "up|thumbs up", "down|thumbs down"),
+            ("Charming owners, we felt at home.", "up|thumbs up", "down|thumbs down"),
+        ],
+    ),
 )

@@ -111,4 +111,33 @@ FAMILIES = (
             ("the toast", "$5|5|five dollars", "$2|$4|$3|$6"),
         ],
     ),
+    pick(
+        KIND,
+        "letter_from",
+        'A letter reads: "Dear {0}, {1} Yours, {2}" Whose letter is it?',
+        [
+            ("Tom|thank you for the cake.|Rita", "Rita|Rita's", "Tom|Tom's"),
+            ("Eva|the cat is well again.|Paul", "Paul|Paul's", "Eva|Eva's"),
+            ("Sam|please bring the tent.|Anna", "Anna|Anna's", "Sam|Sam's"),
+            ("Ben|we miss you in Rome.|Chloe", "Chloe|Chloe's", "Ben|Ben's"),
+            ("Ruth|the piano has arrived.|Max", "Max|Max's", "Ruth|Ruth's"),
+            ("Ken|your key is under the mat.|Ida", "Ida|Ida's", "Ken|Ken's"),
+            ("Lea|happy birthday!|Jack", "Jack|Jack's", "Lea|Lea's"),
+        ],
+    ),
+    pick(
+        KIND,
+        "phone_in_text",
+        "{0} Which digits must I dial?",
+        [
+            # 555-01xx is kept for invented telephone numbers.
+            ("Bikes for rent, 555-0142, closed on Mondays.", "555-0142", "monday"),
+            ("Piano lessons for 20 dollars. Ring 555-0177.", "555-0177", "20"),
+            ("Found: a grey cat. Owner please call 555-0110.", "555-0110", "grey"),
+            ("Fresh eggs, 12 for 3 dollars, 555-0123", "555-0123", "12"),
+            ("Dr Hall has moved to 8 Park Road; telephone 555-0165.", "555-0165", "8"),
+            ("Dial 555-0199 for a taxi, day and night.", "555-0199", "night"),
+            ("Room 7 is free from May, ask Mrs Lane, 555-0131.", "555-0131", "7"),
+        ],
+    ),
 )

@@ -139,4 +139,28 @@ FAMILIES = (
         rivals=False,
         max_tokens=16,
     ),
+    _json(
+        "json_title",
+        'The book "{0}" has {1} pages. Put title and pages into one JSON object.',
+        [
+            (f"{title}|{pages}", {"title": title, "pages": pages})
+            for title, pages in [
+                ("The Lake", 210),
+                ("Cold Rain", 95),
+                ("My Uncle", 340),
+                ("Bread", 128),
+                ("Night Bus", 64),
+                ("The Last Key", 411),
+                ("Seven Doors", 187),
+            ]
+        ],
+    ),
+    _literal(
+        "caps_lock",
+        "My caps lock is on. How does {0} look when I type it?",
+        [
+            (text, text.upper())
+            for text in ("tiger", "bread", "green", "castle", "music", "winter", "small dog")
+        ],
+    ),
 )

@@ -109,4 +109,52 @@ FAMILIES = (
         ],
         max_tokens=40,
     ),
+    _order(
+        "by_date",
+        "These years belong on a time line: {0}. Begin with the earliest.",
+        [
+            ("1990 1850 1920", "1850 1920 1990"),
+            ("2001 1999", "1999 2001"),
+            ("1800 1700 1900", "1700 1800 1900"),
+            ("1515 1492 1648", "1492 1515 1648"),
+            ("1945 1914", "1914 1945"),
+            ("1066 1789 1215", "1066 1215 1789"),
+            ("1969 1903 1957 1927", "1903 1927 1957 1969"),
+        ],
+    ),
+    numbers(
+        KIND,
+        "cheapest_price",
+        [
+            (
+                f"A shop asks {first} dollars, its neighbour {second}, a third one {third}. "
+                "Who sells cheapest asks how much?",
+                value,
+            )
+            for first, second, third, value in [
+                (12, 9, 15, 9),
+                (30, 45, 20, 20),
+                (7, 8, 11, 7),
+                (100, 90, 95, 90),
+                (19, 91, 29, 19),
+                (250, 205, 502, 205),
+                (6, 60, 16, 6),
+            ]
+        ],
+        max_tokens=40,
+    ),
+    pick(
+        KIND,
+        "at_the_end",
+        "People stand in a line: {0}. Who stands at the {1} of the line?",
+        [
+            ("Anna, Ben, Chloe|end", "Chloe", "Anna|Ben"),
+            ("Max, Eva, Tom|front", "Max", "Eva|Tom"),
+            ("Ida, Paul, Ruth, Omar|end", "Omar", "Ida|Paul|Ruth"),
+            ("Lea, Ken, Sue|front", "Lea", "Ken|Sue"),
+            ("Hugo, Amy|end", "Amy", "Hugo"),
+            ("Dora, Emil, Finn|end", "Finn", "Dora|Emil"),
+            ("Rita, Jack, Noah, Liv|front", "Rita", "Jack|Noah|Liv"),
+        ],
+    ),
 )

@@ -88,4 +88,30 @@ FAMILIES = (
             (("Finn", "Zoe", 40, 2), 42),
         ],
     ),
+    _fill(
+        "climb",
+        "{0} climbs {1} steps, takes a rest and climbs {2} more. How many steps has {0} climbed?",
+        [
+            (("Ken", 8, 7), 15),
+            (("Lucy", 20, 11), 31),
+            (("Omar", 35, 10), 45),
+            (("Rosa", 12, 12), 24),
+            (("Igor", 40, 25), 65),
+            (("Amy", 9, 6), 15),
+            (("Jack", 50, 18), 68),
+        ],
+    ),
+    _fill(
+        "in_packs",
+        "{0} come in packs of {1}. Someone opens {2} packs. How many pieces is that?",
+        [
+            (("Pens", 5, 3), 15),
+            (("Bulbs", 4, 6), 24),
+            (("Batteries", 8, 2), 16),
+            (("Cards", 10, 7), 70),
+            (("Nails", 50, 3), 150),
+            (("Rolls", 6, 6), 36),
+            (("Bottles", 12, 4), 48),
+        ],
+    ),
 )

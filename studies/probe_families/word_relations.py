@@ -110,4 +110,33 @@ FAMILIES = (
             ("Apples, bananas and grapes", "fruit|fruits"),
         ],
     ),
+    pick(
+        KIND,
+        "choose_opposite",
+        "Which is the opposite of {0}: {1}?",
+        [
+            # Wrong ones go with the word, so that the nearest in meaning is no answer.
+            ("lock|unlock, door or key", "unlock", "door|key"),
+            ("ugly|face, beautiful or monster", "beautiful", "face|monster"),
+            ("war|soldier, peace or gun", "peace", "soldier|gun"),
+            ("poverty|wealth, hunger or beggar", "wealth", "hunger|beggar"),
+            ("friendship|hostility, partner or letter", "hostility", "partner|letter"),
+            ("cellar|attic, wine or stairs", "attic", "wine|stairs"),
+            ("profit|loss, money or bank", "loss", "money|bank"),
+        ],
+    ),
+    pick(
+        KIND,
+        "none_of_kind",
+        "All but one are {0}: {1}. Name the exception.",
+        [
+            ("cutlery|fork, spoon, apple, knife", "apple", "fork|spoon|knife"),
+            ("cities|Rome, Oslo, banana, Cairo", "banana", "Rome|Oslo|Cairo"),
+            ("pets|cat, hamster, lorry, dog", "lorry", "cat|hamster|dog"),
+            ("drinks|tea, milk, juice, ladder", "ladder", "tea|milk|juice"),
+            ("boats|ferry, canoe, pillow, ship", "pillow", "ferry|canoe|ship"),
+            ("meals|breakfast, saddle, lunch, dinner", "saddle", "breakfast|lunch|dinner"),
+            ("rooms|kitchen, bedroom, cellar, onion", "onion", "kitchen|bedroom|cellar"),
+        ],
+    ),
 )

@@ -93,4 +93,18 @@ FAMILIES = (
             ("lemon|m", True),
         ],
     ),
+    yes_no(
+        KIND,
+        "eatable",
+        "Would a sensible person eat {0}? Just say yes or no.",
+        [
+            ("a sandwich", True),
+            ("a brick", False),
+            ("a boiled egg", True),
+            ("a bar of soap", False),
+            ("a bowl of rice", True),
+            ("a battery", False),
+            ("a pair of boots", False),
+        ],
+    ),
 )

@@ -39,7 +39,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder, and forty of the bundled probes: a fit on all of them takes half a minute."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("THALAMUS_CONFIG", raising=False)
-    few = files.BUNDLED.read_text(encoding="utf-8").splitlines()[::22]
+    few = files.BUNDLED.read_text(encoding="utf-8").splitlines()[::30]
     (tmp_path / "few.jsonl").write_text("\n".join(few), encoding="utf-8")
     monkeypatch.setattr(files, "BUNDLED", tmp_path / "few.jsonl")
     return tmp_path
