@@ -173,12 +173,16 @@ def command(
     default = earlier.name if earlier and earlier.name in kept else artifact.name
     artifact.save(out, keep_previous=True, keep_heads=kept, default=default)
     if wanted.are_named and earlier is None and default != USUAL:
-        click.echo(
-            f"head {default} decides for `auto` too, and for every policy that names no head: it is the first"
-            f" one; `thalamus fit --heads {USUAL},{default}` with the same table has {USUAL} decide there",
-            err=True,
-        )
+        _tell_default(default)
     _show_result(artifact, outcomes, earlier, out, kept, as_json)
+
+
+def _tell_default(head: str) -> None:
+    click.echo(
+        f"head {head} decides for `auto` too, and for every policy that names no head: it is the first"
+        f" one; `thalamus fit --heads {USUAL},{head}` with the same table has {USUAL} decide there",
+        err=True,
+    )
 
 
 def _is_given(context: click.Context, name: str) -> bool:
