@@ -71,7 +71,7 @@ def measure(field: Field, adapter: Path, n_items: int) -> OutcomeTable:
 @click.argument("adapter", type=click.Path(exists=True, path_type=Path))
 @click.option("--items", default=20, show_default=True, help="Prompts of each family.")
 def main(field: str, adapter: Path, items: int) -> None:
-    """Accuracy of the prompt presets, and of the model with ADAPTER, on families of FIELD not taught."""
+    """Accuracy of the model alone, and with ADAPTER, on families of FIELD that are not taught."""
     table = measure(FIELDS[field], adapter, items)
     print_table(table)
 
