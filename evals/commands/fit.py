@@ -164,25 +164,25 @@ def command(
         if add:
             artifact = add_experts(Artifact.load(out), outcomes, extractor, chosen, on_progress, created)
         else:
-            n_workers = jobs if len(outcomes) >= _WORTH_WORKERS else 1
-            artifact = fit_artifact(outcomes, extractor, chosen, on_progress, created, n_workers)
+            jobs = jobs if len(outcomes) >= _WORTH_WORKERS else 1
+            artifact = fit_artifact(outcomes, extractor, chosen, on_progress, created, jobs)
     if earlier is not None and not fresh and not why_not_kept(extractor, earlier):
         artifact = keep_experts(artifact, earlier, extractor)
-    options = _options(wanted, encoder)
-    artifact = _note_origin(artifact, {"tables": tables, "left_out": left_out, "options": options})
+    artifact = _note_origin(artifact, tables=tables, left_out=left_out, options=_options(wanted, encoder))
     default = earlier.name if earlier and earlier.name in kept else artifact.name
     artifact.save(out, keep_previous=True, keep_heads=kept, default=default)
-    if wanted.are_named and earlier is None and default != USUAL:
-        _tell_default(default)
+    _tell_default(default, is_first=wanted.are_named and earlier is None)
     _show_result(artifact, outcomes, earlier, out, kept, as_json)
 
 
-def _tell_default(head: str) -> None:
-    click.echo(
-        f"head {head} decides for `auto` too, and for every policy that names no head: it is the first"
-        f" one; `thalamus fit --heads {USUAL},{head}` with the same table has {USUAL} decide there",
-        err=True,
-    )
+def _tell_default(head: str, is_first: bool) -> None:
+    """Say that another head than usual decides where a policy names none."""
+    if is_first and head != USUAL:
+        click.echo(
+            f"head {head} decides for `auto` too, and for every policy that names no head: it is the first"
+            f" one; `thalamus fit --heads {USUAL},{head}` with the same table has {USUAL} decide there",
+            err=True,
+        )
 
 
 def _is_given(context: click.Context, name: str) -> bool:
@@ -295,9 +295,9 @@ def _find_kept_heads(
     return tuple(kept)
 
 
-def _note_origin(artifact: Artifact, facts: Mapping[str, Any]) -> Artifact:
+def _note_origin(artifact: Artifact, **facts: Sequence[Any]) -> Artifact:
     """The artifact with further facts in the provenance of each head."""
-    others = {name: _note_origin(artifact.head(name), facts) for name in artifact.others}
+    others = {name: _note_origin(artifact.head(name), **facts) for name in artifact.others}
     return replace(artifact, provenance={**artifact.provenance, **facts}, others=others)
 
 
