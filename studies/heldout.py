@@ -235,9 +235,8 @@ def render(
     for name, row in figures.items():
         own = f"{100 * row['accuracy']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
         lead = show_lead(Interval(row["mix_over"], row["mix_over_low"], row["mix_over_high"]))
-        lines.append(
-            f"| {name} | {own} | {lead} | {100 * row['identified']:.0f} % | {row['latency_s']:.2f} |"
-        )
+        hits = "" if np.isnan(row["identified"]) else f"{100 * row['identified']:.0f} %"
+        lines.append(f"| {name} | {own} | {lead} | {hits} | {row['latency_s']:.2f} |")
     if found := lead_of_models(test, answers):
         lines += ["", f"{MODELS_ONLY}, over {found[0]}: {show_lead(found[1])}"]
     for name in ("Thalamus", MODELS_ONLY):
