@@ -9,7 +9,8 @@ import pytest
 from evals.grading import grade
 from evals.probes import Probe, choose_held_out_families, load_probes
 from evals.probes.files import BUNDLED
-from studies.generate_probes import as_jsonl, generate
+from studies.adapters.probes import as_jsonl
+from studies.generate_probes import generate
 
 PROBES = load_probes()
 KINDS = sorted({probe.kind for probe in PROBES})
