@@ -278,7 +278,7 @@ async def open_batches(
     transport = Transport()
     # No stream waits beside a batch without a server: an engine may have the cores that are left to those.
     services = build_services(give_all_cores(config), transport)
-    async with open_services(services, transport) if calls else open_storage(services):
+    async with open_services(services, transport) if calls else close_at_end(services):
         yield BatchService(services, build_accounting(services), read_parallel_limits(config), engine=engine)
 
 
@@ -337,8 +337,8 @@ def build_starlette_app(
 
 
 @contextlib.asynccontextmanager
-async def open_storage(services: Services) -> AsyncIterator[None]:
-    """What is kept on disk, open already, closed again however it ends."""
+async def close_at_end(services: Services) -> AsyncIterator[None]:
+    """Close what is kept on disk, and the router, however the block ends."""
     try:
         yield
     finally:
@@ -355,7 +355,7 @@ async def open_storage(services: Services) -> AsyncIterator[None]:
 async def open_services(services: Services, transport: Transport) -> AsyncIterator[None]:
     """Everything opened, and closed again however it ends."""
     async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(open_storage(services))
+        await stack.enter_async_context(close_at_end(services))
         await transport.open()
         # Closed in reverse: experts release their calls before the connections go.
         stack.push_async_callback(transport.close)

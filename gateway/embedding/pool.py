@@ -67,7 +67,7 @@ class EmbedderPool:
         return tuple(self._get_public_name(name) for name in owners) or (BASE,)
 
     @property
-    def is_loaded(self) -> bool:
+    def has_base(self) -> bool:
         return bool(self._embedders)
 
     @property

@@ -114,9 +114,9 @@ def _describe_embedder(pool: EmbedderPool, name: str) -> dict[str, Any]:
         "kind": "embedder",
         "reads": ["document", "query"] if name == BASE_EMBEDDER else ["query"],
         "chosen_by_auto": name in pool.readers,
-        "index": pool.base.fingerprint if pool.is_loaded else None,
-        "dimensions": pool.base.dim if pool.is_loaded else None,
-        "max_tokens": pool.base.max_tokens if pool.is_loaded else None,
+        "index": pool.base.fingerprint if pool.has_base else None,
+        "dimensions": pool.base.dim if pool.has_base else None,
+        "max_tokens": pool.base.max_tokens if pool.has_base else None,
         "input_usd_per_token": 0.0,
     }
 

@@ -27,7 +27,7 @@ async def load_embedders(pool: EmbedderPool) -> None:
     Raises:
         Unavailable: an embedder cannot be loaded.
     """
-    if not pool.is_loaded:
+    if not pool.has_base:
         with available():
             await asyncio.to_thread(pool.load)
 

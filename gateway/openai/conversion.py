@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Raw
 
 from ..errors import UpstreamError
-from .events import EVENT_END, EventSplitter, encode_event, event_payload, read_index
+from .events import EVENT_END, EventSplitter, encode_event, event_payload, read_choice_index
 from .failures import decode_leniently, without_nan
 from .messages import BAD_JSON, Fields, decode_object, encode, has_many_parts
 
@@ -90,7 +90,7 @@ def fold_events(body: bytes, endpoint: str) -> bytes:
         parts = chunk.get("choices")
         for choice in parts if isinstance(parts, list) else ():
             if isinstance(choice, dict):
-                _fold_choice(choices.setdefault(read_index(choice.get("index")), {}), choice)
+                _fold_choice(choices.setdefault(read_choice_index(choice.get("index")), {}), choice)
     if not choices:
         raise UpstreamError("empty", "ended its stream without a word")
     is_chat = endpoint == "chat/completions"

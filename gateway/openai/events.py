@@ -108,7 +108,7 @@ def parse_chunk(payload: bytes) -> CompletionChunk:
     return UNKNOWN_CHUNK
 
 
-def read_index(value: Any) -> int:
+def read_choice_index(value: Any) -> int:
     """The place of a choice: 0 where none is named, or one that none can have."""
     return value if type(value) is int and 0 <= value < MAX_CHOICES else 0
 
@@ -242,7 +242,7 @@ class EventSplitter:
                 self.hides_usage and usage is not None and not any(map(_says, chunk.choices or ()))
             )
         for choice in chunk.choices or ():
-            index = read_index(choice.index)
+            index = read_choice_index(choice.index)
             if choice.error is None and choice.finish_reason is None:
                 self._choices.setdefault(index, False)
             elif choice.error or choice.finish_reason == "error":

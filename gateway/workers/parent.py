@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..app import Parts, build_application, build_services, open_storage
+from ..app import Parts, build_application, build_services, close_at_end
 from ..config import Config, JournalConfig
 from ..endpoints.monitoring import CarriedCounters
 from ..experts.http_client import Transport
@@ -301,7 +301,7 @@ class Parent:
         try:
             await self._prepare(links, packed)
         except BaseException:
-            async with open_storage(services):
+            async with close_at_end(services):
                 pass
             raise
         try:
