@@ -128,13 +128,13 @@ class ResponseStore:
         self._sweep_at = 0.0
 
     def open(self) -> "ResponseStore":
-        """Open the file, created if it is missing; where its disk is full, once there is room.
+        """Create the file or check it; where its disk is full, once there is room. The first use connects.
 
         Raises:
             StorageError: it has a version this code cannot read, or is another program's.
         """
         try:
-            self._connections = self._open()
+            prepare(self._path, SCHEMA, BUSY_S, directory_mode=0o700)
         except DiskError as error:
             log.warning("responses wait for their disk: %s", error)
             self._trouble = error
@@ -148,7 +148,7 @@ class ResponseStore:
                 self._ensure_open()
         return f"responses: {self._trouble}" if self._trouble else None
 
-    def _open(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+    def _connect(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
         prepare(self._path, SCHEMA, BUSY_S, directory_mode=0o700)
         try:
             # Reads wait for no write: in WAL mode they see what is committed.
@@ -171,12 +171,13 @@ class ResponseStore:
             if self._trouble is not None and time.monotonic() < self._retry_at:
                 raise DiskError(str(self._trouble), self._trouble.fault)
             try:
-                self._connections = self._open()
+                self._connections = self._connect()
             except DiskError as error:
                 self._trouble, self._retry_at = error, time.monotonic() + REOPEN_S
                 raise
-            self._trouble = None
-            log.info("responses are kept again")
+            if self._trouble is not None:
+                self._trouble = None
+                log.info("responses are kept again")
             return self._connections
 
     def close(self) -> None:
