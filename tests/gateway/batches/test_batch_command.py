@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from gateway.batches.store import BatchStore
+from gateway.batches.types import Batch
 from gateway.testing import FakeUpstream
 from tests.fakes.batches import jsonl, line, rows
 
@@ -125,18 +126,28 @@ async def test_a_mistake_is_one_clear_line(tmp_path: Path, args: Sequence[str], 
 
 
 async def until(tmp_path: Path, n_answered: int) -> None:
-    """Until so many lines stand in the output."""
+    """Until so many lines stand in the output, and the store has them.
+
+    The output is written first: a process that is killed between the two has not answered the line.
+    """
     async with asyncio.timeout(30):
         while len(ids_so_far(tmp_path)) < n_answered:  # noqa: ASYNC110 (nothing tells)
             await asyncio.sleep(0.02)
+        while last_batch(tmp_path).n_completed < n_answered:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+def last_batch(tmp_path: Path) -> Batch:
+    """The last batch of the store."""
+    store = BatchStore.open(tmp_path / "state" / "batches")
+    last = store.list_all()[-1]
+    store.close()
+    return last
 
 
 def batch_in(tmp_path: Path) -> str:
     """The id of the last batch of the store."""
-    store = BatchStore.open(tmp_path / "state" / "batches")
-    last = store.list_all()[-1].id
-    store.close()
-    return last
+    return last_batch(tmp_path).id
 
 
 def ids_so_far(tmp_path: Path) -> list[str]:
