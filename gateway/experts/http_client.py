@@ -58,6 +58,8 @@ HIGH_WATER_BYTES = 64 * 1024
 EYEBALLS_DELAY_S = 0.25
 """Before the next address of a name is tried beside the last (RFC 8305, section 5)."""
 NAMES_KEPT_S = 60.0
+CLOSE_S = 1.0
+"""Longest wait, at the end, for connections to be lost."""
 MAX_TUNNEL_HEAD_BYTES = 16 * 1024
 WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 47}
 RAW_DEFLATE = -15
@@ -264,6 +266,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
+        if self.pool.transport.is_closing:
+            self.close()  # it was being opened when all others were closed
+            return
         self.pool.transport.connections.add(self)
         # AttributeError is asyncio's for a TLS connection that is lost; ValueError a closed descriptor's.
         with contextlib.suppress(AttributeError, ValueError):
@@ -629,6 +634,7 @@ class Transport:
 
     async def open(self) -> None:
         self.loop = asyncio.get_running_loop()
+        self._is_empty = None
         self.tls = ssl.create_default_context()
 
     async def close(self) -> None:
@@ -638,11 +644,18 @@ class Transport:
             if pool.sweeper is not None:
                 pool.sweeper.cancel()
                 pool.sweeper = None
+        self._is_empty = asyncio.get_running_loop().create_future()
+        for connection in list(self.connections):
+            connection.fail(DisconnectError)
         if self.connections:
-            self._is_empty = self.loop.create_future()
-            for connection in list(self.connections):
-                connection.fail(DisconnectError)
-            await self._is_empty
+            # Bounded: the end of the process may not hang on what a socket does.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._is_empty, CLOSE_S)
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether no connection may be opened any more."""
+        return self._is_empty is not None
 
     def leave(self, connection: Connection) -> None:
         """A connection is lost."""
