@@ -17,6 +17,7 @@ from gateway.experts.http_client import (
     Address,
     CertificateError,
     ConnectError,
+    Connection,
     ProxyError,
     Transport,
     proxy_for,
@@ -176,6 +177,26 @@ class TunnelProxy:
             while data := await reader.read(65536):
                 writer.write(data)
         writer.close()
+
+
+async def test_a_connection_that_was_being_opened_at_the_end_is_closed() -> None:
+    left = asyncio.Event()
+
+    async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        left.set()
+        writer.close()
+
+    async with serve(wait) as port:
+        transport = Transport()
+        await transport.open()
+        late = Connection(transport.find_pool(URL(f"http://127.0.0.1:{port}"), None))
+        await transport.close()
+        await asyncio.get_running_loop().create_connection(lambda: late, "127.0.0.1", port)
+        await asyncio.wait_for(left.wait(), 5)
+    assert late.is_closed
+    assert not transport.connections
 
 
 @contextlib.asynccontextmanager
