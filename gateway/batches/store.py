@@ -20,13 +20,13 @@ import msgspec
 from ..config.client_keys import MASTER, is_former_id, make_former_id
 from ..storage.clock import ClockRecord, StorageClock
 from ..storage.sqlite import (
-    DatabaseBusy,
     DiskError,
     Schema,
     StorageError,
     connect,
     find_disk_fault,
     prepare,
+    write_transaction,
 )
 from .outcomes import CallOutcome
 from .types import ENDED, Batch, FileNotKnown, LineError, StoredFile
@@ -34,8 +34,6 @@ from .types import ENDED, Batch, FileNotKnown, LineError, StoredFile
 SCHEMA_VERSION = 3
 NAME = "batches.sqlite3"
 BUSY_S = 10.0
-WAIT_S = 2.0
-"""Longest wait for another thread's transaction: only one thread waits BUSY_S, as others need the rest."""
 REOPEN_S = 2.0
 SALT_BYTES = 16
 
@@ -176,22 +174,8 @@ class BatchStore:
             DiskError: the store could not be opened yet.
         """
         database, _ = self._ensure_open()
-        if not self._lock.acquire(timeout=WAIT_S):
-            raise DatabaseBusy("another process writes to the store of batches")
-        try:
-            # IMMEDIATE takes the write lock now. A deferred transaction that reads and then writes fails at
-            # once with SQLITE_BUSY if another process wrote meanwhile: it does not wait BUSY_S.
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                yield database
-            except BaseException:
-                # A full disk may have ended it already (https://sqlite.org/lang_transaction.html).
-                if database.in_transaction:
-                    database.execute("ROLLBACK")
-                raise
-            database.execute("COMMIT")
-        finally:
-            self._lock.release()
+        with write_transaction(database, self._lock, "the store of batches"):
+            yield database
 
     def keep_clock(self) -> None:
         """Keep the time that has been reached, by which a start sees whether the clock has jumped.

@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from .clock import StorageClock
-from .sqlite import DatabaseBusy, DiskError, Schema, StorageError, connect, find_disk_fault, prepare
+from .sqlite import DiskError, Schema, StorageError, connect, find_disk_fault, prepare, write_transaction
 
 SCHEMA_VERSION = 1
 BUSY_S = 5.0
-WAIT_S = 2.0
-"""Longest wait for another thread's transaction: only one thread waits BUSY_S."""
 REOPEN_S = 2.0
 SWEEP_EVERY_S = 60.0
 """How often what is too old is looked for, while responses are added."""
@@ -189,20 +187,8 @@ class ResponseStore:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         database, _ = self._ensure_open()
-        if not self._lock.acquire(timeout=WAIT_S):
-            raise DatabaseBusy("another process writes to the store of responses")
-        try:
-            # IMMEDIATE waits for the lock; a transaction that turns from reading to writing would not.
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                yield database
-            except BaseException:
-                if database.in_transaction:
-                    database.execute("ROLLBACK")
-                raise
-            database.execute("COMMIT")
-        finally:
-            self._lock.release()
+        with write_transaction(database, self._lock, SCHEMA.name):
+            yield database
 
     def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         _, reader = self._ensure_open()

@@ -6,10 +6,14 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+WAIT_S = 2.0
+"""Longest wait for another thread's transaction: only one thread waits for another process."""
 
 
 class StorageError(Exception):
@@ -94,6 +98,32 @@ def connect(path: Path, busy_s: float, autocommit: bool = False) -> sqlite3.Conn
     # process none of them (https://sqlite.org/pragma.html#pragma_synchronous).
     database.execute("PRAGMA synchronous=NORMAL")
     return database
+
+
+@contextlib.contextmanager
+def write_transaction(database: sqlite3.Connection, lock: threading.Lock, name: str) -> Iterator[None]:
+    """A transaction of the thread that gets `lock`: committed at the end, rolled back on an exception.
+
+    Raises:
+        DatabaseBusy: another thread has written to what is called `name` for too long.
+        sqlite3.OperationalError: the disk is full, or another process writes for too long.
+    """
+    if not lock.acquire(timeout=WAIT_S):
+        raise DatabaseBusy(f"another process writes to {name}")
+    try:
+        # IMMEDIATE takes the write lock now. A deferred transaction that reads and then writes fails at
+        # once with SQLITE_BUSY if another process wrote meanwhile: it does not wait for its time-out.
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            # A full disk may have ended it already (https://sqlite.org/lang_transaction.html).
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+            raise
+        database.execute("COMMIT")
+    finally:
+        lock.release()
 
 
 def prepare(path: Path, schema: Schema, busy_s: float, directory_mode: int = 0o777) -> None:

@@ -16,13 +16,13 @@ import openai
 import pytest
 
 from gateway.batches import files as files_module
-from gateway.batches import store as store_module
 from gateway.batches.files import FileStore
 from gateway.batches.store import NAME, BatchStore
 from gateway.batches.types import Batch, FileNotKnown, KeyStorageFull, StorageFull, StoredFile
 from gateway.config import parse_config
 from gateway.config.client_keys import make_former_id
 from gateway.config.schema import BatchConfig
+from gateway.storage import sqlite as sqlite_module
 from gateway.storage.sqlite import StorageError
 from tests.fakes.serving import KEY, LiveApp, gateway
 
@@ -532,7 +532,7 @@ def test_reading_waits_for_no_other_process_that_writes(tmp_path: Path) -> None:
 async def test_a_store_that_another_process_writes_to_is_a_503_and_delays_no_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "WAIT_S", 0.1)
+    monkeypatch.setattr(sqlite_module, "WAIT_S", 0.1)
     async with client(tmp_path) as (ai, _):
         kept = await ai.files.create(file=("a.jsonl", LINES), purpose="batch")
         with contextlib.closing(sqlite3.connect(tmp_path / "batches" / NAME, isolation_level=None)) as other:
