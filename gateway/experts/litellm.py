@@ -7,6 +7,7 @@ import inspect
 import logging
 import os
 import re
+import sys
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -127,7 +128,7 @@ def load_litellm() -> Any:
     """LiteLLM, quiet and without calls home. Takes seconds: never on the event loop."""
     for name in LOCAL_COPIES:
         os.environ.setdefault(name, "True")
-    litellm: Any = importlib.import_module("litellm")
+    litellm = import_package("litellm")
     logging.getLogger("LiteLLM").setLevel(logging.WARNING)
     logging.getLogger("LiteLLM").addFilter(_leave_out_traceback)
     guard_litellm_http()
@@ -144,6 +145,18 @@ def load_litellm() -> Any:
         if not str(error.name).startswith("litellm"):
             log.error("LiteLLM cannot be called with tools: %s; pip install 'litellm[mcp]'", error)
     return litellm
+
+
+def import_package(name: str) -> Any:
+    """The package; one that cannot be imported leaves no module behind, so that it can be imported later."""
+    try:
+        return importlib.import_module(name)
+    except BaseException:
+        # Python drops only the module that failed. A new import would find the package's other modules there,
+        # but without the attributes that importing them gives to their package.
+        for module in [module for module in sys.modules if f"{module}.".startswith(f"{name}.")]:
+            del sys.modules[module]
+        raise
 
 
 def _leave_out_traceback(record: logging.LogRecord) -> bool:

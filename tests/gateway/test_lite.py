@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from gateway.config import ConfigError, parse_config
 from gateway.config.expert_schema import ProviderSettings
 from gateway.config.reference import describe_fields
-from gateway.experts.litellm import LibraryLoader, LiteLLMExpert, warm_litellm
+from gateway.experts.litellm import LibraryLoader, LiteLLMExpert, import_package, warm_litellm
 from gateway.experts.types import Call, UpstreamError
 from gateway.testing import WORDS, FakeUpstream
 from tests.fakes.serving import LiveApp, gateway
@@ -326,6 +326,21 @@ async def test_an_import_that_fails_is_tried_again(caplog: pytest.LogCaptureFixt
     assert "No module named 'mcp'" in caplog.text
     assert isinstance(await loader.module(), RecordingLiteLLM)
     assert isinstance(await loader.module(), RecordingLiteLLM)
+
+
+def test_a_package_that_failed_half_way_is_imported_whole_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "halfway"
+    package.mkdir()
+    (package / "__init__.py").write_text("import halfway.early\nimport halfway.late\n")
+    (package / "early.py").write_text("import os\n")
+    (package / "late.py").write_text("import halfway\nfound = halfway.early.os.environ['HALFWAY']\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyError, match="HALFWAY"):
+        import_package("halfway")
+    monkeypatch.setenv("HALFWAY", "there")
+    assert import_package("halfway").late.found == "there"
 
 
 async def test_litellm_is_imported_in_the_background_at_start() -> None:
