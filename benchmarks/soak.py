@@ -14,8 +14,9 @@ that of the slice that ends at 100,000; a worker that took the place of a killed
 20,000 requests, reckoned as its share of all. Handles are flat where a process has at most two more of its
 own, and to clients and to the upstream at most as many as there are clients, since idle ones are kept a
 while. The journal has no row of a request whose client had left before it was begun, nor of the last 0.2 s
-of a killed worker. With `--workers 1` there is no worker to kill. Ctrl-C ends the run, with what was
-measured so far.
+of a killed worker. With `--workers 1` there is no worker to kill. Last, SIGTERM ends the gateway in the
+middle of load: what it had been asked by then is answered, and no process is left. Ctrl-C ends the run, with
+what was measured so far.
 """
 
 import argparse
@@ -29,6 +30,7 @@ import signal
 import socket
 import sqlite3
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -55,6 +57,9 @@ RECENT_S = 30
 SETTLED_AFTER, WORKER_SETTLED_AFTER = 100_000, 20_000
 MAX_GROWTH, MAX_MORE_HANDLES = 0.05, 2
 RELOAD_WITHIN_S = START_WITHIN_S = 60.0
+LOAD_BEFORE_END_S, END_WITHIN_S = 4.0, 20.0
+ASKED_BEFORE_S = 0.5
+"""A request that crosses the end of its idle connection is lost in HTTP/1.1; an older one has been read."""
 TIMEOUTS = {"connect_s": 1, "first_token_s": 2, "between_tokens_s": 2, "total_s": 10}
 
 
@@ -420,9 +425,9 @@ class ClientConnection(asyncio.Protocol):
             self._fail(error)
             return
         if answer is not None and self.answer is not None and not self.answer.done():
+            self.answer.set_result(answer)
             if b"connection: close" in answer.head:
                 self.close()
-            self.answer.set_result(answer)
         if self._is_slow and not self.is_closed:
             self._transport.pause_reading()
             self._loop.call_later(READ_EVERY_S, self._read_on)
@@ -459,6 +464,7 @@ class SoakClients:
         self.n_resets = self.n_asked = 0
         self.examples: deque[str] = deque(maxlen=20)
         self.is_stopped = self.is_busy = False
+        self.ended_s: float | None = None
         self.port = port
         self.connections: set[ClientConnection] = set()
         self._experts = experts
@@ -495,6 +501,13 @@ class SoakClients:
                 connection.stop_waiting(now)
 
     async def _ask(self, request: SoakRequest) -> str:
+        sent_s = asyncio.get_running_loop().time()
+        outcome = await self._ask_again(request)
+        if self.ended_s is None or not outcome.startswith("LOST: ") or sent_s < self.ended_s - ASKED_BEFORE_S:
+            return outcome
+        return "asked at the end of the gateway"
+
+    async def _ask_again(self, request: SoakRequest) -> str:
         try:
             try:
                 return await self._try(request)
@@ -701,6 +714,24 @@ class SoakTroubles:
                     self.failed.append(f"reload {self.n_reloads + 1}: {error or type(error).__name__}")
                 self.n_reloads += 1
 
+    async def end_under_load(self, clients: SoakClients, child: "subprocess.Popen[bytes]") -> None:
+        """End the gateway with SIGTERM while clients ask; notes what is wrong with its end."""
+        processes = psutil.Process(child.pid).children(recursive=True)
+        load = asyncio.create_task(clients.run_slice(10_000_000))
+        await asyncio.sleep(LOAD_BEFORE_END_S)
+        start = clients.ended_s = asyncio.get_running_loop().time()
+        child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(child.wait, END_WITHIN_S)
+        took_s = asyncio.get_running_loop().time() - start
+        clients.stop()
+        await load
+        if child.returncode != 0:
+            self.failed.append(f"SIGTERM under load: exit status {child.returncode} after {took_s:.1f} s")
+        if left := [one.pid for one in processes if one.is_running()]:
+            self.failed.append(f"SIGTERM under load: {len(left)} processes of the gateway are left")
+        print(f"SIGTERM under load: the gateway ended after {took_s:.1f} s")
+
     async def _wait_reloaded(self, has_spare: bool) -> None:
         for _ in itertools.count():
             if (b'"spare"' in await fetch(self._port, "/v1/models")) is has_spare:
@@ -906,6 +937,8 @@ async def soak(arguments: argparse.Namespace, folder: Path, upstream: int) -> bo
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
             print(*(repr(one) for one in results if isinstance(one, Exception)), sep="\n", end="")
+        if not clients.is_stopped:
+            await troubles.end_under_load(clients, child)
         return report.print_verdict()
 
 
