@@ -1,6 +1,6 @@
 """What a client gets when things go wrong, and how soon: run against a real gateway process.
 
-    python benchmarks/resilience.py [--only faults,disconnect,jitter,kill,redis,workers]
+    python benchmarks/resilience.py [--only faults,disconnect,jitter,kill,redis,workers,stores]
 
 faults      every fault of the mock × plain and streaming, alone and with a good expert behind it
 disconnect  how soon the upstream sees that a client went away
@@ -9,6 +9,8 @@ kill        kill -9 of the llama.cpp child under load: how soon it answers again
 redis       kill -9 of the Redis of two gateways under load, and its return: answers, limits, recovery
 workers     kill -9 of one of two workers under load, then of their parent: what is lost, left, and how soon
             they serve again
+stores      every SQLite file locked by another process under load: what is delayed, refused, lost, how soon
+            it is over
 
 The fake upstream is `gateway.testing`. All load stays on loopback and is bounded.
 """
@@ -22,13 +24,15 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +45,7 @@ FAULTS = [
     "stall-3", "badchunk-0", "badchunk-3", "garbage", "reset",
 ]  # fmt: skip
 FAKE = (sys.executable, "-m", "gateway.testing", "--port")
+LOCKED_S = 8.0
 TIMEOUTS = {"connect_s": 1, "first_token_s": 2, "between_tokens_s": 2, "total_s": 5}
 
 
@@ -368,12 +373,80 @@ async def workers(mock: str, folder: Path) -> None:
         print(f"workers: started again: serves after {time.monotonic() - start:.1f} s")
 
 
+async def stores(mock: str, folder: Path) -> None:
+    """Calls, stored responses, uploads and lists while another process holds every file for some seconds."""
+    experts = [{"name": "good", "model": "openai/good", "api_base": f"{mock}/v1"}]
+    home = folder / "stores"
+    home.mkdir()
+    journal = home / "journal.sqlite3"
+    config = {"experts": experts, "embeddings": {"enabled": False}, "journal": {"path": str(journal)}}
+    kinds: dict[str, Any] = {
+        "chat": lambda client, url: client.post(f"{url}/v1/chat/completions", json=chat("good")),
+        "response": lambda client, url: client.post(
+            f"{url}/v1/responses", json={"model": "good", "input": "Tell me a story."}
+        ),
+        "upload": lambda client, url: client.post(
+            f"{url}/v1/files", data={"purpose": "batch"}, files={"file": ("a.jsonl", b"{}\n")}
+        ),
+        "list": lambda client, url: client.get(f"{url}/v1/batches"),
+    }
+    with gateway(home, config) as (url, _):
+        async with httpx.AsyncClient(timeout=60) as client:
+            for send in kinds.values():  # every file is there
+                (await send(client, url)).raise_for_status()
+            counts = {kind: Counter[str]() for kind in kinds}
+            slowest = dict.fromkeys(kinds, 0.0)
+            stop = asyncio.Event()
+
+            async def work(kind: str) -> None:
+                while not stop.is_set():
+                    start = time.monotonic()
+                    status = (await kinds[kind](client, url)).status_code
+                    slowest[kind] = max(slowest[kind], time.monotonic() - start)
+                    counts[kind][str(status)] += 1
+                    await asyncio.sleep(0.01)
+
+            clients = [asyncio.create_task(work(kind)) for kind in kinds for _ in range(4)]
+            await asyncio.sleep(2)
+            files = sorted(home.rglob("*.sqlite3"))
+            before = {kind: Counter(count) for kind, count in counts.items()}
+            slowest.update(dict.fromkeys(kinds, 0.0))
+            with ExitStack() as locks:
+                for file in files:
+                    database = sqlite3.connect(file, timeout=30, isolation_level=None)
+                    locks.callback(database.close)
+                    database.execute("BEGIN EXCLUSIVE")
+                await asyncio.sleep(LOCKED_S)
+                during = {kind: count - before[kind] for kind, count in counts.items()}
+            start = time.monotonic()
+            for kind in ("response", "upload"):
+                for _ in range(200):
+                    if (await kinds[kind](client, url)).status_code == 200:
+                        break
+                    await asyncio.sleep(0.05)
+            back_s = time.monotonic() - start
+            await asyncio.sleep(1)
+            stop.set()
+            await asyncio.gather(*clients)
+            print(f"stores: {', '.join(file.name for file in files)} locked for {LOCKED_S:g} s")
+            for kind in kinds:
+                said = ", ".join(f"{n} × {status}" for status, n in sorted(during[kind].items()))
+                print(f"stores: {kind}: meanwhile {said}; the slowest took {slowest[kind]:.2f} s")
+            await wait_degraded([url], False)
+            lost = (await client.get(f"{url}/health/ready")).json()["journal"]["lost"]
+        n_answered = counts["chat"]["200"] + counts["response"].total() + 2
+    with closing(sqlite3.connect(journal)) as database:
+        n_rows = database.execute("SELECT count(*) FROM decisions").fetchone()[0]
+    print(f"stores: all is stored again {back_s:.2f} s after the lock; journal: lost {lost}, {n_rows} rows")
+    print(f"stores: chats answered and responses asked: {n_answered}")
+
+
 async def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--artifact", help="route with this artifact during the jitter measurement")
-    parser.add_argument("--only", default="faults,disconnect,jitter,kill,redis,workers")
+    parser.add_argument("--only", default="faults,disconnect,jitter,kill,redis,workers,stores")
     args = parser.parse_args()
     parts = args.only.split(",")
     with tempfile.TemporaryDirectory() as scratch:
@@ -405,6 +478,8 @@ async def main() -> None:
                 await redis(f"http://127.0.0.1:{fast}", folder)
             if "workers" in parts:
                 await workers(f"http://127.0.0.1:{fast}", folder)
+            if "stores" in parts:
+                await stores(f"http://127.0.0.1:{fast}", folder)
 
 
 if __name__ == "__main__":
