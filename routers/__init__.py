@@ -44,8 +44,16 @@ if TYPE_CHECKING:
         solve_mapping,
     )
     from .decision_rule import Scale, compute_utility, fill_unknown, pick, rank, trace_choices
-    from .embedders import CachedEmbedder, HashingEmbedder, OnnxEmbedder, StaticEmbedder, load_embedder
-    from .embedders.finetune import QuerySide, QuerySideSettings, finetune_encoder
+    from .embedders import (
+        CachedEmbedder,
+        HashingEmbedder,
+        OnnxEmbedder,
+        StaticEmbedder,
+        is_embedder,
+        load_embedder,
+    )
+    from .embedders.exported import export_encoder
+    from .embedders.finetune import EncoderTuning, QuerySide, QuerySideSettings, TuneSettings
     from .embedding_selection import EmbeddingSelection, PilotRule, dataset_oracle, instance_oracle
     from .fit import FitSettings, add_experts, cross_fit, fit_artifact, keep_experts, why_not_kept
     from .fold_fits import worker_pool
@@ -83,7 +91,10 @@ _LAZY = {
     "dataset_oracle": "embedding_selection",
     "fill_unknown": "decision_rule",
     "find_categorizers": "forecast",
-    "finetune_encoder": "embedders.finetune",
+    "export_encoder": "embedders.exported",
+    "EncoderTuning": "embedders.finetune",
+    "TuneSettings": "embedders.finetune",
+    "is_embedder": "embedders",
     "fit_artifact": "fit",
     "fit_predictor": "registry",
     "instance_oracle": "embedding_selection",
@@ -124,6 +135,7 @@ __all__ = [
     "Embedder",
     "EmbedderError",
     "EmbeddingSelection",
+    "EncoderTuning",
     "Estimate",
     "ExpertProfile",
     "Extractor",
@@ -153,6 +165,7 @@ __all__ = [
     "Sweep",
     "TagLearner",
     "Tier",
+    "TuneSettings",
     "add_experts",
     "add_outcomes",
     "budget_curve",
@@ -163,12 +176,13 @@ __all__ = [
     "describe_query",
     "estimate_tokens",
     "explain_missing_head",
+    "export_encoder",
     "fill_unknown",
     "find_categorizers",
-    "finetune_encoder",
     "fit_artifact",
     "fit_predictor",
     "instance_oracle",
+    "is_embedder",
     "keep_experts",
     "list_heads",
     "load_embedder",

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ SERVED = Path(".thalamus/artifact")
 """Where `serve` looks without `routing: {artifact: …}`."""
 USUAL = "blend"
 """The head that decides where a policy names none, unless another was asked for."""
+TUNED = "encoder.json"
+"""What `thalamus encoders fit` leaves in its folder: its base, and hashes of the texts it learned from."""
 FEW = 10
 """Fewer outcomes than this say next to nothing: of nine right out of nine, one in three may be wrong."""
 _WORTH_WORKERS = 1000
@@ -94,7 +97,7 @@ CONFIG = Path("thalamus.yaml")
     "--encoder",
     default="minilm",
     show_default=True,
-    help="The embedder of the encoder tier, or none.",
+    help="minilm, none, an encoder's folder, ONNX file or hub id; else routing.encoder of --config.",
 )
 @click.option("--folds", type=click.IntRange(2, 50), default=5, show_default=True, help="Cross-validation.")
 @click.option("--experts", help="Only these experts, comma-separated.")
@@ -155,6 +158,8 @@ def command(
     outcomes, left_out = _leave_out(_read_outcomes(tables, None if fresh else earlier, experts))
     if wanted.are_named and earlier is not None and "encoder" not in given:
         encoder = _find_encoder(earlier.provenance) or encoder
+    elif "encoder" not in given:
+        encoder = _find_configured_encoder(config) or encoder
     chosen = FitSettings(wanted.predictor, wanted.settings, folds, seed=seed, heads=wanted.others)
     extractor, created = _make_extractor(encoder), datetime.now(UTC).isoformat(timespec="seconds")
     if earlier is not None:
@@ -172,6 +177,7 @@ def command(
     default = earlier.name if earlier and earlier.name in kept else artifact.name
     artifact.save(out, keep_previous=True, keep_heads=kept, default=default)
     _tell_default(default, is_first=wanted.are_named and earlier is None)
+    _tell_encoder(encoder, outcomes, config)
     _show_result(artifact, outcomes, earlier, out, kept, as_json)
 
 
@@ -238,11 +244,7 @@ def _find_needed_heads(config: Path, first: str) -> list[str]:
 
     What else is wrong with the file, `thalamus config check` says.
     """
-    try:
-        content = yaml.safe_load(config.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return []
-    policies = content.get("policies") if isinstance(content, dict) else None
+    policies = _read_config(config).get("policies")
     found = [one for one in policies.values() if isinstance(one, dict)] if isinstance(policies, dict) else []
     panels = [plan.get("panel") for one in found if isinstance(plan := one.get("plan"), dict)]
     naming = [*found, *(panel for panel in panels if isinstance(panel, dict))]
@@ -258,10 +260,50 @@ def _find_needed_heads(config: Path, first: str) -> list[str]:
     return list(dict.fromkeys(needed))
 
 
+def _read_config(config: Path) -> dict[str, Any]:
+    """The content of a configuration; empty where there is none that can be read."""
+    try:
+        content = yaml.safe_load(config.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _find_encoder(provenance: Mapping[str, Any]) -> str | None:
     """The embedder that an artifact was fitted with, where it is not the usual one."""
     options = list(provenance.get("options", ()))
     return options[options.index("--encoder") + 1] if "--encoder" in options else None
+
+
+def _find_configured_encoder(config: Path) -> str | None:
+    """The encoder that the configuration names, if it does."""
+    routing = _read_config(config).get("routing")
+    encoder = routing.get("encoder") if isinstance(routing, dict) else None
+    return encoder if isinstance(encoder, str) else None
+
+
+def _tell_encoder(encoder: str, outcomes: OutcomeTable, config: Path) -> None:
+    """Say which setting serves an encoder, and whether it has learned from what it is now measured on."""
+    if encoder in ("minilm", "none"):
+        return
+    if _find_configured_encoder(config) != encoder:
+        click.echo(f"to serve this artifact, {config} needs routing: {{encoder: {encoder}}}", err=True)
+    tuned = Path(encoder) / TUNED
+    if not tuned.is_file():
+        return
+    seen = set(json.loads(tuned.read_text("utf-8")).get("texts", ()))
+    n_seen = sum(digest_text(text) in seen for text in outcomes.texts)
+    if n_seen:
+        click.echo(
+            f"the encoder has learned from {n_seen} of these {len(outcomes)} queries: figures out of fold "
+            "flatter; `thalamus encoders fit --buckets 0-49` leaves some to fit and measure on",
+            err=True,
+        )
+
+
+def digest_text(text: str) -> str:
+    """Sixteen hex digits for a text, by which an encoder says what it has learned from."""
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def _find_kept_heads(

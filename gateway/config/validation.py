@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from routers import ArtifactError, explain_missing_head, list_heads
+from routers import ArtifactError, explain_missing_head, is_embedder, list_heads
 
 from .client_keys import FORMER_ID, MASTER, digest_of, find_hash_fault, find_weakness, is_hash
 from .expert_schema import NO_LLAMA_CPP, ExpertConfig, ProviderSettings, RunnerConfig
@@ -358,6 +358,12 @@ def _check_policies(config: Config) -> Iterator[Violation]:
 
 
 def _check_embedders(config: Config) -> Iterator[Violation]:
+    encoder = config.routing.encoder
+    if encoder != "none" and not is_embedder(encoder):
+        yield (
+            ("routing", "encoder"),
+            f"there is no encoder {encoder!r}; it is minilm, none, an existing folder or file, or a hub id",
+        )
     names = {expert.name: at for at, expert in _locate_experts(config)}
     if config.embeddings.enabled and BASE_EMBEDDER in names:
         place = names[BASE_EMBEDDER]

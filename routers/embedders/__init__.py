@@ -3,6 +3,7 @@
 Importing this package loads no model library; an embedder loads what it needs when it is made.
 """
 
+import re
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -13,21 +14,27 @@ from ..features import Embedder
 
 if TYPE_CHECKING:
     from .adapters import CachedEmbedder, SentenceTransformerEmbedder
+    from .exported import ExportedEmbedder
     from .hashing import HashingEmbedder
     from .onnx import OnnxEmbedder
     from .tokens import StaticEmbedder
 
 __all__ = [
     "CachedEmbedder",
+    "ExportedEmbedder",
     "HashingEmbedder",
     "OnnxEmbedder",
     "SentenceTransformerEmbedder",
     "StaticEmbedder",
+    "is_embedder",
     "load_embedder",
 ]
 
+_KINDS = ("minilm", "static", "hashing", "sentence-transformers")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HOMES = {
     "CachedEmbedder": ".adapters",
+    "ExportedEmbedder": ".exported",
     "HashingEmbedder": ".hashing",
     "OnnxEmbedder": ".onnx",
     "SentenceTransformerEmbedder": ".adapters",
@@ -43,18 +50,23 @@ if not TYPE_CHECKING:  # so that a type checker refuses a name that is misspelt
         return _class(name)
 
 
+def is_embedder(spec: str) -> bool:
+    """Whether a specification is of a form that `load_embedder` knows; nothing is loaded."""
+    if spec.partition(":")[0] in _KINDS or Path(spec).expanduser().exists():
+        return True
+    return _HUB_ID.fullmatch(spec) is not None
+
+
 def load_embedder(spec: str, n_threads: int = 1) -> Embedder:
     """The embedder a specification names.
 
-    `minilm[:int8|:fp32]`, `static[:DIM]`, `hashing[:DIM]`, `sentence-transformers:NAME`, or the path of a
-    folder with a BERT sentence encoder, run in int8. The encoder takes `n_threads` texts at once when several
-    are given.
+    `minilm[:int8|:fp32]`, `static[:DIM]`, `hashing[:DIM]`, `sentence-transformers:NAME`, the path of an
+    encoder's folder or ONNX file, or its id on the hub, such as `intfloat/e5-small-v2`. The encoder takes
+    `n_threads` texts at once when several are given.
 
     Raises:
         EmbedderError: no such embedder, or it cannot be loaded.
     """
-    if Path(spec).expanduser().is_dir():
-        return _class("OnnxEmbedder")(spec, n_threads=n_threads)
     kind, _, setting = spec.partition(":")
     makers: dict[str, Callable[[], Embedder]] = {
         "minilm": lambda: _class("OnnxEmbedder")("minilm", setting or "int8", n_threads),
@@ -62,9 +74,15 @@ def load_embedder(spec: str, n_threads: int = 1) -> Embedder:
         "hashing": lambda: _class("HashingEmbedder")(_dim(spec, setting, 64)),
         "sentence-transformers": lambda: _class("SentenceTransformerEmbedder")(_require_name(spec, setting)),
     }
-    if kind not in makers:
-        raise EmbedderError(f"no embedder {spec!r}: it is one of {', '.join(makers)}, or an existing folder")
-    return makers[kind]()
+    if kind in makers and not Path(spec).expanduser().is_dir():
+        return makers[kind]()
+    if not is_embedder(spec):
+        raise EmbedderError(
+            f"no embedder {spec!r}: it is one of {', '.join(_KINDS)}, an existing folder or ONNX file, "
+            "or an id of the hub such as intfloat/e5-small-v2"
+        )
+    loaded: Embedder = import_module(".exported", __name__).load_encoder(spec, n_threads)
+    return loaded
 
 
 def _class(name: str) -> Callable[..., Embedder]:

@@ -73,7 +73,7 @@ class SentenceTransformerEmbedder:
 
     def __init__(self, name: str, device: str = "cpu", batch_size: int = 32) -> None:
         """Raises: EmbedderError: the extra is not installed, or the model cannot be loaded."""
-        self._model = _load(name, device)
+        self._model = load_torch_encoder(name, device)
         self._batch_size = batch_size
         self.dim = int(self._model.encode([""], show_progress_bar=False).shape[1])
         self.fingerprint = f"sentence-transformers-{name}-t{self._model.max_seq_length}"
@@ -88,14 +88,22 @@ class SentenceTransformerEmbedder:
         return np.asarray(vectors, np.float32)
 
 
-def _load(name: str, device: str) -> Any:
+def load_torch_encoder(name: str, device: str = "cpu") -> Any:
+    """A model of sentence-transformers by hub id or local path, ready to read.
+
+    Raises:
+        EmbedderError: the extra is not installed, or the model cannot be loaded.
+    """
     try:
+        import torch  # noqa: F401
         from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
     except ImportError as error:
         raise EmbedderError(
-            f"{name} needs sentence-transformers: pip install 'thalamus-gateway[train]'"
+            f"{name} needs torch and sentence-transformers: pip install 'thalamus-gateway[train]'"
         ) from error
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call,unused-ignore]
     try:
-        return SentenceTransformer(name, device=device)
+        return SentenceTransformer(name, device=device).eval()
     except Exception as error:  # a hub, a file system and several libraries speak here
         raise EmbedderError(f"sentence-transformers cannot load {name}: {error}") from error

@@ -32,19 +32,19 @@ class Source:
         return self.folder / "tokenizer.json"
 
 
-def find_source(source: str | Path) -> Source:
-    """The files of `minilm` or of a local folder.
+def find_source(source: str | Path, needs_weights: bool = True) -> Source:
+    """The files of `minilm` or of a local folder; `needs_weights`: whether the weights must be there already.
 
     Raises:
         EmbedderError: not installed, no such folder, a file is missing, or another architecture.
     """
     folder = _find_packaged() if str(source) == "minilm" else Path(source).expanduser()
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+    for name in ("config.json", *(["model.safetensors"] if needs_weights else []), "tokenizer.json"):
         if not (folder / name).is_file():
             raise EmbedderError(
                 f"{folder} has no {name}: give a folder with a BERT sentence encoder, or `minilm`"
             )
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json")
     _check(folder, config)
     return Source(folder, config)
 
@@ -66,15 +66,45 @@ def _check(folder: Path, config: dict[str, Any]) -> None:
             )
     if not _is_mean_pooling(folder / "1_Pooling" / "config.json"):
         raise EmbedderError(f"{folder} does not pool by the mean; use `sentence-transformers:{folder}`")
+    if later := [kind for kind, _ in list_modules(folder) if kind not in UNDERSTOOD]:
+        raise EmbedderError(f"{folder} has a module {later[0]}; use `sentence-transformers:{folder}`")
+    facts = folder / "config_sentence_transformers.json"
+    if facts.is_file() and read_json(facts).get("default_prompt_name"):
+        raise EmbedderError(f"{folder} puts a prompt before texts; use `sentence-transformers:{folder}`")
+
+
+UNDERSTOOD = ("Transformer", "Pooling", "Normalize")
+"""Modules that are computed here; every vector is made one of length 1 anyway."""
+
+
+def list_modules(folder: Path) -> list[tuple[str, Path]]:
+    """Kind and folder of every module of a sentence-transformers model; none where it tells nothing.
+
+    Raises:
+        EmbedderError: `modules.json` is no such list.
+    """
+    path = folder / "modules.json"
+    if not path.is_file():
+        return []
+    try:
+        listed = json.loads(path.read_text("utf-8"))
+        return [(str(one["type"]).rpartition(".")[2], folder / str(one["path"])) for one in listed]
+    except (ValueError, KeyError, TypeError):
+        raise EmbedderError(f"{path} is not the list of a model's modules") from None
 
 
 def _is_mean_pooling(config: Path) -> bool:
     """Told by a flag, or in newer files by a word; where nothing is told it is the default."""
-    pooling = _json(config) if config.is_file() else {"pooling_mode": "mean"}
+    pooling = read_json(config) if config.is_file() else {"pooling_mode": "mean"}
     return bool(pooling.get("pooling_mode_mean_tokens")) or pooling.get("pooling_mode") == "mean"
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        EmbedderError: the file holds no such thing.
+    """
     try:
         value = json.loads(path.read_text("utf-8"))
     except ValueError as error:

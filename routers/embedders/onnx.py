@@ -244,11 +244,18 @@ def _session(path: Path, n_threads: int) -> Any:
     """The session of a graph; one that is in use already where there is one."""
     shared = _sessions.get((str(path), n_threads))
     if shared is None:
-        shared = _sessions[str(path), n_threads] = _open_session(path, n_threads)
+        shared = _sessions[str(path), n_threads] = open_session(
+            path, n_threads, "; remove it and it is built again"
+        )
     return shared
 
 
-def _open_session(path: Path, n_threads: int) -> Any:
+def open_session(path: Path, n_threads: int, fix: str = "") -> Any:
+    """A session of an ONNX file on the CPU; `fix` is what an error advises.
+
+    Raises:
+        EmbedderError: the file cannot be loaded.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -259,7 +266,7 @@ def _open_session(path: Path, n_threads: int) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a class per status code, all straight from Exception
-        raise EmbedderError(f"{path} cannot be loaded; remove it and it is built again: {error}") from error
+        raise EmbedderError(f"{path} cannot be loaded{fix}: {error}") from error
 
 
 def _check(source: Source, precision: str, n_threads: int, max_tokens: int) -> None:

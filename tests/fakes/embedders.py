@@ -1,12 +1,16 @@
-"""Embedding experts made by hand from the real encoder: fewer of its layers, so that vectors differ."""
+"""Embedders made by hand: the real encoder with fewer of its layers, and an export in small."""
 
 import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
+from onnx import TensorProto, helper, numpy_helper
 
 from routers import EmbeddingSelection, Floats32, OnnxEmbedder
+
+N_VOCAB, DIM = 30522, 12
+TABLE = np.random.default_rng(0).normal(size=(N_VOCAB, DIM)).astype(np.float32)
 
 
 def encoder_folder() -> Path:
@@ -43,3 +47,30 @@ def selection_on(groups: dict[str, list[str]], sources: dict[str, str]) -> Embed
     performance = np.array([[float(name == owner) for name in sources] for owner in owners])
     vectors: Floats32 = base.embed(texts)
     return selection.add_dataset("by hand", vectors, performance)
+
+
+def write_onnx(path: Path, inputs: tuple[str, ...] = ("input_ids", "attention_mask")) -> None:
+    """An export in small: every token's vector from a table, plus its position's share of the mask."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nodes = [helper.make_node("Gather", ["table", "input_ids"], ["last_hidden_state"])]
+    given = [helper.make_tensor_value_info(name, TensorProto.INT64, ["n", "s"]) for name in inputs]
+    outputs = [helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, ["n", "s", DIM])]
+    graph = helper.make_graph(nodes, "small", given, outputs, [numpy_helper.from_array(TABLE, "table")])
+    opsets = [helper.make_opsetid("", 18)]
+    path.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString())
+
+
+def write_encoder_folder(folder: Path, *, modules: tuple[str, ...] = (), pooling: str = "mean") -> Path:
+    """A folder as sentence-transformers writes it, of an architecture that is not built here."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text('{"model_type": "distilbert", "max_position_embeddings": 512}')
+    (folder / "tokenizer.json").write_text((encoder_folder() / "tokenizer.json").read_text())
+    kinds = ("Transformer", "Pooling", *modules)
+    listed = [
+        {"idx": n, "path": f"{n}_{kind}" if n else "", "type": f"sentence_transformers.models.{kind}"}
+        for n, kind in enumerate(kinds)
+    ]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": pooling}))
+    return folder

@@ -29,7 +29,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("THALAMUS_CONFIG", raising=False)
     monkeypatch.setenv("DOCTOR_KEY", "sk-0f3b6a91c47d2e85")
-    monkeypatch.setattr(doctor, "_check_embedders", lambda: iter([Finding("encoder", "ok", "fine")]))
+    monkeypatch.setattr(doctor, "_check_embedders", lambda *_: iter([Finding("encoder", "ok", "fine")]))
     return tmp_path
 
 
@@ -229,7 +229,7 @@ def test_a_journal_on_a_full_disk_is_a_failure_that_room_mends(
 def test_a_check_that_breaks_is_a_finding_and_not_a_traceback(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def break_check() -> None:
+    def break_check(*_: object) -> None:
         raise RuntimeError("boom")
 
     monkeypatch.setattr(doctor, "_check_embedders", break_check)

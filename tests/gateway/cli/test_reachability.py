@@ -26,7 +26,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in ("THALAMUS_CONFIG", "OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(doctor, "_check_embedders", lambda: iter([Finding("encoder", "ok", "fine")]))
+    monkeypatch.setattr(doctor, "_check_embedders", lambda *_: iter([Finding("encoder", "ok", "fine")]))
     return tmp_path
 
 
