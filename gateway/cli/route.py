@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,16 @@ if TYPE_CHECKING:
     from ..config import Config
 
 MAX_ROWS = 8
+N_NEAREST = 5
+MAX_PROMPT_CHARS = 100
+TABLE_GROUP = "thalamus.outcomes"
+"""Entry points of the outcome tables that packages bring, by the name that `thalamus fit` gives them."""
 EXAMPLES = """
 \b
 Examples:
   thalamus route "What is 17*23?"
   thalamus route "What is 17*23?" --policy best --json
+  thalamus route "What is 17*23?" --explain         and the nearest measured prompts
   thalamus route "What is 17*23? [Flag: Smallest model]"
   cat prompt.txt | thalamus route -
 """
@@ -32,30 +38,90 @@ Examples:
 @click.argument("prompt")
 @CONFIG_OPTION
 @click.option("--policy", default="auto", show_default=True, help="The policy to decide by.")
+@click.option(
+    "--explain",
+    "explains",
+    is_flag=True,
+    help="Show the nearest measured prompts and what each expert scored.",
+)
 @JSON_OPTION
-def command(prompt: str, config_path: Path, policy: str, as_json: bool) -> None:
+def command(prompt: str, config_path: Path, policy: str, explains: bool, as_json: bool) -> None:
     """Show which expert would answer PROMPT and why: every candidate, its prediction and the reason.
 
     No expert is called. All experts count as available. `-` reads the prompt from standard input.
+
+    --explain reads the outcome tables that the artifact was fitted on, where they lie; nothing leaves this
+    machine.
     """
     config = read_config(config_path, quiet=True)
     text = sys.stdin.read() if prompt == "-" else prompt
-    record = describe_decision(config, text, policy)
+    record = describe_decision(config, text, policy, explains)
     if as_json:
         click.echo(json.dumps(record, indent=2))
     else:
         show_decision(record)
 
 
-def describe_decision(config: "Config", text: str, policy_name: str) -> dict[str, Any]:
-    """Return the full record of the decision for a prompt."""
+def describe_decision(
+    config: "Config", text: str, policy_name: str, explains: bool = False
+) -> dict[str, Any]:
+    """Return the full record of the decision for a prompt; `explains`: with what was measured near it."""
     from policies import decision_record
     from routers import describe_query
 
     query, decision, tradeoff, notes = asyncio.run(_decide(config, text, policy_name))
     seen = {name: value for name, value in describe_query(query).items() if name != "text"}
     seen["needs"] = sorted(query.needs)
-    return {**decision_record(decision), "query": seen, "tradeoff": tradeoff, "notes": notes}
+    record = {**decision_record(decision), "query": seen, "tradeoff": tradeoff, "notes": notes}
+    if explains:
+        from routers import RoutersError
+
+        try:
+            nearest, missing = find_nearest(config, query.text)
+        except RoutersError as error:
+            raise click.ClickException(str(error)) from None
+        record |= {"nearest": nearest, "notes": [*notes, *missing]}
+    return record
+
+
+def find_nearest(config: "Config", text: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """Measured prompts that are most like a text, each with its outcomes, and what kept some from being read.
+
+    Near is by the cosine of the static embedder, which reads thousands of prompts in a second.
+
+    Raises:
+        RoutersError: the artifact or a table is damaged.
+    """
+    from routers import Artifact, OutcomeTable, StaticEmbedder
+
+    path = Path(config.routing.artifact)
+    if not path.exists():
+        return [], [f"nothing was measured: there is no artifact {path}; `thalamus fit` writes one"]
+    found: list[tuple[float, str, dict[str, float]]] = []
+    notes, embedder, pool = [], StaticEmbedder(), {expert.name for expert in config.experts}
+    at = embedder.embed([text])[0]
+    tables = Artifact.load(path).provenance.get("tables", ())
+    if not tables:
+        notes.append(f"{path} does not say which tables it was fitted on; fit it again to see them here")
+    for name in tables:
+        bundled = {one.name: one for one in entry_points(group=TABLE_GROUP)}.get(name)
+        if bundled is None and not Path(name).exists():
+            notes.append(f"{name} is not here: what it measured near this prompt cannot be shown")
+            continue
+        table = bundled.load()()[0] if bundled is not None else OutcomeTable.load(name)
+        near = embedder.embed(table.texts) @ at  # (n_queries,)
+        for row in near.argsort()[::-1][: 4 * N_NEAREST].tolist():
+            scores = zip(table.experts, table.score[row].tolist(), strict=True)
+            known = {expert: score for expert, score in scores if score == score and expert in pool}
+            if known:
+                found.append((float(near[row]), table.texts[row], known))
+    # Tables may share prompts, and repeat them; each is shown once.
+    best = {prompt: (near, known) for near, prompt, known in sorted(found, key=lambda one: one[0])}
+    ranked = sorted(best.items(), key=lambda one: -one[1][0])[:N_NEAREST]
+    nearest = [
+        {"similarity": round(near, 4), "prompt": prompt, "scores": known} for prompt, (near, known) in ranked
+    ]
+    return nearest, notes
 
 
 async def _decide(
@@ -144,8 +210,21 @@ def show_decision(record: dict[str, Any]) -> None:
         click.echo(f"~ assumes an answer of so many tokens, as none was measured: {lengths}")
     if record["tradeoff"] is not None:
         _show_tradeoff(**record["tradeoff"])
+    _show_nearest(record.get("nearest", []))
     for note in record["notes"]:
         click.echo(f"note: {note}", err=True)
+
+
+def _show_nearest(nearest: list[dict[str, Any]]) -> None:
+    """Print measured prompts that are like this one, and what each expert scored on them."""
+    if not nearest:
+        return
+    click.echo(click.style("\nalike  nearest measured prompts, and what each expert scored", dim=True))
+    for one in nearest:
+        prompt = " ".join(one["prompt"].split())
+        shown = prompt if len(prompt) <= MAX_PROMPT_CHARS else prompt[: MAX_PROMPT_CHARS - 1] + "…"
+        scores = ", ".join(f"{expert} {score:.2f}" for expert, score in one["scores"].items())
+        click.echo(f"{one['similarity']:5.2f}  {shown}\n       {scores}")
 
 
 def _show_tradeoff(cost: float, table: list[dict[str, float]]) -> None:
