@@ -131,6 +131,8 @@ def describe_columns(others: Mapping[str, str]) -> str:
 def table_of(records: Sequence[Record], provenance: Provenance) -> OutcomeTable:
     """Queries in order of appearance, experts by name; a prompt without id is known by its text.
 
+    Scores of another scale, penalties below 0 among them, are brought to [0, 1]; the provenance says how.
+
     Raises:
         DataError: a field is missing or wrong, or two records have the same prompt and model.
     """
@@ -157,7 +159,14 @@ def table_of(records: Sequence[Record], provenance: Provenance) -> OutcomeTable:
             measures[name][place] = number(record, name)
         answer = record.fields.get("answer")
         answers[place[0]][place[1]] = None if answer is None else str(answer)
-    _check_ranges(named, provenance)
+    scale = _find_scale(measures["score"])
+    _check_ranges(named, scale)
+    if scale is not None:
+        low, high = scale
+        measures["score"] = (measures["score"] - low) / (high - low)
+        shifted = f"(score + {-low:g})" if low else "score"
+        note = f"scores from {low:g} to {high:g} are scaled to 0 to 1: {shifted} ÷ {high - low:g}"
+        provenance = replace(provenance, notes="; ".join(filter(None, (provenance.notes, note))))
     firsts = list(queries.values())
     return OutcomeTable.build(
         [first.fields["prompt"] for first in firsts],
@@ -249,10 +258,23 @@ def _fix(text: Any) -> str:
     return ""
 
 
-def _check_ranges(records: Sequence[Record], provenance: Provenance) -> None:
+def _find_scale(score: Floats) -> tuple[float, float] | None:
+    """The lowest and the highest score of a scale that is not [0, 1]; None where it is, or cannot be told.
+
+    A lone score outside [0, 1], or fewer than one in a hundred, is a fault of its line and no scale.
+    """
+    known = score[~np.isnan(score)]
+    n_outside = int(((known < 0) | (known > 1)).sum())
+    if n_outside < 2 or 100 * n_outside < len(known) or not np.isfinite(known).all():
+        return None
+    low, high = min(float(known.min()), 0.0), max(float(known.max()), 1.0)
+    return (low, 100.0) if low == 0 and 10 < high <= 100 else (low, high)  # percentages seldom reach 100
+
+
+def _check_ranges(records: Sequence[Record], scale: tuple[float, float] | None) -> None:
     for record in records:
         score = number(record, "score")
-        if score < 0 or score > 1:
+        if scale is None and (score < 0 or score > 1):
             what = f"score of {record.fields['model']}: {score:g}"
             raise DataError(f"{record.place}: {what} is not in [0, 1]{_scale_fix(score)}")
         for name in ("cost_usd", "input_tokens", "output_tokens", "latency_s"):

@@ -257,6 +257,8 @@ def _notes(protocol: EvalProtocol, request: ReportRequest) -> list[str]:
     basis = protocol.table.provenance.cost_basis
     if basis:
         notes.append(f"Costs: {basis}.")
+    if data_notes := protocol.table.provenance.notes:
+        notes.append(f"Data: {data_notes.rstrip('.')}.")
     if left_out := explain_left_out(protocol.n_left_out):
         notes.append(left_out)
     return notes

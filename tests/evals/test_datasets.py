@@ -58,6 +58,26 @@ def test_json_lines_may_be_long_wide_or_nested(tmp_path: Path, gzipped: bool) ->
 
 
 @pytest.mark.parametrize(
+    ("scores", "expected", "note"),
+    [
+        ((1, -1, -0.5, 0.5), (1, 0, 0.25, 0.75), "scores from -1 to 1 are scaled to 0 to 1: (score + 1) ÷ 2"),
+        ((85, 40, 100, 0), (0.85, 0.4, 1, 0), "scores from 0 to 100 are scaled"),
+        ((85, 40, 60, 5), (0.85, 0.4, 0.6, 0.05), "scores from 0 to 100 are scaled"),
+        ((7, 10, 1, 4), (0.7, 1, 0.1, 0.4), "scores from 0 to 10 are scaled"),
+        ((0, -3, -3, 1), (0.75, 0, 0, 1), "scores from -3 to 1 are scaled"),
+    ],
+)
+def test_scores_of_another_scale_are_brought_to_ours_and_told(
+    tmp_path: Path, scores: tuple[float, ...], expected: tuple[float, ...], note: str
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("prompt,model,score\n" + "".join(f"p{n},a,{score}\n" for n, score in enumerate(scores)))
+    table = read_outcomes(path)
+    assert table.score[:, 0].tolist() == pytest.approx(expected)
+    assert note in table.provenance.notes
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("prompt,model,score\np,a,1.5\n", r"t.csv, line 2: score of a: 1.5 is not in \[0, 1\]"),
@@ -75,8 +95,12 @@ def test_json_lines_may_be_long_wide_or_nested(tmp_path: Path, gzipped: bool) ->
         ("prompt,a,b\np,1,1\nq,n/a,0\n", "line 3: a: a number is needed, not 'n/a'; leave the cell empty"),
         ("prompt,a,b\np,yes,1\nq,no,0\n", "line 2: a: a number is needed, not 'yes'; write 1; if this is no"),
         (
-            "prompt,a\np,85\nq,40\n",
+            "prompt,a\np,85\n",
             r"line 2: score of a: 85 is not in \[0, 1\].*divide them by 100 \(85 is 0.85",
+        ),
+        (
+            "prompt,model,score\n" + "".join(f"p{n},a,{2 if n < 2 else 1}\n" for n in range(201)),
+            r"line 2: score of a: 2 is not in \[0, 1\]",
         ),
         ("prompt,a,b\np,inf,1\n", r"line 2: score of a: inf is not in \[0, 1\]"),
         ("prompt,a,b\np,0.5,1\nq,1,1\nr,1.5,0\n", r"line 4: score of a: 1.5 is not in \[0, 1\]"),
