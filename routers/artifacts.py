@@ -183,7 +183,8 @@ class Artifact:
             features = cheap if tier == "static" and cheap else extractor.extract(queries, tier, cheap)
             dense[tier] = features.dense
             raw = model.quality.predict(features)
-            quality[tier] = model.advantage.apply(model.calibration.apply(raw).mean)
+            calibrated = model.calibration.apply(raw)
+            quality[tier] = model.advantage.apply(calibrated.mean, calibrated.novelty)
             if model.tokens is not None:
                 lengths = model.tokens.predict(features).mean
                 if lengths.shape != quality[tier].shape or not np.isfinite(lengths).all():

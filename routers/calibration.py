@@ -4,7 +4,7 @@ Every rate that is shown has Wilson's interval: 30 of 30 right read 0.89–1.00,
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -59,9 +59,9 @@ class Calibration:
         mean = estimate.mean * self.slope
         mean += self.intercept
         if self.keeps_order:
-            return Estimate(_bend(mean), estimate.std * self._width)
+            return Estimate(_bend(mean), estimate.std * self._width, estimate.novelty)
         np.minimum(np.maximum(mean, 0.0, out=mean), 1.0, out=mean)  # np.clip takes longer on short rows
-        return Estimate(mean, estimate.std * self._width)
+        return Estimate(mean, estimate.std * self._width, estimate.novelty)
 
     def take(self, columns: Ints) -> "Calibration":
         """The same for some of the experts."""
@@ -181,6 +181,10 @@ def calibration_error(predicted: Floats, targets: Floats) -> float:
 
 _LEAST = 0.02
 """Too little to leave the best expert for, enough to keep queries in order of what they would gain."""
+_GIVEN_UP = 0.3
+"""Share of the predicted gain that the lead takes where queries are novel; evals/LOG.md has the price."""
+_LEAD_GROWS = 0.7, 1.0
+"""Novelty from which on the best expert has a lead, and at which it has all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +197,10 @@ class Advantage:
     typical:     (n_experts,) mean predicted quality
     judged:      (n_experts,) experts it changes; tools that decline queries are left as they are
     reliability: in [0, 1]; 1 trusts every difference as predicted, 0 none
+    lead:        ≥ 0; what another expert must be ahead of the best one by, to be chosen for a novel query
+
+    Out of fold the differences come true; on tasks that were never learned small ones do not, while large
+    ones still do. The lead costs little where queries are familiar, for there it fades.
 
     Reference: none; the slope of true on predicted advantage, less one standard error. The error is
     clustered by bucket, because near-twin queries are not independent.
@@ -201,24 +209,39 @@ class Advantage:
     typical: Floats
     judged: Bools
     reliability: float
+    lead: float = 0.0
     _usual: Floats = field(init=False, repr=False, compare=False)
     """What is said of the average differences, (n_judged,)."""
     _all_judged: bool = field(init=False, repr=False, compare=False)
+    _best: slice = field(init=False, repr=False, compare=False)
+    """Of the judged experts the one that is best on average."""
+    _leads: Floats = field(init=False, repr=False, compare=False)
+    """(n_judged,) the lead; 0 for the best one itself."""
 
     def __post_init__(self) -> None:
         usual = self.typical[self.judged]
         centred = usual - usual.mean() if len(usual) else usual
         object.__setattr__(self, "_usual", (1 - self.reliability) * centred)
         object.__setattr__(self, "_all_judged", bool(self.judged.all()))
+        first = int(usual.argmax()) if len(usual) else 0
+        object.__setattr__(self, "_best", slice(first, first + 1))
+        object.__setattr__(self, "_leads", np.where(np.arange(len(usual)) == first, 0.0, self.lead))
 
     @classmethod
-    def fit(cls, out_of_fold: Floats, targets: Floats, clusters: Ints, judged: Bools) -> Self:
+    def fit(
+        cls,
+        out_of_fold: Floats,
+        targets: Floats,
+        clusters: Ints,
+        judged: Bools,
+        novelty: Floats | None = None,
+    ) -> Self:
         """Learn from calibrated out-of-fold quality and what came true, (n_queries, n_experts) each.
 
         NaN marks an unmeasured outcome.
 
         The reliability is the slope of true on predicted advantage, less one standard error over `clusters`
-        (n_queries,), whose queries are alike.
+        (n_queries,), whose queries are alike. There is a lead where novelty, (n_queries,), is known.
         """
         typical = out_of_fold.mean(axis=0)
         if judged.sum() < 2:
@@ -226,16 +249,24 @@ class Advantage:
         slope, error = advantage_slope(out_of_fold[:, judged], targets[:, judged], clusters)
         if np.isnan(slope):
             return cls(typical, judged, 0.0)
-        return cls(typical, judged, float(np.clip(slope - error, _LEAST, 1.0)))
+        trusting = cls(typical, judged, float(np.clip(slope - error, _LEAST, 1.0)))
+        if novelty is None or np.isnan(novelty).any():
+            return trusting
+        trusted = trusting.apply(out_of_fold)[:, judged]
+        return replace(trusting, lead=_find_lead(trusted, int(typical[judged].argmax())))
 
     @classmethod
     def none(cls, quality: Floats) -> Self:
         """One that trusts every difference of such quality, (n_queries, n_experts), as predicted."""
         return cls(quality.mean(axis=0), np.ones(quality.shape[1], bool), 1.0)
 
-    def apply(self, quality: Floats) -> Floats:
-        """Quality (n_queries, n_experts) with its differences as far as they can be trusted."""
-        if self.reliability == 1.0:
+    def apply(self, quality: Floats, novelty: Floats | None = None) -> Floats:
+        """Quality (n_queries, n_experts) with its differences as far as they can be trusted.
+
+        novelty: (n_queries,); None where it is unknown, then there is no lead
+        """
+        leads = self._grow_leads(novelty)  # (n_queries, n_judged)
+        if self.reliability == 1.0 and leads is None:
             return quality
         # r·q + (1 − r)·(the row's mean + the typical difference), r the reliability; in place, for speed.
         mine = quality if self._all_judged else quality[:, self.judged]
@@ -244,6 +275,8 @@ class Advantage:
         trusted = mine * self.reliability
         trusted += level
         trusted += self._usual
+        if leads is not None:
+            trusted = self._give_lead(trusted, leads)
         np.minimum(np.maximum(trusted, 0.0, out=trusted), 1.0, out=trusted)
         if self._all_judged:
             return trusted
@@ -251,9 +284,34 @@ class Advantage:
         shrunk[:, self.judged] = trusted
         return shrunk
 
+    def _grow_leads(self, novelty: Floats | None) -> Floats | None:
+        """(n_queries, n_judged); None where all are 0."""
+        if not self.lead or novelty is None:
+            return None
+        start, end = _LEAD_GROWS
+        levels = novelty.tolist()
+        if max(levels, default=0.0) <= start:
+            return None
+        # One query at a time is the common case, and a call of NumPy takes longer than these.
+        grown = [min(max((one - start) / (end - start), 0.0), 1.0) for one in levels]
+        leads: Floats = np.array(grown)[:, None] * self._leads
+        return leads
+
+    def _give_lead(self, trusted: Floats, leads: Floats) -> Floats:
+        """Differences to the best expert: below 0 up to the lead, as they were from twice the lead on."""
+        best = trusted[:, self._best]
+        ahead = trusted - best
+        less = ahead - leads
+        steep = less * 2.0
+        less *= 0.5
+        np.minimum(ahead, np.maximum(less, steep, out=less), out=less)
+        # What it takes off is exactly 0 where there is no lead: a query alone and among others is one.
+        given: Floats = trusted - (ahead - less)
+        return given
+
     def take(self, columns: Ints) -> "Advantage":
         """The same for some of the experts."""
-        return Advantage(self.typical[columns], self.judged[columns], self.reliability)
+        return Advantage(self.typical[columns], self.judged[columns], self.reliability, self.lead)
 
     def concat(self, other: "Advantage") -> "Advantage":
         """With the columns of other experts behind, which it does not concern: these stay as they are."""
@@ -261,14 +319,28 @@ class Advantage:
             np.concatenate((self.typical, other.typical)),
             np.concatenate((self.judged, np.zeros_like(other.judged))),
             self.reliability,
+            self.lead,
         )
 
     def arrays(self) -> Arrays:
-        return {"typical": self.typical, "judged": self.judged, "reliability": np.array(self.reliability)}
+        return {
+            "typical": self.typical,
+            "judged": self.judged,
+            "reliability": np.array(self.reliability),
+            "lead": np.array(self.lead),
+        }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Self:
-        return cls(arrays["typical"], arrays["judged"], float(arrays["reliability"]))
+        lead = float(arrays.get("lead", 0.0))  # older artifacts have none
+        return cls(arrays["typical"], arrays["judged"], float(arrays["reliability"]), lead)
+
+
+def _find_lead(quality: Floats, best: int) -> float:
+    """What the experts ahead of the best one, by up to so much, would gain is the share that is given up."""
+    gain = np.sort(quality.max(axis=1) - quality[:, best])  # (n_queries,) ≥ 0
+    total = np.cumsum(gain)
+    return float(gain[np.searchsorted(total, _GIVEN_UP * total[-1])]) if len(gain) else 0.0
 
 
 def advantage_slope(predicted: Floats, targets: Floats, clusters: Ints) -> tuple[float, float]:

@@ -186,8 +186,9 @@ def _tier_model(
     if published:
         advantage = Advantage.none(quality)
     else:
-        advantage = Advantage.fit(quality, score, table.bucket, ~(table.declined == 1).any(axis=0))
-    quality = advantage.apply(quality)
+        judged = ~(table.declined == 1).any(axis=0)
+        advantage = Advantage.fit(quality, score, table.bucket, judged, raw.novelty)
+    quality = advantage.apply(quality, raw.novelty)
     smear = _smear(fit.log_tokens, table.output_tokens)
     model = TierModel(
         fingerprint=fingerprint,

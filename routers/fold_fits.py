@@ -53,7 +53,7 @@ class TierFit:
     """One tier of one head: what was learned of everything, and what was predicted out of fold.
 
     tokens, log_tokens: of log1p(output tokens), the same for every head; None and NaN where none was measured
-    raw, log_tokens: (n_queries, n_experts)
+    raw, log_tokens: (n_queries, n_experts); the novelty of `raw` is NaN where the predictor does not tell
     """
 
     quality: Predictor
@@ -89,7 +89,9 @@ def fit_tiers(
         else:
             inside, _ = material.parts(fold)
             whole = held.setdefault((tier, part), _blank_estimate(material))
-            whole.mean[inside], whole.std[inside] = result
+            whole.mean[inside], whole.std[inside] = result.mean, result.std
+            if whole.novelty is not None and result.novelty is not None:
+                whole.novelty[inside] = result.novelty
         report(n, len(pieces))
     return {
         name: {
@@ -106,8 +108,9 @@ def fit_tiers(
 
 
 def _blank_estimate(material: FitData) -> Estimate:
-    """(n_queries, n_experts) each, NaN throughout."""
-    return Estimate(np.full(material.score.shape, np.nan), np.full(material.score.shape, np.nan))
+    """NaN throughout."""
+    shape = material.score.shape
+    return Estimate(np.full(shape, np.nan), np.full(shape, np.nan), np.full(shape[0], np.nan))
 
 
 def _fit_all(

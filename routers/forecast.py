@@ -205,7 +205,7 @@ class Forecaster:
 
     def _quality(self, model: TierModel, features: Features) -> Estimate:
         calibrated = model.calibration.apply(model.quality.predict(features))
-        estimate = Estimate(model.advantage.apply(calibrated.mean), calibrated.std)
+        estimate = Estimate(model.advantage.apply(calibrated.mean, calibrated.novelty), calibrated.std)
         if not self._same:
             estimate = self._align(estimate)
         # No prediction is surer than all outcomes of the expert together: 30 of 30 right is no certainty.

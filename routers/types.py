@@ -92,10 +92,15 @@ class ExpertProfile:
 
 
 class Estimate(NamedTuple):
-    """A predicted value and its standard deviation, both (n_queries, n_experts)."""
+    """A predicted value and its standard deviation, both (n_queries, n_experts).
+
+    novelty: (n_queries,) distance from all that was learned, below 1 for 95 % of queries like it; None where
+        the predictor does not tell
+    """
 
     mean: Floats
     std: Floats
+    novelty: Floats | None = None
 
 
 class Prediction(msgspec.Struct, frozen=True):

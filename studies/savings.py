@@ -174,9 +174,10 @@ def measure_draw(
     train, test = table.take(train_rows), table.take(test_rows)
     artifact, out_of_fold = cross_fit(train, read, FitSettings(predictor, tiers=(tier,)))
     model = artifact.tiers[tier]
-    calibrated = model.calibration.apply(model.quality.predict(_extract(read, test, tier))).mean
-    ours = evaluate_predictions(train, test, out_of_fold[tier], model.advantage.apply(calibrated))
-    slope, _ = advantage_slope(calibrated, test.score, test.bucket)
+    calibrated = model.calibration.apply(model.quality.predict(_extract(read, test, tier)))
+    quality = model.advantage.apply(calibrated.mean, calibrated.novelty)
+    ours = evaluate_predictions(train, test, out_of_fold[tier], quality)
+    slope, _ = advantage_slope(calibrated.mean, test.score, test.bucket)
     single = test.score[:, train.best_single()]
     priced = not np.isnan(train.means()["cost_usd"]).any()
     area, four, blind = (

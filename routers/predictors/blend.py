@@ -477,6 +477,7 @@ class Blend:
         std -= mean * mean
         np.sqrt(np.maximum(std, 0.0, out=std), out=std)  # rounding can leave less than 0
         correction = None if self.stack_ is None else self.stack_.correction(rows)  # (n_queries, n_experts)
+        novelty: Floats32 | None = None
         if self.novelty_ is not None:
             place = self._places[-1]
             novelty = (  # (n_queries,)
@@ -489,7 +490,7 @@ class Blend:
                     correction *= compute_fade(novelty, *_FOREST_FADES)
         if correction is not None:
             mean += correction
-        return Estimate(mean, std)
+        return Estimate(mean, std, None if novelty is None else novelty.astype(np.float64))
 
     def settings(self) -> dict[str, Any]:
         return {

@@ -54,9 +54,10 @@ class Joined:
         estimates = [part.predict(features) for part in self.parts_]
         mean = np.concatenate([estimate.mean for estimate in estimates], axis=1)
         std = np.concatenate([estimate.std for estimate in estimates], axis=1)
+        novelty = estimates[0].novelty  # the first part's experts are those that a lead concerns
         if self.columns is None:
-            return Estimate(mean, std)
-        return Estimate(mean[:, list(self.columns)], std[:, list(self.columns)])
+            return Estimate(mean, std, novelty)
+        return Estimate(mean[:, list(self.columns)], std[:, list(self.columns)], novelty)
 
     def settings(self) -> dict[str, Any]:
         parts = [[name, dict(settings)] for name, settings in self.parts]

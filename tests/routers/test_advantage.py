@@ -80,10 +80,58 @@ def test_a_single_expert_has_nothing_to_be_compared_with() -> None:
     assert advantage.apply(one) is one
 
 
-@given(st.floats(0, 1), st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=6))
-def test_a_batch_equals_its_singles_and_stays_in_range(reliability: Any, rows: Any) -> None:
-    advantage = Advantage(np.array([0.6, 0.4]), BOTH, reliability)
-    quality = np.array(rows)
-    together = advantage.apply(quality)
-    assert together.tolist() == [advantage.apply(quality[n : n + 1])[0].tolist() for n in range(len(rows))]
+def test_a_small_advantage_is_not_followed_where_a_query_is_novel_and_a_large_one_is() -> None:
+    advantage = Advantage(np.array([0.6, 0.4]), BOTH, 1.0, lead=0.1)
+    quality = np.array([[0.5, 0.55], [0.5, 0.7], [0.5, 0.2]])
+    familiar, novel = np.full(3, 0.6), np.full(3, 1.0)
+    np.testing.assert_array_equal(advantage.apply(quality, familiar), quality)
+    np.testing.assert_array_equal(advantage.apply(quality), quality)
+    # .05 ahead of the best by less than its lead: half of what lacks, below it; .2 is twice the lead
+    assert advantage.apply(quality, novel) == pytest.approx(np.array([[0.5, 0.475], [0.5, 0.7], [0.5, 0.2]]))
+    # the lead grows from .7 on: at .85 it is half, and .05 is what is needed
+    assert advantage.apply(quality[:1], np.array([0.85])) == pytest.approx(np.array([[0.5, 0.5]]))
+
+
+def test_the_lead_is_over_the_judged_and_keeps_the_order_of_the_others() -> None:
+    advantage = Advantage(np.array([0.3, 0.6, 0.4, 0.9]), np.array([True, True, True, False]), 1.0, lead=0.2)
+    quality = np.array([[0.61, 0.5, 0.6, 0.55], [0.3, 0.5, 0.4, 1.0]])
+    given_lead = advantage.apply(quality, np.full(2, 2.0))
+    assert given_lead[:, [1, 3]].tolist() == quality[:, [1, 3]].tolist()
+    assert given_lead[0, :3].argmax() == 1
+    for before, after in zip(quality[:, :3], given_lead[:, :3], strict=True):
+        assert (np.delete(before, 1).argsort() == np.delete(after, 1).argsort()).all()
+
+
+def test_the_lead_gives_up_three_tenths_of_the_predicted_gain() -> None:
+    """The second expert is ahead by .01, .02, .03 and .04: the first two are 30 % of the gain."""
+    ahead = np.array([0.04, 0.01, 0.03, 0.02, -0.5])
+    predicted = np.stack([np.full(5, 0.5), 0.5 + ahead], 1)
+    learned = Advantage.fit(predicted, predicted, np.arange(5), BOTH, np.zeros(5))
+    assert learned.reliability == 1.0
+    assert learned.lead == pytest.approx(0.02)
+    assert Advantage.fit(predicted, predicted, np.arange(5), BOTH).lead == 0.0
+    unknown = np.array([0.5, np.nan, 0.5, 0.5, 0.5])
+    assert Advantage.fit(predicted, predicted, np.arange(5), BOTH, unknown).lead == 0.0
+
+
+def test_a_lead_is_kept_in_files_and_older_files_have_none() -> None:
+    kept = Advantage(np.array([0.6, 0.4]), BOTH, 0.5, lead=0.1)
+    assert Advantage.from_arrays(kept.arrays()).lead == 0.1
+    older = {name: values for name, values in kept.arrays().items() if name != "lead"}
+    assert Advantage.from_arrays(older).lead == 0.0
+    assert kept.take(np.array([1, 0])).lead == kept.concat(kept).lead == 0.1
+
+
+@given(
+    st.floats(0, 1),
+    st.floats(0, 0.3),
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 2)), min_size=1, max_size=6),
+)
+def test_a_batch_equals_its_singles_and_stays_in_range(reliability: Any, lead: Any, rows: Any) -> None:
+    advantage = Advantage(np.array([0.6, 0.4]), BOTH, reliability, lead)
+    quality, novelty = np.array(rows)[:, :2], np.array(rows)[:, 2]
+    together = advantage.apply(quality, novelty)
+    for n in range(len(rows)):
+        one = slice(n, n + 1)
+        assert together[n].tolist() == advantage.apply(quality[one], novelty[one])[0].tolist()
     assert ((together >= 0) & (together <= 1)).all()

@@ -109,6 +109,22 @@ def test_differences_that_are_not_trusted_send_every_query_to_the_best_on_averag
     assert quality.argmax(axis=1).tolist() == [1, 1]
 
 
+def test_a_novel_query_goes_to_the_best_on_average_where_its_lead_is_not_reached(artifact: Artifact) -> None:
+    model = artifact.tiers["static"]
+    assert model.advantage.lead > 0
+    leading = Advantage(np.array([0.4, 0.6]), np.array([True, True]), 1.0, lead=2.0)
+    tiers = {**artifact.tiers, "static": replace(model, advantage=leading)}
+    queries = [query_of("sum number c 1"), query_of("sum " + "banana " * 400)]
+    features = WordExtractor().extract(queries, "static")
+    novelty = model.quality.predict(features).novelty
+    assert novelty is not None
+    assert novelty[0] < 0.7 < 1 < novelty[1]
+    plain = Forecaster([CALC, BARD], artifact).predict(queries, features).quality
+    led = Forecaster([CALC, BARD], replace(artifact, tiers=tiers)).predict(queries, features).quality
+    assert plain[0].argmax() == led[0].argmax() == 0
+    assert led[1].argmax() == 1
+
+
 def test_the_price_is_input_and_expected_output_times_what_they_cost(artifact: Artifact) -> None:
     prediction = Forecaster([CALC, BARD], artifact).predict(
         *make_queries("sum number c 1", n_input_tokens=1000)
