@@ -51,7 +51,7 @@ def _answer_weekday_name(core: str, directives: Directives, today: date) -> str 
     if found := NEXT_WEEKDAY.fullmatch(core):
         step = 1 if found["way"] in ("after", "follows", "following") else -1
         return calendar.day_name[(WEEKDAYS[found["start"]] + step) % 7]
-    if found := RELATIVE_WEEKDAY.fullmatch(core):
+    if found := RELATIVE_WEEKDAY.fullmatch(core) or RELATIVE_WEEKDAY_FIRST.fullmatch(core):
         days = (parse_date(found["asked"], today) - parse_date(found["known"], today)).days
         return calendar.day_name[(WEEKDAYS[found["start"]] + days) % 7]
     return None
@@ -439,6 +439,11 @@ RELATIVE_WEEKDAY = re.compile(
     rf"(?:if |suppose |given that )?(?P<known>{_RELATIVE_DAY}) (?:is|was|were|will be) (?:an? )?"
     rf"(?P<start>{'|'.join(WEEKDAYS)}),? (?:then )?(?:what|which) (?:day(?: of the week)?|weekday)"
     rf" (?:is|was|will be|will it be|is it|was it) (?P<asked>{_RELATIVE_DAY})"
+)
+RELATIVE_WEEKDAY_FIRST = re.compile(
+    rf"(?:what|which) (?:day(?: of the week)?|weekday) (?:is|was|will be|is it|was it) "
+    rf"(?P<asked>{_RELATIVE_DAY}),? (?:if|when) (?P<known>{_RELATIVE_DAY}) (?:is|was|were|will be) (?:an? )?"
+    rf"(?P<start>{'|'.join(WEEKDAYS)})"
 )
 NEXT_WEEKDAY = re.compile(
     r"(?:what|which) (?:day(?: of the week)?|weekday) (?:is |comes |falls |was |will be )?(?:the day )?"

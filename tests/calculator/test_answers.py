@@ -137,6 +137,8 @@ DATES = {
     "What was the date 7 days ago?": "June 4, 2025",
     "If today is Wednesday, what day will it be in 10 days?": "Saturday",
     "If today is Monday, which day is tomorrow?": "Tuesday",
+    "Which day is tomorrow if today is Monday?": "Tuesday",
+    "What day was yesterday if tomorrow is Friday?": "Wednesday",
     "If yesterday was Sunday, what day is the day after tomorrow?": "Wednesday",
     "Which day comes right before Monday?": "Sunday",
     "The month of April has how many days?": "30 days",
