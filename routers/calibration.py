@@ -265,8 +265,8 @@ class Advantage:
 
         novelty: (n_queries,); None where it is unknown, then there is no lead
         """
-        leads = self._grow_leads(novelty)  # (n_queries, n_judged)
-        if self.reliability == 1.0 and leads is None:
+        led = bool(self.lead) and novelty is not None and max(novelty.tolist(), default=0.0) > _LEAD_GROWS[0]
+        if self.reliability == 1.0 and not led:
             return quality
         # r·q + (1 − r)·(the row's mean + the typical difference), r the reliability; in place, for speed.
         mine = quality if self._all_judged else quality[:, self.judged]
@@ -275,8 +275,8 @@ class Advantage:
         trusted = mine * self.reliability
         trusted += level
         trusted += self._usual
-        if leads is not None:
-            trusted = self._give_lead(trusted, leads)
+        if led and novelty is not None:
+            trusted = self._give_lead(trusted, novelty)
         np.minimum(np.maximum(trusted, 0.0, out=trusted), 1.0, out=trusted)
         if self._all_judged:
             return trusted
@@ -284,21 +284,12 @@ class Advantage:
         shrunk[:, self.judged] = trusted
         return shrunk
 
-    def _grow_leads(self, novelty: Floats | None) -> Floats | None:
-        """(n_queries, n_judged); None where all are 0."""
-        if not self.lead or novelty is None:
-            return None
-        start, end = _LEAD_GROWS
-        levels = novelty.tolist()
-        if max(levels, default=0.0) <= start:
-            return None
-        # One query at a time is the common case, and a call of NumPy takes longer than these.
-        grown = [min(max((one - start) / (end - start), 0.0), 1.0) for one in levels]
-        leads: Floats = np.array(grown)[:, None] * self._leads
-        return leads
-
-    def _give_lead(self, trusted: Floats, leads: Floats) -> Floats:
+    def _give_lead(self, trusted: Floats, novelty: Floats) -> Floats:
         """Differences to the best expert: below 0 up to the lead, as they were from twice the lead on."""
+        start, end = _LEAD_GROWS
+        # One query at a time is the common case, and a call of NumPy takes longer than these.
+        grown = [min(max((one - start) / (end - start), 0.0), 1.0) for one in novelty.tolist()]
+        leads = np.array(grown)[:, None] * self._leads  # (n_queries, n_judged)
         best = trusted[:, self._best]
         ahead = trusted - best
         less = ahead - leads
