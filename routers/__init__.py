@@ -55,7 +55,15 @@ if TYPE_CHECKING:
     from .embedders.exported import export_encoder
     from .embedders.finetune import EncoderTuning, QuerySide, QuerySideSettings, TuneSettings
     from .embedding_selection import EmbeddingSelection, PilotRule, dataset_oracle, instance_oracle
-    from .fit import FitSettings, add_experts, cross_fit, fit_artifact, keep_experts, why_not_kept
+    from .fit import (
+        CategoryTexts,
+        FitSettings,
+        add_experts,
+        cross_fit,
+        fit_artifact,
+        keep_experts,
+        why_not_kept,
+    )
     from .fold_fits import worker_pool
     from .forecast import Forecaster, find_categorizers
     from .outcomes import OutcomeTable, Provenance, add_outcomes, merge_outcomes
@@ -68,6 +76,7 @@ _LAZY = {
     "PilotRule": "embedding_selection",
     "Artifact": "artifacts",
     "CategoryMapping": "categories",
+    "CategoryTexts": "fit",
     "CachedEmbedder": "embedders",
     "EmbeddingSelection": "embedding_selection",
     "FitSettings": "fit",
@@ -131,6 +140,7 @@ __all__ = [
     "CachedEmbedder",
     "Categorizer",
     "CategoryMapping",
+    "CategoryTexts",
     "DataError",
     "Embedder",
     "EmbedderError",

@@ -413,6 +413,20 @@ class Features:
         """The same features for a subset of the queries."""
         return Features(self.tier, self.dense[rows], self.lexical[rows], self.form[rows])
 
+    def join(self, other: "Features") -> "Features":
+        """The features of both batches, these first; they are of one tier."""
+        width = max(self.lexical.shape[1], other.lexical.shape[1])
+        lexical = [
+            np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=-1)
+            for part in (self.lexical, other.lexical)
+        ]
+        return Features(
+            self.tier,
+            np.concatenate((self.dense, other.dense)),
+            np.concatenate(lexical),
+            np.concatenate((self.form, other.form)),
+        )
+
     def once(self, what: Hashable, derive: Callable[["Features"], Floats32]) -> Floats32:
         """The result of `derive`, computed once and shared by all callers: do not change it."""
         found = self._derived.get(what)

@@ -1,6 +1,6 @@
 """Fits an artifact on an outcome table: heads, calibrated out of fold per tier, and the two-stage margin."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 
 from .artifacts import Artifact, Evidence, TierModel
 from .calibration import Advantage, Calibration, calibration_error
+from .categories import GENERAL
 from .decision_rule import Scale
 from .errors import ArtifactError, DataError
 from .features import Features, estimate_tokens, query_of
@@ -17,7 +18,7 @@ from .outcomes import OutcomeTable
 from .predictors.joined import Joined
 from .predictors.neighbours import Space, spherical_kmeans
 from .predictors.targets import Constant
-from .protocols import Extractor, Predictor
+from .protocols import CategoryExamples, Extractor, Predictor
 from .registry import is_published, name_head, parse_head
 from .sweep import Sample, sweep
 from .types import Floats, Ints, Tier
@@ -32,6 +33,19 @@ _NEVER = -1.0
 
 
 @dataclass(frozen=True, slots=True)
+class CategoryTexts:
+    """Texts without outcomes that teach categories: examples of each, and texts whose category is unknown.
+
+    names: the closed list of categories, without the general one; () takes them from the table's tasks
+    texts, tags: one tag a text, "" where its category is unknown
+    """
+
+    names: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class FitSettings:
     """How to fit.
 
@@ -40,6 +54,7 @@ class FitSettings:
     kept: share of what routing by the encoder gains over the best single expert that `adaptive` must keep
     tiers: the embedder tiers to fit for; None takes every one the extractor has
     heads: further heads by name, on the same features and folds
+    categories: what teaches the head `coe` categories beside the table's tasks
     """
 
     predictor: str = "blend"
@@ -49,6 +64,7 @@ class FitSettings:
     seed: int = 0
     tiers: tuple[Tier, ...] | None = None
     heads: tuple[str, ...] = ()
+    categories: CategoryTexts | None = None
 
 
 def fit_artifact(
@@ -87,7 +103,7 @@ def cross_fit(
     heads = {name: parse_head(name) for name in chosen.heads} | {first: (chosen.predictor, chosen.settings)}
     _check(table)
     report = progress or (lambda what, done, total: None)
-    by_tier = _extract(table, extractor, report, chosen.tiers)
+    by_tier = _extract(table.texts, extractor, report, chosen.tiers)
     material = FitData(
         by_tier,
         table.mask_declined(),
@@ -95,6 +111,7 @@ def cross_fit(
         table.folds(chosen.n_folds),
         table.tasks,
         heads,
+        _extract_examples(chosen, extractor, report),
     )
     fitted = fit_tiers(material, n_workers, lambda done, total: report("fitting", done, total))
     groups = _groups(next(iter(by_tier.values())), chosen.seed)
@@ -156,11 +173,21 @@ def _check(table: OutcomeTable) -> None:
             raise DataError(f"score: no query has one for expert {name!r}; leave it out or profile it")
 
 
+def _extract_examples(
+    settings: FitSettings, extractor: Extractor, report: Progress
+) -> dict[Tier, CategoryExamples]:
+    said = settings.categories
+    if said is None:
+        return {}
+    by_tier = _extract(said.texts, extractor, report, settings.tiers)
+    return {tier: CategoryExamples(said.names, features, said.tags) for tier, features in by_tier.items()}
+
+
 def _extract(
-    table: OutcomeTable, extractor: Extractor, report: Progress, tiers: tuple[Tier, ...] | None
+    texts: Sequence[str], extractor: Extractor, report: Progress, tiers: tuple[Tier, ...] | None
 ) -> dict[Tier, Features]:
     wanted = [tier for tier in extractor.fingerprints if tiers is None or tier in tiers]
-    queries = [query_of(text) for text in table.texts]
+    queries = [query_of(text) for text in texts]
     cheap = extractor.extract(queries, "static")
     found: dict[Tier, Features] = {"static": cheap} if "static" in wanted else {}
     if "encoder" not in wanted:
@@ -201,6 +228,7 @@ def _tier_model(
         metrics={
             **_metrics(table, raw.mean, quality, float(calibration.spread.mean())),
             "reliability": advantage.reliability,
+            **_category_metrics(table, fit),
         },
     )
     expected = np.maximum(np.expm1(fit.log_tokens) * smear, 1.0)
@@ -250,6 +278,21 @@ def _metrics(table: OutcomeTable, raw: Floats, quality: Floats, spread: float) -
         figures["accuracy"] = float(score[np.arange(len(score)), picks].mean())
         figures["best_single"] = float(score.mean(axis=0).max())
         figures["oracle"] = float(score.max(axis=1).mean())
+    return figures
+
+
+def _category_metrics(table: OutcomeTable, fit: TierFit) -> dict[str, float]:
+    """Out of fold: the share of the queries that go to the general category, and how often a task is told."""
+    told = fit.categories
+    if told is None:
+        return {}
+    figures = {"to_general": sum(name == GENERAL for name in told) / len(told)}
+    if "alpha" in (settings := fit.quality.settings()):
+        figures["alpha"] = float(settings["alpha"])
+    known = {*told}
+    pairs = [(task, name) for task, name in zip(table.tasks, told, strict=True) if task in known and task]
+    if pairs:
+        figures["category_accuracy"] = sum(task == name for task, name in pairs) / len(pairs)
     return figures
 
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .features import Features
-from .protocols import Predictor
+from .protocols import Categorizer, CategoryExamples, Predictor
 from .registry import fit_predictor, make_predictor
 from .types import Estimate, Floats, Ints, Tier
 
@@ -26,6 +26,7 @@ class FitData:
     folds: (n_queries,) each is left out once
     tags: (n_queries,) tasks, "" where there is none
     heads: by name the predictor of quality and its settings
+    examples: by tier what teaches categories beside the queries; none where a tier is missing
     """
 
     features: Mapping[Tier, Features]
@@ -34,6 +35,7 @@ class FitData:
     folds: Ints
     tags: Sequence[str]
     heads: Mapping[str, tuple[str, Mapping[str, Any]]]
+    examples: Mapping[Tier, CategoryExamples] = field(default_factory=dict)
 
     @property
     def has_lengths(self) -> bool:
@@ -54,12 +56,22 @@ class TierFit:
 
     tokens, log_tokens: of log1p(output tokens), the same for every head; None and NaN where none was measured
     raw, log_tokens: (n_queries, n_experts); the novelty of `raw` is NaN where the predictor does not tell
+    categories: what was told of each query out of fold; None where the predictor tells none
     """
 
     quality: Predictor
     tokens: Predictor | None
     raw: Estimate
     log_tokens: Floats
+    categories: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What a predictor says of a fold that it was not fitted on."""
+
+    estimate: Estimate
+    categories: tuple[str, ...] | None
 
 
 _LENGTHS = ""
@@ -82,16 +94,21 @@ def fit_tiers(
     ]
     learned: dict[tuple[Tier, str], Predictor] = {}
     held: dict[tuple[Tier, str], Estimate] = {}
+    told: dict[tuple[Tier, str], list[str]] = {}
     report(0, len(pieces))
     for n, ((tier, part, fold), result) in enumerate(_fit_all(material, pieces, n_workers), start=1):
-        if not isinstance(result, Estimate):
+        if not isinstance(result, _Held):
             learned[tier, part] = result
         else:
             inside, _ = material.parts(fold)
             whole = held.setdefault((tier, part), _blank_estimate(material))
-            whole.mean[inside], whole.std[inside] = result.mean, result.std
-            if whole.novelty is not None and result.novelty is not None:
-                whole.novelty[inside] = result.novelty
+            whole.mean[inside], whole.std[inside] = result.estimate.mean, result.estimate.std
+            if whole.novelty is not None and result.estimate.novelty is not None:
+                whole.novelty[inside] = result.estimate.novelty
+            if result.categories is not None:
+                names = told.setdefault((tier, part), [""] * len(material.folds))
+                for row, name in zip(inside.tolist(), result.categories, strict=True):
+                    names[row] = name
         report(n, len(pieces))
     return {
         name: {
@@ -100,6 +117,7 @@ def fit_tiers(
                 learned.get((tier, _LENGTHS)),
                 held[tier, name],
                 held.get((tier, _LENGTHS), _blank_estimate(material)).mean,
+                tuple(told[tier, name]) if (tier, name) in told else None,
             )
             for tier in material.features
         }
@@ -115,7 +133,7 @@ def _blank_estimate(material: FitData) -> Estimate:
 
 def _fit_all(
     material: FitData, pieces: Sequence[_Piece], n_workers: int
-) -> Iterator[tuple[_Piece, Predictor | Estimate]]:
+) -> Iterator[tuple[_Piece, Predictor | _Held]]:
     """Each with what came of it, in the order they finish."""
     if n_workers < 2:
         for piece in pieces:
@@ -134,11 +152,11 @@ def _prepare(material: FitData) -> None:
     _worker_data[:] = [material]
 
 
-def _fit_here(piece: _Piece) -> Predictor | Estimate:
+def _fit_here(piece: _Piece) -> Predictor | _Held:
     return _fit(_worker_data[0], piece)
 
 
-def _fit(material: FitData, piece: _Piece) -> Predictor | Estimate:
+def _fit(material: FitData, piece: _Piece) -> Predictor | _Held:
     """The predictor fitted on everything, or what one predicts of the fold that it was not fitted on."""
     tier, name, fold = piece
     inside, outside = material.parts(fold)
@@ -148,8 +166,13 @@ def _fit(material: FitData, piece: _Piece) -> Predictor | Estimate:
     else:
         tags = [material.tags[n] for n in outside.tolist()]
         model = make_predictor(*material.heads[name])
-        fitted = fit_predictor(model, seen, material.score[outside], tags)
-    return fitted if fold is None else fitted.predict(material.features[tier].take(inside))
+        examples = material.examples.get(tier)
+        fitted = fit_predictor(model, seen, material.score[outside], tags, examples)
+    if fold is None:
+        return fitted
+    asked = material.features[tier].take(inside)
+    categories = fitted.categories(asked) if isinstance(fitted, Categorizer) else None
+    return _Held(fitted.predict(asked), categories)
 
 
 def worker_pool(n: int, prepare: Callable[..., None], *material: Any) -> ProcessPoolExecutor:

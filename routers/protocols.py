@@ -1,6 +1,7 @@
 """The seams of `routers`: what an extractor and a predictor must do, and nothing more."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -57,6 +58,29 @@ class TagLearner(Protocol):
 
     def fit_tagged(self, features: Features, targets: Floats, tasks: Sequence[str]) -> Any:
         """As `fit`, with one tag a query; "" for an untagged query. Returns self."""
+
+
+@dataclass(frozen=True, slots=True)
+class CategoryExamples:
+    """Queries without outcomes that teach categories, as features.
+
+    names: the closed list of categories, without the general one; () takes them from the tags
+    tags:  one a query, "" where its category is unknown
+    """
+
+    names: tuple[str, ...]
+    features: Features
+    tags: Sequence[str]
+
+
+@runtime_checkable
+class ExampleLearner(Protocol):
+    """A predictor that learns categories from examples and from queries without an outcome too."""
+
+    def fit_examples(
+        self, features: Features, targets: Floats, tasks: Sequence[str], examples: CategoryExamples
+    ) -> Any:
+        """As `TagLearner.fit_tagged`, with further queries that were never answered. Returns self."""
 
 
 @runtime_checkable

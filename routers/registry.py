@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .errors import ArtifactError
 from .features import Features
-from .protocols import Predictor, TagLearner
+from .protocols import CategoryExamples, ExampleLearner, Predictor, TagLearner
 from .types import Floats, HeadName
 
 PREDICTORS: Mapping[str, str] = {
@@ -100,9 +100,16 @@ def _check_words(name: str, made: type, settings: Mapping[str, Any]) -> None:
 
 
 def fit_predictor(
-    predictor: Predictor, features: Features, targets: Floats, tasks: Sequence[str] | None = None
+    predictor: Predictor,
+    features: Features,
+    targets: Floats,
+    tasks: Sequence[str] | None = None,
+    examples: CategoryExamples | None = None,
 ) -> Predictor:
-    """Fit it, with the queries' task tags where there are any and the predictor learns from them."""
+    """Fit it, with the queries' task tags and with examples of categories where it learns from them."""
+    if examples is not None and isinstance(predictor, ExampleLearner):
+        predictor.fit_examples(features, targets, tasks or [""] * len(features), examples)
+        return predictor
     if tasks is not None and any(tasks) and isinstance(predictor, TagLearner):
         predictor.fit_tagged(features, targets, tasks)
         return predictor

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from gateway import AsyncClient, Chat
 from gateway.cli import main
+from gateway.cli.journal import read_pool
 from gateway.testing import FakeUpstream
 from routers import OutcomeTable
 from routers.artifacts import read_evidence
@@ -192,3 +193,23 @@ async def test_a_conversation_is_learned_as_the_router_reads_it(here: Path) -> N
     assert OutcomeTable.load("o.jsonl").texts == (read,)
     assert "another" in read
     assert "Peru" in read
+
+
+async def test_prompts_of_the_journal_teach_categories_without_a_grade(here: Path) -> None:
+    await converse(12)
+    assert run("import", "journal").exit_code == 0
+    kinds = {"name": "asked", "description": "a question with a number", "examples": ["question 3"]}
+    Path("kinds.json").write_text(json.dumps({"categories": [kinds]}))
+    options = ("--head", "coe", "--encoder", "none", "--taxonomy", "kinds.json")
+    fitted = run("fit", *options, "--pool", "journal")
+    assert fitted.exit_code == 0, fitted.output
+    assert read_pool(Path("thalamus.yaml")) == [*(f"question {i}" for i in range(12)), "never rated"]
+
+
+async def test_a_journal_without_prompts_is_no_pool(here: Path) -> None:
+    await converse(2, content=False)
+    Path("o.jsonl").write_text("\n".join(json.dumps({"prompt": f"old {i}", **ROW}) for i in range(12)))
+    assert run("import", "o.jsonl", "outcomes.jsonl.gz").exit_code == 0
+    said = run("fit", "--head", "coe", "--encoder", "none", "--pool", "journal")
+    assert said.exit_code == 1
+    assert "journal: {content: true}" in said.output

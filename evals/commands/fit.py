@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from routers import (
     PREDICTORS,
     Artifact,
     ArtifactError,
+    CategoryTexts,
     DataError,
     FeatureExtractor,
     FitSettings,
@@ -38,9 +40,11 @@ from routers import (
 )
 
 from ..console import print_facts, progress_bar, report_errors
+from ..datasets.category_texts import join_texts, read_pool, read_taxonomy, thin_pool
 from ..probes.files import load_bundled_outcomes
 
 BUNDLED = "bundled"
+JOURNAL = "journal"
 SERVED = Path(".thalamus/artifact")
 """Where `serve` looks without `routing: {artifact: …}`."""
 USUAL = "blend"
@@ -66,6 +70,15 @@ Examples:
   thalamus fit bundled                              what is known of the bundled experts
   thalamus fit --head coe                           add or renew one head of the artifact; the others stay
   thalamus fit --heads blend,tryage,coe             several, on features that are computed once
+  thalamus fit --head coe --taxonomy kinds.yaml --pool journal
+                                                    categories of your own, spread to your own prompts
+
+\b
+A taxonomy is a YAML or JSON file. Table tasks of the same names count as examples too:
+  categories:
+    - name: legal
+      description: contracts, liability, statutes
+      examples: [Is an oral contract binding?, What does force majeure cover?]
 """
 CONFIG = Path("thalamus.yaml")
 
@@ -99,6 +112,18 @@ CONFIG = Path("thalamus.yaml")
     show_default=True,
     help="minilm, none, an encoder's folder, ONNX file or hub id; else routing.encoder of --config.",
 )
+@click.option(
+    "--taxonomy",
+    type=click.Path(path_type=Path),
+    help="Categories for the head coe, with descriptions and examples; without it, the table's tasks.",
+)
+@click.option(
+    "--pool",
+    "pools",
+    multiple=True,
+    metavar="FILE",
+    help="Ungraded prompts that the head coe spreads categories to: text, JSON lines, or the word journal.",
+)
 @click.option("--folds", type=click.IntRange(2, 50), default=5, show_default=True, help="Cross-validation.")
 @click.option("--experts", help="Only these experts, comma-separated.")
 @click.option(
@@ -125,6 +150,8 @@ def command(
     heads: Sequence[str],
     config: Path,
     encoder: str,
+    taxonomy: Path | None,
+    pools: Sequence[str],
     folds: int,
     experts: str | None,
     add: bool,
@@ -137,48 +164,85 @@ def command(
 ) -> None:
     """Train on the outcome TABLE and write the artifact to the directory OUT.
 
-    TABLE is a file that `profile` or `import` wrote, or the word `bundled`: the measured outcomes that come
-    with the package, less the template families held out for the report. Where none is named and there is no
-    outcomes.jsonl.gz, the tables are those that the artifact OUT was fitted on.
+    TABLE is a file that `profile` or `import` wrote, or the word `bundled`: the outcomes that come with the
+    package, less the families held out. Without one, and without outcomes.jsonl.gz, it is what OUT rests on.
 
-    Experts that only the artifact in OUT knows stay as they were, and so do heads that this fit does not
-    make; the bundled outcomes that it rests on count on. What would be dropped nevertheless is named, and
-    asked for. OUT.previous keeps that artifact.
+    Experts that only the artifact in OUT knows stay, and heads that this fit does not make; the bundled
+    outcomes that it rests on count on. What is dropped is named, and asked for; OUT.previous keeps it.
 
-    Everything is chosen by cross-validation in which near-twins stay together. Figures rest on predictions
-    out of fold, but what calibrates these is learned from the same rows: accuracy and calibration_error
-    flatter a little; `thalamus eval` measures on queries never fitted on.
+    Everything is chosen by cross-validation in which near-twins stay together. What calibrates is learned of
+    the same rows: accuracy and calibration_error flatter a little; `thalamus eval` asks about other queries.
     """
-    if out.exists() and not (out / "manifest.json").is_file():
-        raise ArtifactError(f"{out}: exists and is not an artifact; choose another name")
+    _check_out(out)
     given = {name for name in context.params if _is_given(context, name)}
     wanted = _choose_heads(predictor, _object(settings), heads, config, given)
     earlier = None if add else _load_earlier(out)
     tables = _find_tables(table, others, out, None if "table" in given or fresh else earlier)
     outcomes, left_out = _leave_out(_read_outcomes(tables, None if fresh else earlier, experts))
-    if wanted.are_named and earlier is not None and "encoder" not in given:
-        encoder = _find_encoder(earlier.provenance) or encoder
-    elif "encoder" not in given:
-        encoder = _find_configured_encoder(config) or encoder
-    chosen = FitSettings(wanted.predictor, wanted.settings, folds, seed=seed, heads=wanted.others)
+    if "encoder" not in given:
+        encoder = _find_usual_encoder(earlier if wanted.are_named else None, config) or encoder
+    chosen = wanted.build_settings(folds, seed, _read_category_texts(taxonomy, pools, config, wanted))
     extractor, created = _make_extractor(encoder), datetime.now(UTC).isoformat(timespec="seconds")
     if earlier is not None:
         _confirm_drops(earlier, outcomes, extractor, out, fresh, yes)
     kept = () if earlier is None else _find_kept_heads(earlier, wanted, extractor, fresh)
+    jobs = jobs if len(outcomes) >= _WORTH_WORKERS else 1
     with progress_bar(tells_always=True) as on_progress:
         if add:
             artifact = add_experts(Artifact.load(out), outcomes, extractor, chosen, on_progress, created)
         else:
-            jobs = jobs if len(outcomes) >= _WORTH_WORKERS else 1
             artifact = fit_artifact(outcomes, extractor, chosen, on_progress, created, jobs)
     if earlier is not None and not fresh and not why_not_kept(extractor, earlier):
         artifact = keep_experts(artifact, earlier, extractor)
-    artifact = _note_origin(artifact, tables=tables, left_out=left_out, options=_options(wanted, encoder))
+    options = _options(wanted, encoder, taxonomy, pools)
+    artifact = _note_origin(artifact, tables=tables, left_out=left_out, options=options)
     default = earlier.name if earlier and earlier.name in kept else artifact.name
     artifact.save(out, keep_previous=True, keep_heads=kept, default=default)
     _tell_default(default, is_first=wanted.are_named and earlier is None)
     _tell_encoder(encoder, outcomes, config)
     _show_result(artifact, outcomes, earlier, out, kept, as_json)
+
+
+def _find_usual_encoder(earlier: Artifact | None, config: Path) -> str | None:
+    """The embedder of the artifact that is renewed, or else the configured one."""
+    if earlier is not None:
+        return _find_encoder(earlier.provenance)
+    return _find_configured_encoder(config)
+
+
+def _check_out(out: Path) -> None:
+    if out.exists() and not (out / "manifest.json").is_file():
+        raise ArtifactError(f"{out}: exists and is not an artifact; choose another name")
+
+
+def _read_category_texts(
+    taxonomy: Path | None, pools: Sequence[str], config: Path, wanted: "_Wanted"
+) -> CategoryTexts | None:
+    """What teaches categories beside the table; None where the options name nothing.
+
+    Raises:
+        UsageError: no head that is fitted tells categories.
+    """
+    if taxonomy is None and not pools:
+        return None
+    if not any(name.startswith("coe") for name in (wanted.name, *wanted.others)):
+        raise click.UsageError("--taxonomy and --pool teach the head coe: add --head coe")
+    prompts = [text for pool in pools for text in _read_prompts(pool, config)]
+    kept = thin_pool(prompts)
+    if len(kept) < len(prompts):
+        click.echo(f"of {len(prompts)} prompts without a grade {len(kept)} are used", err=True)
+    return join_texts(read_taxonomy(taxonomy) if taxonomy else None, kept)
+
+
+def _read_prompts(pool: str, config: Path) -> list[str]:
+    if pool != JOURNAL:
+        return read_pool(Path(pool))
+    # By entry point, because evals import nothing of the gateway.
+    point = next(iter(entry_points(group="thalamus.traffic", name="journal-prompts")), None)
+    if point is None:
+        raise click.ClickException("the gateway is not installed here: pip install thalamus-gateway")
+    prompts: list[str] = point.load()(config)
+    return prompts
 
 
 def _tell_default(head: str, is_first: bool) -> None:
@@ -210,6 +274,11 @@ class _Wanted:
     @property
     def name(self) -> str:
         return name_head(self.predictor, self.settings)
+
+    def build_settings(self, n_folds: int, seed: int, categories: CategoryTexts | None) -> FitSettings:
+        """How to fit them."""
+        first = FitSettings(self.predictor, self.settings, n_folds, seed=seed)
+        return replace(first, heads=self.others, categories=categories)
 
 
 def _choose_heads(
@@ -343,12 +412,14 @@ def _note_origin(artifact: Artifact, **facts: Sequence[Any]) -> Artifact:
     return replace(artifact, provenance={**artifact.provenance, **facts}, others=others)
 
 
-def _options(wanted: _Wanted, encoder: str) -> list[str]:
+def _options(wanted: _Wanted, encoder: str, taxonomy: Path | None, pools: Sequence[str]) -> list[str]:
     """The options that differ from the defaults and shape the heads: what repeats this fit."""
     settings = json.dumps(wanted.settings)
     chosen = {"--predictor": wanted.predictor, "--settings": settings, "--encoder": encoder}
     usual = {"--predictor": "blend", "--settings": "{}", "--encoder": "minilm"}
-    return [word for name, value in chosen.items() if value != usual[name] for word in (name, value)]
+    given = [(name, value) for name, value in chosen.items() if value != usual[name]]
+    given += [("--taxonomy", str(taxonomy))] if taxonomy else []
+    return [word for pair in (*given, *(("--pool", pool) for pool in pools)) for word in pair]
 
 
 def _make_extractor(encoder: str) -> FeatureExtractor:

@@ -22,6 +22,7 @@ EXAMPLES = """
 \b
 Examples:
   thalamus import scores.csv outcomes.jsonl.gz
+  thalamus import verdicts.csv outcomes.jsonl.gz    comparisons by a judge, as win rates
   thalamus import mydata/ outcomes.jsonl.gz --buckets 0-79
   thalamus import scores.csv outcomes.jsonl --model big=openai/gpt-5 --model small=openai/gpt-5-mini
   thalamus import journal                           rated decisions of the gateway, added to outcomes.jsonl.gz
@@ -32,8 +33,9 @@ A CSV or JSON-lines file has a line per prompt and model (prompt, model, score a
 input_tokens, output_tokens, latency_s, id, task, family, bucket), or a line per prompt with a column of
 scores per model; other columns are passed over and named. CSV may have commas, semicolons (with decimal
 commas) or tabs. A folder holds prompts.parquet and outcomes.parquet. Scores are in [0, 1]. Also read:
-RouterBench (pickle or CSV; no code in a pickle is run), RouteLLM's CSV files, a folder of LLMRouterBench
-results, and LiteLLM or OpenAI request logs with a score a line.
+comparisons by a judge (a line per pair: prompt, model_a, model_b and winner, which is a, b, tie or a name; a
+win rate becomes the score), RouterBench (pickle or CSV; no code in a pickle is run), RouteLLM's CSV files, a
+folder of LLMRouterBench results, and LiteLLM or OpenAI request logs with a score a line.
 """
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from routers import DataError, OutcomeTable, Provenance
 
 FORMATS: Mapping[str, str] = {
+    "comparisons": "comparisons:read_comparisons",
     "csv": "flat:read_csv",
     "folder": "parquet:read_folder",
     "jsonl": "flat:read_jsonl",
@@ -55,6 +56,8 @@ def detect(source: Path) -> str:
     from .flat import first_line
 
     line = first_line(source)
+    if "model_a" in line and "model_b" in line:
+        return "comparisons"
     if name.endswith((".csv", ".tsv")):
         # In this order: `|model_response` contains `_response`.
         marks = {

@@ -61,6 +61,16 @@ def _record(row: Record, score: Any) -> Record:
     return Record(row.place, fields)
 
 
+def read_prompt(row: Record) -> str:
+    """The last message of the user in a line of a request log.
+
+    Raises:
+        DataError: there is none, or it is redacted: names the line.
+    """
+    request = _object(row.fields.get("request")) or row.fields
+    return _prompt(row, _object(request.get("body")) or request)
+
+
 def _prompt(row: Record, request: Mapping[str, Any]) -> str:
     """The last message of the user."""
     value = request.get("messages", request.get("input", request.get("prompt")))

@@ -15,7 +15,7 @@ from ..errors import GatewayError
 from ..prompts.wrappings import WrappingGrammar, build_grammar
 from ..requests.query import parse_chat_query, parse_completion_query
 from ..storage.feedback import FeedbackRecord, rate_experts
-from ..storage.journal import read_rated
+from ..storage.journal import read_prompts, read_rated
 from ..storage.sqlite import StorageError
 from .options import read_config
 
@@ -33,9 +33,7 @@ def read_journal(config_path: Path, scores: Mapping[str, float]) -> Mapping[str,
     Raises:
         ClickException: nothing can be learned from the journal, and why.
     """
-    config = read_config(config_path, quiet=True)
-    if not config.journal.enabled:
-        raise click.ClickException("the journal is off: set journal: {enabled: true, content: true}")
+    config = _read_config(config_path)
     rows: list[dict[str, Any]] = []
     grammar = build_grammar(config)
     counts = dict.fromkeys(_LACKS, 0)
@@ -57,6 +55,31 @@ def read_journal(config_path: Path, scores: Mapping[str, float]) -> Mapping[str,
     if not rows:
         raise click.ClickException("; ".join(lacks) or _NOTHING)
     return {"rows": rows, "models": _models(config), "lacks": lacks}
+
+
+def read_pool(config_path: Path) -> list[str]:
+    """The prompts that the journal kept, each once, as the router reads them; what graded them counts not.
+
+    Raises:
+        ClickException: there is none, and why.
+    """
+    config = _read_config(config_path)
+    grammar = build_grammar(config)
+    try:
+        found = [_read_prompt(entry, grammar) for entry in read_prompts(Path(config.journal.path))]
+    except StorageError as error:
+        raise click.ClickException(str(error)) from None
+    prompts = list(dict.fromkeys(text for text in found if text))
+    if not prompts:
+        raise click.ClickException("the journal has no prompts: set journal: {content: true} to keep them")
+    return prompts
+
+
+def _read_config(config_path: Path) -> Config:
+    config = read_config(config_path, quiet=True)
+    if not config.journal.enabled:
+        raise click.ClickException("the journal is off: set journal: {enabled: true, content: true}")
+    return config
 
 
 _NOTHING = (

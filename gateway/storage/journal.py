@@ -594,6 +594,21 @@ def read_rated(
                 yield row_to_json(row), said.get(decision_id, [])
 
 
+def read_prompts(path: Path) -> Iterator[dict[str, Any]]:
+    """`endpoint` and `prompt` of every decision whose prompt was kept, oldest first.
+
+    Raises:
+        StorageError: there is no journal, or none of this version.
+    """
+    if not path.exists():
+        raise StorageError(f"{path}: there is no journal; it comes with the first request that is served")
+    prepare(path, SCHEMA, BUSY_S)
+    with _connection(path) as database:
+        kept = "SELECT endpoint, prompt FROM decisions WHERE prompt IS NOT NULL ORDER BY time"
+        for endpoint, prompt in database.execute(kept):
+            yield {"endpoint": endpoint, "prompt": prompt}
+
+
 def check_journal(config: JournalConfig) -> None:
     """See whether the journal could be opened and written, and leave no file behind that was not there.
 

@@ -30,10 +30,14 @@ class Taxonomy:
     def __len__(self) -> int:
         return len(self.names)
 
-    def labels(self, tags: Sequence[str]) -> Ints:
-        """(n_queries,) place of each tag: a tag too rare for a category is general, no tag is `UNKNOWN`."""
+    def labels(self, tags: Sequence[str], is_closed: bool = False) -> Ints:
+        """(n_queries,) place of each tag: a tag too rare for a category is general, no tag is `UNKNOWN`.
+
+        Where the list of categories is closed, a tag that is not on it says nothing: `UNKNOWN`.
+        """
         place = {name: n for n, name in enumerate(self.names)} | {"": UNKNOWN}
-        return np.array([place.get(tag, len(self) - 1) for tag in tags], np.int64)
+        other = UNKNOWN if is_closed else len(self) - 1
+        return np.array([place.get(tag, other) for tag in tags], np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +216,41 @@ def _with_one(rows: Floats32) -> Floats:
 
 
 _PRIOR_STEPS = 20
+_MAX_LABELLED = 4096
+_N_EDGES = 10
+_SHARPNESS = 4
+_KEPT = 0.95
+_STEPS = 30
+
+
+def _spread_over_neighbours(rows: Floats32, labels: Ints, n_categories: int) -> Floats:
+    """(n_queries, n_categories) shares of the labels that reach each query; all alike where none does."""
+    from scipy.sparse import csr_array
+
+    n = len(rows)
+    k = min(_N_EDGES, n - 1)
+    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    nearest, weight = np.empty((n, k), np.int64), np.empty((n, k))
+    for start in range(0, n, _CHUNK):
+        similarity = unit[start : start + _CHUNK] @ unit.T
+        place = np.arange(len(similarity))
+        similarity[place, start + place] = -np.inf  # nobody is a neighbour of its own
+        best = np.argpartition(similarity, n - k, axis=1)[:, n - k :]
+        nearest[start : start + _CHUNK] = best
+        weight[start : start + _CHUNK] = np.take_along_axis(similarity, best, axis=1)
+    weight = np.maximum(weight, 0.0) ** _SHARPNESS
+    edges = csr_array((weight.ravel(), (np.repeat(np.arange(n), k), nearest.ravel())), (n, n))
+    edges = edges.maximum(edges.T)
+    degree = 1.0 / np.sqrt(np.maximum(edges.sum(axis=1), 1e-9))
+    start_shares = np.eye(n_categories + 1)[labels][:, :n_categories]  # UNKNOWN is −1: the column cut off
+    start_shares /= np.maximum(start_shares.sum(axis=0), 1.0)
+    reached = start_shares
+    for _ in range(_STEPS):
+        carried = degree[:, None] * (edges @ (degree[:, None] * reached))
+        reached = _KEPT * carried + (1 - _KEPT) * start_shares
+    total = reached.sum(axis=1, keepdims=True)
+    shares_of: Floats = np.where(total > 0, reached / np.where(total > 0, total, 1.0), 1.0 / n_categories)
+    return shares_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,10 +278,38 @@ class Propagation:
             voted = Neighbours(self.k).fit(rows[known], found[known], n_categories).posterior(rows[~known])
             certain = self.sharpen(voted)
             certain = correct_prior(certain, shares(found[known], n_categories))
-            best = certain.argmax(axis=1)
-            sure = certain[np.arange(len(best)), best] >= self.confidence
-            found[np.flatnonzero(~known)[sure]] = best[sure]
+            found[~known] = self.read_certain(certain)
         return found
+
+    def spread_over_graph(self, rows: Floats32, labels: Ints, n_categories: int) -> Ints:
+        """As `spread`, by two opinions multiplied: who lies near whom, and a classifier of what is labelled.
+
+        With a handful of labels the graph knows more, with hundreds the classifier; their product is never
+        below the better one by much (evals/LOG.md).
+
+        Reference: label spreading, Zhou et al., NIPS 2003: F ← a·S·F + (1 − a)·Y over nearest neighbours.
+        Differs: a category's labels weigh 1 together; the classifier's posterior is multiplied in.
+        """
+        known = labels != UNKNOWN
+        if known.all() or not known.any():
+            return labels.copy()
+        # Of many labelled queries some are enough to reach the others, and all pairs are computed.
+        few = np.flatnonzero(known)
+        few = few[:: max(1, -(-len(few) // _MAX_LABELLED))]
+        asked = np.flatnonzero(~known)
+        at = np.concatenate((few, asked))
+        near = _spread_over_neighbours(rows[at], labels[at], n_categories)[len(few) :]
+        alone = Logistic().fit(rows[known], labels[known], n_categories).posterior(rows[asked])
+        both = near * alone
+        both /= np.maximum(both.sum(axis=1, keepdims=True), 1e-300)
+        found = labels.copy()
+        found[asked] = self.read_certain(both)
+        return found
+
+    def read_certain(self, posterior: Floats) -> Ints:
+        """(n_queries,) the likeliest label where it is confident, else `UNKNOWN`."""
+        best: Ints = posterior.argmax(axis=1)
+        return np.where(posterior.max(axis=1, initial=0.0) >= self.confidence, best, UNKNOWN)
 
     def sharpen(self, posterior: Floats) -> Floats:
         """Posteriors p^(1/temperature), renormalised."""

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from ..categories.taxonomy import (
+    GENERAL,
     UNKNOWN,
     CategoryScores,
     Classifier,
@@ -17,7 +18,7 @@ from ..categories.taxonomy import (
     make_classifier,
 )
 from ..features import Features
-from ..protocols import Arrays
+from ..protocols import Arrays, CategoryExamples
 from ..types import Bools, Estimate, Floats, Floats32, Ints
 from .neighbours import Space, spherical_kmeans
 from .targets import centre_targets
@@ -197,7 +198,8 @@ _MIN_HELD = 20
 class CoE:
     """Category classifier, uncertainty with a general category, and shrunk category × expert scores.
 
-    Categories are the task tags of the training queries, spread to untagged ones; without tags, clusters.
+    Categories are a closed list with examples, or the task tags of the training queries; both spread to
+    untagged queries. Without either, categories are clusters.
 
     Reference: Composition of Experts (arXiv 2412.01868): category router, uncertainty, category → expert.
     Differs: neither the paper's embedder nor its judge; the mapping under a budget is a policy's, from
@@ -225,7 +227,7 @@ class CoE:
         n_clusters: int = 24,
         min_count: int = 5,
         rounds: int = 3,
-        confidence: float = 0.8,
+        confidence: float | None = None,
         temperature: float = 1.0,
         seed: int = 0,
     ) -> None:
@@ -240,7 +242,8 @@ class CoE:
         n_dims: principal directions kept; None keeps all.
         n_clusters: categories to make where queries bear no tags.
         min_count: queries a tag needs to be a category.
-        rounds, confidence, temperature: how tags spread to untagged queries, see `Propagation`.
+        rounds, confidence, temperature: how tags spread to untagged queries, see `Propagation`; `improved`
+        spreads over a graph and needs a confidence of 0.5, `paper` in rounds and of 0.8.
         """
         self.mode: Literal["paper", "improved"] = mode
         self.classifier = classifier
@@ -260,49 +263,80 @@ class CoE:
         return self.fit_tagged(features, targets, [""] * len(features))
 
     def fit_tagged(self, features: Features, targets: Floats, tasks: Sequence[str]) -> Self:
+        nothing = CategoryExamples((), features.take(slice(0, 0)), ())
+        return self.fit_examples(features, targets, tasks, nothing)
+
+    def fit_examples(
+        self, features: Features, targets: Floats, tasks: Sequence[str], examples: CategoryExamples
+    ) -> Self:
         paper = self.mode == "paper"
-        self.space_ = Space.of(features, 0.0 if paper else self.form, None if paper else self.n_dims)
-        rows = self.space_.rows(features)
-        self.taxonomy_, labels = self._labels(rows, tasks)
-        order = np.lexsort(features.dense[:, :4].T)  # the order of the queries must not matter
-        self._fit_classifier(rows[order], labels[order])
+        whole = features.join(examples.features) if len(examples.features) else features
+        tags = [*tasks, *examples.tags]
+        self.space_ = Space.of(whole, 0.0 if paper else self.form, None if paper else self.n_dims)
+        rows = self.space_.rows(whole)
+        self.taxonomy_, labels = self._name_categories(rows, tags, examples.names)
+        order = np.lexsort(whole.dense[:, :4].T)  # the order of the queries must not matter
+        labels = self._fit_classifier(rows, labels, order, len(features))
         strength = 0.0 if paper else self.strength
-        n = len(self.taxonomy_)
         parts = centre_targets(targets)
-        scores = CategoryScores.of(targets, labels, n, strength)
+        scores = CategoryScores.of(targets, labels[: len(features)], len(self.taxonomy_), strength)
         self.value_ = np.where(np.isnan(scores.value), parts.mean, scores.value)
         self.std_ = parts.std * np.sqrt(1.0 / np.maximum(scores.count + strength, 1.0))
         return self
 
-    def _labels(self, rows: Floats32, tasks: Sequence[str]) -> tuple[Taxonomy, Ints]:
-        if any(tasks) or not len(rows):
-            taxonomy = Taxonomy.of(tasks, self.min_count)
-            labels = taxonomy.labels(tasks)
-            spreading = Propagation(self.rounds, self.confidence, self.temperature, self.k)
-            return taxonomy, spreading.spread(rows, labels, len(taxonomy))
+    def _name_categories(
+        self, rows: Floats32, tags: Sequence[str], names: tuple[str, ...]
+    ) -> tuple[Taxonomy, Ints]:
+        """The categories, and the place of each query that has one; the others are `UNKNOWN`."""
+        if names:
+            taxonomy = Taxonomy((*names, GENERAL))
+            return taxonomy, taxonomy.labels(tags, is_closed=True)
+        if any(tags) or not len(rows):
+            taxonomy = Taxonomy.of(tags, self.min_count)
+            return taxonomy, taxonomy.labels(tags)
         n = max(1, min(self.n_clusters, len(rows) // 4))
         nearest = (rows @ spherical_kmeans(rows, n, 15, self.seed).T).argmax(axis=1)
-        names = [f"cluster-{c:02d}" for c in nearest]
-        taxonomy = Taxonomy.of(names)
-        return taxonomy, taxonomy.labels(names)
+        clusters = [f"cluster-{c:02d}" for c in nearest]
+        taxonomy = Taxonomy.of(clusters)
+        return taxonomy, taxonomy.labels(clusters)
 
-    def _fit_classifier(self, rows: Floats32, labels: Ints) -> None:
-        """Every tenth query ranks the signals, every tenth sets the threshold; the rest teach."""
-        known = np.flatnonzero(labels != UNKNOWN)
-        place = np.arange(len(known)) % 10
-        enough = len(known) >= 10 * _MIN_HELD
-        taught = known[place < 8] if enough else known
-        ranked, held = known[place == 8], known[place == 9] if enough else known[:0]
-        self.classifier_ = self._make_unfitted().fit(rows[taught], labels[taught], len(self.taxonomy_))
-        asked = np.concatenate((ranked, held))
+    def _fit_classifier(self, rows: Floats32, labels: Ints, order: Ints, n_measured: int) -> Ints:
+        """All labels, with those of untagged queries where they are certain.
+
+        Every tenth query ranks the signals, every tenth sets the threshold; the rest teach. These are drawn
+        from all queries, tagged or not: among those alone whose label is certain the threshold would be too
+        low, and more than α of a gateway's queries would go to the general category.
+        """
+        asked = order[order < n_measured]
+        if len(asked) < 10 * _MIN_HELD:  # then those without an outcome are asked too
+            asked = order[(order < n_measured) | (labels[order] == UNKNOWN)]
+        place = np.arange(len(asked)) % 10
+        enough = len(asked) >= 10 * _MIN_HELD
+        ranked, held = asked[place == 8], asked[place == 9] if enough else asked[:0]
+        free = np.ones(len(rows), bool)
+        if enough:
+            free[ranked] = free[held] = False
+        n = len(self.taxonomy_)
+        paper = self.mode == "paper"
+        confidence = self.confidence if self.confidence is not None else 0.8 if paper else 0.5
+        spreading = Propagation(self.rounds, confidence, self.temperature, self.k)
+        spread = spreading.spread if paper else spreading.spread_over_graph
+        found = labels.copy()
+        found[free] = spread(rows[free], labels[free], n)
+        taught = order[free[order] & (found[order] != UNKNOWN)]
+        self.classifier_ = self._make_unfitted().fit(rows[taught], found[taught], n)
+        rest = np.flatnonzero(~free & (found == UNKNOWN))
+        found[rest] = spreading.read_certain(self.classifier_.posterior(rows[rest]))
+        both = np.concatenate((ranked, held))
         self.uncertainty_ = Uncertainty.fit(
             NeighbourNovelty.of(rows[taught], self.k),
-            self.classifier_.posterior(rows[asked]),
-            rows[asked],
+            self.classifier_.posterior(rows[both]),
+            rows[both],
             self.alpha,
             len(ranked),
-            entropy_alone=self.mode == "paper",
+            entropy_alone=paper,
         )
+        return found
 
     def _make_unfitted(self) -> Classifier:
         paper = self.mode == "paper"

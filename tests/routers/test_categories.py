@@ -184,3 +184,25 @@ def test_without_strength_scores_are_plain_means() -> None:
     targets: Any = np.array([[1.0, NAN], [0.0, NAN]])
     scores = CategoryScores.of(targets, np.array([0, 1]), 2, strength=0.0)
     np.testing.assert_array_equal(scores.value, [[1.0, NAN], [0.0, NAN]])
+
+
+def test_a_graph_carries_three_labels_along_a_crescent() -> None:
+    """Two half rings in each other: the nearest label is often wrong, a chain of neighbours is not."""
+    angle = np.linspace(0, np.pi, 150)
+    upper = np.column_stack((np.cos(angle), np.sin(angle), np.full(150, 1.5)))
+    lower = np.column_stack((1 - np.cos(angle), 0.4 - np.sin(angle), np.full(150, 1.5)))
+    rows = np.concatenate((upper, lower)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    truth = np.repeat([0, 1], 150)
+    labels = np.full(300, UNKNOWN)
+    labels[[5, 145, 155, 295]] = truth[[5, 145, 155, 295]]
+    found = Propagation(confidence=0.0).spread_over_graph(rows, labels, 3)
+    assert (found[[5, 145, 155, 295]] == labels[[5, 145, 155, 295]]).all()
+    assert (found == truth).mean() > 0.85
+    assert (Propagation(confidence=1.01).spread_over_graph(rows, labels, 3) == labels).all()
+
+
+def test_a_graph_leaves_alone_what_is_labelled_and_what_no_label_can_teach() -> None:
+    rows = np.eye(4, dtype=np.float32)
+    for labels in (np.array([0, 1, 0, 1]), np.full(4, UNKNOWN)):
+        assert (Propagation().spread_over_graph(rows, labels, 2) == labels).all()

@@ -4,6 +4,7 @@ import pytest
 from routers import GENERAL, Categorizer, Features, fit_predictor, make_predictor
 from routers.categories.taxonomy import Kind
 from routers.predictors.coe import CoE
+from routers.protocols import CategoryExamples
 from routers.types import Floats
 
 NAN = np.nan
@@ -131,3 +132,55 @@ def test_the_promise_of_doubt_rests_on_queries_the_classifier_has_not_learned() 
     coe = CoE(classifier="knn", alpha=0.2).fit_tagged(random_rows(600), rng.random((600, 2)), tags)
     doubted = [name == GENERAL for name in coe.categories(random_rows(600))]
     assert np.mean(doubted) < 0.3
+
+
+def test_alpha_holds_where_only_certain_labels_spread() -> None:
+    """Between two kinds lie queries that no label reaches; they count among those that α is a share of."""
+    x, tags = cloud(4000, 0, spread=0.45)
+    known = [tag if n % 10 == 0 else "" for n, tag in enumerate(tags)]
+    y = outcomes(tags)
+    fitted = fit_predictor(make_predictor("coe", {"alpha": 0.1}), x, y, known)
+    asked, _ = cloud(4000, 1, spread=0.45)
+    assert isinstance(fitted, Categorizer)
+    share = np.mean([name == GENERAL for name in fitted.categories(asked)])
+    assert 0.06 < share < 0.14  # the threshold is set by 400 queries
+
+
+def test_examples_teach_a_closed_list_of_categories() -> None:
+    x, tags = cloud(600, 0)
+    y = outcomes(tags)
+    seeds, told = cloud(40, 1)
+    examples = CategoryExamples(("kind-1", "kind-0"), seeds, told)
+    fitted = fit_predictor(make_predictor("coe"), x, y, ["other"] * 600, examples)
+    z, asked = cloud(300, 2)
+    assert isinstance(fitted, Categorizer)
+    said = fitted.categories(z)
+    assert {*said} <= {"kind-0", "kind-1", GENERAL}
+    right = [one == other for one, other in zip(said, asked, strict=True) if one != GENERAL]
+    assert np.mean(right) > 0.95
+    assert fitted.predict(z).mean[[tag == "kind-0" for tag in asked], 0].mean() > 0.7
+
+
+def test_queries_without_outcomes_spread_labels_and_change_no_score() -> None:
+    x, tags = cloud(400, 0)
+    y = outcomes(tags)
+    pool, _ = cloud(400, 1)
+    few = [tag if n < 20 else "" for n, tag in enumerate(tags)]
+    alone = CoE().fit_tagged(x, y, few)
+    pooled = CoE().fit_examples(x, y, few, CategoryExamples((), pool, [""] * 400))
+    z, asked = cloud(400, 2)
+    for fitted in (alone, pooled):
+        right = [a == b for a, b in zip(fitted.categories(z), asked, strict=True) if a != GENERAL]
+        assert np.mean(right) > 0.9
+    np.testing.assert_allclose(alone.value_[-1], pooled.value_[-1])  # over all outcomes: the same ones
+
+
+def test_a_head_of_two_categories_keeps_its_categories_when_it_is_restored() -> None:
+    x, tags = cloud(300, 0)
+    seeds, told = cloud(20, 1)
+    fitted = CoE().fit_examples(
+        x, outcomes(tags), [""] * 300, CategoryExamples(("kind-0", "kind-1"), seeds, told)
+    )
+    again = CoE(**fitted.settings()).restore(fitted.arrays())
+    z, _ = cloud(50, 2)
+    assert again.categories(z) == fitted.categories(z)

@@ -364,3 +364,13 @@ def test_a_query_can_be_made_of_any_text(text: str) -> None:
     assert 0 <= shown["code_share"] <= 1
     assert query.n_input_tokens >= (1 if text else 0)
     assert shown["language"]
+
+
+def test_joined_features_are_those_of_both_batches() -> None:
+    extractor = FeatureExtractor(HashingEmbedder(16))
+    queries = [query_of(text) for text in ("one", "a much longer question about the sea", "three")]
+    whole = extractor.extract(queries, "static")
+    joined = extractor.extract(queries[:1], "static").join(extractor.extract(queries[1:], "static"))
+    np.testing.assert_array_equal(joined.dense, whole.dense)
+    np.testing.assert_array_equal(joined.form, whole.form)
+    np.testing.assert_array_equal(joined.lexical, whole.lexical)
