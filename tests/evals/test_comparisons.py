@@ -38,7 +38,7 @@ def test_json_lines_and_a_column_for_each_verdict(tmp_path: Path) -> None:
         {"id": 8, "prompt": "p", "model_a": "x", "model_b": "y", "winner_tie": 1},
     ]
     path = write(tmp_path, "\n".join(map(json.dumps, rows)), "verdicts.jsonl")
-    np.testing.assert_allclose(read_outcomes(path).score, [[0, 1], [0.5, 0.5]])
+    np.testing.assert_allclose(read_outcomes(path).score, np.array([[0.0, 1.0], [0.5, 0.5]]))
 
 
 @pytest.mark.parametrize(
