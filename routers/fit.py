@@ -283,14 +283,14 @@ def _metrics(table: OutcomeTable, raw: Floats, quality: Floats, spread: float) -
 
 def _category_metrics(table: OutcomeTable, fit: TierFit) -> dict[str, float]:
     """Out of fold: the share of the queries that go to the general category, and how often a task is told."""
-    told = fit.categories
-    if told is None:
+    assigned = fit.categories
+    if assigned is None:
         return {}
-    figures = {"to_general": sum(name == GENERAL for name in told) / len(told)}
+    figures = {"to_general": sum(name == GENERAL for name in assigned) / len(assigned)}
     if "alpha" in (settings := fit.quality.settings()):
         figures["alpha"] = float(settings["alpha"])
-    known = {*told}
-    pairs = [(task, name) for task, name in zip(table.tasks, told, strict=True) if task in known and task]
+    known = {*assigned}
+    pairs = [(task, name) for task, name in zip(table.tasks, assigned, strict=True) if task in known and task]
     if pairs:
         figures["category_accuracy"] = sum(task == name for task, name in pairs) / len(pairs)
     return figures

@@ -56,7 +56,7 @@ class TierFit:
 
     tokens, log_tokens: of log1p(output tokens), the same for every head; None and NaN where none was measured
     raw, log_tokens: (n_queries, n_experts); the novelty of `raw` is NaN where the predictor does not tell
-    categories: what was told of each query out of fold; None where the predictor tells none
+    categories: what was assigned to each query out of fold; None where the predictor tells none
     """
 
     quality: Predictor
@@ -94,7 +94,7 @@ def fit_tiers(
     ]
     learned: dict[tuple[Tier, str], Predictor] = {}
     held: dict[tuple[Tier, str], Estimate] = {}
-    told: dict[tuple[Tier, str], list[str]] = {}
+    assigned: dict[tuple[Tier, str], list[str]] = {}
     report(0, len(pieces))
     for n, ((tier, part, fold), result) in enumerate(_fit_all(material, pieces, n_workers), start=1):
         if not isinstance(result, _Held):
@@ -106,7 +106,7 @@ def fit_tiers(
             if whole.novelty is not None and result.estimate.novelty is not None:
                 whole.novelty[inside] = result.estimate.novelty
             if result.categories is not None:
-                names = told.setdefault((tier, part), [""] * len(material.folds))
+                names = assigned.setdefault((tier, part), [""] * len(material.folds))
                 for row, name in zip(inside.tolist(), result.categories, strict=True):
                     names[row] = name
         report(n, len(pieces))
@@ -117,7 +117,7 @@ def fit_tiers(
                 learned.get((tier, _LENGTHS)),
                 held[tier, name],
                 held.get((tier, _LENGTHS), _blank_estimate(material)).mean,
-                tuple(told[tier, name]) if (tier, name) in told else None,
+                tuple(assigned[tier, name]) if (tier, name) in assigned else None,
             )
             for tier in material.features
         }

@@ -72,7 +72,7 @@ def main(data: Path, tier: Tier, vectors: Path | None, n_draws: int, mode: str, 
     with progress_bar() as on_progress:
         recorded = record(data, tier, vectors, {"mode": mode}, on_progress)
         if only != "alpha":
-            click.echo("| labels | pool | category told | where not sent to general | routed |")
+            click.echo("| labels | pool | category assigned | where not sent to general | routed |")
             click.echo("|---|---|---:|---:|---:|")
             for line in measure_labels(recorded, n_draws, on_progress):
                 click.echo(line)
@@ -127,7 +127,7 @@ def split_labels(recorded: Recorded, fold: int, share: float, draw: int) -> tupl
     rng = np.random.default_rng([fold, draw])
     order = rng.permutation(outside)
     tasks = np.array(recorded.table.tasks)[order]
-    # The first of every task, as whoever writes a taxonomy gives an example of each category.
+    # The first of every task, as a taxonomy has an example of each category.
     _, first = np.unique(tasks, return_index=True)
     place = np.concatenate((first, np.setdiff1d(np.arange(len(order)), first)))
     n = max(round(share * len(order)), len(first))
@@ -142,9 +142,9 @@ def read_fold(
     tags = recorded.table.tasks
     fitted = recorded.fit(labelled, pool if with_pool else pool[:0])
     features = recorded.features.take(asked)
-    told = cast("Categorizer", fitted).categories(features)
-    right = np.array([name == tags[row] for name, row in zip(told, asked.tolist(), strict=True)])
-    general = np.array([name == GENERAL for name in told])
+    assigned = cast("Categorizer", fitted).categories(features)
+    right = np.array([name == tags[row] for name, row in zip(assigned, asked.tolist(), strict=True)])
+    general = np.array([name == GENERAL for name in assigned])
     mean = fitted.predict(features).mean
     tied = mean >= mean.max(axis=1, keepdims=True) - 1e-12
     score = (recorded.table.score[asked] * tied).sum(axis=1) / tied.sum(axis=1)
@@ -164,7 +164,7 @@ def render_labels(share: float, drawn: dict[bool, list[tuple[Bools, Bools, Float
         gains = ""
         if with_pool and False in means:
             gain = [interval(np.asarray(a - b)) for a, b in zip(means[True], means[False], strict=True)]
-            gains = f" (told {show(gain[0])}, routed {show(gain[1])})"
+            gains = f" (assigned {show(gain[0])}, routed {show(gain[1])})"
         cells = f"{100 * right.mean():.1f} | {100 * certain:.1f} | {100 * score.mean():.2f}{gains}"
         yield f"| {100 * share:g} % | {'yes' if with_pool else 'no'} | {cells} |"
 
@@ -201,10 +201,10 @@ def read_level(recorded: Recorded, rows: Ints, asked: Ints, alpha: float) -> tup
     """Of the rows asked: whether they go to the general category, and how uncertain their category is."""
     fitted = recorded.fit(rows, rows[:0], alpha)
     features = recorded.features.take(asked)
-    told = cast("Categorizer", fitted).categories(features)
+    assigned = cast("Categorizer", fitted).categories(features)
     row = fitted.space_.rows(features)
     level = fitted.uncertainty_.measure_uncertainty(fitted.classifier_.posterior(row), row)
-    return np.array([name == GENERAL for name in told]), level
+    return np.array([name == GENERAL for name in assigned]), level
 
 
 def area_under_curve(low: Floats, high: Floats) -> float:

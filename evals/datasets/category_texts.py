@@ -1,4 +1,4 @@
-"""What teaches categories beside an outcome table: a taxonomy in a file, and prompts that nobody graded."""
+"""What teaches categories beside an outcome table: a taxonomy in a file, and ungraded prompts."""
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -112,8 +112,8 @@ def thin_pool(prompts: Sequence[str]) -> list[str]:
 
 def join_texts(taxonomy: CategoryTexts | None, pool: Iterable[str]) -> CategoryTexts | None:
     """A taxonomy with a pool of prompts behind its own texts; None where there is neither."""
-    told = taxonomy or CategoryTexts()
-    fresh = [text for text in pool if text not in set(told.texts)]
+    seeds = taxonomy or CategoryTexts()
+    fresh = [text for text in pool if text not in set(seeds.texts)]
     if taxonomy is None and not fresh:
         return None
-    return CategoryTexts(told.names, (*told.texts, *fresh), (*told.tags, *([""] * len(fresh))))
+    return CategoryTexts(seeds.names, (*seeds.texts, *fresh), (*seeds.tags, *([""] * len(fresh))))

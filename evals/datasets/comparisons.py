@@ -45,9 +45,9 @@ def read_comparisons(source: Path) -> OutcomeTable:
     for (key, model), shares in points.items():
         row, own = firsts[key, model]
         n, mean = np.float64(len(shares)), np.float64(np.mean(shares))
-        told = {name: own.get(name) for name in ("prompt", "task")}
+        known = {name: own.get(name) for name in ("prompt", "task")}
         score = {"score": float(mean), "score_std": float(rate_std(mean, n))}
-        records.append(row.with_fields({**told, "id": key, "model": model, **score}))
+        records.append(row.with_fields({**known, "id": key, "model": model, **score}))
     return table_of(records, Provenance(source=f"comparisons: {source.name}"))
 
 

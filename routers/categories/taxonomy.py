@@ -234,7 +234,7 @@ def _spread_over_neighbours(rows: Floats32, labels: Ints, n_categories: int) -> 
     for start in range(0, n, _CHUNK):
         similarity = unit[start : start + _CHUNK] @ unit.T
         place = np.arange(len(similarity))
-        similarity[place, start + place] = -np.inf  # nobody is a neighbour of its own
+        similarity[place, start + place] = -np.inf  # a query is no neighbour of its own
         best = np.argpartition(similarity, n - k, axis=1)[:, n - k :]
         nearest[start : start + _CHUNK] = best
         weight[start : start + _CHUNK] = np.take_along_axis(similarity, best, axis=1)

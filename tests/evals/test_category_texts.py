@@ -104,8 +104,8 @@ def test_a_large_pool_is_thinned_alike_in_every_order(monkeypatch: pytest.Monkey
 
 
 def test_a_pool_stands_behind_the_examples_and_without_them() -> None:
-    told = CategoryTexts(("a",), ("x",), ("a",))
-    assert join_texts(told, ["x", "y"]) == CategoryTexts(("a",), ("x", "y"), ("a", ""))
+    taxonomy = CategoryTexts(("a",), ("x",), ("a",))
+    assert join_texts(taxonomy, ["x", "y"]) == CategoryTexts(("a",), ("x", "y"), ("a", ""))
     assert join_texts(None, ["y"]) == CategoryTexts((), ("y",), ("",))
     assert join_texts(None, []) is None
 

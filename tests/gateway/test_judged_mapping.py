@@ -30,9 +30,9 @@ def run(command: Any, *args: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[str]]]:
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[str]]]:
     """An artifact and a mapping made of verdicts alone: `adder` wins at sums, `scholar` at facts, mostly."""
-    folder = tmp_path_factory.mktemp("judged")
+    folder = tmp_path_factory.mktemp("verdicts")
     rows = []
     for n in range(240):
         kind = "sum" if n % 12 < 5 else "fact"
@@ -49,9 +49,9 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, li
 
 
 @pytest_asyncio.fixture
-async def served(judged: tuple[Path, dict[str, list[str]]], tmp_path: Path) -> AsyncIterator[LiveApp]:
+async def gateway(verdicts: tuple[Path, dict[str, list[str]]], tmp_path: Path) -> AsyncIterator[LiveApp]:
     """A gateway with that mapping beside two heads of quality, and one of them without it."""
-    artifact, mapping = judged
+    artifact, mapping = verdicts
     async with FakeUpstream() as upstream:
         config = {
             "experts": [
@@ -75,19 +75,19 @@ async def served(judged: tuple[Path, dict[str, list[str]]], tmp_path: Path) -> A
             yield LiveApp(f"{address}/v1", services, http)
 
 
-async def ask(served: LiveApp, model: str, kind: str) -> str | None:
+async def ask(gateway: LiveApp, model: str, kind: str) -> str | None:
     body = {"model": model, "messages": [{"role": "user", "content": f"{ASKED[kind]} 77"}]}
-    answer = await served.post("chat/completions", body)
+    answer = await gateway.post("chat/completions", body)
     assert answer.status == 200, answer
     return answer.expert
 
 
-def test_the_plan_maps_each_category_to_who_wins_it(judged: tuple[Path, dict[str, list[str]]]) -> None:
-    assert judged[1] == {"fact": ["scholar"], "general": ["scholar"], "sum": ["adder"]}
+def test_the_plan_maps_each_category_to_who_wins_it(verdicts: tuple[Path, dict[str, list[str]]]) -> None:
+    assert verdicts[1] == {"fact": ["scholar"], "general": ["scholar"], "sum": ["adder"]}
 
 
-async def test_a_mapping_of_win_rates_is_served_beside_any_head(served: LiveApp) -> None:
-    assert {await ask(served, "auto", kind) for kind in ASKED} == {"scholar"}  # the best over all
+async def test_a_mapping_of_win_rates_is_served_beside_any_head(gateway: LiveApp) -> None:
+    assert {await ask(gateway, "auto", kind) for kind in ASKED} == {"scholar"}  # the best over all
     for policy in ("auto:mapped", "auto:blend"):
-        assert await ask(served, policy, "sum") == "adder"
-        assert await ask(served, policy, "fact") == "scholar"
+        assert await ask(gateway, policy, "sum") == "adder"
+        assert await ask(gateway, policy, "fact") == "scholar"

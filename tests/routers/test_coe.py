@@ -149,8 +149,8 @@ def test_alpha_holds_where_only_certain_labels_spread() -> None:
 def test_examples_teach_a_closed_list_of_categories() -> None:
     x, tags = cloud(600, 0)
     y = outcomes(tags)
-    seeds, told = cloud(40, 1)
-    examples = CategoryExamples(("kind-1", "kind-0"), seeds, told)
+    seeds, assigned = cloud(40, 1)
+    examples = CategoryExamples(("kind-1", "kind-0"), seeds, assigned)
     fitted = fit_predictor(make_predictor("coe"), x, y, ["other"] * 600, examples)
     z, asked = cloud(300, 2)
     assert isinstance(fitted, Categorizer)
@@ -177,9 +177,9 @@ def test_queries_without_outcomes_spread_labels_and_change_no_score() -> None:
 
 def test_a_head_of_two_categories_keeps_its_categories_when_it_is_restored() -> None:
     x, tags = cloud(300, 0)
-    seeds, told = cloud(20, 1)
+    seeds, assigned = cloud(20, 1)
     fitted = CoE().fit_examples(
-        x, outcomes(tags), [""] * 300, CategoryExamples(("kind-0", "kind-1"), seeds, told)
+        x, outcomes(tags), [""] * 300, CategoryExamples(("kind-0", "kind-1"), seeds, assigned)
     )
     again = CoE(**fitted.settings()).restore(fitted.arrays())
     z, _ = cloud(50, 2)
