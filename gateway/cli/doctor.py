@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from routers import GENERAL
+from routers import GENERAL, compiled
 
 from ..config import Config, ConfigError, config_warnings, load_config
 from ..config.schema import RoutingConfig
@@ -127,7 +127,9 @@ def _run_check(name: str, check: Callable[[], Iterator[Finding]]) -> list[Findin
 
 
 def _check_python() -> Iterator[Finding]:
-    yield Finding("python", "ok", f"Python {platform.python_version()} on {platform.machine()}")
+    how = "compiled" if compiled else "in NumPy, which is slower: no C compiler was found at installation"
+    text = f"Python {platform.python_version()} on {platform.machine()}; routing is computed {how}"
+    yield Finding("python", "ok", text)
 
 
 def check_packages(distributions: Mapping[str, Sequence[str]]) -> Iterator[Finding]:

@@ -7,10 +7,11 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 
 from ..calibration import Z_95
-from ..features import Features
+from ..features import Features, compiled
 from ..protocols import Arrays, Predictor
 from ..registry import make_predictor
 from ..types import Bools, Estimate, Floats, Floats32, Ints
+from .compiled import CompiledBlend
 from .neighbours import Space, multiply_rows, spherical_kmeans
 from .targets import centre_targets, expert_order, hash_folds, query_order
 
@@ -207,6 +208,11 @@ class Stack:
         found = self.forest.read(rows)
         found *= self.unit
         return found
+
+    @property
+    def questions(self) -> tuple[Ints, Floats, Floats32, float]:
+        """Column and threshold of each question, the leaves, and their unit."""
+        return self.forest.column, self.forest.threshold, self.forest.leaf, self.unit
 
     def arrays(self) -> Arrays:
         return {**self.forest.arrays(), "unit": np.array(self.unit)}
@@ -456,9 +462,34 @@ class Blend:
             else:
                 self._places.append(None)
         self._pulls = np.concatenate(blocks, axis=1) if blocks else np.zeros((0, 0), np.float32)
+        self.compiled_ = self._compile() if compiled else None
         return self
 
+    def _compile(self) -> CompiledBlend | None:
+        """Itself for the compiled code; None where that does not know a member."""
+        stack, novelty = self.stack_, self.novelty_
+        if self._space is None:
+            return None
+        if novelty is not None and not novelty.space.equals(self._space):
+            return None
+        try:
+            return CompiledBlend(
+                self._space,
+                self.members_,
+                self._shares,
+                None if novelty is None else self.mean_,
+                (*_FOREST_FADES, *_MEMBERS_FADE),
+                novelty=None if novelty is None else (novelty.rates, novelty.pulls),
+                forest=None if stack is None else stack.questions,
+            )
+        except ValueError:
+            return None
+
     def predict(self, features: Features) -> Estimate:
+        return self.compiled_.predict(features) if self.compiled_ else self.read(features)
+
+    def read(self, features: Features) -> Estimate:
+        """What `predict` gives, by NumPy alone."""
         # One product for all who ask where a query lies: several smaller ones take longer.
         products = np.zeros((len(features), 0), np.float32)
         if self._space is not None:

@@ -23,16 +23,17 @@ class Lexicon:
 
     ids: (n_terms,) ascending; idf: (n_terms,). One place more, the last, stands for every other id and for
     padding; its value is 0.
+    place: by id; larger ids have that of the last. values: (n_terms + 1,).
     """
 
     def __init__(self, ids: Ints, idf: Floats32) -> None:
         self.ids = ids
         self.idf = idf
-        self._values = np.append(idf, np.float32(0))
-        self._wide = self._values.astype(np.float64)
+        self.values = np.append(idf, np.float32(0))
+        self._wide = self.values.astype(np.float64)
         self._last = int(ids[-1]) + 1 if len(ids) else 0  # above every id kept: larger ids are clipped to it
-        self._place = np.full(self._last + 1, len(ids), np.int64)
-        self._place[ids] = np.arange(len(ids))  # by id; every other id finds the last place
+        self.place = np.full(self._last + 1, len(ids), np.int64)
+        self.place[ids] = np.arange(len(ids))  # by id; every other id finds the last place
 
     @classmethod
     def of(cls, lexical: Ints, min_count: int) -> "Lexicon":
@@ -48,8 +49,8 @@ class Lexicon:
 
     def rows(self, lexical: Ints) -> tuple[Ints, Floats32]:
         """Each id's place among the kept and tf-idf value, (n_queries, n_slots) each; rows of unit length."""
-        places = self._place[np.minimum(lexical, self._last)]  # padding, -1, finds the last place
-        values = self._values[places]
+        places = self.place[np.minimum(lexical, self._last)]  # padding, -1, finds the last place
+        values = self.values[places]
         values /= np.sqrt(np.einsum("qs,qs->q", values, values) + np.float32(_TINY))[:, None]
         return places, values
 
@@ -62,7 +63,7 @@ class Lexicon:
         ends = known.sum(axis=1).cumsum()
         starts = np.concatenate(([0], ends[:-1]))
         # All rows' slots in one row, so that short queries do not pay for a long one beside them.
-        places = self._place.take(np.minimum(lexical[known], self._last))
+        places = self.place.take(np.minimum(lexical[known], self._last))
         values = self._wide.take(places)
         products = np.add.reduceat(weights.take(places, axis=0) * values[:, None], starts, axis=0)
         products /= np.sqrt(np.add.reduceat(values * values, starts) + _TINY)[:, None]
@@ -301,7 +302,7 @@ class Linear:
                 rows = self.form_scale_.beside(features)
             else:
                 rows = self.form_scale_.standardise(features)
-            mean = rows.astype(np.float64).dot(self._weights)  # (n_queries, n_experts)
+            mean = rows.astype(np.float64).dot(self.weights_)  # (n_queries, n_experts)
             mean += self.mean_
         else:
             mean = self.mean_[None].repeat(len(features), axis=0)
@@ -321,7 +322,7 @@ class Linear:
         """Put the weights of dense and form, as far as they count, below each other: one product for both."""
         counts = ((self.dense, self.dense_), (self.form, self.form_))
         blocks = [weights for share, weights in counts if share]
-        self._weights = np.concatenate(blocks) if blocks else self.dense_[:0]
+        self.weights_ = np.concatenate(blocks) if blocks else self.dense_[:0]
         self._words = self.lexical_.astype(np.float64)
         return self
 

@@ -151,9 +151,9 @@ class Clusters:
 
     def _ready(self) -> Self:
         """Lay out what predicting reads: values, deviations and ones side by side, to be weighed at once."""
-        self._sharpness = min(self.sharpness, _SHARPEST)
+        self.sharpest = min(self.sharpness, _SHARPEST)
         said = self.mean_ + self.value_
-        self._table = np.concatenate((said, self.std_, np.ones((len(said), 1))), axis=1)
+        self.table = np.concatenate((said, self.std_, np.ones((len(said), 1))), axis=1)
         self._columns = np.ascontiguousarray(self.centroids_.T)
         return self
 
@@ -173,8 +173,8 @@ class Clusters:
         """The prediction, given the cosines with the centroids, (n_queries, n_clusters)."""
         share = products.astype(np.float64)
         # No maximum is taken off as softmax usually does: exp of at most 300 · 1 is finite.
-        share *= self._sharpness
-        read = np.exp(share, out=share).dot(self._table)  # (n_queries, 2 · n_experts + 1)
+        share *= self.sharpest
+        read = np.exp(share, out=share).dot(self.table)  # (n_queries, 2 · n_experts + 1)
         read /= read[:, -1:]  # the column of ones holds the softmax's denominator
         n_experts = len(self.mean_)
         return Estimate(read[:, :n_experts], read[:, n_experts:-1])
