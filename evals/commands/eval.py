@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -34,7 +35,7 @@ from ..report.markdown import format_value, label_measure
 from ..run_all import aggregate_runs, build_context, list_jobs, run_jobs
 from ..splits import EvalProtocol, holdout, keep_complete, kfold, routellm, routerdc
 from ..vectors import VectorCache
-from .fit import BUNDLED
+from .fit import BUNDLED, CONFIG, read_config
 from .import_ import bucket_set
 
 EXAMPLES = """
@@ -82,6 +83,15 @@ routellm  two experts on MMLU, --labels labels a seed
 )
 @click.option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes.")
 @click.option("--draws", type=click.IntRange(100, 100000), default=1000, show_default=True, help="Bootstrap.")
+@click.option(
+    "--config",
+    "-c",
+    type=click.Path(path_type=Path),
+    default=CONFIG,
+    envvar="THALAMUS_CONFIG",
+    show_default=True,
+    help="Whose experts' parameters_b and released the fronts show, if there is such a file.",
+)
 @click.option("--title", help="Of the report.")
 @click.option("--prompts/--no-prompts", default=True, show_default=True, help="Show prompts with regrets.")
 @click.option("--json", "as_json", is_flag=True, help="Print the headline figures as JSON.")
@@ -101,6 +111,7 @@ def command(
     vectors: Path | None,
     jobs: int,
     draws: int,
+    config: Path,
     title: str | None,
     prompts: bool,
     as_json: bool,
@@ -132,6 +143,7 @@ def command(
         encoder=encoder,
         with_prompts=prompts,
         n_draws=draws,
+        experts=_read_expert_facts(config),
         settings={
             one.name: {"predictor": one.predictor, "tier": one.tier, **one.settings} for one in router_specs
         },
@@ -143,6 +155,16 @@ def command(
         facts = evaluate(eval_protocol, router_specs, read, request, on_progress, jobs)
     _write(out, facts)
     _say(facts, out, as_json)
+
+
+def _read_expert_facts(config: Path) -> dict[str, dict[str, Any]]:
+    """By name what a configuration says of its experts; what else is wrong there, `config check` says."""
+    listed = read_config(config).get("experts")
+    return {
+        str(one["name"]): one
+        for one in (listed if isinstance(listed, list) else [])
+        if isinstance(one, dict) and "name" in one
+    }
 
 
 def _leave_out(table: OutcomeTable) -> OutcomeTable:

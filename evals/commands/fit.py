@@ -313,7 +313,7 @@ def _find_needed_heads(config: Path, first: str) -> list[str]:
 
     What else is wrong with the file, `thalamus config check` says.
     """
-    policies = _read_config(config).get("policies")
+    policies = read_config(config).get("policies")
     found = [one for one in policies.values() if isinstance(one, dict)] if isinstance(policies, dict) else []
     panels = [plan.get("panel") for one in found if isinstance(plan := one.get("plan"), dict)]
     naming = [*found, *(panel for panel in panels if isinstance(panel, dict))]
@@ -329,7 +329,7 @@ def _find_needed_heads(config: Path, first: str) -> list[str]:
     return list(dict.fromkeys(needed))
 
 
-def _read_config(config: Path) -> dict[str, Any]:
+def read_config(config: Path) -> dict[str, Any]:
     """The content of a configuration; empty where there is none that can be read."""
     try:
         content = yaml.safe_load(config.read_text("utf-8"))
@@ -346,7 +346,7 @@ def _find_encoder(provenance: Mapping[str, Any]) -> str | None:
 
 def _find_configured_encoder(config: Path) -> str | None:
     """The encoder that the configuration names, if it does."""
-    routing = _read_config(config).get("routing")
+    routing = read_config(config).get("routing")
     encoder = routing.get("encoder") if isinstance(routing, dict) else None
     return encoder if isinstance(encoder, str) else None
 

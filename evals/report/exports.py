@@ -33,6 +33,7 @@ def export_files(facts: Facts) -> dict[str, str]:
         "figures.csv": figures_csv(facts),
         "differences.csv": differences_csv(facts),
         "tasks.csv": tasks_csv(facts),
+        "fronts.csv": fronts_csv(facts),
         "figures.tex": figures_latex(facts),
         "accuracy.svg": accuracy_svg(facts),
         "citation.bib": citation(facts) + "\n",
@@ -54,6 +55,16 @@ def _kind(facts: Facts, name: str) -> str:
     if name in facts["references"]:
         return "reference"
     return "router" if name in facts["routers"] else "baseline"
+
+
+def fronts_csv(facts: Facts) -> str:
+    """A line per goal, router and weight on the goal; and one per goal and expert, whose value it tells."""
+    rows: list[Sequence[Any]] = [("goal", "unit", "name", "weight", "score", "value")]
+    for goal, front in facts["fronts"].items():
+        for name, points in front["routers"].items():
+            rows += [(goal, front["unit"], name, one["weight"], one["score"], one["value"]) for one in points]
+        rows += [(goal, front["unit"], f"expert:{name}", "", "", v) for name, v in front["experts"].items()]
+    return _csv(rows)
 
 
 def figures_csv(facts: Facts) -> str:

@@ -20,6 +20,7 @@ from ..measures import (
     resample_weights,
 )
 from ..splits import EvalProtocol
+from .fronts import find_fronts
 
 SCHEMA = "thalamus.report/1"
 COMPARED = (
@@ -50,6 +51,7 @@ class ReportRequest:
     """What was requested of the report, recorded unchanged.
 
     settings: those of each router; unavailable: baselines that could not be measured, and why
+    experts: what is known of each beside its outcomes: parameters_b, released
     """
 
     title: str
@@ -60,6 +62,7 @@ class ReportRequest:
     n_draws: int = 1000
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     unavailable: Mapping[str, str] = field(default_factory=dict)
+    experts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def facts_of(
@@ -98,6 +101,7 @@ def facts_of(
         "comparisons": _comparisons([run.name for run in routers], draws),
         "pairs": _pairs([run.name for run in (*routers, *(r for r in runs if r.kind != "router"))], draws),
         "frontier": {run.name: _points(run.frontier) for run in runs if len(run.frontier)},
+        "fronts": find_fronts(context, runs, request.experts),
         "tasks": by_task(context, runs, weights),
         "calibration": {run.name: _bins(run, context) for run in runs if run.quality is not None},
         "shares": shares(context, runs),

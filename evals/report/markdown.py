@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .facts import COMPARED, Facts
+from .fronts import SHOWN_WEIGHTS, explain_gap
 
 SHOWN = (
     "accuracy",
@@ -42,6 +43,7 @@ def markdown_of(facts: Facts) -> str:
         "## Differences, paired",
         "Points and their 95 % intervals; ▲ ▼ the interval lies above, below 0. All pairs: differences.csv.",
         _comparisons(facts),
+        *_fronts(facts),
         "## Tasks",
         _tasks(facts),
         "## Notes",
@@ -50,6 +52,37 @@ def markdown_of(facts: Facts) -> str:
         _versions(facts),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def list_front_rows(front: Mapping[str, Any]) -> list[list[str]]:
+    """A row per router: its name, then score and value at each weight shown."""
+    return [
+        [
+            name,
+            *(
+                f"{format_value('share', point['score'])} at {point['value']:.3g}"
+                for point in points
+                if point["weight"] in SHOWN_WEIGHTS
+            ),
+        ]
+        for name, points in front["routers"].items()
+    ]
+
+
+def _fronts(facts: Facts) -> list[str]:
+    parts = ["## Size, recency, latency", "Mean score at a mean value, as the weight on the goal grows."]
+    for goal, front in facts["fronts"].items():
+        if front["routers"]:
+            heads = [f"{goal}, {front['unit']}", *(f"weight {weight:g}" for weight in SHOWN_WEIGHTS)]
+            rows = [heads, ["---"] * len(heads), *list_front_rows(front)]
+            parts.append("\n".join("| " + " | ".join(map(_escape_cell, row)) + " |" for row in rows))
+        if gap := explain_gap(goal, front):
+            parts.append(gap)
+    return parts
+
+
+def _escape_cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _summary(facts: Facts) -> str:

@@ -8,7 +8,15 @@ from typing import Any
 
 from .exports import citation, export_files
 from .facts import PAIRED, Facts
-from .markdown import SHOWN, describe_settings, format_difference, format_value, label_measure
+from .fronts import SHOWN_WEIGHTS, explain_gap
+from .markdown import (
+    SHOWN,
+    describe_settings,
+    format_difference,
+    format_value,
+    label_measure,
+    list_front_rows,
+)
 
 _PARTS = ("page.css", "charts.js", "page.js")
 
@@ -21,6 +29,7 @@ def page_of(facts: Facts) -> str:
         "about": _about(facts),
         "figures": _figures(facts),
         "differences": _differences(facts),
+        "fronts": _fronts(facts),
         "made_with": _versions(facts),
         "citation": escape(citation(facts)),
         "files": ", ".join(f"<code>{escape(name)}</code>" for name in export_files(facts)),
@@ -68,6 +77,25 @@ def _figures(facts: Facts) -> str:
     heads = "".join(_head(facts, key) for key in columns)
     rows = "".join(_row(facts, name, figures, columns) for name, figures in all_routers.items())
     return f'<thead><tr><th scope="col">router</th>{heads}</tr></thead><tbody>{rows}</tbody>'
+
+
+def _fronts(facts: Facts) -> str:
+    """A table per goal, and what is not known."""
+    parts = []
+    for goal, front in facts["fronts"].items():
+        if front["routers"]:
+            heads = [f"{goal}, {front['unit']}", *(f"weight {weight:g}" for weight in SHOWN_WEIGHTS)]
+            head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
+            rows = "".join(
+                f'<tr><th scope="row">{escape(name)}</th>'
+                + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+                + "</tr>"
+                for name, *cells in list_front_rows(front)
+            )
+            parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>")
+        if gap := explain_gap(goal, front):
+            parts.append(f"<p>{escape(gap)}</p>")
+    return "".join(parts)
 
 
 def _head(facts: Facts, measure: str) -> str:

@@ -31,7 +31,15 @@ def test_eval_writes_three_reports_of_the_routers_asked_for(tmp_path: Path) -> N
     result = run(tmp_path / "t.csv", "--routers", "knn:k=5,constant@static", *protocol, *options)
     assert result.exit_code == 0, result.output
     assert {path.name for path in out.iterdir()} == {
-        *("report.json", "report.md", "report.html", "figures.csv", "differences.csv", "tasks.csv"),
+        *(
+            "report.json",
+            "report.md",
+            "report.html",
+            "figures.csv",
+            "differences.csv",
+            "tasks.csv",
+            "fronts.csv",
+        ),
         *("figures.tex", "accuracy.svg", "frontier.svg", "citation.bib"),
     }
     printed = json.loads((out / "report.json").read_text())
