@@ -43,6 +43,10 @@ class RouterSpec:
     settings: Mapping[str, Any]
     tier: Tier
 
+    def describe(self) -> dict[str, Any]:
+        """What it is, for a report."""
+        return {"predictor": self.predictor, "tier": self.tier, **self.settings}
+
 
 def parse_router_specs(text: str, tiers: Sequence[Tier]) -> list[RouterSpec]:
     """Routers from their names, comma-separated: `NAME[:MODE][:KEY=VALUE]…[@static|@encoder]`.

@@ -34,6 +34,7 @@ from routers import (
     Tier,
     query_of,
 )
+from routers.skills import NamedSkills
 
 
 class RecordedExtractor:
@@ -112,14 +113,22 @@ def queries_of(table: OutcomeTable) -> list[Query]:
     return queries
 
 
-def replay(table: OutcomeTable, artifact: Artifact, extractor: Extractor, policy: Policy) -> Replay:
+def replay(
+    table: OutcomeTable,
+    artifact: Artifact,
+    extractor: Extractor,
+    policy: Policy,
+    skills: NamedSkills | None = None,
+) -> Replay:
     """Decide every query as the server would with every expert idle, and look up the outcome.
+
+    skills: the named skills beside the artifact, for panels that read them
 
     Raises:
         ArtifactError: the artifact lacks the head that the policy names.
     """
     pool = pool_of(table)
-    head = DecidingHead.of(pool, artifact, HeadNeeds.of(policy))
+    head = DecidingHead.of(pool, artifact, HeadNeeds.of(policy), skills)
     decisions = drive(head.engine, head.forecaster, extractor, policy, queries_of(table))
     column = {name: n for n, name in enumerate(table.experts)}
     picks = np.array([column[decision.chosen] for decision in decisions], np.int64)
@@ -204,7 +213,10 @@ def replay_plan(plan: Plan, table: OutcomeTable, row: int) -> Outcome:
                 spent += float(table.cost_usd[row, columns].sum())
                 answers = _answers(table, row, columns)
                 if answers is None:
-                    votes = np.isin(np.arange(table.n_experts), columns)[None]  # (1, n_experts)
+                    times = plan.parts().get("votes") or [1] * len(step.experts)
+                    of = dict(zip(step.experts, times, strict=True))
+                    votes = np.zeros((1, table.n_experts), np.int64)
+                    votes[0, columns] = [of[table.experts[e]] for e in columns]
                     return Outcome(
                         columns[0], float(majority_right(table.score[[row]], votes)[0]), spent, True
                     )

@@ -12,7 +12,7 @@ The lifespan opens journal, transport, runners and replicas in this order, and c
 import contextlib
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from policies import Policy
 from routers import ExpertProfile
 
 from .anthropic.answers import MessageWriter
@@ -146,13 +147,16 @@ def build_services(
     )
     journal = parts.journal(config.journal)
     journal.clock = store.clock
+    router = (build_router or build_default_router)(config, pool)
+    if telling := find_keyword_experts(policies.values(), experts):
+        router.ask_keywords_of(telling)
     return Services(
         config=config,
         profiles=pool,
         policies=policies,
         experts=experts,
         fleet=fleet,
-        router=(build_router or build_default_router)(config, pool),
+        router=router,
         parser=RequestParser(config, policies, experts, embedders, grammar),
         embedders=embedders,
         journal=journal,
@@ -162,6 +166,12 @@ def build_services(
         store=store,
         responses=build_response_store(config, store.clock),
     )
+
+
+def find_keyword_experts(policies: Iterable[Policy], experts: Mapping[str, Expert]) -> dict[str, Expert]:
+    """The experts that policies ask for the keywords of prompts."""
+    named = {policy.panel.keywords for policy in policies if policy.panel}
+    return {name: expert for name, expert in experts.items() if name in named}
 
 
 def build_response_store(config: Config, clock: StorageClock) -> ResponseStore | None:
@@ -368,6 +378,8 @@ async def open_services(services: Services, transport: Transport) -> AsyncIterat
         if services.replicas is not None:
             stack.push_async_callback(services.replicas.close)
             await services.replicas.start()
+        # Before the experts: a call for keywords that hangs must not hold up the end.
+        stack.callback(services.router.close)
         yield
 
 

@@ -7,7 +7,7 @@ from .engine import Consult, Engine
 from .errors import Infeasible, PoliciesError, UnknownFlag, Unreachable
 from .eviction import EvictionRule, Shadow
 from .flags import Flag, FlaggedText, apply_flags, check_flags, extract_flags, looks_pasted
-from .heads import DecidingHead, HeadNeeds
+from .heads import SKILL_MODES, DecidingHead, HeadNeeds
 from .memory import (
     Blocked,
     Device,
@@ -52,7 +52,7 @@ from .queues import (
     queue_weight,
 )
 from .record import decision_record, explain
-from .recruiting import PanelRule
+from .recruiting import BY_TEXT, Draw, PanelRule, PanelSize
 from .residency import ResidencyRule, decide_residency
 from .types import (
     Decision,
@@ -69,7 +69,9 @@ from .types import (
 from .voting import detect_form, extract_answer, vote
 
 __all__ = [
+    "BY_TEXT",
     "PLANS",
+    "SKILL_MODES",
     "Admission",
     "AdmissionRule",
     "Admitted",
@@ -80,6 +82,7 @@ __all__ = [
     "DecidingHead",
     "Decision",
     "Device",
+    "Draw",
     "Effect",
     "EncoderUse",
     "Engine",
@@ -100,6 +103,7 @@ __all__ = [
     "Objective",
     "Panel",
     "PanelRule",
+    "PanelSize",
     "Plan",
     "PlanBase",
     "PoliciesError",

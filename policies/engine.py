@@ -32,7 +32,7 @@ from routers import (
 from .errors import Infeasible
 from .objectives import Attributes, describe_priorities, rank_by_priority, resolve_target
 from .plans import Plan, Single
-from .recruiting import Candidates, recruit
+from .recruiting import Candidates, PanelRule, compute_chances, find_rare, recruit
 from .types import Decision, Fleet, Objective, Policy, Require, RoutingHints, tighten
 
 
@@ -123,15 +123,19 @@ class Engine:
         pool: Sequence[ExpertProfile],
         scale: Scale | None = None,
         sweep_of: Callable[[Tier], Sweep | None] = lambda tier: None,
+        sample_of: Callable[[Tier], Floats | None] = lambda tier: None,
     ) -> None:
         """Args:
         scale: what weights are measured against.
         sweep_of: the λ table of the pool per tier, for targets in dollars or quality.
+        sample_of: what recruits panels, for some queries fitted on, (n_queries, n_experts) per tier.
         """
         self.pool = tuple(pool)
         self.names = tuple(profile.name for profile in pool)
         self.scale = scale or Scale()
         self._sweep_of = sweep_of
+        self._sample_of = sample_of
+        self._rare = lru_cache(maxsize=64)(self._find_rare)
         self._limits = PoolLimits.of(self.pool)
         self._attributes = Attributes(self.pool)
         self._guessed: Bools = np.array([profile.quality is not None for profile in pool], bool)
@@ -247,7 +251,8 @@ class Engine:
                 ranking = _apply_exploration(ranking, policy.explore, float(draws[row]))
             plan = self._make_plan(policy, require, query, ranking.order, utility, prediction, row)
             if not plan.is_sequential:
-                ranking = ranking._replace(reason=f"{plan.kind}; {ranking.reason}")
+                by = "" if query.keywords is None else ", keywords told by an expert"
+                ranking = ranking._replace(reason=f"{plan.kind}{by}; {ranking.reason}")
             decisions.append(self._make_decision(policy, row, prediction, plan, ranking, utility, rejections))
         return decisions
 
@@ -348,13 +353,32 @@ class Engine:
     ) -> Plan:
         if policy.panel is None:
             return Single(tuple([self.names[e] for e in order[: 1 + policy.n_fallbacks].tolist()]))
-        if prediction.recruiting is not None:
-            # Another head's word on quality; cost and the other goals weigh as they do in the ranking.
-            worth = utility - prediction.quality[row] + prediction.recruiting[row]  # (n_experts,)
+        rule, recruiting = policy.panel, prediction.recruiting
+        worth = utility  # (n_experts,)
+        if recruiting is not None:
+            # Another's word on quality, where it has one; cost and the other goals weigh as in the ranking.
+            known = np.where(np.isnan(recruiting[row]), prediction.quality[row], recruiting[row])
+            worth = utility - prediction.quality[row] + known
             ranked = rank(worth, prediction.cost_usd[row], self._by_name)
             order = ranked[np.isin(ranked, order)]
-        candidates = Candidates.of(self.pool, order, prediction, row)
-        return recruit(policy.panel, query, candidates, require.max_cost_usd, policy.n_fallbacks)
+        shares = recruiting is not None and prediction.shares and not np.isnan(recruiting[row]).any()
+        chance = recruiting[row] if recruiting is not None and shares else compute_chances(worth)
+        candidates = Candidates.of(self.pool, order, chance, prediction, row)
+        rare = self._rare(rule, prediction.tier, prediction.shares) if rule.trim else None
+        return recruit(rule, query, candidates, require.max_cost_usd, policy.n_fallbacks, rare)
+
+    def _find_rare(self, rule: PanelRule, tier: Tier, shares: bool) -> Bools | None:
+        """(n_experts,) whom a rule would hardly ever recruit; never one that was not measured.
+
+        None where no query that was fitted on is known.
+        """
+        sample = self._sample_of(tier)
+        if sample is None or not len(sample):
+            return None
+        known = ~np.isnan(sample).any(axis=0)  # (n_experts,)
+        worth = np.where(known, sample, -np.inf)
+        chances = np.where(known, sample, 0.0) if shares else compute_chances(worth)
+        return find_rare(rule, chances) & known
 
     def _make_decision(
         self,
@@ -386,6 +410,7 @@ class Engine:
             propensity=ranking.propensity,
             assumed_length=prediction.assumed_length,
             head=prediction.head,
+            skills=None if prediction.skills is None else prediction.skills[row],
         )
 
     def _rank(

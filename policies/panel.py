@@ -20,10 +20,11 @@ class Panel(PlanBase):
     aggregator: makes one answer of the members', a call of its own even where it is a member; None votes only
     ballot:     whether a vote that decides goes before the aggregator
     form:       the form of answer that the question asks for
+    votes:      of each member, where one was drawn more than once; empty where each has one
 
     Reference: Symbolic-MoE (arXiv 2503.05641), section 3.3: k recruited experts, one aggregator, one round.
-    Differs: members are asked once each (the paper samples with replacement and asks again); where answers
-    can be read and agree, no aggregator is called.
+    Differs: members are asked once each (the paper asks again whom it draws again; here the vote counts
+    again); where answers can be read and agree, no aggregator is called.
     """
 
     members: tuple[str, ...]
@@ -32,6 +33,7 @@ class Panel(PlanBase):
     fallbacks: tuple[str, ...] = ()
     ballot: bool = True
     form: Form | None = None
+    votes: tuple[int, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -42,7 +44,12 @@ class Panel(PlanBase):
         return False
 
     def summary(self) -> dict[str, Any]:
-        return {"experts": list(self.experts), "members": list(self.members), "aggregator": self.aggregator}
+        said: dict[str, Any] = {
+            "experts": list(self.experts),
+            "members": list(self.members),
+            "aggregator": self.aggregator,
+        }
+        return {**said, "votes": list(self.votes)} if self.votes else said
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -61,7 +68,8 @@ class Panel(PlanBase):
         # One answer left: an aggregator could only repeat it.
         if len(answers) == 1:
             return next(iter(answers))
-        count = vote(answers, self._quality_by_member(), self.form)
+        times = dict(zip(self.members, self.votes, strict=True)) if self.votes else {}
+        count = vote(answers, self._quality_by_member(), self.form, times)
         if self.aggregator is None or (self.ballot and count is not None and is_decisive(count)):
             return choose_winner(count, answers)
         # `last=False`: if the aggregator fails, a member's answer is already there.

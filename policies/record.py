@@ -21,6 +21,7 @@ def decision_record(decision: Decision) -> dict[str, Any]:
         "expert": decision.chosen,
         "plan": {"kind": decision.plan.kind, **decision.plan.summary()},
         "head": decision.head,
+        **({} if decision.skills is None else {"skills": list(decision.skills)}),
         "tier": decision.tier,
         "reason": decision.reason,
         "margin": _number(decision.margin),

@@ -144,7 +144,8 @@ class Decision(msgspec.Struct, frozen=True):
     two, in quality, before exploration; infinite when there is no second. `propensity` is the
     probability with which this expert was chosen, 1 without exploration. `assumed_length` marks experts whose
     answers were never measured in tokens: their `output_tokens` and `cost_usd` rest on an assumption.
-    `head` is the head of the artifact that predicted; None where means or guesses decided.
+    `head` is the head of the artifact that predicted; None where means or guesses decided. `skills` are the
+    named skills by which a panel was recruited, or its aggregator chosen; None where none were read.
     """
 
     policy: str
@@ -166,3 +167,4 @@ class Decision(msgspec.Struct, frozen=True):
     propensity: float
     assumed_length: Bools | None = None
     head: str | None = None
+    skills: tuple[str, ...] | None = None

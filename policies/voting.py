@@ -112,17 +112,24 @@ class Vote:
     share: float
 
 
-def vote(answers: Mapping[str, str], quality: Mapping[str, float], form: Form | None = None) -> Vote | None:
+def vote(
+    answers: Mapping[str, str],
+    quality: Mapping[str, float],
+    form: Form | None = None,
+    times: Mapping[str, int] | None = None,
+) -> Vote | None:
     """The answer with most weight behind it; None where no answer can be read.
 
     answers: by expert, best first: of equal weights the answer of the better expert wins
     quality: expected share of right answers, by expert
+    times: how often an expert's vote counts, where that is not once
 
     A vote weighs log(q / (1 − q)) + log(n − 1), what it is worth as evidence among n alternatives when
     experts err independently; never nothing.
     """
     ballots = {expert: extract_answer(text, form) for expert, text in answers.items()}
-    weights = {expert: weight(quality[expert], form) for expert in ballots}
+    n = times or {}
+    weights = {expert: n.get(expert, 1) * weight(quality[expert], form) for expert in ballots}
     # Evidence for an answer among n alternatives, errors independent and even: log(q / ((1 − q) / (n − 1))).
     # Two experts of quality 0.6 outvote one of 0.8 on a number (n = 10), and not on yes or no (n = 2).
     totals: dict[str, float] = {}

@@ -10,9 +10,12 @@ from .calibration import rate_std
 from .decision_rule import Scale
 from .features import Features
 from .protocols import Categorizer, Predictor
+from .registry import PUBLISHED
+from .skills import NamedSkills, Recruitment, SkillMode, find_keywords
 from .sweep import Sweep, sweep
 from .types import Bools, Estimate, ExpertProfile, Floats, Ints, Prediction, Query, Tier
 
+PUBLISHED_ENDS = tuple(f"-{mode}" for mode in PUBLISHED)
 UNKNOWN_QUALITY = 0.5
 UNKNOWN_STD = 0.25
 """Wide: of a score that may be anywhere in [0, 1] alike the deviation is 0.29."""
@@ -49,6 +52,8 @@ class Forecaster:
         *,
         categories: bool = True,
         recruiter: str | None = None,
+        skills: NamedSkills | None = None,
+        skill_mode: SkillMode | None = None,
     ) -> None:
         """Args:
         whole: what was learned, with all its heads.
@@ -56,6 +61,8 @@ class Forecaster:
         categories: whether predictions tell categories; the first head that can tells them, this one before
             others.
         recruiter: the head that chooses the members of panels; None is the one that predicts.
+        skills: names the skills of queries, and tells who weighs answers well.
+        skill_mode: how these choose the members of panels; None leaves that to the head.
 
         Raises:
             ArtifactError: the artifact has no such head, or a head is damaged.
@@ -65,6 +72,13 @@ class Forecaster:
         self._recruiter: Forecaster | None = None
         if whole is not None and recruiter not in (None, self._head):
             self._recruiter = Forecaster(pool, whole, recruiter, categories=False)
+        self._skills, self._skill_mode = skills, skill_mode
+        pairs_of_pool = [(profile.name, profile.model) for profile in pool]
+        self._skill_columns = skills.align(pairs_of_pool) if skills else []
+        # Whether what recruits gives the chances of a published rule.
+        self._recruits_by_shares = skill_mode in PUBLISHED or (
+            skill_mode is None and (recruiter or self._head or "").endswith(PUBLISHED_ENDS)
+        )
         self._pool = tuple(pool)
         self._names = tuple(profile.name for profile in pool)
         self._tiers = dict(artifact.tiers) if artifact else {}
@@ -74,6 +88,22 @@ class Forecaster:
         self._categorizers: dict[Tier, Categorizer] = {}
         if categories and whole is not None and artifact is not None:
             self._categorizers = find_categorizers(whole, artifact.name)
+        self._align_experts(artifact)
+        self._guess = _column(profile.quality for profile in self._pool)
+        self._price_in, self._price_out = self._prices()
+        prefix = np.array([profile.prefix_tokens for profile in self._pool], np.float64)
+        self._prefix_cost: Floats = prefix * self._price_in
+        self._prefixed = bool(prefix.any())
+        longest = _column(profile.max_output_tokens for profile in self._pool)
+        self._longest: Floats = np.nan_to_num(longest, nan=np.inf)  # (n_experts,) inf where nothing caps
+        self._capped = not np.isnan(longest).all()
+        self._measure(artifact)
+        self.margin = artifact.margin if artifact else 0.0
+        self._sample = artifact.sample if artifact else None
+        self._sweeps: dict[Tier, Sweep | None] = {}
+
+    def _align_experts(self, artifact: Artifact | None) -> None:
+        """Find out which experts of the artifact are in the pool, and where."""
         known = {expert.name: (n, expert) for n, expert in enumerate(artifact.experts if artifact else ())}
         self.warnings = tuple(_mismatches(self._pool, known))
         pairs = [
@@ -87,18 +117,6 @@ class Forecaster:
         self._same = self._whole and len(known) == len(pairs) and here.tolist() == there.tolist()
         self._evidence: Bools = np.zeros(len(self._pool), bool)
         self._evidence[here] = True
-        self._guess = _column(profile.quality for profile in self._pool)
-        self._price_in, self._price_out = self._prices()
-        prefix = np.array([profile.prefix_tokens for profile in self._pool], np.float64)
-        self._prefix_cost: Floats = prefix * self._price_in
-        self._prefixed = bool(prefix.any())
-        longest = _column(profile.max_output_tokens for profile in self._pool)
-        self._longest: Floats = np.nan_to_num(longest, nan=np.inf)  # (n_experts,) inf where nothing caps
-        self._capped = not np.isnan(longest).all()
-        self._measure(artifact)
-        self.margin = artifact.margin if artifact else 0.0
-        self._sample = artifact.sample if artifact else None
-        self._sweeps: dict[Tier, Sweep | None] = {}
 
     @property
     def evidence(self) -> Bools:
@@ -177,6 +195,12 @@ class Forecaster:
             tokens = np.minimum(tokens, np.array(cap, np.float64)[:, None])
         latency = tokens * self._latency_slope  # (n_queries, n_experts)
         latency += self._latency_start
+        named = None
+        if self._skills is not None:
+            named = self._recruit_by_skills(self._skills, [find_keywords(query) for query in queries])
+        recruiting = None if self._recruiter is None else self._recruiter._recruit(features)
+        if named is not None and self._skill_mode is not None:
+            recruiting = named.value
         return Prediction(
             experts=self._names,
             tier=tier,
@@ -189,8 +213,30 @@ class Forecaster:
             categories=self._categories(features) if self._categorizers else None,
             assumed_length=None if self._all_lengths else ~self._length_known,
             head=None if tier == "prior" else self._head,
-            recruiting=None if self._recruiter is None else self._recruiter._recruit(features),
+            recruiting=recruiting,
+            shares=self._recruits_by_shares,
+            skills=None if named is None else named.names,
+            weighs=None if named is None or np.isnan(named.weighs).all() else named.weighs,
         )
+
+    def _recruit_by_skills(self, skills: NamedSkills, words: Sequence[Sequence[str]]) -> Recruitment:
+        return skills.recruit(words, self._skill_columns, self._skill_mode or "improved")
+
+    def sample_recruiting(self, tier: Tier) -> Floats | None:
+        """(n_queries, n_experts) what recruits panels, for some queries fitted on; NaN for unknown experts.
+
+        None where nothing is kept of them.
+        """
+        if self._skill_mode is not None:
+            if self._skills is None:
+                return None
+            value = self._recruit_by_skills(self._skills, self._skills.sample).value
+            return value[~np.isnan(value).all(axis=1)]
+        if self._recruiter is not None:
+            return self._recruiter.sample_recruiting(tier)
+        if self._sample is None or tier not in self._sample.quality:
+            return None
+        return self._aligned.spread(self._sample.quality[tier], len(self._pool))
 
     def _recruit(self, features: Features | None) -> Floats | None:
         """(n_queries, n_experts) quality in the pool's order; None without a model for the features' tier."""

@@ -50,7 +50,8 @@ class Query(msgspec.Struct, frozen=True):
 
     `text` is what is embedded; `n_input_tokens` estimates the whole request, not `text` alone. `needs` are
     the abilities without which an expert cannot read the request, or answer it in the form asked for.
-    `declined` says of the tools that have looked at it and do not answer why not.
+    `declined` says of the tools that have looked at it and do not answer why not. `keywords` are what a
+    language model told of it; None where none was asked, or none answered in time.
     """
 
     text: str
@@ -60,6 +61,7 @@ class Query(msgspec.Struct, frozen=True):
     has_tools: bool = False
     wants_json: bool = False
     declined: Mapping[str, str] = {}
+    keywords: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,10 @@ class Prediction(msgspec.Struct, frozen=True):
     categories:    one a query, where the predictor tells them
     assumed_length: (n_experts,) whether output_tokens, and the cost by them, are assumed: none was measured
     head: the head of the artifact that predicted; None where none did, as at the tier "prior"
-    recruiting: quality by the head that chooses members of panels, None where that is the one that predicted
+    recruiting: quality by what chooses the members of panels, None where that is the head that predicted
+    shares: whether `recruiting` are chances of being recruited, as published rules have them
+    skills: the named skills of each query, None where no panel reads them
+    weighs: the chance of a right answer as aggregator, NaN where it was not tried; None where none was
     """
 
     experts: tuple[str, ...]
@@ -130,6 +135,9 @@ class Prediction(msgspec.Struct, frozen=True):
     assumed_length: Bools | None = None
     head: str | None = None
     recruiting: Floats | None = None
+    shares: bool = False
+    skills: tuple[tuple[str, ...], ...] | None = None
+    weighs: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.quality)
@@ -150,6 +158,9 @@ class Prediction(msgspec.Struct, frozen=True):
             self.assumed_length,
             self.head,
             None if self.recruiting is None else self.recruiting[one],
+            self.shares,
+            None if self.skills is None else self.skills[one],
+            None if self.weighs is None else self.weighs[one],
         )
 
 

@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ from ..alternatives import read_tiers
 from ..console import OnProgress, progress_bar, report_errors
 from ..datasets import FORMATS, read_outcomes, source_splits
 from ..evaluate import RouterSpec, parse_router_specs
+from ..plans import PlanResult, add_ablations, evaluate_plans, parse_plan_specs, render_plans, summarize_plans
 from ..probes.files import load_bundled_outcomes
 from ..replay import RecordedExtractor
 from ..report import Facts, ReportRequest, export_files, facts_of, markdown_of, page_of
@@ -35,7 +36,7 @@ from ..report.markdown import format_value, label_measure
 from ..run_all import aggregate_runs, build_context, list_jobs, run_jobs
 from ..splits import EvalProtocol, holdout, keep_complete, kfold, routellm, routerdc
 from ..vectors import VectorCache
-from .fit import BUNDLED, CONFIG, read_config
+from .fit import BUNDLED, CONFIG, read_config, read_trials
 from .import_ import bucket_set
 
 EXAMPLES = """
@@ -45,12 +46,14 @@ Examples:
   thalamus eval outcomes.jsonl.gz --out report/
   thalamus eval mydata/ --routers blend,knn:k=50,constant --seeds 0,1,2 --out report/
   thalamus eval mydata/ --routers blend,tryage,tryage:paper,coe,coe:paper --buckets 0-79
+  thalamus eval mydata/ --plans single,panel:k=3,panel:k=3:keywords=text:size=mass
   thalamus eval mydata/ --protocol holdout --test 80-99 --out report/
 
 \b
 A router is a predictor's name, its mode and settings behind colons, its tier
 behind @: coe:paper:alpha=0.05@static.
 kfold     five folds of buckets, each tested once a seed
+A plan is single, or panel with its keys behind colons: panel:k=3:draw=random.
 holdout   the buckets of --test are tested
 routerdc  RouterDC's split: five training tasks, three tasks out of domain (needs a folder with source_split)
 routellm  two experts on MMLU, --labels labels a seed
@@ -66,6 +69,10 @@ routellm  two experts on MMLU, --labels labels a seed
     show_default=True,
 )
 @click.option("--routers", default="blend", show_default=True, help="Routers to compare, comma-separated.")
+@click.option(
+    "--plans",
+    help="Compare plans instead of routers, such as single,panel:k=3, with the ablations of Symbolic-MoE.",
+)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("report"), show_default=True)
 @click.option("--seeds", default="0", show_default=True, help="Seeds, such as 0,1,2.")
 @click.option("--buckets", help="Use these buckets only, such as 0-79.")
@@ -100,6 +107,7 @@ def command(
     data: Path,
     protocol: str,
     routers: str,
+    plans: str | None,
     out: Path,
     seeds: str,
     buckets: str | None,
@@ -118,24 +126,22 @@ def command(
 ) -> None:
     """Compare routers on the outcomes in DATA and write report.json, report.md and report.html to --out.
 
-    Tables as CSV and LaTeX, charts as SVG and a citation lie beside them.
-
+    Tables as CSV and LaTeX, charts as SVG and a citation lie beside them. --plans compares plans instead.
     The engine that serves decides every test query; every choice is made on the training part. Queries on
     which an expert was not measured train, but enter no figure.
     """
     bundled = str(data) == BUNDLED
     table = merge_outcomes(*load_bundled_outcomes()) if bundled else read_outcomes(data, form)
-    if not experts:
-        table = _leave_out(table)
+    table = table if experts else _leave_out(table)
     chosen = np.isin(table.bucket, list(bucket_set(buckets))) if buckets else np.ones(len(table), bool)
     slow = None if encoder == "none" else load_embedder(encoder, n_threads=2)
     kept = VectorCache(slow, vectors) if slow is not None and vectors is not None else None
     extractor = FeatureExtractor(StaticEmbedder(), kept or slow)
     router_specs = parse_router_specs(routers, list(extractor.fingerprints))
+    plan_specs = add_ablations(parse_plan_specs(plans)) if plans else []
     laid_out = _layout(protocol, table, chosen, seeds_of(seeds), data, held_out, labels, experts)
     eval_protocol = keep_complete(laid_out, data)
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out}: is a file; --out names a folder")
+    _check_folder(out)
     request = ReportRequest(
         title=title or f"Routing on {'the bundled experts' if bundled else data.resolve().name}",
         command=shlex.join(["thalamus", "eval", *sys.argv[2:]]),
@@ -144,17 +150,24 @@ def command(
         with_prompts=prompts,
         n_draws=draws,
         experts=_read_expert_facts(config),
-        settings={
-            one.name: {"predictor": one.predictor, "tier": one.tier, **one.settings} for one in router_specs
-        },
+        settings={one.name: one.describe() for one in router_specs},
     )
     with progress_bar() as on_progress:
         read = RecordedExtractor.of(eval_protocol.texts(), extractor, on_progress)
         if kept is not None:
             kept.save()
+        if plan_specs:
+            trials = read_trials(data, table)
+            _tell_plans(evaluate_plans(eval_protocol, plan_specs, read, on_progress, trials), out, as_json)
+            return
         facts = evaluate(eval_protocol, router_specs, read, request, on_progress, jobs)
     _write(out, facts)
     _say(facts, out, as_json)
+
+
+def _check_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out}: is a file; --out names a folder")
 
 
 def _read_expert_facts(config: Path) -> dict[str, dict[str, Any]]:
@@ -165,6 +178,15 @@ def _read_expert_facts(config: Path) -> dict[str, dict[str, Any]]:
         for one in (listed if isinstance(listed, list) else [])
         if isinstance(one, dict) and "name" in one
     }
+
+
+def _tell_plans(found: Mapping[str, PlanResult], out: Path, as_json: bool) -> None:
+    figures = summarize_plans(found)
+    out.mkdir(parents=True, exist_ok=True)
+    write_file(out / "plans.json", json.dumps(figures, indent=1) + "\n")
+    write_file(out / "plans.md", render_plans(figures) + "\n")
+    click.echo(json.dumps(figures) if as_json else render_plans(figures))
+    click.echo(f"plans: {out / 'plans.md'}", err=True)
 
 
 def _leave_out(table: OutcomeTable) -> OutcomeTable:

@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -38,6 +38,7 @@ from routers import (
     show_rate,
     why_not_kept,
 )
+from routers.skills import KEYWORDS, LEXICON, TRIALS, NamedSkills, skills_path
 
 from ..console import print_facts, progress_bar, report_errors
 from ..datasets.category_texts import join_texts, read_pool, read_taxonomy, thin_pool
@@ -69,6 +70,7 @@ Examples:
   thalamus fit more.jsonl.gz --add-expert           only the new experts of this table; all others stay
   thalamus fit bundled                              what is known of the bundled experts
   thalamus fit --head coe                           add or renew one head of the artifact; the others stay
+  thalamus fit --skills                             named skills too, and what `thalamus skills` measured
   thalamus fit --heads blend,tryage,coe             several, on features that are computed once
   thalamus fit --head coe --taxonomy kinds.yaml --pool journal
                                                     categories of your own, spread to your own prompts
@@ -133,6 +135,12 @@ CONFIG = Path("thalamus.yaml")
     "--with", "others", multiple=True, metavar="TABLE", help="Fit on this table too (or the word bundled)."
 )
 @click.option(
+    "--skills",
+    "named",
+    is_flag=True,
+    help="Learn named skills too, as where a panel of the configuration recruits by keywords.",
+)
+@click.option(
     "--fresh", is_flag=True, help="Forget what OUT knows beside: experts and, without --head, heads."
 )
 @click.option("--yes", is_flag=True, help="Drop what cannot be kept without asking.")
@@ -156,6 +164,7 @@ def command(
     experts: str | None,
     add: bool,
     others: Sequence[str],
+    named: bool,
     fresh: bool,
     yes: bool,
     seed: int,
@@ -169,9 +178,7 @@ def command(
 
     Experts that only the artifact in OUT knows stay, and heads that this fit does not make; the bundled
     outcomes that it rests on count on. What is dropped is named, and asked for; OUT.previous keeps it.
-
-    Everything is chosen by cross-validation in which near-twins stay together. What calibrates is learned of
-    the same rows: accuracy and calibration_error flatter a little; `thalamus eval` asks about other queries.
+    Figures rest on cross-validation, and flatter a little; `thalamus eval` asks about other queries.
     """
     _check_out(out)
     given = {name for name in context.params if _is_given(context, name)}
@@ -198,6 +205,7 @@ def command(
     artifact = _note_origin(artifact, tables=tables, left_out=left_out, options=options)
     default = earlier.name if earlier and earlier.name in kept else artifact.name
     artifact.save(out, keep_previous=True, keep_heads=kept, default=default)
+    _fit_skills(outcomes, tables, out, named, config)
     _tell_default(default, is_first=wanted.are_named and earlier is None)
     _tell_encoder(encoder, outcomes, config)
     _show_result(artifact, outcomes, earlier, out, kept, as_json)
@@ -313,10 +321,9 @@ def _find_needed_heads(config: Path, first: str) -> list[str]:
 
     What else is wrong with the file, `thalamus config check` says.
     """
-    policies = read_config(config).get("policies")
-    found = [one for one in policies.values() if isinstance(one, dict)] if isinstance(policies, dict) else []
-    panels = [plan.get("panel") for one in found if isinstance(plan := one.get("plan"), dict)]
-    naming = [*found, *(panel for panel in panels if isinstance(panel, dict))]
+    found = _read_policies(config)
+    # Named skills need no head.
+    naming = [*found, *(panel for panel in _read_panels(config) if not panel.get("keywords"))]
     needed = [str(one["predictor"]) for one in naming if one.get("predictor")]
     for name in needed:
         try:
@@ -336,6 +343,76 @@ def read_config(config: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _read_policies(config: Path) -> list[dict[str, Any]]:
+    """The policies of a configuration; none where it cannot be read."""
+    policies = read_config(config).get("policies")
+    return [one for one in policies.values() if isinstance(one, dict)] if isinstance(policies, dict) else []
+
+
+def _read_panels(config: Path) -> list[dict[str, Any]]:
+    """The panels of a configuration's policies."""
+    panels = [
+        plan.get("panel") for one in _read_policies(config) if isinstance(plan := one.get("plan"), dict)
+    ]
+    return [panel for panel in panels if isinstance(panel, dict)]
+
+
+def _recruits_by_keywords(config: Path) -> bool:
+    return any(panel.get("keywords") for panel in _read_panels(config))
+
+
+def _fit_skills(outcomes: OutcomeTable, tables: Sequence[str], out: Path, named: bool, config: Path) -> None:
+    """Learn who has which named skill, and who weighs answers well, beside the artifact; renew what is there.
+
+    What `thalamus skills` measured lies beside the tables; without it keywords are found in the texts.
+    """
+    if not (named or _recruits_by_keywords(config) or skills_path(out).exists()):
+        return
+    words_of: dict[str, list[str]] = {}
+    trials: dict[tuple[str, str], float] = {}
+    sources: list[str] = []
+    for table in map(Path, tables):
+        for line in _read_lines(table.with_name(table.name + KEYWORDS)):
+            if isinstance(line.get("text"), str) and isinstance(line.get("keywords"), list):
+                words_of[line["text"]] = [str(word) for word in line["keywords"]]
+                sources.append(str(line.get("model", "")))
+        trials |= read_trials(table, outcomes)
+    source = max(set(sources), key=sources.count) if sources else LEXICON
+    found = NamedSkills.fit(outcomes, StaticEmbedder(), words_of, trials, source)
+    found.save(skills_path(out))
+    n_told = sum(text in words_of for text in outcomes.texts)
+    click.echo(
+        f"named skills: {len(found.catalogue.skills)}; a model told keywords of {n_told} prompts, those of "
+        f"{len(outcomes) - n_told} were found in the text; {len(trials)} trials of aggregators",
+        err=True,
+    )
+
+
+def read_trials(path: Path, table: OutcomeTable) -> dict[tuple[str, str], float]:
+    """Scores as aggregator by (id of the query, expert), as `thalamus skills aggregators` keeps them."""
+    models = dict(zip(table.experts, table.models, strict=True))
+    found: dict[tuple[str, str], float] = {}
+    for line in _read_lines(path.with_name(path.name + TRIALS)):
+        score, name = line.get("score"), str(line.get("expert"))
+        # What another model made of answers under this name says nothing of this one.
+        if isinstance(score, (int, float)) and models.get(name) == line.get("model"):
+            found[str(line.get("probe")), name] = float(score)
+    return found
+
+
+def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file of JSON lines; half a line at its end, of a run that was stopped, is left out."""
+    if not path.is_file():
+        return
+    for line in path.read_text("utf-8", "replace").split("\n"):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            yield value
 
 
 def _find_encoder(provenance: Mapping[str, Any]) -> str | None:

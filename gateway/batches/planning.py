@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
-from policies import Decision, Fleet, Group, Snapshot, order_groups
+from policies import Decision, Fleet, Group, PanelRule, Snapshot, order_groups
 
 from ..errors import GatewayError
 from ..requests.parsing import ParsedRequest, ToPolicy
@@ -56,12 +56,13 @@ class LineRouter:
     async def _decide_lines(self, lines: Sequence[BatchLine]) -> tuple[list[RoutedLine], list[ClosedLine]]:
         routed: list[RoutedLine] = []
         closed: list[ClosedLine] = []
-        by_policy: dict[str, list[tuple[BatchLine, ToPolicy]]] = {}
+        # A line may change the panel of its policy.
+        by_policy: dict[tuple[str, PanelRule | None], list[tuple[BatchLine, ToPolicy]]] = {}
         for line, parsed in await asyncio.to_thread(self._read, lines):
             if isinstance(parsed, OutputLine):
                 closed.append(ClosedLine(line, parsed))
             elif isinstance(parsed, ToPolicy):
-                by_policy.setdefault(parsed.policy.name, []).append((line, parsed))
+                by_policy.setdefault((parsed.policy.name, parsed.policy.panel), []).append((line, parsed))
             else:
                 routed.append(RoutedLine(line.n, self._reader.build_request(parsed).plan.experts[:1]))
         for group in by_policy.values():

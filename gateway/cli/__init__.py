@@ -18,7 +18,7 @@ import click
 GROUP = "thalamus.commands"
 FIRST_LINE = re.compile(r'^"""`thalamus [\w-]+`: (.+?)\.?(?:""")?$')
 UNKNOWN_COMMAND = re.compile(r"No such command '(.+?)'")
-BUILTIN = ("init", "serve", "route", "batch", "profile", "runners", "config", "doctor")
+BUILTIN = ("init", "serve", "route", "batch", "profile", "skills", "runners", "config", "doctor")
 
 EPILOG = """
 \b

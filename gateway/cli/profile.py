@@ -5,7 +5,7 @@ import json
 import math
 import os
 import shlex
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import date, datetime
@@ -137,8 +137,8 @@ def command(
     score is the share of the comparisons it wins, ties counting half; OUT.verdicts keeps the verdicts.
     """
     config = read_config(config_path)
-    experts = _select_experts(config, names)
-    probes = _load_probes(probes_path)[:limit]
+    experts = select_experts(config, names)
+    probes = load_probes(probes_path)[:limit]
     judge = _select_judge(config, judge_name, rubric, n_checks)
     _check_graders(probes, judge)
     files = [out, *(out.with_name(f"{out.name}.{part}") for part in ("answers", "verdicts"))]
@@ -205,7 +205,7 @@ def _report_failures(table: OutcomeTable, store: AnswerStore) -> int:
     return n_failed
 
 
-def _load_probes(path: Path | None) -> list[GradableProbe]:
+def load_probes(path: Path | None) -> list[GradableProbe]:
     """Load the probes of a file, or the bundled ones.
 
     Raises:
@@ -243,7 +243,7 @@ def _select_judge(config: Config, name: str | None, rubric: Path | None, n_check
         if rubric is not None:
             raise click.UsageError("--rubric is what a judge goes by; name one with --judge")
         return None
-    expert, *others = _select_experts(config, name)
+    expert, *others = select_experts(config, name)
     if others:
         raise click.UsageError(f"--judge {name}: one expert judges; name one")
     if expert.tool:
@@ -257,7 +257,7 @@ def _select_judge(config: Config, name: str | None, rubric: Path | None, n_check
     return Judge(expert, text, n_checks)
 
 
-def _select_experts(config: Config, names: str | None) -> list[ExpertConfig]:
+def select_experts(config: Config, names: str | None) -> list[ExpertConfig]:
     """Return the experts to ask; embedding models have no answers to grade."""
     askable = {expert.name: expert for expert in config.experts if not expert.embeds}
     if not askable:
@@ -295,6 +295,15 @@ def _confirm_price(
         text += f", at most {len(questions)} comparisons by {judge.expert.name}"
         if judge.expert.name in answering:
             click.echo(f"note: {judge.expert.name} judges answers of its own; models favour these", err=True)
+    confirm_cost(text, most, max_usd, "--limit or --experts")
+
+
+def confirm_cost(text: str, most: Mapping[str, float | None], max_usd: float | None, fewer: str) -> None:
+    """Print the highest possible cost in USD of each, None where unknown, and continue only with consent.
+
+    Raises:
+        ClickException: there is no consent, or the cost may exceed `max_usd`; `fewer` names what reduces it.
+    """
     unknown = [name for name, usd in most.items() if usd is None]
     total = sum(usd or 0.0 for usd in most.values())
     paid = ", ".join(f"{name} ${usd:.4f}" for name, usd in most.items() if usd)
@@ -308,9 +317,7 @@ def _confirm_price(
     if (not unknown and total == 0) or (max_usd is not None and not unknown and total <= max_usd):
         return
     if max_usd is not None:
-        raise click.ClickException(
-            f"the cost may exceed --max-usd {max_usd:g}; reduce it with --limit or --experts"
-        )
+        raise click.ClickException(f"the cost may exceed --max-usd {max_usd:g}; reduce it with {fewer}")
     try:
         agreed = click.confirm("Go ahead?", err=True)
     except click.Abort:  # no terminal, or an end of input
@@ -321,7 +328,7 @@ def _confirm_price(
 
 
 @asynccontextmanager
-async def _open_experts(
+async def open_experts(
     config: Config, experts: Sequence[ExpertConfig]
 ) -> AsyncIterator[list[ExpertUnderTest]]:
     """The experts, ready to answer; local engines are loaded, and end with the context."""
@@ -363,8 +370,8 @@ async def _run_profile(
     parallel: int,
 ) -> OutcomeTable:
     grade = load_entry_point("thalamus.graders")
-    async with _open_experts(config, experts) as candidates:
-        await _ask_experts(probes, candidates, store, grade, parallel)
+    async with open_experts(config, experts) as candidates:
+        await ask_experts(probes, candidates, store, grade, parallel)
     where = Provenance(
         source="thalamus profile",
         cost_basis="measured tokens at configured prices",
@@ -385,9 +392,9 @@ async def _run_judge(
     questions = build_questions(table, probes, judge.rubric, judge.n_checks, judge.max_tokens)
     name, model = judge.expert.name, profile_of(judge.expert).model
     if any(verdicts.find(question, name, model) is None for question in questions):
-        async with _open_experts(config, [judge.expert]) as candidates:
+        async with open_experts(config, [judge.expert]) as candidates:
             plain = [replace(candidate, logprobs=False) for candidate in candidates]
-            await _ask_experts(questions, plain, verdicts, read_verdict, parallel, "first answer wins")
+            await ask_experts(questions, plain, verdicts, read_verdict, parallel, "first answer wins")
     for failure in verdicts.failures(name)[-1:]:
         click.echo(f"{name} as judge: {failure.error}\n  fix: {failure.fix}", err=True)
     points, cost_usd = find_verdicts(questions, verdicts, name, model)
@@ -395,7 +402,7 @@ async def _run_judge(
     return apply_verdicts(table, probes, questions, points), report
 
 
-async def _ask_experts(
+async def ask_experts(
     probes: Sequence[GradableProbe],
     candidates: Sequence[ExpertUnderTest],
     store: AnswerStore,

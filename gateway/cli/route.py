@@ -189,6 +189,8 @@ def show_decision(record: dict[str, Any]) -> None:
     if "members" in plan:
         joint = f"aggregator {plan['aggregator']}" if plan["aggregator"] else "a vote, no aggregator"
         click.echo(f"panel of {', '.join(plan['members'])}; {joint}")
+    if "skills" in record:
+        click.echo(f"skills: {', '.join(record['skills']) or 'none that is known; members by quality'}")
     candidates = record["candidates"]
     width = max(len("expert"), *(len(candidate["expert"]) for candidate in candidates))
     # On a narrow terminal the table stays readable if a long reason moves to its own line.

@@ -23,7 +23,7 @@ class Hints:
     (expected dollars a thousand queries) or `target_quality` (expected mean score) set it by what it buys.
     `flags` are short wishes: "smallest model", "recency = 0.2". `models` are the
     only experts that may answer, `exclude` those that may not, `fallbacks` stand behind an expert asked for
-    by name.
+    by name. `panel` changes the panel of the policy: {"k": 2, "aggregator": "vote", "size": "mass"}.
     """
 
     policy: str | None = None
@@ -39,6 +39,7 @@ class Hints:
     max_usd_per_1k: float | None = None
     target_quality: float | None = None
     session_id: str | None = None
+    panel: Mapping[str, Any] | None = None
 
     if not TYPE_CHECKING:  # a type checker knows the names
 

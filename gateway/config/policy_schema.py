@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 import msgspec
 from msgspec import Meta
 
-from policies import Goal, Objective, PanelRule, Policy, PriorityGoal, Require
+from policies import Draw, Goal, Objective, PanelRule, PanelSize, Policy, PriorityGoal, Require
 from routers import HeadName
 
 from .values import Labels, NotNegative, Seconds, Share, StrictStruct
@@ -127,7 +127,34 @@ class PanelConfig(StrictStruct, frozen=True):
     max_cost_usd: NotNegative | None = None
     """Highest expected cost of the whole panel in USD; fewer experts answer where it is exceeded."""
     predictor: HeadName | None = None
-    """The head of the artifact that chooses the members, such as `skills`; default: that of the policy."""
+    """The head of the artifact that chooses the members, such as `skills`; default: that of the policy. With
+    `keywords` it is `skills`, `skills-paper` or `skills-code`, and says how named skills choose them.
+    """
+    size: PanelSize = "fixed"
+    """How many answer: `fixed` is `k`; `mass` the fewest, at most `k`, that have `mass` of the probability of
+    being recruited; `gain` stops where a further one hardly makes a right answer among theirs likelier.
+    """
+    mass: Share = 0.8
+    """The probability that the members have together, with `size: mass`."""
+    min_gain: Share = 0.05
+    """How much likelier a further member makes a right answer, at least, with `size: gain`."""
+    draw: Draw = "best"
+    """Who answers: the `best`; or members drawn by their probability `without_replacement`, or
+    `with_replacement`, where who is drawn twice has two votes; or any, all alike (`random`). The same prompt
+    draws the same members again.
+    """
+    trim: Share = 0.0
+    """Experts that would be recruited for a smaller share of the prompts fitted on are not recruited; 0.05 in
+    the paper.
+    """
+    keywords: str | None = None
+    """Recruit by named skills, which `thalamus fit` learns: `text` finds keywords in the prompt; the name of
+    an expert asks that language model for them, five times, and keeps those that it tells more than once.
+    """
+    keywords_wait_s: Seconds = 0.3
+    """How long a decision waits for keywords of an expert, in seconds. Later ones serve the next time this
+    prompt is sent; until then keywords are found in the prompt.
+    """
 
 
 class PlanConfig(StrictStruct, frozen=True):
@@ -138,12 +165,7 @@ class PlanConfig(StrictStruct, frozen=True):
 
     def rule(self) -> PanelRule | None:
         """The same as a `PanelRule` of `policies`."""
-        panel = self.panel
-        return (
-            None
-            if panel is None
-            else PanelRule(panel.k, panel.aggregator, panel.max_cost_usd, panel.predictor)
-        )
+        return None if self.panel is None else PanelRule(**msgspec.structs.asdict(self.panel))
 
 
 class PolicyConfig(StrictStruct, frozen=True):

@@ -1,17 +1,19 @@
 """Rules beyond types: values that contradict each other, unknown names, weak keys, bad addresses."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import date
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from policies import BY_TEXT, SKILL_MODES
 from routers import ArtifactError, explain_missing_head, is_embedder, list_heads
 
 from .client_keys import FORMER_ID, MASTER, digest_of, find_hash_fault, find_weakness, is_hash
 from .expert_schema import NO_LLAMA_CPP, ExpertConfig, ProviderSettings, RunnerConfig
+from .policy_schema import PanelConfig
 from .providers import find_maker, find_receiver, list_providers, needs_address, passes_through
 from .schema import BASE_EMBEDDER, Config, RoutingConfig, ServerConfig
 from .secrets import Secret, UnresolvedReferenceError, check_references
@@ -71,8 +73,8 @@ def find_missing_heads(config: Config) -> Iterator[tuple[KeyPath, str, str]]:
     for name, policy in config.policies.items():
         if policy.predictor:
             named.append((("policies", name, "predictor"), policy.predictor))
-        if policy.plan.panel and policy.plan.panel.predictor:
-            named.append((("policies", name, "plan", "panel", "predictor"), policy.plan.panel.predictor))
+        if (panel := policy.plan.panel) and panel.predictor and not panel.keywords:
+            named.append((("policies", name, "plan", "panel", "predictor"), panel.predictor))
     if not named or not Path(path).exists():  # the first `thalamus fit` makes what policies name
         return
     try:
@@ -346,6 +348,10 @@ def _check_policies(config: Config) -> Iterator[Violation]:
                     (*at, "plan", "panel", "aggregator"),
                     f"'{panel.aggregator}' is a tool and cannot compare answers; name an expert",
                 )
+        if panel is not None:
+            yield from _check_recruiting(panel, (*at, "plan", "panel"), tools)
+            if panel.keywords not in (None, BY_TEXT):
+                mentioned.append(("plan.panel.keywords", str(panel.keywords)))
         for key, expert in mentioned:
             if expert not in names:
                 known = ", ".join(sorted(names)) or "none"
@@ -355,6 +361,19 @@ def _check_policies(config: Config) -> Iterator[Violation]:
                     (*at, *key.split(".")),
                     f"'{expert}' makes embeddings and is called by name only; name another expert",
                 )
+
+
+def _check_recruiting(panel: PanelConfig, at: KeyPath, tools: Collection[str]) -> Iterator[Violation]:
+    if panel.keywords in tools:
+        yield (*at, "keywords"), f"'{panel.keywords}' is a tool and tells no keywords; name a language model"
+    if panel.keywords and panel.predictor not in SKILL_MODES:
+        known = ", ".join(str(name) for name in SKILL_MODES if name)
+        yield (
+            (*at, "predictor"),
+            f"named skills choose the members as one of {known} does; or take out keywords",
+        )
+    if panel.draw == "with_replacement" and panel.size != "fixed":
+        yield (*at, "size"), "who is drawn with replacement makes a panel of fixed size; set size: fixed"
 
 
 def _check_embedders(config: Config) -> Iterator[Violation]:

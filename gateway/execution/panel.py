@@ -1,7 +1,7 @@
 """The calls of a panel: those of its members, and that of its aggregator."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
 
 import msgspec
@@ -40,8 +40,7 @@ def build_aggregation_call(call: Call, answers: Mapping[str, str]) -> Call:
     Raises:
         UpstreamError: the request is not one that answers can be put under.
     """
-    listed = "\n\n".join(f"[{n}] {text[:MAX_ANSWER_CHARS]}" for n, text in enumerate(answers.values(), 1))
-    asked = SYNTHESIS.format(n=len(answers), answers=listed)
+    asked = ask_for_synthesis([*answers.values()])
     try:
         if call.endpoint == "chat/completions":
             changed = {"messages": Raw(encode(_with_question(call.fields["messages"], asked)))}
@@ -51,6 +50,12 @@ def build_aggregation_call(call: Call, answers: Mapping[str, str]) -> Call:
     except (*BAD_JSON, KeyError) as error:
         raise UpstreamError("declined", "cannot be shown the answers of others in this request") from error
     return Call(call.endpoint, {**call.fields, **changed}, call.stream)
+
+
+def ask_for_synthesis(answers: Sequence[str]) -> str:
+    """What stands under the last question: the answers without names, and what to make of them."""
+    listed = "\n\n".join(f"[{n}] {text[:MAX_ANSWER_CHARS]}" for n, text in enumerate(answers, 1))
+    return SYNTHESIS.format(n=len(answers), answers=listed)
 
 
 def _with_question(raw: Raw, asked: str) -> list[dict[str, Raw]]:

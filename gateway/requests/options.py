@@ -5,7 +5,7 @@ the policy requires.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
 
@@ -13,8 +13,10 @@ import msgspec
 from msgspec import Meta, Raw
 
 from policies import (
+    Draw,
     Flag,
     Objective,
+    PanelSize,
     Policy,
     Require,
     RoutingHints,
@@ -62,6 +64,53 @@ SESSION_HEADERS = (
 )
 DEBUG_HEADER = b"x-thalamus-debug"
 DIAL_TOP = 10.0
+OTHER_AGGREGATORS = ("auto", "vote")
+"""What an aggregator can be beside an expert."""
+
+
+class PanelField(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `panel` of the body's `router` object: what one request changes of its policy's panel.
+
+    It can ask fewer experts than the policy, never more; `k` of 1 asks one.
+    """
+
+    k: Annotated[int, Meta(ge=1, le=16)] | None = None
+    aggregator: Text | None = None
+    size: PanelSize | None = None
+    mass: Share | None = None
+    min_gain: Share | None = None
+    draw: Draw | None = None
+
+    def apply(self, policy: Policy, experts: Collection[str]) -> Policy:
+        """The policy with its panel changed.
+
+        Raises:
+            InvalidField: it has no panel, or a smaller one; or there is no such aggregator.
+        """
+        rule = policy.panel
+        if rule is None:
+            raise InvalidField(
+                f"router.panel: the policy '{policy.name}' has no panel; ask for one that has",
+                param="router.panel",
+            )
+        if self.k is not None and self.k > rule.k:
+            raise InvalidField(
+                f"router.panel.k: the policy '{policy.name}' asks at most {rule.k} experts",
+                param="router.panel.k",
+            )
+        if self.aggregator is not None and self.aggregator not in (*OTHER_AGGREGATORS, *experts):
+            raise InvalidField(
+                f"router.panel.aggregator: there is no expert '{self.aggregator}'; name one, or auto or vote",
+                param="router.panel.aggregator",
+            )
+        given = {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
+        changed = replace(rule, **given)
+        if changed.draw == "with_replacement" and changed.size != "fixed":
+            raise InvalidField(
+                "router.panel.size: who is drawn with replacement makes a panel of fixed size; send fixed",
+                param="router.panel.size",
+            )
+        return replace(policy, panel=changed)
 
 
 class RouterField(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,7 +118,8 @@ class RouterField(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `flags` are names, or `name = value`, or a mapping of both. `cost_quality_tradeoff`: 0 is quality alone,
     10 the cheapest; `max_usd_per_1k` and `target_quality` set that dial by what it buys. `fallbacks` stand
-    behind an expert asked for by name. `explain` puts the decision's facts on a stream's last chunk.
+    behind an expert asked for by name. `explain` puts the decision's facts on a stream's last chunk. `panel`
+    changes the panel of the policy.
     """
 
     policy: Text | None = None
@@ -86,6 +136,7 @@ class RouterField(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     target_quality: Share | None = None
     fallbacks: Names | None = None
     explain: bool = False
+    panel: PanelField | None = None
 
 
 class AutoRouterPlugin(msgspec.Struct, frozen=True):
@@ -108,6 +159,7 @@ class RoutingOptions:
     debug: bool = False
     fallbacks: tuple[str, ...] = ()
     explain: bool = False
+    panel: PanelField | None = None
     flags: tuple[Flag, ...] = ()
 
 
@@ -146,6 +198,7 @@ def parse_routing_options(
         debug=debug,
         fallbacks=(body.fallbacks if body else None) or (),
         explain=body is not None and body.explain,
+        panel=body.panel if body else None,
         flags=next((flags for field in given if (flags := _flags(field))), ()),
     )
 
@@ -164,6 +217,7 @@ def list_ignored(options: RoutingOptions) -> tuple[str, ...]:
         "exclude": require.exclude or None,
         "weights and targets": options.hints.objective if options.hints is not None else None,
         "flags": options.flags or None,
+        "panel": options.panel,
     }
     names = [name for name, value in given.items() if value is not None]
     if not names:

@@ -272,7 +272,11 @@ class RequestParser:
         if name not in self._policies:
             known = ", ".join(self._policies)
             raise InvalidField(f"there is no policy '{name}'; there are: {known}", param="router.policy")
-        return self._policies[name]
+        policy = self._policies[name]
+        if options.panel is None:
+            return policy
+        tools = {tool.name for tool in self._tools}
+        return options.panel.apply(policy, [one for one in self._experts if one not in tools])
 
     def _fallbacks(self, options: RoutingOptions) -> tuple[str, ...]:
         if not options.fallbacks:

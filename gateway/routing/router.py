@@ -11,7 +11,7 @@ import random
 import time
 import traceback
 from collections import Counter
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -29,6 +29,7 @@ from policies import (
     Fleet,
     HeadNeeds,
     Infeasible,
+    PanelRule,
     Policy,
     Unreachable,
 )
@@ -51,13 +52,16 @@ from routers import (
     Tier,
     load_embedder,
 )
+from routers.skills import NamedSkills, skills_path
 
 from ..config import Ability, Config
 from ..config.validation import find_missing_heads
 from ..errors import BusyError, GatewayError, InvalidField, NothingEligible, Unavailable
+from ..experts.types import Expert
 from ..requests.bodies import run_apart
 from ..requests.parsing import ToPolicy
 from .embedding_batcher import Budget, EmbeddingBatcher
+from .keywords import KeywordFinder
 
 RETRY_AFTER_S = 5.0
 MAX_INLINE_CHARS = 4000
@@ -228,6 +232,7 @@ class Router:
         ready = {"static": extractor is not None, "encoder": batcher is not None}
         fitted = {head.forecaster.tiers for head in (self.default, *self.heads.values())}
         self._tiers = {tiers: tuple(tier for tier in tiers if ready.get(tier)) for tiers in fitted}
+        self._finders: dict[str, KeywordFinder] = {}
         self.n_decided = 0
         self.n_consulted = 0
         self.n_degraded: Counter[Part] = Counter()
@@ -244,7 +249,9 @@ class Router:
         return next(iter(self.failing.values()), self.missing)
 
     def close(self) -> None:
-        """Stop the encoder's threads."""
+        """Stop the encoder's threads, and asking for keywords."""
+        for finder in self._finders.values():
+            finder.close()
         if self.batcher is not None:
             self.batcher.close()
 
@@ -278,8 +285,27 @@ class Router:
         # The engine refuses a batch as a whole: one by one shows which requests are at fault.
         return [decision for request in requests for decision in await self.decide_many([request], fleet)]
 
+    def ask_keywords_of(self, experts: Mapping[str, Expert]) -> None:
+        """Let these experts tell the keywords of prompts, by name."""
+        self._finders = {name: KeywordFinder(expert) for name, expert in experts.items()}
+
+    async def _add_keywords(self, requests: Sequence[ToPolicy], panel: PanelRule) -> Sequence[ToPolicy]:
+        """The requests with the keywords that an expert tells of them in time.
+
+        Of a batch only those that are kept: asking for thousands would hold it up.
+        """
+        finder = self._finders[panel.keywords or ""]
+        wait_s = panel.keywords_wait_s if len(requests) == 1 else 0.0
+        found = [await finder.find(request.query.text, wait_s) for request in requests]
+        return [
+            request if words is None else replace(request, query=replace(request.query, keywords=words))
+            for request, words in zip(requests, found, strict=True)
+        ]
+
     async def _decide(self, requests: Sequence[ToPolicy], fleet: Fleet, patient: bool) -> list[Decision]:
         policy = requests[0].policy
+        if policy.panel is not None and policy.panel.keywords in self._finders:
+            requests = await self._add_keywords(requests, policy.panel)
         # The engine is a generator without I/O: replay drives the same object with recorded features.
         head = self.find_head(policy)
         tiers = self._tiers[head.forecaster.tiers]
@@ -513,9 +539,10 @@ def build_router(config: Config, pool: Sequence[ExpertProfile], *, mapped: bool 
     artifact = Artifact.load(path, extractor.fingerprints if extractor else None, mapped=mapped)
     needs = {HeadNeeds.of(policy) for policy in config.policies_by_name().values()}
     if extractor is not None:
-        named = {one.predictor for one in needs} | {one.recruiter for one in needs}
-        _try_out(path, artifact, named, extractor)
-    heads = {one: DecidingHead.of(pool, artifact, one) for one in needs}
+        asked = {one.predictor for one in needs} | {one.recruiter for one in needs}
+        _try_out(path, artifact, asked, extractor)
+    named = load_skills(path, needs)
+    heads = {one: DecidingHead.of(pool, artifact, one, named) for one in needs}
     default = heads.get(HeadNeeds()) or DecidingHead.of(pool, artifact, HeadNeeds())
     batcher = None
     reads_encoder = any("encoder" in head.forecaster.tiers for head in heads.values())
@@ -524,6 +551,19 @@ def build_router(config: Config, pool: Sequence[ExpertProfile], *, mapped: bool 
     if extractor is not None and not reads_encoder:
         missing = None
     return Router(default.engine, default.forecaster, extractor, batcher, missing, heads)
+
+
+def load_skills(artifact: Path, needs: Iterable[HeadNeeds]) -> NamedSkills | None:
+    """The named skills beside an artifact; None where no policy reads them.
+
+    Raises:
+        ArtifactError: a policy recruits by them, and there are none; or they are damaged.
+    """
+    path, wanted = skills_path(artifact), [*needs]
+    recruits = any(one.skills for one in wanted)
+    if not recruits and not (any(one.aggregators for one in wanted) and path.exists()):
+        return None
+    return NamedSkills.load(path, StaticEmbedder())
 
 
 def _try_out(

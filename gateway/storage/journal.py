@@ -274,7 +274,9 @@ def unpack_decision(packed: bytes) -> Decision:
     plain = msgspec.msgpack.decode(packed)
     parts = plain["plan"]
     plain["plan"] = decode_plan(parts.pop("kind"), parts)
-    plain["experts"] = tuple(plain["experts"])
+    for name in ("experts", "skills"):
+        if plain.get(name) is not None:
+            plain[name] = tuple(plain[name])
     for name, value in plain.items():
         if isinstance(value, list):
             # Arrays are lists in msgpack: their types must be restored, as indexing with floats fails.

@@ -10,6 +10,17 @@ from .keywords import (
     keywords,
     parse_keywords,
 )
+from .named import (
+    KEYWORDS,
+    LEXICON,
+    TRIALS,
+    NamedExpert,
+    NamedSkills,
+    Recruitment,
+    SkillMode,
+    find_keywords,
+    skills_path,
+)
 from .profiles import (
     Aggregators,
     Posteriors,
@@ -22,24 +33,36 @@ from .profiles import (
     paper_probabilities,
     trim_rare,
 )
+from .trials import AggregatorTrial, build_trials
 
 __all__ = [
+    "KEYWORDS",
+    "LEXICON",
     "N_SAMPLES",
     "SAMPLING_TEMPERATURE",
+    "TRIALS",
+    "AggregatorTrial",
     "Aggregators",
     "Catalogue",
+    "NamedExpert",
+    "NamedSkills",
     "Posteriors",
+    "Recruitment",
+    "SkillMode",
     "Tagger",
     "best",
+    "build_trials",
     "code_probabilities",
     "consistent_keywords",
     "counts",
     "draw_with_replacement",
     "enough",
+    "find_keywords",
     "keyword_prompt",
     "keywords",
     "lead",
     "paper_probabilities",
     "parse_keywords",
+    "skills_path",
     "trim_rare",
 ]

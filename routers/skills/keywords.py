@@ -269,9 +269,15 @@ class Catalogue:
         return cls({name: SUBJECTS.get(name, (name,)) for name in names})
 
     @classmethod
-    def from_keywords(cls, keywords_by_query: Sequence[Sequence[str]]) -> "Catalogue":
-        """Every keyword that a language model gave to some query (see `consistent_keywords`), in order."""
-        return cls({word: (word,) for words in keywords_by_query for word in words})
+    def from_bearers(
+        cls, keywords_by_query: Sequence[Sequence[str]], min_texts: int, n_skills: int
+    ) -> "Catalogue":
+        """The keywords of at least `min_texts` queries, those of most queries first; of equals by name."""
+        bearers = Counter(word for words in keywords_by_query for word in set(words))
+        often = sorted(
+            (word for word, n in bearers.items() if n >= min_texts), key=lambda word: (-bearers[word], word)
+        )
+        return cls({word: (word,) for word in often[:n_skills]})
 
     def hash_phrases(self, extractor: Extractor) -> list[HashedSkill]:
         """Each phrase as the hashed n-grams that a query which mentions it has too."""

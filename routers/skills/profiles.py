@@ -4,7 +4,7 @@ Axes: tags (n_queries, n_skills), scores (n_queries, n_experts) with NaN where u
 (n_skills, n_experts). Tags are 0 or 1 in the paper; here they may be any weight in between.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -195,10 +195,14 @@ def enough(probabilities: Floats, mass: float, k_max: int) -> Bools:
     return asked
 
 
+EVERYTHING = "everything"
+
+
 @dataclass(frozen=True, slots=True)
 class Aggregators:
     """Beta posteriors of the chance that an expert, shown others' answers, gives the right one.
 
+    categories:   or skills; the last is everything
     right, wrong: (n_categories, n_experts)
     """
 
@@ -208,14 +212,15 @@ class Aggregators:
     wrong: Floats
 
     @classmethod
-    def of(
+    def from_counts(
         cls,
+        categories: Sequence[str],
         experts: Sequence[str],
-        trials: Mapping[str, Floats],
+        counts: Floats,
         accuracy: Floats,
         strength: float = 10.0,
     ) -> "Aggregators":
-        """From scores of aggregated answers per category, (n_trials, n_experts) each, NaN where not tried.
+        """From right and wrong aggregated answers, (1 + n_categories, n_experts, 2), on everything first.
 
         accuracy: (n_experts,) of their own answers, a first guess that counts for `strength` trials; what an
             expert did as aggregator anywhere counts as much again for the categories where it was not tried.
@@ -223,21 +228,16 @@ class Aggregators:
         Reference: Symbolic-MoE (arXiv 2503.05641), section 3.1: the aggregator is chosen per task.
         Differs: with a prior, and with uncertainty; the paper takes the highest share on synthetic items.
         """
-        n_right, n_wrong = np.zeros((2, len(trials), len(experts)))
-        for row, scores in enumerate(trials.values()):
-            known = ~np.isnan(scores)
-            n_right[row] = np.where(known, scores, 0.0).sum(axis=0)
-            n_wrong[row] = np.where(known, 1 - scores, 0.0).sum(axis=0)
-        overall = (n_right.sum(axis=0) + strength * accuracy) / ((n_right + n_wrong).sum(axis=0) + strength)
-        return cls(
-            tuple(trials),
-            tuple(experts),
-            n_right + strength * overall,
-            n_wrong + strength * (1 - overall),
+        n_right, n_tried = counts[0, :, 0], counts[0].sum(axis=1)
+        overall = (n_right + strength * accuracy) / (n_tried + strength)
+        prior = strength * np.stack((overall, 1 - overall), axis=-1)  # (n_experts, 2)
+        whole = np.concatenate(
+            (counts[1:] + prior, counts[:1] + strength * np.stack((accuracy, 1 - accuracy), -1))
         )
+        return cls((*categories, EVERYTHING), tuple(experts), whole[..., 0], whole[..., 1])
 
-    def best(self, category: str, among: Sequence[str] | None = None) -> str:
-        """The aggregator for a category, of `among` if given; for one never tried, the best over all.
+    def best(self, categories: Sequence[str], among: Sequence[str] | None = None) -> str:
+        """The aggregator for what a query asks for, of `among` if given; else the best over all.
 
         Raises:
             ValueError: no expert is left to choose from.
@@ -245,15 +245,11 @@ class Aggregators:
         columns = [e for e, name in enumerate(self.experts) if among is None or name in among]
         if not columns:
             raise ValueError(f"no aggregator among {among}; there are {', '.join(self.experts)}")
-        mean = self.mean(category)
+        mean = self.mean_over(categories)
         return self.experts[max(columns, key=lambda e: mean[e])]
 
-    def mean(self, category: str) -> Floats:
-        """(n_experts,) expected share of right answers as aggregator."""
-        if category in self.categories:
-            row = self.categories.index(category)
-            right, wrong = self.right[row], self.wrong[row]
-        else:
-            right, wrong = self.right.sum(axis=0), self.wrong.sum(axis=0)
-        share: Floats = right / (right + wrong)
+    def mean_over(self, categories: Sequence[str]) -> Floats:
+        """(n_experts,) expected share of right answers as aggregator; of several categories their mean."""
+        rows = [self.categories.index(one) for one in categories if one in self.categories] or [-1]
+        share: Floats = (self.right[rows] / (self.right[rows] + self.wrong[rows])).mean(axis=0)
         return share

@@ -61,24 +61,40 @@ def test_as_many_are_asked_as_have_the_mass_between_them(mass: Any, k_max: int, 
     assert enough(SHARES, mass, k_max).astype(int).tolist() == [asked]
 
 
+def count(*cells: tuple[float, float]) -> Any:
+    return np.array([cells], np.float64)
+
+
+def aggregators(**counts: Any) -> Aggregators:
+    """Of the experts a and b; the counts of everything are the sums of the others."""
+    rows = np.concatenate(list(counts.values())) if counts else np.zeros((0, 2, 2))
+    whole = np.concatenate((rows.sum(axis=0)[None], rows))
+    return Aggregators.from_counts([*counts], ["a", "b"], whole, np.array([0.5, 0.5]))
+
+
 def test_aggregators_are_chosen_by_category_and_tried_ones_elsewhere_count() -> None:
-    trials = {"math": np.array([[1.0, 0.0]] * 20), "law": np.array([[0.0, 1.0]] * 20)}
-    table = Aggregators.of(("a", "b"), trials, np.array([0.5, 0.5]))
-    assert (table.best("math"), table.best("law"), table.best("math", among=["b"])) == ("a", "b", "b")
-    assert table.mean("math")[0] == pytest.approx((20 + 10 * 0.5) / 30)
-    assert table.mean("cooking").tolist() == [0.5, 0.5]
+    table = aggregators(math=count((20, 0), (0, 20)), law=count((0, 20), (20, 0)))
+    assert (table.best(["math"]), table.best(["law"]), table.best(["math"], among=["b"])) == ("a", "b", "b")
+    assert table.mean_over(["math"])[0] == pytest.approx((20 + 10 * 0.5) / 30)
+    assert table.mean_over(["cooking"]).tolist() == [0.5, 0.5]
+
+
+def test_of_several_categories_the_mean_counts() -> None:
+    table = aggregators(math=count((20, 0), (10, 10)), law=count((0, 20), (10, 10)))
+    both = (table.mean_over(["math"]) + table.mean_over(["law"])) / 2
+    assert table.mean_over(["math", "law"]).tolist() == pytest.approx(both.tolist())
 
 
 def test_without_trials_the_most_accurate_expert_aggregates() -> None:
-    table = Aggregators.of(("a", "b"), {"math": np.full((0, 2), np.nan)}, np.array([0.3, 0.7]))
-    assert table.best("math") == "b"
+    counts = np.zeros((2, 2, 2))
+    table = Aggregators.from_counts(["math"], ["a", "b"], counts, np.array([0.3, 0.7]))
+    assert table.best(["math"]) == "b"
 
 
 def test_an_aggregator_nobody_tried_in_a_category_is_not_left_out() -> None:
-    trials = {"math": np.array([[0.0, np.nan]] * 5)}
-    assert Aggregators.of(("a", "b"), trials, np.array([0.5, 0.5])).best("math") == "b"
+    assert aggregators(math=count((0, 5), (0, 0))).best(["math"]) == "b"
 
 
 def test_no_aggregator_to_choose_from_is_an_error() -> None:
     with pytest.raises(ValueError, match="no aggregator"):
-        Aggregators.of(("a",), {}, np.array([0.5])).best("math", among=["z"])
+        aggregators().best(["math"], among=["z"])

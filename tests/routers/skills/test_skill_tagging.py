@@ -108,7 +108,7 @@ class Plane:
 
 
 ANGLES = {"algebra": 0.0, "geometry": 30.0, "law": 90.0, "sums": 10.0, "courts": 85.0, "poems": 200.0}
-CATALOGUE = Catalogue.from_keywords([["algebra", "geometry"], ["law", "algebra"]])
+CATALOGUE = Catalogue.from_bearers([["algebra", "geometry"], ["law", "algebra"]], 1, 9)
 
 
 def test_keywords_of_the_catalogue_are_tagged_as_they_are() -> None:
