@@ -154,10 +154,10 @@ async def test_a_panel_that_cannot_be_is_refused(
         assert said.replace("`", "'").replace("unknown field", "unknown key") in whole
 
 
-class ScriptedExpert:
+class KeywordTeller:
     """Tells the same keywords after a while; `asked` counts calls."""
 
-    name = "scripted"
+    name = "teller"
 
     def __init__(self, wait_s: float = 0.0) -> None:
         self.wait_s, self.asked = wait_s, 0
@@ -176,7 +176,7 @@ class ScriptedExpert:
 
 
 async def test_what_is_told_too_late_serves_the_next_time() -> None:
-    expert = ScriptedExpert(0.1)
+    expert = KeywordTeller(0.1)
     finder = KeywordFinder(expert)
     assert await finder.find("2 + 2", 0.01) is None
     await asyncio.sleep(0.3)
@@ -185,7 +185,7 @@ async def test_what_is_told_too_late_serves_the_next_time() -> None:
 
 
 async def test_while_an_expert_is_slow_no_decision_waits_for_it() -> None:
-    finder = KeywordFinder(ScriptedExpert(0.2))
+    finder = KeywordFinder(KeywordTeller(0.2))
     await finder.find("first", 1.0)
     start = asyncio.get_running_loop().time()
     assert await finder.find("second", 0.1) is None
@@ -193,7 +193,7 @@ async def test_while_an_expert_is_slow_no_decision_waits_for_it() -> None:
 
 
 async def test_an_expert_is_asked_for_few_prompts_at_a_time() -> None:
-    expert = ScriptedExpert(0.1)
+    expert = KeywordTeller(0.1)
     finder = KeywordFinder(expert)
     await asyncio.gather(*(finder.find(str(n), 0.0) for n in range(10)))
     await asyncio.sleep(0.05)
@@ -202,4 +202,4 @@ async def test_an_expert_is_asked_for_few_prompts_at_a_time() -> None:
 
 
 async def test_keywords_are_those_told_twice() -> None:
-    assert await ask_for_keywords(ScriptedExpert(), "2 + 2") == ("algebra", "sums")
+    assert await ask_for_keywords(KeywordTeller(), "2 + 2") == ("algebra", "sums")

@@ -24,34 +24,34 @@ def table(answers: Any = None) -> OutcomeTable:
     )
 
 
-def named(trials: Any = None) -> NamedSkills:
+def fit_named(trials: Any = None) -> NamedSkills:
     rows = table()
     words = {text: WORDS[task] for text, task in zip(rows.texts, rows.tasks, strict=True)}
     return NamedSkills.fit(rows, EMBEDDER, words, trials, "p/namer")
 
 
 def test_the_expert_who_has_the_skill_is_worth_most() -> None:
-    found = named().recruit([["algebra"], ["statute"]], [0, 1])
+    found = fit_named().recruit([["algebra"], ["statute"]], [0, 1])
     assert found.names == (("algebra",), ("statute",))
     assert found.value == pytest.approx(np.array([[22.5, 2.5], [2.5, 22.5]]) / 25)
     assert np.isnan(found.weighs).all()
 
 
 def test_a_query_without_a_known_skill_says_nothing() -> None:
-    found = named().recruit([["gardening"], []], [0, 1])
+    found = fit_named().recruit([["gardening"], []], [0, 1])
     assert found.names == ((), ())
     assert np.isnan(found.value).all()
 
 
 def test_the_paper_recruits_by_counts_and_competency() -> None:
-    value = named().recruit([["algebra"]], [0, 1], "paper").value
+    value = fit_named().recruit([["algebra"]], [0, 1], "paper").value
     # Counts +20 and −20; the totals are 0 each, so that competency is a half for both: softmax(±10 / 0.5).
     assert value[0] == pytest.approx([1 / (1 + np.exp(-40.0)), 1 / (1 + np.exp(40.0))])
-    assert named().recruit([["algebra"]], [0, 1], "code").value[0] == pytest.approx([1, 0])
+    assert fit_named().recruit([["algebra"]], [0, 1], "code").value[0] == pytest.approx([1, 0])
 
 
 def test_experts_keep_their_columns_in_another_pool_and_strangers_have_none() -> None:
-    skills = named()
+    skills = fit_named()
     columns = skills.align([("c", "p/c"), ("b", "openai/p/b"), ("a", "p/other")])
     assert columns == [None, 1, None]
     value = skills.recruit([["statute"]], columns).value[0]
@@ -62,7 +62,7 @@ def test_who_weighs_answers_well_is_known_by_skill() -> None:
     trials = {(f"sum/{n}", "a"): 1.0 for n in range(0, 20, 2)} | {
         (f"law/{n}", "a"): 0.0 for n in range(1, 20, 2)
     }
-    skills = named(trials)
+    skills = fit_named(trials)
     assert skills.list_tried() == ("a",)
     weighs = skills.recruit([["algebra"], ["statute"], []], [0, 1]).weighs
     # Ten trials right of twenty, and a prior of ten: overall ½; by skill (10 + 5) / 20 and 5 / 20.
@@ -71,7 +71,7 @@ def test_who_weighs_answers_well_is_known_by_skill() -> None:
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
-    skills, path = named({("sum/0", "a"): 1.0}), skills_path(tmp_path / "artifact")
+    skills, path = fit_named({("sum/0", "a"): 1.0}), skills_path(tmp_path / "artifact")
     skills.save(path)
     loaded = NamedSkills.load(path, EMBEDDER)
     assert (path.name, loaded.source, loaded.list_tried()) == ("artifact.skills.json", "p/namer", ("a",))
