@@ -29,6 +29,7 @@ from evals.measures.bootstrap import interval_of_difference
 from evals.probes import Probe, load_probes
 from evals.probes.files import load_bundled_outcomes
 from gateway.config.discovery import BUNDLED
+from routers import OutcomeTable
 
 ONE, SKILLED, WEIGHED = "one", "skilled", "weighed"
 PANEL = {"k": 3, "keywords": "text"}
@@ -172,7 +173,6 @@ def main(answers: Path, artifact: Path | None, arms: str, port: int, n: int | No
 def render(answers: Sequence[LiveAnswer]) -> str:
     """Markdown: each arm, what the recorded answers of its members say of a vote, and whom skills recruit."""
     _, test = load_bundled_outcomes()
-    row_of = {key: row for row, key in enumerate(test.ids)}
     by_arm: dict[str, dict[str, LiveAnswer]] = {}
     for answer in answers:
         by_arm.setdefault(answer.arm, {})[answer.probe] = answer
@@ -196,10 +196,17 @@ def render(answers: Sequence[LiveAnswer]) -> str:
             f"| {100 * by.value:+.1f} [{100 * by.low:+.1f}, {100 * by.high:+.1f}] "
             f"| {read:.0f} / {written:.0f} | {np.median(took):.1f} / {np.mean(took):.1f} | {calls:.2f} |"
         )
+    return "\n".join([*lines, *render_members(test, by_arm.get(SKILLED, {}))])
+
+
+def render_members(test: OutcomeTable, answers: Mapping[str, LiveAnswer]) -> list[str]:
+    """What the recorded answers of those recruited say, and whom each skill recruits most often."""
+    row_of = {key: row for row, key in enumerate(test.ids)}
+    lines: list[str] = []
     column = {name: e for e, name in enumerate(test.experts)}
     sets: dict[str, Counter[str]] = {}
     oracle, same = [], []
-    for key, answer in by_arm.get(SKILLED, {}).items():
+    for key, answer in answers.items():
         members = list(answer.plan.get("members") or answer.plan.get("experts", ())[:1])
         row = row_of[key]
         oracle.append(max(test.score[row, column[name]] for name in members))
@@ -216,7 +223,7 @@ def render(answers: Sequence[LiveAnswer]) -> str:
             f"| {skill} | {n.total()} | {n.most_common(1)[0][0]} ({n.most_common(1)[0][1]}) |"
             for skill, n in often
         ]
-    return "\n".join(lines)
+    return lines
 
 
 if __name__ == "__main__":
