@@ -373,6 +373,18 @@ async def workers(mock: str, folder: Path) -> None:
         print(f"workers: started again: serves after {time.monotonic() - start:.1f} s")
 
 
+STORE_CALLS: dict[str, Any] = {
+    "chat": lambda client, url: client.post(f"{url}/v1/chat/completions", json=chat("good")),
+    "response": lambda client, url: client.post(
+        f"{url}/v1/responses", json={"model": "good", "input": "Tell me a story."}
+    ),
+    "upload": lambda client, url: client.post(
+        f"{url}/v1/files", data={"purpose": "batch"}, files={"file": ("a.jsonl", b"{}\n")}
+    ),
+    "list": lambda client, url: client.get(f"{url}/v1/batches"),
+}
+
+
 async def stores(mock: str, folder: Path) -> None:
     """Calls, stored responses, uploads and lists while another process holds every file for some seconds."""
     experts = [{"name": "good", "model": "openai/good", "api_base": f"{mock}/v1"}]
@@ -380,16 +392,7 @@ async def stores(mock: str, folder: Path) -> None:
     home.mkdir()
     journal = home / "journal.sqlite3"
     config = {"experts": experts, "embeddings": {"enabled": False}, "journal": {"path": str(journal)}}
-    kinds: dict[str, Any] = {
-        "chat": lambda client, url: client.post(f"{url}/v1/chat/completions", json=chat("good")),
-        "response": lambda client, url: client.post(
-            f"{url}/v1/responses", json={"model": "good", "input": "Tell me a story."}
-        ),
-        "upload": lambda client, url: client.post(
-            f"{url}/v1/files", data={"purpose": "batch"}, files={"file": ("a.jsonl", b"{}\n")}
-        ),
-        "list": lambda client, url: client.get(f"{url}/v1/batches"),
-    }
+    kinds = STORE_CALLS
     with gateway(home, config) as (url, _):
         async with httpx.AsyncClient(timeout=60) as client:
             for send in kinds.values():  # every file is there

@@ -469,6 +469,7 @@ class SoakClients:
         self.connections: set[ClientConnection] = set()
         self._experts = experts
         self._idle: list[ClientConnection] = []
+        self._killed_ports: set[int] = set()
         self._numbers: Iterator[int] = iter(())
 
     async def run_slice(self, n: int) -> None:
@@ -551,11 +552,14 @@ class SoakClients:
                 return connection
             self.connections.discard(connection)
         connection = await connect(self.port, is_long)
+        # A busy machine comes back here long after a worker, since killed, has accepted it.
+        connection.was_killed |= connection.port in self._killed_ports
         self.connections.add(connection)
         return connection
 
     def mark_killed(self, ports: set[int]) -> None:
         """The worker that has the connections from these ports is about to be killed."""
+        self._killed_ports = ports
         for connection in self.connections:
             connection.was_killed |= connection.port in ports
 

@@ -70,6 +70,7 @@ from .fleet.replicas import Replicas
 from .openai.answers import Price
 from .prompts.wrappings import build_grammar
 from .requests.parsing import COUNT_TOKENS, MESSAGES, SPECS, RequestParser
+from .routing.sessions import build_sessions
 from .runners import Runners
 from .runners.build import build_runners, give_all_cores
 from .services import Services
@@ -165,6 +166,7 @@ def build_services(
         replicas=build_replicas(config, fleet, experts) if parts.exchanges else None,
         store=store,
         responses=build_response_store(config, store.clock),
+        sessions=build_sessions(config),
     )
 
 
@@ -270,7 +272,7 @@ def build_accounting(services: Services) -> Accounting:
     """The accounting: the price of every expert and embedder, and the journal."""
     here = (*services.embedders.names, EMBEDDED_HERE) if services.embedders else ()
     costs = {**expert_prices(services.config), **dict.fromkeys(here, Price(0.0, 0.0))}
-    return Accounting(costs, services.journal)
+    return Accounting(costs, services.journal, services.sessions)
 
 
 @contextlib.asynccontextmanager
@@ -395,8 +397,9 @@ def expert_price(expert: ExpertConfig) -> Price:
     return Price(
         profile.input_usd_per_token,
         profile.output_usd_per_token,
-        facts.cached_input_usd_per_token if facts else None,
+        profile.cached_input_usd_per_token,
         facts.reasoning_usd_per_token if facts else None,
+        facts.written_usd_per_token if facts else None,
     )
 
 

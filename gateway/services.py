@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .fleet.replicas import Replicas
     from .requests.parsing import RequestParser
     from .routing.router import Router
+    from .routing.sessions import SessionTable
     from .runners import Runners
     from .storage.journal import Journal
     from .storage.responses import ResponseStore
@@ -40,3 +41,4 @@ class Services:
     replicas: "Replicas | None"
     store: "BatchStore"
     responses: "ResponseStore | None"
+    sessions: "SessionTable"

@@ -11,6 +11,7 @@
     errorevent-N      streams N chunks, then an error object, then the rest
     nodone            streams everything but [DONE]
     usage             counts cached and reasoning tokens
+    caches-NAME       counts four characters as a token, and what it reads again as cached, as OpenAI does
     crlf, unicode, tools, thinking, role, silent    streams of these kinds
 
 In a test, with pytest-asyncio:
@@ -53,6 +54,7 @@ DETAILED_USAGE = {
     "completion_tokens_details": {"reasoning_tokens": 4},
 }
 BREAKING = ("cut", "stall", "badchunk", "errorevent")
+CACHE_LEAST, CACHE_STEP = 1024, 128
 FOREVER_S = 3600.0
 POLL_S = 0.005
 
@@ -66,13 +68,15 @@ def build_chunk(model: str, delta: dict[str, Any], finish: str | None = None, ch
     return b"data: " + json.dumps(chunk, ensure_ascii=False).encode() + b"\n\n"
 
 
-def build_completion(model: str, chat: bool = True, words: tuple[str, ...] = WORDS) -> bytes:
+def build_completion(
+    model: str, chat: bool = True, words: tuple[str, ...] = WORDS, usage: dict[str, Any] | None = None
+) -> bytes:
     """The body of an answer that is not streamed, indented: a gateway has to pass such bytes on unchanged."""
     text = "".join(_pieces(model, words))
     content: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
     choice = {"index": 0, **content, "finish_reason": "stop"}
     kind = "chat.completion" if chat else "text_completion"
-    usage = DETAILED_USAGE if model == "usage" else _usage(words)
+    usage = usage or (DETAILED_USAGE if model == "usage" else _usage(words))
     body = {"id": "c-1", "object": kind, "created": 1, "model": model, "choices": [choice], "usage": usage}
     return json.dumps(body, ensure_ascii=False, indent=1).encode()
 
@@ -156,6 +160,7 @@ class FakeUpstream:
         self._port = port
         self._keep_calls = keep_calls
         self._n_calls: Counter[str] = Counter()
+        self._prompts: dict[str, list[str]] = {}
         self._random = random.Random(0)  # noqa: S311 (the same calls fail in every run)
         self._server: asyncio.Server | None = None
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
@@ -292,10 +297,23 @@ class FakeUpstream:
         elif path.endswith("/embeddings"):
             write_response(writer, 200, json.dumps(_embeddings(model, body["input"])).encode())
         elif not body.get("stream"):
-            write_response(writer, 200, build_completion(model, chat, self.words))
+            usage = self._count_cached(model, body) if kind == "caches" else None
+            write_response(writer, 200, build_completion(model, chat, self.words, usage))
         else:
             return await self._stream(model, kind, argument, chat, writer)
         return True
+
+    def _count_cached(self, model: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Tokens of a prompt, and how many of them begin an earlier one: from 1,024, in steps of 128."""
+        text = json.dumps(body.get("messages"))
+        known = self._prompts.setdefault(model, [])
+        longest = max((_count_equal(text, other) for other in known), default=0)
+        known.append(text)
+        n_cached = longest // 4 // CACHE_STEP * CACHE_STEP
+        n_cached = n_cached if n_cached >= CACHE_LEAST else 0
+        usage: dict[str, Any] = {**_usage(self.words), "prompt_tokens": len(text) // 4}
+        usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
+        return {**usage, "prompt_tokens_details": {"cached_tokens": n_cached}}
 
     async def _stream(
         self, model: str, kind: str, argument: str, chat: bool, writer: asyncio.StreamWriter
@@ -342,6 +360,12 @@ def write_response(writer: asyncio.StreamWriter, status: int, body: bytes, heade
     reason = HTTPStatus(status).phrase if status in set(HTTPStatus) else "Unknown"
     head = f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\n{headers}"
     writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+
+
+def _count_equal(text: str, other: str) -> int:
+    """How many characters both begin with."""
+    pairs = enumerate(zip(text, other, strict=False))
+    return next((n for n, (own, its) in pairs if own != its), min(len(text), len(other)))
 
 
 def _write_chunk(writer: asyncio.StreamWriter, data: bytes) -> None:

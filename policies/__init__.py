@@ -64,6 +64,7 @@ from .types import (
     PriorityGoal,
     Require,
     RoutingHints,
+    Session,
     tighten,
 )
 from .voting import detect_form, extract_answer, vote
@@ -119,6 +120,7 @@ __all__ = [
     "ResidentState",
     "RoutingHints",
     "Scale",
+    "Session",
     "Shadow",
     "Single",
     "Snapshot",

@@ -33,7 +33,7 @@ from .errors import Infeasible
 from .objectives import Attributes, describe_priorities, rank_by_priority, resolve_target
 from .plans import Plan, Single
 from .recruiting import Candidates, PanelRule, compute_chances, find_rare, recruit
-from .types import Decision, Fleet, Objective, Policy, Require, RoutingHints, tighten
+from .types import Decision, Fleet, Objective, Policy, Require, RoutingHints, Session, tighten
 
 
 class Consult(msgspec.Struct, frozen=True):
@@ -141,6 +141,7 @@ class Engine:
         self._guessed: Bools = np.array([profile.quality is not None for profile in pool], bool)
         self._all_experts = np.arange(len(self.names))
         self._by_name = np.argsort(np.argsort(self.names))  # rank of each name, breaks ties
+        self._savings = {profile.name: _find_saving(profile) for profile in pool}
         self._standing = lru_cache(maxsize=1024)(partial(static_rejections, self.pool))
 
     def route(
@@ -214,6 +215,8 @@ class Engine:
         """
         if prediction.experts != self.names:
             raise ValueError(f"prediction is for {prediction.experts}, the pool is {self.names}")
+        if hints and any(hint is not None and hint.session for hint in hints):
+            prediction = self._count_cached(prediction, hints)
         decisions = []
         for row, query in enumerate(queries):
             hint = hints[row] if hints else None
@@ -224,8 +227,7 @@ class Engine:
             rejections = self._find_rejections(query, row, prediction, require, fleet)
             if query.needs:
                 self._reject_unknown_readers(query.needs, rejections)
-            # The common case, no rejection, makes no array.
-            eligible = self._all_experts
+            eligible = self._all_experts  # no array is made in the common case
             if rejections:
                 eligible = np.array([e for e, name in enumerate(self.names) if name not in rejections])
             utility = compute_utility(  # (n_experts,)
@@ -239,22 +241,57 @@ class Engine:
             if objective.goals:
                 utility -= self._attributes.penalty(objective.goals, eligible, prediction.output_tokens[row])
             ranking = self._rank(policy, objective, row, prediction, utility, eligible)
-            # Order matters: a mapping precedes the weights, priority goals (flags) precede the mapping, and
-            # exploration comes last, so that its propensity is the probability of the final choice.
+            # Each precedes what is above it. Exploration is last: its propensity is that of the final choice.
             if policy.mapping:
                 ranking = self._apply_mapping(ranking, policy.mapping, row, prediction)
             if objective.first:
                 ranking = self._apply_priorities(ranking, objective, row, prediction, fleet)
             if objective.max_usd_per_1k is not None:  # it was not resolved: nothing is measured
                 ranking = self._apply_budget(ranking, objective.max_usd_per_1k / 1000, row, prediction)
-            if policy.explore and draws is not None:
+            if hint and hint.session and hint.session.is_tool_loop:
+                ranking = self._apply_session(ranking, hint.session, row, prediction)
+            elif policy.explore and draws is not None:
                 ranking = _apply_exploration(ranking, policy.explore, float(draws[row]))
             plan = self._make_plan(policy, require, query, ranking.order, utility, prediction, row)
             if not plan.is_sequential:
                 by = "" if query.keywords is None else ", keywords told by an expert"
                 ranking = ranking._replace(reason=f"{plan.kind}{by}; {ranking.reason}")
-            decisions.append(self._make_decision(policy, row, prediction, plan, ranking, utility, rejections))
+            made = self._make_decision(policy, row, prediction, plan, ranking, utility, rejections)
+            decisions.append(self._add_session(made, hint.session) if hint and hint.session else made)
         return decisions
+
+    def _count_cached(self, prediction: Prediction, hints: Sequence[RoutingHints | None]) -> Prediction:
+        """The prediction, where tokens that prompt caches hold cost what cached tokens cost."""
+        cost = prediction.cost_usd.copy()  # (n_queries, n_experts)
+        for row, hint in enumerate(hints):
+            if hint is not None and hint.session is not None:
+                cost[row] -= [self._find_saved_usd(hint.session, name) for name in self.names]
+        # Never below 0: a count may be that of another tokenizer than the estimate's.
+        return msgspec.structs.replace(prediction, cost_usd=np.maximum(cost, 0.0))
+
+    def _add_session(self, decision: Decision, session: Session) -> Decision:
+        saved = self._find_saved_usd(session, session.previous)
+        return msgspec.structs.replace(decision, session=session, switch_usd=saved)
+
+    def _find_saved_usd(self, session: Session, expert: str) -> float:
+        return self._savings.get(expert, 0.0) * session.cached_tokens.get(expert, 0)
+
+    def _apply_session(
+        self, ranking: "_Ranking", session: Session, row: int, prediction: Prediction
+    ) -> "_Ranking":
+        """The last expert first in a loop of tools, and last where it repeats itself."""
+        own = self.names.index(session.previous) if session.previous in self.names else -1
+        others = ranking.order[ranking.order != own]
+        if len(others) == len(ranking.order) or not len(others):
+            return ranking  # it is not eligible, or it is the only one
+        if not session.is_stalled:
+            # Another expert did not choose these calls, and providers sign what a model thought before them.
+            reason = f"{session.previous} called the tools and reads their results"
+            return ranking._replace(order=np.concatenate(([own], others)), reason=reason)
+        # What was worth its price has failed several times: the best of the others, at any cost.
+        by_quality = others[np.argsort(-prediction.quality[row][others], kind="stable")]
+        reason = f"{session.previous} repeats itself: the best of the others"
+        return ranking._replace(order=np.concatenate((by_quality, [own])), reason=reason)
 
     def _resolve_target(self, objective: Objective, prediction: Prediction) -> Objective:
         if not prediction.evidence.any():
@@ -510,6 +547,12 @@ class Engine:
             rest = eligible[eligible != first]
             return np.concatenate(([first], rest)), "no evidence: the policy's default expert"
         return eligible, "no evidence: the first expert that meets the constraints"
+
+
+def _find_saving(profile: ExpertProfile) -> float:
+    """USD by which a cached input token is cheaper; 0 where a price is unknown."""
+    price, cached = profile.input_usd_per_token, profile.cached_input_usd_per_token
+    return 0.0 if price is None or cached is None else max(0.0, price - cached)
 
 
 def _differ(values: Floats) -> bool:

@@ -16,7 +16,9 @@ def explain(decision: Decision) -> list[dict[str, Any]]:
 
 def decision_record(decision: Decision) -> dict[str, Any]:
     """The whole decision; numbers that are not known are None."""
+    session = {} if decision.session is None else {"session": describe_session(decision)}
     return {
+        **session,
         "policy": decision.policy,
         "expert": decision.chosen,
         "plan": {"kind": decision.plan.kind, **decision.plan.summary()},
@@ -27,6 +29,22 @@ def decision_record(decision: Decision) -> dict[str, Any]:
         "margin": _number(decision.margin),
         "propensity": decision.propensity,
         "candidates": explain(decision),
+    }
+
+
+def describe_session(decision: Decision) -> dict[str, Any]:
+    """The conversation that a query goes on with, and what a switch of its expert gives up."""
+    session = decision.session
+    if session is None:
+        return {}
+    return {
+        "id": session.id,
+        "n_answers": session.n_answers,
+        "previous": session.previous,
+        "is_tool_loop": session.is_tool_loop,
+        "is_stalled": session.is_stalled,
+        "cached_tokens": dict(session.cached_tokens),
+        "switch_usd": _number(decision.switch_usd or 0.0),
     }
 
 

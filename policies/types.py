@@ -88,7 +88,7 @@ class Policy:
     With a `panel` several experts answer together; None asks one. `in_band_flags` says whether flags in a
     prompt are read, `unknown_flags` what happens to unknown ones, `pasted_flags` whether those at
     the end of a text that looks pasted are read too. `predictor` is the head of the artifact that predicts,
-    None the default one.
+    None the default one. With `affinity` the turns of a conversation count what prompt caches hold of it.
     """
 
     name: str
@@ -104,17 +104,40 @@ class Policy:
     pasted_flags: bool = False
     panel: PanelRule | None = None
     predictor: str | None = None
+    affinity: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The conversation that a query goes on with, as far as routing knows it.
+
+    id:            the same for all turns of the conversation
+    n_answers:     how many answers it has had
+    previous:      the expert that gave the last one
+    cached_tokens: by expert, how many input tokens of this query its prompt cache is expected to hold
+    is_tool_loop:  the query brings results of tools that the previous answer called
+    is_stalled:    the same call of a tool, or the same result, has come several times in a row
+    """
+
+    id: str
+    n_answers: int
+    previous: str
+    cached_tokens: Mapping[str, int] = field(default_factory=dict)
+    is_tool_loop: bool = False
+    is_stalled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RoutingHints:
     """What one request asks for on top of its policy; None keeps the policy's objective.
 
-    Constraints add up: a hint can tighten what the policy requires, never loosen it.
+    Constraints add up: a hint can tighten what the policy requires, never loosen it. `session` is the
+    conversation that the request goes on with, None for its first turn.
     """
 
     require: Require = Require()
     objective: Objective | None = None
+    session: Session | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +169,8 @@ class Decision(msgspec.Struct, frozen=True):
     answers were never measured in tokens: their `output_tokens` and `cost_usd` rest on an assumption.
     `head` is the head of the artifact that predicted; None where means or guesses decided. `skills` are the
     named skills by which a panel was recruited, or its aggregator chosen; None where none were read.
+    `session` is the conversation that the query goes on with: `cost_usd` counts what prompt caches hold of
+    it, and `switch_usd` is what the cache of its last expert saves, which a switch gives up.
     """
 
     policy: str
@@ -168,3 +193,5 @@ class Decision(msgspec.Struct, frozen=True):
     assumed_length: Bools | None = None
     head: str | None = None
     skills: tuple[str, ...] | None = None
+    session: Session | None = None
+    switch_usd: float | None = None

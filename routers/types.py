@@ -74,6 +74,7 @@ class ExpertProfile:
     `quality` is the operator's own guess in [0, 1], used only where there is no evidence. `parameters_b` are
     billions, `released` is an ISO date, `ratings` the operator's own (security, readability): more is better.
     `prefix_tokens` are put before every conversation, `max_output_tokens` are the longest answer it may give.
+    `cached_input_usd_per_token` is the price of an input token that the prompt cache of the expert holds.
     """
 
     name: str
@@ -91,6 +92,7 @@ class ExpertProfile:
     ratings: frozenset[tuple[str, float]] = frozenset()
     prefix_tokens: int = 0
     max_output_tokens: int | None = None
+    cached_input_usd_per_token: float | None = None
 
 
 class Estimate(NamedTuple):

@@ -323,9 +323,9 @@ class MessageWriter:
         if usage is None or usage.prompt_tokens is None:
             return {"input_tokens": self._n_input_tokens, "output_tokens": n_output}
         counts: dict[str, object] = {
-            # Anthropic counts what was read from the cache beside the rest.
-            "input_tokens": max(0, usage.prompt_tokens - usage.cached_tokens),
-            "cache_creation_input_tokens": 0,
+            # Anthropic counts what was read from the cache, and written to it, beside the rest.
+            "input_tokens": max(0, usage.prompt_tokens - usage.cached_tokens - usage.written_tokens),
+            "cache_creation_input_tokens": usage.written_tokens,
             "cache_read_input_tokens": min(usage.cached_tokens, usage.prompt_tokens),
             "output_tokens": usage.output_tokens or 0,
         }

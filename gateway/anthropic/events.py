@@ -44,7 +44,7 @@ def read_message_usage(counts: object) -> Usage | None:
         n_input,
         n_output,
         n_input + n_output,
-        InputDetails(n_read),
+        InputDetails(n_read, cache_creation_tokens=usage.cache_creation_input_tokens),
         OutputDetails(details.thinking_tokens if details else None),
     )
 

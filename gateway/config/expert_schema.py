@@ -345,6 +345,17 @@ class RatingsConfig(StrictStruct, frozen=True):
         return frozenset((name, mark) for name, mark in marks.items() if mark is not None)
 
 
+class PromptCacheConfig(StrictStruct, frozen=True):
+    """The prompt cache of a provider."""
+
+    lifetime_s: Seconds = 300.0
+    """Seconds after its last use for which a prompt is kept."""
+    least_tokens: Count = 1024
+    """Shorter prompts are not kept."""
+    step_tokens: Count = 1
+    """Prompts are kept in steps of so many tokens."""
+
+
 class ExpertConfig(StrictStruct, frozen=True):
     """A model that answers requests: remote (`model`), local (`runner`), or a tool (`tool`)."""
 
@@ -394,6 +405,14 @@ class ExpertConfig(StrictStruct, frozen=True):
     """Price of an input token in USD. Default: LiteLLM's price table; 0 for local experts."""
     output_cost_per_token: NotNegative | None = None
     """Price of an output token in USD. Default: LiteLLM's price table; 0 for local experts."""
+    cached_input_cost_per_token: NotNegative | None = None
+    """Price of an input token that the provider reads from its prompt cache, in USD. Default: LiteLLM's price
+    table.
+    """
+    prompt_cache: PromptCacheConfig | None = None
+    """What the provider keeps of a prompt, and how long. Default: what is published of OpenAI, Anthropic,
+    DeepSeek and Gemini; of others what their counts of cached tokens show.
+    """
     context_window: Count | None = None
     """Context window in tokens. Default: that of the runner, or LiteLLM's table."""
     abilities: frozenset[Ability] | None = None

@@ -197,6 +197,11 @@ class PolicyConfig(StrictStruct, frozen=True):
     """
     flags: FlagsConfig = FlagsConfig()
     """Flags in prompts."""
+    affinity: bool = True
+    """Whether further turns of a conversation count what the prompt caches of experts hold of it, so that
+    staying with an expert competes with a switch at their real costs. Results of tools go to the expert that
+    called them; an expert that repeats the same call is left.
+    """
     plan: PlanConfig = PlanConfig()
     """What is done with the chosen experts."""
 
@@ -216,4 +221,5 @@ class PolicyConfig(StrictStruct, frozen=True):
             pasted_flags=self.flags.pasted,
             panel=self.plan.rule(),
             predictor=self.predictor,
+            affinity=self.affinity,
         )

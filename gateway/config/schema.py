@@ -206,6 +206,15 @@ class WrappingsConfig(StrictStruct, frozen=True):
     """First words of paragraphs that are left out."""
 
 
+class SessionsConfig(StrictStruct, frozen=True):
+    """Conversations in memory: hashes of their turns, who answered, and what prompt caches hold."""
+
+    max_turns: Count = 20_000
+    """Most turns of all conversations that are remembered; the oldest are forgotten first."""
+    ttl_s: Seconds = 3600.0
+    """Seconds after which a turn is forgotten."""
+
+
 class RoutingConfig(StrictStruct, frozen=True):
     """What predictions are made with."""
 
@@ -222,6 +231,8 @@ class RoutingConfig(StrictStruct, frozen=True):
     """CPU threads of the encoder."""
     load_budget: LoadBudgetConfig | Literal["off"] = LoadBudgetConfig()
     """How much load the encoder may add; `off` uses it whenever the policy asks for it."""
+    sessions: SessionsConfig = SessionsConfig()
+    """How conversations are remembered, for policies with `affinity`."""
     wrappings: WrappingsConfig = WrappingsConfig()
     """What your programs put around the words of a user, so that prompts are routed without it."""
 

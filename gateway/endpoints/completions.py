@@ -38,6 +38,8 @@ class CompletionEndpoint:
             await self._embed(exchange, parsed)
             return
         if isinstance(parsed, ToPolicy):
+            if parsed.conversation is not None and parsed.conversation.before:
+                parsed = services.sessions.attach(parsed, exchange.key_name)
             decision = await services.router.decide(parsed, services.fleet.snapshot())
             request = ExecutionRequest.for_decision(parsed, decision)
         else:

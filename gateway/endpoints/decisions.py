@@ -38,6 +38,7 @@ async def route(request: Request) -> Response:
         )
     if isinstance(parsed, ToPolicy):
         router = services.router
+        parsed = services.sessions.attach(parsed, request.state.key_name)
         decision = await router.decide(parsed, services.fleet.snapshot())
         record = {**decision_record(decision), "query": describe_query(parsed.query)}
         warnings, degraded = parsed.warnings, router.degraded

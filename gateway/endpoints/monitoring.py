@@ -48,6 +48,8 @@ class CarriedCounters:
 
     def begin(self, services: Services) -> None:
         """These parts serve from now on, beside others that still drain."""
+        if self._open:
+            services.sessions.go_on_from(self._open[-1].sessions)
         self._open.append(services)
 
     def end(self, services: Services) -> None:
@@ -184,6 +186,7 @@ class _MetricsCollector:
 def _collect_families(services: Services) -> Iterator[Any]:
     yield from _collect_calls(services)
     yield from _collect_routing(services)
+    yield from _collect_sessions(services)
     yield from _collect_runners(services)
 
 
@@ -250,6 +253,19 @@ def _collect_routing(services: Services) -> Iterator[Any]:
     about = "Decisions that did without a part of prediction that failed, was overloaded or is not loaded."
     parts = {(part,): float(n) for part, n in services.router.n_degraded.items()}
     yield build_counter("thalamus_decisions_degraded", about, ("part",), parts)
+
+
+def _collect_sessions(services: Services) -> Iterator[Any]:
+    sessions = services.sessions
+    known = {(): float(len(sessions.turns))}
+    yield build_gauge("thalamus_session_turns", "Turns of conversations that are remembered.", (), known)
+    counts = {
+        "expected": ("Calls that were expected to read the prompt cache of an expert.", sessions.n_expected),
+        "read": ("Calls that did read it, of those that were expected to.", sessions.n_read),
+    }
+    for name, (about, by_expert) in counts.items():
+        samples = {(expert,): float(by_expert.get(expert, 0)) for expert in services.experts}
+        yield build_counter(f"thalamus_prompt_cache_{name}", about, ("expert",), samples)
 
 
 def _collect_runners(services: Services) -> Iterator[Any]:

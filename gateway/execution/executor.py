@@ -20,6 +20,8 @@ from ..fleet.health import FleetState
 from ..openai.answers import UNKNOWN_PRICE, Price, Usage, cost_usd, read_answer_text, set_usage, sum_usages
 from ..openai.events import MAX_CONTENT_BYTES, read_sent_text
 from ..requests.parsing import ToExpert, ToPolicy
+from ..requests.query import Conversation
+from ..routing.sessions import SessionAnswer, SessionTable
 from ..storage.journal import AttemptRecord, Journal, JournalEntry, Role, describe_decision
 from .panel import build_aggregation_call, build_member_call, wait_for_members
 
@@ -32,7 +34,8 @@ class ExecutionRequest(msgspec.Struct, frozen=True):
 
     `asked` is the expert that the client named, None where a policy chose. `explain` puts the facts of the
     headers into the stream too, `debug` the whole decision on the response. `warnings` name what was ignored.
-    `head` is the head of the artifact that decided, if one did.
+    `head` is the head of the artifact that decided, if one did. `conversation` is what the request is a turn
+    of, where a policy looks at it.
     """
 
     call: Call
@@ -46,6 +49,7 @@ class ExecutionRequest(msgspec.Struct, frozen=True):
     session_id: str | None = None
     warnings: tuple[str, ...] = ()
     head: str | None = None
+    conversation: Conversation | None = None
 
     @classmethod
     def for_expert(cls, parsed: ToExpert) -> "ExecutionRequest":
@@ -77,6 +81,7 @@ class ExecutionRequest(msgspec.Struct, frozen=True):
             session_id=parsed.options.session_id,
             warnings=parsed.warnings,
             head=decision.head,
+            conversation=parsed.conversation,
         )
 
 
@@ -127,8 +132,9 @@ class ExecutionTrace(msgspec.Struct):
 class Accounting:
     """Prices what was used, and writes one record of each request to the journal."""
 
-    def __init__(self, prices: Mapping[str, Price], journal: Journal) -> None:
+    def __init__(self, prices: Mapping[str, Price], journal: Journal, sessions: SessionTable) -> None:
         self.prices = prices
+        self._sessions = sessions
         self.keeps_content = journal.content
         self._journal = journal
 
@@ -184,6 +190,13 @@ class Accounting:
             answer=_read_answer(request.call, trace) if self.keeps_content else None,
         )
         self._journal.record(entry)
+        decision, turns = request.decision, request.conversation
+        if turns is not None and trace.status == 200 and trace.answered is not None:
+            session = decision.session if isinstance(decision, Decision) else None
+            said_by, client_id, at_s = trace.answered, request.session_id, self._sessions.clock()
+            self._sessions.answers.append(
+                SessionAnswer(key_id, turns, client_id, session, said_by, trace.usage, at_s)
+            )
         return entry
 
 

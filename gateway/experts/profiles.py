@@ -39,6 +39,7 @@ class ModelFacts:
     input_usd_per_token: float | None = None
     output_usd_per_token: float | None = None
     cached_input_usd_per_token: float | None = None
+    written_usd_per_token: float | None = None
     reasoning_usd_per_token: float | None = None
     context_tokens: int | None = None
     abilities: frozenset[str] | None = None
@@ -91,6 +92,7 @@ def _facts(raw: msgspec.Raw, model: str) -> ModelFacts | None:
         input_usd_per_token=_price(entry.get("input_cost_per_token")),
         output_usd_per_token=_price(entry.get("output_cost_per_token")),
         cached_input_usd_per_token=_price(entry.get("cache_read_input_token_cost")),
+        written_usd_per_token=_price(entry.get("cache_creation_input_token_cost")),
         reasoning_usd_per_token=_price(entry.get("output_cost_per_reasoning_token")),
         context_tokens=_count(entry.get("max_input_tokens")) or _count(entry.get("max_tokens")),
         abilities=frozenset(word for key, word in ABILITIES.items() if entry.get(key) is True)
@@ -138,6 +140,11 @@ def profile_of(expert: ExpertConfig) -> ExpertProfile:
         model=expert.model,
         input_usd_per_token=_first(expert.input_cost_per_token, facts.input_usd_per_token, free),
         output_usd_per_token=_first(expert.output_cost_per_token, facts.output_usd_per_token, free),
+        cached_input_usd_per_token=_first(
+            expert.cached_input_cost_per_token,
+            # The table's price of a cached token belongs to the table's price of a token.
+            facts.cached_input_usd_per_token if expert.input_cost_per_token is None else None,
+        ),
         context_tokens=expert.context_window or _runner_window(expert) or facts.context_tokens,
         abilities=_abilities(expert, facts),
         content_parts=expert.content_parts,

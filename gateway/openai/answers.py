@@ -20,6 +20,8 @@ LARGE_ANSWER_BYTES = 1024 * 1024
 
 class InputDetails(msgspec.Struct):
     cached_tokens: TokenCount | None = None
+    cache_creation_tokens: TokenCount | None = None
+    cache_write_tokens: TokenCount | None = None
 
 
 class OutputDetails(msgspec.Struct):
@@ -35,12 +37,20 @@ class Usage(msgspec.Struct):
     prompt_tokens_details: InputDetails | None = None
     completion_tokens_details: OutputDetails | None = None
     prompt_cache_hit_tokens: TokenCount | None = None
+    cache_creation_input_tokens: TokenCount | None = None
 
     @property
     def cached_tokens(self) -> int:
         """Input tokens read from the provider's prompt cache; they are part of `prompt_tokens`."""
         details = self.prompt_tokens_details
         return (details.cached_tokens if details else None) or self.prompt_cache_hit_tokens or 0
+
+    @property
+    def written_tokens(self) -> int:
+        """Input tokens that the provider put into its prompt cache; they are part of `prompt_tokens`."""
+        details = self.prompt_tokens_details
+        written = (details.cache_creation_tokens or details.cache_write_tokens) if details else None
+        return written or self.cache_creation_input_tokens or 0
 
     @property
     def reasoning_tokens(self) -> int:
@@ -59,12 +69,15 @@ class Usage(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """USD per token. None is unknown; cached input and reasoning then cost what input and output cost."""
+    """USD per token. None is unknown: cached input, input that is written to a prompt cache and reasoning
+    then cost what input and output cost.
+    """
 
     input_usd: float | None = None
     output_usd: float | None = None
     cached_input_usd: float | None = None
     reasoning_usd: float | None = None
+    written_usd: float | None = None
 
 
 UNKNOWN_PRICE = Price()
@@ -81,13 +94,16 @@ def cost_usd(usage: Usage | None, price: Price) -> float | None:
         return None
     # Bounded by the whole: odd counts must never make a cost negative.
     n_cached = min(usage.cached_tokens, usage.prompt_tokens)
+    n_written = min(usage.written_tokens, usage.prompt_tokens - n_cached)
     n_reasoning = min(usage.reasoning_tokens, n_output)
     cached_usd = price.input_usd if price.cached_input_usd is None else price.cached_input_usd
+    written_usd = price.input_usd if price.written_usd is None else price.written_usd
     output_usd = price.output_usd or 0.0
     reasoning_usd = output_usd if price.reasoning_usd is None else price.reasoning_usd
     return (
-        (usage.prompt_tokens - n_cached) * price.input_usd
+        (usage.prompt_tokens - n_cached - n_written) * price.input_usd
         + n_cached * cached_usd
+        + n_written * written_usd
         + (n_output - n_reasoning) * output_usd
         + n_reasoning * reasoning_usd
     )

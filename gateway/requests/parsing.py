@@ -34,7 +34,13 @@ from .bodies import (
 )
 from .embedding import EmbeddingInput, is_embedder_name, parse_embedding_input
 from .options import RoutingOptions, extract_prompt_flags, list_ignored, parse_routing_options
-from .query import ReadRequest, parse_chat_query, parse_completion_query
+from .query import (
+    Conversation,
+    ReadRequest,
+    parse_chat_query,
+    parse_completion_query,
+    read_conversation,
+)
 
 OWN_FIELDS = ("model", "router")
 """Fields for Thalamus itself: no expert receives them."""
@@ -109,7 +115,10 @@ class ToExpert(msgspec.Struct, frozen=True):
 
 
 class ToPolicy(msgspec.Struct, frozen=True):
-    """A request whose expert a policy chooses, by `query` and under `hints`."""
+    """A request whose expert a policy chooses, by `query` and under `hints`.
+
+    `conversation` is None where there is none, or the policy does not look at it.
+    """
 
     call: Call
     options: RoutingOptions
@@ -117,6 +126,7 @@ class ToPolicy(msgspec.Struct, frozen=True):
     query: Query
     hints: RoutingHints | None = None
     warnings: tuple[str, ...] = ()
+    conversation: Conversation | None = None
 
 
 class ToEmbedder(msgspec.Struct, frozen=True):
@@ -202,7 +212,10 @@ class RequestParser:
             declined = self._list_unable(translation)
             declined |= {tool.name: why for tool in self._tools if (why := tool.decline(call, read.question))}
             query = msgspec.structs.replace(query, declined=declined) if declined else query
-        return ToPolicy(call, options, policy, query, flags.hints, flags.warnings)
+        # As the client sent them: a flag that is taken out of this turn stands in the next one's history.
+        is_chat = policy.affinity and "messages" in sent
+        conversation = read_conversation(sent["messages"]) if is_chat else None
+        return ToPolicy(call, options, policy, query, flags.hints, flags.warnings, conversation)
 
     def _list_unable(self, translation: Translation | None) -> dict[str, str]:
         """Experts that cannot do all of a request, as they do not speak its format, with the reason.

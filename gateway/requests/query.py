@@ -4,9 +4,11 @@ A lone user message gives the very `Query` that `routers.query_of` gives for its
 learned offline holds online. What cannot be read is left to the expert, as for one that the client named.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import blake2b
 from math import ceil, isfinite
 from typing import Any
 
@@ -49,6 +51,21 @@ class ReadRequest:
 
     query: Query
     question: CleanText
+
+
+class Conversation(msgspec.Struct, frozen=True):
+    """The turns of a chat as digests, by which a later request is known to go on with it.
+
+    before: digests of all that comes before each answer in it, oldest first; empty for a first turn
+    whole: digest of all turns
+    is_tool_loop: results of tools follow the last answer
+    is_stalled: the last calls of tools and their results, or the last errors, are the same
+    """
+
+    whole: bytes
+    before: tuple[bytes, ...] = ()
+    is_tool_loop: bool = False
+    is_stalled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +135,72 @@ def parse_completion_query(
     extra = n_ids + sum(map(estimate_tokens, texts)) - query.n_input_tokens
     question = first if len(texts) == 1 and not n_ids else CleanText("")
     return ReadRequest(_add_requirements(query, fields, extra, ()), question)
+
+
+class _ToolCall(msgspec.Struct):
+    """What a call of a tool asks; its id is another each time."""
+
+    function: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _AgentTurn(msgspec.Struct):
+    """One turn, as far as loops of tools are read."""
+
+    role: str = ""
+    content: msgspec.Raw = msgspec.Raw(b"null")
+    tool_calls: list[_ToolCall] | None = None
+
+
+_agent_turn = msgspec.json.Decoder(_AgentTurn)
+_CACHE_MARK = re.compile(rb',\s*"cache_control"\s*:\s*(?:\{[^{}]*\}|null)')
+_SAYS_ERROR = re.compile(rb"error|exception|traceback|failed|not found|denied", re.IGNORECASE)
+TOOL_ROLES = ("tool", "function")
+N_REPEATS = 3
+"""So often the same call with the same result, or the same error, comes before an agent counts as stalled."""
+MAX_ANSWERS = 64
+"""A request that goes on from an older answer of a conversation begins another one."""
+
+
+def read_conversation(raw: msgspec.Raw) -> Conversation | None:
+    """The conversation in `messages`; None where a turn cannot be read."""
+    digest = blake2b(digest_size=16)
+    before: list[bytes] = []
+    recent: list[_AgentTurn] = []
+    try:
+        for message in decode_list(raw):
+            turn = _agent_turn.decode(message)
+            if turn.role == "assistant":
+                before.append(digest.digest())
+            recent.append(turn)
+            # Agents move their marks for prompt caches from turn to turn: they are no part of what is said.
+            text = bytes(message)
+            digest.update(_CACHE_MARK.sub(b"", text) if b'"cache_control"' in text else text)
+    except BAD_JSON:
+        return None
+    whole = digest.digest()
+    if not before:
+        return Conversation(whole)
+    is_loop = _ends_with_results(recent)
+    return Conversation(whole, tuple(before[-MAX_ANSWERS:]), is_loop, is_loop and _repeats_itself(recent))
+
+
+def _ends_with_results(turns: Sequence[_AgentTurn]) -> bool:
+    """Whether results of tools follow the last answer."""
+    for turn in reversed(turns):
+        if turn.role == "assistant":
+            return False
+        if turn.role in TOOL_ROLES:
+            return True
+    return False
+
+
+def _repeats_itself(turns: Sequence[_AgentTurn]) -> bool:
+    calls = [[bytes(call.function) for call in turn.tool_calls] for turn in turns if turn.tool_calls]
+    results = [bytes(turn.content) for turn in turns if turn.role in TOOL_ROLES]
+    last = results[-N_REPEATS:]
+    if len(last) < N_REPEATS or last.count(last[0]) < N_REPEATS:
+        return False
+    return _SAYS_ERROR.search(last[0]) is not None or calls[-N_REPEATS:].count(calls[-1]) == N_REPEATS
 
 
 def _read_asks(turns: Sequence[_Turn], grammar: WrappingGrammar) -> tuple[CleanText, list[str]]:

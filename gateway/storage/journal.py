@@ -19,7 +19,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from policies import Decision, decision_record, decode_plan
+from policies import Decision, Session, decision_record, decode_plan
 
 from ..config import JournalConfig
 from ..config.client_keys import find_owner
@@ -277,6 +277,8 @@ def unpack_decision(packed: bytes) -> Decision:
     for name in ("experts", "skills"):
         if plain.get(name) is not None:
             plain[name] = tuple(plain[name])
+    if plain.get("session") is not None:
+        plain["session"] = msgspec.convert(plain["session"], Session)
     for name, value in plain.items():
         if isinstance(value, list):
             # Arrays are lists in msgpack: their types must be restored, as indexing with floats fails.

@@ -118,12 +118,18 @@ async def live(app: ASGIApp, connections: Connections | None = None) -> AsyncIte
 
 
 @contextlib.asynccontextmanager
-async def gateway(config: dict[str, Any], journal: str, *pool: str) -> AsyncIterator[LiveApp]:
-    """The whole gateway from a configuration as a file would give it; `auto` asks `pool`, in order."""
+async def gateway(
+    config: dict[str, Any], journal: str, *pool: str, decides: bool = False
+) -> AsyncIterator[LiveApp]:
+    """The whole gateway from a configuration as a file would give it.
+
+    `auto` asks `pool`, in order; where the gateway `decides`, its own router does.
+    """
     whole = {**config, "journal": {"path": journal, **config.get("journal", {})}}
     settings = msgspec.convert(whole, Config, dec_hook=secret)
     transport = Transport()
-    services = build_services(settings, transport, build_router=lambda *_: InOrder(*pool))
+    build_router = None if decides else lambda *_: InOrder(*pool)
+    services = build_services(settings, transport, build_router=build_router)
     connections = Connections(settings.server.limits)
     counters = CarriedCounters()
     counters.refused = connections.refused
