@@ -31,7 +31,7 @@ from gateway.config.expert_schema import PromptCacheConfig
 from gateway.openai.answers import InputDetails, Price, Usage, cost_usd
 from gateway.requests.query import Conversation
 from gateway.routing.sessions import AUTOMATIC, SessionAnswer, SessionTable
-from policies import DecidingHead, Decision, Fleet, HeadNeeds, Objective, Policy, RoutingHints
+from policies import DecidingHead, Decision, Fleet, HeadNeeds, Objective, Policy, RoutingHints, Session
 from routers import (
     ExpertProfile,
     FeatureExtractor,
@@ -63,7 +63,12 @@ WAYS: tuple[Way, ...] = ("fixed", "alone", "pinned", "sessions")
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """A provider's prompt cache: what it promises, what tokens cost of a usual one, how long it really keeps."""
+    """A provider's prompt cache.
+
+    rule: what it promises, None where there is no cache
+    read, write: price of a token that is read from it or written to it, as a share of that of another
+    longest_s: longest time that it really keeps one
+    """
 
     rule: PromptCacheConfig | None
     read: float = 1.0
@@ -81,7 +86,7 @@ PROVIDERS = (
 
 @dataclass(frozen=True, slots=True)
 class SimulatedTurn:
-    """One turn: which prompt is asked, when in seconds, and how many input tokens it has with all before it."""
+    """One turn: which prompt is asked, when, and how many input tokens it has with all before it."""
 
     row: int
     at_s: float
@@ -90,7 +95,7 @@ class SimulatedTurn:
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What sessions cost and scored, (n_sessions,) each; hits are expected reads of a cache that came true."""
+    """What sessions cost and scored, (n_sessions,) each; how many reads of a cache were expected and came."""
 
     usd: Floats
     score: Floats
@@ -178,7 +183,7 @@ class SessionSimulation:
         for turn in range(max(map(len, sessions))):
             there = [n for n, session in enumerate(sessions) if turn < len(session)]
             asked = [sessions[n][turn] for n in there]
-            looked_up = []
+            looked_up: list[Session | None] = []
             for n, one in zip(there, asked, strict=True):
                 clock[0] = one.at_s
                 looked_up.append(known.find(f"{n}", _conversation(turn), None) if way == "sessions" else None)
@@ -198,7 +203,7 @@ class SessionSimulation:
     def _pick(
         self,
         asked: Sequence[SimulatedTurn],
-        sessions: Sequence[object],
+        sessions: Sequence[Session | None],
         weight: float,
         way: Way,
         firsts: Sequence[int | None],
@@ -211,7 +216,7 @@ class SessionSimulation:
             queries, self.features.take(np.array([one.row for one in asked]))
         )
         policy = Policy("auto", Objective(cost=weight), encoder="never")
-        hints = [RoutingHints(session=session) if session else None for session in sessions]  # type: ignore[arg-type]
+        hints = [RoutingHints(session=session) if session else None for session in sessions]
         fleet = Fleet.idle(self.table.n_experts)
         decisions: list[Decision] = self.head.engine.decide(policy, queries, prediction, fleet, hints)
         picks = [self.table.experts.index(decision.chosen) for decision in decisions]
@@ -263,11 +268,11 @@ def main(data: Path, n_sessions: int, seed: int, develop: bool) -> None:
     click.echo(f"{len(billed)} sessions, {sum(map(len, billed))} turns; λ from sessions of other buckets")
     for way, (weight, bill) in results.items():
         ratio = bill.usd.sum() / fixed.usd.sum()
-        gain = interval(bill.score - fixed.score)
+        gain = interval(100 * (bill.score - fixed.score))
         hits = f", {bill.n_read} of {bill.n_expected} expected reads came true" if bill.n_expected else ""
-        click.echo(
-            f"{way:9s} λ {weight:<5g} bill {ratio:.3f} of fixed, score {bill.score.mean():.4f} ({gain}){hits}"
-        )
+        change = f"{gain.value:+.1f} points [{gain.low:+.1f}, {gain.high:+.1f}]"
+        said = f"bill {ratio:.3f} of fixed, score {bill.score.mean():.4f} ({change}){hits}"
+        click.echo(f"{way:9s} λ {weight:<5g} {said}")
     alone = simulation.bill(billed, "alone", results["sessions"][0])
     change = results["sessions"][1].usd.sum() / alone.usd.sum()
     click.echo(f"sessions, at their λ, cost {change:.3f} of what turns routed alone at that λ cost")
