@@ -24,6 +24,7 @@ from ..requests.query import Conversation
 from ..routing.sessions import SessionAnswer, SessionTable
 from ..storage.journal import AttemptRecord, Journal, JournalEntry, Role, describe_decision
 from .panel import build_aggregation_call, build_member_call, wait_for_members
+from .structured import FormatError, check_format, read_wished_format
 
 NAMED_POLICY = "named"
 NAMED_REASON = "asked for by name"
@@ -243,6 +244,7 @@ def ascii_json(record: Mapping[str, object]) -> bytes:
 
 
 COOLING_DOWN = "cooling down"
+FORMAT_NOT_MET = "did not answer as `response_format` asks"
 NO_RETRY = "was not called: it failed last, and too many further attempts fail"
 
 
@@ -311,7 +313,7 @@ class PlanExecutor:
                 except UpstreamError as error:
                     if failure is not None and error.faults_expert:
                         self._fleet.retries.charge(trace.caller)
-                    failure = error.with_traceback(None)  # it has this frame, and this frame has it
+                    failure = choose_failure(failure, error)
                     outcome = "moved_on" if error.moves_on else "refused"
                     if error.can_adapt:
                         later.append(step)
@@ -327,7 +329,38 @@ class PlanExecutor:
                     break
                 is_later = True
                 step = later.pop(0)  # the generator has ended: it says so again after this attempt
-        raise failure or self._unavailable(request, trace)
+        return self._use_misformatted(failure or self._unavailable(request, trace), trace)
+
+    async def _check_format(self, expert: str, call: Call, reply: Reply, trace: ExecutionTrace) -> Reply:
+        """The reply, with no more than the JSON that was asked for.
+
+        Raises:
+            FormatError: it is not what was asked for; others may do better.
+        """
+        wish = read_wished_format(call.fields) if reply.read_native is None else None
+        if wish is None or call.endpoint != "chat/completions":
+            return reply
+        body, problem = await asyncio.to_thread(check_format, reply.body, wish)
+        if problem is None:
+            return reply if body is reply.body else replace(reply, body=body)
+        trace.attempts[-1] = replace(trace.attempts[-1], verdict="moved_on", error=FORMAT_NOT_MET)
+        trace.other_usage = {**trace.other_usage, expert: reply.usage}
+        raise FormatError(expert, reply, problem)
+
+    def _use_misformatted(self, failure: Exception, trace: ExecutionTrace) -> Reply:
+        """The answer of an expert that did not give the JSON asked for: the client may still read it.
+
+        Raises:
+            UpstreamError, Unavailable: the failure is another one.
+        """
+        if not isinstance(failure, FormatError):
+            raise failure
+        trace.other_usage = {
+            name: usage for name, usage in trace.other_usage.items() if name != failure.expert
+        }
+        trace.answered, trace.usage = failure.expert, failure.reply.usage
+        trace.warnings.append(f"{failure.expert} {failure.message}")
+        return failure.reply
 
     def _left_s(self, request: ExecutionRequest, start: float, failure: UpstreamError | None) -> float:
         """Seconds until the deadline over all attempts.
@@ -337,9 +370,9 @@ class PlanExecutor:
         """
         total_s = max(self._totals_s.get(name, math.inf) for name in request.plan.experts)
         left_s = total_s - (perf_counter() - start)
-        if left_s <= 0:
+        if left_s <= 0 and not isinstance(failure, FormatError):
             raise failure or _build_deadline_failure(total_s)
-        return left_s
+        return max(left_s, 0.0)
 
     async def call(
         self,
@@ -423,6 +456,8 @@ class PlanExecutor:
         finally:
             elapsed_s = perf_counter() - start
             trace.upstream_s += elapsed_s
+        if reply.events is None and "response_format" in call.fields:
+            reply = await self._check_format(step.expert, call, reply, trace)
         trace.answered, trace.usage = step.expert, reply.usage
         if reply.events is not None:
             trace.first_token_s = elapsed_s
@@ -481,6 +516,12 @@ class PlanExecutor:
 
 def _build_deadline_failure(total_s: float) -> UpstreamError:
     return UpstreamError("deadline", f"had no time left: all attempts together may take {total_s:g} s")
+
+
+def choose_failure(former: UpstreamError | None, error: UpstreamError) -> UpstreamError:
+    """What to tell of two failures: the later, but for an answer in another form, which is one still."""
+    # Without its traceback: that has the frame of its caller, and the frame has the error.
+    return former if isinstance(former, FormatError) else error.with_traceback(None)
 
 
 async def _call_within(expert: Expert, call: Call, left_s: float) -> Reply:

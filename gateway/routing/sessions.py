@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from policies import RoutingHints, Session
 
-from ..config import Config
+from ..config import Config, ExpertConfig
 from ..config.expert_schema import PromptCacheConfig
 from ..config.schema import SessionsConfig
 from ..openai.answers import Usage
@@ -223,11 +223,14 @@ class SessionTable:
             self._misses[expert] = self._misses.get(expert, 0) + 1
 
 
+def find_rule(expert: ExpertConfig) -> PromptCacheConfig | None:
+    """What the prompt cache of an expert keeps; None where it is not known."""
+    published = None if expert.is_local else PROMPT_CACHES.get(expert.provider)
+    return expert.prompt_cache or published
+
+
 def build_sessions(config: Config) -> SessionTable:
     """The table of a configuration."""
-    rules = {
-        expert.name: expert.prompt_cache or (None if expert.is_local else PROMPT_CACHES.get(expert.provider))
-        for expert in config.experts
-    }
+    rules = {expert.name: find_rule(expert) for expert in config.experts}
     marking = frozenset(expert.name for expert in config.experts if expert.provider in MARKING)
     return SessionTable(rules, marking, config.routing.sessions)
