@@ -62,7 +62,7 @@ WAYS: tuple[Way, ...] = ("fixed", "alone", "pinned", "sessions")
 
 
 @dataclass(frozen=True, slots=True)
-class Provider:
+class SimulatedProvider:
     """A provider's prompt cache.
 
     rule: what it promises, None where there is no cache
@@ -77,10 +77,12 @@ class Provider:
 
 
 PROVIDERS = (
-    Provider(AUTOMATIC, 0.5, 1.0, 900.0),
-    Provider(PromptCacheConfig(lifetime_s=300.0, least_tokens=1024), 0.1, 1.25, 330.0),
-    Provider(PromptCacheConfig(lifetime_s=3600.0, least_tokens=64, step_tokens=64), 0.1, 1.0, 14400.0),
-    Provider(None),
+    SimulatedProvider(AUTOMATIC, 0.5, 1.0, 900.0),
+    SimulatedProvider(PromptCacheConfig(lifetime_s=300.0, least_tokens=1024), 0.1, 1.25, 330.0),
+    SimulatedProvider(
+        PromptCacheConfig(lifetime_s=3600.0, least_tokens=64, step_tokens=64), 0.1, 1.0, 14400.0
+    ),
+    SimulatedProvider(None),
 )
 
 
@@ -106,7 +108,7 @@ class Bill:
 class ProviderCaches:
     """The prompt caches of all providers for one session."""
 
-    def __init__(self, providers: Sequence[Provider], seed: int) -> None:
+    def __init__(self, providers: Sequence[SimulatedProvider], seed: int) -> None:
         self._providers = providers
         self._random = np.random.default_rng(seed)
         self._kept: dict[int, tuple[int, float]] = {}

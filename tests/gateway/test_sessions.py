@@ -104,7 +104,7 @@ def test_the_same_call_with_the_same_result_three_times_is_stalled() -> None:
 # -- what is remembered
 
 
-class Clock:
+class SteppedClock:
     now = 100.0
 
     def __call__(self) -> float:
@@ -163,7 +163,7 @@ def read_cached(parsed: ToPolicy) -> dict[str, int]:
 
 
 def table(**more: Any) -> SessionTable:
-    return SessionTable({"x": AUTOMATIC, "y": None}, clock=more.pop("clock", Clock()), **more)
+    return SessionTable({"x": AUTOMATIC, "y": None}, clock=more.pop("clock", SteppedClock()), **more)
 
 
 def test_a_second_turn_finds_who_answered_and_what_its_cache_holds() -> None:
@@ -187,7 +187,7 @@ def test_tokens_that_were_counted_stand_for_the_estimate() -> None:
 
 
 def test_a_prompt_cache_ends() -> None:
-    clock = Clock()
+    clock = SteppedClock()
     talk = Talk(table(clock=clock))
     talk.ask("Hi")
     talk.answer("x", usage(1500))
@@ -234,7 +234,7 @@ def test_an_expert_whose_cache_is_missed_twice_is_not_believed_until_it_is_read_
 
 
 def test_a_provider_that_keeps_what_is_marked_says_how_much() -> None:
-    talk = Talk(SessionTable({"y": AUTOMATIC}, frozenset({"y"}), clock=Clock()))
+    talk = Talk(SessionTable({"y": AUTOMATIC}, frozenset({"y"}), clock=SteppedClock()))
     talk.ask("Hi")
     talk.answer("y", usage(9000, written=2048))
     assert read_cached(talk.ask("Go on")) == {"y": 2048}
@@ -272,7 +272,7 @@ def test_two_agents_under_one_id_have_a_session_each() -> None:
 
 
 def test_turns_are_bounded_in_number_and_age() -> None:
-    clock = Clock()
+    clock = SteppedClock()
     talks = [Talk(table(limits=SessionsConfig(max_turns=2, ttl_s=1000.0), clock=clock))]
     talks += [Talk(talks[0].table) for _ in range(2)]
     for n, talk in enumerate(talks):
