@@ -227,9 +227,8 @@ class Engine:
             rejections = self._find_rejections(query, row, prediction, require, fleet)
             if query.needs:
                 self._reject_unknown_readers(query.needs, rejections)
-            eligible = self._all_experts  # no array is made in the common case
-            if rejections:
-                eligible = np.array([e for e, name in enumerate(self.names) if name not in rejections])
+            # The common case, no rejection, makes no array.
+            eligible = self._list_eligible(rejections) if rejections else self._all_experts
             utility = compute_utility(  # (n_experts,)
                 prediction.quality[row],
                 prediction.cost_usd[row],
@@ -259,6 +258,9 @@ class Engine:
             made = self._make_decision(policy, row, prediction, plan, ranking, utility, rejections)
             decisions.append(self._add_session(made, hint.session) if hint and hint.session else made)
         return decisions
+
+    def _list_eligible(self, rejections: Rejections) -> Ints:
+        return np.array([e for e, name in enumerate(self.names) if name not in rejections])
 
     def _count_cached(self, prediction: Prediction, hints: Sequence[RoutingHints | None]) -> Prediction:
         """The prediction, where tokens that prompt caches hold cost what cached tokens cost."""
