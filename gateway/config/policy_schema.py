@@ -165,7 +165,22 @@ class PlanConfig(StrictStruct, frozen=True):
 
     def rule(self) -> PanelRule | None:
         """The same as a `PanelRule` of `policies`."""
-        return None if self.panel is None else PanelRule(**msgspec.structs.asdict(self.panel))
+        panel = self.panel
+        if panel is None:
+            return None
+        return PanelRule(
+            k=panel.k,
+            aggregator=panel.aggregator,
+            max_cost_usd=panel.max_cost_usd,
+            predictor=panel.predictor,
+            size=panel.size,
+            mass=panel.mass,
+            min_gain=panel.min_gain,
+            draw=panel.draw,
+            trim=panel.trim,
+            keywords=panel.keywords,
+            keywords_wait_s=panel.keywords_wait_s,
+        )
 
 
 class PolicyConfig(StrictStruct, frozen=True):
