@@ -318,52 +318,6 @@ done:
     return result;
 }
 
-/* ---------------------------------------------------------------- static vectors */
-
-WIDE static void add_row(float *total, const float *row, Py_ssize_t n) {
-    for (Py_ssize_t k = 0; k < n; k++) total[k] += row[k];
-}
-
-PyDoc_STRVAR(embed_doc, "embed(ids, table, unknown, rows): fill unit rows (n_texts, dim) with the sums of table rows.");
-static PyObject *embed(PyObject *module, PyObject *args) {
-    PyObject *ids;
-    Py_buffer table, rows;
-    Py_ssize_t unknown;
-    int failed = 0;
-    if (!PyArg_ParseTuple(args, "O!y*nw*", &PyList_Type, &ids, &table, &unknown, &rows)) return NULL;
-    Py_ssize_t n = PyList_Size(ids), dim = n ? rows.len / 4 / n : 1;
-    if (dim < 1 || dim * n * 4 != rows.len || table.len % (dim * 4) || unknown < 0 || unknown >= table.len / (dim * 4)) {
-        PyErr_SetString(PyExc_ValueError, "rows do not fit the table");
-        failed = 1;
-    }
-    Py_ssize_t n_vocab = table.len / (dim * 4);
-    for (Py_ssize_t i = 0; i < n && !failed; i++) {
-        Py_buffer tokens;
-        if (PyObject_GetBuffer(PyList_GetItem(ids, i), &tokens, PyBUF_SIMPLE)) { failed = 1; break; }
-        const uint32_t *token = tokens.buf;
-        Py_ssize_t n_tokens = tokens.len / 4;
-        float *total = (float *)rows.buf + i * dim;
-        memset(total, 0, dim * 4);
-        if (!n_tokens) add_row(total, (const float *)table.buf + unknown * dim, dim);
-        for (Py_ssize_t k = 0; k < n_tokens && !failed; k++) {
-            if (token[k] >= (size_t)n_vocab) {
-                PyErr_SetString(PyExc_IndexError, "a token is not in the table");
-                failed = 1;
-            } else
-                add_row(total, (const float *)table.buf + (size_t)token[k] * dim, dim);
-        }
-        PyBuffer_Release(&tokens);
-        double square = 0;
-        for (Py_ssize_t k = 0; k < dim; k++) square += (double)total[k] * total[k];
-        float length = (float)sqrt(square);
-        for (Py_ssize_t k = 0; k < dim; k++) total[k] /= length;
-    }
-    PyBuffer_Release(&table);
-    PyBuffer_Release(&rows);
-    if (failed) return NULL;
-    Py_RETURN_NONE;
-}
-
 /* ---------------------------------------------------------------- the blend */
 
 enum { WORDS, NEIGHBOURS, CLUSTERS, CONTENT };
@@ -815,7 +769,6 @@ static PyType_Spec Blend_spec = {"routers._compiled.Blend", sizeof(Blend), 0, Py
 static PyMethodDef functions[] = {
     {"form", form, METH_VARARGS, form_doc},
     {"slots", slots, METH_VARARGS, slots_doc},
-    {"embed", embed, METH_VARARGS, embed_doc},
     {0}};
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_compiled", NULL, -1, functions, NULL, NULL, NULL, NULL};
 

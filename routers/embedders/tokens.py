@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EmbedderError
-from ..features import compiled, head_and_tail
+from ..features import head_and_tail
 from ..types import Floats32
 from .model_files import content_hash, find_source
 
@@ -187,9 +187,6 @@ class StaticEmbedder:
     def embed_ids(self, ids: Sequence[Ids]) -> Floats32:
         """(n_texts, dim) unit rows of texts as `ids` gives them; no token at all counts as an unknown one."""
         vectors = np.empty((len(ids), self.dim), np.float32)
-        if compiled:
-            compiled.embed([*ids], self._table, int(self._unknown[0]), vectors)
-            return vectors
         for row, tokens in enumerate(ids):
             parts = self._table.take(tokens if len(tokens) else self._unknown, axis=0)  # (n_tokens, dim)
             # A product with ones sums faster than sum(axis=0); the unit vector of a sum is that of its mean.

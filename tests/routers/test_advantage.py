@@ -112,6 +112,8 @@ def test_the_lead_gives_up_three_tenths_of_the_predicted_gain() -> None:
     assert Advantage.fit(predicted, predicted, np.arange(5), BOTH).lead == 0.0
     unknown = np.array([0.5, np.nan, 0.5, 0.5, 0.5])
     assert Advantage.fit(predicted, predicted, np.arange(5), BOTH, unknown).lead == 0.0
+    # All are novel to each other: novelty does not tell another task.
+    assert Advantage.fit(predicted, predicted, np.arange(5), BOTH, np.full(5, 1.1)).lead == 0.0
 
 
 def test_a_lead_is_kept_in_files_and_older_files_have_none() -> None:

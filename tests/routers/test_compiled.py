@@ -15,8 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routers import Features, Floats32, StaticEmbedder, features, make_predictor
-from routers.embedders import tokens
+from routers import Features, Floats32, features, make_predictor
 from routers.features import form_features, hash_words, lexical_slots, read_form
 from routers.predictors import blend as blends
 from routers.predictors.blend import Blend
@@ -62,22 +61,6 @@ def test_a_text_of_thousands_of_characters_beyond_latin_has_the_slots_of_its_twi
     said = ["你好世界再见" * 1000, "a" * 3000 + "界"]
     ids = [np.arange(512, dtype=np.uint32)] * 2
     np.testing.assert_array_equal(lexical_slots(ids, said), hash_words(ids, said))
-
-
-@needs_compiled
-def test_vectors_are_those_of_the_twin(monkeypatch: pytest.MonkeyPatch) -> None:
-    embedder = StaticEmbedder()
-    said = ["What is 17 * 23?", "", "今天", "word " * 600]
-    compiled = embedder.embed(said)
-    assert np.array_equal(compiled[:1], embedder.embed(said[:1]))
-    monkeypatch.setattr(tokens, "compiled", None)
-    np.testing.assert_allclose(compiled, embedder.embed(said), atol=1e-6)
-
-
-@needs_compiled
-def test_a_token_outside_of_the_table_is_an_error() -> None:
-    with pytest.raises(IndexError):
-        StaticEmbedder().embed_ids([np.array([2**31], np.uint32)])
 
 
 def make_features(n: int, seed: int) -> Features:
