@@ -279,8 +279,7 @@ class PlanExecutor:
         """
         start = perf_counter()
         self._fleet.retries.n_requests += 1
-        # The plan is a generator without I/O; batches and replay drive the same one.
-        steps = request.plan.attempts()
+        steps = request.plan.attempts()  # batches and replay drive the same generator
         step = next(steps)
         replies: dict[str, Reply] = {}
         failure: UpstreamError | None = None
@@ -327,9 +326,10 @@ class PlanExecutor:
                     return self._use_member(done.value, replies, trace)
                 if not later or outcome == "refused":
                     break
-                is_later = True
-                step = later.pop(0)  # the generator has ended: it says so again after this attempt
-        return self._use_misformatted(failure or self._unavailable(request, trace), trace)
+                is_later, step = True, later.pop(0)  # the generator has ended, and says so again
+        if isinstance(failure, FormatError):
+            return self._use_misformatted(failure, trace)
+        raise failure or self._unavailable(request, trace)
 
     async def _check_format(self, expert: str, call: Call, reply: Reply, trace: ExecutionTrace) -> Reply:
         """The reply, with no more than the JSON that was asked for.
@@ -347,14 +347,8 @@ class PlanExecutor:
         trace.other_usage = {**trace.other_usage, expert: reply.usage}
         raise FormatError(expert, reply, problem)
 
-    def _use_misformatted(self, failure: Exception, trace: ExecutionTrace) -> Reply:
-        """The answer of an expert that did not give the JSON asked for: the client may still read it.
-
-        Raises:
-            UpstreamError, Unavailable: the failure is another one.
-        """
-        if not isinstance(failure, FormatError):
-            raise failure
+    def _use_misformatted(self, failure: FormatError, trace: ExecutionTrace) -> Reply:
+        """The answer of an expert that did not give the JSON asked for: the client may still read it."""
         trace.other_usage = {
             name: usage for name, usage in trace.other_usage.items() if name != failure.expert
         }
