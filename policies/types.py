@@ -114,6 +114,7 @@ class Session:
     id:            the same for all turns of the conversation
     n_answers:     how many answers it has had
     previous:      the expert that gave the last one
+    n_tokens:      of all its turns, as the previous expert counted; 0 where it did not
     cached_tokens: by expert, how many input tokens of this query its prompt cache is expected to hold
     is_tool_loop:  the query brings results of tools that the previous answer called
     is_stalled:    the same call of a tool, or the same result, has come several times in a row
@@ -122,6 +123,7 @@ class Session:
     id: str
     n_answers: int
     previous: str
+    n_tokens: int = 0
     cached_tokens: Mapping[str, int] = field(default_factory=dict)
     is_tool_loop: bool = False
     is_stalled: bool = False

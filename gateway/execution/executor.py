@@ -24,7 +24,7 @@ from ..requests.query import Conversation
 from ..routing.sessions import SessionAnswer, SessionTable
 from ..storage.journal import AttemptRecord, Journal, JournalEntry, Role, describe_decision
 from .panel import build_aggregation_call, build_member_call, wait_for_members
-from .structured import FormatError, check_format, read_wished_format
+from .structured import FORMAT_NOT_MET, FormatError, check_format, read_wished_format
 
 NAMED_POLICY = "named"
 NAMED_REASON = "asked for by name"
@@ -244,7 +244,6 @@ def ascii_json(record: Mapping[str, object]) -> bytes:
 
 
 COOLING_DOWN = "cooling down"
-FORMAT_NOT_MET = "did not answer as `response_format` asks"
 NO_RETRY = "was not called: it failed last, and too many further attempts fail"
 
 
@@ -277,9 +276,16 @@ class PlanExecutor:
             UpstreamError: every expert failed, or the time was up; this is the last failure.
             Unavailable: every expert of the plan is cooling down.
         """
+        try:
+            return await self._drive(request, trace)
+        except FormatError as failure:  # none did better: the client may still read this answer
+            return self._use_misformatted(failure, trace)
+
+    async def _drive(self, request: ExecutionRequest, trace: ExecutionTrace) -> Reply:
         start = perf_counter()
         self._fleet.retries.n_requests += 1
-        steps = request.plan.attempts()  # batches and replay drive the same generator
+        # The plan is a generator without I/O; batches and replay drive the same one.
+        steps = request.plan.attempts()
         step = next(steps)
         replies: dict[str, Reply] = {}
         failure: UpstreamError | None = None
@@ -326,9 +332,8 @@ class PlanExecutor:
                     return self._use_member(done.value, replies, trace)
                 if not later or outcome == "refused":
                     break
-                is_later, step = True, later.pop(0)  # the generator has ended, and says so again
-        if isinstance(failure, FormatError):
-            return self._use_misformatted(failure, trace)
+                is_later = True
+                step = later.pop(0)  # the generator has ended: it says so again after this attempt
         raise failure or self._unavailable(request, trace)
 
     async def _check_format(self, expert: str, call: Call, reply: Reply, trace: ExecutionTrace) -> Reply:
@@ -348,12 +353,18 @@ class PlanExecutor:
         raise FormatError(expert, reply, problem)
 
     def _use_misformatted(self, failure: FormatError, trace: ExecutionTrace) -> Reply:
-        """The answer of an expert that did not give the JSON asked for: the client may still read it."""
-        trace.other_usage = {
-            name: usage for name, usage in trace.other_usage.items() if name != failure.expert
-        }
-        trace.answered, trace.usage = failure.expert, failure.reply.usage
-        trace.warnings.append(f"{failure.expert} {failure.message}")
+        """The answer of an expert that did not give the JSON asked for, as that of the request."""
+        failure.__traceback__ = None  # it has frames that have the failure, with its answer
+        name = failure.expert
+        trace.attempts[:] = [
+            replace(attempt, verdict="answered")
+            if attempt.expert == name and attempt.error == FORMAT_NOT_MET
+            else attempt
+            for attempt in trace.attempts
+        ]
+        trace.other_usage = {other: usage for other, usage in trace.other_usage.items() if other != name}
+        trace.answered, trace.usage = name, failure.reply.usage
+        trace.warnings.append(f"{name} {failure.message}")
         return failure.reply
 
     def _left_s(self, request: ExecutionRequest, start: float, failure: UpstreamError | None) -> float:
@@ -364,9 +375,9 @@ class PlanExecutor:
         """
         total_s = max(self._totals_s.get(name, math.inf) for name in request.plan.experts)
         left_s = total_s - (perf_counter() - start)
-        if left_s <= 0 and not isinstance(failure, FormatError):
+        if left_s <= 0:
             raise failure or _build_deadline_failure(total_s)
-        return max(left_s, 0.0)
+        return left_s
 
     async def call(
         self,

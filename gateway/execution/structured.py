@@ -15,6 +15,7 @@ from ..openai.messages import BAD_JSON, Fields, has_many_parts
 MAX_CHECKED_BYTES = 256 * 1024
 """Of an answer or a schema; larger ones are passed on unread."""
 MAX_SAID_CHARS = 200
+FORMAT_NOT_MET = "did not answer as `response_format` asks"
 _FENCE = re.compile(r"```(?:json[c5]?|JSON)?[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
 # A schema's patterns are the client's: Python's `re` can take for ever on one.
 UNCHECKED = (b'"pattern"', b'"patternProperties"', b'"format"')
@@ -30,8 +31,7 @@ class FormatError(UpstreamError):
     """The expert answered in another form than was asked for; `reply` is its answer."""
 
     def __init__(self, expert: str, reply: Reply, problem: str) -> None:
-        said = f"did not answer as `response_format` asks: {problem}"
-        super().__init__("unsupported", said, cause="did not answer as `response_format` asks")
+        super().__init__("unsupported", f"{FORMAT_NOT_MET}: {problem}", cause=FORMAT_NOT_MET)
         self.expert = expert
         self.reply = reply
 

@@ -110,10 +110,9 @@ class SessionTable:
         session = self.find(owner, conversation, parsed.options.session_id)
         if session is None:
             return parsed
-        turn = self._find_turn(owner, conversation)
         hints = parsed.hints or RoutingHints()
         # What was counted is more than what is estimated, as a rule: a session moves before a window ends.
-        n_tokens = max(parsed.query.n_input_tokens, turn.n_tokens if turn is not None else 0)
+        n_tokens = max(parsed.query.n_input_tokens, session.n_tokens)
         return replace(
             parsed,
             query=replace(parsed.query, n_input_tokens=n_tokens),
@@ -137,6 +136,7 @@ class SessionTable:
             known.id,
             known.n_answers,
             known.previous,
+            turn.n_tokens if turn is not None else 0,
             self._count_cached(turn) if turn is not None else {},
             conversation.is_tool_loop,
             conversation.is_stalled,

@@ -6,7 +6,6 @@ ids to unit vectors, in int8.
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,7 @@ from ..folders import replace_files
 from ..types import Floats32, Ints
 from .adapters import SentenceTransformerEmbedder, load_torch_encoder
 from .model_files import UNDERSTOOD, content_hash, find_source, list_modules, read_json
-from .onnx import MIN_TOKENS, OnnxEmbedder, open_session
+from .onnx import MIN_TOKENS, OnnxEmbedder, embed_each, open_session
 from .tokens import CHARS_PER_TOKEN
 
 INT8_NAME = "model_int8_reduced.onnx"
@@ -219,12 +218,7 @@ class ExportedEmbedder:
 
     def embed(self, texts: Sequence[str]) -> Floats32:
         """(n_texts, dim) unit rows, in order; (0, dim) for no text."""
-        if not texts:
-            return np.empty((0, self.dim), np.float32)
-        if len(texts) == 1 or self._n_threads == 1:
-            return np.concatenate([self._embed(text) for text in texts])
-        with ThreadPoolExecutor(self._n_threads) as pool:
-            return np.concatenate(list(pool.map(self._embed, texts)))
+        return embed_each(self._embed, texts, self.dim, self._n_threads)
 
     def _find_output(self, onnx: Path) -> tuple[str, bool]:
         """The output that is read, and whether it is a whole text's vector."""

@@ -197,12 +197,7 @@ class OnnxEmbedder:
 
     def embed(self, texts: Sequence[str]) -> Floats32:
         """(n_texts, dim) unit rows, in order; (0, dim) for no text."""
-        if not texts:
-            return np.empty((0, self.dim), np.float32)
-        if len(texts) == 1 or self._n_threads == 1:
-            return np.concatenate([self._embed(text) for text in texts])
-        with ThreadPoolExecutor(self._n_threads) as pool:
-            return np.concatenate(list(pool.map(self._embed, texts)))
+        return embed_each(self._embed, texts, self.dim, self._n_threads)
 
     def n_tokens(self, text: str) -> int:
         """How many tokens the text has with its two special ones; above `max_tokens` not all are read."""
@@ -226,6 +221,16 @@ class EncoderGraph:
         """(n_texts, dim) unit rows of ids (n_texts, n_tokens) that carry their special tokens."""
         vectors: Floats32 = self._session.run(None, {"ids": ids})[0]
         return vectors
+
+
+def embed_each(embed: Callable[[str], Floats32], texts: Sequence[str], dim: int, n_threads: int) -> Floats32:
+    """(n_texts, dim) the rows that `embed` gives, (1, dim) each, in order; (0, dim) for no text."""
+    if not texts:
+        return np.empty((0, dim), np.float32)
+    if len(texts) == 1 or n_threads == 1:
+        return np.concatenate([embed(text) for text in texts])
+    with ThreadPoolExecutor(n_threads) as pool:
+        return np.concatenate(list(pool.map(embed, texts)))
 
 
 def special_token_ids(tokenizer: Tokenizer) -> tuple[int, int]:

@@ -125,6 +125,12 @@ async def live(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory)
             {"name": "talks", "model": says("Bern of course"), **place},
             {"name": "wraps", "model": says(f"So: {GOOD}"), **place},
             {"name": "fails", "model": "openai/status-500", **place},
+            {
+                "name": "hangs",
+                "model": "openai/hang",
+                "timeouts": {"first_token_s": 0.2, "total_s": 0.3},
+                **place,
+            },
         ]
     }
     journal = str(tmp_path_factory.mktemp("structured") / "journal.sqlite3")
@@ -152,7 +158,7 @@ async def test_an_answer_in_another_form_goes_to_the_next_expert(live: LiveApp) 
 
 
 @over_http
-@pytest.mark.parametrize("fallbacks", [[], ["fails"]])
+@pytest.mark.parametrize("fallbacks", [[], ["fails"], ["hangs"]])
 async def test_where_none_answers_in_form_the_answer_comes_with_a_warning(
     live: LiveApp, fallbacks: list[str]
 ) -> None:
@@ -163,6 +169,8 @@ async def test_where_none_answers_in_form_the_answer_comes_with_a_warning(
         "did not answer as `response_format` asks: its text is not JSON"
         in answer.headers["x-thalamus-warning"]
     )
+    attempts = (await live.read_record(answer))["attempts"]
+    assert [one["expert"] for one in attempts if one["verdict"] == "answered"] == ["talks"]
     live.close_circuits()
 
 
