@@ -35,8 +35,9 @@ CounterKey = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class CarriedCounters:
-    """The counters of a process over all configurations it has served, so that none falls at a reload; it hands
-    on its sessions, too.
+    """The counters of a process over all configurations it has served, so that none falls at a reload.
+
+    It hands on the sessions of clients, too.
 
     A reload builds all parts anew, and the former ones serve on until their requests have ended. `refused` is
     how many requests and connections the server refused, by reason; the server outlives reloads.
