@@ -327,6 +327,7 @@ def _check_policies(config: Config) -> Iterator[Violation]:
     names = {expert.name for expert in config.experts}
     tools = {expert.name for expert in config.experts if expert.tool}
     embedding = {expert.name for expert in config.experts if expert.embeds}
+    local = {expert.name for expert in config.experts if expert.is_local}
     for name, policy in config.policies.items():
         at: KeyPath = ("policies", name)
         aims = policy.objective
@@ -352,6 +353,12 @@ def _check_policies(config: Config) -> Iterator[Violation]:
             yield from _check_recruiting(panel, (*at, "plan", "panel"), tools)
             if panel.keywords not in (None, BY_TEXT):
                 mentioned.append(("plan.panel.keywords", str(panel.keywords)))
+                if policy.require.local and panel.keywords not in local:
+                    yield (
+                        (*at, "plan", "panel", "keywords"),
+                        f"'{panel.keywords}' is not local, and would read prompts that `require.local`"
+                        " keeps here; name a local expert, or text",
+                    )
         for key, expert in mentioned:
             if expert not in names:
                 known = ", ".join(sorted(names)) or "none"

@@ -25,7 +25,6 @@ MAX_AT_ONCE = 2
 """Prompts for which an expert is asked at a time: others are decided without it, and asked another time."""
 RETRY_AFTER_S = 30.0
 """After a failure the expert is not asked for so long."""
-_raw = msgspec.Raw
 
 
 async def ask_for_keywords(expert: Expert, text: str) -> tuple[str, ...]:
@@ -41,7 +40,9 @@ async def ask_for_keywords(expert: Expert, text: str) -> tuple[str, ...]:
         "temperature": SAMPLING_TEMPERATURE,
         "max_tokens": MAX_TOKENS,
     }
-    call = Call("chat/completions", {key: _raw(msgspec.json.encode(value)) for key, value in body.items()})
+    call = Call(
+        "chat/completions", {key: msgspec.Raw(msgspec.json.encode(value)) for key, value in body.items()}
+    )
     asked = [asyncio.ensure_future(expert.call(call)) for _ in range(N_SAMPLES)]
     try:
         replies = await asyncio.gather(*asked)

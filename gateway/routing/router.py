@@ -292,11 +292,15 @@ class Router:
     async def _add_keywords(self, requests: Sequence[ToPolicy], panel: PanelRule) -> Sequence[ToPolicy]:
         """The requests with the keywords that an expert tells of them in time.
 
-        Of a batch only those that are kept: asking for thousands would hold it up.
+        A request that excludes the expert is not shown to it. A batch waits for none: asking for thousands
+        would hold it up.
         """
-        finder = self._finders[panel.keywords or ""]
+        name = panel.keywords or ""
         wait_s = panel.keywords_wait_s if len(requests) == 1 else 0.0
-        found = [await finder.find(request.query.text, wait_s) for request in requests]
+        found = [
+            await self._finders[name].find(request.query.text, wait_s) if _may_read(request, name) else None
+            for request in requests
+        ]
         return [
             request if words is None else replace(request, query=replace(request.query, keywords=words))
             for request, words in zip(requests, found, strict=True)
@@ -346,6 +350,14 @@ class Router:
             self._logged_at[part] = now
             log.warning("%s: %s", PROBLEMS[part], _describe_error(error))
         self.failing[part] = PROBLEMS[part]
+
+
+def _may_read(request: ToPolicy, expert: str) -> bool:
+    """Whether a request lets an expert see its prompt."""
+    if request.hints is None:
+        return True
+    asked = request.hints.require
+    return expert not in asked.exclude and (asked.models is None or expert in asked.models)
 
 
 def _suggest_abilities(requests: Sequence[ToPolicy]) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 import gateway.routing.router as routing_build
 from gateway.app import build_application, build_services
-from gateway.config import Config
+from gateway.config import Config, ConfigError, parse_config
 from gateway.experts.http_client import Transport
 from gateway.routing.keywords import MAX_AT_ONCE, KeywordFinder, ask_for_keywords
 from gateway.testing import FakeUpstream
@@ -111,6 +111,26 @@ async def test_keywords_that_are_not_there_in_time_are_found_in_the_prompt(
         assert decision["skills"] == ["poetry"]
         assert decision["plan"]["members"][0] == "verse"
         assert "told by an expert" not in decision["reason"]
+
+
+@pytest.mark.parametrize("hint", [{"models": ["sums", "laws"]}, {"exclude": ["namer"]}])
+async def test_a_request_that_excludes_the_expert_is_not_shown_to_it(
+    tmp_path: Path, artifact: Artifact, monkeypatch: pytest.MonkeyPatch, hint: dict[str, Any]
+) -> None:
+    async with gateway(tmp_path, artifact, monkeypatch) as (live, upstream):
+        decision = await decide(live, router=hint)
+        assert "told by an expert" not in decision["reason"]
+        assert upstream.n_calls("says-Keywords:_statute") == 0
+
+
+def test_prompts_that_stay_here_are_shown_to_no_other_expert() -> None:
+    text = (
+        "experts: [{name: here, model: openai/a, local: true}, {name: there, model: openai/b}]\n"
+        "policies: {auto: {require: {local: true}, plan: {panel: {k: 2, keywords: %s}}}}"
+    )
+    assert parse_config(text % "here").policies["auto"].require.local
+    with pytest.raises(ConfigError, match="'there' is not local, and would read prompts"):
+        parse_config(text % "there")
 
 
 async def test_a_policy_without_a_panel_asks_for_no_keywords(
