@@ -10,8 +10,7 @@ from ..runners import Runners
 from ..runners.launchers import USUAL_SLOTS, VLLM_SLOTS
 from .anthropic import AnthropicExpert
 from .http_client import Transport
-from .litellm import LiteLLMExpert
-from .litellm_http import RULES
+from .litellm import RULES, LiteLLMExpert
 from .local import LocalExpert
 from .openai_compatible import openai_expert
 from .tool import ToolExpert, load_tool

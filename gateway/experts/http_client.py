@@ -18,6 +18,7 @@ import asyncio
 import base64
 import contextlib
 import logging
+import os
 import re
 import select
 import socket
@@ -26,6 +27,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from math import inf
 from time import monotonic
@@ -612,6 +614,18 @@ class Tunnel(asyncio.Protocol):
             raise ProxyError  # the other side of the tunnel waits for TLS to begin
 
 
+def stamp_authorities() -> tuple[tuple[str, float], ...]:
+    """Where the trusted certificate authorities are, and when each place was last changed."""
+    paths = ssl.get_default_verify_paths()
+    return tuple((path, os.stat(path).st_mtime) for path in (paths.cafile, paths.capath) if path)
+
+
+@lru_cache(maxsize=2)
+def load_tls(*authorities: tuple[str, float]) -> ssl.SSLContext:
+    """What a TLS connection trusts. It takes 50 ms to read: a reload reads only what changed."""
+    return ssl.create_default_context()
+
+
 class Transport:
     """The connections of a process to upstreams: opened inside the running loop, closed with the server.
 
@@ -635,7 +649,7 @@ class Transport:
     async def open(self) -> None:
         self.loop = asyncio.get_running_loop()
         self._is_empty = None
-        self.tls = ssl.create_default_context()
+        self.tls = load_tls(*stamp_authorities())
 
     async def close(self) -> None:
         for lookup in self._lookups.values():

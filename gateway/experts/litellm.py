@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from ..config import DeploymentConfig, ExpertConfig, TimeoutConfig
+from ..config import DEFAULT_LIMITS, AnswerLimits, DeploymentConfig, ExpertConfig, TimeoutConfig
 from ..fleet.circuit_breaker import CircuitBreaker
 from ..openai.answers import check_answer
 from ..openai.events import EventStream
@@ -30,7 +30,6 @@ from ..openai.failures import (
     read_failure,
 )
 from .deployments import KEPT_OF_LONGEST, DeployedExpert, build_limit, find_shortage, limit_silence_s
-from .litellm_http import RULES, guard_litellm_http
 from .parameters import Parameters
 from .prompt_preset import PromptPreset
 from .types import Call, Expert, Fields, Reply, UpstreamError
@@ -124,14 +123,38 @@ PACKAGES = {"google": "google-auth", "azure": "azure-identity"}
 log = logging.getLogger("thalamus.litellm")
 
 
+STREAMS = ("text/event-stream", "application/vnd.amazon.eventstream", "application/x-ndjson")
+
+
+class LiteLLMRules:
+    """Of all experts in the process that are called through LiteLLM; `local_hosts` are asked directly."""
+
+    def __init__(self) -> None:
+        self.limits: AnswerLimits = DEFAULT_LIMITS
+        self.local_hosts: set[str] = set()
+
+    def max_bytes(self, status: int, content_type: str, path: str) -> int:
+        """How long an answer may be."""
+        if status >= 300:
+            return self.limits.max_error_bytes
+        if content_type.startswith(STREAMS):
+            return self.limits.max_stream_bytes
+        return self.limits.max_embeddings_bytes if "embed" in path else self.limits.max_bytes
+
+
+RULES = LiteLLMRules()
+
+
 def load_litellm() -> Any:
     """LiteLLM, quiet and without calls home. Takes seconds: never on the event loop."""
+    from .litellm_http import guard_litellm_http  # aiohttp takes 250 ms to import, and LiteLLM alone needs it
+
     for name in LOCAL_COPIES:
         os.environ.setdefault(name, "True")
     litellm = import_package("litellm")
     logging.getLogger("LiteLLM").setLevel(logging.WARNING)
     logging.getLogger("LiteLLM").addFilter(_leave_out_traceback)
-    guard_litellm_http()
+    guard_litellm_http(RULES)
     litellm.telemetry = False
     litellm.suppress_debug_info = True
     litellm.turn_off_message_logging = True

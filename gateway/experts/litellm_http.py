@@ -12,18 +12,19 @@ import select
 import zlib
 from collections.abc import AsyncIterator
 from time import monotonic
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.streams import EMPTY_PAYLOAD
 
-from ..config import DEFAULT_LIMITS, AnswerLimits
 from ..errors import UpstreamError
 from .http_client import DISTRUST_S, MAX_INTERIM, MAX_LOOKED_AT, REST_S, STEP_BYTES, WINDOW_BITS
 
+if TYPE_CHECKING:
+    from .litellm import LiteLLMRules
+
 log = logging.getLogger("thalamus.upstream")
-STREAMS = ("text/event-stream", "application/vnd.amazon.eventstream", "application/x-ndjson")
 
 
 class WatchedConnection(ResponseHandler):
@@ -136,25 +137,6 @@ class WatchedConnector(aiohttp.TCPConnector):
         return None
 
 
-class LiteLLMRules:
-    """Of all experts in the process that are called through LiteLLM; `local_hosts` are asked directly."""
-
-    def __init__(self) -> None:
-        self.limits: AnswerLimits = DEFAULT_LIMITS
-        self.local_hosts: set[str] = set()
-
-    def max_bytes(self, status: int, content_type: str, path: str) -> int:
-        """How long an answer may be."""
-        if status >= 300:
-            return self.limits.max_error_bytes
-        if content_type.startswith(STREAMS):
-            return self.limits.max_stream_bytes
-        return self.limits.max_embeddings_bytes if "embed" in path else self.limits.max_bytes
-
-
-RULES = LiteLLMRules()
-
-
 def limit_stream(stream: Any, coding: str, most: int, is_error: bool) -> AsyncIterator[bytes]:
     """The decoded bytes of a response; what goes beyond the bound ends an error and fails an answer.
 
@@ -187,7 +169,7 @@ def limit_stream(stream: Any, coding: str, most: int, is_error: bool) -> AsyncIt
     return read()
 
 
-def guard_litellm_http(rules: LiteLLMRules = RULES) -> None:
+def guard_litellm_http(rules: "LiteLLMRules") -> None:
     """Put the rules into LiteLLM, which has been imported.
 
     Raises:

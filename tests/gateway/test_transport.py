@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -119,6 +120,25 @@ async def test_ssl_cert_file_names_authorities(
     finally:
         await transport.close()
         server.close()
+
+
+async def test_authorities_are_read_again_when_their_file_changes(
+    certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authorities = tmp_path / "authorities.pem"
+    monkeypatch.setenv("SSL_CERT_FILE", str(authorities))
+    authorities.write_text("")
+    found = []
+    for text in ("", "", (certificate / "cert.pem").read_text()):
+        if text:
+            authorities.write_text(text)
+            os.utime(authorities, (1, 1))
+        transport = Transport()
+        await transport.open()
+        found.append(transport.tls)
+        await transport.close()
+    assert found[0] is found[1]
+    assert len(found[2].get_ca_certs()) == len(found[1].get_ca_certs()) + 1
 
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
