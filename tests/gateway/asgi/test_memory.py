@@ -46,7 +46,12 @@ def without_collector() -> Iterator[None]:
         yield
     finally:
         gc.enable()
-        gc.unfreeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def give_back_what_was_set_aside() -> Iterator[None]:
+    yield
+    gc.unfreeze()
 
 
 def count_ours() -> Counter[str]:
