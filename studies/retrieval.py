@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
+import numpy as np
 
 from evals.console import progress_bar, report_errors
 from evals.datasets.parquet import read_retrieval
@@ -21,9 +22,23 @@ from evals.embedder_eval import (
     use_held_out_scores,
 )
 from evals.measures.bootstrap import Interval, mean_over_sets
-from routers import EmbeddingSelection, Floats, PilotRule, dataset_oracle, instance_oracle, load_embedder
+from routers import (
+    EmbeddingSelection,
+    Floats,
+    Floats32,
+    PilotRule,
+    dataset_oracle,
+    instance_oracle,
+    load_embedder,
+)
+from routers.embedding_selection.pilots import winner_shares
+from routers.logistic import fit_sigmoids, fit_softmax
 
 ROUTED = "routed, improved"
+_PENALTY = 0.1
+"""Of the classifiers' weights, as in `routers.categories`; not tuned."""
+_PER_SET = 100
+"""Training queries of each set that the dataset router compares a query with, as in the paper."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +82,8 @@ def main(
     fresh = {name: use_held_out_scores(name, each, pool) for name, each in training.items()}
     fingerprint = load_embedder(BASE).fingerprint
     improved = build(fingerprint, pool, fresh)
-    scores = compare(readers, test, build(fingerprint, pool, training, "paper"), improved)
+    paper = build(fingerprint, pool, training, "paper")
+    scores = compare(readers, test, paper, improved, fresh)
     if out is not None:
         improved.save(out)
     figures = summarize(scores)
@@ -96,8 +112,12 @@ def compare(
     test: Mapping[str, RetrievalScores],
     paper: EmbeddingSelection,
     improved: EmbeddingSelection,
+    training: Mapping[str, RetrievalScores],
 ) -> dict[str, list[Floats]]:
-    """By name and set the nDCG@10 of every test query; oracles choose among the pool, without multi-task."""
+    """By name and set the nDCG@10 of every test query; oracles choose among the pool, without multi-task.
+
+    training: what the routers without pilots are fitted on
+    """
     # The pool has the first columns; multi-task, where given, has the last and is no choice of the oracles.
     n = len(improved.experts)
     pools = [each.performance[:, :n] for each in test.values()]  # (n_queries, n_experts) each
@@ -106,10 +126,67 @@ def compare(
     scores["dataset oracle"] = [dataset_oracle(pool) for pool in pools]
     scores["instance oracle"] = [instance_oracle(pool) for pool in pools]
     pairs = list(zip(test.values(), pools, strict=True))
+    for name, router in (
+        ("dataset router", share_by_nearest_set),
+        ("classification head", share_by_head),
+        ("expert classifiers", share_by_classifiers),
+    ):
+        scores[name] = [(router(training, e.vectors) * pool).sum(axis=1) for e, pool in pairs]
     # Shares sum to 1 for each query: where experts tie, this is the mean of what they reach.
     scores["routed, paper"] = [(paper.shares(e.vectors, "paper") * pool).sum(axis=1) for e, pool in pairs]
     scores[ROUTED] = [(improved.shares(e.vectors) * pool).sum(axis=1) for e, pool in pairs]
     return scores
+
+
+def share_by_nearest_set(training: Mapping[str, RetrievalScores], queries: Floats32) -> Floats:
+    """(n_queries, n_experts): all to the best expert of the set that has the most similar training query.
+
+    Reference: RouterRetriever (arXiv 2409.02685), the baseline DatasetRouter.
+    Differs: a set's expert is the one best on its training queries in the mean; experts alike share.
+    """
+    draw = np.random.default_rng(0)
+    nearest, owners = [], []
+    for each in training.values():
+        drawn = draw.permutation(len(each.vectors))[:_PER_SET]
+        nearest.append((queries @ each.vectors[drawn].T).max(axis=1))
+        owners.append(winner_shares(each.performance.mean(axis=0, keepdims=True), "improved")[0])
+    share: Floats = np.stack(owners)[np.column_stack(nearest).argmax(axis=1)]
+    return share
+
+
+def share_by_head(training: Mapping[str, RetrievalScores], queries: Floats32) -> Floats:
+    """(n_queries, n_experts): all to the likeliest expert of one softmax over base vectors.
+
+    Reference: RouterRetriever (arXiv 2409.02685), the baseline ClassificationHeadRouter.
+    Differs: experts that tie on a training query share its label; the base embedder is not trained.
+    """
+    rows, labels = _rows_and_labels(training)
+    weights = fit_softmax(rows, labels, np.full(rows.shape[1], _PENALTY))
+    return winner_shares(_with_one(queries) @ weights, "improved")
+
+
+def share_by_classifiers(training: Mapping[str, RetrievalScores], queries: Floats32) -> Floats:
+    """(n_queries, n_experts): all to the expert whose own yes-or-no classifier is the surest.
+
+    Reference: RouterRetriever (arXiv 2409.02685), the baseline ExpertClassifierRouter.
+    Differs: yes stands for each of the experts that tie for the best on a training query.
+    """
+    rows, labels = _rows_and_labels(training)
+    yes = (labels > 0).astype(np.float64)
+    penalty = np.full(rows.shape[1], _PENALTY)
+    weights = fit_sigmoids(rows, yes, np.ones_like(yes), np.zeros_like(yes), penalty)
+    return winner_shares(_with_one(queries) @ weights, "improved")
+
+
+def _rows_and_labels(training: Mapping[str, RetrievalScores]) -> tuple[Floats, Floats]:
+    """All training queries: base vectors with a one (n, dim + 1), and who was best (n, n_experts)."""
+    rows = np.concatenate([_with_one(each.vectors) for each in training.values()])
+    labels = [winner_shares(each.performance, "improved") for each in training.values()]
+    return rows, np.concatenate(labels)
+
+
+def _with_one(vectors: Floats32) -> Floats:
+    return np.column_stack((vectors.astype(np.float64), np.ones(len(vectors))))
 
 
 def summarize(scores: Mapping[str, Sequence[Floats]]) -> dict[str, RetrievalResult]:

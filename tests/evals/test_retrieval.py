@@ -19,7 +19,16 @@ from evals.embedder_eval import RetrievalScores, measure, use_held_out_scores
 from evals.measures.bootstrap import mean_over_sets
 from evals.measures.formulas import ndcg
 from routers import DataError, EmbeddingSelection, Floats32, OnnxEmbedder
-from studies.retrieval import build, compare, main, render, summarize
+from studies.retrieval import (
+    build,
+    compare,
+    main,
+    render,
+    share_by_classifiers,
+    share_by_head,
+    share_by_nearest_set,
+    summarize,
+)
 from tests.fakes.embedders import expert_folder
 
 CORPUS = {"doc_id": ["a", "b", "c"], "title": ["A", None, ""], "text": ["one", "two", None]}
@@ -125,13 +134,34 @@ def test_pilots_lead_each_set_to_the_expert_that_reads_it_best(
         use_held_out_scores("x", training["x"], pool).performance, training["x"].performance
     )
     readers = dict.fromkeys((*pool, "multi-task"), "")
-    scores = compare(readers, test, build("f", pool, training, "paper"), build("f", pool, training))
+    paper = build("f", pool, training, "paper")
+    scores = compare(readers, test, paper, build("f", pool, training), training)
     figures = summarize(scores)
     assert figures["routed, improved"].mean.value == figures["routed, paper"].mean.value == 1.0
     assert figures["dataset oracle"].mean.value == figures["instance oracle"].mean.value == 1.0
+    for name in ("dataset router", "classification head", "expert classifiers"):
+        assert figures[name].mean.value == 1.0, name
     assert figures["ex"].sets == (1.0, 0.0)
     assert figures["multi-task"].routed_over.low > 0
-    assert render(list(test), figures).count("\n") == 9
+    assert render(list(test), figures).count("\n") == 12
+
+
+def test_routers_without_pilots_differ_where_a_set_has_queries_for_two_experts() -> None:
+    # Set `s` lies at [1, 0] and [0, 1]: its first expert is best in the mean, its second at [0, 1].
+    vectors = np.array([[1, 0]] * 6 + [[0, 1]] * 4, np.float32)
+    performance = np.array([[1.0, 0.0]] * 6 + [[0.0, 1.0]] * 4)
+    other = RetrievalScores(np.array([[-1, 0]] * 4, np.float32), np.array([[0.0, 1.0]] * 4))
+    training = {"s": RetrievalScores(vectors, performance), "t": other}
+    queries = np.array([[1, 0], [0, 1], [-1, 0]], np.float32)
+    np.testing.assert_array_equal(share_by_nearest_set(training, queries), [[1, 0], [1, 0], [0, 1]])
+    for share in (share_by_head, share_by_classifiers):
+        np.testing.assert_array_equal(share(training, queries), [[1, 0], [0, 1], [0, 1]])
+
+
+def test_experts_that_tie_share_queries_of_every_router_without_pilots() -> None:
+    training = {"s": RetrievalScores(np.eye(2, dtype=np.float32), np.ones((2, 2)))}
+    for share in (share_by_nearest_set, share_by_head, share_by_classifiers):
+        np.testing.assert_allclose(share(training, np.eye(2, dtype=np.float32)), np.full((2, 2), 0.5))
 
 
 def test_an_expert_is_told_on_its_own_queries_by_what_it_reached_held_out(tmp_path: Path) -> None:
@@ -234,6 +264,16 @@ def test_experts_come_into_a_selection_and_go_without_training(
     after = EmbeddingSelection.load(kept)
     assert after.experts == ("base", "law")
     np.testing.assert_array_equal(after.library.sums[:1], before.library.sums)
+
+
+def test_the_study_prints_routers_without_pilots_beside_the_others(tmp_path: Path) -> None:
+    one, two = write_numbered(tmp_path / "one", "court"), write_numbered(tmp_path / "two", "bread")
+    law = expert_folder(tmp_path / "law", 1)
+    result = CliRunner().invoke(main, [str(one), str(two), "--expert", f"law={law}", "--json"])
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)
+    for name in ("dataset router", "classification head", "expert classifiers"):
+        assert 0 < figures[name]["mean"]["value"] <= figures["instance oracle"]["mean"]["value"], name
 
 
 @pytest.mark.parametrize(
