@@ -134,6 +134,7 @@ class _ResidualSums:
         self._residual = np.ascontiguousarray(residual.T)
         self._known = None if known.all() else np.ascontiguousarray(known.T.astype(np.float64))
         self._prior = prior
+        self._n_repeats, self._repeated = 0, (self._residual, self._known)
 
     def best_partition(self, places: Ints, n_places: int) -> int:
         """Which of the partitions (n_tries, n_rows) explains most of the residuals' squares."""
@@ -152,11 +153,15 @@ class _ResidualSums:
 
     def _sums(self, flat: Ints, n_tries: int, n_places: int) -> Iterator[tuple[Floats, Floats]]:
         """Per output the sum of residuals in each place, and how many there are."""
+        if n_tries != self._n_repeats:  # a tree asks as often at each of its levels
+            known = None if self._known is None else np.tile(self._known, n_tries)
+            self._n_repeats, self._repeated = n_tries, (np.tile(self._residual, n_tries), known)
+        residuals, known = self._repeated  # (n_outputs, n_tries · n_rows) each
         count = np.bincount(flat, minlength=n_places).astype(np.float64)
-        for e, residual in enumerate(self._residual):
-            if self._known is not None:
-                count = _sum_by_place(flat, np.tile(self._known[e], n_tries), n_places)
-            yield _sum_by_place(flat, np.tile(residual, n_tries), n_places), count
+        for e, residual in enumerate(residuals):
+            if known is not None:
+                count = _sum_by_place(flat, known[e], n_places)
+            yield _sum_by_place(flat, residual, n_places), count
 
 
 def _sum_by_place(flat: Ints, weights: Floats, n_places: int) -> Floats:
