@@ -106,8 +106,12 @@ mutate: $(VENV)/.ready-dev
 # The wheel is what users get. Its files are those of the checkout, byte for byte; what reads package data, starts
 # processes or is found by entry point is tested in an environment of its own, from a folder without the sources.
 # `make test` runs every test. Dependencies are borrowed from $(VENV) by path; a .pth found there is not followed.
-WHEEL_TESTS := tests/evals/test_commands.py tests/evals/test_probes_bundled.py tests/gateway/cli/test_serve.py \
-  $(addprefix tests/gateway/test_,chat.py endpoints.py local.py runner_llamacpp.py sdk_wheel.py tool_entry_points.py) \
+WHEEL_TESTS := tests/evals/test_commands.py tests/evals/test_probes_bundled.py \
+  $(addprefix tests/gateway/cli/test_serve.py::test_,it_greets_with_experts_a_call_to_try_and_what_to_do_next \
+    it_ends_well_when_told_to it_reads_its_configuration_again_and_keeps_the_old_one_if_that_is_at_fault \
+    serving_loads_no_torch_and_no_litellm) \
+  $(addprefix tests/gateway/test_runner_llamacpp.py::test_,answers_under_the_name_of_its_expert stop_leaves_no_process) \
+  $(addprefix tests/gateway/test_,chat.py endpoints.py sdk_wheel.py tool_entry_points.py) \
   tests/routers/test_compiled.py tests/routers/test_embedders_onnx.py tests/test_plan_seam.py tests/test_public_names.py
 wheel-test: $(VENV)/.ready-dev
 	@rm -rf build/wheel build/away build/venv
