@@ -1,5 +1,6 @@
 """Compiles `routers/_compiled.c` where there is a compiler; without one the wheel is made of Python alone."""
 
+import os
 import shutil
 import sys
 import sysconfig
@@ -51,9 +52,11 @@ class CompileHook(BuildHookInterface[Any]):
             return
         name = f"routers/{found.name}"
         if version == "editable":
-            shutil.copyfile(found, Path(self.root) / f"{name}.new")
-            # A process that runs has the old file mapped: it is replaced, not written over.
-            (Path(self.root) / f"{name}.new").replace(Path(self.root) / name)
+            # A process that runs has the old file mapped: it is replaced, not written over. Two interpreters may
+            # install the checkout at once.
+            new = Path(self.root) / f"{name}.{os.getpid()}"
+            shutil.copyfile(found, new)
+            new.replace(Path(self.root) / name)
             shutil.rmtree(found.parent.parent, ignore_errors=True)
             return
         self._built = found.parent.parent
