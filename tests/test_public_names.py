@@ -41,6 +41,8 @@ def test_mypy_refuses_misspelt_public_names(tmp_path: Path) -> None:
             "mypy",
             "--config-file",
             str(ROOT / "pyproject.toml"),
+            "--cache-dir",
+            str(ROOT / ".mypy_cache"),
             str(tmp_path / "misspelt.py"),
         ],
         capture_output=True,
