@@ -52,8 +52,8 @@ class CompileHook(BuildHookInterface[Any]):
             return
         name = f"routers/{found.name}"
         if version == "editable":
-            # A process that runs has the old file mapped: it is replaced, not written over. Two interpreters may
-            # install the checkout at once.
+            # A process that runs has the old file mapped: it is replaced, not written over.
+            # Two interpreters may install the checkout at once.
             new = Path(self.root) / f"{name}.{os.getpid()}"
             shutil.copyfile(found, new)
             new.replace(Path(self.root) / name)
