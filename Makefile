@@ -12,9 +12,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt
-# A file of tests stays on one process: its fixtures start servers. Tests wait for those about half of their time,
-# so there are two processes more than cores.
-JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 2)))
+# A file of tests stays on one process: its fixtures start servers. Tests wait for those, so there is a process more than cores.
+JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 TESTS := -m pytest -n $(JOBS) --dist loadfile
 # One thread for linear algebra in each process of the tests: two processes with two threads each wait for each other.
 test check wheel-test matrix: export OMP_NUM_THREADS = 1
