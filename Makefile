@@ -113,7 +113,8 @@ WHEEL_TESTS := tests/evals/test_commands.py tests/evals/test_probes_bundled.py \
     serving_loads_no_torch_and_no_litellm) \
   $(addprefix tests/gateway/test_runner_llamacpp.py::test_,answers_under_the_name_of_its_expert stop_leaves_no_process) \
   $(addprefix tests/gateway/test_,chat.py endpoints.py sdk_wheel.py tool_entry_points.py) \
-  tests/routers/test_compiled.py::test_a_blend_predicts_what_its_twin_does tests/routers/test_embedders_onnx.py tests/test_plan_seam.py tests/test_public_names.py
+  tests/routers/test_compiled.py::test_a_blend_predicts_what_its_twin_does tests/routers/test_embedders_onnx.py \
+  tests/test_plan_seam.py tests/test_public_names.py
 wheel-test: $(VENV)/.ready-dev
 	@rm -rf build/wheel build/away build/venv
 	$(BIN)/python -m build --wheel --outdir build/wheel . > /dev/null

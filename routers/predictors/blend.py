@@ -134,7 +134,7 @@ class _ResidualSums:
         self._residual = np.ascontiguousarray(residual.T)
         self._known = None if known.all() else np.ascontiguousarray(known.T.astype(np.float64))
         self._prior = prior
-        self._n_repeats, self._repeated = 0, (self._residual, self._known)
+        self._n_repeats, self._repeated = 1, (self._residual, self._known)
 
     def best_partition(self, places: Ints, n_places: int) -> int:
         """Which of the partitions (n_tries, n_rows) explains most of the residuals' squares."""

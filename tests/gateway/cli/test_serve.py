@@ -341,7 +341,7 @@ def test_serving_loads_no_torch_and_no_litellm() -> None:
         "import sys, gateway.server; from gateway.app import create_app; "
         "from gateway.config import Config, JournalConfig; "
         "create_app(Config(journal=JournalConfig(enabled=False))); "
-        "assert not {'torch', 'litellm', 'sklearn', 'sentence_transformers'} & set(sys.modules)"
+        "assert not {'torch', 'litellm', 'aiohttp', 'sklearn', 'sentence_transformers'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
